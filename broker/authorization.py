@@ -1,0 +1,68 @@
+"""Who may connect, and which topics a connection may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Permissions(Protocol):
+    """What one connection may do. Called synchronously for each topic; implementations note denials themselves."""
+
+    def may_publish(self, topic: str, retain: bool) -> bool: ...
+
+    def may_subscribe(self, topic_filter: str) -> bool: ...
+
+
+@dataclass(slots=True, frozen=True)
+class Credentials:
+    """What a CONNECT claims. `peer` is the remote address as text, for logs and rate limits."""
+
+    client_id: str
+    username: str | None
+    password: bytes | None
+    protocol_version: int
+    peer: str
+
+
+@dataclass(slots=True, frozen=True)
+class Accepted:
+    """The connection may proceed.
+
+    `principal` groups connections of one credential (`Broker.disconnect_principal`). `persistent=False` makes a side
+    connection: its session ends with it whatever CONNECT asked for, and every SUBSCRIBE is refused by `permissions`.
+    """
+
+    principal: str
+    permissions: Permissions
+    identity: object = None
+    persistent: bool = True
+
+
+@dataclass(slots=True, frozen=True)
+class Refused:
+    """`reason_code` is MQTT 5's; CONNACK of 3.1.1 gets the nearest return code."""
+
+    reason_code: int
+
+
+class Authenticator(Protocol):
+    def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
+        """Call `answer` exactly once, now or later, on the broker's thread. Nothing of the session is touched before."""
+
+
+class AllowAll:
+    """Permissions and authenticator of an open broker (`--allow-anonymous`), less one denied filter."""
+
+    def __init__(self, deny_filter: str | None = None) -> None:
+        self._deny_filter = deny_filter
+
+    def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
+        answer(Accepted(principal=credentials.client_id, permissions=self))
+
+    def may_publish(self, topic: str, retain: bool) -> bool:
+        return True
+
+    def may_subscribe(self, topic_filter: str) -> bool:
+        return self._deny_filter is None or topic_filter != self._deny_filter

@@ -1,0 +1,62 @@
+"""What the broker tells whoever embeds it, and the outcome of a delivery.
+
+All calls are made on the broker's own thread, synchronously, from within a packet's or a timer's processing. A handler
+may call back into the broker (`deliver` from `ready` or `settled`, for example), and must not raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from broker.message import Message
+
+ACKNOWLEDGED = 0x00
+"""`settled` outcome: PUBACK or PUBCOMP with a reason code below 0x80."""
+LOST = -1
+"""`settled` outcome: the connection ended first. A session that outlives it may offer the handle to `resume`."""
+# Any other outcome is `refused`: the reason code >= 0x80 of PUBACK or PUBREC, or 0x95 when the message is larger than
+# the client's maximum packet size and was therefore not sent [MQTT-3.1.2-24].
+
+
+class BrokerEvents(Protocol):
+    def connected(self, client_id: str, identity: object, session_present: bool) -> None:
+        """CONNECT was accepted. `identity` is what the authenticator attached; side connections are reported as well."""
+
+    def disconnected(self, client_id: str, reason: str) -> None:
+        """The connection ended (for a take-over: the old one, before `connected` of the new one).
+
+        `reason` is one short word group for logs and metrics. Every handle of the connection that is not settled has
+        been reported LOST before, except those past PUBREC, which cannot be taken back.
+        """
+
+    def ready(self, client_id: str, room: int) -> None:
+        """The session can take `room` (> 0) more messages through `deliver`.
+
+        Said after CONNECT (once the inflight messages of the session are re-sent) if the session has a subscription,
+        after every SUBSCRIBE and UNSUBSCRIBE that leaves one, and after a `deliver` answered False for want of room,
+        when half of the window is free again and the socket takes bytes.
+        """
+
+    def settled(self, client_id: str, handle: int, outcome: int) -> None:
+        """What became of a handle that `deliver` took with QoS 1 or 2: ACKNOWLEDGED, LOST, or a reason code >= 0x80.
+
+        For QoS 2 the caller owes a `Broker.forget(client_id, handle)` once it has stored an acknowledgement: until then
+        the broker keeps its own record, so that a crash between the two cannot deliver twice.
+        """
+
+    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+        """A session came back with these unacknowledged handles, oldest first. Which are still worth sending?
+
+        Call `done` once, now or later, with a message (rendered afresh) for each that is. They are re-sent with their
+        packet identifiers, order and DUP; the others are dropped from the session without another event. Calling
+        `done` after the connection has ended again is harmless: the handles are dropped from nothing, nothing is sent,
+        and the broker reports LOST for each handle that was in the mapping.
+        """
+
+    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
+        """A client (or its will) published, permitted. `done(reason_code)` releases PUBACK or PUBREC, in order.
+
+        The broker has also routed the message to ordinary subscribers; the acknowledgement leaves when that is stored
+        and `done` was called, whichever is later. For QoS 0 and wills `done` must be called all the same.
+        """

@@ -1,0 +1,34 @@
+"""What the broker carries: a `Message` is a topic and a QoS over a shared `Body`.
+
+A body is made once and referenced by every session that has the message queued or inflight, so a fan-out costs a
+reference per device and not a copy. A `Message` is only the argument of a call: sessions keep the body and the encoded
+topic, never the message itself, so a caller may reuse one message object for a whole fan-out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from broker.protocol.packets import Properties
+
+
+@dataclass(slots=True, eq=False)
+class Body:
+    """Payload and forwardable MQTT 5 properties of a message. Immutable by convention once handed to the broker."""
+
+    payload: bytes
+    properties: Properties | None = None
+    """Only what a server forwards unaltered: payload format, content type, response topic, correlation data, user
+    properties [MQTT-3.3.2-4 ff.]. The message expiry interval is derived from `expires_at` when a packet is written."""
+    expires_at: float | None = None
+    """Server time in seconds; None: never expires."""
+    encoded_properties: bytes | None = field(default=None, repr=False)
+    """The encoder's cache of `properties` on the wire, without expiry, alias and subscription identifiers."""
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    topic: str
+    body: Body
+    qos: int = 0
+    retain: bool = False

@@ -1,0 +1,144 @@
+"""The durable side of sessions, as a protocol: what must survive a crash of the process.
+
+Rules
+1. Calls append to an ordered log; none of them waits and none of them reads.
+2. `barrier(callback)` calls back on the broker's thread when everything appended before it is on disk, in the order the
+   barriers were set. An implementation with nothing to write (`MemoryStore`) calls back at once, inside the call.
+3. Pushes do not enter, with one exception: the packet identifier and phase of a QoS 2 delivery (`save_outbound` with a
+   handle and no message key), because a crash in mid-handshake must not deliver twice.
+4. A message body is stored once under a message key (`save_message`), however many sessions queue it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from broker.message import Message
+
+
+@dataclass(slots=True)
+class StoredSubscription:
+    topic_filter: str
+    qos: int
+    no_local: bool = False
+    retain_as_published: bool = False
+    retain_handling: int = 0
+    subscription_identifier: int | None = None
+
+
+@dataclass(slots=True)
+class StoredOutbound:
+    """One message on its way to a client: queued (packet_id 0), or inflight."""
+
+    sequence: int
+    """Order within the session; unique per session."""
+    message_key: int | None
+    """Ordinary MQTT: key of the message. None for a delivery (`handle`)."""
+    handle: int | None
+    qos: int
+    packet_id: int = 0
+    released: bool = False
+    """QoS 2: PUBREC has come, PUBREL is due."""
+    retain: bool = False
+    subscription_identifiers: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class StoredWill:
+    message: Message
+    due_at: float | None
+    """Server time at which it must be published; None while the client is connected."""
+    delay: int = 0
+
+
+@dataclass(slots=True)
+class StoredSession:
+    client_id: str
+    principal: str
+    expiry_interval: int
+    """Seconds after the connection ends; 0xFFFFFFFF: never."""
+    expires_at: float | None
+    """Server time; None while connected, or never."""
+    subscriptions: list[StoredSubscription] = field(default_factory=list)
+    outbound: list[StoredOutbound] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)
+    """Packet identifiers of inbound QoS 2 messages whose PUBREL has not come."""
+    will: StoredWill | None = None
+
+
+@dataclass(slots=True)
+class StoredState:
+    sessions: list[StoredSession] = field(default_factory=list)
+    messages: dict[int, Message] = field(default_factory=dict)
+    retained: list[Message] = field(default_factory=list)
+
+
+class SessionStore(Protocol):
+    def restore(self) -> StoredState:
+        """Everything stored. Called once, before any other call."""
+
+    def save_session(self, session: StoredSession) -> None:
+        """Insert or update the session's own facts (not its lists; the will is included)."""
+
+    def delete_session(self, client_id: str) -> None:
+        """The session and all that belongs to it."""
+
+    def save_subscription(self, client_id: str, subscription: StoredSubscription) -> None: ...
+
+    def delete_subscription(self, client_id: str, topic_filter: str) -> None: ...
+
+    def save_message(self, message_key: int, message: Message) -> None: ...
+
+    def delete_message(self, message_key: int) -> None:
+        """The last session that referred to it has let go."""
+
+    def save_outbound(self, client_id: str, outbound: StoredOutbound) -> None:
+        """Insert or update, keyed by (client_id, sequence)."""
+
+    def delete_outbound(self, client_id: str, sequence: int) -> None: ...
+
+    def save_received(self, client_id: str, packet_id: int) -> None: ...
+
+    def delete_received(self, client_id: str, packet_id: int) -> None: ...
+
+    def save_retained(self, message: Message) -> None: ...
+
+    def delete_retained(self, topic: str) -> None: ...
+
+    def barrier(self, callback: Callable[[], None]) -> None: ...
+
+
+class MemoryStore:
+    """A store that forgets: for tests and for a broker without a data directory."""
+
+    def restore(self) -> StoredState:
+        return StoredState()
+
+    def save_session(self, session: StoredSession) -> None: ...
+
+    def delete_session(self, client_id: str) -> None: ...
+
+    def save_subscription(self, client_id: str, subscription: StoredSubscription) -> None: ...
+
+    def delete_subscription(self, client_id: str, topic_filter: str) -> None: ...
+
+    def save_message(self, message_key: int, message: Message) -> None: ...
+
+    def delete_message(self, message_key: int) -> None: ...
+
+    def save_outbound(self, client_id: str, outbound: StoredOutbound) -> None: ...
+
+    def delete_outbound(self, client_id: str, sequence: int) -> None: ...
+
+    def save_received(self, client_id: str, packet_id: int) -> None: ...
+
+    def delete_received(self, client_id: str, packet_id: int) -> None: ...
+
+    def save_retained(self, message: Message) -> None: ...
+
+    def delete_retained(self, topic: str) -> None: ...
+
+    def barrier(self, callback: Callable[[], None]) -> None:
+        callback()

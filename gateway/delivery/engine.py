@@ -1,0 +1,79 @@
+"""The seam between the mailbox and whatever carries its messages.
+
+An engine takes a message for one device and says later what became of it; it keeps nothing it did not take. Today there
+is one, the embedded broker, called in-process: its acknowledgement is the device's own. A foreign broker would join as a
+second implementation; nothing but this module and the composition root would notice.
+
+`EngineEvents` is what an engine tells the mailbox. It is the broker's own protocol, so that the hot path has no layer
+in between: `Mailbox` is handed to the broker as its events, and `EmbeddedEngine.deliver` is the broker's bound method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from broker.broker import Broker
+from broker.events import ACKNOWLEDGED, LOST, BrokerEvents
+from broker.message import Body, Message
+from broker.protocol.packets import Properties, ReasonCode
+
+__all__ = [
+    "ACKNOWLEDGED",
+    "LOST",
+    "Body",
+    "EmbeddedEngine",
+    "Engine",
+    "EngineEvents",
+    "Message",
+    "Properties",
+    "ReasonCode",
+]
+
+EngineEvents = BrokerEvents
+
+
+class Engine(Protocol):
+    """What the mailbox needs of a carrier. All calls are made on the loop's thread and return at once."""
+
+    @property
+    def deliver(self) -> Callable[[str, Message, int], bool]:
+        """Hand over a message under a handle. False: not connected, not subscribed, or no room; nothing was kept."""
+
+    def granted_qos(self, client_id: str, topic: str) -> int | None:
+        """The QoS the connected device subscribed with; None when it has no subscription to its topic."""
+
+    def forget(self, client_id: str, handle: int) -> None:
+        """The acknowledgement of a QoS 2 handle is on disk; the carrier may drop its own record."""
+
+    def held(self) -> list[tuple[str, int]]:
+        """(client_id, handle) of deliveries past PUBREC, which cannot be taken back."""
+
+    def remove_session(self, client_id: str) -> None:
+        """The device is gone: close its connection and delete what is stored for it."""
+
+    def disconnect(self, principal: str, reason_code: int) -> int:
+        """Close every connection of a credential; how many there were."""
+
+
+class EmbeddedEngine:
+    """The broker in the same process."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.deliver: Callable[[str, Message, int], bool] = broker.deliver
+        self._broker = broker
+
+    def granted_qos(self, client_id: str, topic: str) -> int | None:
+        return self._broker.granted_qos(client_id, topic)
+
+    def forget(self, client_id: str, handle: int) -> None:
+        self._broker.forget(client_id, handle)
+
+    def held(self) -> list[tuple[str, int]]:
+        return self._broker.held()
+
+    def remove_session(self, client_id: str) -> None:
+        self._broker.remove_session(client_id)
+
+    def disconnect(self, principal: str, reason_code: int) -> int:
+        return self._broker.disconnect_principal(principal, reason_code)

@@ -1,0 +1,285 @@
+"""A push as people send it (`PushRequest`), and as the server holds it while it is being delivered (`ActivePush`).
+
+Every front door produces a `PushRequest`; nothing behind it sees a foreign vocabulary. An `ActivePush` exists only while
+some delivery of it is in flight or was lately (`ActivePushes` bounds the rest by count and bytes): it renders the wire
+body, at most once per second of remaining lifetime, and knows to whom it has been handed over.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from gateway.delivery.engine import Body, Properties
+from gateway.delivery.states import PRIORITIES
+from gateway.errors import problem
+from gateway.timestamps import rfc3339
+
+MAX_TTL = 31_536_000
+"""One year in seconds (design: ttl 0 .. 1 year)."""
+DEFAULT_TTL = 86_400
+MAX_DEVICES = 10_000
+MAX_ACTIONS = 8
+"""More than any platform draws on a notification (Android 3, iOS 4), with room for media controls."""
+IDLE_PUSHES = 4_096
+IDLE_BYTES = 16 * 1024 * 1024
+"""Pushes kept in memory although nothing of them is in flight, so that a fleet draining the same backlog reads each once."""
+
+DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+"""Tags, channels and action ids."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Target(_Strict):
+    """Exactly one of its fields."""
+
+    device: DeviceId | None = None
+    devices: Annotated[list[DeviceId], Field(min_length=1, max_length=MAX_DEVICES)] | None = None
+    tag: Name | None = None
+    topic: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    where: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    all: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Target:
+        if len(self.model_fields_set) != 1 or self.as_dict() == {}:
+            raise ValueError('give exactly one of "device", "devices", "tag", "topic", "where" or "all": true')
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+class Action(_Strict):
+    id: Name
+    title: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+class Notification(_Strict):
+    title: str | None = None
+    body: str | None = None
+    image: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    sound: Annotated[str, StringConstraints(max_length=256)] | None = None
+    actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Notification:
+        if not (self.title or self.body):
+            raise ValueError('a notification needs a "title" or a "body"')
+        ids = [action.id for action in self.actions or ()]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two actions have the same id")
+        return self
+
+
+class PushRequest(_Strict):
+    target: Target
+    kind: Literal["alert", "in_app", "silent", "command"] | None = None
+    """None (left out): `alert` with a notification, else `silent`. After validation it is never None."""
+    notification: Notification | None = None
+    data: Any = None
+    channel: Name | None = None
+    priority: Literal["critical", "high", "normal", "low"] = "normal"
+    qos: Literal[0, 1, 2] = 1
+    ttl: Annotated[int, Field(ge=0, le=MAX_TTL)] = DEFAULT_TTL
+    collapse_key: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    send_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+    @field_validator("collapse_key")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("only printable characters, please")
+        return value
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> PushRequest:
+        if self.kind is None:
+            self.kind = "alert" if self.notification is not None else "silent"
+        if self.kind in ("alert", "in_app") and self.notification is None:
+            raise ValueError(f'kind "{self.kind}" needs a "notification"; use "silent" to send data only')
+        return self
+
+    def content(self) -> str:
+        """`notification` and `data` as compact JSON text; what the database keeps and the wire repeats."""
+        fields: dict[str, Any] = {}
+        if self.notification is not None:
+            fields["notification"] = self.notification.model_dump(exclude_none=True)
+        if "data" in self.model_fields_set:
+            fields["data"] = self.data
+        try:
+            text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            text.encode()
+        except (ValueError, UnicodeEncodeError, RecursionError) as error:
+            raise problem(
+                "invalid_request",
+                "data or notification cannot be written as JSON in UTF-8 (NaN, Infinity, an unpaired surrogate, "
+                "or nested too deeply): send it without",
+            ) from error
+        return text
+
+
+def not_yet_supported(request: PushRequest) -> str | None:
+    """The first field of the request that this version stores for nobody, for the problem's detail."""
+    if request.target.topic is not None:
+        return "target.topic"
+    if request.target.where is not None:
+        return "target.where"
+    return "send_at" if request.send_at is not None else None
+
+
+class ActivePush:
+    """A push of which something is, or lately was, on its way. `sent` is the in-memory half of the ledger."""
+
+    __slots__ = (
+        "_body",
+        "_expires_in",
+        "_head",
+        "_properties",
+        "_tail",
+        "collapse_key",
+        "expires_at",
+        "no",
+        "priority",
+        "push_id",
+        "qos",
+        "recalled",
+        "sent",
+        "ttl",
+    )
+
+    def __init__(
+        self,
+        *,
+        no: int,
+        push_id: str,
+        kind: str,
+        priority: int,
+        qos: int,
+        ttl: int,
+        collapse_key: str | None,
+        channel: str | None,
+        content: str,
+        accepted_at: int,
+        expires_at: int,
+        recalled: bool = False,
+    ) -> None:
+        self.no = no
+        self.push_id = push_id
+        self.priority = priority
+        self.qos = qos
+        self.ttl = ttl
+        self.collapse_key = collapse_key
+        self.expires_at = expires_at
+        self.recalled = recalled
+        self.sent: set[int] = set()
+        """Device numbers to which it was handed over and whose outcome is not on disk yet."""
+        self._head, self._tail = wire_frame(push_id, kind, priority, channel, collapse_key, content, accepted_at)
+        properties = [("push_id", push_id), ("kind", kind), ("priority", PRIORITIES[priority])]
+        if channel is not None:
+            properties.append(("channel", channel))
+        if collapse_key is not None:
+            properties.append(("collapse_key", collapse_key))
+        self._properties = Properties(
+            payload_format_indicator=1, content_type="application/json", user_properties=properties
+        )
+        self._body: Body | None = None
+        self._expires_in = -1
+
+    @property
+    def size(self) -> int:
+        return len(self._head) + len(self._tail)
+
+    def body(self, now: int) -> Body:
+        """The wire body at server time `now` (ms), shared by all deliveries with the same whole seconds left.
+
+        Seconds are rounded up and at least 1; 0 only for ttl 0, whose body carries no message expiry (an interval that
+        is over at once would let a client drop what it has just been given).
+        """
+        expires_in = max(1, -(-(self.expires_at - now) // 1000)) if self.ttl else 0
+        if expires_in == self._expires_in:
+            assert self._body is not None, "rendered together"
+            return self._body
+        self._expires_in = expires_in
+        self._body = Body(
+            payload=b"%b%d%b" % (self._head, expires_in, self._tail),
+            properties=self._properties,
+            expires_at=self.expires_at / 1000 if self.ttl else None,
+        )
+        return self._body
+
+
+def wire_frame(
+    push_id: str, kind: str, priority: int, channel: str | None, collapse_key: str | None, content: str, accepted_at: int
+) -> tuple[bytes, bytes]:
+    """The wire payload before and after the number of `expires_in` (design: a push on the wire)."""
+    head = (
+        f'{{"v":1,"push_id":{json.dumps(push_id)},"kind":"{kind}","sent_at":"{rfc3339(accepted_at)}","expires_in":'
+    )
+    tail = f',"priority":"{PRIORITIES[priority]}"'
+    if content != "{}":
+        tail += "," + content[1:-1]
+    if channel is not None:
+        tail += f',"channel":{json.dumps(channel)}'
+    if collapse_key is not None:
+        tail += f',"collapse_key":{json.dumps(collapse_key, ensure_ascii=False)}'
+    return head.encode(), (tail + "}").encode()
+
+
+def wire_size(head: bytes, tail: bytes, ttl: int) -> int:
+    """Bytes of the largest payload this push will ever have on the wire."""
+    return len(head) + len(tail) + len(str(ttl))
+
+
+class ActivePushes:
+    """The pushes in memory, by number. Those with nothing in flight are bounded, oldest out first."""
+
+    def __init__(self) -> None:
+        self._by_no: dict[int, ActivePush] = {}
+        self._idle: dict[int, ActivePush] = {}
+        self._idle_bytes = 0
+
+    def get(self, no: int) -> ActivePush | None:
+        return self._by_no.get(no)
+
+    def __len__(self) -> int:
+        return len(self._by_no)
+
+    def in_flight(self) -> int:
+        """Deliveries in `sent`; for metrics, walks the pushes in memory."""
+        return sum(len(push.sent) for push in self._by_no.values())
+
+    def add(self, push: ActivePush) -> ActivePush:
+        """The push of that number in memory: the given one, or the one that was there."""
+        present = self._by_no.setdefault(push.no, push)
+        if present is push:
+            self._rest(push)
+        return present
+
+    def settle(self, push: ActivePush, device_nos: Iterable[int]) -> None:
+        """The outcomes for these devices are on disk (or void)."""
+        push.sent.difference_update(device_nos)
+        if not push.sent and push.no in self._by_no:
+            self._rest(push)
+
+    def _rest(self, push: ActivePush) -> None:
+        if self._idle.pop(push.no, None) is None:
+            self._idle_bytes += push.size
+        self._idle[push.no] = push
+        while len(self._idle) > IDLE_PUSHES or self._idle_bytes > IDLE_BYTES:
+            no, oldest = next(iter(self._idle.items()))
+            del self._idle[no]
+            self._idle_bytes -= oldest.size
+            if not oldest.sent:
+                del self._by_no[no]

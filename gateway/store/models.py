@@ -1,0 +1,174 @@
+"""Every table of the gateway on one page.
+
+Conventions: `no` is the internal integer key, `id` the public name. Times are integer milliseconds of server time
+(Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names (`delivery/ledger.py`);
+everything else goes through SQLModel.
+
+Two choices carry the speed. `delivery` is WITHOUT ROWID, clustered by (push_no, device_no), so a fan-out appends and its
+acknowledgements touch neighbouring rows. The mailbox is a *partial* index over waiting deliveries only: it is the
+device's queue in drain order, and history costs it nothing.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BLOB, Column, Index, Text, text
+from sqlmodel import Field, SQLModel
+
+
+class Application(SQLModel, table=True):
+    """A tenant."""
+
+    __tablename__ = "application"
+    no: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    created_at: int
+
+
+class ApiKey(SQLModel, table=True):
+    __tablename__ = "api_key"
+    no: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    app_no: int = Field(foreign_key="application.no", index=True)
+    name: str
+    scopes: str
+    """Space-separated subset of `send read devices admin`."""
+    secret_hash: bytes = Field(sa_column=Column(BLOB, nullable=False, unique=True))
+    """SHA-256 of the whole key."""
+    created_at: int
+    revoked_at: int | None = None
+
+
+class Device(SQLModel, table=True):
+    """A removed device keeps its row (id only) while deliveries refer to it; the id may be enrolled anew."""
+
+    __tablename__ = "device"
+    __table_args__ = (
+        Index("device_id_of_app", "app_no", "id", unique=True, sqlite_where=text("removed_at IS NULL")),
+        {"sqlite_autoincrement": True},
+    )
+    no: int | None = Field(default=None, primary_key=True)
+    app_no: int = Field(foreign_key="application.no")
+    id: str
+    name: str | None = None
+    attributes: str = Field(default="{}", sa_column=Column(Text, nullable=False, server_default="{}"))
+    locale: str | None = None
+    timezone: str | None = None
+    token_hash: bytes = Field(sa_column=Column(BLOB, nullable=False))
+    """SHA-256 of the whole token; empty for a removed device."""
+    created_at: int
+    updated_at: int
+    removed_at: int | None = None
+    connected_at: int | None = None
+    """Start of the last connection; whether it still lasts is known in memory only."""
+    last_seen: int | None = None
+    last_error: str | None = None
+    last_error_at: int | None = None
+    consent: str = Field(default="unknown", sa_column_kwargs={"server_default": "unknown"})
+    channels: str = Field(default="{}", sa_column=Column(Text, nullable=False, server_default="{}"))
+    settings_seq: int | None = None
+    settings_text_version: str | None = None
+    settings_client: str | None = None
+    settings_at: int | None = None
+
+
+class DeviceTag(SQLModel, table=True):
+    __tablename__ = "device_tag"
+    __table_args__ = (Index("device_tag_of_device", "device_no"), {"sqlite_with_rowid": False})
+    app_no: int = Field(primary_key=True)
+    tag: str = Field(primary_key=True)
+    device_no: int = Field(primary_key=True)
+
+
+class Push(SQLModel, table=True):
+    __tablename__ = "push"
+    __table_args__ = (
+        Index("push_unfinished", "expires_at", sqlite_where=text("closed_at IS NULL")),
+        Index("push_of_app", "app_no", "no"),
+        Index("push_collapse", "app_no", "collapse_key", "no", sqlite_where=text("collapse_key IS NOT NULL")),
+        {"sqlite_autoincrement": True},
+    )
+    no: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    app_no: int = Field(foreign_key="application.no")
+    kind: str
+    priority: int
+    """Index into `states.PRIORITIES`."""
+    qos: int
+    ttl: int
+    """Seconds, as asked for."""
+    collapse_key: str | None = None
+    channel: str | None = None
+    target: str = Field(sa_column=Column(Text, nullable=False))
+    content: str = Field(sa_column=Column(Text, nullable=False))
+    """JSON object with `notification` and `data`, each only if given."""
+    size: int
+    """Bytes of the wire payload at its largest; what a mailbox counts."""
+    accepted_at: int
+    expires_at: int
+    recalled_at: int | None = None
+    closed_at: int | None = None
+    """When the last of its deliveries had ended, as far as noticed; always set soon after `expires_at`."""
+    targeted: int
+    suppressed: int = 0
+    final_counts: str | None = None
+    """JSON of the counts by state; set when retention removes the deliveries."""
+    gone_at: int | None = None
+    """When the counts went as well: the row is a tombstone, and the push answers 410."""
+
+
+class Delivery(SQLModel, table=True):
+    """One push to one device; while waiting it is the entry of the device's mailbox."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        Index("delivery_mailbox", "device_no", "priority", "push_no", "size", sqlite_where=text("state = 0")),
+        {"sqlite_with_rowid": False},
+    )
+    push_no: int = Field(primary_key=True)
+    device_no: int = Field(primary_key=True)
+    priority: int
+    size: int
+    state: int
+    """`states.DeliveryState`."""
+    reason: str | None = None
+    qos: int | None = None
+    """Effective QoS, once handed over."""
+    delivered_at: int | None = None
+    displayed_at: int | None = None
+    dismissed_at: int | None = None
+    opened_at: int | None = None
+    acted_at: int | None = None
+    ended_at: int | None = None
+    """When it ended without delivery (first time)."""
+    action: str | None = None
+    result: str | None = None
+    """JSON text of the device's result."""
+
+
+class IdempotencyRecord(SQLModel, table=True):
+    __tablename__ = "idempotency_record"
+    __table_args__ = (Index("idempotency_record_age", "created_at"), {"sqlite_with_rowid": False})
+    app_no: int = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    body_hash: bytes = Field(sa_column=Column(BLOB, nullable=False))
+    response: str = Field(sa_column=Column(Text, nullable=False))
+    created_at: int
+
+
+class UplinkMessage(SQLModel, table=True):
+    __tablename__ = "uplink_message"
+    __table_args__ = (Index("uplink_of_device", "device_no", "no"), Index("uplink_age", "received_at"))
+    no: int | None = Field(default=None, primary_key=True)
+    device_no: int
+    topic: str
+    """Below `uplink/`."""
+    payload: bytes = Field(sa_column=Column(BLOB, nullable=False))
+    received_at: int
+
+
+class ClockRow(SQLModel, table=True):
+    """One row: the last stored server time, so that a restart never goes back (`no` = 1)."""
+
+    __tablename__ = "clock"
+    no: int | None = Field(default=None, primary_key=True)
+    at: int
