@@ -1,0 +1,29 @@
+"""`--full` runs every repeated test ten times as often; `full` tells a test how often that is."""
+
+from __future__ import annotations
+
+import pytest
+
+FULL_FACTOR = 10
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full", action="store_true", help=f"repeat kill, storm and property tests {FULL_FACTOR} times as often"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Ten times the work may take ten times as long."""
+    if not config.getoption("--full"):
+        return
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = float(marker.args[0]) if marker and marker.args else float(config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(seconds * FULL_FACTOR), append=False)
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> int:
+    """What a repeated test multiplies its counts with: 1, or 10 with `--full`."""
+    return FULL_FACTOR if request.config.getoption("--full") else 1
