@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""Fleetpush on a bare machine: `python3 run.py demo`, `python3 run.py serve`, `python3 run.py test`.
+
+Only Python itself is needed (3.11 or newer, with its venv module). The first start makes `.venv` beside this file and
+installs the versions that constraints.txt pins; a stamp of everything that decides the result makes every later start
+instant. `test`, `test --full` and `bench` add the development set first; any other command is passed to `fleetpush`.
+
+Laws: standard library only, and syntax that an older Python still parses, so that it can say it is too old. The stamp
+is written last, so an interrupted installation is repeated, never trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+MINIMUM = (3, 11)
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "fleetpush-stamp.json"
+USAGE = """\
+python3 run.py demo             the main job on real sockets, in under a minute
+python3 run.py serve            broker and gateway; data in ./fleetpush-data
+python3 run.py test [--full]    all tests (more pytest arguments may follow)
+python3 run.py bench            the benchmarks
+python3 run.py COMMAND ...      any other fleetpush command; `python3 run.py --help` lists them
+"""
+
+
+class SetUpError(Exception):
+    """The message is for the person: what is wrong, and the command that mends it."""
+
+
+def check_python() -> None:
+    version = ".".join(str(number) for number in sys.version_info[:3])
+    if sys.version_info[:2] < MINIMUM:
+        wanted = ".".join(str(number) for number in MINIMUM)
+        raise SetUpError(
+            f"Fleetpush needs Python {wanted} or newer, and this is {version} ({sys.executable}).\n"
+            f"Start it with a newer one: python{wanted} run.py ..."
+        )
+    if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
+        # Debian and its relatives ship venv's other half, ensurepip, in a package of its own.
+        root = "" if os.geteuid() == 0 else "sudo "
+        raise SetUpError(
+            f"This Python ({version}) cannot make virtual environments: its venv package is missing.\n"
+            f"On Debian or Ubuntu: {root}apt-get install python{sys.version_info[0]}.{sys.version_info[1]}-venv"
+        )
+
+
+def fingerprint() -> str:
+    """Changes whenever the installed result would: the lists, the Python, and the place (venv paths are absolute)."""
+    digest = hashlib.sha256()
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((ROOT / name).read_bytes())
+    digest.update(f"{sys.version} {ROOT}".encode())
+    return digest.hexdigest()
+
+
+def installed() -> dict[str, str]:
+    """The stamp: what was installed ("runtime", "development") under which fingerprint."""
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) and venv_python().exists() else {}
+
+
+def venv_python() -> Path:
+    return VENV / "bin" / "python"
+
+
+def ensure(development: bool) -> None:
+    """Make `.venv` hold the pinned runtime, and the development set if asked for."""
+    wanted = fingerprint()
+    key = "development" if development else "runtime"
+    if installed().get(key) == wanted:
+        return
+    check_python()
+    import fcntl  # not at the top: an old or foreign Python must get as far as check_python's words
+
+    # Two first starts at once: one installs, the other waits and finds it done.
+    lock = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = installed()
+        if stamp.get(key) == wanted:
+            return
+        if wanted not in stamp.values():
+            make_venv()
+            stamp = {}
+        install(development)
+        stamp["runtime"] = wanted
+        if development:
+            stamp["development"] = wanted
+        STAMP.write_text(json.dumps(stamp))
+    finally:
+        os.close(lock)
+
+
+def make_venv() -> None:
+    print("Making the environment in .venv ...", file=sys.stderr, flush=True)
+    try:
+        if VENV.exists():
+            shutil.rmtree(VENV)
+        command = [sys.executable, "-m", "venv", str(VENV)]
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except OSError as error:
+        raise SetUpError(f"Cannot write {VENV}: {error.strerror}. Run it in a directory you may write to.") from error
+    except subprocess.CalledProcessError as error:
+        raise SetUpError(f"python -m venv failed:\n{error.stdout}") from error
+
+
+def install(development: bool) -> None:
+    total = pinned(development)
+    progress = Progress(total)
+    # PIP_CONSTRAINT as well: it reaches pip's isolated build environment, which -c does not. A relative name, because
+    # pip splits the variable at blanks.
+    environment = dict(os.environ, PIP_CONSTRAINT="constraints.txt", PIP_ROOT_USER_ACTION="ignore", PIP_USER="0")
+    command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    command += ["-c", "constraints.txt", "-e", ".[dev]" if development else "."]
+    output: list[str] = []
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as pip:
+        assert pip.stdout is not None, "a pipe was asked for"
+        for line in pip.stdout:
+            output.append(line)
+            progress.pip_says(line)
+    progress.end()
+    if pip.returncode:
+        raise SetUpError(
+            "Installing the packages failed. pip's last words:\n\n"
+            + "".join(output[-20:])
+            + "\nWith the network (or your package index) in reach, run the same command again: it continues from here."
+        )
+
+
+def pinned(development: bool) -> int:
+    """How many packages there are to fetch: the lines below the headings of constraints.txt."""
+    counts = {"runtime": 0, "development": 0, "build": 0}
+    section = ""
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        words = line.lstrip("# ").split()
+        if line.startswith("#"):
+            section = words[0] if words and words[0] in counts else ""
+        elif words and section:
+            counts[section] += 1
+    return counts["runtime"] + (counts["development"] if development else 0)
+
+
+class Progress:
+    """One line that counts on a terminal; a line for every tenth package elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._seen = 0
+        self._live = sys.stderr.isatty()
+
+    def pip_says(self, line: str) -> None:
+        words = line.split()
+        known = "Requirement already satisfied: "
+        if line.startswith("Collecting ") or (line.startswith(known) and "(from " in line):
+            name = line[len(known) :].split()[0] if line.startswith(known) else words[1]
+            self._seen += 1
+            if self._live or self._seen % 10 == 1:
+                self._say(f"Fetching packages {min(self._seen, self._total)}/{self._total}: {name}")
+        elif line.startswith("Installing collected packages"):
+            self._say("Installing them ...")
+
+    def _say(self, text: str) -> None:
+        if self._live:
+            columns = shutil.get_terminal_size().columns
+            print(f"\r\033[K{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        print(USAGE, end="")
+        return 2
+    command, rest = arguments[0], arguments[1:]
+    try:
+        ensure(development=command in ("test", "bench"))
+    except SetUpError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the next start begins the installation again.", file=sys.stderr)
+        return 130
+    if command == "test":
+        os.chdir(ROOT)
+        start("pytest", *rest)
+    if command == "bench":
+        os.chdir(ROOT)
+        # Benchmark modules are named bench_*, so that the default run does not collect them.
+        start("pytest", "-s", "-o", "python_files=bench_*.py", "tests/benchmarks", *rest)
+    start("gateway", *arguments)
+
+
+def start(module: str, *arguments: str) -> NoReturn:
+    """The module takes this process's place: signals and the exit code are its own."""
+    python = str(venv_python())
+    os.execv(python, [python, "-m", module, *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

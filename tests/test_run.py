@@ -1,0 +1,108 @@
+"""The bootstrap's words on a machine that lacks something, and that a second start does nothing twice."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections import namedtuple
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+VersionInfo = namedtuple("VersionInfo", "major minor micro releaselevel serial")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """run.py as a module whose project is an empty directory with our lists."""
+    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(module, "STAMP", tmp_path / ".venv" / "stamp.json")
+    return module
+
+
+def test_an_old_python_is_told_so(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", VersionInfo(3, 9, 2, "final", 0))
+    assert run.main(["demo"]) == 1
+    assert "needs Python 3.11 or newer, and this is 3.9.2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["venv", "ensurepip"])
+def test_a_missing_venv_names_the_debian_package(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    find_spec = importlib.util.find_spec
+
+    def lacking(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == missing else find_spec(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lacking)
+    assert run.main(["demo"]) == 1
+    assert f"apt-get install python3.{sys.version_info[1]}-venv" in capsys.readouterr().err
+
+
+def test_a_stamp_is_trusted_only_while_nothing_changed(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def make_venv() -> None:
+        done.append("venv")
+        run.venv_python().parent.mkdir(parents=True, exist_ok=True)
+        run.venv_python().touch()
+
+    monkeypatch.setattr(run, "make_venv", make_venv)
+    monkeypatch.setattr(run, "install", lambda development: done.append("all" if development else "runtime"))
+    run.ensure(development=False)
+    run.ensure(development=False)
+    assert done == ["venv", "runtime"]
+    run.ensure(development=True)
+    run.ensure(development=False)
+    assert done[2:] == ["all"], "the development set joins the same environment"
+    with (run.ROOT / "constraints.txt").open("a") as file:
+        file.write("another==1\n")
+    run.ensure(development=False)
+    assert done[3:] == ["venv", "runtime"]
+    assert set(json.loads(run.STAMP.read_text())) == {"runtime"}
+
+
+def test_a_failed_installation_is_not_stamped(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(development: bool) -> None:
+        raise run.SetUpError("no network")
+
+    monkeypatch.setattr(run, "make_venv", lambda: run.VENV.mkdir())
+    monkeypatch.setattr(run, "install", fail)
+    assert run.main(["demo"]) == 1
+    assert not run.STAMP.exists()
+
+
+def test_without_a_command_it_says_what_there_is_and_installs_nothing() -> None:
+    done = subprocess.run([sys.executable, "-S", ROOT / "run.py"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert "python3 run.py demo" in done.stdout
+
+
+def test_constraints_pin_every_dependency_and_name_no_address() -> None:
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(line.count("==") == 1 and "://" not in line and "@" not in line for line in lines)
+    pins = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), text
