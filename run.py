@@ -139,7 +139,7 @@ def install(development: bool) -> None:
         raise SetUpError(
             "Installing the packages failed. pip's last words:\n\n"
             + "".join(output[-20:])
-            + "\nWith the network (or your package index) in reach, run the same command again: it continues from here."
+            + "\nWith the network (or your package index) in reach, run the same command again."
         )
 
 
