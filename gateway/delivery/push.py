@@ -12,11 +12,19 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from gateway.errors import problem
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from gateway.delivery.engine import Body, Properties
 from gateway.delivery.states import PRIORITIES
-from gateway.errors import problem
 from gateway.timestamps import rfc3339
 
 MAX_TTL = 31_536_000
@@ -186,13 +194,19 @@ class ActivePush:
         self.sent: set[int] = set()
         """Device numbers to which it was handed over and whose outcome is not on disk yet."""
         self._head, self._tail = wire_frame(push_id, kind, priority, channel, collapse_key, content, accepted_at)
-        properties = [("push_id", push_id), ("kind", kind), ("priority", PRIORITIES[priority])]
+        properties = [
+            ("push_id", push_id),
+            ("kind", kind),
+            ("priority", PRIORITIES[priority]),
+        ]
         if channel is not None:
             properties.append(("channel", channel))
         if collapse_key is not None:
             properties.append(("collapse_key", collapse_key))
         self._properties = Properties(
-            payload_format_indicator=1, content_type="application/json", user_properties=properties
+            payload_format_indicator=1,
+            content_type="application/json",
+            user_properties=properties,
         )
         self._body: Body | None = None
         self._expires_in = -1
@@ -221,12 +235,16 @@ class ActivePush:
 
 
 def wire_frame(
-    push_id: str, kind: str, priority: int, channel: str | None, collapse_key: str | None, content: str, accepted_at: int
+    push_id: str,
+    kind: str,
+    priority: int,
+    channel: str | None,
+    collapse_key: str | None,
+    content: str,
+    accepted_at: int,
 ) -> tuple[bytes, bytes]:
     """The wire payload before and after the number of `expires_in` (design: a push on the wire)."""
-    head = (
-        f'{{"v":1,"push_id":{json.dumps(push_id)},"kind":"{kind}","sent_at":"{rfc3339(accepted_at)}","expires_in":'
-    )
+    head = f'{{"v":1,"push_id":{json.dumps(push_id)},"kind":"{kind}","sent_at":"{rfc3339(accepted_at)}","expires_in":'
     tail = f',"priority":"{PRIORITIES[priority]}"'
     if content != "{}":
         tail += "," + content[1:-1]

@@ -43,7 +43,13 @@ class Device(SQLModel, table=True):
 
     __tablename__ = "device"
     __table_args__ = (
-        Index("device_id_of_app", "app_no", "id", unique=True, sqlite_where=text("removed_at IS NULL")),
+        Index(
+            "device_id_of_app",
+            "app_no",
+            "id",
+            unique=True,
+            sqlite_where=text("removed_at IS NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
     no: int | None = Field(default=None, primary_key=True)
@@ -73,7 +79,10 @@ class Device(SQLModel, table=True):
 
 class DeviceTag(SQLModel, table=True):
     __tablename__ = "device_tag"
-    __table_args__ = (Index("device_tag_of_device", "device_no"), {"sqlite_with_rowid": False})
+    __table_args__ = (
+        Index("device_tag_of_device", "device_no"),
+        {"sqlite_with_rowid": False},
+    )
     app_no: int = Field(primary_key=True)
     tag: str = Field(primary_key=True)
     device_no: int = Field(primary_key=True)
@@ -83,8 +92,16 @@ class Push(SQLModel, table=True):
     __tablename__ = "push"
     __table_args__ = (
         Index("push_unfinished", "expires_at", sqlite_where=text("closed_at IS NULL")),
+        Index("push_to_sweep", "closed_at", sqlite_where=text("swept_at IS NULL AND closed_at IS NOT NULL")),
+        Index("push_to_bury", "swept_at", sqlite_where=text("gone_at IS NULL AND swept_at IS NOT NULL")),
         Index("push_of_app", "app_no", "no"),
-        Index("push_collapse", "app_no", "collapse_key", "no", sqlite_where=text("collapse_key IS NOT NULL")),
+        Index(
+            "push_collapse",
+            "app_no",
+            "collapse_key",
+            "no",
+            sqlite_where=text("collapse_key IS NOT NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
     no: int | None = Field(default=None, primary_key=True)
@@ -112,6 +129,8 @@ class Push(SQLModel, table=True):
     suppressed: int = 0
     final_counts: str | None = None
     """JSON of the counts by state; set when retention removes the deliveries."""
+    swept_at: int | None = None
+    """`closed_at` again, once retention has removed all of its deliveries."""
     gone_at: int | None = None
     """When the counts went as well: the row is a tombstone, and the push answers 410."""
 
@@ -121,7 +140,14 @@ class Delivery(SQLModel, table=True):
 
     __tablename__ = "delivery"
     __table_args__ = (
-        Index("delivery_mailbox", "device_no", "priority", "push_no", "size", sqlite_where=text("state = 0")),
+        Index(
+            "delivery_mailbox",
+            "device_no",
+            "priority",
+            "push_no",
+            "size",
+            sqlite_where=text("state = 0"),
+        ),
         {"sqlite_with_rowid": False},
     )
     push_no: int = Field(primary_key=True)
@@ -147,7 +173,10 @@ class Delivery(SQLModel, table=True):
 
 class IdempotencyRecord(SQLModel, table=True):
     __tablename__ = "idempotency_record"
-    __table_args__ = (Index("idempotency_record_age", "created_at"), {"sqlite_with_rowid": False})
+    __table_args__ = (
+        Index("idempotency_record_age", "created_at"),
+        {"sqlite_with_rowid": False},
+    )
     app_no: int = Field(primary_key=True)
     key: str = Field(primary_key=True)
     body_hash: bytes = Field(sa_column=Column(BLOB, nullable=False))
@@ -157,7 +186,10 @@ class IdempotencyRecord(SQLModel, table=True):
 
 class UplinkMessage(SQLModel, table=True):
     __tablename__ = "uplink_message"
-    __table_args__ = (Index("uplink_of_device", "device_no", "no"), Index("uplink_age", "received_at"))
+    __table_args__ = (
+        Index("uplink_of_device", "device_no", "no"),
+        Index("uplink_age", "received_at"),
+    )
     no: int | None = Field(default=None, primary_key=True)
     device_no: int
     topic: str

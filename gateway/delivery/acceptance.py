@@ -1,0 +1,485 @@
+"""Acceptance: from a valid request to rows on disk, and from the commit to the mailboxes.
+
+`202` is answered after the commit that holds the push, its deliveries, what it superseded or pushed out of full
+mailboxes, and its idempotency record. Requests that arrive while one operation is on its way to the disk are stored
+together by the next: one operation, few statements, one fsync, however many callers wait.
+
+Order inside the operation, per batch: idempotency, targets, push rows, deliveries, collapse keys, mailbox limits. A loser
+may be of the same batch. Nothing in it fails for one push alone, because every request is judged before (unknown
+devices and reused keys are answers, not errors).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.errors import Problem, problem
+from gateway.store.database import Database
+
+from gateway.audience import targeting
+from gateway.delivery.ledger import (
+    DEVICE_BITS,
+    DEVICE_MASK,
+    Ledger,
+    Timers,
+    insert_listed_rows,
+    insert_selected_rows,
+    overflow_rows,
+    supersede_rows,
+    waiting_devices,
+)
+from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.push import ActivePush, PushRequest, Target, not_yet_supported, wire_frame, wire_size
+from gateway.delivery.states import PRIORITIES
+
+BATCH_PUSHES = 10_000
+"""Pushes that one operation stores; more wait for the next (the writer is shared, and so is the loop afterwards)."""
+PUSH_ID_BYTES = 15
+"""120 random bits: not to be guessed, 20 characters on the wire."""
+
+
+@dataclass(slots=True, frozen=True)
+class AppRef:
+    """The app on whose behalf something is done."""
+
+    no: int
+    id: str
+
+
+@dataclass(slots=True, frozen=True)
+class AcceptedPush:
+    push_id: str
+    targeted: int
+    suppressed: int
+    unknown: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "push_id": self.push_id,
+            "targeted": self.targeted,
+            "suppressed": self.suppressed,
+            "unknown": self.unknown,
+        }
+
+
+@dataclass(slots=True, frozen=True)
+class Submission:
+    """One request with its idempotency key and the hash of its body (both or neither)."""
+
+    request: PushRequest
+    idempotency_key: str | None = None
+    body_hash: bytes | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    max_payload: int
+    """Bytes of a wire payload."""
+    mailbox_deliveries: int
+    mailbox_bytes: int
+    idempotency_ms: int
+
+
+@dataclass(slots=True, eq=False)
+class _Draft:
+    """A submission that passed every check that needs no database."""
+
+    app: AppRef
+    submission: Submission
+    content: str
+    frame_size: int
+    answer: AcceptedPush | Problem | None = None
+    push: ActivePush | None = None
+    devices: list[int] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    targeted: int = 0
+
+    @property
+    def request(self) -> PushRequest:
+        return self.submission.request
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    drafts: list[_Draft]
+    stored: asyncio.Future[None]
+
+
+class Acceptance:
+    """Stores pushes and gives them to the mailbox. `clock` gives server time in milliseconds.
+
+    `storage_left` says whether the disk has room to accept more; it keeps a reserve, so that deliveries already accepted can
+    still be recorded when new ones are refused with 507.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        ledger: Ledger,
+        mailbox: Mailbox,
+        limits: Limits,
+        clock: Callable[[], int],
+        timers: Timers,
+        storage_left: Callable[[], bool],
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._mailbox = mailbox
+        self._limits = limits
+        self._clock = clock
+        self._timers = timers
+        self._storage_left = storage_left
+        self._pending: list[_Batch] = []
+        self._under_way = False
+        self._scheduled = False
+        self.accepted = 0
+        """Pushes answered 202, for metrics."""
+        self.targeted = 0
+        """Deliveries of those."""
+
+    async def accept(
+        self,
+        app: AppRef,
+        request: PushRequest,
+        *,
+        idempotency_key: str | None = None,
+        body_hash: bytes | None = None,
+    ) -> AcceptedPush:
+        """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
+        draft = self._draft(app, Submission(request, idempotency_key, body_hash))
+        await self._store([draft])
+        return self._answer(draft)
+
+    async def accept_many(self, app: AppRef, submissions: list[Submission]) -> list[AcceptedPush | Problem]:
+        """Store many as one batch; the answers in order, after the commit. Raises Problem only when nothing was stored."""
+        answers: list[AcceptedPush | Problem | _Draft] = []
+        for submission in submissions:
+            try:
+                answers.append(self._draft(app, submission))
+            except Problem as refusal:
+                answers.append(refusal)
+        await self._store([answer for answer in answers if isinstance(answer, _Draft)])
+        settled: list[AcceptedPush | Problem] = []
+        for answer in answers:
+            if isinstance(answer, _Draft):
+                assert answer.answer is not None, "every stored draft is answered"
+                settled.append(answer.answer)
+            else:
+                settled.append(answer)
+        return settled
+
+    async def forecast(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
+        """What `accept` would target now; stores and sends nothing. Raises Problem like `accept`."""
+        self._draft(app, Submission(request))
+        online = self._mailbox.online_devices(app.no)
+        target = request.target
+
+        def count(connection: sqlite3.Connection) -> dict[str, Any]:
+            ids = _listed(target)
+            if ids is not None:
+                known = targeting.device_rows(connection, app.no, ids)
+                unknown = [device_id for device_id in ids if device_id not in known]
+                _refuse_unknown(target, known, unknown)
+                present = set(online)
+                reachable = sum(no in present for no in known.values())
+                return {"targeted": len(known), "online": reachable, "suppressed": {}, "unknown": unknown}
+            select, parameters = targeting.select_sql(app.no, target)
+            targeted, reachable = connection.execute(
+                f"SELECT count(*), count(*) FILTER (WHERE no IN (SELECT value FROM json_each(?))) FROM ({select})",
+                (json.dumps(online), *parameters),
+            ).fetchone()
+            return {"targeted": targeted, "online": reachable, "suppressed": {}, "unknown": []}
+
+        return await self._database.read(count)
+
+    def _draft(self, app: AppRef, submission: Submission) -> _Draft:
+        request = submission.request
+        missing = not_yet_supported(request)
+        if missing is not None:
+            raise problem("not_yet_supported", f'"{missing}" is not available in this version; leave it out')
+        content = request.content()
+        assert request.kind is not None, "filled in by validation"
+        head, tail = wire_frame(
+            "x" * (PUSH_ID_BYTES * 8 // 6),
+            request.kind,
+            PRIORITIES.index(request.priority),
+            request.channel,
+            request.collapse_key,
+            content,
+            0,
+        )
+        size = wire_size(head, tail, request.ttl)
+        if size > self._limits.max_payload:
+            raise problem(
+                "payload_too_large",
+                f"the push is {size} bytes on the wire and the limit is {self._limits.max_payload}: "
+                "send less, or an URL to fetch, or raise max_payload (up to 262144)",
+            )
+        return _Draft(app, submission, content, size)
+
+    @staticmethod
+    def _answer(draft: _Draft) -> AcceptedPush:
+        if isinstance(draft.answer, Problem):
+            raise draft.answer
+        assert draft.answer is not None, "every stored draft is answered"
+        return draft.answer
+
+    async def _store(self, drafts: list[_Draft]) -> None:
+        if not drafts:
+            return
+        if not self._storage_left():
+            raise problem("storage_full", "the disk is full: nothing was accepted; free space and send again")
+        batch = _Batch(drafts, asyncio.get_running_loop().create_future())
+        self._pending.append(batch)
+        if not self._scheduled and not self._under_way:
+            self._scheduled = True
+            self._timers.call_soon(self._submit)
+        # Shielded by design: a caller that goes away does not take back what may already be on disk.
+        await batch.stored
+
+    def _submit(self) -> None:
+        self._scheduled = False
+        batches: list[_Batch] = []
+        count = 0
+        while self._pending and (not batches or count + len(self._pending[0].drafts) <= BATCH_PUSHES):
+            batches.append(self._pending.pop(0))
+            count += len(batches[-1].drafts)
+        if not batches:
+            return
+        self._under_way = True
+        now = self._clock()
+        drafts = [draft for batch in batches for draft in batch.drafts]
+
+        def on_commit(_: None) -> None:
+            self._under_way = False
+            if self._pending:
+                self._submit()
+            self._hand_out(drafts)
+            for batch in batches:
+                if not batch.stored.done():
+                    batch.stored.set_result(None)
+
+        def on_error(error: BaseException) -> None:
+            self._under_way = False
+            if self._pending:
+                self._submit()
+            for batch in batches:
+                if not batch.stored.done():
+                    batch.stored.set_exception(error)
+
+        self._database.submit(lambda connection: self._store_rows(connection, drafts, now), on_commit, on_error)
+
+    def _hand_out(self, drafts: list[_Draft]) -> None:
+        accepted = [draft for draft in drafts if draft.push is not None]
+        accepted.sort(key=lambda draft: draft.push.priority if draft.push is not None else 0)
+        for draft in accepted:
+            assert draft.push is not None
+            self.accepted += 1
+            self.targeted += draft.targeted
+            push = self._ledger.pushes.add(draft.push)
+            self._ledger.expects_expiry(push.expires_at)
+            self._mailbox.offer(push, draft.devices)
+
+    # -- on the writer thread ----------------------------------------------------------------------------------------
+
+    def _store_rows(self, connection: sqlite3.Connection, drafts: list[_Draft], now: int) -> None:
+        for draft in drafts:  # an operation may run twice, when the disk refused its group
+            draft.answer, draft.push, draft.devices, draft.unknown = None, None, [], []
+        (last_no,) = connection.execute(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'push'"
+        ).fetchone()
+        known = self._known_devices(connection, drafts)
+        answered: dict[tuple[int, str], tuple[bytes, _Draft]] = {}
+        twins: list[tuple[_Draft, _Draft]] = []
+        listed: list[tuple[int, int, int, int]] = []
+        push_no = int(last_no)
+        for draft in drafts:
+            key = draft.submission.idempotency_key
+            if key is not None:
+                twin = answered.get((draft.app.no, key))
+                if twin is not None:
+                    if twin[0] == draft.submission.body_hash:
+                        twins.append((draft, twin[1]))
+                    else:
+                        draft.answer = _key_reused(key)
+                    continue
+                draft.answer = self._remembered(connection, draft, key, now)
+                if draft.answer is not None:
+                    continue
+            if not self._resolve(draft, known):
+                continue
+            push_no += 1
+            self._insert(connection, draft, push_no, now, listed)
+            if key is not None:
+                assert draft.submission.body_hash is not None, "given with the key"
+                answered[(draft.app.no, key)] = (draft.submission.body_hash, draft)
+        if push_no == last_no:
+            self._answer_twins(twins)
+            return
+        if listed:
+            insert_listed_rows(connection, listed)
+        self._collapse_and_limit(connection, drafts, int(last_no) + 1, now)
+        for draft in drafts:
+            if draft.push is not None:
+                draft.answer = AcceptedPush(draft.push.push_id, draft.targeted, 0, draft.unknown)
+        self._answer_twins(twins)
+        connection.executemany(
+            "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at) VALUES (?, ?, ?, ?, ?)",
+            [
+                (app_no, key, body_hash, json.dumps(draft.answer.as_dict()), now)
+                for (app_no, key), (body_hash, draft) in answered.items()
+                if isinstance(draft.answer, AcceptedPush)
+            ],
+        )
+
+    @staticmethod
+    def _answer_twins(twins: list[tuple[_Draft, _Draft]]) -> None:
+        for draft, first in twins:
+            draft.answer = first.answer
+
+    @staticmethod
+    def _known_devices(connection: sqlite3.Connection, drafts: list[_Draft]) -> dict[int, dict[str, int]]:
+        wanted: dict[int, dict[str, None]] = {}
+        for draft in drafts:
+            ids = _listed(draft.request.target)
+            if ids is not None:
+                wanted.setdefault(draft.app.no, {}).update(dict.fromkeys(ids))
+        return {app_no: targeting.device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
+
+    def _remembered(
+        self, connection: sqlite3.Connection, draft: _Draft, key: str, now: int
+    ) -> AcceptedPush | Problem | None:
+        row = connection.execute(
+            "SELECT body_hash, response FROM idempotency_record WHERE app_no = ? AND key = ? AND created_at > ?",
+            (draft.app.no, key, now - self._limits.idempotency_ms),
+        ).fetchone()
+        if row is None:
+            return None
+        if row[0] != draft.submission.body_hash:
+            return _key_reused(key)
+        return AcceptedPush(**json.loads(row[1]))
+
+    @staticmethod
+    def _resolve(draft: _Draft, known: dict[int, dict[str, int]]) -> bool:
+        """Turn listed devices into numbers; False (and an answer) when the push has nobody to go to."""
+        ids = _listed(draft.request.target)
+        if ids is None:
+            return True
+        numbers = known[draft.app.no]
+        draft.devices = [numbers[device_id] for device_id in ids if device_id in numbers]
+        draft.unknown = [device_id for device_id in ids if device_id not in numbers]
+        try:
+            _refuse_unknown(draft.request.target, draft.devices, draft.unknown)
+        except Problem as refusal:
+            draft.answer = refusal
+            return False
+        return True
+
+    @staticmethod
+    def _insert(
+        connection: sqlite3.Connection,
+        draft: _Draft,
+        push_no: int,
+        now: int,
+        listed: list[tuple[int, int, int, int]],
+    ) -> None:
+        request = draft.request
+        priority = PRIORITIES.index(request.priority)
+        if _listed(request.target) is None:
+            select, parameters = targeting.select_sql(draft.app.no, request.target)
+            draft.targeted = insert_selected_rows(connection, push_no, priority, draft.frame_size, select, parameters)
+        else:
+            listed.extend((push_no, device_no, priority, draft.frame_size) for device_no in draft.devices)
+            draft.targeted = len(draft.devices)
+        push_id = secrets.token_urlsafe(PUSH_ID_BYTES)
+        assert request.kind is not None, "filled in by validation"
+        draft.push = ActivePush(
+            no=push_no,
+            push_id=push_id,
+            kind=request.kind,
+            priority=priority,
+            qos=request.qos,
+            ttl=request.ttl,
+            collapse_key=request.collapse_key,
+            channel=request.channel,
+            content=draft.content,
+            accepted_at=now,
+            expires_at=now + request.ttl * 1000,
+        )
+        connection.execute(
+            "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size,"
+            " accepted_at, expires_at, targeted, suppressed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (
+                push_no,
+                push_id,
+                draft.app.no,
+                request.kind,
+                priority,
+                request.qos,
+                request.ttl,
+                request.collapse_key,
+                request.channel,
+                json.dumps(request.target.as_dict()),
+                draft.content,
+                draft.frame_size,
+                now,
+                now + request.ttl * 1000,
+                draft.targeted,
+            ),
+        )
+
+    def _collapse_and_limit(
+        self, connection: sqlite3.Connection, drafts: list[_Draft], first_no: int, now: int
+    ) -> None:
+        is_sent = self._ledger.is_sent
+        losers: list[int] = []
+        for draft in drafts:
+            push = draft.push
+            if push is not None and push.collapse_key is not None:
+                losers += supersede_rows(connection, push.no, draft.app.no, push.collapse_key, is_sent, now)
+        losers += overflow_rows(
+            connection,
+            first_no,
+            self._limits.mailbox_deliveries,
+            self._limits.mailbox_bytes,
+            is_sent,
+            now,
+        )
+        lost_at_once: dict[int, set[int]] = {}
+        for handle in losers:
+            if handle >> DEVICE_BITS >= first_no:
+                lost_at_once.setdefault(handle >> DEVICE_BITS, set()).add(handle & DEVICE_MASK)
+        for draft in drafts:
+            if draft.push is None:
+                continue
+            if _listed(draft.request.target) is None:
+                draft.devices = waiting_devices(connection, draft.push.no)
+            elif draft.push.no in lost_at_once:
+                gone = lost_at_once[draft.push.no]
+                draft.devices = [device_no for device_no in draft.devices if device_no not in gone]
+
+
+def _listed(target: Target) -> list[str] | None:
+    """The device ids a target names, without duplicates and in order; None when it selects instead."""
+    if target.device is not None:
+        return [target.device]
+    return list(dict.fromkeys(target.devices)) if target.devices is not None else None
+
+
+def _refuse_unknown(target: Target, known: Any, unknown: list[str]) -> None:
+    if not known:
+        names = ", ".join(unknown[:5]) + (", .." if len(unknown) > 5 else "")
+        raise problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")
+
+
+def _key_reused(key: str) -> Problem:
+    return problem(
+        "idempotency_key_reused",
+        "this Idempotency-Key was used with another body; send each new push under a key of its own",
+    )

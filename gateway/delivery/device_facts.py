@@ -1,0 +1,99 @@
+"""What is noticed about devices in passing: connected, last seen, last error.
+
+Facts collect in memory and are written together, at most once per interval and only the newest of each kind, so that a
+mass reconnect is one statement and not ten thousand. They are not promises: a crash may forget the last second of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable
+
+from gateway.auth import DeviceIdentity
+
+from gateway.delivery.ledger import Timers, Writer
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 0.2
+"""Short enough that an operator who looks after a failed attempt finds it."""
+MAX_ERROR = 500
+"""Characters of a `last_error`."""
+
+
+class DeviceFacts:
+    def __init__(self, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
+        self._database = database
+        self._clock = clock
+        self._timers = timers
+        self._connected: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
+        self._errors: dict[int, tuple[str, int]] = {}
+        self._scheduled = False
+        self.denied = 0
+        """Topics refused to devices, for metrics."""
+        self.dropped = 0
+        """Device messages that said nothing usable (bad JSON, foreign push ids), for metrics."""
+
+    def connected(self, device_no: int, now: int) -> None:
+        self._connected[device_no] = now
+        self._schedule()
+
+    def seen(self, device_no: int, now: int) -> None:
+        self._seen[device_no] = now
+        self._schedule()
+
+    def error(self, device_no: int, text: str) -> None:
+        self._errors[device_no] = (text[:MAX_ERROR], self._clock())
+        self._schedule()
+
+    def on_denied(self, identity: DeviceIdentity, text: str) -> None:
+        """A topic was refused to a device."""
+        self.denied += 1
+        self.error(identity.device_no, text)
+
+    def on_dropped(self, device_no: int, text: str) -> None:
+        """A device said something that was dropped."""
+        self.dropped += 1
+        self.error(device_no, text)
+
+    def last_error(self, device_no: int) -> tuple[str, int] | None:
+        """The newest one that is not written yet."""
+        return self._errors.get(device_no)
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._timers.call_later(INTERVAL_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        self._scheduled = False
+        connected, self._connected = self._connected, {}
+        seen, self._seen = self._seen, {}
+        errors = self._errors
+        if not (connected or seen or errors):
+            return
+
+        def operation(connection: sqlite3.Connection) -> None:
+            for column, facts in (("connected_at", connected), ("last_seen", seen)):
+                if facts:
+                    connection.execute(
+                        f"UPDATE device SET {column} = fact.value FROM json_each(?) AS fact WHERE device.no = fact.key + 0",
+                        (json.dumps(facts),),
+                    )
+            if errors:
+                connection.executemany(
+                    "UPDATE device SET last_error = ?, last_error_at = ? WHERE no = ?",
+                    [(text, at, device_no) for device_no, (text, at) in list(errors.items())],
+                )
+
+        written = dict(errors)
+
+        def on_commit(_: None) -> None:
+            for device_no, fact in written.items():
+                if self._errors.get(device_no) == fact:
+                    del self._errors[device_no]
+
+        self._database.submit(operation, on_commit, lambda error: log.warning("device facts not stored: %s", error))

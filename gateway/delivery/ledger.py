@@ -1,0 +1,611 @@
+"""The ledger: the only module that writes the state of a delivery.
+
+Laws
+1. A push to N devices is N rows, each in exactly one state; rows leave only by retention, which keeps their counts.
+2. What is true is what is on disk, with one overlay: a delivery that is WAITING on disk and whose device is in
+   `ActivePush.sent` has been handed over and is reported as `sent`. So a delivery costs one insert and one update, and a
+   crash forgets nothing: what was in flight is simply still waiting.
+3. Nothing goes backwards: among receipts the furthest wins and each first time stamp is kept; a receipt for an end that a
+   receipt can revive moves it and leaves `after_<end>` as the reason; SUPPRESSED and REVOKED never move.
+4. One order for everything. Operations run on the writer thread in the order in which the loop submitted them, and
+   their callbacks come back in that order. Mailbox pages are read there too, so that at the moment of a callback `sent`
+   holds exactly the hand-overs whose outcome that operation could not see. This is what makes "no push twice after
+   its acknowledgement was recorded" hold without a lock.
+
+Two kinds of functions: `*_rows` functions take the writer's connection and run inside an operation; the methods of `Ledger` belong
+to the loop. An operation may look into `ActivePush.sent` (a set of ints: one membership test, or one copy, is atomic
+under the interpreter lock). What the loop hands over between that look and the commit is settled by law 3.
+
+Cost: statements are over sets, one JSON array of device numbers per push, so that SQLite works with the interpreter
+lock released; acknowledgements collect while one flush is on its way and leave as one operation when it is back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from gateway.delivery.push import ActivePush, ActivePushes
+from gateway.delivery.states import RECEIPT_STATES, DeliveryState
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DEVICE_BITS = 32
+DEVICE_MASK = (1 << DEVICE_BITS) - 1
+RETRY_SECONDS = 0.5
+"""Pause before an operation that the disk refused is tried again; acknowledgements wait in memory meanwhile."""
+SWEEP_PUSHES = 200
+"""Pushes whose lifetime ended that one sweep looks at; the writer is shared, so slices stay small."""
+
+_AFTER = (
+    "CASE state WHEN 20 THEN 'after_expired' WHEN 21 THEN 'after_superseded' WHEN 22 THEN 'after_cancelled' "
+    "WHEN 23 THEN 'after_overflowed' WHEN 24 THEN 'after_refused' ELSE reason END"
+)
+# `+state` keeps SQLite on the primary key: without it the partial index over waiting rows looks attractive.
+_ACKNOWLEDGE = (
+    f"UPDATE delivery SET reason = {_AFTER}, state = CASE WHEN state BETWEEN 10 AND 14 THEN state ELSE 10 END, qos = ?,"
+    " delivered_at = coalesce(delivered_at, ?)"
+    " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state < 30"
+)
+_SENT = (
+    "UPDATE delivery SET state = 1, qos = 0"
+    " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state = 0"
+)
+_END_HANDLES = (
+    "UPDATE delivery SET state = ?, reason = ?, ended_at = coalesce(ended_at, ?) FROM json_each(?) AS handle"
+    " WHERE delivery.push_no = handle.value >> 32 AND delivery.device_no = handle.value & 4294967295"
+    " AND +delivery.state = 0"
+)
+_RECEIPT = (
+    "UPDATE delivery SET reason = {after},"
+    " state = CASE WHEN state BETWEEN 10 AND 14 THEN max(state, {rank}) ELSE {rank} END,"
+    " delivered_at = coalesce(delivered_at, ?1), {column} = coalesce({column}, ?1){extra}"
+    " FROM json_each(?2) AS receipt"
+    " WHERE delivery.push_no = receipt.value ->> 0 AND delivery.device_no = receipt.value ->> 1"
+    " AND +delivery.state < 30"
+)
+_ACTION = (
+    ", action = coalesce(action, receipt.value ->> 2),"
+    " result = coalesce(result, CASE WHEN action IS NULL THEN receipt.value ->> 3 END)"
+)
+_RECEIPT_STATEMENTS = {
+    event: _RECEIPT.format(
+        after=_AFTER,
+        rank=int(state),
+        column=f"{event}_at",
+        extra=_ACTION if event == "acted" else "",
+    )
+    for event, state in RECEIPT_STATES.items()
+}
+PUSH_COLUMNS = "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at"
+
+
+class Writer(Protocol):
+    """The part of the database that the ledger needs."""
+
+    def submit(
+        self,
+        operation: Callable[[sqlite3.Connection], T],
+        on_commit: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None: ...
+
+    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
+
+
+class Timers(Protocol):
+    """The part of an event loop that the ledger needs."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> object: ...
+
+
+def handle_of(push_no: int, device_no: int) -> int:
+    """The name of a delivery at the engine: one integer."""
+    return push_no << DEVICE_BITS | device_no
+
+
+def active_push(row: Sequence[Any]) -> ActivePush:
+    """From a row of PUSH_COLUMNS."""
+    return ActivePush(
+        no=row[0],
+        push_id=row[1],
+        kind=row[2],
+        priority=row[3],
+        qos=row[4],
+        ttl=row[5],
+        collapse_key=row[6],
+        channel=row[7],
+        content=row[8],
+        accepted_at=row[9],
+        expires_at=row[10],
+        recalled=row[11] is not None,
+    )
+
+
+class Ledger:
+    """Owner of the delivery states: rows on disk, hand-overs in memory.
+
+    `clock` gives server time in milliseconds. `on_recorded` is called on the loop after a flush with the QoS 2 handles whose
+    acknowledgement is now on disk (the carrier keeps its own record of those until then).
+    """
+
+    def __init__(self, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
+        self.pushes = ActivePushes()
+        self.on_recorded: Callable[[list[int]], None] = lambda handles: None
+        self._database = database
+        self._clock = clock
+        self._timers = timers
+        self._outcomes: dict[tuple[int, int], list[int]] = {}
+        self._refusals: list[tuple[int, int]] = []
+        self._flush_scheduled = False
+        self._flush_under_way = False
+        self._next_expiry = 0
+        self._sweep_under_way = False
+        self._recalled: dict[int, None] = {}
+
+    # -- what the mailbox reports ---------------------------------------------------------------------------------
+
+    def acknowledged(self, push_no: int, device_no: int, qos: int) -> None:  # Hot path.
+        """The device took it; `qos` is the effective one. QoS 0: handed over, and nobody will ever acknowledge."""
+        key = (push_no, qos)
+        devices = self._outcomes.get(key)
+        if devices is None:
+            self._outcomes[key] = [device_no]
+            if not self._flush_scheduled:
+                self._flush_scheduled = True
+                self._timers.call_soon(self._flush)
+        else:
+            devices.append(device_no)
+
+    def refused(self, push_no: int, device_no: int, reason_code: int) -> None:
+        """The device answered with a reason code >= 0x80, or could not be sent so large a packet (0x95)."""
+        self._refusals.append((handle_of(push_no, device_no), reason_code))
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._timers.call_soon(self._flush)
+
+    def lost(self, push_no: int, device_no: int) -> None:
+        """The connection ended first. It is waiting again, unless it is judged to have ended."""
+        push = self.pushes.get(push_no)
+        if push is None or device_no not in push.sent:
+            return
+        self.pushes.settle(push, (device_no,))
+        if push.recalled or push.collapse_key is not None or push.expires_at <= self._clock():
+            self.judge([handle_of(push_no, device_no)], lambda alive, loaded: None)
+
+    def flush(self) -> None:
+        """Submit everything reported so far now, so that it comes before what the caller submits next."""
+        if self._flush_scheduled:
+            self._flush(wait_for_one=False)
+
+    def _flush(self, wait_for_one: bool = True) -> None:
+        if wait_for_one and self._flush_under_way:
+            return  # its callback flushes again: acknowledgements batch by themselves, at the pace of the disk
+        outcomes, self._outcomes = self._outcomes, {}
+        refusals, self._refusals = self._refusals, []
+        self._flush_scheduled = False
+        if not outcomes and not refusals:
+            return
+        self._flush_under_way = True
+        now = self._clock()
+
+        def operation(connection: sqlite3.Connection) -> None:
+            record_outcomes(connection, outcomes, refusals, now)
+
+        def on_commit(_: None) -> None:
+            self._recorded(outcomes, refusals)
+
+        def on_error(error: BaseException) -> None:
+            log.error("acknowledgements cannot be stored, trying again: %s", error)
+            self._timers.call_later(
+                RETRY_SECONDS,
+                lambda: self._database.submit(operation, on_commit, on_error),
+            )
+
+        self._database.submit(operation, on_commit, on_error)
+
+    def _recorded(
+        self,
+        outcomes: dict[tuple[int, int], list[int]],
+        refusals: list[tuple[int, int]],
+    ) -> None:
+        exactly_once: list[int] = []
+        for (push_no, qos), devices in outcomes.items():
+            push = self.pushes.get(push_no)
+            if push is not None:
+                self.pushes.settle(push, devices)
+            if qos == 2:
+                exactly_once.extend(handle_of(push_no, device_no) for device_no in devices)
+        for handle, _ in refusals:
+            push = self.pushes.get(handle >> DEVICE_BITS)
+            if push is not None:
+                self.pushes.settle(push, (handle & DEVICE_MASK,))
+        if exactly_once:
+            self.on_recorded(exactly_once)
+        self._flush_under_way = False
+        if self._flush_scheduled:
+            self._flush()
+
+    # -- judgement -------------------------------------------------------------------------------------------------
+
+    def judge(self, handles: list[int], done: Callable[[list[int], list[ActivePush]], None]) -> None:
+        """End those of the handles that are recalled, over or superseded; the rest is still worth sending.
+
+        `done(alive, pushes)` is called on the loop: handles still waiting, oldest first as given, and the pushes of them that were
+        not in memory at the time of reading.
+        """
+        self.flush()
+        now = self._clock()
+
+        def operation(
+            connection: sqlite3.Connection,
+        ) -> tuple[list[int], list[ActivePush]]:
+            alive = judge_rows(connection, handles, now)
+            missing = {handle >> DEVICE_BITS for handle in alive}
+            return alive, load_pushes(connection, [no for no in missing if self.pushes.get(no) is None])
+
+        self._submit_until_done(operation, lambda found: done(*found))
+
+    def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
+        """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""
+        now = self._clock()
+        self._submit_until_done(
+            lambda connection: end_rows(connection, handles, state, reason, now),
+            lambda count: None,
+        )
+
+    def _submit_until_done(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
+        def on_error(error: BaseException) -> None:
+            log.error("the ledger cannot be written, trying again: %s", error)
+            self._timers.call_later(RETRY_SECONDS, lambda: self._database.submit(operation, done, on_error))
+
+        self._database.submit(operation, done, on_error)
+
+    def expects_expiry(self, expires_at: int) -> None:
+        """A push with this end of life was accepted."""
+        if expires_at < self._next_expiry:
+            self._next_expiry = expires_at
+
+    def sweep(self) -> None:
+        """End what has outlived its ttl. Called a few times a second; costs nothing until something is due."""
+        now = self._clock()
+        if now < self._next_expiry or self._sweep_under_way:
+            return
+        self._sweep_under_way = True
+        self._next_expiry = now + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
+        self.flush()
+
+        def on_commit(next_expiry: int | None) -> None:
+            self._sweep_under_way = False
+            if next_expiry is not None:
+                self.expects_expiry(next_expiry)
+
+        def on_error(error: BaseException) -> None:
+            log.error("expired deliveries cannot be ended, trying again: %s", error)
+            self._sweep_under_way = False
+            self._next_expiry = now
+
+        self._database.submit(
+            lambda connection: sweep_rows(connection, now, self.sent_of),
+            on_commit,
+            on_error,
+        )
+
+    # -- commands of the API ---------------------------------------------------------------------------------------
+
+    async def recall(self, app_no: int, push_id: str) -> dict[str, int] | None:
+        """Take back what is still waiting. None: no such push.
+
+        `in_flight`: handed over, its outcome still open (a lost one will end `cancelled`); `too_late`: delivered.
+        From the first line on nothing of the push is handed over any more.
+        """
+        push_no = await self._database.write(lambda connection: push_number(connection, app_no, push_id))
+        if push_no is None:
+            return None
+        self._recalled[push_no] = None
+        while len(self._recalled) > 10_000:  # only needed until the operation below is on disk
+            del self._recalled[next(iter(self._recalled))]
+        push = self.pushes.get(push_no)
+        if push is not None:
+            push.recalled = True
+        self.flush()
+        now = self._clock()
+        return await self._database.write(
+            lambda connection: recall_rows(connection, push_no, self.sent_of(push_no), now)
+        )
+
+    def is_recalled(self, push: ActivePush) -> bool:
+        return push.recalled or push.no in self._recalled
+
+    async def empty_mailbox(self, device_no: int) -> int:
+        """Cancel what waits for a device (reason `mailbox_emptied`); what is in flight goes on. How many."""
+        self.flush()
+        now = self._clock()
+        return await self._database.write(
+            lambda connection: end_rows(
+                connection,
+                self._waiting_handles(connection, device_no),
+                DeliveryState.CANCELLED,
+                "mailbox_emptied",
+                now,
+            )
+        )
+
+    def _waiting_handles(self, connection: sqlite3.Connection, device_no: int) -> list[int]:
+        return [
+            handle_of(push_no, device_no)
+            for (push_no,) in connection.execute(
+                "SELECT push_no FROM delivery WHERE device_no = ? AND state = 0",
+                (device_no,),
+            ).fetchall()
+            if not self.is_sent(push_no, device_no)
+        ]
+
+    def is_sent(self, push_no: int, device_no: int) -> bool:
+        """Handed over, outcome not on disk yet. May be asked from the writer thread (see above)."""
+        push = self.pushes.get(push_no)
+        return push is not None and device_no in push.sent
+
+    def sent_of(self, push_no: int) -> list[int]:
+        """Devices to which a push was handed over, outcome not on disk yet."""
+        push = self.pushes.get(push_no)
+        return list(push.sent) if push is not None else []
+
+
+# -- statements: each runs on the writer thread inside an operation ---------------------------------------------------
+
+
+def insert_listed_rows(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int]]) -> None:
+    """Deliveries from (push_no, device_no, priority, size), sorted so that the clustered table is appended to."""
+    rows.sort()
+    connection.execute(
+        "INSERT INTO delivery (push_no, device_no, priority, size, state)"
+        " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 0 FROM json_each(?)",
+        (json.dumps(rows),),
+    )
+
+
+def insert_selected_rows(
+    connection: sqlite3.Connection,
+    push_no: int,
+    priority: int,
+    size: int,
+    select: str,
+    parameters: Sequence[Any],
+) -> int:
+    """Deliveries for every device number that `select` yields; how many."""
+    return connection.execute(
+        f"INSERT INTO delivery (push_no, device_no, priority, size, state) SELECT ?, no, ?, ?, 0 FROM ({select})",
+        (push_no, priority, size, *parameters),
+    ).rowcount
+
+
+def waiting_devices(connection: sqlite3.Connection, push_no: int) -> list[int]:
+    (text,) = connection.execute(
+        "SELECT json_group_array(device_no) FROM delivery WHERE push_no = ? AND +state = 0",
+        (push_no,),
+    ).fetchone()
+    return list(json.loads(text))
+
+
+def record_outcomes(
+    connection: sqlite3.Connection,
+    outcomes: dict[tuple[int, int], list[int]],
+    refusals: Iterable[tuple[int, int]],
+    now: int,
+) -> None:
+    for handle, code in refusals:
+        reason = "packet_too_large" if code == 0x95 else f"reason_code_0x{code:02x}"
+        end_rows(connection, [handle], DeliveryState.REFUSED, reason, now)
+    for (push_no, qos), devices in outcomes.items():
+        if qos:
+            connection.execute(_ACKNOWLEDGE, (qos, now, push_no, json.dumps(devices)))
+        else:
+            connection.execute(_SENT, (push_no, json.dumps(devices)))
+
+
+def end_rows(
+    connection: sqlite3.Connection,
+    handles: list[int],
+    state: DeliveryState,
+    reason: str,
+    now: int,
+) -> int:
+    """End those of the handles that are waiting on disk; how many."""
+    if not handles:
+        return 0
+    return connection.execute(_END_HANDLES, (int(state), reason, now, json.dumps(handles))).rowcount
+
+
+def supersede_rows(
+    connection: sqlite3.Connection,
+    push_no: int,
+    app_no: int,
+    collapse_key: str,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+) -> list[int]:
+    """End older waiting deliveries with the push's collapse key on its devices; their handles.
+
+    Walks the mailboxes of the targeted devices (bounded by the mailbox limit), not all pushes with that key.
+    """
+    handles = [
+        handle_of(older, device_no)
+        for older, device_no in connection.execute(
+            "SELECT d.push_no, d.device_no FROM delivery AS n"
+            " JOIN delivery AS d INDEXED BY delivery_mailbox"
+            "   ON d.device_no = n.device_no AND d.state = 0 AND d.push_no < n.push_no"
+            " JOIN push AS p ON p.no = d.push_no"
+            " WHERE n.push_no = ? AND p.collapse_key = ? AND p.app_no = ?",
+            (push_no, collapse_key, app_no),
+        ).fetchall()
+        if not is_sent(older, device_no)
+    ]
+    end_rows(connection, handles, DeliveryState.SUPERSEDED, "collapse_key", now)
+    return handles
+
+
+def overflow_rows(
+    connection: sqlite3.Connection,
+    first_push_no: int,
+    limit: int,
+    limit_bytes: int,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+) -> list[int]:
+    """Bring every mailbox touched by pushes from `first_push_no` on back below its limits; handles of the losers.
+
+    The oldest of the lowest priority goes first, the new ones included; what is in flight counts but stays.
+    """
+    losers: list[int] = []
+    crowded = connection.execute(
+        "SELECT device_no, count(*), sum(size) FROM delivery INDEXED BY delivery_mailbox"
+        " WHERE state = 0 AND device_no IN (SELECT device_no FROM delivery WHERE push_no >= ?)"
+        " GROUP BY device_no HAVING count(*) > ? OR sum(size) > ?",
+        (first_push_no, limit, limit_bytes),
+    ).fetchall()
+    for device_no, count, total in crowded:
+        reason = "mailbox_limit" if count > limit else "mailbox_bytes"
+        evicted: list[int] = []
+        for push_no, size in connection.execute(
+            "SELECT push_no, size FROM delivery WHERE device_no = ? AND state = 0 ORDER BY priority DESC, push_no",
+            (device_no,),
+        ).fetchall():
+            if count <= limit and total <= limit_bytes:
+                break
+            if is_sent(push_no, device_no):
+                continue
+            evicted.append(handle_of(push_no, device_no))
+            count -= 1
+            total -= size
+        end_rows(connection, evicted, DeliveryState.OVERFLOWED, reason, now)
+        losers.extend(evicted)
+    return losers
+
+
+def receipt_rows(
+    connection: sqlite3.Connection,
+    receipts: Sequence[tuple[int, int, str, str | None, str | None]],
+    now: int,
+) -> None:
+    """Receipts as (push_no, device_no, event, action, result JSON), all of existing deliveries; first ones win."""
+    by_event: dict[str, dict[tuple[int, int], list[Any]]] = {}
+    for push_no, device_no, event, action, result in receipts:
+        by_event.setdefault(event, {}).setdefault((push_no, device_no), [push_no, device_no, action, result])
+    for event, rows in by_event.items():
+        connection.execute(_RECEIPT_STATEMENTS[event], (now, json.dumps(list(rows.values()))))
+
+
+def judge_rows(connection: sqlite3.Connection, handles: list[int], now: int) -> list[int]:
+    """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given."""
+    rows = connection.execute(
+        "SELECT handle.value, p.recalled_at IS NOT NULL, p.expires_at <= ?, p.collapse_key IS NOT NULL AND EXISTS ("
+        "  SELECT 1 FROM push AS q JOIN delivery AS n ON n.push_no = q.no AND n.device_no = d.device_no"
+        "  WHERE q.app_no = p.app_no AND q.collapse_key = p.collapse_key AND q.no > p.no)"
+        " FROM json_each(?) AS handle JOIN delivery AS d"
+        "   ON d.push_no = handle.value >> 32 AND d.device_no = handle.value & 4294967295 AND +d.state = 0"
+        " JOIN push AS p ON p.no = d.push_no ORDER BY handle.key",
+        (now, json.dumps(handles)),
+    ).fetchall()
+    alive: list[int] = []
+    recalled: list[int] = []
+    expired: list[int] = []
+    superseded: list[int] = []
+    for handle, is_recalled, is_expired, is_superseded in rows:
+        verdict = recalled if is_recalled else expired if is_expired else superseded if is_superseded else alive
+        verdict.append(handle)
+    end_rows(connection, recalled, DeliveryState.CANCELLED, "recalled", now)
+    end_rows(connection, expired, DeliveryState.EXPIRED, "ttl", now)
+    end_rows(connection, superseded, DeliveryState.SUPERSEDED, "collapse_key", now)
+    return alive
+
+
+def sweep_rows(connection: sqlite3.Connection, now: int, sent_of: Callable[[int], list[int]]) -> int | None:
+    """End the waiting deliveries of pushes whose lifetime is over; when to look again (ms), None: nothing unfinished.
+
+    A push with deliveries in flight stays unfinished: they may be lost yet, and then end `expired`.
+    """
+    due = connection.execute(
+        "SELECT no FROM push WHERE closed_at IS NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?",
+        (now, SWEEP_PUSHES),
+    ).fetchall()
+    for (push_no,) in due:
+        sent = sent_of(push_no)
+        connection.execute(
+            "UPDATE delivery SET state = 20, reason = 'ttl', ended_at = ? WHERE push_no = ? AND +state = 0"
+            " AND device_no NOT IN (SELECT value FROM json_each(?))",
+            (now, push_no, json.dumps(sent)),
+        )
+        if not sent:
+            connection.execute("UPDATE push SET closed_at = ? WHERE no = ?", (now, push_no))
+    (next_expiry,) = connection.execute("SELECT min(expires_at) FROM push WHERE closed_at IS NULL").fetchone()
+    return int(next_expiry) if next_expiry is not None else None
+
+
+def push_number(connection: sqlite3.Connection, app_no: int, push_id: str) -> int | None:
+    row = connection.execute("SELECT no FROM push WHERE id = ? AND app_no = ?", (push_id, app_no)).fetchone()
+    return row[0] if row is not None else None
+
+
+def recall_rows(connection: sqlite3.Connection, push_no: int, sent: list[int], now: int) -> dict[str, int]:
+    text = json.dumps(sent)
+    connection.execute(
+        "UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?",
+        (now, push_no),
+    )
+    cancelled = connection.execute(
+        "UPDATE delivery SET state = 22, reason = 'recalled', ended_at = ? WHERE push_no = ? AND +state = 0"
+        " AND device_no NOT IN (SELECT value FROM json_each(?))",
+        (now, push_no, text),
+    ).rowcount
+    in_flight, too_late = connection.execute(
+        "SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state BETWEEN 1 AND 14)"
+        " FROM delivery WHERE push_no = ?",
+        (push_no,),
+    ).fetchone()
+    return {"cancelled": cancelled, "in_flight": in_flight, "too_late": too_late}
+
+
+def revoke_rows(connection: sqlite3.Connection, device_no: int, now: int) -> int:
+    """The device is removed: everything that had not ended, in flight or not, ends `revoked`; how many."""
+    return connection.execute(
+        "UPDATE delivery SET state = 31, reason = 'device_removed', ended_at = ? WHERE device_no = ? AND state = 0",
+        (now, device_no),
+    ).rowcount
+
+
+def page_rows(
+    connection: sqlite3.Connection,
+    device_no: int,
+    room: int,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+) -> list[int]:
+    """The next push numbers of a mailbox in drain order: by priority, oldest first, nothing in flight, nothing over."""
+    page: list[int] = []
+    for (push_no,) in connection.execute(
+        "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        " WHERE d.device_no = ? AND d.state = 0 AND p.expires_at > ? ORDER BY d.priority, d.push_no",
+        (device_no, now),
+    ):
+        if not is_sent(push_no, device_no):
+            page.append(push_no)
+            if len(page) >= room:
+                break
+    return page
+
+
+def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list[ActivePush]:
+    return [
+        active_push(row)
+        for row in connection.execute(
+            f"SELECT {PUSH_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(push_nos)),),
+        ).fetchall()
+    ]

@@ -1,0 +1,350 @@
+"""The mailbox: from the delivery rows of a device to its connection, in order.
+
+A device that is away costs nothing here: its mailbox is rows. A connected device has a `Slot`, whose lane says how its next
+push travels:
+
+    CLOSED    connected but not able to take pushes (no subscription, or its inflight messages are still being judged)
+    READING   a page of its mailbox is being read
+    OPEN      its mailbox is empty: what is accepted goes from group commit to socket without being read back (fast lane)
+    FULL      the carrier had no room; the rest waits on disk until it says `ready`
+
+Laws
+1. Order per device and priority. A page is read in drain order, and the fast lane opens only when a page said there is no more;
+   a hand-over that fails closes it. Pushes accepted meanwhile are on disk, hence on a later page.
+2. Nothing is handed over twice: `ActivePush.sent` is consulted at the moment of hand-over, on the loop (see the ledger's
+   fourth law for why this is enough), and nothing after its ttl or its recall.
+3. From hand-over to socket nothing awaits: `offer` and `_hand_over` are one call stack into the carrier.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from gateway.auth import DeviceIdentity
+
+from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.device_topics import device_topic
+from gateway.delivery.engine import ACKNOWLEDGED, LOST, Body, Engine, Message, ReasonCode
+from gateway.delivery.ledger import (
+    DEVICE_BITS,
+    DEVICE_MASK,
+    RETRY_SECONDS,
+    Ledger,
+    Timers,
+    Writer,
+    handle_of,
+    load_pushes,
+    page_rows,
+    revoke_rows,
+)
+from gateway.delivery.push import ActivePush
+from gateway.delivery.states import DeliveryState
+
+log = logging.getLogger(__name__)
+
+
+class Lane(Enum):
+    CLOSED = "closed"
+    READING = "reading"
+    OPEN = "open"
+    FULL = "full"
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A connected device."""
+
+    client_id: str
+    device_no: int
+    app_no: int
+    topic: str
+    connected_at: int
+    granted: int = 0
+    """QoS of its subscription to its push topic."""
+    room: int = 0
+    lane: Lane = Lane.CLOSED
+
+
+@dataclass(slots=True, frozen=True)
+class Presence:
+    online: bool
+    connected_at: int | None
+    """Milliseconds; None while offline."""
+
+
+class Mailbox:
+    """Hands deliveries to the engine; is the engine's events. `clock` gives server time in milliseconds."""
+
+    def __init__(
+        self, database: Writer, ledger: Ledger, facts: DeviceFacts, clock: Callable[[], int], timers: Timers
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._facts = facts
+        self._clock = clock
+        self._timers = timers
+        self._engine: Engine
+        self._deliver: Callable[[str, Message, int], bool]
+        self._slots: dict[str, Slot] = {}
+        self._by_device: dict[int, Slot] = {}
+        self._identities: dict[str, DeviceIdentity] = {}
+        self._exactly_once: dict[int, str] = {}
+        self._to_read: dict[int, Slot] = {}
+        self._read_scheduled = False
+        self._message = Message(topic="", body=Body(payload=b""))
+        self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None]], None]
+        """What a device says; set by the composition root to `Receipts.published`."""
+        ledger.on_recorded = self._recorded
+
+    def attach(self, engine: Engine) -> None:
+        """Give the mailbox its carrier. Deliveries past PUBREC before a restart are in flight from here on."""
+        self._engine = engine
+        self._deliver = engine.deliver
+
+    async def recover(self) -> None:
+        """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
+        held = self._engine.held()
+        if not held:
+            return
+        numbers = {handle >> DEVICE_BITS for _, handle in held}
+        for push in await self._database.write(lambda connection: load_pushes(connection, numbers)):
+            self._ledger.pushes.add(push)
+        for client_id, handle in held:
+            push = self._ledger.pushes.get(handle >> DEVICE_BITS)
+            if push is None:  # the push left by retention: nothing to record
+                self._engine.forget(client_id, handle)
+            else:
+                push.sent.add(handle & DEVICE_MASK)
+
+    # -- accepted pushes -------------------------------------------------------------------------------------------
+
+    def offer(self, push: ActivePush, device_nos: Iterable[int]) -> None:  # Hot path.
+        """A push was accepted for these devices: hand it over where the lane is open, leave it on disk elsewhere."""
+        now = self._clock()
+        hand_over = self._hand_over
+        slots = self._by_device
+        lane_open = Lane.OPEN
+        act_now = push.ttl == 0
+        missed: list[int] = []
+        if not self._ledger.is_recalled(push) and (act_now or push.expires_at > now):
+            message = self._message
+            message.body = push.body(now)
+            message.qos = push.qos
+            for device_no in device_nos:
+                slot = slots.get(device_no)
+                if slot is not None and slot.lane is lane_open:
+                    if hand_over(slot, push, message):
+                        continue
+                    slot.lane = Lane.FULL
+                if act_now:
+                    missed.append(handle_of(push.no, device_no))
+        if missed:
+            self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
+
+    def _hand_over(self, slot: Slot, push: ActivePush, message: Message) -> bool:  # Hot path.
+        device_no = slot.device_no
+        sent = push.sent
+        if device_no in sent:
+            return True
+        sent.add(device_no)
+        message.topic = slot.topic
+        if self._deliver(slot.client_id, message, push.no << DEVICE_BITS | device_no):
+            if (push.qos == 0 or slot.granted == 0) and device_no in sent:
+                self._ledger.acknowledged(push.no, device_no, 0)
+            return True
+        self._ledger.pushes.settle(push, (device_no,))
+        return False
+
+    # -- engine events ---------------------------------------------------------------------------------------------
+
+    def connected(self, client_id: str, identity: object, session_present: bool) -> None:
+        assert isinstance(identity, DeviceIdentity), "the authenticator attaches it"
+        self._identities[client_id] = identity
+        now = self._clock()
+        self._facts.seen(identity.device_no, now)
+        if client_id != identity.client_id:
+            return  # a side connection: publishes only
+        slot = Slot(
+            client_id=client_id,
+            device_no=identity.device_no,
+            app_no=identity.app_no,
+            topic=device_topic(identity.app_id, identity.device_id, "push"),
+            connected_at=now,
+        )
+        self._slots[client_id] = slot
+        self._by_device[identity.device_no] = slot
+        self._facts.connected(identity.device_no, now)
+
+    def disconnected(self, client_id: str, reason: str) -> None:
+        identity = self._identities.pop(client_id, None)
+        slot = self._slots.pop(client_id, None)
+        if slot is not None:
+            slot.lane = Lane.CLOSED
+            self._by_device.pop(slot.device_no, None)
+        if identity is not None:
+            self._facts.seen(identity.device_no, self._clock())
+
+    def ready(self, client_id: str, room: int) -> None:
+        slot = self._slots.get(client_id)
+        if slot is None:
+            return
+        granted = self._engine.granted_qos(client_id, slot.topic)
+        if granted is None:
+            slot.lane = Lane.CLOSED
+            return
+        slot.granted = granted
+        slot.room = room
+        if slot.lane is Lane.CLOSED or slot.lane is Lane.FULL:
+            self._read(slot)
+
+    def settled(self, client_id: str, handle: int, outcome: int) -> None:  # Hot path.
+        push_no = handle >> DEVICE_BITS
+        device_no = handle & DEVICE_MASK
+        if outcome == ACKNOWLEDGED:
+            push = self._ledger.pushes.get(push_no)
+            slot = self._by_device.get(device_no)
+            qos = push.qos if push is not None else 1
+            if slot is not None and slot.granted < qos:
+                qos = slot.granted
+            if qos == 2:
+                self._exactly_once[handle] = client_id
+            self._ledger.acknowledged(push_no, device_no, qos)
+        elif outcome == LOST:
+            self._ledger.lost(push_no, device_no)
+        else:
+            self._ledger.refused(push_no, device_no, outcome)
+
+    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+        slot = self._slots.get(client_id)
+        if slot is None:
+            done({})
+            return
+
+        def judged(alive: list[int], loaded: list[ActivePush]) -> None:
+            unknown = {push.no: push for push in loaded}
+            now = self._clock()
+            messages: dict[int, Message] = {}
+            for handle in alive if self._slots.get(client_id) is slot else ():
+                no = handle >> DEVICE_BITS
+                push = self._ledger.pushes.get(no) or self._ledger.pushes.add(unknown[no])
+                if self._ledger.is_recalled(push) or push.expires_at <= now:
+                    continue
+                push.sent.add(handle & DEVICE_MASK)
+                messages[handle] = Message(topic=slot.topic, body=push.body(now), qos=push.qos)
+            done(messages)
+
+        self._ledger.judge(list(handles), judged)
+
+    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
+        self.on_published(client_id, self._identities.get(client_id), message, done)
+
+    def _recorded(self, handles: list[int]) -> None:
+        for handle in handles:
+            client_id = self._exactly_once.pop(handle, None)
+            if client_id is not None:
+                self._engine.forget(client_id, handle)
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def _read(self, slot: Slot) -> None:
+        """Read the next page of a mailbox; the devices that turn up in one turn of the loop are read together."""
+        slot.lane = Lane.READING
+        self._to_read[slot.device_no] = slot
+        if not self._read_scheduled:
+            self._read_scheduled = True
+            self._timers.call_soon(self._read_pages)
+
+    def _read_pages(self) -> None:
+        self._read_scheduled = False
+        slots, self._to_read = list(self._to_read.values()), {}
+        # One more than there is room for: the hand-over that fails is what makes the carrier say `ready` again.
+        wanted = [(slot.device_no, slot.room + 1) for slot in slots]
+        now = self._clock()
+        ledger = self._ledger
+
+        def operation(connection: sqlite3.Connection) -> tuple[list[list[int]], list[ActivePush]]:
+            pages = [page_rows(connection, device_no, room, ledger.is_sent, now) for device_no, room in wanted]
+            missing = {no for page in pages for no in page if ledger.pushes.get(no) is None}
+            return pages, load_pushes(connection, missing) if missing else []
+
+        def on_commit(found: tuple[list[list[int]], list[ActivePush]]) -> None:
+            pages, loaded = found
+            unknown = {push.no: push for push in loaded}
+            for slot, (_, room), page in zip(slots, wanted, pages, strict=True):
+                if slot.lane is Lane.READING and self._slots.get(slot.client_id) is slot:
+                    self._hand_over_page(slot, page, len(page) < room, unknown)
+
+        def on_error(error: BaseException) -> None:
+            log.error("mailboxes cannot be read, trying again: %s", error)
+            self._timers.call_later(RETRY_SECONDS, lambda: self._read_again(slots))
+
+        self._database.submit(operation, on_commit, on_error)
+
+    def _read_again(self, slots: list[Slot]) -> None:
+        for slot in slots:
+            if slot.lane is Lane.READING and self._slots.get(slot.client_id) is slot:
+                self._read(slot)
+
+    def _hand_over_page(self, slot: Slot, page: list[int], last: bool, unknown: dict[int, ActivePush]) -> None:
+        pushes = self._ledger.pushes
+        message = self._message
+        now = self._clock()
+        for no in page:
+            push = pushes.get(no)
+            if push is None:
+                found = unknown.get(no)
+                if found is None:  # it was in memory when the page was read, and is not any more
+                    self._read(slot)
+                    return
+                push = pushes.add(found)
+            if push.expires_at <= now or self._ledger.is_recalled(push):
+                continue
+            message.body = push.body(now)
+            message.qos = push.qos
+            if not self._hand_over(slot, push, message):
+                slot.lane = Lane.FULL
+                return
+        if last:
+            slot.lane = Lane.OPEN
+        else:
+            self._read(slot)
+
+    # -- commands --------------------------------------------------------------------------------------------------
+
+    def presence(self, device_no: int) -> Presence:
+        slot = self._by_device.get(device_no)
+        return Presence(slot is not None, slot.connected_at if slot is not None else None)
+
+    def online_devices(self, app_no: int) -> list[int]:
+        return [slot.device_no for slot in self._slots.values() if slot.app_no == app_no]
+
+    @property
+    def online(self) -> int:
+        return len(self._slots)
+
+    async def remove_device(
+        self, device_no: int, client_id: str, forget_device: Callable[[sqlite3.Connection, int], None]
+    ) -> int:
+        """Remove a device: `forget_device(connection, now)` and the end of its deliveries are one commit.
+
+        Then its session is deleted and its connections are closed. How many deliveries ended `revoked`.
+        """
+        self._ledger.flush()
+        now = self._clock()
+
+        def operation(connection: sqlite3.Connection) -> int:
+            forget_device(connection, now)
+            return revoke_rows(connection, device_no, now)
+
+        revoked = await self._database.write(operation)
+        self._engine.remove_session(client_id)
+        self.disconnect_device(client_id, ReasonCode.ADMINISTRATIVE_ACTION)
+        return revoked
+
+    def disconnect_device(self, client_id: str, reason_code: int = ReasonCode.NOT_AUTHORIZED) -> int:
+        """Close all connections of a device, side connections included (its token was rotated)."""
+        return self._engine.disconnect(client_id, reason_code)

@@ -1,0 +1,327 @@
+"""What devices say: receipts, settings, reports, uplink. Parsed here, stored in batches, acknowledged when on disk.
+
+The PUBACK (PUBREC) of a device's message is the promise that it is stored, so `done` is called after the commit. A message that
+says nothing usable is dropped with reason code 0x99 (in 3.1.1 there is none: acknowledged and dropped), counted, and
+kept as the device's `last_error`. When the disk refuses, nothing is acknowledged and the operation is tried again: the
+device has its copy until then, and its receive window bounds what waits here.
+
+Messages that arrive while one operation is on its way are stored together by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+from zoneinfo import available_timezones
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from gateway.auth import DeviceIdentity
+from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.device_topics import split_topic
+from gateway.delivery.engine import Message, ReasonCode
+from gateway.delivery.ledger import RETRY_SECONDS, Timers, Writer, receipt_rows
+from gateway.merge_patch import merge_patch
+
+log = logging.getLogger(__name__)
+V = TypeVar("V")
+
+MAX_RECEIPTS = 1_000
+"""Receipts in one message; a device that was away sends several."""
+MAX_MESSAGE = 65_536
+"""Bytes of a message that is parsed; uplink payloads are bounded by the broker's packet size alone."""
+MAX_RESULT = 4_096
+"""Bytes of an action's result as JSON text."""
+MAX_ATTRIBUTES = 16_384
+"""Bytes of a device's attributes as JSON text."""
+
+PushId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class Receipt(BaseModel):
+    """Unknown fields are ignored: a device may be newer than the server."""
+
+    model_config = ConfigDict(strict=True)
+
+    push_id: PushId
+    event: Literal["delivered", "displayed", "opened", "dismissed", "acted"]
+    action: Annotated[str, StringConstraints(max_length=64)] | None = None
+    result: Any = None
+    at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    """The device's own clock; checked for form, not believed: the server's time stamps are its own."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    consent: Literal["unknown", "granted", "denied"] | None = None
+    channels: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], bool] | None = None
+    seq: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    text_version: Annotated[str, StringConstraints(max_length=64)] | None = None
+    client: Annotated[str, StringConstraints(max_length=128)] | None = None
+
+
+_RECEIPTS = TypeAdapter(Annotated[list[Receipt], Field(max_length=MAX_RECEIPTS)])
+_REPORT = TypeAdapter(dict[str, Any])
+
+
+class Unusable(Exception):
+    """The message is dropped; the text is the device's `last_error`."""
+
+
+@dataclass(slots=True, eq=False)
+class Statement:
+    """One message of a device on its way to the disk. `done` releases its acknowledgement."""
+
+    app_id: str
+    device_id: str
+    device_no: int | None
+    """None: said after its connection ended (a will); looked up when stored."""
+    leaf: str
+    content: Any
+    done: Callable[[int], None]
+    answer: int = ReasonCode.SUCCESS
+    complaint: str | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class UplinkLimits:
+    keep: int
+    """Messages kept per device."""
+
+
+class Receipts:
+    """Takes every permitted message of a device. `clock` gives server time in milliseconds."""
+
+    def __init__(
+        self,
+        database: Writer,
+        facts: DeviceFacts,
+        uplink: UplinkLimits,
+        clock: Callable[[], int],
+        timers: Timers,
+        flush_ledger: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._facts = facts
+        self._uplink = uplink
+        self._clock = clock
+        self._timers = timers
+        self._flush_ledger = flush_ledger
+        self._pending: list[Statement] = []
+        self._scheduled = False
+        self._under_way = False
+        self.received = 0
+        """Messages taken from devices, for metrics."""
+
+    def published(
+        self, client_id: str, identity: DeviceIdentity | None, message: Message, done: Callable[[int], None]
+    ) -> None:
+        """A device published on one of its topics. See `broker.events.BrokerEvents.published`."""
+        where = split_topic(message.topic)
+        if where is None:  # not a device topic: ordinary MQTT, which the broker has routed
+            done(ReasonCode.SUCCESS)
+            return
+        app_id, device_id, leaf = where
+        device_no = identity.device_no if identity is not None else None
+        try:
+            content = parse(leaf, message.body.payload)
+        except Unusable as complaint:
+            if device_no is not None:
+                self._facts.on_dropped(device_no, f"{leaf}: {complaint}")
+            done(ReasonCode.PAYLOAD_FORMAT_INVALID)
+            return
+        if content is None:
+            done(ReasonCode.SUCCESS)
+            return
+        self.received += 1
+        self._pending.append(Statement(app_id, device_id, device_no, leaf, content, done))
+        if not self._scheduled and not self._under_way:
+            self._scheduled = True
+            self._timers.call_soon(self._submit)
+
+    def _submit(self) -> None:
+        self._scheduled = False
+        statements, self._pending = self._pending, []
+        if not statements:
+            return
+        self._under_way = True
+        # The broker's own acknowledgements first: `delivered` then keeps the earlier time stamp.
+        self._flush_ledger()
+        now = self._clock()
+
+        def operation(connection: sqlite3.Connection) -> None:
+            store_statements(connection, statements, self._uplink, now)
+
+        def on_commit(_: None) -> None:
+            self._under_way = False
+            for statement in statements:
+                if statement.complaint is not None and statement.device_no is not None:
+                    self._facts.on_dropped(statement.device_no, statement.complaint)
+                statement.done(statement.answer)
+            if self._pending:
+                self._submit()
+
+        def on_error(error: BaseException) -> None:
+            log.error("what devices say cannot be stored, trying again: %s", error)
+            self._timers.call_later(RETRY_SECONDS, lambda: self._database.submit(operation, on_commit, on_error))
+
+        self._database.submit(operation, on_commit, on_error)
+
+
+def parse(leaf: str, payload: bytes) -> Any:
+    """The content of a device's message by its topic; None when there is nothing to store. Raises Unusable."""
+    if leaf == "receipts":
+        return parse_receipts(payload)
+    if leaf == "settings":
+        return _validated(TypeAdapter(Settings), payload)
+    if leaf == "report":
+        report = _validated(_REPORT, payload)
+        zone = report.get("timezone")
+        if zone is not None and zone not in available_timezones():
+            raise Unusable(f"unknown time zone {str(zone)[:64]!r}: use an IANA name such as Europe/Berlin")
+        return report
+    if leaf.startswith("uplink/") or leaf == "uplink":
+        return payload
+    return None  # presence: the embedded broker knows by itself
+
+
+def parse_receipts(payload: bytes) -> list[Receipt]:
+    """One receipt, a list of them, or a bare push id."""
+    text = payload.strip()
+    if text[:1] == b"[":
+        return list(_validated(_RECEIPTS, text))
+    if text[:1] == b"{":
+        return [_validated(TypeAdapter(Receipt), text)]
+    if text[:1] == b'"':
+        return [Receipt(push_id=_validated(TypeAdapter(PushId), text), event="delivered")]
+    try:
+        bare = text.decode("ascii")
+    except UnicodeDecodeError:
+        bare = ""
+    if not 1 <= len(bare) <= 64 or not all(c.isalnum() or c in "_-" for c in bare):
+        raise Unusable("neither a receipt, a list of receipts nor a push id")
+    return [Receipt(push_id=bare, event="delivered")]
+
+
+def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
+    if len(payload) > MAX_MESSAGE:
+        raise Unusable(f"{len(payload)} bytes; at most {MAX_MESSAGE} are read")
+    try:
+        return adapter.validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Unusable(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
+
+
+# -- on the writer thread -----------------------------------------------------------------------------------------------
+
+
+def store_statements(
+    connection: sqlite3.Connection, statements: list[Statement], uplink: UplinkLimits, now: int
+) -> None:
+    """Store what devices said, in the order in which they said it; complaints are left on the statements."""
+    receipts: list[tuple[Statement, Receipt]] = []
+    for statement in statements:
+        statement.answer, statement.complaint = ReasonCode.SUCCESS, None
+        if statement.device_no is None:
+            statement.device_no = _device_number(connection, statement)
+        if statement.device_no is None:
+            continue  # removed meanwhile: there is nobody to say it of
+        if statement.leaf == "receipts":
+            receipts.extend((statement, receipt) for receipt in statement.content)
+        elif statement.leaf == "settings":
+            _store_settings(connection, statement.device_no, statement.content, now)
+        elif statement.leaf == "report":
+            _merge_report(connection, statement, now)
+        else:
+            _store_uplink(connection, statement, uplink, now)
+    if receipts:
+        _store_receipts(connection, receipts, now)
+
+
+def _device_number(connection: sqlite3.Connection, statement: Statement) -> int | None:
+    row = connection.execute(
+        "SELECT d.no FROM device AS d JOIN application AS a ON a.no = d.app_no"
+        " WHERE a.id = ? AND d.id = ? AND d.removed_at IS NULL",
+        (statement.app_id, statement.device_id),
+    ).fetchone()
+    return row[0] if row is not None else None
+
+
+def _store_receipts(connection: sqlite3.Connection, receipts: list[tuple[Statement, Receipt]], now: int) -> None:
+    wanted = [[receipt.push_id, statement.device_no] for statement, receipt in receipts]
+    found = dict(
+        connection.execute(
+            "SELECT wanted.key, p.no FROM json_each(?) AS wanted JOIN push AS p ON p.id = wanted.value ->> 0"
+            " JOIN delivery AS d ON d.push_no = p.no AND d.device_no = wanted.value ->> 1",
+            (json.dumps(wanted),),
+        ).fetchall()
+    )
+    rows: list[tuple[int, int, str, str | None, str | None]] = []
+    for index, (statement, receipt) in enumerate(receipts):
+        assert statement.device_no is not None, "looked up before"
+        push_no = found.get(index)
+        if push_no is None:
+            statement.complaint = f"receipts: push {receipt.push_id!r} was never sent to this device"
+            continue
+        result = None if receipt.result is None else json.dumps(receipt.result, ensure_ascii=False)
+        if result is not None and len(result.encode(errors="replace")) > MAX_RESULT:
+            statement.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT} bytes"
+            result = None
+        rows.append((push_no, statement.device_no, receipt.event, receipt.action, result))
+    receipt_rows(connection, rows, now)
+
+
+def _store_settings(connection: sqlite3.Connection, device_no: int, settings: Settings, now: int) -> None:
+    """The highest sequence wins; without one the order of arrival."""
+    row = connection.execute("SELECT channels, settings_seq FROM device WHERE no = ?", (device_no,)).fetchone()
+    if row is None or (settings.seq is not None and row[1] is not None and settings.seq <= row[1]):
+        return
+    channels = {**json.loads(row[0]), **(settings.channels or {})}
+    connection.execute(
+        "UPDATE device SET consent = coalesce(?, consent), channels = ?, settings_seq = coalesce(?, settings_seq),"
+        " settings_text_version = coalesce(?, settings_text_version), settings_client = coalesce(?, settings_client),"
+        " settings_at = ? WHERE no = ?",
+        (
+            settings.consent,
+            json.dumps(channels, ensure_ascii=False),
+            settings.seq,
+            settings.text_version,
+            settings.client,
+            now,
+            device_no,
+        ),
+    )
+
+
+def _merge_report(connection: sqlite3.Connection, statement: Statement, now: int) -> None:
+    row = connection.execute("SELECT attributes FROM device WHERE no = ?", (statement.device_no,)).fetchone()
+    if row is None:
+        return
+    merged = json.dumps(merge_patch(json.loads(row[0]), statement.content), ensure_ascii=False)
+    if len(merged.encode(errors="replace")) > MAX_ATTRIBUTES:
+        statement.answer = ReasonCode.QUOTA_EXCEEDED
+        statement.complaint = f"report: attributes would be larger than {MAX_ATTRIBUTES} bytes"
+        return
+    connection.execute(
+        "UPDATE device SET attributes = ?, timezone = coalesce(?, timezone), updated_at = ? WHERE no = ?",
+        (merged, statement.content.get("timezone"), now, statement.device_no),
+    )
+
+
+def _store_uplink(connection: sqlite3.Connection, statement: Statement, limits: UplinkLimits, now: int) -> None:
+    connection.execute(
+        "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, ?, ?, ?)",
+        (statement.device_no, statement.leaf.removeprefix("uplink").removeprefix("/"), statement.content, now),
+    )
+    connection.execute(
+        "DELETE FROM uplink_message WHERE device_no = ?1 AND no <= (SELECT no FROM uplink_message"
+        " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",
+        (statement.device_no, limits.keep),
+    )

@@ -1,0 +1,234 @@
+"""What senders may ask about pushes: counts, lists, one mailbox. Reads only; nothing here changes a state.
+
+`sent` exists in memory (see the ledger), so every answer is disk plus that overlay, in one snapshot: the set of
+hand-overs is copied first, then read against the database, where a device that is no longer waiting counts as what
+the disk says. Each delivery is therefore counted exactly once and the counts sum to `targeted`, whatever happens between.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from gateway.delivery.ledger import Ledger, push_number
+from gateway.delivery.states import PRIORITIES, DeliveryState
+from gateway.errors import problem
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339, rfc3339_or_none
+
+_REACHED = {
+    "delivered": DeliveryState.DELIVERED,
+    "displayed": DeliveryState.DISPLAYED,
+    "opened": DeliveryState.OPENED,
+    "acted": DeliveryState.ACTED,
+}
+_PUSH = (
+    "no, id, kind, priority, qos, ttl, collapse_key, channel, target, content, accepted_at, expires_at,"
+    " recalled_at, targeted, suppressed, final_counts, gone_at"
+)
+Page = dict[str, Any]
+"""`{"items": [..], "next_cursor": str | None}`"""
+
+
+class Reports:
+    def __init__(self, database: Database, ledger: Ledger) -> None:
+        self._database = database
+        self._ledger = ledger
+
+    async def push(self, app_no: int, push_id: str) -> dict[str, Any]:
+        """A push with `counts` and `reached`. Raises Problem 404, or 410 when its counts are no longer kept."""
+        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
+        if push_no is None:
+            raise problem("push_not_found", f"no push {push_id!r} in this app")
+        (described,) = await self._describe([push_no])
+        if described is None:
+            raise problem("gone", "this push ended long ago and its counts are no longer kept")
+        return described
+
+    async def pushes(self, app_no: int, limit: int, cursor: str | None) -> Page:
+        """The newest first, each with its counts."""
+        before = _number(cursor)
+
+        def read(connection: sqlite3.Connection) -> list[int]:
+            rows = connection.execute(
+                "SELECT no FROM push WHERE app_no = ? AND gone_at IS NULL AND no < ? ORDER BY no DESC LIMIT ?",
+                (app_no, before if before is not None else 2**62, limit + 1),
+            )
+            return [no for (no,) in rows]
+
+        numbers = await self._database.read(read)
+        items = [described for described in await self._describe(numbers[:limit]) if described is not None]
+        return {"items": items, "next_cursor": str(numbers[limit - 1]) if len(numbers) > limit else None}
+
+    async def _describe(self, push_nos: list[int]) -> list[dict[str, Any] | None]:
+        in_flight = {no: self._ledger.sent_of(no) for no in push_nos}
+
+        def read(connection: sqlite3.Connection) -> list[dict[str, Any] | None]:
+            return [
+                describe_push(
+                    connection,
+                    connection.execute(f"SELECT {_PUSH} FROM push WHERE no = ?", (no,)).fetchone(),
+                    in_flight[no],
+                )
+                for no in push_nos
+            ]
+
+        return await self._database.read(read)
+
+    async def deliveries(self, app_no: int, push_id: str, limit: int, cursor: str | None) -> Page:
+        """Per device, in order of enrolment: state, reason, effective QoS, time stamps. Raises Problem 404, 410."""
+        after = _number(cursor)
+        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
+        if push_no is None:
+            raise problem("push_not_found", f"no push {push_id!r} in this app")
+        in_flight = set(self._ledger.sent_of(push_no))
+
+        def read(connection: sqlite3.Connection) -> Page:
+            (final_counts,) = connection.execute("SELECT final_counts FROM push WHERE no = ?", (push_no,)).fetchone()
+            if final_counts is not None:
+                raise problem(
+                    "gone", "the deliveries of this push were removed by retention; its counts remain a while"
+                )
+            rows = connection.execute(
+                "SELECT d.device_no, v.id, d.state, d.reason, d.qos, d.delivered_at, d.displayed_at, d.dismissed_at,"
+                " d.opened_at, d.acted_at, d.ended_at, d.action, d.result"
+                " FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
+                " WHERE d.push_no = ? AND d.device_no > ? ORDER BY d.device_no LIMIT ?",
+                (push_no, after if after is not None else 0, limit + 1),
+            ).fetchall()
+            items = [_describe_delivery(row, row[0] in in_flight) for row in rows[:limit]]
+            return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
+
+        return await self._database.read(read)
+
+    async def mailbox(self, device_no: int, limit: int, cursor: str | None) -> Page:
+        """What waits for a device, in drain order; what is in flight is listed as `sent`.
+
+        Read on the writer thread, where a row and its overlay cannot disagree; a page is small.
+        """
+        priority, after = _pair(cursor)
+
+        def read(connection: sqlite3.Connection) -> Page:
+            rows = connection.execute(
+                "SELECT d.priority, d.push_no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at, d.size"
+                " FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+                " WHERE d.device_no = ? AND d.state = 0 AND (d.priority, d.push_no) > (?, ?)"
+                " ORDER BY d.priority, d.push_no LIMIT ?",
+                (device_no, priority, after, limit + 1),
+            ).fetchall()
+            items = [
+                {
+                    "push_id": row[2],
+                    "state": "sent" if self._ledger.is_sent(row[1], device_no) else "waiting",
+                    "priority": PRIORITIES[row[0]],
+                    "kind": row[3],
+                    "collapse_key": row[4],
+                    "sent_at": rfc3339(row[5]),
+                    "expires_at": rfc3339(row[6]),
+                    "size": row[7],
+                }
+                for row in rows[:limit]
+            ]
+            last = rows[limit - 1] if len(rows) > limit else None
+            return {"items": items, "next_cursor": f"{last[0]}.{last[1]}" if last is not None else None}
+
+        return await self._database.write(read)
+
+    async def waiting(self, device_no: int) -> int:
+        """How many deliveries wait for a device, in flight included."""
+
+        def read(connection: sqlite3.Connection) -> int:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM delivery WHERE device_no = ? AND state = 0", (device_no,)
+            ).fetchone()
+            return int(count)
+
+        return await self._database.read(read)
+
+
+def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:
+    """Deliveries by state, exclusive; `sent` are the devices handed over to when the snapshot was taken."""
+    counts = {state.label: 0 for state in DeliveryState}
+    for state, count in connection.execute(
+        "SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,)
+    ):
+        counts[DeliveryState(state).label] = count
+    if sent:
+        (in_flight,) = connection.execute(
+            "SELECT count(*) FROM delivery WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?))"
+            " AND +state = 0",
+            (push_no, json.dumps(sent)),
+        ).fetchone()
+        counts["waiting"] -= in_flight
+        counts["sent"] += in_flight
+    return counts
+
+
+def reached(counts: dict[str, int]) -> dict[str, int]:
+    """Cumulative: an opened one was displayed and delivered as well."""
+    return {
+        name: sum(counts[state.label] for state in DeliveryState if least <= state <= DeliveryState.ACTED)
+        for name, least in _REACHED.items()
+    }
+
+
+def describe_push(connection: sqlite3.Connection, row: Sequence[Any], sent: Sequence[int]) -> dict[str, Any] | None:
+    """One row of _PUSH as the API shows it; None for a tombstone."""
+    if row[16] is not None:
+        return None
+    counts = json.loads(row[15]) if row[15] is not None else count_states(connection, row[0], sent)
+    optional = {"collapse_key": row[6], "channel": row[7]}
+    return {
+        "push_id": row[1],
+        "target": json.loads(row[8]),
+        "kind": row[2],
+        "priority": PRIORITIES[row[3]],
+        "qos": row[4],
+        "ttl": row[5],
+        **{name: value for name, value in optional.items() if value is not None},
+        **json.loads(row[9]),
+        "sent_at": rfc3339(row[10]),
+        "expires_at": rfc3339(row[11]),
+        "recalled_at": rfc3339_or_none(row[12]),
+        "targeted": row[13],
+        "suppressed": row[14],
+        "counts": {"targeted": row[13], **counts},
+        "reached": reached(counts),
+    }
+
+
+def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
+    state = DeliveryState(row[2])
+    if state is DeliveryState.WAITING and in_flight:
+        state = DeliveryState.SENT
+    return {
+        "device_id": row[1],
+        "state": state.label,
+        "reason": row[3],
+        "qos": row[4],
+        "delivered_at": rfc3339_or_none(row[5]),
+        "displayed_at": rfc3339_or_none(row[6]),
+        "dismissed_at": rfc3339_or_none(row[7]),
+        "opened_at": rfc3339_or_none(row[8]),
+        "acted_at": rfc3339_or_none(row[9]),
+        "ended_at": rfc3339_or_none(row[10]),
+        "action": row[11],
+        "result": json.loads(row[12]) if row[12] is not None else None,
+    }
+
+
+def _number(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise problem("invalid_request", "cursor: pass on the next_cursor of the page before, unchanged")
+    return int(cursor)
+
+
+def _pair(cursor: str | None) -> tuple[int, int]:
+    if cursor is None:
+        return -1, 0
+    priority, _, number = cursor.partition(".")
+    return _number(priority) or 0, _number(number) or 0
