@@ -4,8 +4,8 @@
 mailboxes, and its idempotency record. Requests that arrive while one operation is on its way to the disk are stored
 together by the next: one operation, few statements, one fsync, however many callers wait.
 
-Order inside the operation, per batch: idempotency, targets, push rows, deliveries, collapse keys, mailbox limits. A loser
-may be of the same batch. Nothing in it fails for one push alone, because every request is judged before (unknown
+Order inside the operation, per batch: idempotency, targets, push rows, deliveries, collapse keys, mailbox limits. A
+loser may be of the same batch. Nothing in it fails for one push alone, because every request is judged before (unknown
 devices and reused keys are answers, not errors).
 """
 
@@ -114,8 +114,8 @@ class _Batch:
 class Acceptance:
     """Stores pushes and gives them to the mailbox. `clock` gives server time in milliseconds.
 
-    `storage_left` says whether the disk has room to accept more; it keeps a reserve, so that deliveries already accepted can
-    still be recorded when new ones are refused with 507.
+    `storage_left` says whether the disk has room to accept more; it keeps a reserve, so that deliveries already
+    accepted can still be recorded when new ones are refused with 507.
     """
 
     def __init__(
@@ -157,7 +157,8 @@ class Acceptance:
         return self._answer(draft)
 
     async def accept_many(self, app: AppRef, submissions: list[Submission]) -> list[AcceptedPush | Problem]:
-        """Store many as one batch; the answers in order, after the commit. Raises Problem only when nothing was stored."""
+        """Store many as one batch; the answers in order, after the commit. Raises Problem only when nothing was
+        stored."""
         answers: list[AcceptedPush | Problem | _Draft] = []
         for submission in submissions:
             try:
@@ -330,7 +331,8 @@ class Acceptance:
                 draft.answer = AcceptedPush(draft.push.push_id, draft.targeted, 0, draft.unknown)
         self._answer_twins(twins)
         connection.executemany(
-            "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at) VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
+            " VALUES (?, ?, ?, ?, ?)",
             [
                 (app_no, key, body_hash, json.dumps(draft.answer.as_dict()), now)
                 for (app_no, key), (body_hash, draft) in answered.items()

@@ -80,7 +80,8 @@ class DeviceFacts:
             for column, facts in (("connected_at", connected), ("last_seen", seen)):
                 if facts:
                     connection.execute(
-                        f"UPDATE device SET {column} = fact.value FROM json_each(?) AS fact WHERE device.no = fact.key + 0",
+                        f"UPDATE device SET {column} = fact.value FROM json_each(?) AS fact"
+                        " WHERE device.no = fact.key + 0",
                         (json.dumps(facts),),
                     )
             if errors:

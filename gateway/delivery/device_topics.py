@@ -1,7 +1,7 @@
 """The only place that spells a per-device topic or an MQTT client identifier (the device contract).
 
-A device id is `[A-Za-z0-9_-]{1,64}` and an app id `[a-z0-9-]{1,32}`: neither can hold `/`, `+`, `#` or `:`, so no id can
-alter a topic, reach another device's, or pass for a side connection.
+A device id is `[A-Za-z0-9_-]{1,64}` and an app id `[a-z0-9-]{1,32}`: neither can hold `/`, `+`, `#` or `:`, so no id
+can alter a topic, reach another device's, or pass for a side connection.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The seam between the mailbox and whatever carries its messages.
 
 An engine takes a message for one device and says later what became of it; it keeps nothing it did not take. Today there
-is one, the embedded broker, called in-process: its acknowledgement is the device's own. A foreign broker would join as a
-second implementation; nothing but this module and the composition root would notice.
+is one, the embedded broker, called in-process: its acknowledgement is the device's own. A foreign broker would join
+as a second implementation; nothing but this module and the composition root would notice.
 
 `EngineEvents` is what an engine tells the mailbox. It is the broker's own protocol, so that the hot path has no layer
 in between: `Mailbox` is handed to the broker as its events, and `EmbeddedEngine.deliver` is the broker's bound method.

@@ -3,18 +3,19 @@
 Laws
 1. A push to N devices is N rows, each in exactly one state; rows leave only by retention, which keeps their counts.
 2. What is true is what is on disk, with one overlay: a delivery that is WAITING on disk and whose device is in
-   `ActivePush.sent` has been handed over and is reported as `sent`. So a delivery costs one insert and one update, and a
-   crash forgets nothing: what was in flight is simply still waiting.
-3. Nothing goes backwards: among receipts the furthest wins and each first time stamp is kept; a receipt for an end that a
-   receipt can revive moves it and leaves `after_<end>` as the reason; SUPPRESSED and REVOKED never move.
+   `ActivePush.sent` has been handed over and is reported as `sent`. So a delivery costs one insert and one update,
+   and a crash forgets nothing: what was in flight is simply still waiting.
+3. Nothing goes backwards: among receipts the furthest wins and each first time stamp is kept; a receipt for an end
+   that a receipt can revive moves it and leaves `after_<end>` as the reason; SUPPRESSED and REVOKED never move.
 4. One order for everything. Operations run on the writer thread in the order in which the loop submitted them, and
    their callbacks come back in that order. Mailbox pages are read there too, so that at the moment of a callback `sent`
    holds exactly the hand-overs whose outcome that operation could not see. This is what makes "no push twice after
    its acknowledgement was recorded" hold without a lock.
 
-Two kinds of functions: `*_rows` functions take the writer's connection and run inside an operation; the methods of `Ledger` belong
-to the loop. An operation may look into `ActivePush.sent` (a set of ints: one membership test, or one copy, is atomic
-under the interpreter lock). What the loop hands over between that look and the commit is settled by law 3.
+Two kinds of functions: `*_rows` functions take the writer's connection and run inside an operation; the methods of
+`Ledger` belong to the loop. An operation may look into `ActivePush.sent` (a set of ints: one membership test, or one
+copy, is atomic under the interpreter lock). What the loop hands over between that look and the commit is settled by
+law 3.
 
 Cost: statements are over sets, one JSON array of device numbers per push, so that SQLite works with the interpreter
 lock released; acknowledgements collect while one flush is on its way and leave as one operation when it is back.
@@ -131,8 +132,8 @@ def active_push(row: Sequence[Any]) -> ActivePush:
 class Ledger:
     """Owner of the delivery states: rows on disk, hand-overs in memory.
 
-    `clock` gives server time in milliseconds. `on_recorded` is called on the loop after a flush with the QoS 2 handles whose
-    acknowledgement is now on disk (the carrier keeps its own record of those until then).
+    `clock` gives server time in milliseconds. `on_recorded` is called on the loop after a flush with the QoS 2
+    handles whose acknowledgement is now on disk (the carrier keeps its own record of those until then).
     """
 
     def __init__(self, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
@@ -237,8 +238,8 @@ class Ledger:
     def judge(self, handles: list[int], done: Callable[[list[int], list[ActivePush]], None]) -> None:
         """End those of the handles that are recalled, over or superseded; the rest is still worth sending.
 
-        `done(alive, pushes)` is called on the loop: handles still waiting, oldest first as given, and the pushes of them that were
-        not in memory at the time of reading.
+        `done(alive, pushes)` is called on the loop: handles still waiting, oldest first as given, and the pushes of
+        them that were not in memory at the time of reading.
         """
         self.flush()
         now = self._clock()

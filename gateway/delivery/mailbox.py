@@ -1,18 +1,18 @@
 """The mailbox: from the delivery rows of a device to its connection, in order.
 
-A device that is away costs nothing here: its mailbox is rows. A connected device has a `Slot`, whose lane says how its next
-push travels:
+A device that is away costs nothing here: its mailbox is rows. A connected device has a `Slot`, whose lane says how
+its next push travels:
 
     CLOSED    connected but not able to take pushes (no subscription, or its inflight messages are still being judged)
     READING   a page of its mailbox is being read
-    OPEN      its mailbox is empty: what is accepted goes from group commit to socket without being read back (fast lane)
-    FULL      the carrier had no room; the rest waits on disk until it says `ready`
+    OPEN      its mailbox is empty: what is accepted goes from group commit to socket without being read back (fast
+    lane) FULL      the carrier had no room; the rest waits on disk until it says `ready`
 
 Laws
-1. Order per device and priority. A page is read in drain order, and the fast lane opens only when a page said there is no more;
-   a hand-over that fails closes it. Pushes accepted meanwhile are on disk, hence on a later page.
-2. Nothing is handed over twice: `ActivePush.sent` is consulted at the moment of hand-over, on the loop (see the ledger's
-   fourth law for why this is enough), and nothing after its ttl or its recall.
+1. Order per device and priority. A page is read in drain order, and the fast lane opens only when a page said there
+   is no more; a hand-over that fails closes it. Pushes accepted meanwhile are on disk, hence on a later page.
+2. Nothing is handed over twice: `ActivePush.sent` is consulted at the moment of hand-over, on the loop (see the
+   ledger's fourth law for why this is enough), and nothing after its ttl or its recall.
 3. From hand-over to socket nothing awaits: `offer` and `_hand_over` are one call stack into the carrier.
 """
 

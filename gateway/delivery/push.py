@@ -1,8 +1,8 @@
 """A push as people send it (`PushRequest`), and as the server holds it while it is being delivered (`ActivePush`).
 
-Every front door produces a `PushRequest`; nothing behind it sees a foreign vocabulary. An `ActivePush` exists only while
-some delivery of it is in flight or was lately (`ActivePushes` bounds the rest by count and bytes): it renders the wire
-body, at most once per second of remaining lifetime, and knows to whom it has been handed over.
+Every front door produces a `PushRequest`; nothing behind it sees a foreign vocabulary. An `ActivePush` exists only
+while some delivery of it is in flight or was lately (`ActivePushes` bounds the rest by count and bytes): it renders
+the wire body, at most once per second of remaining lifetime, and knows to whom it has been handed over.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ MAX_ACTIONS = 8
 """More than any platform draws on a notification (Android 3, iOS 4), with room for media controls."""
 IDLE_PUSHES = 4_096
 IDLE_BYTES = 16 * 1024 * 1024
-"""Pushes kept in memory although nothing of them is in flight, so that a fleet draining the same backlog reads each once."""
+"""Pushes kept in memory although nothing of them is in flight, so that a fleet draining the same backlog reads each
+once."""
 
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 

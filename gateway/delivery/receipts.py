@@ -1,9 +1,9 @@
 """What devices say: receipts, settings, reports, uplink. Parsed here, stored in batches, acknowledged when on disk.
 
-The PUBACK (PUBREC) of a device's message is the promise that it is stored, so `done` is called after the commit. A message that
-says nothing usable is dropped with reason code 0x99 (in 3.1.1 there is none: acknowledged and dropped), counted, and
-kept as the device's `last_error`. When the disk refuses, nothing is acknowledged and the operation is tried again: the
-device has its copy until then, and its receive window bounds what waits here.
+The PUBACK (PUBREC) of a device's message is the promise that it is stored, so `done` is called after the commit. A
+message that says nothing usable is dropped with reason code 0x99 (in 3.1.1 there is none: acknowledged and dropped),
+counted, and kept as the device's `last_error`. When the disk refuses, nothing is acknowledged and the operation is
+tried again: the device has its copy until then, and its receive window bounds what waits here.
 
 Messages that arrive while one operation is on its way are stored together by the next.
 """
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 from zoneinfo import available_timezones
 
+from gateway.auth import DeviceIdentity
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
-from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import split_topic
 from gateway.delivery.engine import Message, ReasonCode
@@ -219,7 +219,7 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
         raise Unusable(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
 
 
-# -- on the writer thread -----------------------------------------------------------------------------------------------
+# -- on the writer thread ----------------------------------------------------------------------------------------
 
 
 def store_statements(

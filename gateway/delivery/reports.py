@@ -2,7 +2,8 @@
 
 `sent` exists in memory (see the ledger), so every answer is disk plus that overlay, in one snapshot: the set of
 hand-overs is copied first, then read against the database, where a device that is no longer waiting counts as what
-the disk says. Each delivery is therefore counted exactly once and the counts sum to `targeted`, whatever happens between.
+the disk says. Each delivery is therefore counted exactly once and the counts sum to `targeted`, whatever happens
+between.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.delivery.ledger import Ledger, push_number
-from gateway.delivery.states import PRIORITIES, DeliveryState
 from gateway.errors import problem
 from gateway.store.database import Database
+
+from gateway.delivery.ledger import Ledger, push_number
+from gateway.delivery.states import PRIORITIES, DeliveryState
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 _REACHED = {

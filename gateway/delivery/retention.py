@@ -1,8 +1,8 @@
 """Retention: what may leave the database, in slices small enough that nobody notices.
 
-Deliveries are removed some time after their push has fully ended; its counts are kept as JSON on the push row for longer,
-then the row becomes a tombstone that answers 410. Idempotency records, uplink messages and the rows of removed devices
-go by age. The conservation law holds over all of it: counts before and after a removal are the same.
+Deliveries are removed some time after their push has fully ended; its counts are kept as JSON on the push row for
+longer, then the row becomes a tombstone that answers 410. Idempotency records, uplink messages and the rows of
+removed devices go by age. The conservation law holds over all of it: counts before and after a removal are the same.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from gateway.delivery.reports import count_states
 from gateway.store.database import Database
+
+from gateway.delivery.reports import count_states
 
 SLICE = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""

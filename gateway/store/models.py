@@ -4,8 +4,8 @@ Conventions: `no` is the internal integer key, `id` the public name. Times are i
 (Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names (`delivery/ledger.py`);
 everything else goes through SQLModel.
 
-Two choices carry the speed. `delivery` is WITHOUT ROWID, clustered by (push_no, device_no), so a fan-out appends and its
-acknowledgements touch neighbouring rows. The mailbox is a *partial* index over waiting deliveries only: it is the
+Two choices carry the speed. `delivery` is WITHOUT ROWID, clustered by (push_no, device_no), so a fan-out appends and
+its acknowledgements touch neighbouring rows. The mailbox is a *partial* index over waiting deliveries only: it is the
 device's queue in drain order, and history costs it nothing.
 """
 
