@@ -440,9 +440,9 @@ def supersede_rows(
         handle_of(older, device_no)
         for older, device_no in connection.execute(
             "SELECT d.push_no, d.device_no FROM delivery AS n"
-            " JOIN delivery AS d INDEXED BY delivery_mailbox"
+            " CROSS JOIN delivery AS d INDEXED BY delivery_mailbox"  # CROSS: in this order, whatever it estimates
             "   ON d.device_no = n.device_no AND d.state = 0 AND d.push_no < n.push_no"
-            " JOIN push AS p ON p.no = d.push_no"
+            " CROSS JOIN push AS p ON p.no = d.push_no"
             " WHERE n.push_no = ? AND p.collapse_key = ? AND p.app_no = ?",
             (push_no, collapse_key, app_no),
         ).fetchall()
