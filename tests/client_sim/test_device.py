@@ -1,0 +1,321 @@
+"""The reference device against a scripted broker: one effect per push, receipts that survive, each PUBACK in place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from client_sim.device import Backoff, Device, Push
+from client_sim.journal import Journal
+from tests.client_sim.scripted_broker import DISCONNECT, PUBACK, PUBLISH, TIMEOUT, Connection, ScriptedBroker, push_json
+
+ROOT = Path(__file__).resolve().parents[2]
+AT_ONCE = Backoff(base=0.001, cap=0.01)
+
+
+@pytest.fixture
+def broker() -> Iterator[ScriptedBroker]:
+    broker = ScriptedBroker()
+    yield broker
+    broker.close()
+
+
+class Shown:
+    """What on_push was called with."""
+
+    def __init__(self) -> None:
+        self.pushes: SimpleQueue[Push] = SimpleQueue()
+
+    def __call__(self, push: Push) -> None:
+        self.pushes.put(push)
+
+    def next(self) -> Push:
+        return self.pushes.get(timeout=TIMEOUT)
+
+
+@pytest.fixture
+def shown() -> Shown:
+    return Shown()
+
+
+def device_of(broker: ScriptedBroker, on_push: Any, **options: Any) -> Device:
+    return Device("d1", "dev_secret", port=broker.port, on_push=on_push, backoff=AT_ONCE, **options)
+
+
+def connected(broker: ScriptedBroker, device: Device, **options: Any) -> Connection:
+    connection = broker.accept(**options)
+    assert device.wait_connected(TIMEOUT)
+    return connection
+
+
+def test_connects_as_the_contract_says(broker: ScriptedBroker, shown: Shown) -> None:
+    with device_of(broker, shown) as device:
+        connected(broker, device)
+        # Protocol name and level, user name + password flags without clean session, keep alive, id, user, password.
+        assert broker.connect_body == (
+            b"\x00\x04MQTT\x04\xc0\x00\x3c" + b"\x00\x02d1" + b"\x00\x02d1" + b"\x00\x0adev_secret"
+        )
+
+
+def test_mqtt5_asks_for_a_session_that_stays(broker: ScriptedBroker, shown: Shown) -> None:
+    with device_of(broker, shown, mqtt5=True) as device:
+        connected(broker, device, mqtt5=True)
+        assert broker.connect_body.startswith(b"\x00\x04MQTT\x05\xc0\x00\x3c\x05\x11\xff\xff\xff\xff")
+
+
+def test_a_device_of_another_app_has_its_prefix(broker: ScriptedBroker, shown: Shown) -> None:
+    with device_of(broker, shown, app="shop") as device:
+        connected(broker, device)
+        assert b"\x00\x07shop/d1\x00\x07shop/d1" in broker.connect_body
+
+
+def test_the_acknowledgement_follows_the_effect(broker: ScriptedBroker) -> None:
+    may_finish = threading.Event()
+    begun = threading.Event()
+
+    def slow(push: Push) -> None:
+        begun.set()
+        assert may_finish.wait(TIMEOUT)
+
+    with device_of(broker, slow) as device:
+        connection = connected(broker, device)
+        connection.push(7, push_json("p1"))
+        assert begun.wait(TIMEOUT)
+        assert connection.nothing_more()
+        may_finish.set()
+        assert connection.expect(PUBACK).packet_id == 7
+
+
+def test_a_push_seen_before_is_acknowledged_without_effect(
+    broker: ScriptedBroker, shown: Shown, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal.db"
+    for dup in (False, True):
+        with device_of(broker, shown, journal=journal) as device:
+            connection = connected(broker, device)
+            connection.push(1, push_json("p1"), dup=dup)
+            connection.expect(PUBACK)
+    assert shown.next().push_id == "p1"
+    assert shown.pushes.empty()
+
+
+def test_a_process_that_dies_in_its_effect_does_not_repeat_it(broker: ScriptedBroker, tmp_path: Path) -> None:
+    program = textwrap.dedent(f"""
+        import os
+        from pathlib import Path
+        from client_sim.device import Device
+
+        def on_push(push):
+            with open({str(tmp_path / "effects")!r}, "a") as file:
+                file.write(push.push_id)
+            os._exit(9)
+
+        Device("d1", "t", port={broker.port}, on_push=on_push, journal=Path({str(tmp_path / "j.db")!r})).start()
+        import threading
+        threading.Event().wait({TIMEOUT})
+    """)
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    broker.accept().push(1, push_json("p1"))
+    assert process.wait(TIMEOUT) == 9
+
+    shown, interrupted = Shown(), Shown()
+    with device_of(broker, shown, journal=tmp_path / "j.db", on_interrupted=interrupted) as device:
+        connection = connected(broker, device, session_present=True)
+        connection.push(1, push_json("p1"), dup=True)
+        connection.expect(PUBACK)
+        connection.push(2, push_json("p2"))
+        assert shown.next().push_id == "p2"
+    assert interrupted.next().push_id == "p1"
+    assert (tmp_path / "effects").read_text() == "p1"
+
+
+def test_a_late_acknowledgement_does_not_fit_the_next_connection(broker: ScriptedBroker) -> None:
+    may_finish = threading.Event()
+    done: list[str] = []
+
+    def handle(push: Push) -> None:
+        if push.push_id == "p1":
+            assert may_finish.wait(TIMEOUT)
+        done.append(push.push_id)
+
+    with device_of(broker, handle) as device:
+        first = connected(broker, device)
+        first.push(1, push_json("p1"))
+        first.vanish()
+        second = connected(broker, device)
+        # The server crashed: the identifier is given to another push.
+        second.push(1, push_json("p2"))
+        may_finish.set()
+        second.expect(PUBACK)
+        assert done == ["p1", "p2"]
+        second.push(2, push_json("p1"), dup=True)
+        assert second.expect(PUBACK).packet_id == 2
+        assert done == ["p1", "p2"]
+
+
+def test_a_message_that_is_no_push_is_dropped_and_acknowledged(broker: ScriptedBroker, shown: Shown) -> None:
+    with device_of(broker, shown) as device:
+        connection = connected(broker, device)
+        for number, payload in enumerate((b"\xff\xfe", b"not json", b"[]", b'{"push_id": 5}'), start=1):
+            connection.push(number, payload)
+            assert connection.expect(PUBACK).packet_id == number
+        connection.push(9, push_json("p1", kind="a kind of tomorrow", unknown={"field": 1}))
+        assert shown.next().kind == "a kind of tomorrow"
+
+
+def test_a_failing_handler_does_not_block_the_mailbox(broker: ScriptedBroker) -> None:
+    def fail(push: Push) -> None:
+        raise ValueError("no screen")
+
+    with device_of(broker, fail) as device:
+        connection = connected(broker, device)
+        connection.push(1, push_json("p1"))
+        connection.expect(PUBACK)
+        assert device.connected
+
+
+def test_receipts_arrive_in_order_and_in_lists(broker: ScriptedBroker, shown: Shown) -> None:
+    with device_of(broker, shown) as device:
+        connection = connected(broker, device)
+        connection.push(1, push_json("p1"))
+        push = shown.next()
+        connection.expect(PUBACK)
+        device.displayed(push)
+        topic, number, receipt = connection.expect(PUBLISH).publish()
+        assert topic == "default/devices/d1/receipts"
+        assert (receipt["push_id"], receipt["event"]) == ("p1", "displayed")
+        assert receipt["at"].endswith("Z")
+        device.opened(push)
+        device.dismissed(push)
+        connection.acknowledge(number)
+        _, number, receipts = connection.expect(PUBLISH).publish()
+        assert [receipt["event"] for receipt in receipts] == ["opened", "dismissed"]
+        connection.acknowledge(number)
+        assert device.flush(TIMEOUT)
+
+
+def test_a_receipt_outlives_connection_and_process(broker: ScriptedBroker, shown: Shown, tmp_path: Path) -> None:
+    journal = tmp_path / "journal.db"
+    device = device_of(broker, shown, journal=journal).start()
+    connection = connected(broker, device)
+    device.displayed(Push.parse(push_json("p1")))
+    connection.expect(PUBLISH)
+    connection.vanish()
+    connection = connected(broker, device)
+    again = connection.expect(PUBLISH)
+    assert again.flags & 0x08, "DUP [MQTT-3.3.1-1]"
+    device.close(timeout=0.2)
+
+    with device_of(broker, shown, journal=journal) as device:
+        connection = connected(broker, device)
+        _, number, receipt = connection.expect(PUBLISH).publish()
+        assert receipt["push_id"] == "p1"
+        connection.acknowledge(number)
+        assert device.flush(TIMEOUT)
+    assert Journal(journal).receipts(10) == []
+
+
+def test_an_action_runs_and_its_result_is_booked(broker: ScriptedBroker, shown: Shown) -> None:
+    def fail(push: Push) -> None:
+        raise OSError("no sound card")
+
+    with device_of(broker, shown) as device:
+        device.actions["play"] = lambda push: {"played": push.notification["title"]}
+        device.actions["sing"] = fail
+        connection = connected(broker, device)
+        connection.push(1, push_json("p1"))
+        push = shown.next()
+        connection.expect(PUBACK)
+        assert device.act(push, "play") == {"played": "Hi"}
+        _, number, receipt = connection.expect(PUBLISH).publish()
+        assert (receipt["event"], receipt["action"], receipt["result"]) == ("acted", "play", {"played": "Hi"})
+        connection.acknowledge(number)
+        device.act(push, "sing")
+        _, number, receipt = connection.expect(PUBLISH).publish()
+        assert receipt["result"] == {"error": "OSError: no sound card"}
+        connection.acknowledge(number)
+
+
+def test_the_result_of_a_command_is_what_the_callback_returns(broker: ScriptedBroker) -> None:
+    with device_of(broker, lambda push: push.data["a"] + 1) as device:
+        connection = connected(broker, device)
+        connection.push(1, push_json("p1", kind="command", data={"a": 1}))
+        packets = {
+            packet.kind: packet for packet in (connection.packets.get(timeout=TIMEOUT) for _ in range(2)) if packet
+        }
+        assert packets[PUBACK].packet_id == 1
+        _, number, receipt = packets[PUBLISH].publish()
+        assert (receipt["event"], receipt["result"]) == ("acted", 2)
+        connection.acknowledge(number)
+
+
+def test_what_expired_while_it_waited_here_has_no_effect(broker: ScriptedBroker) -> None:
+    now = time.monotonic()
+    assert Push("p", "alert", {}, expires_in=5, received_at=now - 6).expired
+    assert not Push("p", "alert", {}, expires_in=5, received_at=now - 4).expired
+    assert not Push("p", "alert", {}, expires_in=0, received_at=now - 4).expired, "now or never: it is now"
+
+
+def test_a_refused_credential_is_told_and_tried_again(broker: ScriptedBroker, shown: Shown) -> None:
+    states: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    with device_of(broker, shown, on_state=lambda *state: states.put(state)) as device:
+        broker.accept(return_code=5)
+        seen = [states.get(timeout=TIMEOUT) for _ in range(2)]
+        assert seen[0][0] == "connecting"
+        assert seen[1] == ("refused", "Not authorized")
+        connected(broker, device)
+
+
+def test_close_says_goodbye_and_is_idempotent(broker: ScriptedBroker, shown: Shown) -> None:
+    device = device_of(broker, shown).start()
+    connection = connected(broker, device)
+    device.close()
+    connection.expect(DISCONNECT)
+    connection.expect_end()
+    device.close()
+    assert not device.connected
+
+
+def test_close_from_a_callback(broker: ScriptedBroker) -> None:
+    closed = threading.Event()
+
+    def handle(push: Push) -> None:
+        device.close()
+        closed.set()
+
+    device = device_of(broker, handle).start()
+    connection = connected(broker, device)
+    connection.push(1, push_json("p1"))
+    assert closed.wait(TIMEOUT)
+    connection.expect(DISCONNECT)
+
+
+def test_close_while_nobody_answers(shown: Shown, broker: ScriptedBroker) -> None:
+    broker.close()
+    device = device_of(broker, shown).start()
+    device.close()
+    unstarted = device_of(broker, shown)
+    unstarted.close()
+
+
+def test_the_backoff_is_full_jitter_below_a_growing_ceiling() -> None:
+    ceilings: list[float] = []
+
+    def highest(low: float, high: float) -> float:
+        assert low == 0.0
+        ceilings.append(high)
+        return high
+
+    backoff = Backoff(base=1.0, cap=60.0, random=highest)
+    for failures in (0, 1, 2, 3, 10, 10_000):
+        backoff.delay(failures)
+    assert ceilings == [1, 2, 4, 8, 60, 60]
