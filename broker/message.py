@@ -25,6 +25,9 @@ class Body:
     encoded_properties: bytes | None = field(default=None, repr=False)
     """The encoder's cache of `properties` on the wire, without expiry, alias and subscription identifiers."""
 
+    def has_expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
 
 @dataclass(slots=True, eq=False)
 class Message:

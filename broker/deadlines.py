@@ -1,0 +1,88 @@
+"""One timing wheel for everything that happens later: connect timeout, keep alive, unacknowledged messages, will delay,
+session expiry.
+
+A ring of slots, each `RESOLUTION` seconds wide; a slot holds the targets to be looked at when the hand passes it.
+A target is looked at, not fired: its `due(now)` decides by itself what is overdue and answers when it wants to be looked
+at again. So a packet from a client costs one attribute store (`last_received`) and moves nothing in the ring; when the
+hand comes by, the target sees that it was active meanwhile and is put further ahead.
+
+Laws
+1. A target is in at most one slot. `schedule` moves it.
+2. Never early by the clock the caller gives, late by at most one resolution plus the time between two calls of `advance`.
+3. Deadlines beyond the horizon wait in the last slot and are looked at once per round: a session that expires in a year
+   costs one comparison every four minutes.
+
+Price: 1,024 slots, 8 bytes each while empty, a set of 216 bytes and about 40 bytes per target while not. One connected
+and one remembered session per device: 100,000 devices cost about 4 MB and 1,200 looks per second.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+SLOTS = 1_024
+RESOLUTION = 0.25
+"""Seconds. The shortest keep alive is 1 s, hence 1.5 s of silence: a quarter of a second more is unnoticed."""
+HORIZON = SLOTS - 2
+"""Slots ahead that a target can be put: the hand's own slot is being emptied, and the one behind it is the past."""
+
+
+class Target(Protocol):
+    slot: int
+    """The wheel's own note: where in the ring the target is, -1 when nowhere."""
+
+    def due(self, now: float) -> float | None:
+        """Do what is overdue; answer when to look again, or None for never (until the next `schedule`)."""
+
+
+class TimingWheel:
+    def __init__(self, now: float) -> None:
+        self._slots: list[set[Target] | None] = [None] * SLOTS
+        self._hand = int(now / RESOLUTION)
+        """Number of the last slot looked at, counted from the epoch. A target of time t is put one slot after t's own,
+        so that it is never looked at early."""
+
+    def schedule(self, target: Target, at: float) -> None:
+        """Look at `target` at `at` and not before; replaces its earlier appointment."""
+        ahead = min(max(int(at / RESOLUTION) + 1 - self._hand, 1), HORIZON)
+        slot = (self._hand + ahead) % SLOTS
+        if target.slot == slot:
+            return
+        if target.slot >= 0:
+            self._remove(target)
+        target.slot = slot
+        targets = self._slots[slot]
+        if targets is None:
+            self._slots[slot] = {target}
+        else:
+            targets.add(target)
+
+    def cancel(self, target: Target) -> None:
+        if target.slot >= 0:
+            self._remove(target)
+            target.slot = -1
+
+    def advance(self, now: float) -> None:
+        """Look at every target whose time has come. A leap longer than the ring looks at all of them once."""
+        hand = int(now / RESOLUTION)
+        for passed in range(max(self._hand + 1, hand - SLOTS + 1), hand + 1):
+            # Moves before the targets of this slot run: what they schedule lands ahead of it, never in it.
+            self._hand = passed
+            targets = self._slots[passed % SLOTS]
+            if targets is None:
+                continue
+            self._slots[passed % SLOTS] = None
+            for target in targets:
+                if target.slot != passed % SLOTS:
+                    continue  # cancelled or moved by another target of this slot, a moment ago
+                target.slot = -1
+                again = target.due(now)
+                if again is not None:
+                    self.schedule(target, again)
+
+    def _remove(self, target: Target) -> None:
+        targets = self._slots[target.slot]
+        if targets is not None:  # None: its slot is being looked at right now
+            targets.discard(target)
+            if not targets:
+                self._slots[target.slot] = None

@@ -1,0 +1,50 @@
+"""Counters of the broker: plain integers, added to where things happen and read by whoever shows them.
+
+Law: a counter is incremented in the one place that decides what it counts. No locks: the broker runs on one thread.
+`bytes_out` is counted by the transport, once per flush, because the hot path must not add up lengths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class BrokerMetrics:
+    connections: int = 0
+    """Connections past CONNECT, now."""
+    sessions: int = 0
+    """Sessions, connected or not, now."""
+    retained: int = 0
+    """Retained messages, now."""
+
+    connects: int = 0
+    """CONNECTs accepted."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Connections refused or closed by us, by label: `not_authorized`, `malformed_packet`, `keep_alive_timeout` ..."""
+    taken_over: int = 0
+    slow_consumers: int = 0
+    """Times a socket stopped taking bytes (its buffer rose above the high-water mark)."""
+
+    publishes_in: int = 0
+    publishes_out: int = 0
+    acknowledged: int = 0
+    """QoS 1 and 2 handshakes to clients that were completed."""
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    dropped_expired: int = 0
+    """Messages whose expiry interval passed while they waited."""
+    dropped_queue_full: int = 0
+    """Messages lost by a session queue at its limit."""
+    dropped_offline: int = 0
+    """QoS 0 messages to a session without a connection."""
+    dropped_too_large: int = 0
+    """Messages above a client's maximum packet size [MQTT-3.1.2-25]."""
+    dropped_not_permitted: int = 0
+    """Messages from clients that may not publish to that topic."""
+    dropped_not_retained: int = 0
+    """Messages delivered but not retained, for want of room."""
+
+    def refuse(self, label: str) -> None:
+        self.refused[label] = self.refused.get(label, 0) + 1

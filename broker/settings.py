@@ -1,0 +1,69 @@
+"""Every limit of the broker, with its unit, its default and where the number comes from.
+
+Law: nothing in the broker is unbounded. Each limit names who loses when it is reached: the connection (refused or
+closed), the message (dropped, counted in `metrics`), or the request (refused with a reason code).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NEVER_EXPIRES = 0xFFFFFFFF
+"""Session expiry interval of a session that stays until it is removed (MQTT 5.0, 3.1.2.11.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    max_connections: int = 100_000
+    """Network connections past CONNECT. One more is answered with 0x97 (3.1.1: return code 3)."""
+    max_sessions: int = 1_000_000
+    """Sessions, connected or not, about 1 KiB each. A new one more is answered with 0x97 (3.1.1: return code 3)."""
+    connect_timeout: float = 10.0
+    """Seconds from the accepted socket to a finished CONNECT, the authenticator's answer included."""
+    connect_buffer: int = 64 * 1024
+    """Bytes taken from a connection before the authenticator has answered: the largest CONNECT, and what may follow it
+    meanwhile. A stranger costs no more than this."""
+    maximum_packet_size: int = 1024 * 1024
+    """Bytes of one packet from an accepted client; announced to 5.0 clients. Four times the largest push payload."""
+    max_client_id_length: int = 256
+    """UTF-8 bytes. 23 is what a server has to allow [MQTT-3.1.3-5]; longer identifiers cost memory only."""
+
+    server_keep_alive: int | None = None
+    """Seconds; replaces the keep alive a 5.0 client asked for [MQTT-3.1.2-21]. None: the client's own."""
+    keep_alive_grace: float = 1.5
+    """Times the keep alive without a packet until the connection is closed [MQTT-3.1.2-22]."""
+    ack_timeout: float = 300.0
+    """Seconds a message may be inflight unacknowledged while its client is connected; then the connection is closed."""
+
+    max_session_expiry: int = 31_536_000
+    """Seconds a session outlives its connection at most, and what clean session 0 of 3.1.1 gets: one year, the longest
+    time to live of a push. 0xFFFFFFFF: no limit."""
+    max_subscriptions: int = 1_000
+    """Per session. One more is answered with 0x97 (3.1.1: 0x80)."""
+    max_topic_levels: int = 128
+    """Levels of a topic or filter, the depth of both tries. Deeper ones are refused."""
+
+    max_inflight: int = 512
+    """Unacknowledged QoS 1 and 2 messages to one client; its receive maximum may lower it."""
+    receive_maximum: int = 1_024
+    """Unacknowledged QoS 1 and 2 messages from one client, announced in CONNACK [MQTT-3.3.4-9]. A 3.1.1 client, which
+    is told nothing, may have `max_pending_answers`."""
+    max_pending_answers: int = 65_535
+    """Answers of one connection that wait for the store: as many as there are packet identifiers. Over it the connection
+    is closed (0x97); what was not acknowledged is repeated by its client."""
+    topic_alias_maximum: int = 16
+    """Aliases a 5.0 client may define, per connection. What mosquitto and most clients use at most is 10."""
+
+    max_queued_messages: int = 1_000
+    """Ordinary messages that wait for one session (pushes wait in the gateway, never here); the newest one loses.
+    The default of mosquitto."""
+    max_queued_bytes: int = 4 * 1024 * 1024
+    """Payload bytes of the same queue; the newest message loses."""
+    max_unread_bytes: int = 1024 * 1024
+    """Bytes of answers written to a socket that does not take them (its buffer is above the transport's high-water
+    mark); then the connection is closed as a slow consumer."""
+
+    max_retained_messages: int = 100_000
+    """One more is delivered, but not retained."""
+    max_retained_bytes: int = 64 * 1024 * 1024
+    """Payload bytes of all retained messages together; the newest one is delivered, but not retained."""
