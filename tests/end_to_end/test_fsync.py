@@ -103,7 +103,13 @@ def traced(server: Server, output: Path) -> Iterator[None]:
                 pytest.fail(reason)
             pytest.skip(reason)
         # Attached to the first thread; a file that grows shows that the others are watched too.
-        wait_for(lambda: output.exists() and server.api.request("GET", "/healthz") and output.stat().st_size > 0)
+        wait_for(
+            lambda: (
+                server.api.request("GET", "/healthz").status_code == 200
+                and output.exists()
+                and output.stat().st_size > 0
+            )
+        )
         yield
     finally:
         strace.terminate()

@@ -14,6 +14,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -113,7 +114,7 @@ class PahoDevice:
         self.session_present: queue.Queue[bool] = queue.Queue()
         options: dict[str, Any] = {"clean_session": False} if version == V4 else {}
         self.client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2,
+            CallbackAPIVersion.VERSION2,
             client_id=device.client_id,
             protocol=paho.MQTTv311 if version == V4 else paho.MQTTv5,
             **options,
@@ -123,7 +124,7 @@ class PahoDevice:
         self.client.on_message = lambda client, _, message: self.messages.put(message)
         arguments: dict[str, Any] = {}
         if version == V5:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = 0xFFFF_FFFF
             arguments = {"clean_start": False, "properties": properties}
         self.client.connect("127.0.0.1", port, **arguments)
@@ -187,7 +188,7 @@ def test_paho_gets_pushes_online_offline_and_from_before_its_first_connection(
 async def test_amqtts_client_gets_pushes_online_offline_and_sends_receipts(
     server: Server, api: Api, name: Name
 ) -> None:
-    from amqtt.client import MQTTClient
+    from amqtt.client import MQTTClient  # type: ignore[import-untyped]
 
     device = await asyncio.to_thread(api.enrol, name())
     address = f"mqtt://{device.client_id}:{device.token}@127.0.0.1:{server.mqtt_port}"

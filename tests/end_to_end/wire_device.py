@@ -124,7 +124,7 @@ class WireDevice:
         self._changed = threading.Condition()
         self._sending = threading.Lock()
         self._closed = True
-        self._connack: Connack | None = None
+        self._connacks: list[Connack] = []
         self._answers: dict[tuple[int, int], list[int]] = {}
         self._pongs = 0
         self._unreleased: set[int] = set()
@@ -146,19 +146,20 @@ class WireDevice:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._changed:
             self.connections += 1
-            self._socket, self._closed, self._connack = connection, False, None
+            self._socket, self._closed = connection, False
+            self._connacks.clear()
             self.disconnect_code = None
             self._answers.clear()
         self._thread = threading.Thread(target=self._read, args=(connection, self.connections), daemon=True)
         self._thread.start()
         self.send(self._connect_packet())
-        self._wait(lambda: self._connack is not None, timeout, "CONNACK")
-        assert self._connack is not None
-        if self._connack.code != 0:
+        self._wait(lambda: bool(self._connacks), timeout, "CONNACK")
+        connack = self._connacks[0]
+        if connack.code != 0:
             self.drop()
-        elif not self._connack.session_present:
+        elif not connack.session_present:
             self._unreleased.clear()
-        return self._connack
+        return connack
 
     def start(self, qos: int = 1) -> WireDevice:
         """What a device of the contract does: connect, and subscribe if there is no session yet."""
@@ -396,7 +397,7 @@ class WireDevice:
         with self._changed:
             if packet_type == CONNACK:
                 properties = _read_properties(body, 2)[0] if self.version == V5 and len(body) > 2 else {}
-                self._connack = Connack(bool(body[0] & 1), body[1], properties)
+                self._connacks.append(Connack(bool(body[0] & 1), body[1], properties))
             elif packet_type == PINGRESP:
                 self._pongs += 1
             elif packet_type == DISCONNECT:
