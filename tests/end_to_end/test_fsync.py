@@ -37,18 +37,22 @@ class Trace:
             match = LINE.match(line)
             if match is None:
                 continue
-            thread, rest, call = match[1], match["rest"], match["call"] or match["resumed"]
+            thread, rest = match[1], match["rest"]
+            call = match["call"] or match["resumed"]
+            whole = begun.pop(thread, "") + rest
+            finished = not rest.endswith("<unfinished ...>")
+            if not finished:
+                begun[thread] = rest.removesuffix("<unfinished ...>")
             if call in ("fsync", "fdatasync"):
                 if match["call"]:
-                    begun[thread] = rest
                     self.events.append(("syncing", thread))
-                if "unfinished" not in rest and rest.rstrip().endswith("= 0") and ".db" in begun.get(thread, ""):
+                if finished and ".db" in whole and whole.rstrip().endswith("= 0"):
                     self.events.append(("synced", thread))
             elif call in ("write", "writev", "sendto", "sendmsg"):
                 if match["call"]:  # a write counts from its beginning, a read from its end
                     self.events.append(("write", rest))
-            elif "unfinished" not in rest:
-                self.events.append(("read", rest))
+            elif finished:
+                self.events.append(("read", whole))
 
     def synced_between(self, request: str, answer: str) -> int:
         """Check every answer; how many there were. Both are regular expressions; the request's first group, if any, is
@@ -80,7 +84,7 @@ class Trace:
 
 @contextmanager
 def traced(server: Server, output: Path) -> Iterator[None]:
-    command = [require("strace"), "-f", "-y", "-s", "4096", "-e", f"trace={CALLS}", "-o", str(output)]
+    command = [require("strace"), "-f", "-y", "-s", "512", "-e", f"trace={CALLS}", "-o", str(output)]
     strace = subprocess.Popen([*command, "-p", str(server.pid)], stderr=subprocess.PIPE, text=True)
     assert strace.stderr is not None, "opened as a pipe"
     said: list[str] = []
