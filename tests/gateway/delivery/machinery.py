@@ -1,0 +1,258 @@
+"""Hand-driven parts around the real ledger, mailbox, acceptance and receipts: a writer whose operations run when a test
+says so, timers and a clock that move by hand, and an engine that takes messages like a broker does.
+
+`ManualWriter` keeps the promises of `Database.submit`: operations run in the order of submission, each group commits,
+and callbacks come back in that order. A test decides when; a crash loses what had not committed and every callback.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from gateway.auth import DeviceIdentity
+from sqlmodel import SQLModel, create_engine
+
+from gateway.delivery.engine import ACKNOWLEDGED, LOST, Message
+from gateway.store import models
+
+assert models.Delivery.__tablename__ == "delivery"  # the import defines the tables
+T = TypeVar("T")
+APP_NO = 1
+
+
+def fresh_database() -> sqlite3.Connection:
+    """All tables in memory, and one app."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    engine = create_engine("sqlite://", creator=lambda: connection)
+    SQLModel.metadata.create_all(engine)
+    connection.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
+    return connection
+
+
+def add_device(connection: sqlite3.Connection, device_no: int, device_id: str) -> None:
+    connection.execute(
+        "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at) VALUES (?, ?, ?, x'', 0, 0)",
+        (device_no, APP_NO, device_id),
+    )
+
+
+@dataclass(slots=True)
+class _Queued:
+    operation: Callable[[sqlite3.Connection], Any]
+    on_commit: Callable[[Any], None]
+    on_error: Callable[[BaseException], None]
+
+
+class ManualWriter:
+    """The database's writer, one step at a time."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.queue: list[_Queued] = []
+        self.callbacks: list[Callable[[], None]] = []
+
+    def submit(
+        self,
+        operation: Callable[[sqlite3.Connection], T],
+        on_commit: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self.queue.append(_Queued(operation, on_commit, on_error))
+
+    def commit_group(self, size: int | None = None) -> None:
+        """Run and commit the next operations; their callbacks wait for `call_back`."""
+        group, self.queue = self.queue[:size], self.queue[len(self.queue) if size is None else size :]
+        if not group:
+            return
+        self.connection.execute("BEGIN IMMEDIATE")
+        results = [queued.operation(self.connection) for queued in group]
+        self.connection.execute("COMMIT")
+        for queued, result in zip(group, results, strict=True):
+            self.callbacks.append(lambda queued=queued, result=result: queued.on_commit(result))  # type: ignore[misc]
+
+    def call_back(self) -> None:
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def drain(self) -> None:
+        while self.queue or self.callbacks:
+            self.call_back()
+            self.commit_group()
+
+    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """As if it had waited: everything submitted before runs first, and is called back."""
+        self.drain()
+        self.connection.execute("BEGIN IMMEDIATE")
+        result = operation(self.connection)
+        self.connection.execute("COMMIT")
+        return result
+
+    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        return operation(self.connection)
+
+
+class ManualTimers:
+    """`call_soon` and `call_later` of a loop; `turn` runs what is due."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], None]] = []
+        self.later: list[Callable[[], None]] = []
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.soon.append(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        self.later.append(callback)
+
+    def turn(self) -> None:
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+
+    def later_turn(self) -> None:
+        later, self.later = self.later, []
+        for callback in later:
+            callback()
+
+
+@dataclass(slots=True)
+class HandOver:
+    handle: int
+    payload: bytes
+    qos: int
+
+
+@dataclass(slots=True)
+class FakeSession:
+    """One device at the engine: its window, what is inflight, and what it has been sent in all."""
+
+    window: int
+    granted: int | None = None
+    connected: bool = False
+    resumed: bool = True
+    starved: bool = False
+    connection: int = 0
+    inflight: list[HandOver] = field(default_factory=list)
+    handed_over: list[HandOver] = field(default_factory=list)
+
+
+class FakeEngine:
+    """Takes messages under the rules of `Engine`; the test acknowledges, refuses and cuts connections."""
+
+    def __init__(self, window: int = 3) -> None:
+        self.window = window
+        self.sessions: dict[str, FakeSession] = {}
+        self.events: Any = None
+        self.on_hand_over: Callable[[str, HandOver], None] = lambda client_id, hand_over: None
+        self.forgotten: list[int] = []
+
+    def session(self, client_id: str) -> FakeSession:
+        return self.sessions.setdefault(client_id, FakeSession(self.window))
+
+    # -- the engine's side
+
+    def deliver(self, client_id: str, message: Message, handle: int) -> bool:
+        session = self.sessions.get(client_id)
+        if session is None or not session.connected or not session.resumed or session.granted is None:
+            return False
+        if len(session.inflight) >= session.window:
+            session.starved = True
+            return False
+        self._send(client_id, session, message, handle)
+        return True
+
+    def _send(self, client_id: str, session: FakeSession, message: Message, handle: int) -> None:
+        hand_over = HandOver(handle, message.body.payload, min(message.qos, session.granted or 0))
+        session.handed_over.append(hand_over)
+        if hand_over.qos:
+            session.inflight.append(hand_over)
+        self.on_hand_over(client_id, hand_over)
+
+    def granted_qos(self, client_id: str, topic: str) -> int | None:
+        return self.sessions[client_id].granted
+
+    def forget(self, client_id: str, handle: int) -> None:
+        self.forgotten.append(handle)
+
+    def held(self) -> list[tuple[str, int]]:
+        return []
+
+    def remove_session(self, client_id: str) -> None:
+        self.disconnect_device(client_id)
+        self.sessions.pop(client_id, None)
+
+    def disconnect(self, principal: str, reason_code: int) -> int:
+        return int(self.disconnect_device(principal))
+
+    # -- the device's side
+
+    def connect(self, identity: DeviceIdentity, granted: int) -> None:
+        session = self.session(identity.client_id)
+        self.disconnect_device(identity.client_id)
+        session.connected = True
+        session.granted = granted
+        session.starved = False
+        session.connection += 1
+        self.events.connected(identity.client_id, identity, bool(session.inflight))
+        if session.inflight:
+            session.resumed = False
+            kept = list(session.inflight)
+            connection = session.connection
+            self.events.resume(
+                identity.client_id,
+                [hand_over.handle for hand_over in kept],
+                lambda answer: self._resumed(identity, session, connection, kept, answer),
+            )
+        else:
+            self.events.ready(identity.client_id, session.window)
+
+    def _resumed(
+        self,
+        identity: DeviceIdentity,
+        session: FakeSession,
+        connection: int,
+        asked: Sequence[HandOver],
+        answer: Mapping[int, Message],
+    ) -> None:
+        current = self.sessions.get(identity.client_id)
+        if current is not session or not session.connected or session.connection != connection:
+            for handle in answer:
+                self.events.settled(identity.client_id, handle, LOST)
+            return
+        session.inflight = []
+        session.resumed = True
+        for hand_over in asked:
+            message = answer.get(hand_over.handle)
+            if message is not None:
+                self._send(identity.client_id, session, message, hand_over.handle)
+        room = session.window - len(session.inflight)
+        if room:
+            self.events.ready(identity.client_id, room)
+        else:
+            session.starved = True
+
+    def disconnect_device(self, client_id: str) -> bool:
+        session = self.sessions.get(client_id)
+        if session is None or not session.connected:
+            return False
+        session.connected = False
+        if session.resumed:
+            for hand_over in session.inflight:
+                self.events.settled(client_id, hand_over.handle, LOST)
+        session.resumed = True
+        self.events.disconnected(client_id, "test")
+        return True
+
+    def settle(self, client_id: str, index: int, outcome: int = ACKNOWLEDGED) -> HandOver:
+        session = self.sessions[client_id]
+        hand_over = session.inflight.pop(index)
+        self.events.settled(client_id, hand_over.handle, outcome)
+        room = session.window - len(session.inflight)
+        if session.starved and room * 2 >= session.window:
+            session.starved = False
+            self.events.ready(client_id, room)
+        return hand_over

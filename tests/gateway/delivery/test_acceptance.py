@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from gateway.errors import Problem
+
+from gateway.delivery.acceptance import AcceptedPush, Submission
+from tests.gateway.delivery.world import APP, World
+
+
+def test_a_push_is_on_disk_when_it_is_answered(world: World) -> None:
+    task = world.loop.create_task(world.acceptance.accept(APP, world.request({"all": True})))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    world.timers.turn()
+    world.loop.run_until_complete(asyncio.sleep(0))
+    assert not task.done()
+    world.writer.commit_group()
+    assert not task.done()
+    assert world.row("SELECT count(*) FROM delivery") == (3,)
+    world.writer.call_back()
+    world.loop.run_until_complete(asyncio.sleep(0))
+    assert task.result().as_dict() == {
+        "push_id": task.result().push_id,
+        "targeted": 3,
+        "suppressed": 0,
+        "unknown": [],
+    }
+
+
+def test_duplicates_count_once_and_unknown_ones_are_listed(world: World) -> None:
+    accepted = world.push({"devices": ["d2", "d1", "d2", "nobody"]})
+    assert (accepted.targeted, accepted.unknown) == (2, ["nobody"])
+
+
+@pytest.mark.parametrize("target", [{"device": "nobody"}, {"devices": ["nobody", "noone"]}])
+def test_nobody_known_is_404_and_leaves_nothing(world: World, target: dict[str, object]) -> None:
+    with pytest.raises(Problem) as refusal:
+        world.push(target)
+    assert refusal.value.code == "device_not_found"
+    assert world.row("SELECT count(*) FROM push") == (0,)
+
+
+def test_a_tag_that_matches_nobody_is_accepted_with_nobody(world: World) -> None:
+    assert world.push({"tag": "empty"}).targeted == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "fields"),
+    [
+        ({"topic": "news"}, {}),
+        ({"where": "true"}, {}),
+        ({"all": True}, {"send_at": "2026-12-01T09:00:00+01:00"}),
+    ],
+)
+def test_what_is_not_built_yet_is_said(world: World, target: dict[str, object], fields: dict[str, object]) -> None:
+    with pytest.raises(Problem) as refusal:
+        world.push(target, **fields)
+    assert refusal.value.code == "not_yet_supported"
+
+
+def test_a_payload_over_the_limit_is_refused(world: World) -> None:
+    world.push(data="x" * 3800)
+    with pytest.raises(Problem) as refusal:
+        world.push(data="x" * 4096)
+    assert refusal.value.code == "payload_too_large"
+
+
+def test_a_full_disk_refuses_before_acceptance(world: World) -> None:
+    world.storage_left = False
+    with pytest.raises(Problem) as refusal:
+        world.push()
+    assert refusal.value.code == "storage_full"
+    assert world.row("SELECT count(*) FROM push") == (0,)
+
+
+def test_a_full_mailbox_evicts_the_oldest_of_the_lowest_priority(world: World) -> None:
+    low_old = world.push(priority="low").push_id
+    low_new = world.push(priority="low").push_id
+    kept = [world.push().push_id for _ in range(3)]
+    critical = world.push(priority="critical").push_id
+    assert world.state(low_old) == ("overflowed", "mailbox_limit")
+    normal = world.push().push_id
+    assert world.state(low_new) == ("overflowed", "mailbox_limit")
+    low_late = world.push(priority="low").push_id
+    assert world.state(low_late) == ("overflowed", "mailbox_limit")  # the new one is the loser
+    world.connect()
+    world.acknowledge_all()
+    assert world.received() == [critical, *kept, normal]
+
+
+def test_mailboxes_are_bounded_by_bytes_too() -> None:
+    world = World(mailbox_limit=100, mailbox_bytes=3000)
+    pushes = [world.push(data="x" * 1000).push_id for _ in range(4)]
+    states = [world.state(push_id) for push_id in pushes]
+    assert states[:2] == [("overflowed", "mailbox_bytes")] * 2
+    assert states[-1] == ("waiting", None)
+    world.close()
+
+
+def test_what_is_in_flight_counts_but_is_not_evicted(world: World) -> None:
+    world.connect()
+    flying = [world.push().push_id for _ in range(3)]
+    waiting = [world.push().push_id for _ in range(4)]
+    assert [world.state(push_id)[0] for push_id in flying] == ["sent"] * 3
+    assert [world.state(push_id)[0] for push_id in waiting] == ["overflowed"] * 2 + ["waiting"] * 2
+
+
+def test_a_collapse_key_supersedes_what_waits_on_the_devices_it_addresses(world: World) -> None:
+    old = world.push({"devices": ["d1", "d2"]}, collapse_key="price").push_id
+    other = world.push(collapse_key="menu").push_id
+    new = world.push(collapse_key="price").push_id
+    assert world.state(old, 1) == ("superseded", "collapse_key")
+    assert world.state(old, 2) == ("waiting", None)
+    world.connect()
+    assert world.received() == [other, new]
+
+
+def test_a_batch_may_supersede_and_overflow_within_itself(world: World) -> None:
+    submissions = [Submission(world.request(collapse_key="k")) for _ in range(3)]
+    submissions += [Submission(world.request()) for _ in range(6)]
+    answers = world.run(world.acceptance.accept_many(APP, submissions))
+    states = [world.state(a.push_id)[0] for a in answers if isinstance(a, AcceptedPush)]
+    assert states == ["superseded"] * 2 + ["overflowed"] * 2 + ["waiting"] * 5
+
+
+def test_in_a_batch_each_has_its_own_answer(world: World) -> None:
+    answers = world.run(
+        world.acceptance.accept_many(
+            APP,
+            [
+                Submission(world.request()),
+                Submission(world.request({"device": "nobody"})),
+                Submission(world.request({"topic": "news"})),
+                Submission(world.request({"all": True})),
+            ],
+        )
+    )
+    assert [a.targeted if isinstance(a, AcceptedPush) else a.code for a in answers] == [
+        1,
+        "device_not_found",
+        "not_yet_supported",
+        3,
+    ]
+
+
+def submit(world: World, key: str, body: bytes, **fields: object) -> AcceptedPush:
+    return world.run(world.acceptance.accept(APP, world.request(**fields), idempotency_key=key, body_hash=body))
+
+
+def test_the_same_key_and_body_answers_the_first_result(world: World) -> None:
+    first = submit(world, "k", b"1")
+    assert submit(world, "k", b"1") == first
+    world.crash()
+    assert submit(world, "k", b"1") == first
+    assert world.row("SELECT count(*) FROM push") == (1,)
+
+
+def test_the_same_key_with_another_body_is_refused(world: World) -> None:
+    submit(world, "k", b"1")
+    with pytest.raises(Problem) as refusal:
+        submit(world, "k", b"2")
+    assert refusal.value.code == "idempotency_key_reused"
+
+
+def test_a_refusal_is_not_remembered(world: World) -> None:
+    with pytest.raises(Problem):
+        submit(world, "k", b"1", target={"device": "d9"})
+    assert submit(world, "k", b"2").targeted == 1
+
+
+def test_a_key_is_forgotten_after_a_day(world: World) -> None:
+    first = submit(world, "k", b"1")
+    world.passes(86_401)
+    assert submit(world, "k", b"1").push_id != first.push_id
+
+
+def test_concurrent_twins_are_one_push(world: World) -> None:
+    twins = [
+        world.loop.create_task(world.acceptance.accept(APP, world.request(), idempotency_key="k", body_hash=body))
+        for body in (b"1", b"1", b"2")
+    ]
+    world.loop.run_until_complete(asyncio.sleep(0))
+    world.settle()
+    world.loop.run_until_complete(asyncio.wait(twins))
+    assert twins[0].result() == twins[1].result()
+    assert isinstance(twins[2].exception(), Problem)
+    assert world.row("SELECT count(*) FROM push") == (1,)
+
+
+def test_one_group_is_handed_over_by_priority(world: World) -> None:
+    world.connect()
+    answers = world.run(
+        world.acceptance.accept_many(
+            APP, [Submission(world.request(priority=name)) for name in ("low", "normal", "critical")]
+        )
+    )
+    low, normal, critical = [a.push_id for a in answers if isinstance(a, AcceptedPush)]
+    assert world.received() == [critical, normal, low]
+
+
+def test_a_forecast_counts_and_sends_nothing(world: World) -> None:
+    world.connect(2)
+    assert world.run(world.acceptance.forecast(APP, world.request({"all": True}))) == {
+        "targeted": 3,
+        "online": 1,
+        "suppressed": {},
+        "unknown": [],
+    }
+    forecast = world.run(world.acceptance.forecast(APP, world.request({"devices": ["d2", "nobody"]})))
+    assert (forecast["targeted"], forecast["online"], forecast["unknown"]) == (1, 1, ["nobody"])
+    assert world.row("SELECT count(*) FROM push") == (0,)
+    assert world.received(2) == []

@@ -1,0 +1,279 @@
+"""The conservation law and the arrows of a delivery's life, under any order of events.
+
+Real ledger, mailbox, acceptance and receipts on a real SQLite database; the writer, the clock, the timers and the
+engine move by hand, so that every interleaving of commit, callback, hand-over and crash can happen. After every step:
+the states of each push sum to what was targeted; each row moved along an allowed arrow; first time stamps stayed;
+nothing was handed over after its acknowledgement was recorded, its recall was answered, or its ttl.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from gateway.auth import DeviceIdentity
+from gateway.errors import Problem
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gateway.delivery.acceptance import AcceptedPush
+from gateway.delivery.engine import Body, Message
+from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK
+from gateway.delivery.push import PushRequest
+from gateway.delivery.reports import count_states
+from gateway.delivery.states import DeliveryState
+from tests.gateway.delivery.machinery import HandOver
+from tests.gateway.delivery.world import APP, World
+
+DEVICES = 3
+MAILBOX_LIMIT = 5
+RECEIPTS = range(10, 15)
+REVIVED = {20, 21, 22, 23, 24}
+STAMPS = "delivered_at, displayed_at, dismissed_at, opened_at, acted_at, ended_at"
+
+
+def allowed(old: int, new: int, reason: str | None) -> bool:
+    """The arrows of the design, section 2."""
+    if old == new:
+        return True
+    if old == 0:
+        return True
+    if old == 1:
+        return new in RECEIPTS
+    if old in RECEIPTS:
+        return new in RECEIPTS and new > old
+    if old in REVIVED:
+        return new in RECEIPTS and reason == f"after_{DeliveryState(old).label}"
+    return False
+
+
+class Life(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.world = World(devices=DEVICES, mailbox_limit=MAILBOX_LIMIT)
+        self.accepted: dict[str, int] = {}
+        self.recalled: set[int] = set()
+        self.rows: dict[tuple[int, int], tuple[Any, ...]] = {}
+        self.recorded: set[tuple[int, int]] = set()
+        self.tasks: list[asyncio.Task[AcceptedPush]] = []
+        self.boot()
+
+    def boot(self) -> None:
+        self.world.boot()
+        self.world.engine.on_hand_over = self.handed_over
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        self.settle_everything()
+        self.abandon_requests()
+        self.world.close()
+
+    def abandon_requests(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        if self.tasks:
+            self.world.loop.run_until_complete(asyncio.wait(self.tasks))
+        self.tasks = []
+
+    def handed_over(self, client_id: str, hand_over: HandOver) -> None:
+        push_no, device_no = hand_over.handle >> DEVICE_BITS, hand_over.handle & DEVICE_MASK
+        state, ttl, expires_at = self.world.connection.execute(
+            "SELECT d.state, p.ttl, p.expires_at FROM delivery d JOIN push p ON p.no = d.push_no"
+            " WHERE d.push_no = ? AND d.device_no = ?",
+            (push_no, device_no),
+        ).fetchone()
+        assert state not in RECEIPTS or (push_no, device_no) not in self.recorded, "again, although recorded"
+        assert push_no not in self.recalled, "handed over after the recall was answered"
+        assert ttl == 0 or expires_at > self.world.now, "handed over after its ttl"
+        wire = json.loads(hand_over.payload)
+        assert wire["expires_in"] == (max(1, -(-(expires_at - self.world.now) // 1000)) if ttl else 0)
+
+    def turn_loop(self) -> None:
+        self.world.loop.run_until_complete(asyncio.sleep(0))
+        self.world.timers.turn()
+
+    def settle_tasks(self) -> None:
+        self.world.loop.run_until_complete(asyncio.sleep(0))
+        for task in [task for task in self.tasks if task.done()]:
+            self.tasks.remove(task)
+            refusal = task.exception()
+            if refusal is None:
+                accepted = task.result()
+                self.accepted[accepted.push_id] = accepted.targeted
+            else:  # its only device was removed meanwhile
+                assert isinstance(refusal, Problem), refusal
+                assert refusal.code == "device_not_found"
+
+    # -- the world's moves
+
+    @rule(
+        whom=st.sampled_from(["one", "some", "all"]),
+        device=st.integers(0, 2),
+        priority=st.sampled_from(["critical", "normal", "low"]),
+        qos=st.sampled_from([0, 1, 1, 2]),
+        ttl=st.sampled_from([0, 5, 60, 86_400]),
+        collapse_key=st.sampled_from([None, None, "k"]),
+    )
+    def accept(self, whom: str, device: int, priority: str, qos: int, ttl: int, collapse_key: str | None) -> None:
+        ids = [identity.device_id for identity in self.world.identities.values()]
+        target: dict[str, Any] = {"all": True}
+        if whom == "one":
+            target = {"device": ids[device % len(ids)]}
+        elif whom == "some":
+            target = {"devices": [*ids[:2], ids[0]]}
+        body: dict[str, Any] = {"target": target, "priority": priority, "qos": qos, "ttl": ttl, "data": 1}
+        if collapse_key is not None:
+            body["collapse_key"] = collapse_key
+        request = PushRequest.model_validate(body)
+        self.tasks.append(self.world.loop.create_task(self.world.acceptance.accept(APP, request)))
+        self.world.loop.run_until_complete(asyncio.sleep(0))
+
+    @rule()
+    def turn(self) -> None:
+        self.turn_loop()
+
+    @rule(size=st.sampled_from([1, 2, None]))
+    def commit(self, size: int | None) -> None:
+        self.world.writer.commit_group(size)
+
+    @rule()
+    def call_back(self) -> None:
+        self.world.writer.call_back()
+        self.settle_tasks()
+        # From here on the server has answered for these: nobody may be handed them again.
+        self.recorded = {
+            (push_no, device_no)
+            for push_no, device_no in self.world.connection.execute(
+                "SELECT push_no, device_no FROM delivery WHERE state BETWEEN 10 AND 14"
+            )
+        }
+
+    @rule(device=st.integers(0, 2), granted=st.sampled_from([0, 1, 1, 2]))
+    def connect(self, device: int, granted: int) -> None:
+        self.world.engine.connect(self.identity(device), granted)
+
+    @rule(device=st.integers(0, 2))
+    def disconnect(self, device: int) -> None:
+        self.world.engine.disconnect_device(self.identity(device).client_id)
+
+    def identity(self, index: int) -> DeviceIdentity:
+        identities = list(self.world.identities.values())
+        return identities[index % len(identities)]
+
+    def inflight(self, device: int) -> tuple[str, int]:
+        client_id = self.identity(device).client_id
+        session = self.world.engine.session(client_id)
+        return client_id, len(session.inflight) if session.connected and session.resumed else 0
+
+    @rule(device=st.integers(0, 2), index=st.integers(0, 2), outcome=st.sampled_from([0, 0, 0, 0x97]))
+    def settle(self, device: int, index: int, outcome: int) -> None:
+        client_id, count = self.inflight(device)
+        if count:
+            self.world.engine.settle(client_id, index % count, outcome)
+
+    @rule(seconds=st.sampled_from([1, 6, 61]))
+    def time_passes(self, seconds: int) -> None:
+        self.world.now += seconds * 1000
+        self.world.ledger.sweep()
+
+    @precondition(lambda self: self.accepted)
+    @rule(index=st.integers(0, 50))
+    def recall(self, index: int) -> None:
+        push_id = list(self.accepted)[index % len(self.accepted)]
+        result = self.world.loop.run_until_complete(self.world.ledger.recall(1, push_id))
+        assert result is not None
+        (push_no,) = self.world.connection.execute("SELECT no FROM push WHERE id = ?", (push_id,)).fetchone()
+        self.recalled.add(push_no)
+
+    @rule(device=st.integers(0, 2))
+    def empty_mailbox(self, device: int) -> None:
+        self.world.loop.run_until_complete(self.world.ledger.empty_mailbox(self.identity(device).device_no))
+
+    @rule(device=st.integers(0, 2))
+    def remove(self, device: int) -> None:
+        device_no = self.identity(device).device_no
+        self.world.remove(device_no)
+        del self.world.identities[device_no]
+        self.world.enrol()
+
+    @precondition(lambda self: self.accepted)
+    @rule(
+        device=st.integers(0, 2),
+        index=st.integers(0, 50),
+        event=st.sampled_from(["delivered", "displayed", "dismissed", "opened", "acted"]),
+    )
+    def receipt(self, device: int, index: int, event: str) -> None:
+        identity = self.identity(device)
+        push_id = list(self.accepted)[index % len(self.accepted)]
+        payload = json.dumps({"push_id": push_id, "event": event, "action": "play", "result": {"n": 1}}).encode()
+        topic = f"default/devices/{identity.device_id}/receipts"
+        self.world.receipts.published(identity.client_id, identity, Message(topic, Body(payload)), lambda code: None)
+
+    @rule()
+    def crash(self) -> None:
+        self.abandon_requests()
+        self.boot()
+
+    # -- what always holds
+
+    @invariant()
+    def states_are_conserved_and_move_along_the_arrows(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        for push_no, push_id, targeted in self.world.connection.execute("SELECT no, id, targeted FROM push").fetchall():
+            counts = count_states(self.world.connection, push_no, self.world.ledger.sent_of(push_no))
+            assert sum(counts.values()) == targeted, (push_id, counts)
+            assert min(counts.values()) >= 0, (push_id, counts)
+        for key_push, key_device, state, reason, *stamps in self.world.connection.execute(
+            f"SELECT push_no, device_no, state, reason, {STAMPS} FROM delivery"
+        ).fetchall():
+            key = (key_push, key_device)
+            row = (state, *stamps)
+            if state >= 20:
+                assert reason, "an end without a reason"
+            old = self.rows.get(key)
+            if old is not None:
+                assert allowed(old[0], state, reason), (key, old[0], state, reason)
+                assert all(b == a for a, b in zip(old[1:], stamps, strict=True) if a is not None), "a first stamp moved"
+            self.rows[key] = row
+
+    @invariant()
+    def an_accepted_push_is_on_disk(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        stored = {row[0] for row in self.world.connection.execute("SELECT id FROM push")}
+        assert set(self.accepted) <= stored
+
+    def settle_everything(self) -> None:
+        """Let the world come to rest: whoever is left takes everything, then time ends what nobody took."""
+        for identity in self.world.identities.values():
+            self.world.engine.connect(identity, 1)
+        for _ in range(60):
+            self.turn_loop()
+            self.world.writer.drain()
+            self.settle_tasks()
+            for identity in self.world.identities.values():
+                client_id = identity.client_id
+                while self.world.engine.session(client_id).inflight:
+                    self.world.engine.settle(client_id, 0)
+        self.states_are_conserved_and_move_along_the_arrows()
+        alive = self.world.connection.execute(
+            "SELECT count(*) FROM delivery d JOIN push p ON p.no = d.push_no WHERE d.state = 0 AND p.expires_at > ?",
+            (self.world.now,),
+        ).fetchone()
+        assert alive == (0,), "connected, in time, and never handed over"
+        self.world.now += 90_000_000
+        for _ in range(6):
+            self.world.ledger.sweep()
+            self.world.writer.drain()
+        self.states_are_conserved_and_move_along_the_arrows()
+        assert self.world.connection.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone() == (0,)
+
+
+Life.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestLife = Life.TestCase

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.delivery.engine import LOST
+from gateway.delivery.mailbox import Lane
+from tests.gateway.delivery.world import World
+
+
+def test_a_connected_device_with_an_empty_mailbox_is_served_without_reading_back(world: World) -> None:
+    world.connect()
+    push = world.push()
+    assert world.received() == [push.push_id]
+    assert world.counts(push.push_id) == {"targeted": 1, "sent": 1}
+    world.acknowledge()
+    assert world.state(push.push_id) == ("delivered", None)
+
+
+def test_what_was_accepted_while_away_comes_by_priority_then_age(world: World) -> None:
+    low = world.push(priority="low").push_id
+    first = world.push(priority="normal").push_id
+    critical = world.push(priority="critical").push_id
+    second = world.push(priority="normal").push_id
+    world.connect()
+    world.acknowledge_all()
+    assert world.received() == [critical, first, second, low]
+
+
+def test_more_than_the_window_is_drained_in_order_as_room_appears() -> None:
+    world = World(mailbox_limit=100, window=3)
+    pushes = [world.push().push_id for _ in range(20)]
+    world.connect()
+    assert world.received() == pushes[:3]
+    world.acknowledge_all()
+    assert world.received() == pushes
+    late = world.push().push_id  # the fast lane is open again
+    assert world.received()[-1] == late
+    world.close()
+
+
+def test_a_push_accepted_while_a_page_is_being_read_is_neither_lost_nor_doubled(world: World) -> None:
+    first = world.push().push_id
+    world.engine.connect(world.identities[1], 1)
+    world.timers.turn()  # the page is submitted, and not read yet
+    second = world.push().push_id
+    assert world.received() == [first, second]
+
+
+def test_an_acknowledgement_that_is_not_on_disk_yet_keeps_a_reconnect_from_a_second_copy(world: World) -> None:
+    world.connect()
+    push = world.push()
+    world.engine.settle("d1", 0)  # acknowledged; nothing has run since
+    world.engine.disconnect_device("d1")
+    world.engine.connect(world.identities[1], 1)
+    world.settle()
+    assert world.received() == [push.push_id]
+    assert world.state(push.push_id) == ("delivered", None)
+
+
+def test_a_lost_delivery_waits_again_and_is_resumed_before_anything_newer(world: World) -> None:
+    world.connect()
+    first = world.push().push_id
+    world.disconnect()
+    assert world.counts(first) == {"targeted": 1, "waiting": 1}
+    newer = world.push(priority="critical").push_id
+    world.connect()
+    assert world.received() == [first, first, newer]
+
+
+def test_a_session_that_lost_its_memory_gets_the_delivery_anew(world: World) -> None:
+    world.connect()
+    push = world.push()
+    world.crash()
+    world.connect()
+    assert world.received() == [push.push_id]
+    world.acknowledge()
+    assert world.counts(push.push_id) == {"targeted": 1, "delivered": 1}
+
+
+def test_in_flight_and_recalled_is_cancelled_only_when_it_is_lost(world: World) -> None:
+    world.connect()
+    push = world.push()
+    assert world.run(world.ledger.recall(1, push.push_id)) == {"cancelled": 0, "in_flight": 1, "too_late": 0}
+    assert world.counts(push.push_id) == {"targeted": 1, "sent": 1}
+    world.disconnect()
+    assert world.state(push.push_id) == ("cancelled", "recalled")
+    world.connect()
+    assert world.received() == [push.push_id]
+
+
+def test_in_flight_past_its_ttl_is_delivered_if_acknowledged_and_expired_if_lost(world: World) -> None:
+    world.connect(1)
+    world.connect(2)
+    push = world.push({"devices": ["d1", "d2"]}, ttl=5)
+    world.passes(6)
+    assert world.counts(push.push_id) == {"targeted": 2, "sent": 2}
+    world.acknowledge(1)
+    world.disconnect(2)
+    assert world.state(push.push_id, 1) == ("delivered", None)
+    assert world.state(push.push_id, 2) == ("expired", "ttl")
+
+
+def test_a_resumed_delivery_says_how_long_it_has_left_now(world: World) -> None:
+    world.connect()
+    world.push(ttl=60)
+    world.disconnect()
+    world.passes(20.5)
+    world.connect()
+    first, again = world.engine.session("d1").handed_over
+    assert json.loads(first.payload)["expires_in"] == 60
+    assert json.loads(again.payload)["expires_in"] == 40
+
+
+def test_ttl_zero_is_now_or_never(world: World) -> None:
+    world.connect(1)
+    push = world.push({"devices": ["d1", "d2"]}, ttl=0)
+    assert json.loads(world.engine.session("d1").handed_over[0].payload)["expires_in"] == 0
+    assert world.state(push.push_id, 2) == ("expired", "ttl")
+    world.disconnect(1)
+    assert world.state(push.push_id, 1) == ("expired", "ttl")
+
+
+def test_ttl_zero_does_not_queue_behind_a_full_window() -> None:
+    world = World(window=1)
+    world.connect()
+    world.push()
+    now_or_never = world.push(ttl=0)
+    assert world.state(now_or_never.push_id) == ("expired", "ttl")
+    world.close()
+
+
+def test_effective_qos_is_the_lesser_of_push_and_subscription(world: World) -> None:
+    world.connect(1, granted=0)
+    world.connect(2, granted=2)
+    push = world.push({"devices": ["d1", "d2"]}, qos=2)
+    world.acknowledge(2)
+    items = world.run(world.reports.deliveries(1, push.push_id, 10, None))["items"]
+    assert [(item["state"], item["qos"]) for item in items] == [("sent", 0), ("delivered", 2)]
+    assert len(world.engine.forgotten) == 1  # the carrier may drop its record of the QoS 2 handshake
+
+
+def test_qos_zero_is_sent_and_final_until_a_receipt_proves_more(world: World) -> None:
+    world.connect()
+    push = world.push(qos=0)
+    world.disconnect()
+    world.connect()
+    assert world.received() == [push.push_id]
+    assert world.state(push.push_id) == ("sent", None)
+    world.says("receipts", {"push_id": push.push_id, "event": "displayed"})
+    assert world.state(push.push_id) == ("displayed", None)
+
+
+@pytest.mark.parametrize(("code", "reason"), [(0x97, "reason_code_0x97"), (0x95, "packet_too_large")])
+def test_a_refusal_ends_the_delivery_with_its_code(world: World, code: int, reason: str) -> None:
+    world.connect()
+    push = world.push()
+    world.acknowledge(outcome=code)
+    assert world.state(push.push_id) == ("refused", reason)
+
+
+def test_a_removed_device_ends_everything_revoked_also_in_flight(world: World) -> None:
+    world.connect()
+    push = world.push()
+    assert world.remove() == 1
+    world.settle()
+    assert world.row("SELECT state, reason FROM delivery") == (31, "device_removed")
+    assert world.mailbox.online == 0
+    assert world.counts(push.push_id) == {"targeted": 1, "revoked": 1}
+
+
+def test_an_emptied_mailbox_cancels_what_waits_and_lets_what_flies_land() -> None:
+    world = World(window=1)
+    world.connect()
+    flying, waiting = world.push().push_id, world.push().push_id
+    assert world.run(world.ledger.empty_mailbox(1)) == 1
+    assert world.state(waiting) == ("cancelled", "mailbox_emptied")
+    world.acknowledge()
+    assert world.state(flying) == ("delivered", None)
+    assert world.received() == [flying]
+    world.close()
+
+
+def test_without_a_subscription_nothing_is_handed_over(world: World) -> None:
+    identity = world.identities[1]
+    session = world.engine.session("d1")
+    session.connected = True
+    world.mailbox.connected("d1", identity, False)
+    world.mailbox.ready("d1", 3)  # subscribed to its notices, say: no grant for the push topic
+    push = world.push()
+    assert world.counts(push.push_id) == {"targeted": 1, "waiting": 1}
+    assert world.mailbox._by_device[1].lane is Lane.CLOSED
+
+
+def test_a_side_connection_has_no_mailbox(world: World) -> None:
+    world.mailbox.connected("d1:r", world.identities[1], False)
+    assert not world.mailbox.presence(1).online
+    world.mailbox.settled("d1:r", 1 << 32 | 1, LOST)
+    world.mailbox.disconnected("d1:r", "closed")
+    assert world.mailbox.online == 0
+
+
+def test_after_a_restart_what_the_carrier_holds_past_pubrec_is_not_handed_over_again(world: World) -> None:
+    push = world.push(qos=2)
+    world.crash()
+    world.engine.held = lambda: [("d1", 1 << 32 | 1)]  # type: ignore[method-assign]
+    world.run(world.mailbox.recover())
+    world.connect(granted=2)
+    assert world.received() == []
+    world.mailbox.settled("d1", 1 << 32 | 1, 0)
+    world.settle()
+    assert world.state(push.push_id) == ("delivered", None)
+    assert world.engine.forgotten == [1 << 32 | 1]

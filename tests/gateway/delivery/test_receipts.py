@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from gateway.delivery.engine import Body, Message
+from gateway.delivery.receipts import Unusable, parse
+from tests.gateway.delivery.world import World
+
+
+@pytest.fixture
+def push_id(world: World) -> str:
+    world.connect()
+    push = world.push()
+    world.acknowledge()
+    return push.push_id
+
+
+def test_receipts_move_the_delivery_on_and_keep_first_time_stamps(world: World, push_id: str) -> None:
+    world.now += 1000
+    assert world.says("receipts", {"push_id": push_id, "event": "displayed"}) == 0
+    world.now += 1000
+    world.says("receipts", [{"push_id": push_id, "event": "displayed"}, {"push_id": push_id, "event": "opened"}])
+    (item,) = world.run(world.reports.deliveries(1, push_id, 10, None))["items"]
+    assert item["state"] == "opened"
+    assert item["displayed_at"].endswith("01.000Z")
+    assert item["opened_at"].endswith("02.000Z")
+    assert item["delivered_at"].endswith("00.000Z")
+
+
+def test_receipts_may_skip_come_late_and_never_go_back(world: World, push_id: str) -> None:
+    world.says("receipts", {"push_id": push_id, "event": "acted", "action": "play", "result": {"ok": True}})
+    world.says("receipts", {"push_id": push_id, "event": "displayed"})
+    world.says("receipts", {"push_id": push_id, "event": "acted", "action": "stop", "result": 2})
+    (item,) = world.run(world.reports.deliveries(1, push_id, 10, None))["items"]
+    assert (item["state"], item["action"], item["result"]) == ("acted", "play", {"ok": True})
+    report = world.run(world.reports.push(1, push_id))
+    assert report["reached"] == {"delivered": 1, "displayed": 1, "opened": 1, "acted": 1}
+
+
+def test_a_bare_push_id_means_delivered(world: World) -> None:
+    push_id = world.push().push_id
+    assert world.says("receipts", push_id.encode()) == 0
+    assert world.state(push_id) == ("delivered", None)
+    world.connect()
+    assert world.received() == []  # it has it: nothing to hand over
+
+
+@pytest.mark.parametrize("how", ["expired", "superseded", "cancelled", "overflowed", "refused"])
+def test_a_receipt_for_an_ended_delivery_is_proof_that_it_arrived(world: World, how: str) -> None:
+    if how == "refused":
+        world.connect()
+    push_id = world.push(ttl=5, collapse_key="k", priority="low").push_id
+    if how == "expired":
+        world.passes(6)
+    elif how == "superseded":
+        world.push(collapse_key="k")
+    elif how == "cancelled":
+        world.run(world.ledger.recall(1, push_id))
+    elif how == "overflowed":
+        for _ in range(5):
+            world.push()
+    else:
+        world.acknowledge(outcome=0x80)
+    assert world.state(push_id)[0] == how
+    world.says("receipts", {"push_id": push_id, "event": "displayed"})
+    assert world.state(push_id) == ("displayed", f"after_{how}")
+
+
+def test_a_revoked_delivery_never_moves(world: World) -> None:
+    push_id = world.push().push_id
+    identity = world.identities[1]
+    world.remove()
+    topic = "default/devices/d1/receipts"
+    payload = json.dumps({"push_id": push_id, "event": "opened"}).encode()
+    world.receipts.published("d1", identity, Message(topic, Body(payload)), lambda code: None)
+    world.settle()
+    assert world.row("SELECT state FROM delivery") == (31,)
+
+
+def test_a_receipt_for_a_push_it_was_no_target_of_is_dropped_and_shown(world: World) -> None:
+    foreign = world.push({"device": "d2"}).push_id
+    assert world.says("receipts", {"push_id": foreign, "event": "opened"}) == 0
+    assert world.state(foreign, 2) == ("waiting", None)
+    fact = world.facts.last_error(1)
+    assert fact is not None
+    assert foreign in fact[0]
+    assert world.facts.dropped == 1
+    world.timers.later_turn()
+    world.settle()
+    assert foreign in world.row("SELECT last_error FROM device WHERE no = 1")[0]
+
+
+def test_the_acknowledgement_leaves_after_the_commit(world: World, push_id: str) -> None:
+    answers: list[int] = []
+    payload = json.dumps({"push_id": push_id, "event": "opened"}).encode()
+    world.mailbox.published("d1", Message("default/devices/d1/receipts", Body(payload)), answers.append)
+    world.timers.turn()
+    assert answers == []
+    world.writer.commit_group()
+    assert world.row("SELECT state FROM delivery") == (13,)
+    world.writer.call_back()
+    assert answers == [0]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "payload"),
+    [
+        ("receipts", b"{"),
+        ("receipts", b""),
+        ("receipts", b"two words"),
+        ("receipts", b"\xff\xfe"),
+        ("receipts", b'{"event":"opened"}'),
+        ("receipts", b'{"push_id":"x","event":"eaten"}'),
+        ("receipts", b'{"push_id":"x","event":"opened","at":"2026-01-01T00:00:00"}'),
+        ("receipts", b"[" + b",".join([b'{"push_id":"x","event":"opened"}'] * 1001) + b"]"),
+        ("settings", b'{"consent":"perhaps"}'),
+        ("settings", b'{"channels":{"offers":"no"}}'),
+        ("report", b"[1]"),
+        ("report", b'{"timezone":"Mars/Olympus"}'),
+        ("report", b'{"timezone":7}'),
+        ("report", b'{"x":"' + b"x" * 70_000 + b'"}'),
+    ],
+)
+def test_bad_json_is_dropped_with_0x99_and_shown(world: World, leaf: str, payload: bytes) -> None:
+    world.connect()
+    assert world.says(leaf, payload) == 0x99
+    fact = world.facts.last_error(1)
+    assert fact is not None
+    assert fact[0].startswith(leaf)
+
+
+def test_unknown_fields_of_a_newer_device_are_ignored() -> None:
+    (receipt,) = parse("receipts", b'{"push_id":"x","event":"opened","mood":"good"}')
+    assert receipt.push_id == "x"
+
+
+def test_a_report_is_merged_into_the_attributes(world: World) -> None:
+    world.says("report", {"battery": 81, "net": {"type": "wifi", "rssi": -60}})
+    world.says("report", {"net": {"rssi": None, "ssid": "a"}, "timezone": "Europe/Berlin"})
+    attributes, timezone = world.row("SELECT attributes, timezone FROM device WHERE no = 1")
+    assert json.loads(attributes) == {
+        "battery": 81,
+        "net": {"type": "wifi", "ssid": "a"},
+        "timezone": "Europe/Berlin",
+    }
+    assert timezone == "Europe/Berlin"
+
+
+def test_attributes_do_not_grow_without_bound(world: World) -> None:
+    world.connect()
+    assert world.says("report", {"a": "x" * 10_000}) == 0
+    assert world.says("report", {"b": "x" * 10_000}) == 0x97
+    assert json.loads(world.row("SELECT attributes FROM device WHERE no = 1")[0]).keys() == {"a"}
+
+
+def test_of_settings_the_highest_sequence_wins(world: World) -> None:
+    world.says("settings", {"consent": "granted", "seq": 5, "text_version": "v2"})
+    world.says("settings", {"consent": "denied", "seq": 4})
+    assert world.row("SELECT consent, settings_seq, settings_text_version FROM device WHERE no = 1") == (
+        "granted",
+        5,
+        "v2",
+    )
+    world.says("settings", {"channels": {"offers": False}})  # without one: the order of arrival
+    world.says("settings", {"channels": {"news": True}, "seq": 6})
+    assert json.loads(world.row("SELECT channels FROM device WHERE no = 1")[0]) == {"offers": False, "news": True}
+
+
+def test_the_last_hundred_uplink_messages_are_kept(world: World) -> None:
+    for number in range(105):
+        assert world.says("uplink/door", str(number).encode()) == 0
+    world.says("uplink/door", b"other", device_no=2)
+    rows = world.connection.execute("SELECT topic, payload FROM uplink_message WHERE device_no = 1 ORDER BY no")
+    assert [(t, int(p)) for t, p in rows] == [("door", number) for number in range(5, 105)]
+
+
+def test_a_will_that_comes_after_its_connection_finds_its_device(world: World) -> None:
+    answers: list[int] = []
+    message = Message("default/devices/d1/uplink/gone", Body(b"power"))
+    world.mailbox.published("d1", message, answers.append)
+    world.settle()
+    assert answers == [0]
+    assert world.row("SELECT device_no, topic FROM uplink_message") == (1, "gone")
+
+
+def test_presence_and_ordinary_topics_need_no_storing(world: World) -> None:
+    assert world.says("presence", b"1") == 0
+    answers: list[int] = []
+    world.mailbox.published("d1", Message("elsewhere", Body(b"")), answers.append)
+    assert answers == [0]
+
+
+def test_when_the_disk_refuses_nothing_is_acknowledged_until_it_is_stored(world: World, push_id: str) -> None:
+    answers: list[int] = []
+    payload = json.dumps({"push_id": push_id, "event": "opened"}).encode()
+    world.mailbox.published("d1", Message("default/devices/d1/receipts", Body(payload)), answers.append)
+    world.timers.turn()
+    (refused,) = world.writer.queue
+    world.writer.queue = []
+    refused.on_error(OSError("no space left"))
+    assert answers == []
+    world.timers.later_turn()
+    world.settle()
+    assert answers == [0]
+    assert world.state(push_id) == ("opened", None)
+
+
+def test_parse_refuses_nesting_bombs() -> None:
+    with pytest.raises(Unusable):
+        parse("receipts", b'{"push_id":"x","event":"acted","result":' + b"[" * 20_000 + b"]" * 20_000 + b"}")
+
+
+def test_many_statements_are_one_operation(world: World, push_id: str) -> None:
+    for _ in range(10):
+        world.mailbox.published("d1", Message("default/devices/d1/receipts", Body(push_id.encode())), lambda code: None)
+    world.timers.turn()
+    assert len(world.writer.queue) == 1
+    world.loop.run_until_complete(asyncio.sleep(0))

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from gateway.errors import Problem
+
+from gateway.delivery.retention import Keep, Retention
+from tests.gateway.delivery.world import APP, World
+
+DAY = 86_400
+KEEP = Keep(deliveries=30 * DAY * 1000, counts=400 * DAY * 1000, idempotency=DAY * 1000, uplink=7 * DAY * 1000)
+
+
+def sweep(world: World) -> int:
+    database: Any = world.writer
+    return world.run(Retention(database, KEEP).run(world.now))
+
+
+def test_nothing_leaves_before_its_time(world: World) -> None:
+    world.push(ttl=DAY)
+    world.passes(DAY + 1)
+    assert sweep(world) == 0
+
+
+def test_deliveries_leave_and_final_counts_stay(world: World) -> None:
+    world.connect()
+    push = world.push({"all": True}, ttl=DAY)
+    world.acknowledge()
+    world.passes(DAY + 1)
+    before = world.counts(push.push_id)
+    assert before == {"targeted": 3, "delivered": 1, "expired": 2}
+    world.passes(30 * DAY + 1)
+    assert sweep(world) > 0
+    assert world.row("SELECT count(*) FROM delivery") == (0,)
+    assert world.counts(push.push_id) == before
+    with pytest.raises(Problem) as refusal:
+        world.run(world.reports.deliveries(1, push.push_id, 10, None))
+    assert refusal.value.code == "gone"
+
+
+def test_a_push_with_a_long_ttl_leaves_when_all_of_it_has_ended(world: World) -> None:
+    world.connect()
+    delivered = world.push(ttl=365 * DAY)
+    world.acknowledge()
+    waiting = world.push({"device": "d2"}, ttl=365 * DAY)
+    world.passes(31 * DAY)
+    sweep(world)
+    assert world.row("SELECT count(*) FROM delivery") == (1,)
+    assert world.counts(delivered.push_id) == {"targeted": 1, "delivered": 1}
+    assert world.counts(waiting.push_id) == {"targeted": 1, "waiting": 1}
+
+
+def test_after_its_counts_are_no_longer_kept_a_push_is_gone(world: World) -> None:
+    push = world.push(ttl=1)
+    world.passes(2)
+    world.passes(31 * DAY)
+    sweep(world)
+    world.passes(400 * DAY)
+    sweep(world)
+    with pytest.raises(Problem) as refusal:
+        world.run(world.reports.push(1, push.push_id))
+    assert refusal.value.code == "gone"
+    assert world.run(world.reports.pushes(1, 10, None))["items"] == []
+    assert sweep(world) == 0
+
+
+def test_idempotency_records_and_uplink_go_by_age(world: World) -> None:
+    world.run(world.acceptance.accept(APP, world.request(), idempotency_key="k", body_hash=b"1"))
+    world.says("uplink/x", b"1")
+    world.passes(DAY + 1)
+    sweep(world)
+    assert world.row("SELECT count(*) FROM idempotency_record") == (0,)
+    assert world.row("SELECT count(*) FROM uplink_message") == (1,)
+    world.passes(6 * DAY)
+    sweep(world)
+    assert world.row("SELECT count(*) FROM uplink_message") == (0,)

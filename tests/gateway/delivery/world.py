@@ -1,0 +1,181 @@
+"""The delivery rooms wired together around hand-driven parts (`machinery.py`), for the tests of each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from gateway.auth import DeviceIdentity
+
+from gateway.delivery.acceptance import Acceptance, AcceptedPush, AppRef, Limits
+from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.engine import Body, Message
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.push import PushRequest
+from gateway.delivery.receipts import Receipts, UplinkLimits
+from gateway.delivery.reports import Reports
+from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
+
+T = TypeVar("T")
+APP = AppRef(1, "default")
+START = 1_800_000_000_000
+
+
+class World:
+    """One server's delivery rooms; `crash()` starts them anew over the same database."""
+
+    def __init__(
+        self, *, devices: int = 3, window: int = 3, mailbox_limit: int = 5, mailbox_bytes: int = 1 << 20
+    ) -> None:
+        self.now = START
+        self.window = window
+        self.limits = Limits(
+            max_payload=4096,
+            mailbox_deliveries=mailbox_limit,
+            mailbox_bytes=mailbox_bytes,
+            idempotency_ms=86_400_000,
+        )
+        self.loop = asyncio.new_event_loop()
+        self.connection = fresh_database()
+        self.identities: dict[int, DeviceIdentity] = {}
+        self._next_device = 1
+        self.storage_left = True
+        for _ in range(devices):
+            self.enrol()
+        self.boot()
+
+    def close(self) -> None:
+        self.loop.close()
+        self.connection.close()
+
+    def enrol(self) -> DeviceIdentity:
+        device_no = self._next_device
+        self._next_device += 1
+        device_id = f"d{device_no}"
+        add_device(self.connection, device_no, device_id)
+        identity = DeviceIdentity(device_no, APP.no, APP.id, device_id, device_id)
+        self.identities[device_no] = identity
+        return identity
+
+    def boot(self) -> None:
+        self.writer = ManualWriter(self.connection)
+        self.timers = ManualTimers()
+        self.engine = FakeEngine(self.window)
+        database: Any = self.writer
+        self.ledger = Ledger(database, self.clock, self.timers)
+        self.facts = DeviceFacts(database, self.clock, self.timers)
+        self.mailbox = Mailbox(database, self.ledger, self.facts, self.clock, self.timers)
+        self.receipts = Receipts(database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger.flush)
+        self.reports = Reports(database, self.ledger)
+        self.acceptance = Acceptance(
+            database,
+            self.ledger,
+            self.mailbox,
+            self.limits,
+            self.clock,
+            self.timers,
+            storage_left=lambda: self.storage_left,
+        )
+        self.engine.events = self.mailbox
+        self.mailbox.attach(self.engine)
+        self.mailbox.on_published = self.receipts.published
+
+    crash = boot
+
+    def clock(self) -> int:
+        return self.now
+
+    # -- moves
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Drive a coroutine of the API to its end, turning the world meanwhile."""
+        task = self.loop.create_task(coroutine)
+        while not task.done():
+            self.loop.run_until_complete(asyncio.sleep(0))
+            self.turn()
+        return task.result()
+
+    def turn(self) -> None:
+        """One round of everything that waits: timers due now, operations, callbacks."""
+        self.timers.turn()
+        self.writer.drain()
+
+    def settle(self) -> None:
+        """Turn until nothing moves by itself any more."""
+        while self.timers.soon or self.writer.queue or self.writer.callbacks:
+            self.turn()
+
+    def push(self, target: dict[str, Any] | None = None, **fields: Any) -> AcceptedPush:
+        accepted = self.run(self.acceptance.accept(APP, self.request(target, **fields)))
+        self.settle()
+        return accepted
+
+    @staticmethod
+    def request(target: dict[str, Any] | None = None, **fields: Any) -> PushRequest:
+        return PushRequest.model_validate({"target": target or {"device": "d1"}, "data": 1, **fields})
+
+    def connect(self, device_no: int = 1, granted: int = 1) -> None:
+        self.engine.connect(self.identities[device_no], granted)
+        self.settle()
+
+    def disconnect(self, device_no: int = 1) -> None:
+        self.engine.disconnect_device(self.identities[device_no].client_id)
+        self.settle()
+
+    def acknowledge(self, device_no: int = 1, index: int = 0, outcome: int = 0) -> None:
+        self.engine.settle(self.identities[device_no].client_id, index, outcome)
+        self.settle()
+
+    def acknowledge_all(self, device_no: int = 1) -> None:
+        while self.engine.session(self.identities[device_no].client_id).inflight:
+            self.acknowledge(device_no)
+
+    def passes(self, seconds: float) -> None:
+        self.now += int(seconds * 1000)
+        self.ledger.sweep()
+        self.settle()
+
+    def says(self, leaf: str, payload: Any, device_no: int = 1) -> int | None:
+        """A device publishes on one of its topics; the reason code of its acknowledgement, None while it waits."""
+        identity = self.identities[device_no]
+        answers: list[int] = []
+        raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        topic = f"default/devices/{identity.device_id}/{leaf}"
+        self.mailbox.published(identity.client_id, Message(topic, Body(raw)), answers.append)
+        self.settle()
+        return answers[0] if answers else None
+
+    # -- looks
+
+    def received(self, device_no: int = 1) -> list[str]:
+        """The push ids handed over to a device, in order, repeats included."""
+        session = self.engine.session(self.identities[device_no].client_id)
+        return [json.loads(hand_over.payload)["push_id"] for hand_over in session.handed_over]
+
+    def state(self, push_id: str, device_no: int = 1) -> tuple[str, str | None]:
+        """(state, reason) of a delivery as the API tells it."""
+        page = self.run(self.reports.deliveries(APP.no, push_id, 1000, None))
+        device_id = self.identities[device_no].device_id
+        return next((item["state"], item["reason"]) for item in page["items"] if item["device_id"] == device_id)
+
+    def counts(self, push_id: str) -> dict[str, int]:
+        """Counts of a push that are not zero."""
+        report = self.run(self.reports.push(APP.no, push_id))
+        counts = dict(report["counts"])
+        assert sum(counts.values()) == 2 * counts["targeted"], "the states sum to what was targeted"
+        return {name: count for name, count in counts.items() if count}
+
+    def row(self, sql: str, *parameters: Any) -> Any:
+        return self.connection.execute(sql, parameters).fetchone()
+
+    def remove(self, device_no: int = 1) -> int:
+        identity = self.identities[device_no]
+
+        def forget(connection: sqlite3.Connection, now: int) -> None:
+            connection.execute("UPDATE device SET removed_at = ? WHERE no = ?", (now, device_no))
+
+        return self.run(self.mailbox.remove_device(device_no, identity.client_id, forget))
