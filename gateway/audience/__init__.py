@@ -1,0 +1,1 @@
+"""Who may get a push, and when."""

@@ -1,0 +1,312 @@
+"""One SQLite file: one writer thread with group commit, a few readers with snapshots.
+
+Laws
+1. Everything that writes goes through the one writer. Operations run in the order of submission, each in its own
+   savepoint; a group of them shares one transaction and one fsync, and their callbacks come back on the loop in that
+   order, one thread hop per group. So `202` costs a share of an fsync, not an fsync.
+2. A failing operation is rolled back alone and gets its own exception; its neighbours commit. When the *commit* or
+   the disk fails, the group is run again one by one, so that what needs no space (a read on the writer) is not
+   taken down by what does.
+3. Readers never block the writer nor wait for it (WAL); each read sees one snapshot.
+
+`synchronous=FULL` makes every commit an fsync of the WAL: an acknowledged write survives a power cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.pool import NullPool
+from sqlmodel import Session
+
+from gateway.store.migrations import migrate
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+GROUP_OPERATIONS = 1_000
+"""Operations of one transaction: bounds how long the first caller of a burst waits for the last."""
+READERS = 2
+"""Reader threads; the machine this is sized for has two cores."""
+BUSY_MS = 10_000
+"""How long a connection waits for another process (a hot backup, a migration) before it gives up."""
+CACHE_KIB = 65_536
+"""Page cache of the writer: the hot end of the delivery table and its mailbox index stay in memory."""
+AUTOCHECKPOINT_PAGES = 4_000
+"""16 MiB of WAL between checkpoints: a checkpoint's own fsync is shared by some hundred groups."""
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+class StorageFull(Exception):
+    """The disk has no room (or fails): nothing of the operation was stored."""
+
+
+@dataclass(slots=True, eq=False)
+class _Operation:
+    run: Callable[[sqlite3.Connection], Any]
+    on_commit: Callable[[Any], None]
+    on_error: Callable[[BaseException], None]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Database:
+    """See the module. Made by `open`; every method belongs to the loop's thread."""
+
+    def __init__(self, path: Path, engine: Engine, clock: Callable[[], int], loop: asyncio.AbstractEventLoop) -> None:
+        self.path = path
+        self.groups = 0
+        """Transactions committed, for metrics."""
+        self.operations = 0
+        """Operations in them."""
+        self._engine = engine
+        self._clock = clock
+        self._loop = loop
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._closed = False
+        self._readers = ThreadPoolExecutor(READERS, "database-reader")
+        self._local = threading.local()
+        self._reader_connections: list[Any] = []
+        self._writer = threading.Thread(target=self._write_groups, name="database-writer", daemon=True)
+        self._writer.start()
+
+    @classmethod
+    async def open(cls, path: Path, make_clock: Callable[[int], Callable[[], int]]) -> Database:
+        """Migrate under a lock, then start the threads.
+
+        `make_clock` is given the last server time that was stored (ms, 0 for a new file) and answers the clock of
+        this run, so that time never goes back over a restart. Raises SchemaTooNew, StorageFull.
+        """
+        loop = asyncio.get_running_loop()
+        last_stored = await loop.run_in_executor(None, prepare, path)
+        return cls(path, make_engine(path), make_clock(last_stored), loop)
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        operation: Callable[[sqlite3.Connection], T],
+        on_commit: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Run `operation` on the writer thread; exactly one of the callbacks follows on the loop.
+
+        `on_commit` comes after the fsync. The operation must not keep the connection, and may run twice (see the laws).
+        """
+        if self._closed:
+            raise RuntimeError("the database is closed")
+        self._queue.put(_Operation(operation, on_commit, on_error))
+
+    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Wait for the commit. Raises the operation's own exception, or StorageFull.
+
+        A caller that is cancelled does not take its operation back.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+
+        def on_commit(result: T) -> None:
+            if not future.done():
+                future.set_result(result)
+
+        def on_error(error: BaseException) -> None:
+            if not future.done():
+                future.set_exception(error)
+
+        self.submit(operation, on_commit, on_error)
+        return await future
+
+    async def write_models(self, operation: Callable[[Session], T]) -> T:
+        """The same with a SQLModel session, for the paths where a row at a time is fine."""
+
+        def run(_: sqlite3.Connection) -> T:
+            return _in_session(self._writer_connection, operation)
+
+        return await self.write(run)
+
+    def _write_groups(self) -> None:
+        self._writer_connection = self._engine.connect()
+        raw = raw_connection(self._writer_connection)
+        closing = False
+        while not closing:
+            group: list[_Operation] = []
+            try:
+                operation = self._queue.get()
+                while operation is not None:
+                    group.append(operation)
+                    if len(group) >= GROUP_OPERATIONS:
+                        break
+                    operation = self._queue.get_nowait()
+                closing = operation is None
+            except queue.Empty:
+                pass
+            if group:
+                self._run_group(raw, group)
+                self._loop.call_soon_threadsafe(self._call_back, group)
+        self._writer_connection.close()
+
+    def _run_group(self, raw: sqlite3.Connection, group: list[_Operation]) -> None:
+        try:
+            self._run_together(raw, group)
+        except sqlite3.Error as error:
+            _roll_back(raw)
+            if len(group) == 1:
+                group[0].error = _explained(error)
+                return
+            log.warning("a group of %d operations was refused (%s): running them one by one", len(group), error)
+            for operation in group:
+                operation.error = None
+                self._run_group(raw, [operation])
+
+    def _run_together(self, raw: sqlite3.Connection, group: list[_Operation]) -> None:
+        raw.execute("BEGIN IMMEDIATE")
+        before = raw.total_changes
+        for operation in group:
+            raw.execute("SAVEPOINT operation")
+            try:
+                operation.result = operation.run(raw)
+            except Exception as error:
+                if not raw.in_transaction or _is_full(error):
+                    raise  # SQLite gave the whole transaction up, or the disk did
+                operation.error = error
+                raw.execute("ROLLBACK TO operation")
+            raw.execute("RELEASE operation")
+        if raw.total_changes != before:
+            raw.execute(
+                "INSERT INTO clock (no, at) VALUES (1, ?) ON CONFLICT (no) DO UPDATE SET at = max(at, excluded.at)",
+                (self._clock(),),
+            )
+        raw.execute("COMMIT")
+        self.groups += 1
+        self.operations += len(group)
+
+    @staticmethod
+    def _call_back(group: list[_Operation]) -> None:
+        for operation in group:
+            try:
+                if operation.error is None:
+                    operation.on_commit(operation.result)
+                else:
+                    operation.on_error(operation.error)
+            except Exception:
+                log.exception("a callback of the database failed")
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `operation` on a reader thread over one snapshot. Raises its exception."""
+        return await self._loop.run_in_executor(self._readers, self._read, operation)
+
+    async def read_models(self, operation: Callable[[Session], T]) -> T:
+        return await self._loop.run_in_executor(
+            self._readers, self._read, lambda _: _in_session(self._local.connection, operation)
+        )
+
+    def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        if getattr(self._local, "connection", None) is None:
+            self._local.connection = self._engine.connect()
+            self._reader_connections.append(self._local.connection)
+        raw = raw_connection(self._local.connection)
+        raw.execute("BEGIN")
+        try:
+            return operation(raw)
+        finally:
+            _roll_back(raw)
+
+    async def close(self) -> None:
+        """Everything submitted is committed and called back; then the threads end."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        await self._loop.run_in_executor(None, self._writer.join)
+        await asyncio.sleep(0)  # the last group's callbacks were scheduled before the thread ended
+        await self._loop.run_in_executor(None, self._readers.shutdown)
+        for connection in self._reader_connections:
+            connection.close()
+        self._engine.dispose()
+
+
+class _Connection(sqlite3.Connection):
+    """SQLAlchemy may not end a transaction: groups and snapshots are begun and ended here, in SQL."""
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+
+def make_engine(path: Path) -> Engine:
+    """A SQLAlchemy engine whose connections have our pragmas and leave transactions to us."""
+    engine = create_engine(
+        f"sqlite:///{path}",
+        poolclass=NullPool,
+        connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1000, "factory": _Connection},
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: sqlite3.Connection, _: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN and COMMIT ourselves: groups, savepoints, snapshots
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            # Off: on the hot tables every row would pay a look-up for what the code guarantees (a delivery is
+            # inserted with its push, devices are never deleted while deliveries refer to them).
+            "foreign_keys = OFF",
+            "temp_store = MEMORY",
+            f"cache_size = -{CACHE_KIB}",
+            f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
+            f"busy_timeout = {BUSY_MS}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def prepare(path: Path) -> int:
+    """Create or migrate the file; the last server time stored in it (ms), 0 for a new one."""
+    engine = make_engine(path)
+    try:
+        migrate(engine, path.with_name(path.name + ".migrate.lock"))
+        with engine.connect() as connection:
+            row = connection.exec_driver_sql("SELECT at FROM clock WHERE no = 1").fetchone()
+    finally:
+        engine.dispose()
+    return int(row[0]) if row is not None else 0
+
+
+def raw_connection(connection: Any) -> sqlite3.Connection:
+    """The driver's connection under SQLAlchemy's."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection), "the pysqlite driver"
+    return raw
+
+
+def _in_session(connection: Any, operation: Callable[[Session], T]) -> T:
+    """Run in a session whose transaction is a savepoint of the one that is open on the raw connection."""
+    with connection.begin(), Session(connection, join_transaction_mode="create_savepoint") as session:
+        result = operation(session)
+        session.commit()
+        session.expunge_all()
+        return result
+
+
+def _roll_back(raw: sqlite3.Connection) -> None:
+    if raw.in_transaction:
+        raw.execute("ROLLBACK")
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL
+
+
+def _explained(error: sqlite3.Error) -> BaseException:
+    return StorageFull(f"the disk has no room for it: {error}") if _is_full(error) else error
