@@ -26,7 +26,6 @@ IO_MODULES = {
 
 MAY_IMPORT_BROKER = ("gateway.delivery.engine", "gateway.auth", "gateway.app")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
-TERMINAL = ("gateway.cli", "gateway.demo", "gateway.__main__")
 
 GATEWAY_ROOMS = (
     ("errors", "timestamps", "settings", "metrics"),
@@ -35,7 +34,8 @@ GATEWAY_ROOMS = (
     ("auth",),
     ("api",),
     ("app",),
-    ("backup", "demo", "cli", "__main__"),
+    ("backup",),
+    ("cli", "demo", "__main__"),
 )
 """From the ground up; a room imports from its own row and those before it, never from a later one."""
 
@@ -118,7 +118,7 @@ def test_the_gateway_meets_the_broker_at_the_seam() -> None:
 
 def test_only_commands_import_the_simulator_and_only_when_run() -> None:
     users = [i for i in IMPORTS if within(i.importer, "gateway") and i.of("client_sim")]
-    assert not complaints(i for i in users if i.importer not in MAY_IMPORT_CLIENT_SIM)
+    assert not complaints(i for i in users if not within(i.importer, *MAY_IMPORT_CLIENT_SIM))
     assert not complaints(i for i in users if not i.inside_function and not i.for_types_only)
 
 
@@ -167,7 +167,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 @pytest.mark.parametrize("library", ["typer", "rich"])
 def test_only_the_terminal_rooms_know_the_terminal(library: str) -> None:
-    assert not complaints(i for i in IMPORTS if i.of(library) and i.importer not in TERMINAL)
+    assert not complaints(i for i in IMPORTS if i.of(library) and not within(i.importer, "gateway.cli"))
 
 
 def test_only_the_doors_know_http() -> None:

@@ -1,0 +1,253 @@
+"""Hot backup of a data directory and its restoration, both proven.
+
+Laws
+1. A backup is taken from a running server by another process, without stopping or slowing its writer: SQLite's backup
+   API copies one WAL snapshot of each database.
+2. The broker's database is copied before the gateway's. A session may then lack what the ledger already knows, which
+   the resume at reconnect judges; the other way round it could hold on to deliveries the ledger never heard of.
+3. Nothing unproven is kept: every copy passes `PRAGMA integrity_check` before it goes into the archive, and the archive
+   carries sizes, SHA-256 sums, schema and row counts, which `restore` checks again before it touches the directory.
+4. A backup holds the admin key and every device's facts: mode 0600 from its first byte.
+
+The archive is a plain tar (gzip if the name ends in `.gz` or `.tgz`): `manifest.json`, the databases, `admin.key`.
+It needs free space for one more copy of the databases beside it while it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+FORMAT = 1
+LEDGER = "fleetpush.db"
+DATABASES = ("broker.db", LEDGER)
+"""In the order of law 2."""
+KEY_FILE = "admin.key"
+MANIFEST = "manifest.json"
+LOCK_FILE = "lock"
+BLOCK = 1 << 20
+
+
+class BackupError(Exception):
+    """The message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    name: str
+    size: int
+    sha256: str
+    schema: str | None = None
+    rows: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    created_at: str
+    fleetpush: str
+    files: list[StoredFile]
+    format: int = FORMAT
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, text: bytes) -> Manifest:
+        document = json.loads(text)
+        if document["format"] != FORMAT:
+            raise BackupError(f"the backup has format {document['format']}; this version reads {FORMAT}")
+        files = [StoredFile(**file) for file in document["files"]]
+        if not {file.name for file in files} <= {*DATABASES, KEY_FILE}:
+            raise BackupError("the manifest lists files that no backup has")
+        return cls(document["created_at"], document["fleetpush"], files)
+
+
+def create(data_dir: Path, archive: Path, *, overwrite: bool = False) -> Manifest:
+    """Write `archive` from the data directory of a server that may be running."""
+    if not (data_dir / LEDGER).exists():
+        raise BackupError(f"{data_dir} holds no {LEDGER}: give the server's data directory with --data-dir")
+    if archive.exists() and not overwrite:
+        raise BackupError(f"{archive} exists; give another name, or --force to replace it")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fleetpush-backup-", dir=archive.parent) as folder:
+        copies = Path(folder)
+        files = [copy_database(data_dir / name, copies / name) for name in DATABASES if (data_dir / name).exists()]
+        if (data_dir / KEY_FILE).exists():
+            shutil.copyfile(data_dir / KEY_FILE, copies / KEY_FILE)
+            files.append(describe(copies / KEY_FILE))
+        manifest = Manifest(datetime.now(UTC).isoformat(timespec="seconds"), installed_version(), files)
+        partial = copies / "archive"
+        write_archive(partial, manifest, copies, compress=archive.suffix in (".gz", ".tgz"))
+        os.replace(partial, archive)
+    sync_directory(archive.parent)
+    return manifest
+
+
+def copy_database(source: Path, copy: Path) -> StoredFile:
+    # mode=rw: reading a WAL database needs its shared-memory file, which a reader alone may have to create.
+    with (
+        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, timeout=30)) as original,
+        closing(sqlite3.connect(copy, isolation_level=None)) as database,
+    ):
+        copy.chmod(0o600)
+        # One step: the whole copy is one read transaction, hence one moment.
+        original.backup(database, pages=-1)
+        # The copy stands alone, without a -wal file; the server switches back when it opens it.
+        database.execute("PRAGMA journal_mode=DELETE")
+        schema, rows = prove(database, source.name)
+    return describe(copy, schema, rows)
+
+
+def prove(database: sqlite3.Connection, name: str) -> tuple[str | None, dict[str, int]]:
+    """Schema revision and rows by table of a sound database. Raises BackupError for any other."""
+    try:
+        (verdict,) = database.execute("PRAGMA integrity_check").fetchone()
+        if verdict != "ok":
+            raise BackupError(f"{name} is damaged: {verdict}")
+        tables = database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+        )
+        names = sorted(table for (table,) in tables)
+        rows = {table: database.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0] for table in names}
+        if "alembic_version" in names:
+            (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        else:
+            (schema,) = database.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise BackupError(f"{name} is damaged: {error}") from error
+    return str(schema), rows
+
+
+def describe(path: Path, schema: str | None = None, rows: dict[str, int] | None = None) -> StoredFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return StoredFile(path.name, path.stat().st_size, digest, schema, rows or {})
+
+
+def write_archive(path: Path, manifest: Manifest, folder: Path, *, compress: bool) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with tarfile.open(fileobj=file, mode="w:gz" if compress else "w") as tar:
+            text = json.dumps(manifest.as_dict(), indent=1).encode()
+            tar.addfile(member(MANIFEST, len(text)), io.BytesIO(text))
+            for stored in manifest.files:
+                with (folder / stored.name).open("rb") as content:
+                    tar.addfile(member(stored.name, stored.size), content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def member(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o600
+    info.mtime = int(datetime.now(UTC).timestamp())
+    return info
+
+
+def restore(archive: Path, data_dir: Path, *, replace: bool = False) -> Manifest:
+    """Fill `data_dir` from a backup whose proof holds. What was there is moved aside, never deleted.
+
+    The caller holds the data directory's lock.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with unpacked(archive, data_dir) as (manifest, staging):
+        present = [path for path in data_dir.iterdir() if path != staging and path.name != LOCK_FILE]
+        if present and not replace:
+            raise BackupError(
+                f"{data_dir} is not empty; restore into another --data-dir, or with --force, which moves what is "
+                "there into a folder of its own"
+            )
+        if present:
+            aside = data_dir / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+            aside.mkdir(mode=0o700)
+            for path in present:
+                os.replace(path, aside / path.name)
+        # The ledger last: a directory without it is not mistaken for a restored one.
+        for stored in sorted(manifest.files, key=lambda stored: stored.name == LEDGER):
+            os.replace(staging / stored.name, data_dir / stored.name)
+        sync_directory(data_dir)
+    return manifest
+
+
+def check(archive: Path) -> Manifest:
+    """Everything `restore` checks, without restoring."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fleetpush-check-") as folder,
+        unpacked(archive, Path(folder)) as (found, _),
+    ):
+        return found
+
+
+@contextmanager
+def unpacked(archive: Path, folder: Path) -> Iterator[tuple[Manifest, Path]]:
+    """The archive's files in a directory inside `folder`, every claim of the manifest checked."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix=".fleetpush-restore-", dir=folder, ignore_cleanup_errors=True) as name,
+            tarfile.open(archive) as tar,
+        ):
+            staging = Path(name)
+            first = tar.next()
+            content = tar.extractfile(first) if first is not None and first.name == MANIFEST else None
+            if content is None:
+                raise BackupError(f"{archive} is no Fleetpush backup: it does not begin with {MANIFEST}")
+            manifest = Manifest.parse(content.read())
+            for stored in manifest.files:
+                # Only what the manifest names, by the names a backup may have: an archive cannot write elsewhere.
+                content = tar.extractfile(stored.name)
+                if content is None:
+                    raise BackupError(f"{archive}: {stored.name} is not a file")
+                unpack(content, staging / stored.name, stored)
+            yield manifest, staging
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise BackupError(f"{error.filename}: {error.strerror}") from error
+    except (tarfile.TarError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise BackupError(f"{archive} is damaged or no Fleetpush backup: {error}") from error
+
+
+def unpack(content: IO[bytes], target: Path, stored: StoredFile) -> None:
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        shutil.copyfileobj(content, file, BLOCK)
+        file.flush()
+        os.fsync(file.fileno())
+    schema: str | None = None
+    rows: dict[str, int] = {}
+    if stored.name in DATABASES:
+        with closing(sqlite3.connect(f"{target.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            schema, rows = prove(database, stored.name)
+    if (found := describe(target, schema, rows)) != stored:
+        raise BackupError(f"{stored.name} is not what the manifest says: {found} instead of {stored}")
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def installed_version() -> str:
+    try:
+        return version("fleetpush")
+    except PackageNotFoundError:
+        return "unknown"

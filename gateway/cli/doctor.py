@@ -1,0 +1,205 @@
+"""`fleetpush doctor`: looks at a set-up from outside and says, line by line, what holds and what to do where not.
+
+`ok` holds; `warn` works today and will hurt one day; `fail` does not work. Each finding that is not `ok` carries its
+remedy as something to type or to change. Reads only: it creates nothing but a probe file, which it removes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+
+from gateway.backup import LEDGER
+from gateway.cli.options import AsJson, DataDir, ServerUrl
+from gateway.cli.server_client import ServerClient
+from gateway.cli.terminal import Failure, print_json
+
+LITTLE_DISK = 1 << 30
+NO_DISK = 100 << 20
+"""Below it a busy server is minutes away from answering 507."""
+DESCRIPTORS = 65_536
+"""What the systemd unit of a busy server should grant: one per connected device, and some."""
+CLOCK_SLACK = 2.0
+"""Seconds: stored server time may be a group commit ahead of another process's reading of the wall clock."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: str
+    subject: str
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """What is to be examined."""
+
+    data_dir: Path
+    bind: str
+    http_port: int
+    mqtt_port: int
+    url: str | None = None
+
+
+def doctor(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Check a set-up: data directory, disk, limits, clock, schema, ports, server, key. Exit code 1 on a failure."""
+    from gateway.settings import Settings
+
+    settings = Settings.load()
+    set_up = SetUp(data_dir or settings.data_dir, settings.bind, settings.http_port, settings.mqtt_port, server)
+    findings = []
+    for finding in examine(set_up):
+        findings.append(finding)
+        if not as_json:
+            print(f"{finding.level:<5} {finding.subject}: {finding.text}")
+            if finding.level != "ok" and finding.remedy:
+                print(f"      -> {finding.remedy}")
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    if any(finding.level == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(set_up: SetUp) -> Iterator[Finding]:
+    yield check_data_dir(set_up.data_dir)
+    yield check_disk(set_up.data_dir)
+    yield check_descriptors()
+    yield from check_ledger(set_up.data_dir / LEDGER)
+    yield from check_server(set_up)
+
+
+def check_data_dir(data_dir: Path) -> Finding:
+    place = data_dir if data_dir.exists() else next(parent for parent in data_dir.absolute().parents if parent.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place, prefix=".doctor-"):
+            pass
+    except OSError as error:
+        owner = f"chown it to the server's user (you are uid {os.geteuid()}), or choose another --data-dir"
+        return Finding("fail", "data directory", f"{place} is not writable: {error.strerror}", owner)
+    if not data_dir.exists():
+        return Finding("ok", "data directory", f"{data_dir} does not exist yet; `fleetpush serve` creates it")
+    if data_dir.stat().st_mode & 0o007:
+        return Finding(
+            "warn", "data directory", f"{data_dir} is open to every user of this machine", f"chmod o-rwx {data_dir}"
+        )
+    return Finding("ok", "data directory", f"{data_dir} is writable")
+
+
+def check_disk(data_dir: Path) -> Finding:
+    place = data_dir if data_dir.exists() else next(parent for parent in data_dir.absolute().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    text = f"{free / (1 << 30):.1f} GiB free on the disk of {data_dir}"
+    remedy = "free space, or move the data directory; when the disk is full pushes are refused with 507"
+    if free < NO_DISK:
+        return Finding("fail", "disk", text, remedy)
+    return Finding("warn", "disk", text, remedy) if free < LITTLE_DISK else Finding("ok", "disk", text)
+
+
+def check_descriptors() -> Finding:
+    try:
+        import resource
+    except ImportError:
+        return Finding("ok", "open files", "this system has no such limit")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    text = f"ulimit -n is {soft} (hard limit {hard}); every connected device needs one"
+    if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
+        return Finding(
+            "warn", "open files", text, f"ulimit -n {DESCRIPTORS} before `serve`, or LimitNOFILE= in its systemd unit"
+        )
+    return Finding("ok", "open files", text)
+
+
+def check_ledger(path: Path) -> Iterator[Finding]:
+    """Schema and clock, from the database itself."""
+    if not path.exists():
+        yield Finding("ok", "schema", "no database yet")
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=5)) as database:
+            (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            row = database.execute("SELECT at FROM clock").fetchone()
+    except sqlite3.Error as error:
+        yield Finding(
+            "fail", "schema", f"{path} cannot be read: {error}", "restore a backup, or run as the server's user"
+        )
+        return
+    yield check_schema(str(schema))
+    yield check_clock(time.time(), row[0] / 1000 if row is not None else None)
+
+
+def check_schema(schema: str) -> Finding:
+    from alembic.script import ScriptDirectory
+
+    migrations = ScriptDirectory(str(Path(__file__).parent.parent / "store" / "migrations"))
+    known = [revision.revision for revision in migrations.walk_revisions()][::-1]
+    if schema == known[-1]:
+        return Finding("ok", "schema", f"{schema} is this version's")
+    if schema in known:
+        return Finding("ok", "schema", f"{schema} is older; the next `serve` migrates it to {known[-1]}")
+    return Finding("fail", "schema", f"{schema} is not known to this version: the data is newer", "update Fleetpush")
+
+
+def check_clock(now: float, stored: float | None) -> Finding:
+    behind = 0.0 if stored is None else stored - now
+    if behind > CLOCK_SLACK:
+        return Finding(
+            "warn",
+            "clock",
+            f"this machine is {behind:,.0f} s behind the last stored server time, which goes on from there",
+            "set the clock (timedatectl); nothing expires early or late meanwhile, but times shown are ahead",
+        )
+    return Finding("ok", "clock", f"{time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(now))}")
+
+
+def check_server(set_up: SetUp) -> Iterator[Finding]:
+    """A running server answers and takes the key; without one, its ports must be free."""
+    try:
+        client = ServerClient.find(set_up.url, set_up.data_dir)
+    except Failure as failure:
+        if set_up.url is not None:
+            yield Finding("fail", "server", str(failure), "set FLEETPUSH_KEY")
+            return
+        yield Finding("ok", "server", "not running here (no server.json with a key)")
+        yield from check_ports(set_up)
+        return
+    with client:
+        try:
+            client.call("GET", "/readyz")
+        except Failure as failure:
+            yield Finding("fail", "server", str(failure), "start it: fleetpush serve")
+            if set_up.url is None:
+                yield from check_ports(set_up)
+            return
+        yield Finding("ok", "server", f"{client.url} is ready")
+        try:
+            client.call("GET", "/v1/pushes", params={"limit": "1"})
+        except Failure as failure:
+            yield Finding("fail", "key", str(failure), "use admin.key of the server's data directory, or a new key")
+        else:
+            yield Finding("ok", "key", "the server takes it")
+
+
+def check_ports(set_up: SetUp) -> Iterator[Finding]:
+    for name, port in (("HTTP", set_up.http_port), ("MQTT", set_up.mqtt_port)):
+        if port == 0:
+            continue
+        with socket.socket(socket.AF_INET6 if ":" in set_up.bind else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((set_up.bind, port))
+            except OSError as error:
+                remedy = f"`ss -ltnp 'sport = :{port}'` shows who has it; stop that, or choose --{name.lower()}-port"
+                yield Finding("fail", f"{name} port", f"{set_up.bind}:{port}: {error.strerror}", remedy)
+            else:
+                yield Finding("ok", f"{name} port", f"{set_up.bind}:{port} is free")

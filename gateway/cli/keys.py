@@ -1,0 +1,56 @@
+"""`fleetpush keys`: the keys of an application, over the public HTTP interface."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
+from gateway.cli.server_client import segment
+from gateway.cli.terminal import note, print_json, print_table
+
+keys = typer.Typer(help="Keys of applications.", no_args_is_help=True)
+
+
+@keys.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for")],
+    scope: Annotated[list[str] | None, typer.Option(help="send, read, devices, admin; may be repeated")] = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. It is shown this once. Without --scope it may send and read."""
+    with client_of(server, data_dir) as client:
+        answer = client.call("POST", "/v1/keys", json={"name": name, "scopes": scope or ["send", "read"]})
+    if as_json:
+        print_json(answer)
+        return
+    print(answer["key"])
+    note(f"Key {answer['id']} ({' '.join(answer['scopes'])}). It is shown this once; use it as FLEETPUSH_KEY.")
+
+
+@keys.command("list")
+def keys_list(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """All keys of the application, without their secrets."""
+    with client_of(server, data_dir) as client:
+        items = list(client.items("/v1/keys"))
+    if as_json:
+        print_json({"items": items})
+        return
+    rows = [
+        (item["id"], item["name"], " ".join(item["scopes"]), item["created_at"], item.get("revoked_at"))
+        for item in items
+    ]
+    print_table(("key", "name", "scopes", "created", "revoked"), rows, "No keys.")
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID")], server: ServerUrl = None, data_dir: DataDir = None
+) -> None:
+    """Revoke a key, at once."""
+    with client_of(server, data_dir) as client:
+        client.call("DELETE", f"/v1/keys/{segment(key_id)}")
+    note(f"revoked {key_id}")

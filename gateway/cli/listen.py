@@ -1,0 +1,255 @@
+"""`fleetpush listen`: a device in a terminal. Draws each push, lets a person answer it by a key, sends the receipts.
+
+Enrols itself when it has no credential and keeps the token in a file that only its user may read. Keys are read one by
+one from a terminal and line by line from anything else, so that a script can press them too; at the end of its input it
+keeps listening.
+
+The device itself is the reference client, `client_sim.device.Device`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from gateway.cli.options import DataDir, ServerUrl, client_of
+from gateway.cli.server_client import ServerClient, segment
+from gateway.cli.terminal import Failure, action_choices, draw_notification, fail, is_terminal, note, printable
+
+if TYPE_CHECKING:
+    from client_sim.device import Device, Push
+
+OPEN_KEY, DISMISS_KEY, QUIT_KEY = "o", "d", "q"
+OPEN_PUSHES = 100
+"""Unanswered pushes that keys still reach; a screenful and more."""
+
+
+def listen(
+    device_id: Annotated[str, typer.Argument(metavar="[ID]", help="The device to be")] = "terminal",
+    rotate: Annotated[bool, typer.Option("--rotate", help="Take a new token for a device that exists")] = False,
+    answer: Annotated[str | None, typer.Option(metavar="ACTION", help="Execute this action without asking")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="End after so many pushes")] = None,
+    mqtt5: Annotated[bool, typer.Option("--mqtt5", help="Speak MQTT 5.0 instead of 3.1.1")] = False,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per push")] = False,
+) -> None:
+    """Be a device: show each push, answer it by a key, send receipts. Enrols itself if need be."""
+    from client_sim.device import Backoff, Device
+
+    with client_of(server, data_dir) as client:
+        credential, folder = load_or_enrol(client, device_id, rotate=rotate)
+    screen = Screen(device_id, as_json=as_json, count=count, answer=answer)
+    device = Device(
+        credential.device_id,
+        credential.token,
+        host=credential.host,
+        port=credential.port,
+        app=credential.app,
+        journal=folder / f"{device_id}.db",
+        on_push=screen.show,
+        on_state=screen.state,
+        mqtt5=mqtt5,
+        backoff=Backoff(base=0.5, cap=15.0),
+    )
+    screen.device = device
+    with device:
+        read_keys(screen.press, screen.finished)
+    if screen.refused is not None:
+        fail(
+            f"the server refused {device_id} ({screen.refused}). If its token was rotated or the device removed, "
+            f"take a new one: fleetpush listen {device_id} --rotate"
+        )
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What enrolment answered, as kept in a file."""
+
+    device_id: str
+    token: str
+    mqtt: dict[str, Any]
+
+    @property
+    def host(self) -> str:
+        return str(self.mqtt["host"])
+
+    @property
+    def port(self) -> int:
+        return int(self.mqtt["port"])
+
+    @property
+    def app(self) -> str:
+        return str(self.mqtt["topics"]["push"]).split("/", 1)[0]
+
+
+def credential_folder(client: ServerClient) -> Path:
+    """Beside the server's data on its own machine (gone with it), else a folder per server in the user's data home."""
+    if client.found_in is not None:
+        return client.found_in / "listen"
+    home = os.environ.get("XDG_DATA_HOME")
+    base = Path(home) if home else Path.home() / ".local" / "share"
+    server = urlsplit(client.url)
+    return base / "fleetpush" / "listen" / f"{server.hostname}-{server.port or server.scheme}"
+
+
+def load_or_enrol(client: ServerClient, device_id: str, *, rotate: bool) -> tuple[Credential, Path]:
+    """The credential, and the folder it is kept in."""
+    path = credential_folder(client) / f"{device_id}.json"
+    if not rotate:
+        try:
+            return Credential(**json.loads(path.read_text())), path.parent
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError) as error:
+            raise Failure(f"{path} cannot be used ({error}); delete it, or take a new token with --rotate") from error
+    if rotate:
+        answer = client.call("POST", f"/v1/devices/{segment(device_id)}/token")
+    else:
+        try:
+            answer = client.call("POST", "/v1/devices", json={"device_id": device_id, "name": "fleetpush listen"})
+        except Failure as failure:
+            if "device_exists" not in str(failure):
+                raise
+            raise Failure(
+                f"device {device_id} is enrolled already and its token is not here ({path}). To be this device, take "
+                f"a new token, which ends the old one: fleetpush listen {device_id} --rotate"
+            ) from failure
+    credential = Credential(answer["device_id"], answer["token"], answer["mqtt"])
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump({"device_id": credential.device_id, "token": credential.token, "mqtt": credential.mqtt}, file)
+    note(f"{'New token for' if rotate else 'Enrolled'} {device_id}; its token is kept in {path}")
+    return credential, path.parent
+
+
+class Screen:
+    """The pushes on display, newest last; keys answer the newest that has not been answered."""
+
+    def __init__(self, device_id: str, *, as_json: bool, count: int | None, answer: str | None) -> None:
+        self.device_id = device_id
+        self.device: Device | None = None
+        self.finished = threading.Event()
+        self.refused: str | None = None
+        self._as_json = as_json
+        self._left = count
+        self._answer = answer
+        self._open: list[Push] = []
+        self._lock = threading.Lock()
+        self._said = ""
+
+    def show(self, push: Push) -> None:
+        """The device's on_push."""
+        assert self.device is not None, "set before the device starts"
+        with self._lock:
+            if self._as_json:
+                print(json.dumps(push.message, ensure_ascii=False), flush=True)
+            else:
+                draw_notification(f"{self.device_id}  {datetime.now().astimezone():%H:%M:%S}", push.message)
+            if push.kind in ("alert", "in_app"):
+                self.device.displayed(push)
+                if self._answer in dict(action_choices(push.message).values()):
+                    self.device.act(push, str(self._answer))
+                    note(f"{self._answer}: done")
+                else:
+                    self._open.append(push)
+                    del self._open[:-OPEN_PUSHES]
+                    if not self._as_json:
+                        note(self._hint(push))
+            if self._left is not None:
+                self._left -= 1
+                if self._left <= 0:
+                    self.finished.set()
+
+    def _hint(self, push: Push) -> str:
+        keys = [f"{key} {printable(label)}" for key, (_, label) in action_choices(push.message).items()]
+        return "   " + "   ".join([*keys, f"{OPEN_KEY} open", f"{DISMISS_KEY} dismiss", f"{QUIT_KEY} quit"])
+
+    def press(self, key: str) -> None:
+        if key == QUIT_KEY:
+            self.finished.set()
+            return
+        with self._lock:
+            if not self._open:
+                return
+            assert self.device is not None, "there is a push, so there is a device"
+            push = self._open[-1]
+            if key == OPEN_KEY:
+                # It stays: what was opened can still be acted on.
+                self.device.opened(push)
+                note("opened")
+            elif key == DISMISS_KEY:
+                self.device.dismissed(push)
+                self._open.pop()
+                note("dismissed")
+            elif key in (choices := action_choices(push.message)):
+                action, label = choices[key]
+                self.device.act(push, action)
+                self._open.pop()
+                note(f"{printable(label)}: done")
+
+    def state(self, state: str, detail: str) -> None:
+        """The device's on_state: one line per change, none per attempt."""
+        if state == "refused":
+            self.refused = detail
+            self.finished.set()
+        elif state in ("connected", "disconnected") and state != self._said:
+            self._said = state
+            where = f"{self.device_id} is {'listening' if state == 'connected' else 'disconnected; trying again'}"
+            note(where + (f" ({detail})" if detail and state != "connected" else ""))
+
+
+def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:
+    """Feed keys to `press` until `finished`, a signal or a keyboard interrupt."""
+    wake_read, wake_write = os.pipe()
+    # The self-pipe makes both ends of the wait selectable: the event is set by other threads.
+    threading.Thread(target=lambda: (finished.wait(), os.write(wake_write, b"!")), daemon=True).start()
+    previous = signal.signal(signal.SIGTERM, lambda *_: finished.set())
+    watched = [wake_read, sys.stdin.fileno()] if sys.stdin is not None and not sys.stdin.closed else [wake_read]
+    try:
+        with single_keys():
+            while not finished.is_set():
+                ready, _, _ = select.select(watched, [], [])
+                if len(watched) == 2 and watched[1] in ready:
+                    data = os.read(watched[1], 256)
+                    if not data:
+                        watched.pop()  # end of input: keep listening
+                    for key in data.decode(errors="replace"):
+                        if not key.isspace():
+                            press(key)
+    except KeyboardInterrupt:
+        finished.set()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def single_keys() -> Iterator[None]:
+    """A terminal that hands over each key at once, unechoed; put back afterwards."""
+    if not (sys.stdin is not None and sys.stdin.isatty() and is_terminal()):
+        yield
+        return
+    import termios
+    import tty
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

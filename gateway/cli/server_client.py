@@ -1,0 +1,127 @@
+"""How a command finds its server and talks to it: the public HTTP interface, nothing behind it.
+
+Address and key are, in this order: what was given (`--server`, FLEETPUSH_URL, FLEETPUSH_KEY); on the server's own
+machine, `server.json` and `admin.key` in the data directory, which `serve` writes. A key is never an argument:
+arguments are visible to everybody who may list processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx2
+
+from gateway.cli.terminal import Failure
+
+TIMEOUT = 30.0
+RETRIES = 3
+"""A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
+
+
+class ServerClient:
+    def __init__(self, url: str, key: str, *, found_in: Path | None = None) -> None:
+        """`found_in` is the data directory the address came from, for messages and for `listen`'s token."""
+        self.url = url
+        self.found_in = found_in
+        self._client = httpx2.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT, trust_env=False
+        )
+
+    @classmethod
+    def find(cls, url: str | None, data_dir: Path) -> Self:
+        found_in = None
+        if url is None:
+            try:
+                url = str(json.loads((data_dir / "server.json").read_text())["url"])
+                found_in = data_dir
+            except (OSError, ValueError, KeyError, TypeError):
+                raise Failure(
+                    f"no server found: there is no {data_dir / 'server.json'}. Start one with `fleetpush serve`, give "
+                    "its data directory with --data-dir, or its address with --server or FLEETPUSH_URL."
+                ) from None
+        key = os.environ.get("FLEETPUSH_KEY")
+        if not key:
+            try:
+                key = (data_dir / "admin.key").read_text().strip()
+            except OSError as error:
+                raise Failure(
+                    f"no key: set FLEETPUSH_KEY, or run this where {data_dir / 'admin.key'} is readable "
+                    f"({error.strerror})."
+                ) from None
+        try:
+            return cls(url, key, found_in=found_in)
+        except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
+            raise Failure(f"address or key cannot be used: {type(error).__name__}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of a successful answer, None if it is empty. Raises Failure with the problem's words otherwise."""
+        try:
+            answer = self._client.request(method, path, **options)
+        except httpx2.TransportError as error:
+            where = f" (from {self.found_in / 'server.json'})" if self.found_in else ""
+            raise Failure(
+                f"no answer from {self.url}{where}: {str(error) or type(error).__name__}. Is the server running? "
+                "`fleetpush serve` starts it, `fleetpush doctor` looks closer."
+            ) from error
+        except httpx2.InvalidURL as error:
+            raise Failure(f"{self.url} is no address of a server: {error}") from error
+        if answer.is_success:
+            try:
+                return answer.json() if answer.content else None
+            except ValueError:
+                raise Failure(f"{self.url} answers, but not as Fleetpush does: is it another server?") from None
+        raise Failure(explain(answer))
+
+    def post_push(self, push: dict[str, Any], idempotency_key: str | None) -> dict[str, Any]:
+        """Send a push once, however often the connection breaks."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        for attempt in range(1, RETRIES + 1):
+            try:
+                accepted: dict[str, Any] = self.call("POST", "/v1/pushes", json=push, headers=headers)
+                return accepted
+            except Failure as failure:
+                lost = isinstance(failure.__cause__, httpx2.ReadError | httpx2.RemoteProtocolError)
+                if not lost or attempt == RETRIES:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    def items(self, path: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """A list, page by page, up to `limit` items."""
+        cursor, left = None, limit
+        while left is None or left > 0:
+            parameters = {"limit": str(min(1000, left or 1000))} | ({} if cursor is None else {"cursor": cursor})
+            page = self.call("GET", path, params=parameters)
+            yield from page["items"]
+            left = None if left is None else left - len(page["items"])
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+
+def explain(answer: httpx2.Response) -> str:
+    """A refusal in one line: the problem document's detail and code, or what there is instead."""
+    try:
+        document = answer.json()
+        text = f"{document['detail']} ({document['code']})"
+    except (ValueError, KeyError, TypeError):
+        text = f"the server answered {answer.status_code} {answer.reason_phrase}"
+    if answer.status_code == 401:
+        text += ". Is FLEETPUSH_KEY, or admin.key, of this server?"
+    return text
+
+
+def segment(name: str) -> str:
+    """A name as one segment of a path, whatever it holds."""
+    return quote(name, safe="")

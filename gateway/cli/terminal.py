@@ -1,0 +1,131 @@
+"""How the command line speaks: tables, counts, a notification as a person sees it, and failures with their remedy.
+
+On a terminal it draws; into a pipe it prints plain lines without colour, boxes or cursor movement. What a script would
+read goes to standard output; what a person should know besides goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+ENDED_UNDELIVERED = ("expired", "superseded", "cancelled", "suppressed", "overflowed", "refused", "revoked")
+BORDERS = {"critical": "bold red", "high": "yellow", "normal": "cyan", "low": "dim"}
+
+
+class Failure(Exception):
+    """The command cannot do what was asked; the message names the remedy. Exit code 1."""
+
+
+def console() -> Console:
+    """Standard output as it is now (tests and pipes replace it). Looks up no markup in what others wrote."""
+    return Console(markup=False, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def note(text: str) -> None:
+    """For the person, beside the output."""
+    print(text, file=sys.stderr)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    note(f"fleetpush: {message}")
+    raise typer.Exit(code)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
+    """A drawn table on a terminal, tab-separated lines with a heading elsewhere."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not cells:
+        note(empty)
+    elif is_terminal():
+        table = Table(*columns, header_style="bold", box=None, pad_edge=False)
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row))
+        console().print(table)
+    else:
+        for row in [[column.upper() for column in columns], *cells]:
+            print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """One `name: value` line each; what is not set is left out."""
+    width = max((len(name) for name in facts), default=0)
+    for name, value in facts.items():
+        if value not in (None, "", [], {}):
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            print(f"{name.ljust(width)}  {printable(text)}")
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """`3 targeted: 2 delivered, 1 waiting`."""
+    states = [f"{number} {state}" for state, number in counts.items() if number and state != "targeted"]
+    return f"{counts['targeted']} targeted: {', '.join(states) or 'none'}"
+
+
+def ended_undelivered(counts: Mapping[str, int]) -> int:
+    return sum(counts[state] for state in ENDED_UNDELIVERED)
+
+
+def printable(text: str) -> str:
+    """Without control characters: what others send must not move our cursor or change our colours."""
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
+
+
+def draw_notification(heading: str, message: Mapping[str, Any]) -> None:
+    """A push as a person sees it: a card on a terminal, the same lines without the frame elsewhere."""
+    found = message.get("notification")
+    notification: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    lines: list[Text] = []
+    if title := notification.get("title"):
+        lines.append(Text(printable(str(title)), style="bold"))
+    if body := notification.get("body"):
+        lines.append(Text(printable(str(body))))
+    more = ((name, notification.get(name)) for name in ("image", "url", "sound"))
+    lines.extend(Text(f"{name}: {printable(str(value))}", style="dim") for name, value in more if value)
+    if "data" in message and message.get("kind") not in ("alert", "in_app"):
+        lines.append(Text(printable(json.dumps(message["data"], ensure_ascii=False)), style="dim"))
+    if choices := action_choices(message):
+        buttons = Text()
+        for key, (_, label) in choices.items():
+            buttons.append(f" [{key}] {printable(label)} ", style="reverse")
+            buttons.append("  ")
+        lines.append(buttons)
+    if is_terminal():
+        content: RenderableType = Group(*lines)
+        style = BORDERS.get(str(message.get("priority")), "cyan")
+        panel = Panel(content, title=Text(printable(heading)), title_align="left", border_style=style, width=60)
+        console().print(panel)
+    else:
+        print(f"-- {printable(heading)}")
+        for line in lines:
+            print(f"   {line.plain.rstrip()}")
+        sys.stdout.flush()
+
+
+def action_choices(message: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Key to press -> (action id, label), in the order of the push."""
+    found = message.get("notification")
+    actions = found.get("actions") if isinstance(found, Mapping) else None
+    if not isinstance(actions, list):
+        return {}
+    named = [action for action in actions if isinstance(action, Mapping) and "id" in action]
+    return {
+        str(number): (str(action["id"]), str(action.get("title", action["id"])))
+        for number, action in enumerate(named[:9], start=1)
+    }

@@ -1,0 +1,119 @@
+"""A person's keys, and the token file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from client_sim.device import Push
+from gateway.cli.listen import Screen, load_or_enrol
+from gateway.cli.server_client import ServerClient
+from gateway.cli.terminal import Failure
+
+MQTT = {"host": "127.0.0.1", "port": 1883, "topics": {"push": "shop/devices/kiosk-1/push"}}
+
+
+class RecordingDevice:
+    def __init__(self) -> None:
+        self.said: list[tuple[str, ...]] = []
+
+    def displayed(self, push: Push) -> None:
+        self.said.append(("displayed", push.push_id))
+
+    def opened(self, push: Push) -> None:
+        self.said.append(("opened", push.push_id))
+
+    def dismissed(self, push: Push) -> None:
+        self.said.append(("dismissed", push.push_id))
+
+    def act(self, push: Push, action: str) -> None:
+        self.said.append((action, push.push_id))
+
+
+def screen_of(**options: Any) -> tuple[Screen, RecordingDevice]:
+    screen = Screen("kiosk-1", **({"as_json": False, "count": None, "answer": None} | options))
+    device = RecordingDevice()
+    screen.device = cast(Any, device)
+    return screen, device
+
+
+def alert(push_id: str, kind: str = "alert") -> Push:
+    actions = [{"id": "play", "title": "Play"}, {"id": "stop", "title": "Stop"}]
+    message = {"push_id": push_id, "kind": kind, "notification": {"title": "Hi", "actions": actions}}
+    return Push.parse(json.dumps(message).encode())
+
+
+def test_keys_answer_the_newest_unanswered_push(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, device = screen_of()
+    screen.show(alert("p1"))
+    screen.show(alert("p2"))
+    for key in ("o", "2", "d", "1"):
+        screen.press(key)
+    assert device.said == [
+        ("displayed", "p1"),
+        ("displayed", "p2"),
+        ("opened", "p2"),
+        ("stop", "p2"),
+        ("dismissed", "p1"),
+    ]
+    screen.press("q")
+    assert screen.finished.is_set()
+
+
+def test_a_silent_push_is_shown_but_not_displayed_to_anyone(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, device = screen_of()
+    screen.show(Push.parse(b'{"push_id": "p1", "kind": "silent", "data": {"a": 1}}'))
+    assert device.said == []
+    assert '{"a": 1}' in capsys.readouterr().out
+
+
+def test_a_script_answers_without_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, device = screen_of(answer="play", count=1, as_json=True)
+    screen.show(alert("p1"))
+    assert device.said == [("displayed", "p1"), ("play", "p1")]
+    assert screen.finished.is_set()
+    assert json.loads(capsys.readouterr().out)["push_id"] == "p1"
+
+
+class Enrolment:
+    """As much of a server as enrolment needs."""
+
+    url = "http://push.example:8080"
+
+    def __init__(self, found_in: Path | None, *, exists: bool = False) -> None:
+        self.found_in = found_in
+        self.exists = exists
+        self.calls: list[str] = []
+
+    def call(self, method: str, path: str, **_: Any) -> Any:
+        self.calls.append(path)
+        if self.exists and path == "/v1/devices":
+            raise Failure("kiosk-1 is enrolled (device_exists)")
+        return {"device_id": "kiosk-1", "token": f"dev_{len(self.calls)}", "mqtt": MQTT}
+
+
+def test_a_token_is_kept_for_its_user_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = Enrolment(tmp_path)
+    client = cast(ServerClient, server)
+    credential, folder = load_or_enrol(client, "kiosk-1", rotate=False)
+    assert (credential.token, credential.app) == ("dev_1", "shop")
+    path = folder / "kiosk-1.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert load_or_enrol(client, "kiosk-1", rotate=False)[0] == credential
+    assert len(server.calls) == 1
+    assert load_or_enrol(client, "kiosk-1", rotate=True)[0].token == "dev_2"
+    assert server.calls[1] == "/v1/devices/kiosk-1/token"
+
+
+def test_far_from_the_server_the_token_is_kept_per_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    _, folder = load_or_enrol(cast(ServerClient, Enrolment(None)), "kiosk-1", rotate=False)
+    assert folder == tmp_path / "fleetpush" / "listen" / "push.example-8080"
+
+
+def test_a_device_of_somebody_else_is_not_taken_over_unasked(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="--rotate"):
+        load_or_enrol(cast(ServerClient, Enrolment(tmp_path, exists=True)), "kiosk-1", rotate=False)

@@ -1,0 +1,107 @@
+"""How a command finds its server, repeats a push safely, and words a refusal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from gateway.cli.server_client import ServerClient
+from gateway.cli.terminal import Failure
+
+
+class Script:
+    """A server that answers what the test says; `None` cuts the connection instead."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, Any] | None] = []
+        self.requests: list[tuple[str, str | None, str | None]] = []
+        script = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                script.requests.append((self.path, self.headers["Authorization"], self.headers["Idempotency-Key"]))
+                answer = script.answers.pop(0)
+                if answer is None:
+                    self.close_connection = True
+                    return
+                body = json.dumps(answer[1]).encode()
+                self.send_response(answer[0])
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    script = Script()
+    yield script
+    script.http.shutdown()
+    script.http.server_close()
+
+
+def test_on_the_servers_machine_both_are_found(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLEETPUSH_KEY", raising=False)
+    with pytest.raises(Failure, match="fleetpush serve"):
+        ServerClient.find(None, tmp_path)
+    with pytest.raises(Failure, match="FLEETPUSH_KEY"):
+        ServerClient.find(script.url, tmp_path)
+    (tmp_path / "server.json").write_text(json.dumps({"url": script.url}))
+    (tmp_path / "admin.key").write_text("key_admin\n")
+    script.answers = [(200, {"items": [], "next_cursor": None})]
+    with ServerClient.find(None, tmp_path) as client:
+        assert list(client.items("/v1/devices")) == []
+    assert script.requests == [("/v1/devices?limit=1000", "Bearer key_admin", None)]
+
+
+def test_a_cut_connection_sends_the_same_push_again(script: Script) -> None:
+    script.answers = [None, (202, {"push_id": "p1"})]
+    with ServerClient(script.url, "key_x") as client:
+        assert client.post_push({"target": {"all": True}}, None) == {"push_id": "p1"}
+    keys = {key for _, _, key in script.requests}
+    assert len(script.requests) == 2
+    assert len(keys) == 1
+    assert None not in keys
+
+
+def test_a_refusal_is_the_problem_in_one_line_and_never_the_key(script: Script) -> None:
+    problem = {"title": "Unauthorized", "status": 401, "code": "unauthorized", "detail": "this key is not known"}
+    script.answers = [(401, problem), (502, "gateway")]
+    with ServerClient(script.url, "key_secret") as client:
+        with pytest.raises(Failure, match=r"this key is not known \(unauthorized\)") as refusal:
+            client.call("GET", "/v1/devices")
+        assert "key_secret" not in str(refusal.value)
+        with pytest.raises(Failure, match="502"):
+            client.call("GET", "/v1/devices")
+
+
+def test_pages_are_followed_up_to_the_limit(script: Script) -> None:
+    script.answers = [
+        (200, {"items": [{"n": 1}, {"n": 2}], "next_cursor": "c"}),
+        (200, {"items": [{"n": 3}], "next_cursor": None}),
+    ]
+    with ServerClient(script.url, "key_x") as client:
+        assert [item["n"] for item in client.items("/v1/devices", 5)] == [1, 2, 3]
+    assert [path for path, _, _ in script.requests] == ["/v1/devices?limit=5", "/v1/devices?limit=3&cursor=c"]
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    with ServerClient("http://127.0.0.1:9", "key_x") as client, pytest.raises(Failure, match=r"127\.0\.0\.1:9"):
+        client.call("GET", "/v1/devices")
