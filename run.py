@@ -29,7 +29,7 @@ USAGE = """\
 python3 run.py demo             the main job on real sockets, in under a minute
 python3 run.py serve            broker and gateway; data in ./fleetpush-data
 python3 run.py test [--full]    all tests (more pytest arguments may follow)
-python3 run.py bench            the benchmarks
+python3 run.py bench [NAME]     the benchmarks (tests/benchmarks/README.md)
 python3 run.py COMMAND ...      any other fleetpush command; `python3 run.py --help` lists them
 """
 
@@ -205,8 +205,7 @@ def main(arguments: list[str]) -> int:
         start("pytest", *rest)
     if command == "bench":
         os.chdir(ROOT)
-        # Benchmark modules are named bench_*, so that the default run does not collect them.
-        start("pytest", "-s", "-o", "python_files=bench_*.py", "tests/benchmarks", *rest)
+        start("tests.benchmarks", *rest)
     start("gateway", *arguments)
 
 
