@@ -19,9 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.errors import Problem, problem
-from gateway.store.database import Database
-
 from gateway.audience import targeting
 from gateway.delivery.ledger import (
     DEVICE_BITS,
@@ -37,6 +34,8 @@ from gateway.delivery.ledger import (
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import ActivePush, PushRequest, Target, not_yet_supported, wire_frame, wire_size
 from gateway.delivery.states import PRIORITIES
+from gateway.errors import Problem, problem
+from gateway.store.database import Database
 
 BATCH_PUSHES = 10_000
 """Pushes that one operation stores; more wait for the next (the writer is shared, and so is the loop afterwards)."""

@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Callable
 
 from gateway.auth import DeviceIdentity
-
 from gateway.delivery.ledger import Timers, Writer
 
 log = logging.getLogger(__name__)

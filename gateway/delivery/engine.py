@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from broker.broker import Broker
-
 from broker.events import ACKNOWLEDGED, LOST, BrokerEvents
 from broker.message import Body, Message
 from broker.protocol.packets import Properties, ReasonCode

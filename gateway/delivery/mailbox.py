@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gateway.auth import DeviceIdentity
-
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import device_topic
 from gateway.delivery.engine import ACKNOWLEDGED, LOST, Body, Engine, Message, ReasonCode

@@ -8,11 +8,9 @@ the wire body, at most once per second of remaining lifetime, and knows to whom 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from gateway.errors import problem
 from pydantic import (
     AwareDatetime,
     BaseModel,
@@ -25,6 +23,7 @@ from pydantic import (
 
 from gateway.delivery.engine import Body, Properties
 from gateway.delivery.states import PRIORITIES
+from gateway.errors import problem
 from gateway.timestamps import rfc3339
 
 MAX_TTL = 31_536_000
@@ -37,8 +36,6 @@ IDLE_PUSHES = 4_096
 IDLE_BYTES = 16 * 1024 * 1024
 """Pushes kept in memory although nothing of them is in flight, so that a fleet draining the same backlog reads each
 once."""
-
-DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 from zoneinfo import available_timezones
 
-from gateway.auth import DeviceIdentity
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import split_topic
 from gateway.delivery.engine import Message, ReasonCode

@@ -13,11 +13,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.errors import problem
-from gateway.store.database import Database
-
 from gateway.delivery.ledger import Ledger, push_number
 from gateway.delivery.states import PRIORITIES, DeliveryState
+from gateway.errors import problem
+from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 _REACHED = {

@@ -11,9 +11,8 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from gateway.store.database import Database
-
 from gateway.delivery.reports import count_states
+from gateway.store.database import Database
 
 SLICE = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""

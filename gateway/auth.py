@@ -1,0 +1,273 @@
+"""Who may do what: API keys with scopes over HTTP, device credentials over MQTT.
+
+Keys (`key_..`) and device tokens (`dev_..`) are 256 random bits behind a kind prefix, for secret scanners. Stored is
+the SHA-256 of the whole: they are not passwords, so nothing slow is needed (10,000 devices return at once). They are
+compared in constant time and appear in no log, URL or error.
+
+Authentication of a device is a read in the database, collected over one turn of the loop, so that a reconnect storm is
+a few statements. Nothing of any session is touched before the answer (see `broker.authorization`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import re
+import secrets
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from broker.authorization import Accepted, Credentials, Refused
+from broker.protocol.packets import ReasonCode
+from gateway.delivery.device_topics import DEFAULT_APP, client_id
+from gateway.errors import problem
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SCOPES = ("send", "read", "devices", "admin")
+TOKEN_BYTES = 32
+APP_ID = re.compile(r"[a-z0-9-]{1,32}")
+DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+SIDE_SUFFIX = re.compile(r"[A-Za-z0-9_-]{1,16}")
+"""What may follow in a side connection's client identifier, `USERNAME:suffix`."""
+MAX_BATCH = 2_000
+"""Credentials that one read looks up; more wait for the next, so that the loop is never held long."""
+_NOBODY = bytes(32)
+KEY_CACHE = 1_024
+"""Keys remembered after their first use; a revoked one is dropped at once."""
+
+
+def new_key() -> str:
+    return f"key_{secrets.token_urlsafe(TOKEN_BYTES)}"
+
+
+def new_token() -> str:
+    return f"dev_{secrets.token_urlsafe(TOKEN_BYTES)}"
+
+
+def secret_hash(secret: str | bytes) -> bytes:
+    """SHA-256 of a key or token, as stored."""
+    return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).digest()
+
+
+# -- HTTP ----------------------------------------------------------------------------------------------------
+
+
+class Reader(Protocol):
+    """The part of the database that authentication needs."""
+
+    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
+
+
+@dataclass(slots=True, frozen=True)
+class Principal:
+    """The holder of a valid key."""
+
+    app_no: int
+    app_id: str
+    key_id: str
+    scopes: frozenset[str]
+
+    def require(self, scope: str) -> None:
+        """Raise Problem 403 unless the key has the scope; `admin` includes all."""
+        if scope not in self.scopes and "admin" not in self.scopes:
+            raise problem("forbidden", f"this key lacks the scope {scope!r}; make one with POST /v1/keys")
+
+
+class KeyRing:
+    """Looks keys up by hash and remembers them; `forget` makes a revocation immediate."""
+
+    def __init__(self, database: Reader) -> None:
+        self._database = database
+        self._known: dict[bytes, Principal] = {}
+        self.failures = 0
+        """Requests with a wrong or revoked key, for metrics."""
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        """The principal of an `Authorization: Bearer KEY` header. Raises Problem 401."""
+        kind, _, key = (authorization or "").partition(" ")
+        key = key.strip()
+        if kind.lower() != "bearer" or not key:
+            raise problem("unauthorized", "send the header `Authorization: Bearer KEY`")
+        digest = secret_hash(key)
+        principal = self._known.get(digest)
+        if principal is None:
+            principal = await self._database.read(lambda connection: _find_key(connection, digest))
+            if principal is None:
+                self.failures += 1
+                raise problem("unauthorized", "this key is wrong or was revoked")
+            if len(self._known) >= KEY_CACHE:
+                del self._known[next(iter(self._known))]
+            self._known[digest] = principal
+        return principal
+
+    def forget(self, key_id: str) -> None:
+        """The key was revoked."""
+        self._known = {digest: p for digest, p in self._known.items() if p.key_id != key_id}
+
+
+def _find_key(connection: sqlite3.Connection, digest: bytes) -> Principal | None:
+    row = connection.execute(
+        "SELECT k.secret_hash, k.app_no, a.id, k.id, k.scopes FROM api_key AS k"
+        " JOIN application AS a ON a.no = k.app_no WHERE k.secret_hash = ? AND k.revoked_at IS NULL",
+        (digest,),
+    ).fetchone()
+    if row is None or not hmac.compare_digest(row[0], digest):
+        return None
+    return Principal(row[1], row[2], row[3], frozenset(row[4].split()))
+
+
+# -- MQTT ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class DeviceIdentity:
+    """Whose connection it is; what the broker attaches to every event of it.
+
+    `client_id` is that of the device's main connection, also for a side connection.
+    """
+
+    device_no: int
+    app_no: int
+    app_id: str
+    device_id: str
+    client_id: str
+
+
+class DevicePermissions:
+    """What a device may use: its own few topics (the device contract), and nothing else."""
+
+    __slots__ = ("_identity", "_on_denied", "_prefix", "_side")
+
+    def __init__(self, identity: DeviceIdentity, side: bool, on_denied: Callable[[DeviceIdentity, str], None]) -> None:
+        self._identity = identity
+        self._prefix = f"{identity.app_id}/devices/{identity.device_id}/"
+        self._side = side
+        self._on_denied = on_denied
+
+    def may_publish(self, topic: str, retain: bool) -> bool:
+        if topic.startswith(self._prefix):
+            leaf = topic[len(self._prefix) :]
+            if leaf == "presence":
+                return True
+            if leaf in ("receipts", "settings", "report") or leaf.startswith("uplink/") or leaf == "uplink":
+                if not retain:
+                    return True
+                self._deny(f"retain on {topic}: only presence may be retained")
+                return False
+        self._deny(f"publish to {topic}: not one of its own topics")
+        return False
+
+    def may_subscribe(self, topic_filter: str) -> bool:
+        own = topic_filter in (f"{self._prefix}push", f"{self._prefix}notices")
+        if own and not self._side:
+            return True
+        self._deny(
+            f"subscribe to {topic_filter}: a side connection only publishes"
+            if own
+            else f"subscribe to {topic_filter}: only its own push and notices topics, exactly"
+        )
+        return False
+
+    def _deny(self, text: str) -> None:
+        self._on_denied(self._identity, text)
+
+
+@dataclass(slots=True, frozen=True)
+class _Claim:
+    """A CONNECT on its way through the database."""
+
+    credentials: Credentials
+    app_id: str
+    device_id: str
+    digest: bytes
+    answer: Callable[[Accepted | Refused], None]
+
+
+class DeviceAuthenticator:
+    """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is told of every topic refused."""
+
+    def __init__(self, database: Reader, on_denied: Callable[[DeviceIdentity, str], None]) -> None:
+        self._database = database
+        self._on_denied = on_denied
+        self._pending: list[_Claim] = []
+        self._task: asyncio.Task[None] | None = None
+        self.failures = 0
+        """CONNECTs with wrong credentials, for metrics."""
+
+    def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
+        claim = _claim(credentials, answer)
+        if claim is None:
+            self.failures += 1
+            answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD))
+            return
+        self._pending.append(claim)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._look_up())
+
+    async def _look_up(self) -> None:
+        while self._pending:
+            claims, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+            wanted = json.dumps([[claim.app_id, claim.device_id] for claim in claims])
+            try:
+                found = await self._database.read(lambda connection, wanted=wanted: _find_devices(connection, wanted))
+            except Exception:
+                log.exception("devices cannot be authenticated")
+                found = None
+            for index, claim in enumerate(claims):
+                if found is None:
+                    claim.answer(Refused(ReasonCode.SERVER_UNAVAILABLE))
+                else:
+                    claim.answer(self._judge(claim, found.get(index)))
+        self._task = None
+
+    def _judge(self, claim: _Claim, row: tuple[int, int, bytes] | None) -> Accepted | Refused:
+        # An unknown device is compared as well: how long an answer takes must not tell which ids exist.
+        matches = hmac.compare_digest(row[2] if row is not None else _NOBODY, claim.digest)
+        if row is None or not matches:
+            self.failures += 1
+            return Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
+        main = client_id(claim.app_id, claim.device_id)
+        actual = claim.credentials.client_id
+        side = actual != main
+        if side and not _is_side(main, actual):
+            return Refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
+        identity = DeviceIdentity(row[0], row[1], claim.app_id, claim.device_id, main)
+        permissions = DevicePermissions(identity, side, self._on_denied)
+        return Accepted(principal=main, permissions=permissions, identity=identity, persistent=not side)
+
+
+def _claim(credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> _Claim | None:
+    """The credentials as a device of an app; None when they cannot be one."""
+    username, password = credentials.username, credentials.password
+    if username is None or password is None:
+        return None
+    app_id, separator, device_id = username.rpartition("/")
+    if not separator:
+        app_id = DEFAULT_APP
+    if not APP_ID.fullmatch(app_id) or not DEVICE_ID.fullmatch(device_id) or client_id(app_id, device_id) != username:
+        return None
+    return _Claim(credentials, app_id, device_id, secret_hash(password), answer)
+
+
+def _is_side(main: str, actual: str) -> bool:
+    return actual.startswith(main + ":") and SIDE_SUFFIX.fullmatch(actual, len(main) + 1) is not None
+
+
+def _find_devices(connection: sqlite3.Connection, wanted: str) -> dict[int, tuple[int, int, bytes]]:
+    """By position in `wanted` ([[app id, device id], ..]): (device number, app number, token hash)."""
+    return {
+        index: (device_no, app_no, token_hash)
+        for index, device_no, app_no, token_hash in connection.execute(
+            "SELECT wanted.key, d.no, a.no, d.token_hash FROM json_each(?) AS wanted"
+            " JOIN application AS a ON a.id = wanted.value ->> 0"
+            " JOIN device AS d ON d.app_no = a.no AND d.id = wanted.value ->> 1 AND d.removed_at IS NULL",
+            (wanted,),
+        )
+    }
