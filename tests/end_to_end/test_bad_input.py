@@ -365,7 +365,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     [
         (["--bind", "0.0.0.0"], {}, "--insecure"),
         (["--mqtt-port", "99999"], {}, "99999"),
-        ([], {"FLEETPUSH_HTTP_PORT": "many", "_": ""}, "many"),
+        ([], {"FLEETPUSH_HTTP_PORT": "many"}, "many"),
         (["--no-such-option"], {}, "--no-such-option"),
         (["--config", "/nonexistent/fleetpush.toml"], {}, "/nonexistent/fleetpush.toml"),
         (["--clock-speed", "0"], {}, "clock"),
