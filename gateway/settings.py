@@ -1,0 +1,153 @@
+"""Every setting of the server, with its unit, its default and the reason for it.
+
+Flag over variable (`FLEETPUSH_NAME`) over `fleetpush.toml` (`name = value`) over default. A mistake is one line that
+names the setting, where it came from and what it may be. README.md lists all of them (a test compares).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+CONFIG_FILE = Path("fleetpush.toml")
+MAX_PAYLOAD = 262_144
+"""The most that `max_payload` may be: a quarter of the broker's largest packet."""
+
+
+class BadSettings(Exception):
+    """One line: the setting, where it came from, and what it may be."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="FLEETPUSH_", extra="forbid", frozen=True)
+
+    data_dir: Path = Path("fleetpush-data")
+    """Everything is kept here."""
+    bind: str = "127.0.0.1"
+    """Address to listen on. Another than loopback needs TLS, or `insecure`."""
+    mqtt_port: Annotated[int, Field(ge=0, le=65_535)] = 1883
+    """0: any free one."""
+    http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    """0: any free one."""
+    insecure: bool = False
+    """Listen on another address than loopback without TLS."""
+    public_host: str | None = None
+    """What enrolled devices are told to connect to; unset: `bind`."""
+    max_payload: Annotated[int, Field(ge=256, le=MAX_PAYLOAD)] = 4_096
+    """Bytes of a push on the wire. 4 KiB is what FCM and APNs allow."""
+    mailbox_deliveries: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    """Waiting deliveries per device; the oldest of the lowest priority loses."""
+    mailbox_bytes: Annotated[int, Field(ge=4_096)] = 4 * 1024 * 1024
+    """The same in bytes of wire payload."""
+    max_inflight: Annotated[int, Field(ge=1, le=65_535)] = 512
+    """Unacknowledged pushes to one device; its own receive maximum may lower it."""
+    ack_timeout: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds after which a device that does not acknowledge is disconnected."""
+    request_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
+    """HTTP requests per second and key, as a burst; over it 429 with Retry-After."""
+    disk_reserve: Annotated[int, Field(ge=0)] = 32 * 1024 * 1024
+    """Bytes that stay free (at most a twentieth of the file system), so that what was accepted can still be recorded;
+    below it new pushes are refused with 507."""
+    retention_days: Annotated[float, Field(gt=0)] = 30.0
+    """Days that deliveries and receipts stay after their push has fully ended."""
+    counts_days: Annotated[float, Field(gt=0)] = 400.0
+    """Days that a push's final counts stay; then it answers 410."""
+    idempotency_hours: Annotated[float, Field(gt=0)] = 24.0
+    """Hours that an Idempotency-Key is remembered."""
+    uplink_keep: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Messages kept of what a device says."""
+    uplink_days: Annotated[float, Field(gt=0)] = 7.0
+    """Days they are kept."""
+    clock_speed: Annotated[float, Field(gt=0, le=100_000)] = 1.0
+    """Runs the server's clock this much faster, for simulations: loopback and a fresh data directory only."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("bind")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value != "localhost":
+            ipaddress.ip_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if not self.loopback and not self.insecure:
+            raise ValueError(
+                f"bind {self.bind}: this version has no TLS of its own, so every token would cross the network in the "
+                "clear; put a TLS proxy in front and bind 127.0.0.1, or say --insecure"
+            )
+        if self.clock_speed != 1 and not self.loopback:
+            raise ValueError("clock_speed: a faster clock is for simulations, on loopback only")
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        return self.bind == "localhost" or ipaddress.ip_address(self.bind).is_loopback
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(init_settings, InitSettingsSource)
+        given = dict(init_settings.init_kwargs)
+        from_file = given.pop("from_file", {})
+        return (
+            InitSettingsSource(settings_cls, init_kwargs=given),
+            env_settings,
+            InitSettingsSource(settings_cls, init_kwargs=from_file),
+        )
+
+    @classmethod
+    def load(cls, config: Path | None = None, **given: Any) -> Settings:
+        """The settings of this run; `given` are the flags. Raises BadSettings."""
+        from_file = _read_config(config)
+        try:
+            return cls(from_file=from_file, **given)
+        except ValidationError as error:
+            raise BadSettings(_explain(error, given, from_file)) from None
+
+
+def _read_config(config: Path | None) -> dict[str, Any]:
+    path = config or CONFIG_FILE
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except FileNotFoundError:
+        if config is None:
+            return {}
+        raise BadSettings(f"{path}: no such file; create it, or leave --config out") from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BadSettings(f"{path}: {error}") from None
+    for name in values:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            raise BadSettings(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return values
+
+
+def _explain(error: ValidationError, given: dict[str, Any], from_file: dict[str, Any]) -> str:
+    first = error.errors(include_url=False)[0]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    source = f"--{name.replace('_', '-')}" if name in given else f"FLEETPUSH_{name.upper()}"
+    if name not in given and name in from_file and first["input"] == from_file[name]:
+        source = f"{name} in {CONFIG_FILE.name}"
+    return f"{source}: {first['input']!r}: {message}"
