@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from gateway.auth import DeviceIdentity
 from sqlmodel import SQLModel, create_engine
 
+from gateway.auth import DeviceIdentity
 from gateway.delivery.engine import ACKNOWLEDGED, LOST, Message
 from gateway.store import models
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from gateway.errors import Problem
 
 from gateway.delivery.acceptance import AcceptedPush, Submission
+from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
 
 

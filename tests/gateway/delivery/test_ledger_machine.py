@@ -12,18 +12,18 @@ import asyncio
 import json
 from typing import Any
 
-from gateway.auth import DeviceIdentity
-from gateway.errors import Problem
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import AcceptedPush
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.push import PushRequest
 from gateway.delivery.reports import count_states
 from gateway.delivery.states import DeliveryState
+from gateway.errors import Problem
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.world import APP, World
 

@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from gateway.errors import Problem
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.delivery.push import IDLE_PUSHES, ActivePush, ActivePushes, PushRequest, wire_size
+from gateway.errors import Problem
 
 
 def request(**fields: Any) -> PushRequest:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from gateway.errors import Problem
 
 from gateway.delivery.acceptance import Submission
+from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from gateway.errors import Problem
 
 from gateway.delivery.retention import Keep, Retention
+from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
 
 DAY = 86_400

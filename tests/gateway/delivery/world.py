@@ -9,7 +9,6 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from gateway.auth import DeviceIdentity
-
 from gateway.delivery.acceptance import Acceptance, AcceptedPush, AppRef, Limits
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.engine import Body, Message

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from gateway.store.database import Database, StorageFull
+from gateway.store.models import Application
+
+INSERT = "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, '', x'', 0)"
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000)
+    yield database
+    await database.close()
+
+
+def insert(number: int) -> Any:
+    def operation(connection: sqlite3.Connection) -> int:
+        connection.execute(INSERT, (number,))
+        return number
+
+    return operation
+
+
+async def numbers(database: Database) -> list[int]:
+    rows = await database.read(
+        lambda connection: connection.execute("SELECT device_no FROM uplink_message ORDER BY no").fetchall()
+    )
+    return [number for (number,) in rows]
+
+
+class Hold:
+    """Keeps the writer busy until released, so that what follows becomes one group."""
+
+    def __init__(self, database: Database) -> None:
+        self._entered = threading.Event()
+        self._released = threading.Event()
+        self.done = asyncio.ensure_future(database.write(self._operation))
+
+    def _operation(self, connection: sqlite3.Connection) -> None:
+        self._entered.set()
+        assert self._released.wait(10)
+
+    async def entered(self) -> None:
+        await asyncio.to_thread(self._entered.wait, 10)
+
+    def release(self) -> None:
+        self._released.set()
+
+
+async def test_what_waits_is_one_group_with_callbacks_in_order(database: Database) -> None:
+    hold = Hold(database)
+    await hold.entered()
+    called: list[int] = []
+    writes = []
+    for number in range(50):
+        database.submit(insert(number), called.append, lambda error: called.append(-1))
+        if number % 10 == 0:
+            writes.append(asyncio.ensure_future(database.write(insert(100 + number))))
+            await asyncio.sleep(0)
+    before = database.groups
+    hold.release()
+    await asyncio.gather(*writes)
+    await database.write(lambda connection: None)
+    assert called == list(range(50))
+    assert database.groups - before <= 3  # the hold's own, the group, the last one
+
+
+async def test_a_failing_operation_does_not_hurt_its_neighbours(database: Database) -> None:
+    hold = Hold(database)
+    await hold.entered()
+
+    def fails(connection: sqlite3.Connection) -> None:
+        connection.execute(INSERT, (666,))
+        raise ValueError("mine")
+
+    def breaks(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO nowhere VALUES (1)")
+
+    results = [asyncio.ensure_future(database.write(o)) for o in (insert(1), fails, insert(2), breaks, insert(3))]
+    await asyncio.sleep(0)
+    hold.release()
+    one, two, three, four, five = await asyncio.gather(*results, return_exceptions=True)
+    assert (one, three, five) == (1, 2, 3)
+    assert isinstance(two, ValueError)
+    assert isinstance(four, sqlite3.OperationalError)
+    assert await numbers(database) == [1, 2, 3]
+
+
+async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "small.db", lambda last_stored: lambda: 1_000)
+
+    def shrink(connection: sqlite3.Connection) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages + 1}")
+
+    def fill(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (1, '', zeroblob(100000), 0)"
+        )
+
+    await database.write(insert(1))
+    await database.write(shrink)
+    hold = Hold(database)
+    await hold.entered()
+    full = asyncio.ensure_future(database.write(fill))
+    reading = asyncio.ensure_future(
+        database.write(lambda connection: connection.execute("SELECT count(*) FROM uplink_message").fetchone())
+    )
+    await asyncio.sleep(0)
+    hold.release()
+    with pytest.raises(StorageFull):
+        await full
+    assert await reading == (1,)
+    await database.close()
+
+
+async def test_readers_see_a_snapshot_and_never_wait_for_the_writer(database: Database) -> None:
+    await database.write(insert(1))
+    hold = Hold(database)
+    await hold.entered()
+    assert await numbers(database) == [1]
+    hold.release()
+    await hold.done
+    before = threading.Event()
+    between = threading.Event()
+
+    def look_twice(connection: sqlite3.Connection) -> list[int]:
+        (first,) = connection.execute("SELECT count(*) FROM uplink_message").fetchone()
+        before.set()
+        assert between.wait(10)
+        (second,) = connection.execute("SELECT count(*) FROM uplink_message").fetchone()
+        return [first, second]
+
+    looking = asyncio.ensure_future(database.read(look_twice))
+    await asyncio.to_thread(before.wait, 10)
+    await database.write(insert(2))
+    between.set()
+    assert await looking == [1, 1]
+    assert await numbers(database) == [1, 2]
+
+
+async def test_a_reader_cannot_write(database: Database) -> None:
+    await database.read(insert(1))  # rolled back with its snapshot
+    assert await numbers(database) == []
+
+
+async def test_models_take_part_in_the_group_and_in_its_failures(database: Database) -> None:
+    await database.write_models(lambda session: session.add(Application(id="a", created_at=1)))
+    with pytest.raises(Exception, match="UNIQUE"):
+        await database.write_models(lambda session: session.add(Application(id="a", created_at=2)))
+    await database.write_models(lambda session: session.add(Application(id="b", created_at=3)))
+    found = await database.read_models(lambda session: [app.id for app in session.exec(select(Application)).all()])
+    assert found == ["a", "b"]
+
+
+async def test_close_stores_and_calls_back_everything_submitted(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000)
+    called: list[int] = []
+    for number in range(100):
+        database.submit(insert(number), called.append, lambda error: called.append(-1))
+    await database.close()
+    assert called == list(range(100))
+    with pytest.raises(RuntimeError):
+        database.submit(insert(1), called.append, lambda error: None)
+
+
+async def test_stored_time_is_handed_to_the_next_start(tmp_path: Path) -> None:
+    now = 5_000
+
+    def clock() -> int:
+        return now
+
+    starts: list[int] = []
+
+    def make_clock(last_stored: int) -> Any:
+        starts.append(last_stored)
+        return clock
+
+    for expected in (0, 5_000, 9_000):
+        database = await Database.open(tmp_path / "test.db", make_clock)
+        assert starts[-1] == expected
+        await database.write(insert(1))
+        await database.close()
+        now = 9_000 if now == 5_000 else 1  # a clock that jumps back does not take stored time with it
+
+
+async def test_a_commit_is_synced(database: Database) -> None:
+    def pragmas(connection: sqlite3.Connection) -> list[Any]:
+        return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+
+    assert await database.write(pragmas) == ["wal", 2]

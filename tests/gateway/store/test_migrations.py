@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlmodel import SQLModel, create_engine
+
+from gateway.store import models
+from gateway.store.database import prepare
+from gateway.store.migrations import SchemaTooNew
+
+ROOT = Path(__file__).parents[3]
+
+
+def schema(connection: sqlite3.Connection) -> dict[str, str]:
+    rows = connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
+        " AND name != 'alembic_version'"
+    )
+    return {name: "".join(sql.split()).replace('"', "") for name, sql in rows}
+
+
+def test_the_migrated_schema_is_that_of_the_models(tmp_path: Path) -> None:
+    prepare(tmp_path / "migrated.db")
+    migrated = sqlite3.connect(tmp_path / "migrated.db")
+    wanted = sqlite3.connect(":memory:", check_same_thread=False)
+    SQLModel.metadata.create_all(create_engine("sqlite://", creator=lambda: wanted), checkfirst=False)
+    assert models.Push.__tablename__ in schema(wanted)
+    for name, sql in schema(wanted).items():
+        columns = [row[1:] for row in wanted.execute(f"PRAGMA table_info({name})")]
+        assert [row[1:] for row in migrated.execute(f"PRAGMA table_info({name})")] == columns, name
+        if sql.startswith(("CREATEINDEX", "CREATEUNIQUEINDEX")):
+            assert schema(migrated)[name] == sql
+        else:
+            assert ("WITHOUTROWID" in schema(migrated)[name]) == ("WITHOUTROWID" in sql), name
+            assert ("AUTOINCREMENT" in schema(migrated)[name]) == ("AUTOINCREMENT" in sql), name
+    assert schema(migrated).keys() == schema(wanted).keys()
+    migrated.close()
+    wanted.close()
+
+
+def test_preparing_twice_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    prepare(path)
+    connection = sqlite3.connect(path)
+    connection.execute("INSERT INTO application (id, created_at) VALUES ('a', 1)")
+    connection.commit()
+    prepare(path)
+    assert connection.execute("SELECT id FROM application").fetchall() == [("a",)]
+    connection.close()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    prepare(path)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    with pytest.raises(SchemaTooNew, match="newer version"):
+        prepare(path)
+    assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("9999",)
+    connection.close()
+
+
+def test_two_starts_at_once_migrate_once(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from gateway.store.database import prepare; prepare(Path(sys.argv[1]))"
+    )
+    starts = [
+        subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "test.db")], cwd=ROOT, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for start in starts:
+        _, errors = start.communicate(timeout=60)
+        assert start.returncode == 0, errors.decode()

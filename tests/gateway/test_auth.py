@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.authorization import Accepted, Credentials, Refused
+from broker.protocol.packets import ReasonCode
+from gateway.auth import (
+    DeviceAuthenticator,
+    DeviceIdentity,
+    DevicePermissions,
+    KeyRing,
+    new_key,
+    new_token,
+    secret_hash,
+)
+from gateway.delivery.device_topics import device_topics
+from gateway.errors import Problem
+from tests.gateway.delivery.machinery import fresh_database
+
+T = TypeVar("T")
+
+
+class Rows:
+    """A database that reads at once, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.connection = fresh_database()
+        self.reads = 0
+
+    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        self.reads += 1
+        return operation(self.connection)
+
+    def add_device(self, device_id: str, token: str, app_no: int = 1) -> None:
+        self.connection.execute(
+            "INSERT INTO device (app_no, id, token_hash, created_at, updated_at) VALUES (?, ?, ?, 0, 0)",
+            (app_no, device_id, secret_hash(token)),
+        )
+
+    def add_key(self, key_id: str, key: str, scopes: str) -> None:
+        self.connection.execute(
+            "INSERT INTO api_key (id, app_no, name, scopes, secret_hash, created_at) VALUES (?, 1, '', ?, ?, 0)",
+            (key_id, scopes, secret_hash(key)),
+        )
+
+
+@pytest.fixture
+def rows() -> Any:
+    rows = Rows()
+    rows.connection.execute("INSERT INTO application (no, id, created_at) VALUES (2, 'shop', 0)")
+    rows.add_device("kiosk-1", "dev_right")
+    rows.add_device("kiosk-1", "dev_shop", app_no=2)
+    yield rows
+    rows.connection.close()
+
+
+def test_secrets_are_random_and_say_what_they_are() -> None:
+    keys, tokens = {new_key() for _ in range(100)}, {new_token() for _ in range(100)}
+    assert len(keys | tokens) == 200
+    assert all(key.startswith("key_") and len(key) >= 47 for key in keys)
+    assert all(token.startswith("dev_") and len(token) >= 47 for token in tokens)
+
+
+async def test_a_key_opens_its_app_with_its_scopes(rows: Rows) -> None:
+    rows.add_key("k1", "key_a", "send read")
+    ring = KeyRing(rows)
+    principal = await ring.authenticate("Bearer key_a")
+    assert (principal.app_id, principal.key_id) == ("default", "k1")
+    principal.require("send")
+    with pytest.raises(Problem) as refusal:
+        principal.require("admin")
+    assert refusal.value.code == "forbidden"
+    await ring.authenticate("bearer key_a")
+    assert rows.reads == 1  # remembered
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic key_a", "key_a", "Bearer key_b"])
+async def test_without_a_valid_key_there_is_no_way_in(rows: Rows, header: str | None) -> None:
+    rows.add_key("k1", "key_a", "admin")
+    with pytest.raises(Problem) as refusal:
+        await KeyRing(rows).authenticate(header)
+    assert refusal.value.code == "unauthorized"
+    assert "key_b" not in str(refusal.value)
+
+
+async def test_a_revoked_key_is_void_at_once(rows: Rows) -> None:
+    rows.add_key("k1", "key_a", "admin")
+    ring = KeyRing(rows)
+    await ring.authenticate("Bearer key_a")
+    rows.connection.execute("UPDATE api_key SET revoked_at = 1")
+    ring.forget("k1")
+    with pytest.raises(Problem):
+        await ring.authenticate("Bearer key_a")
+
+
+async def connect(rows: Rows, *claims: tuple[str, str | None, str | None]) -> list[Accepted | Refused]:
+    authenticator = DeviceAuthenticator(rows, lambda identity, text: None)
+    answers: dict[int, Accepted | Refused] = {}
+    done = asyncio.Event()
+
+    def answer(index: int, result: Accepted | Refused) -> None:
+        answers[index] = result
+        if len(answers) == len(claims):
+            done.set()
+
+    for index, (client_id, username, password) in enumerate(claims):
+        credentials = Credentials(client_id, username, None if password is None else password.encode(), 4, "test")
+        authenticator.authenticate(credentials, lambda result, index=index: answer(index, result))  # type: ignore[misc]
+    await asyncio.wait_for(done.wait(), 10)
+    return [answers[index] for index in range(len(claims))]
+
+
+@pytest.mark.parametrize(
+    ("client_id", "username", "password", "code"),
+    [
+        ("kiosk-1", "kiosk-1", "dev_wrong", ReasonCode.BAD_USER_NAME_OR_PASSWORD),
+        ("kiosk-1", "kiosk-1", "dev_shop", ReasonCode.BAD_USER_NAME_OR_PASSWORD),
+        ("kiosk-1", "kiosk-1", None, ReasonCode.BAD_USER_NAME_OR_PASSWORD),
+        ("kiosk-1", None, None, ReasonCode.BAD_USER_NAME_OR_PASSWORD),
+        ("nobody", "nobody", "dev_right", ReasonCode.BAD_USER_NAME_OR_PASSWORD),
+        ("default/kiosk-1", "default/kiosk-1", "dev_right", ReasonCode.BAD_USER_NAME_OR_PASSWORD),
+        ("a/b/c", "a/b/c", "dev_right", ReasonCode.BAD_USER_NAME_OR_PASSWORD),
+        ("kiosk-1\n", "kiosk-1\n", "dev_right", ReasonCode.BAD_USER_NAME_OR_PASSWORD),
+        ("kiosk-2", "kiosk-1", "dev_right", ReasonCode.CLIENT_IDENTIFIER_NOT_VALID),
+        ("", "kiosk-1", "dev_right", ReasonCode.CLIENT_IDENTIFIER_NOT_VALID),
+        ("kiosk-1:", "kiosk-1", "dev_right", ReasonCode.CLIENT_IDENTIFIER_NOT_VALID),
+        ("kiosk-1:a:b", "kiosk-1", "dev_right", ReasonCode.CLIENT_IDENTIFIER_NOT_VALID),
+        ("kiosk-1:" + "x" * 17, "kiosk-1", "dev_right", ReasonCode.CLIENT_IDENTIFIER_NOT_VALID),
+        ("kiosk-1", "shop/kiosk-1", "dev_shop", ReasonCode.CLIENT_IDENTIFIER_NOT_VALID),
+    ],
+)
+async def test_wrong_credentials_are_refused(
+    rows: Rows, client_id: str, username: str | None, password: str | None, code: int
+) -> None:
+    assert await connect(rows, (client_id, username, password)) == [Refused(code)]
+
+
+async def test_a_device_is_let_in_as_itself(rows: Rows) -> None:
+    main, side, shop = await connect(
+        rows,
+        ("kiosk-1", "kiosk-1", "dev_right"),
+        ("kiosk-1:r", "kiosk-1", "dev_right"),
+        ("shop/kiosk-1", "shop/kiosk-1", "dev_shop"),
+    )
+    assert isinstance(main, Accepted)
+    assert isinstance(side, Accepted)
+    assert isinstance(shop, Accepted)
+    assert main.persistent
+    assert not side.persistent
+    assert main.principal == side.principal == "kiosk-1"
+    assert main.identity == side.identity == DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1")
+    assert shop.identity == DeviceIdentity(2, 2, "shop", "kiosk-1", "shop/kiosk-1")
+    assert main.permissions.may_subscribe("default/devices/kiosk-1/push")
+    assert not side.permissions.may_subscribe("default/devices/kiosk-1/push")
+    assert side.permissions.may_publish("default/devices/kiosk-1/receipts", False)
+
+
+async def test_a_removed_device_is_nobody(rows: Rows) -> None:
+    rows.connection.execute("UPDATE device SET removed_at = 1")
+    assert await connect(rows, ("kiosk-1", "kiosk-1", "dev_right")) == [Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)]
+
+
+async def test_many_at_once_are_one_read(rows: Rows) -> None:
+    for number in range(500):
+        rows.add_device(f"d{number}", f"dev_{number}")
+    answers = await connect(rows, *[(f"d{n}", f"d{n}", f"dev_{n}" if n % 2 else "dev_wrong") for n in range(500)])
+    assert [isinstance(answer, Accepted) for answer in answers] == [bool(n % 2) for n in range(500)]
+    assert rows.reads == 1
+
+
+async def test_a_failing_database_lets_nobody_in(rows: Rows) -> None:
+    rows.connection.execute("DROP TABLE device")
+    assert await connect(rows, ("kiosk-1", "kiosk-1", "dev_right")) == [Refused(ReasonCode.SERVER_UNAVAILABLE)]
+
+
+ids = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+MINE = DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1")
+
+
+def permissions(denied: list[str] | None = None, side: bool = False) -> DevicePermissions:
+    notes: list[str] = [] if denied is None else denied
+    return DevicePermissions(MINE, side, lambda identity, text: notes.append(text))
+
+
+@given(device=ids, app=st.sampled_from(["default", "shop", "d"]), leaf=st.sampled_from(["push", "notices", "receipts"]))
+def test_nobody_elses_topic_is_open(device: str, app: str, leaf: str) -> None:
+    if (app, device) == ("default", "kiosk-1"):
+        return
+    topic = device_topics(app, device)[leaf]
+    assert not permissions().may_subscribe(topic)
+    assert not permissions().may_publish(topic, False)
+
+
+@given(st.text(max_size=80))
+def test_nothing_but_two_filters_can_be_subscribed(topic_filter: str) -> None:
+    mine = {"default/devices/kiosk-1/push", "default/devices/kiosk-1/notices"}
+    assert permissions().may_subscribe(topic_filter) == (topic_filter in mine)
+
+
+@pytest.mark.parametrize(
+    "topic_filter",
+    [
+        "#",
+        "+/devices/kiosk-1/push",
+        "default/devices/+/push",
+        "default/devices/kiosk-1/#",
+        "$share/g/default/devices/kiosk-1/push",
+    ],
+)
+def test_no_wildcard_and_no_share(topic_filter: str) -> None:
+    assert not permissions().may_subscribe(topic_filter)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "retain", "allowed"),
+    [
+        ("receipts", False, True),
+        ("settings", False, True),
+        ("report", False, True),
+        ("presence", False, True),
+        ("presence", True, True),
+        ("uplink/a/b", False, True),
+        ("uplink", False, True),
+        ("receipts", True, False),
+        ("uplink/a", True, False),
+        ("push", False, False),
+        ("notices", False, False),
+        ("uplinks", False, False),
+        ("receipts/x", False, False),
+        ("", False, False),
+    ],
+)
+def test_a_device_publishes_what_the_contract_says(leaf: str, retain: bool, allowed: bool) -> None:
+    denied: list[str] = []
+    assert permissions(denied).may_publish(f"default/devices/kiosk-1/{leaf}", retain) == allowed
+    assert bool(denied) != allowed

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import BadSettings, Settings
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FLEETPUSH_HTTP_PORT", raising=False)
+    return tmp_path
+
+
+def test_flag_over_variable_over_file_over_default(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load().http_port == 8080
+    (nowhere / "fleetpush.toml").write_text("http_port = 1\n")
+    assert Settings.load().http_port == 1
+    monkeypatch.setenv("FLEETPUSH_HTTP_PORT", "2")
+    assert Settings.load().http_port == 2
+    assert Settings.load(http_port=3).http_port == 3
+
+
+def test_another_file_can_be_named(nowhere: Path) -> None:
+    (nowhere / "other.toml").write_text("mailbox_deliveries = 5\n")
+    assert Settings.load(nowhere / "other.toml").mailbox_deliveries == 5
+    with pytest.raises(BadSettings, match="no such file"):
+        Settings.load(nowhere / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("http_prt = 1", "did you mean 'http_port'"),
+        ("http_port = 'x'", "http_port in fleetpush.toml"),
+        ("http_port =", "fleetpush.toml"),
+        ("max_payload = 1000000", "less than or equal to 262144"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_that_names_it(nowhere: Path, text: str, says: str) -> None:
+    (nowhere / "fleetpush.toml").write_text(text)
+    with pytest.raises(BadSettings) as mistake:
+        Settings.load()
+    assert says in str(mistake.value)
+    assert "\n" not in str(mistake.value)
+
+
+def test_a_mistake_in_a_variable_or_flag_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEETPUSH_HTTP_PORT", "many")
+    with pytest.raises(BadSettings, match="FLEETPUSH_HTTP_PORT: 'many'"):
+        Settings.load()
+    with pytest.raises(BadSettings, match="--mqtt-port"):
+        Settings.load(http_port=1, mqtt_port=70_000)
+
+
+def test_another_address_than_loopback_needs_a_word(nowhere: Path) -> None:
+    for bind in ("0.0.0.0", "::", "192.0.2.1"):
+        with pytest.raises(BadSettings, match="--insecure"):
+            Settings.load(bind=bind)
+        assert Settings.load(bind=bind, insecure=True).bind == bind
+    for bind in ("127.0.0.1", "localhost", "::1", "127.0.0.9"):
+        assert Settings.load(bind=bind).loopback
+    with pytest.raises(BadSettings, match="--bind"):
+        Settings.load(bind="my host")
+
+
+def test_a_faster_clock_is_for_loopback() -> None:
+    assert Settings.load(clock_speed=10).clock_speed == 10
+    with pytest.raises(BadSettings, match="loopback"):
+        Settings.load(clock_speed=10, bind="0.0.0.0", insecure=True)
