@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session
 
@@ -157,10 +158,12 @@ class Database:
     def _run_group(self, raw: sqlite3.Connection, group: list[_Operation]) -> None:
         try:
             self._run_together(raw, group)
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is, the thread must live: everyone waits for it
             _roll_back(raw)
-            if len(group) == 1:
-                group[0].error = _explained(error)
+            if len(group) == 1 or _code(error) == sqlite3.SQLITE_BUSY:
+                # Busy: another process kept the file locked for all of BUSY_MS; asking again would take as long each.
+                for operation in group:
+                    operation.error = _explained(error)
                 return
             log.warning("a group of %d operations was refused (%s): running them one by one", len(group), error)
             for operation in group:
@@ -175,7 +178,7 @@ class Database:
             try:
                 operation.result = operation.run(raw)
             except Exception as error:
-                if not raw.in_transaction or _is_full(error):
+                if not raw.in_transaction or _code(error) in _FULL:
                     raise  # SQLite gave the whole transaction up, or the disk did
                 operation.error = error
                 raw.execute("ROLLBACK TO operation")
@@ -304,9 +307,13 @@ def _roll_back(raw: sqlite3.Connection) -> None:
         raw.execute("ROLLBACK")
 
 
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _FULL
+def _code(error: BaseException | None) -> int | None:
+    """SQLite's primary result code; SQLAlchemy wraps the driver's error for operations on models."""
+    if isinstance(error, DBAPIError):
+        error = error.orig
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else None
 
 
-def _explained(error: sqlite3.Error) -> BaseException:
-    return StorageFull(f"the disk has no room for it: {error}") if _is_full(error) else error
+def _explained(error: Exception) -> Exception:
+    return StorageFull(f"the disk has no room for it: {error}") if _code(error) in _FULL else error
