@@ -1,0 +1,340 @@
+"""The tables of a stored broker, what one group commit does to them, and how they become sessions again.
+
+Three things stay apart: `Group`, what has changed since the last commit, gathered on the broker's thread without any
+SQL; `apply`, the same as statements, run by the writer; `restore`, the way back at start.
+
+Laws
+1. A group holds the last state of each row that changed, not the way there: a transaction shows no state between, and
+   a message that was queued and acknowledged within one group never touches the disk.
+2. Statements work on sets. A table's rows go to SQLite as one JSON array, and their payloads as one blob, so that the
+   work is done in C with the interpreter lock released. A tuple bound per row would fight for that lock per row.
+3. Server times are whole microseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from typing import Any
+
+from broker.message import Body, Message
+from broker.protocol.packets import Properties
+from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription, StoredWill
+
+SCHEMA_VERSION = 1
+ROWS_PER_STATEMENT = 500
+"""Building the JSON array holds the interpreter lock: about 0.3 ms for this many rows."""
+BYTES_PER_STATEMENT = 8 * 1024 * 1024
+"""Payload bytes copied into one blob; far below SQLite's limit of 1 GB."""
+
+SCHEMA = """
+CREATE TABLE session (
+    client_id TEXT PRIMARY KEY, principal TEXT NOT NULL, expiry_interval INTEGER NOT NULL, expires_at INTEGER,
+    will_topic TEXT, will_payload BLOB, will_qos INTEGER, will_retain INTEGER, will_properties TEXT,
+    will_expires_at INTEGER, will_due_at INTEGER, will_delay INTEGER
+) WITHOUT ROWID;
+CREATE TABLE subscription (
+    client_id TEXT, topic_filter TEXT, qos INTEGER NOT NULL, no_local INTEGER NOT NULL,
+    retain_as_published INTEGER NOT NULL, retain_handling INTEGER NOT NULL, subscription_identifier INTEGER,
+    PRIMARY KEY (client_id, topic_filter)
+) WITHOUT ROWID;
+CREATE TABLE outbound (
+    client_id TEXT, sequence INTEGER, message_key INTEGER, handle INTEGER, qos INTEGER NOT NULL,
+    packet_id INTEGER NOT NULL, released INTEGER NOT NULL, retain INTEGER NOT NULL, subscription_identifiers TEXT,
+    PRIMARY KEY (client_id, sequence)
+) WITHOUT ROWID;
+CREATE TABLE received (client_id TEXT, packet_id INTEGER, PRIMARY KEY (client_id, packet_id)) WITHOUT ROWID;
+CREATE TABLE message (
+    message_key INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL,
+    retain INTEGER NOT NULL, properties TEXT, expires_at INTEGER
+);
+CREATE TABLE retained (
+    topic TEXT PRIMARY KEY, payload BLOB NOT NULL, qos INTEGER NOT NULL, properties TEXT, expires_at INTEGER
+);
+CREATE TABLE server (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), time INTEGER NOT NULL);
+"""
+
+
+class SessionChanges:
+    """The net effect of a group on one session. `wiped`: all its older rows go first."""
+
+    __slots__ = ("outbound", "received", "session", "subscriptions", "wiped")
+
+    def __init__(self) -> None:
+        self.wiped = False
+        self.session: tuple[str, int, float | None, Message | None, float | None, int | None] | None = None
+        self.subscriptions: dict[str, StoredSubscription | None] = {}
+        self.outbound: dict[int, StoredOutbound | None] = {}
+        self.received: dict[int, bool] = {}
+
+
+class Group:
+    __slots__ = ("callbacks", "changed", "messages", "retained", "sessions", "time")
+
+    def __init__(self) -> None:
+        self.changed = False
+        self.sessions: dict[str, SessionChanges] = {}
+        self.messages: dict[int, Message | None] = {}
+        self.retained: dict[str, Message | None] = {}
+        self.time: float | None = None
+        self.callbacks: list[Callable[[], None]] = []
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def apply(connection: sqlite3.Connection, group: Group) -> None:
+    """Deletions first: a session that was deleted and made again within the group begins empty."""
+    _apply_sessions(connection, group.sessions)
+    messages = group.messages.items()
+    gone = [[key] for key, message in messages if message is None]
+    _run(connection, "DELETE FROM message WHERE message_key IN (SELECT {0} FROM json_each(?1))", gone)
+    _run_with_payloads(
+        connection,
+        "INSERT OR REPLACE INTO message (message_key, topic, qos, retain, properties, expires_at, payload)"
+        " SELECT {0}, {1}, {2}, {3}, {4}, {5}, {payload} FROM json_each(?1)",
+        [
+            ([key, message.topic, message.qos, int(message.retain), *_body(message.body)], message.body.payload)
+            for key, message in messages
+            if message is not None
+        ],
+    )
+    retained = group.retained.items()
+    gone_topics = [[topic] for topic, message in retained if message is None]
+    _run(connection, "DELETE FROM retained WHERE topic IN (SELECT {0} FROM json_each(?1))", gone_topics)
+    _run_with_payloads(
+        connection,
+        "INSERT OR REPLACE INTO retained (topic, qos, properties, expires_at, payload)"
+        " SELECT {0}, {1}, {2}, {3}, {payload} FROM json_each(?1)",
+        [
+            ([topic, message.qos, *_body(message.body)], message.body.payload)
+            for topic, message in retained
+            if message is not None
+        ],
+    )
+    if group.time is not None:
+        connection.execute("INSERT OR REPLACE INTO server VALUES (1, ?)", (microseconds(group.time),))
+
+
+def _apply_sessions(connection: sqlite3.Connection, sessions: dict[str, SessionChanges]) -> None:
+    wiped = [[client_id] for client_id, changes in sessions.items() if changes.wiped]
+    for table in ("session", "subscription", "outbound", "received"):
+        _run(connection, f"DELETE FROM {table} WHERE client_id IN (SELECT {{0}} FROM json_each(?1))", wiped)
+
+    gone: list[Sequence[object]] = []
+    rows: list[Sequence[object]] = []
+    for client_id, changes in sessions.items():
+        for topic_filter, subscription in changes.subscriptions.items():
+            if subscription is not None:
+                options = (subscription.no_local, subscription.retain_as_published, subscription.retain_handling)
+                identifier = subscription.subscription_identifier
+                rows.append((client_id, topic_filter, subscription.qos, *map(int, options), identifier))
+            elif not changes.wiped:
+                gone.append((client_id, topic_filter))
+    _run(connection, _DELETE_PAIRS.format("subscription", "topic_filter", "TEXT"), gone)
+    _run(
+        connection,
+        "INSERT OR REPLACE INTO subscription SELECT {0}, {1}, {2}, {3}, {4}, {5}, {6} FROM json_each(?1)",
+        rows,
+    )
+
+    gone, rows = [], []
+    for client_id, changes in sessions.items():
+        for sequence, row in changes.outbound.items():
+            if row is not None:
+                identifiers = json.dumps(row.subscription_identifiers) if row.subscription_identifiers else None
+                flags = (row.qos, row.packet_id, int(row.released), int(row.retain))
+                rows.append((client_id, sequence, row.message_key, row.handle, *flags, identifiers))
+            elif not changes.wiped:
+                gone.append((client_id, sequence))
+    _run(connection, _DELETE_PAIRS.format("outbound", "sequence", "INTEGER"), gone)
+    _run(
+        connection,
+        "INSERT OR REPLACE INTO outbound SELECT {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8} FROM json_each(?1)",
+        rows,
+    )
+
+    gone, rows = [], []
+    for client_id, changes in sessions.items():
+        for packet_id, present in changes.received.items():
+            if present:
+                rows.append((client_id, packet_id))
+            elif not changes.wiped:
+                gone.append((client_id, packet_id))
+    _run(connection, _DELETE_PAIRS.format("received", "packet_id", "INTEGER"), gone)
+    _run(connection, "INSERT OR REPLACE INTO received SELECT {0}, {1} FROM json_each(?1)", rows)
+
+    saved: list[tuple[Sequence[object], bytes]] = []
+    for client_id, changes in sessions.items():
+        if changes.session is None:
+            continue
+        principal, expiry_interval, expires_at, will, due_at, delay = changes.session
+        own = (client_id, principal, expiry_interval, _optional_microseconds(expires_at))
+        if will is None:
+            saved.append(((*own, None, None, None, None, None, None, None), b""))
+        else:
+            message = (will.topic, will.qos, int(will.retain), *_body(will.body))
+            saved.append(((*own, *message, _optional_microseconds(due_at), delay), will.body.payload))
+    _run_with_payloads(
+        connection,
+        "INSERT OR REPLACE INTO session (client_id, principal, expiry_interval, expires_at, will_topic, will_qos,"
+        " will_retain, will_properties, will_expires_at, will_due_at, will_delay, will_payload)"
+        " SELECT {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {payload} FROM json_each(?1)",
+        saved,
+    )
+
+
+_DELETE_PAIRS = (
+    # Without the casts SQLite does not know the types and would search by the first column alone.
+    "DELETE FROM {0} WHERE (client_id, {1}) IN (SELECT CAST({{0}} AS TEXT), CAST({{1}} AS {2}) FROM json_each(?1))"
+)
+_COLUMNS = [f"json_extract(value, '$[{column}]')" for column in range(14)]
+"""`{3}` in a statement: the fourth element of a row in the JSON array `?1`."""
+
+
+def _run(connection: sqlite3.Connection, statement: str, rows: list[Sequence[object]] | list[list[Any]]) -> None:
+    if rows:
+        sql = statement.format(*_COLUMNS)
+        for start in range(0, len(rows), ROWS_PER_STATEMENT):
+            connection.execute(sql, (json.dumps(rows[start : start + ROWS_PER_STATEMENT]),))
+
+
+def _run_with_payloads(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Sequence[object], bytes]]
+) -> None:
+    """`{payload}`: the row's slice of the blob `?2`, whose place and length are the last two elements of the row."""
+    if not rows:
+        return
+    width = len(rows[0][0])
+    payload = f"coalesce(substr(?2, {_COLUMNS[width]}, {_COLUMNS[width + 1]}), x'')"
+    sql = statement.format(*_COLUMNS, payload=payload)
+    for batch in _batches(rows):
+        array, place = [], 1
+        for row, content in batch:
+            array.append((*row, place, len(content)))
+            place += len(content)
+        connection.execute(sql, (json.dumps(array), b"".join(content for _, content in batch)))
+
+
+def _batches(
+    rows: Sequence[tuple[Sequence[object], bytes]],
+) -> Iterator[list[tuple[Sequence[object], bytes]]]:
+    batch: list[tuple[Sequence[object], bytes]] = []
+    size = 0
+    for row in rows:
+        if batch and (len(batch) == ROWS_PER_STATEMENT or size + len(row[1]) > BYTES_PER_STATEMENT):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row[1])
+    yield batch
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def restore(connection: sqlite3.Connection) -> StoredState:
+    sessions: dict[str, StoredSession] = {}
+    for row in connection.execute(
+        "SELECT client_id, principal, expiry_interval, expires_at, will_topic, will_payload, will_qos, will_retain,"
+        " will_properties, will_expires_at, will_due_at, will_delay FROM session"
+    ):
+        client_id, principal, expiry_interval, expires_at = row[:4]
+        will = None
+        if row[4] is not None:
+            topic, payload, qos, retain, properties, will_expires_at, due_at, delay = row[4:]
+            message = _message(topic, payload, qos, retain, properties, will_expires_at)
+            will = StoredWill(message, _optional_seconds(due_at), delay)
+        sessions[client_id] = StoredSession(
+            client_id, principal, expiry_interval, _optional_seconds(expires_at), will=will
+        )
+    for client_id, topic_filter, qos, no_local, as_published, handling, identifier in connection.execute(
+        "SELECT * FROM subscription"
+    ):
+        if client_id in sessions:
+            sessions[client_id].subscriptions.append(
+                StoredSubscription(topic_filter, qos, bool(no_local), bool(as_published), handling, identifier)
+            )
+    for client_id, sequence, key, handle, qos, packet_id, released, retain, identifiers in connection.execute(
+        "SELECT * FROM outbound ORDER BY client_id, sequence"
+    ):
+        if client_id in sessions:
+            matched = () if identifiers is None else tuple(json.loads(identifiers))
+            sessions[client_id].outbound.append(
+                StoredOutbound(sequence, key, handle, qos, packet_id, bool(released), bool(retain), matched)
+            )
+    for client_id, packet_id in connection.execute("SELECT * FROM received"):
+        if client_id in sessions:
+            sessions[client_id].received.append(packet_id)
+    messages = {
+        key: _message(*columns)
+        for key, *columns in connection.execute(
+            "SELECT message_key, topic, payload, qos, retain, properties, expires_at FROM message"
+        )
+    }
+    retained = [
+        _message(topic, payload, qos, 1, properties, expires_at)
+        for topic, payload, qos, properties, expires_at in connection.execute("SELECT * FROM retained")
+    ]
+    return StoredState(list(sessions.values()), messages, retained)
+
+
+def _message(
+    topic: str, payload: bytes, qos: int, retain: int, properties: str | None, expires_at: int | None
+) -> Message:
+    body = Body(payload, _decode_properties(properties), _optional_seconds(expires_at))
+    return Message(topic, body, qos, bool(retain))
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _body(body: Body) -> tuple[str | None, int | None]:
+    return _encode_properties(body.properties), _optional_microseconds(body.expires_at)
+
+
+def _encode_properties(properties: Properties | None) -> str | None:
+    """Those present, as a JSON object; correlation data and the like in hexadecimal."""
+    if properties is None:
+        return None
+    present = {field.name: getattr(properties, field.name) for field in fields(Properties)}
+    return json.dumps(
+        {
+            name: value.hex() if isinstance(value, bytes) else value
+            for name, value in present.items()
+            if value is not None and value != []
+        }
+    )
+
+
+_BINARY_PROPERTIES = ("correlation_data", "authentication_data")
+
+
+def _decode_properties(text: str | None) -> Properties | None:
+    if text is None:
+        return None
+    values: dict[str, Any] = json.loads(text)
+    for name in _BINARY_PROPERTIES:
+        if name in values:
+            values[name] = bytes.fromhex(values[name])
+    if "user_properties" in values:
+        values["user_properties"] = [(name, value) for name, value in values["user_properties"]]
+    return Properties(**values)
+
+
+def microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def seconds(microseconds: int) -> float:
+    return microseconds / 1_000_000
+
+
+def _optional_microseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else microseconds(seconds)
+
+
+def _optional_seconds(microseconds: int | None) -> float | None:
+    return None if microseconds is None else seconds(microseconds)
