@@ -1,4 +1,9 @@
-"""A target becomes device numbers, in SQL, so that its cost follows the devices addressed and not those registered."""
+"""A target becomes device numbers, in SQL, so that its cost follows the devices addressed and not those registered.
+
+Two forms, because they are stored differently: listed devices are looked up by id (`device_rows`), so that unknown ones
+can be named; a selection (`select_sql`) stays a statement, which the ledger inserts from without a row passing through
+Python. The forecast counts over the same statement, so it cannot promise what acceptance would not do.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +27,9 @@ def device_rows(connection: sqlite3.Connection, app_no: int, device_ids: Sequenc
     """Numbers of the live devices among the ids, in no particular order."""
     return dict(
         connection.execute(
-            "SELECT d.id, d.no FROM json_each(?) AS wanted"
-            " JOIN device AS d ON d.app_no = ? AND d.id = wanted.value AND d.removed_at IS NULL",
+            # CROSS: in this order. Left alone, SQLite walks all devices of the app and the list for each of them.
+            "SELECT d.id, d.no FROM json_each(?) AS wanted CROSS JOIN device AS d"
+            " ON d.app_no = ? AND d.id = wanted.value AND d.removed_at IS NULL",
             (json.dumps(device_ids), app_no),
         ).fetchall()
     )
@@ -33,8 +39,8 @@ def select_sql(app_no: int, target: Selecting) -> tuple[str, tuple[Any, ...]]:
     """A SELECT of one column `no`, the live devices that a tag or `all` addresses, in order of enrolment."""
     if target.tag is not None:
         return (
-            "SELECT d.no AS no FROM device_tag AS t JOIN device AS d ON d.no = t.device_no"
-            " WHERE t.app_no = ? AND t.tag = ? AND d.removed_at IS NULL ORDER BY d.no",
+            "SELECT d.no AS no FROM device_tag AS t CROSS JOIN device AS d ON d.no = t.device_no"
+            " WHERE t.app_no = ? AND t.tag = ? AND d.removed_at IS NULL ORDER BY t.device_no",
             (app_no, target.tag),
         )
     assert target.all, "listed targets are resolved by device_rows"

@@ -1,23 +1,92 @@
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
 from gateway.audience.targeting import device_rows, select_sql
-from gateway.delivery.push import Target
-from tests.gateway.delivery.machinery import add_device, fresh_database
+from tests.gateway.delivery.machinery import fresh_database
+
+DEVICES = [(3, 1, "c", None), (1, 1, "a", None), (2, 1, "b", None), (4, 1, "gone", 99), (5, 2, "a", None)]
+"""(number, app, id, removed at)"""
 
 
-def test_only_live_devices_of_the_app_are_addressed() -> None:
+@dataclass
+class Selection:
+    tag: str | None = None
+    all: bool | None = None
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
     connection = fresh_database()
-    connection.execute("INSERT INTO application (no, id, created_at) VALUES (2, 'shop', 0)")
-    for number in (1, 2, 3):
-        add_device(connection, number, f"d{number}")
-        connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'lobby', ?)", (number,))
-    connection.execute("UPDATE device SET removed_at = 1 WHERE no = 2")
-    add_device(connection, 4, "foreign")
-    connection.execute("UPDATE device SET app_no = 2 WHERE no = 4")
-    assert device_rows(connection, 1, ["d1", "d2", "d3", "foreign", "nobody"]) == {"d1": 1, "d3": 3}
-    for target in (Target(all=True), Target(tag="lobby")):
-        select, parameters = select_sql(1, target)
-        assert connection.execute(select, parameters).fetchall() == [(1,), (3,)]
-    select, parameters = select_sql(1, Target(tag="roof"))
-    assert connection.execute(select, parameters).fetchall() == []
+    connection.executemany(
+        "INSERT INTO device (no, app_no, id, removed_at, token_hash, created_at, updated_at)"
+        " VALUES (?, ?, ?, ?, x'', 0, 0)",
+        DEVICES,
+    )
+    for no, app_no, *_ in DEVICES:
+        connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (?, 'hall', ?)", (app_no, no))
+    connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'lobby', 2)")
+    yield connection
     connection.close()
+
+
+def selected(connection: sqlite3.Connection, app_no: int, target: Selection) -> list[int]:
+    sql, parameters = select_sql(app_no, target)
+    return [no for (no,) in connection.execute(sql, parameters)]
+
+
+def test_ids_become_the_numbers_of_live_devices_of_the_app(connection: sqlite3.Connection) -> None:
+    assert device_rows(connection, 1, ["a", "c", "gone", "nobody"]) == {"a": 1, "c": 3}
+    assert device_rows(connection, 2, ["a", "b"]) == {"a": 5}
+    assert device_rows(connection, 1, []) == {}
+
+
+def test_a_removed_id_that_was_enrolled_anew_is_the_new_device(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at) VALUES (6, 1, 'gone', x'', 0, 0)"
+    )
+    assert device_rows(connection, 1, ["gone"]) == {"gone": 6}
+
+
+def test_all_and_tags_select_live_devices_in_order_of_enrolment(connection: sqlite3.Connection) -> None:
+    assert selected(connection, 1, Selection(all=True)) == [1, 2, 3]
+    assert selected(connection, 2, Selection(all=True)) == [5]
+    assert selected(connection, 1, Selection(tag="hall")) == [1, 2, 3]
+    assert selected(connection, 1, Selection(tag="lobby")) == [2]
+    assert selected(connection, 2, Selection(tag="lobby")) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        pytest.param(lambda c: device_rows(c, 1, ["a"]), id="listed"),
+        pytest.param(lambda c: selected(c, 1, Selection(tag="hall")), id="tag"),
+    ],
+)
+def test_the_cost_follows_the_devices_addressed(connection: sqlite3.Connection, statement: Any) -> None:
+    """Steps of SQLite's machine with 5 devices and with 5,000 more that are not addressed."""
+
+    def steps() -> int:
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        connection.set_progress_handler(count, 1)
+        statement(connection)
+        connection.set_progress_handler(None, 1)
+        return counted
+
+    before = steps()
+    connection.executemany(
+        "INSERT INTO device (app_no, id, token_hash, created_at, updated_at) VALUES (1, ?, x'', 0, 0)",
+        [(f"other-{n}",) for n in range(5_000)],
+    )
+    assert steps() <= 2 * before
