@@ -49,7 +49,7 @@ class Refused:
 
 class Authenticator(Protocol):
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
-        """Call `answer` exactly once, now or later, on the broker's thread. Nothing of the session is touched before."""
+        """Call `answer` once, now or later, on the broker's thread. Nothing of the session is touched before."""
 
 
 class AllowAll:

@@ -2,13 +2,13 @@
 session expiry.
 
 A ring of slots, each `RESOLUTION` seconds wide; a slot holds the targets to be looked at when the hand passes it.
-A target is looked at, not fired: its `due(now)` decides by itself what is overdue and answers when it wants to be looked
-at again. So a packet from a client costs one attribute store (`last_received`) and moves nothing in the ring; when the
-hand comes by, the target sees that it was active meanwhile and is put further ahead.
+A target is looked at, not fired: its `due(now)` decides by itself what is overdue and answers when it wants to be
+looked at again. So a packet from a client costs one attribute store (`last_received`) and moves nothing in the ring;
+when the hand comes by, the target sees that it was active meanwhile and is put further ahead.
 
 Laws
 1. A target is in at most one slot. `schedule` moves it.
-2. Never early by the clock the caller gives, late by at most one resolution plus the time between two calls of `advance`.
+2. Never early by the clock the caller gives; late by at most one resolution plus the time between two `advance`.
 3. Deadlines beyond the horizon wait in the last slot and are looked at once per round: a session that expires in a year
    costs one comparison every four minutes.
 

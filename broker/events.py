@@ -21,7 +21,7 @@ LOST = -1
 
 class BrokerEvents(Protocol):
     def connected(self, client_id: str, identity: object, session_present: bool) -> None:
-        """CONNECT was accepted. `identity` is what the authenticator attached; side connections are reported as well."""
+        """CONNECT was accepted. `identity` is what the authenticator attached. Side connections are reported too."""
 
     def disconnected(self, client_id: str, reason: str) -> None:
         """The connection ended (for a take-over: the old one, before `connected` of the new one).

@@ -28,6 +28,7 @@ from broker.protocol.topic_filters import split_shared
 QOS = 0x03
 NO_LOCAL = 0x04
 RETAIN_AS_PUBLISHED = 0x08
+RETAIN_HANDLING_SHIFT = 4
 IDENTIFIER_SHIFT = 8
 
 CACHE_TOPICS = 4_096
@@ -82,19 +83,22 @@ class SharedGroup(Generic[Subscriber]):
         self.members: dict[Subscriber, int] = {}
         self.turn = 0
 
-    def choose(self, is_preferred: Callable[[Subscriber], bool]) -> tuple[Subscriber, int] | None:
-        """The next preferred member in rotation; without any, simply the next, who will get it later [MQTT-4.8.2-5]."""
+    def choose(self, accepts: Callable[[Subscriber], bool]) -> tuple[Subscriber, int] | None:
+        """The next member in rotation that accepts, with its options."""
         members = list(self.members.items())
         count = len(members)
         for step in range(count):
-            candidate = members[(self.turn + step) % count]
-            if is_preferred(candidate[0]):
-                self.turn = (self.turn + step + 1) % count
-                return candidate
-        if not count:
-            return None
-        self.turn = (self.turn + 1) % count
-        return members[self.turn]
+            turn = (self.turn + step) % count
+            if accepts(members[turn][0]):
+                self.turn = turn + 1
+                return members[turn]
+        return None
+
+    def next(self) -> tuple[Subscriber, int]:
+        """The next member, whoever it is: it will get the message later [MQTT-4.8.2-5]."""
+        chosen = self.choose(lambda _: True)
+        assert chosen is not None, "a group without members is removed"
+        return chosen
 
 
 class Matches(Generic[Subscriber]):

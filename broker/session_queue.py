@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from broker.message import Message
+from broker.store import StoredOutbound
 
 
 class SharedMessage:
@@ -45,7 +46,12 @@ class MessageCopy:
         self.identifiers = identifiers
         """Subscription identifiers of the filters that matched [MQTT-3.3.4-3]."""
         self.sequence = sequence
-        """Its row in the store; 0: not stored."""
+        """Number of its row in the store; 0: not stored."""
+
+    def row(self, packet_id: int, released: bool) -> StoredOutbound:
+        return StoredOutbound(
+            self.sequence, self.shared.key, None, self.qos, packet_id, released, self.retain, self.identifiers
+        )
 
 
 class SessionQueue:

@@ -49,8 +49,8 @@ class BrokerSettings:
     """Unacknowledged QoS 1 and 2 messages from one client, announced in CONNACK [MQTT-3.3.4-9]. A 3.1.1 client, which
     is told nothing, may have `max_pending_answers`."""
     max_pending_answers: int = 65_535
-    """Answers of one connection that wait for the store: as many as there are packet identifiers. Over it the connection
-    is closed (0x97); what was not acknowledged is repeated by its client."""
+    """Answers of one connection that wait for the store: as many as there are packet identifiers. Over it the
+    connection is closed (0x97); what was not acknowledged is repeated by its client."""
     topic_alias_maximum: int = 16
     """Aliases a 5.0 client may define, per connection. What mosquitto and most clients use at most is 10."""
 

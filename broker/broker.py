@@ -1,0 +1,355 @@
+"""The broker: sessions by client identifier, take-over, hand-over of deliveries, fan-out of ordinary messages, wills.
+
+Laws
+1. Synchronous and without I/O: it is called with bytes and times, and calls the transport, the store and the events.
+   Nothing waits; what must happen later is in the timing wheel, what must be on disk first is behind a store's barrier.
+2. One session per client identifier, and at most one connection per session: a new connection ends the old one first
+   [MQTT-3.1.4-3], and what the old one held is reported lost before the new one is reported connected.
+3. Nobody gets here unauthenticated: `open_session` is called by a connection that has been accepted.
+4. `deliver` (a push, under a handle) and `route` (ordinary MQTT) do not meet: the one addresses a session and may be
+   refused, the other addresses a topic and queues.
+
+The caller owes: `start` before the first connection, `tick` some four times a second, `shutdown` before the sockets go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from broker.authorization import Authenticator
+from broker.deadlines import TimingWheel
+from broker.environment import Environment
+from broker.events import BrokerEvents
+from broker.handshake import Terms, published_will
+from broker.message import Message
+from broker.metrics import BrokerMetrics
+from broker.protocol.packets import ReasonCode
+from broker.retained import RetainedMessages
+from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Router
+from broker.session import Session
+from broker.session_queue import SharedMessage
+from broker.settings import BrokerSettings
+from broker.store import SessionStore, StoredWill
+
+if TYPE_CHECKING:
+    from broker.connection import Connection
+
+
+class Broker:
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        store: SessionStore,
+        authenticator: Authenticator,
+        events: BrokerEvents | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.authenticator = authenticator
+        self.metrics = BrokerMetrics()
+        self.sessions: dict[str, Session] = {}
+        self.embedded = events is not None
+        """Somebody listens to what is published, subscribers or not."""
+        self.environment = Environment(settings, store, events or _NoEvents(), self.metrics, clock)
+        self.wheel = TimingWheel(self.environment.now)
+        self._router: Router[Session] = Router()
+        self._retained = RetainedMessages(settings.max_retained_messages, settings.max_retained_bytes)
+        self._connections: dict[str, tuple[Connection, ...]] = {}
+        """By principal; almost always one, and a tuple of one is the smallest collection there is."""
+
+    # -- what the embedder calls --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Restore what is stored. To be called once, before the first connection."""
+        environment = self.environment
+        environment.now = now = environment.clock()
+        state = environment.store.restore()
+        messages = {key: SharedMessage(message, key) for key, message in state.messages.items()}
+        environment.last_message_key = max(messages, default=0)
+        for stored in state.sessions:
+            session = Session(stored.client_id, stored.principal, environment, self._look)
+            session.restore(stored, messages, now)
+            self.sessions[stored.client_id] = session
+            for topic_filter, options in session.subscriptions.items():
+                self._router.subscribe(topic_filter, session, options)
+            self._schedule(session)
+        for shared in messages.values():
+            if not shared.references:
+                environment.store.delete_message(shared.key)
+        for message in state.retained:
+            if message.body.has_expired(now) or not self._retained.set(message):
+                environment.store.delete_retained(message.topic)
+        self.metrics.sessions = len(self.sessions)
+        self.metrics.retained = len(self._retained)
+
+    def tick(self, now: float) -> None:
+        """Do what is due. Call it about four times a second."""
+        self.environment.now = now
+        self.wheel.advance(now)
+
+    def deliver(self, client_id: str, message: Message, handle: int) -> bool:  # Hot path.
+        """Hand a message to one connected, subscribed client. True: taken, and its outcome will be `settled` (QoS 0:
+        written, and that is all). False: not connected, not subscribed, or no room; nothing is kept."""
+        session = self.sessions.get(client_id)
+        return session is not None and session.deliver(message, handle)
+
+    def granted_qos(self, client_id: str, topic: str) -> int | None:
+        """The QoS a connected client has subscribed to a topic with; None without a subscription."""
+        session = self.sessions.get(client_id)
+        if session is None or session.connection is None:
+            return None
+        granted = session.granted(topic)
+        return granted if granted >= 0 else None
+
+    def forget(self, client_id: str, handle: int) -> None:
+        """The acknowledgement of a QoS 2 delivery is stored elsewhere: its identifier and row are free."""
+        session = self.sessions.get(client_id)
+        if session is not None:
+            session.forget(handle)
+
+    def held(self) -> list[tuple[str, int]]:
+        """(client_id, handle) of QoS 2 deliveries past PUBREC, which cannot be taken back."""
+        return [(client_id, handle) for client_id, session in self.sessions.items() for handle in session.held()]
+
+    def publish(self, message: Message) -> None:
+        """Ordinary MQTT: to every subscriber, and retained if it says so. The message object may be used again."""
+        self.environment.now = self.environment.clock()
+        self.route(Message(message.topic, message.body, message.qos, message.retain), None)
+
+    def remove_session(self, client_id: str, reason_code: int = ReasonCode.ADMINISTRATIVE_ACTION) -> None:
+        """Close its connection and delete the session, in the store too."""
+        session = self.sessions.get(client_id)
+        if session is None:
+            return
+        if session.connection is not None:
+            session.connection.end(reason_code, "session removed")
+        if self.sessions.get(client_id) is session:
+            self._end_session(session)
+
+    def disconnect_principal(self, principal: str, reason_code: int) -> int:
+        """Close all connections of one credential, side connections included; how many there were."""
+        connections = self._connections.get(principal, ())
+        for connection in connections:
+            connection.end(reason_code, "disconnected by the server")
+        return len(connections)
+
+    def is_connected(self, client_id: str) -> bool:
+        session = self.sessions.get(client_id)
+        return session is not None and session.connection is not None
+
+    def shutdown(self) -> None:
+        """Say goodbye (5.0 clients: 0x8B) and close every accepted connection."""
+        for connections in list(self._connections.values()):
+            for connection in connections:
+                connection.end(ReasonCode.SERVER_SHUTTING_DOWN, "server shutting down")
+
+    # -- what a connection calls --------------------------------------------------------------------------------------
+
+    def refusal(self, client_id: str) -> int:
+        """The reason code for an authenticated client that there is no room for; 0 if there is."""
+        session = self.sessions.get(client_id)
+        if session is None:
+            if len(self.sessions) >= self.settings.max_sessions:
+                return ReasonCode.QUOTA_EXCEEDED
+        elif session.connection is not None:
+            return ReasonCode.SUCCESS  # it takes its own place over
+        if self.metrics.connections >= self.settings.max_connections:
+            return ReasonCode.QUOTA_EXCEEDED
+        return ReasonCode.SUCCESS
+
+    def open_session(
+        self, connection: Connection, terms: Terms, clean_start: bool, will: StoredWill | None
+    ) -> tuple[Session, bool]:
+        """The session of an accepted client, and whether it was there before [MQTT-3.2.2-2] [MQTT-3.2.2-3]."""
+        client_id = terms.client_id
+        session = self.sessions.get(client_id)
+        if session is not None and session.connection is not None:
+            self.metrics.taken_over += 1
+            session.connection.end(ReasonCode.SESSION_TAKEN_OVER, "session taken over")  # [MQTT-3.1.4-3]
+            session = self.sessions.get(client_id)
+        if session is not None and clean_start:
+            self._end_session(session)  # [MQTT-3.1.2-4]
+            session = None
+        present = session is not None
+        if session is None:
+            session = Session(client_id, connection.principal, self.environment, self._look)
+            session.durable = terms.expiry_interval > 0
+            self.sessions[client_id] = session
+            self.metrics.sessions = len(self.sessions)
+        self.wheel.cancel(session)
+        session.principal = connection.principal
+        session.attach(connection, terms.maximum_packet_size, terms.receive_maximum)
+        session.expiry_interval = terms.expiry_interval
+        # An earlier will that was waiting for its delay is not published any more [MQTT-3.1.3-9].
+        session.will = will
+        session.save()
+        connection.session = session
+        self._connections[connection.principal] = (*self._connections.get(connection.principal, ()), connection)
+        self.metrics.connections += 1
+        self.metrics.connects += 1
+        self.environment.events.connected(client_id, connection.identity, present)
+        return session, present
+
+    def connection_ended(self, connection: Connection, session: Session, reason: str, keep_will: bool) -> None:
+        """The connection is closed: its deliveries are lost, its will is due, and the session expires or ends."""
+        others = tuple(other for other in self._connections[connection.principal] if other is not connection)
+        if others:
+            self._connections[connection.principal] = others
+        else:
+            del self._connections[connection.principal]
+        self.metrics.connections -= 1
+        session.detach()
+        self.environment.events.disconnected(session.client_id, reason)
+        if self.sessions.get(session.client_id) is not session or session.connection is not None:
+            return  # a listener has removed it
+        now = self.environment.now
+        will = session.will
+        if will is not None:
+            delay = min(will.delay, session.expiry_interval)
+            if not keep_will:
+                session.will = None
+            elif delay > 0:
+                will.due_at = now + delay
+            else:
+                session.will = None
+                self._publish_will(session.client_id, will)  # [MQTT-3.1.2-8]
+        if session.expiry_interval > 0:
+            session.leave(now)
+            self._schedule(session)
+        else:
+            self._end_session(session)
+
+    def route(self, message: Message, publisher: Session | None) -> bool:  # Hot path of ordinary fan-out.
+        """To every subscriber once, at the lower of both QoS; False if there is none. `message` must not change."""
+        if message.retain:
+            self._retain(message)
+        matches = self._router.match(message.topic)
+        if not matches.direct and not matches.shared:
+            return False
+        shared = SharedMessage(message)
+        qos = message.qos
+        retain = message.retain
+        for match in matches.direct:
+            session = match.subscriber
+            if session is publisher and any(options & NO_LOCAL for options in match.others):
+                own = match.for_publisher()
+                if own is None:
+                    continue
+                match = own
+            options = match.options
+            # RETAIN is kept for subscriptions that asked for it only [MQTT-3.3.1-12] [MQTT-3.3.1-13].
+            kept = retain and bool(options & RETAIN_AS_PUBLISHED)
+            session.offer(shared, min(qos, options & QOS), kept, match.identifiers)
+        for group in matches.shared:
+            chosen = group.choose(_takes_now) or group.choose(_is_connected) or group.next()
+            session, options = chosen
+            identifier = options >> IDENTIFIER_SHIFT
+            kept = retain and bool(options & RETAIN_AS_PUBLISHED)
+            session.offer(shared, min(qos, options & QOS), kept, (identifier,) if identifier else ())
+        return True
+
+    def subscribe(self, session: Session, topic_filter: str, options: int) -> bool:
+        """True if the session had no such subscription."""
+        session.subscribe(topic_filter, options)
+        return self._router.subscribe(topic_filter, session, options)
+
+    def unsubscribe(self, session: Session, topic_filter: str) -> bool:
+        """True if there was one."""
+        return session.unsubscribe(topic_filter) and self._router.unsubscribe(topic_filter, session)
+
+    def send_retained(self, session: Session, topic_filter: str, options: int) -> None:
+        """The retained messages that a new subscription gets."""
+        identifier = options >> IDENTIFIER_SHIFT
+        for message in self._retained.match(topic_filter, self.environment.now):
+            if session.connection is None:
+                return
+            qos = min(message.qos, options & QOS)
+            session.offer_retained(SharedMessage(message), qos, (identifier,) if identifier else ())
+
+    # -- sessions and wills -------------------------------------------------------------------------------------------
+
+    def _look(self, session: Session, now: float) -> float | None:
+        """The timing wheel has come by a session: is its will due, has it expired?"""
+        if session.connection is not None:
+            return None
+        will = session.will
+        if will is not None and will.due_at is not None and will.due_at <= now:
+            session.will = None
+            session.save()
+            self._publish_will(session.client_id, will)
+        if session.expires_at is not None and session.expires_at <= now:
+            self._end_session(session)
+            return None
+        return session.next_deadline()
+
+    def _schedule(self, session: Session) -> None:
+        deadline = session.next_deadline()
+        if deadline is not None:
+            self.wheel.schedule(session, deadline)
+
+    def _end_session(self, session: Session) -> None:
+        """Its interval is over, or somebody ends it. A will that was still waiting is due now (MQTT 5.0, 3.1.3.2.2)."""
+        del self.sessions[session.client_id]
+        self.metrics.sessions = len(self.sessions)
+        self.wheel.cancel(session)
+        for topic_filter in session.subscriptions:
+            self._router.unsubscribe(topic_filter, session)
+        will = session.will
+        session.end()
+        if will is not None:
+            self._publish_will(session.client_id, will)
+
+    def _publish_will(self, client_id: str, will: StoredWill) -> None:
+        message = published_will(will, self.environment.now)
+        self.route(message, None)
+        self.environment.events.published(client_id, message, _nobody_waits)
+
+    def _retain(self, message: Message) -> None:
+        store = self.environment.store
+        if not message.body.payload:
+            if self._retained.remove(message.topic):
+                store.delete_retained(message.topic)  # [MQTT-3.3.1-6]
+        elif self._retained.set(message) or (self._sweep_retained() and self._retained.set(message)):
+            store.save_retained(message)  # [MQTT-3.3.1-5]
+        else:
+            self.metrics.dropped_not_retained += 1
+        self.metrics.retained = len(self._retained)
+
+    def _sweep_retained(self) -> bool:
+        expired = self._retained.expired(self.environment.now)
+        for topic in expired:
+            self._retained.remove(topic)
+            self.environment.store.delete_retained(topic)
+        return bool(expired)
+
+
+def _takes_now(session: Session) -> bool:
+    return session.write is not None and session.queue is None and session.room > 0
+
+
+def _is_connected(session: Session) -> bool:
+    return session.connection is not None
+
+
+def _nobody_waits(_: int) -> None:
+    """What `done` means for a will."""
+
+
+class _NoEvents:
+    """A broker that nobody has embedded: it agrees to everything, and has no deliveries."""
+
+    def connected(self, client_id: str, identity: object, session_present: bool) -> None: ...
+
+    def disconnected(self, client_id: str, reason: str) -> None: ...
+
+    def ready(self, client_id: str, room: int) -> None: ...
+
+    def settled(self, client_id: str, handle: int, outcome: int) -> None: ...
+
+    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+        # Left by an embedder of an earlier run.
+        done({})
+
+    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
+        done(ReasonCode.SUCCESS)

@@ -1,0 +1,572 @@
+"""One network connection: which packet is legal now, what it asks of the broker, and the answers in their order.
+
+Laws
+1. Bytes in, bytes out: `data_received` feeds the decoder, the decoder calls `packet` (or `puback`, the fast path), and
+   whatever is to be said goes to `transport.write`. `data_received` never raises; a peer's error ends the connection.
+2. Authentication comes first. Until the authenticator has answered, bytes are kept (bounded) and nothing is looked at.
+3. What it answers, it has stored: an answer that promises something waits for the store's barrier, a PUBACK or PUBREC
+   for the embedder's `done` as well, and answers leave in the order of their questions (`answers`).
+4. Slow consumers are decided here, in the one place that writes (`answer`): messages stop at the session's gate while
+   the socket is full; answers cannot, so a client that asks without reading is closed when they pass a limit.
+
+    AWAITING_CONNECT ─CONNECT─▶ AUTHENTICATING ─accepted─▶ CONNECTED ─▶ CLOSED         (any state ─error, lost─▶ CLOSED)
+
+An idle connection takes about 500 bytes besides its session, decoder and socket.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from enum import Enum
+from functools import partial
+from typing import Any, Final, Protocol
+
+from broker.answers import Answer, Answers
+from broker.authorization import Accepted, Credentials, Permissions, Refused
+from broker.broker import Broker
+from broker.environment import Environment
+from broker.handshake import Terms, body_of, connack_properties, terms_of, will_of
+from broker.message import Message
+from broker.protocol.codec import Decoder, encode
+from broker.protocol.errors import MqttError, ProtocolError, TopicAliasInvalid, return_code_of
+from broker.protocol.packets import (
+    V3_1_1,
+    V5,
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Properties,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    ReasonCode,
+    Suback,
+    Subscribe,
+    SubscriptionRequest,
+    Unsuback,
+    Unsubscribe,
+)
+from broker.protocol.topic_filters import SHARE
+from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, RETAIN_AS_PUBLISHED, RETAIN_HANDLING_SHIFT
+from broker.session import Session
+
+log = logging.getLogger(__name__)
+
+_PINGRESP: Final = encode(Pingresp(), V3_1_1)
+
+
+class Transport(Protocol):
+    """What a connection writes to. Neither call blocks or calls back, except `pause_writing` from within `write`."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None:
+        """Send what is written, for a bounded time, then close."""
+
+
+class State(Enum):
+    AWAITING_CONNECT = "awaiting connect"
+    AUTHENTICATING = "authenticating"
+    CONNECTED = "connected"
+    CLOSED = "closed"
+
+
+class Connection:
+    __slots__ = (
+        "_aliases",
+        "_answers",
+        "_broker",
+        "_decoder",
+        "_opened_at",
+        "_permissions",
+        "_said_connack",
+        "_state",
+        "_terms",
+        "_transport",
+        "_unacknowledged",
+        "_unread_bytes",
+        "environment",
+        "identity",
+        "last_received",
+        "paused",
+        "peer",
+        "principal",
+        "send",
+        "session",
+        "slot",
+        "version",
+    )
+
+    def __init__(self, broker: Broker, transport: Transport, peer: str, now: float) -> None:
+        self._broker = broker
+        self._transport = transport
+        self.environment: Environment = broker.environment
+        self.peer = peer
+        self.send: Callable[[bytes], None] = transport.write
+        self.session: Session | None = None
+        """From CONNECT accepted to the end of the connection."""
+        self.principal = ""
+        self.identity: object = None
+        self.version = V3_1_1
+        self.paused = False
+        self.last_received = now
+        self.slot = -1
+        """The timing wheel's note."""
+        self._state = State.AWAITING_CONNECT
+        self._opened_at = now
+        self._permissions: Permissions
+        self._terms: Terms | None = None
+        self._said_connack = False
+        self._aliases: dict[int, str] | None = None
+        """Topic aliases the client has defined; they end with the connection [MQTT-3.3.2-7]."""
+        self._answers: Answers | None = None
+        """None while nothing is owed: an empty deque takes 600 bytes."""
+        self._unacknowledged = 0
+        """QoS 1 and 2 messages from the client that we have not acknowledged: its send quota (MQTT 5.0, 4.9)."""
+        self._unread_bytes = 0
+        # A stranger's packet may be as large as what we keep for strangers.
+        self._decoder = Decoder(self, broker.settings.connect_buffer)
+        broker.wheel.schedule(self, now + broker.settings.connect_timeout)
+
+    # -- what the transport calls -------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes, now: float) -> None:  # Hot path.
+        """Take bytes from the socket; never raises."""
+        environment = self.environment
+        environment.now = self.last_received = now
+        environment.metrics.bytes_in += len(data)
+        try:
+            self._decoder.feed(data)
+        except MqttError as error:
+            self._refuse_packet(error)
+        except Exception:
+            # Ours, not the peer's. One connection pays for it instead of the process.
+            log.exception("connection of %s failed", self.peer)
+            self.end(ReasonCode.UNSPECIFIED_ERROR, "internal error")
+        if self._state is State.AUTHENTICATING and self._decoder.buffered > environment.settings.connect_buffer:
+            self.end(ReasonCode.QUOTA_EXCEEDED, "too much before authentication")
+
+    def connection_lost(self, now: float, reason: str = "connection lost") -> None:
+        """The socket is gone. Harmless after our own `close`."""
+        self.environment.now = now
+        self._finish(reason, keep_will=True)
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is above its high-water mark: a slow consumer, until it has read."""
+        self.paused = True
+        self.environment.metrics.slow_consumers += 1
+        if self.session is not None:
+            self.session.close_gate()
+
+    def resume_writing(self, now: float) -> None:
+        self.environment.now = now
+        self.paused = False
+        self._unread_bytes = 0
+        if self.session is not None:
+            self.session.pump()
+
+    # -- what the decoder calls ---------------------------------------------------------------------------------------
+
+    def puback(self, packet_id: int, reason_code: int) -> None:  # Hot path.
+        session = self.session
+        if session is not None:
+            session.puback(packet_id, reason_code)
+        elif self._state is not State.CLOSED:
+            self.end(ReasonCode.PROTOCOL_ERROR, "protocol error")  # before CONNECT [MQTT-3.1.0-1]
+
+    def packet(self, packet: Packet) -> None:
+        """Everything but PUBACK."""
+        handler = _LEGAL[self._state].get(type(packet))
+        if handler is not None:
+            handler(self, packet)
+        elif self._state is not State.CLOSED:
+            # A second CONNECT [MQTT-3.1.0-2], another packet before the first [MQTT-3.1.0-1], AUTH that nobody began.
+            self.end(ReasonCode.PROTOCOL_ERROR, "protocol error")
+
+    # -- what the session calls ---------------------------------------------------------------------------------------
+
+    def answer(self, data: bytes) -> None:
+        """Say what the protocol obliges us to say, even to a socket that is full."""
+        if self._state is State.CLOSED:
+            return
+        if self.paused:
+            self._unread_bytes += len(data)
+            if self._unread_bytes > self.environment.settings.max_unread_bytes:
+                self.end(ReasonCode.QUOTA_EXCEEDED, "slow consumer")
+                return
+        self.send(data)
+
+    def end(self, reason_code: int, reason: str) -> None:
+        """Close for a reason, and tell it to a client that can be told. `reason` is for people and metrics."""
+        if self._state is State.CLOSED:
+            return
+        self.environment.metrics.refuse(reason.replace(" ", "_"))
+        if self._said_connack:
+            if self.version == V5:
+                self._say_goodbye(reason_code, reason)
+        elif self._state is not State.AWAITING_CONNECT:
+            # Its CONNECT was understood: the refusal is a CONNACK.
+            self.send(encode(Connack(False, self._connack_code(reason_code)), self.version))
+        self._finish(reason, keep_will=True)
+
+    def due(self, now: float) -> float | None:
+        """The timing wheel has come by."""
+        if self._state is State.CLOSED:
+            return None
+        settings = self.environment.settings
+        session = self.session
+        if session is None or self._terms is None:
+            until = self._opened_at + settings.connect_timeout
+            if now >= until:
+                self.end(ReasonCode.UNSPECIFIED_ERROR, "connect timeout")
+                return None
+            return until
+        oldest = session.oldest_sent_at()
+        if oldest is None:
+            session.compact()
+            oldest = now
+        ack_until = oldest + settings.ack_timeout
+        if now >= ack_until:
+            self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "ack timeout")
+            return None
+        if not self._terms.keep_alive:
+            return ack_until
+        alive_until = self.last_received + self._terms.keep_alive * settings.keep_alive_grace
+        if now >= alive_until:
+            self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-22]
+            return None
+        return min(alive_until, ack_until)
+
+    # -- CONNECT ------------------------------------------------------------------------------------------------------
+
+    def _connect(self, connect: Connect) -> None:
+        self.version = connect.protocol_version
+        self._state = State.AUTHENTICATING
+        properties = connect.properties
+        if properties is not None and properties.authentication_method is not None:
+            self.end(ReasonCode.BAD_AUTHENTICATION_METHOD, "bad authentication method")  # [MQTT-4.12.0-1]
+            return
+        if not connect.client_id and self.version != V5 and not connect.clean_start:
+            # 3.1.1 cannot tell a client which identifier it was given [MQTT-3.1.3-8].
+            self.end(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "client identifier not valid")
+            return
+        settings = self.environment.settings
+        terms = terms_of(connect, settings)
+        if len(terms.client_id.encode()) > settings.max_client_id_length:
+            self.end(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "client identifier not valid")
+            return
+        # The client need not wait for CONNACK (MQTT 5.0, 3.1.4); we look at nothing it says until we know it.
+        self._decoder.pause()
+        self._broker.authenticator.authenticate(
+            Credentials(terms.client_id, connect.username, connect.password, self.version, self.peer),
+            partial(self._authenticated, connect, terms),
+        )
+
+    def _authenticated(self, connect: Connect, terms: Terms, answer: Accepted | Refused) -> None:
+        if self._state is not State.AUTHENTICATING:
+            return  # it has gone meanwhile
+        if isinstance(answer, Refused):
+            self.end(answer.reason_code, _name_of(answer.reason_code))
+            return
+        will = will_of(connect)
+        if will is not None:
+            refused = self._publish_refusal(answer.permissions, will.message.topic, will.message.retain)
+            if refused:
+                self.end(refused, "will refused")
+                return
+        if not answer.persistent:
+            terms = replace(terms, expiry_interval=0)
+        refusal = self._broker.refusal(terms.client_id)
+        if refusal:
+            self.end(refusal, _name_of(refusal))
+            return
+        settings = self.environment.settings
+        self._permissions = answer.permissions
+        self._terms = terms
+        self._state = State.CONNECTED
+        self.principal = answer.principal
+        self.identity = answer.identity
+        self._decoder.maximum_packet_size = settings.maximum_packet_size
+        clean = connect.clean_start or not answer.persistent
+        session, present = self._broker.open_session(self, terms, clean, will)
+        properties = connack_properties(connect, terms, settings) if self.version == V5 else None
+        connack = Connack(present, ReasonCode.SUCCESS, properties)
+        self._owe(connack, stored=session.durable, then=self._begin)
+        look_at = self.due(self.environment.now)
+        if look_at is not None:
+            self._broker.wheel.schedule(self, look_at)
+        try:
+            self._decoder.resume()
+        except MqttError as error:
+            self._refuse_packet(error)
+
+    def _begin(self) -> None:
+        """CONNACK has left: the session may speak."""
+        self._said_connack = True
+        if self.session is not None:
+            self.session.start()
+
+    def _connack_code(self, reason_code: int) -> int:
+        return reason_code if self.version == V5 else return_code_of(reason_code)
+
+    # -- PUBLISH from the client --------------------------------------------------------------------------------------
+
+    def _publish(self, publish: Publish) -> None:
+        environment = self.environment
+        environment.metrics.publishes_in += 1
+        session = self._accepted_session()
+        properties = publish.properties
+        topic = publish.topic
+        if properties is not None and properties.topic_alias is not None:
+            topic = self._resolve_alias(topic, properties.topic_alias)
+        qos = publish.qos
+        if qos == 2 and not session.receive(publish.packet_id):
+            # Repeated: acknowledged again, not routed again [MQTT-4.3.3-10].
+            self._owe(Pubrec(publish.packet_id), session.durable)
+            return
+        if qos:
+            self._unacknowledged += 1
+            if self.version == V5 and self._unacknowledged > environment.settings.receive_maximum:
+                self.end(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "receive maximum exceeded")  # MQTT 5.0, 3.3.4
+                return
+        refusal = self._publish_refusal(self._permissions, topic, publish.retain)
+        if refusal:
+            environment.metrics.dropped_not_permitted += 1
+            if qos:
+                self._owe_acknowledgement(publish, 0)(refusal)
+            return
+        message = Message(topic, body_of(publish.payload, properties, environment.now), qos, publish.retain)
+        anybody = self._broker.route(message, session)
+        if qos:
+            unheard = 0 if anybody or self._broker.embedded else ReasonCode.NO_MATCHING_SUBSCRIBERS
+            done = self._owe_acknowledgement(publish, unheard)
+        else:
+            done = _nothing
+        environment.events.published(session.client_id, message, done)
+
+    def _owe_acknowledgement(self, publish: Publish, unheard: int) -> Callable[[int], None]:
+        """PUBACK or PUBREC, when what PUBLISH has changed is stored and the function returned was called."""
+        packet = Puback(publish.packet_id) if publish.qos == 1 else Pubrec(publish.packet_id)
+
+        def done(reason_code: int) -> None:
+            # 3.1.1 has no way to refuse a message: it is acknowledged, and dropped [MQTT-3.3.5-2].
+            if self.version == V5:
+                packet.reason_code = reason_code or unheard
+            release()
+
+        release = self._owe(packet, stored=True, waits=True)
+        return done
+
+    def _publish_refusal(self, permissions: Permissions, topic: str, retain: bool) -> int:
+        """The reason code of a message or will that may not be published; 0 if it may."""
+        if topic.count("/") >= self.environment.settings.max_topic_levels:
+            return ReasonCode.TOPIC_NAME_INVALID
+        # $SYS is the server's own (MQTT 5.0, 4.7.2).
+        if topic.startswith("$SYS/") or not permissions.may_publish(topic, retain):
+            return ReasonCode.NOT_AUTHORIZED
+        return ReasonCode.SUCCESS
+
+    def _resolve_alias(self, topic: str, alias: int) -> str:
+        if not 0 < alias <= self.environment.settings.topic_alias_maximum:
+            raise TopicAliasInvalid("topic alias above the maximum")  # [MQTT-3.3.2-9]
+        if self._aliases is None:
+            self._aliases = {}
+        if topic:
+            self._aliases[alias] = topic
+            return topic
+        known = self._aliases.get(alias)
+        if known is None:
+            raise TopicAliasInvalid("topic alias that was not defined")
+        return known
+
+    def _pubrel(self, pubrel: Pubrel) -> None:
+        session = self._accepted_session()
+        known = session.release(pubrel.packet_id)
+        # Unknown: completed before the connection was lost, or never begun. 3.1.1 answers both alike.
+        code = ReasonCode.SUCCESS if known or self.version != V5 else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        # Not before it is stored that the identifier is free: a new message under it would pass for a repetition.
+        self._owe(Pubcomp(pubrel.packet_id, code), stored=known and session.durable)
+
+    def _pubrec(self, pubrec: Pubrec) -> None:
+        self._accepted_session().pubrec(pubrec.packet_id, pubrec.reason_code)
+
+    def _pubcomp(self, pubcomp: Pubcomp) -> None:
+        self._accepted_session().pubcomp(pubcomp.packet_id)
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------
+
+    def _subscribe(self, subscribe: Subscribe) -> None:
+        session = self._accepted_session()
+        properties = subscribe.properties
+        identifiers = properties.subscription_identifiers if properties is not None else []
+        identifier = identifiers[0] if identifiers else 0
+        codes: list[int] = []
+        wanting_retained: list[tuple[str, int]] = []
+        for request in subscribe.subscriptions:
+            topic_filter = request.topic_filter
+            refusal = self._subscribe_refusal(session, topic_filter)
+            if refusal:
+                codes.append(refusal)  # 0x80 in 3.1.1
+                continue
+            options = _options_of(request, identifier)
+            is_new = self._broker.subscribe(session, topic_filter, options)
+            codes.append(request.qos)
+            # Retain handling: 0 always, 1 if the subscription is new, 2 never [MQTT-3.3.1-9] [MQTT-3.3.1-10]
+            # [MQTT-3.3.1-11]; a shared one never gets any (MQTT 5.0, 4.8.2).
+            handling = request.retain_handling
+            if (handling == 0 or (handling == 1 and is_new)) and not topic_filter.startswith(SHARE):
+                wanting_retained.append((topic_filter, options))
+
+        def subscribed() -> None:
+            for topic_filter, options in wanting_retained:
+                self._broker.send_retained(session, topic_filter, options)
+            session.announce()
+
+        self._owe(Suback(subscribe.packet_id, codes), stored=session.durable, then=subscribed)
+
+    def _subscribe_refusal(self, session: Session, topic_filter: str) -> int:
+        settings = self.environment.settings
+        if topic_filter.count("/") >= settings.max_topic_levels:
+            return ReasonCode.TOPIC_FILTER_INVALID
+        if not self._permissions.may_subscribe(topic_filter):
+            return ReasonCode.NOT_AUTHORIZED
+        if len(session.subscriptions) >= settings.max_subscriptions and topic_filter not in session.subscriptions:
+            return ReasonCode.QUOTA_EXCEEDED
+        return ReasonCode.SUCCESS
+
+    def _unsubscribe(self, unsubscribe: Unsubscribe) -> None:
+        session = self._accepted_session()
+        removed = [self._broker.unsubscribe(session, topic_filter) for topic_filter in unsubscribe.topic_filters]
+        codes: list[int] = [0 if there else ReasonCode.NO_SUBSCRIPTION_EXISTED for there in removed]
+        self._owe(Unsuback(unsubscribe.packet_id, codes), stored=session.durable, then=session.announce)
+
+    # -- the rest of the packets --------------------------------------------------------------------------------------
+
+    def _pingreq(self, _: Pingreq) -> None:
+        self.answer(_PINGRESP)  # [MQTT-3.12.4-1]
+
+    def _disconnect(self, disconnect: Disconnect) -> None:
+        session = self._accepted_session()
+        properties = disconnect.properties
+        if properties is not None and properties.session_expiry_interval is not None:
+            interval = properties.session_expiry_interval
+            if interval and not session.expiry_interval:
+                raise ProtocolError("a session that ends with its connection cannot be prolonged")  # [MQTT-3.14.2-2]
+            session.expiry_interval = min(interval, self.environment.settings.max_session_expiry)
+        # Reason code 0, and every DISCONNECT of 3.1.1, takes the will back [MQTT-3.14.4-3].
+        self._finish("disconnected", keep_will=disconnect.reason_code != 0)
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _owe(
+        self, packet: Packet, stored: bool, waits: bool = False, then: Callable[[], None] | None = None
+    ) -> Callable[[], None]:
+        """Answer in turn, after the store's barrier if `stored`, and if it `waits`, after a call of what is returned.
+        `then` runs when the packet has left."""
+        answers = self._answers
+        if answers is None:
+            answers = self._answers = Answers(self._leave)
+        elif len(answers) >= self.environment.settings.max_pending_answers:
+            self.end(ReasonCode.QUOTA_EXCEEDED, "too many unacknowledged messages")
+        answer = Answer(packet, 1 + waits, then)
+        answers.owe(answer)
+        fulfil = partial(answers.fulfil, answer)
+        if stored:
+            self.environment.store.barrier(fulfil)
+        else:
+            fulfil()
+        return fulfil
+
+    def _leave(self, packet: Packet) -> None:
+        """Its turn has come."""
+        if not self._answers:
+            self._answers = None
+        self.answer(encode(packet, self.version))
+        if isinstance(packet, Puback | Pubcomp):
+            self._unacknowledged = max(self._unacknowledged - 1, 0)
+        elif isinstance(packet, Pubrec) and packet.reason_code >= 0x80 and self.session is not None:
+            # The handshake ends here, and the identifier is free (MQTT 5.0, 4.3.3).
+            self._unacknowledged -= 1
+            self.session.release(packet.packet_id)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _refuse_packet(self, error: MqttError) -> None:
+        log.info("%s: %s (%s)", self.peer, error, error.label)
+        if self._state is State.AWAITING_CONNECT:
+            # The version may be known although CONNECT is not understood. Garbage gets no answer [MQTT-4.8.0-1].
+            self.version = self._decoder.version
+            code = error.reason_code if self.version == V5 else error.return_code
+            if code is not None:
+                self.send(encode(Connack(False, code), self.version))
+        self.end(error.reason_code, error.label.replace("_", " "))
+
+    def _say_goodbye(self, reason_code: int, reason: str) -> None:
+        assert self._terms is not None, "CONNACK was sent"
+        data = encode(Disconnect(reason_code, Properties(reason_string=reason)), V5)
+        if len(data) > self._terms.maximum_packet_size:
+            data = encode(Disconnect(reason_code), V5)  # [MQTT-3.14.2-3]
+        self.send(data)
+
+    def _finish(self, reason: str, keep_will: bool) -> None:
+        if self._state is State.CLOSED:
+            return
+        self._state = State.CLOSED
+        self._decoder.stop()
+        self._broker.wheel.cancel(self)
+        if self._answers is not None:
+            self._answers.drop()
+            self._answers = None
+        self._transport.close()
+        session, self.session = self.session, None
+        if session is not None:
+            self._broker.connection_ended(self, session, reason, keep_will)
+
+    def _accepted_session(self) -> Session:
+        session = self.session
+        assert session is not None, "the table lets these packets through only when CONNECT was accepted"
+        return session
+
+
+def _options_of(request: SubscriptionRequest, identifier: int) -> int:
+    """A subscription as one int, as in `router`."""
+    return (
+        request.qos
+        | NO_LOCAL * request.no_local
+        | RETAIN_AS_PUBLISHED * request.retain_as_published
+        | request.retain_handling << RETAIN_HANDLING_SHIFT
+        | identifier << IDENTIFIER_SHIFT
+    )
+
+
+def _name_of(reason_code: int) -> str:
+    return ReasonCode(reason_code).name.lower().replace("_", " ")
+
+
+def _nothing(_: int) -> None:
+    """What `done` means for a message of QoS 0: nobody waits for an acknowledgement."""
+
+
+_LEGAL: Final[dict[State, dict[type[Any], Callable[[Connection, Any], None]]]] = {
+    State.AWAITING_CONNECT: {Connect: Connection._connect},
+    State.AUTHENTICATING: {},  # the decoder is paused
+    State.CONNECTED: {
+        Publish: Connection._publish,
+        Pubrec: Connection._pubrec,
+        Pubrel: Connection._pubrel,
+        Pubcomp: Connection._pubcomp,
+        Subscribe: Connection._subscribe,
+        Unsubscribe: Connection._unsubscribe,
+        Pingreq: Connection._pingreq,
+        Disconnect: Connection._disconnect,
+    },
+    State.CLOSED: {},
+}
+"""Which packet is legal when, and who answers it."""

@@ -1,0 +1,65 @@
+"""What a session sees of the world around it: its connection, and what all sessions of one broker share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from broker.events import BrokerEvents
+from broker.metrics import BrokerMetrics
+from broker.session_queue import SharedMessage
+from broker.settings import BrokerSettings
+from broker.store import SessionStore
+
+
+class SessionConnection(Protocol):
+    """What a session knows of its connection."""
+
+    version: int
+    paused: bool
+    """The socket takes no bytes for now."""
+    send: Callable[[bytes], None]
+    """The transport's own: for messages, which are not sent while it is paused."""
+
+    def answer(self, data: bytes) -> None:
+        """For what the protocol obliges us to say, paused or not."""
+
+    def end(self, reason_code: int, reason: str) -> None:
+        """Tell the client why, if its version can be told, and close."""
+
+
+class Environment:
+    """What the sessions of one broker share."""
+
+    __slots__ = ("clock", "events", "last_message_key", "metrics", "now", "settings", "store")
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        store: SessionStore,
+        events: BrokerEvents,
+        metrics: BrokerMetrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.events = events
+        self.metrics = metrics
+        self.clock = clock
+        self.now = clock()
+        """Server time of the last packet or tick: fresh enough for timeouts, and free."""
+        self.last_message_key = 0
+
+    def keep(self, shared: SharedMessage) -> None:
+        """A durable session holds this message: see that it is stored, once."""
+        if not shared.key:
+            self.last_message_key += 1
+            shared.key = self.last_message_key
+            self.store.save_message(shared.key, shared.message)
+        shared.references += 1
+
+    def let_go(self, shared: SharedMessage) -> None:
+        shared.references -= 1
+        if not shared.references:
+            self.store.delete_message(shared.key)
+            shared.key = 0

@@ -1,0 +1,127 @@
+"""What CONNECT and CONNACK negotiate: pure answers to "what did the client ask for, and what does it get".
+
+Nothing here touches a session; `connection` asks these questions and `broker` acts on the answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from secrets import token_hex
+
+from broker.message import Body, Message
+from broker.protocol.packets import V5, Connect, Properties, Will
+from broker.settings import BrokerSettings
+from broker.store import StoredWill
+
+MAXIMUM_PACKET_SIZE = 268_435_455 + 5
+"""What a client without a limit of its own accepts: the largest remaining length and its header (MQTT 5.0, 2.1.4)."""
+RECEIVE_MAXIMUM = 65_535
+"""Of a client that names none (MQTT 5.0, 3.1.2.11.3)."""
+
+
+@dataclass(slots=True, frozen=True)
+class Terms:
+    """What holds for one connection, once it is accepted."""
+
+    client_id: str
+    assigned: bool
+    """The client left its identifier to us [MQTT-3.1.3-6]."""
+    keep_alive: int
+    expiry_interval: int
+    receive_maximum: int
+    maximum_packet_size: int
+
+
+def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
+    properties = connect.properties or _NONE
+    keep_alive = connect.keep_alive
+    if connect.protocol_version == V5:
+        expiry = properties.session_expiry_interval or 0
+        if settings.server_keep_alive is not None:
+            keep_alive = settings.server_keep_alive
+    else:
+        # A 3.1.1 session has no interval of its own: it ends with the connection, or stays (3.1.1, 3.1.2.4).
+        expiry = 0 if connect.clean_start else settings.max_session_expiry
+    return Terms(
+        client_id=connect.client_id or "auto-" + token_hex(10),
+        assigned=not connect.client_id,
+        keep_alive=keep_alive,
+        expiry_interval=min(expiry, settings.max_session_expiry),
+        receive_maximum=properties.receive_maximum or RECEIVE_MAXIMUM,
+        maximum_packet_size=properties.maximum_packet_size or MAXIMUM_PACKET_SIZE,
+    )
+
+
+def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings) -> Properties:
+    """What a 5.0 client has to be told: where we differ from the defaults or from what it asked for."""
+    asked = connect.properties or _NONE
+    properties = Properties(
+        receive_maximum=settings.receive_maximum,
+        maximum_packet_size=settings.maximum_packet_size,
+        topic_alias_maximum=settings.topic_alias_maximum or None,
+    )
+    if terms.assigned:
+        properties.assigned_client_identifier = terms.client_id  # [MQTT-3.1.3-7]
+    if terms.expiry_interval != (asked.session_expiry_interval or 0):
+        properties.session_expiry_interval = terms.expiry_interval
+    if settings.server_keep_alive is not None:
+        properties.server_keep_alive = settings.server_keep_alive  # [MQTT-3.1.2-21]
+    return properties
+
+
+def will_of(connect: Connect) -> StoredWill | None:
+    """The will, not due yet. Its message expiry interval stays among the properties: it begins when it is published."""
+    will = connect.will
+    if will is None:
+        return None
+    properties = will.properties
+    delay = (properties.will_delay_interval or 0) if properties is not None else 0
+    body = Body(will.payload, _will_properties(will))
+    return StoredWill(Message(will.topic, body, will.qos, will.retain), due_at=None, delay=delay)
+
+
+def published_will(will: StoredWill, now: float) -> Message:
+    """The message of a will whose time has come."""
+    message = will.message
+    return Message(
+        message.topic, body_of(message.body.payload, message.body.properties, now), message.qos, message.retain
+    )
+
+
+def body_of(payload: bytes, properties: Properties | None, now: float) -> Body:
+    """The body of a message that a client has published: what a server forwards unaltered, and until when it is good.
+
+    Payload format [MQTT-3.3.2-4], response topic [MQTT-3.3.2-15], correlation data [MQTT-3.3.2-16], user properties
+    [MQTT-3.3.2-17], in their order [MQTT-3.3.2-18], and content type [MQTT-3.3.2-20].
+    """
+    if properties is None:
+        return Body(payload)
+    forwarded = Properties(
+        payload_format_indicator=properties.payload_format_indicator,
+        content_type=properties.content_type,
+        response_topic=properties.response_topic,
+        correlation_data=properties.correlation_data,
+        user_properties=properties.user_properties,
+    )
+    interval = properties.message_expiry_interval
+    return Body(
+        payload,
+        forwarded if forwarded != _NONE else None,
+        expires_at=now + interval if interval is not None else None,
+    )
+
+
+def _will_properties(will: Will) -> Properties | None:
+    properties = will.properties
+    if properties is None:
+        return None
+    body = body_of(b"", properties, 0.0)
+    kept = body.properties
+    if properties.message_expiry_interval is not None:
+        kept = kept or Properties()
+        kept.message_expiry_interval = properties.message_expiry_interval
+    return kept
+
+
+_NONE = Properties()
+"""Stands for absent properties; never changed."""

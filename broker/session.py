@@ -1,0 +1,212 @@
+"""What outlives a connection: subscriptions, will, expiry, inbound QoS 2, and (in `window`) all that is on its way out.
+
+Laws
+1. A session exists from an accepted CONNECT to the end of its expiry interval; its connections come and go.
+2. A durable session (one that may outlive its connection) is in the store, row by row, as it changes. One that ends
+   with its connection never is. Which it is, is decided when it begins.
+3. The session decides nothing about others: routing, wills and take-over are the broker's.
+
+An idle session takes about 1 KiB, its subscription included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broker.environment import Environment, SessionConnection
+from broker.events import LOST
+from broker.inflight import PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
+from broker.protocol.topic_filters import split_shared
+from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, RETAIN_HANDLING_SHIFT, has_wildcard
+from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
+from broker.settings import NEVER_EXPIRES
+from broker.store import StoredOutbound, StoredSession, StoredSubscription, StoredWill
+from broker.window import InflightWindow
+
+
+class Session(InflightWindow):
+    __slots__ = ("expires_at", "expiry_interval", "look", "principal", "received", "slot", "will")
+
+    def __init__(
+        self, client_id: str, principal: str, environment: Environment, look: Callable[[Session, float], float | None]
+    ) -> None:
+        super().__init__(client_id, environment)
+        self.principal = principal
+        self.look = look
+        """The broker's: what to do when a deadline of this session has come."""
+        self.expiry_interval = 0
+        """Seconds it outlives its connection; 0xFFFFFFFF: for ever."""
+        self.expires_at: float | None = None
+        """Server time; None while connected, or never."""
+        self.will: StoredWill | None = None
+        self.received: set[int] | None = None
+        """Packet identifiers of inbound QoS 2 messages between PUBREC and PUBREL."""
+        self.slot = -1
+        """The timing wheel's note."""
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    def attach(self, connection: SessionConnection, packet_limit: int, receive_maximum: int) -> None:
+        """A connection has authenticated as this session's client. Nothing goes out before `start`."""
+        self.connection = connection
+        self.version = connection.version
+        self.packet_limit = packet_limit
+        self.window = min(receive_maximum, self.environment.settings.max_inflight)
+        self.expires_at = None
+
+    def leave(self, now: float) -> None:
+        """The connection has ended (`detach` has been called), the session stays: from now on it expires."""
+        if self.expiry_interval != NEVER_EXPIRES:
+            self.expires_at = now + self.expiry_interval
+        self.save()
+
+    def next_deadline(self) -> float | None:
+        """When to look at a session without a connection: its will is due, or it expires."""
+        due_at = self.will.due_at if self.will is not None else None
+        if due_at is None or (self.expires_at is not None and self.expires_at < due_at):
+            return self.expires_at
+        return due_at
+
+    def due(self, now: float) -> float | None:
+        return self.look(self, now)
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------
+
+    def subscribe(self, topic_filter: str, options: int) -> None:
+        """Add or replace [MQTT-3.8.4-3]."""
+        if topic_filter not in self.subscriptions and _is_wildcard(topic_filter):
+            self.wildcards += 1
+        self.subscriptions[topic_filter] = options
+        if self.durable:
+            self.environment.store.save_subscription(self.client_id, _stored(topic_filter, options))
+
+    def unsubscribe(self, topic_filter: str) -> bool:
+        if self.subscriptions.pop(topic_filter, None) is None:
+            return False
+        if _is_wildcard(topic_filter):
+            self.wildcards -= 1
+        if self.durable:
+            self.environment.store.delete_subscription(self.client_id, topic_filter)
+        return True
+
+    # -- inbound QoS 2 ------------------------------------------------------------------------------------------------
+
+    def receive(self, packet_id: int) -> bool:
+        """Note an inbound QoS 2 message; False: it is a repetition, not to be routed again [MQTT-4.3.3-10]."""
+        if self.received is None:
+            self.received = set()
+        elif packet_id in self.received:
+            return False
+        self.received.add(packet_id)
+        if self.durable:
+            self.environment.store.save_received(self.client_id, packet_id)
+        return True
+
+    def release(self, packet_id: int) -> bool:
+        """PUBREL, or our refusal in PUBREC: the identifier is free. False: it was not in use."""
+        if self.received is None or packet_id not in self.received:
+            return False
+        self.received.remove(packet_id)
+        if not self.received:
+            self.received = None
+        if self.durable:
+            self.environment.store.delete_received(self.client_id, packet_id)
+        return True
+
+    # -- the store ----------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """The session's own facts, will included."""
+        if self.durable:
+            self.environment.store.save_session(
+                StoredSession(self.client_id, self.principal, self.expiry_interval, self.expires_at, will=self.will)
+            )
+
+    def restore(self, stored: StoredSession, messages: dict[int, SharedMessage], now: float) -> None:
+        """Become what was stored. Rows that refer to nothing are removed from the store."""
+        self.durable = True
+        self.expiry_interval = stored.expiry_interval
+        self.expires_at = stored.expires_at
+        if stored.expires_at is None and stored.expiry_interval != NEVER_EXPIRES:
+            # It was connected when the process ended: its interval begins now.
+            self.expires_at = now + stored.expiry_interval
+        self.will = stored.will
+        if self.will is not None and self.will.due_at is None:
+            self.will.due_at = now + min(self.will.delay, self.expiry_interval)
+        for subscription in stored.subscriptions:
+            self.subscriptions[subscription.topic_filter] = _options(subscription)
+            self.wildcards += _is_wildcard(subscription.topic_filter)
+        self.received = set(stored.received) or None
+        for row in sorted(stored.outbound, key=lambda row: row.sequence):
+            self.sequence = row.sequence
+            self._restore_outbound(row, messages)
+
+    def _restore_outbound(self, row: StoredOutbound, messages: dict[int, SharedMessage]) -> None:
+        shared = messages.get(row.message_key) if row.message_key is not None else None
+        copy: MessageCopy | None = None
+        if shared is not None:
+            shared.references += 1
+            copy = MessageCopy(shared, row.qos, row.retain, row.subscription_identifiers, row.sequence)
+            if not row.packet_id:
+                if self.queue is None:
+                    self.queue = SessionQueue()
+                self.queue.append(copy)
+                return
+        elif row.handle is None or not row.packet_id:
+            # Its message, or (past PUBREC) the embedder's interest in it, was gone before the row was.
+            self.environment.store.delete_outbound(self.client_id, row.sequence)
+            return
+        # Whether it was sent before the process ended, nobody knows: it goes out with DUP.
+        phase = PUBACK_DUE if row.qos == 1 else PUBCOMP_DUE if row.released else PUBREC_DUE
+        self.inflight[row.packet_id] = Inflight(row.handle, phase, row.packet_id, 0.0, row.sequence, copy)
+        self.next_packet_id = row.packet_id % 65_535 + 1
+        if row.handle is not None:
+            if self.packet_of_handle is None:
+                self.packet_of_handle = {}
+            self.packet_of_handle[row.handle] = row.packet_id
+
+    def end(self) -> None:
+        """It is over: what could not be taken back is lost after all, and the store forgets it."""
+        held = [e.handle for e in self.inflight.values() if e.phase == PUBCOMP_DUE and e.handle is not None]
+        for entry in self.inflight.values():
+            if entry.copy is not None and entry.sequence:
+                self.environment.let_go(entry.copy.shared)
+        for copy in self.queue or ():
+            if copy.sequence:
+                self.environment.let_go(copy.shared)
+        if self.durable:
+            self.environment.store.delete_session(self.client_id)
+            self.durable = False
+        self.inflight = {}
+        self.packet_of_handle = None
+        self.queue = None
+        self.received = None
+        self.will = None
+        for handle in held:
+            self.environment.events.settled(self.client_id, handle, LOST)
+
+
+def _is_wildcard(topic_filter: str) -> bool:
+    """Counted by the session to know whether a topic needs more than a look-up."""
+    return has_wildcard(topic_filter) and split_shared(topic_filter)[0] is None
+
+
+def _stored(topic_filter: str, options: int) -> StoredSubscription:
+    return StoredSubscription(
+        topic_filter,
+        options & QOS,
+        bool(options & NO_LOCAL),
+        bool(options & RETAIN_AS_PUBLISHED),
+        options >> RETAIN_HANDLING_SHIFT & 3,
+        options >> IDENTIFIER_SHIFT or None,
+    )
+
+
+def _options(stored: StoredSubscription) -> int:
+    return (
+        stored.qos
+        | NO_LOCAL * stored.no_local
+        | RETAIN_AS_PUBLISHED * stored.retain_as_published
+        | stored.retain_handling << RETAIN_HANDLING_SHIFT
+        | (stored.subscription_identifier or 0) << IDENTIFIER_SHIFT
+    )

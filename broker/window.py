@@ -1,0 +1,603 @@
+"""What a session sends: the inflight window, packet identifiers, and both QoS flows towards the client.
+
+Laws
+1. Inflight belongs to the session, not to a connection or a call stack [MQTT-4.4.0-1]: when the client returns, what is
+   unacknowledged goes out again under its identifier, in its order, with DUP.
+2. A delivery (a message with a `handle`, from `Broker.deliver`) is taken or not taken, at once, and never queued: its
+   owner keeps it until there is room. An ordinary message is queued (`session_queue`).
+3. One gate, `write`: the transport's own method while a message may go out, None while not (no connection, CONNACK not
+   sent, inflight not yet re-sent, socket full). The hot path asks nothing else.
+4. Exactly once needs the disk: of a durable session, PUBLISH of QoS 2 leaves after its identifier is stored, and PUBREL
+   after PUBREC is. QoS 1 never waits.
+
+The gate over a connection's life:
+
+    attached ─CONNACK sent─▶ start ─embedder judged─▶ sending again ─▶ open ◀─socket─▶ paused ─lost─▶ detached
+
+Price: the window's dictionary keeps its size until the session is looked at idle (`compact`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import ceil
+
+from broker.environment import Environment, SessionConnection
+from broker.events import ACKNOWLEDGED, LOST
+from broker.inflight import ABANDONED, BARRIER_DUE, FORGET_DUE, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
+from broker.message import Body, Message
+from broker.protocol.codec import encode, encode_properties, encode_publish
+from broker.protocol.packets import V5, PacketType, Properties, Pubrel, ReasonCode
+from broker.protocol.topic_filters import matches
+from broker.router import QOS, has_wildcard
+from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
+
+DUP = 0x08
+RETAIN = 0x01
+LAST_PACKET_ID = 65_535
+NEVER = LAST_PACKET_ID + 1
+"""More room than any window has."""
+EXPIRY_PROPERTY = b"\x02"
+"""Identifier of the message expiry interval (MQTT 5.0, table 2-4); four bytes follow."""
+
+
+class InflightWindow:
+    """The outbound half of a session."""
+
+    __slots__ = (
+        "client_id",
+        "connection",
+        "durable",
+        "environment",
+        "inflight",
+        "next_packet_id",
+        "packet_limit",
+        "packet_of_handle",
+        "queue",
+        "resend",
+        "resumed",
+        "room",
+        "sequence",
+        "subscriptions",
+        "version",
+        "wake_at",
+        "wanted_room",
+        "wildcards",
+        "window",
+        "write",
+    )
+
+    def __init__(self, client_id: str, environment: Environment) -> None:
+        self.client_id = client_id
+        self.environment = environment
+        self.durable = False
+        """The session outlives its connection, and is therefore in the store."""
+        self.subscriptions: dict[str, int] = {}
+        """Filter to options, as in `router`."""
+        self.wildcards = 0
+        """How many of them have wildcards and are not shared."""
+
+        self.inflight: dict[int, Inflight] = {}
+        """By packet identifier, in the order of sending."""
+        self.packet_of_handle: dict[int, int] | None = None
+        """QoS 2 deliveries only: `forget` names them by handle."""
+        self.queue: SessionQueue | None = None
+        self.sequence = 0
+        """Last row number in the store."""
+        self.next_packet_id = 1
+
+        self.connection: SessionConnection | None = None
+        self.version = 0
+        self.packet_limit = 0
+        self.write: Callable[[bytes], None] | None = None
+        self.window = 0
+        self.room = 0
+        """Free places of the window."""
+        self.resumed = False
+        """The embedder has said which inflight deliveries this connection gets; from here on they can be lost again."""
+        self.resend: list[tuple[Inflight, Message | None]] | None = None
+        """Still to be sent again, last first; None when that is over."""
+        self.wanted_room = 0
+        """Say `ready` when this much room is free; 0: nobody waits for it."""
+        self.wake_at = NEVER
+        """An acknowledgement that leaves this much room has to `pump`."""
+
+    # -- deliveries ---------------------------------------------------------------------------------------------------
+
+    def deliver(self, message: Message, handle: int) -> bool:  # Hot path.
+        """Take a message under a handle, or answer False and keep nothing."""
+        write = self.write
+        if write is None:
+            self._ask_for_room()
+            return False
+        topic = message.topic
+        granted = self.subscriptions.get(topic, -1)
+        if granted < 0 or self.wildcards:
+            granted = self.granted(topic)
+            if granted < 0:
+                return False
+        # The lower of the two QoS [MQTT-3.8.4-8].
+        qos = message.qos
+        if granted & 3 < qos:
+            qos = granted & 3
+        body = message.body
+        properties = self._properties(body) if self.version == V5 else None
+        if qos == 1:
+            room = self.room
+            if room <= 0:
+                self._ask_for_room()
+                return False
+            inflight = self.inflight
+            packet_id = self.next_packet_id
+            while packet_id in inflight:
+                packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
+            data = encode_publish(topic.encode(), body.payload, 1, packet_id, 0, properties)
+            if len(data) > self.packet_limit:
+                return self._too_large(handle)
+            self.next_packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
+            environment = self.environment
+            inflight[packet_id] = Inflight(handle, PUBACK_DUE, packet_id, environment.now, 0, None)
+            self.room = room - 1
+            write(data)
+            environment.metrics.publishes_out += 1
+            return True
+        if qos == 0:
+            data = encode_publish(topic.encode(), body.payload, 0, 0, 0, properties)
+            if len(data) > self.packet_limit:
+                return self._too_large(handle)
+            write(data)
+            self.environment.metrics.publishes_out += 1
+            return True
+        return self._deliver_exactly_once(message, handle, properties)
+
+    def _deliver_exactly_once(self, message: Message, handle: int, properties: bytes | None) -> bool:
+        if self.room <= 0:
+            self._ask_for_room()
+            return False
+        packet_id = self._free_packet_id()
+        data = encode_publish(message.topic.encode(), message.body.payload, 2, packet_id, 0, properties)
+        if len(data) > self.packet_limit:
+            return self._too_large(handle)
+        if self.packet_of_handle is None:
+            self.packet_of_handle = {}
+        self.packet_of_handle[handle] = packet_id
+        sequence = self._next_sequence() if self.durable else 0
+        self._put(Inflight(handle, BARRIER_DUE, packet_id, self.environment.now, sequence, None), data)
+        return True
+
+    def granted(self, topic: str) -> int:
+        """The highest QoS of the subscriptions to a topic, shared ones aside; -1 without any."""
+        best = self.subscriptions.get(topic, -1)
+        if best >= 0:
+            best &= QOS
+        if self.wildcards:
+            for topic_filter, options in self.subscriptions.items():
+                if options & QOS > best and has_wildcard(topic_filter) and matches(topic_filter, topic):
+                    best = options & QOS
+        return best
+
+    def forget(self, handle: int) -> None:
+        """The embedder has stored the acknowledgement of a QoS 2 delivery, or knows nothing of it any more."""
+        packets = self.packet_of_handle
+        packet_id = packets.pop(handle, None) if packets is not None else None
+        if packet_id is None:
+            return
+        entry = self.inflight[packet_id]
+        if entry.phase == FORGET_DUE:
+            self._remove(entry)
+        elif entry.phase < PUBCOMP_DUE:
+            self._drop(entry)
+        else:
+            # The handshake goes on, for the client's sake; nobody is told how it ends.
+            entry.handle = None
+
+    def held(self) -> list[int]:
+        """Handles past PUBREC: they cannot be taken back."""
+        if self.packet_of_handle is None:
+            return []
+        phase_of = self.inflight
+        return [h for h, packet_id in self.packet_of_handle.items() if phase_of[packet_id].phase >= PUBCOMP_DUE]
+
+    def _too_large(self, handle: int) -> bool:
+        # As if it had been sent [MQTT-3.1.2-25]; its owner is told that it was not.
+        self.environment.metrics.dropped_too_large += 1
+        self.environment.events.settled(self.client_id, handle, ReasonCode.PACKET_TOO_LARGE)
+        return True
+
+    def _ask_for_room(self) -> None:
+        # Without a connection nobody has to ask: `ready` is said after CONNECT.
+        if self.resumed and not self.wanted_room:
+            self.wanted_room = (self.window + 1) // 2
+            self.wake_at = min(self.wake_at, self.wanted_room)
+
+    # -- acknowledgements ---------------------------------------------------------------------------------------------
+
+    def puback(self, packet_id: int, reason_code: int) -> None:  # Hot path.
+        """PUBACK of either version [MQTT-4.3.2-3]."""
+        inflight = self.inflight
+        entry = inflight.get(packet_id)
+        if entry is None:
+            return  # a repeated one: no error is defined for it
+        if entry.phase != PUBACK_DUE:
+            self._protocol_error("PUBACK for a QoS 2 message")
+            return
+        del inflight[packet_id]
+        self.room += 1
+        environment = self.environment
+        environment.metrics.acknowledged += 1
+        handle = entry.handle
+        if handle is not None:
+            environment.events.settled(self.client_id, handle, reason_code if reason_code >= 0x80 else ACKNOWLEDGED)
+        elif entry.sequence:
+            self._delete_row(entry)
+        if self.room >= self.wake_at:
+            self.pump()
+
+    def pubrec(self, packet_id: int, reason_code: int) -> None:
+        entry = self.inflight.get(packet_id)
+        if entry is None or entry.phase == FORGET_DUE:
+            # 3.1.1 knows no such reason; its client gets rid of the identifier all the same.
+            self._send_pubrel(packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
+        elif entry.phase in (PUBACK_DUE, BARRIER_DUE):
+            self._protocol_error("PUBREC for a message that is not of QoS 2")
+        elif reason_code >= 0x80:
+            # Refused: no PUBREL, the identifier is free (MQTT 5.0, 4.3.3).
+            self._settle(entry, reason_code)
+        elif entry.phase == PUBREC_DUE:
+            entry.phase = PUBCOMP_DUE
+            connection = self.connection
+            if entry.sequence and connection is not None:
+                store = self.environment.store
+                store.save_outbound(self.client_id, entry.row())
+                store.barrier(partial(self._released, packet_id, connection))
+            else:
+                self._send_pubrel(packet_id, ReasonCode.SUCCESS)
+        else:
+            # Repeated; or ABANDONED: the client gives up what it holds, and PUBCOMP frees the identifier.
+            self._send_pubrel(packet_id, ReasonCode.SUCCESS)
+
+    def pubcomp(self, packet_id: int) -> None:
+        """Whatever its reason code: 0x92 says that the client had completed it earlier."""
+        entry = self.inflight.get(packet_id)
+        if entry is not None and entry.phase in (PUBCOMP_DUE, ABANDONED):
+            self._settle(entry, ACKNOWLEDGED)
+
+    def _settle(self, entry: Inflight, outcome: int) -> None:
+        """A QoS 2 handshake has ended."""
+        handle = entry.handle
+        if entry.phase != ABANDONED:
+            self.room += 1
+            self.environment.metrics.acknowledged += 1
+        if handle is not None and outcome == ACKNOWLEDGED:
+            entry.phase = FORGET_DUE
+        else:
+            if handle is not None and self.packet_of_handle is not None:
+                del self.packet_of_handle[handle]
+            self._remove(entry)
+        if handle is not None:
+            self.environment.events.settled(self.client_id, handle, outcome)
+        if self.room >= self.wake_at:
+            self.pump()
+
+    def _released(self, packet_id: int, connection: SessionConnection) -> None:
+        """PUBREC is on disk: PUBREL may leave [MQTT-4.3.3-5], in the order of the PUBRECs [MQTT-4.6.0-4]."""
+        if self.connection is connection:
+            self._send_pubrel(packet_id, ReasonCode.SUCCESS)
+
+    def _send_pubrel(self, packet_id: int, reason_code: int) -> None:
+        if self.connection is not None:
+            self.connection.answer(encode(Pubrel(packet_id, reason_code), self.version))
+
+    def _protocol_error(self, reason: str) -> None:
+        if self.connection is not None:
+            self.connection.end(ReasonCode.PROTOCOL_ERROR, reason)
+
+    # -- ordinary messages --------------------------------------------------------------------------------------------
+
+    def offer(self, shared: SharedMessage, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+        """Send an ordinary message now, or queue it, or lose it by a named rule. Hot path of ordinary fan-out."""
+        if not qos and self.connection is None:
+            self.environment.metrics.dropped_offline += 1
+            return
+        copy = MessageCopy(shared, qos, retain, identifiers, 0)
+        if self._may_send(qos):
+            self._send(copy)
+            return
+        environment = self.environment
+        settings = environment.settings
+        size = len(shared.message.body.payload)
+        queue = self.queue
+        if queue is not None and not queue.has_room(size, settings.max_queued_messages, settings.max_queued_bytes):
+            for expired in queue.take_expired(environment.now):
+                environment.metrics.dropped_expired += 1
+                self._discard(expired)
+            if not queue.has_room(size, settings.max_queued_messages, settings.max_queued_bytes):
+                environment.metrics.dropped_queue_full += 1
+                return
+        self._append(copy)
+
+    def offer_retained(self, shared: SharedMessage, qos: int, identifiers: tuple[int, ...]) -> None:
+        """A retained message for a new subscription, with RETAIN 1 [MQTT-3.3.1-8]."""
+        copy = MessageCopy(shared, qos, True, identifiers, 0)
+        settings = self.environment.settings
+        if self._may_send(qos):
+            self._send(copy)
+        elif self.queue is None or len(self.queue) < settings.max_queued_messages + settings.max_retained_messages:
+            self._append(copy)
+        else:
+            self.environment.metrics.dropped_queue_full += 1
+
+    def _may_send(self, qos: int) -> bool:
+        return self.write is not None and self.queue is None and (not qos or self.room > 0)
+
+    def _append(self, copy: MessageCopy) -> None:
+        if self.queue is None:
+            self.queue = SessionQueue()
+        if copy.qos and self.durable:
+            self._keep(copy)
+            self.environment.store.save_outbound(self.client_id, copy.row(0, False))
+        self.queue.append(copy)
+        self.wake_at = 1
+
+    def _send(self, copy: MessageCopy) -> None:
+        """Room and socket are there."""
+        environment = self.environment
+        packet_id = self._free_packet_id() if copy.qos else 0
+        data = self._render(copy, packet_id, 0)
+        if len(data) > self.packet_limit:
+            # Discarded as if it had been acknowledged [MQTT-3.1.2-25].
+            environment.metrics.dropped_too_large += 1
+            self._discard(copy)
+        elif copy.qos:
+            if self.durable and not copy.sequence:
+                self._keep(copy)
+            phase = PUBACK_DUE if copy.qos == 1 else BARRIER_DUE
+            self._put(Inflight(None, phase, packet_id, environment.now, copy.sequence, copy), data)
+        elif self.write is not None:
+            self.write(data)
+            environment.metrics.publishes_out += 1
+
+    def _put(self, entry: Inflight, data: bytes) -> None:
+        """Into the window; stored if the session is, and sent: QoS 2 only when it is on disk."""
+        self.inflight[entry.packet_id] = entry
+        self.room -= 1
+        connection = self.connection
+        assert connection is not None, "the gate is open"
+        if entry.sequence:
+            store = self.environment.store
+            store.save_outbound(self.client_id, entry.row())
+            if entry.phase == BARRIER_DUE:
+                store.barrier(partial(self._stored, entry, connection, data))
+                return
+        self._stored(entry, connection, data)
+
+    def _stored(self, entry: Inflight, connection: SessionConnection, data: bytes) -> None:
+        if self.connection is not connection or self.inflight.get(entry.packet_id) is not entry:
+            return  # another connection has been given the entry meanwhile, or the session has ended
+        if entry.phase == BARRIER_DUE:
+            entry.phase = PUBREC_DUE
+        connection.send(data)
+        self.environment.metrics.publishes_out += 1
+
+    # -- the gate -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """CONNACK has left. Ask which inflight deliveries are still worth sending, then go on in `_judged`."""
+        connection = self.connection
+        assert connection is not None, "started by its connection"
+        unsettled = [e for e in self.inflight.values() if e.handle is not None and e.phase < PUBCOMP_DUE]
+        if unsettled:
+            handles = [entry.handle for entry in unsettled if entry.handle is not None]
+            self.environment.events.resume(self.client_id, handles, partial(self._judged, connection, unsettled))
+        else:
+            self._judged(connection, unsettled, {})
+
+    def _judged(
+        self, connection: SessionConnection, unsettled: list[Inflight], messages: Mapping[int, Message]
+    ) -> None:
+        if self.connection is not connection:
+            for handle in messages:
+                self.environment.events.settled(self.client_id, handle, LOST)
+            return
+        if self.resumed:
+            return
+        for entry in unsettled:
+            # The client may have settled it meanwhile, or taken it over by a PUBREC.
+            still_ours = self.inflight.get(entry.packet_id) is entry and entry.phase < PUBCOMP_DUE
+            if still_ours and entry.handle not in messages:
+                self._drop(entry)
+        self.resend = []
+        self.room = self.window
+        for entry in self.inflight.values():
+            entry.sent_at = self.environment.now
+            if entry.phase == PUBCOMP_DUE:
+                # PUBREL is never held back by the receive maximum [MQTT-3.3.4-9].
+                self._send_pubrel(entry.packet_id, ReasonCode.SUCCESS)
+                self.room -= 1
+            elif entry.phase < PUBCOMP_DUE:
+                self.resend.append((entry, messages[entry.handle] if entry.handle is not None else None))
+        self.resend.reverse()
+        self.resumed = True
+        self.wanted_room = 1
+        self.pump()
+
+    def pump(self) -> None:
+        """Room or the socket has become free: send again, then what is queued, then say `ready`."""
+        connection = self.connection
+        if connection is None or connection.paused or not self.resumed:
+            return
+        if self.resend is not None:
+            self.wake_at = 1
+            self._send_again(connection, self.resend)
+            if self.resend or connection.paused:
+                return
+            self.resend = None
+        self.write = connection.send
+        is_open = self._send_queued()
+        wanted = self.wanted_room
+        if wanted and self.room >= wanted and is_open and self.subscriptions:
+            self.wanted_room = 0
+            self.wake_at = 1 if self.queue is not None else NEVER
+            self.environment.events.ready(self.client_id, self.room)
+        else:
+            self.wake_at = 1 if self.queue is not None else wanted or NEVER
+
+    def close_gate(self) -> None:
+        """The socket is full: nothing more for a slow consumer until it has read. Then call `pump`."""
+        self.write = None
+
+    def announce(self) -> None:
+        """Subscriptions have changed: say `ready` as soon as there is any room."""
+        self.wanted_room = 1
+        self.pump()
+
+    def detach(self) -> None:
+        """The connection has ended; every delivery that can still be lost is reported so."""
+        self.connection = None
+        self.write = None
+        self.resend = None
+        self.wanted_room = 0
+        self.wake_at = NEVER
+        if self.queue is not None:
+            self.queue.take_qos_0()
+            if not self.queue:
+                self.queue = None
+        if not self.resumed:
+            return  # this connection was given none of them, so none is lost again
+        self.resumed = False
+        settled = self.environment.events.settled
+        for entry in list(self.inflight.values()):
+            if entry.handle is not None and entry.phase < PUBCOMP_DUE:
+                settled(self.client_id, entry.handle, LOST)
+
+    def oldest_sent_at(self) -> float | None:
+        """When the message was sent that is unacknowledged for longest, on this connection."""
+        if self.resumed:
+            for entry in self.inflight.values():
+                if entry.phase < FORGET_DUE:
+                    return entry.sent_at
+        return None
+
+    def compact(self) -> None:
+        """A dictionary that was full once keeps its size; an idle session must not pay 18 KB for one busy moment."""
+        if not self.inflight:
+            self.inflight = {}
+            self.packet_of_handle = None
+
+    def _send_again(self, connection: SessionConnection, resend: list[tuple[Inflight, Message | None]]) -> None:
+        """In the original order [MQTT-4.6.0-1], with the original identifiers [MQTT-4.4.0-1]."""
+        environment = self.environment
+        while resend and self.room > 0 and not connection.paused:
+            entry, message = resend.pop()
+            if self.inflight.get(entry.packet_id) is not entry or entry.phase >= PUBCOMP_DUE:
+                continue  # acknowledged while it waited here
+            # Never sent before, because its barrier was not reached: a first attempt has DUP 0 [MQTT-3.3.1-1].
+            flags = 0 if entry.phase == BARRIER_DUE else DUP
+            if message is not None:
+                qos = 1 if entry.phase == PUBACK_DUE else 2
+                properties = self._properties(message.body) if self.version == V5 else None
+                encoded_topic = message.topic.encode()
+                data = encode_publish(encoded_topic, message.body.payload, qos, entry.packet_id, flags, properties)
+            else:
+                assert entry.copy is not None, "a delivery without a message was dropped"
+                data = self._render(entry.copy, entry.packet_id, flags)
+            if len(data) > self.packet_limit:
+                handle = entry.handle
+                self._drop(entry)
+                if handle is not None:
+                    self._too_large(handle)
+                continue
+            if entry.phase == BARRIER_DUE:
+                entry.phase = PUBREC_DUE  # CONNACK has waited for a later barrier than this entry's own
+            self.room -= 1
+            connection.send(data)
+            environment.metrics.publishes_out += 1
+
+    def _send_queued(self) -> bool:
+        """False if the socket has filled up by it."""
+        queue = self.queue
+        if queue is None:
+            return True
+        environment = self.environment
+        while queue and self.write is not None:
+            copy = queue.first()
+            if copy.qos and self.room <= 0:
+                break
+            queue.pop_first()
+            if copy.shared.message.body.has_expired(environment.now):
+                # [MQTT-3.3.2-5]
+                environment.metrics.dropped_expired += 1
+                self._discard(copy)
+            else:
+                self._send(copy)
+        if not queue:
+            self.queue = None
+        return self.write is not None
+
+    # -- entries, rows and bytes --------------------------------------------------------------------------------------
+
+    def _free_packet_id(self) -> int:
+        """Not used by any entry [MQTT-2.2.1-3]. There is one: the window is far smaller than the identifiers."""
+        packet_id = self.next_packet_id
+        while packet_id in self.inflight:
+            packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
+        self.next_packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
+        return packet_id
+
+    def _next_sequence(self) -> int:
+        self.sequence += 1
+        return self.sequence
+
+    def _keep(self, copy: MessageCopy) -> None:
+        self.environment.keep(copy.shared)
+        copy.sequence = self._next_sequence()
+
+    def _discard(self, copy: MessageCopy) -> None:
+        """A copy that is not inflight goes nowhere."""
+        if copy.sequence:
+            self.environment.store.delete_outbound(self.client_id, copy.sequence)
+            self.environment.let_go(copy.shared)
+
+    def _drop(self, entry: Inflight) -> None:
+        """It will not be sent again. The client may know the identifier if it was sent before."""
+        if entry.handle is not None and self.packet_of_handle is not None:
+            self.packet_of_handle.pop(entry.handle, None)
+        self._remove(entry)
+        if entry.phase == PUBREC_DUE:
+            tombstone = Inflight(None, ABANDONED, entry.packet_id, entry.sent_at, 0, None)
+            self.inflight[entry.packet_id] = tombstone
+
+    def _remove(self, entry: Inflight) -> None:
+        del self.inflight[entry.packet_id]
+        if entry.sequence:
+            self._delete_row(entry)
+
+    def _delete_row(self, entry: Inflight) -> None:
+        self.environment.store.delete_outbound(self.client_id, entry.sequence)
+        if entry.copy is not None:
+            self.environment.let_go(entry.copy.shared)
+
+    def _render(self, copy: MessageCopy, packet_id: int, flags: int) -> bytes:
+        shared = copy.shared
+        body = shared.message.body
+        properties = None
+        if self.version == V5:
+            properties = self._properties(body)
+            if copy.identifiers:
+                own = Properties(subscription_identifiers=list(copy.identifiers))
+                properties += encode_properties(own, PacketType.PUBLISH)
+        if copy.retain:
+            flags |= RETAIN
+        return encode_publish(shared.encoded_topic, body.payload, copy.qos, packet_id, flags, properties)
+
+    def _properties(self, body: Body) -> bytes:
+        """What the publisher said [MQTT-3.3.2-4], encoded once per body, and the lifetime that is left."""
+        encoded = body.encoded_properties
+        if encoded is None:
+            encoded = body.encoded_properties = encode_properties(body.properties, PacketType.PUBLISH)
+        if body.expires_at is None:
+            return encoded
+        # What is left of the interval, in whole seconds [MQTT-3.3.2-6]; rounded up, so that it is not 0 too early.
+        left = max(ceil(body.expires_at - self.environment.clock()), 0)
+        return encoded + EXPIRY_PROPERTY + min(left, 0xFFFFFFFF).to_bytes(4, "big")
