@@ -20,6 +20,7 @@ from gateway.cli.devices import devices
 from gateway.cli.doctor import doctor
 from gateway.cli.keys import keys
 from gateway.cli.listen import listen
+from gateway.cli.options import load_settings
 from gateway.cli.pushes import push, watch
 from gateway.cli.terminal import Failure, note
 
@@ -29,7 +30,7 @@ def main() -> None:
         app(prog_name="fleetpush")
     except Failure as failure:
         note(f"fleetpush: {failure}")
-        sys.exit(1)
+        sys.exit(failure.exit_code)
     except BrokenPipeError:
         # The reader of our output went away (`| head`); it has what it wanted.
         sys.stderr.close()
@@ -38,22 +39,35 @@ def main() -> None:
 
 def serve(
     data_dir: Annotated[Path | None, typer.Option(help="Everything is kept here. Default: ./fleetpush-data")] = None,
-    mqtt_port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one. Default: 1883")] = None,
-    http_port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one. Default: 8080")] = None,
     bind: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1")] = None,
-    insecure: Annotated[bool | None, typer.Option("--insecure", help="Another address without TLS")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM)")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM)")] = None,
+    mqtt_port: Annotated[int | None, typer.Option(help="0: any free one. Default: 1883")] = None,
+    http_port: Annotated[int | None, typer.Option(help="0: any free one. Default: 8080")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Another address than loopback, unencrypted")
+    ] = None,
     public_host: Annotated[str | None, typer.Option(help="What enrolled devices are told to connect to")] = None,
-    clock_speed: Annotated[float | None, typer.Option(help="Run time this much faster (simulations)")] = None,
+    max_payload: Annotated[int | None, typer.Option(help="Bytes of a push on the wire. Default: 4096")] = None,
+    mailbox_deliveries: Annotated[int | None, typer.Option(help="Waiting per device. Default: 1000")] = None,
+    mailbox_bytes: Annotated[int | None, typer.Option(help="The same in bytes. Default: 4 MiB")] = None,
+    max_inflight: Annotated[int | None, typer.Option(help="Unacknowledged per device. Default: 512")] = None,
+    ack_timeout: Annotated[float | None, typer.Option(help="Seconds. Default: 300")] = None,
+    request_limit: Annotated[int | None, typer.Option(help="HTTP requests per second and key. Default: 20000")] = None,
+    disk_reserve: Annotated[int | None, typer.Option(help="Bytes that stay free. Default: 32 MiB")] = None,
+    retention_days: Annotated[float | None, typer.Option(help="For ended deliveries. Default: 30")] = None,
+    counts_days: Annotated[float | None, typer.Option(help="For final counts. Default: 400")] = None,
+    idempotency_hours: Annotated[float | None, typer.Option(help="Default: 24")] = None,
+    uplink_keep: Annotated[int | None, typer.Option(help="Uplink messages per device. Default: 100")] = None,
+    uplink_days: Annotated[float | None, typer.Option(help="Default: 7")] = None,
+    clock_speed: Annotated[float | None, typer.Option(help="Time runs this much faster (simulations)")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default: info")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./fleetpush.toml if there")] = None,
 ) -> None:
-    """Run broker and gateway in this process until SIGTERM or Ctrl-C."""
+    """Run broker and gateway in this process until SIGTERM or Ctrl-C. README.md explains every setting."""
     given = {name: value for name, value in locals().items() if name != "config" and value is not None}
+    settings = load_settings(config, **given)
     from gateway.app import run
-    from gateway.settings import Settings
 
-    raise typer.Exit(run(Settings.load(config, **given)))
+    raise typer.Exit(run(settings))
 
 
 def demo() -> None:

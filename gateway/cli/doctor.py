@@ -20,7 +20,7 @@ from pathlib import Path
 import typer
 
 from gateway.backup import LEDGER
-from gateway.cli.options import AsJson, DataDir, ServerUrl
+from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import ServerClient
 from gateway.cli.terminal import Failure, print_json
 
@@ -54,9 +54,7 @@ class SetUp:
 
 def doctor(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Check a set-up: data directory, disk, limits, clock, schema, ports, server, key. Exit code 1 on a failure."""
-    from gateway.settings import Settings
-
-    settings = Settings.load()
+    settings = load_settings()
     set_up = SetUp(data_dir or settings.data_dir, settings.bind, settings.http_port, settings.mqtt_port, server)
     findings = []
     for finding in examine(set_up):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.server_client import ServerClient
+from gateway.cli.terminal import Failure
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="The server's data directory. Default: ./fleetpush-data")
@@ -18,13 +22,19 @@ ServerUrl = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="The server's answer as JSON")]
 
 
+def load_settings(config: Path | None = None, **given: Any) -> Settings:
+    """The settings of this run; a mistake in them is wrong use."""
+    from gateway.settings import BadSettings, Settings
+
+    try:
+        return Settings.load(config, **given)
+    except BadSettings as error:
+        raise Failure(str(error), 2) from None
+
+
 def found_data_dir(given: Path | None) -> Path:
     """The flag, or what the server's settings say (variable, fleetpush.toml, default)."""
-    if given is not None:
-        return given
-    from gateway.settings import Settings
-
-    return Settings.load().data_dir
+    return given if given is not None else load_settings().data_dir
 
 
 def client_of(url: str | None, data_dir: Path | None) -> ServerClient:

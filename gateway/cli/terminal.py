@@ -22,7 +22,11 @@ BORDERS = {"critical": "bold red", "high": "yellow", "normal": "cyan", "low": "d
 
 
 class Failure(Exception):
-    """The command cannot do what was asked; the message names the remedy. Exit code 1."""
+    """The command cannot do what was asked; the message names the remedy."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def console() -> Console:
