@@ -59,9 +59,12 @@ class BrokerSettings:
     The default of mosquitto."""
     max_queued_bytes: int = 4 * 1024 * 1024
     """Payload bytes of the same queue; the newest message loses."""
+    write_buffer: int = 256 * 1024
+    """Bytes written to a socket that the kernel has not taken. Above it the client is a slow consumer: no message goes
+    out until a quarter is left; deliveries wait in the mailbox, ordinary messages in the session's queue."""
     max_unread_bytes: int = 1024 * 1024
-    """Bytes of answers written to a socket that does not take them (its buffer is above the transport's high-water
-    mark); then the connection is closed as a slow consumer."""
+    """Bytes of answers written to a socket above its `write_buffer`; then the connection is closed as a slow
+    consumer."""
 
     max_retained_messages: int = 100_000
     """One more is delivered, but not retained."""

@@ -1,0 +1,228 @@
+"""`python -m broker`: the MQTT server alone, without a gateway.
+
+Prints `broker ready mqtt=HOST:PORT` when clients may come. SIGTERM and SIGINT drain it and end it with 0. What keeps it
+from starting is one line on stderr with the remedy, and exit code 2.
+
+Open by decision, never by omission: it needs `--password-file` or `--allow-anonymous`, and an address that others can
+reach needs `--insecure` as long as there is no TLS. Every limit of `BrokerSettings` is an option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import getpass
+import ipaddress
+import logging
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from broker.authorization import AllowAll, Authenticator
+from broker.broker import Broker
+from broker.clock import ServerClock
+from broker.network.listeners import BrokerServer, raise_open_files_limit
+from broker.network.password_file import (
+    BadPasswordFile,
+    HashedPassword,
+    PasswordFileAuthenticator,
+    hashed_line,
+    read_password_file,
+)
+from broker.settings import BrokerSettings
+from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
+from broker.store import MemoryStore
+
+TWO_BYTES = ("server_keep_alive", "max_inflight", "receive_maximum", "topic_alias_maximum")
+"""Limits that the protocol writes in two bytes."""
+MAY_BE_ZERO = ("server_keep_alive", "topic_alias_maximum", "max_session_expiry")
+
+
+class CannotStart(Exception):
+    """One line for a person: what is wrong, and the remedy."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    try:
+        if options.hash_password is not None:
+            print(_hashed_line(options.hash_password))
+            return 0
+        users = _checked(options)
+        raise_open_files_limit()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(options, users))
+    except CannotStart as problem:
+        print(f"broker: {problem}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] | None) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+
+    permissions = AllowAll(options.deny_filter)
+    passwords = None if users is None else PasswordFileAuthenticator(users, permissions)
+    store = _open_store(options.data_dir, loop)
+    try:
+        if store is None:
+            print("broker: without --data-dir sessions and retained messages end with this process", file=sys.stderr)
+            clock = ServerClock()
+        else:
+            clock = ServerClock(store.last_time())
+            store.keep_time(clock)
+        authenticator: Authenticator = passwords or permissions
+        broker = Broker(_settings(options), store or MemoryStore(), authenticator, None, clock)
+        broker.start()
+        server = BrokerServer(broker)
+        try:
+            host, port = await _listen(server, options.bind, options.port)
+            print(f"broker ready mqtt={f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            await stop.wait()
+        finally:
+            await server.stop()
+    finally:
+        if store is not None:
+            await store.close()
+        if passwords is not None:
+            passwords.close()
+
+
+# -- what can be wrong -----------------------------------------------------------------------------------------------
+
+
+def _checked(options: argparse.Namespace) -> dict[str, HashedPassword] | None:
+    """The users; None if anybody may connect."""
+    if options.password_file is None and not options.allow_anonymous:
+        raise CannotStart(
+            "nobody could connect; give --password-file FILE (--hash-password USER makes a line for it),"
+            " or --allow-anonymous for experiments"
+        )
+    if not options.insecure and not _is_loopback(options.bind):
+        raise CannotStart(
+            f"{options.bind} can be reached by others, and without TLS they can read passwords and messages;"
+            " bind 127.0.0.1, or accept that with --insecure"
+        )
+    if options.password_file is None:
+        return None
+    try:
+        return read_password_file(options.password_file)
+    except OSError as error:
+        raise CannotStart(f"{options.password_file}: {error.strerror}; check the path of --password-file") from None
+    except (BadPasswordFile, UnicodeDecodeError) as error:
+        raise CannotStart(
+            f"{options.password_file}: {error}; --hash-password USER makes a line as it should be"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _open_store(data_dir: Path | None, loop: asyncio.AbstractEventLoop) -> SqliteStore | None:
+    if data_dir is None:
+        return None
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return SqliteStore(data_dir / "broker.db", loop)
+    except StoreInUse:
+        raise CannotStart(
+            f"{data_dir} is in use by another server; stop that one, or choose another with --data-dir"
+        ) from None
+    except StoreTooNew as error:
+        raise CannotStart(f"{error}; start the version that wrote it, or choose another --data-dir") from None
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CannotStart(f"{data_dir}: {reason}; mend it, or choose another with --data-dir") from None
+
+
+async def _listen(server: BrokerServer, host: str, port: int) -> tuple[str, int]:
+    try:
+        return await server.start_tcp(host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CannotStart(
+                f"port {port} of {host} is in use; choose another with --port, or --port 0 for a free one"
+            ) from None
+        raise CannotStart(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose others with --bind and --port"
+        ) from None
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m broker", description="An MQTT 3.1.1 and 5.0 server.")
+    parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s")
+    parser.add_argument("--port", type=_number(65_535), default=1883, help="default: %(default)s; 0 picks a free one")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="keep sessions and retained messages here")
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help="who may connect: USER:HASH per line")
+    parser.add_argument("--hash-password", metavar="USER", help="ask for a password, print its line for the file, end")
+    parser.add_argument("--allow-anonymous", action="store_true", help="anybody may connect and use any topic")
+    parser.add_argument("--insecure", action="store_true", help="allow an address that others can reach, without TLS")
+    parser.add_argument("--deny-filter", metavar="FILTER", help="refuse subscriptions to this topic filter")
+    parser.add_argument("--verbose", action="store_true", help="log refused packets as well")
+    limits = parser.add_argument_group("limits", "described in broker/README.md")
+    for field in fields(BrokerSettings):
+        number: Callable[[str], float] = float if field.type == "float" else int
+        limits.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=_number(65_535 if field.name in TWO_BYTES else None, number, 0 if field.name in MAY_BE_ZERO else 1),
+            default=field.default,
+            metavar="N",
+            help="default: %(default)s" if field.default is not None else "default: what the client asks for",
+        )
+    return parser
+
+
+def _number(highest: float | None, number: Callable[[str], float] = int, lowest: float = 0) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        value = number(text)
+        if value < lowest or (highest is not None and value > highest):
+            raise argparse.ArgumentTypeError(
+                f"{text} is not {f'{lowest} to {highest}' if highest else f'{lowest} or more'}"
+            )
+        return value
+
+    convert.__name__ = "number"  # argparse names it when the text is none
+    return convert
+
+
+def _settings(options: argparse.Namespace) -> BrokerSettings:
+    return BrokerSettings(**{field.name: getattr(options, field.name) for field in fields(BrokerSettings)})
+
+
+def _hashed_line(user: str) -> str:
+    password = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+    if not password:
+        raise CannotStart("an empty password lets anybody in; choose another")
+    try:
+        return hashed_line(user, password.encode())
+    except ValueError as error:
+        raise CannotStart(f"{user!r}: {error}") from None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop  # slower, and the same
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Credentials of the stand-alone broker: a file of hashed passwords, one user per line.
+
+    kiosk-1:$7$10000$c2FsdHNhbHRzYWx0$5v1Q…==
+
+That is user name, then `$7$`, the iterations, the salt and the hash in base64: PBKDF2 with SHA-512, the format of
+mosquitto_passwd, so that its files work as they are. Empty lines and lines that begin with `#` are skipped. A line is
+made by `python -m broker --hash-password USER`, which asks for the password.
+
+Laws
+1. A wrong file is refused at start, with its line number; nothing is guessed.
+2. An unknown user costs the same time as a wrong password, and hears the same.
+3. Hashing runs on threads of its own, without the interpreter lock: the broker goes on meanwhile. At most
+   `MAX_WAITING` CONNECTs wait for it; one more hears that the server is busy.
+
+Any user may use any topic and any client identifier: rules for topics are the embedder's (`authorization`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.authorization import Accepted, Credentials, Permissions, Refused
+from broker.protocol.packets import ReasonCode
+
+SCHEME = "7"
+"""mosquitto's number for PBKDF2-SHA512."""
+ITERATIONS = 10_000
+"""Of the lines we make: about 7 ms per CONNECT. Foreign lines bring their own (mosquitto 2.0: 101)."""
+MAX_ITERATIONS = 10_000_000
+"""A line that asks for more is a mistake: 7 s per CONNECT."""
+SALT_BYTES = 12
+HASH_BYTES = 64
+THREADS = 2
+MAX_WAITING = 10_000
+
+
+class BadPasswordFile(Exception):
+    """The message names the line and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HashedPassword:
+    iterations: int
+    salt: bytes
+    hash: bytes
+
+    def matches(self, password: bytes) -> bool:
+        return hmac.compare_digest(_pbkdf2(password, self.salt, self.iterations, len(self.hash)), self.hash)
+
+
+def hashed_line(user: str, password: bytes) -> str:
+    """A line for the file."""
+    if not user or ":" in user or "\n" in user or user.startswith("#"):
+        raise ValueError("a user name is not empty, has no colon and no line break, and does not begin with #")
+    salt = os.urandom(SALT_BYTES)
+    encoded = [base64.b64encode(part).decode() for part in (salt, _pbkdf2(password, salt, ITERATIONS, HASH_BYTES))]
+    return f"{user}:${SCHEME}${ITERATIONS}${encoded[0]}${encoded[1]}"
+
+
+def read_password_file(path: Path) -> dict[str, HashedPassword]:
+    users: dict[str, HashedPassword] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        user, colon, hashed = line.rstrip().partition(":")
+        if not user or not colon:
+            raise BadPasswordFile(f"line {number}: not USER:HASH")
+        if user in users:
+            raise BadPasswordFile(f"line {number}: a second entry for {user}")
+        users[user] = _parsed(hashed, number)
+    return users
+
+
+class PasswordFileAuthenticator:
+    """Made on the event loop's thread; `close` when the broker has ended."""
+
+    def __init__(self, users: dict[str, HashedPassword], permissions: Permissions) -> None:
+        self._users = users
+        self._permissions = permissions
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="broker-passwords")
+        self._waiting = 0
+        # What an unknown user's password is compared with: as slow as the slowest line.
+        slowest = max((user.iterations for user in users.values()), default=ITERATIONS)
+        self._nobody = HashedPassword(slowest, os.urandom(SALT_BYTES), bytes(HASH_BYTES))
+
+    def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
+        user = credentials.username
+        password = credentials.password
+        if user is None or password is None:
+            answer(Refused(ReasonCode.NOT_AUTHORIZED))
+            return
+        if self._waiting >= MAX_WAITING:
+            answer(Refused(ReasonCode.SERVER_BUSY))
+            return
+        self._waiting += 1
+        expected = self._users.get(user, self._nobody)
+
+        def decide(matched: asyncio.Future[bool]) -> None:
+            self._waiting -= 1
+            if matched.cancelled():
+                return  # the broker is ending
+            if matched.result():
+                answer(Accepted(principal=user, permissions=self._permissions))
+            else:
+                answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD))
+
+        self._loop.run_in_executor(self._threads, expected.matches, password).add_done_callback(decide)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+
+def _pbkdf2(password: bytes, salt: bytes, iterations: int, length: int) -> bytes:
+    return hashlib.pbkdf2_hmac("sha512", password, salt, iterations, length)
+
+
+def _parsed(hashed: str, number: int) -> HashedPassword:
+    parts = hashed.split("$")
+    if len(parts) != 5 or parts[0] or parts[1] != SCHEME:
+        raise BadPasswordFile(f"line {number}: not $7$ITERATIONS$SALT$HASH (a plain or older hash?)")
+    try:
+        iterations = int(parts[2])
+        salt = base64.b64decode(parts[3], validate=True)
+        expected = base64.b64decode(parts[4], validate=True)
+    except (ValueError, binascii.Error):
+        raise BadPasswordFile(f"line {number}: iterations, salt or hash cannot be read") from None
+    if not 0 < iterations <= MAX_ITERATIONS or not salt or len(expected) < 16:
+        raise BadPasswordFile(f"line {number}: iterations, salt or hash are out of range")
+    return HashedPassword(iterations, salt, expected)
