@@ -4,13 +4,20 @@ Keys (`key_..`) and device tokens (`dev_..`) are 256 random bits behind a kind p
 the SHA-256 of the whole: they are not passwords, so nothing slow is needed (10,000 devices return at once). They are
 compared in constant time and appear in no log, URL or error.
 
-Authentication of a device is a read in the database, collected over one turn of the loop, so that a reconnect storm is
-a few statements. Nothing of any session is touched before the answer (see `broker.authorization`).
+Devices are looked up in the database; those that arrive while a look-up is under way share the next one, so a reconnect
+storm is a few statements. Nothing of any session is touched before the answer (see `broker.authorization`).
+
+Laws
+1. A changed credential is void at once. Devices are looked up by the *writer*, although it is a read: a CONNECT is then
+   answered either before the change is (and the disconnection that follows the change finds it) or from what the
+   change stored. A snapshot could answer with the old token after the disconnection.
+2. Keys come from snapshots and are remembered, so a revocation that overlaps a look-up has it repeated.
+3. Who cannot prove who they are learn nothing: an unknown device and a wrong token get the same answer after the same
+   comparison. Only the owner of a valid token hears that the client identifier is wrong.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -38,9 +45,10 @@ SIDE_SUFFIX = re.compile(r"[A-Za-z0-9_-]{1,16}")
 """What may follow in a side connection's client identifier, `USERNAME:suffix`."""
 MAX_BATCH = 2_000
 """Credentials that one read looks up; more wait for the next, so that the loop is never held long."""
-_NOBODY = bytes(32)
 KEY_CACHE = 1_024
 """Keys remembered after their first use; a revoked one is dropped at once."""
+_NOBODY = bytes(32)
+"""What a device that does not exist is compared with."""
 
 
 def new_key() -> str:
@@ -60,9 +68,20 @@ def secret_hash(secret: str | bytes) -> bytes:
 
 
 class Reader(Protocol):
-    """The part of the database that authentication needs."""
+    """The part of the database that keys need."""
 
     async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
+
+
+class Writer(Protocol):
+    """The part of the database that devices need (the first law says why)."""
+
+    def submit(
+        self,
+        operation: Callable[[sqlite3.Connection], T],
+        on_commit: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None: ...
 
 
 @dataclass(slots=True, frozen=True)
@@ -86,6 +105,7 @@ class KeyRing:
     def __init__(self, database: Reader) -> None:
         self._database = database
         self._known: dict[bytes, Principal] = {}
+        self._revocations = 0
         self.failures = 0
         """Requests with a wrong or revoked key, for metrics."""
 
@@ -98,7 +118,7 @@ class KeyRing:
         digest = secret_hash(key)
         principal = self._known.get(digest)
         if principal is None:
-            principal = await self._database.read(lambda connection: _find_key(connection, digest))
+            principal = await self._find(digest)
             if principal is None:
                 self.failures += 1
                 raise problem("unauthorized", "this key is wrong or was revoked")
@@ -107,8 +127,16 @@ class KeyRing:
             self._known[digest] = principal
         return principal
 
+    async def _find(self, digest: bytes) -> Principal | None:
+        while True:
+            revocations = self._revocations
+            principal = await self._database.read(lambda connection: _find_key(connection, digest))
+            if revocations == self._revocations:
+                return principal
+
     def forget(self, key_id: str) -> None:
-        """The key was revoked."""
+        """The key was revoked: call this when that has committed, before it is answered."""
+        self._revocations += 1
         self._known = {digest: p for digest, p in self._known.items() if p.key_id != key_id}
 
 
@@ -180,6 +208,13 @@ class DevicePermissions:
 
 
 @dataclass(slots=True, frozen=True)
+class _Found:
+    device_no: int
+    app_no: int
+    token_hash: bytes
+
+
+@dataclass(slots=True, frozen=True)
 class _Claim:
     """A CONNECT on its way through the database."""
 
@@ -193,11 +228,11 @@ class _Claim:
 class DeviceAuthenticator:
     """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is told of every topic refused."""
 
-    def __init__(self, database: Reader, on_denied: Callable[[DeviceIdentity, str], None]) -> None:
+    def __init__(self, database: Writer, on_denied: Callable[[DeviceIdentity, str], None]) -> None:
         self._database = database
         self._on_denied = on_denied
         self._pending: list[_Claim] = []
-        self._task: asyncio.Task[None] | None = None
+        self._under_way = False
         self.failures = 0
         """CONNECTs with wrong credentials, for metrics."""
 
@@ -208,29 +243,38 @@ class DeviceAuthenticator:
             answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD))
             return
         self._pending.append(claim)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._look_up())
+        if not self._under_way:
+            self._look_up()
 
-    async def _look_up(self) -> None:
-        while self._pending:
-            claims, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-            wanted = json.dumps([[claim.app_id, claim.device_id] for claim in claims])
-            try:
-                found = await self._database.read(lambda connection, wanted=wanted: _find_devices(connection, wanted))
-            except Exception:
-                log.exception("devices cannot be authenticated")
-                found = None
+    def _look_up(self) -> None:
+        """Look up what has collected; what arrives meanwhile is the next batch."""
+        claims, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+        wanted = json.dumps([[claim.app_id, claim.device_id] for claim in claims])
+        self._under_way = True
+
+        def answered(judge: Callable[[int, _Claim], Accepted | Refused]) -> None:
+            self._under_way = False
+            if self._pending:
+                self._look_up()
             for index, claim in enumerate(claims):
-                if found is None:
-                    claim.answer(Refused(ReasonCode.SERVER_UNAVAILABLE))
-                else:
-                    claim.answer(self._judge(claim, found.get(index)))
-        self._task = None
+                try:
+                    claim.answer(judge(index, claim))
+                except Exception:  # the others wait as well
+                    log.exception("an answer to a CONNECT failed")
 
-    def _judge(self, claim: _Claim, row: tuple[int, int, bytes] | None) -> Accepted | Refused:
+        def on_commit(found: dict[int, _Found]) -> None:
+            answered(lambda index, claim: self._judge(claim, found.get(index)))
+
+        def on_error(error: BaseException) -> None:
+            log.error("devices cannot be authenticated: %s", error)
+            answered(lambda index, claim: Refused(ReasonCode.SERVER_UNAVAILABLE))
+
+        self._database.submit(lambda connection: _find_devices(connection, wanted), on_commit, on_error)
+
+    def _judge(self, claim: _Claim, found: _Found | None) -> Accepted | Refused:
         # An unknown device is compared as well: how long an answer takes must not tell which ids exist.
-        matches = hmac.compare_digest(row[2] if row is not None else _NOBODY, claim.digest)
-        if row is None or not matches:
+        matches = hmac.compare_digest(found.token_hash if found is not None else _NOBODY, claim.digest)
+        if found is None or not matches:
             self.failures += 1
             return Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
         main = client_id(claim.app_id, claim.device_id)
@@ -238,7 +282,7 @@ class DeviceAuthenticator:
         side = actual != main
         if side and not _is_side(main, actual):
             return Refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
-        identity = DeviceIdentity(row[0], row[1], claim.app_id, claim.device_id, main)
+        identity = DeviceIdentity(found.device_no, found.app_no, claim.app_id, claim.device_id, main)
         permissions = DevicePermissions(identity, side, self._on_denied)
         return Accepted(principal=main, permissions=permissions, identity=identity, persistent=not side)
 
@@ -260,14 +304,15 @@ def _is_side(main: str, actual: str) -> bool:
     return actual.startswith(main + ":") and SIDE_SUFFIX.fullmatch(actual, len(main) + 1) is not None
 
 
-def _find_devices(connection: sqlite3.Connection, wanted: str) -> dict[int, tuple[int, int, bytes]]:
-    """By position in `wanted` ([[app id, device id], ..]): (device number, app number, token hash)."""
+def _find_devices(connection: sqlite3.Connection, wanted: str) -> dict[int, _Found]:
+    """By position in `wanted`, a JSON array of [app id, device id]."""
     return {
-        index: (device_no, app_no, token_hash)
+        index: _Found(device_no, app_no, token_hash)
         for index, device_no, app_no, token_hash in connection.execute(
+            # CROSS JOIN keeps the order of the tables: from the list to the rows, by index.
             "SELECT wanted.key, d.no, a.no, d.token_hash FROM json_each(?) AS wanted"
-            " JOIN application AS a ON a.id = wanted.value ->> 0"
-            " JOIN device AS d ON d.app_no = a.no AND d.id = wanted.value ->> 1 AND d.removed_at IS NULL",
+            " CROSS JOIN application AS a ON a.id = wanted.value ->> 0"
+            " CROSS JOIN device AS d ON d.app_no = a.no AND d.id = wanted.value ->> 1 AND d.removed_at IS NULL",
             (wanted,),
         )
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -22,21 +23,42 @@ from gateway.auth import (
 )
 from gateway.delivery.device_topics import device_topics
 from gateway.errors import Problem
+from gateway.store.database import Database
 from tests.gateway.delivery.machinery import fresh_database
 
 T = TypeVar("T")
 
 
 class Rows:
-    """A database that reads at once, and counts how often it was asked."""
+    """A database that works at once and calls back in a later turn of the loop; counts how often it was asked."""
 
     def __init__(self) -> None:
         self.connection = fresh_database()
         self.reads = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Happens between a read and its answer."""
 
     async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         self.reads += 1
-        return operation(self.connection)
+        result = operation(self.connection)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        return result
+
+    def submit(
+        self,
+        operation: Callable[[sqlite3.Connection], T],
+        on_commit: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self.reads += 1
+        loop = asyncio.get_running_loop()
+        try:
+            result = operation(self.connection)
+        except sqlite3.Error as error:
+            loop.call_soon(on_error, error)
+        else:
+            loop.call_soon(on_commit, result)
 
     def add_device(self, device_id: str, token: str, app_no: int = 1) -> None:
         self.connection.execute(
@@ -98,6 +120,21 @@ async def test_a_revoked_key_is_void_at_once(rows: Rows) -> None:
     ring.forget("k1")
     with pytest.raises(Problem):
         await ring.authenticate("Bearer key_a")
+
+
+async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(rows: Rows) -> None:
+    rows.add_key("k1", "key_a", "admin")
+    ring = KeyRing(rows)
+
+    def revoke() -> None:
+        rows.connection.execute("UPDATE api_key SET revoked_at = 1")
+        ring.forget("k1")
+
+    rows.meanwhile = revoke
+    for _ in range(2):
+        with pytest.raises(Problem) as refusal:
+            await ring.authenticate("Bearer key_a")
+        assert refusal.value.code == "unauthorized"
 
 
 async def connect(rows: Rows, *claims: tuple[str, str | None, str | None]) -> list[Accepted | Refused]:
@@ -167,12 +204,80 @@ async def test_a_removed_device_is_nobody(rows: Rows) -> None:
     assert await connect(rows, ("kiosk-1", "kiosk-1", "dev_right")) == [Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)]
 
 
-async def test_many_at_once_are_one_read(rows: Rows) -> None:
+async def test_many_at_once_are_two_look_ups(rows: Rows) -> None:
+    """One for the first, one for those that came meanwhile."""
     for number in range(500):
         rows.add_device(f"d{number}", f"dev_{number}")
     answers = await connect(rows, *[(f"d{n}", f"d{n}", f"dev_{n}" if n % 2 else "dev_wrong") for n in range(500)])
     assert [isinstance(answer, Accepted) for answer in answers] == [bool(n % 2) for n in range(500)]
-    assert rows.reads == 1
+    assert rows.reads == 2
+
+
+async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: Path) -> None:
+    """Between a look-up and its answer there is no room for a change that neither of them has seen."""
+    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1)
+    authenticator = DeviceAuthenticator(database, lambda identity, text: None)
+    connected: set[str] = set()
+    late: list[str] = []
+    current = ""
+
+    def enrol(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
+        connection.execute(
+            "INSERT INTO device (app_no, id, token_hash, created_at, updated_at) VALUES (1, 'd', x'', 0, 0)"
+        )
+
+    def connect_with(token: str) -> None:
+        def answer(result: Accepted | Refused) -> None:
+            if isinstance(result, Accepted):
+                connected.add(token)
+                if token != current:
+                    late.append(token)
+
+        authenticator.authenticate(Credentials("d", "d", token.encode(), 4, "test"), answer)
+
+    def rotate_to(token: str) -> None:
+        def operation(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE device SET token_hash = ?", (secret_hash(token),))
+
+        def on_commit(_: None) -> None:
+            nonlocal current
+            current = token
+            connected.clear()  # the disconnection
+
+        database.submit(operation, on_commit, lambda error: late.append(str(error)))
+
+    await database.write(enrol)
+    for number in range(50):
+        for _ in range(number % 4):
+            connect_with(current)
+        rotate_to(f"dev_{number}")
+        for _ in range(3):
+            connect_with(current)
+            connect_with(f"dev_{number}")
+            await asyncio.sleep(0)
+    for _ in range(2):  # the look-up under way, and the one of those that wait for it
+        await database.write(lambda connection: None)
+    assert connected == {"dev_49"}
+    assert not late
+    await database.close()
+
+
+async def test_an_answer_that_fails_costs_the_others_nothing(rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
+    authenticator = DeviceAuthenticator(rows, lambda identity, text: None)
+    answers: list[Accepted | Refused] = []
+
+    def fails(result: Accepted | Refused) -> None:
+        raise RuntimeError("this connection is broken")
+
+    right = Credentials("kiosk-1", "kiosk-1", b"dev_right", 4, "test")
+    for answer in (fails, fails, answers.append, fails, answers.append):
+        authenticator.authenticate(right, answer)
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert [type(answer) for answer in answers] == [Accepted, Accepted]
+    assert "this connection is broken" in caplog.text
+    assert "dev_right" not in caplog.text
 
 
 async def test_a_failing_database_lets_nobody_in(rows: Rows) -> None:
