@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session
 
@@ -102,7 +101,8 @@ class Database:
     ) -> None:
         """Run `operation` on the writer thread; exactly one of the callbacks follows on the loop.
 
-        `on_commit` comes after the fsync. The operation must not keep the connection, and may run twice (see the laws).
+        `on_commit` comes after the fsync. The operation must not keep the connection nor end the transaction (so no
+        `executescript`), and may run twice (see the laws).
         """
         if self._closed:
             raise RuntimeError("the database is closed")
@@ -308,11 +308,16 @@ def _roll_back(raw: sqlite3.Connection) -> None:
 
 
 def _code(error: BaseException | None) -> int | None:
-    """SQLite's primary result code; SQLAlchemy wraps the driver's error for operations on models."""
-    if isinstance(error, DBAPIError):
-        error = error.orig
-    code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(code, int) else None
+    """SQLite's primary result code for the *first* failure behind an error.
+
+    SQLAlchemy wraps the driver's errors, and a disk that is full may be hidden by what follows from it (SQLite has
+    rolled everything back, so the session finds no savepoint to return to).
+    """
+    code: int | None = None
+    while error is not None:
+        code = getattr(error, "sqlite_errorcode", code)
+        error = error.__context__
+    return code & 0xFF if code is not None else None
 
 
 def _explained(error: Exception) -> Exception:

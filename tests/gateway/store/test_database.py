@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
+import subprocess
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from sqlmodel import select
 
 from gateway.store.database import Database, StorageFull
-from gateway.store.models import Application
+from gateway.store.models import Application, UplinkMessage
 
 INSERT = "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, '', x'', 0)"
 
@@ -21,6 +23,27 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000)
     yield database
     await database.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    if mount.returncode != 0:
+        pytest.skip("mounting a small disk needs root")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    """Write until the disk is full."""
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4_096))
+        except OSError:
+            pass
 
 
 def insert(number: int) -> Any:
@@ -103,7 +126,7 @@ async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: P
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 1}")
 
-    def fill(connection: sqlite3.Connection) -> None:
+    def insert_much(connection: sqlite3.Connection) -> None:
         connection.execute(
             "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (1, '', zeroblob(100000), 0)"
         )
@@ -112,7 +135,7 @@ async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: P
     await database.write(shrink)
     hold = Hold(database)
     await hold.entered()
-    full = asyncio.ensure_future(database.write(fill))
+    full = asyncio.ensure_future(database.write(insert_much))
     reading = asyncio.ensure_future(
         database.write(lambda connection: connection.execute("SELECT count(*) FROM uplink_message").fetchone())
     )
@@ -121,7 +144,61 @@ async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: P
     with pytest.raises(StorageFull):
         await full
     assert await reading == (1,)
+    with pytest.raises(StorageFull):
+        await database.write_models(
+            lambda session: session.add(UplinkMessage(device_no=1, topic="", payload=bytes(100_000), received_at=0))
+        )
+    assert await numbers(database) == [1]
+    await database.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
+    await database.write_models(lambda session: session.add(Application(id="a", created_at=1)))
     await database.close()
+
+
+async def test_a_really_full_disk_is_survived_and_forgotten(small_disk: Path) -> None:
+    database = await Database.open(small_disk / "test.db", lambda last_stored: lambda: 1_000)
+    await database.write(insert(1))
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    outcomes: list[type] = []
+    for number in range(100):
+        database.submit(insert(2 + number), lambda _: outcomes.append(int), lambda e: outcomes.append(type(e)))
+    assert await database.write(lambda connection: connection.execute("SELECT 1").fetchone()) == (1,)
+    refused = outcomes.count(StorageFull)
+    assert refused > 0
+    assert refused + outcomes.count(int) == 100
+    kept = await numbers(database)
+    assert len(kept) == 1 + outcomes.count(int), "what was answered is there, what was refused is not"
+    ballast.unlink()
+    await database.write(insert(500))
+    assert await numbers(database) == [*kept, 500]
+    await database.close()
+
+
+async def test_a_file_that_another_process_keeps_locked_is_an_error_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.database.BUSY_MS", 10)
+    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000)
+    with contextlib.closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            await database.write(insert(1))
+    await database.write(insert(2))
+    assert await numbers(database) == [2]
+    await database.close()
+
+
+async def test_an_operation_that_breaks_the_groups_transaction_breaks_nothing_else(database: Database) -> None:
+    hold = Hold(database)
+    await hold.entered()
+    rollback = asyncio.ensure_future(database.write(lambda connection: connection.execute("ROLLBACK").fetchone()))
+    writes = [asyncio.ensure_future(database.write(insert(number))) for number in range(3)]
+    await asyncio.sleep(0)
+    hold.release()
+    assert await asyncio.gather(*writes) == [0, 1, 2]
+    with pytest.raises(sqlite3.OperationalError):
+        await rollback
+    assert await numbers(database) == [0, 1, 2]
 
 
 async def test_readers_see_a_snapshot_and_never_wait_for_the_writer(database: Database) -> None:

@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlmodel import SQLModel, create_engine
@@ -23,6 +24,18 @@ def schema(connection: sqlite3.Connection) -> dict[str, str]:
     return {name: "".join(sql.split()).replace('"', "") for name, sql in rows}
 
 
+def indexes(connection: sqlite3.Connection, table: str) -> set[tuple[Any, ...]]:
+    """(columns, unique, origin, partial) of each, those of the constraints included."""
+    return {
+        (tuple(row[2] for row in connection.execute(f"PRAGMA index_info({name})")), unique, origin, partial)
+        for _, name, unique, origin, partial in connection.execute(f"PRAGMA index_list({table})")
+    }
+
+
+def foreign_keys(connection: sqlite3.Connection, table: str) -> set[tuple[Any, ...]]:
+    return {row[2:] for row in connection.execute(f"PRAGMA foreign_key_list({table})")}
+
+
 def test_the_migrated_schema_is_that_of_the_models(tmp_path: Path) -> None:
     prepare(tmp_path / "migrated.db")
     migrated = sqlite3.connect(tmp_path / "migrated.db")
@@ -37,6 +50,8 @@ def test_the_migrated_schema_is_that_of_the_models(tmp_path: Path) -> None:
         else:
             assert ("WITHOUTROWID" in schema(migrated)[name]) == ("WITHOUTROWID" in sql), name
             assert ("AUTOINCREMENT" in schema(migrated)[name]) == ("AUTOINCREMENT" in sql), name
+            assert indexes(migrated, name) == indexes(wanted, name), name
+            assert foreign_keys(migrated, name) == foreign_keys(wanted, name), name
     assert schema(migrated).keys() == schema(wanted).keys()
     migrated.close()
     wanted.close()
