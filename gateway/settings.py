@@ -117,10 +117,11 @@ class Settings(BaseSettings):
     def load(cls, config: Path | None = None, **given: Any) -> Settings:
         """The settings of this run; `given` are the flags. Raises BadSettings."""
         from_file = _read_config(config)
+        sources: dict[str, Any] = {**given, "from_file": from_file}
         try:
-            return cls(from_file=from_file, **given)
+            return cls(**sources)
         except ValidationError as error:
-            raise BadSettings(_explain(error, given, from_file)) from None
+            raise BadSettings(_explain(error, given, from_file, config or CONFIG_FILE)) from None
 
 
 def _read_config(config: Path | None) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def _read_config(config: Path | None) -> dict[str, Any]:
     return values
 
 
-def _explain(error: ValidationError, given: dict[str, Any], from_file: dict[str, Any]) -> str:
+def _explain(error: ValidationError, given: dict[str, Any], from_file: dict[str, Any], path: Path) -> str:
     first = error.errors(include_url=False)[0]
     message = str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"]:
@@ -149,5 +150,5 @@ def _explain(error: ValidationError, given: dict[str, Any], from_file: dict[str,
     name = str(first["loc"][0])
     source = f"--{name.replace('_', '-')}" if name in given else f"FLEETPUSH_{name.upper()}"
     if name not in given and name in from_file and first["input"] == from_file[name]:
-        source = f"{name} in {CONFIG_FILE.name}"
+        source = f"{name} in {path}"
     return f"{source}: {first['input']!r}: {message}"
