@@ -27,7 +27,8 @@ from broker.answers import Answer, Answers
 from broker.authorization import Accepted, Credentials, Permissions, Refused
 from broker.broker import Broker
 from broker.environment import Environment
-from broker.handshake import Terms, body_of, connack_properties, terms_of, will_of
+from broker.forwarding import body_of
+from broker.handshake import Terms, connack_properties, terms_of, will_of
 from broker.message import Message
 from broker.protocol.codec import Decoder, encode
 from broker.protocol.errors import MqttError, ProtocolError, TopicAliasInvalid, return_code_of

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from secrets import token_hex
 
+from broker.forwarding import body_of
 from broker.message import Body, Message
 from broker.protocol.packets import V5, Connect, Properties, Will
 from broker.settings import BrokerSettings
@@ -85,29 +86,6 @@ def published_will(will: StoredWill, now: float) -> Message:
     message = will.message
     return Message(
         message.topic, body_of(message.body.payload, message.body.properties, now), message.qos, message.retain
-    )
-
-
-def body_of(payload: bytes, properties: Properties | None, now: float) -> Body:
-    """The body of a message that a client has published: what a server forwards unaltered, and until when it is good.
-
-    Payload format [MQTT-3.3.2-4], response topic [MQTT-3.3.2-15], correlation data [MQTT-3.3.2-16], user properties
-    [MQTT-3.3.2-17], in their order [MQTT-3.3.2-18], and content type [MQTT-3.3.2-20].
-    """
-    if properties is None:
-        return Body(payload)
-    forwarded = Properties(
-        payload_format_indicator=properties.payload_format_indicator,
-        content_type=properties.content_type,
-        response_topic=properties.response_topic,
-        correlation_data=properties.correlation_data,
-        user_properties=properties.user_properties,
-    )
-    interval = properties.message_expiry_interval
-    return Body(
-        payload,
-        forwarded if forwarded != _NONE else None,
-        expires_at=now + interval if interval is not None else None,
     )
 
 

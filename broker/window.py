@@ -21,25 +21,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from math import ceil
 
 from broker.environment import Environment, SessionConnection
 from broker.events import ACKNOWLEDGED, LOST
+from broker.forwarding import forwarded_properties, identifier_properties, render
 from broker.inflight import ABANDONED, BARRIER_DUE, FORGET_DUE, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
-from broker.message import Body, Message
-from broker.protocol.codec import encode, encode_properties, encode_publish
-from broker.protocol.packets import V5, PacketType, Properties, Pubrel, ReasonCode
+from broker.message import Message
+from broker.protocol.codec import encode, encode_publish
+from broker.protocol.packets import V5, Pubrel, ReasonCode
 from broker.protocol.topic_filters import matches
-from broker.router import QOS, has_wildcard
+from broker.router import IDENTIFIER_SHIFT, QOS, has_wildcard
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
 
 DUP = 0x08
-RETAIN = 0x01
 LAST_PACKET_ID = 65_535
 NEVER = LAST_PACKET_ID + 1
 """More room than any window has."""
-EXPIRY_PROPERTY = b"\x02"
-"""Identifier of the message expiry interval (MQTT 5.0, table 2-4); four bytes follow."""
 
 
 class InflightWindow:
@@ -112,17 +109,22 @@ class InflightWindow:
             self._ask_for_room()
             return False
         topic = message.topic
-        granted = self.subscriptions.get(topic, -1)
-        if granted < 0 or self.wildcards:
-            granted = self.granted(topic)
-            if granted < 0:
+        options = self.subscriptions.get(topic, -1)
+        if options < 0 or self.wildcards:
+            options = self._options(topic)
+            if options < 0:
                 return False
         # The lower of the two QoS [MQTT-3.8.4-8].
         qos = message.qos
-        if granted & 3 < qos:
-            qos = granted & 3
+        if options & 3 < qos:
+            qos = options & 3
         body = message.body
-        properties = self._properties(body) if self.version == V5 else None
+        environment = self.environment
+        properties = None
+        if self.version == V5:
+            properties = forwarded_properties(body, environment.clock)
+            if options > 0xFF:
+                properties += self._identifiers(topic)
         if qos == 1:
             room = self.room
             if room <= 0:
@@ -136,7 +138,6 @@ class InflightWindow:
             if len(data) > self.packet_limit:
                 return self._too_large(handle)
             self.next_packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
-            environment = self.environment
             inflight[packet_id] = Inflight(handle, PUBACK_DUE, packet_id, environment.now, 0, None)
             self.room = room - 1
             write(data)
@@ -147,7 +148,7 @@ class InflightWindow:
             if len(data) > self.packet_limit:
                 return self._too_large(handle)
             write(data)
-            self.environment.metrics.publishes_out += 1
+            environment.metrics.publishes_out += 1
             return True
         return self._deliver_exactly_once(message, handle, properties)
 
@@ -168,14 +169,27 @@ class InflightWindow:
 
     def granted(self, topic: str) -> int:
         """The highest QoS of the subscriptions to a topic, shared ones aside; -1 without any."""
-        best = self.subscriptions.get(topic, -1)
-        if best >= 0:
-            best &= QOS
+        options = self._options(topic)
+        return options & QOS if options >= 0 else -1
+
+    def _options(self, topic: str) -> int:
+        """The highest QoS, and something above 0xFF if any of the subscriptions has an identifier; -1 without any."""
+        every = self._matching(topic)
+        return max(options & QOS for options in every) | max(every) & ~0xFF if every else -1
+
+    def _identifiers(self, topic: str) -> bytes:
+        return identifier_properties(
+            options >> IDENTIFIER_SHIFT for options in self._matching(topic) if options >> IDENTIFIER_SHIFT
+        )
+
+    def _matching(self, topic: str) -> list[int]:
+        exact = self.subscriptions.get(topic)
+        every = [exact] if exact is not None else []
         if self.wildcards:
             for topic_filter, options in self.subscriptions.items():
-                if options & QOS > best and has_wildcard(topic_filter) and matches(topic_filter, topic):
-                    best = options & QOS
-        return best
+                if has_wildcard(topic_filter) and matches(topic_filter, topic):
+                    every.append(options)
+        return every
 
     def forget(self, handle: int) -> None:
         """The embedder has stored the acknowledgement of a QoS 2 delivery, or knows nothing of it any more."""
@@ -196,8 +210,7 @@ class InflightWindow:
         """Handles past PUBREC: they cannot be taken back."""
         if self.packet_of_handle is None:
             return []
-        phase_of = self.inflight
-        return [h for h, packet_id in self.packet_of_handle.items() if phase_of[packet_id].phase >= PUBCOMP_DUE]
+        return [h for h, packet_id in self.packet_of_handle.items() if self.inflight[packet_id].phase >= PUBCOMP_DUE]
 
     def _too_large(self, handle: int) -> bool:
         # As if it had been sent [MQTT-3.1.2-25]; its owner is told that it was not.
@@ -344,7 +357,7 @@ class InflightWindow:
         """Room and socket are there."""
         environment = self.environment
         packet_id = self._free_packet_id() if copy.qos else 0
-        data = self._render(copy, packet_id, 0)
+        data = render(copy, packet_id, 0, self.version, environment.clock)
         if len(data) > self.packet_limit:
             # Discarded as if it had been acknowledged [MQTT-3.1.2-25].
             environment.metrics.dropped_too_large += 1
@@ -460,7 +473,7 @@ class InflightWindow:
         self.wanted_room = 0
         self.wake_at = NEVER
         if self.queue is not None:
-            self.queue.take_qos_0()
+            self.environment.metrics.dropped_offline += len(self.queue.take_qos_0())
             if not self.queue:
                 self.queue = None
         if not self.resumed:
@@ -496,12 +509,15 @@ class InflightWindow:
             flags = 0 if entry.phase == BARRIER_DUE else DUP
             if message is not None:
                 qos = 1 if entry.phase == PUBACK_DUE else 2
-                properties = self._properties(message.body) if self.version == V5 else None
+                properties = None
+                if self.version == V5:
+                    properties = forwarded_properties(message.body, environment.clock)
+                    properties += self._identifiers(message.topic)
                 encoded_topic = message.topic.encode()
                 data = encode_publish(encoded_topic, message.body.payload, qos, entry.packet_id, flags, properties)
             else:
                 assert entry.copy is not None, "a delivery without a message was dropped"
-                data = self._render(entry.copy, entry.packet_id, flags)
+                data = render(entry.copy, entry.packet_id, flags, self.version, environment.clock)
             if len(data) > self.packet_limit:
                 handle = entry.handle
                 self._drop(entry)
@@ -565,8 +581,7 @@ class InflightWindow:
             self.packet_of_handle.pop(entry.handle, None)
         self._remove(entry)
         if entry.phase == PUBREC_DUE:
-            tombstone = Inflight(None, ABANDONED, entry.packet_id, entry.sent_at, 0, None)
-            self.inflight[entry.packet_id] = tombstone
+            self.inflight[entry.packet_id] = Inflight(None, ABANDONED, entry.packet_id, entry.sent_at, 0, None)
 
     def _remove(self, entry: Inflight) -> None:
         del self.inflight[entry.packet_id]
@@ -577,27 +592,3 @@ class InflightWindow:
         self.environment.store.delete_outbound(self.client_id, entry.sequence)
         if entry.copy is not None:
             self.environment.let_go(entry.copy.shared)
-
-    def _render(self, copy: MessageCopy, packet_id: int, flags: int) -> bytes:
-        shared = copy.shared
-        body = shared.message.body
-        properties = None
-        if self.version == V5:
-            properties = self._properties(body)
-            if copy.identifiers:
-                own = Properties(subscription_identifiers=list(copy.identifiers))
-                properties += encode_properties(own, PacketType.PUBLISH)
-        if copy.retain:
-            flags |= RETAIN
-        return encode_publish(shared.encoded_topic, body.payload, copy.qos, packet_id, flags, properties)
-
-    def _properties(self, body: Body) -> bytes:
-        """What the publisher said [MQTT-3.3.2-4], encoded once per body, and the lifetime that is left."""
-        encoded = body.encoded_properties
-        if encoded is None:
-            encoded = body.encoded_properties = encode_properties(body.properties, PacketType.PUBLISH)
-        if body.expires_at is None:
-            return encoded
-        # What is left of the interval, in whole seconds [MQTT-3.3.2-6]; rounded up, so that it is not 0 too early.
-        left = max(ceil(body.expires_at - self.environment.clock()), 0)
-        return encoded + EXPIRY_PROPERTY + min(left, 0xFFFFFFFF).to_bytes(4, "big")
