@@ -24,7 +24,6 @@ from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
     Ledger,
-    Timers,
     insert_listed_rows,
     insert_selected_rows,
     overflow_rows,
@@ -36,6 +35,7 @@ from gateway.delivery.push import ActivePush, PushRequest, Target, not_yet_suppo
 from gateway.delivery.states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
+from gateway.store.protocols import Timers
 
 BATCH_PUSHES = 10_000
 """Pushes that one operation stores; more wait for the next (the writer is shared, and so is the loop afterwards)."""

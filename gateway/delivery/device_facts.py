@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery.ledger import Timers, Writer
+from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
 

@@ -27,10 +27,11 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gateway.delivery.push import ActivePush, ActivePushes
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
+from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -83,27 +84,6 @@ _RECEIPT_STATEMENTS = {
     for event, state in RECEIPT_STATES.items()
 }
 PUSH_COLUMNS = "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at"
-
-
-class Writer(Protocol):
-    """The part of the database that the ledger needs."""
-
-    def submit(
-        self,
-        operation: Callable[[sqlite3.Connection], T],
-        on_commit: Callable[[T], None],
-        on_error: Callable[[BaseException], None],
-    ) -> None: ...
-
-    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
-
-
-class Timers(Protocol):
-    """The part of an event loop that the ledger needs."""
-
-    def call_soon(self, callback: Callable[[], None]) -> object: ...
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> object: ...
 
 
 def handle_of(push_no: int, device_no: int) -> int:

@@ -33,8 +33,6 @@ from gateway.delivery.ledger import (
     DEVICE_MASK,
     RETRY_SECONDS,
     Ledger,
-    Timers,
-    Writer,
     handle_of,
     load_pushes,
     page_rows,
@@ -42,6 +40,7 @@ from gateway.delivery.ledger import (
 )
 from gateway.delivery.push import ActivePush
 from gateway.delivery.states import DeliveryState
+from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
 
@@ -113,11 +112,11 @@ class Mailbox:
         for push in await self._database.write(lambda connection: load_pushes(connection, numbers)):
             self._ledger.pushes.add(push)
         for client_id, handle in held:
-            push = self._ledger.pushes.get(handle >> DEVICE_BITS)
-            if push is None:  # the push left by retention: nothing to record
+            found = self._ledger.pushes.get(handle >> DEVICE_BITS)
+            if found is None:  # the push left by retention: nothing to record
                 self._engine.forget(client_id, handle)
             else:
-                push.sent.add(handle & DEVICE_MASK)
+                found.sent.add(handle & DEVICE_MASK)
 
     # -- accepted pushes -------------------------------------------------------------------------------------------
 

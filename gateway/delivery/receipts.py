@@ -24,8 +24,9 @@ from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import split_topic
 from gateway.delivery.engine import Message, ReasonCode
-from gateway.delivery.ledger import RETRY_SECONDS, Timers, Writer, receipt_rows
+from gateway.delivery.ledger import RETRY_SECONDS, receipt_rows
 from gateway.merge_patch import merge_patch
+from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
 V = TypeVar("V")
@@ -65,7 +66,10 @@ class Settings(BaseModel):
     client: Annotated[str, StringConstraints(max_length=128)] | None = None
 
 
-_RECEIPTS = TypeAdapter(Annotated[list[Receipt], Field(max_length=MAX_RECEIPTS)])
+_RECEIPTS: TypeAdapter[list[Receipt]] = TypeAdapter(Annotated[list[Receipt], Field(max_length=MAX_RECEIPTS)])
+_RECEIPT = TypeAdapter(Receipt)
+_SETTINGS = TypeAdapter(Settings)
+_PUSH_ID: TypeAdapter[str] = TypeAdapter(PushId)
 _REPORT = TypeAdapter(dict[str, Any])
 
 
@@ -178,7 +182,7 @@ def parse(leaf: str, payload: bytes) -> Any:
     if leaf == "receipts":
         return parse_receipts(payload)
     if leaf == "settings":
-        return _validated(TypeAdapter(Settings), payload)
+        return _validated(_SETTINGS, payload)
     if leaf == "report":
         report = _validated(_REPORT, payload)
         zone = report.get("timezone")
@@ -194,11 +198,11 @@ def parse_receipts(payload: bytes) -> list[Receipt]:
     """One receipt, a list of them, or a bare push id."""
     text = payload.strip()
     if text[:1] == b"[":
-        return list(_validated(_RECEIPTS, text))
+        return _validated(_RECEIPTS, text)
     if text[:1] == b"{":
-        return [_validated(TypeAdapter(Receipt), text)]
+        return [_validated(_RECEIPT, text)]
     if text[:1] == b'"':
-        return [Receipt(push_id=_validated(TypeAdapter(PushId), text), event="delivered")]
+        return [Receipt(push_id=_validated(_PUSH_ID, text), event="delivered")]
     try:
         bare = text.decode("ascii")
     except UnicodeDecodeError:

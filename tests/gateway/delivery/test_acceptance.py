@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_in_a_batch_each_has_its_own_answer(world: World) -> None:
     ]
 
 
-def submit(world: World, key: str, body: bytes, **fields: object) -> AcceptedPush:
+def submit(world: World, key: str, body: bytes, **fields: Any) -> AcceptedPush:
     return world.run(world.acceptance.accept(APP, world.request(**fields), idempotency_key=key, body_hash=body))
 
 

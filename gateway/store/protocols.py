@@ -1,0 +1,30 @@
+"""What the rooms need of the database and of the loop. Tests put hand-driven ones in their place."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Writer(Protocol):
+    """The part of `Database` that the life of a delivery needs."""
+
+    def submit(
+        self,
+        operation: Callable[[sqlite3.Connection], T],
+        on_commit: Callable[[T], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None: ...
+
+    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
+
+
+class Timers(Protocol):
+    """The part of an event loop that it needs."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> object: ...
