@@ -30,8 +30,7 @@ MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
 GATEWAY_ROOMS = (
     ("errors", "timestamps", "merge_patch", "settings", "metrics"),
     ("store",),
-    ("audience", "delivery"),
-    ("auth",),
+    ("audience", "auth", "delivery", "keys"),
     ("api",),
     ("app",),
     ("backup",),

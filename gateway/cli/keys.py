@@ -17,13 +17,15 @@ keys = typer.Typer(help="Keys of applications.", no_args_is_help=True)
 def keys_add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for")],
     scope: Annotated[list[str] | None, typer.Option(help="send, read, devices, admin; may be repeated")] = None,
+    app: Annotated[str | None, typer.Option(help="For another application; with an admin key of `default`")] = None,
     server: ServerUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown this once. Without --scope it may send and read."""
+    body = {"name": name, "scopes": scope or ["send", "read"]} | ({} if app is None else {"app": app})
     with client_of(server, data_dir) as client:
-        answer = client.call("POST", "/v1/keys", json={"name": name, "scopes": scope or ["send", "read"]})
+        answer = client.call("POST", "/v1/keys", json=body)
     if as_json:
         print_json(answer)
         return
