@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from broker.network import listeners
+from broker.network.listeners import raise_open_files_limit
+from broker.settings import BrokerSettings
+from broker.store import MemoryStore
+from tests import wire
+from tests.broker.network.conftest import Run
+from tests.broker.network.serving import serving
+from tests.broker.network.test_transport import joined, until
+
+
+class HeldStore(MemoryStore):
+    """A disk that takes its time: barriers call back when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] | None = []
+
+    def barrier(self, callback: Callable[[], None]) -> None:
+        if self.waiting is None:
+            callback()
+        else:
+            self.waiting.append(callback)
+
+    def let_go(self) -> None:
+        waiting, self.waiting = self.waiting or [], None
+        for callback in waiting:
+            callback()
+
+
+def test_a_port_in_use_is_an_os_error(run: Run[None]) -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            with pytest.raises(OSError):
+                await server.server.start_tcp("127.0.0.1", server.port)
+
+    run(scenario())
+
+
+def test_time_passes_for_the_broker(run: Run[None]) -> None:
+    """A stranger who says nothing is gone after the connect timeout."""
+
+    async def scenario() -> None:
+        async with serving(BrokerSettings(connect_timeout=0.1)) as server:
+            stranger = await server.client()
+            assert await stranger.rest() == b""
+            await stranger.hang_up()
+
+    run(scenario())
+
+
+def test_one_deadline_that_fails_does_not_stop_the_clock(
+    run: Run[None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "TICK", 0.01)
+
+    async def scenario() -> None:
+        async with serving() as server:
+            ticks: list[float] = []
+
+            def fail(now: float) -> None:
+                ticks.append(now)
+                raise RuntimeError("on purpose")
+
+            monkeypatch.setattr(type(server.broker), "tick", lambda self, now: fail(now))
+            await until(lambda: len(ticks) >= 3, "three ticks")
+            assert ticks == sorted(ticks)
+
+    run(scenario())
+    assert "on purpose" in caplog.text
+
+
+def test_one_socket_too_many_is_cut_off(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MAX_STRANGERS", 1)
+
+    async def scenario() -> None:
+        async with serving(BrokerSettings(max_connections=1)) as server:
+            first, second = await joined(server, "kiosk-1"), await server.client()
+            await until(lambda: len(server.server._transports) == 2, "both to be accepted")
+            third = await server.client()
+            third.send(wire.connect("kiosk-3"))
+            with suppress(ConnectionError):
+                assert await third.rest() == b""
+            first.send(wire.PINGREQ)
+            await first.expect(wire.PINGRESP)
+            assert server.metrics.refused == {"too_many_sockets": 1}
+            for client in (first, second, third):
+                await client.hang_up()
+
+    run(scenario())
+
+
+def test_an_end_answers_what_is_owed_and_says_goodbye(run: Run[None]) -> None:
+    async def scenario() -> None:
+        store = HeldStore()
+        async with serving(store=store) as server:
+            old, new = await server.client(), await server.client()
+            for client, version in ((old, wire.V4), (new, wire.V5)):
+                client.send(wire.connect(f"v{version}", version))
+            await old.expect(wire.connack_4())
+            connack = await new.reader.readexactly(2)
+            await new.reader.readexactly(connack[1])
+            stranger = await server.client()
+            old.send(wire.publish("t", b"x", 1, 7))
+            await until(lambda: store.waiting, "PUBLISH to wait for the disk")
+            ending = asyncio.create_task(server.server.stop())
+            await asyncio.sleep(0)
+            with pytest.raises(ConnectionRefusedError):
+                await server.client()
+            store.let_go()
+            await old.expect(wire.puback(7))
+            assert await old.rest() == b""
+            goodbye = await new.rest()
+            assert (goodbye[0], goodbye[2]) == (0xE0, 0x8B)
+            assert await stranger.rest() == b""
+            for client in (old, new, stranger):
+                await client.hang_up()
+            await ending
+
+    run(scenario())
+
+
+def test_an_end_does_not_wait_for_a_disk_that_refuses(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "DRAIN", 0.05)
+
+    async def scenario() -> None:
+        async with serving(store=HeldStore()) as server:
+            client = await joined(server, "kiosk-1")
+            client.send(wire.publish("t", b"x", 1, 7))
+            await server.server.stop()
+            await client.hang_up()
+
+    run(scenario())
+
+
+def test_takes_all_the_open_files_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 4_096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: taken.append(limits))
+    assert raise_open_files_limit() == 4_096
+    assert taken == [(4_096, 4_096)]
+
+
+def test_asks_for_a_long_queue_of_connections(run: Run[None]) -> None:
+    """The kernel tells a listening socket's backlog where a connection has its SACK counter (struct tcp_info)."""
+
+    async def scenario() -> None:
+        async with serving() as server:
+            (listener,) = server.server._listeners[0].sockets
+            (backlog,) = struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 28)
+            assert backlog == min(listeners.BACKLOG, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+
+    run(scenario())

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from broker.authorization import Accepted, AllowAll, Credentials, Refused
+from broker.network import password_file
+from broker.network.password_file import (
+    BadPasswordFile,
+    HashedPassword,
+    PasswordFileAuthenticator,
+    hashed_line,
+    read_password_file,
+)
+from broker.protocol.packets import ReasonCode
+from tests.third_party import require
+
+
+def test_a_line_we_make_is_read_again(tmp_path: Path) -> None:
+    line = hashed_line("käse", "geheim 🧀".encode())
+    assert "geheim" not in line
+    file = tmp_path / "passwords"
+    file.write_text(f"# who may connect\n\n{line}\n", encoding="utf-8")
+    users = read_password_file(file)
+    assert users["käse"].matches("geheim 🧀".encode())
+    assert not users["käse"].matches(b"geheim")
+    assert not users["käse"].matches(b"")
+
+
+def test_two_lines_for_one_password_differ() -> None:
+    assert hashed_line("a", b"secret") != hashed_line("a", b"secret")
+
+
+def test_reads_what_mosquitto_passwd_writes(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    subprocess.run([require("mosquitto_passwd"), "-c", "-b", file, "kiosk-1", "secret"], check=True)
+    users = read_password_file(file)
+    assert users["kiosk-1"].matches(b"secret")
+    assert not users["kiosk-1"].matches(b"Secret")
+
+
+GOOD_HASH = "$7$101$c2FsdHNhbHQ=$" + "A" * 86 + "=="
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kiosk-1",
+        "kiosk-1:secret",
+        ":" + GOOD_HASH,
+        "kiosk-1:" + GOOD_HASH.replace("$7$", "$6$"),
+        "kiosk-1:" + GOOD_HASH.replace("101", "many"),
+        "kiosk-1:" + GOOD_HASH.replace("101", "0"),
+        "kiosk-1:" + GOOD_HASH.replace("101", "99999999999"),
+        "kiosk-1:" + GOOD_HASH.replace("c2FsdHNhbHQ=", "?"),
+        "kiosk-1:" + GOOD_HASH.replace("c2FsdHNhbHQ=", ""),
+        "kiosk-1:$7$101$c2FsdHNhbHQ=$AAAA",
+    ],
+)
+def test_a_wrong_line_is_named_and_its_content_is_not(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "passwords"
+    file.write_text(f"good:{GOOD_HASH}\n{text}\n")
+    with pytest.raises(BadPasswordFile) as caught:
+        read_password_file(file)
+    assert str(caught.value).startswith("line 2: ")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_second_entry_for_a_user_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "passwords"
+    file.write_text(f"a:{GOOD_HASH}\na:{GOOD_HASH}\n")
+    with pytest.raises(BadPasswordFile, match="line 2"):
+        read_password_file(file)
+
+
+@pytest.mark.parametrize("user", ["", "a:b", "a\nb", "#a"])
+def test_a_user_name_that_would_break_the_file_is_refused(user: str) -> None:
+    with pytest.raises(ValueError):
+        hashed_line(user, b"secret")
+
+
+# -- the authenticator ------------------------------------------------------------------------------------------------
+
+
+def authenticator() -> PasswordFileAuthenticator:
+    hashed = hashed_line("kiosk-1", b"secret").partition(":")[2]
+    return PasswordFileAuthenticator({"kiosk-1": password_file._parsed(hashed, 1)}, AllowAll())
+
+
+async def answer_to(asked: PasswordFileAuthenticator, user: str | None, password: bytes | None) -> Accepted | Refused:
+    answered: asyncio.Future[Accepted | Refused] = asyncio.get_running_loop().create_future()
+    asked.authenticate(Credentials("any-client", user, password, 4, "127.0.0.1:1"), answered.set_result)
+    return await answered
+
+
+async def test_who_knows_the_password_is_accepted_as_the_user() -> None:
+    asked = authenticator()
+    answer = await answer_to(asked, "kiosk-1", b"secret")
+    assert isinstance(answer, Accepted)
+    assert answer.principal == "kiosk-1"
+    assert answer.persistent
+    asked.close()
+
+
+async def test_an_unknown_user_and_a_wrong_password_hear_the_same() -> None:
+    asked = authenticator()
+    answers = [await answer_to(asked, "kiosk-1", b"wrong"), await answer_to(asked, "kiosk-2", b"secret")]
+    assert answers == [Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)] * 2
+    asked.close()
+
+
+@pytest.mark.parametrize(("user", "password"), [(None, None), ("kiosk-1", None), (None, b"secret")])
+async def test_without_credentials_nobody_is_accepted(user: str | None, password: bytes | None) -> None:
+    asked = authenticator()
+    assert await answer_to(asked, user, password) == Refused(ReasonCode.NOT_AUTHORIZED)
+    asked.close()
+
+
+async def test_a_storm_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More CONNECTs than may wait: the newest hears at once that the server is busy, the others their answer."""
+    monkeypatch.setattr(password_file, "MAX_WAITING", 3)
+    held = threading.Event()
+    monkeypatch.setattr(HashedPassword, "matches", lambda self, password: held.wait(10.0))
+    asked = authenticator()
+    waiting = [asyncio.create_task(answer_to(asked, "kiosk-1", b"secret")) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert await answer_to(asked, "kiosk-1", b"secret") == Refused(ReasonCode.SERVER_BUSY)
+    held.set()
+    assert all(isinstance(answer, Accepted) for answer in await asyncio.gather(*waiting))
+    assert isinstance(await answer_to(asked, "kiosk-1", b"secret"), Accepted)
+    asked.close()
