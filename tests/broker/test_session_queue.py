@@ -1,0 +1,45 @@
+"""The queue of one session: order, both bounds, expiry."""
+
+from __future__ import annotations
+
+from broker.message import Body, Message
+from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
+
+
+def copy(payload: bytes, qos: int = 1, expires_at: float | None = None) -> MessageCopy:
+    return MessageCopy(SharedMessage(Message("a", Body(payload, expires_at=expires_at))), qos, False, (), 0)
+
+
+def payloads(queue: SessionQueue) -> list[bytes]:
+    return [each.shared.message.body.payload for each in queue]
+
+
+def test_first_in_first_out_and_bytes_are_counted() -> None:
+    queue = SessionQueue()
+    for payload in (b"1", b"22", b"333"):
+        queue.append(copy(payload))
+    assert (len(queue), queue.payload_bytes) == (3, 6)
+    assert queue.first().shared.message.body.payload == b"1"
+    assert queue.pop_first().shared.message.body.payload == b"1"
+    assert (len(queue), queue.payload_bytes) == (2, 5)
+    assert payloads(queue) == [b"22", b"333"]
+
+
+def test_room_is_by_messages_and_by_bytes() -> None:
+    queue = SessionQueue()
+    queue.append(copy(b"12345"))
+    assert queue.has_room(5, 2, 10)
+    assert not queue.has_room(6, 2, 10)
+    assert not queue.has_room(0, 1, 10)
+
+
+def test_expired_and_qos_0_can_be_taken_out() -> None:
+    queue = SessionQueue()
+    queue.append(copy(b"old", expires_at=10.0))
+    queue.append(copy(b"zero", qos=0))
+    queue.append(copy(b"stays", expires_at=11.0))
+    assert not queue.take_expired(9.0)
+    assert [each.shared.message.body.payload for each in queue.take_expired(10.0)] == [b"old"]
+    assert [each.shared.message.body.payload for each in queue.take_qos_0()] == [b"zero"]
+    assert payloads(queue) == [b"stays"]
+    assert queue.payload_bytes == 5

@@ -1,0 +1,404 @@
+"""Stand-ins for what surrounds the broker's core: transport, store, clock, authenticator, events, and a client.
+
+Nothing here waits or guesses: time moves when a test moves it, the disk is reached when a test says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, TypeVar
+
+from broker.authorization import Accepted, AllowAll, Credentials, Permissions, Refused
+from broker.broker import Broker
+from broker.connection import Connection
+from broker.message import Body, Message
+from broker.protocol.codec import Decoder, encode
+from broker.protocol.packets import (
+    V3_1_1,
+    V5,
+    Connack,
+    Connect,
+    Packet,
+    Properties,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    SubscriptionRequest,
+    Will,
+)
+from broker.settings import BrokerSettings
+from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription
+
+AnyPacket = TypeVar("AnyPacket")
+
+
+class FakeClock:
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeTransport:
+    """Keeps what is written. `fills_after` bytes it says that it is full, from within `write`, as real ones do."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+        self.writes = 0
+        self.closed = False
+        self.fills_after: int | None = None
+        self.on_full: Callable[[], None] = lambda: None
+
+    def write(self, data: bytes) -> None:
+        assert not self.closed, "nothing is written after close"
+        self.writes += 1
+        self.written += data
+        if self.fills_after is not None and len(self.written) > self.fills_after:
+            self.fills_after = None
+            self.on_full()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeStore:
+    """A disk in memory. `held`: barriers wait until `commit`, and only what was committed survives `crashed`."""
+
+    def __init__(self, state: StoredState | None = None) -> None:
+        self.held = False
+        self.state = state or StoredState()
+        self.log: list[tuple[str, Any]] = []
+        """Names and arguments of all calls that change something, in order."""
+        self._pending: list[Callable[[], None]] = []
+        self._sessions = {session.client_id: session for session in self.state.sessions}
+
+    def crashed(self) -> FakeStore:
+        """What another process would find."""
+        sessions = deepcopy(list(self._sessions.values()))
+        return FakeStore(StoredState(sessions, dict(self.state.messages), list(self.state.retained)))
+
+    def commit(self, barriers: int | None = None) -> None:
+        """Write what is pending, or only up to the next so many barriers."""
+        while self._pending and barriers != 0:
+            step = self._pending.pop(0)
+            step()
+            if barriers is not None and getattr(step, "is_barrier", False):
+                barriers -= 1
+
+    def restore(self) -> StoredState:
+        return deepcopy(self.state)
+
+    def barrier(self, callback: Callable[[], None]) -> None:
+        def step() -> None:
+            callback()
+
+        step.is_barrier = True  # type: ignore[attr-defined]  # a mark for `commit`
+        self._pending.append(step)
+        if not self.held:
+            self.commit()
+
+    def save_session(self, session: StoredSession) -> None:
+        copy = deepcopy(session)
+
+        def step() -> None:
+            there = self._sessions.get(copy.client_id)
+            if there is not None:
+                copy.subscriptions, copy.outbound, copy.received = there.subscriptions, there.outbound, there.received
+            self._sessions[copy.client_id] = copy
+
+        self._change("save_session", copy, step)
+
+    def delete_session(self, client_id: str) -> None:
+        self._change("delete_session", client_id, lambda: self._sessions.pop(client_id, None))
+
+    def save_subscription(self, client_id: str, subscription: StoredSubscription) -> None:
+        def step() -> None:
+            there = self._sessions[client_id].subscriptions
+            there[:] = [s for s in there if s.topic_filter != subscription.topic_filter] + [subscription]
+
+        self._change("save_subscription", (client_id, subscription), step)
+
+    def delete_subscription(self, client_id: str, topic_filter: str) -> None:
+        def step() -> None:
+            there = self._sessions[client_id].subscriptions
+            there[:] = [s for s in there if s.topic_filter != topic_filter]
+
+        self._change("delete_subscription", (client_id, topic_filter), step)
+
+    def save_message(self, message_key: int, message: Message) -> None:
+        self._change("save_message", (message_key, message), lambda: self.state.messages.update({message_key: message}))
+
+    def delete_message(self, message_key: int) -> None:
+        self._change("delete_message", message_key, lambda: self.state.messages.pop(message_key))
+
+    def save_outbound(self, client_id: str, outbound: StoredOutbound) -> None:
+        row = deepcopy(outbound)
+
+        def step() -> None:
+            there = self._sessions[client_id].outbound
+            there[:] = [o for o in there if o.sequence != row.sequence] + [row]
+
+        self._change("save_outbound", (client_id, row), step)
+
+    def delete_outbound(self, client_id: str, sequence: int) -> None:
+        def step() -> None:
+            there = self._sessions[client_id].outbound
+            there[:] = [o for o in there if o.sequence != sequence]
+
+        self._change("delete_outbound", (client_id, sequence), step)
+
+    def save_received(self, client_id: str, packet_id: int) -> None:
+        step = lambda: self._sessions[client_id].received.append(packet_id)  # noqa: E731  # one of a row of steps
+        self._change("save_received", (client_id, packet_id), step)
+
+    def delete_received(self, client_id: str, packet_id: int) -> None:
+        step = lambda: self._sessions[client_id].received.remove(packet_id)  # noqa: E731  # one of a row of steps
+        self._change("delete_received", (client_id, packet_id), step)
+
+    def save_retained(self, message: Message) -> None:
+        def step() -> None:
+            there = self.state.retained
+            there[:] = [m for m in there if m.topic != message.topic] + [message]
+
+        self._change("save_retained", message, step)
+
+    def delete_retained(self, topic: str) -> None:
+        def step() -> None:
+            self.state.retained[:] = [m for m in self.state.retained if m.topic != topic]
+
+        self._change("delete_retained", topic, step)
+
+    def session(self, client_id: str) -> StoredSession:
+        return self._sessions[client_id]
+
+    def has_session(self, client_id: str) -> bool:
+        return client_id in self._sessions
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.log]
+
+    def _change(self, name: str, what: object, step: Callable[[], object]) -> None:
+        self.log.append((name, what))
+
+        def run() -> None:
+            step()
+
+        self._pending.append(run)
+        if not self.held:
+            self.commit()
+
+
+class RecordingEvents:
+    """Writes down everything in `log`. What is published is done with at once, unless `held`; what may be resumed is
+    decided by `resumable`: a function of the handles, or None to keep the question in `resumes`."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[Any, ...]] = []
+        self.published_messages: list[Message] = []
+        self.held = False
+        self.dones: list[Callable[[int], None]] = []
+        self.reason_code = 0
+        self.resumable: Callable[[Sequence[int]], Mapping[int, Message]] | None = lambda handles: {}
+        self.resumes: list[tuple[list[int], Callable[[Mapping[int, Message]], None]]] = []
+        self.on_settled: Callable[[str, int, int], None] | None = None
+        self.on_ready: Callable[[str, int], None] | None = None
+
+    def of(self, *names: str) -> list[tuple[Any, ...]]:
+        return [entry for entry in self.log if entry[0] in names]
+
+    def take(self) -> list[tuple[Any, ...]]:
+        log, self.log = self.log, []
+        return log
+
+    def connected(self, client_id: str, identity: object, session_present: bool) -> None:
+        self.log.append(("connected", client_id, session_present))
+
+    def disconnected(self, client_id: str, reason: str) -> None:
+        self.log.append(("disconnected", client_id, reason))
+
+    def ready(self, client_id: str, room: int) -> None:
+        assert room > 0
+        self.log.append(("ready", client_id, room))
+        if self.on_ready is not None:
+            self.on_ready(client_id, room)
+
+    def settled(self, client_id: str, handle: int, outcome: int) -> None:
+        self.log.append(("settled", client_id, handle, outcome))
+        if self.on_settled is not None:
+            self.on_settled(client_id, handle, outcome)
+
+    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+        self.log.append(("resume", client_id, list(handles)))
+        self.resumes.append((list(handles), done))
+        if self.resumable is not None:
+            done(self.resumable(handles))
+
+    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
+        self.log.append(("published", client_id, message.topic, message.body.payload))
+        self.published_messages.append(message)
+        if self.held:
+            self.dones.append(done)
+        else:
+            done(self.reason_code)
+
+
+class FakePermissions:
+    """Everything but what is listed."""
+
+    def __init__(self) -> None:
+        self.no_publish: set[str] = set()
+        self.no_subscribe: set[str] = set()
+
+    def may_publish(self, topic: str, retain: bool) -> bool:
+        return topic not in self.no_publish
+
+    def may_subscribe(self, topic_filter: str) -> bool:
+        return topic_filter not in self.no_subscribe
+
+
+class FakeAuthenticator:
+    """Refuses the password `wrong`; a client id with a colon is a side connection. `held`: answers wait in `asked`."""
+
+    def __init__(self, permissions: Permissions | None = None) -> None:
+        self.permissions: Permissions = permissions or AllowAll()
+        self.held = False
+        self.asked: list[tuple[Credentials, Callable[[], None]]] = []
+
+    def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
+        def decide() -> None:
+            if credentials.password == b"wrong":
+                answer(Refused(0x86))
+                return
+            principal, colon, _ = credentials.client_id.partition(":")
+            answer(Accepted(principal, self.permissions, identity=principal, persistent=not colon))
+
+        self.asked.append((credentials, decide))
+        if not self.held:
+            decide()
+
+
+class FakeClient:
+    """The other end of a connection, speaking packets. `received` is what came since it was looked at last."""
+
+    def __init__(self, world: World, version: int) -> None:
+        self.world = world
+        self.version = version
+        self.transport = FakeTransport()
+        self.connection = Connection(world.broker, self.transport, "192.0.2.1:50000", world.clock.now)
+        self.transport.on_full = self.connection.pause_writing
+        self.connack: Connack
+        self.unread: list[Packet] = []
+        self._decoder = Decoder(self, from_server=True)
+        self._decoder.version = version
+
+    def packet(self, packet: Packet) -> None:
+        self.unread.append(packet)
+
+    def puback(self, packet_id: int, reason_code: int) -> None:
+        self.unread.append(Puback(packet_id, reason_code))
+
+    def send(self, *packets: Packet) -> None:
+        self.send_bytes(b"".join(encode(packet, self.version) for packet in packets))
+
+    def send_bytes(self, data: bytes) -> None:
+        self.connection.data_received(data, self.world.clock.now)
+
+    def received(self) -> list[Packet]:
+        data = bytes(self.transport.written)
+        self.transport.written.clear()
+        self._decoder.feed(data)
+        received, self.unread = self.unread, []
+        return received
+
+    def receive(self, kind: type[AnyPacket]) -> AnyPacket:
+        """The one packet that came, which must be of this kind."""
+        packets = self.received()
+        assert len(packets) == 1, packets
+        assert isinstance(packets[0], kind), packets
+        return packets[0]
+
+    def publishes(self) -> list[Publish]:
+        packets = self.received()
+        assert all(isinstance(packet, Publish) for packet in packets), packets
+        return [packet for packet in packets if isinstance(packet, Publish)]
+
+    def payloads(self) -> list[bytes]:
+        return [publish.payload for publish in self.publishes()]
+
+    def subscribe(self, *filters: tuple[str, int] | SubscriptionRequest, identifier: int = 0) -> list[int]:
+        requests = [f if isinstance(f, SubscriptionRequest) else SubscriptionRequest(*f) for f in filters]
+        properties = Properties(subscription_identifiers=[identifier]) if identifier else None
+        self.send(Subscribe(10, requests, properties))
+        return self.receive(Suback).reason_codes
+
+    def drop(self) -> None:
+        """The network fails."""
+        self.transport.closed = True
+        self.connection.connection_lost(self.world.clock.now)
+
+    @property
+    def closed(self) -> bool:
+        return self.transport.closed
+
+
+class World:
+    """A broker with everything around it in a test's hands."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings | None = None,
+        store: FakeStore | None = None,
+        events: bool = True,
+        clock: FakeClock | None = None,
+        permissions: Permissions | None = None,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.store = store or FakeStore()
+        self.events = RecordingEvents()
+        self.authenticator = FakeAuthenticator(permissions)
+        self.broker = Broker(
+            settings or BrokerSettings(), self.store, self.authenticator, self.events if events else None, self.clock
+        )
+        self.broker.start()
+
+    def client(self, version: int = V3_1_1) -> FakeClient:
+        return FakeClient(self, version)
+
+    def connect(
+        self,
+        client_id: str,
+        version: int = V3_1_1,
+        *,
+        clean: bool = True,
+        expiry: int | None = None,
+        keep_alive: int = 0,
+        will: Will | None = None,
+        properties: Properties | None = None,
+    ) -> FakeClient:
+        """A client that has been accepted, its CONNACK taken off."""
+        client = self.client(version)
+        if version == V5:
+            properties = properties or Properties()
+            properties.session_expiry_interval = (0 if clean else 3600) if expiry is None else expiry
+        connect = Connect(client_id, version, clean, keep_alive, will=will, properties=properties)
+        client.send(connect)
+        connack, *client.unread = client.received()
+        assert isinstance(connack, Connack), connack
+        assert connack.reason_code == 0, connack
+        client.connack = connack
+        return client
+
+    def advance(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.broker.tick(self.clock.now)
+
+    def crash(self) -> World:
+        """The process dies; another one starts on what was on disk."""
+        return World(self.broker.settings, self.store.crashed(), clock=self.clock)
+
+
+def message(topic: str = "a", payload: bytes = b"x", qos: int = 1, **of_body: Any) -> Message:
+    return Message(topic, Body(payload, **of_body), qos)
