@@ -30,6 +30,7 @@ CATALOGUE: dict[str, Row] = {
     "method_not_allowed": Row(405, "Not with this method"),
     "device_exists": Row(409, "The device exists"),
     "app_exists": Row(409, "The app exists"),
+    "last_admin_key": Row(409, "The last admin key"),
     "gone": Row(410, "No longer kept"),
     "payload_too_large": Row(413, "Too large"),
     "unsupported_media_type": Row(415, "Another content type is needed"),
@@ -66,6 +67,14 @@ class Problem(Exception):
             "detail": self.detail,
             "retryable": row.retryable,
         }
+
+
+class RateLimited(Problem):
+    """429; `retry_after` is in seconds."""
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("rate_limited", "too many requests with this key; wait as long as Retry-After says")
+        self.retry_after = retry_after
 
 
 def problem(code: str, detail: str) -> Problem:

@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 
 @cache
 def time_zones() -> frozenset[str]:
-    """All names. The first call reads some hundred files (40 ms); the composition root makes it before anybody waits."""
+    """All names. The first call reads hundreds of files (40 ms): the composition root does it before anybody waits."""
     return frozenset(available_timezones())
 
 

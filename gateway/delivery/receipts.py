@@ -16,10 +16,10 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
-from zoneinfo import available_timezones
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from gateway.audience.time_zones import is_time_zone
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import split_topic
@@ -186,7 +186,7 @@ def parse(leaf: str, payload: bytes) -> Any:
     if leaf == "report":
         report = _validated(_REPORT, payload)
         zone = report.get("timezone")
-        if zone is not None and zone not in available_timezones():
+        if zone is not None and not is_time_zone(zone):
             raise Unusable(f"unknown time zone {str(zone)[:64]!r}: use an IANA name such as Europe/Berlin")
         return report
     if leaf.startswith("uplink/") or leaf == "uplink":

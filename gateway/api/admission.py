@@ -1,0 +1,46 @@
+"""Who may come in: a valid key, the scope that the call needs, and not more often than agreed.
+
+In this order, so that a stranger learns nothing but 401, and before a body is read. The rate is a bucket per key that
+holds one second's worth: it keeps one runaway sender from taking the whole loop, and nothing finer is promised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import Request
+
+from gateway.auth import KeyRing, Principal
+from gateway.errors import RateLimited
+
+MAX_BUCKETS = 10_000
+"""Buckets in memory; over it all are forgotten, which is generous for a second."""
+
+
+class Admission:
+    """`clock` gives seconds of real time; `rate` is requests per second and key."""
+
+    def __init__(self, keys: KeyRing, rate: int, clock: Callable[[], float]) -> None:
+        self._keys = keys
+        self._rate = rate
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+        """Key id -> (requests left, when that was so)."""
+        self.admitted = 0
+        """For metrics."""
+
+    async def admit(self, request: Request, scope: str, or_scope: str | None = None) -> Principal:
+        """The holder of the request's key, which has one of the scopes. Raises Problem 401, 403, 429."""
+        principal = await self._keys.authenticate(request.headers.get("authorization"))
+        if or_scope is None or or_scope not in principal.scopes:
+            principal.require(scope)
+        now = self._clock()
+        left, since = self._buckets.get(principal.key_id, (self._rate, now))
+        left = min(self._rate, left + (now - since) * self._rate) - 1
+        if left < 0:
+            raise RateLimited(-left / self._rate)
+        if len(self._buckets) >= MAX_BUCKETS:
+            self._buckets.clear()
+        self._buckets[principal.key_id] = (left, now)
+        self.admitted += 1
+        return principal

@@ -1,0 +1,238 @@
+"""The shapes of what the API answers, for its OpenAPI document.
+
+Routes answer JSON that the rooms behind them have made; nothing is validated on the way out. A test holds real answers
+against these models, which forbid what they do not name, so the document cannot fall behind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProblemDocument(_Answer):
+    """RFC 9457. `code` is stable and meant for programs; `detail` says what to do."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    retryable: bool
+
+
+class Application(_Answer):
+    id: str
+    created_at: str
+
+
+class Applications(_Answer):
+    items: list[Application]
+    next_cursor: str | None
+
+
+class Key(_Answer):
+    id: str
+    app: str
+    name: str
+    scopes: list[str]
+    created_at: str
+    revoked_at: str | None
+
+
+class NewKey(_Answer):
+    id: str
+    key: str = Field(description="The key itself. Shown this once.")
+    app: str
+    name: str
+    scopes: list[str]
+    created_at: str
+
+
+class Keys(_Answer):
+    items: list[Key]
+    next_cursor: str | None
+
+
+class MqttAccess(_Answer):
+    """What the device's MQTT client needs."""
+
+    host: str
+    port: int
+    client_id: str
+    username: str
+    password: str
+    topics: dict[str, str]
+
+
+class EnrolledDevice(_Answer):
+    device_id: str
+    token: str = Field(description="Shown this once.")
+    mqtt: MqttAccess
+
+
+class RefusedDevice(_Answer):
+    device_id: str | None
+    error: ProblemDocument
+
+
+class EnrolledDevices(_Answer):
+    devices: list[EnrolledDevice | RefusedDevice]
+
+
+class Device(_Answer):
+    device_id: str
+    name: str | None
+    tags: list[str]
+    attributes: dict[str, Any]
+    locale: str | None
+    timezone: str | None
+    created_at: str
+    updated_at: str
+    online: bool
+    connected_at: str | None = Field(description="Start of the last connection, which lasts if `online`.")
+    last_seen: str | None
+    last_error: str | None
+    last_error_at: str | None
+    consent: str
+    channels: dict[str, bool]
+
+
+class Devices(_Answer):
+    items: list[Device]
+    next_cursor: str | None
+
+
+class WaitingPush(_Answer):
+    push_id: str
+    state: str = Field(description="`waiting`, or `sent` while it is in flight.")
+    priority: str
+    kind: str
+    collapse_key: str | None
+    sent_at: str
+    expires_at: str
+    size: int = Field(description="Bytes on the wire.")
+
+
+class Mailbox(_Answer):
+    items: list[WaitingPush]
+    next_cursor: str | None
+
+
+class EmptiedMailbox(_Answer):
+    cancelled: int
+
+
+class UplinkMessage(_Answer):
+    topic: str = Field(description="Below `uplink/`.")
+    received_at: str
+    payload: str | None = Field(default=None, description="If it is UTF-8.")
+    payload_base64: str | None = Field(default=None, description="If it is not.")
+
+
+class Uplink(_Answer):
+    items: list[UplinkMessage]
+    next_cursor: str | None
+
+
+class AcceptedPush(_Answer):
+    push_id: str
+    targeted: int
+    suppressed: int
+    unknown: list[str]
+
+
+class Forecast(_Answer):
+    targeted: int
+    online: int
+    suppressed: dict[str, int] = Field(description="By reason.")
+    unknown: list[str]
+
+
+class Counts(_Answer):
+    """Exclusive: the states sum to `targeted`."""
+
+    targeted: int
+    waiting: int
+    sent: int
+    delivered: int
+    displayed: int
+    dismissed: int
+    opened: int
+    acted: int
+    expired: int
+    superseded: int
+    cancelled: int
+    suppressed: int
+    overflowed: int
+    refused: int
+    revoked: int
+
+
+class Reached(_Answer):
+    """Cumulative: an opened one was displayed and delivered."""
+
+    delivered: int
+    displayed: int
+    opened: int
+    acted: int
+
+
+class Push(_Answer):
+    push_id: str
+    target: dict[str, Any]
+    kind: str
+    priority: str
+    qos: int
+    ttl: int
+    collapse_key: str | None = None
+    channel: str | None = None
+    notification: dict[str, Any] | None = None
+    data: Any = None
+    sent_at: str
+    expires_at: str
+    recalled_at: str | None
+    targeted: int
+    suppressed: int
+    counts: Counts
+    reached: Reached
+
+
+class Pushes(_Answer):
+    items: list[Push]
+    next_cursor: str | None
+
+
+class Delivery(_Answer):
+    device_id: str | None
+    state: str
+    reason: str | None
+    qos: int | None = Field(description="Effective: min(asked for, granted); null until handed over.")
+    delivered_at: str | None
+    displayed_at: str | None
+    dismissed_at: str | None
+    opened_at: str | None
+    acted_at: str | None
+    ended_at: str | None = Field(description="When it ended without delivery.")
+    action: str | None
+    result: Any
+
+
+class Deliveries(_Answer):
+    items: list[Delivery]
+    next_cursor: str | None
+
+
+class Recall(_Answer):
+    cancelled: int = Field(description="Taken back while they waited.")
+    in_flight: int = Field(description="Handed over, outcome open; lost ones will end `cancelled`.")
+    too_late: int = Field(description="Delivered.")
+
+
+class Health(_Answer):
+    status: str

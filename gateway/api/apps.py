@@ -1,0 +1,46 @@
+"""`/v1/apps`: the tenants. Managed with an admin key of the app `default`; any other sees its own app only."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+from gateway.api import answers
+from gateway.api.bodies import json_response, read_model
+from gateway.api.docs import takes
+from gateway.api.services import Administrator, Cursor, Limit, services
+from gateway.auth import Principal
+from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.errors import problem
+
+router = APIRouter(prefix="/v1/apps", tags=["apps"])
+AppId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
+
+
+class AppRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: AppId
+
+
+def manages_all(principal: Principal) -> bool:
+    return principal.app_id == DEFAULT_APP
+
+
+@router.post("", status_code=201, response_model=answers.Application, openapi_extra=takes(AppRequest))
+async def add_app(request: Request, principal: Administrator) -> Response:
+    """Make an app. Its first key is made with `POST /v1/keys` and `"app"`."""
+    body = await read_model(request, AppRequest)
+    if not manages_all(principal):
+        raise problem("forbidden", f"apps are made with an admin key of the app {DEFAULT_APP!r}")
+    found = services(request)
+    return json_response(await found.keys.add_app(body.id, found.clock()), 201)
+
+
+@router.get("", response_model=answers.Applications)
+async def list_apps(request: Request, principal: Administrator, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """All apps, by id; with a key of another app than `default`, that one."""
+    only = None if manages_all(principal) else principal.app_id
+    return json_response(await services(request).keys.apps(limit, cursor, only))

@@ -1,0 +1,84 @@
+"""Request bodies: bounded while they are read, JSON by declaration and by content, parsed once.
+
+A body is never larger in memory than its limit: a `Content-Length` above it is refused before the first byte is taken,
+and a body that does not say its length is refused when it has grown too large. What is parsed is the bytes themselves
+(pydantic's JSON parser), so a request is validated once and no dictionary is made in between.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from gateway.api.problems import validation_problem
+from gateway.errors import problem
+
+Model = TypeVar("Model", bound=BaseModel)
+
+BODY_LIMIT = 4 * 1024 * 1024
+"""Bytes of an ordinary request: the largest push, every character escaped, with ten thousand device ids."""
+BULK_LIMIT = 16 * 1024 * 1024
+"""Bytes of a bulk enrolment or a batch of pushes (design: 16 MiB)."""
+TURN = 250
+"""Items of a long list that are worked on before the loop gets a turn: about 2 ms."""
+JSON = ("application/json",)
+MERGE_PATCH = ("application/merge-patch+json", "application/json")
+NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+
+
+async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit: int = BODY_LIMIT) -> bytes:
+    """The whole body. Raises Problem 415, 413. A request that names no content type is taken at its word."""
+    headers = request.headers
+    content_type = headers.get("content-type")
+    if content_type is not None and content_type not in media_types:
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type not in media_types:
+            raise problem("unsupported_media_type", f"send the header `Content-Type: {media_types[0]}`")
+    length = headers.get("content-length")
+    if length is not None and int(length) > limit:  # the HTTP parser has checked that it is a number
+        raise _too_large(limit)
+    message = await request.receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        return message.get("body") or b""  # the common case: it came with the head
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body") or b""
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+        message = await request.receive()
+
+
+def _too_large(limit: int) -> Exception:
+    return problem("payload_too_large", f"the body may have {limit} bytes here: send less, or in several requests")
+
+
+def parse(model: type[Model], body: bytes) -> Model:
+    """The body as a model. Raises Problem 400 malformed_json, 422."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise validation_problem(error, body) from None
+
+
+async def read_model(request: Request, model: type[Model]) -> Model:
+    return parse(model, await read_body(request))
+
+
+def to_json(document: Any) -> bytes:
+    # `replace`: a problem may repeat what the request held, and that need not be text.
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+
+
+def json_response(document: Any, status: int = 200) -> Response:
+    return Response(to_json(document), status, media_type="application/json")

@@ -1,0 +1,135 @@
+"""`/v1/devices` and below: enrolment, what is known of a device, its token, its mailbox, what it said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.api import answers
+from gateway.api.bodies import BULK_LIMIT, MERGE_PATCH, TURN, json_response, parse, read_body, read_model, to_json
+from gateway.api.docs import takes
+from gateway.api.problems import validation_problem
+from gateway.api.services import Cursor, DeviceManager, DeviceReader, Limit, services
+from gateway.audience.devices import DeviceFields, NewDevice
+from gateway.errors import Problem
+
+router = APIRouter(prefix="/v1/devices", tags=["devices"])
+
+BULK_DEVICES = 10_000
+
+
+class BulkRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    devices: Annotated[list[Any], Field(max_length=BULK_DEVICES)]
+    """As in `POST /v1/devices`; each is judged by itself."""
+
+
+@router.post("", status_code=201, response_model=answers.EnrolledDevice, openapi_extra=takes(NewDevice))
+async def enrol(request: Request, principal: DeviceManager) -> Response:
+    """Enrol a device. Its token is shown this once."""
+    device = await read_model(request, NewDevice)
+    (answer,) = await services(request).devices.enrol(principal.app_no, principal.app_id, [device])
+    if isinstance(answer, Problem):
+        raise answer
+    return json_response(answer, 201)
+
+
+@router.post("/bulk", status_code=201, response_model=answers.EnrolledDevices, openapi_extra=takes(BulkRequest))
+async def enrol_many(request: Request, principal: DeviceManager) -> Response:
+    """Enrol up to 10,000 in one commit; one result per item, in order: a credential, or the item's problem."""
+    items = parse(BulkRequest, await read_body(request, limit=BULK_LIMIT)).devices
+    judged: list[NewDevice | Problem] = []
+    for item in items:
+        judged.append(_judged(item))
+        if len(judged) % TURN == 0:
+            await asyncio.sleep(0)
+    valid = [device for device in judged if isinstance(device, NewDevice)]
+    enrolled = iter(await services(request).devices.enrol(principal.app_no, principal.app_id, valid))
+    results: list[bytes] = []
+    for item, device in zip(items, judged, strict=True):
+        answer = next(enrolled) if isinstance(device, NewDevice) else device
+        results.append(to_json(_refused(item, answer) if isinstance(answer, Problem) else answer))
+        if len(results) % TURN == 0:
+            await asyncio.sleep(0)
+    return Response(b'{"devices":[%b]}' % b",".join(results), 201, media_type="application/json")
+
+
+def _judged(item: Any) -> NewDevice | Problem:
+    try:
+        return NewDevice.model_validate(item)
+    except ValidationError as error:
+        return validation_problem(error)
+
+
+def _refused(item: Any, refusal: Problem) -> dict[str, Any]:
+    device_id = item.get("device_id") if isinstance(item, dict) else None
+    return {"device_id": device_id if isinstance(device_id, str) else None, "error": refusal.document()}
+
+
+@router.get("", response_model=answers.Devices)
+async def list_devices(
+    request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
+) -> Response:
+    """By id, with presence."""
+    return json_response(await services(request).devices.page(principal.app_no, limit, cursor))
+
+
+@router.get("/{device_id}", response_model=answers.Device)
+async def show_device(device_id: str, request: Request, principal: DeviceReader) -> Response:
+    """One device, with presence and its last error."""
+    return json_response(await services(request).devices.show(principal.app_no, device_id))
+
+
+@router.patch("/{device_id}", response_model=answers.Device, openapi_extra=takes(DeviceFields, MERGE_PATCH[0]))
+async def change_device(device_id: str, request: Request, principal: DeviceManager) -> Response:
+    """JSON Merge Patch (RFC 7396): what is given replaces, null removes, `attributes` merge."""
+    body = await read_body(request, MERGE_PATCH)
+    parse(DeviceFields, body)  # by itself it must be valid as well: the problem then speaks of what was sent
+    try:
+        return json_response(await services(request).devices.change(principal.app_no, device_id, json.loads(body)))
+    except ValidationError as error:
+        raise validation_problem(error) from None
+
+
+@router.delete("/{device_id}", status_code=204)
+async def remove_device(device_id: str, request: Request, principal: DeviceManager) -> Response:
+    """Its deliveries end `revoked`, its session is deleted, its connections close."""
+    await services(request).devices.remove(principal.app_no, principal.app_id, device_id)
+    return Response(status_code=204)
+
+
+@router.post("/{device_id}/token", response_model=answers.EnrolledDevice)
+async def rotate_token(device_id: str, request: Request, principal: DeviceManager) -> Response:
+    """A new token, shown this once; the old one is void at once and its connections close."""
+    return json_response(await services(request).devices.rotate(principal.app_no, principal.app_id, device_id))
+
+
+@router.get("/{device_id}/mailbox", response_model=answers.Mailbox)
+async def show_mailbox(
+    device_id: str, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
+) -> Response:
+    """What waits for a device, in the order in which it will come."""
+    found = services(request)
+    device_no = await found.devices.number(principal.app_no, device_id)
+    return json_response(await found.reports.mailbox(device_no, limit, cursor))
+
+
+@router.delete("/{device_id}/mailbox", response_model=answers.EmptiedMailbox)
+async def empty_mailbox(device_id: str, request: Request, principal: DeviceManager) -> Response:
+    """Cancel what waits (reason `mailbox_emptied`); what is in flight goes on."""
+    found = services(request)
+    device_no = await found.devices.number(principal.app_no, device_id)
+    return json_response({"cancelled": await found.ledger.empty_mailbox(device_no)})
+
+
+@router.get("/{device_id}/uplink", response_model=answers.Uplink)
+async def show_uplink(
+    device_id: str, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
+) -> Response:
+    """The last messages it said, the newest first."""
+    return json_response(await services(request).devices.uplink(principal.app_no, device_id, limit, cursor))

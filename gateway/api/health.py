@@ -1,0 +1,40 @@
+"""`/healthz`, `/readyz`, `/metrics`: without a key, for whoever watches over the process."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from gateway.api import answers
+from gateway.api.bodies import json_response
+from gateway.api.services import services
+from gateway.errors import problem
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", response_model=answers.Health)
+async def alive() -> Response:
+    """The process answers."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/readyz", response_model=answers.Health)
+async def ready(request: Request) -> Response:
+    """200 when pushes are taken; 503 while the server ends, or when its database does not answer."""
+    found = services(request)
+    reason = found.unready()
+    if reason is None:
+        try:
+            await found.database.read(lambda connection: connection.execute("SELECT no FROM clock").fetchone())
+        except Exception as error:  # whatever it is, it is the answer to the question
+            reason = f"the database does not answer: {type(error).__name__}"
+    if reason is not None:
+        raise problem("unavailable", reason)
+    return json_response({"status": "ready"})
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Prometheus text."""
+    return Response(services(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,58 @@
+"""`/v1/keys`: made, listed, revoked.
+
+An admin key manages the keys of its own app. Those of the app `default` manage every app's, because somebody must make
+the first key of a new one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.api import answers
+from gateway.api.apps import AppId, manages_all
+from gateway.api.bodies import json_response, read_model
+from gateway.api.docs import takes
+from gateway.api.services import Administrator, Cursor, Limit, services
+from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.errors import problem
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"])
+
+
+class KeyRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    """What the key is for."""
+    scopes: Annotated[list[Literal["send", "read", "devices", "admin"]], Field(min_length=1)]
+    """`admin` includes the others."""
+    app: AppId | None = None
+    """Left out: the app of the key that asks."""
+
+
+@router.post("", status_code=201, response_model=answers.NewKey, openapi_extra=takes(KeyRequest))
+async def add_key(request: Request, principal: Administrator) -> Response:
+    """Make a key. It is shown this once."""
+    body = await read_model(request, KeyRequest)
+    app_id = body.app or principal.app_id
+    if app_id != principal.app_id and not manages_all(principal):
+        raise problem("forbidden", f"keys of another app are made with an admin key of the app {DEFAULT_APP!r}")
+    found = services(request)
+    return json_response(await found.keys.add_key(app_id, body.name, list(body.scopes), found.clock()), 201)
+
+
+@router.get("", response_model=answers.Keys)
+async def list_keys(request: Request, principal: Administrator, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """The keys of the app, revoked ones included, without their secrets."""
+    return json_response(await services(request).keys.keys(principal.app_no, limit, cursor))
+
+
+@router.delete("/{key_id}", status_code=204)
+async def revoke_key(key_id: str, request: Request, principal: Administrator) -> Response:
+    """Void at once."""
+    found = services(request)
+    await found.keys.revoke(None if manages_all(principal) else principal.app_no, key_id, found.clock())
+    return Response(status_code=204)

@@ -1,0 +1,162 @@
+"""Every refusal leaves as a problem document (RFC 9457), whoever refused: our code, a validator, the framework.
+
+A `Problem` of the catalogue is answered as it is. Everything else is translated here, once: validation errors name the
+field and what it may be, unknown paths and methods say where to look, an exception nobody expected is 500 and logged,
+with nothing of it in the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from gateway.errors import CATALOGUE, Problem, RateLimited, problem
+from gateway.store.database import StorageFull
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+SHOWN_ERRORS = 3
+"""Mistakes that one detail names; more are rarely read."""
+SHOWN_NAME = 64
+"""Characters of a field's name that are repeated to whoever sent it."""
+_HEADERS: dict[str, dict[str, str]] = {
+    "unauthorized": {"WWW-Authenticate": "Bearer"},
+    "unavailable": {"Retry-After": "1"},
+    "storage_full": {"Retry-After": "60"},
+}
+_STORAGE_FULL = "the disk is full: nothing was stored; free space and send again"
+
+
+class ProblemCount:
+    """How often each problem was answered, for metrics."""
+
+    def __init__(self) -> None:
+        self.by_code: dict[str, int] = {}
+
+    def add(self, code: str) -> None:
+        self.by_code[code] = self.by_code.get(code, 0) + 1
+
+
+def install(app: FastAPI, count: ProblemCount) -> None:
+    """Make every error of the app a problem document."""
+
+    def answer(refusal: Problem, headers: Mapping[str, str] | None = None) -> Response:
+        count.add(refusal.code)
+        return problem_response(refusal, headers)
+
+    async def on_problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem), "registered for it"
+        return answer(error)
+
+    async def on_storage_full(_: Request, error: Exception) -> Response:
+        return answer(problem("storage_full", _STORAGE_FULL))
+
+    async def on_parameters(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError), "registered for it"
+        return answer(problem("invalid_request", explain(error.errors())))
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException), "registered for it"
+        return answer(translated(request, error), error.headers)
+
+    async def on_disconnect(_: Request, error: Exception) -> Response:
+        return answer(problem("malformed_request", "the connection ended before the body did"))
+
+    async def on_anything(request: Request, error: Exception) -> Response:
+        # The framework logs the traceback after this; the path without its query is enough to find the call.
+        log.error("%s %s failed: %s", request.method, request.scope["route"].path if "route" in request.scope else "?",
+                  type(error).__name__)  # fmt: skip
+        return answer(problem("internal_error", "the server failed on this request; its log says why"))
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(StorageFull, on_storage_full)
+    app.add_exception_handler(RequestValidationError, on_parameters)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
+    app.add_exception_handler(Exception, on_anything)
+
+
+def problem_response(refusal: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    all_headers = {**_HEADERS.get(refusal.code, {}), **(headers or {})}
+    if isinstance(refusal, RateLimited):
+        all_headers["Retry-After"] = str(math.ceil(refusal.retry_after))
+    content = json.dumps(refusal.document(), ensure_ascii=False).encode(errors="replace")
+    return Response(content, refusal.status, all_headers, MEDIA_TYPE)
+
+
+def translated(request: Request, error: HTTPException) -> Problem:
+    """What the framework refuses by itself."""
+    if error.status_code == 404:
+        return problem("not_found", "there is no such path; /docs lists them all")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return problem("method_not_allowed", f"{request.method} is not for this path; use {allowed or 'another'}")
+    for code, row in CATALOGUE.items():
+        if row.status == error.status_code:
+            return problem(code, str(error.detail))
+    return problem("malformed_request", str(error.detail))
+
+
+def validation_problem(error: ValidationError, body: bytes = b"") -> Problem:
+    """400 when the body is not JSON, 422 when it is JSON but not what is wanted."""
+    errors = error.errors(include_url=False, include_input=False, include_context=True)
+    if errors[0]["type"] != "json_invalid":
+        return problem("invalid_request", explain(errors))
+    reason = str(errors[0]["msg"]).removeprefix("Invalid JSON: ")
+    if "hex escape" in reason and _is_json(body):
+        return problem("invalid_request", f"an unpaired surrogate cannot be written in UTF-8: {reason}")
+    if "recursion limit" in reason:
+        return problem("invalid_request", f"nested too deeply: {reason}")
+    return problem("malformed_json", reason)
+
+
+def _is_json(body: bytes) -> bool:
+    """By the grammar alone, which allows unpaired surrogates (RFC 8259, section 8.2)."""
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def explain(errors: Iterable[Any]) -> str:
+    """Validation errors (pydantic's) in one line: each field, and what to do about it."""
+    found = list(errors)
+    lines = [_explain_one(error) for error in found[:SHOWN_ERRORS]]
+    if len(found) > SHOWN_ERRORS:
+        lines.append(f"and {len(found) - SHOWN_ERRORS} more")
+    return "; ".join(lines)
+
+
+def _explain_one(error: Mapping[str, Any]) -> str:
+    location = [str(part) for part in error["loc"] if part not in ("query", "path", "header")]
+    field = ".".join(location)[:SHOWN_NAME]
+    message = _message(error)
+    return f"{field}: {message}" if field else message
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return "unknown field; leave it out"
+        case "missing":
+            return "is required"
+        case "string_pattern_mismatch":
+            return f"must match {context['pattern']}"
+        case "timezone_aware":
+            return "a time needs its offset, as in 2026-12-01T09:00:00+01:00 or 2026-12-01T08:00:00Z"
+        case "value_error":
+            return str(error["msg"]).removeprefix("Value error, ")
+    text = str(error["msg"])
+    return "must" + text.removeprefix("Input should") if text.startswith("Input should") else text

@@ -1,0 +1,120 @@
+"""`/v1/pushes` and below: send, batch, forecast, report, recall. A body is parsed once, from its bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from pydantic import StringConstraints
+
+from gateway.api import answers
+from gateway.api.bodies import BULK_LIMIT, NDJSON, TURN, json_response, parse, read_body, read_model, to_json
+from gateway.api.docs import idempotent, takes
+from gateway.api.services import Cursor, Limit, ReaderOf, Sender, app_of, services
+from gateway.delivery.acceptance import AcceptedPush, Submission
+from gateway.delivery.push import PushRequest
+from gateway.errors import Problem, problem
+
+router = APIRouter(prefix="/v1/pushes", tags=["pushes"])
+
+BATCH_LINES = 10_000
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
+
+class BatchLine(PushRequest):
+    idempotency_key: Annotated[str, StringConstraints(pattern=rf"^[\x20-\x7e]{{1,{MAX_KEY}}}$")] | None = None
+
+
+@router.post("", status_code=202, response_model=answers.AcceptedPush, openapi_extra=idempotent(takes(PushRequest)))
+async def send(request: Request, principal: Sender) -> Response:  # Hot path.
+    """Accept a push; answered when it is on disk. The same `Idempotency-Key` and body is one push."""
+    body = await read_body(request)
+    push = parse(PushRequest, body)
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        accepted = await services(request).acceptance.accept(app_of(principal), push)
+    else:
+        if not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
+            raise problem("invalid_request", f"Idempotency-Key: must be 1 to {MAX_KEY} printable ASCII characters")
+        accepted = await services(request).acceptance.accept(
+            app_of(principal), push, idempotency_key=key, body_hash=hashlib.sha256(body).digest()
+        )
+    return Response(to_json(accepted.as_dict()), 202, media_type="application/json")
+
+
+@router.post("/batch", openapi_extra=takes(BatchLine, NDJSON[0]))
+async def send_batch(request: Request, principal: Sender) -> Response:
+    """Up to 10,000 pushes, one JSON object per line, each with an `idempotency_key` if you like.
+
+    One line comes back for each, in order, after its commit: `{"status": 202, "push_id", ..}` or a problem. Empty lines
+    are skipped.
+    """
+    body = await read_body(request, NDJSON, BULK_LIMIT)
+    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
+    if len(lines) > BATCH_LINES:
+        raise problem("payload_too_large", f"{len(lines)} lines: send at most {BATCH_LINES} in one batch")
+    judged: list[Submission | Problem] = []
+    for line in lines:
+        judged.append(_judged(line))
+        if len(judged) % TURN == 0:
+            await asyncio.sleep(0)
+    valid = [submission for submission in judged if isinstance(submission, Submission)]
+    stored = iter(await services(request).acceptance.accept_many(app_of(principal), valid))
+    results: list[bytes] = []
+    for item in judged:
+        results.append(_line(next(stored) if isinstance(item, Submission) else item))
+        if len(results) % TURN == 0:
+            await asyncio.sleep(0)
+    return Response(b"".join(results), media_type=NDJSON[0])
+
+
+def _judged(line: bytes) -> Submission | Problem:
+    try:
+        push = parse(BatchLine, line)
+    except Problem as refusal:
+        return refusal
+    key = push.idempotency_key
+    return Submission(push, key, hashlib.sha256(line.strip()).digest() if key is not None else None)
+
+
+def _line(answer: AcceptedPush | Problem) -> bytes:
+    return to_json(answer.document() if isinstance(answer, Problem) else {"status": 202, **answer.as_dict()}) + b"\n"
+
+
+@router.post("/forecast", response_model=answers.Forecast, openapi_extra=takes(PushRequest))
+async def forecast(request: Request, principal: Sender) -> Response:
+    """Whom this push would reach now. Stores and sends nothing."""
+    push = await read_model(request, PushRequest)
+    return json_response(await services(request).acceptance.forecast(app_of(principal), push))
+
+
+@router.get("", response_model=answers.Pushes)
+async def list_pushes(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """The newest first, each with its counts."""
+    return json_response(await services(request).reports.pushes(principal.app_no, limit, cursor))
+
+
+@router.get("/{push_id}", response_model=answers.Push)
+async def show_push(push_id: str, request: Request, principal: ReaderOf) -> Response:
+    """The push with `counts` (exclusive, one snapshot, they sum to `targeted`) and `reached` (cumulative)."""
+    return json_response(await services(request).reports.push(principal.app_no, push_id))
+
+
+@router.get("/{push_id}/deliveries", response_model=answers.Deliveries)
+async def list_deliveries(
+    push_id: str, request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
+) -> Response:
+    """Per device: state, reason, effective QoS, time stamps."""
+    return json_response(await services(request).reports.deliveries(principal.app_no, push_id, limit, cursor))
+
+
+@router.delete("/{push_id}", response_model=answers.Recall)
+async def recall(push_id: str, request: Request, principal: Sender) -> Response:
+    """Take back what is still waiting. From the answer on nothing of it is handed over."""
+    result = await services(request).ledger.recall(principal.app_no, push_id)
+    if result is None:
+        raise problem("push_not_found", f"no push {push_id!r} in this app")
+    return json_response(result)

@@ -1,0 +1,71 @@
+"""What the routes stand on, put together by the composition root (or a test), and the parameters that many share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, cast
+
+from fastapi import Depends, FastAPI, Query, Request
+
+from gateway.api.admission import Admission
+from gateway.api.problems import ProblemCount
+from gateway.audience.devices import DeviceRegistry
+from gateway.auth import Principal
+from gateway.delivery.acceptance import Acceptance, AppRef
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.reports import Reports
+from gateway.keys import Keys
+from gateway.store.database import Database
+
+
+class Metrics(Protocol):
+    def text(self) -> bytes: ...
+
+
+@dataclass(slots=True, frozen=True)
+class Services:
+    database: Database
+    admission: Admission
+    keys: Keys
+    devices: DeviceRegistry
+    acceptance: Acceptance
+    ledger: Ledger
+    reports: Reports
+    clock: Callable[[], int]
+    """Server time in milliseconds."""
+    problems: ProblemCount
+    metrics: Metrics
+    unready: Callable[[], str | None]
+    """Why requests should go elsewhere for now; None when they should not."""
+
+
+def provide(app: FastAPI, found: Services) -> None:
+    app.state.services = found
+
+
+def services(request: Request) -> Services:
+    return cast(Services, request.app.state.services)
+
+
+def app_of(principal: Principal) -> AppRef:
+    return AppRef(principal.app_no, principal.app_id)
+
+
+def require(scope: str, or_scope: str | None = None) -> Callable[[Request], Coroutine[Any, Any, Principal]]:
+    """A dependency: the holder of a key with one of the scopes. Raises Problem 401, 403, 429; the body is not read."""
+
+    async def admitted(request: Request) -> Principal:
+        return await services(request).admission.admit(request, scope, or_scope)
+
+    return admitted
+
+
+Sender = Annotated[Principal, Depends(require("send"))]
+ReaderOf = Annotated[Principal, Depends(require("read"))]
+DeviceReader = Annotated[Principal, Depends(require("devices", "read"))]
+DeviceManager = Annotated[Principal, Depends(require("devices"))]
+Administrator = Annotated[Principal, Depends(require("admin"))]
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="Items per page.")]
+Cursor = Annotated[str | None, Query(max_length=128, description="The `next_cursor` of the page before, unchanged.")]

@@ -1,0 +1,334 @@
+"""The register of devices: enrolled, changed, given new tokens, removed.
+
+A removed device keeps its row with the id alone while deliveries refer to it; the same id enrolled later is a new
+device with a number, a token and a mailbox of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from gateway.audience.targeting import device_rows
+from gateway.audience.time_zones import is_time_zone
+from gateway.auth import new_token, secret_hash
+from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.device_topics import client_id, device_topics
+from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.push import DeviceId, Name
+from gateway.errors import Problem, problem
+from gateway.merge_patch import merge_patch
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339, rfc3339_or_none
+
+MAX_TAGS = 64
+MAX_ATTRIBUTES = 16_384
+"""Bytes of a device's attributes as JSON text."""
+_COLUMNS = (
+    "no, id, name, attributes, locale, timezone, created_at, updated_at, connected_at, last_seen,"
+    " last_error, last_error_at, consent, channels"
+)
+
+
+class DeviceFields(BaseModel):
+    """What an operator may say of a device; all of it may be left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """For people."""
+    tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] | None = None
+    attributes: dict[str, Any] | None = None
+    """Anything; a device merges its reports into them."""
+    locale: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{1,8}([-_][A-Za-z0-9]{1,8})*$")] | None = None
+    timezone: str | None = None
+    """An IANA name, such as Europe/Berlin."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str | None) -> str | None:
+        if value is not None and not is_time_zone(value):
+            raise ValueError("unknown time zone: use an IANA name such as Europe/Berlin")
+        return value
+
+    @field_validator("attributes")
+    @classmethod
+    def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            attributes_text(value)
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("only printable characters, please")
+        return value
+
+
+class NewDevice(DeviceFields):
+    device_id: DeviceId | None = None
+    """Left out: the server chooses one."""
+
+
+def attributes_text(value: dict[str, Any]) -> str:
+    """Attributes as stored. Raises ValueError when they are too large, or no JSON in UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if len(text.encode()) > MAX_ATTRIBUTES:
+        raise ValueError(f"at most {MAX_ATTRIBUTES} bytes as JSON")
+    return text
+
+
+class DeviceRegistry:
+    """`mqtt_address` answers host and port for enrolled devices, once the broker listens."""
+
+    def __init__(
+        self,
+        database: Database,
+        mailbox: Mailbox,
+        facts: DeviceFacts,
+        clock: Callable[[], int],
+        mqtt_address: Callable[[], tuple[str, int]],
+    ) -> None:
+        self._database = database
+        self._mailbox = mailbox
+        self._facts = facts
+        self._clock = clock
+        self._mqtt_address = mqtt_address
+
+    async def enrol(self, app_no: int, app_id: str, devices: Sequence[NewDevice]) -> list[dict[str, Any] | Problem]:
+        """Enrol many in one commit; per device its credential (shown this once), or Problem 409."""
+        now = self._clock()
+        drafts = [(device, device.device_id or f"d-{secrets.token_hex(8)}", new_token()) for device in devices]
+
+        def write(connection: sqlite3.Connection) -> list[bool]:
+            taken = set(device_rows(connection, app_no, [device_id for _, device_id, _ in drafts]))
+            enrolled: list[bool] = []
+            for device, device_id, token in drafts:
+                enrolled.append(device_id not in taken)
+                if device_id not in taken:
+                    taken.add(device_id)
+                    _insert(connection, app_no, device, device_id, token, now)
+            return enrolled
+
+        enrolled = await self._database.write(write)
+        return [
+            self._credential(app_id, device_id, token)
+            if new
+            else problem("device_exists", f"{device_id!r} is enrolled; rotate its token, or remove it first")
+            for (_, device_id, token), new in zip(drafts, enrolled, strict=True)
+        ]
+
+    def _credential(self, app_id: str, device_id: str, token: str) -> dict[str, Any]:
+        host, port = self._mqtt_address()
+        name = client_id(app_id, device_id)
+        return {
+            "device_id": device_id,
+            "token": token,
+            "mqtt": {
+                "host": host,
+                "port": port,
+                "client_id": name,
+                "username": name,
+                "password": token,
+                "topics": device_topics(app_id, device_id),
+            },
+        }
+
+    async def number(self, app_no: int, device_id: str) -> int:
+        """Raises Problem 404."""
+        found = await self._database.read(lambda connection: device_rows(connection, app_no, [device_id]))
+        if device_id not in found:
+            raise _unknown(device_id)
+        return found[device_id]
+
+    async def show(self, app_no: int, device_id: str) -> dict[str, Any]:
+        """Raises Problem 404."""
+
+        def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+            return self._described(connection, "app_no = ? AND id = ? AND removed_at IS NULL", (app_no, device_id))
+
+        found = await self._database.read(read)
+        if not found:
+            raise _unknown(device_id)
+        return self._present(found[0])
+
+    async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+        """By id."""
+
+        def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+            return self._described(
+                connection,
+                "app_no = ? AND id > ? AND removed_at IS NULL ORDER BY id LIMIT ?",
+                (app_no, cursor or "", limit + 1),
+            )
+
+        found = [self._present(device) for device in await self._database.read(read)]
+        more = len(found) > limit
+        return {"items": found[:limit], "next_cursor": found[limit - 1]["device_id"] if more else None}
+
+    @staticmethod
+    def _described(connection: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
+        rows = connection.execute(f"SELECT {_COLUMNS} FROM device WHERE {where}", parameters).fetchall()
+        tags: dict[int, list[str]] = {}
+        for device_no, tag in connection.execute(
+            "SELECT device_no, tag FROM device_tag WHERE device_no IN (SELECT value FROM json_each(?)) ORDER BY tag",
+            (json.dumps([row[0] for row in rows]),),
+        ):
+            tags.setdefault(device_no, []).append(tag)
+        return [
+            {
+                "no": row[0],
+                "device_id": row[1],
+                "name": row[2],
+                "tags": tags.get(row[0], []),
+                "attributes": json.loads(row[3]),
+                "locale": row[4],
+                "timezone": row[5],
+                "created_at": rfc3339(row[6]),
+                "updated_at": rfc3339(row[7]),
+                "connected_at": row[8],
+                "last_seen": row[9],
+                "last_error": row[10],
+                "last_error_at": rfc3339_or_none(row[11]),
+                "consent": row[12],
+                "channels": json.loads(row[13]),
+            }
+            for row in rows
+        ]
+
+    def _present(self, device: dict[str, Any]) -> dict[str, Any]:
+        """Add what is known in memory only: presence, and an error that is not written yet."""
+        device_no = device.pop("no")
+        presence = self._mailbox.presence(device_no)
+        device["online"] = presence.online
+        device["connected_at"] = rfc3339_or_none(presence.connected_at if presence.online else device["connected_at"])
+        device["last_seen"] = rfc3339_or_none(self._clock() if presence.online else device["last_seen"])
+        error = self._facts.last_error(device_no)
+        if error is not None:
+            device["last_error"], device["last_error_at"] = error[0], rfc3339(error[1])
+        return device
+
+    async def change(self, app_no: int, device_id: str, patch: dict[str, Any]) -> dict[str, Any]:
+        """Apply an RFC 7396 merge patch. Raises Problem 404, or ValidationError for what it would become."""
+        now = self._clock()
+
+        def write(connection: sqlite3.Connection) -> None:
+            found = self._described(connection, "app_no = ? AND id = ? AND removed_at IS NULL", (app_no, device_id))
+            if not found:
+                raise _unknown(device_id)
+            current = {name: found[0][name] for name in DeviceFields.model_fields}
+            changed = DeviceFields.model_validate(merge_patch(current, patch))
+            connection.execute(
+                "UPDATE device SET name = ?, attributes = ?, locale = ?, timezone = ?, updated_at = ? WHERE no = ?",
+                (
+                    changed.name,
+                    attributes_text(changed.attributes or {}),
+                    changed.locale,
+                    changed.timezone,
+                    now,
+                    found[0]["no"],
+                ),
+            )
+            connection.execute("DELETE FROM device_tag WHERE device_no = ?", (found[0]["no"],))
+            _insert_tags(connection, app_no, found[0]["no"], changed.tags)
+
+        await self._database.write(write)
+        return await self.show(app_no, device_id)
+
+    async def rotate(self, app_no: int, app_id: str, device_id: str) -> dict[str, Any]:
+        """A new token; the old one is void at once and its connections close. Raises Problem 404."""
+        token = new_token()
+        now = self._clock()
+
+        def write(connection: sqlite3.Connection) -> int:
+            return connection.execute(
+                "UPDATE device SET token_hash = ?, updated_at = ? WHERE app_no = ? AND id = ? AND removed_at IS NULL",
+                (secret_hash(token), now, app_no, device_id),
+            ).rowcount
+
+        if not await self._database.write(write):
+            raise _unknown(device_id)
+        self._mailbox.disconnect_device(client_id(app_id, device_id))
+        return self._credential(app_id, device_id, token)
+
+    async def remove(self, app_no: int, app_id: str, device_id: str) -> None:
+        """Its deliveries end `revoked`, its session is deleted, its connections close. Raises Problem 404."""
+        device_no = await self.number(app_no, device_id)
+
+        def forget(connection: sqlite3.Connection, now: int) -> None:
+            connection.execute("DELETE FROM device_tag WHERE device_no = ?", (device_no,))
+            connection.execute("DELETE FROM uplink_message WHERE device_no = ?", (device_no,))
+            connection.execute(
+                "UPDATE device SET removed_at = ?, token_hash = x'', name = NULL, attributes = '{}', channels = '{}'"
+                " WHERE no = ? AND removed_at IS NULL",
+                (now, device_no),
+            )
+
+        await self._mailbox.remove_device(device_no, client_id(app_id, device_id), forget)
+
+    async def uplink(self, app_no: int, device_id: str, limit: int, cursor: str | None) -> dict[str, Any]:
+        """What it said, the newest first. Raises Problem 404, 422."""
+        device_no = await self.number(app_no, device_id)
+        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+            raise problem("invalid_request", "cursor: pass on the next_cursor of the page before, unchanged")
+
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            return connection.execute(
+                "SELECT no, topic, payload, received_at FROM uplink_message WHERE device_no = ? AND no < ?"
+                " ORDER BY no DESC LIMIT ?",
+                (device_no, int(cursor) if cursor is not None else 2**62, limit + 1),
+            ).fetchall()
+
+        rows = await self._database.read(read)
+        items = [_uplink(topic, payload, received_at) for _, topic, payload, received_at in rows[:limit]]
+        return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
+
+
+def _insert(
+    connection: sqlite3.Connection, app_no: int, device: NewDevice, device_id: str, token: str, now: int
+) -> None:
+    device_no = connection.execute(
+        "INSERT INTO device (app_no, id, name, attributes, locale, timezone, token_hash, created_at, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            app_no,
+            device_id,
+            device.name,
+            attributes_text(device.attributes or {}),
+            device.locale,
+            device.timezone,
+            secret_hash(token),
+            now,
+            now,
+        ),
+    ).lastrowid
+    assert device_no is not None, "an insert numbers its row"
+    _insert_tags(connection, app_no, device_no, device.tags)
+
+
+def _insert_tags(connection: sqlite3.Connection, app_no: int, device_no: int, tags: Sequence[str] | None) -> None:
+    connection.executemany(
+        "INSERT OR IGNORE INTO device_tag (app_no, tag, device_no) VALUES (?, ?, ?)",
+        [(app_no, tag, device_no) for tag in tags or ()],
+    )
+
+
+def _uplink(topic: str, payload: bytes, received_at: int) -> dict[str, Any]:
+    """Text as `payload`; anything else as `payload_base64`."""
+    item: dict[str, Any] = {"topic": topic, "received_at": rfc3339(received_at)}
+    try:
+        item["payload"] = payload.decode()
+    except UnicodeDecodeError:
+        item["payload_base64"] = base64.b64encode(payload).decode()
+    return item
+
+
+def _unknown(device_id: str) -> Problem:
+    return problem("device_not_found", f"no device {device_id!r} in this app; enrol it with POST /v1/devices")

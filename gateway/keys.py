@@ -1,0 +1,132 @@
+"""Tenants and their keys: made, listed, revoked. What a key opens is `auth.py`."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from gateway.auth import KeyRing, new_key, secret_hash
+from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.errors import problem
+from gateway.store.database import Database
+from gateway.store.models import ApiKey, Application
+from gateway.timestamps import rfc3339, rfc3339_or_none
+
+
+class Keys:
+    def __init__(self, database: Database, ring: KeyRing) -> None:
+        self._database = database
+        self._ring = ring
+
+    async def add_app(self, app_id: str, now: int) -> dict[str, Any]:
+        """Raises Problem 409."""
+
+        def write(session: Session) -> dict[str, Any]:
+            if session.exec(select(Application).where(Application.id == app_id)).first() is not None:
+                raise problem("app_exists", f"there is an app {app_id!r} already")
+            session.add(Application(id=app_id, created_at=now))
+            return {"id": app_id, "created_at": rfc3339(now)}
+
+        return await self._database.write_models(write)
+
+    async def apps(self, limit: int, cursor: str | None, only: str | None = None) -> dict[str, Any]:
+        """By id; `only` that one."""
+
+        def read(session: Session) -> dict[str, Any]:
+            wanted = select(Application).where(col(Application.id) > (cursor or ""))
+            if only is not None:
+                wanted = wanted.where(Application.id == only)
+            found = session.exec(wanted.order_by(Application.id).limit(limit + 1)).all()
+            items = [{"id": app.id, "created_at": rfc3339(app.created_at)} for app in found[:limit]]
+            return {"items": items, "next_cursor": items[-1]["id"] if len(found) > limit else None}
+
+        return await self._database.read_models(read)
+
+    async def add_key(self, app_id: str, name: str, scopes: list[str], now: int) -> dict[str, Any]:
+        """The answer holds the key itself, this once. Raises Problem 404 for an unknown app."""
+        key = new_key()
+        key_id = f"k_{secrets.token_hex(6)}"
+        ordered = sorted(set(scopes))
+
+        def write(session: Session) -> None:
+            app = session.exec(select(Application).where(Application.id == app_id)).first()
+            if app is None or app.no is None:
+                raise problem("not_found", f"no app {app_id!r}; make it with POST /v1/apps")
+            session.add(
+                ApiKey(
+                    id=key_id,
+                    app_no=app.no,
+                    name=name,
+                    scopes=" ".join(ordered),
+                    secret_hash=secret_hash(key),
+                    created_at=now,
+                )
+            )
+
+        await self._database.write_models(write)
+        return {
+            "id": key_id,
+            "key": key,
+            "app": app_id,
+            "name": name,
+            "scopes": ordered,
+            "created_at": rfc3339(now),
+        }
+
+    async def keys(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+        """An app's keys, without their secrets; revoked ones stay listed."""
+
+        def read(session: Session) -> dict[str, Any]:
+            found = session.exec(
+                select(ApiKey, Application)
+                .where(ApiKey.app_no == app_no, Application.no == ApiKey.app_no, col(ApiKey.id) > (cursor or ""))
+                .order_by(ApiKey.id)
+                .limit(limit + 1)
+            ).all()
+            items = [
+                {
+                    "id": key.id,
+                    "app": app.id,
+                    "name": key.name,
+                    "scopes": key.scopes.split(),
+                    "created_at": rfc3339(key.created_at),
+                    "revoked_at": rfc3339_or_none(key.revoked_at),
+                }
+                for key, app in found[:limit]
+            ]
+            return {"items": items, "next_cursor": items[-1]["id"] if len(found) > limit else None}
+
+        return await self._database.read_models(read)
+
+    async def revoke(self, app_no: int | None, key_id: str, now: int) -> None:
+        """Void at once. `app_no` None: of whatever app. Raises Problem 404, 409."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            row = connection.execute(
+                "SELECT no, app_no, scopes, revoked_at FROM api_key WHERE id = ?1 AND (?2 IS NULL OR app_no = ?2)",
+                (key_id, app_no),
+            ).fetchone()
+            if row is None:
+                raise problem("key_not_found", f"no key {key_id!r} in this app")
+            if row[3] is not None:
+                return
+            if "admin" in row[2].split() and _is_last_admin(connection, row[0], row[1]):
+                raise problem("last_admin_key", "nobody could make another afterwards: make a new admin key first")
+            connection.execute("UPDATE api_key SET revoked_at = ? WHERE no = ?", (now, row[0]))
+
+        await self._database.write(write)
+        self._ring.forget(key_id)
+
+
+def _is_last_admin(connection: sqlite3.Connection, key_no: int, app_no: int) -> bool:
+    """Whether it is the only live admin key of the app `default`, whose admins can help all others."""
+    rows = connection.execute(
+        "SELECT k.scopes FROM api_key AS k JOIN application AS a ON a.no = k.app_no"
+        " WHERE k.app_no = ? AND k.no <> ? AND k.revoked_at IS NULL AND a.id = ?",
+        (app_no, key_no, DEFAULT_APP),
+    ).fetchall()
+    (is_default,) = connection.execute("SELECT id = ? FROM application WHERE no = ?", (DEFAULT_APP, app_no)).fetchone()
+    return bool(is_default) and not any("admin" in scopes.split() for (scopes,) in rows)
