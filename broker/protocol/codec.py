@@ -32,6 +32,9 @@ from broker.protocol.errors import (
     UnsupportedProtocolVersion,
 )
 from broker.protocol.packets import (
+    DISCONNECT_FROM_CLIENT_ONLY,
+    DISCONNECT_FROM_SERVER_ONLY,
+    REASON_CODES,
     V3_1_1,
     V5,
     Auth,
@@ -57,11 +60,13 @@ from broker.protocol.packets import (
 )
 from broker.protocol.topic_filters import SHARE, valid_topic_filter, valid_topic_name
 
-MAX_REMAINING_LENGTH = 268_435_455
-"""Four bytes of seven bits (MQTT 5.0, 1.5.5); also the largest subscription identifier."""
-MAX_PACKET_SIZE = 5 + MAX_REMAINING_LENGTH
+MAX_PACKET_SIZE = 5 + 268_435_455
+"""First byte, remaining length, and the most that its four bytes of seven bits can say (MQTT 5.0, 1.5.5)."""
 
 _PUBACK = 0x40
+_PUBACK_CODES = REASON_CODES[PacketType.PUBACK]
+_BYTE = tuple(bytes((value,)) for value in range(256))
+_put_byte = _BYTE.__getitem__
 _U16 = Struct(">H").pack
 _U32 = Struct(">I").pack
 _SHORT_HEAD = Struct(">BBH").pack
@@ -173,10 +178,15 @@ class Decoder:
                     break
                 length = data[body - 1]
                 if length > 0x7F:
-                    body, length = _long_remaining_length(data, position, end, self.version)
-                    if not body:
-                        needed = end - position + 1
-                        break
+                    second = data[body] if body < end else 0
+                    if 0 < second < 0x80:
+                        body += 1
+                        length += (second - 1) << 7
+                    else:
+                        body, length = _long_remaining_length(data, position, end, self.version)
+                        if not body:
+                            needed = end - position + 1
+                            break
                 stop = body + length
                 if stop - position > self.maximum_packet_size:
                     raise PacketTooLarge(f"{stop - position} bytes claimed")
@@ -185,9 +195,11 @@ class Decoder:
                     break
                 position = stop
                 if kind == 3:
-                    self._packet(self._publish(first, data, stop - length, stop))
+                    self._packet(self._publish(first, data, body, stop))
+                elif kind == 4:
+                    self._long_puback(data, body, stop)
                 else:
-                    self._cold(kind, data, stop - length, stop)
+                    self._cold(kind, data, body, stop)
                 if self._state:
                     break
         except MqttError:
@@ -234,8 +246,18 @@ class Decoder:
             raise ProtocolError("empty topic")  # [MQTT-4.7.3-1]; 5.0 allows it with an alias (3.3.2.1)
         return Publish(topic, data[position:end], qos, first & 1 == 1, first & 8 == 8, packet_id, properties)
 
+    def _long_puback(self, data: bytes, position: int, end: int) -> None:  # Hot path.
+        """PUBACK of 5.0 with its reason code, and maybe a property length of 0: some clients spell both out."""
+        if self.version == V5 and (end - position == 3 or (end - position == 4 and not data[end - 1])):
+            packet_id = data[position] << 8 | data[position + 1]
+            reason_code = data[position + 2]
+            if packet_id and reason_code in _PUBACK_CODES:
+                self._puback(packet_id, reason_code)
+                return
+        self._cold(PacketType.PUBACK, data, position, end)
+
     def _cold(self, kind: int, data: bytes, position: int, end: int) -> None:
-        """Everything but PUBLISH, and PUBACK of two bytes."""
+        """What has no path of its own above."""
         reader = _Reader(data, position, end, self.version, self._from_server)
         try:
             packet = _DECODERS[kind](reader)
@@ -381,7 +403,7 @@ class _Reader:
 
     def reason_code(self, kind: PacketType) -> int:
         code = self.byte()
-        if code not in _REASON_CODES[kind]:
+        if code not in REASON_CODES[kind]:
             raise ProtocolError(f"{kind.name} with reason code {code:#04x}")
         return code
 
@@ -550,7 +572,7 @@ def _decode_disconnect(reader: _Reader) -> Disconnect:
     if not reader.more():
         return Disconnect()  # MQTT 5.0, 3.14.2.1
     code = reader.reason_code(PacketType.DISCONNECT)
-    if code == 0x04 if reader.from_server else code in _DISCONNECT_FROM_SERVER_ONLY:
+    if code in (DISCONNECT_FROM_CLIENT_ONLY if reader.from_server else DISCONNECT_FROM_SERVER_ONLY):
         raise ProtocolError(f"DISCONNECT with reason code {code:#04x}")
     return Disconnect(code, reader.properties(PacketType.DISCONNECT) if reader.more() else None)
 
@@ -580,38 +602,14 @@ _DECODERS: dict[int, Callable[[_Reader], Packet]] = {
     PacketType.AUTH: _decode_auth,
 }
 
-_PUBLISH_CODES = frozenset((0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99))
-_RELEASE_CODES = frozenset((0x00, 0x92))
-_REASON_CODES: dict[PacketType, frozenset[int]] = {
-    PacketType.CONNACK: frozenset(
-        (0x00, *range(0x80, 0x8B), 0x8C, 0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F)
-    ),
-    PacketType.PUBACK: _PUBLISH_CODES,
-    PacketType.PUBREC: _PUBLISH_CODES,
-    PacketType.PUBREL: _RELEASE_CODES,
-    PacketType.PUBCOMP: _RELEASE_CODES,
-    PacketType.SUBACK: frozenset((0x00, 0x01, 0x02, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2)),
-    PacketType.UNSUBACK: frozenset((0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91)),
-    PacketType.DISCONNECT: frozenset(
-        (0x00, 0x04, *range(0x80, 0x84), 0x87, 0x89, 0x8B, *range(0x8D, 0x91), *range(0x93, 0xA3))
-    ),
-    PacketType.AUTH: frozenset((0x00, 0x18, 0x19)),
-}
-"""Which packet may carry which reason code (MQTT 5.0, 3.2.2.2 to 3.15.2.1)."""
-_DISCONNECT_FROM_SERVER_ONLY = frozenset((0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, *range(0x9A, 0xA3)))
-
 
 # ---------------------------------------------------------------------------------------------------------- properties
-
-
-def _put_byte(value: int) -> bytes:
-    return bytes((value,))
 
 
 def _put_variable(value: int) -> bytes:
     """A variable byte integer (MQTT 5.0, 1.5.5)."""
     if value < 0x80:
-        return bytes((value,))
+        return _BYTE[value]
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -668,7 +666,7 @@ _ANSWERS = (2, 4, 5, 6, 7, 9, 11, 14, 15)
 """Packets with a reason code: CONNACK, PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK, DISCONNECT and AUTH."""
 _MESSAGE = (_PUBLISH, _WILL)
 
-_BYTE = (_Reader.flag, _put_byte)
+_FLAG = (_Reader.flag, _put_byte)
 _TWO = (_Reader.u16, _U16)
 _FOUR = (_Reader.u32, _U32)
 _VARIABLE = (_Reader.variable, _put_variable)
@@ -677,7 +675,7 @@ _BINARY = (_Reader.binary, _put_binary)
 _PAIR = (_Reader.pair, _put_pair)
 
 _PROPERTIES = (
-    _Property(0x01, "payload_format_indicator", _MESSAGE, *_BYTE),
+    _Property(0x01, "payload_format_indicator", _MESSAGE, *_FLAG),
     _Property(0x02, "message_expiry_interval", _MESSAGE, *_FOUR),
     _Property(0x03, "content_type", _MESSAGE, *_STRING),
     _Property(0x08, "response_topic", _MESSAGE, *_STRING, _topic_name),
@@ -688,22 +686,22 @@ _PROPERTIES = (
     _Property(0x13, "server_keep_alive", (_CONNACK,), *_TWO),
     _Property(0x15, "authentication_method", (_CONNECT, _CONNACK, _AUTH), *_STRING),
     _Property(0x16, "authentication_data", (_CONNECT, _CONNACK, _AUTH), *_BINARY),
-    _Property(0x17, "request_problem_information", (_CONNECT,), *_BYTE),
+    _Property(0x17, "request_problem_information", (_CONNECT,), *_FLAG),
     _Property(0x18, "will_delay_interval", (_WILL,), *_FOUR),
-    _Property(0x19, "request_response_information", (_CONNECT,), *_BYTE),
+    _Property(0x19, "request_response_information", (_CONNECT,), *_FLAG),
     _Property(0x1A, "response_information", (_CONNACK,), *_STRING),
     _Property(0x1C, "server_reference", (_CONNACK, _DISCONNECT), *_STRING),
     _Property(0x1F, "reason_string", _ANSWERS, *_STRING),
     _Property(0x21, "receive_maximum", (_CONNECT, _CONNACK), *_TWO, _not_zero),
     _Property(0x22, "topic_alias_maximum", (_CONNECT, _CONNACK), *_TWO),
     _Property(0x23, "topic_alias", (_PUBLISH,), *_TWO, _alias_not_zero),
-    _Property(0x24, "maximum_qos", (_CONNACK,), *_BYTE),
-    _Property(0x25, "retain_available", (_CONNACK,), *_BYTE),
+    _Property(0x24, "maximum_qos", (_CONNACK,), *_FLAG),
+    _Property(0x25, "retain_available", (_CONNACK,), *_FLAG),
     _Property(0x26, "user_properties", (_CONNECT, _PUBLISH, _WILL, 8, 10, *_ANSWERS), *_PAIR, repeats=True),
     _Property(0x27, "maximum_packet_size", (_CONNECT, _CONNACK), *_FOUR, _not_zero),
-    _Property(0x28, "wildcard_subscription_available", (_CONNACK,), *_BYTE),
-    _Property(0x29, "subscription_identifier_available", (_CONNACK,), *_BYTE),
-    _Property(0x2A, "shared_subscription_available", (_CONNACK,), *_BYTE),
+    _Property(0x28, "wildcard_subscription_available", (_CONNACK,), *_FLAG),
+    _Property(0x29, "subscription_identifier_available", (_CONNACK,), *_FLAG),
+    _Property(0x2A, "shared_subscription_available", (_CONNACK,), *_FLAG),
 )
 
 
@@ -739,7 +737,7 @@ def encode_publish(  # Hot path.
         remaining += 2
     if properties is not None:
         size = len(properties)
-        length = bytes((size,)) if size < 0x80 else _put_variable(size)
+        length = _BYTE[size] if size < 0x80 else _put_variable(size)
         remaining += len(length) + size
     first = 0x30 | qos << 1 | flags
     if 0x80 <= remaining < 0x4000:
@@ -747,7 +745,7 @@ def encode_publish(  # Hot path.
     elif remaining < 0x80:
         head = _SHORT_HEAD(first, remaining, topic_length)
     else:
-        head = bytes((first,)) + _put_variable(remaining) + _U16(topic_length)
+        head = _BYTE[first] + _put_variable(remaining) + _U16(topic_length)
     if properties is None:
         if qos:
             return b"".join((head, topic, _U16(packet_id), payload))
@@ -831,9 +829,8 @@ def _acknowledgement_encoder(kind: PacketType) -> Callable[[Puback | Pubrec | Pu
         code = packet.reason_code
         if version != V5 or (not code and packet.properties is None):
             return short + _U16(packet.packet_id)  # 0x00 is what is meant without a reason code (3.4.2.1)
-        if packet.properties is None:
-            return _frame(kind, _U16(packet.packet_id), _put_byte(code))
-        return _frame(kind, _U16(packet.packet_id), _put_byte(code), _with_length(packet.properties, kind, version))
+        properties = b"" if packet.properties is None else _with_length(packet.properties, kind, version)
+        return _frame(kind, _U16(packet.packet_id), _put_byte(code), properties)
 
     return encode_acknowledgement
 
