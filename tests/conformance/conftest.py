@@ -1,0 +1,55 @@
+"""One broker for all tests that do not end it; each uses client identifiers and topics of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.standalone import BrokerProcess
+from tests.wire import VERSIONS, RawClient
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    with BrokerProcess(tmp_path_factory.mktemp("broker")) as process:
+        yield process
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
+    """To be killed and started again."""
+    with BrokerProcess(tmp_path / "data") as process:
+        yield process
+
+
+@pytest.fixture(params=VERSIONS, ids=["3.1.1", "5.0"])
+def version(request: pytest.FixtureRequest) -> int:
+    value = request.param
+    assert isinstance(value, int)
+    return value
+
+
+@pytest.fixture
+def raw(broker: BrokerProcess) -> Iterator[Callable[[], RawClient]]:
+    """Open sockets to the shared broker; closed after the test."""
+    clients: list[RawClient] = []
+
+    def open_socket() -> RawClient:
+        clients.append(RawClient(broker.port))
+        return clients[-1]
+
+    yield open_socket
+    for client in clients:
+        client.close()
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def name() -> Callable[[], str]:
+    """Client identifiers and topics that no other test of the run uses."""
+    return lambda: f"thing-{next(_numbers)}"

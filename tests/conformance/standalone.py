@@ -1,0 +1,65 @@
+"""`python -m broker` as a process: started, killed with SIGKILL, started again on the same port and data."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+READY = re.compile(r"^broker ready mqtt=(\S+):(\d+)$")
+SECONDS = 30.0
+
+
+class BrokerProcess:
+    def __init__(self, data_dir: Path | None, *options: str) -> None:
+        """Anonymous unless `options` say otherwise."""
+        self.options = list(options) or ["--allow-anonymous"]
+        if data_dir is not None:
+            self.options += ["--data-dir", str(data_dir)]
+        self.port = 0
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> BrokerProcess:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill9()
+
+    def start(self) -> BrokerProcess:
+        """Wait for the ready line; a port it had before is kept."""
+        command = [sys.executable, "-m", "broker", "--port", str(self.port), *self.options]
+        process = self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        overdue = threading.Timer(SECONDS, process.kill)
+        overdue.start()
+        assert process.stdout is not None, "opened as a pipe"
+        ready = READY.match(process.stdout.readline())
+        overdue.cancel()
+        assert ready, f"no ready line; the broker ended with {process.wait()}"
+        self.port = int(ready[2])
+        return self
+
+    def kill9(self) -> None:
+        """No goodbye: what it had not made durable is gone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def restart(self) -> None:
+        self.kill9()
+        self.start()
+
+    def _end(self, how: signal.Signals) -> int:
+        process = self._process
+        assert process is not None, "started before"
+        process.send_signal(how)
+        code = process.wait(SECONDS)
+        assert process.stdout is not None, "opened as a pipe"
+        process.stdout.close()
+        return code
