@@ -15,6 +15,7 @@ import errno
 import getpass
 import ipaddress
 import logging
+import os
 import signal
 import sqlite3
 import sys
@@ -76,7 +77,6 @@ async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] |
     store = _open_store(options.data_dir, loop)
     try:
         if store is None:
-            print("broker: without --data-dir sessions and retained messages end with this process", file=sys.stderr)
             clock = ServerClock()
         else:
             clock = ServerClock(store.last_time())
@@ -87,6 +87,9 @@ async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] |
         server = BrokerServer(broker)
         try:
             host, port = await _listen(server, options.bind, options.port)
+            if store is None:
+                notice = "without --data-dir sessions and retained messages end with this process"
+                print(f"broker: {notice}", file=sys.stderr)
             print(f"broker ready mqtt={f'[{host}]' if ':' in host else host}:{port}", flush=True)
             await stop.wait()
         finally:
@@ -157,8 +160,10 @@ async def _listen(server: BrokerServer, host: str, port: int) -> tuple[str, int]
             raise CannotStart(
                 f"port {port} of {host} is in use; choose another with --port, or --port 0 for a free one"
             ) from None
+        # The loop's own text repeats the address; the resolver's errors have negative numbers and a good text.
+        reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
         raise CannotStart(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose others with --bind and --port"
+            f"cannot listen on {host}, port {port}: {reason}; choose others with --bind and --port"
         ) from None
 
 

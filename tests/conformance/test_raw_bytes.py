@@ -317,7 +317,7 @@ def test_a_malformed_packet_ends_its_connection_and_no_other(
 
 
 def test_unacknowledged_messages_come_again_in_order(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1]: same identifiers and order, with DUP; PUBREL for what was received."""
+    """[MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1]: same identifiers and order, DUP; PUBREL for the received."""
     kiosk, topic = name(), name()
     reader, writer = raw(), raw()
     reader.join(kiosk, version)
