@@ -31,13 +31,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from gateway.data_directory import BROKER, KEY_FILE, LEDGER, LOCK_FILE, DirectoryInUse, held
+
 FORMAT = 1
-LEDGER = "fleetpush.db"
-DATABASES = ("broker.db", LEDGER)
+DATABASES = (BROKER, LEDGER)
 """In the order of law 2."""
-KEY_FILE = "admin.key"
 MANIFEST = "manifest.json"
-LOCK_FILE = "lock"
 BLOCK = 1 << 20
 
 
@@ -162,11 +161,15 @@ def member(name: str, size: int) -> tarfile.TarInfo:
 
 
 def restore(archive: Path, data_dir: Path, *, replace: bool = False) -> Manifest:
-    """Fill `data_dir` from a backup whose proof holds. What was there is moved aside, never deleted.
+    """Fill `data_dir` from a backup whose proof holds. What was there is moved aside, never deleted."""
+    try:
+        with held(data_dir):
+            return fill(archive, data_dir, replace=replace)
+    except DirectoryInUse as holder:
+        raise BackupError(f"{data_dir} is in use by {holder}: stop that server, or give another --data-dir") from None
 
-    The caller holds the data directory's lock.
-    """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
     with unpacked(archive, data_dir) as (manifest, staging):
         present = [path for path in data_dir.iterdir() if path != staging and path.name != LOCK_FILE]
         if present and not replace:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.cli.server_client import ServerClient
 from gateway.cli.terminal import Failure, describe_counts, draw_notification, fail, print_table
+from gateway.data_directory import KEY_FILE
 
 if TYPE_CHECKING:
     from client_sim.device import Device, Push
@@ -191,7 +192,7 @@ class Demo:
             self._server.kill()
 
     def _client(self) -> ServerClient:
-        key = (self._server.data_dir / "admin.key").read_text().strip()
+        key = (self._server.data_dir / KEY_FILE).read_text().strip()
         return ServerClient(f"http://127.0.0.1:{self._server.http_port}", key)
 
     def _story(self) -> None:

@@ -28,10 +28,12 @@ MAY_IMPORT_BROKER = ("gateway.delivery.engine", "gateway.auth", "gateway.app")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
 
 GATEWAY_ROOMS = (
-    ("errors", "timestamps", "merge_patch", "settings", "metrics"),
+    ("data_directory", "errors", "merge_patch", "settings", "timestamps"),
     ("store",),
     ("audience", "auth", "delivery", "keys"),
     ("api",),
+    ("metrics",),
+    ("metrics",),
     ("app",),
     ("backup",),
     ("cli", "demo", "__main__"),

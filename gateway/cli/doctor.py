@@ -19,10 +19,10 @@ from pathlib import Path
 
 import typer
 
-from gateway.backup import LEDGER
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import ServerClient
 from gateway.cli.terminal import Failure, print_json
+from gateway.data_directory import LEDGER
 
 LITTLE_DISK = 1 << 30
 NO_DISK = 100 << 20

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +28,7 @@ import typer
 from gateway.cli.options import DataDir, ServerUrl, client_of
 from gateway.cli.server_client import ServerClient, segment
 from gateway.cli.terminal import Failure, action_choices, draw_notification, fail, is_terminal, note, printable
+from gateway.data_directory import write_private
 
 if TYPE_CHECKING:
     from client_sim.device import Device, Push
@@ -130,9 +131,7 @@ def load_or_enrol(client: ServerClient, device_id: str, *, rotate: bool) -> tupl
             ) from failure
     credential = Credential(answer["device_id"], answer["token"], answer["mqtt"])
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump({"device_id": credential.device_id, "token": credential.token, "mqtt": credential.mqtt}, file)
+    write_private(path, json.dumps(asdict(credential)) + "\n")
     note(f"{'New token for' if rotate else 'Enrolled'} {device_id}; its token is kept in {path}")
     return credential, path.parent
 

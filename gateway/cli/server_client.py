@@ -18,6 +18,7 @@ from urllib.parse import quote
 import httpx2
 
 from gateway.cli.terminal import Failure
+from gateway.data_directory import KEY_FILE, SERVER_FILE
 
 TIMEOUT = 30.0
 RETRIES = 3
@@ -38,20 +39,20 @@ class ServerClient:
         found_in = None
         if url is None:
             try:
-                url = str(json.loads((data_dir / "server.json").read_text())["url"])
+                url = str(json.loads((data_dir / SERVER_FILE).read_text())["url"])
                 found_in = data_dir
             except (OSError, ValueError, KeyError, TypeError):
                 raise Failure(
-                    f"no server found: there is no {data_dir / 'server.json'}. Start one with `fleetpush serve`, give "
+                    f"no server found: there is no {data_dir / SERVER_FILE}. Start one with `fleetpush serve`, give "
                     "its data directory with --data-dir, or its address with --server or FLEETPUSH_URL."
                 ) from None
         key = os.environ.get("FLEETPUSH_KEY")
         if not key:
             try:
-                key = (data_dir / "admin.key").read_text().strip()
+                key = (data_dir / KEY_FILE).read_text().strip()
             except OSError as error:
                 raise Failure(
-                    f"no key: set FLEETPUSH_KEY, or run this where {data_dir / 'admin.key'} is readable "
+                    f"no key: set FLEETPUSH_KEY, or run this where {data_dir / KEY_FILE} is readable "
                     f"({error.strerror})."
                 ) from None
         try:
@@ -70,7 +71,7 @@ class ServerClient:
         try:
             answer = self._client.request(method, path, **options)
         except httpx2.TransportError as error:
-            where = f" (from {self.found_in / 'server.json'})" if self.found_in else ""
+            where = f" (from {self.found_in / SERVER_FILE})" if self.found_in else ""
             raise Failure(
                 f"no answer from {self.url}{where}: {str(error) or type(error).__name__}. Is the server running? "
                 "`fleetpush serve` starts it, `fleetpush doctor` looks closer."

@@ -13,6 +13,7 @@ import pytest
 
 from gateway import backup
 from gateway.backup import BackupError
+from gateway.data_directory import held
 
 
 def database(path: Path, rows: int) -> None:
@@ -54,7 +55,7 @@ def test_what_was_backed_up_comes_back(data_dir: Path, tmp_path: Path, name: str
     assert backup.restore(file, into) == made
     assert (rows(into / "fleetpush.db"), rows(into / "broker.db")) == (100, 10)
     assert (into / "admin.key").read_text() == "key_secret\n"
-    assert {path.name for path in into.iterdir()} == {"admin.key", "broker.db", "fleetpush.db"}
+    assert {path.name for path in into.iterdir()} == {"admin.key", "broker.db", "fleetpush.db", "lock"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in into.iterdir())
 
 
@@ -136,7 +137,14 @@ def test_a_damaged_archive_is_refused_and_touches_nothing(data_dir: Path, tmp_pa
     file.write_bytes(content)
     with pytest.raises(BackupError):
         backup.restore(file, into)
-    assert list(into.iterdir()) == []
+    assert [path.name for path in into.iterdir()] == ["lock"]
+
+
+def test_a_directory_in_use_is_left_alone(data_dir: Path, tmp_path: Path) -> None:
+    backup.create(data_dir, tmp_path / "fleet.tar")
+    with held(data_dir), pytest.raises(BackupError, match="in use by process"):
+        backup.restore(tmp_path / "fleet.tar", data_dir, replace=True)
+    assert rows(data_dir / "fleetpush.db") == 100
 
 
 def test_an_archive_cannot_write_elsewhere(tmp_path: Path) -> None:
