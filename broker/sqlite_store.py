@@ -280,6 +280,8 @@ def _lock(path: Path) -> int:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    # For its owner only; SQLite gives the log beside it the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     # Made by one thread, used by another; never by two at a time.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
