@@ -10,7 +10,7 @@ Laws
 4. What is malformed and what is a protocol error follows MQTT 5.0; 3.1.1 knows only that the connection is closed.
 
 Cost: feeding a packet that arrives whole copies nothing but its payload; one that comes in pieces is collected in a
-growing buffer and copied once. PUBACK makes no object. The decoder of an idle connection is about 200 bytes.
+growing buffer and copied once. PUBACK makes no object. The decoder of an idle connection is about 300 bytes.
 
 Read in this order: `Decoder.feed` (the loop and PUBACK), `Decoder._publish`, `encode_publish`; these are hot. Below
 them each packet has a `_decode_…` and an `_encode_…` in the order of the specification, and properties are a table.

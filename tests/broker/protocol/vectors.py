@@ -669,6 +669,7 @@ _MESSAGES = [
     Refused("MQTT-3.4.2-1: reason code of SUBACK in PUBACK", V5, wire("40 03 0001 01"), ProtocolError),
     Refused("PUBACK 0x10 with packet identifier 0", V5, wire("40 03 0000 10"), ProtocolError),
     Refused("MQTT-3.6.2-1: reason code of PUBACK in PUBREL", V5, wire("62 03 0001 97"), ProtocolError),
+    Refused("PUBACK that ends before its properties", V5, wire("40 04 0001 00 05"), MalformedPacket),
     Refused("bytes after PUBACK", V5, wire("40 05 0001 00 00 00"), MalformedPacket),
 ]
 
