@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 from sqlmodel import Session, col, select
@@ -48,25 +49,12 @@ class Keys:
     async def add_key(self, app_id: str, name: str, scopes: list[str], now: int) -> dict[str, Any]:
         """The answer holds the key itself, this once. Raises Problem 404 for an unknown app."""
         key = new_key()
-        key_id = f"k_{secrets.token_hex(6)}"
         ordered = sorted(set(scopes))
 
-        def write(session: Session) -> None:
-            app = session.exec(select(Application).where(Application.id == app_id)).first()
-            if app is None or app.no is None:
-                raise problem("not_found", f"no app {app_id!r}; make it with POST /v1/apps")
-            session.add(
-                ApiKey(
-                    id=key_id,
-                    app_no=app.no,
-                    name=name,
-                    scopes=" ".join(ordered),
-                    secret_hash=secret_hash(key),
-                    created_at=now,
-                )
-            )
+        def write(connection: sqlite3.Connection) -> str:
+            return insert_key(connection, app_id, name, ordered, secret_hash(key), now)
 
-        await self._database.write_models(write)
+        key_id = await self._database.write(write)
         return {
             "id": key_id,
             "key": key,
@@ -119,6 +107,21 @@ class Keys:
 
         await self._database.write(write)
         self._ring.forget(key_id)
+
+
+def insert_key(
+    connection: sqlite3.Connection, app_id: str, name: str, scopes: Sequence[str], key_hash: bytes, now: int
+) -> str:
+    """Store a key; its id. Raises Problem 404 for an unknown app."""
+    key_id = f"k_{secrets.token_hex(6)}"
+    stored = connection.execute(
+        "INSERT INTO api_key (id, app_no, name, scopes, secret_hash, created_at)"
+        " SELECT ?, no, ?, ?, ?, ? FROM application WHERE id = ?",
+        (key_id, name, " ".join(scopes), key_hash, now, app_id),
+    )
+    if not stored.rowcount:
+        raise problem("not_found", f"no app {app_id!r}; make it with POST /v1/apps")
+    return key_id
 
 
 def _is_last_admin(connection: sqlite3.Connection, key_no: int, app_no: int) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
@@ -22,8 +21,8 @@ from gateway.api.answers import ProblemDocument
 from gateway.errors import CATALOGUE
 
 _REF = "#/components/schemas/{model}"
-_MODEL = "x-model"
-"""Key of `openapi_extra` under which `takes` hands the model itself to `describe`, which takes it out again."""
+_models: dict[str, type[BaseModel]] = {ProblemDocument.__name__: ProblemDocument}
+"""What FastAPI does not see of the routes' shapes; filled by `takes` while they are defined."""
 DESCRIPTION = """
 Push for a private fleet of devices, told truthfully.
 
@@ -34,8 +33,9 @@ document (RFC 9457); [all of them](/docs/problems).
 
 def takes(model: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
     """`openapi_extra` of a route that reads this body."""
+    _models[model.__name__] = model
     schema = {"$ref": _REF.format(model=model.__name__)}
-    return {_MODEL: model, "requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
 
 
 def idempotent(extra: dict[str, Any]) -> dict[str, Any]:
@@ -61,13 +61,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, made once."""
     if app.openapi_schema is not None:
         return app.openapi_schema
-    models: dict[str, type[BaseModel]] = {ProblemDocument.__name__: ProblemDocument}
-    for route in app.routes:
-        model = (route.openapi_extra or {}).pop(_MODEL, None) if isinstance(route, APIRoute) else None
-        if model is not None:
-            models[model.__name__] = model
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    _, definitions = models_json_schema([(model, "validation") for model in models.values()], ref_template=_REF)
+    _, definitions = models_json_schema([(model, "validation") for model in _models.values()], ref_template=_REF)
     components = document.setdefault("components", {})
     components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}}

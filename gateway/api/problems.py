@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from gateway.errors import CATALOGUE, Problem, RateLimited, problem
 from gateway.store.database import StorageFull
@@ -67,7 +68,11 @@ def install(app: FastAPI, count: ProblemCount) -> None:
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException), "registered for it"
-        return answer(translated(request, error), error.headers)
+        if error.status_code == 405:
+            allowed = ", ".join(allowed_methods(request))
+            text = f"{request.method} is not for this path; it takes {allowed}"
+            return answer(problem("method_not_allowed", text), {"Allow": allowed})
+        return answer(translated(error), error.headers)
 
     async def on_disconnect(_: Request, error: Exception) -> Response:
         return answer(problem("malformed_request", "the connection ended before the body did"))
@@ -94,17 +99,23 @@ def problem_response(refusal: Problem, headers: Mapping[str, str] | None = None)
     return Response(content, refusal.status, all_headers, MEDIA_TYPE)
 
 
-def translated(request: Request, error: HTTPException) -> Problem:
+def translated(error: HTTPException) -> Problem:
     """What the framework refuses by itself."""
     if error.status_code == 404:
         return problem("not_found", "there is no such path; /docs lists them all")
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        return problem("method_not_allowed", f"{request.method} is not for this path; use {allowed or 'another'}")
     for code, row in CATALOGUE.items():
         if row.status == error.status_code:
             return problem(code, str(error.detail))
     return problem("malformed_request", str(error.detail))
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """What the path takes. The framework names the methods of the first route it finds; a path here has several."""
+    return [
+        method
+        for method in ("GET", "POST", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def validation_problem(error: ValidationError, body: bytes = b"") -> Problem:

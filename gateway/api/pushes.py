@@ -45,7 +45,12 @@ async def send(request: Request, principal: Sender) -> Response:  # Hot path.
     return Response(to_json(accepted.as_dict()), 202, media_type="application/json")
 
 
-@router.post("/batch", openapi_extra=takes(BatchLine, NDJSON[0]))
+@router.post(
+    "/batch",
+    response_class=Response,
+    responses={200: {"content": {NDJSON[0]: {}}}},
+    openapi_extra=takes(BatchLine, NDJSON[0]),
+)
 async def send_batch(request: Request, principal: Sender) -> Response:
     """Up to 10,000 pushes, one JSON object per line, each with an `idempotency_key` if you like.
 

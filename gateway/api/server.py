@@ -1,0 +1,119 @@
+"""The HTTP server inside our own loop: uvicorn, with a bounded head and our own words for what is not HTTP.
+
+uvicorn runs as a task of the composition root, which owns the sockets and the signals. Its parser has two gaps that a
+stranger could use without a key: a request head may be as long and take as long as its sender likes. Here it may not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.api.problems import MEDIA_TYPE
+from gateway.errors import problem
+
+HEAD_LIMIT = 64 * 1024
+"""Bytes of a request's first line and headers together."""
+HEAD_SECONDS = 30.0
+"""From the connection to the end of its first request's head."""
+KEEP_ALIVE_SECONDS = 75
+"""An idle connection; more than the 60 s after which common proxies give theirs up, so that they close first."""
+DRAIN_SECONDS = 10
+"""For requests that are being answered when the server ends."""
+BACKLOG = 4_096
+
+
+class HttpProtocol(HttpToolsProtocol):
+    _head: int | None = 0
+    """Bytes of the head that is being read; None while a body is."""
+    _impatient: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._impatient = self.loop.call_later(HEAD_SECONDS, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._be_patient()
+        super().connection_lost(exc)
+
+    def _be_patient(self) -> None:
+        if self._impatient is not None:
+            self._impatient.cancel()
+            self._impatient = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += len(data)
+        super().data_received(data)
+        if self._head is not None and self._head > HEAD_LIMIT and not self.transport.is_closing():
+            self.send_400_response(f"the head of a request may have {HEAD_LIMIT} bytes")
+
+    def on_message_begin(self) -> None:
+        self._head = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        self._be_patient()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._head = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        content = json.dumps(problem("malformed_request", msg).document()).encode()
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + content)
+        self.transport.close()
+
+
+class HttpServer(uvicorn.Server):
+    """`await start(..)`, then `await stop()`. `ended` is done when it stops, whatever the reason."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=HttpProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,  # a line per request costs more than the request, and paths may hold anything
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+            )
+        )
+        self.ended: asyncio.Task[None]
+        self._listening = asyncio.Event()
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve on a bound socket; returns when requests are answered."""
+        self.ended = asyncio.get_running_loop().create_task(self.serve(sockets=[listener]))
+        listening = asyncio.ensure_future(self._listening.wait())
+        await asyncio.wait([listening, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        if self.ended.done():
+            listening.cancel()
+            self.ended.result()
+
+    async def stop(self) -> None:
+        """Take no more connections, answer what was asked, close."""
+        self.should_exit = True
+        await self.ended
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._listening.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:  # the composition root has them
+        yield

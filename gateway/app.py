@@ -1,0 +1,388 @@
+"""The composition root: `fleetpush serve` as one process on one loop. Everything is made, started and ended here.
+
+Order of the start: the data directory's lock; the HTTP port (so that a port in use is noticed before anything is
+touched); databases, migrated; the rooms; what the broker still holds past PUBREC; the MQTT port; HTTP; the ready line.
+The end is the reverse: no new requests, those under way are answered; devices are told goodbye; what they said and
+acknowledged until then is on disk before the files close.
+
+What keeps the server from starting is one line on stderr with its remedy, and exit code 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker.broker import Broker
+from broker.clock import ServerClock
+from broker.network.listeners import BrokerServer, raise_open_files_limit
+from broker.settings import BrokerSettings
+from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
+from gateway import data_directory
+from gateway.api.admission import Admission
+from gateway.api.http import create_api
+from gateway.api.problems import ProblemCount
+from gateway.api.server import BACKLOG, HttpServer
+from gateway.api.services import Services
+from gateway.audience.devices import DeviceRegistry
+from gateway.audience.time_zones import time_zones
+from gateway.auth import SCOPES, DeviceAuthenticator, KeyRing, new_key, secret_hash
+from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.delivery.engine import EmbeddedEngine
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.receipts import Receipts, UplinkLimits
+from gateway.delivery.reports import Reports
+from gateway.delivery.retention import Keep, Retention
+from gateway.keys import Keys, insert_key
+from gateway.metrics import Metrics, Sources
+from gateway.settings import Settings
+from gateway.store.database import Database, StorageFull
+from gateway.store.migrations import SchemaTooNew
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 0.25
+"""How late `expired` may be booked; nothing is handed over late, whatever this is."""
+RETENTION_SECONDS = 60.0
+DAY = 86_400_000
+HOUR = 3_600_000
+NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio")
+"""Kept at warnings: what they say below is not for an operator, and statements have values in them."""
+
+
+class CannotStart(Exception):
+    """One line for a person: what is wrong, and the remedy."""
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit code."""
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    data_dir = settings.data_dir
+    os.umask(0o077)  # what is stored is nobody else's
+    try:
+        with data_directory.held(data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings))
+    except data_directory.DirectoryInUse as holder:
+        return _refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
+    except CannotStart as refusal:
+        return _refuse(str(refusal))
+    except OSError as error:
+        if error.filename is None or not str(error.filename).startswith(str(data_dir)):
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}; mend that, or choose another --data-dir")
+    return 0
+
+
+def _refuse(text: str) -> int:
+    print(f"fleetpush: {text}", file=sys.stderr)
+    return 2
+
+
+async def _serve(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    raise_open_files_limit()
+    time_zones()
+    async with AsyncExitStack() as ending:
+        host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
+        listener = ending.enter_context(_listen(host, settings.http_port))
+        stored = await _open_stores(settings, ending)
+        admin_key = await _first_start(settings.data_dir, stored)
+        rooms = Rooms(settings, stored)
+        ending.push_async_callback(rooms.settle)
+        await rooms.mailbox.recover()
+        mqtt = BrokerServer(rooms.broker)
+        ending.push_async_callback(mqtt.stop)
+        mqtt_host, mqtt_port = await _open_mqtt(mqtt, host, settings.mqtt_port)
+        rooms.mqtt_address = settings.public_host or mqtt_host, mqtt_port
+
+        http = HttpServer(create_api(rooms.services(stop.is_set)))
+        await http.start(listener)
+        ending.push_async_callback(http.stop)
+        for work in (rooms.sweep(), rooms.retire(), rooms.metrics.keep_counting()):
+            task = loop.create_task(work)
+            ending.push_async_callback(_cancel, task)
+
+        http_host, http_port = listener.getsockname()[:2]
+        facts = {
+            "url": f"http://{_reachable(http_host)}:{http_port}",
+            "pid": os.getpid(),
+            "http_port": http_port,
+            "mqtt_port": mqtt_port,
+        }
+        ending.enter_context(data_directory.announced(settings.data_dir, facts))
+        if admin_key is not None:
+            print(
+                f"fleetpush: first start: made the app {DEFAULT_APP!r} and an admin key for it in {admin_key}",
+                file=sys.stderr,
+            )
+        # What is alive now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        print(f"fleetpush ready http={_bracketed(http_host)}:{http_port} mqtt={_bracketed(mqtt_host)}:{mqtt_port}",
+              flush=True)  # fmt: skip
+        stopping = loop.create_task(stop.wait())
+        await asyncio.wait([stopping, http.ended], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if http.ended.done():
+            http.ended.result()
+            raise RuntimeError("the HTTP server ended by itself")
+        log.info("ending: answering what was asked, saying goodbye to the devices")
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        pass
+
+
+# -- what the rooms stand on -------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, frozen=True)
+class Stored:
+    """The two databases and the clock that continues theirs."""
+
+    database: Database
+    sessions: SqliteStore
+    clock: ServerClock
+    milliseconds: Callable[[], int]
+
+
+async def _open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
+    """Open both files, migrated; `ending` closes them. Raises CannotStart."""
+    data_dir = settings.data_dir
+    if settings.clock_speed != 1 and (data_dir / data_directory.LEDGER).exists():
+        raise CannotStart(
+            f"--clock-speed: {data_dir} holds data already, and a faster clock is for a fresh data directory: choose "
+            "another --data-dir"
+        )
+    clock: ServerClock
+
+    def milliseconds() -> int:
+        return int(clock() * 1000)
+
+    def make_clock(last_stored: int) -> Callable[[], int]:
+        nonlocal clock
+        clock = ServerClock(max(last_stored / 1000, sessions.last_time()), settings.clock_speed)
+        return milliseconds
+
+    try:
+        sessions = SqliteStore(data_dir / data_directory.BROKER, asyncio.get_running_loop())
+        ending.push_async_callback(sessions.close)
+        database = await Database.open(data_dir / data_directory.LEDGER, make_clock)
+        ending.push_async_callback(database.close)
+    except (SchemaTooNew, StoreTooNew) as error:
+        raise CannotStart(f"{data_dir}: {error}") from None
+    except StoreInUse:
+        raise CannotStart(f"{data_dir} is in use by another server: stop that, or choose another --data-dir") from None
+    except StorageFull as error:
+        raise CannotStart(f"{data_dir}: {error}; free some space") from None
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        reason = getattr(error, "orig", None) or error
+        raise CannotStart(f"{data_dir}: a database cannot be opened: {reason}; restore a backup, or run "
+                          "`fleetpush doctor`") from None  # fmt: skip
+    sessions.keep_time(clock)
+    return Stored(database, sessions, clock, milliseconds)
+
+
+async def _first_start(data_dir: Path, stored: Stored) -> Path | None:
+    """Make the app `default` and its admin key if there is none; where the key is."""
+    exists = await stored.database.read(
+        lambda connection: connection.execute("SELECT 1 FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()
+    )
+    if exists is not None:
+        return None
+    key = new_key()
+    path = data_dir / data_directory.KEY_FILE
+    data_directory.write_private(path, key + "\n")
+    now = stored.milliseconds()
+
+    def make(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO application (id, created_at) VALUES (?, ?)", (DEFAULT_APP, now))
+        insert_key(connection, DEFAULT_APP, "first start", SCOPES, secret_hash(key), now)
+
+    try:
+        await stored.database.write(make)
+    except StorageFull as error:
+        raise CannotStart(f"{data_dir}: {error}; free some space") from None
+    return path
+
+
+class Rooms:
+    """Every room of the gateway, wired."""
+
+    def __init__(self, settings: Settings, stored: Stored) -> None:
+        database, clock = stored.database, stored.milliseconds
+        loop = asyncio.get_running_loop()
+        self.mqtt_address = ("", 0)
+        self._settings = settings
+        self._database = database
+        self._clock = clock
+        self._facts = facts = DeviceFacts(database, clock, loop)
+        self._ledger = ledger = Ledger(database, clock, loop)
+        self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
+        self._receipts = Receipts(
+            database, facts, UplinkLimits(settings.uplink_keep), clock, loop, flush_ledger=ledger.flush
+        )
+        self._acceptance = Acceptance(
+            database,
+            ledger,
+            mailbox,
+            Limits(
+                max_payload=settings.max_payload,
+                mailbox_deliveries=settings.mailbox_deliveries,
+                mailbox_bytes=settings.mailbox_bytes,
+                idempotency_ms=int(settings.idempotency_hours * HOUR),
+            ),
+            clock,
+            loop,
+            storage_left=lambda: data_directory.storage_left(settings.data_dir, settings.disk_reserve),
+        )
+        self._retention = Retention(
+            database,
+            Keep(
+                deliveries=int(settings.retention_days * DAY),
+                counts=int(settings.counts_days * DAY),
+                idempotency=int(settings.idempotency_hours * HOUR),
+                uplink=int(settings.uplink_days * DAY),
+            ),
+        )
+        self._ring = KeyRing(database)
+        self._authenticator = DeviceAuthenticator(database, facts.on_denied)
+        self._admission = Admission(self._ring, settings.request_limit, loop.time)
+        self._problems = ProblemCount()
+        self.broker = Broker(
+            BrokerSettings(max_inflight=settings.max_inflight, ack_timeout=settings.ack_timeout),
+            stored.sessions,
+            self._authenticator,
+            mailbox,
+            stored.clock,
+        )
+        mailbox.on_published = self._receipts.published
+        mailbox.attach(EmbeddedEngine(self.broker))
+        self.broker.start()
+        self.metrics = Metrics(
+            Sources(
+                database=database,
+                keys=self._ring,
+                authenticator=self._authenticator,
+                admission=self._admission,
+                problems=self._problems,
+                acceptance=self._acceptance,
+                ledger=ledger,
+                mailbox=mailbox,
+                receipts=self._receipts,
+                facts=facts,
+                broker=self.broker.metrics,
+            )
+        )
+
+    def services(self, ending: Callable[[], bool]) -> Services:
+        """For the doors. `ending` says whether the server is on its way out."""
+        return Services(
+            database=self._database,
+            admission=self._admission,
+            keys=Keys(self._database, self._ring),
+            devices=DeviceRegistry(self._database, self.mailbox, self._facts, self._clock, lambda: self.mqtt_address),
+            acceptance=self._acceptance,
+            ledger=self._ledger,
+            reports=Reports(self._database, self._ledger),
+            clock=self._clock,
+            problems=self._problems,
+            metrics=self.metrics,
+            unready=lambda: "the server is ending; try again when it is back" if ending() else None,
+        )
+
+    async def sweep(self) -> None:
+        """End what has outlived its ttl, until cancelled."""
+        while True:
+            self._ledger.sweep()
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def retire(self) -> None:
+        """Remove what has been kept long enough, until cancelled."""
+        while True:
+            try:
+                await self._retention.run(self._clock())
+            except Exception as error:  # above all a full disk: it is tried again
+                log.warning("nothing could be removed: %s", error)
+            await asyncio.sleep(RETENTION_SECONDS)
+
+    async def settle(self) -> None:
+        """See that everything said and acknowledged so far is on disk and called back."""
+        for _ in range(2):  # what the first round calls back may have left something for the second
+            self._facts.flush()
+            self._ledger.flush()
+            try:
+                await self._database.write(lambda connection: None)
+            except Exception as error:
+                log.error("the last outcomes could not be stored; their pushes will be sent again: %s", error)
+
+
+# -- ports -------------------------------------------------------------------------------------------------------------
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The HTTP port. Raises CannotStart."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _no_port("http", host, port, error) from None
+    return listener
+
+
+async def _open_mqtt(server: BrokerServer, host: str, port: int) -> tuple[str, int]:
+    try:
+        return await server.start_tcp(host, port)
+    except OSError as error:
+        raise _no_port("mqtt", host, port, error) from None
+
+
+def _no_port(name: str, host: str, port: int, error: OSError) -> CannotStart:
+    if error.errno == errno.EADDRINUSE:
+        return CannotStart(
+            f"port {port} of {host} is in use (`ss -ltnp 'sport = :{port}'` shows by whom): stop that, or choose "
+            f"another with --{name}-port"
+        )
+    reason = os.strerror(error.errno) if error.errno else error
+    return CannotStart(f"cannot listen on {host}, port {port}: {reason}; choose others with --bind and --{name}-port")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _reachable(host: str) -> str:
+    """An address of this machine for who is on it."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, _bracketed(host))

@@ -1,0 +1,75 @@
+"""The data directory: one server at a time, readable by its owner only.
+
+The lock is the kernel's (`flock` on a file that stays), so a server that was killed leaves none behind. `server.json`
+tells commands on the same machine where the server listens; it holds no secret, and is there while a server runs (or
+was killed). `admin.key` is written before its hash is stored: a crash in between leaves a key that opens nothing and a
+next start that makes another, never a server that nobody has a key for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LOCK_FILE = "lock"
+SERVER_FILE = "server.json"
+KEY_FILE = "admin.key"
+LEDGER = "fleetpush.db"
+BROKER = "broker.db"
+
+
+class DirectoryInUse(Exception):
+    """Another process holds it; the text names it."""
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Make the directory if need be and hold it. Raises DirectoryInUse, OSError."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            raise DirectoryInUse(f"process {holder}" if holder.isdigit() else "another process") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file at once and durably; its owner alone may read it, from the first byte on."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def announced(path: Path, facts: dict[str, Any]) -> Iterator[None]:
+    """`server.json` while the server runs."""
+    write_private(path / SERVER_FILE, json.dumps(facts) + "\n")
+    yield
+    (path / SERVER_FILE).unlink(missing_ok=True)
+
+
+def storage_left(path: Path, reserve: int) -> bool:
+    """Whether new pushes may be accepted: what is free exceeds the reserve, or a twentieth of a small file system."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize > min(reserve, disk.f_blocks * disk.f_frsize // 20)

@@ -1,0 +1,229 @@
+"""What Prometheus sees: `/metrics`.
+
+The rooms count in plain integers where things happen; here those are given names when somebody looks, so a push pays
+nothing. Names follow Prometheus: `fleetpush_` in front, base units, `_total` behind what only grows. No label has a
+device, a push or an app in it: the number of time series does not grow with the fleet.
+
+Deliveries by state are a walk over the whole table, so they are counted in the background for at most a hundredth of
+the time (`Census`), and the moment of the count is a metric beside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.api.admission import Admission
+from gateway.api.problems import ProblemCount
+from gateway.auth import DeviceAuthenticator, KeyRing
+from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.receipts import Receipts
+from gateway.delivery.states import DeliveryState
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+CENSUS_INTERVAL = 60.0
+"""Seconds between two counts of all deliveries, at least."""
+CENSUS_SHARE = 100
+"""And at least this many times as long as the last one took."""
+
+
+@dataclass(slots=True, frozen=True)
+class Sources:
+    """The rooms that are looked at. `broker` is the broker's own counters (`broker.metrics`)."""
+
+    database: Database
+    keys: KeyRing
+    authenticator: DeviceAuthenticator
+    admission: Admission
+    problems: ProblemCount
+    acceptance: Acceptance
+    ledger: Ledger
+    mailbox: Mailbox
+    receipts: Receipts
+    facts: DeviceFacts
+    broker: object
+
+
+BROKER_GAUGES = {
+    "connections": "MQTT connections past CONNECT.",
+    "sessions": "MQTT sessions, connected or not.",
+    "retained": "Retained messages.",
+}
+BROKER_COUNTERS = {
+    "connects": "CONNECTs accepted.",
+    "taken_over": "Connections ended by a newer one with the same client identifier.",
+    "slow_consumers": "Times a socket stopped taking bytes.",
+    "publishes_in": "PUBLISH packets from clients.",
+    "publishes_out": "PUBLISH packets to clients.",
+    "acknowledged": "QoS 1 and 2 handshakes completed by clients.",
+    "bytes_in": "Bytes from clients.",
+    "bytes_out": "Bytes to clients.",
+}
+BROKER_DROPPED = {
+    "expired": "dropped_expired",
+    "queue_full": "dropped_queue_full",
+    "offline": "dropped_offline",
+    "too_large": "dropped_too_large",
+    "not_permitted": "dropped_not_permitted",
+    "not_retained": "dropped_not_retained",
+}
+"""Label `reason` -> the broker's counter."""
+_BROKER_NAMES = {"bytes_in": "received_bytes", "bytes_out": "sent_bytes", "retained": "retained_messages"}
+
+
+class Census:
+    """How many deliveries are in each state, as of a moment ago."""
+
+    def __init__(self, database: Database, ledger: Ledger) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._next = 0.0
+        self._under_way = False
+        self.by_state: dict[str, int] = {state.label: 0 for state in DeliveryState}
+        self.counted_at = 0.0
+        """Wall clock, as Prometheus wants it; 0: not yet."""
+
+    async def count_if_due(self, now: float) -> None:
+        """`now` in seconds that only grow."""
+        if now < self._next or self._under_way:
+            return
+        self._under_way = True
+        began = time.monotonic()
+        try:
+            rows = await self._database.read(_count_states)
+        finally:
+            self._under_way = False
+            self._next = now + max(CENSUS_INTERVAL, CENSUS_SHARE * (time.monotonic() - began))
+        counts = {state.label: 0 for state in DeliveryState}
+        for state, count in rows:
+            counts[DeliveryState(state).label] = count
+        in_flight = min(self._ledger.pushes.in_flight(), counts["waiting"])
+        counts["waiting"] -= in_flight
+        counts["sent"] += in_flight
+        self.by_state = counts
+        self.counted_at = time.time()
+
+
+def _count_states(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+    return connection.execute("SELECT state, count(*) FROM delivery GROUP BY state").fetchall()
+
+
+class Metrics:
+    def __init__(self, sources: Sources) -> None:
+        self.census = Census(sources.database, sources.ledger)
+        self._registry = CollectorRegistry()
+        self._registry.register(_Rooms(sources, self.census))
+        ProcessCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+    async def keep_counting(self) -> None:
+        """Take the census until cancelled."""
+        while True:
+            try:
+                await self.census.count_if_due(time.monotonic())
+            except Exception as error:  # a metric may be missing; the server may not
+                log.warning("deliveries cannot be counted: %s", error)
+            await asyncio.sleep(1.0)
+
+
+class _Rooms(Collector):
+    def __init__(self, sources: Sources, census: Census) -> None:
+        self._sources = sources
+        self._census = census
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._gateway()
+        yield from self._broker()
+
+    def _gateway(self) -> Iterable[Metric]:
+        rooms = self._sources
+        yield _counter("pushes_accepted", "Pushes answered 202.", rooms.acceptance.accepted)
+        yield _counter("deliveries_targeted", "Deliveries of those pushes.", rooms.acceptance.targeted)
+        yield _by_label(
+            GaugeMetricFamily, "deliveries", "Deliveries kept, as of the last count.", "state", self._census.by_state
+        )
+        yield _gauge(
+            "deliveries_counted_timestamp_seconds", "When deliveries were last counted.", self._census.counted_at
+        )
+        yield _gauge(
+            "deliveries_in_flight", "Handed over, not yet recorded as delivered.", rooms.ledger.pushes.in_flight()
+        )
+        yield _gauge("pushes_in_memory", "Pushes with something on its way, or lately.", len(rooms.ledger.pushes))
+        yield _gauge("devices_online", "Devices connected.", rooms.mailbox.online)
+        yield _counter("device_messages", "Messages taken from devices.", rooms.receipts.received)
+        yield _counter("device_messages_dropped", "Messages of devices that said nothing usable.", rooms.facts.dropped)
+        yield _counter("device_topics_denied", "Topics refused to devices.", rooms.facts.denied)
+        failures = {"key": rooms.keys.failures, "device": rooms.authenticator.failures}
+        yield _by_label(
+            CounterMetricFamily, "authentication_failures", "Wrong or revoked credentials.", "kind", failures
+        )
+        yield _counter("http_requests_admitted", "Requests with a valid key.", rooms.admission.admitted)
+        yield _by_label(
+            CounterMetricFamily, "http_problems", "Requests refused, by problem.", "code", rooms.problems.by_code
+        )
+        yield _counter("database_groups", "Transactions committed (one fsync each).", rooms.database.groups)
+        yield _counter("database_operations", "Operations in those transactions.", rooms.database.operations)
+        path = rooms.database.path
+        yield _gauge("database_size_bytes", "The database and its log.", _size(path))
+        yield _gauge("disk_free_bytes", "Free on the disk of the data directory.", _free(path))
+
+    def _broker(self) -> Iterable[Metric]:
+        read: Callable[[str], float] = lambda name: float(attrgetter(name)(self._sources.broker))  # noqa: E731
+        for name, text in BROKER_GAUGES.items():
+            yield _gauge(f"broker_{_BROKER_NAMES.get(name, name)}", text, read(name))
+        for name, text in BROKER_COUNTERS.items():
+            yield _counter(f"broker_{_BROKER_NAMES.get(name, name)}", text, read(name))
+        dropped = {reason: read(name) for reason, name in BROKER_DROPPED.items()}
+        yield _by_label(CounterMetricFamily, "broker_dropped_messages", "Messages dropped.", "reason", dropped)
+        refused: Mapping[str, float] = attrgetter("refused")(self._sources.broker)
+        yield _by_label(
+            CounterMetricFamily, "broker_refused_connections", "Connections refused or closed.", "reason", refused
+        )
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"fleetpush_{name}", text, value=value)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"fleetpush_{name}", text, value=value)
+
+
+def _by_label(
+    family: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    text: str,
+    label: str,
+    values: Mapping[str, float],
+) -> Metric:
+    metric = family(f"fleetpush_{name}", text, labels=[label])
+    for key, value in sorted(values.items()):
+        metric.add_metric([key], value)
+    return metric
+
+
+def _size(path: Path) -> int:
+    return sum(part.stat().st_size for part in (path, path.with_name(path.name + "-wal")) if part.exists())
+
+
+def _free(path: Path) -> int:
+    disk = os.statvfs(path.parent)
+    return disk.f_bavail * disk.f_frsize
