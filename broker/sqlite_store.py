@@ -134,8 +134,7 @@ class SqliteStore:
         self._changed()
         self._gathering.retained[topic] = None
 
-    def barrier(self, callback: Callable[[], None]) -> None:
-        # Hot path.
+    def barrier(self, callback: Callable[[], None]) -> None:  # Hot path of ordinary messages.
         if self._gathering.changed:
             self._gathering.callbacks.append(callback)
             self._hurry()
@@ -259,10 +258,14 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             sqlite_tables.apply(connection, group)
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            return str(error)
+        except Exception as error:
+            # Not only SQLite's: a group that our own fault spoils must be as loud, and this thread must live on.
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                logger.exception("a failed group could not be rolled back")
+            return f"{type(error).__name__}: {error}"
         return None
 
 

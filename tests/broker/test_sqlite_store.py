@@ -338,7 +338,7 @@ async def test_a_full_disk_acknowledges_nothing_until_it_has_room(
     for _ in range(3):
         await tried.wait()
         tried.clear()
-    assert problem(store) == "database or disk is full"
+    assert problem(store) == "OperationalError: database or disk is full"
     store.save_received("kiosk-1", 2)
     store.barrier(lambda: done.set_result(None))
     assert called == []
