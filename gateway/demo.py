@@ -305,7 +305,7 @@ class Demo:
                     describe_counts(numbers),
                 )
                 rows.append(columns)
-        print_table(("push", "device", "state", "reason", "counts"), rows, "no pushes")
+        print_table(("push", "device", "state", "reason", "counts"), rows, "no pushes", aligned=True)
         say()
         promise("every push is accounted for, to the last delivery", sums_hold and len(rows) == len(pushes) + 1)
         ends = {

@@ -52,12 +52,12 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """A drawn table on a terminal, tab-separated lines with a heading elsewhere."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, *, aligned: bool = False) -> None:
+    """A drawn table on a terminal (or where a person will read it anyway), tab-separated with a heading elsewhere."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not cells:
         note(empty)
-    elif is_terminal():
+    elif aligned or is_terminal():
         table = Table(*columns, header_style="bold", box=None, pad_edge=False)
         for row in cells:
             table.add_row(*(Text(cell) for cell in row))
