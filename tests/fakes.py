@@ -339,8 +339,7 @@ class FakeClient:
         self.transport.closed = True
         self.connection.connection_lost(self.world.clock.now)
 
-    @property
-    def closed(self) -> bool:
+    def is_closed(self) -> bool:
         return self.transport.closed
 
 

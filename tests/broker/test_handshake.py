@@ -1,0 +1,71 @@
+"""What CONNECT asks for and CONNACK grants."""
+
+from __future__ import annotations
+
+from broker.handshake import RECEIVE_MAXIMUM, connack_properties, published_will, terms_of, will_of
+from broker.protocol.packets import V3_1_1, V5, Connect, Properties, Will
+from broker.settings import BrokerSettings
+
+SETTINGS = BrokerSettings(max_session_expiry=1000)
+
+
+def test_a_3_1_1_session_ends_at_once_or_stays_as_long_as_allowed() -> None:
+    """[MQTT-3.1.2-4] [MQTT-3.1.2-6] of 3.1.1"""
+    assert terms_of(Connect("a", V3_1_1, clean_start=True), SETTINGS).expiry_interval == 0
+    assert terms_of(Connect("a", V3_1_1, clean_start=False), SETTINGS).expiry_interval == 1000
+
+
+def test_a_5_0_session_lives_as_long_as_asked_up_to_the_limit() -> None:
+    """MQTT 5.0, 3.1.2.11.2: absent means 0, and a shorter grant is told in CONNACK."""
+    for asked, granted, told in ((None, 0, None), (0, 0, None), (60, 60, None), (5000, 1000, 1000)):
+        connect = Connect("a", V5, properties=Properties(session_expiry_interval=asked))
+        terms = terms_of(connect, SETTINGS)
+        assert terms.expiry_interval == granted
+        assert connack_properties(connect, terms, SETTINGS).session_expiry_interval == told
+
+
+def test_an_absent_client_identifier_is_assigned_and_told() -> None:
+    """[MQTT-3.1.3-6] [MQTT-3.1.3-7]"""
+    connect = Connect("", V5)
+    terms = terms_of(connect, SETTINGS)
+    assert terms.client_id
+    assert terms.client_id != terms_of(connect, SETTINGS).client_id
+    assert connack_properties(connect, terms, SETTINGS).assigned_client_identifier == terms.client_id
+
+
+def test_the_servers_keep_alive_replaces_that_of_5_0_clients_only() -> None:
+    """[MQTT-3.1.2-21]: a 3.1.1 client could not be told."""
+    settings = BrokerSettings(server_keep_alive=7)
+    for version, keep_alive, told in ((V5, 7, 7), (V3_1_1, 60, None)):
+        connect = Connect("a", version, keep_alive=60)
+        terms = terms_of(connect, settings)
+        assert terms.keep_alive == keep_alive
+        if version == V5:
+            assert connack_properties(connect, terms, settings).server_keep_alive == told
+
+
+def test_limits_of_the_client_have_the_specifications_defaults() -> None:
+    terms = terms_of(Connect("a", V5), SETTINGS)
+    assert terms.receive_maximum == RECEIVE_MAXIMUM
+    assert terms.maximum_packet_size == 268_435_460
+    terms = terms_of(Connect("a", V5, properties=Properties(receive_maximum=3, maximum_packet_size=99)), SETTINGS)
+    assert (terms.receive_maximum, terms.maximum_packet_size) == (3, 99)
+
+
+def test_the_expiry_of_a_will_begins_when_it_is_published() -> None:
+    """MQTT 5.0, 3.1.3.2.4"""
+    properties = Properties(will_delay_interval=30, message_expiry_interval=10, content_type="text/plain")
+    will = will_of(Connect("a", V5, will=Will("gone", b"w", 1, True, properties)))
+    assert will is not None
+    assert (will.delay, will.due_at, will.message.body.expires_at) == (30, None, None)
+    message = published_will(will, 500.0)
+    assert (message.topic, message.qos, message.retain) == ("gone", 1, True)
+    assert message.body.expires_at == 510.0
+    assert message.body.properties == Properties(content_type="text/plain")
+
+
+def test_a_plain_will_has_no_properties() -> None:
+    will = will_of(Connect("a", V3_1_1, will=Will("gone", b"w")))
+    assert will is not None
+    assert published_will(will, 1.0).body.properties is None
+    assert will_of(Connect("a")) is None
