@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import gc
 import getpass
 import ipaddress
 import logging
@@ -90,6 +91,9 @@ async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] |
             if store is None:
                 notice = "without --data-dir sessions and retained messages end with this process"
                 print(f"broker: {notice}", file=sys.stderr)
+            # What is alive now stays: the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
             print(f"broker ready mqtt={f'[{host}]' if ':' in host else host}:{port}", flush=True)
             await stop.wait()
         finally:

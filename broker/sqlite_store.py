@@ -296,7 +296,17 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
         if not version:
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
+            _sync_directory(path.parent)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _sync_directory(directory: Path) -> None:
+    """A synced file is lost all the same if the power fails before its name is on disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

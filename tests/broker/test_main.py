@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from broker import __main__ as stand_alone
 from tests import wire
 from tests.conformance.standalone import ROOT, BrokerProcess
 
@@ -131,3 +133,9 @@ def test_sigterm_answers_what_is_owed_and_ends_with_0(tmp_path: Path) -> None:
         goodbye = client.read()
         assert (goodbye[0], goodbye[2]) == (0xE0, 0x8B)
         client.expect_end()
+
+
+def test_runs_without_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stand_alone._loop_factory() is not asyncio.new_event_loop
+    monkeypatch.setitem(sys.modules, "uvloop", None)  # as if it were not installed
+    assert stand_alone._loop_factory() is asyncio.new_event_loop

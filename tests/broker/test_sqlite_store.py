@@ -387,6 +387,18 @@ async def test_a_file_of_a_later_version_is_refused_and_left_alone(tmp_path: Pat
         SqliteStore(tmp_path / "broker.db", asyncio.get_running_loop())
 
 
+async def test_a_commit_is_synced_and_the_files_are_their_owners(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db", asyncio.get_running_loop())
+    assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
+    store.save_received("kiosk-1", 1)
+    await on_disk(store)
+    files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert set(files) >= {"broker.db", "broker.db-wal", "broker.db.lock"}
+    assert set(files.values()) == {0o600}
+    await store.close()
+
+
 async def test_remembers_the_latest_server_time(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     store = SqliteStore(tmp_path / "broker.db", loop)
