@@ -206,6 +206,7 @@ def main(arguments: list[str]) -> int:
     if command == "bench":
         os.chdir(ROOT)
         start("tests.benchmarks", *rest)
+    os.environ["FLEETPUSH_PROGRAM"] = "python3 run.py"
     start("gateway", *arguments)
 
 

@@ -22,12 +22,12 @@ from gateway.cli.keys import keys
 from gateway.cli.listen import listen
 from gateway.cli.options import load_settings
 from gateway.cli.pushes import push, watch
-from gateway.cli.terminal import Failure, note
+from gateway.cli.terminal import PROGRAM, Failure, note
 
 
 def main() -> None:
     try:
-        app(prog_name="fleetpush")
+        app(prog_name=PROGRAM)
     except Failure as failure:
         note(f"fleetpush: {failure}")
         sys.exit(failure.exit_code)

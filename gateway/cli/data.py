@@ -9,7 +9,7 @@ import typer
 
 from gateway import backup as archive
 from gateway.cli.options import AsJson, DataDir, found_data_dir
-from gateway.cli.terminal import fail, note, print_json, print_table
+from gateway.cli.terminal import PROGRAM, fail, note, print_json, print_table
 
 
 def backup(
@@ -44,7 +44,7 @@ def restore(
     except (archive.BackupError, OSError) as error:
         fail(f"nothing was restored: {error}")
     print_manifest(manifest.as_dict(), as_json)
-    note(f"Restored into {into}. Start it: fleetpush serve --data-dir {into}")
+    note(f"Restored into {into}. Start it: {PROGRAM} serve --data-dir {into}")
 
 
 def print_manifest(manifest: dict[str, Any], as_json: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import fail, note, print_facts, print_json, print_table
+from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json, print_table
 
 devices = typer.Typer(help="Enrol, list, show, remove devices; give them new tokens.", no_args_is_help=True)
 DeviceId = Annotated[str, typer.Argument(metavar="ID", help="The device's id")]
@@ -62,7 +62,7 @@ def devices_list(
         for item in items
     ]
     columns = ("device", "name", "presence", "last seen", "tags", "last error")
-    print_table(columns, rows, "No devices yet. Enrol one: fleetpush devices add kiosk-1")
+    print_table(columns, rows, f"No devices yet. Enrol one: {PROGRAM} devices add kiosk-1")
 
 
 @devices.command("show")

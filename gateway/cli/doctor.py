@@ -21,7 +21,7 @@ import typer
 
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import ServerClient
-from gateway.cli.terminal import Failure, print_json
+from gateway.cli.terminal import PROGRAM, Failure, print_json
 from gateway.data_directory import LEDGER
 
 LITTLE_DISK = 1 << 30
@@ -86,7 +86,7 @@ def check_data_dir(data_dir: Path) -> Finding:
         owner = f"chown it to the server's user (you are uid {os.geteuid()}), or choose another --data-dir"
         return Finding("fail", "data directory", f"{place} is not writable: {error.strerror}", owner)
     if not data_dir.exists():
-        return Finding("ok", "data directory", f"{data_dir} does not exist yet; `fleetpush serve` creates it")
+        return Finding("ok", "data directory", f"{data_dir} does not exist yet; `{PROGRAM} serve` creates it")
     if data_dir.stat().st_mode & 0o007:
         return Finding(
             "warn", "data directory", f"{data_dir} is open to every user of this machine", f"chmod o-rwx {data_dir}"
@@ -175,7 +175,7 @@ def check_server(set_up: SetUp) -> Iterator[Finding]:
         try:
             client.call("GET", "/readyz")
         except Failure as failure:
-            yield Finding("fail", "server", str(failure), "start it: fleetpush serve")
+            yield Finding("fail", "server", str(failure), f"start it: {PROGRAM} serve")
             if set_up.url is None:
                 yield from check_ports(set_up)
             return

@@ -27,7 +27,7 @@ import typer
 
 from gateway.cli.options import DataDir, ServerUrl, client_of
 from gateway.cli.server_client import ServerClient, segment
-from gateway.cli.terminal import Failure, action_choices, draw_notification, fail, is_terminal, note, printable
+from gateway.cli.terminal import PROGRAM, Failure, action_choices, draw_notification, fail, is_terminal, note, printable
 from gateway.data_directory import write_private
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def listen(
     if screen.refused is not None:
         fail(
             f"the server refused {device_id} ({screen.refused}). If its token was rotated or the device removed, "
-            f"take a new one: fleetpush listen {device_id} --rotate"
+            f"take a new one: {PROGRAM} listen {device_id} --rotate"
         )
 
 
@@ -127,7 +127,7 @@ def load_or_enrol(client: ServerClient, device_id: str, *, rotate: bool) -> tupl
                 raise
             raise Failure(
                 f"device {device_id} is enrolled already and its token is not here ({path}). To be this device, take "
-                f"a new token, which ends the old one: fleetpush listen {device_id} --rotate"
+                f"a new token, which ends the old one: {PROGRAM} listen {device_id} --rotate"
             ) from failure
     credential = Credential(answer["device_id"], answer["token"], answer["mqtt"])
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

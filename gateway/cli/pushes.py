@@ -14,6 +14,7 @@ from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
 from gateway.cli.server_client import ServerClient, segment
 from gateway.cli.terminal import (
     ENDED_UNDELIVERED,
+    PROGRAM,
     Failure,
     describe_counts,
     ended_undelivered,
@@ -134,7 +135,7 @@ def print_accepted(accepted: dict[str, Any]) -> None:
         parts.append(f"{accepted['suppressed']} of them suppressed")
     if accepted.get("unknown"):
         parts.append(f"unknown: {', '.join(accepted['unknown'])}")
-    note(f"{'; '.join(parts)}. Follow it: fleetpush watch {accepted['push_id']}")
+    note(f"{'; '.join(parts)}. Follow it: {PROGRAM} watch {accepted['push_id']}")
 
 
 def print_forecast(answer: dict[str, Any], as_json: bool) -> None:

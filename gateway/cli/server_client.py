@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from gateway.cli.terminal import Failure
+from gateway.cli.terminal import PROGRAM, Failure
 from gateway.data_directory import KEY_FILE, SERVER_FILE
 
 TIMEOUT = 30.0
@@ -43,7 +43,7 @@ class ServerClient:
                 found_in = data_dir
             except (OSError, ValueError, KeyError, TypeError):
                 raise Failure(
-                    f"no server found: there is no {data_dir / SERVER_FILE}. Start one with `fleetpush serve`, give "
+                    f"no server found: there is no {data_dir / SERVER_FILE}. Start one with `{PROGRAM} serve`, give "
                     "its data directory with --data-dir, or its address with --server or FLEETPUSH_URL."
                 ) from None
         key = os.environ.get("FLEETPUSH_KEY")
@@ -74,7 +74,7 @@ class ServerClient:
             where = f" (from {self.found_in / SERVER_FILE})" if self.found_in else ""
             raise Failure(
                 f"no answer from {self.url}{where}: {str(error) or type(error).__name__}. Is the server running? "
-                "`fleetpush serve` starts it, `fleetpush doctor` looks closer."
+                f"`{PROGRAM} serve` starts it, `{PROGRAM} doctor` looks closer."
             ) from error
         except httpx2.InvalidURL as error:
             raise Failure(f"{self.url} is no address of a server: {error}") from error

@@ -7,6 +7,7 @@ read goes to standard output; what a person should know besides goes to standard
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -17,6 +18,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
+"""How the person started us, so that what a message says to type works as pasted. run.py sets it."""
 ENDED_UNDELIVERED = ("expired", "superseded", "cancelled", "suppressed", "overflowed", "refused", "revoked")
 BORDERS = {"critical": "bold red", "high": "yellow", "normal": "cyan", "low": "dim"}
 
