@@ -296,10 +296,10 @@ class Connection:
         self.identity = answer.identity
         self._decoder.maximum_packet_size = settings.maximum_packet_size
         clean = connect.clean_start or not answer.persistent
-        session, present = self._broker.open_session(self, terms, clean, will)
+        _, present, stored = self._broker.open_session(self, terms, clean, will)
         properties = connack_properties(connect, terms, settings) if self.version == V5 else None
         connack = Connack(present, ReasonCode.SUCCESS, properties)
-        self._owe(connack, stored=session.durable, then=self._begin)
+        self._owe(connack, stored=stored, then=self._begin)
         look_at = self.due(self.environment.now)
         if look_at is not None:
             self._broker.wheel.schedule(self, look_at)

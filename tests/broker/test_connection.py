@@ -274,6 +274,11 @@ def test_connack_waits_for_the_disk_when_a_session_is_stored(version: int) -> No
     clean = world.client(version)
     clean.send(Connect("d", version, True))
     clean.receive(Connack)
+    clean = world.client(version)
+    clean.send(Connect("c", version, True))
+    assert clean.received() == [], "the end of the old session is not on disk"
+    world.store.commit()
+    clean.receive(Connack)
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

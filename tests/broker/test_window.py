@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from broker.events import ACKNOWLEDGED, LOST
+from broker.inflight import ABANDONED
 from broker.message import Body, Message
 from broker.protocol.packets import (
     V3_1_1,
     V5,
+    Connect,
     Disconnect,
+    Packet,
     Properties,
     Puback,
     Pubcomp,
@@ -766,3 +771,148 @@ def test_an_idle_session_gives_its_memory_back(version: int) -> None:
     world.advance(301)
     assert session.inflight.__sizeof__() < large // 10
     client.send(Disconnect())
+
+
+# -- conservation ------------------------------------------------------------------------------------------------------
+
+
+@both_versions
+@pytest.mark.parametrize("seed", range(30))
+def test_every_delivery_is_accounted_for_in_any_order_of_events(version: int, seed: int, full: int) -> None:
+    """Deliveries, acknowledgements, lost connections, late judgements, late disks, crashes, full sockets: a handle is
+    settled only while it is in the broker's hands, once, and in the end all that were taken are acknowledged."""
+    for round_ in range(full):
+        _Ledger(version, random.Random(seed + 1000 * round_)).run(200)
+
+
+class _Ledger:
+    """What a careful embedder knows of its deliveries, and a client that answers sooner or later."""
+
+    def __init__(self, version: int, chance: random.Random) -> None:
+        self.version = version
+        self.chance = chance
+        self.settings = BrokerSettings(max_inflight=5)
+        self.sent: set[int] = set()
+        self.waiting: set[int] = set()
+        self.done: set[int] = set()
+        self.handle = 0
+        self.world = World(self.settings)
+        self.client: FakeClient | None = None
+        self.owed: list[Packet] = []
+        self.listen()
+
+    def listen(self) -> None:
+        self.world.events.on_settled = self.settled
+        self.world.events.resumable = None
+
+    def settled(self, client_id: str, handle: int, outcome: int) -> None:
+        assert handle in self.sent, (handle, outcome)
+        self.sent.remove(handle)
+        (self.waiting if outcome == LOST else self.done).add(handle)
+        if outcome == ACKNOWLEDGED and self.chance.random() < 0.8:
+            self.world.broker.forget(client_id, handle)
+
+    def run(self, steps: int) -> None:
+        actions = [self.connect, self.deliver, self.deliver, self.ordinary, self.read, self.read, self.answer]
+        actions += [self.answer, self.judge, self.drop, self.hold, self.commit, self.pause, self.resume]
+        for _ in range(steps):
+            self.chance.choice([*actions, *([self.crash] if self.chance.random() < 0.1 else [])])()
+            self.check()
+        self.finish()
+
+    def check(self) -> None:
+        session = self.world.broker.sessions.get("c")
+        if session is not None and session.resumed:
+            assert 0 <= session.room <= self.settings.max_inflight
+            assert self.sent >= {e.handle for e in session.inflight.values() if e.handle is not None and e.phase < 5}
+
+    def connect(self) -> None:
+        if self.client is None or self.client.is_closed():
+            self.owed.clear()
+            self.client = self.world.client(self.version)
+            properties = Properties(session_expiry_interval=3600) if self.version == V5 else None
+            self.client.send(Connect("c", self.version, False, properties=properties))
+            self.client.send(Subscribe(1, [SubscriptionRequest("a", 2)]))
+
+    def deliver(self) -> None:
+        # What was lost goes first, as a new delivery if the broker has dropped it.
+        self.handle += 1
+        self.sent.add(self.handle)
+        if not deliver(self.world, self.handle, b"%d" % self.handle, self.chance.choice((1, 2))):
+            self.sent.remove(self.handle)
+
+    def ordinary(self) -> None:
+        self.world.broker.publish(Message("a", Body(b"ordinary"), self.chance.choice((0, 1, 2))))
+
+    def read(self) -> None:
+        if self.client is None:
+            return
+        for packet in self.client.received():
+            if isinstance(packet, Publish) and packet.qos:
+                self.owed.append(Puback(packet.packet_id) if packet.qos == 1 else Pubrec(packet.packet_id))
+            elif isinstance(packet, Pubrel):
+                self.owed.append(Pubcomp(packet.packet_id))
+
+    def answer(self) -> None:
+        if self.client is not None and self.owed:
+            self.client.send(self.owed.pop(0))
+
+    def judge(self) -> None:
+        resumes = self.world.events.resumes
+        if resumes:
+            handles, done = resumes.pop(0)
+            wanted = [handle for handle in handles if handle in self.waiting and self.chance.random() < 0.8]
+            self.waiting -= set(wanted)
+            self.sent |= set(wanted)
+            done({handle: message("a", b"%d" % handle, 2) for handle in wanted})
+
+    def drop(self) -> None:
+        if self.client is not None and self.chance.random() < 0.4:
+            self.client.drop()
+            self.client.received()
+
+    def hold(self) -> None:
+        self.world.store.held = True
+
+    def commit(self) -> None:
+        self.world.store.held = False
+        self.world.store.commit()
+
+    def pause(self) -> None:
+        if self.client is not None and not self.client.is_closed():
+            self.client.connection.pause_writing()
+
+    def resume(self) -> None:
+        if self.client is not None and not self.client.is_closed():
+            self.client.connection.resume_writing(self.world.clock.now)
+
+    def crash(self) -> None:
+        self.world = self.world.crash()
+        self.listen()
+        self.client = None
+        held = {handle for _, handle in self.world.broker.held()}
+        self.waiting |= self.sent
+        self.sent = held - self.done
+        self.waiting -= self.sent
+        for handle in held & self.done:
+            self.world.broker.forget("c", handle)
+
+    def finish(self) -> None:
+        self.commit()
+        for _ in range(100):
+            self.connect()
+            self.resume()
+            self.judge()
+            self.read()
+            while self.owed:
+                self.answer()
+        assert not self.sent
+        session = self.world.broker.sessions["c"]
+        assert session.room == self.settings.max_inflight
+        assert session.queue is None
+        for handle in self.done:
+            self.world.broker.forget("c", handle)
+        live = [entry for entry in session.inflight.values() if entry.phase != ABANDONED]
+        assert not live
+        assert not self.world.store.session("c").outbound
+        assert not self.world.store.state.messages
