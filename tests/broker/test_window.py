@@ -335,6 +335,24 @@ def test_a_smaller_window_at_the_return_is_kept(version: int) -> None:
 
 
 @both_versions
+def test_what_is_acknowledged_before_its_turn_is_not_sent_again(version: int) -> None:
+    world = World()
+    client = subscriber(world, version, clean=False)
+    for handle in (1, 2):
+        deliver(world, handle)
+    first, second = client.publishes()
+    client.drop()
+    world.events.resumable = None
+    again = world.connect("c", version, clean=False)
+    again.connection.pause_writing()
+    world.events.resumes[0][1]({handle: message("a", b"%d" % handle) for handle in (1, 2)})
+    again.send(Puback(second.packet_id))
+    again.connection.resume_writing(world.clock.now)
+    assert again.receive(Publish).packet_id == first.packet_id
+    assert ("settled", "c", 2, ACKNOWLEDGED) in world.events.log
+
+
+@both_versions
 def test_nothing_is_taken_before_the_embedder_has_judged(version: int) -> None:
     world = World()
     client = subscriber(world, version, clean=False)
@@ -782,7 +800,7 @@ def test_every_delivery_is_accounted_for_in_any_order_of_events(version: int, se
     """Deliveries, acknowledgements, lost connections, late judgements, late disks, crashes, full sockets: a handle is
     settled only while it is in the broker's hands, once, and in the end all that were taken are acknowledged."""
     for round_ in range(full):
-        _Ledger(version, random.Random(seed + 1000 * round_)).run(200)
+        _Ledger(version, random.Random(seed + 1000 * round_)).run(500)
 
 
 class _Ledger:
