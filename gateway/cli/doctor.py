@@ -20,7 +20,7 @@ from pathlib import Path
 import typer
 
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
-from gateway.cli.server_client import ServerClient
+from gateway.cli.server_client import Refused, ServerClient
 from gateway.cli.terminal import PROGRAM, Failure, print_json
 from gateway.data_directory import LEDGER
 
@@ -183,7 +183,7 @@ def check_server(set_up: SetUp) -> Iterator[Finding]:
         try:
             client.call("GET", "/v1/pushes", params={"limit": "1"})
         except Failure as failure:
-            if "(forbidden)" in str(failure):
+            if isinstance(failure, Refused) and failure.code == "forbidden":
                 yield Finding("ok", "key", "the server takes it; its scopes do not include `read`")
                 return
             yield Finding("fail", "key", str(failure), "use admin.key of the server's data directory, or a new key")

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway.cli.options import DataDir, ServerUrl, client_of
-from gateway.cli.server_client import ServerClient, segment
+from gateway.cli.server_client import Refused, ServerClient, segment
 from gateway.cli.terminal import PROGRAM, Failure, action_choices, draw_notification, fail, is_terminal, note, printable
 from gateway.data_directory import write_private
 
@@ -109,7 +109,7 @@ def credential_folder(client: ServerClient) -> Path:
 
 def load_or_enrol(client: ServerClient, device_id: str, *, rotate: bool) -> tuple[Credential, Path]:
     """The credential, and the folder it is kept in."""
-    path = credential_folder(client) / f"{device_id}.json"
+    path = credential_folder(client) / f"{segment(device_id)}.json"
     if not rotate:
         try:
             return Credential(**json.loads(path.read_text())), path.parent
@@ -117,23 +117,34 @@ def load_or_enrol(client: ServerClient, device_id: str, *, rotate: bool) -> tupl
             pass
         except (OSError, ValueError, TypeError) as error:
             raise Failure(f"{path} cannot be used ({error}); delete it, or take a new token with --rotate") from error
-    if rotate:
-        answer = client.call("POST", f"/v1/devices/{segment(device_id)}/token")
-    else:
+    answer = rotated(client, device_id) if rotate else None
+    if answer is None:
         try:
             answer = client.call("POST", "/v1/devices", json={"device_id": device_id, "name": "fleetpush listen"})
-        except Failure as failure:
-            if "device_exists" not in str(failure):
+        except Refused as refusal:
+            if refusal.code != "device_exists":
                 raise
             raise Failure(
                 f"device {device_id} is enrolled already and its token is not here ({path}). To be this device, take "
                 f"a new token, which ends the old one: {PROGRAM} listen {device_id} --rotate"
-            ) from failure
+            ) from refusal
+        note(f"Enrolled {device_id}; its token is kept in {path}")
     credential = Credential(answer["device_id"], answer["token"], answer["mqtt"])
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_private(path, json.dumps(asdict(credential)) + "\n")
-    note(f"{'New token for' if rotate else 'Enrolled'} {device_id}; its token is kept in {path}")
     return credential, path.parent
+
+
+def rotated(client: ServerClient, device_id: str) -> dict[str, Any] | None:
+    """A new token; None when there is no such device (any more)."""
+    try:
+        answer: dict[str, Any] = client.call("POST", f"/v1/devices/{segment(device_id)}/token")
+    except Refused as refusal:
+        if refusal.code != "device_not_found":
+            raise
+        return None
+    note(f"New token for {device_id}; the old one is void")
+    return answer
 
 
 class Screen:

@@ -25,6 +25,14 @@ RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
 
+class Refused(Failure):
+    """The server answered no; `code` is the problem's, empty if the answer was none of ours."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ServerClient:
     def __init__(self, url: str, key: str, *, found_in: Path | None = None) -> None:
         """`found_in` is the data directory the address came from, for messages and for `listen`'s token."""
@@ -67,7 +75,7 @@ class ServerClient:
         self._client.close()
 
     def call(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON of a successful answer, None if it is empty. Raises Failure with the problem's words otherwise."""
+        """The JSON of a successful answer, None if it is empty. Raises Refused, or Failure if there is no answer."""
         try:
             answer = self._client.request(method, path, **options)
         except httpx2.TransportError as error:
@@ -83,7 +91,7 @@ class ServerClient:
                 return answer.json() if answer.content else None
             except ValueError:
                 raise Failure(f"{self.url} answers, but not as Fleetpush does: is it another server?") from None
-        raise Failure(explain(answer))
+        raise refusal(answer)
 
     def post_push(self, push: dict[str, Any], idempotency_key: str | None) -> dict[str, Any]:
         """Send a push once, however often the connection breaks."""
@@ -111,16 +119,18 @@ class ServerClient:
                 return
 
 
-def explain(answer: httpx2.Response) -> str:
+def refusal(answer: httpx2.Response) -> Refused:
     """A refusal in one line: the problem document's detail and code, or what there is instead."""
     try:
         document = answer.json()
-        text = f"{document['detail']} ({document['code']})"
+        code = str(document["code"])
+        text = f"{document['detail']} ({code})"
     except (ValueError, KeyError, TypeError):
+        code = ""
         text = f"the server answered {answer.status_code} {answer.reason_phrase}"
     if answer.status_code == 401:
         text += ". Is FLEETPUSH_KEY, or admin.key, of this server?"
-    return text
+    return Refused(text, code)
 
 
 def segment(name: str) -> str:

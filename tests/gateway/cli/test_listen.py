@@ -10,7 +10,7 @@ import pytest
 
 from client_sim.device import Push
 from gateway.cli.listen import Screen, load_or_enrol
-from gateway.cli.server_client import ServerClient
+from gateway.cli.server_client import Refused, ServerClient
 from gateway.cli.terminal import Failure
 
 MQTT = {"host": "127.0.0.1", "port": 1883, "topics": {"push": "shop/devices/kiosk-1/push"}}
@@ -83,15 +83,15 @@ class Enrolment:
 
     url = "http://push.example:8080"
 
-    def __init__(self, found_in: Path | None, *, exists: bool = False) -> None:
+    def __init__(self, found_in: Path | None, *, problems: dict[str, str] | None = None) -> None:
         self.found_in = found_in
-        self.exists = exists
+        self.problems = problems or {}
         self.calls: list[str] = []
 
     def call(self, method: str, path: str, **_: Any) -> Any:
         self.calls.append(path)
-        if self.exists and path == "/v1/devices":
-            raise Failure("kiosk-1 is enrolled (device_exists)")
+        if path in self.problems:
+            raise Refused("no", self.problems[path])
         return {"device_id": "kiosk-1", "token": f"dev_{len(self.calls)}", "mqtt": MQTT}
 
 
@@ -115,5 +115,12 @@ def test_far_from_the_server_the_token_is_kept_per_server(tmp_path: Path, monkey
 
 
 def test_a_device_of_somebody_else_is_not_taken_over_unasked(tmp_path: Path) -> None:
+    server = Enrolment(tmp_path, problems={"/v1/devices": "device_exists"})
     with pytest.raises(Failure, match="--rotate"):
-        load_or_enrol(cast(ServerClient, Enrolment(tmp_path, exists=True)), "kiosk-1", rotate=False)
+        load_or_enrol(cast(ServerClient, server), "kiosk-1", rotate=False)
+
+
+def test_a_removed_device_is_enrolled_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = Enrolment(tmp_path, problems={"/v1/devices/kiosk-1/token": "device_not_found"})
+    load_or_enrol(cast(ServerClient, server), "kiosk-1", rotate=True)
+    assert server.calls == ["/v1/devices/kiosk-1/token", "/v1/devices"]
