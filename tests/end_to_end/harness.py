@@ -179,11 +179,12 @@ class Server:
 
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         assert process.stdout is not None, "opened as a pipe"
-        for line in process.stdout:
-            self.stdout += line
-            if match := READY.match(line.rstrip("\n")):
-                self.http_port, self.mqtt_port = int(match[2]), int(match[4])
-                ready.set()
+        with process.stdout:
+            for line in process.stdout:
+                self.stdout += line
+                if match := READY.match(line.rstrip("\n")):
+                    self.http_port, self.mqtt_port = int(match[2]), int(match[4])
+                    ready.set()
         process.wait()
         ready.set()
 

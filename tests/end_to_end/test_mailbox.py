@@ -134,6 +134,21 @@ def test_mailboxes_drain_by_priority_oldest_first(server: Server, api: Api, wire
     assert client.push_ids() == drain
 
 
+@pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
+def test_the_order_holds_across_qos(server: Server, api: Api, wire: Wire, name: Name, online: bool) -> None:
+    """A QoS 2 push waits for the disk before it leaves; those behind it wait with it (promise 2)."""
+    device = api.enrol(name())
+    client: WireDevice = wire(server, device).start(qos=2)
+    if not online:
+        client.drop()
+        api.wait_online(device.id, online=False)
+    pushed = api.push_batch([{"target": {"device": device.id}, "qos": number % 3} for number in range(30)])
+    if not online:
+        client.connect()
+    client.wait_received(30)
+    assert client.push_ids() == pushed
+
+
 def test_a_newer_push_supersedes_the_waiting_one_with_its_collapse_key(
     server: Server, api: Api, wire: Wire, name: Name
 ) -> None:

@@ -240,6 +240,7 @@ def test_effective_qos_is_the_smaller_of_asked_and_granted(
         assert not publish.retain
         assert not publish.dup
         api.wait_counts(push_id, **{"delivered" if effective else "sent": 1})
+        wait_for(lambda push_id=push_id: api.delivery(push_id)["qos"] is not None, what="the effective QoS on disk")  # type: ignore[misc]
         assert api.delivery(push_id)["qos"] == effective
         if effective == 0:
             assert client.receipt(push_id, "delivered") == 0

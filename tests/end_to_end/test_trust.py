@@ -214,7 +214,9 @@ def test_secrets_are_nowhere_but_in_the_answer_that_gave_them(start_server: Star
     client: WireDevice = wire(server, Device({"device_id": "kiosk-1", "token": rotated, "mqtt": first.mqtt})).start()
     WireDevice(server.mqtt_port, "kiosk-1", first.token).try_connect()
     api.request("GET", f"/v1/devices/{rotated}")
-    expect_problem(Api(server.url, key["key"]).request("GET", "/v1/devices"), 403)
+    sender = Api(server.url, key["key"])
+    expect_problem(sender.request("GET", "/v1/devices"), 403)
+    sender.close()
     answers = [
         api.request("GET", "/v1/keys").text,
         api.request("GET", "/v1/devices/kiosk-1").text,
