@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -168,7 +169,8 @@ class Progress:
         words = line.split()
         known = "Requirement already satisfied: "
         if line.startswith("Collecting ") or (line.startswith(known) and "(from " in line):
-            name = line[len(known) :].split()[0] if line.startswith(known) else words[1]
+            requirement = line[len(known) :].split()[0] if line.startswith(known) else words[1]
+            name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
             self._seen += 1
             if self._live or self._seen % 10 == 1:
                 self._say(f"Fetching packages {min(self._seen, self._total)}/{self._total}: {name}")
