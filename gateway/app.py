@@ -262,7 +262,7 @@ class Rooms:
             ),
             clock,
             loop,
-            storage_left=lambda: data_directory.storage_left(settings.data_dir, settings.disk_reserve),
+            data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time).left,
         )
         self._retention = Retention(
             database,

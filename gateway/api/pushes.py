@@ -29,19 +29,21 @@ class BatchLine(PushRequest):
 
 
 @router.post("", status_code=202, response_model=answers.AcceptedPush, openapi_extra=idempotent(takes(PushRequest)))
-async def send(request: Request, principal: Sender) -> Response:  # Hot path.
+async def send(request: Request) -> Response:  # Hot path.
     """Accept a push; answered when it is on disk. The same `Idempotency-Key` and body is one push."""
+    found = services(request)
+    # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
+    app = app_of(await found.admission.admit(request, "send"))
     body = await read_body(request)
     push = parse(PushRequest, body)
     key = request.headers.get("idempotency-key")
     if key is None:
-        accepted = await services(request).acceptance.accept(app_of(principal), push)
+        accepted = await found.acceptance.accept(app, push)
     else:
         if not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
             raise problem("invalid_request", f"Idempotency-Key: must be 1 to {MAX_KEY} printable ASCII characters")
-        accepted = await services(request).acceptance.accept(
-            app_of(principal), push, idempotency_key=key, body_hash=hashlib.sha256(body).digest()
-        )
+        digest = hashlib.sha256(body).digest()
+        accepted = await found.acceptance.accept(app, push, idempotency_key=key, body_hash=digest)
     return Response(to_json(accepted.as_dict()), 202, media_type="application/json")
 
 

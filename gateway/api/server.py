@@ -88,6 +88,7 @@ class HttpServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,  # a line per request costs more than the request, and paths may hold anything
                 server_header=False,
+                proxy_headers=False,  # nothing here asks who the client is
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
