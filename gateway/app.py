@@ -110,7 +110,7 @@ async def _serve(settings: Settings) -> None:
         host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
         listener = ending.enter_context(_listen(host, settings.http_port))
         stored = await _open_stores(settings, ending)
-        admin_key = await _first_start(settings.data_dir, stored)
+        admin_key = await first_start(settings.data_dir, stored)
         rooms = Rooms(settings, stored)
         ending.push_async_callback(rooms.settle)
         await rooms.mailbox.recover()
@@ -170,8 +170,10 @@ class Stored:
 
     database: Database
     sessions: SqliteStore
-    clock: ServerClock
+    clock: Callable[[], float]
+    """Server time in seconds, for the broker."""
     milliseconds: Callable[[], int]
+    """The same for the gateway."""
 
 
 async def _open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
@@ -211,7 +213,7 @@ async def _open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
     return Stored(database, sessions, clock, milliseconds)
 
 
-async def _first_start(data_dir: Path, stored: Stored) -> Path | None:
+async def first_start(data_dir: Path, stored: Stored) -> Path | None:
     """Make the app `default` and its admin key if there is none; where the key is."""
     exists = await stored.database.read(
         lambda connection: connection.execute("SELECT 1 FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()
@@ -244,7 +246,7 @@ class Rooms:
         self._settings = settings
         self._database = database
         self._clock = clock
-        self._facts = facts = DeviceFacts(database, clock, loop)
+        self.facts = facts = DeviceFacts(database, clock, loop)
         self._ledger = ledger = Ledger(database, clock, loop)
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
         self._receipts = Receipts(
@@ -309,7 +311,7 @@ class Rooms:
             database=self._database,
             admission=self._admission,
             keys=Keys(self._database, self._ring),
-            devices=DeviceRegistry(self._database, self.mailbox, self._facts, self._clock, lambda: self.mqtt_address),
+            devices=DeviceRegistry(self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address),
             acceptance=self._acceptance,
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),
@@ -337,7 +339,7 @@ class Rooms:
     async def settle(self) -> None:
         """See that everything said and acknowledged so far is on disk and called back."""
         for _ in range(2):  # what the first round calls back may have left something for the second
-            self._facts.flush()
+            self.facts.flush()
             self._ledger.flush()
             try:
                 await self._database.write(lambda connection: None)

@@ -42,8 +42,6 @@ async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit
     if length is not None and int(length) > limit:  # the HTTP parser has checked that it is a number
         raise _too_large(limit)
     message = await request.receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        return message.get("body") or b""  # the common case: it came with the head
     chunks: list[bytes] = []
     size = 0
     while True:

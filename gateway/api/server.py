@@ -55,10 +55,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head is not None and self._head > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response(f"the head of a request may have {HEAD_LIMIT} bytes")
 
-    def on_message_begin(self) -> None:
-        self._head = 0
-        super().on_message_begin()
-
     def on_headers_complete(self) -> None:
         self._head = None
         self._be_patient()

@@ -1,0 +1,106 @@
+"""A whole gateway but for its ports: what `gateway.app` composes, with a hand-moved clock and a client per key."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from broker.sqlite_store import SqliteStore
+from gateway.api.http import create_api
+from gateway.app import Rooms, Stored, first_start
+from gateway.settings import Settings
+from gateway.store.database import Database
+
+START = 1_800_000_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.milliseconds = START
+
+    def __call__(self) -> float:
+        return self.milliseconds / 1000
+
+
+class House:
+    """`call` for an expected success, `refused` for a problem, `http` for anything else; all with the admin key."""
+
+    def __init__(self, rooms: Rooms, database: Database, clock: Clock, ending: AsyncExitStack) -> None:
+        self.rooms = rooms
+        self.database = database
+        self.clock = clock
+        self.is_ending = False
+        self.key = ""
+        self._ending = ending
+        self.api = create_api(rooms.services(lambda: self.is_ending))
+        # False: an exception of ours must become a 500, as it does behind a real server.
+        self._transport = httpx2.ASGITransport(self.api, raise_app_exceptions=False)
+        self.http = self.client(None)
+
+    @classmethod
+    async def build(cls, folder: Path, loop: asyncio.AbstractEventLoop, **settings: Any) -> House:
+        ending = AsyncExitStack()
+        clock = Clock()
+        sessions = SqliteStore(folder / "broker.db", loop)
+        ending.push_async_callback(sessions.close)
+        database = await Database.open(folder / "fleetpush.db", lambda last_stored: lambda: clock.milliseconds)
+        ending.push_async_callback(database.close)
+        stored = Stored(database, sessions, clock, lambda: clock.milliseconds)
+        path = await first_start(folder, stored)
+        assert path is not None, "a fresh folder"
+        rooms = Rooms(Settings(data_dir=folder, **settings), stored)
+        rooms.mqtt_address = ("push.example", 1883)
+        house = cls(rooms, database, clock, ending)
+        house.key = path.read_text().strip()
+        house.http = house.client(house.key)
+        return house
+
+    async def close(self) -> None:
+        await self.rooms.settle()
+        await self._ending.aclose()
+
+    def client(self, key: str | None) -> httpx2.AsyncClient:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return httpx2.AsyncClient(transport=self._transport, base_url="http://test", headers=headers)
+
+    async def call(
+        self, method: str, path: str, expect: int = 200, http: httpx2.AsyncClient | None = None, **options: Any
+    ) -> Any:
+        answer = await (http or self.http).request(method, path, **options)
+        assert answer.status_code == expect, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    async def refused(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        code: str | None = None,
+        http: httpx2.AsyncClient | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        answer = await (http or self.http).request(method, path, **options)
+        assert answer.status_code == status, f"{method} {path}: {answer.status_code} {answer.text}"
+        assert answer.headers["content-type"] == "application/problem+json"
+        document: dict[str, Any] = answer.json()
+        assert {"type", "title", "status", "code", "detail", "retryable"} == set(document)
+        assert document["status"] == status
+        assert code is None or document["code"] == code, document
+        return document
+
+    async def key_for(self, *scopes: str, app: str | None = None) -> httpx2.AsyncClient:
+        """A client with a new key."""
+        body = {"name": "test", "scopes": list(scopes)} | ({} if app is None else {"app": app})
+        return self.client((await self.call("POST", "/v1/keys", 201, json=body))["key"])
+
+    async def enrol(self, *device_ids: str, **fields: Any) -> None:
+        devices = [{"device_id": device_id, **fields} for device_id in device_ids]
+        answer = await self.call("POST", "/v1/devices/bulk", 201, json={"devices": devices})
+        assert all("token" in device for device in answer["devices"])
+
+    async def push(self, target: dict[str, Any], **fields: Any) -> str:
+        return str((await self.call("POST", "/v1/pushes", 202, json={"target": target, **fields}))["push_id"])

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+from fastapi import Request
+
+from gateway.api.admission import Admission
+from gateway.auth import KeyRing, Principal
+from gateway.errors import Problem, RateLimited
+
+
+class OneKey(KeyRing):
+    def __init__(self, *scopes: str) -> None:
+        self.principal = Principal(1, "default", "k_1", frozenset(scopes))
+
+    async def authenticate(self, authorization: str | None) -> Principal:
+        return self.principal
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+REQUEST = Request({"type": "http", "method": "GET", "headers": []})
+
+
+async def test_one_of_the_scopes_is_enough_and_admin_has_all() -> None:
+    await Admission(OneKey("read"), 10, Clock()).admit(REQUEST, "devices", "read")
+    await Admission(OneKey("devices"), 10, Clock()).admit(REQUEST, "devices", "read")
+    await Admission(OneKey("admin"), 10, Clock()).admit(REQUEST, "devices", "read")
+    with pytest.raises(Problem) as refusal:
+        await Admission(OneKey("send"), 10, Clock()).admit(REQUEST, "devices", "read")
+    assert refusal.value.code == "forbidden"
+
+
+async def test_a_key_has_a_second_s_worth_of_requests_and_gets_them_back() -> None:
+    clock = Clock()
+    admission = Admission(OneKey("send"), 5, clock)
+    for _ in range(5):
+        await admission.admit(REQUEST, "send")
+    with pytest.raises(RateLimited) as refusal:
+        await admission.admit(REQUEST, "send")
+    assert 0 < refusal.value.retry_after <= 0.2
+    clock.now += 0.2
+    await admission.admit(REQUEST, "send")
+    with pytest.raises(RateLimited):
+        await admission.admit(REQUEST, "send")
+    clock.now += 3600
+    for _ in range(5):
+        await admission.admit(REQUEST, "send")
+    with pytest.raises(RateLimited):
+        await admission.admit(REQUEST, "send")
+    assert admission.admitted == 11
+
+
+async def test_keys_do_not_share_their_rate() -> None:
+    ring = OneKey("send")
+    admission = Admission(ring, 1, Clock())
+    await admission.admit(REQUEST, "send")
+    ring.principal = Principal(1, "default", "k_2", frozenset({"send"}))
+    await admission.admit(REQUEST, "send")

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import pytest
+
+from gateway.api import answers
+from gateway.auth import DeviceIdentity
+from tests.gateway.api.house import House
+
+
+async def token_hash(house: House, device_id: str) -> bytes:
+    def read(connection: sqlite3.Connection) -> bytes:
+        (found,) = connection.execute(
+            "SELECT token_hash FROM device WHERE id = ? AND removed_at IS NULL", (device_id,)
+        ).fetchone()
+        return bytes(found)
+
+    return await house.database.read(read)
+
+
+def connect(house: House, device_no: int, device_id: str) -> None:
+    """As the broker reports it."""
+    identity = DeviceIdentity(device_no, 1, "default", device_id, device_id)
+    house.rooms.mailbox.connected(device_id, identity, False)
+
+
+async def test_enrolment_gives_what_an_mqtt_client_needs(house: House) -> None:
+    answer = await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
+    answers.EnrolledDevice.model_validate(answer)
+    assert answer["token"].startswith("dev_")
+    mqtt = answer["mqtt"]
+    assert (mqtt["host"], mqtt["port"]) == ("push.example", 1883)
+    assert mqtt["client_id"] == mqtt["username"] == "kiosk-1"
+    assert mqtt["password"] == answer["token"]
+    leaves = ("push", "receipts", "settings", "report", "uplink", "presence", "notices")
+    assert mqtt["topics"] == {leaf: f"default/devices/kiosk-1/{leaf}" for leaf in leaves}
+    await house.refused("POST", "/v1/devices", 409, "device_exists", json={"device_id": "kiosk-1"})
+    stored = await token_hash(house, "kiosk-1")
+    assert len(stored) == 32
+    assert answer["token"].encode() not in stored
+
+
+async def test_an_id_is_chosen_when_none_is_given(house: House) -> None:
+    first, second = [(await house.call("POST", "/v1/devices", 201, json={}))["device_id"] for _ in range(2)]
+    assert first != second
+    await house.call("GET", f"/v1/devices/{first}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"device_id": "a b"}, "device_id"),
+        ({"device_id": ""}, "device_id"),
+        ({"device_id": "x" * 65}, "device_id"),
+        ({"device_id": "a/b"}, "device_id"),
+        ({"device_id": "a:b"}, "device_id"),
+        ({"device_id": "x\n"}, "device_id"),
+        ({"device_id": "dé"}, "device_id"),
+        ({"device_id": 7}, "device_id"),
+        ({"name": ""}, "name"),
+        ({"name": "x" * 129}, "name"),
+        ({"name": "two\nlines"}, "name"),
+        ({"tags": "hall"}, "tags"),
+        ({"tags": ["a b"]}, "tags.0"),
+        ({"tags": [f"t{n}" for n in range(65)]}, "tags"),
+        ({"attributes": []}, "attributes"),
+        ({"attributes": {"x": "y" * 17_000}}, "attributes"),
+        ({"locale": "not a locale"}, "locale"),
+        ({"timezone": "Mars/Olympus"}, "timezone"),
+        ({"timezone": "../../etc/passwd"}, "timezone"),
+        ({"timezone": ""}, "timezone"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+async def test_a_wrong_field_is_named_in_enrolment_and_change(house: House, fields: dict[str, Any], field: str) -> None:
+    document = await house.refused("POST", "/v1/devices", 422, "invalid_request", json=fields)
+    assert document["detail"].startswith(f"{field}: ")
+    if "device_id" not in fields:
+        await house.enrol("kiosk-1")
+        document = await house.refused("PATCH", "/v1/devices/kiosk-1", 422, "invalid_request", json=fields)
+        assert document["detail"].startswith(f"{field}: ")
+
+
+async def test_numbers_that_are_no_json_are_refused(house: House) -> None:
+    body = b'{"attributes": {"x": NaN}}'
+    await house.refused("POST", "/v1/devices", 422, content=body, headers={"Content-Type": "application/json"})
+
+
+async def test_a_device_is_shown_and_listed(house: House) -> None:
+    fields = {"name": "Lobby", "tags": ["lobby", "hall", "hall"], "attributes": {"floor": 2}, "locale": "de-CH"}
+    await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-2", "timezone": "Europe/Berlin", **fields})
+    await house.enrol("kiosk-1")
+    shown = await house.call("GET", "/v1/devices/kiosk-2")
+    answers.Device.model_validate(shown)
+    assert shown["tags"] == ["hall", "lobby"]
+    assert (shown["name"], shown["attributes"], shown["locale"]) == ("Lobby", {"floor": 2}, "de-CH")
+    assert (shown["timezone"], shown["online"], shown["connected_at"]) == ("Europe/Berlin", False, None)
+    listed = await house.call("GET", "/v1/devices")
+    answers.Devices.model_validate(listed)
+    assert [item["device_id"] for item in listed["items"]] == ["kiosk-1", "kiosk-2"]
+    assert listed["items"][1] == shown
+    assert listed["next_cursor"] is None
+
+
+async def test_a_list_is_walked_page_by_page(house: House) -> None:
+    ids = [f"d{n:02}" for n in range(25)]
+    await house.enrol(*ids)
+    walked, cursor = [], None
+    while True:
+        page = await house.call("GET", "/v1/devices", params={"limit": 10} | ({"cursor": cursor} if cursor else {}))
+        walked += [item["device_id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert walked == ids
+
+
+async def test_presence_and_errors_that_are_in_memory_only_are_shown(house: House) -> None:
+    await house.enrol("kiosk-1")
+    connect(house, 1, "kiosk-1")
+    house.rooms.facts.error(1, "said something odd")
+    shown = await house.call("GET", "/v1/devices/kiosk-1")
+    assert (shown["online"], shown["connected_at"]) == (True, "2027-01-15T08:00:00.000Z")
+    assert shown["last_error"] == "said something odd"
+    house.clock.milliseconds += 60_000
+    house.rooms.mailbox.disconnected("kiosk-1", "gone")
+    await house.rooms.settle()
+    shown = await house.call("GET", "/v1/devices/kiosk-1")
+    assert (shown["online"], shown["last_seen"]) == (False, "2027-01-15T08:01:00.000Z")
+    assert (shown["connected_at"], shown["last_error"]) == ("2027-01-15T08:00:00.000Z", "said something odd")
+
+
+async def test_a_change_is_a_merge_patch(house: House) -> None:
+    fields = {"name": "Lobby", "tags": ["a", "b"], "attributes": {"keep": 1, "drop": 2, "deep": {"x": 1, "y": 2}}}
+    await house.enrol("kiosk-1", **fields)
+    patch: dict[str, Any] = {
+        "name": None,
+        "tags": ["c"],
+        "attributes": {"drop": None, "deep": {"x": None}, "new": []},
+        "locale": "en",
+    }
+    changed = await house.call(
+        "PATCH", "/v1/devices/kiosk-1", json=patch, headers={"Content-Type": "application/merge-patch+json"}
+    )
+    answers.Device.model_validate(changed)
+    assert changed["name"] is None
+    assert (changed["tags"], changed["locale"]) == (["c"], "en")
+    assert changed["attributes"] == {"keep": 1, "deep": {"y": 2}, "new": []}
+    assert await house.call("PATCH", "/v1/devices/kiosk-1", json={}) == changed
+    emptied = await house.call("PATCH", "/v1/devices/kiosk-1", json={"attributes": None, "tags": None})
+    assert (emptied["attributes"], emptied["tags"]) == ({}, [])
+    assert await house.call("GET", "/v1/devices/kiosk-1") == emptied
+
+
+async def test_attributes_stay_bounded_however_they_grow(house: House) -> None:
+    await house.enrol("kiosk-1", attributes={"a": "x" * 10_000})
+    document = await house.refused("PATCH", "/v1/devices/kiosk-1", 422, json={"attributes": {"b": "x" * 10_000}})
+    assert document["detail"].startswith("attributes: ")
+    assert "b" not in (await house.call("GET", "/v1/devices/kiosk-1"))["attributes"]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"x"'])
+async def test_a_patch_that_is_no_object_is_refused(house: House, body: bytes) -> None:
+    await house.enrol("kiosk-1")
+    headers = {"Content-Type": "application/json"}
+    await house.refused("PATCH", "/v1/devices/kiosk-1", 422, content=body, headers=headers)
+    await house.refused("PATCH", "/v1/devices/kiosk-1", 400, "malformed_json", content=b"{", headers=headers)
+    await house.refused("PATCH", "/v1/devices/kiosk-1", 422, json={"device_id": "other"})
+
+
+async def test_a_rotated_token_replaces_the_old_one(house: House) -> None:
+    old = await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
+    before = await token_hash(house, "kiosk-1")
+    new = await house.call("POST", "/v1/devices/kiosk-1/token")
+    answers.EnrolledDevice.model_validate(new)
+    assert new["token"] != old["token"]
+    assert {**new["mqtt"], "password": ""} == {**old["mqtt"], "password": ""}
+    assert await token_hash(house, "kiosk-1") != before
+
+
+async def test_a_removed_device_is_gone_and_its_id_is_free(house: House) -> None:
+    await house.enrol("kiosk-1", tags=["hall"], name="Lobby")
+    push_id = await house.push({"device": "kiosk-1"})
+    await house.call("DELETE", "/v1/devices/kiosk-1", 204)
+    await house.refused("DELETE", "/v1/devices/kiosk-1", 404, "device_not_found")
+    await house.refused("GET", "/v1/devices/kiosk-1", 404, "device_not_found")
+    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["counts"]["revoked"] == 1
+    (delivery,) = (await house.call("GET", f"/v1/pushes/{push_id}/deliveries"))["items"]
+    assert (delivery["device_id"], delivery["reason"]) == ("kiosk-1", "device_removed")
+    await house.enrol("kiosk-1")
+    shown = await house.call("GET", "/v1/devices/kiosk-1")
+    assert (shown["tags"], shown["name"]) == ([], None)
+    assert (await house.call("GET", "/v1/devices/kiosk-1/mailbox"))["items"] == []
+
+
+async def test_bulk_enrolment_answers_each_item_in_order_after_one_commit(house: House) -> None:
+    await house.enrol("known")
+    groups = house.database.groups
+    items: list[Any] = [{"device_id": "a"}, {"device_id": "known"}, {"device_id": "x y"}, {"device_id": "a"}, 7, {}]
+    results = (await house.call("POST", "/v1/devices/bulk", 201, json={"devices": items}))["devices"]
+    answers.EnrolledDevices.model_validate({"devices": results})
+    assert house.database.groups == groups + 1
+    assert ["token" in result for result in results] == [True, False, False, False, False, True]
+    codes = [result["error"]["code"] for result in results if "error" in result]
+    assert codes == ["device_exists", "invalid_request", "device_exists", "invalid_request"]
+    assert [result["device_id"] for result in results[:5]] == ["a", "known", "x y", "a", None]
+
+
+async def test_a_bulk_has_its_limit(house: House) -> None:
+    many = [{"device_id": f"d{n}"} for n in range(10_001)]
+    document = await house.refused("POST", "/v1/devices/bulk", 422, json={"devices": many})
+    assert document["detail"].startswith("devices: ")
+    results = (await house.call("POST", "/v1/devices/bulk", 201, json={"devices": many[:1000]}))["devices"]
+    assert [result["device_id"] for result in results] == [device["device_id"] for device in many[:1000]]
+    assert (await house.call("POST", "/v1/devices/bulk", 201, json={"devices": []})) == {"devices": []}
+
+
+async def test_a_mailbox_is_shown_and_emptied(house: House) -> None:
+    await house.enrol("kiosk-1")
+    low = await house.push({"device": "kiosk-1"}, priority="low")
+    high = await house.push({"device": "kiosk-1"}, priority="high", collapse_key="x")
+    page = await house.call("GET", "/v1/devices/kiosk-1/mailbox?limit=1")
+    answers.Mailbox.model_validate(page)
+    assert [item["push_id"] for item in page["items"]] == [high]
+    page = await house.call("GET", f"/v1/devices/kiosk-1/mailbox?limit=1&cursor={page['next_cursor']}")
+    assert ([item["push_id"] for item in page["items"]], page["next_cursor"]) == ([low], None)
+    await house.refused("GET", "/v1/devices/kiosk-1/mailbox?cursor=rubbish", 422)
+    assert await house.call("DELETE", "/v1/devices/kiosk-1/mailbox") == {"cancelled": 2}
+    assert await house.call("DELETE", "/v1/devices/kiosk-1/mailbox") == {"cancelled": 0}
+    (delivery,) = (await house.call("GET", f"/v1/pushes/{low}/deliveries"))["items"]
+    assert (delivery["state"], delivery["reason"]) == ("cancelled", "mailbox_emptied")
+
+
+async def test_uplink_is_listed_newest_first_as_text_or_base64(house: House) -> None:
+    await house.enrol("kiosk-1")
+
+    def said(connection: sqlite3.Connection) -> None:
+        connection.executemany(
+            "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (1, ?, ?, 0)",
+            [("door", b"open"), ("raw", b"\xff\x00")],
+        )
+
+    await house.database.write(said)
+    page = await house.call("GET", "/v1/devices/kiosk-1/uplink")
+    answers.Uplink.model_validate(page)
+    raw, door = page["items"]
+    assert (door["topic"], door["payload"], door["received_at"]) == ("door", "open", "1970-01-01T00:00:00.000Z")
+    assert (raw["topic"], raw["payload_base64"]) == ("raw", "/wA=")
+    first = await house.call("GET", "/v1/devices/kiosk-1/uplink?limit=1")
+    rest = await house.call("GET", f"/v1/devices/kiosk-1/uplink?limit=1&cursor={first['next_cursor']}")
+    assert [*first["items"], *rest["items"]] == page["items"]
+    await house.refused("GET", "/v1/devices/kiosk-1/uplink?cursor=-1", 422)
+
+
+async def test_devices_of_another_app_do_not_exist(house: House) -> None:
+    await house.call("POST", "/v1/apps", 201, json={"id": "hotel"})
+    theirs = await house.key_for("devices", "read", "send", app="hotel")
+    await house.enrol("kiosk-1")
+    for method, path in (
+        ("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/token"), ("GET", "/mailbox"), ("DELETE", "/mailbox"),
+        ("GET", "/uplink"),
+    ):  # fmt: skip
+        body: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
+        await house.refused(method, f"/v1/devices/kiosk-1{path}", 404, "device_not_found", theirs, **body)
+    assert (await house.call("GET", "/v1/devices", http=theirs))["items"] == []
+    answer = await house.call("POST", "/v1/devices", 201, theirs, json={"device_id": "kiosk-1"})
+    assert answer["mqtt"]["username"] == "hotel/kiosk-1"
+    assert answer["mqtt"]["topics"]["push"] == "hotel/devices/kiosk-1/push"
+    assert (await house.call("POST", "/v1/pushes", 202, theirs, json={"target": {"all": True}}))["targeted"] == 1

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from gateway.api import answers
+from tests.gateway.api.house import House
+
+KIOSK = {"target": {"device": "kiosk-1"}}
+JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+async def batch(house: House, *lines: bytes | dict[str, Any]) -> list[dict[str, Any]]:
+    content = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
+    answer = await house.http.post("/v1/pushes/batch", content=content, headers=NDJSON)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_a_push_is_accepted_shown_and_listed(house: House) -> None:
+    await house.enrol("kiosk-1", "kiosk-2")
+    full = {
+        "target": {"devices": ["kiosk-1", "kiosk-2", "nobody", "kiosk-1"]},
+        "kind": "alert",
+        "notification": {"title": "Grüezi", "actions": [{"id": "play", "title": "Play"}]},
+        "data": {"any": ["json", None]},
+        "channel": "offers",
+        "priority": "high",
+        "qos": 2,
+        "ttl": 60,
+        "collapse_key": "price-list",
+    }
+    accepted = await house.call("POST", "/v1/pushes", 202, json=full)
+    answers.AcceptedPush.model_validate(accepted)
+    assert (accepted["targeted"], accepted["suppressed"], accepted["unknown"]) == (2, 0, ["nobody"])
+    shown = await house.call("GET", f"/v1/pushes/{accepted['push_id']}")
+    answers.Push.model_validate(shown)
+    assert {name: shown[name] for name in full} == full
+    assert (shown["sent_at"], shown["expires_at"]) == ("2027-01-15T08:00:00.000Z", "2027-01-15T08:01:00.000Z")
+    counts = dict(shown["counts"])
+    assert (counts.pop("targeted"), counts.pop("waiting"), set(counts.values())) == (2, 2, {0})
+    second = await house.push({"all": True})
+    listed = await house.call("GET", "/v1/pushes")
+    answers.Pushes.model_validate(listed)
+    assert [item["push_id"] for item in listed["items"]] == [second, accepted["push_id"]]
+    first = await house.call("GET", "/v1/pushes?limit=1")
+    assert (await house.call("GET", f"/v1/pushes?cursor={first['next_cursor']}"))["items"] == [shown]
+    deliveries = await house.call("GET", f"/v1/pushes/{second}/deliveries")
+    answers.Deliveries.model_validate(deliveries)
+    assert [item["device_id"] for item in deliveries["items"]] == ["kiosk-1", "kiosk-2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"colour": 1}, "colour: unknown field"),
+        ({"ttl": -1}, "ttl: must be greater"),
+        ({"ttl": 31_536_001}, "ttl: must be less"),
+        ({"send_at": "2026-12-01T09:00:00"}, "send_at: a time needs its offset"),
+        ({"qos": 3}, "qos: must be 0, 1 or 2"),
+        ({"target": {"device": "a/b"}}, "target.device: must match"),
+        ({"target": {"device": "a", "all": True}}, "target: give exactly one"),
+        ({"kind": "alert"}, "needs a"),
+    ],
+)
+async def test_a_wrong_push_names_its_field(house: House, fields: dict[str, Any], words: str) -> None:
+    document = await house.refused("POST", "/v1/pushes", 422, "invalid_request", json=KIOSK | fields)
+    assert words in document["detail"]
+    document = await house.refused("POST", "/v1/pushes/forecast", 422, "invalid_request", json=KIOSK | fields)
+    assert words in document["detail"]
+
+
+async def test_what_has_no_push_is_404(house: House) -> None:
+    await house.refused("POST", "/v1/pushes", 404, "device_not_found", json=KIOSK)
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/deliveries")):
+        await house.refused(method, f"/v1/pushes/nothing{path}", 404, "push_not_found")
+
+
+async def test_a_push_of_another_app_is_404(house: House) -> None:
+    await house.enrol("kiosk-1")
+    push_id = await house.push({"all": True})
+    await house.call("POST", "/v1/apps", 201, json={"id": "hotel"})
+    theirs = await house.key_for("send", "read", app="hotel")
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/deliveries")):
+        await house.refused(method, f"/v1/pushes/{push_id}{path}", 404, "push_not_found", theirs)
+    assert (await house.call("GET", "/v1/pushes", http=theirs))["items"] == []
+    await house.refused("POST", "/v1/pushes", 404, "device_not_found", theirs, json=KIOSK)
+    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["counts"]["waiting"] == 1
+
+
+async def test_bodies_that_are_not_json_or_too_large(house: House) -> None:
+    await house.refused("POST", "/v1/pushes", 400, "malformed_json", content=b"{", headers=JSON)
+    await house.refused("POST", "/v1/pushes", 415, "unsupported_media_type", content=b"a=b",
+                        headers={"Content-Type": "application/x-www-form-urlencoded"})  # fmt: skip
+    large = b'{"target":{"all":true},"data":"' + b"x" * 5_000_000 + b'"}'
+    await house.refused("POST", "/v1/pushes", 413, "payload_too_large", content=large, headers=JSON)
+    await house.refused(
+        "POST", "/v1/pushes", 413, "payload_too_large", json={"target": {"all": True}, "data": "x" * 4096}
+    )
+
+
+async def test_an_idempotency_key_makes_one_push_of_many(house: House) -> None:
+    await house.enrol("kiosk-1")
+    headers = JSON | {"Idempotency-Key": "order-1"}
+    body = json.dumps(KIOSK).encode()
+    first = await house.call("POST", "/v1/pushes", 202, content=body, headers=headers)
+    again = await asyncio.gather(
+        *(house.call("POST", "/v1/pushes", 202, content=body, headers=headers) for _ in range(5))
+    )
+    assert all(answer == first for answer in again)
+    await house.refused("POST", "/v1/pushes", 422, "idempotency_key_reused", content=body + b" ", headers=headers)
+    assert len((await house.call("GET", "/v1/pushes"))["items"]) == 1
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "zwölf", "tab\there"])
+async def test_an_idempotency_key_has_its_form(house: House, key: str) -> None:
+    headers = {b"Idempotency-Key": key.encode("latin-1")}
+    document = await house.refused("POST", "/v1/pushes", 422, json=KIOSK, headers=headers)
+    assert document["detail"].startswith("Idempotency-Key: ")
+
+
+async def test_a_recall_says_what_it_did(house: House) -> None:
+    await house.enrol("kiosk-1", "kiosk-2")
+    push_id = await house.push({"all": True})
+    recalled = await house.call("DELETE", f"/v1/pushes/{push_id}")
+    answers.Recall.model_validate(recalled)
+    assert recalled == {"cancelled": 2, "in_flight": 0, "too_late": 0}
+    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["recalled_at"] == "2027-01-15T08:00:00.000Z"
+
+
+async def test_a_forecast_sends_nothing(house: House) -> None:
+    await house.enrol("kiosk-1", tags=["hall"])
+    for target in ({"all": True}, {"tag": "hall"}, {"device": "kiosk-1"}):
+        forecast = await house.call("POST", "/v1/pushes/forecast", json={"target": target})
+        answers.Forecast.model_validate(forecast)
+        assert forecast == {"targeted": 1, "online": 0, "suppressed": {}, "unknown": []}
+    some = await house.call("POST", "/v1/pushes/forecast", json={"target": {"devices": ["kiosk-1", "x"]}})
+    assert some["unknown"] == ["x"]
+    await house.refused("POST", "/v1/pushes/forecast", 404, "device_not_found", json={"target": {"device": "x"}})
+    assert (await house.call("GET", "/v1/pushes"))["items"] == []
+
+
+async def test_a_batch_answers_line_by_line_after_one_commit(house: House) -> None:
+    await house.enrol("kiosk-1")
+    groups = house.database.groups
+    results = await batch(
+        house, KIOSK, b"{", {"target": {"device": "x"}}, KIOSK | {"colour": 1}, b"", b"  \r", b"\xff", KIOSK
+    )
+    assert [result["status"] for result in results] == [202, 400, 404, 422, 400, 202]
+    assert house.database.groups == groups + 1
+    for result in results[1:5]:
+        answers.ProblemDocument.model_validate(result)
+    waiting = (await house.call("GET", "/v1/devices/kiosk-1/mailbox"))["items"]
+    assert [item["push_id"] for item in waiting] == [results[0]["push_id"], results[5]["push_id"]]
+    assert await batch(house) == []
+
+
+async def test_a_batch_remembers_the_keys_of_its_lines(house: House) -> None:
+    await house.enrol("kiosk-1")
+    line = KIOSK | {"idempotency_key": "one"}
+    first, twin, other, wrong = await batch(house, line, line, line | {"data": 1}, KIOSK | {"idempotency_key": "é"})
+    assert first == twin
+    assert (other["status"], other["code"]) == (422, "idempotency_key_reused")
+    assert wrong["code"] == "invalid_request"
+    assert await batch(house, line) == [first]
+
+
+async def test_a_batch_has_its_limits(house: House) -> None:
+    line = json.dumps(KIOSK).encode()
+    options: dict[str, Any] = {"headers": NDJSON}
+    await house.refused("POST", "/v1/pushes/batch", 413, content=b"\n".join([line] * 10_001), **options)
+    await house.refused("POST", "/v1/pushes/batch", 413, content=b" " * (16 * 1024 * 1024 + 1), **options)
+    await house.refused("POST", "/v1/pushes/batch", 415, "unsupported_media_type", json=[])
+    results = await batch(house, *[line] * 600)
+    assert {result["status"] for result in results} == {404}
+    assert len(results) == 600

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from fastapi import FastAPI
+
+from gateway.api import server
+from gateway.api.server import HEAD_LIMIT, HttpServer
+
+
+@dataclass
+class Running:
+    http: HttpServer
+    port: int
+    entered: asyncio.Event
+    release: asyncio.Event
+
+    async def say(self, data: bytes) -> bytes:
+        """Everything the server answers until it hangs up; empty when it was cut off."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        try:
+            return await asyncio.wait_for(reader.read(), 5)
+        except ConnectionError:
+            return b""
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[Running]:
+    app = FastAPI()
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    @app.get("/quick")
+    async def quick() -> str:
+        return "here"
+
+    @app.get("/slow")
+    async def slow() -> str:
+        entered.set()
+        await release.wait()
+        return "answered"
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    http = HttpServer(app)
+    await http.start(listener)
+    yield Running(http, listener.getsockname()[1], entered, release)
+    release.set()
+    await http.stop()
+
+
+async def test_what_is_not_http_is_answered_with_a_problem(running: Running) -> None:
+    head, _, body = (await running.say(b"\x16\x03\x01\x02\x00 rubbish\r\n\r\n")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["code"] == "malformed_request"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"GET /" + b"x" * 2 * HEAD_LIMIT, id="an endless line"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * HEAD_LIMIT, id="an endless header"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * HEAD_LIMIT, id="endless headers"),
+    ],
+)
+async def test_the_head_of_a_request_is_bounded(running: Running, head: bytes) -> None:
+    answer = await running.say(head)
+    assert not answer or answer.startswith(b"HTTP/1.1 400 ")
+    assert b"here" in await running.say(b"GET /quick HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+
+async def test_a_head_that_takes_too_long_is_cut_off(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.05)
+    assert await running.say(b"GET /quick HTTP/1.1\r\n") == b""
+    assert b"here" in await running.say(b"GET /quick HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+
+async def test_stopping_answers_what_was_asked_and_takes_nothing_new(running: Running) -> None:
+    asked = asyncio.create_task(running.say(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"))
+    await running.entered.wait()
+    stopping = asyncio.create_task(running.http.stop())
+    while True:
+        try:
+            (await asyncio.open_connection("127.0.0.1", running.port))[1].close()
+        except ConnectionError:
+            break
+        await asyncio.sleep(0.01)
+    assert not asked.done()
+    running.release.set()
+    assert b"answered" in await asked
+    await stopping
+    assert running.http.ended.done()

@@ -1,0 +1,181 @@
+"""The real process: its start, what keeps it from starting, its end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.harness import Api, Server, fleetpush
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    servers: list[Server] = []
+
+    def make(*options: str, folder: str = "data") -> Server:
+        server = Server(tmp_path / folder, *options)
+        servers.append(server)
+        return server.start()
+
+    yield make
+    for server in servers:
+        server.__exit__()
+
+
+def refused(folder: Path, *options: str) -> str:
+    """What a server that cannot start says: one line on stderr, exit code 2."""
+    result = fleetpush("serve", "--data-dir", str(folder), *options, cwd=folder.parent, timeout=30)
+    assert result.returncode == 2, result
+    assert not result.stdout
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+FREE = ("--http-port", "0", "--mqtt-port", "0")
+
+
+def test_the_first_start_makes_a_key_and_says_where(start: Start) -> None:
+    server = start()
+    key = server.data_dir / "admin.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert str(key) in server.errors
+    assert server.admin_key not in server.output
+    assert [app["id"] for app in server.api.items("/v1/apps")] == ["default"]
+    announced = server.data_dir / "server.json"
+    assert stat.S_IMODE(announced.stat().st_mode) == 0o600
+    facts = json.loads(announced.read_text())
+    assert facts == {
+        "url": server.url, "pid": server.pid, "http_port": server.http_port, "mqtt_port": server.mqtt_port,
+    }  # fmt: skip
+    for path in server.data_dir.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    assert server.stop() == 0
+    assert not announced.exists()
+    before = server.admin_key
+    server.start()
+    assert server.admin_key == before
+    assert server.errors.count("first start") == 1
+    assert server.api.enrol("kiosk-1").mqtt["port"] == server.mqtt_port
+
+
+def test_sigterm_answers_what_is_under_way(start: Start) -> None:
+    server = start()
+    server.api.enrol("kiosk-1")
+    push_id = server.api.push("kiosk-1")
+    with socket.create_connection(("127.0.0.1", server.http_port)) as half:
+        body = json.dumps({"target": {"device": "kiosk-1"}}).encode()
+        head = f"POST /v1/pushes HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.admin_key}\r\n"
+        half.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+        assert server.api.request("GET", "/healthz").status_code == 200  # the head has been read by now
+        server.api.close()
+        server._api = None
+        server.signal(signal.SIGTERM)
+        half.sendall(body[5:])
+        assert half.recv(65536).startswith(b"HTTP/1.1 202 ")
+    assert server.wait() == 0
+    server.start()
+    assert len(list(server.api.items("/v1/pushes"))) == 2
+    assert server.api.only(push_id) == {"waiting": 1}
+
+
+def test_what_is_in_use_is_named_with_its_remedy(start: Start, tmp_path: Path) -> None:
+    server = start()
+    said = refused(server.data_dir, *FREE)
+    assert str(server.data_dir) in said
+    assert str(server.pid) in said
+    assert "--data-dir" in said
+    said = refused(tmp_path / "other", "--http-port", str(server.http_port), "--mqtt-port", "0")
+    assert f"port {server.http_port} of 127.0.0.1 is in use" in said
+    assert "--http-port" in said
+    said = refused(tmp_path / "other", "--http-port", "0", "--mqtt-port", str(server.mqtt_port))
+    assert f"port {server.mqtt_port} of 127.0.0.1 is in use" in said
+    assert "--mqtt-port" in said
+    assert not (tmp_path / "other" / "server.json").exists()
+    start(folder="other")  # a refused start leaves nothing behind that would hinder
+
+
+def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "--data-dir" in refused(tmp_path / "file", *FREE)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "fleetpush.db").write_text("this is not a database, and long enough to be looked at" * 20)
+    assert "cannot be opened" in refused(tmp_path / "damaged", *FREE)
+
+
+def test_a_newer_schema_is_refused_and_left_alone(start: Start) -> None:
+    server = start()
+    server.stop()
+    with sqlite3.connect(server.data_dir / "fleetpush.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    assert "newer" in refused(server.data_dir, *FREE)
+
+
+def test_an_address_nobody_has_here(tmp_path: Path) -> None:
+    said = refused(tmp_path / "data", "--bind", "192.0.2.1", "--insecure", *FREE)
+    assert "192.0.2.1" in said
+    assert "--bind" in said
+
+
+def test_a_faster_clock_is_for_fresh_directories(start: Start) -> None:
+    server = start("--clock-speed", "100")
+    server.api.enrol("kiosk-1")
+    push_id = server.api.push("kiosk-1", ttl=20)
+    server.api.wait_counts(push_id, expired=1)
+    server.stop()
+    assert "clock-speed" in refused(server.data_dir, "--clock-speed", "100", *FREE)
+    server.options = ()
+    server.start()
+    assert server.api.only(push_id) == {"expired": 1}
+
+
+def test_ipv6_and_localhost(start: Start) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    server = start("--bind", "::1")
+    assert f"http=[::1]:{server.http_port}" in server.stdout
+    url = json.loads((server.data_dir / "server.json").read_text())["url"]
+    api = Api(url, server.admin_key)
+    assert api.enrol("kiosk-1").mqtt["host"] == "::1"
+    api.close()
+    assert start("--bind", "localhost", folder="other").api.enrol("kiosk-1").mqtt["host"] == "127.0.0.1"
+
+
+def test_what_devices_are_told_to_connect_to_can_be_set(start: Start) -> None:
+    assert start("--public-host", "push.example").api.enrol("kiosk-1").mqtt["host"] == "push.example"
+
+
+def test_the_rate_of_a_key_is_limited(start: Start) -> None:
+    server = start("--request-limit", "3")
+    codes = [server.api.request("GET", "/v1/pushes").status_code for _ in range(10)]
+    assert 429 in codes
+    assert codes[0] == 200
+
+
+def test_the_log_level_debug_names_no_statement_and_no_secret(start: Start) -> None:
+    server = start("--log-level", "debug")
+    device = server.api.enrol("kiosk-1")
+    server.api.push("kiosk-1", data="private")
+    server.stop()
+    for word in (device.token, server.admin_key, "private", "INSERT"):
+        assert word not in server.output
+
+
+def test_a_killed_server_starts_again_on_its_data(start: Start) -> None:
+    server = start()
+    server.api.enrol("kiosk-1")
+    push_id = server.api.push("kiosk-1")
+    server.kill9()
+    assert (server.data_dir / "server.json").exists()
+    server.start()
+    assert server.api.only(push_id) == {"waiting": 1}

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from broker.metrics import BrokerMetrics
+from gateway.auth import DeviceIdentity
+from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL
+from tests.gateway.api.house import House
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House.build(tmp_path, asyncio.get_running_loop())
+    yield house
+    await house.close()
+
+
+def samples(house: House) -> dict[str, float]:
+    """`name{label}` -> value."""
+    found = {}
+    for family in text_string_to_metric_families(house.rooms.metrics.text().decode()):
+        for sample in family.samples:
+            found[sample.name + "".join(f"{{{value}}}" for value in sample.labels.values())] = sample.value
+    return found
+
+
+async def test_names_and_help_are_as_prometheus_wants_them(house: House) -> None:
+    for family in text_string_to_metric_families(house.rooms.metrics.text().decode()):
+        assert family.name.startswith(("fleetpush_", "process_"))
+        assert family.documentation
+        for sample in family.samples:
+            assert (family.type == "counter") == sample.name.endswith("_total")
+            assert set(sample.labels) <= {"state", "kind", "code", "reason"}, "no device, push or app in a label"
+
+
+async def test_every_counter_of_the_broker_is_shown() -> None:
+    named = {*BROKER_GAUGES, *BROKER_COUNTERS, *BROKER_DROPPED.values(), "refused"}
+    assert named == {field.name for field in fields(BrokerMetrics)}
+
+
+async def test_what_happens_is_counted(house: House) -> None:
+    await house.enrol("kiosk-1", "kiosk-2")
+    await house.push({"all": True})
+    await house.refused("GET", "/v1/devices/nothing", 404)
+    await house.refused("GET", "/v1/devices", 401, http=house.client("key_wrong"))
+    house.rooms.mailbox.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
+    house.rooms.broker.metrics.refuse("malformed_packet")
+    found = samples(house)
+    assert found["fleetpush_pushes_accepted_total"] == 1
+    assert found["fleetpush_deliveries_targeted_total"] == 2
+    assert found["fleetpush_devices_online"] == 1
+    assert found["fleetpush_authentication_failures_total{key}"] == 1
+    assert found["fleetpush_http_problems_total{device_not_found}"] == 1
+    assert found["fleetpush_http_problems_total{unauthorized}"] == 1
+    assert found["fleetpush_broker_refused_connections_total{malformed_packet}"] == 1
+    assert found["fleetpush_database_operations_total"] >= found["fleetpush_database_groups_total"] > 0
+    assert found["fleetpush_database_size_bytes"] > 0
+
+
+async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> None:
+    await house.enrol("kiosk-1", "kiosk-2")
+    await house.push({"all": True})
+    census = house.rooms.metrics.census
+    assert samples(house)["fleetpush_deliveries{waiting}"] == 0
+    await census.count_if_due(1.0)
+    assert samples(house)["fleetpush_deliveries{waiting}"] == 2
+    assert samples(house)["fleetpush_deliveries_counted_timestamp_seconds"] > 0
+    await house.push({"device": "kiosk-1"})
+    await census.count_if_due(CENSUS_INTERVAL / 2)
+    assert samples(house)["fleetpush_deliveries{waiting}"] == 2
+    await census.count_if_due(CENSUS_INTERVAL * 10)
+    assert samples(house)["fleetpush_deliveries{waiting}"] == 3
