@@ -207,7 +207,7 @@ class Mailbox:
             slot = self._by_device.get(device_no)
             qos = push.qos if push is not None else 1
             if slot is not None and slot.granted < qos:
-                qos = slot.granted
+                qos = slot.granted or 1  # acknowledged, so it was not QoS 0, whatever the subscription says now
             if qos == 2:
                 self._exactly_once[handle] = client_id
             self._ledger.acknowledged(push_no, device_no, qos)

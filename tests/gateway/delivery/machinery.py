@@ -162,11 +162,11 @@ class FakeEngine:
         if len(session.inflight) >= session.window:
             session.starved = True
             return False
-        self._send(client_id, session, message, handle)
+        self._send(client_id, session, message, handle, min(message.qos, session.granted))
         return True
 
-    def _send(self, client_id: str, session: FakeSession, message: Message, handle: int) -> None:
-        hand_over = HandOver(handle, message.body.payload, min(message.qos, session.granted or 0))
+    def _send(self, client_id: str, session: FakeSession, message: Message, handle: int, qos: int) -> None:
+        hand_over = HandOver(handle, message.body.payload, qos)
         session.handed_over.append(hand_over)
         if hand_over.qos:
             session.inflight.append(hand_over)
@@ -228,7 +228,7 @@ class FakeEngine:
         for hand_over in asked:
             message = answer.get(hand_over.handle)
             if message is not None:
-                self._send(identity.client_id, session, message, hand_over.handle)
+                self._send(identity.client_id, session, message, hand_over.handle, hand_over.qos)
         room = session.window - len(session.inflight)
         if room:
             self.events.ready(identity.client_id, room)

@@ -141,6 +141,14 @@ def test_effective_qos_is_the_lesser_of_push_and_subscription(world: World) -> N
     assert len(world.engine.forgotten) == 1  # the carrier may drop its record of the QoS 2 handshake
 
 
+def test_an_acknowledged_delivery_is_delivered_whatever_the_subscription_says_meanwhile(world: World) -> None:
+    world.connect(granted=1)
+    push = world.push()
+    world.connect(granted=0)  # a new connection, which subscribes for less; the old delivery is sent again
+    world.acknowledge()
+    assert world.state(push.push_id) == ("delivered", None)
+
+
 def test_qos_zero_is_sent_and_final_until_a_receipt_proves_more(world: World) -> None:
     world.connect()
     push = world.push(qos=0)

@@ -33,6 +33,7 @@ def test_receipts_move_the_delivery_on_and_keep_first_time_stamps(world: World, 
 def test_receipts_may_skip_come_late_and_never_go_back(world: World, push_id: str) -> None:
     world.says("receipts", {"push_id": push_id, "event": "acted", "action": "play", "result": {"ok": True}})
     world.says("receipts", {"push_id": push_id, "event": "displayed"})
+    assert world.state(push_id) == ("acted", None)
     world.says("receipts", {"push_id": push_id, "event": "acted", "action": "stop", "result": 2})
     (item,) = world.run(world.reports.deliveries(1, push_id, 10, None))["items"]
     assert (item["state"], item["action"], item["result"]) == ("acted", "play", {"ok": True})
