@@ -162,15 +162,17 @@ class Broker:
         self, connection: Connection, terms: Terms, clean_start: bool, will: StoredWill | None
     ) -> tuple[Session, bool, bool]:
         """The session of an accepted client, whether it was there before [MQTT-3.2.2-2] [MQTT-3.2.2-3], and whether
-        the store has changed."""
+        CONNACK promises something that the store has to hold first: that an old session has ended, a new one has
+        begun, a will is kept. A client that returns to its session need not wait, and is served on a full disk."""
         client_id = terms.client_id
         session = self.sessions.get(client_id)
         if session is not None and session.connection is not None:
             self.metrics.taken_over += 1
             session.connection.end(ReasonCode.SESSION_TAKEN_OVER, "session taken over")  # [MQTT-3.1.4-3]
             session = self.sessions.get(client_id)
-        stored = session is not None and session.durable
+        ended = False
         if session is not None and clean_start:
+            ended = session.durable
             self._end_session(session)  # [MQTT-3.1.2-4]
             session = None
         present = session is not None
@@ -191,7 +193,7 @@ class Broker:
         self.metrics.connections += 1
         self.metrics.connects += 1
         self.environment.events.connected(client_id, connection.identity, present)
-        return session, present, stored or session.durable
+        return session, present, ended or (session.durable and (not present or will is not None))
 
     def connection_ended(self, connection: Connection, session: Session, reason: str, keep_will: bool) -> None:
         """The connection is closed: its deliveries are lost, its will is due, and the session expires or ends."""

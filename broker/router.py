@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from broker.protocol.topic_filters import split_shared
+from broker.protocol.topic_filters import matches, split_shared
 
 QOS = 0x03
 NO_LOCAL = 0x04
@@ -207,14 +207,14 @@ class Router(Generic[Subscriber]):
             if isinstance(there, tuple):
                 return Matches((Match(*there),), ())
             return Matches(tuple([Match(subscriber, options) for subscriber, options in there.items()]), ())
-        matches = self._cache.get(topic)
-        if matches is None:
-            matches = self._walk(topic)
-            if len(matches.direct) <= CACHE_SUBSCRIBERS:
+        found = self._cache.get(topic)
+        if found is None:
+            found = self._walk(topic)
+            if len(found.direct) <= CACHE_SUBSCRIBERS:
                 if len(self._cache) >= CACHE_TOPICS:
                     self._cache.clear()
-                self._cache[topic] = matches
-        return matches
+                self._cache[topic] = found
+        return found
 
     def _walk(self, topic: str) -> Matches[Subscriber]:
         found: dict[Subscriber, Match[Subscriber]] = {}
@@ -286,6 +286,16 @@ class Router(Generic[Subscriber]):
 
 def has_wildcard(topic_filter: str) -> bool:
     return "+" in topic_filter or "#" in topic_filter
+
+
+def matching_options(subscriptions: dict[str, int], topic: str) -> list[int]:
+    """Options of one session's subscriptions to a topic, shared ones aside: its own look-up, without the router."""
+    exact = subscriptions.get(topic)
+    every = [exact] if exact is not None else []
+    for topic_filter, options in subscriptions.items():
+        if has_wildcard(topic_filter) and matches(topic_filter, topic):
+            every.append(options)
+    return every
 
 
 def _members(groups: dict[str, SharedGroup[Subscriber]], group: str) -> dict[Subscriber, int]:

@@ -29,20 +29,19 @@ from broker.inflight import ABANDONED, BARRIER_DUE, FORGET_DUE, PUBACK_DUE, PUBC
 from broker.message import Message
 from broker.protocol.codec import encode, encode_publish
 from broker.protocol.packets import V5, Pubrel, ReasonCode
-from broker.protocol.topic_filters import matches
-from broker.router import IDENTIFIER_SHIFT, QOS, has_wildcard
+from broker.router import IDENTIFIER_SHIFT, QOS, matching_options
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
 
 DUP = 0x08
 LAST_PACKET_ID = 65_535
-NEVER = LAST_PACKET_ID + 1
-"""More room than any window has."""
+NEVER = LAST_PACKET_ID + 1  # more room than any window has
 
 
 class InflightWindow:
     """The outbound half of a session."""
 
     __slots__ = (
+        "barriers",
         "client_id",
         "connection",
         "durable",
@@ -91,6 +90,8 @@ class InflightWindow:
         self.window = 0
         self.room = 0
         """Free places of the window."""
+        self.barriers = 0
+        """PUBLISHes of QoS 2 that wait for the store. Nothing of a lower QoS may overtake them."""
         self.resumed = False
         """The embedder has said which inflight deliveries this connection gets; from here on they can be lost again."""
         self.resend: list[tuple[Inflight, Message | None]] | None = None
@@ -127,7 +128,7 @@ class InflightWindow:
                 properties += self._identifiers(topic)
         if qos == 1:
             room = self.room
-            if room <= 0:
+            if room <= 0 or self.barriers:
                 self._ask_for_room()
                 return False
             inflight = self.inflight
@@ -144,6 +145,9 @@ class InflightWindow:
             environment.metrics.publishes_out += 1
             return True
         if qos == 0:
+            if self.barriers:
+                self._ask_for_room()
+                return False
             data = encode_publish(topic.encode(), body.payload, 0, 0, 0, properties)
             if len(data) > self.packet_limit:
                 return self._too_large(handle)
@@ -174,22 +178,12 @@ class InflightWindow:
 
     def _options(self, topic: str) -> int:
         """The highest QoS, and something above 0xFF if any of the subscriptions has an identifier; -1 without any."""
-        every = self._matching(topic)
+        every = matching_options(self.subscriptions, topic)
         return max(options & QOS for options in every) | max(every) & ~0xFF if every else -1
 
     def _identifiers(self, topic: str) -> bytes:
-        return identifier_properties(
-            options >> IDENTIFIER_SHIFT for options in self._matching(topic) if options >> IDENTIFIER_SHIFT
-        )
-
-    def _matching(self, topic: str) -> list[int]:
-        exact = self.subscriptions.get(topic)
-        every = [exact] if exact is not None else []
-        if self.wildcards:
-            for topic_filter, options in self.subscriptions.items():
-                if has_wildcard(topic_filter) and matches(topic_filter, topic):
-                    every.append(options)
-        return every
+        every = matching_options(self.subscriptions, topic)
+        return identifier_properties(options >> IDENTIFIER_SHIFT for options in every if options >> IDENTIFIER_SHIFT)
 
     def forget(self, handle: int) -> None:
         """The embedder has stored the acknowledgement of a QoS 2 delivery, or knows nothing of it any more."""
@@ -221,7 +215,7 @@ class InflightWindow:
     def _ask_for_room(self) -> None:
         # Without a connection nobody has to ask: `ready` is said after CONNECT.
         if self.resumed and not self.wanted_room:
-            self.wanted_room = (self.window + 1) // 2
+            self.wanted_room = 1 if self.barriers else (self.window + 1) // 2
             self.wake_at = min(self.wake_at, self.wanted_room)
 
     # -- acknowledgements ---------------------------------------------------------------------------------------------
@@ -342,7 +336,9 @@ class InflightWindow:
             self.environment.metrics.dropped_queue_full += 1
 
     def _may_send(self, qos: int) -> bool:
-        return self.write is not None and self.queue is None and (not qos or self.room > 0)
+        if self.write is None or self.queue is not None:
+            return False
+        return (self.room > 0 or not qos) and (qos == 2 or not self.barriers)
 
     def _append(self, copy: MessageCopy) -> None:
         if self.queue is None:
@@ -381,9 +377,18 @@ class InflightWindow:
             store = self.environment.store
             store.save_outbound(self.client_id, entry.row())
             if entry.phase == BARRIER_DUE:
-                store.barrier(partial(self._stored, entry, connection, data))
+                self.barriers += 1
+                store.barrier(partial(self._barrier_reached, entry, connection, data))
                 return
         self._stored(entry, connection, data)
+
+    def _barrier_reached(self, entry: Inflight, connection: SessionConnection, data: bytes) -> None:
+        if self.connection is not connection:
+            return
+        self._stored(entry, connection, data)
+        self.barriers -= 1
+        if not self.barriers and (self.wanted_room or self.queue is not None):
+            self.pump()
 
     def _stored(self, entry: Inflight, connection: SessionConnection, data: bytes) -> None:
         if self.connection is not connection or self.inflight.get(entry.packet_id) is not entry:
@@ -449,7 +454,7 @@ class InflightWindow:
         self.write = connection.send
         is_open = self._send_queued()
         wanted = self.wanted_room
-        if wanted and self.room >= wanted and is_open and self.subscriptions:
+        if wanted and self.room >= wanted and is_open and self.subscriptions and not self.barriers:
             self.wanted_room = 0
             self.wake_at = 1 if self.queue is not None else NEVER
             self.environment.events.ready(self.client_id, self.room)
@@ -470,6 +475,7 @@ class InflightWindow:
         self.connection = None
         self.write = None
         self.resend = None
+        self.barriers = 0
         self.wanted_room = 0
         self.wake_at = NEVER
         if self.queue is not None:
@@ -538,7 +544,7 @@ class InflightWindow:
         environment = self.environment
         while queue and self.write is not None:
             copy = queue.first()
-            if copy.qos and self.room <= 0:
+            if (copy.qos and self.room <= 0) or (copy.qos < 2 and self.barriers):
                 break
             queue.pop_first()
             if copy.shared.message.body.has_expired(environment.now):
