@@ -177,6 +177,59 @@ def test_qos_2_is_exactly_once_when_killed_between_any_two_packets(
     assert fresh == [first, second, third, last]
 
 
+def test_what_was_in_flight_is_judged_again_after_a_kill(start_server: StartServer, wire: Wire) -> None:
+    """A connection that ends with the server ends like any other: recalled, over and superseded pushes end."""
+    server = start_server()
+    api = server.api
+    enrolled = api.enrol("kiosk-1")
+    client: WireDevice = wire(server, enrolled).start()
+    client.answer = lambda publish: None
+    recalled = api.push(enrolled.id)
+    superseded = api.push(enrolled.id, collapse_key="prices")
+    over = api.push(enrolled.id, ttl=1)
+    alive = api.push(enrolled.id)
+    newer = api.push(enrolled.id, collapse_key="prices")
+    client.wait_received(5)
+    assert api.call("DELETE", f"/v1/pushes/{recalled}", 200) == {"cancelled": 0, "in_flight": 1, "too_late": 0}
+    server.kill9()
+    client.answer = lambda publish: 0
+    server.start()
+    api.wait_counts(over, expired=1)
+    assert client.connect().session_present
+    api.wait_counts(newer, delivered=1)
+    api.wait_counts(alive, delivered=1)
+    api.wait_counts(recalled, cancelled=1)
+    api.wait_counts(superseded, superseded=1)
+    assert client.push_ids(connection=2) == [alive, newer]
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["same run", "killed"])
+def test_an_identifier_that_a_device_still_holds_is_given_to_no_other_push(
+    start_server: StartServer, wire: Wire, killed: bool
+) -> None:
+    """The device received a QoS 2 push, its PUBREC was lost, and the push is over when it returns. Until PUBREL comes,
+    whatever arrives under that identifier is the old message to the device [MQTT-4.3.3-10], that is lost."""
+    server = start_server()
+    api = server.api
+    enrolled = api.enrol("kiosk-1")
+    client: WireDevice = wire(server, enrolled).start(qos=2)
+    client.answer = lambda publish: None
+    over = api.push(enrolled.id, qos=2, ttl=1)
+    client.wait_push(over)
+    client.drop()
+    api.wait_counts(over, expired=1)
+    client.answer = lambda publish: 0
+    assert client.connect().session_present
+    if killed:
+        client.publish(client.leaf("uplink/here"), b"")  # its PUBACK says that everything before is stored as well
+        server.restart()
+        assert client.connect().session_present
+    pushed = api.push_batch([{"target": {"device": enrolled.id}, "qos": 2} for _ in range(20)])
+    for push_id in pushed:
+        api.wait_counts(push_id, delivered=1)
+    assert [publish.push_id for publish in client.received if publish.fresh and publish.push_id != over] == pushed
+
+
 @pytest.mark.timeout(240)
 def test_kills_at_random_moments_under_load(start_server: StartServer, wire: Wire, full: int) -> None:
     """2 kills, 20 with --full, while pushes of all sorts are sent and devices come and go and answer."""
@@ -322,6 +375,10 @@ class Load:
         device.drop()
 
     def _visit(self, device: WireDevice, qos: int, dice: random.Random) -> None:
+        staying = self._staying.is_set()
+        silent, completing = dice.random() < 0.3, dice.random() < 0.7
+        device.answer = lambda publish: None if silent and not staying else 0
+        device.completing = completing or staying
         connack = device.connect()
         if device.client_id in self._subscribed and not connack.session_present:
             self.faults.append(f"{device.client_id} lost its session")
@@ -329,10 +386,10 @@ class Load:
             assert device.subscribe(qos=qos) == qos
             self._subscribed.add(device.client_id)
         until = time.monotonic() + dice.uniform(0.05, 0.8)
-        while self._staying.is_set() or time.monotonic() < until:
+        while staying if self._staying.is_set() else time.monotonic() < until:
             if not device.connected:
                 raise Disconnected(device.client_id)
-            if device.received and not self._staying.is_set() and dice.random() < 0.5:
+            if device.received and not staying and dice.random() < 0.5:
                 push_id = dice.choice(device.received).push_id
                 if device.receipt(push_id, "displayed") == 0:
                     self.receipts.add((device.client_id, push_id))
@@ -341,6 +398,8 @@ class Load:
             device.disconnect()
         else:
             device.drop()
+        if not self._staying.is_set():
+            self._staying.wait(dice.uniform(0, 0.6))  # away
 
     def _send(self, number: int, dice: random.Random) -> None:
         api = Api(self.server.url, self.server.admin_key)
