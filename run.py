@@ -57,11 +57,15 @@ def check_python() -> None:
 
 
 def fingerprint() -> str:
-    """Changes whenever the installed result would: the lists, the Python, and the place (venv paths are absolute)."""
+    """Changes whenever the installed result would: the lists, the Python, and the place (venv paths are absolute).
+
+    The Python is the environment's own, down to its real file (python3.11), whoever starts us: with another one in the
+    PATH of a second terminal, the environment would be made anew under the server that runs from it in the first.
+    """
     digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
-    digest.update(f"{sys.version} {ROOT}".encode())
+    digest.update(f"{venv_python().resolve()} {ROOT}".encode())
     return digest.hexdigest()
 
 
@@ -96,7 +100,7 @@ def ensure(development: bool) -> None:
             return
         if wanted not in stamp.values():
             make_venv()
-            stamp = {}
+            stamp, wanted = {}, fingerprint()
         install(development)
         stamp["runtime"] = wanted
         if development:

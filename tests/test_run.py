@@ -78,6 +78,35 @@ def test_a_stamp_is_trusted_only_while_nothing_changed(run: ModuleType, monkeypa
     assert set(json.loads(run.STAMP.read_text())) == {"runtime"}
 
 
+def test_another_python_uses_the_environment_that_is_there(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second terminal may have another Python in its PATH, while a server runs from .venv in the first."""
+    done: list[str] = []
+
+    def make_venv() -> None:
+        done.append("venv")
+        run.venv_python().parent.mkdir(parents=True, exist_ok=True)
+        run.venv_python().unlink(missing_ok=True)
+        run.venv_python().symlink_to(system_python)
+
+    monkeypatch.setattr(run, "make_venv", make_venv)
+    monkeypatch.setattr(run, "install", lambda development: done.append("runtime"))
+    system_python = run.ROOT / "python3"
+    (run.ROOT / "python3.11").touch()
+    (run.ROOT / "python3.13").touch()
+    system_python.symlink_to("python3.11")
+    run.ensure(development=False)
+    monkeypatch.setattr(sys, "version", "3.12.1 (another one)")
+    run.ensure(development=False)
+    assert done == ["venv", "runtime"]
+    # The system's own moves on: what was installed for 3.11 is not found by 3.13.
+    system_python.unlink()
+    system_python.symlink_to("python3.13")
+    run.ensure(development=False)
+    assert done[2:] == ["venv", "runtime"]
+    run.ensure(development=False)
+    assert done[4:] == []
+
+
 def test_a_failed_installation_is_not_stamped(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(development: bool) -> None:
         raise run.SetUpError("no network")
