@@ -224,7 +224,8 @@ def unpacked(archive: Path, folder: Path) -> Iterator[tuple[Manifest, Path]]:
             raise
         raise BackupError(f"{error.filename}: {error.strerror}") from error
     except (tarfile.TarError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise BackupError(f"{archive} is damaged or no Fleetpush backup: {error}") from error
+        why = str(error).partition("\n")[0].rstrip(":")  # tarfile adds a line for every compression that it is not
+        raise BackupError(f"{archive} is damaged or no Fleetpush backup: {why}") from error
 
 
 def unpack(content: IO[bytes], target: Path, stored: StoredFile) -> None:

@@ -17,9 +17,14 @@ DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="The server's data directory. Default: ./fleetpush-data")
 ]
 ServerUrl = Annotated[
-    str | None, typer.Option("--server", envvar="FLEETPUSH_URL", help="The server's address, as http://HOST:PORT")
+    str | None,
+    typer.Option(
+        "--server",
+        envvar="FLEETPUSH_URL",
+        help="The server's address, as http://HOST:PORT; its key is taken from FLEETPUSH_KEY",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="The server's answer as JSON")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:

@@ -58,7 +58,7 @@ def push(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a push: `fleetpush push kiosk-1 'Hello' --action play`, or `fleetpush push --all 'Hello'`."""
+    """Send a push: `push kiosk-1 'Hello' --action play`, or `push --all 'Hello'`."""
     target, text = target_and_text(words or [], device or [], tag, everyone)
     notification: dict[str, Any] = {"title": title, "body": text, "image": image, "url": url, "sound": sound}
     if action:

@@ -78,14 +78,14 @@ class ServerClient:
         """The JSON of a successful answer, None if it is empty. Raises Refused, or Failure if there is no answer."""
         try:
             answer = self._client.request(method, path, **options)
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+            raise Failure(f"{self.url!r} is no address of a server: write it as http://HOST:PORT", 2) from error
         except httpx2.TransportError as error:
             where = f" (from {self.found_in / SERVER_FILE})" if self.found_in else ""
             raise Failure(
                 f"no answer from {self.url}{where}: {str(error) or type(error).__name__}. Is the server running? "
                 f"`{PROGRAM} serve` starts it, `{PROGRAM} doctor` looks closer."
             ) from error
-        except httpx2.InvalidURL as error:
-            raise Failure(f"{self.url} is no address of a server: {error}") from error
         if answer.is_success:
             try:
                 return answer.json() if answer.content else None

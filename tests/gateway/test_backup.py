@@ -135,8 +135,9 @@ def test_a_damaged_archive_is_refused_and_touches_nothing(data_dir: Path, tmp_pa
     else:
         content = bytearray(b"not a tar at all")
     file.write_bytes(content)
-    with pytest.raises(BackupError):
+    with pytest.raises(BackupError) as refusal:
         backup.restore(file, into)
+    assert "\n" not in str(refusal.value)
     assert [path.name for path in into.iterdir()] == ["lock"]
 
 

@@ -102,6 +102,13 @@ def test_pages_are_followed_up_to_the_limit(script: Script) -> None:
     assert [path for path, _, _ in script.requests] == ["/v1/devices?limit=5", "/v1/devices?limit=3&cursor=c"]
 
 
+@pytest.mark.parametrize("url", ["nonsense", "push.example:8080", "ftp://push.example"])
+def test_an_address_that_is_none_is_wrong_use(url: str) -> None:
+    with ServerClient(url, "key_x") as client, pytest.raises(Failure, match="write it as http://HOST:PORT") as failure:
+        client.call("GET", "/v1/devices")
+    assert failure.value.exit_code == 2
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     with ServerClient("http://127.0.0.1:9", "key_x") as client, pytest.raises(Failure, match=r"127\.0\.0\.1:9"):
         client.call("GET", "/v1/devices")
