@@ -283,7 +283,8 @@ class Demo:
         promise_soon("its push is booked expired, with the reason", lambda: counts(client, brief)["expired"] == 1)
         kiosk = self._kiosks["kiosk-3"]
         kiosk.connect()
-        # A later push on the same topic: what arrives first decides whether the expired one was held back.
+        # What arrives first decides whether the expired one was held back.
+        say("   A later push goes to the same topic, data only: nothing may come before it.")
         after = client.post_push({"target": {"device": "kiosk-3"}, "kind": "silent", "data": "are you there?"}, None)
         promise("kiosk-3, back too late, is not given it", kiosk.next_push().push_id == after["push_id"])
         wait_for("the later push is delivered", lambda: counts(client, str(after["push_id"]))["delivered"] == 1)
