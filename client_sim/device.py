@@ -445,7 +445,8 @@ class Device:
     ) -> None:
         self._subscribed.clear()
         if not self._closing.is_set():
-            self._tell("disconnected", str(reason))
+            lost = reason.value == 0x80 and not flags.is_disconnect_packet_from_server  # paho: "Unspecified error"
+            self._tell("disconnected", "connection lost" if lost else str(reason))
 
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         try:

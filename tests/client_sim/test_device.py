@@ -275,6 +275,15 @@ def test_a_refused_credential_is_told_and_tried_again(broker: ScriptedBroker, sh
         connected(broker, device)
 
 
+def test_a_lost_connection_is_called_that(broker: ScriptedBroker, shown: Shown) -> None:
+    states: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    with device_of(broker, shown, on_state=lambda *state: states.put(state)) as device:
+        connected(broker, device).vanish()
+        seen = [states.get(timeout=TIMEOUT) for _ in range(3)]
+        assert [state for state, _ in seen[:2]] == ["connecting", "connected"]
+        assert seen[2] == ("disconnected", "connection lost")
+
+
 def test_close_says_goodbye_and_is_idempotent(broker: ScriptedBroker, shown: Shown) -> None:
     device = device_of(broker, shown).start()
     connection = connected(broker, device)
