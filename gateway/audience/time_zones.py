@@ -13,4 +13,4 @@ def time_zones() -> frozenset[str]:
 
 
 def is_time_zone(name: object) -> bool:
-    return name in time_zones()
+    return isinstance(name, str) and name in time_zones()

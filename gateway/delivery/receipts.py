@@ -17,7 +17,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import DeviceIdentity
@@ -40,6 +49,19 @@ MAX_RESULT = 4_096
 MAX_ATTRIBUTES = 16_384
 """Bytes of a device's attributes as JSON text."""
 
+MAX_CHANNELS = 16_384
+"""Bytes of a device's channel choices as JSON text."""
+
+
+def _finite(value: Any) -> Any:
+    """The parser lets NaN and Infinity pass; kept, they would make every answer that repeats them no JSON."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        raise ValueError("NaN and Infinity are not JSON") from error
+    return value
+
+
 PushId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -51,7 +73,7 @@ class Receipt(BaseModel):
     push_id: PushId
     event: Literal["delivered", "displayed", "opened", "dismissed", "acted"]
     action: Annotated[str, StringConstraints(max_length=64)] | None = None
-    result: Any = None
+    result: Annotated[Any, AfterValidator(_finite)] = None
     at: Annotated[AwareDatetime, Field(strict=False)] | None = None
     """The device's own clock; checked for form, not believed: the server's time stamps are its own."""
 
@@ -70,7 +92,7 @@ _RECEIPTS: TypeAdapter[list[Receipt]] = TypeAdapter(Annotated[list[Receipt], Fie
 _RECEIPT = TypeAdapter(Receipt)
 _SETTINGS = TypeAdapter(Settings)
 _PUSH_ID: TypeAdapter[str] = TypeAdapter(PushId)
-_REPORT = TypeAdapter(dict[str, Any])
+_REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_finite)])
 
 
 class Unusable(Exception):
@@ -240,7 +262,7 @@ def store_statements(
         if statement.leaf == "receipts":
             receipts.extend((statement, receipt) for receipt in statement.content)
         elif statement.leaf == "settings":
-            _store_settings(connection, statement.device_no, statement.content, now)
+            _store_settings(connection, statement, now)
         elif statement.leaf == "report":
             _merge_report(connection, statement, now)
         else:
@@ -282,24 +304,31 @@ def _store_receipts(connection: sqlite3.Connection, receipts: list[tuple[Stateme
     receipt_rows(connection, rows, now)
 
 
-def _store_settings(connection: sqlite3.Connection, device_no: int, settings: Settings, now: int) -> None:
+def _store_settings(connection: sqlite3.Connection, statement: Statement, now: int) -> None:
     """The highest sequence wins; without one the order of arrival."""
-    row = connection.execute("SELECT channels, settings_seq FROM device WHERE no = ?", (device_no,)).fetchone()
+    settings: Settings = statement.content
+    row = connection.execute(
+        "SELECT channels, settings_seq FROM device WHERE no = ?", (statement.device_no,)
+    ).fetchone()
     if row is None or (settings.seq is not None and row[1] is not None and settings.seq <= row[1]):
         return
-    channels = {**json.loads(row[0]), **(settings.channels or {})}
+    channels = json.dumps({**json.loads(row[0]), **(settings.channels or {})}, ensure_ascii=False)
+    if len(channels.encode(errors="replace")) > MAX_CHANNELS:
+        statement.answer = ReasonCode.QUOTA_EXCEEDED
+        statement.complaint = f"settings: channels would be larger than {MAX_CHANNELS} bytes"
+        return
     connection.execute(
         "UPDATE device SET consent = coalesce(?, consent), channels = ?, settings_seq = coalesce(?, settings_seq),"
         " settings_text_version = coalesce(?, settings_text_version), settings_client = coalesce(?, settings_client),"
         " settings_at = ? WHERE no = ?",
         (
             settings.consent,
-            json.dumps(channels, ensure_ascii=False),
+            channels,
             settings.seq,
             settings.text_version,
             settings.client,
             now,
-            device_no,
+            statement.device_no,
         ),
     )
 

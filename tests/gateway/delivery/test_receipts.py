@@ -122,6 +122,11 @@ def test_the_acknowledgement_leaves_after_the_commit(world: World, push_id: str)
         ("report", b"[1]"),
         ("report", b'{"timezone":"Mars/Olympus"}'),
         ("report", b'{"timezone":7}'),
+        ("report", b'{"timezone":[]}'),
+        ("report", b'{"timezone":{"name":"UTC"}}'),
+        ("report", b'{"load":NaN}'),
+        ("report", b'{"load":[1e999]}'),
+        ("receipts", b'{"push_id":"x","event":"acted","result":-Infinity}'),
         ("report", b'{"x":"' + b"x" * 70_000 + b'"}'),
     ],
 )
@@ -155,6 +160,13 @@ def test_attributes_do_not_grow_without_bound(world: World) -> None:
     assert world.says("report", {"a": "x" * 10_000}) == 0
     assert world.says("report", {"b": "x" * 10_000}) == 0x97
     assert json.loads(world.row("SELECT attributes FROM device WHERE no = 1")[0]).keys() == {"a"}
+
+
+def test_channel_choices_do_not_grow_without_bound(world: World) -> None:
+    world.connect()
+    choices = [{f"{batch}-{number:060}": False for number in range(100)} for batch in range(3)]
+    assert [world.says("settings", {"channels": channels}) for channels in choices] == [0, 0, 0x97]
+    assert len(json.loads(world.row("SELECT channels FROM device WHERE no = 1")[0])) == 200
 
 
 def test_of_settings_the_highest_sequence_wins(world: World) -> None:
