@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from broker.environment import Environment, SessionConnection
 from broker.events import LOST
-from broker.inflight import PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
+from broker.inflight import ABANDONED, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
 from broker.protocol.topic_filters import split_shared
 from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, RETAIN_HANDLING_SHIFT, has_wildcard
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
@@ -152,12 +152,14 @@ class Session(InflightWindow):
                     self.queue = SessionQueue()
                 self.queue.append(copy)
                 return
-        elif row.handle is None or not row.packet_id:
-            # Its message, or (past PUBREC) the embedder's interest in it, was gone before the row was.
+        elif row.message_key is not None or not row.packet_id:
+            # Its message was gone before the row was.
             self.environment.store.delete_outbound(self.client_id, row.sequence)
             return
         # Whether it was sent before the process ended, nobody knows: it goes out with DUP.
         phase = PUBACK_DUE if row.qos == 1 else PUBCOMP_DUE if row.released else PUBREC_DUE
+        if row.handle is None and copy is None and phase == PUBREC_DUE:
+            phase = ABANDONED  # only the identifier is left, which the client may remember
         self.inflight[row.packet_id] = Inflight(row.handle, phase, row.packet_id, 0.0, row.sequence, copy)
         self.next_packet_id = row.packet_id % 65_535 + 1
         if row.handle is not None:

@@ -13,8 +13,6 @@ Laws
 The gate over a connection's life:
 
     attached ─CONNACK sent─▶ start ─embedder judged─▶ sending again ─▶ open ◀─socket─▶ paused ─lost─▶ detached
-
-Price: the window's dictionary keeps its size until the session is looked at idle (`compact`).
 """
 
 from __future__ import annotations
@@ -69,18 +67,15 @@ class InflightWindow:
         self.environment = environment
         self.durable = False
         """The session outlives its connection, and is therefore in the store."""
-        self.subscriptions: dict[str, int] = {}
-        """Filter to options, as in `router`."""
-        self.wildcards = 0
-        """How many of them have wildcards and are not shared."""
+        self.subscriptions: dict[str, int] = {}  # filter to options, as in `router`
+        self.wildcards = 0  # how many of them have wildcards and are not shared
 
         self.inflight: dict[int, Inflight] = {}
         """By packet identifier, in the order of sending."""
         self.packet_of_handle: dict[int, int] | None = None
         """QoS 2 deliveries only: `forget` names them by handle."""
         self.queue: SessionQueue | None = None
-        self.sequence = 0
-        """Last row number in the store."""
+        self.sequence = 0  # last row number in the store
         self.next_packet_id = 1
 
         self.connection: SessionConnection | None = None
@@ -88,8 +83,7 @@ class InflightWindow:
         self.packet_limit = 0
         self.write: Callable[[bytes], None] | None = None
         self.window = 0
-        self.room = 0
-        """Free places of the window."""
+        self.room = 0  # free places of the window
         self.barriers = 0
         """PUBLISHes of QoS 2 that wait for the store. Nothing of a lower QoS may overtake them."""
         self.resumed = False
@@ -336,9 +330,8 @@ class InflightWindow:
             self.environment.metrics.dropped_queue_full += 1
 
     def _may_send(self, qos: int) -> bool:
-        if self.write is None or self.queue is not None:
-            return False
-        return (self.room > 0 or not qos) and (qos == 2 or not self.barriers)
+        free = self.write is not None and self.queue is None and (not qos or self.room > 0)
+        return free and (qos == 2 or not self.barriers)
 
     def _append(self, copy: MessageCopy) -> None:
         if self.queue is None:
@@ -582,12 +575,19 @@ class InflightWindow:
             self.environment.let_go(copy.shared)
 
     def _drop(self, entry: Inflight) -> None:
-        """It will not be sent again. The client may know the identifier if it was sent before."""
+        """It will not be sent again. If it was sent before, the client may know the identifier: that stays reserved,
+        over a crash too, or the client would take another message under it for a repetition [MQTT-4.3.3-10]."""
         if entry.handle is not None and self.packet_of_handle is not None:
             self.packet_of_handle.pop(entry.handle, None)
-        self._remove(entry)
-        if entry.phase == PUBREC_DUE:
-            self.inflight[entry.packet_id] = Inflight(None, ABANDONED, entry.packet_id, entry.sent_at, 0, None)
+        if entry.phase != PUBREC_DUE:
+            self._remove(entry)
+            return
+        abandoned = Inflight(None, ABANDONED, entry.packet_id, entry.sent_at, entry.sequence, None)
+        self.inflight[entry.packet_id] = abandoned
+        if entry.sequence:
+            self.environment.store.save_outbound(self.client_id, abandoned.row())
+            if entry.copy is not None:
+                self.environment.let_go(entry.copy.shared)
 
     def _remove(self, entry: Inflight) -> None:
         del self.inflight[entry.packet_id]

@@ -29,7 +29,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from gateway.delivery.push import ActivePush, ActivePushes
+from gateway.delivery.push import ActivePush, ActivePushes, load_pushes
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.store.protocols import Timers, Writer
 
@@ -83,30 +83,11 @@ _RECEIPT_STATEMENTS = {
     )
     for event, state in RECEIPT_STATES.items()
 }
-PUSH_COLUMNS = "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at"
 
 
 def handle_of(push_no: int, device_no: int) -> int:
     """The name of a delivery at the engine: one integer."""
     return push_no << DEVICE_BITS | device_no
-
-
-def active_push(row: Sequence[Any]) -> ActivePush:
-    """From a row of PUSH_COLUMNS."""
-    return ActivePush(
-        no=row[0],
-        push_id=row[1],
-        kind=row[2],
-        priority=row[3],
-        qos=row[4],
-        ttl=row[5],
-        collapse_key=row[6],
-        channel=row[7],
-        content=row[8],
-        accepted_at=row[9],
-        expires_at=row[10],
-        recalled=row[11] is not None,
-    )
 
 
 class Ledger:
@@ -232,6 +213,13 @@ class Ledger:
             return alive, load_pushes(connection, [no for no in missing if self.pushes.get(no) is None])
 
         self._submit_until_done(operation, lambda found: done(*found))
+
+    async def recover(self, held: Sequence[int]) -> None:
+        """After a restart, before the first connection: every connection of the last run has ended."""
+        now = self._clock()
+        ended = await self._database.write(lambda connection: recover_rows(connection, held, now))
+        if ended:
+            log.info("%d deliveries were in flight when the server stopped, and had been recalled or superseded", ended)
 
     def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
         """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""
@@ -507,6 +495,24 @@ def judge_rows(connection: sqlite3.Connection, handles: list[int], now: int) -> 
     return alive
 
 
+def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now: int) -> int:
+    """After a crash, judge what was in flight: a waiting delivery that is recalled, or superseded by a newer one of its
+    collapse key, ends; those of `held` (handles past PUBREC) go on. How many ended. The sweep ends what is over.
+
+    A recall and a newer push end what waits when they come, so only what was in flight then can be found here.
+    """
+    suspects = [
+        handle_of(push_no, device_no)
+        for push_no, device_no in connection.execute(
+            "SELECT d.push_no, d.device_no FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND +d.state = 0"
+            " WHERE p.closed_at IS NULL AND (p.recalled_at IS NOT NULL OR p.collapse_key IS NOT NULL)"
+        )
+    ]
+    goes_on = set(held)
+    suspects = [handle for handle in suspects if handle not in goes_on]
+    return len(suspects) - len(judge_rows(connection, suspects, now))
+
+
 def sweep_rows(connection: sqlite3.Connection, now: int, sent_of: Callable[[int], list[int]]) -> int | None:
     """End the waiting deliveries of pushes whose lifetime is over; when to look again (ms), None: nothing unfinished.
 
@@ -580,13 +586,3 @@ def page_rows(
             if len(page) >= room:
                 break
     return page
-
-
-def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list[ActivePush]:
-    return [
-        active_push(row)
-        for row in connection.execute(
-            f"SELECT {PUSH_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(push_nos)),),
-        ).fetchall()
-    ]

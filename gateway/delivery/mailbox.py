@@ -34,11 +34,10 @@ from gateway.delivery.ledger import (
     RETRY_SECONDS,
     Ledger,
     handle_of,
-    load_pushes,
     page_rows,
     revoke_rows,
 )
-from gateway.delivery.push import ActivePush
+from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery.states import DeliveryState
 from gateway.store.protocols import Timers, Writer
 
@@ -106,6 +105,7 @@ class Mailbox:
     async def recover(self) -> None:
         """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
         held = self._engine.held()
+        await self._ledger.recover([handle for _, handle in held])
         if not held:
             return
         numbers = {handle >> DEVICE_BITS for _, handle in held}

@@ -8,7 +8,8 @@ the wire body, at most once per second of remaining lifetime, and knows to whom 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import sqlite3
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -256,6 +257,38 @@ def wire_frame(
 def wire_size(head: bytes, tail: bytes, ttl: int) -> int:
     """Bytes of the largest payload this push will ever have on the wire."""
     return len(head) + len(tail) + len(str(ttl))
+
+
+_COLUMNS = "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at"
+
+
+def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list[ActivePush]:
+    """The pushes of these numbers, from the database; runs inside an operation."""
+    return [
+        _active_push(row)
+        for row in connection.execute(
+            f"SELECT {_COLUMNS} FROM push WHERE no IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(push_nos)),),
+        ).fetchall()
+    ]
+
+
+def _active_push(row: Sequence[Any]) -> ActivePush:
+    """From a row of _COLUMNS."""
+    return ActivePush(
+        no=row[0],
+        push_id=row[1],
+        kind=row[2],
+        priority=row[3],
+        qos=row[4],
+        ttl=row[5],
+        collapse_key=row[6],
+        channel=row[7],
+        content=row[8],
+        accepted_at=row[9],
+        expires_at=row[10],
+        recalled=row[11] is not None,
+    )
 
 
 class ActivePushes:

@@ -194,7 +194,7 @@ def test_inflight_rows_without_their_message_are_removed(version: int) -> None:
     world = World()
     world.connect("c", version, clean=False).drop()
     world.store.save_outbound("c", StoredOutbound(1, 99, None, 1, 0))
-    world.store.save_outbound("c", StoredOutbound(2, None, None, 2, 5))
+    world.store.save_outbound("c", StoredOutbound(2, 98, None, 2, 5))
     world = world.crash()
     assert not world.store.session("c").outbound
     assert not world.broker.sessions["c"].inflight

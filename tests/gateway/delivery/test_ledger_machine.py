@@ -238,6 +238,7 @@ class Life(RuleBasedStateMachine):
     def crash(self) -> None:
         self.abandon_requests()
         self.boot()
+        self.world.run(self.world.mailbox.recover())
 
     # -- what always holds
 

@@ -220,3 +220,17 @@ def test_after_a_restart_what_the_carrier_holds_past_pubrec_is_not_handed_over_a
     world.settle()
     assert world.state(push.push_id) == ("delivered", None)
     assert world.engine.forgotten == [1 << 32 | 1]
+
+
+def test_after_a_restart_what_was_in_flight_is_judged_like_after_any_lost_connection(world: World) -> None:
+    world.connect()
+    recalled = world.push().push_id
+    superseded = world.push(collapse_key="k").push_id
+    newer = world.push(collapse_key="k").push_id
+    world.run(world.ledger.recall(1, recalled))
+    world.crash()
+    world.run(world.mailbox.recover())
+    assert world.state(recalled) == ("cancelled", "recalled")
+    assert world.state(superseded) == ("superseded", "collapse_key")
+    world.connect()
+    assert world.received() == [newer]
