@@ -225,6 +225,19 @@ def test_every_setting_is_in_a_readme() -> None:
     assert not [field.name for field in fields(BrokerSettings) if f"`{field.name}`" not in broker_readme]
 
 
+def test_every_test_that_a_readme_names_exists() -> None:
+    """README.md says which tests hold up its promises; a renamed test must not leave a promise without."""
+    tests = list((ROOT / "tests").rglob("test_*.py"))
+    known = {path.stem for path in tests}
+    for path in tests:
+        known |= set(re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
+    readmes = [ROOT / folder / "README.md" for folder in (".", "broker", "gateway", "tests/benchmarks")]
+    named = {name for path in readmes for name in re.findall(r"`(test_\w+)`", path.read_text())}
+    assert named - known == set()
+    promises = re.findall(r"^\| (\d) \| `test_", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert promises == list("123456")
+
+
 def test_every_error_code_is_in_the_gateways_readme() -> None:
     from gateway.errors import CATALOGUE
 
