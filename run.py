@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -212,7 +213,8 @@ def main(arguments: list[str]) -> int:
     if command == "bench":
         os.chdir(ROOT)
         start("tests.benchmarks", *rest)
-    os.environ["FLEETPUSH_PROGRAM"] = "python3 run.py"
+    # As it was typed, so that what our messages say to type works from the same place.
+    os.environ["FLEETPUSH_PROGRAM"] = f"python3 {shlex.quote(sys.argv[0])}"
     start("gateway", *arguments)
 
 

@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.cli.server_client import ServerClient
-from gateway.cli.terminal import Failure, describe_counts, draw_notification, fail, print_table
+from gateway.cli.terminal import PROGRAM, Failure, describe_counts, draw_notification, fail, print_table
 from gateway.data_directory import KEY_FILE
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class Demo:
         say(f"All as promised, in {time.monotonic() - began:.0f} s. Now yours, in three terminals:")
         say()
         for command in ("serve", "listen kiosk-1", "push kiosk-1 'Hello' --action play"):
-            say(f"   python3 run.py {command}")
+            say(f"   {PROGRAM} {command}")
 
     def _push_online(self, client: ServerClient) -> str:
         kiosk = self._kiosks["kiosk-1"]

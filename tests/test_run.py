@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections import namedtuple
@@ -115,6 +116,18 @@ def test_a_failed_installation_is_not_stamped(run: ModuleType, monkeypatch: pyte
     monkeypatch.setattr(run, "install", fail)
     assert run.main(["demo"]) == 1
     assert not run.STAMP.exists()
+
+
+@pytest.mark.parametrize("typed", ["run.py", "../fleet/run.py"])
+def test_messages_will_name_what_was_typed(run: ModuleType, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
+    started: list[tuple[str, ...]] = []
+    monkeypatch.setattr(run, "ensure", lambda development: None)
+    monkeypatch.setattr(run, "start", lambda *command: started.append(command))
+    monkeypatch.setattr(sys, "argv", [typed, "demo"])
+    monkeypatch.setenv("FLEETPUSH_PROGRAM", "")
+    run.main(["demo"])
+    assert started == [("gateway", "demo")]
+    assert os.environ["FLEETPUSH_PROGRAM"] == f"python3 {typed}"
 
 
 def test_without_a_command_it_says_what_there_is_and_installs_nothing() -> None:

@@ -245,7 +245,7 @@ def test_listen_is_a_device_in_a_terminal(start_server: StartServer, tmp_path: P
 
 @pytest.mark.timeout(120)
 def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
-    result = fleetpush("demo", cwd=tmp_path, timeout=90)
+    result = fleetpush("demo", cwd=tmp_path, env={"FLEETPUSH_PROGRAM": "python3 run.py"}, timeout=90)
     assert result.returncode == 0, result.stdout + result.stderr
     for word in ("acted", "expired", "delivered", "killed"):
         assert word in result.stdout.lower(), f"the demo should speak of {word!r}"
