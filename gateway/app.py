@@ -90,7 +90,8 @@ def run(settings: Settings) -> int:
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
             raise
-        return _refuse(f"{error.filename}: {error.strerror}; mend that, or choose another --data-dir")
+        why = "it is no directory" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        return _refuse(f"{error.filename}: {why}; mend that, or choose another --data-dir")
     return 0
 
 

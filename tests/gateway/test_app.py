@@ -106,7 +106,9 @@ def test_what_is_in_use_is_named_with_its_remedy(start: Start, tmp_path: Path) -
 
 def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "--data-dir" in refused(tmp_path / "file", *FREE)
+    said = refused(tmp_path / "file", *FREE)
+    assert "it is no directory" in said
+    assert "--data-dir" in said
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "fleetpush.db").write_text("this is not a database, and long enough to be looked at" * 20)
     assert "cannot be opened" in refused(tmp_path / "damaged", *FREE)
