@@ -7,13 +7,14 @@ arguments are visible to everybody who may list processes.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 
@@ -55,6 +56,9 @@ class ServerClient:
                     "its data directory with --data-dir, or its address with --server or FLEETPUSH_URL."
                 ) from None
         key = os.environ.get("FLEETPUSH_KEY")
+        if not key and found_in is None and not is_loopback(url):
+            # admin.key opens the server of this machine; it is not for whatever address somebody typed.
+            raise Failure(f"no key for {url}: set FLEETPUSH_KEY. The one in {data_dir} is not sent to other machines.")
         if not key:
             try:
                 key = (data_dir / KEY_FILE).read_text().strip()
@@ -117,6 +121,21 @@ class ServerClient:
             cursor = page["next_cursor"]
             if cursor is None:
                 return
+
+
+def is_loopback(url: str) -> bool:
+    """Raises Failure if it is no address of a server at all."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise Failure(f"{url!r} is no address of a server: write it as http://HOST:PORT", 2)
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def refusal(answer: httpx2.Response) -> Refused:

@@ -71,6 +71,25 @@ def test_on_the_servers_machine_both_are_found(script: Script, tmp_path: Path, m
     assert script.requests == [("/v1/devices?limit=1000", "Bearer key_admin", None)]
 
 
+def test_the_key_of_this_machine_is_not_sent_to_another(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLEETPUSH_KEY", raising=False)
+    (tmp_path / "admin.key").write_text("key_admin\n")
+    for url in ("http://push.example", "http://192.0.2.1:8080", "http://127.0.0.1.example"):
+        with pytest.raises(Failure, match="set FLEETPUSH_KEY"):
+            ServerClient.find(url, tmp_path)
+    for url in ("nonsense", "http://", "http://["):
+        with pytest.raises(Failure, match="write it as http://HOST:PORT"):
+            ServerClient.find(url, tmp_path)
+    script.answers = [(200, {})]
+    with ServerClient.find(script.url, tmp_path) as client:
+        client.call("GET", "/v1/devices")
+    assert script.requests == [("/v1/devices", "Bearer key_admin", None)]
+    monkeypatch.setenv("FLEETPUSH_KEY", "key_theirs")
+    ServerClient.find("http://push.example", tmp_path)
+
+
 def test_a_cut_connection_sends_the_same_push_again(script: Script) -> None:
     script.answers = [None, (202, {"push_id": "p1"})]
     with ServerClient(script.url, "key_x") as client:
