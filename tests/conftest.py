@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 
 FULL_FACTOR = 10
@@ -11,6 +12,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full", action="store_true", help=f"repeat kill, storm and property tests {FULL_FACTOR} times as often"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Property tests that do not say how many examples they want get ten times as many."""
+    if config.getoption("--full"):
+        hypothesis.settings.register_profile("full", max_examples=100 * FULL_FACTOR)
+        hypothesis.settings.load_profile("full")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -296,7 +296,5 @@ class Life(RuleBasedStateMachine):
         assert self.world.connection.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone() == (0,)
 
 
-Life.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
-)
+Life.TestCase.settings = settings(stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
 TestLife = Life.TestCase
