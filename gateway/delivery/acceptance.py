@@ -253,11 +253,12 @@ class Acceptance:
         if not batches:
             return
         self._under_way = True
-        now = self._clock()
+        self._ledger.accepting_since = now = self._clock()
         drafts = [draft for batch in batches for draft in batch.drafts]
 
         def on_commit(_: None) -> None:
             self._under_way = False
+            self._ledger.accepting_since = None
             if self._pending:
                 self._submit()
             self._hand_out(drafts)
@@ -267,6 +268,7 @@ class Acceptance:
 
         def on_error(error: BaseException) -> None:
             self._under_way = False
+            self._ledger.accepting_since = None
             if self._pending:
                 self._submit()
             for batch in batches:

@@ -109,6 +109,10 @@ class Ledger:
         self._flush_under_way = False
         self._next_expiry = 0
         self._sweep_under_way = False
+        self._landing: set[int] = set()
+        """Pushes whose lifetime is over, with nothing left but what is in flight: the sweep need not look at them."""
+        self.accepting_since: int | None = None
+        """Server time of the pushes that are on their way to the disk; nobody has been offered them yet."""
         self._recalled: dict[int, None] = {}
 
     # -- what the mailbox reports ---------------------------------------------------------------------------------
@@ -244,16 +248,24 @@ class Ledger:
     def sweep(self) -> None:
         """End what has outlived its ttl. Called a few times a second; costs nothing until something is due."""
         now = self._clock()
-        if now < self._next_expiry or self._sweep_under_way:
+        landed = {no for no in self._landing if not self.is_in_flight(no)}
+        if (now < self._next_expiry and not landed) or self._sweep_under_way:
             return
         self._sweep_under_way = True
+        self._landing -= landed
         self._next_expiry = now + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
         self.flush()
+        landing = list(self._landing)
+        offered_before = self.accepting_since if self.accepting_since is not None else now + 1
 
-        def on_commit(next_expiry: int | None) -> None:
+        def on_commit(found: tuple[list[int], bool, int | None]) -> None:
             self._sweep_under_way = False
+            in_flight, more, next_expiry = found
+            self._landing.update(in_flight)
             if next_expiry is not None:
                 self.expects_expiry(next_expiry)
+            if more:
+                self.sweep()
 
         def on_error(error: BaseException) -> None:
             log.error("expired deliveries cannot be ended, trying again: %s", error)
@@ -261,7 +273,7 @@ class Ledger:
             self._next_expiry = now
 
         self._database.submit(
-            lambda connection: sweep_rows(connection, now, self.sent_of),
+            lambda connection: sweep_rows(connection, now, offered_before, landing, self.sent_of),
             on_commit,
             on_error,
         )
@@ -320,6 +332,11 @@ class Ledger:
         """Handed over, outcome not on disk yet. May be asked from the writer thread (see above)."""
         push = self.pushes.get(push_no)
         return push is not None and device_no in push.sent
+
+    def is_in_flight(self, push_no: int) -> bool:
+        """Whether any delivery of the push is."""
+        push = self.pushes.get(push_no)
+        return push is not None and bool(push.sent)
 
     def sent_of(self, push_no: int) -> list[int]:
         """Devices to which a push was handed over, outcome not on disk yet."""
@@ -513,15 +530,25 @@ def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now: int) 
     return len(suspects) - len(judge_rows(connection, suspects, now))
 
 
-def sweep_rows(connection: sqlite3.Connection, now: int, sent_of: Callable[[int], list[int]]) -> int | None:
-    """End the waiting deliveries of pushes whose lifetime is over; when to look again (ms), None: nothing unfinished.
+def sweep_rows(
+    connection: sqlite3.Connection,
+    now: int,
+    offered_before: int,
+    landing: list[int],
+    sent_of: Callable[[int], list[int]],
+) -> tuple[list[int], bool, int | None]:
+    """End the waiting deliveries of pushes whose lifetime is over. Answers those pushes of which some are in flight
+    (lost, they will end `expired`), whether the slice was full, and when to look again (ms; None: nothing unfinished).
 
-    A push with deliveries in flight stays unfinished: they may be lost yet, and then end `expired`.
+    Left alone are pushes of ttl 0 accepted from `offered_before` on, which may still be handed over at once, and those
+    of `landing`, which could otherwise fill every slice.
     """
     due = connection.execute(
-        "SELECT no FROM push WHERE closed_at IS NULL AND expires_at <= ? ORDER BY expires_at LIMIT ?",
-        (now, SWEEP_PUSHES),
+        "SELECT no FROM push WHERE closed_at IS NULL AND expires_at <= ? AND (ttl > 0 OR accepted_at < ?)"
+        " AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at LIMIT ?",
+        (now, offered_before, json.dumps(landing), SWEEP_PUSHES),
     ).fetchall()
+    in_flight: list[int] = []
     for (push_no,) in due:
         sent = sent_of(push_no)
         connection.execute(
@@ -529,10 +556,15 @@ def sweep_rows(connection: sqlite3.Connection, now: int, sent_of: Callable[[int]
             " AND device_no NOT IN (SELECT value FROM json_each(?))",
             (now, push_no, json.dumps(sent)),
         )
-        if not sent:
+        if sent:
+            in_flight.append(push_no)
+        else:
             connection.execute("UPDATE push SET closed_at = ? WHERE no = ?", (now, push_no))
-    (next_expiry,) = connection.execute("SELECT min(expires_at) FROM push WHERE closed_at IS NULL").fetchone()
-    return int(next_expiry) if next_expiry is not None else None
+    (next_expiry,) = connection.execute(
+        "SELECT min(expires_at) FROM push WHERE closed_at IS NULL AND no NOT IN (SELECT value FROM json_each(?))",
+        (json.dumps(landing + in_flight),),
+    ).fetchone()
+    return in_flight, len(due) == SWEEP_PUSHES, next_expiry
 
 
 def push_number(connection: sqlite3.Connection, app_no: int, push_id: str) -> int | None:
@@ -565,24 +597,3 @@ def revoke_rows(connection: sqlite3.Connection, device_no: int, now: int) -> int
         "UPDATE delivery SET state = 31, reason = 'device_removed', ended_at = ? WHERE device_no = ? AND state = 0",
         (now, device_no),
     ).rowcount
-
-
-def page_rows(
-    connection: sqlite3.Connection,
-    device_no: int,
-    room: int,
-    is_sent: Callable[[int, int], bool],
-    now: int,
-) -> list[int]:
-    """The next push numbers of a mailbox in drain order: by priority, oldest first, nothing in flight, nothing over."""
-    page: list[int] = []
-    for (push_no,) in connection.execute(
-        "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        " WHERE d.device_no = ? AND d.state = 0 AND p.expires_at > ? ORDER BY d.priority, d.push_no",
-        (device_no, now),
-    ):
-        if not is_sent(push_no, device_no):
-            page.append(push_no)
-            if len(page) >= room:
-                break
-    return page

@@ -34,7 +34,6 @@ from gateway.delivery.ledger import (
     RETRY_SECONDS,
     Ledger,
     handle_of,
-    page_rows,
     revoke_rows,
 )
 from gateway.delivery.push import ActivePush, load_pushes
@@ -346,3 +345,27 @@ class Mailbox:
     def disconnect_device(self, client_id: str, reason_code: int = ReasonCode.NOT_AUTHORIZED) -> int:
         """Close all connections of a device, side connections included (its token was rotated)."""
         return self._engine.disconnect(client_id, reason_code)
+
+
+# -- on the writer thread ----------------------------------------------------------------------------------------
+
+
+def page_rows(
+    connection: sqlite3.Connection,
+    device_no: int,
+    room: int,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+) -> list[int]:
+    """The next push numbers of a mailbox in drain order: by priority, oldest first, nothing in flight, nothing over."""
+    page: list[int] = []
+    for (push_no,) in connection.execute(
+        "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        " WHERE d.device_no = ? AND d.state = 0 AND p.expires_at > ? ORDER BY d.priority, d.push_no",
+        (device_no, now),
+    ):
+        if not is_sent(push_no, device_no):
+            page.append(push_no)
+            if len(page) >= room:
+                break
+    return page

@@ -1,0 +1,48 @@
+"""The sweep; what else the ledger promises is held up by `test_ledger_machine` and the tests of its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.delivery import ledger
+from tests.gateway.delivery.world import APP, World
+
+
+@pytest.mark.parametrize(("qos", "state"), [(0, "sent"), (1, "delivered")])
+def test_the_sweep_leaves_ttl_zero_alone_until_it_was_offered(world: World, qos: int, state: str) -> None:
+    world.connect()
+    world.ledger.expects_expiry(world.now)  # something else is due
+    task = world.loop.create_task(world.acceptance.accept(APP, world.request(ttl=0, qos=qos)))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    world.timers.turn()  # the push is on its way to the disk
+    world.ledger.sweep()
+    world.writer.commit_group()
+    world.settle()
+    world.loop.run_until_complete(task)
+    if qos:
+        world.acknowledge()
+    assert world.state(task.result().push_id) == (state, None)
+
+
+def test_what_hangs_in_flight_does_not_keep_others_from_expiring(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "SWEEP_PUSHES", 3)
+    world.connect(1)
+    flying = [world.push(ttl=1).push_id for _ in range(3)]
+    waiting = world.push({"device": "d2"}, ttl=2).push_id
+    world.passes(5)
+    assert world.state(waiting, 2) == ("expired", "ttl")
+    assert [world.state(push_id)[0] for push_id in flying] == ["sent"] * 3
+    world.acknowledge()
+    world.disconnect()
+    world.passes(1)
+    assert [world.state(push_id)[0] for push_id in flying] == ["delivered", "expired", "expired"]
+    assert world.row("SELECT count(*) FROM push WHERE closed_at IS NULL") == (0,)
+
+
+def test_one_sweep_ends_all_that_is_due_slice_by_slice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "SWEEP_PUSHES", 2)
+    pushes = [world.push(ttl=1).push_id for _ in range(5)]
+    world.passes(2)
+    assert [world.state(push_id) for push_id in pushes] == [("expired", "ttl")] * 5
