@@ -222,12 +222,20 @@ class Mailbox:
             return
 
         def judged(alive: list[int], loaded: list[ActivePush]) -> None:
-            unknown = {push.no: push for push in loaded}
+            if self._slots.get(client_id) is not slot:
+                done({})
+                return
+            found = {push.no: push for push in loaded}
+            for no in {handle >> DEVICE_BITS for handle in alive} - found.keys():
+                present = self._ledger.pushes.get(no)
+                if present is None:  # it was in memory when it was judged, and is not any more
+                    self._ledger.judge(list(handles), judged)
+                    return
+                found[no] = present
             now = self._clock()
             messages: dict[int, Message] = {}
-            for handle in alive if self._slots.get(client_id) is slot else ():
-                no = handle >> DEVICE_BITS
-                push = self._ledger.pushes.get(no) or self._ledger.pushes.add(unknown[no])
+            for handle in alive:
+                push = self._ledger.pushes.add(found[handle >> DEVICE_BITS])
                 if self._ledger.is_recalled(push) or push.expires_at <= now:
                     continue
                 push.sent.add(handle & DEVICE_MASK)

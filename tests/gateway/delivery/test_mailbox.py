@@ -6,6 +6,7 @@ import pytest
 
 from gateway.delivery.engine import LOST
 from gateway.delivery.mailbox import Lane
+from gateway.delivery.push import ActivePushes
 from tests.gateway.delivery.world import World
 
 
@@ -67,6 +68,19 @@ def test_a_lost_delivery_waits_again_and_is_resumed_before_anything_newer(world:
     newer = world.push(priority="critical").push_id
     world.connect()
     assert world.received() == [first, first, newer]
+
+
+def test_a_push_that_left_the_memory_while_it_was_judged_is_resumed_all_the_same(world: World) -> None:
+    world.connect()
+    push = world.push()
+    world.engine.disconnect_device("d1")
+    world.engine.connect(world.identities[1], 1)
+    world.writer.commit_group()  # judged while in memory
+    world.ledger.pushes = ActivePushes()  # others have taken its place before the loop hears of it
+    world.settle()
+    assert world.received() == [push.push_id, push.push_id]
+    world.acknowledge()
+    assert world.state(push.push_id) == ("delivered", None)
 
 
 def test_a_session_that_lost_its_memory_gets_the_delivery_anew(world: World) -> None:
