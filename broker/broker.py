@@ -108,6 +108,12 @@ class Broker:
         if session is not None:
             session.forget(handle)
 
+    def holds(self, client_id: str, handle: int) -> bool:
+        """Whether a record of a handle is kept until `forget`: of those taken with QoS 2, acknowledged or not."""
+        session = self.sessions.get(client_id)
+        packets = session.packet_of_handle if session is not None else None
+        return packets is not None and handle in packets
+
     def held(self) -> list[tuple[str, int]]:
         """(client_id, handle) of QoS 2 deliveries past PUBREC, which cannot be taken back."""
         return [(client_id, handle) for client_id, session in self.sessions.items() for handle in session.held()]

@@ -46,6 +46,9 @@ class Engine(Protocol):
     def forget(self, client_id: str, handle: int) -> None:
         """The acknowledgement of a QoS 2 handle is on disk; the carrier may drop its own record."""
 
+    def holds(self, client_id: str, handle: int) -> bool:
+        """Whether the carrier keeps a record of a handle until `forget`: it was handed over with QoS 2."""
+
     def held(self) -> list[tuple[str, int]]:
         """(client_id, handle) of deliveries past PUBREC, which cannot be taken back."""
 
@@ -68,6 +71,9 @@ class EmbeddedEngine:
 
     def forget(self, client_id: str, handle: int) -> None:
         self._broker.forget(client_id, handle)
+
+    def holds(self, client_id: str, handle: int) -> bool:
+        return self._broker.holds(client_id, handle)
 
     def held(self) -> list[tuple[str, int]]:
         return self._broker.held()

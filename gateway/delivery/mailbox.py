@@ -203,11 +203,10 @@ class Mailbox:
         device_no = handle & DEVICE_MASK
         if outcome == ACKNOWLEDGED:
             push = self._ledger.pushes.get(push_no)
-            slot = self._by_device.get(device_no)
-            qos = push.qos if push is not None else 1
-            if slot is not None and slot.granted < qos:
-                qos = slot.granted or 1  # acknowledged, so it was not QoS 0, whatever the subscription says now
-            if qos == 2:
+            qos = 1
+            # The carrier knows; what the device is subscribed with may have changed since the hand-over.
+            if (push is None or push.qos == 2) and self._engine.holds(client_id, handle):
+                qos = 2
                 self._exactly_once[handle] = client_id
             self._ledger.acknowledged(push_no, device_no, qos)
         elif outcome == LOST:

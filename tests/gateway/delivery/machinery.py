@@ -149,6 +149,7 @@ class FakeEngine:
         self.events: Any = None
         self.on_hand_over: Callable[[str, HandOver], None] = lambda client_id, hand_over: None
         self.forgotten: list[int] = []
+        self.exactly_once: set[tuple[str, int]] = set()
 
     def session(self, client_id: str) -> FakeSession:
         return self.sessions.setdefault(client_id, FakeSession(self.window))
@@ -170,6 +171,8 @@ class FakeEngine:
         session.handed_over.append(hand_over)
         if hand_over.qos:
             session.inflight.append(hand_over)
+        if qos == 2:
+            self.exactly_once.add((client_id, handle))
         self.on_hand_over(client_id, hand_over)
 
     def granted_qos(self, client_id: str, topic: str) -> int | None:
@@ -177,6 +180,10 @@ class FakeEngine:
 
     def forget(self, client_id: str, handle: int) -> None:
         self.forgotten.append(handle)
+        self.exactly_once.discard((client_id, handle))
+
+    def holds(self, client_id: str, handle: int) -> bool:
+        return (client_id, handle) in self.exactly_once or (client_id, handle) in self.held()
 
     def held(self) -> list[tuple[str, int]]:
         return []

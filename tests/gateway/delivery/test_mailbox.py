@@ -163,6 +163,17 @@ def test_an_acknowledged_delivery_is_delivered_whatever_the_subscription_says_me
     assert world.state(push.push_id) == ("delivered", None)
 
 
+def test_the_effective_qos_is_that_of_the_hand_over_whatever_is_subscribed_meanwhile(world: World) -> None:
+    world.connect(granted=2)
+    push = world.push(qos=2)
+    world.engine.session("d1").granted = 1
+    world.mailbox.ready("d1", 2)  # it has subscribed again, for less
+    world.acknowledge()
+    (item,) = world.run(world.reports.deliveries(1, push.push_id, 10, None))["items"]
+    assert (item["state"], item["qos"]) == ("delivered", 2)
+    assert len(world.engine.forgotten) == 1  # or its packet identifier would be taken for ever
+
+
 def test_qos_zero_is_sent_and_final_until_a_receipt_proves_more(world: World) -> None:
     world.connect()
     push = world.push(qos=0)
