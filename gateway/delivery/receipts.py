@@ -3,7 +3,8 @@
 The PUBACK (PUBREC) of a device's message is the promise that it is stored, so `done` is called after the commit. A
 message that says nothing usable is dropped with reason code 0x99 (in 3.1.1 there is none: acknowledged and dropped),
 counted, and kept as the device's `last_error`. When the disk refuses, nothing is acknowledged and the operation is
-tried again: the device has its copy until then, and its receive window bounds what waits here.
+tried again: the device has its copy until then, and its receive window bounds what waits here. Of QoS 0 it has neither:
+what passes a limit is dropped, counted, and shown as `last_error`.
 
 Messages that arrive while one operation is on its way are stored together by the next.
 """
@@ -49,6 +50,10 @@ MAX_RESULT = 4_096
 MAX_ATTRIBUTES = 16_384
 """Bytes of a device's attributes as JSON text."""
 
+MAX_UNPROMISED = 16 * 1024 * 1024
+"""Bytes of QoS 0 messages that wait for the disk, all devices together: no window of theirs bounds them."""
+STATEMENT_BYTES = 512
+"""What a message costs in memory besides its payload."""
 MAX_CHANNELS = 16_384
 """Bytes of a device's channel choices as JSON text."""
 
@@ -110,6 +115,8 @@ class Statement:
     leaf: str
     content: Any
     done: Callable[[int], None]
+    unpromised: int = 0
+    """What it counts for as a message of QoS 0."""
     answer: int = ReasonCode.SUCCESS
     complaint: str | None = None
 
@@ -141,6 +148,7 @@ class Receipts:
         self._pending: list[Statement] = []
         self._scheduled = False
         self._under_way = False
+        self._unpromised = 0
         self.received = 0
         """Messages taken from devices, for metrics."""
 
@@ -154,6 +162,12 @@ class Receipts:
             return
         app_id, device_id, leaf = where
         device_no = identity.device_no if identity is not None else None
+        unpromised = len(message.body.payload) + STATEMENT_BYTES if message.qos == 0 else 0
+        if unpromised and self._unpromised + unpromised > MAX_UNPROMISED:
+            if device_no is not None:
+                self._facts.on_dropped(device_no, f"{leaf}: too much waits to be stored; QoS 1 would wait its turn")
+            done(ReasonCode.QUOTA_EXCEEDED)
+            return
         try:
             content = parse(leaf, message.body.payload)
         except Unusable as complaint:
@@ -165,7 +179,8 @@ class Receipts:
             done(ReasonCode.SUCCESS)
             return
         self.received += 1
-        self._pending.append(Statement(app_id, device_id, device_no, leaf, content, done))
+        self._unpromised += unpromised
+        self._pending.append(Statement(app_id, device_id, device_no, leaf, content, done, unpromised))
         if not self._scheduled and not self._under_way:
             self._scheduled = True
             self._timers.call_soon(self._submit)
@@ -186,6 +201,7 @@ class Receipts:
         def on_commit(_: None) -> None:
             self._under_way = False
             for statement in statements:
+                self._unpromised -= statement.unpromised
                 if statement.complaint is not None and statement.device_no is not None:
                     self._facts.on_dropped(statement.device_no, statement.complaint)
                 statement.done(statement.answer)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from gateway.delivery import receipts
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.receipts import Unusable, parse
 from tests.gateway.delivery.world import World
@@ -219,6 +220,26 @@ def test_when_the_disk_refuses_nothing_is_acknowledged_until_it_is_stored(world:
     world.settle()
     assert answers == [0]
     assert world.state(push_id) == ("opened", None)
+
+
+def test_what_nobody_waits_for_is_bounded_while_the_disk_is_slow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MAX_UNPROMISED", 2_000)
+    world.connect()
+
+    def say(qos: int) -> None:
+        message = Message("default/devices/d1/uplink/log", Body(b"x" * 400), qos)
+        world.mailbox.published("d1", message, lambda code: None)
+
+    for qos in (0, 0, 1, 0, 1):  # the third of QoS 0 is too much; those of QoS 1 are bounded by the device's window
+        say(qos)
+    fact = world.facts.last_error(1)
+    assert fact is not None
+    assert fact[0].startswith("uplink/log: too much waits")
+    assert world.facts.dropped == 1
+    world.settle()
+    say(0)
+    world.settle()
+    assert world.row("SELECT count(*) FROM uplink_message") == (5,)
 
 
 def test_parse_refuses_nesting_bombs() -> None:
