@@ -1,0 +1,1 @@
+"""The life of a delivery: accepted, stored, handed over, acknowledged, accounted for."""
