@@ -133,6 +133,10 @@ class Broker:
         if self.sessions.get(client_id) is session:
             self._end_session(session)
 
+    def when_stored(self, callback: Callable[[], None]) -> None:
+        """Call back, perhaps at once, when everything changed so far is on disk."""
+        self.environment.store.barrier(callback)
+
     def disconnect_principal(self, principal: str, reason_code: int) -> int:
         """Close all connections of one credential, side connections included; how many there were."""
         connections = self._connections.get(principal, ())

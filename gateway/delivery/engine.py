@@ -52,8 +52,8 @@ class Engine(Protocol):
     def held(self) -> list[tuple[str, int]]:
         """(client_id, handle) of deliveries past PUBREC, which cannot be taken back."""
 
-    def remove_session(self, client_id: str) -> None:
-        """The device is gone: close its connection and delete what is stored for it."""
+    def remove_session(self, client_id: str, done: Callable[[], None]) -> None:
+        """The device is gone: close its connection and delete what is stored for it. `done` when that is on disk."""
 
     def disconnect(self, principal: str, reason_code: int) -> int:
         """Close every connection of a credential; how many there were."""
@@ -78,8 +78,9 @@ class EmbeddedEngine:
     def held(self) -> list[tuple[str, int]]:
         return self._broker.held()
 
-    def remove_session(self, client_id: str) -> None:
+    def remove_session(self, client_id: str, done: Callable[[], None]) -> None:
         self._broker.remove_session(client_id)
+        self._broker.when_stored(done)
 
     def disconnect(self, principal: str, reason_code: int) -> int:
         return self._broker.disconnect_principal(principal, reason_code)

@@ -18,6 +18,7 @@ Laws
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -335,7 +336,8 @@ class Mailbox:
     ) -> int:
         """Remove a device: `forget_device(connection, now)` and the end of its deliveries are one commit.
 
-        Then its session is deleted and its connections are closed. How many deliveries ended `revoked`.
+        Then its connections are closed and its session is deleted, on disk too: who enrols the id again after a crash
+        must not find it. How many deliveries ended `revoked`.
         """
         self._ledger.flush()
         now = self._clock()
@@ -345,8 +347,10 @@ class Mailbox:
             return revoke_rows(connection, device_no, now)
 
         revoked = await self._database.write(operation)
-        self._engine.remove_session(client_id)
+        forgotten = asyncio.Event()
+        self._engine.remove_session(client_id, forgotten.set)
         self.disconnect_device(client_id, ReasonCode.ADMINISTRATIVE_ACTION)
+        await forgotten.wait()
         return revoked
 
     def disconnect_device(self, client_id: str, reason_code: int = ReasonCode.NOT_AUTHORIZED) -> int:

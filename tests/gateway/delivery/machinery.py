@@ -149,6 +149,7 @@ class FakeEngine:
         self.events: Any = None
         self.on_hand_over: Callable[[str, HandOver], None] = lambda client_id, hand_over: None
         self.forgotten: list[int] = []
+        self.on_removed: Callable[[Callable[[], None]], None] = lambda done: done()
         self.exactly_once: set[tuple[str, int]] = set()
 
     def session(self, client_id: str) -> FakeSession:
@@ -188,9 +189,10 @@ class FakeEngine:
     def held(self) -> list[tuple[str, int]]:
         return []
 
-    def remove_session(self, client_id: str) -> None:
+    def remove_session(self, client_id: str, done: Callable[[], None]) -> None:
         self.disconnect_device(client_id)
         self.sessions.pop(client_id, None)
+        self.on_removed(done)
 
     def disconnect(self, principal: str, reason_code: int) -> int:
         return int(self.disconnect_device(principal))

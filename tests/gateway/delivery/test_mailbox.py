@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -201,6 +203,19 @@ def test_a_removed_device_ends_everything_revoked_also_in_flight(world: World) -
     assert world.row("SELECT state, reason FROM delivery") == (31, "device_removed")
     assert world.mailbox.online == 0
     assert world.counts(push.push_id) == {"targeted": 1, "revoked": 1}
+
+
+def test_a_removal_is_answered_when_the_session_is_gone_from_the_disk_too(world: World) -> None:
+    deleted: list[Callable[[], None]] = []
+    world.engine.on_removed = deleted.append
+    world.connect()
+    removal = world.loop.create_task(world.mailbox.remove_device(1, "d1", lambda connection, now: None))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    assert deleted
+    assert not world.mailbox.presence(1).online
+    assert not removal.done()
+    deleted[0]()
+    world.loop.run_until_complete(removal)
 
 
 def test_an_emptied_mailbox_cancels_what_waits_and_lets_what_flies_land() -> None:
