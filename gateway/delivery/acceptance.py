@@ -234,7 +234,8 @@ class Acceptance:
         if not drafts:
             return
         if not self._storage_left():
-            raise problem("storage_full", "the disk is full: nothing was accepted; free space and send again")
+            await self._refuse_new(drafts)
+            return
         batch = _Batch(drafts, asyncio.get_running_loop().create_future())
         self._pending.append(batch)
         if not self._scheduled and not self._under_way:
@@ -242,6 +243,22 @@ class Acceptance:
             self._timers.call_soon(self._submit)
         # Shielded by design: a caller that goes away does not take back what may already be on disk.
         await batch.stored
+
+    async def _refuse_new(self, drafts: list[_Draft]) -> None:
+        """The disk is full: what was accepted before under its key is answered again, the rest is refused."""
+        now = self._clock()
+
+        def read(connection: sqlite3.Connection) -> None:
+            for draft in drafts:
+                key = draft.submission.idempotency_key
+                draft.answer = self._remembered(connection, draft, key, now) if key is not None else None
+
+        await self._database.read(read)
+        for draft in drafts:
+            if draft.answer is None:
+                draft.answer = problem(
+                    "storage_full", "the disk is full: nothing was accepted; free space and send again"
+                )
 
     def _submit(self) -> None:
         self._scheduled = False
@@ -257,14 +274,15 @@ class Acceptance:
         drafts = [draft for batch in batches for draft in batch.drafts]
 
         def on_commit(_: None) -> None:
-            self._under_way = False
-            self._ledger.accepting_since = None
-            if self._pending:
-                self._submit()
+            # First hand out, then store the next: what it supersedes or pushes out of a mailbox must know what is sent.
             self._hand_out(drafts)
             for batch in batches:
                 if not batch.stored.done():
                     batch.stored.set_result(None)
+            self._under_way = False
+            self._ledger.accepting_since = None
+            if self._pending:
+                self._submit()
 
         def on_error(error: BaseException) -> None:
             self._under_way = False

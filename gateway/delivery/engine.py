@@ -52,6 +52,9 @@ class Engine(Protocol):
     def held(self) -> list[tuple[str, int]]:
         """(client_id, handle) of deliveries past PUBREC, which cannot be taken back."""
 
+    def principals(self) -> list[str]:
+        """Whose sessions the carrier keeps, connected or not."""
+
     def remove_session(self, client_id: str, done: Callable[[], None]) -> None:
         """The device is gone: close its connection and delete what is stored for it. `done` when that is on disk."""
 
@@ -77,6 +80,9 @@ class EmbeddedEngine:
 
     def held(self) -> list[tuple[str, int]]:
         return self._broker.held()
+
+    def principals(self) -> list[str]:
+        return [session.principal for session in self._broker.sessions.values()]
 
     def remove_session(self, client_id: str, done: Callable[[], None]) -> None:
         self._broker.remove_session(client_id)

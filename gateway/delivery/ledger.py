@@ -29,8 +29,9 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from gateway.delivery.push import ActivePush, ActivePushes, load_pushes
+from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
+from gateway.errors import problem
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,7 @@ class Ledger:
         self._timers = timers
         self._outcomes: dict[tuple[int, int], list[int]] = {}
         self._refusals: list[tuple[int, int]] = []
-        self._flush_scheduled = False
-        self._flush_under_way = False
+        self._flush_scheduled = self._flush_under_way = False
         self._next_expiry = 0
         self._sweep_under_way = False
         self._landing: set[int] = set()
@@ -297,9 +297,7 @@ class Ledger:
             push.recalled = True
         self.flush()
         now = self._clock()
-        return await self._database.write(
-            lambda connection: recall_rows(connection, push_no, self.sent_of(push_no), now)
-        )
+        return await self._database.write(lambda rows: recall_rows(rows, push_no, self.sent_of(push_no), now))
 
     def is_recalled(self, push: ActivePush) -> bool:
         return push.recalled or push.no in self._recalled
@@ -567,17 +565,17 @@ def sweep_rows(
     return in_flight, len(due) == SWEEP_PUSHES, next_expiry
 
 
-def push_number(connection: sqlite3.Connection, app_no: int, push_id: str) -> int | None:
-    row = connection.execute("SELECT no FROM push WHERE id = ? AND app_no = ?", (push_id, app_no)).fetchone()
-    return row[0] if row is not None else None
-
-
 def recall_rows(connection: sqlite3.Connection, push_no: int, sent: list[int], now: int) -> dict[str, int]:
+    """Raises Problem 410 for a push whose counts are no longer kept."""
+    final, gone_at = connection.execute("SELECT final_counts, gone_at FROM push WHERE no = ?", (push_no,)).fetchone()
+    if gone_at is not None:
+        raise problem("gone", "this push ended long ago and its counts are no longer kept")
+    if final is not None:  # retention has removed its deliveries
+        counts = json.loads(final)
+        delivered = [state.label for state in DeliveryState if 1 <= state <= 14]
+        return {"cancelled": 0, "in_flight": 0, "too_late": sum(counts[label] for label in delivered)}
     text = json.dumps(sent)
-    connection.execute(
-        "UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?",
-        (now, push_no),
-    )
+    connection.execute("UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?", (now, push_no))
     cancelled = connection.execute(
         "UPDATE delivery SET state = 22, reason = 'recalled', ended_at = ? WHERE push_no = ? AND +state = 0"
         " AND device_no NOT IN (SELECT value FROM json_each(?))",

@@ -19,6 +19,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ from enum import Enum
 
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
-from gateway.delivery.device_topics import device_topic
+from gateway.delivery.device_topics import DEFAULT_APP, device_topic
 from gateway.delivery.engine import ACKNOWLEDGED, LOST, Body, Engine, Message, ReasonCode
 from gateway.delivery.ledger import (
     DEVICE_BITS,
@@ -42,6 +43,11 @@ from gateway.delivery.states import DeliveryState
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
+
+
+READ_BYTES = 16 * 1024 * 1024
+"""Wire payload that one operation reads from mailboxes: bounds what a mass reconnect takes of memory and of the loop.
+The devices that found no place in it are read by the next."""
 
 
 class Lane(Enum):
@@ -104,6 +110,8 @@ class Mailbox:
 
     async def recover(self) -> None:
         """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
+        for principal in await self._strangers():
+            self._engine.remove_session(principal, lambda: None)
         held = self._engine.held()
         await self._ledger.recover([handle for _, handle in held])
         if not held:
@@ -117,6 +125,24 @@ class Mailbox:
                 self._engine.forget(client_id, handle)
             else:
                 found.sent.add(handle & DEVICE_MASK)
+
+    async def _strangers(self) -> list[str]:
+        """Whose session is stored although there is no such device: it was removed, and a kill came in between."""
+        principals = self._engine.principals()
+
+        def read(connection: sqlite3.Connection) -> list[str]:
+            return [
+                principal
+                for (principal,) in connection.execute(
+                    "SELECT session.value FROM json_each(?1) AS session WHERE NOT EXISTS ("
+                    " SELECT 1 FROM device AS d JOIN application AS a ON a.no = d.app_no WHERE d.removed_at IS NULL"
+                    " AND d.id = substr(session.value, instr(session.value, '/') + 1) AND a.id ="
+                    " iif(instr(session.value, '/'), substr(session.value, 1, instr(session.value, '/') - 1), ?2))",
+                    (json.dumps(principals), DEFAULT_APP),
+                )
+            ]
+
+        return await self._database.write(read) if principals else []
 
     # -- accepted pushes -------------------------------------------------------------------------------------------
 
@@ -271,17 +297,25 @@ class Mailbox:
         now = self._clock()
         ledger = self._ledger
 
-        def operation(connection: sqlite3.Connection) -> tuple[list[list[int]], list[ActivePush]]:
-            pages = [page_rows(connection, device_no, room, ledger.is_sent, now) for device_no, room in wanted]
-            missing = {no for page in pages for no in page if ledger.pushes.get(no) is None}
+        def operation(connection: sqlite3.Connection) -> tuple[list[_Page], list[ActivePush]]:
+            pages: list[_Page] = []
+            budget = READ_BYTES
+            for device_no, room in wanted:
+                if budget <= 0:
+                    break
+                page = page_rows(connection, device_no, room, budget, ledger.is_sent, now)
+                budget -= page.size
+                pages.append(page)
+            missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
             return pages, load_pushes(connection, missing) if missing else []
 
-        def on_commit(found: tuple[list[list[int]], list[ActivePush]]) -> None:
+        def on_commit(found: tuple[list[_Page], list[ActivePush]]) -> None:
             pages, loaded = found
             unknown = {push.no: push for push in loaded}
-            for slot, (_, room), page in zip(slots, wanted, pages, strict=True):
+            for slot, page in zip(slots, pages, strict=False):
                 if slot.lane is Lane.READING and self._slots.get(slot.client_id) is slot:
-                    self._hand_over_page(slot, page, len(page) < room, unknown)
+                    self._hand_over_page(slot, page.push_nos, page.is_last, unknown)
+            self._read_again(slots[len(pages) :])
 
         def on_error(error: BaseException) -> None:
             log.error("mailboxes cannot be read, trying again: %s", error)
@@ -361,22 +395,37 @@ class Mailbox:
 # -- on the writer thread ----------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True, frozen=True)
+class _Page:
+    """The next push numbers of a mailbox, in drain order."""
+
+    push_nos: list[int]
+    size: int
+    """Bytes of wire payload."""
+    is_last: bool
+    """Nothing more was waiting."""
+
+
 def page_rows(
     connection: sqlite3.Connection,
     device_no: int,
     room: int,
+    budget: int,
     is_sent: Callable[[int, int], bool],
     now: int,
-) -> list[int]:
-    """The next push numbers of a mailbox in drain order: by priority, oldest first, nothing in flight, nothing over."""
+) -> _Page:
+    """Up to `room` pushes, and not many more bytes than `budget`: by priority, oldest first; nothing in flight or
+    over."""
     page: list[int] = []
-    for (push_no,) in connection.execute(
-        "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+    total = 0
+    for push_no, size in connection.execute(
+        "SELECT d.push_no, d.size FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
         " WHERE d.device_no = ? AND d.state = 0 AND p.expires_at > ? ORDER BY d.priority, d.push_no",
         (device_no, now),
     ):
         if not is_sent(push_no, device_no):
             page.append(push_no)
-            if len(page) >= room:
-                break
-    return page
+            total += size
+            if len(page) >= room or total >= budget:
+                return _Page(page, total, is_last=False)
+    return _Page(page, total, is_last=True)

@@ -262,6 +262,11 @@ def wire_size(head: bytes, tail: bytes, ttl: int) -> int:
 _COLUMNS = "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at"
 
 
+def push_number(connection: sqlite3.Connection, app_no: int, push_id: str) -> int | None:
+    row = connection.execute("SELECT no FROM push WHERE id = ? AND app_no = ?", (push_id, app_no)).fetchone()
+    return row[0] if row is not None else None
+
+
 def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list[ActivePush]:
     """The pushes of these numbers, from the database; runs inside an operation."""
     return [

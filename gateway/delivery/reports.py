@@ -13,7 +13,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from gateway.delivery.ledger import Ledger, push_number
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.push import push_number
 from gateway.delivery.states import PRIORITIES, DeliveryState
 from gateway.errors import problem
 from gateway.store.database import Database

@@ -87,7 +87,11 @@ class ManualWriter:
         """As if it had waited: everything submitted before runs first, and is called back."""
         self.drain()
         self.connection.execute("BEGIN IMMEDIATE")
-        result = operation(self.connection)
+        try:
+            result = operation(self.connection)
+        except Exception:
+            self.connection.execute("ROLLBACK")
+            raise
         self.connection.execute("COMMIT")
         return result
 
@@ -185,6 +189,9 @@ class FakeEngine:
 
     def holds(self, client_id: str, handle: int) -> bool:
         return (client_id, handle) in self.exactly_once or (client_id, handle) in self.held()
+
+    def principals(self) -> list[str]:
+        return list(self.sessions)
 
     def held(self) -> list[tuple[str, int]]:
         return []

@@ -212,3 +212,26 @@ def test_a_forecast_counts_and_sends_nothing(world: World) -> None:
     assert (forecast["targeted"], forecast["online"], forecast["unknown"]) == (1, 1, ["nobody"])
     assert world.row("SELECT count(*) FROM push") == (0,)
     assert world.received(2) == []
+
+
+def test_on_a_full_disk_a_key_that_was_accepted_still_answers_its_first_result(world: World) -> None:
+    first = submit(world, "k", b"1")
+    world.storage_left = False
+    assert submit(world, "k", b"1") == first
+    with pytest.raises(Problem) as refusal:
+        submit(world, "other", b"1")
+    assert refusal.value.code == "storage_full"
+
+
+def test_what_is_sent_is_not_superseded_by_a_push_that_waited_meanwhile(world: World) -> None:
+    world.connect()
+    first = world.loop.create_task(world.acceptance.accept(APP, world.request(qos=0, collapse_key="k")))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    world.timers.turn()
+    second = world.loop.create_task(world.acceptance.accept(APP, world.request(qos=0, collapse_key="k")))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    world.settle()
+    world.loop.run_until_complete(asyncio.wait([first, second]))
+    world.settle()
+    assert world.received() == [first.result().push_id, second.result().push_id]
+    assert world.state(first.result().push_id) == ("sent", None)

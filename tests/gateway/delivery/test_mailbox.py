@@ -274,3 +274,29 @@ def test_after_a_restart_what_was_in_flight_is_judged_like_after_any_lost_connec
     assert world.state(superseded) == ("superseded", "collapse_key")
     world.connect()
     assert world.received() == [newer]
+
+
+def test_many_devices_at_once_are_read_a_bounded_number_of_bytes_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushes = [world.push({"all": True}, data="x" * 500).push_id for _ in range(3)]
+    monkeypatch.setattr("gateway.delivery.mailbox.READ_BYTES", 1_200)
+    for device_no in (1, 2, 3):
+        world.engine.connect(world.identities[device_no], 1)
+    world.settle()
+    for device_no in (1, 2, 3):
+        assert world.received(device_no) == pushes
+
+
+def test_a_session_of_a_removed_device_that_a_kill_left_behind_is_removed_at_start(world: World) -> None:
+    world.connect(1)
+    world.connect(2)
+    sessions = world.engine.sessions
+    world.connection.execute("UPDATE device SET removed_at = 1 WHERE no = 1")
+    world.crash()
+    world.engine.sessions.update(sessions)
+    world.engine.sessions["shop/d2"] = sessions["d2"]
+    for session in sessions.values():
+        session.connected = False
+    world.run(world.mailbox.recover())
+    assert set(world.engine.sessions) == {"d2"}

@@ -34,6 +34,7 @@ def test_deliveries_leave_and_final_counts_stay(world: World) -> None:
     assert sweep(world) > 0
     assert world.row("SELECT count(*) FROM delivery") == (0,)
     assert world.counts(push.push_id) == before
+    assert world.run(world.ledger.recall(1, push.push_id)) == {"cancelled": 0, "in_flight": 0, "too_late": 1}
     with pytest.raises(Problem) as refusal:
         world.run(world.reports.deliveries(1, push.push_id, 10, None))
     assert refusal.value.code == "gone"
@@ -60,6 +61,9 @@ def test_after_its_counts_are_no_longer_kept_a_push_is_gone(world: World) -> Non
     sweep(world)
     with pytest.raises(Problem) as refusal:
         world.run(world.reports.push(1, push.push_id))
+    assert refusal.value.code == "gone"
+    with pytest.raises(Problem) as refusal:
+        world.run(world.ledger.recall(1, push.push_id))
     assert refusal.value.code == "gone"
     assert world.run(world.reports.pushes(1, 10, None))["items"] == []
     assert sweep(world) == 0
