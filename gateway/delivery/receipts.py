@@ -36,6 +36,7 @@ from gateway.delivery.device_topics import split_topic
 from gateway.delivery.engine import Message, ReasonCode
 from gateway.delivery.ledger import RETRY_SECONDS, receipt_rows
 from gateway.merge_patch import merge_patch
+from gateway.store.database import StorageFull
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
@@ -193,26 +194,51 @@ class Receipts:
         self._under_way = True
         # The broker's own acknowledgements first: `delivered` then keeps the earlier time stamp.
         self._flush_ledger()
+        self._store([statements])
+
+    def _store(self, groups: list[list[Statement]]) -> None:
+        """Store the first group, then the others; then what has come meanwhile."""
+        statements, rest = groups[0], groups[1:]
         now = self._clock()
 
         def operation(connection: sqlite3.Connection) -> None:
             store_statements(connection, statements, self._uplink, now)
 
         def on_commit(_: None) -> None:
-            self._under_way = False
             for statement in statements:
-                self._unpromised -= statement.unpromised
-                if statement.complaint is not None and statement.device_no is not None:
-                    self._facts.on_dropped(statement.device_no, statement.complaint)
-                statement.done(statement.answer)
+                self._answer(statement)
+            go_on()
+
+        def go_on() -> None:
+            if rest:
+                self._store(rest)
+                return
+            self._under_way = False
             if self._pending:
                 self._submit()
 
         def on_error(error: BaseException) -> None:
-            log.error("what devices say cannot be stored, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self._database.submit(operation, on_commit, on_error))
+            if isinstance(error, StorageFull | sqlite3.OperationalError):  # of the disk, not of what was said
+                log.error("what devices say cannot be stored, trying again: %s", error)
+                self._timers.call_later(RETRY_SECONDS, lambda: self._database.submit(operation, on_commit, on_error))
+            elif len(statements) > 1:  # one of them is at fault, and must not keep the others' from being stored
+                self._store([[statement] for statement in statements] + rest)
+            else:
+                log.error(
+                    "what %s said on %s cannot be stored", statements[0].device_id, statements[0].leaf, exc_info=error
+                )
+                statements[0].answer = ReasonCode.UNSPECIFIED_ERROR
+                statements[0].complaint = f"{statements[0].leaf}: cannot be stored ({type(error).__name__})"
+                self._answer(statements[0])
+                go_on()
 
         self._database.submit(operation, on_commit, on_error)
+
+    def _answer(self, statement: Statement) -> None:
+        self._unpromised -= statement.unpromised
+        if statement.complaint is not None and statement.device_no is not None:
+            self._facts.on_dropped(statement.device_no, statement.complaint)
+        statement.done(statement.answer)
 
 
 def parse(leaf: str, payload: bytes) -> Any:

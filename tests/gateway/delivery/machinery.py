@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlmodel import SQLModel, create_engine
@@ -68,10 +69,15 @@ class ManualWriter:
         if not group:
             return
         self.connection.execute("BEGIN IMMEDIATE")
-        results = [queued.operation(self.connection) for queued in group]
+        for queued in group:
+            self.connection.execute("SAVEPOINT operation")
+            try:
+                self.callbacks.append(partial(queued.on_commit, queued.operation(self.connection)))
+            except Exception as error:
+                self.connection.execute("ROLLBACK TO operation")
+                self.callbacks.append(partial(queued.on_error, error))
+            self.connection.execute("RELEASE operation")
         self.connection.execute("COMMIT")
-        for queued, result in zip(group, results, strict=True):
-            self.callbacks.append(lambda queued=queued, result=result: queued.on_commit(result))  # type: ignore[misc]
 
     def call_back(self) -> None:
         callbacks, self.callbacks = self.callbacks, []

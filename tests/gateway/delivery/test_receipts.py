@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
 from gateway.delivery import receipts
 from gateway.delivery.engine import Body, Message
-from gateway.delivery.receipts import Unusable, parse
+from gateway.delivery.receipts import Unusable, parse, store_statements
+from gateway.store.database import StorageFull
 from tests.gateway.delivery.world import World
 
 
@@ -214,7 +216,7 @@ def test_when_the_disk_refuses_nothing_is_acknowledged_until_it_is_stored(world:
     world.timers.turn()
     (refused,) = world.writer.queue
     world.writer.queue = []
-    refused.on_error(OSError("no space left"))
+    refused.on_error(StorageFull("no space left"))
     assert answers == []
     world.timers.later_turn()
     world.settle()
@@ -253,3 +255,25 @@ def test_many_statements_are_one_operation(world: World, push_id: str) -> None:
     world.timers.turn()
     assert len(world.writer.queue) == 1
     world.loop.run_until_complete(asyncio.sleep(0))
+
+
+def test_a_statement_that_cannot_be_stored_does_not_keep_the_others_from_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[tuple[str, int]] = []
+    for word in ("good", "poison", "fine"):
+        message = Message(f"default/devices/d1/uplink/{word}", Body(b"x"))
+        world.mailbox.connected("d1", world.identities[1], False)
+        world.mailbox.published("d1", message, lambda code, word=word: answers.append((word, code)))  # type: ignore[misc]
+    stored = store_statements
+
+    def store(connection: Any, statements: Any, *rest: Any) -> None:
+        if any(statement.leaf.endswith("poison") for statement in statements):
+            raise ValueError("a mistake of ours")
+        stored(connection, statements, *rest)
+
+    monkeypatch.setattr("gateway.delivery.receipts.store_statements", store)
+    world.settle()
+    assert answers == [("good", 0), ("poison", 0x80), ("fine", 0)]
+    assert world.row("SELECT count(*) FROM uplink_message") == (2,)
+    assert "poison" in str(world.facts.last_error(1))
