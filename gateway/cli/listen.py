@@ -229,6 +229,8 @@ def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:
     # The self-pipe makes both ends of the wait selectable: the event is set by other threads.
     threading.Thread(target=lambda: (finished.wait(), os.write(wake_write, b"!")), daemon=True).start()
     previous = signal.signal(signal.SIGTERM, lambda *_: finished.set())
+    # Started in the background of a script, a process inherits that it ignores Ctrl-C, and Python leaves it so.
+    interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
     watched = [wake_read, sys.stdin.fileno()] if sys.stdin is not None and not sys.stdin.closed else [wake_read]
     try:
         with single_keys():
@@ -245,6 +247,7 @@ def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:
         finished.set()
     finally:
         signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGINT, interrupted)
 
 
 @contextmanager
