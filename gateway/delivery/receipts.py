@@ -336,7 +336,7 @@ def _store_receipts(connection: sqlite3.Connection, receipts: list[tuple[Stateme
         assert statement.device_no is not None, "looked up before"
         push_no = found.get(index)
         if push_no is None:
-            statement.complaint = f"receipts: push {receipt.push_id!r} was never sent to this device"
+            statement.complaint = f"receipts: no delivery of push {receipt.push_id!r} to this device is known"
             continue
         result = None if receipt.result is None else json.dumps(receipt.result, ensure_ascii=False)
         if result is not None and len(result.encode(errors="replace")) > MAX_RESULT:
