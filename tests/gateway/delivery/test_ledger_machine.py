@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -22,7 +25,7 @@ from gateway.delivery.engine import Body, Message
 from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.push import PushRequest
 from gateway.delivery.reports import count_states
-from gateway.delivery.states import DeliveryState
+from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.errors import Problem
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.world import APP, World
@@ -30,6 +33,7 @@ from tests.gateway.delivery.world import APP, World
 DEVICES = 3
 MAILBOX_LIMIT = 5
 RECEIPTS = range(10, 15)
+EVENTS = list(RECEIPT_STATES)
 REVIVED = {20, 21, 22, 23, 24}
 STAMPS = "delivered_at, displayed_at, dismissed_at, opened_at, acted_at, ended_at"
 
@@ -61,6 +65,8 @@ class Life(RuleBasedStateMachine):
         self.boot()
 
     def boot(self) -> None:
+        self.last_in_lane: dict[tuple[str, int, int], int] = {}
+        """By device, connection and priority: the push handed over last."""
         self.world.boot()
         self.world.engine.on_hand_over = self.handed_over
 
@@ -82,15 +88,18 @@ class Life(RuleBasedStateMachine):
 
     def handed_over(self, client_id: str, hand_over: HandOver) -> None:
         push_no, device_no = hand_over.handle >> DEVICE_BITS, hand_over.handle & DEVICE_MASK
-        state, ttl, expires_at = self.world.connection.execute(
-            "SELECT d.state, p.ttl, p.expires_at FROM delivery d JOIN push p ON p.no = d.push_no"
+        state, ttl, expires_at, priority = self.world.connection.execute(
+            "SELECT d.state, p.ttl, p.expires_at, p.priority FROM delivery d JOIN push p ON p.no = d.push_no"
             " WHERE d.push_no = ? AND d.device_no = ?",
             (push_no, device_no),
         ).fetchone()
+        session = self.world.engine.session(client_id)
+        lane = (client_id, session.connection, priority)
+        assert self.last_in_lane.get(lane, 0) < push_no, "out of order within its priority"
+        self.last_in_lane[lane] = push_no
         assert state not in RECEIPTS or (push_no, device_no) not in self.recorded, "again, although recorded"
         assert push_no not in self.recalled, "handed over after the recall was answered"
         assert ttl == 0 or expires_at > self.world.now, "handed over after its ttl"
-        session = self.world.engine.session(client_id)
         twice = [one.handle for one in session.inflight].count(hand_over.handle)
         assert twice <= 1, "in flight twice on one connection"
         wire = json.loads(hand_over.payload)
@@ -264,6 +273,18 @@ class Life(RuleBasedStateMachine):
             self.rows[key] = row
 
     @invariant()
+    def what_is_in_flight_has_not_expired(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        for session in self.world.engine.sessions.values():
+            for hand_over in session.inflight if session.connected and session.resumed else ():
+                (state,) = self.world.connection.execute(
+                    "SELECT state FROM delivery WHERE push_no = ? AND device_no = ?",
+                    (hand_over.handle >> DEVICE_BITS, hand_over.handle & DEVICE_MASK),
+                ).fetchone()
+                assert state != DeliveryState.EXPIRED, "ended although it may still be acknowledged"
+
+    @invariant()
     def an_accepted_push_is_on_disk(self) -> None:
         if not hasattr(self, "world"):
             return
@@ -298,3 +319,52 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
 TestLife = Life.TestCase
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_long_life(seed: int, full: int) -> None:
+    """The same machine, driven by dice for longer than hypothesis goes: it finds short stories, dice find busy days."""
+    for round_ in range(full):
+        life = Life()
+        life.start()
+        try:
+            live(life, random.Random(seed + 1000 * round_))
+        finally:
+            life.teardown()
+
+
+def live(life: Life, dice: random.Random) -> None:
+    moves: list[Callable[[], object]] = [
+        lambda: life.accept(
+            dice.choice(["one", "some", "all"]),
+            dice.randrange(3),
+            dice.choice(["critical", "normal", "low"]),
+            dice.choice([0, 1, 1, 2]),
+            dice.choice([0, 5, 60, 86_400]),
+            dice.choice([None, None, "k"]),
+            dice.random() < 0.5,
+        ),
+        lambda: life.connect(dice.randrange(3), dice.choice([0, 1, 1, 2])),
+        lambda: life.settle(dice.randrange(3), dice.randrange(3), dice.choice([0, 0, 0, 0x97])),
+        lambda: (
+            life.receipt(dice.randrange(3), dice.randint(1, 4), dice.choice(list(RECEIPT_STATES)))
+            if life.accepted
+            else None
+        ),
+        life.turn,
+        lambda: life.commit(dice.choice([1, 2, None])),
+        life.call_back,
+        life.everything_moves,
+        lambda: life.time_passes(dice.choice([1, 1, 6, 61])),
+        lambda: life.disconnect(dice.randrange(3)),
+        lambda: life.accepted and life.recall(dice.randint(1, 4)),
+        lambda: life.empty_mailbox(dice.randrange(3)),
+        lambda: life.remove(dice.randrange(3)),
+        life.crash,
+    ]
+    weights = [8, 4, 8, 3, 6, 6, 6, 2, 3, 2, 1, 0.3, 0.3, 0.3]
+    for _ in range(400):
+        dice.choices(moves, weights)[0]()
+        life.states_are_conserved_and_move_along_the_arrows()
+        life.what_is_in_flight_has_not_expired()
+        life.an_accepted_push_is_on_disk()
