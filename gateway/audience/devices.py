@@ -22,14 +22,14 @@ from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import client_id, device_topics
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import DeviceId, Name
+from gateway.delivery.receipts import MAX_ATTRIBUTES
+from gateway.delivery.reports import cursor_number
 from gateway.errors import Problem, problem
 from gateway.merge_patch import merge_patch
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_TAGS = 64
-MAX_ATTRIBUTES = 16_384
-"""Bytes of a device's attributes as JSON text."""
 _COLUMNS = (
     "no, id, name, attributes, locale, timezone, created_at, updated_at, connected_at, last_seen,"
     " last_error, last_error_at, consent, channels"
@@ -276,14 +276,13 @@ class DeviceRegistry:
     async def uplink(self, app_no: int, device_id: str, limit: int, cursor: str | None) -> dict[str, Any]:
         """What it said, the newest first. Raises Problem 404, 422."""
         device_no = await self.number(app_no, device_id)
-        if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
-            raise problem("invalid_request", "cursor: pass on the next_cursor of the page before, unchanged")
+        before = cursor_number(cursor)
 
         def read(connection: sqlite3.Connection) -> list[Any]:
             return connection.execute(
                 "SELECT no, topic, payload, received_at FROM uplink_message WHERE device_no = ? AND no < ?"
                 " ORDER BY no DESC LIMIT ?",
-                (device_no, int(cursor) if cursor is not None else 2**62, limit + 1),
+                (device_no, before if before is not None else 2**62, limit + 1),
             ).fetchall()
 
         rows = await self._database.read(read)

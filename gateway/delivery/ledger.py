@@ -164,17 +164,7 @@ class Ledger:
         def operation(connection: sqlite3.Connection) -> None:
             record_outcomes(connection, outcomes, refusals, now)
 
-        def on_commit(_: None) -> None:
-            self._recorded(outcomes, refusals)
-
-        def on_error(error: BaseException) -> None:
-            log.error("acknowledgements cannot be stored, trying again: %s", error)
-            self._timers.call_later(
-                RETRY_SECONDS,
-                lambda: self._database.submit(operation, on_commit, on_error),
-            )
-
-        self._database.submit(operation, on_commit, on_error)
+        self._submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
 
     def _recorded(
         self,

@@ -51,7 +51,7 @@ class Reports:
 
     async def pushes(self, app_no: int, limit: int, cursor: str | None) -> Page:
         """The newest first, each with its counts."""
-        before = _number(cursor)
+        before = cursor_number(cursor)
 
         def read(connection: sqlite3.Connection) -> list[int]:
             rows = connection.execute(
@@ -81,7 +81,7 @@ class Reports:
 
     async def deliveries(self, app_no: int, push_id: str, limit: int, cursor: str | None) -> Page:
         """Per device, in order of enrolment: state, reason, effective QoS, time stamps. Raises Problem 404, 410."""
-        after = _number(cursor)
+        after = cursor_number(cursor)
         push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
@@ -221,7 +221,8 @@ def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
     }
 
 
-def _number(cursor: str | None) -> int | None:
+def cursor_number(cursor: str | None) -> int | None:
+    """A cursor that is a row's number. Raises Problem 422."""
     if cursor is None:
         return None
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
@@ -233,4 +234,4 @@ def _pair(cursor: str | None) -> tuple[int, int]:
     if cursor is None:
         return -1, 0
     priority, _, number = cursor.partition(".")
-    return _number(priority) or 0, _number(number) or 0
+    return cursor_number(priority) or 0, cursor_number(number) or 0
