@@ -38,6 +38,8 @@ class Accepted:
     permissions: Permissions
     identity: object = None
     persistent: bool = True
+    data: bytes | None = None
+    """Authentication data that ends an exchange: in CONNACK, or in AUTH when the client has authenticated again."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,9 +49,27 @@ class Refused:
     reason_code: int
 
 
+@dataclass(slots=True, frozen=True)
+class Challenge:
+    """The exchange goes on: `data` goes to the client in AUTH, and what it answers comes to the next `step`."""
+
+    data: bytes | None
+
+
+class Exchange(Protocol):
+    """One enhanced authentication (MQTT 5.0, 4.12) of one client: at CONNECT, or again while it is connected."""
+
+    def step(self, data: bytes | None, answer: Callable[[Accepted | Refused | Challenge], None]) -> None:
+        """Take the client's authentication data; call `answer` once, now or later, on the broker's thread."""
+
+
 class Authenticator(Protocol):
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
         """Call `answer` once, now or later, on the broker's thread. Nothing of the session is touched before."""
+
+    def exchange(self, method: str, credentials: Credentials) -> Exchange | None:
+        """Begin an enhanced authentication; None: no such method (0x8C) [MQTT-4.12.0-1]. Who authenticates again has to
+        be accepted as the principal that it is, and may get other permissions."""
 
 
 class AllowAll:
@@ -60,6 +80,9 @@ class AllowAll:
 
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
         answer(Accepted(principal=credentials.client_id, permissions=self))
+
+    def exchange(self, method: str, credentials: Credentials) -> None:
+        return None
 
     def may_publish(self, topic: str, retain: bool) -> bool:
         return True

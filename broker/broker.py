@@ -21,6 +21,7 @@ from broker.authorization import Authenticator
 from broker.deadlines import TimingWheel
 from broker.environment import Environment
 from broker.events import BrokerEvents
+from broker.failed_authentications import FailedAuthentications
 from broker.handshake import Terms, published_will
 from broker.message import Message
 from broker.metrics import BrokerMetrics
@@ -31,6 +32,7 @@ from broker.session import Session
 from broker.session_queue import SharedMessage
 from broker.settings import BrokerSettings
 from broker.store import SessionStore, StoredWill
+from broker.system_topics import SYSTEM, SystemTopics
 
 if TYPE_CHECKING:
     from broker.connection import Connection
@@ -55,6 +57,7 @@ class Broker:
         self.wheel = TimingWheel(self.environment.now)
         self._router: Router[Session] = Router()
         self._retained = RetainedMessages(settings.max_retained_messages, settings.max_retained_bytes)
+        self.failed = FailedAuthentications(settings.max_failed_authentications)
         self._connections: dict[str, tuple[Connection, ...]] = {}
         """By principal; almost always one, and a tuple of one is the smallest collection there is."""
 
@@ -73,6 +76,7 @@ class Broker:
             self.sessions[stored.client_id] = session
             for topic_filter, options in session.subscriptions.items():
                 self._router.subscribe(topic_filter, session, options)
+            self.metrics.subscriptions += len(session.subscriptions)
             self._schedule(session)
         for shared in messages.values():
             if not shared.references:
@@ -82,6 +86,9 @@ class Broker:
                 environment.store.delete_retained(message.topic)
         self.metrics.sessions = len(self.sessions)
         self.metrics.retained = len(self._retained)
+        if self.settings.system_interval:
+            topics = SystemTopics(self.metrics, self.settings.system_interval, now, lambda m: self.route(m, None))
+            self.wheel.schedule(topics, now)
 
     def tick(self, now: float) -> None:
         """Do what is due. Call it about four times a second."""
@@ -156,9 +163,12 @@ class Broker:
 
     # -- what a connection calls --------------------------------------------------------------------------------------
 
-    def refusal(self, client_id: str) -> int:
-        """The reason code for an authenticated client that there is no room for; 0 if there is."""
+    def refusal(self, client_id: str, principal: str) -> int:
+        """The reason code for an authenticated client that there is no room for, or that asks for another's session;
+        0 if it may have one."""
         session = self.sessions.get(client_id)
+        if session is not None and session.principal != principal:
+            return ReasonCode.CLIENT_IDENTIFIER_NOT_VALID
         if session is None:
             if len(self.sessions) >= self.settings.max_sessions:
                 return ReasonCode.QUOTA_EXCEEDED
@@ -193,7 +203,7 @@ class Broker:
             self.metrics.sessions = len(self.sessions)
         self.wheel.cancel(session)
         session.principal = connection.principal
-        session.attach(connection, terms.maximum_packet_size, terms.receive_maximum)
+        session.attach(connection, terms.maximum_packet_size, terms.receive_maximum, terms.alias_maximum)
         session.expiry_interval = terms.expiry_interval
         # An earlier will that was waiting for its delay is not published any more [MQTT-3.1.3-9].
         session.will = will
@@ -201,6 +211,7 @@ class Broker:
         connection.session = session
         self._connections[connection.principal] = (*self._connections.get(connection.principal, ()), connection)
         self.metrics.connections += 1
+        self.metrics.most_connections = max(self.metrics.most_connections, self.metrics.connections)
         self.metrics.connects += 1
         self.environment.events.connected(client_id, connection.identity, present)
         return session, present, ended or (session.durable and (not present or will is not None))
@@ -266,11 +277,15 @@ class Broker:
     def subscribe(self, session: Session, topic_filter: str, options: int) -> bool:
         """True if the session had no such subscription."""
         session.subscribe(topic_filter, options)
-        return self._router.subscribe(topic_filter, session, options)
+        is_new = self._router.subscribe(topic_filter, session, options)
+        self.metrics.subscriptions += is_new
+        return is_new
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
         """True if there was one."""
-        return session.unsubscribe(topic_filter) and self._router.unsubscribe(topic_filter, session)
+        removed = session.unsubscribe(topic_filter) and self._router.unsubscribe(topic_filter, session)
+        self.metrics.subscriptions -= removed
+        return removed
 
     def send_retained(self, session: Session, topic_filter: str, options: int) -> None:
         """The retained messages that a new subscription gets."""
@@ -309,6 +324,7 @@ class Broker:
         self.wheel.cancel(session)
         for topic_filter in session.subscriptions:
             self._router.unsubscribe(topic_filter, session)
+        self.metrics.subscriptions -= len(session.subscriptions)
         will = session.will
         session.end()
         if will is not None:
@@ -321,7 +337,9 @@ class Broker:
 
     def _retain(self, message: Message) -> None:
         store = self.environment.store
-        if not message.body.payload:
+        if message.topic.startswith(SYSTEM):
+            self._retained.set(message)  # true for this run only
+        elif not message.body.payload:
             if self._retained.remove(message.topic):
                 store.delete_retained(message.topic)  # [MQTT-3.3.1-6]
         elif self._retained.set(message) or (self._sweep_retained() and self._retained.set(message)):

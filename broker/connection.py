@@ -21,24 +21,28 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from broker.answers import Answer, Answers
 from broker.authorization import Accepted, Credentials, Permissions, Refused
 from broker.broker import Broker
-from broker.environment import Environment
+from broker.enhanced_authentication import EnhancedAuthentication
+from broker.environment import Environment, Transport
 from broker.forwarding import body_of
 from broker.handshake import Terms, connack_properties, terms_of, will_of
 from broker.message import Message
 from broker.protocol.codec import Decoder, encode
-from broker.protocol.errors import MqttError, ProtocolError, TopicAliasInvalid, return_code_of
+from broker.protocol.errors import MqttError, ProtocolError, return_code_of
 from broker.protocol.packets import (
+    REASON_CODES,
     V3_1_1,
     V5,
+    Auth,
     Connack,
     Connect,
     Disconnect,
     Packet,
+    PacketType,
     Pingreq,
     Pingresp,
     Properties,
@@ -50,26 +54,17 @@ from broker.protocol.packets import (
     ReasonCode,
     Suback,
     Subscribe,
-    SubscriptionRequest,
     Unsuback,
     Unsubscribe,
 )
 from broker.protocol.topic_filters import SHARE
-from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, RETAIN_AS_PUBLISHED, RETAIN_HANDLING_SHIFT
+from broker.router import pack_options
 from broker.session import Session
+from broker.topic_aliases import InboundAliases
 
 log = logging.getLogger(__name__)
 
 _PINGRESP: Final = encode(Pingresp(), V3_1_1)
-
-
-class Transport(Protocol):
-    """What a connection writes to. Neither call blocks or calls back, except `pause_writing` from within `write`."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def close(self) -> None:
-        """Send what is written, for a bounded time, then close."""
 
 
 class State(Enum):
@@ -85,6 +80,7 @@ class Connection:
         "_answers",
         "_broker",
         "_decoder",
+        "_enhanced",
         "_opened_at",
         "_permissions",
         "_said_connack",
@@ -125,8 +121,10 @@ class Connection:
         self._permissions: Permissions
         self._terms: Terms | None = None
         self._said_connack = False
-        self._aliases: dict[int, str] | None = None
-        """Topic aliases the client has defined; they end with the connection [MQTT-3.3.2-7]."""
+        self._enhanced: EnhancedAuthentication | None = None
+        """Only of a client that has named a method."""
+        self._aliases: InboundAliases | None = None
+        """Topic aliases the client has defined; None before the first."""
         self._answers: Answers | None = None
         """None while nothing is owed: an empty deque takes 600 bytes."""
         self._unacknowledged = 0
@@ -148,8 +146,7 @@ class Connection:
         except MqttError as error:
             self._refuse_packet(error)
         except Exception:
-            # Ours, not the peer's. One connection pays for it instead of the process.
-            log.exception("connection of %s failed", self.peer)
+            log.exception("connection of %s failed", self.peer)  # ours, not the peer's: one connection pays for it
             self.end(ReasonCode.UNSPECIFIED_ERROR, "internal error")
         if self._state is State.AUTHENTICATING and self._decoder.buffered > environment.settings.connect_buffer:
             self.end(ReasonCode.QUOTA_EXCEEDED, "too much before authentication")
@@ -214,7 +211,8 @@ class Connection:
                 self._say_goodbye(reason_code, reason)
         elif self._state is not State.AWAITING_CONNECT:
             # Its CONNECT was understood: the refusal is a CONNACK.
-            self.send(encode(Connack(False, self._connack_code(reason_code)), self.version))
+            code = reason_code if self.version == V5 else return_code_of(reason_code)
+            self.send(encode(Connack(False, code), self.version))
         self._finish(reason, keep_will=True)
 
     def due(self, now: float) -> float | None:
@@ -251,9 +249,6 @@ class Connection:
         self.version = connect.protocol_version
         self._state = State.AUTHENTICATING
         properties = connect.properties
-        if properties is not None and properties.authentication_method is not None:
-            self.end(ReasonCode.BAD_AUTHENTICATION_METHOD, "bad authentication method")  # [MQTT-4.12.0-1]
-            return
         if not connect.client_id and self.version != V5 and not connect.clean_start:
             # 3.1.1 cannot tell a client which identifier it was given [MQTT-3.1.3-8].
             self.end(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "client identifier not valid")
@@ -263,30 +258,41 @@ class Connection:
         if len(terms.client_id.encode()) > settings.max_client_id_length:
             self.end(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "client identifier not valid")
             return
+        if self._broker.failed.too_many(self.peer, self.environment.now):
+            self.end(ReasonCode.CONNECTION_RATE_EXCEEDED, "too many failed authentications")
+            return
         # The client need not wait for CONNACK (MQTT 5.0, 3.1.4); we look at nothing it says until we know it.
         self._decoder.pause()
-        self._broker.authenticator.authenticate(
-            Credentials(terms.client_id, connect.username, connect.password, self.version, self.peer),
-            partial(self._authenticated, connect, terms),
-        )
+        authenticator = self._broker.authenticator
+        credentials = Credentials(terms.client_id, connect.username, connect.password, self.version, self.peer)
+        decided = partial(self._authenticated, connect, terms)
+        method = properties.authentication_method if properties is not None else None
+        if properties is None or method is None:
+            authenticator.authenticate(credentials, decided)
+            return
+        self._enhanced = EnhancedAuthentication(method, authenticator, credentials, self._challenge, decided)
+        if not self._enhanced.begin(properties.authentication_data):
+            self._refused(ReasonCode.BAD_AUTHENTICATION_METHOD)  # [MQTT-4.12.0-1]
 
     def _authenticated(self, connect: Connect, terms: Terms, answer: Accepted | Refused) -> None:
         if self._state is not State.AUTHENTICATING:
             return  # it has gone meanwhile
         if isinstance(answer, Refused):
-            self.end(answer.reason_code, _name_of(answer.reason_code))
+            self._refused(answer.reason_code)
             return
         will = will_of(connect)
         if will is not None:
             refused = self._publish_refusal(answer.permissions, will.message.topic, will.message.retain)
+            if not will.message.body.is_what_it_says():
+                refused = ReasonCode.PAYLOAD_FORMAT_INVALID
             if refused:
                 self.end(refused, "will refused")
                 return
         if not answer.persistent:
             terms = replace(terms, expiry_interval=0)
-        refusal = self._broker.refusal(terms.client_id)
+        refusal = self._broker.refusal(terms.client_id, answer.principal)
         if refusal:
-            self.end(refusal, _name_of(refusal))
+            self._refused(refusal)
             return
         settings = self.environment.settings
         self._permissions = answer.permissions
@@ -298,24 +304,60 @@ class Connection:
         clean = connect.clean_start or not answer.persistent
         _, present, stored = self._broker.open_session(self, terms, clean, will)
         properties = connack_properties(connect, terms, settings) if self.version == V5 else None
+        if self._enhanced is not None and properties is not None:
+            self._enhanced.accepted(answer, properties, self._authenticated_again)
         connack = Connack(present, ReasonCode.SUCCESS, properties)
         self._owe(connack, stored=stored, then=self._begin)
         look_at = self.due(self.environment.now)
         if look_at is not None:
             self._broker.wheel.schedule(self, look_at)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Look at what has come meanwhile."""
         try:
             self._decoder.resume()
         except MqttError as error:
             self._refuse_packet(error)
+
+    def _refused(self, reason_code: int) -> None:
+        self._broker.failed.note(self.peer, reason_code, self.environment.now)
+        self.end(reason_code, ReasonCode(reason_code).name.lower().replace("_", " "))
+
+    def _challenge(self, auth: Auth) -> None:
+        """The authenticator asks the client something, at CONNECT or later."""
+        if self._state is State.CONNECTED:
+            self._owe(auth, stored=False)
+        elif self._state is State.AUTHENTICATING:
+            self.send(encode(auth, V5))
+            self._resume()
+
+    def _auth(self, auth: Auth) -> None:
+        if self._enhanced is None:
+            raise ProtocolError("AUTH without a method in CONNECT")  # [MQTT-4.12.0-7]
+        if self._state is State.AUTHENTICATING:
+            self._decoder.pause()
+        self._enhanced.auth(auth)
+
+    def _authenticated_again(self, answer: Accepted | Refused) -> None:
+        if self._state is not State.CONNECTED or self._enhanced is None:
+            return
+        if isinstance(answer, Refused):
+            # [MQTT-4.12.1-2]; DISCONNECT does not have every code that CONNACK has.
+            known = answer.reason_code in REASON_CODES[PacketType.DISCONNECT]
+            self._refused(answer.reason_code if known else ReasonCode.NOT_AUTHORIZED)
+        elif answer.principal != self.principal:
+            self._refused(ReasonCode.NOT_AUTHORIZED)
+        else:
+            self._permissions = answer.permissions
+            self.identity = answer.identity
+            self._owe(Auth(ReasonCode.SUCCESS, self._enhanced.properties(answer.data)), stored=False)
 
     def _begin(self) -> None:
         """CONNACK has left: the session may speak."""
         self._said_connack = True
         if self.session is not None:
             self.session.start()
-
-    def _connack_code(self, reason_code: int) -> int:
-        return reason_code if self.version == V5 else return_code_of(reason_code)
 
     # -- PUBLISH from the client --------------------------------------------------------------------------------------
 
@@ -326,7 +368,9 @@ class Connection:
         properties = publish.properties
         topic = publish.topic
         if properties is not None and properties.topic_alias is not None:
-            topic = self._resolve_alias(topic, properties.topic_alias)
+            if self._aliases is None:
+                self._aliases = InboundAliases()
+            topic = self._aliases.resolve(topic, properties.topic_alias, environment.settings.topic_alias_maximum)
         qos = publish.qos
         if qos == 2 and not session.receive(publish.packet_id):
             # Repeated: acknowledged again, not routed again [MQTT-4.3.3-10].
@@ -338,12 +382,17 @@ class Connection:
                 self.end(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "receive maximum exceeded")  # MQTT 5.0, 3.3.4
                 return
         refusal = self._publish_refusal(self._permissions, topic, publish.retain)
+        body = body_of(publish.payload, properties, environment.now)
         if refusal:
             environment.metrics.dropped_not_permitted += 1
+        elif not body.is_what_it_says():
+            environment.metrics.dropped_invalid += 1
+            refusal = ReasonCode.PAYLOAD_FORMAT_INVALID
+        if refusal:
             if qos:
                 self._owe_acknowledgement(publish, 0)(refusal)
             return
-        message = Message(topic, body_of(publish.payload, properties, environment.now), qos, publish.retain)
+        message = Message(topic, body, qos, publish.retain)
         anybody = self._broker.route(message, session)
         if qos:
             unheard = 0 if anybody or self._broker.embedded else ReasonCode.NO_MATCHING_SUBSCRIBERS
@@ -374,19 +423,6 @@ class Connection:
             return ReasonCode.NOT_AUTHORIZED
         return ReasonCode.SUCCESS
 
-    def _resolve_alias(self, topic: str, alias: int) -> str:
-        if not 0 < alias <= self.environment.settings.topic_alias_maximum:
-            raise TopicAliasInvalid("topic alias above the maximum")  # [MQTT-3.3.2-9]
-        if self._aliases is None:
-            self._aliases = {}
-        if topic:
-            self._aliases[alias] = topic
-            return topic
-        known = self._aliases.get(alias)
-        if known is None:
-            raise TopicAliasInvalid("topic alias that was not defined")
-        return known
-
     def _pubrel(self, pubrel: Pubrel) -> None:
         session = self._accepted_session()
         known = session.release(pubrel.packet_id)
@@ -416,7 +452,9 @@ class Connection:
             if refusal:
                 codes.append(refusal)  # 0x80 in 3.1.1
                 continue
-            options = _options_of(request, identifier)
+            options = pack_options(
+                request.qos, request.no_local, request.retain_as_published, request.retain_handling, identifier
+            )
             is_new = self._broker.subscribe(session, topic_filter, options)
             codes.append(request.qos)
             # Retain handling: 0 always, 1 if the subscription is new, 2 never [MQTT-3.3.1-9] [MQTT-3.3.1-10]
@@ -530,25 +568,13 @@ class Connection:
         if session is not None:
             self._broker.connection_ended(self, session, reason, keep_will)
 
+    def _give_up(self, _: Disconnect) -> None:
+        self._finish("disconnected", keep_will=False)  # instead of the AUTH that was asked for
+
     def _accepted_session(self) -> Session:
         session = self.session
         assert session is not None, "the table lets these packets through only when CONNECT was accepted"
         return session
-
-
-def _options_of(request: SubscriptionRequest, identifier: int) -> int:
-    """A subscription as one int, as in `router`."""
-    return (
-        request.qos
-        | NO_LOCAL * request.no_local
-        | RETAIN_AS_PUBLISHED * request.retain_as_published
-        | request.retain_handling << RETAIN_HANDLING_SHIFT
-        | identifier << IDENTIFIER_SHIFT
-    )
-
-
-def _name_of(reason_code: int) -> str:
-    return ReasonCode(reason_code).name.lower().replace("_", " ")
 
 
 def _nothing(_: int) -> None:
@@ -557,8 +583,9 @@ def _nothing(_: int) -> None:
 
 _LEGAL: Final[dict[State, dict[type[Any], Callable[[Connection, Any], None]]]] = {
     State.AWAITING_CONNECT: {Connect: Connection._connect},
-    State.AUTHENTICATING: {},  # the decoder is paused
+    State.AUTHENTICATING: {Auth: Connection._auth, Disconnect: Connection._give_up},  # [MQTT-3.1.2-30]
     State.CONNECTED: {
+        Auth: Connection._auth,
         Publish: Connection._publish,
         Pubrec: Connection._pubrec,
         Pubrel: Connection._pubrel,

@@ -28,6 +28,15 @@ class SessionConnection(Protocol):
         """Tell the client why, if its version can be told, and close."""
 
 
+class Transport(Protocol):
+    """What a connection writes to. Neither call blocks or calls back, except `pause_writing` from within `write`."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None:
+        """Send what is written, for a bounded time, then close."""
+
+
 class Environment:
     """What the sessions of one broker share."""
 

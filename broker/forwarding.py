@@ -3,7 +3,7 @@
 Kept unaltered: payload, payload format [MQTT-3.3.2-4], response topic [MQTT-3.3.2-15], correlation data
 [MQTT-3.3.2-16], user properties [MQTT-3.3.2-17] in their order [MQTT-3.3.2-18], content type [MQTT-3.3.2-20].
 Changed: the message expiry interval becomes what is left of it [MQTT-3.3.2-6]. Added: subscription identifiers
-[MQTT-3.3.4-3]. Topic aliases end here.
+[MQTT-3.3.4-3]. Topic aliases end here, and others begin.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from broker.message import Body
 from broker.protocol.codec import encode_properties, encode_publish
 from broker.protocol.packets import V5, PacketType, Properties
 from broker.session_queue import MessageCopy
+from broker.topic_aliases import OutboundAliases
 
 RETAIN = 0x01
 EXPIRY_PROPERTY = b"\x02"
@@ -55,15 +56,25 @@ def identifier_properties(identifiers: Iterable[int]) -> bytes:
     return encode_properties(Properties(subscription_identifiers=list(identifiers)), PacketType.PUBLISH)
 
 
-def render(copy: MessageCopy, packet_id: int, flags: int, version: int, clock: Callable[[], float]) -> bytes:
-    """A session's copy of an ordinary message as a packet."""
+def render(
+    copy: MessageCopy,
+    packet_id: int,
+    flags: int,
+    version: int,
+    clock: Callable[[], float],
+    aliases: OutboundAliases | None = None,
+) -> bytes:
+    """A session's copy of an ordinary message as a packet, the next one that is written if `aliases` are given."""
     shared = copy.shared
+    encoded_topic = shared.encoded_topic
     body = shared.message.body
     properties = None
     if version == V5:
         properties = forwarded_properties(body, clock)
         if copy.identifiers:
             properties += identifier_properties(copy.identifiers)
+        if aliases is not None:
+            encoded_topic, properties = aliases.shorten(shared.message.topic, encoded_topic, properties)
     if copy.retain:
         flags |= RETAIN
-    return encode_publish(shared.encoded_topic, body.payload, copy.qos, packet_id, flags, properties)
+    return encode_publish(encoded_topic, body.payload, copy.qos, packet_id, flags, properties)

@@ -31,6 +31,8 @@ class Terms:
     expiry_interval: int
     receive_maximum: int
     maximum_packet_size: int
+    alias_maximum: int
+    """Topic aliases that we may define: what the client takes, and no more than we take ourselves."""
 
 
 def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
@@ -50,6 +52,7 @@ def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
         expiry_interval=min(expiry, settings.max_session_expiry),
         receive_maximum=properties.receive_maximum or RECEIVE_MAXIMUM,
         maximum_packet_size=properties.maximum_packet_size or MAXIMUM_PACKET_SIZE,
+        alias_maximum=min(properties.topic_alias_maximum or 0, settings.topic_alias_maximum),
     )
 
 

@@ -25,6 +25,16 @@ class Body:
     encoded_properties: bytes | None = field(default=None, repr=False)
     """The encoder's cache of `properties` on the wire, without expiry, alias and subscription identifiers."""
 
+    def is_what_it_says(self) -> bool:
+        """Payload format 1 means UTF-8 (MQTT 5.0, 3.3.2.3.2)."""
+        if self.properties is None or not self.properties.payload_format_indicator:
+            return True
+        try:
+            self.payload.decode()
+        except UnicodeDecodeError:
+            return False
+        return True
+
     def has_expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now
 

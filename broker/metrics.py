@@ -16,7 +16,15 @@ class BrokerMetrics:
     sessions: int = 0
     """Sessions, connected or not, now."""
     retained: int = 0
-    """Retained messages, now."""
+    """Retained messages, now; `$SYS` included."""
+    subscriptions: int = 0
+    """Subscriptions of all sessions, now."""
+    queued_messages: int = 0
+    """Messages that wait in session queues, now: one for each session that waits for it."""
+    queued_bytes: int = 0
+    """Payload bytes of what is queued, now: once, however many sessions wait for it."""
+    most_connections: int = 0
+    """The highest that `connections` has been."""
 
     connects: int = 0
     """CONNECTs accepted."""
@@ -36,13 +44,15 @@ class BrokerMetrics:
     dropped_expired: int = 0
     """Messages whose expiry interval passed while they waited."""
     dropped_queue_full: int = 0
-    """Messages lost by a session queue at its limit."""
+    """Messages lost by a session queue at its limit, or by the limit of all queues together."""
     dropped_offline: int = 0
     """QoS 0 messages to a session without a connection."""
     dropped_too_large: int = 0
     """Messages above a client's maximum packet size [MQTT-3.1.2-25]."""
     dropped_not_permitted: int = 0
     """Messages from clients that may not publish to that topic."""
+    dropped_invalid: int = 0
+    """Messages from clients that said their payload was UTF-8 when it is not."""
     dropped_not_retained: int = 0
     """Messages delivered but not retained, for want of room."""
 

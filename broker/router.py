@@ -284,6 +284,17 @@ class Router(Generic[Subscriber]):
         return removed
 
 
+def pack_options(qos: int, no_local: bool, retain_as_published: bool, retain_handling: int, identifier: int) -> int:
+    """A subscription as one int."""
+    return (
+        qos
+        | NO_LOCAL * no_local
+        | RETAIN_AS_PUBLISHED * retain_as_published
+        | retain_handling << RETAIN_HANDLING_SHIFT
+        | identifier << IDENTIFIER_SHIFT
+    )
+
+
 def has_wildcard(topic_filter: str) -> bool:
     return "+" in topic_filter or "#" in topic_filter
 

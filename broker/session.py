@@ -15,12 +15,21 @@ from collections.abc import Callable
 
 from broker.environment import Environment, SessionConnection
 from broker.events import LOST
-from broker.inflight import ABANDONED, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
+from broker.inflight import ABANDONED, FORGET_DUE, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
 from broker.protocol.topic_filters import split_shared
-from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, RETAIN_HANDLING_SHIFT, has_wildcard
+from broker.router import (
+    IDENTIFIER_SHIFT,
+    NO_LOCAL,
+    QOS,
+    RETAIN_AS_PUBLISHED,
+    RETAIN_HANDLING_SHIFT,
+    has_wildcard,
+    pack_options,
+)
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
 from broker.settings import NEVER_EXPIRES
 from broker.store import StoredOutbound, StoredSession, StoredSubscription, StoredWill
+from broker.topic_aliases import OutboundAliases
 from broker.window import InflightWindow
 
 
@@ -46,10 +55,14 @@ class Session(InflightWindow):
 
     # -- connections --------------------------------------------------------------------------------------------------
 
-    def attach(self, connection: SessionConnection, packet_limit: int, receive_maximum: int) -> None:
+    def attach(
+        self, connection: SessionConnection, packet_limit: int, receive_maximum: int, alias_maximum: int = 0
+    ) -> None:
         """A connection has authenticated as this session's client. Nothing goes out before `start`."""
         self.connection = connection
         self.version = connection.version
+        self.aliases = OutboundAliases(alias_maximum) if alias_maximum else None
+        self.strays = None
         self.packet_limit = packet_limit
         self.window = min(receive_maximum, self.environment.settings.max_inflight)
         self.expires_at = None
@@ -70,6 +83,26 @@ class Session(InflightWindow):
     def due(self, now: float) -> float | None:
         return self.look(self, now)
 
+    def oldest_sent_at(self) -> float | None:
+        """When the message was sent that is unacknowledged for longest, on this connection."""
+        if self.resumed:
+            for entry in self.inflight.values():
+                if entry.phase < FORGET_DUE:
+                    return entry.sent_at
+        return None
+
+    def compact(self) -> None:
+        """A dictionary that was full once keeps its size; an idle session must not pay 18 KB for one busy moment."""
+        if not self.inflight:
+            self.inflight = {}
+            self.packet_of_handle = None
+
+    def held(self) -> list[int]:
+        """Handles past PUBREC: they cannot be taken back."""
+        if self.packet_of_handle is None:
+            return []
+        return [h for h, packet_id in self.packet_of_handle.items() if self.inflight[packet_id].phase >= PUBCOMP_DUE]
+
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
     def subscribe(self, topic_filter: str, options: int) -> None:
@@ -88,6 +121,11 @@ class Session(InflightWindow):
         if self.durable:
             self.environment.store.delete_subscription(self.client_id, topic_filter)
         return True
+
+    def granted(self, topic: str) -> int:
+        """The highest QoS of the subscriptions to a topic, shared ones aside; -1 without any."""
+        options = self.options_for(topic)
+        return options & QOS if options >= 0 else -1
 
     # -- inbound QoS 2 ------------------------------------------------------------------------------------------------
 
@@ -134,7 +172,13 @@ class Session(InflightWindow):
         if self.will is not None and self.will.due_at is None:
             self.will.due_at = now + min(self.will.delay, self.expiry_interval)
         for subscription in stored.subscriptions:
-            self.subscriptions[subscription.topic_filter] = _options(subscription)
+            self.subscriptions[subscription.topic_filter] = pack_options(
+                subscription.qos,
+                subscription.no_local,
+                subscription.retain_as_published,
+                subscription.retain_handling,
+                subscription.subscription_identifier or 0,
+            )
             self.wildcards += _is_wildcard(subscription.topic_filter)
         self.received = set(stored.received) or None
         for row in sorted(stored.outbound, key=lambda row: row.sequence):
@@ -149,7 +193,7 @@ class Session(InflightWindow):
             copy = MessageCopy(shared, row.qos, row.retain, row.subscription_identifiers, row.sequence)
             if not row.packet_id:
                 if self.queue is None:
-                    self.queue = SessionQueue()
+                    self.queue = SessionQueue(self.environment.metrics)
                 self.queue.append(copy)
                 return
         elif row.message_key is not None or not row.packet_id:
@@ -181,7 +225,9 @@ class Session(InflightWindow):
             self.durable = False
         self.inflight = {}
         self.packet_of_handle = None
-        self.queue = None
+        if self.queue is not None:
+            self.queue.clear()
+            self.queue = None
         self.received = None
         self.will = None
         for handle in held:
@@ -201,14 +247,4 @@ def _stored(topic_filter: str, options: int) -> StoredSubscription:
         bool(options & RETAIN_AS_PUBLISHED),
         options >> RETAIN_HANDLING_SHIFT & 3,
         options >> IDENTIFIER_SHIFT or None,
-    )
-
-
-def _options(stored: StoredSubscription) -> int:
-    return (
-        stored.qos
-        | NO_LOCAL * stored.no_local
-        | RETAIN_AS_PUBLISHED * stored.retain_as_published
-        | stored.retain_handling << RETAIN_HANDLING_SHIFT
-        | (stored.subscription_identifier or 0) << IDENTIFIER_SHIFT
     )

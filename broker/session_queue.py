@@ -2,8 +2,8 @@
 
 Laws
 1. First in, first out, for every QoS [MQTT-4.6.0-6].
-2. Bounded by messages and by payload bytes. At the bound what has expired goes first, then the newest message loses:
-   what a client has got is then a prefix of what was said, and not a sample of it.
+2. Bounded by messages and by payload bytes, for itself and together with all the others. At the bound what has expired
+   goes first, then the newest message loses: what a client has got is then a prefix of what was said, not a sample.
 3. Retained messages that answer a SUBSCRIBE are not held against the bound: their payload is in memory anyway, and
    their number has a bound of its own.
 
@@ -16,20 +16,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from broker.message import Message
+from broker.metrics import BrokerMetrics
+from broker.settings import BrokerSettings
 from broker.store import StoredOutbound
 
 
 class SharedMessage:
     """One ordinary message on its way to any number of sessions. `key` and `references` belong to the store's side:
-    a message that no durable session has to keep is never stored, and has key 0."""
+    a message that no durable session has to keep is never stored, and has key 0. `queued`: how many queues it is in."""
 
-    __slots__ = ("encoded_topic", "key", "message", "references")
+    __slots__ = ("encoded_topic", "key", "message", "queued", "references")
 
     def __init__(self, message: Message, key: int = 0) -> None:
         self.message = message
         self.encoded_topic = message.topic.encode()
         self.key = key
         self.references = 0
+        self.queued = 0
 
 
 class MessageCopy:
@@ -55,10 +58,12 @@ class MessageCopy:
 
 
 class SessionQueue:
-    __slots__ = ("_copies", "payload_bytes")
+    __slots__ = ("_copies", "_totals", "payload_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, totals: BrokerMetrics) -> None:
         self._copies: deque[MessageCopy] = deque()
+        self._totals = totals
+        """All queues together."""
         self.payload_bytes = 0
 
     def __len__(self) -> int:
@@ -67,20 +72,41 @@ class SessionQueue:
     def __iter__(self) -> Iterator[MessageCopy]:
         return iter(self._copies)
 
-    def has_room(self, size: int, max_messages: int, max_bytes: int) -> bool:
-        return len(self._copies) < max_messages and self.payload_bytes + size <= max_bytes
+    def has_room(self, shared: SharedMessage, settings: BrokerSettings) -> bool:
+        """For one message more, in this queue and in all of them."""
+        size = len(shared.message.body.payload)
+        totals = self._totals
+        return (
+            len(self._copies) < settings.max_queued_messages
+            and self.payload_bytes + size <= settings.max_queued_bytes
+            and totals.queued_messages < settings.max_queued_messages_total
+            and (shared.queued > 0 or totals.queued_bytes + size <= settings.max_queued_bytes_total)
+        )
 
     def append(self, copy: MessageCopy) -> None:
         self._copies.append(copy)
-        self.payload_bytes += len(copy.shared.message.body.payload)
+        shared = copy.shared
+        size = len(shared.message.body.payload)
+        self.payload_bytes += size
+        totals = self._totals
+        totals.queued_messages += 1
+        if not shared.queued:
+            totals.queued_bytes += size
+        shared.queued += 1
 
     def first(self) -> MessageCopy:
         return self._copies[0]
 
     def pop_first(self) -> MessageCopy:
         copy = self._copies.popleft()
-        self.payload_bytes -= len(copy.shared.message.body.payload)
+        self._left(copy)
         return copy
+
+    def clear(self) -> None:
+        """The session is over."""
+        for copy in self._copies:
+            self._left(copy)
+        self._copies.clear()
 
     def take_expired(self, now: float) -> list[MessageCopy]:
         """Remove and return what nobody needs any more."""
@@ -94,5 +120,16 @@ class SessionQueue:
         taken = [copy for copy in self._copies if condition(copy)]
         if taken:
             self._copies = deque(copy for copy in self._copies if not condition(copy))
-            self.payload_bytes -= sum(len(copy.shared.message.body.payload) for copy in taken)
+            for copy in taken:
+                self._left(copy)
         return taken
+
+    def _left(self, copy: MessageCopy) -> None:
+        shared = copy.shared
+        size = len(shared.message.body.payload)
+        self.payload_bytes -= size
+        totals = self._totals
+        totals.queued_messages -= 1
+        shared.queued -= 1
+        if not shared.queued:
+            totals.queued_bytes -= size

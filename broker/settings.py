@@ -28,6 +28,10 @@ class BrokerSettings:
     max_client_id_length: int = 256
     """UTF-8 bytes. 23 is what a server has to allow [MQTT-3.1.3-5]; longer identifiers cost memory only."""
 
+    max_failed_authentications: int = 100
+    """Refused credentials per remote address and minute; then its CONNECTs are refused unasked (0x9F; 3.1.1: return
+    code 3) until the minute is over. Successes do not count: a fleet sits behind one address."""
+
     server_keep_alive: int | None = None
     """Seconds; replaces the keep alive a 5.0 client asked for [MQTT-3.1.2-21]. None: the client's own."""
     keep_alive_grace: float = 1.5
@@ -52,13 +56,21 @@ class BrokerSettings:
     """Answers of one connection that wait for the store: as many as there are packet identifiers. Over it the
     connection is closed (0x97); what was not acknowledged is repeated by its client."""
     topic_alias_maximum: int = 16
-    """Aliases a 5.0 client may define, per connection. What mosquitto and most clients use at most is 10."""
+    """Aliases a 5.0 client may define, per connection, and we define for a client that takes them. What mosquitto and
+    most clients use at most is 10."""
+    system_interval: int = 10
+    """Seconds between two publications of `$SYS/broker/...`; 0: never. The default of mosquitto."""
 
     max_queued_messages: int = 1_000
     """Ordinary messages that wait for one session (pushes wait in the gateway, never here); the newest one loses.
     The default of mosquitto."""
     max_queued_bytes: int = 4 * 1024 * 1024
     """Payload bytes of the same queue; the newest message loses."""
+    max_queued_messages_total: int = 1_000_000
+    """Messages that wait in all session queues together, 90 bytes each and payloads aside; the newest one loses."""
+    max_queued_bytes_total: int = 256 * 1024 * 1024
+    """Payload bytes of all session queues together, a payload that many sessions wait for once; the newest message
+    loses."""
     write_buffer: int = 256 * 1024
     """Bytes written to a socket that the kernel has not taken. Above it the client is a slow consumer: no message goes
     out until a quarter is left; deliveries wait in the mailbox, ordinary messages in the session's queue."""

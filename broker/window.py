@@ -29,6 +29,7 @@ from broker.protocol.codec import encode, encode_publish
 from broker.protocol.packets import V5, Pubrel, ReasonCode
 from broker.router import IDENTIFIER_SHIFT, QOS, matching_options
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
+from broker.topic_aliases import OutboundAliases
 
 DUP = 0x08
 LAST_PACKET_ID = 65_535
@@ -39,6 +40,7 @@ class InflightWindow:
     """The outbound half of a session."""
 
     __slots__ = (
+        "aliases",
         "barriers",
         "client_id",
         "connection",
@@ -53,6 +55,7 @@ class InflightWindow:
         "resumed",
         "room",
         "sequence",
+        "strays",
         "subscriptions",
         "version",
         "wake_at",
@@ -84,6 +87,10 @@ class InflightWindow:
         self.write: Callable[[bytes], None] | None = None
         self.window = 0
         self.room = 0  # free places of the window
+        self.aliases: OutboundAliases | None = None
+        """Topic aliases of this connection; None if its client takes none."""
+        self.strays: set[int] | None = None
+        """Identifiers whose PUBREC we did not expect on this connection: their PUBCOMP is not either, and no error."""
         self.barriers = 0
         """PUBLISHes of QoS 2 that wait for the store. Nothing of a lower QoS may overtake them."""
         self.resumed = False
@@ -106,7 +113,7 @@ class InflightWindow:
         topic = message.topic
         options = self.subscriptions.get(topic, -1)
         if options < 0 or self.wildcards:
-            options = self._options(topic)
+            options = self.options_for(topic)
             if options < 0:
                 return False
         # The lower of the two QoS [MQTT-3.8.4-8].
@@ -115,11 +122,14 @@ class InflightWindow:
             qos = options & 3
         body = message.body
         environment = self.environment
+        encoded_topic = topic.encode()
         properties = None
         if self.version == V5:
             properties = forwarded_properties(body, environment.clock)
             if options > 0xFF:
                 properties += self._identifiers(topic)
+            if self.aliases is not None and qos < 2 and not self.barriers and self.room > 0:
+                encoded_topic, properties = self.aliases.shorten(topic, encoded_topic, properties)
         if qos == 1:
             room = self.room
             if room <= 0 or self.barriers:
@@ -129,9 +139,9 @@ class InflightWindow:
             packet_id = self.next_packet_id
             while packet_id in inflight:
                 packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
-            data = encode_publish(topic.encode(), body.payload, 1, packet_id, 0, properties)
+            data = encode_publish(encoded_topic, body.payload, 1, packet_id, 0, properties)
             if len(data) > self.packet_limit:
-                return self._too_large(handle)
+                return self._too_large(topic, handle)
             self.next_packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
             inflight[packet_id] = Inflight(handle, PUBACK_DUE, packet_id, environment.now, 0, None)
             self.room = room - 1
@@ -142,9 +152,9 @@ class InflightWindow:
             if self.barriers:
                 self._ask_for_room()
                 return False
-            data = encode_publish(topic.encode(), body.payload, 0, 0, 0, properties)
+            data = encode_publish(encoded_topic, body.payload, 0, 0, 0, properties)
             if len(data) > self.packet_limit:
-                return self._too_large(handle)
+                return self._too_large(topic, handle)
             write(data)
             environment.metrics.publishes_out += 1
             return True
@@ -157,7 +167,7 @@ class InflightWindow:
         packet_id = self._free_packet_id()
         data = encode_publish(message.topic.encode(), message.body.payload, 2, packet_id, 0, properties)
         if len(data) > self.packet_limit:
-            return self._too_large(handle)
+            return self._too_large(message.topic, handle)
         if self.packet_of_handle is None:
             self.packet_of_handle = {}
         self.packet_of_handle[handle] = packet_id
@@ -165,12 +175,7 @@ class InflightWindow:
         self._put(Inflight(handle, BARRIER_DUE, packet_id, self.environment.now, sequence, None), data)
         return True
 
-    def granted(self, topic: str) -> int:
-        """The highest QoS of the subscriptions to a topic, shared ones aside; -1 without any."""
-        options = self._options(topic)
-        return options & QOS if options >= 0 else -1
-
-    def _options(self, topic: str) -> int:
+    def options_for(self, topic: str) -> int:
         """The highest QoS, and something above 0xFF if any of the subscriptions has an identifier; -1 without any."""
         every = matching_options(self.subscriptions, topic)
         return max(options & QOS for options in every) | max(every) & ~0xFF if every else -1
@@ -194,14 +199,10 @@ class InflightWindow:
             # The handshake goes on, for the client's sake; nobody is told how it ends.
             entry.handle = None
 
-    def held(self) -> list[int]:
-        """Handles past PUBREC: they cannot be taken back."""
-        if self.packet_of_handle is None:
-            return []
-        return [h for h, packet_id in self.packet_of_handle.items() if self.inflight[packet_id].phase >= PUBCOMP_DUE]
-
-    def _too_large(self, handle: int) -> bool:
+    def _too_large(self, topic: str, handle: int) -> bool:
         # As if it had been sent [MQTT-3.1.2-25]; its owner is told that it was not.
+        if self.aliases is not None:
+            self.aliases.forget(topic)
         self.environment.metrics.dropped_too_large += 1
         self.environment.events.settled(self.client_id, handle, ReasonCode.PACKET_TOO_LARGE)
         return True
@@ -218,10 +219,8 @@ class InflightWindow:
         """PUBACK of either version [MQTT-4.3.2-3]."""
         inflight = self.inflight
         entry = inflight.get(packet_id)
-        if entry is None:
-            return  # a repeated one: no error is defined for it
-        if entry.phase != PUBACK_DUE:
-            self._protocol_error("PUBACK for a QoS 2 message")
+        if entry is None or entry.phase != PUBACK_DUE:
+            self._protocol_error("unsolicited acknowledgement")
             return
         del inflight[packet_id]
         self.room += 1
@@ -239,7 +238,7 @@ class InflightWindow:
         entry = self.inflight.get(packet_id)
         if entry is None or entry.phase == FORGET_DUE:
             # 3.1.1 knows no such reason; its client gets rid of the identifier all the same.
-            self._send_pubrel(packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
+            self._stray(packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
         elif entry.phase in (PUBACK_DUE, BARRIER_DUE):
             self._protocol_error("PUBREC for a message that is not of QoS 2")
         elif reason_code >= 0x80:
@@ -256,13 +255,15 @@ class InflightWindow:
                 self._send_pubrel(packet_id, ReasonCode.SUCCESS)
         else:
             # Repeated; or ABANDONED: the client gives up what it holds, and PUBCOMP frees the identifier.
-            self._send_pubrel(packet_id, ReasonCode.SUCCESS)
+            self._stray(packet_id, ReasonCode.SUCCESS)
 
     def pubcomp(self, packet_id: int) -> None:
         """Whatever its reason code: 0x92 says that the client had completed it earlier."""
         entry = self.inflight.get(packet_id)
         if entry is not None and entry.phase in (PUBCOMP_DUE, ABANDONED):
             self._settle(entry, ACKNOWLEDGED)
+        elif self.strays is None or packet_id not in self.strays:
+            self._protocol_error("unsolicited acknowledgement")
 
     def _settle(self, entry: Inflight, outcome: int) -> None:
         """A QoS 2 handshake has ended."""
@@ -286,6 +287,12 @@ class InflightWindow:
         if self.connection is connection:
             self._send_pubrel(packet_id, ReasonCode.SUCCESS)
 
+    def _stray(self, packet_id: int, reason_code: int) -> None:
+        if self.strays is None:
+            self.strays = set()
+        self.strays.add(packet_id)
+        self._send_pubrel(packet_id, reason_code)
+
     def _send_pubrel(self, packet_id: int, reason_code: int) -> None:
         if self.connection is not None:
             self.connection.answer(encode(Pubrel(packet_id, reason_code), self.version))
@@ -307,14 +314,17 @@ class InflightWindow:
             return
         environment = self.environment
         settings = environment.settings
-        size = len(shared.message.body.payload)
         queue = self.queue
-        if queue is not None and not queue.has_room(size, settings.max_queued_messages, settings.max_queued_bytes):
+        if queue is None:
+            queue = self.queue = SessionQueue(environment.metrics)
+        if not queue.has_room(shared, settings):
             for expired in queue.take_expired(environment.now):
                 environment.metrics.dropped_expired += 1
                 self._discard(expired)
-            if not queue.has_room(size, settings.max_queued_messages, settings.max_queued_bytes):
+            if not queue.has_room(shared, settings):
                 environment.metrics.dropped_queue_full += 1
+                if not queue:
+                    self.queue = None
                 return
         self._append(copy)
 
@@ -335,7 +345,7 @@ class InflightWindow:
 
     def _append(self, copy: MessageCopy) -> None:
         if self.queue is None:
-            self.queue = SessionQueue()
+            self.queue = SessionQueue(self.environment.metrics)
         if copy.qos and self.durable:
             self._keep(copy)
             self.environment.store.save_outbound(self.client_id, copy.row(0, False))
@@ -346,9 +356,13 @@ class InflightWindow:
         """Room and socket are there."""
         environment = self.environment
         packet_id = self._free_packet_id() if copy.qos else 0
-        data = render(copy, packet_id, 0, self.version, environment.clock)
+        # A PUBLISH that waits for the store must not be the one that defines an alias.
+        aliases = self.aliases if copy.qos < 2 else None
+        data = render(copy, packet_id, 0, self.version, environment.clock, aliases)
         if len(data) > self.packet_limit:
             # Discarded as if it had been acknowledged [MQTT-3.1.2-25].
+            if aliases is not None:
+                aliases.forget(copy.shared.message.topic)
             environment.metrics.dropped_too_large += 1
             self._discard(copy)
         elif copy.qos:
@@ -483,20 +497,6 @@ class InflightWindow:
             if entry.handle is not None and entry.phase < PUBCOMP_DUE:
                 settled(self.client_id, entry.handle, LOST)
 
-    def oldest_sent_at(self) -> float | None:
-        """When the message was sent that is unacknowledged for longest, on this connection."""
-        if self.resumed:
-            for entry in self.inflight.values():
-                if entry.phase < FORGET_DUE:
-                    return entry.sent_at
-        return None
-
-    def compact(self) -> None:
-        """A dictionary that was full once keeps its size; an idle session must not pay 18 KB for one busy moment."""
-        if not self.inflight:
-            self.inflight = {}
-            self.packet_of_handle = None
-
     def _send_again(self, connection: SessionConnection, resend: list[tuple[Inflight, Message | None]]) -> None:
         """In the original order [MQTT-4.6.0-1], with the original identifiers [MQTT-4.4.0-1]."""
         environment = self.environment
@@ -520,8 +520,8 @@ class InflightWindow:
             if len(data) > self.packet_limit:
                 handle = entry.handle
                 self._drop(entry)
-                if handle is not None:
-                    self._too_large(handle)
+                if handle is not None and message is not None:
+                    self._too_large(message.topic, handle)
                 continue
             if entry.phase == BARRIER_DUE:
                 entry.phase = PUBREC_DUE  # CONNACK has waited for a later barrier than this entry's own

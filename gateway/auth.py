@@ -246,6 +246,10 @@ class DeviceAuthenticator:
         if not self._under_way:
             self._look_up()
 
+    def exchange(self, method: str, credentials: Credentials) -> None:
+        """Devices have a token and no other method."""
+        return None
+
     def _look_up(self) -> None:
         """Look up what has collected; what arrives meanwhile is the next batch."""
         claims, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]

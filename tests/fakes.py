@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 
-from broker.authorization import Accepted, AllowAll, Credentials, Permissions, Refused
+from broker.authorization import Accepted, AllowAll, Challenge, Credentials, Permissions, Refused
 from broker.broker import Broker
 from broker.connection import Connection
 from broker.message import Body, Message
@@ -278,6 +278,27 @@ class FakeAuthenticator:
         self.asked.append((credentials, decide))
         if not self.held:
             decide()
+
+    def exchange(self, method: str, credentials: Credentials) -> FakeExchange | None:
+        return FakeExchange(credentials.client_id, self.permissions) if method == "MIRROR" else None
+
+
+class FakeExchange:
+    """Enhanced authentication `MIRROR`: the challenge is `nonce`, and only its mirror image is accepted."""
+
+    def __init__(self, client_id: str, permissions: Permissions) -> None:
+        self._client_id = client_id
+        self._permissions = permissions
+        self._challenged = False
+
+    def step(self, data: bytes | None, answer: Callable[[Accepted | Refused | Challenge], None]) -> None:
+        if not self._challenged:
+            self._challenged = True
+            answer(Challenge(b"nonce"))
+        elif data == b"ecnon":
+            answer(Accepted(self._client_id, self._permissions, identity=self._client_id, data=b"welcome"))
+        else:
+            answer(Refused(0x87))
 
 
 class FakeClient:

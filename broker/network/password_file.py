@@ -116,6 +116,10 @@ class PasswordFileAuthenticator:
 
         self._loop.run_in_executor(self._threads, expected.matches, password).add_done_callback(decide)
 
+    def exchange(self, method: str, credentials: Credentials) -> None:
+        """A file of passwords knows no method of enhanced authentication."""
+        return
+
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 

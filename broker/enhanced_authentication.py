@@ -1,0 +1,81 @@
+"""The AUTH packets of one connection (MQTT 5.0, 3.15 and 4.12): whose turn it is, and with which method.
+
+What the method says, an `Exchange` of the authenticator knows. A client that has been accepted may authenticate again
+with the same method; meanwhile everything else goes on under what it has been granted.
+
+    CONNECT ─▶ step ─▶ Challenge ─AUTH 0x18─▶ client ─AUTH 0x18─▶ step ─▶ … ─▶ Accepted ─CONNACK─▶ (nothing under way)
+                                                              AUTH 0x19 ─▶ step ─▶ … ─▶ Accepted ─AUTH 0x00─▶ ┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from broker.authorization import Accepted, Authenticator, Challenge, Credentials, Exchange, Refused
+from broker.protocol.errors import ProtocolError
+from broker.protocol.packets import Auth, Properties, ReasonCode
+
+
+class EnhancedAuthentication:
+    __slots__ = ("_authenticator", "_clients_turn", "_credentials", "_decided", "_exchange", "_say", "method")
+
+    def __init__(
+        self,
+        method: str,
+        authenticator: Authenticator,
+        credentials: Credentials,
+        say: Callable[[Auth], None],
+        decided: Callable[[Accepted | Refused], None],
+    ) -> None:
+        self.method = method
+        self._authenticator = authenticator
+        self._credentials = credentials
+        self._say = say
+        self._decided = decided
+        self._exchange: Exchange | None = None
+        """The one under way."""
+        self._clients_turn = False
+
+    def begin(self, data: bytes | None) -> bool:
+        """False: nobody knows the method."""
+        self._exchange = self._authenticator.exchange(self.method, self._credentials)
+        if self._exchange is None:
+            return False
+        self._exchange.step(data, self._answered)
+        return True
+
+    def auth(self, auth: Auth) -> None:
+        """The client's AUTH. Raises ProtocolError if it is not its turn, or for another method."""
+        properties = auth.properties
+        # [MQTT-4.12.0-5] [MQTT-4.12.1-1]
+        if properties is None or properties.authentication_method != self.method:
+            raise ProtocolError("AUTH with another method than CONNECT")
+        data = properties.authentication_data
+        if auth.reason_code == ReasonCode.REAUTHENTICATE and self._exchange is None:
+            self.begin(data)
+        elif auth.reason_code == ReasonCode.CONTINUE_AUTHENTICATION and self._exchange is not None:
+            if not self._clients_turn:
+                raise ProtocolError("AUTH out of turn")
+            self._clients_turn = False
+            self._exchange.step(data, self._answered)
+        else:
+            raise ProtocolError("AUTH that nobody asked for")
+
+    def properties(self, data: bytes | None) -> Properties:
+        """Every AUTH and the CONNACK name the method [MQTT-4.12.0-4]."""
+        return Properties(authentication_method=self.method, authentication_data=data)
+
+    def accepted(self, answer: Accepted, connack: Properties, decided: Callable[[Accepted | Refused], None]) -> None:
+        """The client is in: complete its CONNACK. `decided` is told when it has authenticated again."""
+        connack.authentication_method = self.method
+        connack.authentication_data = answer.data
+        self._decided = decided
+
+    def _answered(self, answer: Accepted | Refused | Challenge) -> None:
+        if isinstance(answer, Challenge):
+            self._clients_turn = True
+            # [MQTT-4.12.0-2]
+            self._say(Auth(ReasonCode.CONTINUE_AUTHENTICATION, self.properties(answer.data)))
+        else:
+            self._exchange = None
+            self._decided(answer)
