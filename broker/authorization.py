@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from broker.protocol.packets import ReasonCode
+from broker.settings import BrokerSettings
 
 
 class Permissions(Protocol):
@@ -70,6 +73,29 @@ class Authenticator(Protocol):
     def exchange(self, method: str, credentials: Credentials) -> Exchange | None:
         """Begin an enhanced authentication; None: no such method (0x8C) [MQTT-4.12.0-1]. Who authenticates again has to
         be accepted as the principal that it is, and may get other permissions."""
+
+
+def publish_refusal(permissions: Permissions, topic: str, retain: bool, settings: BrokerSettings) -> int:
+    """The reason code of a message or will that may not be published; 0 if it may."""
+    if topic.count("/") >= settings.max_topic_levels:
+        return ReasonCode.TOPIC_NAME_INVALID
+    # $SYS is the server's own (MQTT 5.0, 4.7.2).
+    if topic.startswith("$SYS/") or not permissions.may_publish(topic, retain):
+        return ReasonCode.NOT_AUTHORIZED
+    return ReasonCode.SUCCESS
+
+
+def subscribe_refusal(
+    permissions: Permissions, topic_filter: str, subscriptions: Mapping[str, int], settings: BrokerSettings
+) -> int:
+    """The reason code of a subscription that a session with these may not add; 0 if it may."""
+    if topic_filter.count("/") >= settings.max_topic_levels:
+        return ReasonCode.TOPIC_FILTER_INVALID
+    if not permissions.may_subscribe(topic_filter):
+        return ReasonCode.NOT_AUTHORIZED
+    if len(subscriptions) >= settings.max_subscriptions and topic_filter not in subscriptions:
+        return ReasonCode.QUOTA_EXCEEDED
+    return ReasonCode.SUCCESS
 
 
 class AllowAll:

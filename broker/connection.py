@@ -24,12 +24,12 @@ from functools import partial
 from typing import Any, Final
 
 from broker.answers import Answer, Answers
-from broker.authorization import Accepted, Credentials, Permissions, Refused
+from broker.authorization import Accepted, Credentials, Permissions, Refused, publish_refusal, subscribe_refusal
 from broker.broker import Broker
 from broker.enhanced_authentication import EnhancedAuthentication
 from broker.environment import Environment, Transport
 from broker.forwarding import body_of
-from broker.handshake import Terms, connack_properties, terms_of, will_of
+from broker.handshake import Terms, connack_properties, goodbye, terms_of, will_of
 from broker.message import Message
 from broker.protocol.codec import Decoder, encode
 from broker.protocol.errors import MqttError, ProtocolError, return_code_of
@@ -45,7 +45,6 @@ from broker.protocol.packets import (
     PacketType,
     Pingreq,
     Pingresp,
-    Properties,
     Puback,
     Pubcomp,
     Publish,
@@ -81,6 +80,7 @@ class Connection:
         "_broker",
         "_decoder",
         "_enhanced",
+        "_holding",
         "_opened_at",
         "_permissions",
         "_said_connack",
@@ -89,6 +89,7 @@ class Connection:
         "_transport",
         "_unacknowledged",
         "_unread_bytes",
+        "_unstored_bytes",
         "environment",
         "identity",
         "last_received",
@@ -130,6 +131,10 @@ class Connection:
         self._unacknowledged = 0
         """QoS 1 and 2 messages from the client that we have not acknowledged: its send quota (MQTT 5.0, 4.9)."""
         self._unread_bytes = 0
+        self._unstored_bytes = 0
+        """Payload bytes of the messages whose acknowledgements wait for the store."""
+        self._holding = False
+        """We do not read for now."""
         # A stranger's packet may be as large as what we keep for strangers.
         self._decoder = Decoder(self, broker.settings.connect_buffer)
         broker.wheel.schedule(self, now + broker.settings.connect_timeout)
@@ -207,8 +212,8 @@ class Connection:
             return
         self.environment.metrics.refuse(reason.replace(" ", "_"))
         if self._said_connack:
-            if self.version == V5:
-                self._say_goodbye(reason_code, reason)
+            if self.version == V5 and self._terms is not None:
+                self.send(goodbye(reason_code, reason, self._terms))
         elif self._state is not State.AWAITING_CONNECT:
             # Its CONNECT was understood: the refusal is a CONNACK.
             code = reason_code if self.version == V5 else return_code_of(reason_code)
@@ -237,7 +242,8 @@ class Connection:
             return None
         if not self._terms.keep_alive:
             return ack_until
-        alive_until = self.last_received + self._terms.keep_alive * settings.keep_alive_grace
+        silence = self._terms.keep_alive * settings.keep_alive_grace
+        alive_until = self.last_received + (max(silence, settings.ack_timeout) if self._holding else silence)
         if now >= alive_until:
             self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-22]
             return None
@@ -282,7 +288,8 @@ class Connection:
             return
         will = will_of(connect)
         if will is not None:
-            refused = self._publish_refusal(answer.permissions, will.message.topic, will.message.retain)
+            settings = self.environment.settings
+            refused = publish_refusal(answer.permissions, will.message.topic, will.message.retain, settings)
             if not will.message.body.is_what_it_says():
                 refused = ReasonCode.PAYLOAD_FORMAT_INVALID
             if refused:
@@ -377,11 +384,12 @@ class Connection:
             self._owe(Pubrec(publish.packet_id), session.durable)
             return
         if qos:
+            self._unstored_bytes += len(publish.payload)
             self._unacknowledged += 1
             if self.version == V5 and self._unacknowledged > environment.settings.receive_maximum:
                 self.end(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "receive maximum exceeded")  # MQTT 5.0, 3.3.4
                 return
-        refusal = self._publish_refusal(self._permissions, topic, publish.retain)
+        refusal = publish_refusal(self._permissions, topic, publish.retain, environment.settings)
         body = body_of(publish.payload, properties, environment.now)
         if refusal:
             environment.metrics.dropped_not_permitted += 1
@@ -414,15 +422,6 @@ class Connection:
         release = self._owe(packet, stored=True, waits=True)
         return done
 
-    def _publish_refusal(self, permissions: Permissions, topic: str, retain: bool) -> int:
-        """The reason code of a message or will that may not be published; 0 if it may."""
-        if topic.count("/") >= self.environment.settings.max_topic_levels:
-            return ReasonCode.TOPIC_NAME_INVALID
-        # $SYS is the server's own (MQTT 5.0, 4.7.2).
-        if topic.startswith("$SYS/") or not permissions.may_publish(topic, retain):
-            return ReasonCode.NOT_AUTHORIZED
-        return ReasonCode.SUCCESS
-
     def _pubrel(self, pubrel: Pubrel) -> None:
         session = self._accepted_session()
         known = session.release(pubrel.packet_id)
@@ -448,7 +447,9 @@ class Connection:
         wanting_retained: list[tuple[str, int]] = []
         for request in subscribe.subscriptions:
             topic_filter = request.topic_filter
-            refusal = self._subscribe_refusal(session, topic_filter)
+            refusal = subscribe_refusal(
+                self._permissions, topic_filter, session.subscriptions, self.environment.settings
+            )
             if refusal:
                 codes.append(refusal)  # 0x80 in 3.1.1
                 continue
@@ -469,16 +470,6 @@ class Connection:
             session.announce()
 
         self._owe(Suback(subscribe.packet_id, codes), stored=session.durable, then=subscribed)
-
-    def _subscribe_refusal(self, session: Session, topic_filter: str) -> int:
-        settings = self.environment.settings
-        if topic_filter.count("/") >= settings.max_topic_levels:
-            return ReasonCode.TOPIC_FILTER_INVALID
-        if not self._permissions.may_subscribe(topic_filter):
-            return ReasonCode.NOT_AUTHORIZED
-        if len(session.subscriptions) >= settings.max_subscriptions and topic_filter not in session.subscriptions:
-            return ReasonCode.QUOTA_EXCEEDED
-        return ReasonCode.SUCCESS
 
     def _unsubscribe(self, unsubscribe: Unsubscribe) -> None:
         session = self._accepted_session()
@@ -516,6 +507,9 @@ class Connection:
             self.end(ReasonCode.QUOTA_EXCEEDED, "too many unacknowledged messages")
         answer = Answer(packet, 1 + waits, then)
         answers.owe(answer)
+        settings = self.environment.settings
+        if len(answers) >= settings.receive_maximum or self._unstored_bytes > settings.max_unstored_bytes:
+            self._hold()
         fulfil = partial(answers.fulfil, answer)
         if stored:
             self.environment.store.barrier(fulfil)
@@ -523,10 +517,23 @@ class Connection:
             fulfil()
         return fulfil
 
+    def _hold(self) -> None:
+        """The client says more than we can store for now: it waits, by TCP's own means, until we have answered."""
+        if not self._holding and self._state is State.CONNECTED:
+            self._holding = True
+            self.environment.metrics.held_publishers += 1
+            self._transport.pause_reading()
+
     def _leave(self, packet: Packet) -> None:
         """Its turn has come."""
         if not self._answers:
             self._answers = None
+            self._unstored_bytes = 0
+            if self._holding:
+                self._holding = False
+                self.last_received = self.environment.now  # nobody has listened meanwhile
+                self._broker.wheel.schedule(self, self.last_received)
+                self._transport.resume_reading()
         self.answer(encode(packet, self.version))
         if isinstance(packet, Puback | Pubcomp):
             self._unacknowledged = max(self._unacknowledged - 1, 0)
@@ -546,13 +553,6 @@ class Connection:
             if code is not None:
                 self.send(encode(Connack(False, code), self.version))
         self.end(error.reason_code, error.label.replace("_", " "))
-
-    def _say_goodbye(self, reason_code: int, reason: str) -> None:
-        assert self._terms is not None, "CONNACK was sent"
-        data = encode(Disconnect(reason_code, Properties(reason_string=reason)), V5)
-        if len(data) > self._terms.maximum_packet_size:
-            data = encode(Disconnect(reason_code), V5)  # [MQTT-3.14.2-3]
-        self.send(data)
 
     def _finish(self, reason: str, keep_will: bool) -> None:
         if self._state is State.CLOSED:

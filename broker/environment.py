@@ -29,12 +29,17 @@ class SessionConnection(Protocol):
 
 
 class Transport(Protocol):
-    """What a connection writes to. Neither call blocks or calls back, except `pause_writing` from within `write`."""
+    """What a connection writes to. No call blocks or calls back, except `pause_writing` from within `write`."""
 
     def write(self, data: bytes) -> None: ...
 
     def close(self) -> None:
         """Send what is written, for a bounded time, then close."""
+
+    def pause_reading(self) -> None:
+        """No more bytes until `resume_reading`; what was read already still comes."""
+
+    def resume_reading(self) -> None: ...
 
 
 class Environment:

@@ -10,7 +10,8 @@ from secrets import token_hex
 
 from broker.forwarding import body_of
 from broker.message import Body, Message
-from broker.protocol.packets import V5, Connect, Properties, Will
+from broker.protocol.codec import encode
+from broker.protocol.packets import V5, Connect, Disconnect, Properties, Will
 from broker.settings import BrokerSettings
 from broker.store import StoredWill
 
@@ -71,6 +72,12 @@ def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings)
     if settings.server_keep_alive is not None:
         properties.server_keep_alive = settings.server_keep_alive  # [MQTT-3.1.2-21]
     return properties
+
+
+def goodbye(reason_code: int, reason: str, terms: Terms) -> bytes:
+    """DISCONNECT of 5.0, with a reason for people if the client takes packets that long."""
+    data = encode(Disconnect(reason_code, Properties(reason_string=reason)), V5)
+    return data if len(data) <= terms.maximum_packet_size else encode(Disconnect(reason_code), V5)  # [MQTT-3.14.2-3]
 
 
 def will_of(connect: Connect) -> StoredWill | None:

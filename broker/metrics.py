@@ -34,6 +34,9 @@ class BrokerMetrics:
     slow_consumers: int = 0
     """Times a socket stopped taking bytes (its buffer rose above the high-water mark)."""
 
+    held_publishers: int = 0
+    """Times a socket was not read because its client says more than can be stored."""
+
     publishes_in: int = 0
     publishes_out: int = 0
     acknowledged: int = 0

@@ -55,6 +55,9 @@ class BrokerSettings:
     max_pending_answers: int = 65_535
     """Answers of one connection that wait for the store: as many as there are packet identifiers. Over it the
     connection is closed (0x97); what was not acknowledged is repeated by its client."""
+    max_unstored_bytes: int = 4 * 1024 * 1024
+    """Payload bytes from one client that wait for the store, or `receive_maximum` answers that do: above either its
+    socket is not read until all of them have left."""
     topic_alias_maximum: int = 16
     """Aliases a 5.0 client may define, per connection, and we define for a client that takes them. What mosquitto and
     most clients use at most is 10."""

@@ -63,12 +63,17 @@ class Sources:
 BROKER_GAUGES = {
     "connections": "MQTT connections past CONNECT.",
     "sessions": "MQTT sessions, connected or not.",
-    "retained": "Retained messages.",
+    "most_connections": "The most MQTT connections there have been at a time.",
+    "subscriptions": "Subscriptions of all sessions.",
+    "queued_messages": "Ordinary messages in session queues, once for each session.",
+    "queued_bytes": "Payload bytes in session queues, once for each message.",
+    "retained": "Retained messages, the broker's own included.",
 }
 BROKER_COUNTERS = {
     "connects": "CONNECTs accepted.",
     "taken_over": "Connections ended by a newer one with the same client identifier.",
     "slow_consumers": "Times a socket stopped taking bytes.",
+    "held_publishers": "Times a socket was not read because its client said more than could be stored.",
     "publishes_in": "PUBLISH packets from clients.",
     "publishes_out": "PUBLISH packets to clients.",
     "acknowledged": "QoS 1 and 2 handshakes completed by clients.",
@@ -81,6 +86,7 @@ BROKER_DROPPED = {
     "offline": "dropped_offline",
     "too_large": "dropped_too_large",
     "not_permitted": "dropped_not_permitted",
+    "invalid": "dropped_invalid",
     "not_retained": "dropped_not_retained",
 }
 """Label `reason` -> the broker's counter."""

@@ -49,6 +49,7 @@ class FakeTransport:
         self.written = bytearray()
         self.writes = 0
         self.closed = False
+        self.held = False
         self.fills_after: int | None = None
         self.on_full: Callable[[], None] = lambda: None
 
@@ -62,6 +63,13 @@ class FakeTransport:
 
     def close(self) -> None:
         self.closed = True
+
+    def pause_reading(self) -> None:
+        assert not self.held, "asked for once"
+        self.held = True
+
+    def resume_reading(self) -> None:
+        self.held = False
 
 
 class FakeStore:

@@ -39,7 +39,7 @@ class Owner(Protocol):
 
 
 class TcpTransport(asyncio.Protocol):
-    __slots__ = ("_clock", "_closing", "_connection", "_cut", "_loop", "_metrics", "_owner", "_socket")
+    __slots__ = ("_clock", "_closing", "_connection", "_cut", "_loop", "_metrics", "_owner", "_reading", "_socket")
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
@@ -50,6 +50,7 @@ class TcpTransport(asyncio.Protocol):
         self._socket: asyncio.Transport
         self._connection: Connection | None = None
         self._closing = False
+        self._reading = True
         self._cut: asyncio.TimerHandle | None = None
 
     # -- what the connection calls ------------------------------------------------------------------------------------
@@ -65,11 +66,22 @@ class TcpTransport(asyncio.Protocol):
         self._closing = True
         if self._socket.is_closing():
             return
+        self.resume_reading()  # to see the peer hang up
         self._cut = self._loop.call_later(LINGER, self._socket.abort)
         if self._socket.can_write_eof():
             self._socket.write_eof()
         else:
             self._socket.close()
+
+    def pause_reading(self) -> None:
+        if not self._closing:
+            self._reading = False
+            self._socket.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading and not self._socket.is_closing():
+            self._reading = True
+            self._socket.resume_reading()
 
     def abort(self) -> None:
         """Cut off now; what is written and not sent is lost."""

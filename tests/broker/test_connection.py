@@ -32,7 +32,7 @@ from broker.protocol.packets import (
 )
 from broker.protocol.packets import SubscriptionRequest as Request
 from broker.settings import BrokerSettings
-from tests.fakes import FakePermissions, World, message
+from tests.fakes import FakeClient, FakePermissions, World, message
 
 both_versions = pytest.mark.parametrize("version", [V3_1_1, V5])
 
@@ -581,3 +581,40 @@ def test_bytes_in_are_counted() -> None:
     client.send(Pingreq())
     assert world.broker.metrics.bytes_in == before + 2
     world.broker.publish(Message("a", Body(b"")))
+
+
+def held(client: FakeClient) -> bool:
+    return client.transport.held
+
+
+@both_versions
+def test_who_says_more_than_can_be_stored_is_not_read_until_it_is(version: int) -> None:
+    world = World(BrokerSettings(max_unstored_bytes=10, ack_timeout=100.0))
+    client = world.connect("c", version, keep_alive=10)
+    world.store.held = True
+    client.send(Publish("a", b"12345", 1, packet_id=1), Publish("a", b"12345", 1, packet_id=2))
+    assert not held(client)
+    client.send(Publish("a", b"1", 1, packet_id=3))
+    assert held(client)
+    world.advance(20.0)
+    assert not client.is_closed(), "it cannot be heard, so it is not silent"
+    world.store.commit()
+    assert not held(client)
+    assert len(client.received()) == 3
+    world.advance(14.0)
+    assert not client.is_closed()
+    world.advance(2.0)
+    assert client.is_closed(), "silent again"
+    assert world.broker.metrics.held_publishers == 1
+
+
+def test_as_many_answers_as_the_receive_maximum_hold_a_3_1_1_client() -> None:
+    world = World(BrokerSettings(receive_maximum=3))
+    client = world.connect("c")
+    world.store.held = True
+    for packet_id in (1, 2, 3):
+        assert not held(client)
+        client.send(Publish("a", b"", 1, packet_id=packet_id))
+    assert held(client)
+    world.store.commit()
+    assert not held(client)

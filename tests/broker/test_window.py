@@ -941,3 +941,28 @@ class _Ledger:
         left = self.world.store.session("c").outbound
         assert all(row.handle is None and row.message_key is None and not row.released for row in left), left
         assert not self.world.store.state.messages
+
+
+def test_deliveries_use_topic_aliases_where_the_client_takes_them() -> None:
+    world = World()
+    client = subscriber(world, V5, properties=Properties(topic_alias_maximum=1, maximum_packet_size=40))
+    deliver(world, 1, b"x" * 100)
+    assert not client.received(), "too large: not written, so its alias is not known"
+    deliver(world, 2, b"first")
+    deliver(world, 3, b"second")
+    first, second = client.publishes()
+    assert first.properties is not None
+    assert second.properties is not None
+    assert (first.topic, first.properties.topic_alias) == ("a", 1)
+    assert (second.topic, second.properties.topic_alias) == ("", 1)
+
+
+def test_a_delivery_that_waits_for_the_store_defines_no_alias() -> None:
+    world = World()
+    client = subscriber(world, V5, 2, properties=Properties(topic_alias_maximum=1))
+    world.store.held = True
+    deliver(world, 1, qos=2)
+    world.store.commit()
+    (publish,) = client.publishes()
+    assert publish.topic == "a"
+    assert publish.properties is None

@@ -9,6 +9,7 @@ import pytest
 
 from broker.network import transport
 from broker.settings import BrokerSettings
+from broker.store import MemoryStore
 from tests import wire
 from tests.broker.network.conftest import Run
 from tests.broker.network.serving import Client, Serving, serving
@@ -161,5 +162,41 @@ def test_a_reset_is_told_from_a_hang_up(run: Run[None]) -> None:
             await other.hang_up()
             await server.events.end_noted.wait()
             assert server.events.ends == [("kiosk-1", "connection reset"), ("kiosk-2", "connection lost")]
+
+    run(scenario())
+
+
+def test_a_publisher_waits_while_the_disk_does(run: Run[None]) -> None:
+    """By TCP's own means: nothing is refused, nothing is lost, and no memory fills."""
+
+    class SlowStore(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.waiting: list[Any] | None = []
+
+        def barrier(self, callback: Any) -> None:
+            if self.waiting is None:
+                callback()
+            else:
+                self.waiting.append(callback)
+
+        def go_on(self) -> None:
+            waiting, self.waiting = self.waiting or [], None
+            for callback in waiting:
+                callback()
+
+    async def scenario() -> None:
+        store = SlowStore()
+        async with serving(BrokerSettings(max_unstored_bytes=MEBIBYTE), store) as server:
+            client = await joined(server, "kiosk-1")
+            for number in range(1, 101):
+                client.send(wire.publish("a", bytes(MEBIBYTE // 2), 1, number))
+            await until(lambda: server.metrics.held_publishers, "the hold")
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert server.metrics.publishes_in < 10
+            store.go_on()
+            await client.expect(*(wire.puback(number) for number in range(1, 101)))
+            await client.hang_up()
 
     run(scenario())
