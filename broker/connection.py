@@ -284,6 +284,8 @@ class Connection:
         if self._state is not State.AUTHENTICATING:
             return  # it has gone meanwhile
         if isinstance(answer, Refused):
+            guess = (connect.username, connect.password if self._enhanced is None else self.peer)
+            self._broker.failed.note(self.peer, guess, answer.reason_code, self.environment.now)
             self._refused(answer.reason_code)
             return
         will = will_of(connect)
@@ -328,7 +330,6 @@ class Connection:
             self._refuse_packet(error)
 
     def _refused(self, reason_code: int) -> None:
-        self._broker.failed.note(self.peer, reason_code, self.environment.now)
         self.end(reason_code, ReasonCode(reason_code).name.lower().replace("_", " "))
 
     def _challenge(self, auth: Auth) -> None:
@@ -372,8 +373,7 @@ class Connection:
         environment = self.environment
         environment.metrics.publishes_in += 1
         session = self._accepted_session()
-        properties = publish.properties
-        topic = publish.topic
+        topic, properties = publish.topic, publish.properties
         if properties is not None and properties.topic_alias is not None:
             if self._aliases is None:
                 self._aliases = InboundAliases()

@@ -29,8 +29,9 @@ class BrokerSettings:
     """UTF-8 bytes. 23 is what a server has to allow [MQTT-3.1.3-5]; longer identifiers cost memory only."""
 
     max_failed_authentications: int = 100
-    """Refused credentials per remote address and minute; then its CONNECTs are refused unasked (0x9F; 3.1.1: return
-    code 3) until the minute is over. Successes do not count: a fleet sits behind one address."""
+    """Different wrong credentials per remote address and minute; then its CONNECTs are refused unasked (0x9F; 3.1.1:
+    return code 3) until the minute is over. Successes do not count, nor the same mistake again: a fleet sits behind
+    one address."""
 
     server_keep_alive: int | None = None
     """Seconds; replaces the keep alive a 5.0 client asked for [MQTT-3.1.2-21]. None: the client's own."""

@@ -248,7 +248,6 @@ class DeviceAuthenticator:
 
     def exchange(self, method: str, credentials: Credentials) -> None:
         """Devices have a token and no other method."""
-        return None
 
     def _look_up(self) -> None:
         """Look up what has collected; what arrives meanwhile is the next batch."""
