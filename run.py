@@ -209,7 +209,8 @@ def main(arguments: list[str]) -> int:
         return 130
     if command == "test":
         os.chdir(ROOT)
-        start("pytest", *rest)
+        # Two processes: most tests wait for a server of their own, and a small machine has two cores.
+        start("pytest", "-n", "2", "--dist", "worksteal", *rest)
     if command == "bench":
         os.chdir(ROOT)
         start("tests.benchmarks", *rest)
