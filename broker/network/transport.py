@@ -67,7 +67,7 @@ class TcpTransport(asyncio.Protocol):
         if self._socket.is_closing():
             return
         self.resume_reading()  # to see the peer hang up
-        self._cut = self._loop.call_later(LINGER, self._socket.abort)
+        self._cut_off_later()
         if self._socket.can_write_eof():
             self._socket.write_eof()
         else:
@@ -86,6 +86,10 @@ class TcpTransport(asyncio.Protocol):
     def abort(self) -> None:
         """Cut off now; what is written and not sent is lost."""
         self._socket.abort()
+
+    def _cut_off_later(self) -> None:
+        if self._cut is None:
+            self._cut = self._loop.call_later(LINGER, self._socket.abort)
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
 
@@ -108,7 +112,9 @@ class TcpTransport(asyncio.Protocol):
             self._connection.data_received(data, self._clock())
 
     def eof_received(self) -> bool:
-        """The peer has hung up. False: the loop closes the socket, when what is written has left."""
+        """The peer has hung up. False: the loop closes the socket, when what is written has left. A peer that hangs up
+        and does not read would keep it, and the session, for ever."""
+        self._cut_off_later()
         return False
 
     def pause_writing(self) -> None:

@@ -135,6 +135,25 @@ def test_a_peer_that_does_not_hang_up_is_cut_off(run: Run[None], monkeypatch: py
     run(scenario())
 
 
+def test_a_peer_that_hangs_up_and_does_not_read_is_cut_off(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop closes a socket when what is written has left, which here is never."""
+    monkeypatch.setattr(transport, "LINGER", 0.05)
+
+    async def scenario() -> None:
+        async with serving() as server:
+            client = await joined(server, "kiosk-1")
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a stream's transport can
+            client.send(wire.subscribe(1, ("t", 0)))
+            for _ in range(20):  # more than any kernel takes on both ends of a loopback connection
+                client.send(wire.publish("t", bytes(MEBIBYTE - 100)))
+            client.writer.write_eof()
+            await until(lambda: server.metrics.slow_consumers, "a full socket")
+            await until(lambda: not server.server._transports, "the socket to be cut off")
+            client.writer.transport.abort()
+
+    run(scenario())
+
+
 def test_what_comes_after_the_end_is_not_looked_at(run: Run[None]) -> None:
     async def scenario() -> None:
         async with serving() as server:
