@@ -43,6 +43,11 @@ class BrokerProcess:
         self.port = int(ready[2])
         return self
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "started before"
+        return self._process.pid
+
     def kill9(self) -> None:
         """No goodbye: what it had not made durable is gone."""
         self._end(signal.SIGKILL)

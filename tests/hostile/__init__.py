@@ -1,0 +1,1 @@
+"""Input that means harm, and clients that mean it: nobody else may notice."""
