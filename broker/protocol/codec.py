@@ -254,6 +254,8 @@ class Decoder:
         finally:
             # CONNECT sets it, and its errors are answered in the version that it names.
             self.version = reader.version
+        if kind == PacketType.CONNECT and reader.version == V5 and not data[position - 1]:
+            raise MalformedPacket("remaining length is not in its shortest form")  # [MQTT-1.5.5-1]
         if reader.position != end:
             raise MalformedPacket("bytes after the end of the packet")
         if isinstance(packet, Puback):
