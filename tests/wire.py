@@ -182,6 +182,16 @@ class RawClient:
         got = self.read()
         assert got == b"", f"expected the end, got {got.hex(' ')}"
 
+    def expect_goodbye(self, code: int, version: int) -> bytes:
+        """The server closes the connection; in 5.0 it says why. The DISCONNECT, if any."""
+        goodbye = b""
+        if version == V5:
+            goodbye = self.read()
+            assert goodbye[:1] == b"\xe0", f"expected DISCONNECT, got {goodbye.hex(' ') or 'the end'}"
+            assert goodbye[2] == code, f"expected {code:#04x}, got {goodbye[2]:#04x}"
+        self.expect_end()
+        return goodbye
+
     def expect_silence(self) -> None:
         """Nothing was on its way to us: the answer to a PINGREQ comes first. Needs an accepted connection."""
         self.send(PINGREQ)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.party import Party
 from tests.conformance.standalone import BrokerProcess
-from tests.wire import VERSIONS, RawClient
+from tests.wire import V5, VERSIONS, RawClient
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,14 @@ _numbers = itertools.count(1)
 def name() -> Callable[[], str]:
     """Client identifiers and topics that no other test of the run uses."""
     return lambda: f"thing-{next(_numbers)}"
+
+
+@pytest.fixture
+def party(raw: Callable[[], RawClient], name: Callable[[], str], version: int) -> Party:
+    return Party(raw, name, version)
+
+
+@pytest.fixture
+def party_5(raw: Callable[[], RawClient], name: Callable[[], str]) -> Party:
+    """For what exists in 5.0 only."""
+    return Party(raw, name, V5)
