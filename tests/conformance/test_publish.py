@@ -193,7 +193,7 @@ def test_properties_are_sent_on_as_they_came(party_5: Party, how: str) -> None:
     ],
 )
 def test_properties_are_what_they_may_be(party_5: Party, properties: bytes) -> None:
-    """[MQTT-3.3.2-13] [MQTT-3.3.2-14] [MQTT-3.3.2-19] [MQTT-3.3.4-6]: subscription identifiers are the server's to add."""
+    """[MQTT-3.3.2-13] [MQTT-3.3.2-14] [MQTT-3.3.2-19] [MQTT-3.3.4-6]: the last is the server's to add."""
     party_5.refused(party_5.publish("a", b"", properties=properties), MALFORMED)
 
 
