@@ -51,6 +51,9 @@ class MessageCopy:
         self.sequence = sequence
         """Number of its row in the store; 0: not stored."""
 
+    def has_expired(self, now: float) -> bool:
+        return self.shared.message.body.has_expired(now)
+
     def row(self, packet_id: int, released: bool) -> StoredOutbound:
         return StoredOutbound(
             self.sequence, self.shared.key, None, self.qos, packet_id, released, self.retain, self.identifiers
@@ -110,7 +113,7 @@ class SessionQueue:
 
     def take_expired(self, now: float) -> list[MessageCopy]:
         """Remove and return what nobody needs any more."""
-        return self._take(lambda copy: copy.shared.message.body.has_expired(now))
+        return self._take(lambda copy: copy.has_expired(now))
 
     def take_qos_0(self) -> list[MessageCopy]:
         """Remove and return what does not outlive a connection."""

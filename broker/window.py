@@ -504,6 +504,11 @@ class InflightWindow:
             entry, message = resend.pop()
             if self.inflight.get(entry.packet_id) is not entry or entry.phase >= PUBCOMP_DUE:
                 continue  # acknowledged while it waited here
+            if entry.phase == BARRIER_DUE and entry.copy is not None and entry.copy.has_expired(environment.now):
+                # Not one byte of it has left [MQTT-3.3.2-5]. What has left does not expire [MQTT-4.3.3-7].
+                environment.metrics.dropped_expired += 1
+                self._drop(entry)
+                continue
             # Never sent before, because its barrier was not reached: a first attempt has DUP 0 [MQTT-3.3.1-1].
             flags = 0 if entry.phase == BARRIER_DUE else DUP
             if message is not None:
@@ -540,7 +545,7 @@ class InflightWindow:
             if (copy.qos and self.room <= 0) or (copy.qos < 2 and self.barriers):
                 break
             queue.pop_first()
-            if copy.shared.message.body.has_expired(environment.now):
+            if copy.has_expired(environment.now):
                 # [MQTT-3.3.2-5]
                 environment.metrics.dropped_expired += 1
                 self._discard(copy)

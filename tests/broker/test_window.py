@@ -584,6 +584,26 @@ def test_a_publish_that_never_left_is_a_first_attempt(version: int) -> None:
     assert (publish.dup, publish.payload) == (False, b"again")
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_only_what_never_left_expires(left: bool) -> None:
+    """[MQTT-3.3.2-5] [MQTT-4.3.3-7]."""
+    world = World(events=False)
+    client = subscriber(world, V5, 2, clean=False)
+    writer = world.connect("w", V5)
+    world.store.held = not left
+    writer.send(Publish("a", b"x", 2, packet_id=1, properties=Properties(message_expiry_interval=5)))
+    client.drop()
+    assert len(client.received()) == left
+    world.store.held = False
+    world.store.commit()
+    world.advance(10)
+    again = world.connect("c", V5, clean=False)
+    assert [publish.dup for publish in again.publishes()] == [True] * left
+    assert len(world.broker.sessions["c"].inflight) == left
+    assert world.broker.metrics.dropped_expired == (not left)
+    assert bool(world.store.session("c").outbound) == left
+
+
 @both_versions
 def test_a_crash_in_any_phase_of_qos_2_delivers_once(version: int) -> None:
     world = World()

@@ -28,7 +28,7 @@ def property_bytes(packet: bytes, start: int) -> bytes:
 
 
 def test_connack_is_the_first_packet_and_says_that_there_was_no_session(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.2.0-1] [MQTT-3.2.2-2]: session present 0, code 0."""
+    """[MQTT-3.2.0-1] [MQTT-3.2.2-2] [3.1.1: MQTT-3.2.0-1] [3.1.1: MQTT-3.2.2-1]: session present 0, code 0."""
     client = raw()
     connack = client.enter(wire.connect(name(), version))
     if version == V4:
@@ -44,13 +44,13 @@ def test_connack_of_5_0_tells_the_limits(raw: Raw, name: Name) -> None:
 
 
 def test_a_client_may_leave_its_identifier_to_the_server(raw: Raw, version: int) -> None:
-    """[MQTT-3.1.3-6] [MQTT-3.1.3-7]: accepted; in 5.0 it is told the one it got."""
+    """[MQTT-3.1.3-6] [MQTT-3.1.3-7] [3.1.1: MQTT-3.1.3-6]: accepted; in 5.0 it is told the one it got."""
     connack = raw().enter(wire.connect("", version))
     assert (b"\x12" in property_bytes(connack, 4)) if version == V5 else len(connack) == 4
 
 
 def test_3_1_1_cannot_keep_a_session_without_an_identifier(raw: Raw) -> None:
-    """[MQTT-3.1.3-8]: return code 2, then the end."""
+    """[3.1.1: MQTT-3.1.3-7] [3.1.1: MQTT-3.1.3-8]: return code 2, then the end."""
     client = raw()
     client.send(wire.connect("", V4, clean=False))
     client.expect(wire.connack_4(code=2))
@@ -58,7 +58,8 @@ def test_3_1_1_cannot_keep_a_session_without_an_identifier(raw: Raw) -> None:
 
 
 def test_a_session_stays_until_it_is_cleaned(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.1.2-4] [MQTT-3.1.2-5] [MQTT-3.2.2-3]."""
+    """[MQTT-3.1.2-4] [MQTT-3.1.2-5] [MQTT-3.2.2-2] [MQTT-3.2.2-3] [3.1.1: MQTT-3.1.2-4] [3.1.1: MQTT-3.1.2-6]
+    [3.1.1: MQTT-3.2.2-1] [3.1.1: MQTT-3.2.2-2] [3.1.1: MQTT-3.2.2-3]."""
     kiosk = name()
     for present in (False, True):
         client = raw()
@@ -73,7 +74,7 @@ def test_a_session_stays_until_it_is_cleaned(raw: Raw, name: Name, version: int)
 
 
 def test_the_newer_connection_takes_over(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.1.4-3]: the older one is closed, in 5.0 with 0x8E."""
+    """[MQTT-3.1.4-3] [3.1.1: MQTT-3.1.4-2]: the older one is closed, in 5.0 with 0x8E."""
     kiosk = name()
     older, newer = raw(), raw()
     older.join(kiosk, version)
@@ -99,7 +100,8 @@ def test_the_newer_connection_takes_over(raw: Raw, name: Name, version: int) -> 
     ],
 )
 def test_whoever_does_not_speak_mqtt_gets_no_answer(broker: BrokerProcess, stranger: bytes) -> None:
-    """[MQTT-3.1.0-1] [MQTT-4.8.0-1]: closed, and the broker goes on."""
+    """[MQTT-3.1.0-1] [MQTT-3.14.0-1] [MQTT-4.13.1-1] [3.1.1: MQTT-3.1.0-1] [3.1.1: MQTT-4.8.0-1]: closed, and the broker
+    goes on."""
     with RawClient(broker.port) as client:
         client.send(stranger)
         client.expect_end()
@@ -116,7 +118,8 @@ def test_whoever_does_not_speak_mqtt_gets_no_answer(broker: BrokerProcess, stran
     ],
 )
 def test_an_unknown_protocol_version_is_answered(raw: Raw, unknown: bytes) -> None:
-    """[MQTT-3.1.2-1] [MQTT-3.1.2-2]: return code 1 (5.0: may be 0x84), then the end."""
+    """[MQTT-3.1.2-1] [MQTT-3.1.2-2] [3.1.1: MQTT-3.1.2-1] [3.1.1: MQTT-3.1.2-2]: return code 1 (5.0: may be 0x84), then
+    the end."""
     client = raw()
     client.send(unknown)
     connack = client.read()
@@ -126,7 +129,7 @@ def test_an_unknown_protocol_version_is_answered(raw: Raw, unknown: bytes) -> No
 
 
 def test_a_second_connect_is_an_error(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.1.0-2]."""
+    """[MQTT-3.1.0-2] [3.1.1: MQTT-3.1.0-2]."""
     client = raw()
     client.enter(wire.connect(name(), version))
     client.send(wire.connect(name(), version))
@@ -152,7 +155,7 @@ def test_a_client_need_not_wait_for_connack(raw: Raw, name: Name, version: int) 
 
 
 def test_a_silent_client_is_closed_after_one_and_a_half_keep_alives(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.1.2-22] [MQTT-3.14.0-1]: in 5.0 with 0x8D."""
+    """[MQTT-3.1.2-22] [MQTT-3.2.2-22] [3.1.1: MQTT-3.1.2-24]: in 5.0 with 0x8D."""
     client = raw()
     client.enter(wire.connect(name(), version, keep_alive=1))
     if version == V5:
@@ -162,7 +165,7 @@ def test_a_silent_client_is_closed_after_one_and_a_half_keep_alives(raw: Raw, na
 
 
 def test_pingreq_is_answered(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.12.4-1]."""
+    """[MQTT-3.12.4-1] [3.1.1: MQTT-3.12.4-1]."""
     client = raw()
     client.enter(wire.connect(name(), version))
     client.send(wire.PINGREQ, wire.PINGREQ)
@@ -175,7 +178,9 @@ def test_pingreq_is_answered(raw: Raw, name: Name, version: int) -> None:
 @pytest.mark.parametrize("published", [0, 1, 2])
 @pytest.mark.parametrize("granted", [0, 1, 2])
 def test_a_message_arrives_at_the_lower_qos(raw: Raw, name: Name, version: int, published: int, granted: int) -> None:
-    """[MQTT-3.8.4-8] [MQTT-4.3.1-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2]: both flows in full, packet by packet."""
+    """[MQTT-3.8.4-8] [MQTT-4.3.1-1] [MQTT-4.3.2-2] [MQTT-4.3.2-4] [MQTT-4.3.3-2] [MQTT-4.3.3-4] [MQTT-4.3.3-8]
+    [MQTT-4.3.3-11] [3.1.1: MQTT-3.8.4-6] [3.1.1: MQTT-4.3.1-1] [3.1.1: MQTT-4.3.2-1] [3.1.1: MQTT-4.3.2-2]
+    [3.1.1: MQTT-4.3.3-1] [3.1.1: MQTT-4.3.3-2]: both flows in full, packet by packet."""
     topic = name()
     reader, writer = raw(), raw()
     for client in (reader, writer):
@@ -204,7 +209,7 @@ def test_a_message_arrives_at_the_lower_qos(raw: Raw, name: Name, version: int, 
 
 
 def test_a_message_goes_once_to_a_session_with_overlapping_subscriptions(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.3.5-1]: once, at the highest QoS of the filters that match."""
+    """[MQTT-3.3.4-2] [3.1.1: MQTT-3.3.5-1]: once, at the highest QoS of the filters that match."""
     topic = name()
     client = raw()
     client.enter(wire.connect(name(), version))
@@ -234,7 +239,7 @@ def test_a_message_goes_once_to_a_session_with_overlapping_subscriptions(raw: Ra
 def test_filters_match_as_specified(
     raw: Raw, name: Name, version: int, topic_filter: str, topic: str, matches: bool
 ) -> None:
-    """[MQTT-4.7.1-2] [MQTT-4.7.1-3] [MQTT-4.7.3-4]."""
+    """[MQTT-4.7.1-2] [MQTT-4.7.3-4] [3.1.1: MQTT-4.7.1-3] [3.1.1: MQTT-4.7.3-4]: letter by letter."""
     base = name()
     topic_filter, topic = topic_filter.format(base), topic.format(base)
     client = raw()
@@ -248,7 +253,7 @@ def test_filters_match_as_specified(
 
 
 def test_a_leading_wildcard_does_not_see_what_begins_with_a_dollar(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-4.7.2-1]."""
+    """[MQTT-4.7.2-1] [3.1.1: MQTT-4.7.2-1]."""
     topic = name()
     client = raw()
     client.enter(wire.connect(name(), version))
@@ -261,7 +266,8 @@ def test_a_leading_wildcard_does_not_see_what_begins_with_a_dollar(raw: Raw, nam
 
 
 def test_unsubscribe_ends_a_subscription(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.10.4-4] [MQTT-3.10.4-5]: answered whether there was one or not, in 5.0 with 0x11 if not."""
+    """[MQTT-3.10.4-4] [MQTT-3.10.4-5] [3.1.1: MQTT-3.10.4-4] [3.1.1: MQTT-3.10.4-5]: answered whether there was one or
+    not, in 5.0 with 0x11 if not."""
     topic = name()
     client = raw()
     client.enter(wire.connect(name(), version))
@@ -300,7 +306,7 @@ def test_unsubscribe_ends_a_subscription(raw: Raw, name: Name, version: int) -> 
 def test_a_malformed_packet_ends_its_connection_and_no_other(
     raw: Raw, name: Name, version: int, malformed: Callable[[int], bytes]
 ) -> None:
-    """[MQTT-4.8.0-1] [MQTT-4.13.1-1]: in 5.0 with a DISCONNECT that says why."""
+    """[MQTT-4.13.1-1] [3.1.1: MQTT-4.8.0-1]: in 5.0 with a DISCONNECT that says why."""
     bystander, client = raw(), raw()
     bystander.enter(wire.connect(name(), version))
     client.enter(wire.connect(name(), version))
@@ -317,7 +323,8 @@ def test_a_malformed_packet_ends_its_connection_and_no_other(
 
 
 def test_unacknowledged_messages_come_again_in_order(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1]: same identifiers and order, DUP; PUBREL for the received."""
+    """[MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1] [3.1.1: MQTT-4.4.0-1] [3.1.1: MQTT-3.3.1-1] [3.1.1: MQTT-4.6.0-1]: same
+    identifiers and order, DUP; PUBREL for the received."""
     kiosk, topic = name(), name()
     reader, writer = raw(), raw()
     reader.join(kiosk, version)
@@ -346,7 +353,7 @@ def test_unacknowledged_messages_come_again_in_order(raw: Raw, name: Name, versi
 
 
 def test_a_message_of_qos_2_that_is_repeated_is_routed_once(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-4.3.3-10] (3.1.1: 4.3.3): also when the repetition comes over another connection."""
+    """[MQTT-4.3.3-10] [MQTT-4.3.3-12] [3.1.1: MQTT-4.3.3-2]: also when the repetition comes over another connection."""
     topic, sender = name(), name()
     reader, writer = raw(), raw()
     reader.enter(wire.connect(name(), version))
@@ -370,7 +377,8 @@ def test_a_message_of_qos_2_that_is_repeated_is_routed_once(raw: Raw, name: Name
 
 
 def test_pubrel_for_an_unknown_identifier_is_answered(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-4.3.3-11]: PUBCOMP, in 5.0 with 0x92; the client may have forgotten what it has finished."""
+    """[MQTT-4.3.3-11] [3.1.1: MQTT-4.3.3-2]: PUBCOMP, in 5.0 with 0x92; the client may have forgotten what it has
+    finished."""
     client = raw()
     client.enter(wire.connect(name(), version))
     client.send(wire.pubrel(77))
@@ -378,7 +386,7 @@ def test_pubrel_for_an_unknown_identifier_is_answered(raw: Raw, name: Name, vers
 
 
 def test_answers_come_in_the_order_of_what_they_answer(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-4.6.0-2] [MQTT-4.6.0-3]."""
+    """[MQTT-4.6.0-2] [MQTT-4.6.0-3] [3.1.1: MQTT-4.6.0-2] [3.1.1: MQTT-4.6.0-3]."""
     topic = name()
     client = raw()
     client.enter(wire.connect(name(), version))
@@ -393,7 +401,8 @@ def test_answers_come_in_the_order_of_what_they_answer(raw: Raw, name: Name, ver
 
 
 def test_a_retained_message_greets_new_subscriptions_until_it_is_removed(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-8] [MQTT-3.3.1-12]: RETAIN 1 for the newcomer, 0 for those present."""
+    """[MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-9] [MQTT-3.3.1-12] [3.1.1: MQTT-3.3.1-5] [3.1.1: MQTT-3.3.1-6]
+    [3.1.1: MQTT-3.3.1-8] [3.1.1: MQTT-3.3.1-9]: RETAIN 1 for the newcomer, 0 for those present."""
     topic = name()
     present, writer, newcomer = raw(), raw(), raw()
     for client in (present, writer, newcomer):
@@ -421,7 +430,8 @@ def test_a_retained_message_greets_new_subscriptions_until_it_is_removed(raw: Ra
 def test_a_will_is_published_when_the_connection_is_lost_and_not_after_disconnect(
     raw: Raw, name: Name, version: int
 ) -> None:
-    """[MQTT-3.1.2-8] [MQTT-3.1.2-10]."""
+    """[MQTT-3.1.2-7] [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT-3.14.4-3] [3.1.1: MQTT-3.1.2-8] [3.1.1: MQTT-3.1.2-10]
+    [3.1.1: MQTT-3.14.4-3]."""
     topic = name()
     witness = raw()
     witness.enter(wire.connect(name(), version))
@@ -442,7 +452,7 @@ def test_a_will_is_published_when_the_connection_is_lost_and_not_after_disconnec
 
 
 def test_topic_aliases_stand_for_topics(raw: Raw, name: Name) -> None:
-    """[MQTT-3.3.2-8] [MQTT-3.3.2-12]."""
+    """[MQTT-3.3.2-12]."""
     topic = name()
     client = raw()
     client.enter(wire.connect(name(), V5))
@@ -459,7 +469,7 @@ def test_topic_aliases_stand_for_topics(raw: Raw, name: Name) -> None:
 
 
 def test_the_clients_receive_maximum_is_kept(raw: Raw, name: Name) -> None:
-    """[MQTT-3.3.4-9] (MQTT 5.0, 4.9): two in flight, the third when one is acknowledged."""
+    """[MQTT-3.3.4-9] [MQTT-4.9.0-1] [MQTT-4.9.0-2]: two in flight, the third when one is acknowledged."""
     topic = name()
     client = raw()
     client.enter(wire.connect(name(), V5, properties=b"\x21\x00\x02"))
@@ -517,7 +527,7 @@ def test_no_local_keeps_a_message_from_its_publisher(raw: Raw, name: Name) -> No
 
 
 def test_a_shared_subscription_gives_each_message_to_one(raw: Raw, name: Name) -> None:
-    """[MQTT-4.8.2-4] ff.: in turn, while both can take more."""
+    """(MQTT 5.0, 4.8.2): in turn, while both can take more."""
     topic = name()
     workers = raw(), raw()
     for worker in workers:
