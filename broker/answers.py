@@ -1,7 +1,8 @@
 """What one connection owes its client, in the order it was asked for.
 
 An answer leaves when nothing is missing for it (the store's barrier, the embedder's `done`) and every earlier one has
-left: PUBACKs and PUBRECs in the order of their PUBLISHes [MQTT-4.6.0-2] [MQTT-4.6.0-3], and nothing before CONNACK.
+left: PUBACKs and PUBRECs in the order of their PUBLISHes [MQTT-4.6.0-2] [MQTT-4.6.0-3]
+[3.1.1: MQTT-4.6.0-2] [3.1.1: MQTT-4.6.0-3], and nothing before CONNACK.
 """
 
 from __future__ import annotations

@@ -188,17 +188,22 @@ class Broker:
         session = self.sessions.get(client_id)
         if session is not None and session.connection is not None:
             self.metrics.taken_over += 1
+            # [3.1.1: MQTT-3.1.4-2]
             session.connection.end(ReasonCode.SESSION_TAKEN_OVER, "session taken over")  # [MQTT-3.1.4-3]
             session = self.sessions.get(client_id)
         ended = False
         if session is not None and clean_start:
             ended = session.durable
+            # [3.1.1: MQTT-3.1.2-6]
             self._end_session(session)  # [MQTT-3.1.2-4]
             session = None
+        # [MQTT-3.1.2-5] [MQTT-3.1.2-6] [3.1.1: MQTT-3.1.2-4] [3.1.1: MQTT-3.2.2-1] [3.1.1: MQTT-3.2.2-2]
+        # [3.1.1: MQTT-3.2.2-3]
         present = session is not None
         if session is None:
             session = Session(client_id, connection.principal, self.environment, self._look)
             session.durable = terms.expiry_interval > 0
+            # [MQTT-3.1.3-2] [3.1.1: MQTT-3.1.3-2]
             self.sessions[client_id] = session
             self.metrics.sessions = len(self.sessions)
         self.wheel.cancel(session)
@@ -206,6 +211,7 @@ class Broker:
         session.attach(connection, terms.maximum_packet_size, terms.receive_maximum, terms.alias_maximum)
         session.expiry_interval = terms.expiry_interval
         # An earlier will that was waiting for its delay is not published any more [MQTT-3.1.3-9].
+        # [MQTT-3.1.2-7] [3.1.1: MQTT-3.1.2-8] [3.1.1: MQTT-3.1.2-12]
         session.will = will
         session.save()
         connection.session = session
@@ -238,8 +244,11 @@ class Broker:
                 will.due_at = now + delay
             else:
                 session.will = None
+                # [3.1.1: MQTT-3.1.2-8]
                 self._publish_will(session.client_id, will)  # [MQTT-3.1.2-8]
         if session.expiry_interval > 0:
+            # [MQTT-3.1.2-23] [MQTT-4.1.0-1] [3.1.1: MQTT-4.1.0-1] [3.1.1: MQTT-4.1.0-2]: it outlives its connection,
+            # and never ends before.
             session.leave(now)
             self._schedule(session)
         else:
@@ -247,6 +256,7 @@ class Broker:
 
     def route(self, message: Message, publisher: Session | None) -> bool:  # Hot path of ordinary fan-out.
         """To every subscriber once, at the lower of both QoS; False if there is none. `message` must not change."""
+        # [MQTT-3.3.1-8] [3.1.1: MQTT-3.3.1-12]
         if message.retain:
             self._retain(message)
         matches = self._router.match(message.topic)
@@ -255,6 +265,9 @@ class Broker:
         shared = SharedMessage(message)
         qos = message.qos
         retain = message.retain
+        # [MQTT-3.3.2-3] [MQTT-4.5.0-1] [MQTT-4.6.0-5] [MQTT-4.6.0-6] [3.1.1: MQTT-3.3.2-3] [3.1.1: MQTT-3.3.5-1]
+        # [3.1.1: MQTT-4.5.0-1] [3.1.1: MQTT-4.6.0-5] [3.1.1: MQTT-4.6.0-6]: to all that match, in the order of
+        # arrival.
         for match in matches.direct:
             session = match.subscriber
             if session is publisher and any(options & NO_LOCAL for options in match.others):
@@ -264,13 +277,17 @@ class Broker:
                 match = own
             options = match.options
             # RETAIN is kept for subscriptions that asked for it only [MQTT-3.3.1-12] [MQTT-3.3.1-13].
+            # [3.1.1: MQTT-3.3.1-9]
             kept = retain and bool(options & RETAIN_AS_PUBLISHED)
+            # [MQTT-3.8.4-8] [MQTT-3.3.1-3] [3.1.1: MQTT-3.8.4-6] [3.1.1: MQTT-3.3.1-3]: with DUP of its own.
             session.offer(shared, min(qos, options & QOS), kept, match.identifiers)
         for group in matches.shared:
+            # [MQTT-4.8.2-4] [MQTT-4.8.2-5] [MQTT-4.8.2-6]: one of them, and it stays with that one.
             chosen = group.choose(_takes_now) or group.choose(_is_connected) or group.next()
             session, options = chosen
             identifier = options >> IDENTIFIER_SHIFT
             kept = retain and bool(options & RETAIN_AS_PUBLISHED)
+            # [MQTT-4.8.2-3]
             session.offer(shared, min(qos, options & QOS), kept, (identifier,) if identifier else ())
         return True
 
@@ -307,6 +324,7 @@ class Broker:
             session.will = None
             session.save()
             self._publish_will(session.client_id, will)
+        # [MQTT-4.1.0-2]
         if session.expires_at is not None and session.expires_at <= now:
             self._end_session(session)
             return None
@@ -322,6 +340,7 @@ class Broker:
         del self.sessions[session.client_id]
         self.metrics.sessions = len(self.sessions)
         self.wheel.cancel(session)
+        # [3.1.1: MQTT-3.1.2-7]: subscriptions go with it, retained messages do not.
         for topic_filter in session.subscriptions:
             self._router.unsubscribe(topic_filter, session)
         self.metrics.subscriptions -= len(session.subscriptions)
@@ -339,10 +358,12 @@ class Broker:
         store = self.environment.store
         if message.topic.startswith(SYSTEM):
             self._retained.set(message)  # true for this run only
+        # [MQTT-3.3.1-7] [3.1.1: MQTT-3.3.1-10] [3.1.1: MQTT-3.3.1-11]
         elif not message.body.payload:
             if self._retained.remove(message.topic):
                 store.delete_retained(message.topic)  # [MQTT-3.3.1-6]
         elif self._retained.set(message) or (self._sweep_retained() and self._retained.set(message)):
+            # [3.1.1: MQTT-3.3.1-5] [3.1.1: MQTT-3.3.1-7]
             store.save_retained(message)  # [MQTT-3.3.1-5]
         else:
             self.metrics.dropped_not_retained += 1

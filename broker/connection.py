@@ -182,6 +182,7 @@ class Connection:
         if session is not None:
             session.puback(packet_id, reason_code)
         elif self._state is not State.CLOSED:
+            # [3.1.1: MQTT-3.1.0-1]
             self.end(ReasonCode.PROTOCOL_ERROR, "protocol error")  # before CONNECT [MQTT-3.1.0-1]
 
     def packet(self, packet: Packet) -> None:
@@ -190,6 +191,7 @@ class Connection:
         if handler is not None:
             handler(self, packet)
         elif self._state is not State.CLOSED:
+            # [3.1.1: MQTT-3.1.0-1] [3.1.1: MQTT-3.1.0-2]
             # A second CONNECT [MQTT-3.1.0-2], another packet before the first [MQTT-3.1.0-1], AUTH that nobody began.
             self.end(ReasonCode.PROTOCOL_ERROR, "protocol error")
 
@@ -211,11 +213,13 @@ class Connection:
         if self._state is State.CLOSED:
             return
         self.environment.metrics.refuse(reason.replace(" ", "_"))
+        # [MQTT-3.14.0-1]: DISCONNECT only after CONNACK.
         if self._said_connack:
             if self.version == V5 and self._terms is not None:
                 self.send(goodbye(reason_code, reason, self._terms))
         elif self._state is not State.AWAITING_CONNECT:
             # Its CONNECT was understood: the refusal is a CONNACK.
+            # [MQTT-3.2.2-6] [MQTT-3.2.2-8] [3.1.1: MQTT-3.2.2-4]: session present 0, and a code of the table.
             code = reason_code if self.version == V5 else return_code_of(reason_code)
             self.send(encode(Connack(False, code), self.version))
         self._finish(reason, keep_will=True)
@@ -245,7 +249,7 @@ class Connection:
         silence = self._terms.keep_alive * settings.keep_alive_grace
         alive_until = self.last_received + (max(silence, settings.ack_timeout) if self._holding else silence)
         if now >= alive_until:
-            self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-22]
+            self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-22] [3.1.1: MQTT-3.1.2-24]
             return None
         return min(alive_until, ack_until)
 
@@ -256,11 +260,12 @@ class Connection:
         self._state = State.AUTHENTICATING
         properties = connect.properties
         if not connect.client_id and self.version != V5 and not connect.clean_start:
-            # 3.1.1 cannot tell a client which identifier it was given [MQTT-3.1.3-8].
+            # 3.1.1 cannot tell a client which identifier it was given [3.1.1: MQTT-3.1.3-7] [3.1.1: MQTT-3.1.3-8].
             self.end(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "client identifier not valid")
             return
         settings = self.environment.settings
         terms = terms_of(connect, settings)
+        # [MQTT-3.1.3-5] [MQTT-3.1.3-8] [3.1.1: MQTT-3.1.3-5] [3.1.1: MQTT-3.1.3-9]
         if len(terms.client_id.encode()) > settings.max_client_id_length:
             self.end(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "client identifier not valid")
             return
@@ -268,6 +273,7 @@ class Connection:
             self.end(ReasonCode.CONNECTION_RATE_EXCEEDED, "too many failed authentications")
             return
         # The client need not wait for CONNACK (MQTT 5.0, 3.1.4); we look at nothing it says until we know it.
+        # [MQTT-3.1.4-6] [3.1.1: MQTT-3.1.4-5]
         self._decoder.pause()
         authenticator = self._broker.authenticator
         credentials = Credentials(terms.client_id, connect.username, connect.password, self.version, self.peer)
@@ -286,6 +292,7 @@ class Connection:
         if isinstance(answer, Refused):
             guess = (connect.username, connect.password if self._enhanced is None else self.peer)
             self._broker.failed.note(self.peer, guess, answer.reason_code, self.environment.now)
+            # [MQTT-3.1.4-2] [MQTT-4.12.0-4]
             self._refused(answer.reason_code)
             return
         will = will_of(connect)
@@ -310,12 +317,15 @@ class Connection:
         self.principal = answer.principal
         self.identity = answer.identity
         self._decoder.maximum_packet_size = settings.maximum_packet_size
+        # [MQTT-3.1.4-4] [3.1.1: MQTT-3.1.4-3]
         clean = connect.clean_start or not answer.persistent
         _, present, stored = self._broker.open_session(self, terms, clean, will)
         properties = connack_properties(connect, terms, settings) if self.version == V5 else None
         if self._enhanced is not None and properties is not None:
             self._enhanced.accepted(answer, properties, self._authenticated_again)
         connack = Connack(present, ReasonCode.SUCCESS, properties)
+        # [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [3.1.1: MQTT-3.1.4-4] [3.1.1: MQTT-3.2.0-1]: once, before
+        # anything but AUTH.
         self._owe(connack, stored=stored, then=self._begin)
         look_at = self.due(self.environment.now)
         if look_at is not None:
@@ -335,6 +345,7 @@ class Connection:
     def _challenge(self, auth: Auth) -> None:
         """The authenticator asks the client something, at CONNECT or later."""
         if self._state is State.CONNECTED:
+            # [MQTT-3.15.2-1]
             self._owe(auth, stored=False)
         elif self._state is State.AUTHENTICATING:
             self.send(encode(auth, V5))
@@ -379,13 +390,16 @@ class Connection:
                 self._aliases = InboundAliases()
             topic = self._aliases.resolve(topic, properties.topic_alias, environment.settings.topic_alias_maximum)
         qos = publish.qos
+        # [3.1.1: MQTT-4.3.3-2] [MQTT-4.3.3-13]
         if qos == 2 and not session.receive(publish.packet_id):
-            # Repeated: acknowledged again, not routed again [MQTT-4.3.3-10].
+            # Repeated: acknowledged again, not routed again [MQTT-4.3.3-10]. Of QoS 1 nothing is noted: each PUBLISH is
+            # a new message [MQTT-4.3.2-5].
             self._owe(Pubrec(publish.packet_id), session.durable)
             return
         if qos:
             self._unstored_bytes += len(publish.payload)
             self._unacknowledged += 1
+            # [MQTT-3.3.4-7]
             if self.version == V5 and self._unacknowledged > environment.settings.receive_maximum:
                 self.end(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "receive maximum exceeded")  # MQTT 5.0, 3.3.4
                 return
@@ -411,11 +425,14 @@ class Connection:
 
     def _owe_acknowledgement(self, publish: Publish, unheard: int) -> Callable[[int], None]:
         """PUBACK or PUBREC, when what PUBLISH has changed is stored and the function returned was called."""
+        # [MQTT-2.2.1-5] [MQTT-3.3.4-1] [MQTT-4.3.2-4] [MQTT-4.3.3-8] [3.1.1: MQTT-2.3.1-6] [3.1.1: MQTT-3.3.4-1]
+        # [3.1.1: MQTT-4.3.2-2]: in its turn [MQTT-4.6.0-2] [MQTT-4.6.0-3].
         packet = Puback(publish.packet_id) if publish.qos == 1 else Pubrec(publish.packet_id)
 
         def done(reason_code: int) -> None:
-            # 3.1.1 has no way to refuse a message: it is acknowledged, and dropped [MQTT-3.3.5-2].
+            # 3.1.1 has no way to refuse a message: it is acknowledged, and dropped [3.1.1: MQTT-3.3.5-2].
             if self.version == V5:
+                # [MQTT-3.4.2-1] [MQTT-3.5.2-1]
                 packet.reason_code = reason_code or unheard
             release()
 
@@ -428,6 +445,7 @@ class Connection:
         # Unknown: completed before the connection was lost, or never begun. 3.1.1 answers both alike.
         code = ReasonCode.SUCCESS if known or self.version != V5 else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
         # Not before it is stored that the identifier is free: a new message under it would pass for a repetition.
+        # [MQTT-3.7.2-1] [MQTT-4.3.3-11] [MQTT-4.3.3-12]
         self._owe(Pubcomp(pubrel.packet_id, code), stored=known and session.durable)
 
     def _pubrec(self, pubrec: Pubrec) -> None:
@@ -445,23 +463,27 @@ class Connection:
         identifier = identifiers[0] if identifiers else 0
         codes: list[int] = []
         wanting_retained: list[tuple[str, int]] = []
+        # [MQTT-3.8.4-5] [3.1.1: MQTT-3.8.4-4]: one after the other, and one SUBACK.
         for request in subscribe.subscriptions:
             topic_filter = request.topic_filter
             refusal = subscribe_refusal(
                 self._permissions, topic_filter, session.subscriptions, self.environment.settings
             )
             if refusal:
+                # [MQTT-3.9.3-2]
                 codes.append(refusal)  # 0x80 in 3.1.1
                 continue
             options = pack_options(
                 request.qos, request.no_local, request.retain_as_published, request.retain_handling, identifier
             )
             is_new = self._broker.subscribe(session, topic_filter, options)
+            # [MQTT-3.8.4-7] [3.1.1: MQTT-3.8.4-5]
             codes.append(request.qos)
             # Retain handling: 0 always, 1 if the subscription is new, 2 never [MQTT-3.3.1-9] [MQTT-3.3.1-10]
             # [MQTT-3.3.1-11]; a shared one never gets any (MQTT 5.0, 4.8.2).
             handling = request.retain_handling
             if (handling == 0 or (handling == 1 and is_new)) and not topic_filter.startswith(SHARE):
+                # [MQTT-3.8.4-4] [3.1.1: MQTT-3.3.1-6] [3.1.1: MQTT-3.8.4-3]
                 wanting_retained.append((topic_filter, options))
 
         def subscribed() -> None:
@@ -469,18 +491,21 @@ class Connection:
                 self._broker.send_retained(session, topic_filter, options)
             session.announce()
 
+        # [MQTT-2.2.1-6] [MQTT-3.8.4-1] [MQTT-3.8.4-2] [3.1.1: MQTT-2.3.1-7] [3.1.1: MQTT-3.8.4-1] [3.1.1: MQTT-3.8.4-2]
         self._owe(Suback(subscribe.packet_id, codes), stored=session.durable, then=subscribed)
 
     def _unsubscribe(self, unsubscribe: Unsubscribe) -> None:
         session = self._accepted_session()
+        # [MQTT-3.10.4-6] [MQTT-3.11.3-1] [MQTT-3.11.3-2] [3.1.1: MQTT-3.10.4-6]
         removed = [self._broker.unsubscribe(session, topic_filter) for topic_filter in unsubscribe.topic_filters]
         codes: list[int] = [0 if there else ReasonCode.NO_SUBSCRIPTION_EXISTED for there in removed]
+        # [MQTT-3.10.4-4] [MQTT-3.10.4-5] [3.1.1: MQTT-3.10.4-4] [3.1.1: MQTT-3.10.4-5]: also where there was nothing.
         self._owe(Unsuback(unsubscribe.packet_id, codes), stored=session.durable, then=session.announce)
 
     # -- the rest of the packets --------------------------------------------------------------------------------------
 
     def _pingreq(self, _: Pingreq) -> None:
-        self.answer(_PINGRESP)  # [MQTT-3.12.4-1]
+        self.answer(_PINGRESP)  # [MQTT-3.12.4-1] [3.1.1: MQTT-3.12.4-1]
 
     def _disconnect(self, disconnect: Disconnect) -> None:
         session = self._accepted_session()
@@ -488,8 +513,11 @@ class Connection:
         if properties is not None and properties.session_expiry_interval is not None:
             interval = properties.session_expiry_interval
             if interval and not session.expiry_interval:
-                raise ProtocolError("a session that ends with its connection cannot be prolonged")  # [MQTT-3.14.2-2]
+                raise ProtocolError(
+                    "a session that ends with its connection cannot be prolonged"
+                )  # MQTT 5.0, 3.14.2.2.2
             session.expiry_interval = min(interval, self.environment.settings.max_session_expiry)
+        # [MQTT-3.1.2-10] [3.1.1: MQTT-3.1.2-10] [3.1.1: MQTT-3.14.4-3]
         # Reason code 0, and every DISCONNECT of 3.1.1, takes the will back [MQTT-3.14.4-3].
         self._finish("disconnected", keep_will=disconnect.reason_code != 0)
 
@@ -538,6 +566,7 @@ class Connection:
         if isinstance(packet, Puback | Pubcomp):
             self._unacknowledged = max(self._unacknowledged - 1, 0)
         elif isinstance(packet, Pubrec) and packet.reason_code >= 0x80 and self.session is not None:
+            # [MQTT-4.3.3-9]
             # The handshake ends here, and the identifier is free (MQTT 5.0, 4.3.3).
             self._unacknowledged -= 1
             self.session.release(packet.packet_id)
@@ -547,8 +576,9 @@ class Connection:
     def _refuse_packet(self, error: MqttError) -> None:
         log.info("%s: %s (%s)", self.peer, error, error.label)
         if self._state is State.AWAITING_CONNECT:
-            # The version may be known although CONNECT is not understood. Garbage gets no answer [MQTT-4.8.0-1].
+            # The version may be known although CONNECT is not understood. Garbage gets no answer.
             self.version = self._decoder.version
+            # [3.1.1: MQTT-3.2.2-6]: 3.1.1 has no code for most of it.
             code = error.reason_code if self.version == V5 else error.return_code
             if code is not None:
                 self.send(encode(Connack(False, code), self.version))
@@ -557,6 +587,8 @@ class Connection:
     def _finish(self, reason: str, keep_will: bool) -> None:
         if self._state is State.CLOSED:
             return
+        # [MQTT-3.2.2-7] [MQTT-3.14.4-1] [MQTT-3.14.4-2] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [3.1.1: MQTT-3.2.2-5]
+        # [3.1.1: MQTT-4.8.0-1]: whatever the reason, nothing is said or read any more.
         self._state = State.CLOSED
         self._decoder.stop()
         self._broker.wheel.cancel(self)

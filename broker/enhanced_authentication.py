@@ -53,6 +53,7 @@ class EnhancedAuthentication:
         data = properties.authentication_data
         if auth.reason_code == ReasonCode.REAUTHENTICATE and self._exchange is None:
             self.begin(data)
+        # [MQTT-4.12.0-3]
         elif auth.reason_code == ReasonCode.CONTINUE_AUTHENTICATION and self._exchange is not None:
             if not self._clients_turn:
                 raise ProtocolError("AUTH out of turn")
@@ -62,7 +63,7 @@ class EnhancedAuthentication:
             raise ProtocolError("AUTH that nobody asked for")
 
     def properties(self, data: bytes | None) -> Properties:
-        """Every AUTH and the CONNACK name the method [MQTT-4.12.0-4]."""
+        """Every AUTH and the CONNACK name the method [MQTT-4.12.0-5]."""
         return Properties(authentication_method=self.method, authentication_data=data)
 
     def accepted(self, answer: Accepted, connack: Properties, decided: Callable[[Accepted | Refused], None]) -> None:

@@ -38,6 +38,7 @@ class Terms:
 
 def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
     properties = connect.properties or _NONE
+    # [MQTT-3.2.2-22]: the client's, unless ours is announced.
     keep_alive = connect.keep_alive
     if connect.protocol_version == V5:
         expiry = properties.session_expiry_interval or 0
@@ -47,6 +48,7 @@ def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
         # A 3.1.1 session has no interval of its own: it ends with the connection, or stays (3.1.1, 3.1.2.4).
         expiry = 0 if connect.clean_start else settings.max_session_expiry
     return Terms(
+        # [MQTT-3.1.3-6] [MQTT-3.2.2-16] [3.1.1: MQTT-3.1.3-6]: random, so new.
         client_id=connect.client_id or "auto-" + token_hex(10),
         assigned=not connect.client_id,
         keep_alive=keep_alive,
@@ -60,6 +62,7 @@ def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
 def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings) -> Properties:
     """What a 5.0 client has to be told: where we differ from the defaults or from what it asked for."""
     asked = connect.properties or _NONE
+    # [MQTT-3.1.2-28] [MQTT-4.12.0-6]: no response information, no method that was not asked for.
     properties = Properties(
         receive_maximum=settings.receive_maximum,
         maximum_packet_size=settings.maximum_packet_size,
@@ -76,6 +79,7 @@ def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings)
 
 def goodbye(reason_code: int, reason: str, terms: Terms) -> bytes:
     """DISCONNECT of 5.0, with a reason for people if the client takes packets that long."""
+    # [MQTT-3.14.2-2]
     data = encode(Disconnect(reason_code, Properties(reason_string=reason)), V5)
     return data if len(data) <= terms.maximum_packet_size else encode(Disconnect(reason_code), V5)  # [MQTT-3.14.2-3]
 
@@ -88,6 +92,7 @@ def will_of(connect: Connect) -> StoredWill | None:
     properties = will.properties
     delay = (properties.will_delay_interval or 0) if properties is not None else 0
     body = Body(will.payload, _will_properties(will))
+    # [MQTT-3.1.2-14] [MQTT-3.1.2-15] [3.1.1: MQTT-3.1.2-16] [3.1.1: MQTT-3.1.2-17]
     return StoredWill(Message(will.topic, body, will.qos, will.retain), due_at=None, delay=delay)
 
 
@@ -103,6 +108,7 @@ def _will_properties(will: Will) -> Properties | None:
     properties = will.properties
     if properties is None:
         return None
+    # [MQTT-3.1.3-10]
     body = body_of(b"", properties, 0.0)
     kept = body.properties
     if properties.message_expiry_interval is not None:

@@ -6,8 +6,8 @@ Rules
 2. Filters with wildcards live in a trie of topic levels. While there are any, results are cached by topic name, because
    a walk costs some microseconds per level and the same topics come again; any change that could alter a cached result
    drops it.
-3. A subscriber appears once in a result, however many of its filters match: at the highest QoS [MQTT-3.3.5-1], with all
-   its subscription identifiers [MQTT-3.3.4-3 ff.]. (The specification allows one copy per subscription as well.)
+3. A subscriber appears once in a result, however many of its filters match: at the highest QoS [MQTT-3.3.4-2], with all
+   its subscription identifiers [MQTT-3.3.4-3] [MQTT-3.3.4-4]. (One copy per subscription is allowed as well.)
 4. Members of a shared subscription are alternatives, not additions; the caller chooses one [MQTT-4.8.2-4].
 
 A subscription is one int: the options byte of SUBSCRIBE as it came on the wire (QoS in bits 0-1, no local in bit 2,

@@ -64,6 +64,7 @@ class Session(InflightWindow):
         self.aliases = OutboundAliases(alias_maximum) if alias_maximum else None
         self.strays = None
         self.packet_limit = packet_limit
+        # [MQTT-4.9.0-1]
         self.window = min(receive_maximum, self.environment.settings.max_inflight)
         self.expires_at = None
 
@@ -106,7 +107,7 @@ class Session(InflightWindow):
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
     def subscribe(self, topic_filter: str, options: int) -> None:
-        """Add or replace [MQTT-3.8.4-3]."""
+        """Add or replace [MQTT-3.8.4-3] [3.1.1: MQTT-3.8.4-3]."""
         if topic_filter not in self.subscriptions and _is_wildcard(topic_filter):
             self.wildcards += 1
         self.subscriptions[topic_filter] = options
@@ -114,6 +115,8 @@ class Session(InflightWindow):
             self.environment.store.save_subscription(self.client_id, _stored(topic_filter, options))
 
     def unsubscribe(self, topic_filter: str) -> bool:
+        # [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.10.4-3] [3.1.1: MQTT-3.10.4-1] [3.1.1: MQTT-3.10.4-2]
+        # [3.1.1: MQTT-3.10.4-3]: by its letters; what is inflight or queued goes on.
         if self.subscriptions.pop(topic_filter, None) is None:
             return False
         if _is_wildcard(topic_filter):

@@ -22,6 +22,7 @@ class InboundAliases:
 
     def resolve(self, topic: str, alias: int, maximum: int) -> str:
         """The topic that is meant; with a topic the alias is defined, or defined anew."""
+        # [MQTT-3.3.2-12]
         if not 0 < alias <= maximum:
             raise TopicAliasInvalid("topic alias above the maximum")  # [MQTT-3.3.2-9]
         if topic:
@@ -50,6 +51,7 @@ class OutboundAliases:
         if alias is not None:
             return b"", properties + ALIAS_PROPERTY + alias.to_bytes(2, "big")
         alias = len(self._aliases) + 1
+        # [MQTT-3.3.2-11]
         if alias > self._maximum:
             return encoded_topic, properties
         self._aliases[topic] = alias

@@ -132,11 +132,13 @@ class InflightWindow:
                 encoded_topic, properties = self.aliases.shorten(topic, encoded_topic, properties)
         if qos == 1:
             room = self.room
+            # [MQTT-3.3.4-9] [MQTT-4.9.0-2]
             if room <= 0 or self.barriers:
                 self._ask_for_room()
                 return False
             inflight = self.inflight
             packet_id = self.next_packet_id
+            # [MQTT-2.2.1-4] [MQTT-4.3.2-1] [3.1.1: MQTT-2.3.1-4]
             while packet_id in inflight:
                 packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
             data = encode_publish(encoded_topic, body.payload, 1, packet_id, 0, properties)
@@ -216,7 +218,7 @@ class InflightWindow:
     # -- acknowledgements ---------------------------------------------------------------------------------------------
 
     def puback(self, packet_id: int, reason_code: int) -> None:  # Hot path.
-        """PUBACK of either version [MQTT-4.3.2-3]."""
+        """PUBACK of either version: until then it is unacknowledged [MQTT-4.3.2-3] [3.1.1: MQTT-4.3.2-1]."""
         inflight = self.inflight
         entry = inflight.get(packet_id)
         if entry is None or entry.phase != PUBACK_DUE:
@@ -241,10 +243,13 @@ class InflightWindow:
             self._stray(packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
         elif entry.phase in (PUBACK_DUE, BARRIER_DUE):
             self._protocol_error("PUBREC for a message that is not of QoS 2")
+        # [MQTT-4.4.0-2]
         elif reason_code >= 0x80:
             # Refused: no PUBREL, the identifier is free (MQTT 5.0, 4.3.3).
             self._settle(entry, reason_code)
         elif entry.phase == PUBREC_DUE:
+            # [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-6] [3.1.1: MQTT-4.3.3-1]: from here on PUBREL is sent again,
+            # PUBLISH never.
             entry.phase = PUBCOMP_DUE
             connection = self.connection
             if entry.sequence and connection is not None:
@@ -283,7 +288,8 @@ class InflightWindow:
             self.pump()
 
     def _released(self, packet_id: int, connection: SessionConnection) -> None:
-        """PUBREC is on disk: PUBREL may leave [MQTT-4.3.3-5], in the order of the PUBRECs [MQTT-4.6.0-4]."""
+        """PUBREC is on disk: PUBREL may leave [MQTT-4.3.3-5], in the order of the PUBRECs [MQTT-4.6.0-4]
+        [3.1.1: MQTT-4.6.0-4]."""
         if self.connection is connection:
             self._send_pubrel(packet_id, ReasonCode.SUCCESS)
 
@@ -295,6 +301,7 @@ class InflightWindow:
 
     def _send_pubrel(self, packet_id: int, reason_code: int) -> None:
         if self.connection is not None:
+            # [MQTT-3.6.2-1] [MQTT-3.3.4-10] [MQTT-4.9.0-3]: never held back.
             self.connection.answer(encode(Pubrel(packet_id, reason_code), self.version))
 
     def _protocol_error(self, reason: str) -> None:
@@ -329,7 +336,7 @@ class InflightWindow:
         self._append(copy)
 
     def offer_retained(self, shared: SharedMessage, qos: int, identifiers: tuple[int, ...]) -> None:
-        """A retained message for a new subscription, with RETAIN 1 [MQTT-3.3.1-8]."""
+        """A retained message for a new subscription, with RETAIN 1 (5.0, 3.3.1.3) [3.1.1: MQTT-3.3.1-8]."""
         copy = MessageCopy(shared, qos, True, identifiers, 0)
         settings = self.environment.settings
         if self._may_send(qos):
@@ -346,6 +353,7 @@ class InflightWindow:
     def _append(self, copy: MessageCopy) -> None:
         if self.queue is None:
             self.queue = SessionQueue(self.environment.metrics)
+        # [3.1.1: MQTT-3.1.2-5]
         if copy.qos and self.durable:
             self._keep(copy)
             self.environment.store.save_outbound(self.client_id, copy.row(0, False))
@@ -433,6 +441,7 @@ class InflightWindow:
             if still_ours and entry.handle not in messages:
                 self._drop(entry)
         self.resend = []
+        # [MQTT-4.9.0-1]
         self.room = self.window
         for entry in self.inflight.values():
             entry.sent_at = self.environment.now
@@ -498,7 +507,8 @@ class InflightWindow:
                 settled(self.client_id, entry.handle, LOST)
 
     def _send_again(self, connection: SessionConnection, resend: list[tuple[Inflight, Message | None]]) -> None:
-        """In the original order [MQTT-4.6.0-1], with the original identifiers [MQTT-4.4.0-1]."""
+        """In the original order [MQTT-4.6.0-1] [3.1.1: MQTT-4.6.0-1], with the original identifiers [MQTT-4.4.0-1]
+        [3.1.1: MQTT-4.4.0-1]."""
         environment = self.environment
         while resend and self.room > 0 and not connection.paused:
             entry, message = resend.pop()
@@ -510,6 +520,7 @@ class InflightWindow:
                 self._drop(entry)
                 continue
             # Never sent before, because its barrier was not reached: a first attempt has DUP 0 [MQTT-3.3.1-1].
+            # [3.1.1: MQTT-3.3.1-1]
             flags = 0 if entry.phase == BARRIER_DUE else DUP
             if message is not None:
                 qos = 1 if entry.phase == PUBACK_DUE else 2
@@ -558,7 +569,8 @@ class InflightWindow:
     # -- entries, rows and bytes --------------------------------------------------------------------------------------
 
     def _free_packet_id(self) -> int:
-        """Not used by any entry [MQTT-2.2.1-3]. There is one: the window is far smaller than the identifiers."""
+        """Not used by any entry [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1]. There is one: the window
+        is far smaller than the identifiers."""
         packet_id = self.next_packet_id
         while packet_id in self.inflight:
             packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1

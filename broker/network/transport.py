@@ -3,7 +3,8 @@
 Laws
 1. It decides nothing about MQTT. It hands over bytes with the time they came, and reports when the socket's buffer
    rises above the settings' `write_buffer` (pause) and has drained (resume); what that means, `Connection` decides.
-2. It never holds bytes back: the loop's own transport gathers what is written in one turn into one system call.
+2. It never holds bytes back: the loop's own transport gathers what is written in one turn into one system call; TCP
+   keeps the order and loses nothing [MQTT-4.2-1] [3.1.1: MQTT-7.1.1-1].
 3. Nothing is sent after `close`, and every close ends. What was written goes out first; a peer that does not take it,
    or does not hang up, is cut off after `LINGER`.
 

@@ -153,6 +153,7 @@ class Decoder:
                 if first == _PUBACK and end - position > 3 and data[position + 1] == 2:
                     packet_id = data[position + 2] << 8 | data[position + 3]
                     if not packet_id:
+                        # [3.1.1: MQTT-2.3.1-1]
                         raise ProtocolError("packet identifier 0")  # [MQTT-2.2.1-3]
                     position += 4
                     self._sink.puback(packet_id, 0)
@@ -217,12 +218,16 @@ class Decoder:
         else:
             if position > end:
                 raise MalformedPacket("PUBLISH ends early")
+            # [MQTT-2.2.1-2] [3.1.1: MQTT-2.3.1-5]: no identifier at QoS 0.
             topic_bytes = data[start:position]
         try:
+            # [MQTT-3.3.2-1] [MQTT-1.5.4-3] [3.1.1: MQTT-3.3.2-1] [3.1.1: MQTT-1.5.3-3]: what is decoded is kept as it
+            # is, U+FEFF too.
             topic = topic_bytes.decode()
         except UnicodeDecodeError:
             raise MalformedPacket("topic is not UTF-8") from None  # [MQTT-3.3.2-1]
         if "+" in topic or "#" in topic or "\0" in topic:
+            # [MQTT-4.7.0-1] [MQTT-4.7.3-2] [3.1.1: MQTT-3.3.2-2] [3.1.1: MQTT-4.7.1-1] [3.1.1: MQTT-4.7.3-2]
             raise MalformedPacket("topic with a wildcard or U+0000")  # [MQTT-3.3.2-2]
         properties = None
         if self.version == V5:
@@ -233,6 +238,7 @@ class Decoder:
                 properties = reader.properties(PacketType.PUBLISH)
                 position = reader.position
         if not topic and (properties is None or properties.topic_alias is None):
+            # [3.1.1: MQTT-4.7.3-1]
             raise ProtocolError("empty topic")  # [MQTT-4.7.3-1]; 5.0 allows it with an alias (3.3.2.1)
         return Publish(topic, data[position:end], qos, first & 1 == 1, first & 8 == 8, packet_id, properties)
 
@@ -257,6 +263,7 @@ class Decoder:
         if kind == PacketType.CONNECT and reader.version == V5 and not data[position - 1]:
             raise MalformedPacket("remaining length is not in its shortest form")  # [MQTT-1.5.5-1]
         if reader.position != end:
+            # [MQTT-3.1.4-1] [3.1.1: MQTT-3.1.4-1]
             raise MalformedPacket("bytes after the end of the packet")
         if isinstance(packet, Puback):
             self._sink.puback(packet.packet_id, packet.reason_code)
@@ -274,7 +281,8 @@ def _first_bytes(from_server: bool) -> bytes:
         if kind == PacketType.PUBLISH:
             for flags in range(16):
                 qos = flags >> 1 & 3
-                if qos < 3 and (qos or not flags & 8):  # [MQTT-3.3.1-4], [MQTT-3.3.1-2]
+                # [3.1.1: MQTT-3.3.1-2] [3.1.1: MQTT-3.3.1-4]
+                if qos < 3 and (qos or not flags & 8):  # [MQTT-3.3.1-2] [MQTT-3.3.1-4]
                     table[kind << 4 | flags] = kind
         else:
             table[kind << 4 | _flags(kind)] = kind
@@ -282,6 +290,8 @@ def _first_bytes(from_server: bool) -> bytes:
 
 
 def _flags(kind: PacketType) -> int:
+    # [MQTT-3.6.1-1] [MQTT-3.8.1-1] [MQTT-3.10.1-1] [MQTT-3.14.1-1] [MQTT-3.15.1-1] [3.1.1: MQTT-3.6.1-1]
+    # [3.1.1: MQTT-3.8.1-1] [3.1.1: MQTT-3.10.1-1] [3.1.1: MQTT-3.14.1-1]
     return 2 if kind in (PacketType.PUBREL, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE) else 0
 
 
@@ -295,6 +305,7 @@ def _refusal(first: int, kinds: bytes) -> MqttError:
     other = _FROM_CLIENT if kinds is _FROM_SERVER else _FROM_SERVER
     if other[first]:
         return ProtocolError(f"{PacketType(first >> 4).name} in the wrong direction")
+    # [3.1.1: MQTT-2.2.2-1] [3.1.1: MQTT-2.2.2-2]
     return MalformedPacket(f"first byte {first:#04x}")  # [MQTT-2.1.3-1]
 
 
@@ -379,12 +390,13 @@ class _Reader:
         try:
             text = self.binary().decode()
         except UnicodeDecodeError:
-            raise MalformedPacket("text is not UTF-8") from None  # [MQTT-1.5.4-1]; surrogates are not either
+            raise MalformedPacket("text is not UTF-8") from None  # [MQTT-1.5.4-1] [3.1.1: MQTT-1.5.3-1]; surrogates too
         if "\0" in text:
-            raise MalformedPacket("text with U+0000")  # [MQTT-1.5.4-2]
+            raise MalformedPacket("text with U+0000")  # [MQTT-1.5.4-2] [3.1.1: MQTT-1.5.3-2]
         return text
 
     def pair(self) -> tuple[str, str]:
+        # [MQTT-1.5.7-1]
         return self.string(), self.string()
 
     def packet_id(self) -> int:
@@ -396,6 +408,7 @@ class _Reader:
     def reason_code(self, kind: PacketType) -> int:
         code = self.byte()
         if code not in REASON_CODES[kind]:
+            # [MQTT-3.14.2-1]
             raise ProtocolError(f"{kind.name} with reason code {code:#04x}")
         return code
 
@@ -438,27 +451,36 @@ def _decode_connect(reader: _Reader) -> Connect:
     level = reader.byte()
     if name != b"MQTT" or level not in (V3_1_1, V5):
         # [MQTT-3.1.2-1], [MQTT-3.1.2-2]; MQIsdp, level 3, is MQTT 3.1.
+        # [3.1.1: MQTT-3.1.2-1] [3.1.1: MQTT-3.1.2-2]
         raise UnsupportedProtocolVersion(f"protocol level {level}")
     reader.version = level
     flags = reader.byte()
     if flags & 0x01:
-        raise MalformedPacket("reserved connect flag")  # [MQTT-3.1.2-3]
+        raise MalformedPacket("reserved connect flag")  # [MQTT-3.1.2-3] [3.1.1: MQTT-3.1.2-3]
     has_will = bool(flags & 0x04)
     will_qos = flags >> 3 & 3
+    # [MQTT-3.1.2-12] [MQTT-3.1.2-13] [3.1.1: MQTT-3.1.2-11] [3.1.1: MQTT-3.1.2-13] [3.1.1: MQTT-3.1.2-14]
+    # [3.1.1: MQTT-3.1.2-15]
     if will_qos == 3 or (not has_will and flags & 0x38):
         raise MalformedPacket("will flags")  # [MQTT-3.1.2-11] ff.
     if level == V3_1_1 and flags & 0xC0 == 0x40:
-        raise MalformedPacket("password without user name")  # [MQTT-3.1.2-22] of 3.1.1
+        raise MalformedPacket("password without user name")  # [3.1.1: MQTT-3.1.2-22]
+    # [MQTT-3.1.3-1] [MQTT-3.1.3-3] [MQTT-3.1.3-4] [3.1.1: MQTT-3.1.3-1] [3.1.1: MQTT-3.1.3-3] [3.1.1: MQTT-3.1.3-4] :
+    # in this order, the client identifier first.
     keep_alive = reader.u16()
     properties = reader.properties(PacketType.CONNECT)
     client_id = reader.string()
     will = None
+    # [MQTT-3.1.2-9] [MQTT-3.1.3-11] [3.1.1: MQTT-3.1.2-9] [3.1.1: MQTT-3.1.3-10]
     if has_will:
         will_properties = reader.properties(_WILL)
         topic = reader.string()
         if not valid_topic_name(topic):
             raise MalformedPacket("will topic")
         will = Will(topic, reader.binary(), will_qos, bool(flags & 0x20), will_properties)
+    # [MQTT-3.1.2-16] [MQTT-3.1.2-17] [MQTT-3.1.2-18] [MQTT-3.1.2-19] [MQTT-3.1.3-12] [3.1.1: MQTT-3.1.2-18]
+    # [3.1.1: MQTT-3.1.2-19] [3.1.1: MQTT-3.1.2-20] [3.1.1: MQTT-3.1.2-21] [3.1.1: MQTT-3.1.3-11]: a field that has no
+    # flag is left over, which is malformed.
     username = reader.string() if flags & 0x80 else None
     password = reader.binary() if flags & 0x40 else None
     return Connect(client_id, level, bool(flags & 0x02), keep_alive, username, password, will, properties)
@@ -489,8 +511,10 @@ def _acknowledgement(reader: _Reader, kind: PacketType) -> tuple[int, int, Prope
 
 
 def _topic_filter(reader: _Reader) -> str:
+    # [MQTT-3.8.3-1] [MQTT-3.10.3-1] [3.1.1: MQTT-3.8.3-1] [3.1.1: MQTT-3.10.3-1]
     topic_filter = reader.string()
     if not valid_topic_filter(topic_filter):
+        # [MQTT-4.7.1-2] [MQTT-4.8.2-2] [MQTT-4.7.3-1] [3.1.1: MQTT-4.7.1-2] [3.1.1: MQTT-4.7.1-3] [3.1.1: MQTT-4.7.3-1]
         raise MalformedPacket("topic filter")  # [MQTT-4.7.1-1] ff., [MQTT-4.8.2-1] ff.
     return topic_filter
 
@@ -503,7 +527,7 @@ def _decode_subscribe(reader: _Reader) -> Subscribe:
         topic_filter = _topic_filter(reader)
         options = reader.byte()
         if options & 0x03 == 3 or options & (0xC0 if reader.version == V5 else 0xFC):
-            raise MalformedPacket("subscription options")  # [MQTT-3.8.3-5]; 3.1.1: [MQTT-3-8.3-4]
+            raise MalformedPacket("subscription options")  # [MQTT-3.8.3-5] [3.1.1: MQTT-3-8.3-4]
         retain_handling = options >> 4
         if retain_handling == 3:
             raise ProtocolError("retain handling 3")  # MQTT 5.0, 3.8.3.1
@@ -514,7 +538,7 @@ def _decode_subscribe(reader: _Reader) -> Subscribe:
             SubscriptionRequest(topic_filter, options & 3, no_local, bool(options & 0x08), retain_handling)
         )
     if not subscriptions:
-        raise ProtocolError("SUBSCRIBE without a topic filter")  # [MQTT-3.8.3-2]
+        raise ProtocolError("SUBSCRIBE without a topic filter")  # [MQTT-3.8.3-2] [3.1.1: MQTT-3.8.3-3]
     return Subscribe(packet_id, subscriptions, properties)
 
 
@@ -525,7 +549,7 @@ def _decode_suback(reader: _Reader) -> Suback:
     while reader.more():
         code = reader.reason_code(PacketType.SUBACK)
         if reader.version != V5 and code not in (0, 1, 2, 0x80):
-            raise ProtocolError(f"SUBACK with return code {code:#04x}")  # [MQTT-3.9.3-2] of 3.1.1
+            raise ProtocolError(f"SUBACK with return code {code:#04x}")  # [3.1.1: MQTT-3.9.3-2]
         codes.append(code)
     if not codes:
         raise ProtocolError("SUBACK without a reason code")
@@ -539,7 +563,7 @@ def _decode_unsubscribe(reader: _Reader) -> Unsubscribe:
     while reader.more():
         topic_filters.append(_topic_filter(reader))
     if not topic_filters:
-        raise ProtocolError("UNSUBSCRIBE without a topic filter")  # [MQTT-3.10.3-2]
+        raise ProtocolError("UNSUBSCRIBE without a topic filter")  # [MQTT-3.10.3-2] [3.1.1: MQTT-3.10.3-2]
     return Unsubscribe(packet_id, topic_filters, properties)
 
 
@@ -669,6 +693,7 @@ _PAIR = (_Reader.pair, _put_pair)
 _PROPERTIES = (
     _Property(0x01, "payload_format_indicator", _MESSAGE, *_FLAG),
     _Property(0x02, "message_expiry_interval", _MESSAGE, *_FOUR),
+    # [MQTT-3.3.2-13] [MQTT-3.3.2-19]: text is checked by `string`.
     _Property(0x03, "content_type", _MESSAGE, *_STRING),
     _Property(0x08, "response_topic", _MESSAGE, *_STRING, _topic_name),
     _Property(0x09, "correlation_data", _MESSAGE, *_BINARY),
@@ -731,6 +756,7 @@ def encode_publish(  # Hot path.
         size = len(properties)
         length = _BYTE[size] if size < 0x80 else _put_variable(size)
         remaining += len(length) + size
+    # [MQTT-4.3.1-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2] [3.1.1: MQTT-4.3.1-1]: DUP only if the caller sends again.
     first = 0x30 | qos << 1 | flags
     if 0x80 <= remaining < 0x4000:
         head = _MEDIUM_HEAD(first, remaining & 0x7F | 0x80, remaining >> 7, topic_length)
@@ -778,6 +804,7 @@ def _with_length(properties: Properties | None, kind: int, version: int) -> byte
     if version != V5:
         return b""
     encoded = _property_bytes(properties, kind)
+    # [MQTT-2.2.2-1]: a length of zero if there are none.
     return _put_variable(len(encoded)) + encoded
 
 
@@ -804,6 +831,7 @@ def _encode_connect(packet: Connect, version: int) -> bytes:
 
 
 def _encode_connack(packet: Connack, version: int) -> bytes:
+    # [MQTT-3.2.2-1]
     head = bytes((packet.session_present, packet.reason_code))
     return _frame(PacketType.CONNACK, head, _with_length(packet.properties, _CONNACK, version))
 
@@ -821,6 +849,7 @@ def _acknowledgement_encoder(kind: PacketType) -> Callable[[Puback | Pubrec | Pu
         code = packet.reason_code
         if version != V5 or (not code and packet.properties is None):
             return short + _U16(packet.packet_id)  # 0x00 is what is meant without a reason code (3.4.2.1)
+        # [MQTT-3.1.2-29]: the server gives its acknowledgements no properties.
         properties = b"" if packet.properties is None else _with_length(packet.properties, kind, version)
         return _frame(kind, _U16(packet.packet_id), _put_byte(code), properties)
 
@@ -841,7 +870,10 @@ def _encode_subscribe(packet: Subscribe, version: int) -> bytes:
 def _encode_suback(packet: Suback, version: int) -> bytes:
     codes = packet.reason_codes
     if version != V5:
+        # [3.1.1: MQTT-3.9.3-2]
         codes = [min(code, 0x80) for code in codes]  # the one failure that 3.1.1 knows [MQTT-3.9.3-2]
+    # [MQTT-3.8.4-6] [MQTT-3.9.3-1] [3.1.1: MQTT-3.8.4-5] [3.1.1: MQTT-3.9.3-1]: a code for each filter, in their
+    # order.
     properties = _with_length(packet.properties, PacketType.SUBACK, version)
     return _frame(PacketType.SUBACK, _U16(packet.packet_id), properties, bytes(codes))
 
@@ -855,6 +887,7 @@ def _encode_unsubscribe(packet: Unsubscribe, version: int) -> bytes:
 def _encode_unsuback(packet: Unsuback, version: int) -> bytes:
     if version != V5:
         return _frame(PacketType.UNSUBACK, _U16(packet.packet_id))
+    # [MQTT-3.11.3-1]
     properties = _with_length(packet.properties, PacketType.UNSUBACK, version)
     return _frame(PacketType.UNSUBACK, _U16(packet.packet_id), properties, bytes(packet.reason_codes))
 

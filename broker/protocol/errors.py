@@ -1,7 +1,7 @@
 """What a peer can do wrong on the wire. Each error answers every question about itself once.
 
 `reason_code` goes into CONNACK or DISCONNECT of MQTT 5.0; `return_code` into CONNACK of 3.1.1, where None means that
-3.1.1 has no word for it and the connection is just closed [MQTT-4.8.0-1]; `label` names it in metrics and logs. The
+3.1.1 has no word for it and the connection is just closed; `label` names it in metrics and logs. The
 text is for our log and for the reason string: it says what was wrong and repeats nothing that the peer sent.
 
     MqttError

@@ -42,6 +42,7 @@ def matches(topic_filter: str, topic: str) -> bool:
     if topic_filter == topic:
         return True
     if topic[0] == "$" and topic_filter[0] in "+#":
+        # [3.1.1: MQTT-4.7.2-1]
         return False  # [MQTT-4.7.2-1]
     levels = topic.split("/")
     wanted = topic_filter.split("/")
@@ -52,16 +53,19 @@ def matches(topic_filter: str, topic: str) -> bool:
             return False
     elif len(levels) != len(wanted):
         return False
+    # [MQTT-4.7.3-4] [3.1.1: MQTT-4.7.3-4]: letter by letter.
     return all(want in ("+", level) for want, level in zip(wanted, levels, strict=False))
 
 
 def _wildcards_stand_well(topic_filter: str) -> bool:
     if "#" in topic_filter and (
         # Last, and a level of its own [MQTT-4.7.1-1].
+        # [3.1.1: MQTT-4.7.1-2]
         topic_filter.index("#") != len(topic_filter) - 1 or not (topic_filter == "#" or topic_filter.endswith("/#"))
     ):
         return False
     # A level of its own [MQTT-4.7.1-2].
+    # [3.1.1: MQTT-4.7.1-3]
     return "+" not in topic_filter or all(level == "+" or "+" not in level for level in topic_filter.split("/"))
 
 

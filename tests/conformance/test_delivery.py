@@ -185,6 +185,12 @@ def test_an_acknowledgement_of_nothing_is_an_error_or_answered(party: Party, str
         party.refused(stray, 0x82)
 
 
+@pytest.mark.parametrize("code", [0x01, 0x18, 0x87, 0x8B, 0x8E, 0xA2])
+def test_a_goodbye_has_a_code_that_a_client_may_use(party_5: Party, code: int) -> None:
+    """[MQTT-3.14.2-1]: some do not exist, some are the server's own."""
+    party_5.refused(bytes((0xE0, 2, code, 0)), 0x82)
+
+
 @pytest.mark.parametrize("code", [0x04, 0x80, 0x81, 0x97])
 def test_a_goodbye_with_a_reason_leaves_the_will(party_5: Party, code: int) -> None:
     """[MQTT-3.1.2-8] [MQTT-4.13.2-1]: 0x04 asks for it, an error does not take it back; the server hangs up."""

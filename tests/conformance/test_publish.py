@@ -159,8 +159,8 @@ PROPERTIES = (
 
 @pytest.mark.parametrize("how", ["present", "queued", "retained", "shared", "will"])
 def test_properties_are_sent_on_as_they_came(party_5: Party, how: str) -> None:
-    """[MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-18] [MQTT-3.3.2-20]: user
-    properties in their order, also those that repeat."""
+    """[MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-18] [MQTT-3.3.2-20]
+    [MQTT-3.1.3-10]: user properties in their order, also those that repeat."""
     topic, kiosk = party_5.name(), party_5.name()
     expected = party_5.publish(topic, b"x", 1, 1, properties=PROPERTIES, retain=how == "retained")
     if how == "queued":
@@ -323,7 +323,7 @@ def test_a_client_that_overruns_the_receive_maximum_is_disconnected(party_5: Par
 
 
 def test_what_is_not_a_publish_is_not_held_back(party_5: Party) -> None:
-    """[MQTT-3.3.4-8] [MQTT-3.3.4-10] [MQTT-4.9.0-2] [MQTT-4.9.0-3]: with no quota left the server
+    """[MQTT-3.3.4-10] [MQTT-4.9.0-2] [MQTT-4.9.0-3]: with no quota left the server
     answers everything."""
     topic = party_5.name()
     client = party_5.reader(topic, 1, properties=b"\x21\x00\x01")

@@ -100,7 +100,7 @@ def test_the_newer_connection_takes_over(raw: Raw, name: Name, version: int) -> 
     ],
 )
 def test_whoever_does_not_speak_mqtt_gets_no_answer(broker: BrokerProcess, stranger: bytes) -> None:
-    """[MQTT-3.1.0-1] [MQTT-3.14.0-1] [MQTT-4.13.1-1] [3.1.1: MQTT-3.1.0-1] [3.1.1: MQTT-4.8.0-1]: closed, and the broker
+    """[MQTT-3.1.0-1] [MQTT-3.14.0-1] [MQTT-4.13.1-1] [3.1.1: MQTT-3.1.0-1] [3.1.1: MQTT-4.8.0-1]: closed, the broker
     goes on."""
     with RawClient(broker.port) as client:
         client.send(stranger)
@@ -323,8 +323,8 @@ def test_a_malformed_packet_ends_its_connection_and_no_other(
 
 
 def test_unacknowledged_messages_come_again_in_order(raw: Raw, name: Name, version: int) -> None:
-    """[MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1] [3.1.1: MQTT-4.4.0-1] [3.1.1: MQTT-3.3.1-1] [3.1.1: MQTT-4.6.0-1]: same
-    identifiers and order, DUP; PUBREL for the received."""
+    """[MQTT-4.4.0-1] [MQTT-3.3.1-1] [MQTT-4.6.0-1] [3.1.1: MQTT-4.4.0-1] [3.1.1: MQTT-3.3.1-1] [3.1.1: MQTT-4.6.0-1]:
+    same identifiers and order, DUP; PUBREL for the received."""
     kiosk, topic = name(), name()
     reader, writer = raw(), raw()
     reader.join(kiosk, version)

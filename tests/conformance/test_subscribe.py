@@ -215,6 +215,19 @@ def test_a_shared_message_of_qos_2_stays_with_the_one_who_has_it(party_5: Party)
     other.expect_silence()
 
 
+def test_a_shared_message_of_qos_2_ends_with_the_session_that_has_it(party_5: Party) -> None:
+    """[MQTT-4.8.2-5]: nobody else gets it."""
+    topic, kiosk = party_5.name(), party_5.name()
+    chosen = party_5.durable(kiosk)
+    party_5.subscribe(chosen, (f"$share/crew/{topic}", 2))
+    party_5.say(topic, b"mine", 2)
+    chosen.expect(party_5.publish(topic, b"mine", 2, 1))
+    other = party_5.reader(f"$share/crew/{topic}", 2)
+    chosen.close()
+    party_5.raw().enter(wire.connect(kiosk, V5, clean=True))
+    other.expect_silence()
+
+
 @pytest.mark.parametrize("qos", [1, 2])
 def test_a_shared_message_that_is_refused_goes_to_nobody_else(party_5: Party, qos: int) -> None:
     """[MQTT-4.8.2-6]."""
