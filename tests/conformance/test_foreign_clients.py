@@ -8,29 +8,17 @@ the PUBACK of the message that waits for it.
 from __future__ import annotations
 
 import asyncio
-import queue
-import signal
-import subprocess
-import threading
 import warnings
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
+from tests.conformance.foreign import SECONDS, MosquittoSub, PahoClient, mosquitto_pub
 from tests.conformance.standalone import BrokerProcess
-from tests.third_party import require
 
-SECONDS = 15.0
 Name = Callable[[], str]
-Received = tuple[str, int, bool, bytes]
-"""Topic, QoS, RETAIN, payload."""
 
 
 # -- mosquitto ---------------------------------------------------------------------------------------------------------
@@ -39,54 +27,6 @@ Received = tuple[str, int, bool, bytes]
 @pytest.fixture(params=["mqttv311", "mqttv5"])
 def protocol(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-class MosquittoSub:
-    """mosquitto_sub, with its debug output: that is where it says that it has subscribed."""
-
-    def __init__(self, port: int, protocol: str, topic: str, *options: str) -> None:
-        command = [require("stdbuf"), "-oL", require("mosquitto_sub"), "-d", "-p", str(port), "-V", protocol]
-        command += ["-t", topic, "-F", "GOT %t %q %r %p", *options]
-        if protocol == "mqttv5" and "-c" in options:
-            command += ["-x", "4294967295"]
-        self._received: queue.Queue[Received] = queue.Queue()
-        self._subscribed = threading.Event()
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        assert self._subscribed.wait(SECONDS), "mosquitto_sub did not subscribe"
-
-    def __enter__(self) -> MosquittoSub:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.vanish()
-
-    def next(self) -> Received:
-        return self._received.get(timeout=SECONDS)
-
-    def vanish(self) -> None:
-        """SIGKILL: no DISCONNECT."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        self._reader.join()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None, "opened as a pipe"
-        for line in self._process.stdout:
-            if line.startswith("Subscribed (mid:"):
-                self._subscribed.set()
-            elif line.startswith("GOT "):
-                _, topic, qos, retain, payload = line.rstrip("\n").split(" ", 4)
-                self._received.put((topic, int(qos), retain == "1", payload.encode()))
-
-
-def mosquitto_pub(port: int, protocol: str, topic: str, payload: str, *options: str) -> None:
-    """Ends when the message is acknowledged."""
-    command = [require("mosquitto_pub"), "-p", str(port), "-V", protocol, "-t", topic, "-m", payload, *options]
-    subprocess.run(command, check=True, timeout=SECONDS)
 
 
 def test_mosquitto_gets_each_qos(broker: BrokerProcess, protocol: str, name: Name) -> None:
@@ -139,72 +79,6 @@ def paho_version(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-class PahoClient:
-    """paho-mqtt with its thread; what it hears goes into queues."""
-
-    def __init__(
-        self, port: int, client_id: str, version: int, *, stays: bool = False, will: tuple[str, str] | None = None
-    ) -> None:
-        self.client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            protocol=MQTTProtocolVersion(version),
-            clean_session=None if version == paho.MQTTv5 else not stays,
-        )
-        self._connected: queue.Queue[tuple[bool, bool]] = queue.Queue()
-        self._subscribed: queue.Queue[list[ReasonCode]] = queue.Queue()
-        self._received: queue.Queue[Received] = queue.Queue()
-        self.client.on_connect = lambda _c, _u, flags, reason, _p: self._connected.put(
-            (not reason.is_failure, flags.session_present)
-        )
-        self.client.on_subscribe = lambda _c, _u, _mid, reasons, _p: self._subscribed.put(reasons)
-        self.client.on_message = lambda _c, _u, message: self._received.put(
-            (message.topic, message.qos, message.retain, bytes(message.payload))
-        )
-        if will is not None:
-            self.client.will_set(*will, qos=1)
-        options: dict[str, Any] = {}
-        if version == paho.MQTTv5:
-            options["clean_start"] = not stays
-            if stays:
-                options["properties"] = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-                options["properties"].SessionExpiryInterval = 0xFFFFFFFF
-        self.client.connect("127.0.0.1", port, **options)
-        self.client.loop_start()
-        accepted, self.session_present = self._connected.get(timeout=SECONDS)
-        assert accepted
-
-    def __enter__(self) -> PahoClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
-
-    def subscribe(self, topic_filter: str, qos: int) -> None:
-        self.client.subscribe(topic_filter, qos)
-        (granted,) = self._subscribed.get(timeout=SECONDS)
-        assert granted.value == qos
-
-    def publish(self, topic: str, payload: str, qos: int, *, retain: bool = False) -> None:
-        """Returns when it is acknowledged."""
-        message = self.client.publish(topic, payload, qos, retain)
-        message.wait_for_publish(SECONDS)
-        assert message.is_published()
-
-    def next(self) -> Received:
-        return self._received.get(timeout=SECONDS)
-
-    def vanish(self) -> None:
-        """Close the socket, if there still is one, without DISCONNECT."""
-        self.client.loop_stop()
-        stream = self.client.socket()
-        if stream is not None:
-            stream.close()
-
-
 def test_paho_gets_each_qos(broker: BrokerProcess, paho_version: int, name: Name) -> None:
     topic = name()
     with PahoClient(broker.port, name(), paho_version) as client:
@@ -251,24 +125,6 @@ def test_pahos_session_outlives_kill_9(own_broker: BrokerProcess, paho_version: 
     with PahoClient(own_broker.port, "kiosk-1", paho_version, stays=True) as client:
         assert client.session_present
         assert [client.next() for _ in range(20)] == [("news", qos, False, b"%d" % number) for number in range(20)]
-
-
-def test_pahos_properties_arrive(broker: BrokerProcess, name: Name) -> None:
-    topic = name()
-    with PahoClient(broker.port, name(), paho.MQTTv5) as client:
-        heard: queue.Queue[Any] = queue.Queue()
-        client.client.on_message = lambda _c, _u, message: heard.put(message.properties)
-        client.subscribe(topic, 1)
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.ContentType = "application/json"
-        properties.CorrelationData = b"\x00\xff"
-        properties.UserProperty = [("a", "1"), ("a", "2")]
-        properties.MessageExpiryInterval = 60
-        client.client.publish(topic, "{}", 1, properties=properties)
-        got = heard.get(timeout=SECONDS)
-        assert (got.ContentType, got.CorrelationData) == ("application/json", b"\x00\xff")
-        assert got.UserProperty == [("a", "1"), ("a", "2")]
-        assert 59 <= got.MessageExpiryInterval <= 60
 
 
 # -- amqtt's client ----------------------------------------------------------------------------------------------------
