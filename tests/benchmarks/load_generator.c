@@ -5,12 +5,23 @@
  * message to every device in turn, at most --window of them unacknowledged by the server.
  *
  *   load_generator --port P --devices FILE --batches 1,1,20 [--publish] [--window W] [--size BYTES] [--timeout S]
+ *                  [--rate R] [--connecting N] [--resume] [--deaf]
  *
  * FILE has one line per device: CLIENT_ID USERNAME PASSWORD TOPIC ("-" for no user name or no password).
+ * --rate: publish R messages per second, come what may, each with the stamp of the moment when it was due.
+ * --connecting: so many CONNECTs unanswered at once. --resume: the sessions have their subscriptions already.
+ * --deaf: having said `ready`, nobody reads any more.
+ *
  * A batch of R is R messages to every device. Lines on standard output, each flushed:
+ *   connected SECONDS      from the first connection attempt to the last CONNACK
  *   ready
  *   batch R SECONDS        the last message of the batch is acknowledged; SECONDS since its first was published
- *                          (without --publish: since the first arrived)
+ *                          (without --publish: since the first arrived; with --resume: since the first attempt)
+ * and before each `batch`, if its payloads have what it takes:
+ *   latency N P50 P99 MAX  microseconds from the stamp in the payload to its arrival; a stamp is "ts=" and 16 hexadecimal
+ *                          digits of CLOCK_REALTIME in nanoseconds
+ *   class NAME N SECONDS LOW  messages that say "priority":"NAME"; when the last of them came, and how many of `low`
+ *                          had come by then
  * After the last batch the devices stay connected until standard input ends.
  * Exit code 0 when all batches are through, 1 when the time is over or a device was refused or disconnected.
  */
@@ -32,7 +43,7 @@
 #include <unistd.h>
 
 enum { CONNACK = 2, PUBLISH = 3, PUBACK = 4, SUBACK = 9 };
-enum { READ_SIZE = 65536, MAX_BATCHES = 64, CONNECTING_AT_ONCE = 64, PER_SOURCE_ADDRESS = 20000 };
+enum { READ_SIZE = 65536, PER_SOURCE_ADDRESS = 20000, CLASSES = 4, LOW = 3 };
 
 struct buffer {
     uint8_t *data;
@@ -45,12 +56,20 @@ struct connection {
     char client_id[80], username[80], password[128], topic[160];
 };
 
-static int epoll_fd, port = 1883, window = 1000;
+static int epoll_fd, port = 1883, window = 1000, rate, connecting_at_once = 64;
+static bool resuming, deaf;
 static size_t payload_size = 200;
 static struct connection *devices, publisher;
 static size_t device_count, connected, subscribed;
 static uint64_t received, published, publish_acknowledged;
-static double deadline, first_arrival;
+static double deadline, first_attempt, first_arrival;
+static uint32_t *latencies; /* microseconds, of this batch */
+static size_t latency_count, latency_capacity;
+static struct {
+    const char *name;
+    uint64_t count, low_before;
+    double last;
+} classes[CLASSES] = {{.name = "critical"}, {.name = "high"}, {.name = "normal"}, {.name = "low"}};
 static uint8_t scratch[READ_SIZE];
 
 static double now(void) {
@@ -163,18 +182,50 @@ static void send_subscribe(struct connection *connection) {
     send_packet(connection, 0x82, body, length);
 }
 
-static void send_publish(const struct connection *to) {
+static void send_publish(const struct connection *to, double late) {
     static uint8_t body[2048];
     size_t length = put_string(body, to->topic);
     uint16_t identifier = published % 65535 + 1;
     body[length++] = identifier >> 8;
     body[length++] = identifier;
     memset(body + length, 'x', payload_size);
+    if (rate) {
+        struct timespec time;
+        clock_gettime(CLOCK_REALTIME, &time);
+        char stamp[32];
+        int64_t due = time.tv_sec * 1000000000ll + time.tv_nsec - (int64_t)(late * 1e9);
+        memcpy(body + length, stamp, snprintf(stamp, sizeof stamp, "ts=%016llx", (long long)due));
+    }
     send_packet(&publisher, 0x32, body, length + payload_size);
     published++;
 }
 
-static void take_packet(struct connection *connection, uint8_t first, const uint8_t *body) {
+static void measure(const uint8_t *payload, size_t length) {
+    const uint8_t *stamp = memmem(payload, length, "ts=", 3);
+    if (stamp && stamp + 19 <= payload + length) {
+        char digits[17] = {0};
+        memcpy(digits, stamp + 3, 16);
+        struct timespec time;
+        clock_gettime(CLOCK_REALTIME, &time);
+        int64_t late = time.tv_sec * 1000000000ll + time.tv_nsec - strtoll(digits, NULL, 16);
+        if (latency_count == latency_capacity) {
+            latency_capacity = latency_capacity ? latency_capacity * 2 : 65536;
+            latencies = realloc(latencies, latency_capacity * sizeof *latencies);
+            if (!latencies) fail("out of memory");
+        }
+        latencies[latency_count++] = late > 0 ? late / 1000 : 0;
+    }
+    const uint8_t *priority = memmem(payload, length, "\"priority\":\"", 12);
+    if (!priority) return;
+    for (int i = 0; i < CLASSES; i++)
+        if (!memcmp(priority + 12, classes[i].name, strlen(classes[i].name))) {
+            classes[i].count++;
+            classes[i].low_before = classes[LOW].count;
+            classes[i].last = now();
+        }
+}
+
+static void take_packet(struct connection *connection, uint8_t first, const uint8_t *body, size_t length) {
     switch (first >> 4) {
     case CONNACK:
         if (body[1]) fail("a connection was refused");
@@ -190,6 +241,7 @@ static void take_packet(struct connection *connection, uint8_t first, const uint
     case PUBLISH:
         if (!first_arrival) first_arrival = now();
         received++;
+        measure(body, length);
         if (first & 0x06) {
             const uint8_t *identifier = body + 2 + (body[0] << 8 | body[1]);
             uint8_t puback[] = {0x40, 2, identifier[0], identifier[1]};
@@ -215,7 +267,7 @@ static size_t take_packets(struct connection *connection, const uint8_t *data, s
             shift += 7;
         } while (byte & 128);
         if (length - at < header + size) return at;
-        take_packet(connection, data[at], data + at + header);
+        take_packet(connection, data[at], data + at + header, size);
         at += header + size;
     }
     return at;
@@ -237,9 +289,10 @@ static void read_bytes(struct connection *connection) {
     }
 }
 
-static void turn(int milliseconds) {
+static void turn(double milliseconds) {
     struct epoll_event events[512];
-    int count = epoll_wait(epoll_fd, events, 512, milliseconds);
+    struct timespec timeout = {.tv_nsec = (long)(milliseconds * 1e6)};
+    int count = epoll_pwait2(epoll_fd, events, 512, &timeout, NULL);
     for (int i = 0; i < count; i++) {
         struct connection *connection = events[i].data.ptr;
         if (events[i].events & EPOLLOUT) flush(connection);
@@ -282,19 +335,22 @@ static void read_devices(const char *path) {
 }
 
 static void connect_all(bool publishing) {
+    first_attempt = now();
     for (size_t i = 0; i < device_count; i++) {
         open_connection(&devices[i], i);
         send_connect(&devices[i], false);
-        do turn(0);
-        while (i + 1 - connected > CONNECTING_AT_ONCE);
+        bool full = i + 1 - connected >= (size_t)connecting_at_once;
+        do turn(full ? 50 : 0);
+        while (i + 1 - connected >= (size_t)connecting_at_once);
     }
     while (connected < device_count) turn(50);
-    for (size_t i = 0; i < device_count; i++) {
+    printf("connected %.6f\n", now() - first_attempt);
+    for (size_t i = 0; i < device_count && !resuming; i++) {
         send_subscribe(&devices[i]);
         do turn(0);
-        while (i + 1 - subscribed > CONNECTING_AT_ONCE);
+        while (i + 1 - subscribed > (size_t)connecting_at_once);
     }
-    while (subscribed < device_count) turn(50);
+    while (subscribed < device_count && !resuming) turn(50);
     if (!publishing) return;
     strcpy(publisher.client_id, "load-generator");
     strcpy(publisher.username, "-");
@@ -304,27 +360,53 @@ static void connect_all(bool publishing) {
     while (connected < device_count + 1) turn(50);
 }
 
-static void run_batch(int rounds, bool publishing) {
-    uint64_t goal = received + (uint64_t)rounds * device_count;
-    uint64_t publish_goal = published + (uint64_t)rounds * device_count;
-    first_arrival = 0;
-    double start = now();
-    while (received < goal) {
-        for (int burst = 0; publishing && burst < 64 && published < publish_goal; burst++) {
-            if (published - publish_acknowledged >= (uint64_t)window) break;
-            send_publish(&devices[published % device_count]);
-        }
-        bool more = publishing && published < publish_goal && published - publish_acknowledged < (uint64_t)window;
-        turn(more ? 0 : 50);
+static int compare(const void *one, const void *other) {
+    uint32_t a = *(const uint32_t *)one, b = *(const uint32_t *)other;
+    return (a > b) - (a < b);
+}
+
+static void report(double start) {
+    if (latency_count) {
+        qsort(latencies, latency_count, sizeof *latencies, compare);
+        printf("latency %zu %u %u %u\n", latency_count, latencies[latency_count / 2],
+               latencies[latency_count * 99 / 100], latencies[latency_count - 1]);
     }
-    printf("batch %d %.6f\n", rounds, now() - (publishing ? start : first_arrival));
+    for (int i = 0; i < CLASSES; i++)
+        if (classes[i].count)
+            printf("class %s %llu %.6f %llu\n", classes[i].name, (unsigned long long)classes[i].count,
+                   classes[i].last - start, (unsigned long long)classes[i].low_before);
+    latency_count = 0;
+    for (int i = 0; i < CLASSES; i++) classes[i].count = 0;
+}
+
+static void run_batch(int rounds, bool publishing) {
+    static uint64_t goal, publish_goal; /* what comes early belongs to its batch all the same */
+    goal += (uint64_t)rounds * device_count;
+    publish_goal += (uint64_t)rounds * device_count;
+    double start = now();
+    uint64_t before = published;
+    while (received < goal) {
+        bool more = publishing;
+        for (int burst = 0; more && burst < 64; burst++) {
+            double late = rate ? now() - start - (published - before) / (double)rate : 0;
+            more = published < publish_goal && published - publish_acknowledged < (uint64_t)window && late >= 0;
+            if (more) send_publish(&devices[published % device_count], late);
+        }
+        turn(more ? 0 : rate && published < publish_goal ? 0.1 : 50);
+    }
+    if (!publishing) start = resuming ? first_attempt : first_arrival;
+    report(start);
+    printf("batch %d %.6f\n", rounds, now() - start);
     fflush(stdout);
+    first_arrival = 0;
 }
 
 int main(int count, char **arguments) {
     static const struct option options[] = {{"port", 1, 0, 'p'},    {"devices", 1, 0, 'd'}, {"batches", 1, 0, 'b'},
                                             {"publish", 0, 0, 'P'}, {"window", 1, 0, 'w'},  {"size", 1, 0, 's'},
-                                            {"timeout", 1, 0, 't'}, {0}};
+                                            {"timeout", 1, 0, 't'}, {"connecting", 1, 0, 'c'},
+                                            {"rate", 1, 0, 'R'},
+                                            {"resume", 0, 0, 'r'},  {"deaf", 0, 0, 'D'},    {0}};
     const char *batches = "1";
     bool publishing = false;
     double timeout = 60;
@@ -336,6 +418,10 @@ int main(int count, char **arguments) {
         case 'w': window = atoi(optarg); break;
         case 's': payload_size = atoi(optarg); break;
         case 't': timeout = atof(optarg); break;
+        case 'c': connecting_at_once = atoi(optarg); break;
+        case 'R': rate = atoi(optarg); break;
+        case 'r': resuming = true; break;
+        case 'D': deaf = true; break;
         default: return 2;
         }
     if (!device_count || payload_size > 1024) return 2;
@@ -350,7 +436,7 @@ int main(int count, char **arguments) {
     connect_all(publishing);
     printf("ready\n");
     fflush(stdout);
-    for (const char *at = batches; *at;) {
+    for (const char *at = batches; *at && !deaf;) {
         char *end;
         run_batch(strtol(at, &end, 10), publishing);
         at = *end ? end + 1 : end;

@@ -1,4 +1,5 @@
-"""What benchmarks need besides the server under test: the C programs, built once, and Mosquitto as a yardstick."""
+"""What benchmarks need besides the server under test: the C programs, built once, Mosquitto as a yardstick, processes
+and disks measured from outside."""
 
 from __future__ import annotations
 
@@ -8,12 +9,18 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
+
+from tests.benchmarks.figures import median
+from tests.end_to_end.harness import Device, Server
 
 HERE = Path(__file__).resolve().parent
+BULK = 10_000
+"""Devices per enrolment request (the contract's maximum)."""
 
 
 class CannotRun(Exception):
@@ -41,70 +48,242 @@ def program(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """Of `count` messages or requests; milliseconds."""
+
+    count: int
+    p50: float
+    p99: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Messages of one priority: when the last came (seconds), and how many `low` ones had come by then."""
+
+    count: int
+    last: float
+    low_before: int
+
+
+@dataclass(frozen=True)
 class Batch:
     """`rounds` messages to every device took `seconds`."""
 
     rounds: int
     seconds: float
+    latency: Latency | None = None
+    classes: dict[str, Arrivals] = field(default_factory=dict)
 
 
 class Fleet:
     """The load generator with its devices, connected and subscribed."""
 
-    def __init__(self, port: int, devices: Path, batches: list[int], *options: str, timeout: float = 120.0) -> None:
+    def __init__(self, port: int, devices: Path, batches: Sequence[int], *options: str, timeout: float = 120.0) -> None:
         command = [program("load_generator"), "--port", str(port), "--devices", str(devices)]
         command += ["--batches", ",".join(map(str, batches)), "--timeout", str(timeout), *options]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._expect("ready")
+        try:
+            self.connected_seconds = float(self._expect("connected")[1])
+            """From the first attempt to the last CONNACK."""
+            self._expect("ready")
+        except BaseException:
+            self.stop()
+            raise
 
     def __enter__(self) -> Fleet:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
-        self._process.wait(10)
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:  # it still waits for messages
+            self._process.kill()
+            self._process.wait(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
     def batch(self) -> Batch:
         """Wait until the next batch is through."""
-        _, rounds, seconds = self._expect("batch").split()
-        return Batch(int(rounds), float(seconds))
+        latency = None
+        classes: dict[str, Arrivals] = {}
+        while True:
+            words = self._line()
+            if words[0] == "latency":
+                latency = _latency(words[1:])
+            elif words[0] == "class":
+                classes[words[1]] = Arrivals(int(words[2]), float(words[3]), int(words[4]))
+            elif words[0] == "batch":
+                return Batch(int(words[1]), float(words[2]), latency, classes)
 
-    def _expect(self, word: str) -> str:
-        assert self._process.stdout is not None, "opened as a pipe"
-        line = self._process.stdout.readline()
-        if not line.startswith(word):
+    def _expect(self, word: str) -> list[str]:
+        words = self._line()
+        if words[0] != word:
+            raise CannotRun(f"The load generator said {words} and not {word}.")
+        return words
+
+    def _line(self) -> list[str]:
+        words = _stdout(self._process).readline().split()
+        if not words:
             raise CannotRun("The load generator gave up; its reason is above.")
-        return line
+        return words
+
+
+@dataclass(frozen=True)
+class Requests:
+    count: int
+    seconds: float
+    latency: Latency
+
+    @property
+    def per_second(self) -> float:
+        return self.count / self.seconds
+
+
+class HttpLoad:
+    """Requests to one path, from the start of this object on; `result` waits for the last answer."""
+
+    def __init__(self, port: int, path: str, body: str, *options: str, key: str = "-") -> None:
+        command = [program("http_load"), "--port", str(port), "--path", path, "--body", body, "--key", key, *options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def result(self) -> Requests:
+        words = self._process.communicate()[0].split()
+        if not words:
+            raise CannotRun("The HTTP load gave up; its reason is above.")
+        return Requests(int(words[1]), float(words[2]), _latency([words[1], *words[3:]]))
+
+
+def floor(devices: int, size: int, window: int, batches: Sequence[int], directory: Path) -> tuple[float, list[Batch]]:
+    """What the system calls alone take: seconds to connect all devices, and the batches."""
+    arguments = [str(devices), str(size), str(window), ",".join(map(str, batches))]
+    with subprocess.Popen([program("floor"), *arguments], stdout=subprocess.PIPE, text=True) as process:
+        port = int(_stdout(process).readline().split()[1])
+        with Fleet(port, anonymous_devices(devices, directory), batches) as fleet:
+            results = []
+            for line in _stdout(process):
+                _, rounds, seconds = line.split()
+                results.append(Batch(int(rounds), float(seconds)))
+            if len(results) != len(batches):
+                raise CannotRun("The floor gave up; its reason is above.")
+            return fleet.connected_seconds, results
+
+
+def _latency(words: Sequence[str]) -> Latency:
+    count, *microseconds = map(int, words)
+    return Latency(count, *(value / 1000 for value in microseconds))
+
+
+def _stdout(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdout is not None, "opened as a pipe"
+    return process.stdout
+
+
+# -- devices -----------------------------------------------------------------------------------------------------------
+
+
+def enrolled(server: Server, count: int, directory: Path, name: str = "kiosk") -> Path:
+    """Enrol `name`-0 and following; the load generator's list of them."""
+    devices: list[Device] = []
+    for first in range(0, count, BULK):
+        numbers = range(first, min(first + BULK, count))
+        devices += server.api.enrol_many(f"{name}-{number}" for number in numbers)
+    return device_list(directory / f"{name}.devices", devices)
+
+
+def device_list(path: Path, devices: Iterable[Device]) -> Path:
+    path.write_text("".join(f"{one.client_id} {one.client_id} {one.token} {one.topics['push']}\n" for one in devices))
+    return path
+
+
+def anonymous_devices(count: int, directory: Path) -> Path:
+    """A list of devices without credentials, with topics as long as ours."""
+    path = directory / "devices"
+    path.write_text("".join(f"kiosk-{n} - - default/devices/kiosk-{n}/push\n" for n in range(count)))
+    return path
+
+
+# -- yardsticks --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def mosquitto(directory: Path) -> Iterator[int]:
-    """Mosquitto with persistence off and nothing that would hold it back; its port."""
-    binary = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if binary is None:
-        raise CannotRun("The yardstick is Mosquitto: no `mosquitto` here (Debian: apt install mosquitto).")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+def mosquitto(directory: Path, *lines: str) -> Iterator[tuple[int, int]]:
+    """Mosquitto with persistence off and nothing that would hold it back; its port and process id.
+
+    `lines` are added to its configuration; without any it lets everybody in.
+    """
+    binary = tool("mosquitto")
+    port = free_port()
     configuration = directory / "mosquitto.conf"
     configuration.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\nset_tcp_nodelay true\n"
+        "user root\n"  # if we are: the default user could not read this directory
+        f"listener {port} 127.0.0.1\npersistence false\nlog_type error\nset_tcp_nodelay true\n"
         "max_inflight_messages 0\nmax_queued_messages 0\n"
+        + "".join(f"{line}\n" for line in lines or ["allow_anonymous true"])
     )
     process = subprocess.Popen([binary, "-c", str(configuration)], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline or process.poll() is not None:
-                    raise CannotRun("Mosquitto did not start.") from None
-                time.sleep(0.02)
-        yield port
+        wait_for_port(port, process)
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait(10)
+
+
+def tool(name: str) -> str:
+    binary = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if binary is None:
+        raise CannotRun(f"The yardstick is Mosquitto: no `{name}` here (Debian: apt install mosquitto).")
+    return binary
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise CannotRun(f"{process.args!r} did not start.") from None
+            time.sleep(0.02)
+
+
+# -- from outside ------------------------------------------------------------------------------------------------------
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has to itself."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise CannotRun(f"/proc/{pid}/smaps_rollup says nothing about memory.")
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def fsync_milliseconds(directory: Path, count: int = 300) -> tuple[float, float]:
+    """What an append and its fdatasync take on this disk now: median and 99th percentile."""
+    path = directory / "fsync"
+    taken = []
+    with path.open("wb", buffering=0) as file:
+        for _ in range(count):
+            start = time.perf_counter()
+            file.write(b"x" * 4096)
+            os.fdatasync(file.fileno())
+            taken.append((time.perf_counter() - start) * 1000)
+    path.unlink()
+    return median(taken), sorted(taken)[count * 99 // 100]

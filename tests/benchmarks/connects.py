@@ -1,0 +1,54 @@
+"""A storm of connections with credentials: the whole fleet connects at once, and each device is authenticated.
+
+Beside Mosquitto with a password file of the same names, and the floor, which answers every CONNECT with a constant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from pathlib import Path
+
+from tests.benchmarks.figures import GOAL, Figure
+from tests.benchmarks.tools import Fleet, enrolled, floor, mosquitto, tool
+from tests.end_to_end.harness import Server
+
+SUMMARY = "how many authenticated devices per second can connect"
+UNIT = "connects/s"
+GOAL_RATE = 10_000
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--devices", type=int, default=9_000, help="default: %(default)s")
+
+
+def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
+    devices = options.devices
+    with Server(directory / "data") as server:
+        listed = enrolled(server, devices, directory)
+        server.restart()  # no cache is warm, as after a power cut
+        with Fleet(server.mqtt_port, listed, [], "--resume") as fleet:
+            ours = devices / fleet.connected_seconds
+        with Fleet(server.mqtt_port, listed, [], "--resume") as fleet:
+            again = devices / fleet.connected_seconds
+    theirs = devices / mosquitto_seconds(listed, directory)
+    seconds, _ = floor(devices, 200, 1_000, [1], directory)
+    what = f"connects of {devices:,} authenticated devices"
+    return [
+        Figure(what, UNIT, ours, GOAL, GOAL_RATE, at_least=1.0),
+        Figure(what, UNIT, ours, "Mosquitto, password file", theirs, at_least=1.0),
+        Figure(what, UNIT, ours, "floor (C, no check)", devices / seconds),
+        Figure("the same devices again within the hour", UNIT, again, GOAL, GOAL_RATE),
+    ]
+
+
+def mosquitto_seconds(listed: Path, directory: Path) -> float:
+    passwords = directory / "passwords"
+    names = [line.split()[1:3] for line in listed.read_text().splitlines()]
+    passwords.write_text("".join(f"{name}:{password}\n" for name, password in names))
+    subprocess.run([tool("mosquitto_passwd"), "-U", str(passwords)], check=True)
+    with (
+        mosquitto(directory, "allow_anonymous false", f"password_file {passwords}") as (port, _),
+        Fleet(port, listed, [], "--resume") as fleet,
+    ):
+        return fleet.connected_seconds

@@ -1,0 +1,83 @@
+"""What a benchmark answers: figures beside their yardsticks, medians over runs, a table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+GOAL = "the goal"
+"""The yardstick of a figure whose goal is a number and not a ratio."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: ours, the yardstick of the same run, and which ratio of the two we want."""
+
+    what: str
+    unit: str
+    ours: float
+    beside: str
+    """Name of the yardstick."""
+    other: float
+    at_least: float | None = None
+    at_most: float | None = None
+    """The goal for ours / other; both None: only to be seen."""
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.other if self.other else float("inf")
+
+    @property
+    def is_met(self) -> bool | None:
+        if self.at_least is not None:
+            return self.ratio >= self.at_least
+        return self.ratio <= self.at_most if self.at_most is not None else None
+
+    @property
+    def goal(self) -> str:
+        if self.at_least is not None:
+            return f"≥ {self.at_least:g}"
+        return f"≤ {self.at_most:g}" if self.at_most is not None else ""
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "what": self.what,
+            "unit": self.unit,
+            "ours": round(self.ours, 4),
+            "beside": self.beside,
+            "other": round(self.other, 4),
+            "ratio": round(self.ratio, 3),
+            "goal": self.goal,
+            "met": self.is_met,
+        }
+
+
+def medians(runs: Sequence[Sequence[Figure]]) -> list[Figure]:
+    """The figures of several runs as one each: the run in the middle by its ratio."""
+    found: dict[tuple[str, str], list[Figure]] = {}
+    for figures in runs:
+        for figure in figures:
+            found.setdefault((figure.what, figure.beside), []).append(figure)
+    return [sorted(same, key=lambda figure: figure.ratio)[(len(same) - 1) // 2] for same in found.values()]
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """A Markdown table, aligned for a terminal."""
+    rows: list[tuple[str, ...]] = [("what", "ours", "unit", "beside", "it", "ours / it", "goal", "")]
+    for figure in figures:
+        verdict = {True: "met", False: "missed", None: ""}[figure.is_met]
+        numbers = _number(figure.ours), figure.unit, figure.beside, _number(figure.other)
+        rows.append((figure.what, *numbers, f"{figure.ratio:.2f}", figure.goal, verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rows.insert(1, tuple("-" * width for width in widths))
+    return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |" for row in rows)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
