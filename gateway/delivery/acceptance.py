@@ -26,6 +26,7 @@ from gateway.delivery.ledger import (
     Ledger,
     insert_listed_rows,
     insert_selected_rows,
+    last_push_no,
     overflow_rows,
     supersede_rows,
     waiting_devices,
@@ -273,12 +274,12 @@ class Acceptance:
         self._ledger.accepting_since = now = self._clock()
         drafts = [draft for batch in batches for draft in batch.drafts]
 
-        def on_commit(_: None) -> None:
-            # First hand out, then store the next: what it supersedes or pushes out of a mailbox must know what is sent.
-            self._hand_out(drafts)
+        def on_commit(losers: list[int]) -> None:
             for batch in batches:
                 if not batch.stored.done():
                     batch.stored.set_result(None)
+            self._ledger.on_ended(losers)
+            self._hand_out(drafts)
             self._under_way = False
             self._ledger.accepting_since = None
             if self._pending:
@@ -296,29 +297,28 @@ class Acceptance:
         self._database.submit(lambda connection: self._store_rows(connection, drafts, now), on_commit, on_error)
 
     def _hand_out(self, drafts: list[_Draft]) -> None:
-        accepted = [draft for draft in drafts if draft.push is not None]
-        accepted.sort(key=lambda draft: draft.push.priority if draft.push is not None else 0)
-        for draft in accepted:
-            assert draft.push is not None
+        offered: list[tuple[ActivePush, list[int]]] = []
+        for draft in drafts:
+            if draft.push is None:
+                continue
             self.accepted += 1
             self.targeted += draft.targeted
-            push = self._ledger.pushes.add(draft.push)
-            self._ledger.expects_expiry(push.expires_at)
-            self._mailbox.offer(push, draft.devices)
+            self._ledger.expects_expiry(draft.push.expires_at)
+            offered.append((draft.push, draft.devices))
+        self._mailbox.offer(offered)
 
     # -- on the writer thread ----------------------------------------------------------------------------------------
 
-    def _store_rows(self, connection: sqlite3.Connection, drafts: list[_Draft], now: int) -> None:
+    def _store_rows(self, connection: sqlite3.Connection, drafts: list[_Draft], now: int) -> list[int]:
+        """Handles of earlier deliveries that ended by it."""
         for draft in drafts:  # an operation may run twice, when the disk refused its group
             draft.answer, draft.push, draft.devices, draft.unknown = None, None, [], []
-        (last_no,) = connection.execute(
-            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'push'"
-        ).fetchone()
+        last_no = last_push_no(connection)
         known = self._known_devices(connection, drafts)
         answered: dict[tuple[int, str], tuple[bytes, _Draft]] = {}
         twins: list[tuple[_Draft, _Draft]] = []
         listed: list[tuple[int, int, int, int]] = []
-        push_no = int(last_no)
+        push_no = last_no
         for draft in drafts:
             key = draft.submission.idempotency_key
             if key is not None:
@@ -341,10 +341,10 @@ class Acceptance:
                 answered[(draft.app.no, key)] = (draft.submission.body_hash, draft)
         if push_no == last_no:
             self._answer_twins(twins)
-            return
+            return []
         if listed:
             insert_listed_rows(connection, listed)
-        self._collapse_and_limit(connection, drafts, int(last_no) + 1, now)
+        losers = self._collapse_and_limit(connection, drafts, last_no + 1, now)
         for draft in drafts:
             if draft.push is not None:
                 draft.answer = AcceptedPush(draft.push.push_id, draft.targeted, 0, draft.unknown)
@@ -358,6 +358,7 @@ class Acceptance:
                 if isinstance(draft.answer, AcceptedPush)
             ],
         )
+        return losers
 
     @staticmethod
     def _answer_twins(twins: list[tuple[_Draft, _Draft]]) -> None:
@@ -457,7 +458,7 @@ class Acceptance:
 
     def _collapse_and_limit(
         self, connection: sqlite3.Connection, drafts: list[_Draft], first_no: int, now: int
-    ) -> None:
+    ) -> list[int]:
         is_sent = self._ledger.is_sent
         losers: list[int] = []
         for draft in drafts:
@@ -484,6 +485,7 @@ class Acceptance:
             elif draft.push.no in lost_at_once:
                 gone = lost_at_once[draft.push.no]
                 draft.devices = [device_no for device_no in draft.devices if device_no not in gone]
+        return [handle for handle in losers if handle >> DEVICE_BITS < first_no]
 
 
 def _listed(target: Target) -> list[str] | None:

@@ -95,12 +95,16 @@ class Ledger:
     """Owner of the delivery states: rows on disk, hand-overs in memory.
 
     `clock` gives server time in milliseconds. `on_recorded` is called on the loop after a flush with the QoS 2
-    handles whose acknowledgement is now on disk (the carrier keeps its own record of those until then).
+    handles whose acknowledgement is now on disk (the carrier keeps its own record of those until then), `on_ended` with
+    the handles of waiting deliveries that were emptied out of a mailbox.
     """
 
     def __init__(self, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
         self.pushes = ActivePushes()
         self.on_recorded: Callable[[list[int]], None] = lambda handles: None
+        self.on_ended: Callable[[list[int]], None] = lambda handles: None
+        self.act_now: Callable[[], list[int]] = list
+        """Pushes of ttl 0 that are being offered: the sweep leaves them alone."""
         self._database = database
         self._clock = clock
         self._timers = timers
@@ -245,7 +249,7 @@ class Ledger:
         self._landing -= landed
         self._next_expiry = now + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
         self.flush()
-        landing = list(self._landing)
+        landing = [*self._landing, *self.act_now()]
         offered_before = self.accepting_since if self.accepting_since is not None else now + 1
 
         def on_commit(found: tuple[list[int], bool, int | None]) -> None:
@@ -296,15 +300,14 @@ class Ledger:
         """Cancel what waits for a device (reason `mailbox_emptied`); what is in flight goes on. How many."""
         self.flush()
         now = self._clock()
-        return await self._database.write(
-            lambda connection: end_rows(
-                connection,
-                self._waiting_handles(connection, device_no),
-                DeliveryState.CANCELLED,
-                "mailbox_emptied",
-                now,
-            )
-        )
+
+        def operation(connection: sqlite3.Connection) -> tuple[int, list[int]]:
+            handles = self._waiting_handles(connection, device_no)
+            return end_rows(connection, handles, DeliveryState.CANCELLED, "mailbox_emptied", now), handles
+
+        ended, handles = await self._database.write(operation)
+        self.on_ended(handles)
+        return ended
 
     def _waiting_handles(self, connection: sqlite3.Connection, device_no: int) -> list[int]:
         return [
@@ -333,6 +336,12 @@ class Ledger:
 
 
 # -- statements: each runs on the writer thread inside an operation ---------------------------------------------------
+
+
+def last_push_no(connection: sqlite3.Connection) -> int:
+    """The number of the push that was stored last; 0 before the first."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'push'").fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def insert_listed_rows(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int]]) -> None:

@@ -5,15 +5,16 @@ its next push travels:
 
     CLOSED    connected but not able to take pushes (no subscription, or its inflight messages are still being judged)
     READING   a page of its mailbox is being read
-    OPEN      its mailbox is empty: what is accepted goes from group commit to socket without being read back (fast
-    lane) FULL      the carrier had no room; the rest waits on disk until it says `ready`
+    OPEN      its mailbox is empty: what is accepted goes from group commit to socket without being read back
+    FULL      the carrier had no room; the rest waits on disk until it says `ready`
 
 Laws
 1. Order per device and priority. A page is read in drain order, and the fast lane opens only when a page said there
    is no more; a hand-over that fails closes it. Pushes accepted meanwhile are on disk, hence on a later page.
 2. Nothing is handed over twice: `ActivePush.sent` is consulted at the moment of hand-over, on the loop (see the
-   ledger's fourth law for why this is enough), and nothing after its ttl or its recall.
-3. From hand-over to socket nothing awaits: `offer` and `_hand_over` are one call stack into the carrier.
+   ledger's fourth law for why this is enough), and nothing after its ttl or its recall. An offer that is still under
+   way (`offers`) leaves out a device whose mailbox was read after the push was stored: `Slot.read_to`.
+3. From hand-over to socket nothing awaits: `_offer_slice` and `_hand_over` are one call stack into the carrier.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from gateway.delivery.ledger import (
     RETRY_SECONDS,
     Ledger,
     handle_of,
+    last_push_no,
     revoke_rows,
 )
+from gateway.delivery.offers import Offers
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery.states import DeliveryState
 from gateway.store.protocols import Timers, Writer
@@ -70,6 +73,8 @@ class Slot:
     """QoS of its subscription to its push topic."""
     room: int = 0
     lane: Lane = Lane.CLOSED
+    read_to: int = 0
+    """The last push that was stored when its mailbox was read last; what is later comes by an offer."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -98,10 +103,14 @@ class Mailbox:
         self._exactly_once: dict[int, str] = {}
         self._to_read: dict[int, Slot] = {}
         self._read_scheduled = False
+        self._offers = Offers()
+        self._offer_scheduled = False
         self._message = Message(topic="", body=Body(payload=b""))
         self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None]], None]
         """What a device says; set by the composition root to `Receipts.published`."""
         ledger.on_recorded = self._recorded
+        ledger.on_ended = self._ended
+        ledger.act_now = self._offers.act_now
 
     def attach(self, engine: Engine) -> None:
         """Give the mailbox its carrier. Deliveries past PUBREC before a restart are in flight from here on."""
@@ -146,26 +155,56 @@ class Mailbox:
 
     # -- accepted pushes -------------------------------------------------------------------------------------------
 
-    def offer(self, push: ActivePush, device_nos: Iterable[int]) -> None:  # Hot path.
-        """A push was accepted for these devices: hand it over where the lane is open, leave it on disk elsewhere."""
+    def offer(self, accepted: Iterable[tuple[ActivePush, Sequence[int]]]) -> None:
+        """Pushes were accepted for these devices: hand them over where the lane is open, leave them on disk elsewhere.
+
+        The first slice at once, the rest in the next turns of the loop.
+        """
+        for push, device_nos in accepted:
+            self._offers.add(push, device_nos)
+        if not self._offer_scheduled:
+            self._offer_slice()
+
+    def _offer_slice(self) -> None:
+        for push, device_nos, overtakes in self._offers.take():
+            self._offer(push, device_nos, overtakes)
+        self._offer_scheduled = bool(self._offers)
+        if self._offer_scheduled:
+            self._timers.call_soon(self._offer_slice)
+
+    def _offer(self, push: ActivePush, device_nos: Sequence[int], overtakes: bool = False) -> None:  # Hot path.
+        push = self._ledger.pushes.add(push)
         now = self._clock()
+        act_now = push.ttl == 0
+        if self._ledger.is_recalled(push) or not (act_now or push.expires_at > now):
+            return
         hand_over = self._hand_over
         slots = self._by_device
         lane_open = Lane.OPEN
-        act_now = push.ttl == 0
+        push_no = push.no
+        message = self._message
+        message.body = push.body(now)
+        message.qos = push.qos
         missed: list[int] = []
-        if not self._ledger.is_recalled(push) and (act_now or push.expires_at > now):
-            message = self._message
-            message.body = push.body(now)
-            message.qos = push.qos
-            for device_no in device_nos:
-                slot = slots.get(device_no)
-                if slot is not None and slot.lane is lane_open:
-                    if hand_over(slot, push, message):
+        for device_no in device_nos:
+            slot = slots.get(device_no)
+            if slot is not None and slot.lane is lane_open:
+                if slot.read_to >= push_no:
+                    continue
+                if overtakes:
+                    for earlier in self._offers.overtaken(push, device_no):
+                        self._offer(earlier, (device_no,))
+                    message.body = push.body(now)
+                    message.qos = push.qos
+                    if slot.lane is not lane_open:
+                        if act_now:
+                            missed.append(handle_of(push_no, device_no))
                         continue
-                    slot.lane = Lane.FULL
-                if act_now:
-                    missed.append(handle_of(push.no, device_no))
+                if hand_over(slot, push, message):
+                    continue
+                slot.lane = Lane.FULL
+            if act_now:
+                missed.append(handle_of(push_no, device_no))
         if missed:
             self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
 
@@ -273,6 +312,11 @@ class Mailbox:
     def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
         self.on_published(client_id, self._identities.get(client_id), message, done)
 
+    def _ended(self, handles: list[int]) -> None:
+        """Waiting deliveries have ended on disk before anybody was offered them."""
+        if self._offers:
+            self._offers.withdraw((handle >> DEVICE_BITS, handle & DEVICE_MASK) for handle in handles)
+
     def _recorded(self, handles: list[int]) -> None:
         for handle in handles:
             client_id = self._exactly_once.pop(handle, None)
@@ -297,7 +341,7 @@ class Mailbox:
         now = self._clock()
         ledger = self._ledger
 
-        def operation(connection: sqlite3.Connection) -> tuple[list[_Page], list[ActivePush]]:
+        def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush]]:
             pages: list[_Page] = []
             budget = READ_BYTES
             for device_no, room in wanted:
@@ -307,13 +351,14 @@ class Mailbox:
                 budget -= page.size
                 pages.append(page)
             missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
-            return pages, load_pushes(connection, missing) if missing else []
+            return last_push_no(connection), pages, load_pushes(connection, missing) if missing else []
 
-        def on_commit(found: tuple[list[_Page], list[ActivePush]]) -> None:
-            pages, loaded = found
+        def on_commit(found: tuple[int, list[_Page], list[ActivePush]]) -> None:
+            read_to, pages, loaded = found
             unknown = {push.no: push for push in loaded}
             for slot, page in zip(slots, pages, strict=False):
                 if slot.lane is Lane.READING and self._slots.get(slot.client_id) is slot:
+                    slot.read_to = read_to
                     self._hand_over_page(slot, page.push_nos, page.is_last, unknown)
             self._read_again(slots[len(pages) :])
 

@@ -2,18 +2,20 @@
 
 Three servers take turns under the same fleet of C devices: ours, with its ledger (SQLite, WAL, `synchronous=FULL`);
 Mosquitto without persistence, fed by a C publisher; and the floor, a C program that does the system calls and nothing
-else. Each is measured twice: single pushes, one at a time (the median), and a stream of pushes sent back to back.
+else. Each is measured twice: single pushes, one at a time (the median), and a stream of pushes from a few
+senders, each of which sends its next when the last was accepted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.figures import Figure, median
-from tests.benchmarks.tools import Batch, CannotRun, Fleet, anonymous_devices, enrolled, floor, mosquitto
+from tests.benchmarks.tools import Batch, CannotRun, Fleet, HttpLoad, anonymous_devices, enrolled, floor, mosquitto
 from tests.end_to_end.harness import Api, Server, wait_for
 
 SUMMARY = "one push to N devices, until its last acknowledgement is in the ledger"
@@ -23,6 +25,8 @@ ENVELOPE = 142
 """Bytes of a push's payload that are not its data: push id, kind, times, priority."""
 WINDOW = 1_000
 """Unacknowledged messages that Mosquitto's publisher and the floor allow themselves."""
+SENDERS = 4
+"""Requests under way at once in a stream."""
 WARM_UP = 1
 UNIT = "deliveries/s"
 FLOOR, MOSQUITTO = "floor (C, system calls only)", "Mosquitto, not durable"
@@ -77,17 +81,25 @@ def measure_mosquitto(devices: int, batches: list[int], directory: Path) -> list
 def measure_fleetpush(devices: int, batches: list[int], directory: Path) -> list[Batch]:
     with Server(directory / "data") as server:
         with Fleet(server.mqtt_port, enrolled(server, devices, directory), batches) as fleet:
-            results = [one_batch(server.api, fleet, rounds, devices) for rounds in batches]
+            results = [one_batch(server, fleet, rounds, devices) for rounds in batches]
         if server.stop() != 0:
             raise CannotRun(f"The server did not end well:\n{server.output}")
         return results
 
 
-def one_batch(api: Api, fleet: Fleet, rounds: int, devices: int) -> Batch:
+def one_batch(server: Server, fleet: Fleet, rounds: int, devices: int) -> Batch:
     """The devices say when they have acknowledged everything; only then is the ledger asked, until it says so too."""
     start = time.perf_counter()
-    pushed = [api.push({"all": True}, data="x" * (PAYLOAD - ENVELOPE)) for _ in range(rounds)]
+    body = json.dumps({"target": {"all": True}, "data": "x" * (PAYLOAD - ENVELOPE)})
+    options = ["--requests", str(rounds), "--connections", str(min(rounds, SENDERS))]
+    sent = HttpLoad(server.http_port, "/v1/pushes", body, *options, key=server.admin_key)
     fleet.batch()
-    for push_id in reversed(pushed):
-        wait_for(lambda: api.counts(push_id)["delivered"] == devices, what="the ledger")  # noqa: B023 - used at once
+    sent.result()
+    wait_for(lambda: is_recorded(server.api, rounds, devices), what="the ledger")
     return Batch(rounds, time.perf_counter() - start)
+
+
+def is_recorded(api: Api, rounds: int, devices: int) -> bool:
+    """Whether the ledger says of the last pushes that everybody has them."""
+    newest = api.call("GET", f"/v1/pushes?limit={min(rounds, 1_000)}", 200)["items"]
+    return all(push["counts"]["delivered"] == devices for push in newest)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.auth import DeviceIdentity
+from gateway.delivery import offers
 from gateway.delivery.acceptance import AcceptedPush
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK
@@ -51,6 +52,12 @@ def allowed(old: int, new: int, reason: str | None) -> bool:
     if old in REVIVED:
         return new in RECEIPTS and reason == f"after_{DeliveryState(old).label}"
     return False
+
+
+@pytest.fixture(autouse=True)
+def _slices_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever can happen between two slices of an offer can happen between any two hand-overs."""
+    monkeypatch.setattr(offers, "SLICE", 1)
 
 
 class Life(RuleBasedStateMachine):

@@ -1,0 +1,111 @@
+"""Accepted pushes that have still to be offered to connected devices: taken in slices, the most urgent first.
+
+Handing a push to ten thousand devices takes a tenth of a second; in one piece, everybody else would wait for it. So it
+is done a slice per turn of the loop, and acknowledgements, requests and other pushes have their turn in between.
+
+Laws
+1. More urgent before less urgent; within a priority the small offers before the large, so that a push to one device
+   does not wait for one to all. What a device gets stays in the order of acceptance all the same: `overtaken` says
+   which earlier pushes a device has to be given first.
+2. A device is taken out of an offer when its delivery has ended on disk meanwhile (`withdraw`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from gateway.delivery.push import ActivePush
+from gateway.delivery.states import PRIORITIES
+
+SLICE = 250
+"""Deliveries that are handed over in one turn of the loop: about 4 ms. An offer to no more is small, undivided."""
+
+
+class Offer:
+    """A push and the devices that it has not been offered to."""
+
+    __slots__ = ("_devices", "_position", "_rest", "push")
+
+    def __init__(self, push: ActivePush, devices: Sequence[int]) -> None:
+        self.push = push
+        self._devices = devices
+        self._position = 0
+        self._rest: set[int] | None = None
+        """The devices still to come; made when somebody asks for one of them."""
+
+    @property
+    def left(self) -> int:
+        """Devices still to come, or a few less."""
+        return len(self._devices) - self._position
+
+    def take(self, count: int) -> Sequence[int]:
+        """The next devices, up to `count`."""
+        start, self._position = self._position, self._position + count
+        devices = self._devices if start == 0 and count >= len(self._devices) else self._devices[start : start + count]
+        rest = self._rest
+        if rest is None:
+            return devices
+        devices = [device_no for device_no in devices if device_no in rest]
+        rest.difference_update(devices)
+        return devices
+
+    def withdraw(self, device_no: int) -> bool:
+        """Take a device out; False if it is not to come."""
+        if self._rest is None:
+            self._rest = set(self._devices[self._position :])
+        if device_no not in self._rest:
+            return False
+        self._rest.discard(device_no)
+        return True
+
+
+class Offers:
+    """The queue. Everything here belongs to the loop."""
+
+    def __init__(self) -> None:
+        self._small: list[deque[Offer]] = [deque() for _ in PRIORITIES]
+        self._large: list[deque[Offer]] = [deque() for _ in PRIORITIES]
+        self._by_push: dict[int, Offer] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_push)
+
+    def add(self, push: ActivePush, devices: Sequence[int]) -> None:
+        offer = Offer(push, devices)
+        (self._small if len(devices) <= SLICE else self._large)[push.priority].append(offer)
+        self._by_push[push.no] = offer
+
+    def take(self) -> Iterator[tuple[ActivePush, Sequence[int], bool]]:
+        """One slice: pushes with devices to offer them to now, and whether they may overtake others."""
+        count = SLICE
+        for small, large in zip(self._small, self._large, strict=True):
+            for queue in (small, large):
+                while queue and count > 0:
+                    offer = queue[0]
+                    devices = offer.take(count if queue is large else offer.left)
+                    count -= len(devices) or 1
+                    if offer.left <= 0:
+                        queue.popleft()
+                        del self._by_push[offer.push.no]
+                    yield offer.push, devices, queue is small and any(self._large[: offer.push.priority + 1])
+
+    def overtaken(self, push: ActivePush, device_no: int) -> list[ActivePush]:
+        """Earlier pushes that a device has to be given before this one; they will not be offered to it again."""
+        return [
+            offer.push
+            for queue in self._large[: push.priority + 1]
+            for offer in queue
+            if offer.push.no < push.no and offer.withdraw(device_no)
+        ]
+
+    def withdraw(self, deliveries: Iterable[tuple[int, int]]) -> None:
+        """Deliveries, as (push number, device number), that have ended on disk."""
+        for push_no, device_no in deliveries:
+            offer = self._by_push.get(push_no)
+            if offer is not None:
+                offer.withdraw(device_no)
+
+    def act_now(self) -> list[int]:
+        """Numbers of the pushes of ttl 0: whether they can be handed over at once is not known yet."""
+        return [no for no, offer in self._by_push.items() if offer.push.ttl == 0]
