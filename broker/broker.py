@@ -15,6 +15,7 @@ The caller owes: `start` before the first connection, `tick` some four times a s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from broker.authorization import Authenticator
@@ -101,6 +102,11 @@ class Broker:
         session = self.sessions.get(client_id)
         return session is not None and session.deliver(message, handle)
 
+    def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
+        """`deliver` for one client that is connected now, without the look-up; good until it is not."""
+        session = self.sessions.get(client_id)
+        return session.deliver if session is not None else partial(self.deliver, client_id)
+
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         """The QoS a connected client has subscribed to a topic with; None without a subscription."""
         session = self.sessions.get(client_id)
@@ -114,12 +120,6 @@ class Broker:
         session = self.sessions.get(client_id)
         if session is not None:
             session.forget(handle)
-
-    def holds(self, client_id: str, handle: int) -> bool:
-        """Whether a record of a handle is kept until `forget`: of those taken with QoS 2, acknowledged or not."""
-        session = self.sessions.get(client_id)
-        packets = session.packet_of_handle if session is not None else None
-        return packets is not None and handle in packets
 
     def held(self) -> list[tuple[str, int]]:
         """(client_id, handle) of QoS 2 deliveries past PUBREC, which cannot be taken back."""

@@ -107,7 +107,7 @@ class Connection:
         self._transport = transport
         self.environment: Environment = broker.environment
         self.peer = peer
-        self.send: Callable[[bytes], None] = transport.write
+        self.send: Callable[[bytes], None] = transport.send
         self.session: Session | None = None
         """From CONNECT accepted to the end of the connection."""
         self.principal = ""
@@ -177,16 +177,13 @@ class Connection:
 
     # -- what the decoder calls ---------------------------------------------------------------------------------------
 
-    def puback(self, packet_id: int, reason_code: int) -> None:  # Hot path.
-        session = self.session
-        if session is not None:
-            session.puback(packet_id, reason_code)
-        elif self._state is not State.CLOSED:
-            # [3.1.1: MQTT-3.1.0-1]
-            self.end(ReasonCode.PROTOCOL_ERROR, "protocol error")  # before CONNECT [MQTT-3.1.0-1]
+    def puback(self, packet_id: int, reason_code: int) -> None:
+        """Before the session has taken its place: the first packet is CONNECT [MQTT-3.1.0-1] [3.1.1: MQTT-3.1.0-1]."""
+        if self._state is not State.CLOSED:
+            self.end(ReasonCode.PROTOCOL_ERROR, "protocol error")
 
     def packet(self, packet: Packet) -> None:
-        """Everything but PUBACK."""
+        """Everything but PUBACK, which goes from the decoder to the session."""
         handler = _LEGAL[self._state].get(type(packet))
         if handler is not None:
             handler(self, packet)
@@ -206,7 +203,7 @@ class Connection:
             if self._unread_bytes > self.environment.settings.max_unread_bytes:
                 self.end(ReasonCode.QUOTA_EXCEEDED, "slow consumer")
                 return
-        self.send(data)
+        self._transport.write(data)
 
     def end(self, reason_code: int, reason: str) -> None:
         """Close for a reason, and tell it to a client that can be told. `reason` is for people and metrics."""
@@ -216,12 +213,12 @@ class Connection:
         # [MQTT-3.14.0-1]: DISCONNECT only after CONNACK.
         if self._said_connack:
             if self.version == V5 and self._terms is not None:
-                self.send(goodbye(reason_code, reason, self._terms))
+                self._transport.write(goodbye(reason_code, reason, self._terms))
         elif self._state is not State.AWAITING_CONNECT:
             # Its CONNECT was understood: the refusal is a CONNACK.
             # [MQTT-3.2.2-6] [MQTT-3.2.2-8] [3.1.1: MQTT-3.2.2-4]: session present 0, and a code of the table.
             code = reason_code if self.version == V5 else return_code_of(reason_code)
-            self.send(encode(Connack(False, code), self.version))
+            self._transport.write(encode(Connack(False, code), self.version))
         self._finish(reason, keep_will=True)
 
     def due(self, now: float) -> float | None:
@@ -319,7 +316,8 @@ class Connection:
         self._decoder.maximum_packet_size = settings.maximum_packet_size
         # [MQTT-3.1.4-4] [3.1.1: MQTT-3.1.4-3]
         clean = connect.clean_start or not answer.persistent
-        _, present, stored = self._broker.open_session(self, terms, clean, will)
+        session, present, stored = self._broker.open_session(self, terms, clean, will)
+        self._decoder.puback = session.puback
         properties = connack_properties(connect, terms, settings) if self.version == V5 else None
         if self._enhanced is not None and properties is not None:
             self._enhanced.accepted(answer, properties, self._authenticated_again)
@@ -348,7 +346,7 @@ class Connection:
             # [MQTT-3.15.2-1]
             self._owe(auth, stored=False)
         elif self._state is State.AUTHENTICATING:
-            self.send(encode(auth, V5))
+            self._transport.write(encode(auth, V5))
             self._resume()
 
     def _auth(self, auth: Auth) -> None:
@@ -581,7 +579,7 @@ class Connection:
             # [3.1.1: MQTT-3.2.2-6]: 3.1.1 has no code for most of it.
             code = error.reason_code if self.version == V5 else error.return_code
             if code is not None:
-                self.send(encode(Connack(False, code), self.version))
+                self._transport.write(encode(Connack(False, code), self.version))
         self.end(error.reason_code, error.label.replace("_", " "))
 
     def _finish(self, reason: str, keep_will: bool) -> None:

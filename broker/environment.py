@@ -19,7 +19,7 @@ class SessionConnection(Protocol):
     paused: bool
     """The socket takes no bytes for now."""
     send: Callable[[bytes], None]
-    """The transport's own: for messages, which are not sent while it is paused."""
+    """The socket's own: for messages, which are not sent while it is paused, and whose sender counts `bytes_out`."""
 
     def answer(self, data: bytes) -> None:
         """For what the protocol obliges us to say, paused or not."""
@@ -31,7 +31,12 @@ class SessionConnection(Protocol):
 class Transport(Protocol):
     """What a connection writes to. No call blocks or calls back, except `pause_writing` from within `write`."""
 
-    def write(self, data: bytes) -> None: ...
+    @property
+    def send(self) -> Callable[[bytes], None]:
+        """The socket's own `write`, without a frame in between: for messages, whose sender counts `bytes_out`."""
+
+    def write(self, data: bytes) -> None:
+        """For everything else."""
 
     def close(self) -> None:
         """Send what is written, for a bounded time, then close."""

@@ -12,7 +12,9 @@ from typing import Protocol
 from broker.message import Message
 
 ACKNOWLEDGED = 0x00
-"""`settled` outcome: PUBACK or PUBCOMP with a reason code below 0x80."""
+"""`settled` outcome: PUBACK with a reason code below 0x80."""
+COMPLETED = 1
+"""`settled` outcome: PUBCOMP. The broker keeps its record of the handle until `forget`."""
 LOST = -1
 """`settled` outcome: the connection ended first. A session that outlives it may offer the handle to `resume`."""
 # Any other outcome is `refused`: the reason code >= 0x80 of PUBACK or PUBREC, or 0x95 when the message is larger than
@@ -39,9 +41,10 @@ class BrokerEvents(Protocol):
         """
 
     def settled(self, client_id: str, handle: int, outcome: int) -> None:
-        """What became of a handle that `deliver` took with QoS 1 or 2: ACKNOWLEDGED, LOST, or a reason code >= 0x80.
+        """What became of a handle that `deliver` took with QoS 1 or 2: ACKNOWLEDGED, COMPLETED, LOST, or a reason
+        code >= 0x80.
 
-        For QoS 2 the caller owes a `Broker.forget(client_id, handle)` once it has stored an acknowledgement: until then
+        After COMPLETED the caller owes a `Broker.forget(client_id, handle)` once it has stored the outcome: until then
         the broker keeps its own record, so that a crash between the two cannot deliver twice.
         """
 

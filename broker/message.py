@@ -24,6 +24,8 @@ class Body:
     """Server time in seconds; None: never expires."""
     encoded_properties: bytes | None = field(default=None, repr=False)
     """The encoder's cache of `properties` on the wire, without expiry, alias and subscription identifiers."""
+    heads: dict[int, bytes] = field(default_factory=dict, repr=False)
+    """The same of what packets with this payload begin with, by the length of the topic (`head_at_least_once`)."""
 
     def is_what_it_says(self) -> bool:
         """Payload format 1 means UTF-8 (MQTT 5.0, 3.3.2.3.2)."""

@@ -1,7 +1,7 @@
 """Counters of the broker: plain integers, added to where things happen and read by whoever shows them.
 
 Law: a counter is incremented in the one place that decides what it counts. No locks: the broker runs on one thread.
-`bytes_out` is counted by the transport, once per flush, because the hot path must not add up lengths.
+`bytes_out` is counted by the window for messages, and by the transport for everything else.
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ class Session(InflightWindow):
         if topic_filter not in self.subscriptions and _is_wildcard(topic_filter):
             self.wildcards += 1
         self.subscriptions[topic_filter] = options
+        self.posted_topic = None
         if self.durable:
             self.environment.store.save_subscription(self.client_id, _stored(topic_filter, options))
 
@@ -119,6 +120,7 @@ class Session(InflightWindow):
         # [3.1.1: MQTT-3.10.4-3]: by its letters; what is inflight or queued goes on.
         if self.subscriptions.pop(topic_filter, None) is None:
             return False
+        self.posted_topic = None
         if _is_wildcard(topic_filter):
             self.wildcards -= 1
         if self.durable:

@@ -19,19 +19,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from struct import Struct
 
 from broker.environment import Environment, SessionConnection
-from broker.events import ACKNOWLEDGED, LOST
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST
 from broker.forwarding import forwarded_properties, identifier_properties, render
 from broker.inflight import ABANDONED, BARRIER_DUE, FORGET_DUE, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
 from broker.message import Message
-from broker.protocol.codec import encode, encode_publish
+from broker.protocol.codec import encode, encode_publish, head_at_least_once
 from broker.protocol.packets import V5, Pubrel, ReasonCode
 from broker.router import IDENTIFIER_SHIFT, QOS, matching_options
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
 from broker.topic_aliases import OutboundAliases
 
 DUP = 0x08
+_PACKET_ID = Struct(">H").pack
 LAST_PACKET_ID = 65_535
 NEVER = LAST_PACKET_ID + 1  # more room than any window has
 
@@ -50,11 +52,15 @@ class InflightWindow:
         "next_packet_id",
         "packet_limit",
         "packet_of_handle",
+        "posted_options",
+        "posted_topic",
+        "posted_topic_bytes",
         "queue",
         "resend",
         "resumed",
         "room",
         "sequence",
+        "spare",
         "strays",
         "subscriptions",
         "version",
@@ -72,9 +78,15 @@ class InflightWindow:
         """The session outlives its connection, and is therefore in the store."""
         self.subscriptions: dict[str, int] = {}  # filter to options, as in `router`
         self.wildcards = 0  # how many of them have wildcards and are not shared
+        self.posted_topic: str | None = None
+        """The topic of the last delivery, which is nearly always that of the next; None when subscriptions change."""
+        self.posted_topic_bytes = b""
+        self.posted_options = -1
 
         self.inflight: dict[int, Inflight] = {}
         """By packet identifier, in the order of sending."""
+        self.spare: Inflight | None = None
+        """An acknowledged delivery's, to be used for the next."""
         self.packet_of_handle: dict[int, int] | None = None
         """QoS 2 deliveries only: `forget` names them by handle."""
         self.queue: SessionQueue | None = None
@@ -111,18 +123,16 @@ class InflightWindow:
             self._ask_for_room()
             return False
         topic = message.topic
-        options = self.subscriptions.get(topic, -1)
-        if options < 0 or self.wildcards:
-            options = self.options_for(topic)
-            if options < 0:
-                return False
+        if topic is not self.posted_topic and not self._post_to(topic):
+            return False
+        options = self.posted_options
         # The lower of the two QoS [MQTT-3.8.4-8].
         qos = message.qos
         if options & 3 < qos:
             qos = options & 3
         body = message.body
         environment = self.environment
-        encoded_topic = topic.encode()
+        encoded_topic = self.posted_topic_bytes
         properties = None
         if self.version == V5:
             properties = forwarded_properties(body, environment.clock)
@@ -141,14 +151,32 @@ class InflightWindow:
             # [MQTT-2.2.1-4] [MQTT-4.3.2-1] [3.1.1: MQTT-2.3.1-4]
             while packet_id in inflight:
                 packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
-            data = encode_publish(encoded_topic, body.payload, 1, packet_id, 0, properties)
-            if len(data) > self.packet_limit:
+            if properties is None:
+                length = len(encoded_topic)
+                head = body.heads.get(length)
+                if head is None:
+                    head = body.heads[length] = head_at_least_once(length, len(body.payload))
+                data = b"".join((head, encoded_topic, _PACKET_ID(packet_id), body.payload))
+            else:
+                data = encode_publish(encoded_topic, body.payload, 1, packet_id, 0, properties)
+            size = len(data)
+            if size > self.packet_limit:
                 return self._too_large(topic, handle)
             self.next_packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
-            inflight[packet_id] = Inflight(handle, PUBACK_DUE, packet_id, environment.now, 0, None)
+            entry = self.spare
+            if entry is None:
+                inflight[packet_id] = Inflight(handle, PUBACK_DUE, packet_id, environment.now, 0, None)
+            else:
+                self.spare = None
+                entry.handle = handle
+                entry.packet_id = packet_id
+                entry.sent_at = environment.now
+                inflight[packet_id] = entry
             self.room = room - 1
             write(data)
-            environment.metrics.publishes_out += 1
+            metrics = environment.metrics
+            metrics.publishes_out += 1
+            metrics.bytes_out += size
             return True
         if qos == 0:
             if self.barriers:
@@ -158,7 +186,7 @@ class InflightWindow:
             if len(data) > self.packet_limit:
                 return self._too_large(topic, handle)
             write(data)
-            environment.metrics.publishes_out += 1
+            self._count(data)
             return True
         return self._deliver_exactly_once(message, handle, properties)
 
@@ -176,6 +204,23 @@ class InflightWindow:
         sequence = self._next_sequence() if self.durable else 0
         self._put(Inflight(handle, BARRIER_DUE, packet_id, self.environment.now, sequence, None), data)
         return True
+
+    def _post_to(self, topic: str) -> bool:
+        """Find out how deliveries to this topic travel; False without a subscription."""
+        options = self.subscriptions.get(topic, -1)
+        if options < 0 or self.wildcards:
+            options = self.options_for(topic)
+            if options < 0:
+                return False
+        self.posted_topic = topic
+        self.posted_topic_bytes = topic.encode()
+        self.posted_options = options
+        return True
+
+    def _count(self, data: bytes) -> None:
+        metrics = self.environment.metrics
+        metrics.publishes_out += 1
+        metrics.bytes_out += len(data)
 
     def options_for(self, topic: str) -> int:
         """The highest QoS, and something above 0xFF if any of the subscriptions has an identifier; -1 without any."""
@@ -230,6 +275,7 @@ class InflightWindow:
         environment.metrics.acknowledged += 1
         handle = entry.handle
         if handle is not None:
+            self.spare = entry  # nobody else has it: what is being sent again is over before the gate opens
             environment.events.settled(self.client_id, handle, reason_code if reason_code >= 0x80 else ACKNOWLEDGED)
         elif entry.sequence:
             self._delete_row(entry)
@@ -266,7 +312,7 @@ class InflightWindow:
         """Whatever its reason code: 0x92 says that the client had completed it earlier."""
         entry = self.inflight.get(packet_id)
         if entry is not None and entry.phase in (PUBCOMP_DUE, ABANDONED):
-            self._settle(entry, ACKNOWLEDGED)
+            self._settle(entry, COMPLETED)
         elif self.strays is None or packet_id not in self.strays:
             self._protocol_error("unsolicited acknowledgement")
 
@@ -276,7 +322,7 @@ class InflightWindow:
         if entry.phase != ABANDONED:
             self.room += 1
             self.environment.metrics.acknowledged += 1
-        if handle is not None and outcome == ACKNOWLEDGED:
+        if handle is not None and outcome == COMPLETED:
             entry.phase = FORGET_DUE
         else:
             if handle is not None and self.packet_of_handle is not None:
@@ -380,7 +426,7 @@ class InflightWindow:
             self._put(Inflight(None, phase, packet_id, environment.now, copy.sequence, copy), data)
         elif self.write is not None:
             self.write(data)
-            environment.metrics.publishes_out += 1
+            self._count(data)
 
     def _put(self, entry: Inflight, data: bytes) -> None:
         """Into the window; stored if the session is, and sent: QoS 2 only when it is on disk."""
@@ -411,7 +457,7 @@ class InflightWindow:
         if entry.phase == BARRIER_DUE:
             entry.phase = PUBREC_DUE
         connection.send(data)
-        self.environment.metrics.publishes_out += 1
+        self._count(data)
 
     # -- the gate -----------------------------------------------------------------------------------------------------
 
@@ -543,7 +589,7 @@ class InflightWindow:
                 entry.phase = PUBREC_DUE  # CONNACK has waited for a later barrier than this entry's own
             self.room -= 1
             connection.send(data)
-            environment.metrics.publishes_out += 1
+            self._count(data)
 
     def _send_queued(self) -> bool:
         """False if the socket has filled up by it."""

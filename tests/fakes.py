@@ -61,6 +61,8 @@ class FakeTransport:
             self.fills_after = None
             self.on_full()
 
+    send = write
+
     def close(self) -> None:
         self.closed = True
 

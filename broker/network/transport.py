@@ -3,8 +3,8 @@
 Laws
 1. It decides nothing about MQTT. It hands over bytes with the time they came, and reports when the socket's buffer
    rises above the settings' `write_buffer` (pause) and has drained (resume); what that means, `Connection` decides.
-2. It never holds bytes back: the loop's own transport gathers what is written in one turn into one system call; TCP
-   keeps the order and loses nothing [MQTT-4.2-1] [3.1.1: MQTT-7.1.1-1].
+2. It never holds bytes back: uvloop's transport writes at once; TCP keeps the order and loses nothing [MQTT-4.2-1]
+   [3.1.1: MQTT-7.1.1-1].
 3. Nothing is sent after `close`, and every close ends. What was written goes out first; a peer that does not take it,
    or does not hang up, is cut off after `LINGER`.
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from broker.broker import Broker
@@ -40,7 +41,19 @@ class Owner(Protocol):
 
 
 class TcpTransport(asyncio.Protocol):
-    __slots__ = ("_clock", "_closing", "_connection", "_cut", "_loop", "_metrics", "_owner", "_reading", "_socket")
+    __slots__ = (
+        "_clock",
+        "_closing",
+        "_connection",
+        "_cut",
+        "_loop",
+        "_metrics",
+        "_owner",
+        "_reading",
+        "_receive",
+        "_socket",
+        "send",
+    )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
@@ -49,6 +62,9 @@ class TcpTransport(asyncio.Protocol):
         self._clock = environment.clock
         self._metrics = environment.metrics
         self._socket: asyncio.Transport
+        self.send: Callable[[bytes], None]
+        self._receive: Callable[[bytes, float], None] | None = None
+        """The connection's, while bytes are wanted."""
         self._connection: Connection | None = None
         self._closing = False
         self._reading = True
@@ -56,7 +72,7 @@ class TcpTransport(asyncio.Protocol):
 
     # -- what the connection calls ------------------------------------------------------------------------------------
 
-    def write(self, data: bytes) -> None:  # Hot path.
+    def write(self, data: bytes) -> None:
         self._metrics.bytes_out += len(data)
         self._socket.write(data)
 
@@ -65,6 +81,7 @@ class TcpTransport(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        self._receive = None
         if self._socket.is_closing():
             return
         self.resume_reading()  # to see the peer hang up
@@ -96,6 +113,7 @@ class TcpTransport(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)
+        self.send = self._socket.write
         if not self._owner.opened(self):
             self._closing = True
             self._socket.abort()
@@ -107,10 +125,12 @@ class TcpTransport(asyncio.Protocol):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
         self._connection = Connection(self._owner.broker, self, _text(peer), self._clock())
+        self._receive = self._connection.data_received
 
     def data_received(self, data: bytes) -> None:  # Hot path.
-        if self._connection is not None and not self._closing:
-            self._connection.data_received(data, self._clock())
+        receive = self._receive
+        if receive is not None:
+            receive(data, self._clock())
 
     def eof_received(self) -> bool:
         """The peer has hung up. False: the loop closes the socket, when what is written has left. A peer that hangs up
@@ -128,6 +148,7 @@ class TcpTransport(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._closing = True
+        self._receive = None
         if self._cut is not None:
             self._cut.cancel()
             self._cut = None

@@ -94,7 +94,7 @@ _RUNNING, _PAUSED, _STOPPED = range(3)
 class Decoder:
     """One direction of one connection: bytes in, packets out to the sink."""
 
-    __slots__ = ("_from_server", "_needed", "_pending", "_sink", "_state", "maximum_packet_size", "version")
+    __slots__ = ("_from_server", "_needed", "_pending", "_sink", "_state", "maximum_packet_size", "puback", "version")
 
     def __init__(
         self, sink: PacketSink, maximum_packet_size: int = MAX_PACKET_SIZE, *, from_server: bool = False
@@ -102,6 +102,8 @@ class Decoder:
         self.version = V3_1_1
         """Set by a CONNECT as soon as its level is read; a client sets it to what it has asked for."""
         self.maximum_packet_size = maximum_packet_size
+        self.puback = sink.puback
+        """Who gets the PUBACKs: the sink, or whoever it puts in its place."""
         self._sink = sink
         self._from_server = from_server
         self._pending = bytearray()
@@ -156,7 +158,7 @@ class Decoder:
                         # [3.1.1: MQTT-2.3.1-1]
                         raise ProtocolError("packet identifier 0")  # [MQTT-2.2.1-3]
                     position += 4
-                    self._sink.puback(packet_id, 0)
+                    self.puback(packet_id, 0)
                     if self._state:
                         break
                     continue
@@ -248,7 +250,7 @@ class Decoder:
             packet_id = data[position] << 8 | data[position + 1]
             reason_code = data[position + 2]
             if packet_id and reason_code in _PUBACK_CODES:
-                self._sink.puback(packet_id, reason_code)
+                self.puback(packet_id, reason_code)
                 return
         self._cold(PacketType.PUBACK, data, position, end)
 
@@ -266,7 +268,7 @@ class Decoder:
             # [MQTT-3.1.4-1] [3.1.1: MQTT-3.1.4-1]
             raise MalformedPacket("bytes after the end of the packet")
         if isinstance(packet, Puback):
-            self._sink.puback(packet.packet_id, packet.reason_code)
+            self.puback(packet.packet_id, packet.reason_code)
         else:
             self._sink.packet(packet)
 
@@ -757,13 +759,7 @@ def encode_publish(  # Hot path.
         length = _BYTE[size] if size < 0x80 else _put_variable(size)
         remaining += len(length) + size
     # [MQTT-4.3.1-1] [MQTT-4.3.2-2] [MQTT-4.3.3-2] [3.1.1: MQTT-4.3.1-1]: DUP only if the caller sends again.
-    first = 0x30 | qos << 1 | flags
-    if 0x80 <= remaining < 0x4000:
-        head = _MEDIUM_HEAD(first, remaining & 0x7F | 0x80, remaining >> 7, topic_length)
-    elif remaining < 0x80:
-        head = _SHORT_HEAD(first, remaining, topic_length)
-    else:
-        head = _BYTE[first] + _put_variable(remaining) + _U16(topic_length)
+    head = _publish_head(0x30 | qos << 1 | flags, remaining, topic_length)
     if properties is None:
         if qos:
             return b"".join((head, topic, _U16(packet_id), payload))
@@ -771,6 +767,20 @@ def encode_publish(  # Hot path.
     if qos:
         return b"".join((head, topic, _U16(packet_id), length, properties, payload))
     return b"".join((head, topic, length, properties, payload))
+
+
+def _publish_head(first: int, remaining: int, topic_length: int) -> bytes:
+    if 0x80 <= remaining < 0x4000:
+        return _MEDIUM_HEAD(first, remaining & 0x7F | 0x80, remaining >> 7, topic_length)
+    if remaining < 0x80:
+        return _SHORT_HEAD(first, remaining, topic_length)
+    return _BYTE[first] + _put_variable(remaining) + _U16(topic_length)
+
+
+def head_at_least_once(topic_length: int, payload_length: int) -> bytes:
+    """What a PUBLISH of QoS 1 to a 3.1.1 client begins with, up to the topic's letters: the same for all topics of a
+    length. Topic, packet identifier and payload follow."""
+    return _publish_head(0x32, 4 + topic_length + payload_length, topic_length)
 
 
 def encode(packet: Packet, version: int) -> bytes:

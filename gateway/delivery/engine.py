@@ -5,7 +5,7 @@ is one, the embedded broker, called in-process: its acknowledgement is the devic
 as a second implementation; nothing but this module and the composition root would notice.
 
 `EngineEvents` is what an engine tells the mailbox. It is the broker's own protocol, so that the hot path has no layer
-in between: `Mailbox` is handed to the broker as its events, and `EmbeddedEngine.deliver` is the broker's bound method.
+in between: `Mailbox` is handed to the broker as its events, and an outlet is the session's own bound method.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from broker.broker import Broker
-from broker.events import ACKNOWLEDGED, LOST, BrokerEvents
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST, BrokerEvents
 from broker.message import Body, Message
 from broker.protocol.packets import Properties, ReasonCode
 
 __all__ = [
     "ACKNOWLEDGED",
+    "COMPLETED",
     "LOST",
     "Body",
     "EmbeddedEngine",
@@ -36,18 +37,17 @@ EngineEvents = BrokerEvents
 class Engine(Protocol):
     """What the mailbox needs of a carrier. All calls are made on the loop's thread and return at once."""
 
-    @property
-    def deliver(self) -> Callable[[str, Message, int], bool]:
-        """Hand over a message under a handle. False: not connected, not subscribed, or no room; nothing was kept."""
+    def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
+        """How to hand over messages, each under a handle, to a client that is connected now; good until it is not.
+
+        False: not connected, not subscribed, or no room; nothing was kept. The message object may be used again.
+        """
 
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         """The QoS the connected device subscribed with; None when it has no subscription to its topic."""
 
     def forget(self, client_id: str, handle: int) -> None:
         """The acknowledgement of a QoS 2 handle is on disk; the carrier may drop its own record."""
-
-    def holds(self, client_id: str, handle: int) -> bool:
-        """Whether the carrier keeps a record of a handle until `forget`: it was handed over with QoS 2."""
 
     def held(self) -> list[tuple[str, int]]:
         """(client_id, handle) of deliveries past PUBREC, which cannot be taken back."""
@@ -66,17 +66,16 @@ class EmbeddedEngine:
     """The broker in the same process."""
 
     def __init__(self, broker: Broker) -> None:
-        self.deliver: Callable[[str, Message, int], bool] = broker.deliver
         self._broker = broker
+
+    def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
+        return self._broker.outlet(client_id)
 
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         return self._broker.granted_qos(client_id, topic)
 
     def forget(self, client_id: str, handle: int) -> None:
         self._broker.forget(client_id, handle)
-
-    def holds(self, client_id: str, handle: int) -> bool:
-        return self._broker.holds(client_id, handle)
 
     def held(self) -> list[tuple[str, int]]:
         return self._broker.held()

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from broker.events import ACKNOWLEDGED, LOST
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST
 from broker.inflight import ABANDONED
 from broker.message import Body, Message
 from broker.protocol.packets import (
@@ -443,7 +443,7 @@ def test_the_four_packets_of_qos_2_wait_for_the_disk(version: int) -> None:
     assert client.receive(Pubrel).packet_id == publish.packet_id
     assert world.store.session("c").outbound[0].released
     client.send(Pubcomp(publish.packet_id))
-    assert world.events.of("settled") == [("settled", "c", 7, ACKNOWLEDGED)]
+    assert world.events.of("settled") == [("settled", "c", 7, COMPLETED)]
     world.store.commit()
     assert world.store.session("c").outbound, "until it is forgotten"
     world.broker.forget("c", 7)
@@ -529,7 +529,7 @@ def test_past_pubrec_nothing_is_taken_back(version: int) -> None:
     assert world.events.of("resume") == [("resume", "c", [2])]
     assert again.receive(Pubrel).packet_id == first
     again.send(Pubcomp(first))
-    assert world.events.of("settled") == [("settled", "c", 1, ACKNOWLEDGED)]
+    assert world.events.of("settled") == [("settled", "c", 1, COMPLETED)]
     assert second in world.broker.sessions["c"].inflight, "the client may remember the identifier"
 
 
@@ -625,7 +625,7 @@ def test_a_crash_in_any_phase_of_qos_2_delivers_once(version: int) -> None:
     assert (publish.packet_id, publish.dup) == (ids[0], True)
     world.broker.forget("c", 2)  # the embedder knows it as delivered already
     again.send(Pubcomp(ids[1]), Pubcomp(ids[2]))
-    assert world.events.of("settled") == [("settled", "c", 1, ACKNOWLEDGED)]
+    assert world.events.of("settled") == [("settled", "c", 1, COMPLETED)]
     world.broker.forget("c", 1)
     assert [row.handle for row in world.store.session("c").outbound] == [0]
 
@@ -852,7 +852,7 @@ class _Ledger:
         assert handle in self.sent, (handle, outcome)
         self.sent.remove(handle)
         (self.waiting if outcome == LOST else self.done).add(handle)
-        if outcome == ACKNOWLEDGED and self.chance.random() < 0.8:
+        if outcome == COMPLETED and self.chance.random() < 0.8:
             self.world.broker.forget(client_id, handle)
 
     def run(self, steps: int) -> None:

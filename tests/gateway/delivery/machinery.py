@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlmodel import SQLModel, create_engine
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery.engine import ACKNOWLEDGED, LOST, Message
+from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, Message
 from gateway.store import models
 
 assert models.Delivery.__tablename__ == "delivery"  # the import defines the tables
@@ -160,12 +160,14 @@ class FakeEngine:
         self.on_hand_over: Callable[[str, HandOver], None] = lambda client_id, hand_over: None
         self.forgotten: list[int] = []
         self.on_removed: Callable[[Callable[[], None]], None] = lambda done: done()
-        self.exactly_once: set[tuple[str, int]] = set()
 
     def session(self, client_id: str) -> FakeSession:
         return self.sessions.setdefault(client_id, FakeSession(self.window))
 
     # -- the engine's side
+
+    def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
+        return partial(self.deliver, client_id)
 
     def deliver(self, client_id: str, message: Message, handle: int) -> bool:
         session = self.sessions.get(client_id)
@@ -182,8 +184,6 @@ class FakeEngine:
         session.handed_over.append(hand_over)
         if hand_over.qos:
             session.inflight.append(hand_over)
-        if qos == 2:
-            self.exactly_once.add((client_id, handle))
         self.on_hand_over(client_id, hand_over)
 
     def granted_qos(self, client_id: str, topic: str) -> int | None:
@@ -191,10 +191,6 @@ class FakeEngine:
 
     def forget(self, client_id: str, handle: int) -> None:
         self.forgotten.append(handle)
-        self.exactly_once.discard((client_id, handle))
-
-    def holds(self, client_id: str, handle: int) -> bool:
-        return (client_id, handle) in self.exactly_once or (client_id, handle) in self.held()
 
     def principals(self) -> list[str]:
         return list(self.sessions)
@@ -272,6 +268,8 @@ class FakeEngine:
     def settle(self, client_id: str, index: int, outcome: int = ACKNOWLEDGED) -> HandOver:
         session = self.sessions[client_id]
         hand_over = session.inflight.pop(index)
+        if outcome == ACKNOWLEDGED and hand_over.qos == 2:
+            outcome = COMPLETED
         self.events.settled(client_id, hand_over.handle, outcome)
         room = session.window - len(session.inflight)
         if session.starved and room * 2 >= session.window:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.delivery.engine import LOST
+from gateway.delivery.engine import COMPLETED, LOST
 from gateway.delivery.mailbox import Lane
 from gateway.delivery.push import ActivePushes
 from tests.gateway.delivery.world import World
@@ -256,7 +256,7 @@ def test_after_a_restart_what_the_carrier_holds_past_pubrec_is_not_handed_over_a
     world.run(world.mailbox.recover())
     world.connect(granted=2)
     assert world.received() == []
-    world.mailbox.settled("d1", 1 << 32 | 1, 0)
+    world.mailbox.settled("d1", 1 << 32 | 1, COMPLETED)
     world.settle()
     assert world.state(push.push_id) == ("delivered", None)
     assert world.engine.forgotten == [1 << 32 | 1]
