@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from broker.protocol.packets import ReasonCode
 from broker.settings import BrokerSettings
@@ -18,8 +18,7 @@ class Permissions(Protocol):
     def may_subscribe(self, topic_filter: str) -> bool: ...
 
 
-@dataclass(slots=True, frozen=True)
-class Credentials:
+class Credentials(NamedTuple):
     """What a CONNECT claims. `peer` is the remote address as text, for logs and rate limits."""
 
     client_id: str
@@ -29,8 +28,7 @@ class Credentials:
     peer: str
 
 
-@dataclass(slots=True, frozen=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The connection may proceed.
 
     `principal` groups connections of one credential (`Broker.disconnect_principal`). `persistent=False` makes a side

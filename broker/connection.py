@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum
 from functools import partial
 from typing import Any, Final
@@ -302,7 +301,7 @@ class Connection:
                 self.end(refused, "will refused")
                 return
         if not answer.persistent:
-            terms = replace(terms, expiry_interval=0)
+            terms = terms._replace(expiry_interval=0)
         refusal = self._broker.refusal(terms.client_id, answer.principal)
         if refusal:
             self._refused(refusal)

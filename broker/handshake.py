@@ -5,8 +5,8 @@ Nothing here touches a session; `connection` asks these questions and `broker` a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from secrets import token_hex
+from typing import NamedTuple
 
 from broker.forwarding import body_of
 from broker.message import Body, Message
@@ -21,8 +21,7 @@ RECEIVE_MAXIMUM = 65_535
 """Of a client that names none (MQTT 5.0, 3.1.2.11.3)."""
 
 
-@dataclass(slots=True, frozen=True)
-class Terms:
+class Terms(NamedTuple):
     """What holds for one connection, once it is accepted."""
 
     client_id: str

@@ -8,10 +8,9 @@ Devices are looked up in the database; those that arrive while a look-up is unde
 storm is a few statements. Nothing of any session is touched before the answer (see `broker.authorization`).
 
 Laws
-1. A changed credential is void at once. Devices are looked up by the *writer*, although it is a read: a CONNECT is then
-   answered either before the change is (and the disconnection that follows the change finds it) or from what the
-   change stored. A snapshot could answer with the old token after the disconnection.
-2. Keys come from snapshots and are remembered, so a revocation that overlaps a look-up has it repeated.
+1. A changed credential is void at once. A CONNECT is answered either before the change is (and the disconnection that
+   follows the change finds it) or from what the change stored: a change that overlaps a look-up has it repeated.
+2. Keys are remembered; a revocation that overlaps a look-up has it repeated as well.
 3. Who cannot prove who they are learn nothing: an unknown device and a wrong token get the same answer after the same
    comparison. Only the owner of a valid token hears that the client identifier is wrong.
 """
@@ -27,7 +26,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from broker.authorization import Accepted, Credentials, Refused
 from broker.protocol.packets import ReasonCode
@@ -43,6 +42,10 @@ APP_ID = re.compile(r"[a-z0-9-]{1,32}")
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SIDE_SUFFIX = re.compile(r"[A-Za-z0-9_-]{1,16}")
 """What may follow in a side connection's client identifier, `USERNAME:suffix`."""
+PAUSE = 0.005
+"""Seconds between two look-ups while CONNECTs wait, so that a fleet that returns is looked up by the dozen.
+
+Each look-up is two passes of the interpreter lock between threads, and without a pause they cost more than the rest."""
 MAX_BATCH = 2_000
 """Credentials that one read looks up; more wait for the next, so that the loop is never held long."""
 KEY_CACHE = 1_024
@@ -73,13 +76,19 @@ class Reader(Protocol):
     async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
 
 
-class Writer(Protocol):
-    """The part of the database that devices need (the first law says why)."""
+class Timers(Protocol):
+    """The part of an event loop that devices need."""
 
-    def submit(
+    def call_later(self, delay: float, callback: Callable[[], None]) -> object: ...
+
+
+class LookUp(Protocol):
+    """The part of the database that devices need."""
+
+    def look_up(
         self,
         operation: Callable[[sqlite3.Connection], T],
-        on_commit: Callable[[T], None],
+        on_done: Callable[[T], None],
         on_error: Callable[[BaseException], None],
     ) -> None: ...
 
@@ -154,8 +163,7 @@ def _find_key(connection: sqlite3.Connection, digest: bytes) -> Principal | None
 # -- MQTT ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, frozen=True)
-class DeviceIdentity:
+class DeviceIdentity(NamedTuple):
     """Whose connection it is; what the broker attaches to every event of it.
 
     `client_id` is that of the device's main connection, also for a side connection.
@@ -207,15 +215,13 @@ class DevicePermissions:
         self._on_denied(self._identity, text)
 
 
-@dataclass(slots=True, frozen=True)
-class _Found:
+class _Found(NamedTuple):
     device_no: int
     app_no: int
     token_hash: bytes
 
 
-@dataclass(slots=True, frozen=True)
-class _Claim:
+class _Claim(NamedTuple):
     """A CONNECT on its way through the database."""
 
     credentials: Credentials
@@ -228,11 +234,13 @@ class _Claim:
 class DeviceAuthenticator:
     """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is told of every topic refused."""
 
-    def __init__(self, database: Writer, on_denied: Callable[[DeviceIdentity, str], None]) -> None:
+    def __init__(self, database: LookUp, on_denied: Callable[[DeviceIdentity, str], None], timers: Timers) -> None:
         self._database = database
+        self._timers = timers
         self._on_denied = on_denied
         self._pending: list[_Claim] = []
         self._under_way = False
+        self._revocations = 0
         self.failures = 0
         """CONNECTs with wrong credentials, for metrics."""
 
@@ -249,30 +257,45 @@ class DeviceAuthenticator:
     def exchange(self, method: str, credentials: Credentials) -> None:
         """Devices have a token and no other method."""
 
+    def forget(self) -> None:
+        """A token is void or a device removed: call this when that has committed, before its connections are closed.
+
+        What is being looked up may have been read before, and is looked up again.
+        """
+        self._revocations += 1
+
     def _look_up(self) -> None:
-        """Look up what has collected; what arrives meanwhile is the next batch."""
+        """Look up what has collected; what arrives meanwhile, and in the pause after it, is the next batch."""
         claims, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+        revocations = self._revocations
         wanted = json.dumps([[claim.app_id, claim.device_id] for claim in claims])
         self._under_way = True
 
         def answered(judge: Callable[[int, _Claim], Accepted | Refused]) -> None:
-            self._under_way = False
-            if self._pending:
-                self._look_up()
+            self._timers.call_later(PAUSE, self._go_on)
             for index, claim in enumerate(claims):
                 try:
                     claim.answer(judge(index, claim))
                 except Exception:  # the others wait as well
                     log.exception("an answer to a CONNECT failed")
 
-        def on_commit(found: dict[int, _Found]) -> None:
+        def on_done(found: dict[int, _Found]) -> None:
+            if revocations != self._revocations:
+                self._pending = [*claims, *self._pending]
+                self._look_up()
+                return
             answered(lambda index, claim: self._judge(claim, found.get(index)))
 
         def on_error(error: BaseException) -> None:
             log.error("devices cannot be authenticated: %s", error)
             answered(lambda index, claim: Refused(ReasonCode.SERVER_UNAVAILABLE))
 
-        self._database.submit(lambda connection: _find_devices(connection, wanted), on_commit, on_error)
+        self._database.look_up(lambda connection: _find_devices(connection, wanted), on_done, on_error)
+
+    def _go_on(self) -> None:
+        self._under_way = False
+        if self._pending:
+            self._look_up()
 
     def _judge(self, claim: _Claim, found: _Found | None) -> Accepted | Refused:
         # An unknown device is compared as well: how long an answer takes must not tell which ids exist.
@@ -308,14 +331,16 @@ def _is_side(main: str, actual: str) -> bool:
 
 
 def _find_devices(connection: sqlite3.Connection, wanted: str) -> dict[int, _Found]:
-    """By position in `wanted`, a JSON array of [app id, device id]."""
+    """By position in `wanted`, a JSON array of [app id, device id]. One row for all of them: each row that SQLite hands
+    out is a pass of the interpreter lock to and fro, and a fleet that returns asks for thousands."""
+    (rows,) = connection.execute(
+        # CROSS JOIN keeps the order of the tables: from the list to the rows, by index.
+        "SELECT json_group_array(json_array(wanted.key, d.no, a.no, hex(d.token_hash))) FROM json_each(?) AS wanted"
+        " CROSS JOIN application AS a ON a.id = wanted.value ->> 0"
+        " CROSS JOIN device AS d ON d.app_no = a.no AND d.id = wanted.value ->> 1 AND d.removed_at IS NULL",
+        (wanted,),
+    ).fetchone()
     return {
-        index: _Found(device_no, app_no, token_hash)
-        for index, device_no, app_no, token_hash in connection.execute(
-            # CROSS JOIN keeps the order of the tables: from the list to the rows, by index.
-            "SELECT wanted.key, d.no, a.no, d.token_hash FROM json_each(?) AS wanted"
-            " CROSS JOIN application AS a ON a.id = wanted.value ->> 0"
-            " CROSS JOIN device AS d ON d.app_no = a.no AND d.id = wanted.value ->> 1 AND d.removed_at IS NULL",
-            (wanted,),
-        )
+        index: _Found(device_no, app_no, bytes.fromhex(token_hash))
+        for index, device_no, app_no, token_hash in json.loads(rows)
     }

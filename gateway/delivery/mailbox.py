@@ -109,6 +109,8 @@ class Mailbox:
         self._message = Message(topic="", body=Body(payload=b""))
         self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None]], None]
         """What a device says; set by the composition root to `Receipts.published`."""
+        self.on_revoked: Callable[[], None] = lambda: None
+        """Set by the composition root to `DeviceAuthenticator.forget`."""
         ledger.on_recorded = self._recorded
         ledger.on_ended = self._ended
         ledger.act_now = self._offers.act_now
@@ -444,7 +446,11 @@ class Mailbox:
         return revoked
 
     def disconnect_device(self, client_id: str, reason_code: int = ReasonCode.NOT_AUTHORIZED) -> int:
-        """Close all connections of a device, side connections included (its token was rotated)."""
+        """Close all connections of a device, side connections included, and let nobody in who was looked up before.
+
+        Its token was rotated, or it was removed: that is on disk.
+        """
+        self.on_revoked()
         return self._engine.disconnect(client_id, reason_code)
 
 

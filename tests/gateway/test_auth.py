@@ -45,10 +45,10 @@ class Rows:
         meanwhile()
         return result
 
-    def submit(
+    def look_up(
         self,
         operation: Callable[[sqlite3.Connection], T],
-        on_commit: Callable[[T], None],
+        on_done: Callable[[T], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
         self.reads += 1
@@ -58,7 +58,7 @@ class Rows:
         except sqlite3.Error as error:
             loop.call_soon(on_error, error)
         else:
-            loop.call_soon(on_commit, result)
+            loop.call_soon(on_done, result)
 
     def add_device(self, device_id: str, token: str, app_no: int = 1) -> None:
         self.connection.execute(
@@ -138,7 +138,7 @@ async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(rows: Rows)
 
 
 async def connect(rows: Rows, *claims: tuple[str, str | None, str | None]) -> list[Accepted | Refused]:
-    authenticator = DeviceAuthenticator(rows, lambda identity, text: None)
+    authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
     answers: dict[int, Accepted | Refused] = {}
     done = asyncio.Event()
 
@@ -216,10 +216,12 @@ async def test_many_at_once_are_two_look_ups(rows: Rows) -> None:
 async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: Path) -> None:
     """Between a look-up and its answer there is no room for a change that neither of them has seen."""
     database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1)
-    authenticator = DeviceAuthenticator(database, lambda identity, text: None)
+    authenticator = DeviceAuthenticator(database, lambda identity, text: None, asyncio.get_running_loop())
     connected: set[str] = set()
     late: list[str] = []
     current = ""
+    unanswered = 0
+    all_answered = asyncio.Event()
 
     def enrol(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
@@ -229,12 +231,24 @@ async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: 
 
     def connect_with(token: str) -> None:
         def answer(result: Accepted | Refused) -> None:
+            nonlocal unanswered
+            unanswered -= 1
+            if not unanswered:
+                all_answered.set()
             if isinstance(result, Accepted):
                 connected.add(token)
                 if token != current:
                     late.append(token)
 
+        nonlocal unanswered
+        unanswered += 1
         authenticator.authenticate(Credentials("d", "d", token.encode(), 4, "test"), answer)
+
+    async def everybody_answered() -> None:
+        await database.write(lambda connection: None)
+        if unanswered:
+            all_answered.clear()
+            await all_answered.wait()
 
     def rotate_to(token: str) -> None:
         def operation(connection: sqlite3.Connection) -> None:
@@ -243,6 +257,7 @@ async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: 
         def on_commit(_: None) -> None:
             nonlocal current
             current = token
+            authenticator.forget()
             connected.clear()  # the disconnection
 
         database.submit(operation, on_commit, lambda error: late.append(str(error)))
@@ -256,25 +271,31 @@ async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: 
             connect_with(current)
             connect_with(f"dev_{number}")
             await asyncio.sleep(0)
-    for _ in range(2):  # the look-up under way, and the one of those that wait for it
-        await database.write(lambda connection: None)
+    await asyncio.wait_for(everybody_answered(), 10)
+    connect_with(current)
+    await asyncio.wait_for(everybody_answered(), 10)
     assert connected == {"dev_49"}
     assert not late
     await database.close()
 
 
 async def test_an_answer_that_fails_costs_the_others_nothing(rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
-    authenticator = DeviceAuthenticator(rows, lambda identity, text: None)
+    authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
     answers: list[Accepted | Refused] = []
+    last = asyncio.Event()
+
+    def note(answer: Accepted | Refused) -> None:
+        answers.append(answer)
+        if len(answers) == 2:
+            last.set()
 
     def fails(result: Accepted | Refused) -> None:
         raise RuntimeError("this connection is broken")
 
     right = Credentials("kiosk-1", "kiosk-1", b"dev_right", 4, "test")
-    for answer in (fails, fails, answers.append, fails, answers.append):
+    for answer in (fails, fails, note, fails, note):
         authenticator.authenticate(right, answer)
-    for _ in range(4):
-        await asyncio.sleep(0)
+    await asyncio.wait_for(last.wait(), 10)
     assert [type(answer) for answer in answers] == [Accepted, Accepted]
     assert "this connection is broken" in caplog.text
     assert "dev_right" not in caplog.text
