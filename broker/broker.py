@@ -107,6 +107,17 @@ class Broker:
         session = self.sessions.get(client_id)
         return session.deliver if session is not None else partial(self.deliver, client_id)
 
+    def gather(self, client_id: str) -> None:
+        """What is delivered to this client until `scatter`, in the same call stack, leaves with one system call."""
+        session = self.sessions.get(client_id)
+        if session is not None:
+            session.gather()
+
+    def scatter(self, client_id: str) -> None:
+        session = self.sessions.get(client_id)
+        if session is not None:
+            session.scatter()
+
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         """The QoS a connected client has subscribed to a topic with; None without a subscription."""
         session = self.sessions.get(client_id)
@@ -114,6 +125,11 @@ class Broker:
             return None
         granted = session.granted(topic)
         return granted if granted >= 0 else None
+
+    def in_flight(self, client_id: str) -> int:
+        """Messages that a client has not acknowledged, those included whose acknowledgement nobody has stored."""
+        session = self.sessions.get(client_id)
+        return len(session.inflight) if session is not None else 0
 
     def forget(self, client_id: str, handle: int) -> None:
         """The acknowledgement of a QoS 2 delivery is stored elsewhere: its identifier and row are free."""

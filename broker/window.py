@@ -48,6 +48,7 @@ class InflightWindow:
         "connection",
         "durable",
         "environment",
+        "gathered",
         "inflight",
         "next_packet_id",
         "packet_limit",
@@ -97,6 +98,8 @@ class InflightWindow:
         self.version = 0
         self.packet_limit = 0
         self.write: Callable[[bytes], None] | None = None
+        self.gathered: list[bytes] | None = None
+        """Between `gather` and `scatter`: what will leave with one system call."""
         self.window = 0
         self.room = 0  # free places of the window
         self.aliases: OutboundAliases | None = None
@@ -204,6 +207,21 @@ class InflightWindow:
         sequence = self._next_sequence() if self.durable else 0
         self._put(Inflight(handle, BARRIER_DUE, packet_id, self.environment.now, sequence, None), data)
         return True
+
+    def gather(self) -> None:
+        """Deliveries from here to `scatter`, which must follow in the same call stack, leave together."""
+        if self.write is not None:
+            self.gathered = []
+            self.write = self.gathered.append
+
+    def scatter(self) -> None:
+        gathered, self.gathered = self.gathered, None
+        connection = self.connection
+        if gathered is None or connection is None:
+            return
+        self.write = connection.send
+        if gathered:
+            connection.send(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 
     def _post_to(self, topic: str) -> bool:
         """Find out how deliveries to this topic travel; False without a subscription."""

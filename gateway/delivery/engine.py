@@ -43,8 +43,16 @@ class Engine(Protocol):
         False: not connected, not subscribed, or no room; nothing was kept. The message object may be used again.
         """
 
+    def gather(self, client_id: str) -> None:
+        """What is handed to this client until `scatter`, in the same call stack, may leave with one system call."""
+
+    def scatter(self, client_id: str) -> None: ...
+
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         """The QoS the connected device subscribed with; None when it has no subscription to its topic."""
+
+    def in_flight(self, client_id: str) -> int:
+        """How many messages the connected client has not acknowledged, or a few more."""
 
     def forget(self, client_id: str, handle: int) -> None:
         """The acknowledgement of a QoS 2 handle is on disk; the carrier may drop its own record."""
@@ -71,8 +79,17 @@ class EmbeddedEngine:
     def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
         return self._broker.outlet(client_id)
 
+    def gather(self, client_id: str) -> None:
+        self._broker.gather(client_id)
+
+    def scatter(self, client_id: str) -> None:
+        self._broker.scatter(client_id)
+
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         return self._broker.granted_qos(client_id, topic)
+
+    def in_flight(self, client_id: str) -> int:
+        return self._broker.in_flight(client_id)
 
     def forget(self, client_id: str, handle: int) -> None:
         self._broker.forget(client_id, handle)

@@ -1,16 +1,11 @@
 """The mailbox: from the delivery rows of a device to its connection, in order.
 
-A device that is away costs nothing here: its mailbox is rows. A connected device has a `Slot`, whose lane says how
-its next push travels:
-
-    CLOSED    connected but not able to take pushes (no subscription, or its inflight messages are still being judged)
-    READING   a page of its mailbox is being read
-    OPEN      its mailbox is empty: what is accepted goes from group commit to socket without being read back
-    FULL      the carrier had no room; the rest waits on disk until it says `ready`
+A device that is away costs nothing here: its mailbox is rows. A connected device has a `Slot` (`drain` says in which
+states); what waits for it is read by `drain`, what is accepted for it comes through `offers`.
 
 Laws
-1. Order per device and priority. A page is read in drain order, and the fast lane opens only when a page said there
-   is no more; a hand-over that fails closes it. Pushes accepted meanwhile are on disk, hence on a later page.
+1. Order per device and priority. A page is read in drain order, and pushes go straight to the socket only when a page
+   said that nothing more waits; a hand-over that fails ends that. Pushes accepted meanwhile are on a later page.
 2. Nothing is handed over twice: `ActivePush.sent` is consulted at the moment of hand-over, on the loop (see the
    ledger's fourth law for why this is enough), and nothing after its ttl or its recall. An offer that is still under
    way (`offers`) leaves out a device whose mailbox was read after the push was stored: `Slot.read_to`.
@@ -25,19 +20,17 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP, device_topic
+from gateway.delivery.drain import Drain, Lane, Slot
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, Body, Engine, Message, ReasonCode
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
-    RETRY_SECONDS,
     Ledger,
     handle_of,
-    last_push_no,
     revoke_rows,
 )
 from gateway.delivery.offers import Offers
@@ -47,36 +40,8 @@ from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
 
-
-READ_BYTES = 16 * 1024 * 1024
-"""Wire payload that one operation reads from mailboxes: bounds what a mass reconnect takes of memory and of the loop.
-The devices that found no place in it are read by the next."""
-
-
-class Lane(Enum):
-    CLOSED = "closed"
-    READING = "reading"
-    OPEN = "open"
-    FULL = "full"
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """A connected device."""
-
-    client_id: str
-    device_no: int
-    app_no: int
-    topic: str
-    connected_at: int
-    deliver: Callable[[Message, int], bool]
-    """The carrier's outlet."""
-    granted: int = 0
-    """QoS of its subscription to its push topic."""
-    room: int = 0
-    lane: Lane = Lane.CLOSED
-    read_to: int = 0
-    """The last push that was stored when its mailbox was read last; what is later comes by an offer."""
+GATHER_BYTES = 64 * 1024
+"""Pushes of a page that are together no larger leave with one system call; more would be copied for too little."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -102,8 +67,7 @@ class Mailbox:
         self._by_device: dict[int, Slot] = {}
         self._identities: dict[str, DeviceIdentity] = {}
         self._exactly_once: dict[int, str] = {}
-        self._to_read: dict[int, Slot] = {}
-        self._read_scheduled = False
+        self._drain = Drain(database, ledger, clock, timers, self._hand_over_page, self._count_in_flight)
         self._offers = Offers()
         self._offer_scheduled = False
         self._message = Message(topic="", body=Body(payload=b""))
@@ -181,7 +145,7 @@ class Mailbox:
         if self._ledger.is_recalled(push) or not (act_now or push.expires_at > now):
             return
         slots = self._by_device
-        lane_open = Lane.OPEN
+        priority = push.priority
         push_no = push.no
         handle = push_no << DEVICE_BITS
         sent = push.sent
@@ -192,7 +156,7 @@ class Mailbox:
         missed: list[int] = []
         for device_no in device_nos:
             slot = slots.get(device_no)
-            if slot is not None and slot.lane is lane_open:
+            if slot is not None and priority < slot.drained:
                 if slot.read_to >= push_no:
                     continue
                 if overtakes:
@@ -200,7 +164,7 @@ class Mailbox:
                         self._offer(earlier, (device_no,))
                     message.body = push.body(now)
                     message.qos = push.qos
-                    if slot.lane is not lane_open:
+                    if priority >= slot.drained:
                         if act_now:
                             missed.append(handle_of(push_no, device_no))
                         continue
@@ -214,7 +178,7 @@ class Mailbox:
                         self._handed_over(push, device_no)
                     continue
                 self._ledger.pushes.settle(push, (device_no,))
-                slot.lane = Lane.FULL
+                self._drain.leave(slot, Lane.FULL)
             if act_now:
                 missed.append(handle_of(push_no, device_no))
         if missed:
@@ -233,6 +197,32 @@ class Mailbox:
             return True
         self._ledger.pushes.settle(push, (device_no,))
         return False
+
+    def _hand_over_page(self, slot: Slot, pushes: list[ActivePush]) -> bool:
+        """What was read of a mailbox, as far as there is room; False if there was not enough."""
+        together = len(pushes) > 1 and sum(push.size for push in pushes) <= GATHER_BYTES
+        if not together:
+            return self._hand_over_each(slot, pushes)
+        self._engine.gather(slot.client_id)
+        try:
+            return self._hand_over_each(slot, pushes)
+        finally:
+            self._engine.scatter(slot.client_id)
+
+    def _hand_over_each(self, slot: Slot, pushes: list[ActivePush]) -> bool:
+        message = self._message
+        now = self._clock()
+        for push in map(self._ledger.pushes.add, pushes):
+            if push.expires_at <= now or self._ledger.is_recalled(push):
+                continue
+            message.body = push.body(now)
+            message.qos = push.qos
+            if not self._hand_over(slot, push, message):
+                return False
+        return True
+
+    def _count_in_flight(self, client_id: str) -> int:
+        return self._engine.in_flight(client_id)
 
     def _handed_over(self, push: ActivePush, device_no: int) -> None:
         """Nobody will ever acknowledge it; unless it was too large, that is all."""
@@ -259,12 +249,13 @@ class Mailbox:
         self._slots[client_id] = slot
         self._by_device[identity.device_no] = slot
         self._facts.connected(identity.device_no, now)
+        self._drain.noticed_connection(now)
 
     def disconnected(self, client_id: str, reason: str) -> None:
         identity = self._identities.pop(client_id, None)
         slot = self._slots.pop(client_id, None)
         if slot is not None:
-            slot.lane = Lane.CLOSED
+            self._drain.leave(slot, Lane.CLOSED)
             self._by_device.pop(slot.device_no, None)
         if identity is not None:
             self._facts.seen(identity.device_no, self._clock())
@@ -275,12 +266,11 @@ class Mailbox:
             return
         granted = self._engine.granted_qos(client_id, slot.topic)
         if granted is None:
-            slot.lane = Lane.CLOSED
+            self._drain.leave(slot, Lane.CLOSED)
             return
         slot.granted = granted
-        slot.room = room
         if slot.lane is Lane.CLOSED or slot.lane is Lane.FULL:
-            self._read(slot)
+            self._drain.begin(slot)
 
     def settled(self, client_id: str, handle: int, outcome: int) -> None:  # Hot path.
         if outcome == ACKNOWLEDGED:
@@ -336,80 +326,6 @@ class Mailbox:
             if client_id is not None:
                 self._engine.forget(client_id, handle)
 
-    # -- reading ---------------------------------------------------------------------------------------------------
-
-    def _read(self, slot: Slot) -> None:
-        """Read the next page of a mailbox; the devices that turn up in one turn of the loop are read together."""
-        slot.lane = Lane.READING
-        self._to_read[slot.device_no] = slot
-        if not self._read_scheduled:
-            self._read_scheduled = True
-            self._timers.call_soon(self._read_pages)
-
-    def _read_pages(self) -> None:
-        self._read_scheduled = False
-        slots, self._to_read = list(self._to_read.values()), {}
-        # One more than there is room for: the hand-over that fails is what makes the carrier say `ready` again.
-        wanted = [(slot.device_no, slot.room + 1) for slot in slots]
-        now = self._clock()
-        ledger = self._ledger
-
-        def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush]]:
-            pages: list[_Page] = []
-            budget = READ_BYTES
-            for device_no, room in wanted:
-                if budget <= 0:
-                    break
-                page = page_rows(connection, device_no, room, budget, ledger.is_sent, now)
-                budget -= page.size
-                pages.append(page)
-            missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
-            return last_push_no(connection), pages, load_pushes(connection, missing) if missing else []
-
-        def on_commit(found: tuple[int, list[_Page], list[ActivePush]]) -> None:
-            read_to, pages, loaded = found
-            unknown = {push.no: push for push in loaded}
-            for slot, page in zip(slots, pages, strict=False):
-                if slot.lane is Lane.READING and self._slots.get(slot.client_id) is slot:
-                    slot.read_to = read_to
-                    self._hand_over_page(slot, page.push_nos, page.is_last, unknown)
-            self._read_again(slots[len(pages) :])
-
-        def on_error(error: BaseException) -> None:
-            log.error("mailboxes cannot be read, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self._read_again(slots))
-
-        self._database.submit(operation, on_commit, on_error)
-
-    def _read_again(self, slots: list[Slot]) -> None:
-        for slot in slots:
-            if slot.lane is Lane.READING and self._slots.get(slot.client_id) is slot:
-                self._read(slot)
-
-    def _hand_over_page(self, slot: Slot, page: list[int], last: bool, unknown: dict[int, ActivePush]) -> None:
-        pushes = self._ledger.pushes
-        message = self._message
-        now = self._clock()
-        for no in page:
-            push = pushes.get(no)
-            if push is None:
-                found = unknown.get(no)
-                if found is None:  # it was in memory when the page was read, and is not any more
-                    self._read(slot)
-                    return
-                push = pushes.add(found)
-            if push.expires_at <= now or self._ledger.is_recalled(push):
-                continue
-            message.body = push.body(now)
-            message.qos = push.qos
-            if not self._hand_over(slot, push, message):
-                slot.lane = Lane.FULL
-                return
-        if last:
-            slot.lane = Lane.OPEN
-        else:
-            self._read(slot)
-
     # -- commands --------------------------------------------------------------------------------------------------
 
     def presence(self, device_no: int) -> Presence:
@@ -452,42 +368,3 @@ class Mailbox:
         """
         self.on_revoked()
         return self._engine.disconnect(client_id, reason_code)
-
-
-# -- on the writer thread ----------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, frozen=True)
-class _Page:
-    """The next push numbers of a mailbox, in drain order."""
-
-    push_nos: list[int]
-    size: int
-    """Bytes of wire payload."""
-    is_last: bool
-    """Nothing more was waiting."""
-
-
-def page_rows(
-    connection: sqlite3.Connection,
-    device_no: int,
-    room: int,
-    budget: int,
-    is_sent: Callable[[int, int], bool],
-    now: int,
-) -> _Page:
-    """Up to `room` pushes, and not many more bytes than `budget`: by priority, oldest first; nothing in flight or
-    over."""
-    page: list[int] = []
-    total = 0
-    for push_no, size in connection.execute(
-        "SELECT d.push_no, d.size FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        " WHERE d.device_no = ? AND d.state = 0 AND p.expires_at > ? ORDER BY d.priority, d.push_no",
-        (device_no, now),
-    ):
-        if not is_sent(push_no, device_no):
-            page.append(push_no)
-            total += size
-            if len(page) >= room or total >= budget:
-                return _Page(page, total, is_last=False)
-    return _Page(page, total, is_last=True)

@@ -250,6 +250,41 @@ def test_a_full_socket_is_given_nothing_until_it_has_read(version: int) -> None:
 
 
 @both_versions
+def test_what_is_gathered_leaves_with_one_system_call(version: int) -> None:
+    world = World(BrokerSettings(max_inflight=3))
+    client = subscriber(world, version)
+    writes = client.transport.writes
+    world.broker.gather("c")
+    assert [deliver(world, handle) for handle in range(1, 6)] == [True, True, True, False, False]
+    assert client.transport.writes == writes
+    world.broker.scatter("c")
+    assert client.transport.writes == writes + 1
+    published = client.publishes()
+    assert len(published) == 3
+    client.send(Puback(published[0].packet_id), Puback(published[1].packet_id))
+    assert deliver(world, 4)
+    assert client.transport.writes == writes + 2, "and not a moment longer"
+
+
+@both_versions
+def test_gathering_for_a_full_socket_or_nobody_is_harmless(version: int) -> None:
+    world = World()
+    client = subscriber(world, version)
+    client.transport.fills_after = 0
+    world.broker.gather("c")
+    assert deliver(world, 1)
+    world.broker.scatter("c")
+    assert not deliver(world, 2), "the gate has closed while it was scattered"
+    world.broker.gather("c")
+    assert not deliver(world, 2)
+    world.broker.scatter("c")
+    world.broker.gather("nobody")
+    world.broker.scatter("nobody")
+    client.connection.resume_writing(world.clock.now)
+    assert deliver(world, 2)
+
+
+@both_versions
 def test_acknowledgements_do_not_open_a_full_socket(version: int) -> None:
     world = World(BrokerSettings(max_inflight=2))
     client = subscriber(world, version)

@@ -162,5 +162,6 @@ def test_suback_and_puback_follow_the_fsync_of_what_they_promise(
     trace = Trace(tmp_path / "trace")
     subscribe, suback, puback, pubrec = r"^(\d+)<.*\"\\202", r"^%s<.*\"\\220\\3", r"^%s<.*\"@\\2", r"^%s<.*\"P\\2"
     assert trace.synced_between(subscribe, suback) == 1
-    assert trace.synced_between(r"^(\d+)<.*\"2.*knock-", puback) == 5
-    assert trace.synced_between(r"^(\d+)<.*\"4.*knock-", pubrec) == 1
+    # The first PUBLISH may come with the PUBACK of the push in one segment.
+    assert trace.synced_between(r"^(\d+)<.*2\.\\0#.*knock-", puback) == 5
+    assert trace.synced_between(r"^(\d+)<.*4\.\\0#.*knock-", pubrec) == 1

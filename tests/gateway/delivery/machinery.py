@@ -189,6 +189,13 @@ class FakeEngine:
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         return self.sessions[client_id].granted
 
+    def gather(self, client_id: str) -> None: ...
+
+    def scatter(self, client_id: str) -> None: ...
+
+    def in_flight(self, client_id: str) -> int:
+        return len(self.session(client_id).inflight)
+
     def forget(self, client_id: str, handle: int) -> None:
         self.forgotten.append(handle)
 

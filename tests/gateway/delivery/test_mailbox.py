@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway.delivery.drain import Lane
 from gateway.delivery.engine import COMPLETED, LOST
-from gateway.delivery.mailbox import Lane
 from gateway.delivery.push import ActivePushes
 from tests.gateway.delivery.world import World
 
@@ -280,7 +280,7 @@ def test_many_devices_at_once_are_read_a_bounded_number_of_bytes_at_a_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushes = [world.push({"all": True}, data="x" * 500).push_id for _ in range(3)]
-    monkeypatch.setattr("gateway.delivery.mailbox.READ_BYTES", 1_200)
+    monkeypatch.setattr("gateway.delivery.drain.READ_BYTES", 1_200)
     for device_no in (1, 2, 3):
         world.engine.connect(world.identities[device_no], 1)
     world.settle()

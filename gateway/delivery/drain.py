@@ -1,0 +1,314 @@
+"""Draining: whose mailbox is read next, how much of it at once, and how urgent a push must be to be read now.
+
+A connected device has a `Slot`, whose lane says how its next push travels:
+
+    CLOSED    connected but not able to take pushes (no subscription, or its inflight messages are still being judged)
+    WAITING   in a line for its mailbox to be read
+    READING   being read
+    OPEN      its mailbox is empty: what is accepted goes from group commit to socket without being read back
+    FULL      the carrier had no room; the rest waits on disk until it says `ready`
+
+There is a line for each priority. A device stands in the first; having been given what is critical, it goes on to the
+line of the most urgent push that is left. The first lines are read first, many devices with one statement.
+
+Laws
+1. Critical first across the fleet. While a storm of connections goes on, only the first line is read: what is less
+   urgent waits until (nearly) everybody is back who has something critical, but not longer than `MAX_HOLD`.
+2. The first `Slot.drained` priorities are up to date: such pushes go straight to the socket, whatever else the device
+   waits for, and none that was stored before `Slot.read_to` is left. So a read is of one priority only.
+3. What one read takes of memory and of the loop is bounded, however many devices and pushes wait.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from gateway.delivery.engine import Message
+from gateway.delivery.ledger import RETRY_SECONDS, Ledger, last_push_no
+from gateway.delivery.push import ActivePush, load_pushes
+from gateway.delivery.states import PRIORITIES
+from gateway.store.protocols import Timers, Writer
+
+log = logging.getLogger(__name__)
+
+ALL = len(PRIORITIES)
+READ_SLOTS = 100
+"""Devices whose mailboxes one statement reads."""
+READ_ROWS = 1_000
+"""Pushes that one read hands over, about 10 ms of the loop."""
+READ_BYTES = 16 * 1024 * 1024
+"""Wire payload of those."""
+STORM_CONNECTS = 200
+"""Connections within a second that make a storm; CALM_MS after the last one it is over."""
+STORM_MS = 1_000
+CALM_MS = 300
+MAX_HOLD = 30_000
+"""Milliseconds that a storm may keep back what is not critical: so long may the whole fleet take to return."""
+
+
+class Lane(Enum):
+    CLOSED = "closed"
+    WAITING = "waiting"
+    READING = "reading"
+    OPEN = "open"
+    FULL = "full"
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A connected device."""
+
+    client_id: str
+    device_no: int
+    app_no: int
+    topic: str
+    connected_at: int
+    deliver: Callable[[Message, int], bool]
+    """The carrier's outlet."""
+    granted: int = 0
+    """QoS of its subscription to its push topic."""
+    lane: Lane = Lane.CLOSED
+    line: int = 0
+    """Its line: the priority that is read next."""
+    drained: int = 0
+    """So many priorities, from the most urgent on, need no reading: pushes go straight to the socket."""
+    read_to: int = 0
+    """The last push that was stored when its mailbox was read last; what is later comes by an offer."""
+
+
+@dataclass(slots=True, frozen=True)
+class _Page:
+    """What one read found for one device, in drain order."""
+
+    push_nos: list[int]
+    is_last: bool
+    """There is no more of the priority that was asked for."""
+    next_priority: int
+    """The most urgent priority below it that something waits with; ALL: nothing waits."""
+
+
+class Drain:
+    """`hand_over` gives a slot one push and says whether there was room; `in_flight` counts what a client has not
+    acknowledged; `clock` gives server time in milliseconds."""
+
+    def __init__(
+        self,
+        database: Writer,
+        ledger: Ledger,
+        clock: Callable[[], int],
+        timers: Timers,
+        hand_over: Callable[[Slot, list[ActivePush]], bool],
+        in_flight: Callable[[str], int],
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._clock = clock
+        self._timers = timers
+        self._hand_over = hand_over
+        self._in_flight = in_flight
+        self._lines: list[dict[int, Slot]] = [{} for _ in PRIORITIES]
+        self._scheduled = self._under_way = self._holding = False
+        self._second_began = self._second_count = 0
+        self._storm_since: int | None = None
+        self._calm_at = 0
+
+    def noticed_connection(self, now: int) -> None:
+        """A device has connected: is it one of very many?"""
+        if now - self._second_began >= STORM_MS:
+            self._second_began, self._second_count = now, 0
+        self._second_count += 1
+        if self._second_count >= STORM_CONNECTS:
+            self._calm_at = now + CALM_MS
+            if self._storm_since is None:
+                self._storm_since = now
+
+    def begin(self, slot: Slot) -> None:
+        """The device can take pushes: read its mailbox from the most urgent on."""
+        slot.drained = 0
+        self._stand(slot, 0)
+
+    def leave(self, slot: Slot, lane: Lane) -> None:
+        """Nothing can be handed to it for now."""
+        if slot.lane is Lane.WAITING:
+            del self._lines[slot.line][slot.device_no]
+        slot.lane = lane
+        slot.drained = 0
+
+    @property
+    def waiting(self) -> int:
+        """Devices that stand in a line, for metrics."""
+        return sum(map(len, self._lines))
+
+    def _stand(self, slot: Slot, priority: int) -> None:
+        slot.lane = Lane.WAITING
+        slot.line = priority
+        self._lines[priority][slot.device_no] = slot
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._scheduled and not self._under_way:
+            self._scheduled = True
+            self._timers.call_soon(self._read)
+
+    def _held(self, now: int) -> int:
+        """Milliseconds that what is not critical has to wait."""
+        if self._storm_since is None:
+            return 0
+        left = min(self._calm_at, self._storm_since + MAX_HOLD) - now
+        if left <= 0:
+            self._storm_since = None
+        return max(left, 0)
+
+    def _read(self) -> None:
+        self._scheduled = False
+        if self._under_way:
+            return
+        priority = next((number for number, line in enumerate(self._lines) if line), None)
+        if priority is None:
+            return
+        now = self._clock()
+        held = self._held(now)
+        if held and priority:
+            if not self._holding:
+                self._holding = True
+                self._timers.call_later(held / 1000, self._held_long_enough)
+            return
+        slots = self._first_of(priority)
+        for slot in slots:
+            slot.lane = Lane.READING
+        self._under_way = True
+        self._ledger.flush()  # what is acknowledged need not be read and passed over
+        self._database.submit(
+            self._operation(slots, priority, now),
+            lambda found: self._found(slots, *found),
+            lambda error: self._failed(slots, error),
+        )
+
+    def _held_long_enough(self) -> None:
+        self._holding = False
+        self._go_on()
+
+    def _first_of(self, priority: int) -> list[Slot]:
+        """The first of a line; with those that have much in flight, of which as much is read again, only a few."""
+        line = self._lines[priority]
+        slots: list[Slot] = []
+        rows = 0
+        for slot in line.values():
+            rows += self._in_flight(slot.client_id)
+            if slots and (len(slots) == READ_SLOTS or rows > READ_ROWS):
+                break
+            slots.append(slot)
+        for slot in slots:
+            del line[slot.device_no]
+        return slots
+
+    def _operation(
+        self, slots: list[Slot], priority: int, now: int
+    ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush]]]:
+        # What is in flight waits on disk as well, and comes first.
+        limit = READ_ROWS // len(slots) + max(self._in_flight(slot.client_id) for slot in slots)
+        devices = [slot.device_no for slot in slots]
+        ledger = self._ledger
+
+        def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush]]:
+            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now)
+            missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
+            return last_push_no(connection), pages, load_pushes(connection, missing) if missing else []
+
+        return operation
+
+    def _failed(self, slots: list[Slot], error: BaseException) -> None:
+        log.error("mailboxes cannot be read, trying again: %s", error)
+        self._timers.call_later(RETRY_SECONDS, lambda: self._again(slots))
+
+    def _again(self, slots: list[Slot]) -> None:
+        self._under_way = False
+        for slot in slots:
+            if slot.lane is Lane.READING:
+                self._stand(slot, slot.line)
+        self._go_on()
+
+    def _found(self, slots: list[Slot], read_to: int, pages: list[_Page], loaded: list[ActivePush]) -> None:
+        self._under_way = False
+        unknown = {push.no: push for push in loaded}
+        for slot in slots[len(pages) :]:  # there were too many bytes before them
+            if slot.lane is Lane.READING:
+                self._stand(slot, slot.line)
+        for slot, page in zip(slots, pages, strict=False):
+            if slot.lane is Lane.READING:
+                slot.read_to = read_to
+                self._give(slot, page, unknown)
+        self._go_on()
+
+    def _give(self, slot: Slot, page: _Page, unknown: dict[int, ActivePush]) -> None:
+        ready: list[ActivePush] = []
+        for no in page.push_nos:
+            push = self._ledger.pushes.get(no) or unknown.get(no)
+            if push is None:  # it was in memory when the page was read, and is not any more
+                self._stand(slot, slot.line)
+                return
+            ready.append(push)
+        if not self._hand_over(slot, ready):
+            self.leave(slot, Lane.FULL)
+        elif not page.is_last:
+            self._stand(slot, slot.line)
+        else:
+            slot.drained = page.next_priority
+            if page.next_priority == ALL:
+                slot.lane = Lane.OPEN
+            else:
+                self._stand(slot, page.next_priority)
+
+
+# -- on the writer thread ----------------------------------------------------------------------------------------------
+
+
+def page_rows(
+    connection: sqlite3.Connection,
+    devices: list[int],
+    priority: int,
+    limit: int,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+) -> list[_Page]:
+    """For each device number the oldest `limit` waiting pushes of this priority, without those in flight.
+
+    Fewer pages than asked for if they would be more than READ_BYTES. One row comes back, whatever is found: each row is
+    a pass of the interpreter lock. SQLite cannot limit the rows of each device, so it looks for the first one too many.
+    """
+    (text,) = connection.execute(
+        "WITH edge AS MATERIALIZED (SELECT slot.value AS device_no,"
+        " (SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        "   WHERE d.device_no = slot.value AND d.state = 0 AND d.priority = ?2 AND p.expires_at > ?3"
+        "   ORDER BY d.push_no LIMIT 1 OFFSET ?4) AS stop,"
+        " (SELECT d.priority FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        "   WHERE d.device_no = slot.value AND d.state = 0 AND d.priority > ?2 AND p.expires_at > ?3"
+        "   ORDER BY d.priority LIMIT 1) AS below"
+        " FROM json_each(?1) AS slot ORDER BY slot.key)"
+        "SELECT json_group_array(json_array(stop IS NULL, coalesce(below, ?5), (SELECT json_group_array("
+        "   json_array(d.push_no, d.size)) FROM delivery AS d INDEXED BY delivery_mailbox"
+        "   JOIN push AS p ON p.no = d.push_no WHERE d.device_no = edge.device_no AND d.state = 0 AND d.priority = ?2"
+        "   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3))) FROM edge",
+        (json.dumps(devices), priority, now, limit, ALL),
+    ).fetchone()
+    pages: list[_Page] = []
+    budget = READ_BYTES
+    for device_no, (is_last, next_priority, rows) in zip(devices, json.loads(text), strict=True):
+        push_nos: list[int] = []
+        for push_no, size in sorted(rows):
+            if is_sent(push_no, device_no):
+                continue
+            if budget <= 0:
+                is_last = False
+                break
+            push_nos.append(push_no)
+            budget -= size
+        pages.append(_Page(push_nos, bool(is_last), next_priority))
+        if budget <= 0:
+            break
+    return pages
