@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
+@lru_cache(maxsize=256)  # the pushes of a batch have one time in common
 def rfc3339(milliseconds: int) -> str:
     """1796113800000 -> `2026-12-01T08:30:00.000Z`."""
     seconds, rest = divmod(milliseconds, 1000)

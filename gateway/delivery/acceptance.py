@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import sqlite3
 from collections.abc import Callable
@@ -35,11 +36,13 @@ from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import ActivePush, PushRequest, Target, not_yet_supported, wire_frame, wire_size
 from gateway.delivery.states import PRIORITIES
 from gateway.errors import Problem, problem
-from gateway.store.database import Database
+from gateway.store.database import Database, StorageFull
 from gateway.store.protocols import Timers
 
-BATCH_PUSHES = 10_000
-"""Pushes that one operation stores; more wait for the next (the writer is shared, and so is the loop afterwards)."""
+log = logging.getLogger(__name__)
+
+BATCH_PUSHES = 500
+"""Pushes that one operation stores, about 15 ms; more wait for the next, and others have their turn in between."""
 PUSH_ID_BYTES = 15
 """120 random bits: not to be guessed, 20 characters on the wire."""
 
@@ -157,15 +160,28 @@ class Acceptance:
         return self._answer(draft)
 
     async def accept_many(self, app: AppRef, submissions: list[Submission]) -> list[AcceptedPush | Problem]:
-        """Store many as one batch; the answers in order, after the commit. Raises Problem only when nothing was
-        stored."""
+        """Store many, slice by slice; the answers in order, after the last commit. Raises only when nothing was stored;
+        what fails later is the answer of those that were not."""
         answers: list[AcceptedPush | Problem | _Draft] = []
         for submission in submissions:
             try:
                 answers.append(self._draft(app, submission))
             except Problem as refusal:
                 answers.append(refusal)
-        await self._store([answer for answer in answers if isinstance(answer, _Draft)])
+            if len(answers) % BATCH_PUSHES == 0:
+                await asyncio.sleep(0)
+        drafts = [answer for answer in answers if isinstance(answer, _Draft)]
+        for start in range(0, len(drafts), BATCH_PUSHES):
+            try:
+                await self._store(drafts[start : start + BATCH_PUSHES])
+            except Exception as error:
+                if not start:
+                    raise
+                log.error("the rest of a batch could not be stored: %s", error)
+                code = "storage_full" if isinstance(error, StorageFull) else "unavailable"
+                for draft in drafts[start:]:
+                    draft.answer = problem(code, "this line was not stored, others before it were; send it again")
+                break
         settled: list[AcceptedPush | Problem] = []
         for answer in answers:
             if isinstance(answer, _Draft):
@@ -318,6 +334,7 @@ class Acceptance:
         answered: dict[tuple[int, str], tuple[bytes, _Draft]] = {}
         twins: list[tuple[_Draft, _Draft]] = []
         listed: list[tuple[int, int, int, int]] = []
+        pushes: list[tuple[Any, ...]] = []
         push_no = last_no
         for draft in drafts:
             key = draft.submission.idempotency_key
@@ -335,13 +352,14 @@ class Acceptance:
             if not self._resolve(draft, known):
                 continue
             push_no += 1
-            self._insert(connection, draft, push_no, now, listed)
+            self._insert(connection, draft, push_no, now, listed, pushes)
             if key is not None:
                 assert draft.submission.body_hash is not None, "given with the key"
                 answered[(draft.app.no, key)] = (draft.submission.body_hash, draft)
         if push_no == last_no:
             self._answer_twins(twins)
             return []
+        insert_push_rows(connection, pushes)
         if listed:
             insert_listed_rows(connection, listed)
         losers = self._collapse_and_limit(connection, drafts, last_no + 1, now)
@@ -410,7 +428,9 @@ class Acceptance:
         push_no: int,
         now: int,
         listed: list[tuple[int, int, int, int]],
+        pushes: list[tuple[Any, ...]],
     ) -> None:
+        """Note the rows of a push and, if they are listed, its deliveries; insert those that are selected."""
         request = draft.request
         priority = PRIORITIES.index(request.priority)
         if _listed(request.target) is None:
@@ -434,9 +454,7 @@ class Acceptance:
             accepted_at=now,
             expires_at=now + request.ttl * 1000,
         )
-        connection.execute(
-            "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size,"
-            " accepted_at, expires_at, targeted, suppressed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+        pushes.append(
             (
                 push_no,
                 push_id,
@@ -447,7 +465,7 @@ class Acceptance:
                 request.ttl,
                 request.collapse_key,
                 request.channel,
-                json.dumps(request.target.as_dict()),
+                request.target.model_dump_json(exclude_none=True),
                 draft.content,
                 draft.frame_size,
                 now,
@@ -486,6 +504,16 @@ class Acceptance:
                 gone = lost_at_once[draft.push.no]
                 draft.devices = [device_no for device_no in draft.devices if device_no not in gone]
         return [handle for handle in losers if handle >> DEVICE_BITS < first_no]
+
+
+def insert_push_rows(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+    """All with one statement: the writer waits for the interpreter lock once."""
+    connection.execute(
+        "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size,"
+        " accepted_at, expires_at, targeted, suppressed)"
+        f" SELECT {', '.join(f'value ->> {column}' for column in range(15))}, 0 FROM json_each(?)",
+        (json.dumps(rows),),
+    )
 
 
 def _listed(target: Target) -> list[str] | None:

@@ -25,7 +25,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.delivery.engine import Message
@@ -77,8 +77,9 @@ class Slot:
     """Its line: the priority that is read next."""
     drained: int = 0
     """So many priorities, from the most urgent on, need no reading: pushes go straight to the socket."""
-    read_to: int = 0
-    """The last push that was stored when its mailbox was read last; what is later comes by an offer."""
+    read_to: list[int] = field(default_factory=lambda: [0] * ALL)
+    """By priority: the last push that was stored when this part of its mailbox was read; what is later comes by an
+    offer."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -241,7 +242,8 @@ class Drain:
                 self._stand(slot, slot.line)
         for slot, page in zip(slots, pages, strict=False):
             if slot.lane is Lane.READING:
-                slot.read_to = read_to
+                for priority in range(slot.line, page.next_priority):  # those in between are empty
+                    slot.read_to[priority] = read_to
                 self._give(slot, page, unknown)
         self._go_on()
 

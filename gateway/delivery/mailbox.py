@@ -139,6 +139,10 @@ class Mailbox:
             self._timers.call_soon(self._offer_slice)
 
     def _offer(self, push: ActivePush, device_nos: Sequence[int], overtakes: bool = False) -> None:  # Hot path.
+        if len(device_nos) == 1 and push.ttl:  # most of a batch: the device is away, and there is nothing to do
+            slot = self._by_device.get(device_nos[0])
+            if slot is None or push.priority >= slot.drained:
+                return
         push = self._ledger.pushes.add(push)
         now = self._clock()
         act_now = push.ttl == 0
@@ -157,7 +161,7 @@ class Mailbox:
         for device_no in device_nos:
             slot = slots.get(device_no)
             if slot is not None and priority < slot.drained:
-                if slot.read_to >= push_no:
+                if slot.read_to[priority] >= push_no:
                     continue
                 if overtakes:
                     for earlier in self._offers.overtaken(push, device_no):

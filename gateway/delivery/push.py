@@ -33,6 +33,8 @@ DEFAULT_TTL = 86_400
 MAX_DEVICES = 10_000
 MAX_ACTIONS = 8
 """More than any platform draws on a notification (Android 3, iOS 4), with room for media controls."""
+ENVELOPE = 512
+"""Bytes of a push in memory besides its content, rounded up."""
 IDLE_PUSHES = 4_096
 IDLE_BYTES = 16 * 1024 * 1024
 """Pushes kept in memory although nothing of them is in flight, so that a fleet draining the same backlog reads each
@@ -59,7 +61,7 @@ class Target(_Strict):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Target:
-        if len(self.model_fields_set) != 1 or self.as_dict() == {}:
+        if len(self.model_fields_set) != 1 or getattr(self, next(iter(self.model_fields_set))) is None:
             raise ValueError('give exactly one of "device", "devices", "tag", "topic", "where" or "all": true')
         return self
 
@@ -151,12 +153,16 @@ class ActivePush:
 
     __slots__ = (
         "_body",
+        "_content",
         "_expires_in",
         "_head",
         "_properties",
         "_tail",
+        "accepted_at",
+        "channel",
         "collapse_key",
         "expires_at",
+        "kind",
         "no",
         "priority",
         "push_id",
@@ -192,27 +198,20 @@ class ActivePush:
         self.recalled = recalled
         self.sent: set[int] = set()
         """Device numbers to which it was handed over and whose outcome is not on disk yet."""
-        self._head, self._tail = wire_frame(push_id, kind, priority, channel, collapse_key, content, accepted_at)
-        properties = [
-            ("push_id", push_id),
-            ("kind", kind),
-            ("priority", PRIORITIES[priority]),
-        ]
-        if channel is not None:
-            properties.append(("channel", channel))
-        if collapse_key is not None:
-            properties.append(("collapse_key", collapse_key))
-        self._properties = Properties(
-            payload_format_indicator=1,
-            content_type="application/json",
-            user_properties=properties,
-        )
+        self.kind = kind
+        self.channel = channel
+        self.accepted_at = accepted_at
+        self._content = content
+        # The parts of the body are made when the first device is handed it: most pushes of a batch wait on disk.
+        self._head = self._tail = b""
+        self._properties: Properties | None = None
         self._body: Body | None = None
         self._expires_in = -1
 
     @property
     def size(self) -> int:
-        return len(self._head) + len(self._tail)
+        """Bytes that it takes in memory, about."""
+        return len(self._content) + ENVELOPE
 
     def body(self, now: int) -> Body:
         """The wire body at server time `now` (ms), shared by all deliveries with the same whole seconds left.
@@ -224,6 +223,8 @@ class ActivePush:
         if expires_in == self._expires_in:
             assert self._body is not None, "rendered together"
             return self._body
+        if self._properties is None:
+            self._make_parts()
         self._expires_in = expires_in
         self._body = Body(
             payload=b"%b%d%b" % (self._head, expires_in, self._tail),
@@ -231,6 +232,27 @@ class ActivePush:
             expires_at=self.expires_at / 1000 if self.ttl else None,
         )
         return self._body
+
+    def _make_parts(self) -> None:
+        self._head, self._tail = wire_frame(
+            self.push_id,
+            self.kind,
+            self.priority,
+            self.channel,
+            self.collapse_key,
+            self._content,
+            self.accepted_at,
+        )
+        properties = [("push_id", self.push_id), ("kind", self.kind), ("priority", PRIORITIES[self.priority])]
+        if self.channel is not None:
+            properties.append(("channel", self.channel))
+        if self.collapse_key is not None:
+            properties.append(("collapse_key", self.collapse_key))
+        self._properties = Properties(
+            payload_format_indicator=1,
+            content_type="application/json",
+            user_properties=properties,
+        )
 
 
 def wire_frame(
