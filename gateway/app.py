@@ -253,7 +253,7 @@ class Rooms:
         self._ledger = ledger = Ledger(database, clock, loop)
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
         self._receipts = Receipts(
-            database, facts, UplinkLimits(settings.uplink_keep), clock, loop, flush_ledger=ledger.flush
+            database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger.flush, ledger.on_ended
         )
         self._acceptance = Acceptance(
             database,

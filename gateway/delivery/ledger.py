@@ -96,7 +96,7 @@ class Ledger:
 
     `clock` gives server time in milliseconds. `on_recorded` is called on the loop after a flush with the QoS 2
     handles whose acknowledgement is now on disk (the carrier keeps its own record of those until then), `on_ended` with
-    the handles of waiting deliveries that were emptied out of a mailbox.
+    the handles of deliveries that have ended, or have a receipt, although they may not have been offered to anybody.
     """
 
     def __init__(self, database: Writer, clock: Callable[[], int], timers: Timers) -> None:

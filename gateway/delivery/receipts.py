@@ -34,7 +34,7 @@ from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import split_topic
 from gateway.delivery.engine import Message, ReasonCode
-from gateway.delivery.ledger import RETRY_SECONDS, receipt_rows
+from gateway.delivery.ledger import RETRY_SECONDS, handle_of, receipt_rows
 from gateway.merge_patch import merge_patch
 from gateway.store.database import StorageFull
 from gateway.store.protocols import Timers, Writer
@@ -139,6 +139,7 @@ class Receipts:
         clock: Callable[[], int],
         timers: Timers,
         flush_ledger: Callable[[], None],
+        on_recorded: Callable[[list[int]], None],
     ) -> None:
         self._database = database
         self._facts = facts
@@ -146,6 +147,7 @@ class Receipts:
         self._clock = clock
         self._timers = timers
         self._flush_ledger = flush_ledger
+        self._on_recorded = on_recorded
         self._pending: list[Statement] = []
         self._scheduled = False
         self._under_way = False
@@ -201,10 +203,11 @@ class Receipts:
         statements, rest = groups[0], groups[1:]
         now = self._clock()
 
-        def operation(connection: sqlite3.Connection) -> None:
-            store_statements(connection, statements, self._uplink, now)
+        def operation(connection: sqlite3.Connection) -> list[int]:
+            return store_statements(connection, statements, self._uplink, now)
 
-        def on_commit(_: None) -> None:
+        def on_commit(recorded: list[int]) -> None:
+            self._on_recorded(recorded)
             for statement in statements:
                 self._answer(statement)
             go_on()
@@ -292,8 +295,9 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
 
 def store_statements(
     connection: sqlite3.Connection, statements: list[Statement], uplink: UplinkLimits, now: int
-) -> None:
-    """Store what devices said, in the order in which they said it; complaints are left on the statements."""
+) -> list[int]:
+    """Store what devices said, in the order in which they said it; complaints are left on the statements. The handles
+    of the deliveries that have a receipt now."""
     receipts: list[tuple[Statement, Receipt]] = []
     for statement in statements:
         statement.answer, statement.complaint = ReasonCode.SUCCESS, None
@@ -309,8 +313,7 @@ def store_statements(
             _merge_report(connection, statement, now)
         else:
             _store_uplink(connection, statement, uplink, now)
-    if receipts:
-        _store_receipts(connection, receipts, now)
+    return _store_receipts(connection, receipts, now) if receipts else []
 
 
 def _device_number(connection: sqlite3.Connection, statement: Statement) -> int | None:
@@ -322,7 +325,7 @@ def _device_number(connection: sqlite3.Connection, statement: Statement) -> int 
     return row[0] if row is not None else None
 
 
-def _store_receipts(connection: sqlite3.Connection, receipts: list[tuple[Statement, Receipt]], now: int) -> None:
+def _store_receipts(connection: sqlite3.Connection, receipts: list[tuple[Statement, Receipt]], now: int) -> list[int]:
     wanted = [[receipt.push_id, statement.device_no] for statement, receipt in receipts]
     found = dict(
         connection.execute(
@@ -344,6 +347,7 @@ def _store_receipts(connection: sqlite3.Connection, receipts: list[tuple[Stateme
             result = None
         rows.append((push_no, statement.device_no, receipt.event, receipt.action, result))
     receipt_rows(connection, rows, now)
+    return [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
 
 
 def _store_settings(connection: sqlite3.Connection, statement: Statement, now: int) -> None:

@@ -68,7 +68,9 @@ class World:
         self.ledger = Ledger(database, self.clock, self.timers)
         self.facts = DeviceFacts(database, self.clock, self.timers)
         self.mailbox = Mailbox(database, self.ledger, self.facts, self.clock, self.timers)
-        self.receipts = Receipts(database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger.flush)
+        self.receipts = Receipts(
+            database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger.flush, self.ledger.on_ended
+        )
         self.reports = Reports(database, self.ledger)
         self.acceptance = Acceptance(
             database,
