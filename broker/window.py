@@ -474,7 +474,7 @@ class InflightWindow:
             return  # another connection has been given the entry meanwhile, or the session has ended
         if entry.phase == BARRIER_DUE:
             entry.phase = PUBREC_DUE
-        connection.send(data)
+        (self.write or connection.send)(data)  # in its place among what is gathered
         self._count(data)
 
     # -- the gate -----------------------------------------------------------------------------------------------------

@@ -94,8 +94,8 @@ class _Page:
 
 
 class Drain:
-    """`hand_over` gives a slot one push and says whether there was room; `in_flight` counts what a client has not
-    acknowledged; `clock` gives server time in milliseconds."""
+    """`hand_over` gives a slot what was read for it and says whether there was room; `in_flight` counts what a client
+    has not acknowledged; `clock` gives server time in milliseconds."""
 
     def __init__(
         self,
@@ -179,13 +179,13 @@ class Drain:
                 self._holding = True
                 self._timers.call_later(held / 1000, self._held_long_enough)
             return
-        slots = self._first_of(priority)
+        slots, in_flight = self._first_of(priority)
         for slot in slots:
             slot.lane = Lane.READING
         self._under_way = True
         self._ledger.flush()  # what is acknowledged need not be read and passed over
         self._database.submit(
-            self._operation(slots, priority, now),
+            self._operation(slots, priority, READ_ROWS // len(slots) + in_flight, now),
             lambda found: self._found(slots, *found),
             lambda error: self._failed(slots, error),
         )
@@ -194,25 +194,26 @@ class Drain:
         self._holding = False
         self._go_on()
 
-    def _first_of(self, priority: int) -> list[Slot]:
-        """The first of a line; with those that have much in flight, of which as much is read again, only a few."""
+    def _first_of(self, priority: int) -> tuple[list[Slot], int]:
+        """The first of a line, and how much the busiest has in flight: it waits on disk as well and comes first, so
+        as much more is read for each. Only a few of them, if it is much."""
         line = self._lines[priority]
         slots: list[Slot] = []
-        rows = 0
+        rows = most = 0
         for slot in line.values():
-            rows += self._in_flight(slot.client_id)
+            in_flight = self._in_flight(slot.client_id)
+            rows += in_flight
             if slots and (len(slots) == READ_SLOTS or rows > READ_ROWS):
                 break
             slots.append(slot)
+            most = max(most, in_flight)
         for slot in slots:
             del line[slot.device_no]
-        return slots
+        return slots, most
 
     def _operation(
-        self, slots: list[Slot], priority: int, now: int
+        self, slots: list[Slot], priority: int, limit: int, now: int
     ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush]]]:
-        # What is in flight waits on disk as well, and comes first.
-        limit = READ_ROWS // len(slots) + max(self._in_flight(slot.client_id) for slot in slots)
         devices = [slot.device_no for slot in slots]
         ledger = self._ledger
 

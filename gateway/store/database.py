@@ -177,16 +177,9 @@ class Database:
             # It needs no savepoint: what fails takes nobody with it. Each statement less is one pass of the
             # interpreter lock less, for which this thread may wait longer than for the statement.
             group[0].result = group[0].run(raw)
-        for operation in group if len(group) > 1 else ():
-            raw.execute("SAVEPOINT operation")
-            try:
-                operation.result = operation.run(raw)
-            except Exception as error:
-                if not raw.in_transaction or _code(error) in _FULL:
-                    raise  # SQLite gave the whole transaction up, or the disk did
-                operation.error = error
-                raw.execute("ROLLBACK TO operation")
-            raw.execute("RELEASE operation")
+        else:
+            for operation in group:
+                _run_in_savepoint(raw, operation)
         if raw.total_changes != before:
             raw.execute(
                 "INSERT INTO clock (no, at) VALUES (1, ?) ON CONFLICT (no) DO UPDATE SET at = max(at, excluded.at)",
@@ -321,6 +314,18 @@ def raw_connection(connection: Any) -> sqlite3.Connection:
     raw = connection.connection.driver_connection
     assert isinstance(raw, sqlite3.Connection), "the pysqlite driver"
     return raw
+
+
+def _run_in_savepoint(raw: sqlite3.Connection, operation: _Operation) -> None:
+    raw.execute("SAVEPOINT operation")
+    try:
+        operation.result = operation.run(raw)
+    except Exception as error:
+        if not raw.in_transaction or _code(error) in _FULL:
+            raise  # SQLite gave the whole transaction up, or the disk did
+        operation.error = error
+        raw.execute("ROLLBACK TO operation")
+    raw.execute("RELEASE operation")
 
 
 def _in_session(connection: Any, operation: Callable[[Session], T]) -> T:

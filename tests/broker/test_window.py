@@ -285,6 +285,29 @@ def test_gathering_for_a_full_socket_or_nobody_is_harmless(version: int) -> None
 
 
 @both_versions
+def test_exactly_once_keeps_its_place_among_what_is_gathered(version: int) -> None:
+    world = World()
+    client = subscriber(world, version, qos=2)
+    world.broker.gather("c")
+    assert [deliver(world, handle, qos=qos) for handle, qos in ((1, 1), (2, 2), (3, 1))] == [True] * 3
+    world.broker.scatter("c")
+    assert [packet.qos for packet in client.publishes()] == [1, 2, 1]
+
+
+@both_versions
+def test_exactly_once_does_not_leave_the_gate_of_a_full_socket_open(version: int) -> None:
+    world = World()
+    client = subscriber(world, version, qos=2)
+    client.transport.fills_after = 0
+    world.broker.gather("c")
+    deliver(world, 1, qos=2)
+    world.broker.scatter("c")
+    assert not deliver(world, 2)
+    client.connection.resume_writing(world.clock.now)
+    assert deliver(world, 2)
+
+
+@both_versions
 def test_acknowledgements_do_not_open_a_full_socket(version: int) -> None:
     world = World(BrokerSettings(max_inflight=2))
     client = subscriber(world, version)
