@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
-import gc
 import getpass
 import ipaddress
 import logging
@@ -27,7 +26,7 @@ from pathlib import Path
 from broker.authorization import AllowAll, Authenticator
 from broker.broker import Broker
 from broker.clock import ServerClock
-from broker.network.listeners import BrokerServer, raise_open_files_limit
+from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
 from broker.network.password_file import (
     BadPasswordFile,
     HashedPassword,
@@ -91,11 +90,7 @@ async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] |
             if store is None:
                 notice = "without --data-dir sessions and retained messages end with this process"
                 print(f"broker: {notice}", file=sys.stderr)
-            # What is alive now stays: the collector need not look at it again and again. Nor at every 700 new
-            # objects: those of twenty connections that return, and they stay too. It took a third of what they cost.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 50)
+            settle_collector()
             print(f"broker ready mqtt={f'[{host}]' if ':' in host else host}:{port}", flush=True)
             await stop.wait()
         finally:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import signal
@@ -29,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from broker.broker import Broker
 from broker.clock import ServerClock
-from broker.network.listeners import BrokerServer, raise_open_files_limit
+from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
 from broker.settings import BrokerSettings
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
 from gateway import data_directory
@@ -140,11 +139,7 @@ async def _serve(settings: Settings) -> None:
                 f"fleetpush: first start: made the app {DEFAULT_APP!r} and an admin key for it in {admin_key}",
                 file=sys.stderr,
             )
-        # What is alive now stays: the collector need not look at it again and again. Nor at every 700 new
-        # objects: those of twenty connections that return, and they stay too. It took a third of what they cost.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        settle_collector()
         print(f"fleetpush ready http={_bracketed(http_host)}:{http_port} mqtt={_bracketed(mqtt_host)}:{mqtt_port}",
               flush=True)  # fmt: skip
         stopping = loop.create_task(stop.wait())

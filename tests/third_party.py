@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterable
+from typing import Self
 
 import pytest
 
@@ -34,3 +39,35 @@ def require(binary: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+class Listener:
+    """A program that runs until it is killed, and says things on its standard output."""
+
+    def __init__(self, command: Iterable[str], on_line: Callable[[str], None]) -> None:
+        self._process = subprocess.Popen(
+            [require("stdbuf"), "-oL", *command], stdout=subprocess.PIPE, text=True
+        )  # a pipe would be buffered in blocks
+        self._on_line = on_line
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.vanish()
+
+    def vanish(self) -> None:
+        """SIGKILL: no goodbye, and no acknowledgement of what nobody saw."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._reader.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None, "opened as a pipe"
+        for line in self._process.stdout:
+            self._on_line(line.rstrip("\n"))

@@ -11,6 +11,7 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 from typing import Final
@@ -115,3 +116,14 @@ def raise_open_files_limit() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def settle_collector() -> None:
+    """Once everything that stays is made: what is alive now need not be looked at again and again.
+
+    Nor at every 700 new objects: those of twenty connections that return, and they stay too. It took a third of what
+    they cost.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

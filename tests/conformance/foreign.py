@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import signal
 import subprocess
 import threading
 from types import TracebackType
@@ -16,53 +15,35 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from tests.third_party import require
+from tests.third_party import Listener, require
 
 SECONDS = 15.0
 Received = tuple[str, int, bool, bytes]
 """Topic, QoS, RETAIN, payload."""
 
 
-class MosquittoSub:
+class MosquittoSub(Listener):
     """mosquitto_sub, with its debug output: that is where it says that it has subscribed."""
 
     def __init__(self, port: int, protocol: str, topic: str, *options: str) -> None:
-        command = [require("stdbuf"), "-oL", require("mosquitto_sub"), "-d", "-p", str(port), "-V", protocol]
+        command = [require("mosquitto_sub"), "-d", "-p", str(port), "-V", protocol]
         command += ["-t", topic, "-F", "GOT %t %q %r %p", *options]
         if protocol == "mqttv5" and "-c" in options:
             command += ["-x", "4294967295"]
         self._received: queue.Queue[Received] = queue.Queue()
         self._subscribed = threading.Event()
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        super().__init__(command, self._heard)
         assert self._subscribed.wait(SECONDS), "mosquitto_sub did not subscribe"
-
-    def __enter__(self) -> MosquittoSub:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.vanish()
 
     def next(self) -> Received:
         return self._received.get(timeout=SECONDS)
 
-    def vanish(self) -> None:
-        """SIGKILL: no DISCONNECT."""
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-        self._reader.join()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None, "opened as a pipe"
-        for line in self._process.stdout:
-            if line.startswith("Subscribed (mid:"):
-                self._subscribed.set()
-            elif line.startswith("GOT "):
-                _, topic, qos, retain, payload = line.rstrip("\n").split(" ", 4)
-                self._received.put((topic, int(qos), retain == "1", payload.encode()))
+    def _heard(self, line: str) -> None:
+        if line.startswith("Subscribed (mid:"):
+            self._subscribed.set()
+        elif line.startswith("GOT "):
+            _, topic, qos, retain, payload = line.split(" ", 4)
+            self._received.put((topic, int(qos), retain == "1", payload.encode()))
 
 
 def mosquitto_pub(port: int, protocol: str, topic: str, payload: str, *options: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests import wire
 from tests.conformance.party import Party
 from tests.conformance.test_format import MALFORMED, PROTOCOL_ERROR
-from tests.wire import V5
+from tests.wire import V5, RawClient
 
 NOT_FOUND = 0x11
 DEEP = "/" * 200
@@ -197,15 +197,21 @@ def test_a_shared_subscription_has_its_own_qos(party_5: Party, granted: int) -> 
     worker.expect(party_5.publish(topic, b"x", granted, 1))
 
 
+def half_done(party: Party) -> tuple[str, str, RawClient]:
+    """A shared message of QoS 2 that its member has and has not answered, and that member away: topic, who, another."""
+    topic, kiosk = party.name(), party.name()
+    chosen = party.durable(kiosk)
+    party.subscribe(chosen, (f"$share/crew/{topic}", 2))
+    party.say(topic, b"mine", 2)
+    chosen.expect(party.publish(topic, b"mine", 2, 1))
+    other = party.reader(f"$share/crew/{topic}", 2)
+    chosen.close()
+    return topic, kiosk, other
+
+
 def test_a_shared_message_of_qos_2_stays_with_the_one_who_has_it(party_5: Party) -> None:
     """[MQTT-4.8.2-4]: completed when that client returns; the other one does not get it."""
-    topic, kiosk = party_5.name(), party_5.name()
-    chosen = party_5.durable(kiosk)
-    party_5.subscribe(chosen, (f"$share/crew/{topic}", 2))
-    party_5.say(topic, b"mine", 2)
-    chosen.expect(party_5.publish(topic, b"mine", 2, 1))
-    other = party_5.reader(f"$share/crew/{topic}", 2)
-    chosen.close()
+    topic, kiosk, other = half_done(party_5)
     returned = party_5.durable(kiosk, present=True)
     returned.expect(party_5.publish(topic, b"mine", 2, 1, dup=True))
     returned.send(wire.pubrec(1))
@@ -217,13 +223,7 @@ def test_a_shared_message_of_qos_2_stays_with_the_one_who_has_it(party_5: Party)
 
 def test_a_shared_message_of_qos_2_ends_with_the_session_that_has_it(party_5: Party) -> None:
     """[MQTT-4.8.2-5]: nobody else gets it."""
-    topic, kiosk = party_5.name(), party_5.name()
-    chosen = party_5.durable(kiosk)
-    party_5.subscribe(chosen, (f"$share/crew/{topic}", 2))
-    party_5.say(topic, b"mine", 2)
-    chosen.expect(party_5.publish(topic, b"mine", 2, 1))
-    other = party_5.reader(f"$share/crew/{topic}", 2)
-    chosen.close()
+    _, kiosk, other = half_done(party_5)
     party_5.raw().enter(wire.connect(kiosk, V5, clean=True))
     other.expect_silence()
 
