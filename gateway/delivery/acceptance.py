@@ -21,30 +21,35 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.audience import targeting
+from gateway.delivery.headroom import Headroom
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
     Ledger,
+    count_mailboxes,
+    crowded_mailboxes,
     insert_listed_rows,
     insert_selected_rows,
+    insert_single_rows,
     last_push_no,
     overflow_rows,
     supersede_rows,
     waiting_devices,
 )
 from gateway.delivery.mailbox import Mailbox
-from gateway.delivery.push import ActivePush, PushRequest, Target, not_yet_supported, wire_frame, wire_size
+from gateway.delivery.push import PUSH_ID_LENGTH, ActivePush, PushRequest, Target, not_yet_supported, wire_size
 from gateway.delivery.states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.database import Database, StorageFull
 from gateway.store.protocols import Timers
+from gateway.store.rows import insert_rows
 
 log = logging.getLogger(__name__)
 
 BATCH_PUSHES = 500
 """Pushes that one operation stores, about 15 ms; more wait for the next, and others have their turn in between."""
 PUSH_ID_BYTES = 15
-"""120 random bits: not to be guessed, 20 characters on the wire."""
+"""120 random bits: not to be guessed, PUSH_ID_LENGTH characters on the wire."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -97,6 +102,8 @@ class _Draft:
     submission: Submission
     content: str
     frame_size: int
+    listed: list[str] | None
+    """The device ids of the target, each once; None when it selects instead."""
     answer: AcceptedPush | Problem | None = None
     push: ActivePush | None = None
     devices: list[int] = field(default_factory=list)
@@ -106,6 +113,16 @@ class _Draft:
     @property
     def request(self) -> PushRequest:
         return self.submission.request
+
+
+@dataclass(slots=True, frozen=True)
+class _Stored:
+    """What an operation has to tell the loop."""
+
+    losers: list[int]
+    """Handles of earlier deliveries that ended by it."""
+    counted: list[tuple[int, int, int]]
+    """Mailboxes, for `Headroom`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +155,7 @@ class Acceptance:
         self._clock = clock
         self._timers = timers
         self._storage_left = storage_left
+        self._headroom = Headroom(limits.mailbox_deliveries, limits.mailbox_bytes)
         self._pending: list[_Batch] = []
         self._under_way = False
         self._scheduled = False
@@ -221,24 +239,14 @@ class Acceptance:
         if missing is not None:
             raise problem("not_yet_supported", f'"{missing}" is not available in this version; leave it out')
         content = request.content()
-        assert request.kind is not None, "filled in by validation"
-        head, tail = wire_frame(
-            "x" * (PUSH_ID_BYTES * 8 // 6),
-            request.kind,
-            PRIORITIES.index(request.priority),
-            request.channel,
-            request.collapse_key,
-            content,
-            0,
-        )
-        size = wire_size(head, tail, request.ttl)
+        size = wire_size(request, content)
         if size > self._limits.max_payload:
             raise problem(
                 "payload_too_large",
                 f"the push is {size} bytes on the wire and the limit is {self._limits.max_payload}: "
                 "send less, or an URL to fetch, or raise max_payload (up to 262144)",
             )
-        return _Draft(app, submission, content, size)
+        return _Draft(app, submission, content, size, _listed(request.target))
 
     @staticmethod
     def _answer(draft: _Draft) -> AcceptedPush:
@@ -290,11 +298,12 @@ class Acceptance:
         self._ledger.accepting_since = now = self._clock()
         drafts = [draft for batch in batches for draft in batch.drafts]
 
-        def on_commit(losers: list[int]) -> None:
+        def on_commit(stored: _Stored) -> None:
             for batch in batches:
                 if not batch.stored.done():
                     batch.stored.set_result(None)
-            self._ledger.on_ended(losers)
+            self._headroom.counted(stored.counted)
+            self._ledger.on_ended(stored.losers)
             self._hand_out(drafts)
             self._under_way = False
             self._ledger.accepting_since = None
@@ -325,16 +334,16 @@ class Acceptance:
 
     # -- on the writer thread ----------------------------------------------------------------------------------------
 
-    def _store_rows(self, connection: sqlite3.Connection, drafts: list[_Draft], now: int) -> list[int]:
-        """Handles of earlier deliveries that ended by it."""
+    def _store_rows(self, connection: sqlite3.Connection, drafts: list[_Draft], now: int) -> _Stored:
         for draft in drafts:  # an operation may run twice, when the disk refused its group
             draft.answer, draft.push, draft.devices, draft.unknown = None, None, [], []
         last_no = last_push_no(connection)
         known = self._known_devices(connection, drafts)
         answered: dict[tuple[int, str], tuple[bytes, _Draft]] = {}
         twins: list[tuple[_Draft, _Draft]] = []
-        listed: list[tuple[int, int, int, int]] = []
+        single: list[tuple[int, int, int, int, int]] = []
         pushes: list[tuple[Any, ...]] = []
+        push_ids = _push_ids(len(drafts))
         push_no = last_no
         for draft in drafts:
             key = draft.submission.idempotency_key
@@ -352,17 +361,16 @@ class Acceptance:
             if not self._resolve(draft, known):
                 continue
             push_no += 1
-            self._insert(connection, draft, push_no, now, listed, pushes)
+            self._insert(connection, draft, push_no, push_ids.pop(), now, single, pushes)
             if key is not None:
                 assert draft.submission.body_hash is not None, "given with the key"
                 answered[(draft.app.no, key)] = (draft.submission.body_hash, draft)
         if push_no == last_no:
             self._answer_twins(twins)
-            return []
-        insert_push_rows(connection, pushes)
-        if listed:
-            insert_listed_rows(connection, listed)
-        losers = self._collapse_and_limit(connection, drafts, last_no + 1, now)
+            return _Stored([], [])
+        insert_rows(connection, "push", PUSH_COLUMNS, pushes)
+        insert_single_rows(connection, single)
+        stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)
         for draft in drafts:
             if draft.push is not None:
                 draft.answer = AcceptedPush(draft.push.push_id, draft.targeted, 0, draft.unknown)
@@ -376,7 +384,7 @@ class Acceptance:
                 if isinstance(draft.answer, AcceptedPush)
             ],
         )
-        return losers
+        return stored
 
     @staticmethod
     def _answer_twins(twins: list[tuple[_Draft, _Draft]]) -> None:
@@ -387,9 +395,8 @@ class Acceptance:
     def _known_devices(connection: sqlite3.Connection, drafts: list[_Draft]) -> dict[int, dict[str, int]]:
         wanted: dict[int, dict[str, None]] = {}
         for draft in drafts:
-            ids = _listed(draft.request.target)
-            if ids is not None:
-                wanted.setdefault(draft.app.no, {}).update(dict.fromkeys(ids))
+            if draft.listed is not None:
+                wanted.setdefault(draft.app.no, {}).update(dict.fromkeys(draft.listed))
         return {app_no: targeting.device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
 
     def _remembered(
@@ -408,7 +415,7 @@ class Acceptance:
     @staticmethod
     def _resolve(draft: _Draft, known: dict[int, dict[str, int]]) -> bool:
         """Turn listed devices into numbers; False (and an answer) when the push has nobody to go to."""
-        ids = _listed(draft.request.target)
+        ids = draft.listed
         if ids is None:
             return True
         numbers = known[draft.app.no]
@@ -426,20 +433,24 @@ class Acceptance:
         connection: sqlite3.Connection,
         draft: _Draft,
         push_no: int,
+        push_id: str,
         now: int,
-        listed: list[tuple[int, int, int, int]],
+        single: list[tuple[int, int, int, int, int]],
         pushes: list[tuple[Any, ...]],
     ) -> None:
-        """Note the rows of a push and, if they are listed, its deliveries; insert those that are selected."""
+        """Note the rows of a push and of its delivery to a single device; insert other deliveries."""
         request = draft.request
+        target = request.target
         priority = PRIORITIES.index(request.priority)
-        if _listed(request.target) is None:
-            select, parameters = targeting.select_sql(draft.app.no, request.target)
+        if draft.listed is None:
+            select, parameters = targeting.select_sql(draft.app.no, target)
             draft.targeted = insert_selected_rows(connection, push_no, priority, draft.frame_size, select, parameters)
         else:
-            listed.extend((push_no, device_no, priority, draft.frame_size) for device_no in draft.devices)
             draft.targeted = len(draft.devices)
-        push_id = secrets.token_urlsafe(PUSH_ID_BYTES)
+            if draft.targeted == 1:
+                single.append((push_no, draft.devices[0], priority, draft.frame_size, 0))
+            else:
+                insert_listed_rows(connection, push_no, priority, draft.frame_size, draft.devices)
         assert request.kind is not None, "filled in by validation"
         draft.push = ActivePush(
             no=push_no,
@@ -465,31 +476,36 @@ class Acceptance:
                 request.ttl,
                 request.collapse_key,
                 request.channel,
-                request.target.model_dump_json(exclude_none=True),
+                _stored_target(target),
                 draft.content,
                 draft.frame_size,
                 now,
                 now + request.ttl * 1000,
                 draft.targeted,
+                0,
             ),
         )
 
     def _collapse_and_limit(
         self, connection: sqlite3.Connection, drafts: list[_Draft], first_no: int, now: int
-    ) -> list[int]:
+    ) -> _Stored:
         is_sent = self._ledger.is_sent
+        limits = self._limits
         losers: list[int] = []
         for draft in drafts:
             push = draft.push
             if push is not None and push.collapse_key is not None:
                 losers += supersede_rows(connection, push.no, draft.app.no, push.collapse_key, is_sent, now)
+        counted = count_mailboxes(connection, suspects) if (suspects := self._suspects(drafts)) else []
+        crowded = {mailbox[0]: mailbox for mailbox in counted if self._is_crowded(mailbox)}
+        for draft in drafts:
+            if draft.push is not None and draft.listed is None:
+                for mailbox in crowded_mailboxes(
+                    connection, draft.push.no, limits.mailbox_deliveries, limits.mailbox_bytes
+                ):
+                    crowded[mailbox[0]] = mailbox
         losers += overflow_rows(
-            connection,
-            first_no,
-            self._limits.mailbox_deliveries,
-            self._limits.mailbox_bytes,
-            is_sent,
-            now,
+            connection, crowded.values(), limits.mailbox_deliveries, limits.mailbox_bytes, is_sent, now
         )
         lost_at_once: dict[int, set[int]] = {}
         for handle in losers:
@@ -498,22 +514,48 @@ class Acceptance:
         for draft in drafts:
             if draft.push is None:
                 continue
-            if _listed(draft.request.target) is None:
+            if draft.listed is None:
                 draft.devices = waiting_devices(connection, draft.push.no)
             elif draft.push.no in lost_at_once:
                 gone = lost_at_once[draft.push.no]
                 draft.devices = [device_no for device_no in draft.devices if device_no not in gone]
-        return [handle for handle in losers if handle >> DEVICE_BITS < first_no]
+        return _Stored([handle for handle in losers if handle >> DEVICE_BITS < first_no], counted)
+
+    def _suspects(self, drafts: list[_Draft]) -> set[int]:
+        """Devices, of those that are listed, whose mailboxes may be over a limit now."""
+        take = self._headroom.take
+        suspects: set[int] = set()
+        for draft in drafts:
+            if draft.push is None:
+                continue
+            size = draft.frame_size
+            if draft.listed is None:
+                self._headroom.take_everywhere(size)
+            else:
+                suspects.update([device_no for device_no in draft.devices if not take(device_no, size)])
+        return suspects
+
+    def _is_crowded(self, mailbox: tuple[int, int, int]) -> bool:
+        _, count, total = mailbox
+        return count > self._limits.mailbox_deliveries or total > self._limits.mailbox_bytes
 
 
-def insert_push_rows(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
-    """All with one statement: the writer waits for the interpreter lock once."""
-    connection.execute(
-        "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size,"
-        " accepted_at, expires_at, targeted, suppressed)"
-        f" SELECT {', '.join(f'value ->> {column}' for column in range(15))}, 0 FROM json_each(?)",
-        (json.dumps(rows),),
-    )
+PUSH_COLUMNS = (
+    "no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size, accepted_at, expires_at,"
+    " targeted, suppressed"
+)
+
+
+def _push_ids(count: int) -> list[str]:
+    """New ones. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut."""
+    text = secrets.token_urlsafe(PUSH_ID_BYTES * count)
+    return [text[start : start + PUSH_ID_LENGTH] for start in range(0, len(text), PUSH_ID_LENGTH)]
+
+
+def _stored_target(target: Target) -> str:
+    if target.device is not None:
+        return f'{{"device":"{target.device}"}}'  # its letters need no escape
+    return target.model_dump_json(exclude_none=True)
 
 
 def _listed(target: Target) -> list[str] | None:

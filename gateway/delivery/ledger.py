@@ -33,6 +33,7 @@ from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_nu
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.errors import problem
 from gateway.store.protocols import Timers, Writer
+from gateway.store.rows import insert_rows
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -344,14 +345,17 @@ def last_push_no(connection: sqlite3.Connection) -> int:
     return int(row[0]) if row is not None else 0
 
 
-def insert_listed_rows(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int]]) -> None:
-    """Deliveries from (push_no, device_no, priority, size), sorted so that the clustered table is appended to."""
-    rows.sort()
-    connection.execute(
-        "INSERT INTO delivery (push_no, device_no, priority, size, state)"
-        " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, 0 FROM json_each(?)",
-        (json.dumps(rows),),
-    )
+def insert_single_rows(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int, int]]) -> None:
+    """Deliveries of pushes to one device each: (push_no, device_no, priority, size, 0), in the order of the pushes."""
+    insert_rows(connection, "delivery", "push_no, device_no, priority, size, state", rows)
+
+
+def insert_listed_rows(
+    connection: sqlite3.Connection, push_no: int, priority: int, size: int, devices: Sequence[int]
+) -> None:
+    """Deliveries of one push to these devices, sorted so that the clustered table is appended to."""
+    listed = "SELECT value AS no FROM json_each(?) ORDER BY value"
+    insert_selected_rows(connection, push_no, priority, size, listed, (json.dumps(devices),))
 
 
 def insert_selected_rows(
@@ -434,25 +438,42 @@ def supersede_rows(
     return handles
 
 
+def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> list[tuple[int, int, int]]:
+    """(device number, deliveries, bytes) of what waits for each; those with nothing are left out."""
+    (text,) = connection.execute(
+        "SELECT json_group_array(json_array(device_no, count, total)) FROM ("
+        " SELECT device_no, count(*) AS count, sum(size) AS total FROM delivery INDEXED BY delivery_mailbox"
+        " WHERE state = 0 AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no)",
+        (json.dumps(list(devices)),),
+    ).fetchone()
+    return [(device_no, count, total) for device_no, count, total in json.loads(text)]
+
+
+def crowded_mailboxes(
+    connection: sqlite3.Connection, push_no: int, limit: int, limit_bytes: int
+) -> list[tuple[int, int, int]]:
+    """The same of those devices of a push whose mailbox is over one of the limits."""
+    return connection.execute(
+        "SELECT device_no, count(*), sum(size) FROM delivery INDEXED BY delivery_mailbox"
+        " WHERE state = 0 AND device_no IN (SELECT device_no FROM delivery WHERE push_no = ?)"
+        " GROUP BY device_no HAVING count(*) > ? OR sum(size) > ?",
+        (push_no, limit, limit_bytes),
+    ).fetchall()
+
+
 def overflow_rows(
     connection: sqlite3.Connection,
-    first_push_no: int,
+    crowded: Iterable[tuple[int, int, int]],
     limit: int,
     limit_bytes: int,
     is_sent: Callable[[int, int], bool],
     now: int,
 ) -> list[int]:
-    """Bring every mailbox touched by pushes from `first_push_no` on back below its limits; handles of the losers.
+    """Bring these mailboxes, (device number, deliveries, bytes) each, back below the limits; handles of the losers.
 
     The oldest of the lowest priority goes first, the new ones included; what is in flight counts but stays.
     """
     losers: list[int] = []
-    crowded = connection.execute(
-        "SELECT device_no, count(*), sum(size) FROM delivery INDEXED BY delivery_mailbox"
-        " WHERE state = 0 AND device_no IN (SELECT device_no FROM delivery WHERE push_no >= ?)"
-        " GROUP BY device_no HAVING count(*) > ? OR sum(size) > ?",
-        (first_push_no, limit, limit_bytes),
-    ).fetchall()
     for device_no, count, total in crowded:
         reason = "mailbox_limit" if count > limit else "mailbox_bytes"
         evicted: list[int] = []

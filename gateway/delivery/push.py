@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AwareDatetime,
@@ -40,9 +40,15 @@ IDLE_BYTES = 16 * 1024 * 1024
 """Pushes kept in memory although nothing of them is in flight, so that a fleet draining the same backlog reads each
 once."""
 
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""Made once: `json.dumps` makes one for every call that is not plain."""
+
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 """Tags, channels and action ids."""
+
+
+Kind = Literal["alert", "in_app", "silent", "command"]
 
 
 class _Strict(BaseModel):
@@ -94,7 +100,7 @@ class Notification(_Strict):
 
 class PushRequest(_Strict):
     target: Target
-    kind: Literal["alert", "in_app", "silent", "command"] | None = None
+    kind: Kind | None = None
     """None (left out): `alert` with a notification, else `silent`. After validation it is never None."""
     notification: Notification | None = None
     data: Any = None
@@ -122,14 +128,15 @@ class PushRequest(_Strict):
 
     def content(self) -> str:
         """`notification` and `data` as compact JSON text; what the database keeps and the wire repeats."""
-        fields: dict[str, Any] = {}
-        if self.notification is not None:
-            fields["notification"] = self.notification.model_dump(exclude_none=True)
-        if "data" in self.model_fields_set:
-            fields["data"] = self.data
+        parts: list[str] = []
         try:
-            text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            text.encode()
+            if self.notification is not None:
+                parts.append('"notification":' + self.notification.model_dump_json(exclude_none=True))
+            if "data" in self.model_fields_set:
+                parts.append('"data":' + _to_json(self.data))
+            text = "{" + ",".join(parts) + "}"
+            if not text.isascii():
+                text.encode()
         except (ValueError, UnicodeEncodeError, RecursionError) as error:
             raise problem(
                 "invalid_request",
@@ -276,9 +283,31 @@ def wire_frame(
     return head.encode(), (tail + "}").encode()
 
 
-def wire_size(head: bytes, tail: bytes, ttl: int) -> int:
-    """Bytes of the largest payload this push will ever have on the wire."""
-    return len(head) + len(tail) + len(str(ttl))
+PUSH_ID_LENGTH = 20
+"""Characters of every push id (`acceptance` makes them)."""
+_FRAME_BYTES = {
+    (kind, priority): sum(map(len, wire_frame("x" * PUSH_ID_LENGTH, kind, number, None, None, "{}", 0)))
+    for kind in get_args(Kind)
+    for number, priority in enumerate(PRIORITIES)
+}
+
+
+def wire_size(request: PushRequest, content: str) -> int:
+    """Bytes of the largest payload this push will ever have on the wire: `wire_frame` counted and not made, which is
+    done for every push before it is stored."""
+    assert request.kind is not None, "filled in by validation"
+    size = _FRAME_BYTES[request.kind, request.priority] + len(str(request.ttl))
+    if content != "{}":
+        size += 1 + _bytes(content) - 2
+    if request.channel is not None:
+        size += len(',"channel":""') + len(request.channel)
+    if request.collapse_key is not None:
+        size += len(',"collapse_key":') + _bytes(json.dumps(request.collapse_key, ensure_ascii=False))
+    return size
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 _COLUMNS = "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at"

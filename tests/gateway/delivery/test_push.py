@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.delivery.push import IDLE_PUSHES, ActivePush, ActivePushes, PushRequest, wire_size
+from gateway.delivery.push import IDLE_PUSHES, PUSH_ID_LENGTH, ActivePush, ActivePushes, PushRequest, wire_size
+from gateway.delivery.states import PRIORITIES
 from gateway.errors import Problem
 
 
@@ -131,10 +132,42 @@ def test_a_body_is_shared_within_a_second_and_never_says_zero_for_a_living_push(
     assert body.expires_at is None
 
 
-@given(ttl=st.integers(1, 31_536_000), elapsed=st.integers(0, 31_536_000_000))
-def test_no_body_is_larger_than_what_was_counted(ttl: int, elapsed: int) -> None:
-    push = active(ttl=ttl, expires_at=1_800_000_000_000 + ttl * 1000)
-    assert len(push.body(1_800_000_000_000 + elapsed).payload) <= wire_size(push._head, push._tail, ttl)
+@given(
+    ttl=st.integers(0, 31_536_000),
+    elapsed=st.integers(0, 31_536_000_000),
+    kind=st.sampled_from(["silent", "command"]),
+    priority=st.sampled_from(PRIORITIES),
+    channel=st.none() | st.just("offers"),
+    collapse_key=st.none() | st.sampled_from(["k", 'k"ü\\']),
+    data=st.none() | st.text(max_size=20),
+    title=st.none() | st.text(min_size=1, max_size=20),
+)
+def test_no_body_is_larger_than_what_was_counted(
+    ttl: int, elapsed: int, title: str | None, data: str | None, priority: str, **fields: Any
+) -> None:
+    if title is not None:
+        fields["notification"] = {"title": title}
+    if data is not None:
+        fields["data"] = data
+    asked = request(ttl=ttl, priority=priority, **fields)
+    content = asked.content()
+    start = 1_800_000_000_000
+    push = ActivePush(
+        no=1,
+        push_id="x" * PUSH_ID_LENGTH,
+        kind=asked.kind or "",
+        priority=PRIORITIES.index(asked.priority),
+        qos=1,
+        ttl=ttl,
+        collapse_key=asked.collapse_key,
+        channel=asked.channel,
+        content=content,
+        accepted_at=start,
+        expires_at=start + ttl * 1000,
+    )
+    counted = wire_size(asked, content)
+    assert len(push.body(start).payload) == counted
+    assert len(push.body(start + elapsed).payload) <= counted
 
 
 def test_pushes_at_rest_are_bounded_and_those_in_flight_are_kept() -> None:

@@ -1,0 +1,48 @@
+"""How much each mailbox can still take before it has to be counted.
+
+A mailbox is counted over its rows, which costs as much as it holds. Only acceptance makes it larger, so what was
+counted once is good until as many pushes have been accepted for the device as there was room for. A guess that is too
+low costs a count; none is ever too high: what ends meanwhile, or is rolled back, is not given back.
+
+It belongs to acceptance, which has one operation under way at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+MAX_DEVICES = 200_000
+"""Devices remembered, about 30 MB; over it all are forgotten, and counted again as they come."""
+
+
+class Headroom:
+    """`deliveries` and `size` (bytes) are the limits of a mailbox."""
+
+    def __init__(self, deliveries: int, size: int) -> None:
+        self._deliveries = deliveries
+        self._size = size
+        self._until: dict[int, list[int]] = {}
+        """Device number to [deliveries, bytes] that may have been accepted for everybody when its room is used up."""
+        self._everybody = [0, 0]
+
+    def take(self, device_no: int, size: int) -> bool:
+        """A push is accepted for one device. False: its mailbox has to be counted."""
+        until = self._until.get(device_no)
+        if until is None:
+            return False
+        until[0] -= 1
+        until[1] -= size
+        return until[0] >= self._everybody[0] and until[1] >= self._everybody[1]
+
+    def take_everywhere(self, size: int) -> None:
+        """A push is accepted for devices that are not listed: any of them, or all."""
+        self._everybody[0] += 1
+        self._everybody[1] += size
+
+    def counted(self, mailboxes: Iterable[tuple[int, int, int]]) -> None:
+        """(device number, deliveries, bytes) of mailboxes, as they are now on disk."""
+        if len(self._until) > MAX_DEVICES:
+            self._until.clear()
+        deliveries, size = self._everybody
+        for device_no, count, total in mailboxes:
+            self._until[device_no] = [deliveries + self._deliveries - count, size + self._size - total]
