@@ -40,7 +40,7 @@ from broker.store import MemoryStore
 
 TWO_BYTES = ("server_keep_alive", "max_inflight", "receive_maximum", "topic_alias_maximum")
 """Limits that the protocol writes in two bytes."""
-MAY_BE_ZERO = ("server_keep_alive", "topic_alias_maximum", "max_session_expiry", "system_interval")
+MAY_BE_ZERO = ("server_keep_alive", "topic_alias_maximum", "max_session_expiry", "system_interval", "disconnect_spread")
 
 
 class CannotStart(Exception):

@@ -9,13 +9,15 @@ Laws
 4. `deliver` (a push, under a handle) and `route` (ordinary MQTT) do not meet: the one addresses a session and may be
    refused, the other addresses a topic and queues.
 
-The caller owes: `start` before the first connection, `tick` some four times a second, `shutdown` before the sockets go.
+The caller owes: `start` before the first connection, `tick` some four times a second, `drain` and `shutdown` before the
+sockets go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from broker.authorization import Authenticator
@@ -61,6 +63,8 @@ class Broker:
         self.failed = FailedAuthentications(settings.max_failed_authentications)
         self._connections: dict[str, tuple[Connection, ...]] = {}
         """By principal; almost always one, and a tuple of one is the smallest collection there is."""
+        self._leaving = 0
+        """How many clients there were when they began to be sent away."""
 
     # -- what the embedder calls --------------------------------------------------------------------------------------
 
@@ -171,17 +175,44 @@ class Broker:
         session = self.sessions.get(client_id)
         return session is not None and session.connection is not None
 
-    def shutdown(self) -> None:
-        """Say goodbye (5.0 clients: 0x8B) and close every accepted connection."""
-        for connections in list(self._connections.values()):
+    def drain(self) -> None:
+        """For good: nobody is let in any more, and nothing more begins to be sent. What is inflight can be acknowledged
+        and what clients say is answered until `shutdown`; `deliver` answers False, its owner keeps what waits."""
+        self.environment.draining = True
+        self._leaving = self.metrics.connections
+        for connections in self._connections.values():
+            for connection in connections:
+                if connection.session is not None:
+                    connection.session.close_gate()
+
+    def has_something_under_way(self) -> bool:
+        """Any client owes an acknowledgement or is owed an answer."""
+        return any(c.has_something_under_way() for connections in self._connections.values() for c in connections)
+
+    def shutdown(self, at_most: int | None = None) -> bool:
+        """Say goodbye (5.0 clients: 0x8B, and when to come back) to the clients of so many credentials at most, and
+        close their connections; whether anybody is left."""
+        for connections in list(islice(self._connections.values(), at_most)):
             for connection in connections:
                 connection.end(ReasonCode.SERVER_SHUTTING_DOWN, "server shutting down")
+        return bool(self._connections)
 
     # -- what a connection calls --------------------------------------------------------------------------------------
+
+    def is_busy(self) -> bool:
+        """One CONNECT too many, the one that asks included; or nobody is let in any more."""
+        return self.environment.draining or self.metrics.handshakes > self.settings.max_handshakes
+
+    @property
+    def expected_back(self) -> int:
+        """So many clients may come back together, when we send them away."""
+        return max(self._leaving, self.metrics.connections + self.metrics.handshakes)
 
     def refusal(self, client_id: str, principal: str) -> int:
         """The reason code for an authenticated client that there is no room for, or that asks for another's session;
         0 if it may have one."""
+        if self.environment.draining:
+            return ReasonCode.SERVER_BUSY
         session = self.sessions.get(client_id)
         if session is not None and session.principal != principal:
             return ReasonCode.CLIENT_IDENTIFIER_NOT_VALID

@@ -28,10 +28,10 @@ from broker.broker import Broker
 from broker.enhanced_authentication import EnhancedAuthentication
 from broker.environment import Environment, Transport
 from broker.forwarding import body_of
-from broker.handshake import Terms, connack_properties, goodbye, terms_of, will_of
+from broker.handshake import Terms, connack_properties, goodbye, refusal, terms_of, will_of
 from broker.message import Message
 from broker.protocol.codec import Decoder, encode
-from broker.protocol.errors import MqttError, ProtocolError, return_code_of
+from broker.protocol.errors import MqttError, ProtocolError
 from broker.protocol.packets import (
     REASON_CODES,
     V3_1_1,
@@ -56,6 +56,7 @@ from broker.protocol.packets import (
     Unsubscribe,
 )
 from broker.protocol.topic_filters import SHARE
+from broker.retry_hint import retry_hint
 from broker.router import pack_options
 from broker.session import Session
 from broker.topic_aliases import InboundAliases
@@ -209,16 +210,21 @@ class Connection:
         if self._state is State.CLOSED:
             return
         self.environment.metrics.refuse(reason.replace(" ", "_"))
+        hint = retry_hint(reason_code, self._broker.expected_back)
         # [MQTT-3.14.0-1]: DISCONNECT only after CONNACK.
         if self._said_connack:
             if self.version == V5 and self._terms is not None:
-                self._transport.write(goodbye(reason_code, reason, self._terms))
+                self._transport.write(goodbye(reason_code, reason, self._terms, hint))
         elif self._state is not State.AWAITING_CONNECT:
             # Its CONNECT was understood: the refusal is a CONNACK.
             # [MQTT-3.2.2-6] [MQTT-3.2.2-8] [3.1.1: MQTT-3.2.2-4]: session present 0, and a code of the table.
-            code = reason_code if self.version == V5 else return_code_of(reason_code)
-            self._transport.write(encode(Connack(False, code), self.version))
+            self._transport.write(refusal(reason_code, self.version, self._terms, hint))
         self._finish(reason, keep_will=True)
+
+    def has_something_under_way(self) -> bool:
+        """The client owes us an acknowledgement, or we owe it an answer."""
+        session = self.session
+        return self._answers is not None or (session is not None and session.oldest_sent_at() is not None)
 
     def due(self, now: float) -> float | None:
         """The timing wheel has come by."""
@@ -254,6 +260,7 @@ class Connection:
     def _connect(self, connect: Connect) -> None:
         self.version = connect.protocol_version
         self._state = State.AUTHENTICATING
+        self.environment.metrics.handshakes += 1
         properties = connect.properties
         if not connect.client_id and self.version != V5 and not connect.clean_start:
             # 3.1.1 cannot tell a client which identifier it was given [3.1.1: MQTT-3.1.3-7] [3.1.1: MQTT-3.1.3-8].
@@ -267,6 +274,10 @@ class Connection:
             return
         if self._broker.failed.too_many(self.peer, self.environment.now):
             self.end(ReasonCode.CONNECTION_RATE_EXCEEDED, "too many failed authentications")
+            return
+        self._terms = terms
+        if self._broker.is_busy():
+            self._refused(ReasonCode.SERVER_BUSY)
             return
         # The client need not wait for CONNACK (MQTT 5.0, 3.1.4); we look at nothing it says until we know it.
         # [MQTT-3.1.4-6] [3.1.1: MQTT-3.1.4-5]
@@ -373,6 +384,7 @@ class Connection:
         """CONNACK has left: the session may speak."""
         self._said_connack = True
         if self.session is not None:
+            self.environment.metrics.handshakes -= 1
             self.session.start()
 
     # -- PUBLISH from the client --------------------------------------------------------------------------------------
@@ -586,6 +598,8 @@ class Connection:
             return
         # [MQTT-3.2.2-7] [MQTT-3.14.4-1] [MQTT-3.14.4-2] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [3.1.1: MQTT-3.2.2-5]
         # [3.1.1: MQTT-4.8.0-1]: whatever the reason, nothing is said or read any more.
+        if self._state is not State.AWAITING_CONNECT and not self._said_connack:
+            self.environment.metrics.handshakes -= 1
         self._state = State.CLOSED
         self._decoder.stop()
         self._broker.wheel.cancel(self)

@@ -50,7 +50,7 @@ class Transport(Protocol):
 class Environment:
     """What the sessions of one broker share."""
 
-    __slots__ = ("clock", "events", "last_message_key", "metrics", "now", "settings", "store")
+    __slots__ = ("clock", "draining", "events", "last_message_key", "metrics", "now", "settings", "store")
 
     def __init__(
         self,
@@ -68,6 +68,8 @@ class Environment:
         self.now = clock()
         """Server time of the last packet or tick: fresh enough for timeouts, and free."""
         self.last_message_key = 0
+        self.draining = False
+        """The broker is on its way out: no session begins to send anything more."""
 
     def keep(self, shared: SharedMessage) -> None:
         """A durable session holds this message: see that it is stored, once."""

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from broker.forwarding import body_of
 from broker.message import Body, Message
 from broker.protocol.codec import encode
-from broker.protocol.packets import V5, Connect, Disconnect, Properties, Will
+from broker.protocol.errors import return_code_of
+from broker.protocol.packets import V5, Connack, Connect, Disconnect, Properties, Will
 from broker.settings import BrokerSettings
 from broker.store import StoredWill
 
@@ -76,11 +77,28 @@ def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings)
     return properties
 
 
-def goodbye(reason_code: int, reason: str, terms: Terms) -> bytes:
-    """DISCONNECT of 5.0, with a reason for people if the client takes packets that long."""
+def refusal(reason_code: int, version: int, terms: Terms | None, hint: list[tuple[str, str]]) -> bytes:
+    """CONNACK for a client that is sent away, with a hint when to come back if its packets may be that long."""
+    if version != V5:
+        return encode(Connack(False, return_code_of(reason_code)), version)
+    if hint and terms is not None:
+        data = encode(Connack(False, reason_code, Properties(user_properties=hint)), version)
+        if len(data) <= terms.maximum_packet_size:  # [MQTT-3.2.2-20]
+            return data
+    return encode(Connack(False, reason_code), version)
+
+
+def goodbye(reason_code: int, reason: str, terms: Terms, hint: list[tuple[str, str]]) -> bytes:
+    """DISCONNECT of 5.0: with a hint when to come back, and a reason for people, if its packets may be that long."""
     # [MQTT-3.14.2-2]
-    data = encode(Disconnect(reason_code, Properties(reason_string=reason)), V5)
-    return data if len(data) <= terms.maximum_packet_size else encode(Disconnect(reason_code), V5)  # [MQTT-3.14.2-3]
+    said = [Properties(reason_string=reason, user_properties=hint)]
+    if hint:
+        said.append(Properties(user_properties=hint))
+    for properties in said:
+        data = encode(Disconnect(reason_code, properties), V5)
+        if len(data) <= terms.maximum_packet_size:  # [MQTT-3.14.2-3] [MQTT-3.14.2-4]
+            return data
+    return encode(Disconnect(reason_code), V5)
 
 
 def will_of(connect: Connect) -> StoredWill | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 class BrokerMetrics:
     connections: int = 0
     """Connections past CONNECT, now."""
+    handshakes: int = 0
+    """CONNECTs whose CONNACK has not left, now."""
     sessions: int = 0
     """Sessions, connected or not, now."""
     retained: int = 0

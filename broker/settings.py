@@ -23,6 +23,10 @@ class BrokerSettings:
     connect_buffer: int = 64 * 1024
     """Bytes taken from a connection before the authenticator has answered: the largest CONNECT, and what may follow it
     meanwhile. A stranger costs no more than this."""
+    max_handshakes: int = 20_000
+    """CONNECTs whose CONNACK has not left: their credentials are being looked at, or their new session is on its way to
+    the disk. About 3 KiB each. One more is answered at once, with 0x89 (3.1.1: return code 3): it is better told to
+    come back than left in a queue until it gives up and begins again."""
     maximum_packet_size: int = 1024 * 1024
     """Bytes of one packet from an accepted client; announced to 5.0 clients. Four times the largest push payload."""
     max_client_id_length: int = 256
@@ -39,6 +43,10 @@ class BrokerSettings:
     """Times the keep alive without a packet until the connection is closed [MQTT-3.1.2-22]."""
     ack_timeout: float = 300.0
     """Seconds a message may be inflight unacknowledged while its client is connected; then the connection is closed."""
+
+    disconnect_spread: float = 2.0
+    """Seconds over which the clients are disconnected at a stop, so that they do not return all at once to whoever
+    takes over. An upper limit: few clients are told at once, and any number at no more than 5,000 a second below it."""
 
     max_session_expiry: int = 31_536_000
     """Seconds a session outlives its connection at most, and what clean session 0 of 3.1.1 gets: one year, the longest

@@ -523,7 +523,7 @@ class InflightWindow:
     def pump(self) -> None:
         """Room or the socket has become free: send again, then what is queued, then say `ready`."""
         connection = self.connection
-        if connection is None or connection.paused or not self.resumed:
+        if connection is None or connection.paused or not self.resumed or self.environment.draining:
             return
         if self.resend is not None:
             self.wake_at = 1
@@ -542,7 +542,7 @@ class InflightWindow:
             self.wake_at = 1 if self.queue is not None else wanted or NEVER
 
     def close_gate(self) -> None:
-        """The socket is full: nothing more for a slow consumer until it has read. Then call `pump`."""
+        """Nothing more goes out until `pump`: the socket is full, or the broker is on its way out."""
         self.write = None
 
     def announce(self) -> None:

@@ -10,7 +10,8 @@ Laws
 2. A receipt is on disk before it is sent, and stays there until the server has acknowledged it.
 3. An acknowledgement belongs to the connection its push came by. Packet identifiers are reused, so a late one on a new
    connection would acknowledge another push.
-4. Reconnecting has full jitter: a fleet cut off at once does not return at once.
+4. Reconnecting has full jitter: a fleet cut off at once does not return at once. Where the server says when to come
+   back (MQTT 5.0, user property `retry-after`), that counts instead, once.
 
 Two threads: the network thread owns the paho client (every call into it is made there; others post closures and ring a
 socket), the worker runs the program's callbacks one push at a time, so that a slow one does not stop keep alive.
@@ -27,6 +28,7 @@ import json
 import logging
 import queue
 import random
+import re
 import selectors
 import socket
 import ssl
@@ -55,6 +57,11 @@ RECEIPTS_PER_MESSAGE = 20
 """Receipts travel in lists, well below the 4 KiB of a small device's packet."""
 FOREVER = 0xFFFF_FFFF
 """MQTT 5 session expiry interval: the session does not expire [MQTT 3.1.2.11.2]."""
+
+
+RETRY_AFTER = "retry-after"
+"""User property of a server that sends us away: whole seconds until we are welcome again."""
+SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,16 @@ class Push:
 
 @dataclass
 class Backoff:
-    """Full jitter: anywhere between nothing and an exponentially growing ceiling, in seconds."""
+    """Full jitter: anywhere between nothing and an exponentially growing ceiling, in seconds. The server's word
+    replaces the growth, as far as the cap allows; the jitter stays."""
 
     base: float = 1.0
     cap: float = 120.0
     random: Callable[[float, float], float] = random.uniform
 
-    def delay(self, failures: int) -> float:
+    def delay(self, failures: int, retry_after: int | None = None) -> float:
+        if retry_after is not None:
+            return min(self.cap, retry_after) + self.random(0.0, min(self.cap, self.base))
         return self.random(0.0, min(self.cap, self.base * 2.0 ** min(failures, 30)))
 
 
@@ -141,7 +151,7 @@ class Device:
         on_push        shows it, or does it. For a `command` its return value is the result that is sent back.
         on_interrupted called instead for a push whose effect an earlier process began and did not survive.
         on_state       (`connecting` | `connected` | `disconnected` | `refused`, detail in words); network thread.
-        mqtt5          speak MQTT 5.0 instead of 3.1.1.
+        mqtt5          speak MQTT 5.0 instead of 3.1.1: only then a server can say when to come back.
         """
         self.device_id = device_id
         self.actions: dict[str, Callable[[Push], Any]] = {}
@@ -155,6 +165,8 @@ class Device:
         """Counts connections: the one that law 3 compares."""
         self._failures = 0
         """Attempts since the last subscribed connection."""
+        self._retry_after: int | None = None
+        """What the server has said at the end of the last connection."""
         self._subscribed = threading.Event()
         self._stopping = threading.Event()
         """No further push is begun."""
@@ -366,7 +378,8 @@ class Device:
                 log.exception("%s: the connection failed", self.device_id)
                 self._tell("disconnected", str(error))
             self._subscribed.clear()
-            self._closing.wait(self._backoff.delay(self._failures))
+            retry_after, self._retry_after = self._retry_after, None
+            self._closing.wait(self._backoff.delay(self._failures, retry_after))
         self._thread_ended()
 
     def _serve(self) -> None:
@@ -413,6 +426,7 @@ class Device:
     ) -> None:
         self._connection += 1
         if reason.is_failure:
+            self._retry_after = retry_after_of(properties)
             self._tell("refused", str(reason))
             return
         # Also into a session that is present: it may have died between CONNECT and SUBSCRIBE.
@@ -444,6 +458,8 @@ class Device:
         properties: Properties | None,
     ) -> None:
         self._subscribed.clear()
+        if flags.is_disconnect_packet_from_server:
+            self._retry_after = retry_after_of(properties)
         if not self._closing.is_set():
             lost = reason.value == 0x80 and not flags.is_disconnect_packet_from_server  # paho: "Unspecified error"
             self._tell("disconnected", "connection lost" if lost else str(reason))
@@ -486,6 +502,14 @@ class Device:
             self._send_receipts()
             with self._drained:
                 self._drained.notify_all()
+
+
+def retry_after_of(properties: Properties | None) -> int | None:
+    """The seconds in the hint of a CONNACK or DISCONNECT; None without one that can be read."""
+    for name, value in getattr(properties, "UserProperty", ()):
+        if name == RETRY_AFTER and SECONDS.fullmatch(value):
+            return int(value)
+    return None
 
 
 def outcome(handler: Callable[[Push], Any], push: Push) -> Any:

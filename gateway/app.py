@@ -2,8 +2,8 @@
 
 Order of the start: the data directory's lock; the HTTP port (so that a port in use is noticed before anything is
 touched); databases, migrated; the rooms; what the broker still holds past PUBREC; the MQTT port; HTTP; the ready line.
-The end is the reverse: no new requests, those under way are answered; devices are told goodbye; what they said and
-acknowledged until then is on disk before the files close.
+The end is the reverse: no new requests, those under way are answered; nothing more is handed to devices, what they have
+is acknowledged, they are told goodbye; what they said and acknowledged until then is on disk before the files close.
 
 What keeps the server from starting is one line on stderr with its remedy, and exit code 2.
 """

@@ -62,6 +62,7 @@ class Sources:
 
 BROKER_GAUGES = {
     "connections": "MQTT connections past CONNECT.",
+    "handshakes": "CONNECTs that have not been answered yet.",
     "sessions": "MQTT sessions, connected or not.",
     "most_connections": "The most MQTT connections there have been at a time.",
     "subscriptions": "Subscriptions of all sessions.",

@@ -3,8 +3,9 @@
 Laws
 1. Sockets are bounded: `max_connections` clients, which `Broker` counts after CONNECT, and `MAX_STRANGERS` sockets
    beyond them that have not proved who they are. The newest loses; it is cut off without an answer.
-2. The order of an end: no new sockets; what is owed is stored and answered; goodbye to the clients; whoever has not
-   hung up after `DRAIN` is cut off. The caller then closes the store.
+2. The order of an end: no new sockets, and nothing more begins to be sent; what is owed is stored and answered, what is
+   inflight acknowledged; goodbye to the clients, spread over the settings' `disconnect_spread`; whoever has not hung up
+   is cut off. The caller then closes the store. Each of the steps is bounded, and takes no time where nothing is to do.
 3. One timer for everything that is due (`Broker.tick`), four times a second.
 """
 
@@ -29,7 +30,13 @@ TICK: Final = 0.25
 MAX_STRANGERS: Final = 10_000
 """Sockets beyond `max_connections`. Each takes 3 KiB and lasts `connect_timeout` at most."""
 DRAIN: Final = 5.0
-"""Seconds for what is owed, and again for the goodbyes."""
+"""Seconds for what is owed, for what is inflight, and again for the hanging up."""
+QUIET: Final = 0.5
+"""Seconds without any acknowledgement, after which those who still owe one are not waited for any longer."""
+LOOK_AGAIN: Final = 0.02
+"""Seconds between two looks at who still owes one, and between two rounds of goodbyes."""
+GOODBYES: Final = 5_000
+"""Clients a second that are told to go, if that many are there: what one core does besides storing what was lost."""
 
 
 class BrokerServer:
@@ -59,9 +66,11 @@ class BrokerServer:
         self._stopping = True
         for listener in self._listeners:
             listener.close()
+        self.broker.drain()
         await self._answers_left()
+        await self._acknowledgements_came()
+        await self._say_goodbye()
         self._ticker.cancel()
-        self.broker.shutdown()
         for transport in list(self._transports):
             transport.close()  # strangers; the broker has closed the others
         if self._transports:
@@ -82,6 +91,29 @@ class BrokerServer:
             await asyncio.wait_for(stored, DRAIN)
         except TimeoutError:
             log.warning("what is owed could not be stored in %g s; clients will repeat what they sent", DRAIN)
+
+    async def _acknowledgements_came(self) -> None:
+        """What the clients owe us, and what they said meanwhile. One that is deaf must not keep us for long."""
+        metrics = self.broker.metrics
+        acknowledged = metrics.acknowledged
+        now = self._loop.time()
+        deadline, quiet = now + DRAIN, now + QUIET
+        while now < min(deadline, quiet) and self.broker.has_something_under_way():
+            await asyncio.sleep(LOOK_AGAIN)
+            now = self._loop.time()
+            if metrics.acknowledged != acknowledged:
+                acknowledged = metrics.acknowledged
+                quiet = now + QUIET
+
+    async def _say_goodbye(self) -> None:
+        """To all at once, or to so many a round that it takes as long as it may."""
+        clients = self.broker.metrics.connections
+        spread = min(clients / GOODBYES, self.broker.settings.disconnect_spread)
+        rounds = 1 + int(spread / LOOK_AGAIN)
+        for _ in range(rounds):
+            if not self.broker.shutdown(-(-clients // rounds)):
+                return
+            await asyncio.sleep(LOOK_AGAIN)
 
     # -- what the transports call -------------------------------------------------------------------------------------
 

@@ -428,6 +428,88 @@ def test_shutdown_says_goodbye_to_all(version: int) -> None:
     assert world.broker.metrics.connections == 0
 
 
+def test_goodbyes_may_be_spread() -> None:
+    world = World()
+    clients = [world.connect(f"c{number}", V5) for number in range(5)]
+    assert world.broker.shutdown(2)
+    assert [client.is_closed() for client in clients] == [True, True, False, False, False]
+    assert world.broker.shutdown(2)
+    assert not world.broker.shutdown(2)
+    assert all(client.is_closed() for client in clients)
+
+
+def test_the_fleet_that_is_sent_away_stays_as_large_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last to be told must not hear of an empty house, and all come back at once."""
+    monkeypatch.setattr("broker.retry_hint.RETURNS", 1)
+    monkeypatch.setattr("broker.retry_hint.randbelow", lambda end: end - 1)
+    world = World()
+    clients = [world.connect(f"c{number}", V5) for number in range(3)]
+    world.broker.drain()
+    while world.broker.shutdown(1):
+        pass
+    for client in clients:
+        properties = client.receive(Disconnect).properties
+        assert properties is not None
+        assert properties.user_properties == [("retry-after", "4")]
+
+
+@both_versions
+def test_nothing_more_begins_to_be_sent_while_the_broker_drains(version: int) -> None:
+    world = World()
+    client = world.connect("c", version, clean=False)
+    client.subscribe(("a", 1))
+    assert world.broker.deliver("c", message("a", b"before"), 1)
+    world.broker.publish(message("a", b"ordinary"))
+    ordinary, queued = client.publishes()
+    world.events.take()
+
+    world.broker.drain()
+    assert not world.broker.deliver("c", message("a", b"late"), 2)
+    world.broker.publish(message("a", b"queued"))
+    assert world.broker.has_something_under_way()
+    client.send(Puback(ordinary.packet_id), Puback(queued.packet_id))
+    assert not world.broker.has_something_under_way()
+    client.connection.pause_writing()
+    client.connection.resume_writing(world.clock.now)
+    assert client.subscribe(("b", 1)) == [1], "what clients ask is answered"
+    assert client.received() == []
+    assert world.events.of("settled", "ready") == [("settled", "c", 1, ACKNOWLEDGED)]
+
+    again = world.crash().connect("c", version, clean=False)
+    assert again.connack.session_present
+    assert [publish.payload for publish in again.unread if isinstance(publish, Publish)] == [b"queued"]
+
+
+@both_versions
+def test_an_answer_that_waits_for_the_disk_is_under_way(version: int) -> None:
+    world = World()
+    client = world.connect("c", version)
+    world.events.held = True
+    client.send(Publish("a", b"said", 1, packet_id=7))
+    assert world.broker.has_something_under_way()
+    world.events.dones[0](0)
+    assert not world.broker.has_something_under_way()
+
+
+@both_versions
+def test_nobody_is_let_in_while_the_broker_drains(version: int) -> None:
+    """Not even who was being authenticated."""
+    world = World()
+    early, late = world.client(version), world.client(version)
+    world.authenticator.held = True
+    early.send(Connect("early", version))
+    world.broker.drain()
+    late.send(Connect("late", version))
+    _, decide = world.authenticator.asked.pop()
+    decide()
+    assert not world.authenticator.asked, "the late one was not looked at"
+    for client in (early, late):
+        assert client.receive(Connack).reason_code == (0x89 if version == V5 else 3)
+        assert client.is_closed()
+    assert not world.broker.sessions
+    assert world.broker.metrics.refused == {"server_busy": 2}
+
+
 @both_versions
 def test_a_listener_may_remove_the_session_from_within(version: int) -> None:
     world = World()

@@ -46,6 +46,67 @@ def refused(world: World, connect: Connect) -> int:
     return connack.reason_code
 
 
+# -- admission ---------------------------------------------------------------------------------------------------------
+
+
+@both_versions
+def test_one_handshake_too_many_is_told_to_come_back(version: int) -> None:
+    world = World(BrokerSettings(max_handshakes=2))
+    world.authenticator.held = True
+    waiting = [world.client(version) for _ in range(2)]
+    for number, client in enumerate(waiting):
+        client.send(Connect(f"c{number}", version))
+    late = world.client(version)
+    late.send(Connect("late", version))
+    connack = late.receive(Connack)
+    assert late.is_closed()
+    assert connack.reason_code == (0x89 if version == V5 else 3)
+    if version == V5:
+        assert connack.properties is not None
+        assert connack.properties.user_properties == [("retry-after", "1")]
+    assert world.broker.metrics.refused == {"server_busy": 1}
+    assert len(world.authenticator.asked) == 2
+
+    for _, decide in world.authenticator.asked:
+        decide()
+    assert [client.receive(Connack).reason_code for client in waiting] == [0, 0]
+    world.authenticator.held = False
+    world.connect("late", version)
+
+
+@both_versions
+def test_a_handshake_is_over_when_connack_has_left_or_the_client_has(version: int) -> None:
+    world = World()
+    metrics = world.broker.metrics
+    world.store.held = True
+    client = world.client(version)
+    assert metrics.handshakes == 0, "nobody yet: a socket is no handshake"
+    properties = Properties(session_expiry_interval=60) if version == V5 else None
+    client.send(Connect("c", version, clean_start=False, properties=properties))
+    assert metrics.handshakes == 1, "the new session is not on disk"
+    world.store.commit()
+    assert metrics.handshakes == 0
+    client.drop()
+    assert metrics.handshakes == 0
+
+    world.authenticator.held = True
+    gone, wrong, overdue = (world.client(version) for _ in range(3))
+    for other in (gone, wrong, overdue):
+        other.send(Connect("d", version, username="d", password=b"wrong"))
+    assert metrics.handshakes == 3
+    gone.drop()
+    world.authenticator.asked[-2][1]()
+    assert wrong.is_closed()
+    assert metrics.handshakes == 1
+    world.advance(11.0)
+    assert overdue.is_closed()
+    assert metrics.handshakes == 0
+    stranger = world.client(version)
+    stranger.send(Pingreq())
+    assert stranger.is_closed()
+    assert metrics.handshakes == 0
+
+
 # -- CONNECT -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.handshake import RECEIVE_MAXIMUM, connack_properties, published_will, terms_of, will_of
+from broker.handshake import RECEIVE_MAXIMUM, connack_properties, goodbye, published_will, refusal, terms_of, will_of
 from broker.protocol.packets import V3_1_1, V5, Connect, Properties, Will
 from broker.settings import BrokerSettings
 
@@ -69,3 +69,27 @@ def test_a_plain_will_has_no_properties() -> None:
     assert will is not None
     assert published_will(will, 1.0).body.properties is None
     assert will_of(Connect("a")) is None
+
+
+def test_a_refusal_says_no_more_than_the_client_takes() -> None:
+    """[MQTT-3.2.2-20], and before a client has said how much that is, nothing more."""
+    hint = [("retry-after", "7")]
+    told = b"\x20\x14\x00\x89\x11\x26\x00\x0bretry-after\x00\x017"
+    bare = b"\x20\x03\x00\x89\x00"
+    for limit, expected in ((None, told), (len(told), told), (len(told) - 1, bare)):
+        terms = terms_of(Connect("a", V5, properties=Properties(maximum_packet_size=limit)), SETTINGS)
+        assert refusal(0x89, V5, terms, hint) == expected
+    assert refusal(0x89, V5, None, hint) == bare
+    assert refusal(0x89, V3_1_1, terms_of(Connect("a", V3_1_1), SETTINGS), hint) == b"\x20\x02\x00\x03"
+
+
+def test_a_goodbye_says_no_more_than_the_client_takes() -> None:
+    """[MQTT-3.14.2-3] [MQTT-3.14.2-4]: the reason for people goes first, then the hint."""
+    hint = [("retry-after", "7")]
+    both = b"\xe0\x1a\x8b\x18\x1f\x00\x04over\x26\x00\x0bretry-after\x00\x017"
+    hinted = b"\xe0\x13\x8b\x11\x26\x00\x0bretry-after\x00\x017"
+    bare = b"\xe0\x01\x8b"
+    for limit, expected in ((len(both), both), (len(both) - 1, hinted), (len(hinted), hinted), (len(hinted) - 1, bare)):
+        terms = terms_of(Connect("a", V5, properties=Properties(maximum_packet_size=limit)), SETTINGS)
+        assert goodbye(0x8B, "over", terms, hint) == expected
+        assert goodbye(0x8B, "over", terms, []) in (b"\xe0\x09\x8b\x07\x1f\x00\x04over", bare)

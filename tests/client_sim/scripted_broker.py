@@ -89,6 +89,9 @@ class Connection:
         length = bytes([len(body)]) if len(body) < 128 else bytes([len(body) % 128 | 0x80, len(body) // 128])
         self.send(bytes([PUBLISH | 0x02 | (0x08 if dup else 0)]) + length + body)
 
+    def goodbye(self, reason_code: int, properties: bytes) -> None:
+        self.send(bytes([DISCONNECT, 2 + len(properties), reason_code, len(properties)]) + properties)
+
     def acknowledge(self, packet_id: int) -> None:
         self.send(bytes([PUBACK, 2]) + packet_id.to_bytes(2, "big"))
 
@@ -108,13 +111,16 @@ class ScriptedBroker:
         self._connections: list[Connection] = []
         self.connect_body = b""
 
-    def accept(self, *, session_present: bool = False, return_code: int = 0, mqtt5: bool = False) -> Connection:
-        """Take a connection as far as its answered subscription (or its refusal)."""
+    def accept(
+        self, *, session_present: bool = False, return_code: int = 0, mqtt5: bool = False, properties: bytes = b""
+    ) -> Connection:
+        """Take a connection as far as its answered subscription (or its refusal). `properties`: of CONNACK."""
         connection = Connection(self._listener.accept()[0])
         self._connections.append(connection)
         self.connect_body = connection.expect(CONNECT).body
         extra = b"\x00" if mqtt5 else b""
-        connection.send(bytes([CONNACK, 2 + len(extra), session_present, return_code]) + extra)
+        told = bytes([len(properties)]) + properties if mqtt5 else b""
+        connection.send(bytes([CONNACK, 2 + len(told), session_present, return_code]) + told)
         if return_code == 0:
             subscribe = connection.expect(SUBSCRIBE)
             connection.send(bytes([SUBACK, 3 + len(extra)]) + subscribe.body[:2] + extra + b"\x01")
@@ -124,6 +130,10 @@ class ScriptedBroker:
         for connection in self._connections:
             connection.vanish()
         self._listener.close()
+
+
+def user_property(name: str, value: str) -> bytes:
+    return b"\x26" + b"".join(len(text).to_bytes(2, "big") + text.encode() for text in (name, value))
 
 
 def push_json(push_id: str, **fields: Any) -> bytes:

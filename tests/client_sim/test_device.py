@@ -16,7 +16,16 @@ import pytest
 
 from client_sim.device import Backoff, Device, Push
 from client_sim.journal import Journal
-from tests.client_sim.scripted_broker import DISCONNECT, PUBACK, PUBLISH, TIMEOUT, Connection, ScriptedBroker, push_json
+from tests.client_sim.scripted_broker import (
+    DISCONNECT,
+    PUBACK,
+    PUBLISH,
+    TIMEOUT,
+    Connection,
+    ScriptedBroker,
+    push_json,
+    user_property,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_ONCE = Backoff(base=0.001, cap=0.01)
@@ -328,3 +337,52 @@ def test_the_backoff_is_full_jitter_below_a_growing_ceiling() -> None:
     for failures in (0, 1, 2, 3, 10, 10_000):
         backoff.delay(failures)
     assert ceilings == [1, 2, 4, 8, 60, 60]
+
+
+def test_the_servers_word_replaces_the_growth_of_the_backoff() -> None:
+    backoff = Backoff(base=1.0, cap=60.0, random=lambda low, high: high)
+    assert [backoff.delay(9, seconds) for seconds in (0, 7, 60, 999_999_999)] == [1, 8, 61, 61]
+
+
+class NotedBackoff(Backoff):
+    """Comes back at once, and notes what the server had said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hints: SimpleQueue[int | None] = SimpleQueue()
+
+    def delay(self, failures: int, retry_after: int | None = None) -> float:
+        self.hints.put(retry_after)
+        return 0.0
+
+
+def test_comes_back_when_the_server_says(broker: ScriptedBroker, shown: Shown) -> None:
+    """By either packet, once each; what cannot be read is no word."""
+    backoff = NotedBackoff()
+
+    def hint() -> int | None:
+        return backoff.hints.get(timeout=TIMEOUT)
+
+    with Device("d1", "dev_secret", port=broker.port, on_push=shown, backoff=backoff, mqtt5=True):
+        broker.accept(return_code=0x89, mqtt5=True, properties=user_property("retry-after", "7")).vanish()
+        assert hint() == 7
+        connection = broker.accept(mqtt5=True)
+        connection.goodbye(0x8B, user_property("other", "1") + user_property("retry-after", "12"))
+        connection.vanish()
+        assert hint() == 12
+        for value in ("", "soon", "-1", "1.5", "9" * 10):
+            connection = broker.accept(mqtt5=True)
+            connection.goodbye(0x8B, user_property("retry-after", value))
+            connection.vanish()
+            assert hint() is None
+        broker.accept(mqtt5=True).vanish()
+        assert hint() is None
+        broker.accept(mqtt5=True)
+
+
+def test_a_3_1_1_device_has_only_its_jitter(broker: ScriptedBroker, shown: Shown) -> None:
+    backoff = NotedBackoff()
+    with Device("d1", "dev_secret", port=broker.port, on_push=shown, backoff=backoff):
+        broker.accept(return_code=3).vanish()
+        assert backoff.hints.get(timeout=TIMEOUT) is None
+        broker.accept()

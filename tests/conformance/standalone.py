@@ -60,10 +60,22 @@ class BrokerProcess:
         self.kill9()
         self.start()
 
+    def begin_to_stop(self) -> None:
+        """SIGTERM; then `wait`."""
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: signal.Signals) -> None:
+        assert self._process is not None, "started before"
+        self._process.send_signal(number)
+
     def _end(self, how: signal.Signals) -> int:
+        self._send(how)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Until it ends by itself; the exit code."""
         process = self._process
         assert process is not None, "started before"
-        process.send_signal(how)
         code = process.wait(SECONDS)
         assert process.stdout is not None, "opened as a pipe"
         process.stdout.close()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import struct
+from contextlib import ExitStack
 
 import pytest
 
 from tests import wire
 from tests.conformance.party import Party
+from tests.conformance.standalone import BrokerProcess
 from tests.conformance.test_format import MALFORMED, connect_with
+from tests.wire import RawClient
+
+SHUTTING_DOWN = 0x8B
+HINT = b"\x26" + wire.text("retry-after") + wire.text("1")
+SMALL = b"\x27" + struct.pack(">I", 10)
+"""A maximum packet size that has no room for it."""
 
 
 def test_the_reserved_connect_flag_is_zero(party: Party) -> None:
@@ -284,3 +292,51 @@ def test_a_goodbye_has_no_session_expiry_interval(party_5: Party) -> None:
     stranger = party_5.raw()
     stranger.send(wire.PINGREQ)
     stranger.expect_end()
+
+
+def test_a_broker_that_ends_tells_its_clients_when_to_come_back(own_broker: BrokerProcess) -> None:
+    """[MQTT-3.14.2-4]: unless the packet would be too large for one."""
+    with RawClient(own_broker.port) as hearing, RawClient(own_broker.port) as small, RawClient(own_broker.port) as old:
+        hearing.enter(wire.connect("hearing", 5))
+        small.enter(wire.connect("small", 5, properties=SMALL))
+        old.enter(wire.connect("old", 4))
+        assert own_broker.stop() == 0
+        assert HINT in hearing.expect_goodbye(SHUTTING_DOWN, 5)
+        small.expect(b"\xe0\x01\x8b")
+        small.expect_end()
+        old.expect_end()
+
+
+def until_nobody_listens(port: int) -> None:
+    while True:
+        try:
+            RawClient(port).close()
+        except ConnectionResetError:
+            continue  # it waited to be accepted when the port was closed
+        except ConnectionRefusedError:
+            return
+
+
+def test_who_comes_while_the_broker_ends_is_told_when_to_come_back(own_broker: BrokerProcess) -> None:
+    """[MQTT-3.2.2-20]: unless the packet would be too large for one. It ends when all is acknowledged."""
+    with ExitStack() as sockets:
+        hearing, small, old, client = (sockets.enter_context(RawClient(own_broker.port)) for _ in range(4))
+        client.enter(wire.connect("client", 5))
+        messages = [wire.publish("t", b"x", 1, number, 5) for number in (1, 2)]
+        client.send(wire.subscribe(1, ("t", 1), version=5), *messages)
+        client.expect(wire.suback(1, 1, version=5))
+        assert {client.read() for _ in range(4)} == {*messages, wire.puback(1), wire.puback(2)}
+        own_broker.begin_to_stop()
+        until_nobody_listens(own_broker.port)
+        hearing.send(wire.connect("hearing", 5))
+        small.send(wire.connect("small", 5, properties=SMALL))
+        old.send(wire.connect("old", 4))
+        client.send(wire.puback(1))
+        hearing.expect(wire.packet(0x20, b"\x00\x89" + bytes([len(HINT)]) + HINT))
+        small.expect(b"\x20\x03\x00\x89\x00")
+        old.expect(wire.connack_4(code=3))
+        for refused in (hearing, small, old):
+            refused.expect_end()
+        client.send(wire.puback(2))
+        client.expect_goodbye(SHUTTING_DOWN, 5)
+        assert own_broker.wait() == 0

@@ -119,6 +119,7 @@ class WireDevice:
         """Packet identifiers of PUBREL packets, over all connections."""
         self.disconnect_code: int | None = None
         """Reason code of the server's DISCONNECT on the present connection (5.0)."""
+        self.disconnect_properties: dict[int, Any] = {}
         self._socket: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -402,6 +403,7 @@ class WireDevice:
                 self._pongs += 1
             elif packet_type == DISCONNECT:
                 self.disconnect_code = body[0] if body else 0
+                self.disconnect_properties = _read_properties(body, 1)[0] if len(body) > 1 else {}
             elif packet_type in (PUBACK, PUBREC, PUBCOMP):
                 self._answers[packet_type, struct.unpack_from(">H", body)[0]] = [body[2] if len(body) > 2 else 0]
             elif packet_type in (SUBACK, UNSUBACK):

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from broker.message import Body, Message
 from broker.network import listeners
 from broker.network.listeners import raise_open_files_limit
 from broker.settings import BrokerSettings
 from broker.store import MemoryStore
 from tests import wire
 from tests.broker.network.conftest import Run
-from tests.broker.network.serving import serving
+from tests.broker.network.serving import Client, Serving, serving
 from tests.broker.network.test_transport import joined, until
 
 
@@ -141,6 +142,80 @@ def test_an_end_does_not_wait_for_a_disk_that_refuses(run: Run[None], monkeypatc
             await client.hang_up()
 
     run(scenario())
+
+
+async def _subscribed_and_given_one(server: Serving) -> Client:
+    client = await joined(server, "kiosk-1")
+    client.send(wire.subscribe(1, ("t", 1)))
+    await client.expect(wire.suback(1, 1))
+    assert server.broker.deliver("kiosk-1", Message("t", Body(b"x"), 1), 1)
+    await client.expect(wire.publish("t", b"x", 1, 1))
+    return client
+
+
+def test_an_end_waits_for_acknowledgements_as_long_as_they_come(
+    run: Run[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "QUIET", 10.0)
+
+    async def scenario() -> None:
+        async with serving() as server:
+            client = await _subscribed_and_given_one(server)
+            ending = asyncio.create_task(server.server.stop())
+            await until(lambda: server.broker.environment.draining, "the end to begin")
+            client.send(wire.PINGREQ)
+            await client.expect(wire.PINGRESP)
+            client.send(wire.puback(1))
+            assert await client.rest() == b""
+            await client.hang_up()
+            await ending
+            assert server.metrics.acknowledged == 1
+
+    run(scenario())
+
+
+def test_an_end_does_not_wait_for_the_deaf(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "QUIET", 0.05)
+
+    async def scenario() -> None:
+        async with serving() as server:
+            client = await _subscribed_and_given_one(server)
+            await server.server.stop()
+            assert await client.rest() == b""
+            await client.hang_up()
+
+    run(scenario())
+
+
+def test_the_goodbyes_of_many_are_spread_and_those_of_few_are_not(
+    run: Run[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(spread: float, *left: int) -> None:
+        async with serving(BrokerSettings(disconnect_spread=spread)) as server:
+            clients = [await joined(server, f"kiosk-{number}", wire.V5) for number in range(5)]
+            rounds: list[int] = []
+            shutdown = server.broker.shutdown
+
+            def noted(at_most: int | None = None) -> bool:
+                anybody = shutdown(at_most)
+                rounds.append(server.metrics.connections)
+                return anybody
+
+            monkeypatch.setattr(server.broker, "shutdown", noted)
+            ending = asyncio.create_task(server.server.stop())
+            for client in clients:
+                goodbye = await client.rest()
+                assert (goodbye[0], goodbye[2]) == (0xE0, 0x8B)
+                await client.hang_up()
+            await ending
+            assert tuple(rounds) == left
+
+    run(scenario(2.0, 0))
+    monkeypatch.setattr(listeners, "GOODBYES", 1)
+    monkeypatch.setattr(listeners, "LOOK_AGAIN", 0.001)
+    run(scenario(0.0045, 4, 3, 2, 1, 0))
+    run(scenario(0.0025, 3, 1, 0))
+    run(scenario(0.0, 0))
 
 
 def test_takes_all_the_open_files_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
