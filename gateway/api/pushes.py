@@ -7,11 +7,12 @@ import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
-from pydantic import StringConstraints
+from pydantic import StringConstraints, ValidationError
 
 from gateway.api import answers
 from gateway.api.bodies import BULK_LIMIT, NDJSON, TURN, json_response, parse, read_body, read_model, to_json
 from gateway.api.docs import idempotent, takes
+from gateway.api.problems import validation_problem
 from gateway.api.services import Cursor, Limit, ReaderOf, Sender, app_of, services
 from gateway.delivery.acceptance import AcceptedPush, Submission
 from gateway.delivery.push import PushRequest
@@ -26,6 +27,9 @@ MAX_KEY = 255
 
 class BatchLine(PushRequest):
     idempotency_key: Annotated[str, StringConstraints(pattern=rf"^[\x20-\x7e]{{1,{MAX_KEY}}}$")] | None = None
+
+
+_batch_line = BatchLine.model_validate_json
 
 
 @router.post("", status_code=202, response_model=answers.AcceptedPush, openapi_extra=idempotent(takes(PushRequest)))
@@ -44,7 +48,7 @@ async def send(request: Request) -> Response:  # Hot path.
             raise problem("invalid_request", f"Idempotency-Key: must be 1 to {MAX_KEY} printable ASCII characters")
         digest = hashlib.sha256(body).digest()
         accepted = await found.acceptance.accept(app, push, idempotency_key=key, body_hash=digest)
-    return Response(to_json(accepted.as_dict()), 202, media_type="application/json")
+    return Response(f"{{{accepted.members()}}}", 202, media_type="application/json")
 
 
 @router.post(
@@ -63,16 +67,10 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     lines = [line for line in body.split(b"\n") if line and not line.isspace()]
     if len(lines) > BATCH_LINES:
         raise problem("payload_too_large", f"{len(lines)} lines: send at most {BATCH_LINES} in one batch")
-    judged: list[Submission | Problem] = []
-    for line in lines:
-        judged.append(_judged(line))
-        if len(judged) % TURN == 0:
-            await asyncio.sleep(0)
-    valid = [submission for submission in judged if isinstance(submission, Submission)]
-    stored = iter(await services(request).acceptance.accept_many(app_of(principal), valid))
+    answers = await services(request).acceptance.accept_many(app_of(principal), map(_judged, lines))
     results: list[bytes] = []
-    for item in judged:
-        results.append(_line(next(stored) if isinstance(item, Submission) else item))
+    for answer in answers:
+        results.append(_line(answer))
         if len(results) % TURN == 0:
             await asyncio.sleep(0)
     return Response(b"".join(results), media_type=NDJSON[0])
@@ -80,15 +78,17 @@ async def send_batch(request: Request, principal: Sender) -> Response:
 
 def _judged(line: bytes) -> Submission | Problem:
     try:
-        push = parse(BatchLine, line)
-    except Problem as refusal:
-        return refusal
+        push = _batch_line(line)
+    except ValidationError as error:
+        return validation_problem(error, line)
     key = push.idempotency_key
-    return Submission(push, key, hashlib.sha256(line.strip()).digest() if key is not None else None)
+    return Submission(push, key, hashlib.sha256(line.strip()).digest()) if key is not None else Submission(push)
 
 
 def _line(answer: AcceptedPush | Problem) -> bytes:
-    return to_json(answer.document() if isinstance(answer, Problem) else {"status": 202, **answer.as_dict()}) + b"\n"
+    if isinstance(answer, AcceptedPush):
+        return f'{{"status":202,{answer.members()}}}\n'.encode()
+    return to_json(answer.document()) + b"\n"
 
 
 @router.post("/forecast", response_model=answers.Forecast, openapi_extra=takes(PushRequest))

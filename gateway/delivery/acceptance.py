@@ -16,9 +16,10 @@ import json
 import logging
 import secrets
 import sqlite3
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
 
 from gateway.audience import targeting
 from gateway.delivery.headroom import Headroom
@@ -47,7 +48,9 @@ from gateway.store.rows import insert_rows
 log = logging.getLogger(__name__)
 
 BATCH_PUSHES = 500
-"""Pushes that one operation stores, about 15 ms; more wait for the next, and others have their turn in between."""
+"""Pushes that one operation stores, about 8 ms; more wait for the next, and others have their turn in between."""
+TURN = 100
+"""Pushes of a batch that are judged before the loop gets a turn, about 1 ms."""
 PUSH_ID_BYTES = 15
 """120 random bits: not to be guessed, PUSH_ID_LENGTH characters on the wire."""
 
@@ -60,24 +63,21 @@ class AppRef:
     id: str
 
 
-@dataclass(slots=True, frozen=True)
-class AcceptedPush:
+class AcceptedPush(NamedTuple):
     push_id: str
     targeted: int
     suppressed: int
-    unknown: list[str]
+    unknown: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "push_id": self.push_id,
-            "targeted": self.targeted,
-            "suppressed": self.suppressed,
-            "unknown": self.unknown,
-        }
+    def members(self) -> str:
+        """As the members of a JSON object."""
+        unknown = json.dumps(self.unknown) if self.unknown else "[]"
+        return (
+            f'"push_id":"{self.push_id}","targeted":{self.targeted},"suppressed":{self.suppressed},"unknown":{unknown}'
+        )
 
 
-@dataclass(slots=True, frozen=True)
-class Submission:
+class Submission(NamedTuple):
     """One request with its idempotency key and the hash of its body (both or neither)."""
 
     request: PushRequest
@@ -104,15 +104,35 @@ class _Draft:
     frame_size: int
     listed: list[str] | None
     """The device ids of the target, each once; None when it selects instead."""
+    priority: int
     answer: AcceptedPush | Problem | None = None
-    push: ActivePush | None = None
-    devices: list[int] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+    push_no: int = 0
+    """0: nothing of it was stored, `answer` says why."""
+    push_id: str = ""
+    devices: Sequence[int] = ()
+    unknown: tuple[str, ...] = ()
     targeted: int = 0
 
     @property
     def request(self) -> PushRequest:
         return self.submission.request
+
+    def active_push(self, accepted_at: int) -> ActivePush:
+        request = self.request
+        assert request.kind is not None, "filled in by validation"
+        return ActivePush(
+            no=self.push_no,
+            push_id=self.push_id,
+            kind=request.kind,
+            priority=self.priority,
+            qos=request.qos,
+            ttl=request.ttl,
+            collapse_key=request.collapse_key,
+            channel=request.channel,
+            content=self.content,
+            accepted_at=accepted_at,
+            expires_at=accepted_at + request.ttl * 1000,
+        )
 
 
 @dataclass(slots=True, frozen=True)
@@ -175,39 +195,59 @@ class Acceptance:
         """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
         draft = self._draft(app, Submission(request, idempotency_key, body_hash))
         await self._store([draft])
-        return self._answer(draft)
+        answer = _answer_of(draft)
+        if isinstance(answer, Problem):
+            raise answer
+        return answer
 
-    async def accept_many(self, app: AppRef, submissions: list[Submission]) -> list[AcceptedPush | Problem]:
-        """Store many, slice by slice; the answers in order, after the last commit. Raises only when nothing was stored;
-        what fails later is the answer of those that were not."""
-        answers: list[AcceptedPush | Problem | _Draft] = []
-        for submission in submissions:
-            try:
-                answers.append(self._draft(app, submission))
-            except Problem as refusal:
-                answers.append(refusal)
-            if len(answers) % BATCH_PUSHES == 0:
-                await asyncio.sleep(0)
-        drafts = [answer for answer in answers if isinstance(answer, _Draft)]
-        for start in range(0, len(drafts), BATCH_PUSHES):
-            try:
-                await self._store(drafts[start : start + BATCH_PUSHES])
-            except Exception as error:
-                if not start:
-                    raise
-                log.error("the rest of a batch could not be stored: %s", error)
-                code = "storage_full" if isinstance(error, StorageFull) else "unavailable"
-                for draft in drafts[start:]:
-                    draft.answer = problem(code, "this line was not stored, others before it were; send it again")
-                break
-        settled: list[AcceptedPush | Problem] = []
-        for answer in answers:
-            if isinstance(answer, _Draft):
-                assert answer.answer is not None, "every stored draft is answered"
-                settled.append(answer.answer)
-            else:
-                settled.append(answer)
-        return settled
+    async def accept_many(
+        self, app: AppRef, submissions: Iterable[Submission | Problem]
+    ) -> list[AcceptedPush | Problem]:
+        """Store many, slice by slice; the answers in order, after the last commit. A problem is its own answer.
+
+        `submissions` may be made while they are read: that goes on while the slice before is being stored. Raises only
+        when nothing was stored; what fails later is the answer of those that were not.
+        """
+        answers: list[AcceptedPush | Problem] = []
+        judged: list[_Draft | Problem] = []
+        """Those of the slice that is gathering."""
+        gathered = 0
+        under_way: tuple[asyncio.Future[None], list[_Draft | Problem]] | None = None
+        coming = iter(submissions)
+        try:
+            for number, submission in enumerate(coming, 1):
+                judged.append(submission if isinstance(submission, Problem) else self._judged(app, submission))
+                if isinstance(judged[-1], _Draft):
+                    gathered += 1
+                if gathered == BATCH_PUSHES:
+                    if under_way is not None:
+                        await under_way[0]
+                        answers += map(_answer_of, under_way[1])
+                    under_way = asyncio.ensure_future(self._store(_drafts(judged))), judged
+                    judged, gathered = [], 0
+                elif number % TURN == 0:
+                    await asyncio.sleep(0)
+            if under_way is not None:
+                await under_way[0]
+                answers += map(_answer_of, under_way[1])
+                under_way = None
+            await self._store(_drafts(judged))
+            answers += map(_answer_of, judged)
+        except Exception as error:
+            if not answers:
+                raise
+            log.error("the rest of a batch could not be stored: %s", error)
+            code = "storage_full" if isinstance(error, StorageFull) else "unavailable"
+            refusal = problem(code, "this line was not stored, others before it were; send it again")
+            rest = chain(under_way[1] if under_way is not None else (), judged, coming)
+            answers += [answer if isinstance(answer, Problem) else refusal for answer in rest]
+        return answers
+
+    def _judged(self, app: AppRef, submission: Submission) -> _Draft | Problem:
+        try:
+            return self._draft(app, submission)
+        except Problem as refusal:
+            return refusal
 
     async def forecast(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
         """What `accept` would target now; stores and sends nothing. Raises Problem like `accept`."""
@@ -220,7 +260,8 @@ class Acceptance:
             if ids is not None:
                 known = targeting.device_rows(connection, app.no, ids)
                 unknown = [device_id for device_id in ids if device_id not in known]
-                _refuse_unknown(target, known, unknown)
+                if not known:
+                    raise _nobody_known(unknown)
                 present = set(online)
                 reachable = sum(no in present for no in known.values())
                 return {"targeted": len(known), "online": reachable, "suppressed": {}, "unknown": unknown}
@@ -246,14 +287,7 @@ class Acceptance:
                 f"the push is {size} bytes on the wire and the limit is {self._limits.max_payload}: "
                 "send less, or an URL to fetch, or raise max_payload (up to 262144)",
             )
-        return _Draft(app, submission, content, size, _listed(request.target))
-
-    @staticmethod
-    def _answer(draft: _Draft) -> AcceptedPush:
-        if isinstance(draft.answer, Problem):
-            raise draft.answer
-        assert draft.answer is not None, "every stored draft is answered"
-        return draft.answer
+        return _Draft(app, submission, content, size, _listed(request.target), PRIORITIES.index(request.priority))
 
     async def _store(self, drafts: list[_Draft]) -> None:
         if not drafts:
@@ -304,7 +338,7 @@ class Acceptance:
                     batch.stored.set_result(None)
             self._headroom.counted(stored.counted)
             self._ledger.on_ended(stored.losers)
-            self._hand_out(drafts)
+            self._hand_out(drafts, now)
             self._under_way = False
             self._ledger.accepting_since = None
             if self._pending:
@@ -321,22 +355,26 @@ class Acceptance:
 
         self._database.submit(lambda connection: self._store_rows(connection, drafts, now), on_commit, on_error)
 
-    def _hand_out(self, drafts: list[_Draft]) -> None:
-        offered: list[tuple[ActivePush, list[int]]] = []
+    def _hand_out(self, drafts: list[_Draft], now: int) -> None:
+        offered: list[tuple[ActivePush, Sequence[int]]] = []
         for draft in drafts:
-            if draft.push is None:
+            if not draft.push_no:
                 continue
             self.accepted += 1
             self.targeted += draft.targeted
-            self._ledger.expects_expiry(draft.push.expires_at)
-            offered.append((draft.push, draft.devices))
+            ttl = draft.request.ttl
+            self._ledger.expects_expiry(now + ttl * 1000)
+            devices = draft.devices
+            # Most of a batch: the device is away, and there is nothing to do.
+            if len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], draft.priority):
+                offered.append((draft.active_push(now), devices))
         self._mailbox.offer(offered)
 
     # -- on the writer thread ----------------------------------------------------------------------------------------
 
     def _store_rows(self, connection: sqlite3.Connection, drafts: list[_Draft], now: int) -> _Stored:
         for draft in drafts:  # an operation may run twice, when the disk refused its group
-            draft.answer, draft.push, draft.devices, draft.unknown = None, None, [], []
+            draft.answer, draft.push_no, draft.devices, draft.unknown = None, 0, (), ()
         last_no = last_push_no(connection)
         known = self._known_devices(connection, drafts)
         answered: dict[tuple[int, str], tuple[bytes, _Draft]] = {}
@@ -372,14 +410,14 @@ class Acceptance:
         insert_single_rows(connection, single)
         stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)
         for draft in drafts:
-            if draft.push is not None:
-                draft.answer = AcceptedPush(draft.push.push_id, draft.targeted, 0, draft.unknown)
+            if draft.push_no:
+                draft.answer = AcceptedPush(draft.push_id, draft.targeted, 0, draft.unknown)
         self._answer_twins(twins)
         connection.executemany(
             "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
             " VALUES (?, ?, ?, ?, ?)",
             [
-                (app_no, key, body_hash, json.dumps(draft.answer.as_dict()), now)
+                (app_no, key, body_hash, f"{{{draft.answer.members()}}}", now)
                 for (app_no, key), (body_hash, draft) in answered.items()
                 if isinstance(draft.answer, AcceptedPush)
             ],
@@ -410,7 +448,8 @@ class Acceptance:
             return None
         if row[0] != draft.submission.body_hash:
             return _key_reused(key)
-        return AcceptedPush(**json.loads(row[1]))
+        answer = json.loads(row[1])
+        return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
 
     @staticmethod
     def _resolve(draft: _Draft, known: dict[int, dict[str, int]]) -> bool:
@@ -420,12 +459,11 @@ class Acceptance:
             return True
         numbers = known[draft.app.no]
         draft.devices = [numbers[device_id] for device_id in ids if device_id in numbers]
-        draft.unknown = [device_id for device_id in ids if device_id not in numbers]
-        try:
-            _refuse_unknown(draft.request.target, draft.devices, draft.unknown)
-        except Problem as refusal:
-            draft.answer = refusal
-            return False
+        if len(draft.devices) < len(ids):
+            draft.unknown = tuple(device_id for device_id in ids if device_id not in numbers)
+            if not draft.devices:
+                draft.answer = _nobody_known(draft.unknown)
+                return False
         return True
 
     @staticmethod
@@ -441,7 +479,7 @@ class Acceptance:
         """Note the rows of a push and of its delivery to a single device; insert other deliveries."""
         request = draft.request
         target = request.target
-        priority = PRIORITIES.index(request.priority)
+        priority = draft.priority
         if draft.listed is None:
             select, parameters = targeting.select_sql(draft.app.no, target)
             draft.targeted = insert_selected_rows(connection, push_no, priority, draft.frame_size, select, parameters)
@@ -451,20 +489,8 @@ class Acceptance:
                 single.append((push_no, draft.devices[0], priority, draft.frame_size, 0))
             else:
                 insert_listed_rows(connection, push_no, priority, draft.frame_size, draft.devices)
-        assert request.kind is not None, "filled in by validation"
-        draft.push = ActivePush(
-            no=push_no,
-            push_id=push_id,
-            kind=request.kind,
-            priority=priority,
-            qos=request.qos,
-            ttl=request.ttl,
-            collapse_key=request.collapse_key,
-            channel=request.channel,
-            content=draft.content,
-            accepted_at=now,
-            expires_at=now + request.ttl * 1000,
-        )
+        draft.push_no = push_no
+        draft.push_id = push_id
         pushes.append(
             (
                 push_no,
@@ -493,15 +519,15 @@ class Acceptance:
         limits = self._limits
         losers: list[int] = []
         for draft in drafts:
-            push = draft.push
-            if push is not None and push.collapse_key is not None:
-                losers += supersede_rows(connection, push.no, draft.app.no, push.collapse_key, is_sent, now)
+            collapse_key = draft.request.collapse_key
+            if draft.push_no and collapse_key is not None:
+                losers += supersede_rows(connection, draft.push_no, draft.app.no, collapse_key, is_sent, now)
         counted = count_mailboxes(connection, suspects) if (suspects := self._suspects(drafts)) else []
         crowded = {mailbox[0]: mailbox for mailbox in counted if self._is_crowded(mailbox)}
         for draft in drafts:
-            if draft.push is not None and draft.listed is None:
+            if draft.push_no and draft.listed is None:
                 for mailbox in crowded_mailboxes(
-                    connection, draft.push.no, limits.mailbox_deliveries, limits.mailbox_bytes
+                    connection, draft.push_no, limits.mailbox_deliveries, limits.mailbox_bytes
                 ):
                     crowded[mailbox[0]] = mailbox
         losers += overflow_rows(
@@ -512,12 +538,12 @@ class Acceptance:
             if handle >> DEVICE_BITS >= first_no:
                 lost_at_once.setdefault(handle >> DEVICE_BITS, set()).add(handle & DEVICE_MASK)
         for draft in drafts:
-            if draft.push is None:
+            if not draft.push_no:
                 continue
             if draft.listed is None:
-                draft.devices = waiting_devices(connection, draft.push.no)
-            elif draft.push.no in lost_at_once:
-                gone = lost_at_once[draft.push.no]
+                draft.devices = waiting_devices(connection, draft.push_no)
+            elif draft.push_no in lost_at_once:
+                gone = lost_at_once[draft.push_no]
                 draft.devices = [device_no for device_no in draft.devices if device_no not in gone]
         return _Stored([handle for handle in losers if handle >> DEVICE_BITS < first_no], counted)
 
@@ -526,7 +552,7 @@ class Acceptance:
         take = self._headroom.take
         suspects: set[int] = set()
         for draft in drafts:
-            if draft.push is None:
+            if not draft.push_no:
                 continue
             size = draft.frame_size
             if draft.listed is None:
@@ -544,6 +570,17 @@ PUSH_COLUMNS = (
     "no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size, accepted_at, expires_at,"
     " targeted, suppressed"
 )
+
+
+def _drafts(judged: list[_Draft | Problem]) -> list[_Draft]:
+    return [draft for draft in judged if isinstance(draft, _Draft)]
+
+
+def _answer_of(judged: _Draft | Problem) -> AcceptedPush | Problem:
+    if isinstance(judged, Problem):
+        return judged
+    assert judged.answer is not None, "every stored draft is answered"
+    return judged.answer
 
 
 def _push_ids(count: int) -> list[str]:
@@ -565,10 +602,9 @@ def _listed(target: Target) -> list[str] | None:
     return list(dict.fromkeys(target.devices)) if target.devices is not None else None
 
 
-def _refuse_unknown(target: Target, known: Any, unknown: list[str]) -> None:
-    if not known:
-        names = ", ".join(unknown[:5]) + (", .." if len(unknown) > 5 else "")
-        raise problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")
+def _nobody_known(unknown: Sequence[str]) -> Problem:
+    names = ", ".join(unknown[:5]) + (", .." if len(unknown) > 5 else "")
+    return problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")
 
 
 def _key_reused(key: str) -> Problem:

@@ -121,6 +121,12 @@ class Mailbox:
 
     # -- accepted pushes -------------------------------------------------------------------------------------------
 
+    def is_open(self, device_no: int, priority: int) -> bool:
+        """Whether a push accepted now may go straight to the device. If not it is read from the disk in its turn; with
+        a ttl of 0 it has ended."""
+        slot = self._by_device.get(device_no)
+        return slot is not None and priority < slot.drained
+
     def offer(self, accepted: Iterable[tuple[ActivePush, Sequence[int]]]) -> None:
         """Pushes were accepted for these devices: hand them over where the lane is open, leave them on disk elsewhere.
 
@@ -139,10 +145,6 @@ class Mailbox:
             self._timers.call_soon(self._offer_slice)
 
     def _offer(self, push: ActivePush, device_nos: Sequence[int], overtakes: bool = False) -> None:  # Hot path.
-        if len(device_nos) == 1 and push.ttl:  # most of a batch: the device is away, and there is nothing to do
-            slot = self._by_device.get(device_nos[0])
-            if slot is None or push.priority >= slot.drained:
-                return
         push = self._ledger.pushes.add(push)
         now = self._clock()
         act_now = push.ttl == 0

@@ -52,7 +52,7 @@ def test_pushes_of_another_app_do_not_exist(world: World) -> None:
 def test_lists_are_paged_to_the_end() -> None:
     world = World(devices=7, mailbox_limit=100)
     answers = world.run(world.acceptance.accept_many(APP, [Submission(world.request({"all": True}))] * 5))
-    ids = [a.as_dict()["push_id"] for a in answers]  # type: ignore[union-attr]
+    ids = [a.push_id for a in answers]  # type: ignore[union-attr]
     seen: list[str] = []
     cursor: str | None = None
     while True:
