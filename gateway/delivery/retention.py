@@ -16,6 +16,8 @@ from gateway.store.database import Database
 
 SLICE = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""
+MAX_PAUSE, MIN_PAUSE = 60.0, 1.0
+"""Seconds between two runs: a minute late is early where things are kept for days."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,6 +34,9 @@ class Retention:
     def __init__(self, database: Database, keep: Keep) -> None:
         self._database = database
         self._keep = keep
+        shortest = min(keep.deliveries, keep.counts, keep.idempotency, keep.uplink)
+        self.pause = max(min(MAX_PAUSE, shortest / 1000), MIN_PAUSE)
+        """Seconds until `run` is due again: what is kept for seconds is not kept for a minute."""
 
     async def run(self, now: int) -> int:
         """Remove everything that is due, slice by slice; how many rows."""

@@ -79,10 +79,22 @@ class Batch:
 class Fleet:
     """The load generator with its devices, connected and subscribed."""
 
-    def __init__(self, port: int, devices: Path, batches: Sequence[int], *options: str, timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        port: int,
+        devices: Path,
+        batches: Sequence[int],
+        *options: str,
+        timeout: float = 120.0,
+        quiet: bool = False,
+    ) -> None:
+        """`quiet`: it does not say on stderr why it gave up."""
         command = [program("load_generator"), "--port", str(port), "--devices", str(devices)]
         command += ["--batches", ",".join(map(str, batches)), "--timeout", str(timeout), *options]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        errors = subprocess.DEVNULL if quiet else None
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
         try:
             self.connected_seconds = float(self._expect("connected")[1])
             """From the first attempt to the last CONNACK."""
@@ -107,6 +119,19 @@ class Fleet:
             self._process.wait(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def vanish(self) -> None:
+        """All at once, without a word to the server."""
+        self._process.kill()
+        self._process.wait(10)
+
+    def has_ended(self, within: float) -> bool:
+        """Whether it gives up within so many seconds, because a device was disconnected for example."""
+        try:
+            self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def batch(self) -> Batch:
         """Wait until the next batch is through."""

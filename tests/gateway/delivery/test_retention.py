@@ -79,3 +79,11 @@ def test_idempotency_records_and_uplink_go_by_age(world: World) -> None:
     world.passes(6 * DAY)
     sweep(world)
     assert world.row("SELECT count(*) FROM uplink_message") == (0,)
+
+
+@pytest.mark.parametrize(("kept", "pause"), [(30 * DAY, 60.0), (20, 20.0), (0.01, 1.0)])
+def test_what_is_kept_for_seconds_is_not_kept_for_a_minute(world: World, kept: float, pause: float) -> None:
+    database: Any = world.writer
+    milliseconds = int(kept * 1000)
+    keep = Keep(deliveries=milliseconds, counts=KEEP.counts, idempotency=KEEP.idempotency, uplink=KEEP.uplink)
+    assert Retention(database, keep).pause == pause
