@@ -19,7 +19,7 @@ GOAL_RATE = 10_000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--devices", type=int, default=9_000, help="default: %(default)s")
+    parser.add_argument("--devices", type=int, default=10_000, help="default: %(default)s")
 
 
 def run(options: argparse.Namespace, directory: Path) -> list[Figure]:

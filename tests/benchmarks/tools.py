@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -257,6 +258,36 @@ def mosquitto(directory: Path, *lines: str) -> Iterator[tuple[int, int]]:
         yield port, process.pid
     finally:
         process.terminate()
+        process.wait(10)
+
+
+AMQTT = """
+import asyncio, logging, sys, uvloop
+from amqtt.broker import Broker
+
+async def main() -> None:
+    broker = Broker({
+        "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{sys.argv[1]}"}},
+        "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+    })
+    await broker.start()
+    await asyncio.Event().wait()
+
+logging.disable()
+uvloop.run(main())
+"""
+
+
+@contextmanager
+def amqtt() -> Iterator[tuple[int, int]]:
+    """amqtt's broker on uvloop, letting everybody in, with no other plugin; its port and process id."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", AMQTT, str(port)])
+    try:
+        wait_for_port(port, process)
+        yield port, process.pid
+    finally:
+        process.kill()  # its own way out takes longer than a benchmark wants to wait
         process.wait(10)
 
 

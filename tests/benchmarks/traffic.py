@@ -38,6 +38,10 @@ GUEST_SECONDS = 1.0
 """Pause between two devices that are enrolled, get a push, and are removed."""
 TALK_SECONDS = 0.2
 BATCH = 20
+LIFETIMES = (10, 10, 20, 30)
+"""Short beside the soak: what waits for who is away or does not read has to end, or there is nothing steady to see."""
+LONG = 86_400
+"""For those who come back: such a push leaves when it is delivered, long before its end of life."""
 PRIORITIES = ("critical", "high", "normal", "low")
 EVENTS = ("displayed", "opened", "dismissed", "acted", "delivered")
 
@@ -90,6 +94,7 @@ class Traffic:
         self.unready = [one.id for one in [*deaf, silent]]
         """Devices for which pushes wait although they are connected."""
         self._names = [one.id for one in [*fleet, *tagged, *deaf, *talkers * 5, silent]]
+        self._returning = [one.id for one in [*fleet, *tagged]]
         self._threads: list[threading.Thread] = []
 
     # -- from outside ----------------------------------------------------------------------------------------------
@@ -185,7 +190,7 @@ class Traffic:
             "data": "x" * dice.randrange(10, 500),
             "priority": dice.choice(PRIORITIES),
             "qos": dice.choice((0, 1, 1, 1, 2)),
-            "ttl": dice.choice((20, 20, 60, 86_400)),
+            "ttl": dice.choice(LIFETIMES),
         }
         lot = dice.random()
         if lot < 0.01:
@@ -194,6 +199,8 @@ class Traffic:
             push["target"] = {"tag": TAG}
         elif lot < 0.08:
             push["target"] = {"devices": dice.sample(self._names, 10)}
+        elif lot < 0.3:
+            push |= {"target": {"device": dice.choice(self._returning)}, "ttl": LONG}
         if lot > 0.8:
             push["collapse_key"] = dice.choice("abc")
         elif lot > 0.7:
