@@ -192,11 +192,11 @@ def growth(what: str, samples: Sequence[Sample]) -> list[Figure]:
         third = len(values) // 3
         if not third:
             raise CannotRun("The soak was too short to compare anything.")
-        early, late = median(values[:third]), median(values[-third:])
+        early, late = median(values[:third]) or 1.0, median(values[-third:])
         if max(values) == min(values):
             continue
-        most = max(kind.factor, 1 + kind.slack / max(early, 1.0)) if kind.factor else None
-        figures.append(Figure(f"{what}: {name}", kind.unit, late, "early", max(early, 1.0), at_most=most))
+        most = max(kind.factor, 1 + kind.slack / early) if kind.factor else None
+        figures.append(Figure(f"{what}: {name}", kind.unit, late, "early", early, at_most=most))
     return figures
 
 

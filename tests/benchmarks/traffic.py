@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +143,7 @@ class Traffic:
             self.surprises[f"a worker ended: {error!r}"] += 1
 
     @contextmanager
-    def _surviving(self) -> Any:
+    def _surviving(self) -> Iterator[None]:
         """What goes wrong while the server ends, is away or was restarted is no surprise."""
         self._flags.up.wait()
         starts = self._starts
