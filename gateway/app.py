@@ -59,7 +59,6 @@ log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.25
 """How late `expired` may be booked; nothing is handed over late, whatever this is."""
-RETENTION_SECONDS = 60.0
 DAY = 86_400_000
 HOUR = 3_600_000
 NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio")
@@ -333,7 +332,7 @@ class Rooms:
                 await self._retention.run(self._clock())
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("nothing could be removed: %s", error)
-            await asyncio.sleep(RETENTION_SECONDS)
+            await asyncio.sleep(self._retention.pause)
 
     async def settle(self) -> None:
         """See that everything said and acknowledged so far is on disk and called back."""

@@ -1,8 +1,12 @@
 """Retention: what may leave the database, in slices small enough that nobody notices.
 
 Deliveries are removed some time after their push has fully ended; its counts are kept as JSON on the push row for
-longer, then the row becomes a tombstone that answers 410. Idempotency records, uplink messages and the rows of
-removed devices go by age. The conservation law holds over all of it: counts before and after a removal are the same.
+longer, then the row becomes a tombstone that answers 410. Idempotency records and uplink messages go by age, the row of
+a removed device when no delivery can refer to it any more. The conservation law holds over all of it: counts before and
+after a removal are the same.
+
+What has ended before its ttl was over is looked for on a reader: everything that is still open has to be looked at, and
+a million waiting pushes must not keep the writer from its work.
 """
 
 from __future__ import annotations
@@ -16,6 +20,11 @@ from gateway.store.database import Database
 
 SLICE = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""
+PUSHES = 100
+"""Pushes that one operation closes or sweeps, or one read looks at: most pushes have one delivery, and by a push per
+commit nobody would keep up with a fleet."""
+MAX_PAUSE, MIN_PAUSE = 60.0, 1.0
+"""Seconds between two runs: a minute late is early where things are kept for days."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -32,9 +41,13 @@ class Retention:
     def __init__(self, database: Database, keep: Keep) -> None:
         self._database = database
         self._keep = keep
+        shortest = min(keep.deliveries, keep.counts, keep.idempotency, keep.uplink)
+        self.pause = max(min(MAX_PAUSE, shortest / 1000), MIN_PAUSE)
+        """Seconds until `run` is due again: what is kept for seconds is not kept for a minute."""
 
     async def run(self, now: int) -> int:
         """Remove everything that is due, slice by slice; how many rows."""
+        await self._close_finished(now - self._keep.deliveries)
         removed = 0
         while True:
             count = await self._database.write(lambda connection: remove_slice(connection, self._keep, now))
@@ -42,12 +55,52 @@ class Retention:
             if count == 0:
                 return removed
 
+    async def _close_finished(self, before: int) -> None:
+        after: tuple[int, int] | None = (0, 0)
+        while after is not None:
+            looked_from = after
+            finished, after = await self._database.read(
+                lambda connection: find_finished(connection, before, looked_from)  # noqa: B023  awaited here
+            )
+            if finished:
+                await self._database.write(
+                    lambda connection: close_pushes(connection, finished)  # noqa: B023  awaited here
+                )
+
+
+def find_finished(
+    connection: sqlite3.Connection, before: int, after: tuple[int, int]
+) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
+    """Open pushes whose deliveries had all ended by `before`, with the last change of each, and where to look on (None:
+    that was all). Of those of `PUSHES` that come after (end of life, number). What has ended does not wait again, so
+    what is found here may be closed later.
+    """
+    rows = connection.execute(
+        "SELECT p.expires_at, p.no, p.accepted_at, CASE WHEN p.accepted_at <= ?1 AND NOT EXISTS"
+        " (SELECT 1 FROM delivery AS d WHERE d.push_no = p.no AND +d.state = 0) THEN coalesce("
+        "  (SELECT max(max(coalesce(d.delivered_at, 0), coalesce(d.displayed_at, 0), coalesce(d.dismissed_at, 0),"
+        "   coalesce(d.opened_at, 0), coalesce(d.acted_at, 0), coalesce(d.ended_at, 0)))"
+        "   FROM delivery AS d WHERE d.push_no = p.no), 0) END"
+        " FROM push AS p WHERE p.closed_at IS NULL AND (p.expires_at, p.no) > (?2, ?3)"
+        " ORDER BY p.expires_at, p.no LIMIT ?4",
+        (before, *after, PUSHES),
+    ).fetchall()
+    finished = [(no, max(accepted, last)) for _, no, accepted, last in rows if last is not None and last <= before]
+    return finished, (rows[-1][0], rows[-1][1]) if len(rows) == PUSHES else None
+
+
+def close_pushes(connection: sqlite3.Connection, finished: list[tuple[int, int]]) -> None:
+    connection.execute(
+        "UPDATE push SET closed_at = found.value ->> 1 FROM json_each(?) AS found"
+        " WHERE push.no = found.value ->> 0 AND closed_at IS NULL",
+        (json.dumps(finished),),
+    )
+
 
 def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
-    """One slice of whatever is due first; rows removed, 0 when nothing is due."""
+    """One slice of whatever is due first; rows removed or buried, 0 when nothing is due."""
     return (
-        _close_finished(connection, now - keep.deliveries)
-        + _remove_deliveries(connection, now - keep.deliveries)
+        _remove_deliveries(connection, now - keep.deliveries)
         + _bury_pushes(connection, now - keep.counts)
         + connection.execute(
             "DELETE FROM idempotency_record WHERE (app_no, key) IN"
@@ -58,47 +111,34 @@ def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
             "DELETE FROM uplink_message WHERE no IN (SELECT no FROM uplink_message WHERE received_at <= ? LIMIT ?)",
             (now - keep.uplink, SLICE),
         ).rowcount
+        + _remove_devices(connection)
     )
 
 
-def _close_finished(connection: sqlite3.Connection, before: int) -> int:
-    """A push whose deliveries have all ended before its ttl is over is closed at its last change."""
-    row = connection.execute(
-        "SELECT p.no, (SELECT max(max(coalesce(d.delivered_at, 0), coalesce(d.displayed_at, 0),"
-        " coalesce(d.dismissed_at, 0), coalesce(d.opened_at, 0), coalesce(d.acted_at, 0), coalesce(d.ended_at, 0)))"
-        " FROM delivery AS d WHERE d.push_no = p.no) AS last"
-        " FROM push AS p WHERE p.closed_at IS NULL AND p.accepted_at <= ?1"
-        " AND NOT EXISTS (SELECT 1 FROM delivery AS d WHERE d.push_no = p.no AND +d.state = 0)"
-        " AND coalesce(last, 0) <= ?1 LIMIT 1",
-        (before,),
-    ).fetchone()
-    if row is None:
-        return 0
-    connection.execute("UPDATE push SET closed_at = max(accepted_at, coalesce(?, 0)) WHERE no = ?", (row[1], row[0]))
-    return 1
-
-
 def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
-    row = connection.execute(
-        "SELECT no, final_counts FROM push WHERE closed_at <= ? AND swept_at IS NULL ORDER BY closed_at LIMIT 1",
-        (before,),
-    ).fetchone()
-    if row is None:
-        return 0
-    push_no, final_counts = row
-    if final_counts is None:
-        connection.execute(
-            "UPDATE push SET final_counts = ? WHERE no = ?",
-            (json.dumps(count_states(connection, push_no, ())), push_no),
-        )
-    removed = connection.execute(
-        "DELETE FROM delivery WHERE push_no = ?1 AND device_no IN"
-        " (SELECT device_no FROM delivery WHERE push_no = ?1 LIMIT ?2)",
-        (push_no, SLICE),
-    ).rowcount
-    if removed < SLICE:
+    """The count includes the pushes, so that one without deliveries is not taken for nothing to do."""
+    pushes = connection.execute(
+        "SELECT no, final_counts FROM push WHERE closed_at <= ? AND swept_at IS NULL ORDER BY closed_at LIMIT ?",
+        (before, PUSHES),
+    ).fetchall()
+    removed = 0
+    for push_no, final_counts in pushes:
+        if final_counts is None:
+            connection.execute(
+                "UPDATE push SET final_counts = ? WHERE no = ?",
+                (json.dumps(count_states(connection, push_no, ())), push_no),
+            )
+        room = SLICE - removed
+        count = connection.execute(
+            "DELETE FROM delivery WHERE push_no = ?1 AND device_no IN"
+            " (SELECT device_no FROM delivery WHERE push_no = ?1 LIMIT ?2)",
+            (push_no, room),
+        ).rowcount
+        removed += count
+        if count == room:  # there may be more of it
+            break
         connection.execute("UPDATE push SET swept_at = closed_at WHERE no = ?", (push_no,))
-    return removed + 1
+    return removed + len(pushes)
 
 
 def _bury_pushes(connection: sqlite3.Connection, before: int) -> int:
@@ -106,4 +146,13 @@ def _bury_pushes(connection: sqlite3.Connection, before: int) -> int:
         "UPDATE push SET gone_at = ?1, target = '{}', content = '{}', final_counts = '{}' WHERE no IN"
         " (SELECT no FROM push WHERE swept_at <= ?1 AND gone_at IS NULL LIMIT ?2)",
         (before, SLICE),
+    ).rowcount
+
+
+def _remove_devices(connection: sqlite3.Connection) -> int:
+    """Rows of devices that were removed before the oldest push of which there are still deliveries was accepted."""
+    return connection.execute(
+        "DELETE FROM device WHERE no IN (SELECT no FROM device WHERE removed_at < coalesce("
+        " (SELECT accepted_at FROM push WHERE no = (SELECT min(push_no) FROM delivery)), ?) LIMIT ?)",
+        (2**62, SLICE),
     ).rowcount

@@ -50,6 +50,7 @@ class Device(SQLModel, table=True):
             unique=True,
             sqlite_where=text("removed_at IS NULL"),
         ),
+        Index("device_removed", "removed_at", sqlite_where=text("removed_at IS NOT NULL")),
         {"sqlite_autoincrement": True},
     )
     no: int | None = Field(default=None, primary_key=True)

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from tests.benchmarks import api, backlog, connects, deaf, fanout, growth, latency, memory, restart
+from tests.benchmarks import api, backlog, connects, deaf, fanout, growth, latency, memory, restart, soak
 from tests.benchmarks.figures import Figure, medians, table
 from tests.benchmarks.tools import CannotRun
 
@@ -27,8 +27,9 @@ BENCHMARKS: dict[str, ModuleType] = {
     "growth": growth,
     "restart": restart,
     "deaf": deaf,
+    "soak": soak,
 }
-APART: frozenset[str] = frozenset()
+APART = frozenset({"soak"})
 """Not among those that run without a NAME."""
 
 

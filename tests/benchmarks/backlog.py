@@ -28,7 +28,7 @@ MEMORY = 64.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--devices", type=int, default=9_000, help="default: %(default)s")
+    parser.add_argument("--devices", type=int, default=10_000, help="default: %(default)s")
 
 
 def run(options: argparse.Namespace, directory: Path) -> list[Figure]:

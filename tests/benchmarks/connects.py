@@ -1,6 +1,7 @@
 """A storm of connections with credentials: the whole fleet connects at once, and each device is authenticated.
 
-Beside Mosquitto with a password file of the same names, and the floor, which answers every CONNECT with a constant.
+Beside Mosquitto with a password file of the same names, amqtt with a thousand devices and no check, and the floor,
+which answers every CONNECT with a constant.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import subprocess
 from pathlib import Path
 
 from tests.benchmarks.figures import GOAL, Figure
-from tests.benchmarks.tools import Fleet, enrolled, floor, mosquitto, tool
+from tests.benchmarks.tools import Fleet, amqtt, anonymous_devices, enrolled, floor, mosquitto, tool
 from tests.end_to_end.harness import Server
 
 SUMMARY = "how many authenticated devices per second can connect"
 UNIT = "connects/s"
 GOAL_RATE = 10_000
+AMQTT_DEVICES = 1_000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--devices", type=int, default=9_000, help="default: %(default)s")
+    parser.add_argument("--devices", type=int, default=10_000, help="default: %(default)s")
 
 
 def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
@@ -33,10 +35,14 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
             again = devices / fleet.connected_seconds
     theirs = devices / mosquitto_seconds(listed, directory)
     seconds, _ = floor(devices, 200, 1_000, [1], directory)
+    few = min(devices, AMQTT_DEVICES)
+    with amqtt() as (port, _), Fleet(port, anonymous_devices(few, directory), [], "--resume") as fleet:
+        python = few / fleet.connected_seconds
     what = f"connects of {devices:,} authenticated devices"
     return [
         Figure(what, UNIT, ours, GOAL, GOAL_RATE, at_least=1.0),
         Figure(what, UNIT, ours, "Mosquitto, password file", theirs, at_least=1.0),
+        Figure(what, UNIT, ours, f"amqtt, {few:,} without a check", python),
         Figure(what, UNIT, ours, "floor (C, no check)", devices / seconds),
         Figure("the same devices again within the hour", UNIT, again, GOAL, GOAL_RATE),
     ]

@@ -1,8 +1,9 @@
 """One push to everybody: from `POST /v1/pushes {"all"}` to the last acknowledgement in the ledger on disk.
 
-Three servers take turns under the same fleet of C devices: ours, with its ledger (SQLite, WAL, `synchronous=FULL`);
-Mosquitto without persistence, fed by a C publisher; and the floor, a C program that does the system calls and nothing
-else. Each is measured twice: single pushes, one at a time (the median), and a stream of pushes from a few
+The servers take turns under the same fleet of C devices: ours, with its ledger (SQLite, WAL, `synchronous=FULL`);
+Mosquitto and amqtt without persistence, fed by a C publisher; and the floor, a C program that does the system calls and
+nothing else. amqtt looks at every subscription for every message, so it gets fewer messages, and no fleet of more than
+a thousand. Each is measured twice: single pushes, one at a time (the median), and a stream of pushes from a few
 senders, each of which sends its next when the last was accepted.
 """
 
@@ -15,21 +16,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.figures import Figure, median
-from tests.benchmarks.tools import Batch, CannotRun, Fleet, HttpLoad, anonymous_devices, enrolled, floor, mosquitto
+from tests.benchmarks.tools import (
+    Batch,
+    CannotRun,
+    Fleet,
+    HttpLoad,
+    amqtt,
+    anonymous_devices,
+    enrolled,
+    floor,
+    mosquitto,
+)
 from tests.end_to_end.harness import Api, Server, wait_for
 
 SUMMARY = "one push to N devices, until its last acknowledgement is in the ledger"
 PAYLOAD = 200
-"""Bytes on the wire, for all three."""
+"""Bytes on the wire, for all of them."""
 ENVELOPE = 142
 """Bytes of a push's payload that are not its data: push id, kind, times, priority."""
 WINDOW = 1_000
 """Unacknowledged messages that Mosquitto's publisher and the floor allow themselves."""
+AMQTT_DEVICES = 1_000
+AMQTT_WINDOW = 100
+AMQTT_SINGLES = 3
+AMQTT_STREAM = 2_000
+"""Deliveries; it takes a few seconds for them."""
 SENDERS = 4
 """Requests under way at once in a stream."""
 WARM_UP = 1
 UNIT = "deliveries/s"
-FLOOR, MOSQUITTO = "floor (C, system calls only)", "Mosquitto, not durable"
+FLOOR, MOSQUITTO, AMQTT = "floor (C, system calls only)", "Mosquitto, not durable", "amqtt, not durable"
+GOALS = {FLOOR: 0.5, MOSQUITTO: 1.5}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +66,16 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
         batches = [1] * (WARM_UP + options.pushes) + [max(options.stream // devices, 1)]
         _, floored = floor(devices, PAYLOAD, WINDOW, batches, place)
         others = {FLOOR: rates(devices, floored), MOSQUITTO: rates(devices, measure_mosquitto(devices, batches, place))}
+        if devices <= AMQTT_DEVICES:
+            others[AMQTT] = rates(devices, measure_amqtt(devices, place))
         ours = rates(devices, measure_fleetpush(devices, batches, place))
         costs[devices] = 1e6 / ours[1]
         for kind, what in enumerate(("single push", "stream")):
-            for name, goal in ((FLOOR, 0.5), (MOSQUITTO, 1.5)):
+            for name, theirs in others.items():
                 counts = kind == 1 and devices >= 1_000  # what the design sets a goal for
                 title = f"fan-out to {devices:,}, {what}"
-                figures.append(Figure(title, UNIT, ours[kind], name, others[name][kind], goal if counts else None))
+                goal = GOALS.get(name) if counts else None
+                figures.append(Figure(title, UNIT, ours[kind], name, theirs[kind], goal))
     smallest, largest = min(costs), max(costs)
     if largest > smallest:
         title = f"cost of a delivery to {largest:,} devices"
@@ -70,11 +90,20 @@ def rates(devices: int, batches: Sequence[Batch]) -> tuple[float, float]:
 
 
 def measure_mosquitto(devices: int, batches: list[int], directory: Path) -> list[Batch]:
-    options = ["--publish", "--window", str(WINDOW), "--size", str(PAYLOAD)]
-    with (
-        mosquitto(directory) as (port, _),
-        Fleet(port, anonymous_devices(devices, directory), batches, *options) as fleet,
-    ):
+    with mosquitto(directory) as (port, _):
+        return published(port, devices, batches, WINDOW, directory)
+
+
+def measure_amqtt(devices: int, directory: Path) -> list[Batch]:
+    batches = [1] * (WARM_UP + AMQTT_SINGLES) + [max(AMQTT_STREAM // devices, 1)]
+    with amqtt() as (port, _):
+        return published(port, devices, batches, AMQTT_WINDOW, directory)
+
+
+def published(port: int, devices: int, batches: list[int], window: int, directory: Path) -> list[Batch]:
+    """The fleet's own publisher at a broker that lets everybody in."""
+    options = ["--publish", "--window", str(window), "--size", str(PAYLOAD)]
+    with Fleet(port, anonymous_devices(devices, directory), batches, *options) as fleet:
         return [fleet.batch() for _ in batches]
 
 

@@ -308,14 +308,16 @@ static void turn(double milliseconds) {
 static void open_connection(struct connection *connection, size_t number) {
     connection->fd = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address = {.sin_family = AF_INET};
-    if (device_count > PER_SOURCE_ADDRESS) { /* one address has 28,000 ports */
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + number / PER_SOURCE_ADDRESS);
-        if (bind(connection->fd, (struct sockaddr *)&address, sizeof address)) fail("bind failed");
-    }
+    /* Addresses of its own for each process, 127.PID.PID.N: an address has 28,000 ports, and the kernel takes twice as
+     * long to find a free one when an earlier fleet has just left thousands of them to the same server. */
+    in_addr_t source = 127u << 24 | (getpid() & 0xffff) << 8 | (1 + number / PER_SOURCE_ADDRESS);
+    address.sin_addr.s_addr = htonl(source);
+    int on = 1;
+    setsockopt(connection->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+    if (bind(connection->fd, (struct sockaddr *)&address, sizeof address)) fail("bind failed");
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     address.sin_port = htons(port);
     if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) fail("cannot connect");
-    int on = 1;
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     fcntl(connection->fd, F_SETFL, O_NONBLOCK);
     watch(connection, EPOLL_CTL_ADD, EPOLLIN);

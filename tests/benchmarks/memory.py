@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.benchmarks.figures import GOAL, Figure
-from tests.benchmarks.tools import Fleet, anonymous_devices, enrolled, mosquitto, resident
+from tests.benchmarks.tools import Fleet, amqtt, anonymous_devices, enrolled, mosquitto, resident
 from tests.end_to_end.harness import Server
 
 SUMMARY = "memory per connected idle device"
@@ -17,8 +17,12 @@ SETTLE = 2.0
 """Seconds: what is noticed in passing (connected at, last seen) is written and let go."""
 
 
+AMQTT_DEVICES = 1_000
+"""It connects no more than a few hundred a second."""
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--devices", type=int, default=9_000, help="default: %(default)s")
+    parser.add_argument("--devices", type=int, default=10_000, help="default: %(default)s")
 
 
 def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
@@ -30,10 +34,14 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
         ours = per_device(server.mqtt_port, server.pid, listed, devices)
     with mosquitto(directory) as (port, pid):
         theirs = per_device(port, pid, anonymous_devices(devices, directory), devices)
+    with amqtt() as (port, pid):
+        few = min(devices, AMQTT_DEVICES)
+        python = per_device(port, pid, anonymous_devices(few, directory), few)
     what = "memory of an idle device"
     return [
         Figure(what, UNIT, ours, GOAL, GOAL_KIB, at_most=1.0),
         Figure(what, UNIT, ours, "Mosquitto, not durable", theirs),
+        Figure(what, UNIT, ours, "amqtt, not durable", python),
     ]
 
 

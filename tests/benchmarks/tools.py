@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,10 +80,22 @@ class Batch:
 class Fleet:
     """The load generator with its devices, connected and subscribed."""
 
-    def __init__(self, port: int, devices: Path, batches: Sequence[int], *options: str, timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        port: int,
+        devices: Path,
+        batches: Sequence[int],
+        *options: str,
+        timeout: float = 120.0,
+        quiet: bool = False,
+    ) -> None:
+        """`quiet`: it does not say on stderr why it gave up."""
         command = [program("load_generator"), "--port", str(port), "--devices", str(devices)]
         command += ["--batches", ",".join(map(str, batches)), "--timeout", str(timeout), *options]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        errors = subprocess.DEVNULL if quiet else None
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
         try:
             self.connected_seconds = float(self._expect("connected")[1])
             """From the first attempt to the last CONNACK."""
@@ -107,6 +120,19 @@ class Fleet:
             self._process.wait(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def vanish(self) -> None:
+        """All at once, without a word to the server."""
+        self._process.kill()
+        self._process.wait(10)
+
+    def has_ended(self, within: float) -> bool:
+        """Whether it gives up within so many seconds, because a device was disconnected for example."""
+        try:
+            self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def batch(self) -> Batch:
         """Wait until the next batch is through."""
@@ -232,6 +258,36 @@ def mosquitto(directory: Path, *lines: str) -> Iterator[tuple[int, int]]:
         yield port, process.pid
     finally:
         process.terminate()
+        process.wait(10)
+
+
+AMQTT = """
+import asyncio, logging, sys, uvloop
+from amqtt.broker import Broker
+
+async def main() -> None:
+    broker = Broker({
+        "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{sys.argv[1]}"}},
+        "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
+    })
+    await broker.start()
+    await asyncio.Event().wait()
+
+logging.disable()
+uvloop.run(main())
+"""
+
+
+@contextmanager
+def amqtt() -> Iterator[tuple[int, int]]:
+    """amqtt's broker on uvloop, letting everybody in, with no other plugin; its port and process id."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", AMQTT, str(port)])
+    try:
+        wait_for_port(port, process)
+        yield port, process.pid
+    finally:
+        process.kill()  # its own way out takes longer than a benchmark wants to wait
         process.wait(10)
 
 

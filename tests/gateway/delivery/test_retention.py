@@ -79,3 +79,57 @@ def test_idempotency_records_and_uplink_go_by_age(world: World) -> None:
     world.passes(6 * DAY)
     sweep(world)
     assert world.row("SELECT count(*) FROM uplink_message") == (0,)
+
+
+@pytest.mark.parametrize(("kept", "pause"), [(30 * DAY, 60.0), (20, 20.0), (0.01, 1.0)])
+def test_what_is_kept_for_seconds_is_not_kept_for_a_minute(world: World, kept: float, pause: float) -> None:
+    database: Any = world.writer
+    milliseconds = int(kept * 1000)
+    keep = Keep(deliveries=milliseconds, counts=KEEP.counts, idempotency=KEEP.idempotency, uplink=KEEP.uplink)
+    assert Retention(database, keep).pause == pause
+
+
+def test_many_small_pushes_leave_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a commit for each of them, retention would fall behind a fleet of single pushes."""
+    world.connect()
+    for _ in range(150):
+        world.push(ttl=365 * DAY)
+        world.acknowledge()
+    world.passes(31 * DAY)
+    operations: list[Any] = []
+    write = world.writer.write
+
+    async def counted(operation: Any) -> Any:
+        operations.append(operation)
+        return await write(operation)
+
+    monkeypatch.setattr(world.writer, "write", counted)
+    sweep(world)
+    assert world.row("SELECT count(*) FROM delivery") == (0,)
+    assert len(operations) < 10
+
+
+def test_a_large_push_leaves_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.retention.SLICE", 2)
+    pushes = [world.push({"all": True}, ttl=1) for _ in range(2)]
+    world.passes(2)
+    before = [world.counts(push.push_id) for push in pushes]
+    world.passes(31 * DAY)
+    sweep(world)
+    assert world.row("SELECT count(*) FROM delivery") == (0,)
+    assert [world.counts(push.push_id) for push in pushes] == before
+
+
+def test_a_removed_device_leaves_when_nothing_refers_to_it(world: World) -> None:
+    world.push({"all": True}, ttl=DAY)
+    world.passes(DAY + 1)
+    world.remove(2)
+    world.passes(1)
+    later = world.push({"device": "d1"}, ttl=40 * DAY)
+    assert world.row("SELECT count(*) FROM device") == (3,)
+    sweep(world)
+    assert world.row("SELECT count(*) FROM device") == (3,)  # its deliveries are still listed
+    world.passes(31 * DAY)
+    sweep(world)
+    assert world.row("SELECT group_concat(id) FROM device") == ("d1,d3",)
+    assert world.counts(later.push_id) == {"targeted": 1, "waiting": 1}
