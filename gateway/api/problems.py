@@ -91,6 +91,13 @@ def install(app: FastAPI, count: ProblemCount) -> None:
     app.add_exception_handler(Exception, on_anything)
 
 
+async def answer(request: Request, error: Exception) -> tuple[Response, bool]:
+    """What the app's handlers say to an error, and whether it is one that was thought of."""
+    handlers = request.app.exception_handlers
+    kind = next(kind for kind in type(error).__mro__ if kind in handlers)
+    return await handlers[kind](request, error), kind is not Exception
+
+
 def problem_response(refusal: Problem, headers: Mapping[str, str] | None = None) -> Response:
     all_headers = {**_HEADERS.get(refusal.code, {}), **(headers or {})}
     if isinstance(refusal, RateLimited):

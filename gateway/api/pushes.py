@@ -18,7 +18,8 @@ from gateway.delivery.acceptance import AcceptedPush, Submission
 from gateway.delivery.push import PushRequest
 from gateway.errors import Problem, problem
 
-router = APIRouter(prefix="/v1/pushes", tags=["pushes"])
+PATH = "/v1/pushes"
+router = APIRouter(prefix=PATH, tags=["pushes"])
 
 BATCH_LINES = 10_000
 MAX_KEY = 255
