@@ -253,7 +253,7 @@ class Broker:
             # [MQTT-3.1.3-2] [3.1.1: MQTT-3.1.3-2]
             self.sessions[client_id] = session
             self.metrics.sessions = len(self.sessions)
-        self.wheel.cancel(session)
+        # The wheel may come by while it is connected, and finds nothing to do.
         session.principal = connection.principal
         session.attach(connection, terms.maximum_packet_size, terms.receive_maximum, terms.alias_maximum)
         session.expiry_interval = terms.expiry_interval
@@ -263,19 +263,20 @@ class Broker:
         session.save()
         connection.session = session
         self._connections[connection.principal] = (*self._connections.get(connection.principal, ()), connection)
-        self.metrics.connections += 1
-        self.metrics.most_connections = max(self.metrics.most_connections, self.metrics.connections)
-        self.metrics.connects += 1
+        metrics = self.metrics
+        metrics.connects += 1
+        metrics.connections += 1
+        if metrics.connections > metrics.most_connections:
+            metrics.most_connections = metrics.connections
         self.environment.events.connected(client_id, connection.identity, present)
         return session, present, ended or (session.durable and (not present or will is not None))
 
     def connection_ended(self, connection: Connection, session: Session, reason: str, keep_will: bool) -> None:
         """The connection is closed: its deliveries are lost, its will is due, and the session expires or ends."""
-        others = tuple(other for other in self._connections[connection.principal] if other is not connection)
-        if others:
+        connections = self._connections.pop(connection.principal)
+        if len(connections) > 1:
+            others = tuple(other for other in connections if other is not connection)
             self._connections[connection.principal] = others
-        else:
-            del self._connections[connection.principal]
         self.metrics.connections -= 1
         session.detach()
         self.environment.events.disconnected(session.client_id, reason)

@@ -3,7 +3,8 @@
 Laws
 1. Bytes in, bytes out: `data_received` feeds the decoder, the decoder calls `packet` (or `puback`, the fast path), and
    whatever is to be said goes to `transport.write`. `data_received` never raises; a peer's error ends the connection.
-2. Authentication comes first. Until the authenticator has answered, bytes are kept (bounded) and nothing is looked at.
+2. Authentication comes first. Until the authenticator has answered, bytes are kept (bounded) and nothing is looked at;
+   nor is it until CONNACK has left, which may have to wait for the store.
 3. What it answers, it has stored: an answer that promises something waits for the store's barrier, a PUBACK or PUBREC
    for the embedder's `done` as well, and answers leave in the order of their questions (`answers`).
 4. Slow consumers are decided here, in the one place that writes (`answer`): messages stop at the session's gate while
@@ -64,6 +65,8 @@ from broker.topic_aliases import InboundAliases
 log = logging.getLogger(__name__)
 
 _PINGRESP: Final = encode(Pingresp(), V3_1_1)
+_CONNACK: Final = tuple(encode(Connack(present), V3_1_1) for present in (False, True))
+"""Of 3.1.1, by session present."""
 
 
 class State(Enum):
@@ -153,7 +156,7 @@ class Connection:
         except Exception:
             log.exception("connection of %s failed", self.peer)  # ours, not the peer's: one connection pays for it
             self.end(ReasonCode.UNSPECIFIED_ERROR, "internal error")
-        if self._state is State.AUTHENTICATING and self._decoder.buffered > environment.settings.connect_buffer:
+        if not self._said_connack and self._decoder.buffered > environment.settings.connect_buffer:
             self.end(ReasonCode.QUOTA_EXCEEDED, "too much before authentication")
 
     def connection_lost(self, now: float, reason: str = "connection lost") -> None:
@@ -302,9 +305,9 @@ class Connection:
             # [MQTT-3.1.4-2] [MQTT-4.12.0-4]
             self._refused(answer.reason_code)
             return
-        will = will_of(connect)
+        settings = self.environment.settings
+        will = will_of(connect) if connect.will is not None else None
         if will is not None:
-            settings = self.environment.settings
             refused = publish_refusal(answer.permissions, will.message.topic, will.message.retain, settings)
             if not will.message.body.is_what_it_says():
                 refused = ReasonCode.PAYLOAD_FORMAT_INVALID
@@ -317,7 +320,6 @@ class Connection:
         if refusal:
             self._refused(refusal)
             return
-        settings = self.environment.settings
         self._permissions = answer.permissions
         self._terms = terms
         self._state = State.CONNECTED
@@ -328,17 +330,21 @@ class Connection:
         clean = connect.clean_start or not answer.persistent
         session, present, stored = self._broker.open_session(self, terms, clean, will)
         self._decoder.puback = session.puback
-        properties = connack_properties(connect, terms, settings) if self.version == V5 else None
-        if self._enhanced is not None and properties is not None:
-            self._enhanced.accepted(answer, properties, self._authenticated_again)
-        connack = Connack(present, ReasonCode.SUCCESS, properties)
-        # [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [3.1.1: MQTT-3.1.4-4] [3.1.1: MQTT-3.2.0-1]: once, before
-        # anything but AUTH.
-        self._owe(connack, stored=stored, then=self._begin)
-        look_at = self.due(self.environment.now)
-        if look_at is not None:
-            self._broker.wheel.schedule(self, look_at)
-        self._resume()
+        # The wheel comes by at the connect timeout as it is: later deadlines are found then, and cost nothing now.
+        soonest = min(terms.keep_alive * settings.keep_alive_grace or settings.ack_timeout, settings.ack_timeout)
+        if soonest < settings.connect_timeout:
+            self._broker.wheel.schedule(self, self.last_received + soonest)
+        if self.version == V5:
+            properties = connack_properties(connect, terms, settings)
+            if self._enhanced is not None:
+                self._enhanced.accepted(answer, properties, self._authenticated_again)
+            connack = encode(Connack(present, ReasonCode.SUCCESS, properties), V5)
+        else:
+            connack = _CONNACK[present]
+        if stored:
+            self.environment.store.barrier(partial(self._begin, connack))
+        else:
+            self._begin(connack)
 
     def _resume(self) -> None:
         """Look at what has come meanwhile."""
@@ -380,12 +386,18 @@ class Connection:
             self.identity = answer.identity
             self._owe(Auth(ReasonCode.SUCCESS, self._enhanced.properties(answer.data)), stored=False)
 
-    def _begin(self) -> None:
-        """CONNACK has left: the session may speak."""
+    def _begin(self, connack: bytes) -> None:
+        """What CONNACK promises is stored: it leaves, and the session may speak."""
+        session = self.session
+        if session is None:
+            return  # it has gone meanwhile
+        # [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [3.1.1: MQTT-3.1.4-4] [3.1.1: MQTT-3.2.0-1]: once, before
+        # anything but AUTH.
+        self._transport.write(connack)
         self._said_connack = True
-        if self.session is not None:
-            self.environment.metrics.handshakes -= 1
-            self.session.start()
+        self.environment.metrics.handshakes -= 1
+        session.start()
+        self._resume()
 
     # -- PUBLISH from the client --------------------------------------------------------------------------------------
 

@@ -37,22 +37,23 @@ class Terms(NamedTuple):
 
 
 def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
+    # [MQTT-3.1.3-6] [MQTT-3.2.2-16] [3.1.1: MQTT-3.1.3-6]: random, so new.
+    client_id = connect.client_id or "auto-" + token_hex(10)
+    assigned = not connect.client_id
+    if connect.protocol_version != V5:
+        # A 3.1.1 session has no interval of its own: it ends with the connection, or stays (3.1.1, 3.1.2.4).
+        expiry = 0 if connect.clean_start else settings.max_session_expiry
+        return Terms(client_id, assigned, connect.keep_alive, expiry, RECEIVE_MAXIMUM, MAXIMUM_PACKET_SIZE, 0)
     properties = connect.properties or _NONE
     # [MQTT-3.2.2-22]: the client's, unless ours is announced.
     keep_alive = connect.keep_alive
-    if connect.protocol_version == V5:
-        expiry = properties.session_expiry_interval or 0
-        if settings.server_keep_alive is not None:
-            keep_alive = settings.server_keep_alive
-    else:
-        # A 3.1.1 session has no interval of its own: it ends with the connection, or stays (3.1.1, 3.1.2.4).
-        expiry = 0 if connect.clean_start else settings.max_session_expiry
+    if settings.server_keep_alive is not None:
+        keep_alive = settings.server_keep_alive
     return Terms(
-        # [MQTT-3.1.3-6] [MQTT-3.2.2-16] [3.1.1: MQTT-3.1.3-6]: random, so new.
-        client_id=connect.client_id or "auto-" + token_hex(10),
-        assigned=not connect.client_id,
+        client_id=client_id,
+        assigned=assigned,
         keep_alive=keep_alive,
-        expiry_interval=min(expiry, settings.max_session_expiry),
+        expiry_interval=min(properties.session_expiry_interval or 0, settings.max_session_expiry),
         receive_maximum=properties.receive_maximum or RECEIVE_MAXIMUM,
         maximum_packet_size=properties.maximum_packet_size or MAXIMUM_PACKET_SIZE,
         alias_maximum=min(properties.topic_alias_maximum or 0, settings.topic_alias_maximum),

@@ -21,7 +21,7 @@ class BrokerSettings:
     connect_timeout: float = 10.0
     """Seconds from the accepted socket to a finished CONNECT, the authenticator's answer included."""
     connect_buffer: int = 64 * 1024
-    """Bytes taken from a connection before the authenticator has answered: the largest CONNECT, and what may follow it
+    """Bytes taken from a connection before CONNACK has left: the largest CONNECT, and what may follow it
     meanwhile. A stranger costs no more than this."""
     max_handshakes: int = 20_000
     """CONNECTs whose CONNACK has not left: their credentials are being looked at, or their new session is on its way to

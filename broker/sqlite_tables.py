@@ -166,6 +166,7 @@ def _apply_sessions(connection: sqlite3.Connection, sessions: dict[str, SessionC
     _run(connection, _DELETE_PAIRS.format("received", "packet_id", "INTEGER"), gone)
     _run(connection, "INSERT OR REPLACE INTO received SELECT {0}, {1} FROM json_each(?1)", rows)
 
+    rows = []
     saved: list[tuple[Sequence[object], bytes]] = []
     for client_id, changes in sessions.items():
         if changes.session is None:
@@ -173,10 +174,17 @@ def _apply_sessions(connection: sqlite3.Connection, sessions: dict[str, SessionC
         principal, expiry_interval, expires_at, will, due_at, delay = changes.session
         own = (client_id, principal, expiry_interval, _optional_microseconds(expires_at))
         if will is None:
-            saved.append(((*own, None, None, None, None, None, None, None), b""))
+            rows.append(own)
         else:
             message = (will.topic, will.qos, int(will.retain), *_body(will.body))
             saved.append(((*own, *message, _optional_microseconds(due_at), delay), will.body.payload))
+    # Without a will, as most: the other columns become null.
+    _run(
+        connection,
+        "INSERT OR REPLACE INTO session (client_id, principal, expiry_interval, expires_at)"
+        " SELECT {0}, {1}, {2}, {3} FROM json_each(?1)",
+        rows,
+    )
     _run_with_payloads(
         connection,
         "INSERT OR REPLACE INTO session (client_id, principal, expiry_interval, expires_at, will_topic, will_qos,"

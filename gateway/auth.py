@@ -24,13 +24,13 @@ import logging
 import re
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from broker.authorization import Accepted, Credentials, Refused
 from broker.protocol.packets import ReasonCode
-from gateway.delivery.device_topics import DEFAULT_APP, client_id
+from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.errors import problem
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ SCOPES = ("send", "read", "devices", "admin")
 TOKEN_BYTES = 32
 APP_ID = re.compile(r"[a-z0-9-]{1,32}")
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+USER_NAME = re.compile(rf"(?:({APP_ID.pattern})/)?({DEVICE_ID.pattern})")
+"""A device, with its app unless that is `default`."""
 SIDE_SUFFIX = re.compile(r"[A-Za-z0-9_-]{1,16}")
 """What may follow in a side connection's client identifier, `USERNAME:suffix`."""
 PAUSE = 0.005
@@ -50,7 +52,7 @@ MAX_BATCH = 2_000
 """Credentials that one read looks up; more wait for the next, so that the loop is never held long."""
 KEY_CACHE = 1_024
 """Keys remembered after their first use; a revoked one is dropped at once."""
-_NOBODY = bytes(32)
+_NOBODY = bytes(32).hex()
 """What a device that does not exist is compared with."""
 
 
@@ -215,19 +217,19 @@ class DevicePermissions:
         self._on_denied(self._identity, text)
 
 
-class _Found(NamedTuple):
-    device_no: int
-    app_no: int
-    token_hash: bytes
+_Found: TypeAlias = tuple[int, int, str]
+"""Device number, app number, token hash in hexadecimal; a plain tuple, because a fleet that returns makes thousands."""
 
 
 class _Claim(NamedTuple):
     """A CONNECT on its way through the database."""
 
-    credentials: Credentials
     app_id: str
     device_id: str
-    digest: bytes
+    main: str
+    """The user name, and client identifier of the main connection."""
+    client_id: str
+    digest: str
     answer: Callable[[Accepted | Refused], None]
 
 
@@ -271,11 +273,11 @@ class DeviceAuthenticator:
         wanted = json.dumps([[claim.app_id, claim.device_id] for claim in claims])
         self._under_way = True
 
-        def answered(judge: Callable[[int, _Claim], Accepted | Refused]) -> None:
+        def answered(judgements: Iterable[Accepted | Refused]) -> None:
             self._timers.call_later(PAUSE, self._go_on)
-            for index, claim in enumerate(claims):
+            for claim, judgement in zip(claims, judgements, strict=True):
                 try:
-                    claim.answer(judge(index, claim))
+                    claim.answer(judgement)
                 except Exception:  # the others wait as well
                     log.exception("an answer to a CONNECT failed")
 
@@ -284,11 +286,11 @@ class DeviceAuthenticator:
                 self._pending = [*claims, *self._pending]
                 self._look_up()
                 return
-            answered(lambda index, claim: self._judge(claim, found.get(index)))
+            answered(self._judge(claim, found.get(index)) for index, claim in enumerate(claims))
 
         def on_error(error: BaseException) -> None:
             log.error("devices cannot be authenticated: %s", error)
-            answered(lambda index, claim: Refused(ReasonCode.SERVER_UNAVAILABLE))
+            answered([Refused(ReasonCode.SERVER_UNAVAILABLE)] * len(claims))
 
         self._database.look_up(lambda connection: _find_devices(connection, wanted), on_done, on_error)
 
@@ -299,18 +301,16 @@ class DeviceAuthenticator:
 
     def _judge(self, claim: _Claim, found: _Found | None) -> Accepted | Refused:
         # An unknown device is compared as well: how long an answer takes must not tell which ids exist.
-        matches = hmac.compare_digest(found.token_hash if found is not None else _NOBODY, claim.digest)
+        matches = hmac.compare_digest(found[2] if found is not None else _NOBODY, claim.digest)
         if found is None or not matches:
             self.failures += 1
             return Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
-        main = client_id(claim.app_id, claim.device_id)
-        actual = claim.credentials.client_id
+        app_id, device_id, main, actual, _, _ = claim
         side = actual != main
         if side and not _is_side(main, actual):
             return Refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
-        identity = DeviceIdentity(found.device_no, found.app_no, claim.app_id, claim.device_id, main)
-        permissions = DevicePermissions(identity, side, self._on_denied)
-        return Accepted(principal=main, permissions=permissions, identity=identity, persistent=not side)
+        identity = DeviceIdentity(found[0], found[1], app_id, device_id, main)
+        return Accepted(main, DevicePermissions(identity, side, self._on_denied), identity, not side)
 
 
 def _claim(credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> _Claim | None:
@@ -318,12 +318,15 @@ def _claim(credentials: Credentials, answer: Callable[[Accepted | Refused], None
     username, password = credentials.username, credentials.password
     if username is None or password is None:
         return None
-    app_id, separator, device_id = username.rpartition("/")
-    if not separator:
-        app_id = DEFAULT_APP
-    if not APP_ID.fullmatch(app_id) or not DEVICE_ID.fullmatch(device_id) or client_id(app_id, device_id) != username:
+    named = USER_NAME.fullmatch(username)
+    if named is None:
         return None
-    return _Claim(credentials, app_id, device_id, secret_hash(password), answer)
+    app_id, device_id = named.groups()
+    if app_id is None:
+        app_id = DEFAULT_APP
+    elif app_id == DEFAULT_APP:
+        return None  # its devices go without a prefix
+    return _Claim(app_id, device_id, username, credentials.client_id, secret_hash(password).hex(), answer)
 
 
 def _is_side(main: str, actual: str) -> bool:
@@ -335,12 +338,10 @@ def _find_devices(connection: sqlite3.Connection, wanted: str) -> dict[int, _Fou
     out is a pass of the interpreter lock to and fro, and a fleet that returns asks for thousands."""
     (rows,) = connection.execute(
         # CROSS JOIN keeps the order of the tables: from the list to the rows, by index.
-        "SELECT json_group_array(json_array(wanted.key, d.no, a.no, hex(d.token_hash))) FROM json_each(?) AS wanted"
+        "SELECT json_group_array(json_array(wanted.key, d.no, a.no, lower(hex(d.token_hash))))"
+        " FROM json_each(?) AS wanted"
         " CROSS JOIN application AS a ON a.id = wanted.value ->> 0"
         " CROSS JOIN device AS d ON d.app_no = a.no AND d.id = wanted.value ->> 1 AND d.removed_at IS NULL",
         (wanted,),
     ).fetchone()
-    return {
-        index: _Found(device_no, app_no, bytes.fromhex(token_hash))
-        for index, device_no, app_no, token_hash in json.loads(rows)
-    }
+    return {index: (device_no, app_no, token_hash) for index, device_no, app_no, token_hash in json.loads(rows)}

@@ -131,7 +131,8 @@ class Decoder:
         if self._state == _PAUSED:
             self._state = _RUNNING
             self._needed = 0
-            self.feed(b"")
+            if self._pending:
+                self.feed(b"")
 
     def feed(self, data: bytes) -> None:  # Hot path.
         """Decode what is complete, keep the rest. After an error has been raised all further bytes are ignored."""
@@ -256,6 +257,11 @@ class Decoder:
 
     def _cold(self, kind: int, data: bytes, position: int, end: int) -> None:
         """What has no path of its own above."""
+        connect = _plain_connect(data, position, end) if kind == PacketType.CONNECT else None
+        if connect is not None:
+            self.version = V3_1_1
+            self._sink.packet(connect)
+            return
         reader = _Reader(data, position, end, self.version, self._from_server)
         try:
             packet = _DECODERS[kind](reader)
@@ -446,6 +452,25 @@ class _Reader:
         if properties.authentication_data is not None and properties.authentication_method is None:
             raise ProtocolError("authentication data without a method")  # MQTT 5.0, 3.1.2.11.10
         return properties
+
+
+def _plain_connect(data: bytes, position: int, end: int) -> Connect | None:
+    """A CONNECT of 3.1.1 with user name, password and no will: what a fleet that returns sends by the ten thousand.
+    None if it is another, or a wrong one, of which `_decode_connect` says what is wrong."""
+    if end - position < 16 or data[position : position + 7] != b"\0\x04MQTT\x04" or data[position + 7] & 0xFD != 0xC0:
+        return None
+    try:
+        stop = position + 12 + (data[position + 10] << 8 | data[position + 11])
+        name_stop = stop + 2 + (data[stop] << 8 | data[stop + 1])
+        if name_stop + 2 + (data[name_stop] << 8 | data[name_stop + 1]) != end:
+            return None  # otherwise each of the three ends before the next begins, and none beyond the packet
+        client_id, username = data[position + 12 : stop].decode(), data[stop + 2 : name_stop].decode()
+    except (IndexError, UnicodeDecodeError):
+        return None
+    if "\0" in client_id or "\0" in username:
+        return None
+    keep_alive = data[position + 8] << 8 | data[position + 9]
+    return Connect(client_id, V3_1_1, data[position + 7] == 0xC2, keep_alive, username, data[name_stop + 2 : end])
 
 
 def _decode_connect(reader: _Reader) -> Connect:

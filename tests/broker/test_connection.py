@@ -247,6 +247,29 @@ def test_bytes_before_the_authenticators_answer_are_bounded() -> None:
     assert big.is_closed(), "a stranger's claim is refused at the header"
 
 
+def test_bytes_before_connack_are_bounded() -> None:
+    world = World(BrokerSettings(connect_buffer=100))
+    world.store.held = True
+    client = world.client()
+    client.send(Connect("c", clean_start=False))
+    client.send_bytes(b"\xc0\x00" * 50)
+    assert not client.is_closed()
+    client.send_bytes(b"\xc0\x00")
+    assert client.receive(Connack).reason_code == 3
+    assert client.is_closed()
+    world.store.commit()
+    assert not client.received()
+
+
+def test_an_ack_timeout_shorter_than_the_connect_timeout_holds() -> None:
+    world = World(BrokerSettings(ack_timeout=2.0))
+    client = world.connect("c", keep_alive=0)
+    client.subscribe(("a", 1))
+    assert world.broker.deliver("c", message("a"), 1)
+    world.advance(2.5)
+    assert client.is_closed()
+
+
 @both_versions
 def test_the_packet_size_is_checked_at_the_header(version: int) -> None:
     """[MQTT-3.2.2-15]"""
@@ -328,10 +351,10 @@ def test_connack_waits_for_the_disk_when_a_session_is_stored(version: int) -> No
     client = world.client(version)
     properties = Properties(session_expiry_interval=10) if version == V5 else None
     client.send(Connect("c", version, False, properties=properties), Pingreq())
-    client.receive(Pingresp)
+    assert client.received() == [], "CONNACK is the first of all answers [MQTT-3.2.0-1]"
     assert not world.broker.deliver("c", message("a"), 1)
     world.store.commit()
-    client.receive(Connack)
+    assert [type(packet) for packet in client.received()] == [Connack, Pingresp]
     clean = world.client(version)
     clean.send(Connect("d", version, True))
     clean.receive(Connack)

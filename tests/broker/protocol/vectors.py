@@ -102,6 +102,18 @@ _CONNECTS = [
     Vector("CONNECT", V3_1_1, CONNECT_3_1_1, Connect("a", V3_1_1, True, 60)),
     Vector("CONNECT", V5, CONNECT_5, Connect("a", V5, True, 60)),
     Vector(
+        "CONNECT with user name and password",
+        V3_1_1,
+        wire("10 16", "0004", b"MQTT", "04", "c2", "012c", "0001", b"a", "0003", b"joe", "0002", b"\0\xff"),
+        Connect("a", V3_1_1, True, 300, "joe", b"\0\xff"),
+    ),
+    Vector(
+        "CONNECT to a session, with nothing in its fields",
+        V3_1_1,
+        wire("10 10", "0004", b"MQTT", "04", "c0", "0000", "0000", "0000", "0000"),
+        Connect("", V3_1_1, False, 0, "", b""),
+    ),
+    Vector(
         "CONNECT with all there is",
         V3_1_1,
         wire(
@@ -562,6 +574,30 @@ _OPENINGS = [
         MalformedPacket,
     ),
     *_all_refuse("CONNECT that ends early", _connect("0c", "04", "02", "0001"), MalformedPacket),
+    *_all_refuse("CONNECT without its user name", _connect("10", "04", "c2", "0004", b"abcd"), MalformedPacket),
+    *_all_refuse(
+        "CONNECT without its password", _connect("11", "04", "c2", "0001", b"a", "0002", b"us"), MalformedPacket
+    ),
+    *_all_refuse(
+        "CONNECT with too short a password",
+        _connect("12", "04", "c2", "0001", b"a", "0000", "0002", b"p"),
+        MalformedPacket,
+    ),
+    *_all_refuse(
+        "bytes after the password",
+        _connect("13", "04", "c2", "0001", b"a", "0000", "0001", b"p", "00"),
+        MalformedPacket,
+    ),
+    *_all_refuse(
+        "MQTT-1.5.4-2: U+0000 in the user name",
+        _connect("12", "04", "c2", "0001", b"a", "0001", b"\0", "0000"),
+        MalformedPacket,
+    ),
+    *_all_refuse(
+        "MQTT-1.5.4-1: a user name that is not UTF-8",
+        _connect("12", "04", "c2", "0001", b"a", "0001", b"\xff", "0000"),
+        MalformedPacket,
+    ),
     *_all_refuse("bytes after CONNECT", _connect("0e", "04", "02", "0001", b"a", "00"), MalformedPacket),
     *_all_refuse("MQTT-1.5.4-2: U+0000", _connect("0d", "04", "02", "0001", b"\0"), MalformedPacket),
     *_all_refuse("MQTT-1.5.4-1: a surrogate", _connect("0f", "04", "02", "0003", b"\xed\xa0\x80"), MalformedPacket),
