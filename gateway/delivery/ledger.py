@@ -55,6 +55,12 @@ _ACKNOWLEDGE = (
     " delivered_at = coalesce(delivered_at, ?)"
     " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state < 30"
 )
+_ACKNOWLEDGE_SINGLE = (
+    f"UPDATE delivery SET reason = {_AFTER}, state = CASE WHEN state BETWEEN 10 AND 14 THEN state ELSE 10 END, qos = ?,"
+    " delivered_at = coalesce(delivered_at, ?) FROM json_each(?) AS handle"
+    " WHERE delivery.push_no = handle.value >> 32 AND delivery.device_no = handle.value & 4294967295"
+    " AND +delivery.state < 30"
+)
 _SENT = (
     "UPDATE delivery SET state = 1, qos = 0"
     " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state = 0"
@@ -390,11 +396,16 @@ def record_outcomes(
     for handle, code in refusals:
         reason = "packet_too_large" if code == 0x95 else f"reason_code_0x{code:02x}"
         end_rows(connection, [handle], DeliveryState.REFUSED, reason, now)
+    single: dict[int, list[int]] = {}
     for (push_no, qos), devices in outcomes.items():
-        if qos:
-            connection.execute(_ACKNOWLEDGE, (qos, now, push_no, json.dumps(devices)))
-        else:
+        if not qos:
             connection.execute(_SENT, (push_no, json.dumps(devices)))
+        elif len(devices) == 1:
+            single.setdefault(qos, []).append(handle_of(push_no, devices[0]))
+        else:
+            connection.execute(_ACKNOWLEDGE, (qos, now, push_no, json.dumps(devices)))
+    for qos, handles in single.items():  # pushes to one device each: one statement for all of them
+        connection.execute(_ACKNOWLEDGE_SINGLE, (qos, now, json.dumps(handles)))
 
 
 def end_rows(

@@ -13,23 +13,23 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-CHUNKS = (256, 32, 4, 1)
-"""Rows of one statement: few shapes, so that the driver's cache has them all compiled. 256 rows of 15 columns are 3,840
-variables of the 32,766 that SQLite takes."""
+CHUNK = 256
+"""Rows of a statement when there are very many: 3,840 of the 32,766 variables that SQLite takes, at 15 columns."""
+FEW = 32
+"""So many, or fewer, are one statement of just that many rows; the driver's cache has all of those compiled."""
 
 
 def insert_rows(connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
     """`INSERT INTO table (columns)`, a value for each column in each row."""
     start = 0
-    for chunk in CHUNKS:
-        while len(rows) - start >= chunk:
-            connection.execute(
-                _statement(table, columns, chunk), tuple(chain.from_iterable(rows[start : start + chunk]))
-            )
-            start += chunk
+    while (left := len(rows) - start) > 0:
+        count = CHUNK if left >= CHUNK else min(left, FEW)
+        values = tuple(chain.from_iterable(rows[start : start + count]))
+        connection.execute(_statement(table, columns, count), values)
+        start += count
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def _statement(table: str, columns: str, count: int) -> str:
     row = f"({', '.join('?' * (columns.count(',') + 1))})"
     return f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * count)}"
