@@ -231,7 +231,7 @@ class Ledger:
     def _submit_until_done(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
         def on_error(error: BaseException) -> None:
             log.error("the ledger cannot be written, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self._database.submit(operation, done, on_error))
+            self._timers.call_later(RETRY_SECONDS, lambda: self._submit_until_done(operation, done))
 
         self._database.submit(operation, done, on_error)
 
