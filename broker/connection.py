@@ -614,6 +614,7 @@ class Connection:
             self.environment.metrics.handshakes -= 1
         self._state = State.CLOSED
         self._decoder.stop()
+        self._enhanced = None  # it has our methods: a circle, see `Decoder.stop`
         self._broker.wheel.cancel(self)
         if self._answers is not None:
             self._answers.drop()

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     retention_days: Annotated[float, Field(gt=0)] = 30.0
     """Days that deliveries and receipts stay after their push has fully ended."""
     counts_days: Annotated[float, Field(gt=0)] = 400.0
-    """Days that a push's final counts stay; then it answers 410."""
+    """Days that a push's final counts stay; then it answers 410 for as long again, and is forgotten."""
     idempotency_hours: Annotated[float, Field(gt=0)] = 24.0
     """Hours that an Idempotency-Key is remembered."""
     uplink_keep: Annotated[int, Field(ge=1, le=10_000)] = 100

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
 
@@ -35,3 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def full(request: pytest.FixtureRequest) -> int:
     """What a repeated test multiplies its counts with: 1, or 10 with `--full`."""
     return FULL_FACTOR if request.config.getoption("--full") else 1
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What refers to itself in a circle stays."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

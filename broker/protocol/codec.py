@@ -85,6 +85,15 @@ class PacketSink(Protocol):
         """Every other packet."""
 
 
+class _Nobody:
+    """The sink of a decoder that was stopped."""
+
+    def puback(self, packet_id: int, reason_code: int) -> None: ...
+
+    def packet(self, packet: Packet) -> None: ...
+
+
+_NOBODY = _Nobody()
 _RUNNING, _PAUSED, _STOPPED = range(3)
 
 
@@ -102,9 +111,9 @@ class Decoder:
         self.version = V3_1_1
         """Set by a CONNECT as soon as its level is read; a client sets it to what it has asked for."""
         self.maximum_packet_size = maximum_packet_size
-        self.puback = sink.puback
+        self.puback: Callable[[int, int], None] = sink.puback
         """Who gets the PUBACKs: the sink, or whoever it puts in its place."""
-        self._sink = sink
+        self._sink: PacketSink = sink
         self._from_server = from_server
         self._pending = bytearray()
         self._needed = 0
@@ -120,6 +129,9 @@ class Decoder:
         """The connection is closed: `feed` returns after the current packet, and ignores all bytes from now on."""
         self._state = _STOPPED
         self._pending.clear()
+        # The sink has us and we have it: such a circle would stay in memory until the collector comes, which is seldom.
+        self._sink = _NOBODY
+        self.puback = _NOBODY.puback
 
     def pause(self) -> None:
         """`feed` returns after the current packet and keeps the rest undecoded, without bound: look at `buffered`."""

@@ -237,7 +237,7 @@ class Ledger:
     def _submit_until_done(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
         def on_error(error: BaseException) -> None:
             log.error("the ledger cannot be written, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self._database.submit(operation, done, on_error))
+            self._timers.call_later(RETRY_SECONDS, lambda: self._submit_until_done(operation, done))
 
         self._database.submit(operation, done, on_error)
 
@@ -598,9 +598,10 @@ def sweep_rows(
 
 def recall_rows(connection: sqlite3.Connection, push_no: int, sent: list[int], now: int) -> dict[str, int]:
     """Raises Problem 410 for a push whose counts are no longer kept."""
-    final, gone_at = connection.execute("SELECT final_counts, gone_at FROM push WHERE no = ?", (push_no,)).fetchone()
-    if gone_at is not None:
+    row = connection.execute("SELECT final_counts FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
+    if row is None:
         raise problem("gone", "this push ended long ago and its counts are no longer kept")
+    (final,) = row
     if final is not None:  # retention has removed its deliveries
         counts = json.loads(final)
         delivered = [state.label for state in DeliveryState if 1 <= state <= 14]

@@ -303,7 +303,7 @@ class Mailbox:
             for no in {handle >> DEVICE_BITS for handle in alive} - found.keys():
                 present = self._ledger.pushes.get(no)
                 if present is None:  # it was in memory when it was judged, and is not any more
-                    self._ledger.judge(list(handles), judged)
+                    self.resume(client_id, handles, done)
                     return
                 found[no] = present
             now = self._clock()

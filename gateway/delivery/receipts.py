@@ -223,7 +223,7 @@ class Receipts:
         def on_error(error: BaseException) -> None:
             if isinstance(error, StorageFull | sqlite3.OperationalError):  # of the disk, not of what was said
                 log.error("what devices say cannot be stored, trying again: %s", error)
-                self._timers.call_later(RETRY_SECONDS, lambda: self._database.submit(operation, on_commit, on_error))
+                self._timers.call_later(RETRY_SECONDS, lambda: self._store(groups))
             elif len(statements) > 1:  # one of them is at fault, and must not keep the others' from being stored
                 self._store([[statement] for statement in statements] + rest)
             else:

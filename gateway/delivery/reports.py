@@ -28,7 +28,7 @@ _REACHED = {
 }
 _PUSH = (
     "no, id, kind, priority, qos, ttl, collapse_key, channel, target, content, accepted_at, expires_at,"
-    " recalled_at, targeted, suppressed, final_counts, gone_at"
+    " recalled_at, targeted, suppressed, final_counts"
 )
 Page = dict[str, Any]
 """`{"items": [..], "next_cursor": str | None}`"""
@@ -71,7 +71,7 @@ class Reports:
             return [
                 describe_push(
                     connection,
-                    connection.execute(f"SELECT {_PUSH} FROM push WHERE no = ?", (no,)).fetchone(),
+                    connection.execute(f"SELECT {_PUSH} FROM push WHERE no = ? AND gone_at IS NULL", (no,)).fetchone(),
                     in_flight[no],
                 )
                 for no in push_nos
@@ -88,8 +88,8 @@ class Reports:
         in_flight = set(self._ledger.sent_of(push_no))
 
         def read(connection: sqlite3.Connection) -> Page:
-            (final_counts,) = connection.execute("SELECT final_counts FROM push WHERE no = ?", (push_no,)).fetchone()
-            if final_counts is not None:
+            kept = connection.execute("SELECT 1 FROM push WHERE no = ? AND final_counts IS NULL", (push_no,))
+            if kept.fetchone() is None:
                 raise problem(
                     "gone", "the deliveries of this push were removed by retention; its counts remain a while"
                 )
@@ -176,9 +176,11 @@ def reached(counts: dict[str, int]) -> dict[str, int]:
     }
 
 
-def describe_push(connection: sqlite3.Connection, row: Sequence[Any], sent: Sequence[int]) -> dict[str, Any] | None:
-    """One row of _PUSH as the API shows it; None for a tombstone."""
-    if row[16] is not None:
+def describe_push(
+    connection: sqlite3.Connection, row: Sequence[Any] | None, sent: Sequence[int]
+) -> dict[str, Any] | None:
+    """One row of _PUSH as the API shows it; None for none: a tombstone, or no longer even that."""
+    if row is None:
         return None
     counts = json.loads(row[15]) if row[15] is not None else count_states(connection, row[0], sent)
     optional = {"collapse_key": row[6], "channel": row[7]}

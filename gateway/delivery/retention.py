@@ -1,9 +1,10 @@
 """Retention: what may leave the database, in slices small enough that nobody notices.
 
 Deliveries are removed some time after their push has fully ended; its counts are kept as JSON on the push row for
-longer, then the row becomes a tombstone that answers 410. Idempotency records and uplink messages go by age, the row of
-a removed device when no delivery can refer to it any more. The conservation law holds over all of it: counts before and
-after a removal are the same.
+longer, then the row becomes a tombstone that answers 410. After as long again it leaves as well, and the push is as
+unknown as one that never was. Idempotency records and uplink messages go by age, the row of a removed device when no
+delivery can refer to it any more. The conservation law holds over all of it: counts before and after a removal of
+deliveries are the same.
 
 What has ended before its ttl was over is looked for on a reader: everything that is still open has to be looked at, and
 a million waiting pushes must not keep the writer from its work.
@@ -21,10 +22,13 @@ from gateway.store.database import Database
 SLICE = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""
 PUSHES = 100
-"""Pushes that one operation closes or sweeps, or one read looks at: most pushes have one delivery, and by a push per
-commit nobody would keep up with a fleet."""
+"""Pushes that one operation closes, sweeps or forgets, or one read looks at: most pushes have one delivery, and by a
+push per commit nobody would keep up with a fleet."""
 MAX_PAUSE, MIN_PAUSE = 60.0, 1.0
 """Seconds between two runs: a minute late is early where things are kept for days."""
+
+
+FORGET = "DELETE FROM push WHERE no IN (SELECT no FROM push WHERE gone_at <= ? LIMIT ?)"
 
 
 @dataclass(slots=True, frozen=True)
@@ -33,6 +37,7 @@ class Keep:
 
     deliveries: int
     counts: int
+    """And as long again the tombstone."""
     idempotency: int
     uplink: int
 
@@ -98,10 +103,11 @@ def close_pushes(connection: sqlite3.Connection, finished: list[tuple[int, int]]
 
 
 def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
-    """One slice of whatever is due first; rows removed or buried, 0 when nothing is due."""
+    """One slice of everything that is due; rows removed or buried, 0 when nothing is due."""
     return (
         _remove_deliveries(connection, now - keep.deliveries)
-        + _bury_pushes(connection, now - keep.counts)
+        + _bury_pushes(connection, now, keep.counts)
+        + connection.execute(FORGET, (now - keep.counts, PUSHES)).rowcount
         + connection.execute(
             "DELETE FROM idempotency_record WHERE (app_no, key) IN"
             " (SELECT app_no, key FROM idempotency_record WHERE created_at <= ? LIMIT ?)",
@@ -141,11 +147,11 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
     return removed + len(pushes)
 
 
-def _bury_pushes(connection: sqlite3.Connection, before: int) -> int:
+def _bury_pushes(connection: sqlite3.Connection, now: int, kept: int) -> int:
     return connection.execute(
-        "UPDATE push SET gone_at = ?1, target = '{}', content = '{}', final_counts = '{}' WHERE no IN"
-        " (SELECT no FROM push WHERE swept_at <= ?1 AND gone_at IS NULL LIMIT ?2)",
-        (before, SLICE),
+        "UPDATE push SET gone_at = ?, target = '{}', content = '{}', final_counts = '{}' WHERE no IN"
+        " (SELECT no FROM push WHERE swept_at <= ? AND gone_at IS NULL LIMIT ?)",
+        (now, now - kept, SLICE),
     ).rowcount
 
 

@@ -43,6 +43,9 @@ BUSY_MS = 10_000
 """How long a connection waits for another process (a hot backup, a migration) before it gives up."""
 CACHE_KIB = 65_536
 """Page cache of the writer: the hot end of the delivery table and its mailbox index stay in memory."""
+READER_CACHE_KIB = 8_192
+"""Page cache of a reader. In WAL mode the next read after anybody's commit begins with an empty one, so it serves one
+read; the rest would be memory that is filled and given back, and fragments."""
 AUTOCHECKPOINT_PAGES = 4_000
 """16 MiB of WAL between checkpoints: a checkpoint's own fsync is shared by some hundred groups."""
 CACHED_STATEMENTS = 256
@@ -256,6 +259,7 @@ class Database:
         """This thread's connection."""
         if getattr(self._local, "connection", None) is None:
             self._local.connection = self._engine.connect()
+            raw_connection(self._local.connection).execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
             self._reader_connections.append(self._local.connection)
         return raw_connection(self._local.connection)
 

@@ -95,6 +95,7 @@ class Push(SQLModel, table=True):
         Index("push_unfinished", "expires_at", sqlite_where=text("closed_at IS NULL")),
         Index("push_to_sweep", "closed_at", sqlite_where=text("swept_at IS NULL AND closed_at IS NOT NULL")),
         Index("push_to_bury", "swept_at", sqlite_where=text("gone_at IS NULL AND swept_at IS NOT NULL")),
+        Index("push_to_forget", "gone_at", sqlite_where=text("gone_at IS NOT NULL")),
         Index("push_of_app", "app_no", "no"),
         Index(
             "push_collapse",
@@ -133,7 +134,7 @@ class Push(SQLModel, table=True):
     swept_at: int | None = None
     """`closed_at` again, once retention has removed all of its deliveries."""
     gone_at: int | None = None
-    """When the counts went as well: the row is a tombstone, and the push answers 410."""
+    """When the counts went as well: the row is a tombstone, and the push answers 410 for as long as they were kept."""
 
 
 class Delivery(SQLModel, table=True):

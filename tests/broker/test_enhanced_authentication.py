@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
+import pytest
+
+from broker.enhanced_authentication import EnhancedAuthentication
 from broker.protocol.packets import (
     V5,
     Auth,
@@ -131,3 +136,15 @@ def test_a_session_belongs_to_who_began_it() -> None:
     client = world.client(V5)
     client.send(Connect("mine:1", V5))
     assert refused(client, Connack) == ReasonCode.CLIENT_IDENTIFIER_NOT_VALID
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_connection_that_has_ended_lets_go_of_its_method() -> None:
+    """They refer to each other, and the collector comes seldom."""
+    world = World()
+    there, stranger = accepted(world), begun(world)
+    there.send(Disconnect())
+    stranger.send(auth(CONTINUE, b"wrong"))
+    assert there.is_closed()
+    assert stranger.is_closed()
+    assert not any(isinstance(one, EnhancedAuthentication) for one in gc.get_objects())

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import struct
 from typing import Any
 
 import pytest
 
+from broker.connection import Connection
 from broker.network import transport
 from broker.settings import BrokerSettings
 from broker.store import MemoryStore
@@ -217,5 +219,36 @@ def test_a_publisher_waits_while_the_disk_does(run: Run[None]) -> None:
             store.go_on()
             await client.expect(*(wire.puback(number) for number in range(1, 101)))
             await client.hang_up()
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"garbage",
+        wire.connect("kiosk-1"),
+        wire.connect("kiosk-1") + wire.PINGREQ + wire.DISCONNECT,
+        wire.connect("kiosk-1") + wire.subscribe(1, ("a", 1)) + wire.publish("a", b"x", qos=1, packet_id=2),
+        wire.connect("kiosk-1") + wire.connect("kiosk-1"),
+    ],
+    ids=["nothing", "garbage", "hangs up", "disconnects", "leaves a message", "protocol error"],
+)
+def test_a_connection_that_has_ended_takes_no_memory(run: Run[None], said: bytes) -> None:
+    """The collector comes seldom to a server (`settle_collector`), and connections are many."""
+
+    def connections() -> int:
+        return sum(isinstance(one, Connection | transport.TcpTransport) for one in gc.get_objects())
+
+    async def scenario() -> None:
+        async with serving() as server:
+            client = await server.client()
+            client.send(said)
+            await until(lambda: server.metrics.bytes_in == len(said) and connections() == 2, "what was said")
+            await client.hang_up()
+            await until(lambda: not server.server._transports, "the end")
+            await until(lambda: not connections(), "nothing to be left")
 
     run(scenario())

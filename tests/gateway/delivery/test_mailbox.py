@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 
@@ -300,3 +301,21 @@ def test_a_session_of_a_removed_device_that_a_kill_left_behind_is_removed_at_sta
         session.connected = False
     world.run(world.mailbox.recover())
     assert set(world.engine.sessions) == {"d2"}
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_the_life_of_a_delivery_leaves_nothing_to_the_collector(world: World) -> None:
+    """It comes seldom (`settle_collector`), and callbacks that refer to each other keep what they hold until then."""
+    world.connect()
+    push = world.push()
+    world.disconnect()
+    world.connect()
+    world.acknowledge()
+    world.says("receipts", {"push_id": push.push_id, "event": "opened"})
+    assert world.state(push.push_id) == ("opened", None)
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    gc.set_debug(0)
+    left = [one for one in gc.garbage if str(getattr(one, "__module__", "")).startswith("gateway.")]
+    gc.garbage.clear()
+    assert left == []

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.retention import Keep, Retention
+from gateway.delivery.retention import FORGET, Keep, Retention
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
 
@@ -15,6 +15,17 @@ KEEP = Keep(deliveries=30 * DAY * 1000, counts=400 * DAY * 1000, idempotency=DAY
 def sweep(world: World) -> int:
     database: Any = world.writer
     return world.run(Retention(database, KEEP).run(world.now))
+
+
+def bury_one(world: World) -> str:
+    """A push whose counts are no longer kept."""
+    push = world.push(ttl=1)
+    world.passes(2)
+    world.passes(31 * DAY)
+    sweep(world)
+    world.passes(400 * DAY)
+    sweep(world)
+    return push.push_id
 
 
 def test_nothing_leaves_before_its_time(world: World) -> None:
@@ -53,20 +64,60 @@ def test_a_push_with_a_long_ttl_leaves_when_all_of_it_has_ended(world: World) ->
 
 
 def test_after_its_counts_are_no_longer_kept_a_push_is_gone(world: World) -> None:
-    push = world.push(ttl=1)
-    world.passes(2)
-    world.passes(31 * DAY)
-    sweep(world)
-    world.passes(400 * DAY)
-    sweep(world)
+    push = bury_one(world)
     with pytest.raises(Problem) as refusal:
-        world.run(world.reports.push(1, push.push_id))
+        world.run(world.reports.push(1, push))
     assert refusal.value.code == "gone"
     with pytest.raises(Problem) as refusal:
-        world.run(world.ledger.recall(1, push.push_id))
+        world.run(world.ledger.recall(1, push))
     assert refusal.value.code == "gone"
     assert world.run(world.reports.pushes(1, 10, None))["items"] == []
     assert sweep(world) == 0
+
+
+def test_as_long_again_after_its_counts_a_push_is_forgotten(world: World) -> None:
+    push = bury_one(world)
+    world.passes(400 * DAY - 1)
+    assert sweep(world) == 0
+    world.passes(1)
+    assert sweep(world) > 0
+    assert world.row("SELECT count(*) FROM push") == (0,)
+    for question in (world.reports.push(1, push), world.reports.deliveries(1, push, 10, None)):
+        with pytest.raises(Problem) as refusal:
+            world.run(question)
+        assert refusal.value.code == "push_not_found"
+    assert world.run(world.ledger.recall(1, push)) is None
+    assert world.says("receipts", {"push_id": push, "event": "opened"}) == 0
+    assert world.facts.dropped == 1
+
+
+def test_numbers_of_forgotten_pushes_are_not_given_again(world: World) -> None:
+    bury_one(world)
+    world.passes(400 * DAY)
+    (before,) = world.row("SELECT no FROM push")
+    sweep(world)
+    world.push()
+    assert world.row("SELECT no FROM push") == (before + 1,)
+
+
+def test_a_push_that_is_forgotten_between_two_looks_is_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of a push and its row are read one after the other."""
+    for room in ("reports", "ledger"):
+        monkeypatch.setattr(f"gateway.delivery.{room}.push_number", lambda *_: 999)
+    for question in (
+        world.reports.push(1, "x"),
+        world.reports.deliveries(1, "x", 10, None),
+        world.ledger.recall(1, "x"),
+    ):
+        with pytest.raises(Problem) as refusal:
+            world.run(question)
+        assert refusal.value.code == "gone"
+
+
+def test_forgetting_needs_no_look_at_pushes_that_are_kept(world: World) -> None:
+    plan = world.connection.execute(f"EXPLAIN QUERY PLAN {FORGET}", (0, 1)).fetchall()
+    assert any("push_to_forget" in step[3] for step in plan)
+    assert not any(step[3].startswith("SCAN") for step in plan)
 
 
 def test_idempotency_records_and_uplink_go_by_age(world: World) -> None:

@@ -1,4 +1,4 @@
-"""An index over removed devices, so that retention finds the rows that nothing refers to any more.
+"""Indexes over removed devices and over tombstones of pushes, so that retention finds what may leave.
 
 Revision ID: 0002
 Revises: 0001
@@ -17,3 +17,4 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_index("device_removed", "device", ["removed_at"], sqlite_where=sa.text("removed_at IS NOT NULL"))
+    op.create_index("push_to_forget", "push", ["gone_at"], sqlite_where=sa.text("gone_at IS NOT NULL"))
