@@ -14,8 +14,8 @@ from gateway.api.bodies import BULK_LIMIT, NDJSON, TURN, json_response, parse, r
 from gateway.api.docs import idempotent, takes
 from gateway.api.problems import validation_problem
 from gateway.api.services import Cursor, Limit, ReaderOf, Sender, app_of, services
-from gateway.delivery.acceptance import AcceptedPush, Submission
 from gateway.delivery.push import PushRequest
+from gateway.delivery.submission import AcceptedPush, Submission
 from gateway.errors import Problem, problem
 
 PATH = "/v1/pushes"

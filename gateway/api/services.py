@@ -12,9 +12,10 @@ from gateway.api.admission import Admission
 from gateway.api.problems import ProblemCount
 from gateway.audience.devices import DeviceRegistry
 from gateway.auth import Principal
-from gateway.delivery.acceptance import Acceptance, AppRef
+from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.reports import Reports
+from gateway.delivery.submission import AppRef
 from gateway.keys import Keys
 from gateway.store.database import Database
 

@@ -19,27 +19,33 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from gateway.audience import targeting
-from gateway.delivery.headroom import Headroom
+from gateway.delivery.headroom import Headroom, count_mailboxes, crowded_mailboxes
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
     Ledger,
-    count_mailboxes,
-    crowded_mailboxes,
     insert_listed_rows,
     insert_selected_rows,
     insert_single_rows,
-    last_push_no,
     overflow_rows,
     supersede_rows,
     waiting_devices,
 )
 from gateway.delivery.mailbox import Mailbox
-from gateway.delivery.push import PUSH_ID_LENGTH, ActivePush, PushRequest, Target, not_yet_supported, wire_size
+from gateway.delivery.push import (
+    PUSH_ID_LENGTH,
+    ActivePush,
+    PushRequest,
+    Target,
+    last_push_no,
+    not_yet_supported,
+    wire_size,
+)
 from gateway.delivery.states import PRIORITIES
+from gateway.delivery.submission import AcceptedPush, AppRef, Draft, Submission, listed_ids
 from gateway.errors import Problem, problem
 from gateway.store.database import Database, StorageFull
 from gateway.store.protocols import Timers
@@ -56,83 +62,12 @@ PUSH_ID_BYTES = 15
 
 
 @dataclass(slots=True, frozen=True)
-class AppRef:
-    """The app on whose behalf something is done."""
-
-    no: int
-    id: str
-
-
-class AcceptedPush(NamedTuple):
-    push_id: str
-    targeted: int
-    suppressed: int
-    unknown: tuple[str, ...]
-
-    def members(self) -> str:
-        """As the members of a JSON object."""
-        unknown = json.dumps(self.unknown) if self.unknown else "[]"
-        return (
-            f'"push_id":"{self.push_id}","targeted":{self.targeted},"suppressed":{self.suppressed},"unknown":{unknown}'
-        )
-
-
-class Submission(NamedTuple):
-    """One request with its idempotency key and the hash of its body (both or neither)."""
-
-    request: PushRequest
-    idempotency_key: str | None = None
-    body_hash: bytes | None = None
-
-
-@dataclass(slots=True, frozen=True)
 class Limits:
     max_payload: int
     """Bytes of a wire payload."""
     mailbox_deliveries: int
     mailbox_bytes: int
     idempotency_ms: int
-
-
-@dataclass(slots=True, eq=False)
-class _Draft:
-    """A submission that passed every check that needs no database."""
-
-    app: AppRef
-    submission: Submission
-    content: str
-    frame_size: int
-    listed: list[str] | None
-    """The device ids of the target, each once; None when it selects instead."""
-    priority: int
-    answer: AcceptedPush | Problem | None = None
-    push_no: int = 0
-    """0: nothing of it was stored, `answer` says why."""
-    push_id: str = ""
-    devices: Sequence[int] = ()
-    unknown: tuple[str, ...] = ()
-    targeted: int = 0
-
-    @property
-    def request(self) -> PushRequest:
-        return self.submission.request
-
-    def active_push(self, accepted_at: int) -> ActivePush:
-        request = self.request
-        assert request.kind is not None, "filled in by validation"
-        return ActivePush(
-            no=self.push_no,
-            push_id=self.push_id,
-            kind=request.kind,
-            priority=self.priority,
-            qos=request.qos,
-            ttl=request.ttl,
-            collapse_key=request.collapse_key,
-            channel=request.channel,
-            content=self.content,
-            accepted_at=accepted_at,
-            expires_at=accepted_at + request.ttl * 1000,
-        )
 
 
 @dataclass(slots=True, frozen=True)
@@ -147,7 +82,7 @@ class _Stored:
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    drafts: list[_Draft]
+    drafts: list[Draft]
     stored: asyncio.Future[None]
 
 
@@ -209,15 +144,15 @@ class Acceptance:
         when nothing was stored; what fails later is the answer of those that were not.
         """
         answers: list[AcceptedPush | Problem] = []
-        judged: list[_Draft | Problem] = []
+        judged: list[Draft | Problem] = []
         """Those of the slice that is gathering."""
         gathered = 0
-        under_way: tuple[asyncio.Future[None], list[_Draft | Problem]] | None = None
+        under_way: tuple[asyncio.Future[None], list[Draft | Problem]] | None = None
         coming = iter(submissions)
         try:
             for number, submission in enumerate(coming, 1):
                 judged.append(submission if isinstance(submission, Problem) else self._judged(app, submission))
-                if isinstance(judged[-1], _Draft):
+                if isinstance(judged[-1], Draft):
                     gathered += 1
                 if gathered == BATCH_PUSHES:
                     if under_way is not None:
@@ -243,7 +178,7 @@ class Acceptance:
             answers += [answer if isinstance(answer, Problem) else refusal for answer in rest]
         return answers
 
-    def _judged(self, app: AppRef, submission: Submission) -> _Draft | Problem:
+    def _judged(self, app: AppRef, submission: Submission) -> Draft | Problem:
         try:
             return self._draft(app, submission)
         except Problem as refusal:
@@ -256,7 +191,7 @@ class Acceptance:
         target = request.target
 
         def count(connection: sqlite3.Connection) -> dict[str, Any]:
-            ids = _listed(target)
+            ids = listed_ids(target)
             if ids is not None:
                 known = targeting.device_rows(connection, app.no, ids)
                 unknown = [device_id for device_id in ids if device_id not in known]
@@ -274,7 +209,7 @@ class Acceptance:
 
         return await self._database.read(count)
 
-    def _draft(self, app: AppRef, submission: Submission) -> _Draft:
+    def _draft(self, app: AppRef, submission: Submission) -> Draft:
         request = submission.request
         missing = not_yet_supported(request)
         if missing is not None:
@@ -287,9 +222,9 @@ class Acceptance:
                 f"the push is {size} bytes on the wire and the limit is {self._limits.max_payload}: "
                 "send less, or an URL to fetch, or raise max_payload (up to 262144)",
             )
-        return _Draft(app, submission, content, size, _listed(request.target), PRIORITIES.index(request.priority))
+        return Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
 
-    async def _store(self, drafts: list[_Draft]) -> None:
+    async def _store(self, drafts: list[Draft]) -> None:
         if not drafts:
             return
         if not self._storage_left():
@@ -303,7 +238,7 @@ class Acceptance:
         # Shielded by design: a caller that goes away does not take back what may already be on disk.
         await batch.stored
 
-    async def _refuse_new(self, drafts: list[_Draft]) -> None:
+    async def _refuse_new(self, drafts: list[Draft]) -> None:
         """The disk is full: what was accepted before under its key is answered again, the rest is refused."""
         now = self._clock()
 
@@ -355,7 +290,7 @@ class Acceptance:
 
         self._database.submit(lambda connection: self._store_rows(connection, drafts, now), on_commit, on_error)
 
-    def _hand_out(self, drafts: list[_Draft], now: int) -> None:
+    def _hand_out(self, drafts: list[Draft], now: int) -> None:
         offered: list[tuple[ActivePush, Sequence[int]]] = []
         for draft in drafts:
             if not draft.push_no:
@@ -372,13 +307,13 @@ class Acceptance:
 
     # -- on the writer thread ----------------------------------------------------------------------------------------
 
-    def _store_rows(self, connection: sqlite3.Connection, drafts: list[_Draft], now: int) -> _Stored:
+    def _store_rows(self, connection: sqlite3.Connection, drafts: list[Draft], now: int) -> _Stored:
         for draft in drafts:  # an operation may run twice, when the disk refused its group
             draft.answer, draft.push_no, draft.devices, draft.unknown = None, 0, (), ()
         last_no = last_push_no(connection)
         known = self._known_devices(connection, drafts)
-        answered: dict[tuple[int, str], tuple[bytes, _Draft]] = {}
-        twins: list[tuple[_Draft, _Draft]] = []
+        answered: dict[tuple[int, str], tuple[bytes, Draft]] = {}
+        twins: list[tuple[Draft, Draft]] = []
         single: list[tuple[int, int, int, int, int]] = []
         pushes: list[tuple[Any, ...]] = []
         push_ids = _push_ids(len(drafts))
@@ -425,12 +360,12 @@ class Acceptance:
         return stored
 
     @staticmethod
-    def _answer_twins(twins: list[tuple[_Draft, _Draft]]) -> None:
+    def _answer_twins(twins: list[tuple[Draft, Draft]]) -> None:
         for draft, first in twins:
             draft.answer = first.answer
 
     @staticmethod
-    def _known_devices(connection: sqlite3.Connection, drafts: list[_Draft]) -> dict[int, dict[str, int]]:
+    def _known_devices(connection: sqlite3.Connection, drafts: list[Draft]) -> dict[int, dict[str, int]]:
         wanted: dict[int, dict[str, None]] = {}
         for draft in drafts:
             if draft.listed is not None:
@@ -438,7 +373,7 @@ class Acceptance:
         return {app_no: targeting.device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
 
     def _remembered(
-        self, connection: sqlite3.Connection, draft: _Draft, key: str, now: int
+        self, connection: sqlite3.Connection, draft: Draft, key: str, now: int
     ) -> AcceptedPush | Problem | None:
         row = connection.execute(
             "SELECT body_hash, response FROM idempotency_record WHERE app_no = ? AND key = ? AND created_at > ?",
@@ -452,7 +387,7 @@ class Acceptance:
         return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
 
     @staticmethod
-    def _resolve(draft: _Draft, known: dict[int, dict[str, int]]) -> bool:
+    def _resolve(draft: Draft, known: dict[int, dict[str, int]]) -> bool:
         """Turn listed devices into numbers; False (and an answer) when the push has nobody to go to."""
         ids = draft.listed
         if ids is None:
@@ -469,7 +404,7 @@ class Acceptance:
     @staticmethod
     def _insert(
         connection: sqlite3.Connection,
-        draft: _Draft,
+        draft: Draft,
         push_no: int,
         push_id: str,
         now: int,
@@ -513,7 +448,7 @@ class Acceptance:
         )
 
     def _collapse_and_limit(
-        self, connection: sqlite3.Connection, drafts: list[_Draft], first_no: int, now: int
+        self, connection: sqlite3.Connection, drafts: list[Draft], first_no: int, now: int
     ) -> _Stored:
         is_sent = self._ledger.is_sent
         limits = self._limits
@@ -547,7 +482,7 @@ class Acceptance:
                 draft.devices = [device_no for device_no in draft.devices if device_no not in gone]
         return _Stored([handle for handle in losers if handle >> DEVICE_BITS < first_no], counted)
 
-    def _suspects(self, drafts: list[_Draft]) -> set[int]:
+    def _suspects(self, drafts: list[Draft]) -> set[int]:
         """Devices, of those that are listed, whose mailboxes may be over a limit now."""
         take = self._headroom.take
         suspects: set[int] = set()
@@ -572,11 +507,11 @@ PUSH_COLUMNS = (
 )
 
 
-def _drafts(judged: list[_Draft | Problem]) -> list[_Draft]:
-    return [draft for draft in judged if isinstance(draft, _Draft)]
+def _drafts(judged: list[Draft | Problem]) -> list[Draft]:
+    return [draft for draft in judged if isinstance(draft, Draft)]
 
 
-def _answer_of(judged: _Draft | Problem) -> AcceptedPush | Problem:
+def _answer_of(judged: Draft | Problem) -> AcceptedPush | Problem:
     if isinstance(judged, Problem):
         return judged
     assert judged.answer is not None, "every stored draft is answered"
@@ -593,13 +528,6 @@ def _stored_target(target: Target) -> str:
     if target.device is not None:
         return f'{{"device":"{target.device}"}}'  # its letters need no escape
     return target.model_dump_json(exclude_none=True)
-
-
-def _listed(target: Target) -> list[str] | None:
-    """The device ids a target names, without duplicates and in order; None when it selects instead."""
-    if target.device is not None:
-        return [target.device]
-    return list(dict.fromkeys(target.devices)) if target.devices is not None else None
 
 
 def _nobody_known(unknown: Sequence[str]) -> Problem:

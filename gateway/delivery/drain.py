@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.delivery.engine import Message
-from gateway.delivery.ledger import RETRY_SECONDS, Ledger, last_push_no
-from gateway.delivery.push import ActivePush, load_pushes
+from gateway.delivery.ledger import RETRY_SECONDS, Ledger
+from gateway.delivery.push import ActivePush, last_push_no, load_pushes
 from gateway.delivery.states import PRIORITIES
 from gateway.store.protocols import Timers, Writer
 

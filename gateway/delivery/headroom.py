@@ -9,6 +9,8 @@ It belongs to acceptance, which has one operation under way at a time.
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Iterable
 
 MAX_DEVICES = 200_000
@@ -46,3 +48,29 @@ class Headroom:
         deliveries, size = self._everybody
         for device_no, count, total in mailboxes:
             self._until[device_no] = [deliveries + self._deliveries - count, size + self._size - total]
+
+
+# -- on the writer thread ----------------------------------------------------------------------------------------------
+
+
+def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> list[tuple[int, int, int]]:
+    """(device number, deliveries, bytes) of what waits for each; those with nothing are left out."""
+    (text,) = connection.execute(
+        "SELECT json_group_array(json_array(device_no, count, total)) FROM ("
+        " SELECT device_no, count(*) AS count, sum(size) AS total FROM delivery INDEXED BY delivery_mailbox"
+        " WHERE state = 0 AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no)",
+        (json.dumps(list(devices)),),
+    ).fetchone()
+    return [(device_no, count, total) for device_no, count, total in json.loads(text)]
+
+
+def crowded_mailboxes(
+    connection: sqlite3.Connection, push_no: int, limit: int, limit_bytes: int
+) -> list[tuple[int, int, int]]:
+    """The same of those devices of a push whose mailbox is over one of the limits."""
+    return connection.execute(
+        "SELECT device_no, count(*), sum(size) FROM delivery INDEXED BY delivery_mailbox"
+        " WHERE state = 0 AND device_no IN (SELECT device_no FROM delivery WHERE push_no = ?)"
+        " GROUP BY device_no HAVING count(*) > ? OR sum(size) > ?",
+        (push_no, limit, limit_bytes),
+    ).fetchall()

@@ -345,12 +345,6 @@ class Ledger:
 # -- statements: each runs on the writer thread inside an operation ---------------------------------------------------
 
 
-def last_push_no(connection: sqlite3.Connection) -> int:
-    """The number of the push that was stored last; 0 before the first."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'push'").fetchone()
-    return int(row[0]) if row is not None else 0
-
-
 def insert_single_rows(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int, int]]) -> None:
     """Deliveries of pushes to one device each: (push_no, device_no, priority, size, 0), in the order of the pushes."""
     insert_rows(connection, "delivery", "push_no, device_no, priority, size, state", rows)
@@ -447,29 +441,6 @@ def supersede_rows(
     ]
     end_rows(connection, handles, DeliveryState.SUPERSEDED, "collapse_key", now)
     return handles
-
-
-def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> list[tuple[int, int, int]]:
-    """(device number, deliveries, bytes) of what waits for each; those with nothing are left out."""
-    (text,) = connection.execute(
-        "SELECT json_group_array(json_array(device_no, count, total)) FROM ("
-        " SELECT device_no, count(*) AS count, sum(size) AS total FROM delivery INDEXED BY delivery_mailbox"
-        " WHERE state = 0 AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no)",
-        (json.dumps(list(devices)),),
-    ).fetchone()
-    return [(device_no, count, total) for device_no, count, total in json.loads(text)]
-
-
-def crowded_mailboxes(
-    connection: sqlite3.Connection, push_no: int, limit: int, limit_bytes: int
-) -> list[tuple[int, int, int]]:
-    """The same of those devices of a push whose mailbox is over one of the limits."""
-    return connection.execute(
-        "SELECT device_no, count(*), sum(size) FROM delivery INDEXED BY delivery_mailbox"
-        " WHERE state = 0 AND device_no IN (SELECT device_no FROM delivery WHERE push_no = ?)"
-        " GROUP BY device_no HAVING count(*) > ? OR sum(size) > ?",
-        (push_no, limit, limit_bytes),
-    ).fetchall()
 
 
 def overflow_rows(

@@ -318,6 +318,12 @@ def push_number(connection: sqlite3.Connection, app_no: int, push_id: str) -> in
     return row[0] if row is not None else None
 
 
+def last_push_no(connection: sqlite3.Connection) -> int:
+    """The number of the push that was stored last; 0 before the first."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'push'").fetchone()
+    return int(row[0]) if row is not None else 0
+
+
 def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list[ActivePush]:
     """The pushes of these numbers, from the database; runs inside an operation."""
     return [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.acceptance import AcceptedPush, Submission
+from gateway.delivery.submission import AcceptedPush, Submission
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
 

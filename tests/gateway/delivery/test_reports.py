@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.delivery.acceptance import Submission
+from gateway.delivery.submission import Submission
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
 

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery.acceptance import Acceptance, AcceptedPush, AppRef, Limits
+from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.ledger import Ledger
@@ -17,6 +17,7 @@ from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
 from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
+from gateway.delivery.submission import AcceptedPush, AppRef
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 
 T = TypeVar("T")

@@ -1,0 +1,89 @@
+"""What acceptance is given and what it answers: a submission, its draft while it is being stored, the accepted push."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gateway.delivery.push import ActivePush, PushRequest, Target
+from gateway.errors import Problem
+
+
+@dataclass(slots=True, frozen=True)
+class AppRef:
+    """The app on whose behalf something is done."""
+
+    no: int
+    id: str
+
+
+class AcceptedPush(NamedTuple):
+    push_id: str
+    targeted: int
+    suppressed: int
+    unknown: tuple[str, ...]
+
+    def members(self) -> str:
+        """As the members of a JSON object."""
+        unknown = json.dumps(self.unknown) if self.unknown else "[]"
+        return (
+            f'"push_id":"{self.push_id}","targeted":{self.targeted},"suppressed":{self.suppressed},"unknown":{unknown}'
+        )
+
+
+class Submission(NamedTuple):
+    """One request with its idempotency key and the hash of its body (both or neither)."""
+
+    request: PushRequest
+    idempotency_key: str | None = None
+    body_hash: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """A submission that passed every check that needs no database."""
+
+    app: AppRef
+    submission: Submission
+    content: str
+    frame_size: int
+    listed: list[str] | None
+    """The device ids of the target, each once; None when it selects instead."""
+    priority: int
+    answer: AcceptedPush | Problem | None = None
+    push_no: int = 0
+    """0: nothing of it was stored, `answer` says why."""
+    push_id: str = ""
+    devices: Sequence[int] = ()
+    unknown: tuple[str, ...] = ()
+    targeted: int = 0
+
+    @property
+    def request(self) -> PushRequest:
+        return self.submission.request
+
+    def active_push(self, accepted_at: int) -> ActivePush:
+        request = self.request
+        assert request.kind is not None, "filled in by validation"
+        return ActivePush(
+            no=self.push_no,
+            push_id=self.push_id,
+            kind=request.kind,
+            priority=self.priority,
+            qos=request.qos,
+            ttl=request.ttl,
+            collapse_key=request.collapse_key,
+            channel=request.channel,
+            content=self.content,
+            accepted_at=accepted_at,
+            expires_at=accepted_at + request.ttl * 1000,
+        )
+
+
+def listed_ids(target: Target) -> list[str] | None:
+    """The device ids a target names, without duplicates and in order; None when it selects instead."""
+    if target.device is not None:
+        return [target.device]
+    return list(dict.fromkeys(target.devices)) if target.devices is not None else None
