@@ -55,8 +55,14 @@ log = logging.getLogger(__name__)
 
 BATCH_PUSHES = 500
 """Pushes that one operation stores, about 8 ms; more wait for the next, and others have their turn in between."""
-TURN = 100
-"""Pushes of a batch that are judged before the loop gets a turn, about 1 ms."""
+TURN = 50
+"""Pushes of a batch that are judged before the loop gets a turn, about 0.6 ms."""
+CONSIDERATE_PUSHES = 20
+"""Both of them while others send as well, one by one: they would wait for the batch at every step."""
+CONSIDERATE_PAUSE = 0.001
+"""Seconds that the loop has for the others after each of those, and the writer's thread for the interpreter lock."""
+CONSIDERATE_MS = 1_000
+"""How long after a single push batches are considerate."""
 PUSH_ID_BYTES = 15
 """120 random bits: not to be guessed, PUSH_ID_LENGTH characters on the wire."""
 
@@ -114,6 +120,9 @@ class Acceptance:
         self._pending: list[_Batch] = []
         self._under_way = False
         self._scheduled = False
+        self._singles_had_their_turn = False
+        self._single_at = 0
+        """When a push came that was not of a batch."""
         self.accepted = 0
         """Pushes answered 202, for metrics."""
         self.targeted = 0
@@ -128,6 +137,7 @@ class Acceptance:
         body_hash: bytes | None = None,
     ) -> AcceptedPush:
         """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
+        self._single_at = self._clock()
         draft = self._draft(app, Submission(request, idempotency_key, body_hash))
         await self._store([draft])
         answer = _answer_of(draft)
@@ -147,6 +157,7 @@ class Acceptance:
         judged: list[Draft | Problem] = []
         """Those of the slice that is gathering."""
         gathered = 0
+        considerate = self._has_others()
         under_way: tuple[asyncio.Future[None], list[Draft | Problem]] | None = None
         coming = iter(submissions)
         try:
@@ -154,14 +165,15 @@ class Acceptance:
                 judged.append(submission if isinstance(submission, Problem) else self._judged(app, submission))
                 if isinstance(judged[-1], Draft):
                     gathered += 1
-                if gathered == BATCH_PUSHES:
+                if gathered >= (CONSIDERATE_PUSHES if considerate else BATCH_PUSHES):
                     if under_way is not None:
                         await under_way[0]
                         answers += map(_answer_of, under_way[1])
                     under_way = asyncio.ensure_future(self._store(_drafts(judged))), judged
                     judged, gathered = [], 0
-                elif number % TURN == 0:
-                    await asyncio.sleep(0)
+                if number % (CONSIDERATE_PUSHES if considerate else TURN) == 0:
+                    await asyncio.sleep(CONSIDERATE_PAUSE if considerate else 0)
+                    considerate = self._has_others()
             if under_way is not None:
                 await under_way[0]
                 answers += map(_answer_of, under_way[1])
@@ -177,6 +189,10 @@ class Acceptance:
             rest = chain(under_way[1] if under_way is not None else (), judged, coming)
             answers += [answer if isinstance(answer, Problem) else refusal for answer in rest]
         return answers
+
+    def _has_others(self) -> bool:
+        """Does somebody send pushes one by one, for whom a batch should make room?"""
+        return self._clock() - self._single_at < CONSIDERATE_MS
 
     def _judged(self, app: AppRef, submission: Submission) -> Draft | Problem:
         try:
@@ -256,11 +272,7 @@ class Acceptance:
 
     def _submit(self) -> None:
         self._scheduled = False
-        batches: list[_Batch] = []
-        count = 0
-        while self._pending and (not batches or count + len(self._pending[0].drafts) <= BATCH_PUSHES):
-            batches.append(self._pending.pop(0))
-            count += len(batches[-1].drafts)
+        batches = self._next_batches()
         if not batches:
             return
         self._under_way = True
@@ -289,6 +301,20 @@ class Acceptance:
                     batch.stored.set_exception(error)
 
         self._database.submit(lambda connection: self._store_rows(connection, drafts, now), on_commit, on_error)
+
+    def _next_batches(self) -> list[_Batch]:
+        """Single pushes and slices of batches in turn, so that neither waits for two operations of the other."""
+        slices = [batch for batch in self._pending if len(batch.drafts) > 1]
+        singles = [batch for batch in self._pending if len(batch.drafts) == 1]
+        if slices and (self._singles_had_their_turn or not singles):
+            self._singles_had_their_turn = False
+            chosen = slices[:1]
+            self._pending = singles + slices[1:]
+        else:
+            self._singles_had_their_turn = True
+            chosen = singles[:BATCH_PUSHES]
+            self._pending = singles[BATCH_PUSHES:] + slices
+        return chosen
 
     def _hand_out(self, drafts: list[Draft], now: int) -> None:
         offered: list[tuple[ActivePush, Sequence[int]]] = []

@@ -29,6 +29,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from gateway.delivery.headroom import least_valuable_first
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.errors import problem
@@ -459,10 +460,7 @@ def overflow_rows(
     for device_no, count, total in crowded:
         reason = "mailbox_limit" if count > limit else "mailbox_bytes"
         evicted: list[int] = []
-        for push_no, size in connection.execute(
-            "SELECT push_no, size FROM delivery WHERE device_no = ? AND state = 0 ORDER BY priority DESC, push_no",
-            (device_no,),
-        ).fetchall():
+        for push_no, size in least_valuable_first(connection, device_no, with_sizes=total > limit_bytes):
             if count <= limit and total <= limit_bytes:
                 break
             if is_sent(push_no, device_no):
