@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from typing import Any
 
 import pytest
 
+from gateway.delivery.acceptance import BATCH_PUSHES, CONSIDERATE_MS, CONSIDERATE_PUSHES
 from gateway.delivery.submission import AcceptedPush, Submission
-from gateway.errors import Problem
+from gateway.errors import Problem, problem
+from gateway.store.database import StorageFull
 from tests.gateway.delivery.world import APP, World
 
 
@@ -236,3 +239,69 @@ def test_what_is_sent_is_not_superseded_by_a_push_that_waited_meanwhile(world: W
     world.settle()
     assert world.received() == [first.result().push_id, second.result().push_id]
     assert world.state(first.result().push_id) == ("sent", None)
+
+
+def stored_together(world: World, monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
+    """How many pushes each operation stores, noted from now on; the operation of that number finds the disk full."""
+    sizes: list[int] = []
+    submit_operation = world.writer.submit
+
+    def noting(operation: Any, on_commit: Any, on_error: Any) -> None:
+        def noted(connection: sqlite3.Connection) -> Any:
+            before = connection.execute("SELECT count(*) FROM push").fetchone()[0]
+            result = operation(connection)
+            if added := connection.execute("SELECT count(*) FROM push").fetchone()[0] - before:
+                sizes.append(added)
+                if len(sizes) == fail_at:
+                    raise StorageFull("no room")
+            return result
+
+        submit_operation(noted, on_commit, on_error)
+
+    monkeypatch.setattr(world.writer, "submit", noting)
+    return sizes
+
+
+def test_a_batch_is_stored_in_slices_and_answered_in_order(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = stored_together(world, monkeypatch)
+    submissions = [Submission(world.request(data=number)) for number in range(2 * BATCH_PUSHES + 7)]
+    answers = world.run(world.acceptance.accept_many(APP, iter(submissions)))
+    assert sizes == [BATCH_PUSHES, BATCH_PUSHES, 7]
+    stored = [answer.push_id for answer in answers if isinstance(answer, AcceptedPush)]
+    assert stored == [push_id for (push_id,) in world.connection.execute("SELECT id FROM push ORDER BY no")]
+
+
+def test_a_batch_gives_way_while_others_send_one_by_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.push()
+    sizes = stored_together(world, monkeypatch)
+    submissions = [Submission(world.request()) for _ in range(2 * CONSIDERATE_PUSHES)]
+    batch = world.loop.create_task(world.acceptance.accept_many(APP, submissions))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    single = world.loop.create_task(world.acceptance.accept(APP, world.request()))
+    while not batch.done():
+        world.loop.run_until_complete(asyncio.sleep(0))
+        world.turn()
+    assert single.done()
+    assert sorted(sizes) == [1, CONSIDERATE_PUSHES, CONSIDERATE_PUSHES]
+    assert sizes[-1] != 1, "the single push did not wait for the whole batch"
+    world.now += CONSIDERATE_MS
+    del sizes[:]
+    world.run(world.acceptance.accept_many(APP, submissions))
+    assert sizes == [2 * CONSIDERATE_PUSHES]
+
+
+def test_what_a_full_disk_leaves_of_a_batch_is_said_line_by_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_together(world, monkeypatch, fail_at=2)
+    refused = problem("invalid_request", "not a push")
+    submissions = [Submission(world.request()) for _ in range(2 * BATCH_PUSHES)]
+    answers = world.run(world.acceptance.accept_many(APP, [*submissions, refused, *submissions]))
+    assert all(isinstance(answer, AcceptedPush) for answer in answers[:BATCH_PUSHES])
+    rest = [answer.code for answer in answers[BATCH_PUSHES:] if isinstance(answer, Problem)]
+    assert rest == ["storage_full"] * BATCH_PUSHES + ["invalid_request"] + ["storage_full"] * 2 * BATCH_PUSHES
+    assert world.row("SELECT count(*) FROM push") == (BATCH_PUSHES,)
+
+
+def test_a_batch_of_which_nothing_was_stored_raises(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored_together(world, monkeypatch, fail_at=1)
+    with pytest.raises(StorageFull):
+        world.run(world.acceptance.accept_many(APP, [Submission(world.request())] * (BATCH_PUSHES + 1)))
