@@ -117,6 +117,8 @@ class Acceptance:
         self._timers = timers
         self._storage_left = storage_left
         self._headroom = Headroom(limits.mailbox_deliveries, limits.mailbox_bytes)
+        self._last_no: int | None = None
+        """Of the push that was stored last; None before the first of this run. Nobody else stores any."""
         self._pending: list[_Batch] = []
         self._under_way = False
         self._scheduled = False
@@ -336,7 +338,7 @@ class Acceptance:
     def _store_rows(self, connection: sqlite3.Connection, drafts: list[Draft], now: int) -> _Stored:
         for draft in drafts:  # an operation may run twice, when the disk refused its group
             draft.answer, draft.push_no, draft.devices, draft.unknown = None, 0, (), ()
-        last_no = last_push_no(connection)
+        last_no = self._last_no if self._last_no is not None else last_push_no(connection)
         known = self._known_devices(connection, drafts)
         answered: dict[tuple[int, str], tuple[bytes, Draft]] = {}
         twins: list[tuple[Draft, Draft]] = []
@@ -367,6 +369,7 @@ class Acceptance:
         if push_no == last_no:
             self._answer_twins(twins)
             return _Stored([], [])
+        self._last_no = push_no  # a number that is rolled back is left out
         insert_rows(connection, "push", PUSH_COLUMNS, pushes)
         insert_single_rows(connection, single)
         stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)

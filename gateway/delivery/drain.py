@@ -238,10 +238,13 @@ class Drain:
     def _found(self, slots: list[Slot], read_to: int, pages: list[_Page], loaded: list[ActivePush]) -> None:
         self._under_way = False
         unknown = {push.no: push for push in loaded}
+        # Before the next is read: whoever stands in a line again may be in that, and must be given nothing of this.
+        given = [(slot, page) for slot, page in zip(slots, pages, strict=False) if slot.lane is Lane.READING]
         for slot in slots[len(pages) :]:  # there were too many bytes before them
             if slot.lane is Lane.READING:
                 self._stand(slot, slot.line)
-        for slot, page in zip(slots, pages, strict=False):
+        self._read()  # on the writer's thread, while these are handed over
+        for slot, page in given:
             if slot.lane is Lane.READING:
                 for priority in range(slot.line, page.next_priority):  # those in between are empty
                     slot.read_to[priority] = read_to

@@ -7,6 +7,7 @@ import pytest
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.api.problems import explain, problem_response, validation_problem
+from gateway.delivery.acceptance import Acceptance
 from gateway.errors import CATALOGUE, RateLimited, problem
 from gateway.store.database import StorageFull
 from tests.gateway.api.house import House
@@ -110,3 +111,16 @@ async def test_an_exception_nobody_expected_is_500_and_says_nothing_of_itself(
     assert "secret" not in json.dumps(document)
     assert "ZeroDivisionError" in caplog.text
     assert "dev_secret" not in caplog.text
+
+
+async def test_an_exception_in_a_push_is_500_as_well(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`POST /v1/pushes` goes around the framework's layers, and with them around its handlers."""
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("the secret inside")
+
+    monkeypatch.setattr(Acceptance, "accept", broken)
+    document = await house.refused(
+        "POST", "/v1/pushes", 500, "internal_error", json={"target": {"device": "d"}, "data": 1}
+    )
+    assert "secret" not in str(document)
