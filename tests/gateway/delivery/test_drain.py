@@ -125,3 +125,14 @@ def test_a_full_window_is_refilled_from_the_mailbox(world: World, monkeypatch: p
     assert world.received(1) == pushes[:8]
     world.acknowledge_all(1)
     assert world.received(1) == pushes
+
+
+def test_the_next_mailbox_is_read_while_the_last_is_handed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "READ_SLOTS", 1)
+    world.push({"all": True})
+    reading: list[bool] = []
+    world.engine.on_hand_over = lambda *_: reading.append(bool(world.writer.queue))
+    for device_no in DEVICES:
+        world.engine.connect(world.identities[device_no], 1)
+    world.settle()
+    assert reading == [True, True, False]
