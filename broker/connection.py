@@ -29,7 +29,7 @@ from broker.broker import Broker
 from broker.enhanced_authentication import EnhancedAuthentication
 from broker.environment import Environment, Transport
 from broker.forwarding import body_of
-from broker.handshake import Terms, connack_properties, goodbye, refusal, terms_of, will_of
+from broker.handshake import Terms, connack_properties, goodbye, sent_away, terms_of, will_of
 from broker.message import Message
 from broker.protocol.codec import Decoder, encode
 from broker.protocol.errors import MqttError, ProtocolError
@@ -221,7 +221,7 @@ class Connection:
         elif self._state is not State.AWAITING_CONNECT:
             # Its CONNECT was understood: the refusal is a CONNACK.
             # [MQTT-3.2.2-6] [MQTT-3.2.2-8] [3.1.1: MQTT-3.2.2-4]: session present 0, and a code of the table.
-            self._transport.write(refusal(reason_code, self.version, self._terms, hint))
+            self._transport.write(sent_away(reason_code, self.version, self._terms, hint))
         self._finish(reason, keep_will=True)
 
     def has_something_under_way(self) -> bool:
@@ -235,7 +235,8 @@ class Connection:
             return None
         settings = self.environment.settings
         session = self.session
-        if session is None or self._terms is None:
+        # Also of a client that is accepted and waits for the disk: it takes a place among the handshakes.
+        if session is None or self._terms is None or not self._said_connack:
             until = self._opened_at + settings.connect_timeout
             if now >= until:
                 self.end(ReasonCode.UNSPECIFIED_ERROR, "connect timeout")

@@ -12,7 +12,17 @@ from broker.forwarding import body_of
 from broker.message import Body, Message
 from broker.protocol.codec import encode
 from broker.protocol.errors import return_code_of
-from broker.protocol.packets import V5, Connack, Connect, Disconnect, Properties, Will
+from broker.protocol.packets import (
+    REASON_CODES,
+    V5,
+    Connack,
+    Connect,
+    Disconnect,
+    PacketType,
+    Properties,
+    ReasonCode,
+    Will,
+)
 from broker.settings import BrokerSettings
 from broker.store import StoredWill
 
@@ -78,10 +88,13 @@ def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings)
     return properties
 
 
-def refusal(reason_code: int, version: int, terms: Terms | None, hint: list[tuple[str, str]]) -> bytes:
+def sent_away(reason_code: int, version: int, terms: Terms | None, hint: list[tuple[str, str]]) -> bytes:
     """CONNACK for a client that is sent away, with a hint when to come back if its packets may be that long."""
     if version != V5:
         return encode(Connack(False, return_code_of(reason_code)), version)
+    if reason_code not in REASON_CODES[PacketType.CONNACK]:  # a reason to disconnect, which CONNACK has not
+        shutting_down = reason_code == ReasonCode.SERVER_SHUTTING_DOWN
+        reason_code = ReasonCode.SERVER_UNAVAILABLE if shutting_down else ReasonCode.UNSPECIFIED_ERROR
     if hint and terms is not None:
         data = encode(Connack(False, reason_code, Properties(user_properties=hint)), version)
         if len(data) <= terms.maximum_packet_size:  # [MQTT-3.2.2-20]

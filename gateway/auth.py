@@ -24,7 +24,7 @@ import logging
 import re
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -54,6 +54,7 @@ KEY_CACHE = 1_024
 """Keys remembered after their first use; a revoked one is dropped at once."""
 _NOBODY = bytes(32).hex()
 """What a device that does not exist is compared with."""
+_UNAVAILABLE = Refused(ReasonCode.SERVER_UNAVAILABLE)
 
 
 def new_key() -> str:
@@ -273,11 +274,11 @@ class DeviceAuthenticator:
         wanted = json.dumps([[claim.app_id, claim.device_id] for claim in claims])
         self._under_way = True
 
-        def answered(judgements: Iterable[Accepted | Refused]) -> None:
+        def answered(found: dict[int, _Found] | None) -> None:
             self._timers.call_later(PAUSE, self._go_on)
-            for claim, judgement in zip(claims, judgements, strict=True):
+            for index, claim in enumerate(claims):
                 try:
-                    claim.answer(judgement)
+                    claim.answer(_UNAVAILABLE if found is None else self._judge(claim, found.get(index)))
                 except Exception:  # the others wait as well
                     log.exception("an answer to a CONNECT failed")
 
@@ -286,11 +287,11 @@ class DeviceAuthenticator:
                 self._pending = [*claims, *self._pending]
                 self._look_up()
                 return
-            answered(self._judge(claim, found.get(index)) for index, claim in enumerate(claims))
+            answered(found)
 
         def on_error(error: BaseException) -> None:
             log.error("devices cannot be authenticated: %s", error)
-            answered([Refused(ReasonCode.SERVER_UNAVAILABLE)] * len(claims))
+            answered(None)
 
         self._database.look_up(lambda connection: _find_devices(connection, wanted), on_done, on_error)
 

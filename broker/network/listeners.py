@@ -30,7 +30,8 @@ TICK: Final = 0.25
 MAX_STRANGERS: Final = 10_000
 """Sockets beyond `max_connections`. Each takes 3 KiB and lasts `connect_timeout` at most."""
 DRAIN: Final = 5.0
-"""Seconds for what is owed, for what is inflight, and again for the hanging up."""
+"""Seconds for what is owed, and again for what is inflight. For the hanging up a backstop: each transport cuts its
+client off after a second."""
 QUIET: Final = 0.5
 """Seconds without any acknowledgement, after which those who still owe one are not waited for any longer."""
 LOOK_AGAIN: Final = 0.02

@@ -79,8 +79,9 @@ def install(app: FastAPI, count: ProblemCount) -> None:
 
     async def on_anything(request: Request, error: Exception) -> Response:
         # The framework logs the traceback after this; the path without its query is enough to find the call.
-        log.error("%s %s failed: %s", request.method, request.scope["route"].path if "route" in request.scope else "?",
-                  type(error).__name__)  # fmt: skip
+        route = request.scope.get("route")  # none where `http.Api` has gone around the routes, for its one path
+        path = request.url.path if route is None else route.path
+        log.error("%s %s failed: %s", request.method, path, type(error).__name__)
         return answer(problem("internal_error", "the server failed on this request; its log says why"))
 
     app.add_exception_handler(Problem, on_problem)

@@ -171,6 +171,7 @@ class Acceptance:
                     if under_way is not None:
                         await under_way[0]
                         answers += map(_answer_of, under_way[1])
+                        under_way = None
                     under_way = asyncio.ensure_future(self._store(_drafts(judged))), judged
                     judged, gathered = [], 0
                 if number % (CONSIDERATE_PUSHES if considerate else TURN) == 0:
@@ -183,13 +184,21 @@ class Acceptance:
             await self._store(_drafts(judged))
             answers += map(_answer_of, judged)
         except Exception as error:
+            if under_way is not None:  # whatever failed, it may be on disk
+                await asyncio.wait([under_way[0]])
+                if under_way[0].exception() is None:
+                    answers += map(_answer_of, under_way[1])
+                    under_way = None
             if not answers:
                 raise
             log.error("the rest of a batch could not be stored: %s", error)
             code = "storage_full" if isinstance(error, StorageFull) else "unavailable"
             refusal = problem(code, "this line was not stored, others before it were; send it again")
             rest = chain(under_way[1] if under_way is not None else (), judged, coming)
-            answers += [answer if isinstance(answer, Problem) else refusal for answer in rest]
+            for number, answer in enumerate(rest, 1):
+                answers.append(answer if isinstance(answer, Problem) else refusal)
+                if number % TURN == 0:
+                    await asyncio.sleep(0)
         return answers
 
     def _has_others(self) -> bool:
@@ -329,14 +338,14 @@ class Acceptance:
             self._ledger.expects_expiry(now + ttl * 1000)
             devices = draft.devices
             # Most of a batch: the device is away, and there is nothing to do.
-            if len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], draft.priority):
+            if devices and (len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], draft.priority)):
                 offered.append((draft.active_push(now), devices))
         self._mailbox.offer(offered)
 
     # -- on the writer thread ----------------------------------------------------------------------------------------
 
     def _store_rows(self, connection: sqlite3.Connection, drafts: list[Draft], now: int) -> _Stored:
-        for draft in drafts:  # an operation may run twice, when the disk refused its group
+        for draft in drafts:  # an operation may run twice (see `Database`, law 2)
             draft.answer, draft.push_no, draft.devices, draft.unknown = None, 0, (), ()
         last_no = self._last_no if self._last_no is not None else last_push_no(connection)
         known = self._known_devices(connection, drafts)
@@ -488,12 +497,10 @@ class Acceptance:
                 losers += supersede_rows(connection, draft.push_no, draft.app.no, collapse_key, is_sent, now)
         counted = count_mailboxes(connection, suspects) if (suspects := self._suspects(drafts)) else []
         crowded = {mailbox[0]: mailbox for mailbox in counted if self._is_crowded(mailbox)}
-        for draft in drafts:
-            if draft.push_no and draft.listed is None:
-                for mailbox in crowded_mailboxes(
-                    connection, draft.push_no, limits.mailbox_deliveries, limits.mailbox_bytes
-                ):
-                    crowded[mailbox[0]] = mailbox
+        selecting = [draft.push_no for draft in drafts if draft.push_no and draft.listed is None]
+        if selecting:
+            for mailbox in crowded_mailboxes(connection, selecting, limits.mailbox_deliveries, limits.mailbox_bytes):
+                crowded[mailbox[0]] = mailbox
         losers += overflow_rows(
             connection, crowded.values(), limits.mailbox_deliveries, limits.mailbox_bytes, is_sent, now
         )

@@ -43,10 +43,10 @@ class Headroom:
 
     def counted(self, mailboxes: Iterable[tuple[int, int, int]]) -> None:
         """(device number, deliveries, bytes) of mailboxes, as they are now on disk."""
-        if len(self._until) > MAX_DEVICES:
-            self._until.clear()
         deliveries, size = self._everybody
         for device_no, count, total in mailboxes:
+            if len(self._until) >= MAX_DEVICES:
+                self._until.clear()
             self._until[device_no] = [deliveries + self._deliveries - count, size + self._size - total]
 
 
@@ -65,14 +65,15 @@ def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> l
 
 
 def crowded_mailboxes(
-    connection: sqlite3.Connection, push_no: int, limit: int, limit_bytes: int
+    connection: sqlite3.Connection, push_nos: list[int], limit: int, limit_bytes: int
 ) -> list[tuple[int, int, int]]:
-    """The same of those devices of a push whose mailbox is over one of the limits."""
+    """The same of those devices of some pushes whose mailbox is over one of the limits."""
     return connection.execute(
         "SELECT device_no, count(*), sum(size) FROM delivery INDEXED BY delivery_mailbox"
-        " WHERE state = 0 AND device_no IN (SELECT device_no FROM delivery WHERE push_no = ?)"
+        " WHERE state = 0 AND device_no IN (SELECT device_no FROM delivery"
+        "  WHERE push_no IN (SELECT value FROM json_each(?)))"
         " GROUP BY device_no HAVING count(*) > ? OR sum(size) > ?",
-        (push_no, limit, limit_bytes),
+        (json.dumps(push_nos), limit, limit_bytes),
     ).fetchall()
 
 

@@ -70,9 +70,6 @@ class Target(_Strict):
             raise ValueError('give exactly one of "device", "devices", "tag", "topic", "where" or "all": true')
         return self
 
-    def as_dict(self) -> dict[str, Any]:
-        return self.model_dump(exclude_none=True)
-
 
 class Action(_Strict):
     id: Name

@@ -22,8 +22,10 @@ from gateway.store.database import Database
 SLICE = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""
 PUSHES = 100
-"""Pushes that one operation closes, sweeps or forgets, or one read looks at: most pushes have one delivery, and by a
-push per commit nobody would keep up with a fleet."""
+"""Pushes that one operation closes, sweeps or forgets: most pushes have one delivery, and by a push per commit nobody
+would keep up with a fleet."""
+LOOK = 1_000
+"""Open pushes that one read looks at, about 2 ms: nobody waits for a reader."""
 MAX_PAUSE, MIN_PAUSE = 60.0, 1.0
 """Seconds between two runs: a minute late is early where things are kept for days."""
 
@@ -67,9 +69,10 @@ class Retention:
             finished, after = await self._database.read(
                 lambda connection: find_finished(connection, before, looked_from)  # noqa: B023  awaited here
             )
-            if finished:
+            for start in range(0, len(finished), PUSHES):
+                slice_ = finished[start : start + PUSHES]
                 await self._database.write(
-                    lambda connection: close_pushes(connection, finished)  # noqa: B023  awaited here
+                    lambda connection: close_pushes(connection, slice_)  # noqa: B023  awaited here
                 )
 
 
@@ -77,7 +80,7 @@ def find_finished(
     connection: sqlite3.Connection, before: int, after: tuple[int, int]
 ) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
     """Open pushes whose deliveries had all ended by `before`, with the last change of each, and where to look on (None:
-    that was all). Of those of `PUSHES` that come after (end of life, number). What has ended does not wait again, so
+    that was all). Of those of `LOOK` that come after (end of life, number). What has ended does not wait again, so
     what is found here may be closed later.
     """
     rows = connection.execute(
@@ -88,10 +91,10 @@ def find_finished(
         "   FROM delivery AS d WHERE d.push_no = p.no), 0) END"
         " FROM push AS p WHERE p.closed_at IS NULL AND (p.expires_at, p.no) > (?2, ?3)"
         " ORDER BY p.expires_at, p.no LIMIT ?4",
-        (before, *after, PUSHES),
+        (before, *after, LOOK),
     ).fetchall()
     finished = [(no, max(accepted, last)) for _, no, accepted, last in rows if last is not None and last <= before]
-    return finished, (rows[-1][0], rows[-1][1]) if len(rows) == PUSHES else None
+    return finished, (rows[-1][0], rows[-1][1]) if len(rows) == LOOK else None
 
 
 def close_pushes(connection: sqlite3.Connection, finished: list[tuple[int, int]]) -> None:

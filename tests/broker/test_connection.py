@@ -24,6 +24,7 @@ from broker.protocol.packets import (
     Publish,
     Pubrec,
     Pubrel,
+    ReasonCode,
     Suback,
     Subscribe,
     Unsuback,
@@ -702,3 +703,18 @@ def test_as_many_answers_as_the_receive_maximum_hold_a_3_1_1_client() -> None:
     assert held(client)
     world.store.commit()
     assert not held(client)
+
+
+def test_a_client_that_waits_for_the_disk_takes_a_place_no_longer_than_the_connect_timeout() -> None:
+    world = World(BrokerSettings(max_handshakes=1))
+    world.store.held = True
+    waiting = world.client(V5)
+    waiting.send(Connect("new", V5, clean_start=False, properties=Properties(session_expiry_interval=60)))
+    busy = world.client(V5)
+    busy.send(Connect("back", V5, clean_start=True))
+    assert busy.receive(Connack).reason_code == ReasonCode.SERVER_BUSY
+    world.advance(world.broker.settings.connect_timeout + 1)
+    assert waiting.receive(Connack).reason_code == ReasonCode.UNSPECIFIED_ERROR
+    served = world.client(V5)
+    served.send(Connect("back", V5, clean_start=True))
+    assert served.receive(Connack).reason_code == ReasonCode.SUCCESS

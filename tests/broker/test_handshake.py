@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from broker.handshake import RECEIVE_MAXIMUM, connack_properties, goodbye, published_will, refusal, terms_of, will_of
-from broker.protocol.packets import V3_1_1, V5, Connect, Properties, Will
+import pytest
+
+from broker.handshake import RECEIVE_MAXIMUM, connack_properties, goodbye, published_will, sent_away, terms_of, will_of
+from broker.protocol.packets import V3_1_1, V5, Connect, Properties, ReasonCode, Will
 from broker.settings import BrokerSettings
 
 SETTINGS = BrokerSettings(max_session_expiry=1000)
@@ -78,9 +80,9 @@ def test_a_refusal_says_no_more_than_the_client_takes() -> None:
     bare = b"\x20\x03\x00\x89\x00"
     for limit, expected in ((None, told), (len(told), told), (len(told) - 1, bare)):
         terms = terms_of(Connect("a", V5, properties=Properties(maximum_packet_size=limit)), SETTINGS)
-        assert refusal(0x89, V5, terms, hint) == expected
-    assert refusal(0x89, V5, None, hint) == bare
-    assert refusal(0x89, V3_1_1, terms_of(Connect("a", V3_1_1), SETTINGS), hint) == b"\x20\x02\x00\x03"
+        assert sent_away(0x89, V5, terms, hint) == expected
+    assert sent_away(0x89, V5, None, hint) == bare
+    assert sent_away(0x89, V3_1_1, terms_of(Connect("a", V3_1_1), SETTINGS), hint) == b"\x20\x02\x00\x03"
 
 
 def test_a_goodbye_says_no_more_than_the_client_takes() -> None:
@@ -93,3 +95,15 @@ def test_a_goodbye_says_no_more_than_the_client_takes() -> None:
         terms = terms_of(Connect("a", V5, properties=Properties(maximum_packet_size=limit)), SETTINGS)
         assert goodbye(0x8B, "over", terms, hint) == expected
         assert goodbye(0x8B, "over", terms, []) in (b"\xe0\x09\x8b\x07\x1f\x00\x04over", bare)
+
+
+@pytest.mark.parametrize(
+    ("reason_code", "said"),
+    [
+        (ReasonCode.SERVER_SHUTTING_DOWN, ReasonCode.SERVER_UNAVAILABLE),
+        (ReasonCode.SESSION_TAKEN_OVER, ReasonCode.UNSPECIFIED_ERROR),
+        (ReasonCode.SERVER_BUSY, ReasonCode.SERVER_BUSY),
+    ],
+)
+def test_a_connack_has_no_code_that_only_a_disconnect_may_have(reason_code: ReasonCode, said: ReasonCode) -> None:
+    assert sent_away(reason_code, V5, None, []) == bytes((0x20, 3, 0, said, 0))  # [MQTT-3.2.2-8]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -305,3 +306,25 @@ def test_a_batch_of_which_nothing_was_stored_raises(world: World, monkeypatch: p
     stored_together(world, monkeypatch, fail_at=1)
     with pytest.raises(StorageFull):
         world.run(world.acceptance.accept_many(APP, [Submission(world.request())] * (BATCH_PUSHES + 1)))
+
+
+def test_the_mailboxes_of_many_pushes_to_all_are_counted_once(world: World) -> None:
+    statements: list[str] = []
+    world.connection.set_trace_callback(statements.append)
+    world.run(world.acceptance.accept_many(APP, [Submission(world.request({"all": True}))] * 8))
+    world.connection.set_trace_callback(None)
+    assert sum("HAVING" in statement for statement in statements) == 1
+    # Each of the three mailboxes takes five.
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 0") == (15,)
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 23") == (9,)
+
+
+def test_what_is_stored_of_a_batch_is_said_whatever_fails_behind_it(world: World) -> None:
+    def lines() -> Iterator[Submission]:
+        for _ in range(BATCH_PUSHES):
+            yield Submission(world.request())
+        raise ZeroDivisionError("ours")
+
+    answers = world.run(world.acceptance.accept_many(APP, lines()))
+    assert [type(answer) for answer in answers] == [AcceptedPush] * BATCH_PUSHES
+    assert world.row("SELECT count(*) FROM push") == (BATCH_PUSHES,)

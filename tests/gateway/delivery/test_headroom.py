@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.delivery import headroom
 from gateway.delivery.headroom import Headroom
 
 LIMIT, LIMIT_BYTES = 5, 50
@@ -15,31 +17,38 @@ DEVICES = (1, 2, 3)
     )
 )
 def test_no_mailbox_gets_over_a_limit_uncounted(events: list[tuple[str, int, int]]) -> None:
-    headroom = Headroom(LIMIT, LIMIT_BYTES)
+    known = Headroom(LIMIT, LIMIT_BYTES)
     mailboxes: dict[int, list[int]] = {device_no: [] for device_no in DEVICES}
     for event, device_no, size in events:
         mailbox = mailboxes[device_no]
         if event == "end":
             del mailbox[:1]
         elif event == "all":
-            headroom.take_everywhere(size)
+            known.take_everywhere(size)
             for each in mailboxes.values():
                 each.append(size)
         else:
             mailbox.append(size)
-            if not headroom.take(device_no, size):
-                headroom.counted([(device_no, len(mailbox), sum(mailbox))])
+            if not known.take(device_no, size):
+                known.counted([(device_no, len(mailbox), sum(mailbox))])
             else:
                 assert len(mailbox) <= LIMIT
                 assert sum(mailbox) <= LIMIT_BYTES
 
 
 def test_what_was_counted_is_not_counted_again_while_there_is_room() -> None:
-    headroom = Headroom(LIMIT, LIMIT_BYTES)
-    assert not headroom.take(1, 10)
-    headroom.counted([(1, 2, 20)])
-    assert [headroom.take(1, 10) for _ in range(4)] == [True, True, True, False]
-    headroom.counted([(1, 1, 40)])
-    assert headroom.take(1, 10)
-    headroom.take_everywhere(1)
-    assert not headroom.take(1, 0)
+    known = Headroom(LIMIT, LIMIT_BYTES)
+    assert not known.take(1, 10)
+    known.counted([(1, 2, 20)])
+    assert [known.take(1, 10) for _ in range(4)] == [True, True, True, False]
+    known.counted([(1, 1, 40)])
+    assert known.take(1, 10)
+    known.take_everywhere(1)
+    assert not known.take(1, 0)
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headroom, "MAX_DEVICES", 10)
+    known = Headroom(LIMIT, LIMIT_BYTES)
+    known.counted((device_no, 0, 0) for device_no in range(25))
+    assert sum(known.take(device_no, 1) for device_no in range(25)) <= 10
