@@ -33,15 +33,12 @@ from gateway.delivery.ledger import (
     handle_of,
     revoke_rows,
 )
-from gateway.delivery.offers import Offers
+from gateway.delivery.offers import BUNDLE_BYTES, Offers
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery.states import DeliveryState
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
-
-GATHER_BYTES = 64 * 1024
-"""Pushes of a page that are together no larger leave with one system call; more would be copied for too little."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -138,8 +135,11 @@ class Mailbox:
             self._offer_slice()
 
     def _offer_slice(self) -> None:
-        for push, device_nos, overtakes in self._offers.take():
-            self._offer(push, device_nos, overtakes)
+        for pushes, device_nos, overtakes in self._offers.take():
+            if len(pushes) == 1:
+                self._offer(pushes[0], device_nos, overtakes)
+            else:
+                self._offer_together(pushes, device_nos)
         self._offer_scheduled = bool(self._offers)
         if self._offer_scheduled:
             self._timers.call_soon(self._offer_slice)
@@ -190,6 +190,18 @@ class Mailbox:
         if missed:
             self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
 
+    def _offer_together(self, pushes: list[ActivePush], device_nos: Sequence[int]) -> None:
+        """The same of several pushes to the same devices, none of them of ttl 0."""
+        priority, first = pushes[0].priority, pushes[0].no
+        for device_no in device_nos:
+            slot = self._by_device.get(device_no)
+            if slot is None or priority >= slot.drained:
+                continue
+            read_to = slot.read_to[priority]
+            ready = pushes if read_to < first else [push for push in pushes if push.no > read_to]
+            if ready and not self._hand_over_page(slot, ready):
+                self._drain.leave(slot, Lane.FULL)
+
     def _hand_over(self, slot: Slot, push: ActivePush, message: Message) -> bool:
         device_no = slot.device_no
         sent = push.sent
@@ -206,7 +218,7 @@ class Mailbox:
 
     def _hand_over_page(self, slot: Slot, pushes: list[ActivePush]) -> bool:
         """What was read of a mailbox, as far as there is room; False if there was not enough."""
-        together = len(pushes) > 1 and sum(push.size for push in pushes) <= GATHER_BYTES
+        together = len(pushes) > 1 and sum(push.size for push in pushes) <= BUNDLE_BYTES
         if not together:
             return self._hand_over_each(slot, pushes)
         self._engine.gather(slot.client_id)

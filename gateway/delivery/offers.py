@@ -8,6 +8,9 @@ Laws
    does not wait for one to all. What a device gets stays in the order of acceptance all the same: `overtaken` says
    which earlier pushes a device has to be given first.
 2. A device is taken out of an offer when its delivery has ended on disk meanwhile (`withdraw`).
+
+Large offers of one priority to the same devices that have gathered while others were handed over make a bundle: they
+are walked through together, so that what a device gets of them leaves with one system call.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from gateway.delivery.states import PRIORITIES
 
 SLICE = 250
 """Deliveries that are handed over in one turn of the loop: about 4 ms. An offer to no more is small, undivided."""
+BUNDLE = 16
+"""Offers of a bundle."""
+BUNDLE_BYTES = 64 * 1024
+"""Pushes that are together no larger leave with one system call; more would be copied for too little."""
 
 
 class Offer:
@@ -50,6 +57,22 @@ class Offer:
         rest.difference_update(devices)
         return devices
 
+    @property
+    def is_whole(self) -> bool:
+        """Nobody has been taken out of it."""
+        return self._rest is None
+
+    def joins(self, bundle: list[Offer]) -> bool:
+        """Whether it may be walked through together with these. What is now or never, or needs the store, may not."""
+        first = bundle[0]
+        return (
+            len(bundle) < BUNDLE
+            and first._position == 0
+            and all(offer.push.qos == 1 and offer.push.ttl for offer in (first, self))
+            and self.push.size + sum(offer.push.size for offer in bundle) <= BUNDLE_BYTES
+            and first._devices == self._devices
+        )
+
     def withdraw(self, device_no: int) -> bool:
         """Take a device out; False if it is not to come."""
         if self._rest is None:
@@ -65,7 +88,8 @@ class Offers:
 
     def __init__(self) -> None:
         self._small: list[deque[Offer]] = [deque() for _ in PRIORITIES]
-        self._large: list[deque[Offer]] = [deque() for _ in PRIORITIES]
+        self._large: list[deque[list[Offer]]] = [deque() for _ in PRIORITIES]
+        """Of bundles."""
         self._by_push: dict[int, Offer] = {}
 
     def __bool__(self) -> bool:
@@ -73,29 +97,49 @@ class Offers:
 
     def add(self, push: ActivePush, devices: Sequence[int]) -> None:
         offer = Offer(push, devices)
-        (self._small if len(devices) <= SLICE else self._large)[push.priority].append(offer)
         self._by_push[push.no] = offer
+        if len(devices) <= SLICE:
+            self._small[push.priority].append(offer)
+            return
+        bundles = self._large[push.priority]
+        if bundles and offer.joins(bundles[-1]):
+            bundles[-1].append(offer)
+        else:
+            bundles.append([offer])
 
-    def take(self) -> Iterator[tuple[ActivePush, Sequence[int], bool]]:
+    def take(self) -> Iterator[tuple[list[ActivePush], Sequence[int], bool]]:
         """One slice: pushes with devices to offer them to now, and whether they may overtake others."""
         count = SLICE
         for small, large in zip(self._small, self._large, strict=True):
-            for queue in (small, large):
-                while queue and count > 0:
-                    offer = queue[0]
-                    devices = offer.take(count if queue is large else offer.left)
-                    count -= len(devices) or 1
-                    if offer.left <= 0:
-                        queue.popleft()
+            while small and count > 0:
+                offer = small.popleft()
+                del self._by_push[offer.push.no]
+                devices = offer.take(offer.left)
+                count -= len(devices) or 1
+                yield [offer.push], devices, any(self._large[: offer.push.priority + 1])
+            while large and count > 0:
+                bundle = large[0]
+                each = max(count // len(bundle), 1)
+                count -= each * len(bundle)
+                whole = all(offer.is_whole for offer in bundle)
+                taken = [(offer.push, offer.take(each)) for offer in bundle]
+                if bundle[0].left <= 0:
+                    large.popleft()
+                    for offer in bundle:
                         del self._by_push[offer.push.no]
-                    yield offer.push, devices, queue is small and any(self._large[: offer.push.priority + 1])
+                if whole:
+                    yield [push for push, _ in taken], taken[0][1], False
+                else:
+                    for push, devices in taken:
+                        yield [push], devices, False
 
     def overtaken(self, push: ActivePush, device_no: int) -> list[ActivePush]:
         """Earlier pushes that a device has to be given before this one; they will not be offered to it again."""
         return [
             offer.push
-            for queue in self._large[: push.priority + 1]
-            for offer in queue
+            for bundles in self._large[: push.priority + 1]
+            for bundle in bundles
+            for offer in bundle
             if offer.push.no < push.no and offer.withdraw(device_no)
         ]
 

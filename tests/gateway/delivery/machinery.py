@@ -154,6 +154,7 @@ class FakeEngine:
     """Takes messages under the rules of `Engine`; the test acknowledges, refuses and cuts connections."""
 
     def __init__(self, window: int = 3) -> None:
+        self.gathered = 0
         self.window = window
         self.sessions: dict[str, FakeSession] = {}
         self.events: Any = None
@@ -189,7 +190,8 @@ class FakeEngine:
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         return self.sessions[client_id].granted
 
-    def gather(self, client_id: str) -> None: ...
+    def gather(self, client_id: str) -> None:
+        self.gathered += 1
 
     def scatter(self, client_id: str) -> None: ...
 
