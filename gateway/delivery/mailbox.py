@@ -190,17 +190,44 @@ class Mailbox:
         if missed:
             self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
 
-    def _offer_together(self, pushes: list[ActivePush], device_nos: Sequence[int]) -> None:
-        """The same of several pushes to the same devices, none of them of ttl 0."""
-        priority, first = pushes[0].priority, pushes[0].no
+    def _offer_together(self, pushes: list[ActivePush], device_nos: Sequence[int]) -> None:  # Hot path.
+        """The same of several pushes to the same devices, all of QoS 1 and none of ttl 0."""
+        now = self._clock()
+        alive: list[ActivePush] = []
+        parts: list[tuple[int, int, set[int], Body]] = []
+        for push in map(self._ledger.pushes.add, pushes):
+            if push.expires_at > now and not self._ledger.is_recalled(push):
+                alive.append(push)
+                parts.append((push.no, push.no << DEVICE_BITS, push.sent, push.body(now)))
+        slots = self._by_device
+        engine = self._engine
+        priority = pushes[0].priority
+        message = self._message
         for device_no in device_nos:
-            slot = self._by_device.get(device_no)
+            slot = slots.get(device_no)
             if slot is None or priority >= slot.drained:
                 continue
             read_to = slot.read_to[priority]
-            ready = pushes if read_to < first else [push for push in pushes if push.no > read_to]
-            if ready and not self._hand_over_page(slot, ready):
-                self._drain.leave(slot, Lane.FULL)
+            if not slot.granted:
+                if not self._hand_over_each(slot, [push for push in alive if push.no > read_to]):
+                    self._drain.leave(slot, Lane.FULL)
+                continue
+            deliver = slot.deliver
+            message.topic = slot.topic
+            message.qos = 1
+            engine.gather(slot.client_id)
+            try:
+                for push_no, handle, sent, body in parts:
+                    if push_no <= read_to or device_no in sent:
+                        continue
+                    sent.add(device_no)
+                    message.body = body
+                    if not deliver(message, handle | device_no):
+                        self._ledger.pushes.settle(next(push for push in alive if push.no == push_no), (device_no,))
+                        self._drain.leave(slot, Lane.FULL)
+                        break
+            finally:
+                engine.scatter(slot.client_id)
 
     def _hand_over(self, slot: Slot, push: ActivePush, message: Message) -> bool:
         device_no = slot.device_no
