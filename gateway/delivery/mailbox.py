@@ -9,7 +9,7 @@ Laws
 2. Nothing is handed over twice: `ActivePush.sent` is consulted at the moment of hand-over, on the loop (see the
    ledger's fourth law for why this is enough), and nothing after its ttl or its recall. An offer that is still under
    way (`offers`) leaves out a device whose mailbox was read after the push was stored: `Slot.read_to`.
-3. From hand-over to socket nothing awaits: `_offer_slice` and `_hand_over` are one call stack into the carrier.
+3. From hand-over to socket nothing awaits: `_offer_slice` and `_hand_over_page` are one call stack into the carrier.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Mailbox:
                         continue
                 if device_no in sent:
                     continue
-                # The same as `_hand_over`, without a call for each of ten thousand devices.
+                # The same as `_hand_over_each`, without a call for each of ten thousand devices.
                 sent.add(device_no)
                 message.topic = slot.topic
                 if slot.deliver(message, handle | device_no):
@@ -229,20 +229,6 @@ class Mailbox:
             finally:
                 engine.scatter(slot.client_id)
 
-    def _hand_over(self, slot: Slot, push: ActivePush, message: Message) -> bool:
-        device_no = slot.device_no
-        sent = push.sent
-        if device_no in sent:
-            return True
-        sent.add(device_no)
-        message.topic = slot.topic
-        if slot.deliver(message, push.no << DEVICE_BITS | device_no):
-            if push.qos == 0 or not slot.granted:
-                self._handed_over(push, device_no)
-            return True
-        self._ledger.pushes.settle(push, (device_no,))
-        return False
-
     def _hand_over_page(self, slot: Slot, pushes: list[ActivePush]) -> bool:
         """What was read of a mailbox, as far as there is room; False if there was not enough."""
         together = len(pushes) > 1 and sum(push.size for push in pushes) <= BUNDLE_BYTES
@@ -254,16 +240,26 @@ class Mailbox:
         finally:
             self._engine.scatter(slot.client_id)
 
-    def _hand_over_each(self, slot: Slot, pushes: list[ActivePush]) -> bool:
+    def _hand_over_each(self, slot: Slot, pushes: list[ActivePush]) -> bool:  # Hot path.
+        ledger = self._ledger
+        add = ledger.pushes.add
+        deliver = slot.deliver
+        device_no = slot.device_no
         message = self._message
+        message.topic = slot.topic
         now = self._clock()
-        for push in map(self._ledger.pushes.add, pushes):
-            if push.expires_at <= now or self._ledger.is_recalled(push):
+        for push in pushes:
+            push = add(push)
+            if push.expires_at <= now or device_no in push.sent or ledger.is_recalled(push):
                 continue
+            push.sent.add(device_no)
             message.body = push.body(now)
             message.qos = push.qos
-            if not self._hand_over(slot, push, message):
+            if not deliver(message, push.no << DEVICE_BITS | device_no):
+                ledger.pushes.settle(push, (device_no,))
                 return False
+            if push.qos == 0 or not slot.granted:
+                self._handed_over(push, device_no)
         return True
 
     def _count_in_flight(self, client_id: str) -> int:
