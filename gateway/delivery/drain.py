@@ -37,7 +37,7 @@ from gateway.store.protocols import Timers, Writer
 log = logging.getLogger(__name__)
 
 ALL = len(PRIORITIES)
-READ_SLOTS = 100
+READ_SLOTS = 250
 """Devices whose mailboxes one statement reads."""
 READ_ROWS = 1_000
 """Pushes that one read hands over, about 10 ms of the loop."""
