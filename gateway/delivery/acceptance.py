@@ -59,8 +59,8 @@ TURN = 50
 """Pushes of a batch that are judged before the loop gets a turn, about 0.6 ms."""
 CONSIDERATE_PUSHES = 20
 """Both of them while others send as well, one by one: they would wait for the batch at every step."""
-CONSIDERATE_PAUSE = 0.001
-"""Seconds that the loop has for the others after each of those, and the writer's thread for the interpreter lock."""
+CONSIDERATE_PAUSE = 0.003
+"""Seconds that the loop and the writer have for the others after each of those."""
 CONSIDERATE_MS = 1_000
 """How long after a single push batches are considerate."""
 PUSH_ID_BYTES = 15
@@ -174,6 +174,8 @@ class Acceptance:
                         under_way = None
                     under_way = asyncio.ensure_future(self._store(_drafts(judged))), judged
                     judged, gathered = [], 0
+                    if considerate:  # not the next one at once: the writer is everybody's
+                        await asyncio.wait([under_way[0]])
                 if number % (CONSIDERATE_PUSHES if considerate else TURN) == 0:
                     await asyncio.sleep(CONSIDERATE_PAUSE if considerate else 0)
                     considerate = self._has_others()
