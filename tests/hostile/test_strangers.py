@@ -46,7 +46,7 @@ async def test_strangers_cost_little_and_are_closed(full: int, capsys: pytest.Ca
                 f" came, {len(claiming)} claimants within {at_header:.1f} s, memory {most / MIB:+.1f} MiB"
             )
         assert at_header < timeout - 0.5, "closed by the timeout, not at the header"
-        assert min(ended) - opened >= timeout - 1
+        assert min(ended) - began >= timeout - 1, "from when they came; on a busy machine that takes a while"
         assert max(ended) - began <= timeout + 1 + (opened - began)
         assert most < 64 * MIB
         assert await becomes(lambda: descriptors(broker.pid), before) == before
