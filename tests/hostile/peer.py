@@ -18,13 +18,16 @@ SECONDS = 10.0
 class Peer:
     """One connection to the broker."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, came: float) -> None:
         self.reader = reader
         self.writer = writer
+        self.came = came
+        """When it began to connect."""
 
     @classmethod
     async def open(cls, port: int) -> Peer:
-        return cls(*await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), SECONDS))
+        came = time.monotonic()
+        return cls(*await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), SECONDS), came)
 
     async def send(self, *packets: bytes) -> None:
         """A connection that ends meanwhile is no error here: the end is what is looked at."""

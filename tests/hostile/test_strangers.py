@@ -33,10 +33,12 @@ async def test_strangers_cost_little_and_are_closed(full: int, capsys: pytest.Ca
             at_header = time.monotonic() - opened
             most = resident(broker.pid) - warm
             ended: list[float] = []
+            ages: list[float] = []
 
             async def end_of(peer: Peer) -> None:
                 assert await peer.until_end(timeout + 3) == b""
                 ended.append(time.monotonic())
+                ages.append(ended[-1] - peer.came)
 
             await asyncio.gather(*map(end_of, silent))
             most = max(most, resident(broker.pid) - warm)
@@ -46,7 +48,7 @@ async def test_strangers_cost_little_and_are_closed(full: int, capsys: pytest.Ca
                 f" came, {len(claiming)} claimants within {at_header:.1f} s, memory {most / MIB:+.1f} MiB"
             )
         assert at_header < timeout - 0.5, "closed by the timeout, not at the header"
-        assert min(ended) - began >= timeout - 1, "from when they came; on a busy machine that takes a while"
+        assert min(ages) >= timeout - 1
         assert max(ended) - began <= timeout + 1 + (opened - began)
         assert most < 64 * MIB
         assert await becomes(lambda: descriptors(broker.pid), before) == before
