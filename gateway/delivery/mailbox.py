@@ -193,12 +193,11 @@ class Mailbox:
     def _offer_together(self, pushes: list[ActivePush], device_nos: Sequence[int]) -> None:  # Hot path.
         """The same of several pushes to the same devices, all of QoS 1 and none of ttl 0."""
         now = self._clock()
-        alive: list[ActivePush] = []
-        parts: list[tuple[int, int, set[int], Body]] = []
-        for push in map(self._ledger.pushes.add, pushes):
-            if push.expires_at > now and not self._ledger.is_recalled(push):
-                alive.append(push)
-                parts.append((push.no, push.no << DEVICE_BITS, push.sent, push.body(now)))
+        alive = [
+            (push, push.no << DEVICE_BITS, push.sent, push.body(now))
+            for push in map(self._ledger.pushes.add, pushes)
+            if push.expires_at > now and not self._ledger.is_recalled(push)
+        ]
         slots = self._by_device
         engine = self._engine
         priority = pushes[0].priority
@@ -209,7 +208,7 @@ class Mailbox:
                 continue
             read_to = slot.read_to[priority]
             if not slot.granted:
-                if not self._hand_over_each(slot, [push for push in alive if push.no > read_to]):
+                if not self._hand_over_each(slot, [push for push, *_ in alive if push.no > read_to]):
                     self._drain.leave(slot, Lane.FULL)
                 continue
             deliver = slot.deliver
@@ -217,13 +216,13 @@ class Mailbox:
             message.qos = 1
             engine.gather(slot.client_id)
             try:
-                for push_no, handle, sent, body in parts:
-                    if push_no <= read_to or device_no in sent:
+                for push, handle, sent, body in alive:
+                    if push.no <= read_to or device_no in sent:
                         continue
                     sent.add(device_no)
                     message.body = body
                     if not deliver(message, handle | device_no):
-                        self._ledger.pushes.settle(next(push for push in alive if push.no == push_no), (device_no,))
+                        self._ledger.pushes.settle(push, (device_no,))
                         self._drain.leave(slot, Lane.FULL)
                         break
             finally:
