@@ -22,6 +22,7 @@ PACKAGES = {
     "mosquitto_passwd": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
+    "openssl": "openssl",
     "stdbuf": "coreutils",
     "strace": "strace",
 }

@@ -15,10 +15,14 @@ import asyncio
 import gc
 import logging
 import resource
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from broker.broker import Broker
 from broker.network.transport import TcpTransport
+from broker.network.websocket_handshake import WebSocketRules
+from broker.network.websocket_transport import WebSocketTransport
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,14 @@ class BrokerServer:
 
     async def start_tcp(self, host: str, port: int) -> tuple[str, int]:
         """Listen; the address it got (port 0 picks a free one). Raises OSError if it cannot."""
-        listener = await self._loop.create_server(self._accept, host, port, backlog=BACKLOG, reuse_address=True)
+        return await self._listen(partial(TcpTransport, self, self._loop), host, port)
+
+    async def start_websocket(self, host: str, port: int, rules: WebSocketRules) -> tuple[str, int]:
+        """The same for clients that speak MQTT over WebSocket."""
+        return await self._listen(partial(WebSocketTransport, self, self._loop, rules), host, port)
+
+    async def _listen(self, accept: Callable[[], TcpTransport], host: str, port: int) -> tuple[str, int]:
+        listener = await self._loop.create_server(accept, host, port, backlog=BACKLOG, reuse_address=True)
         self._listeners.append(listener)
         address = listener.sockets[0].getsockname()
         return str(address[0]), int(address[1])
@@ -131,9 +142,6 @@ class BrokerServer:
             self._nobody_left.set()
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
-
-    def _accept(self) -> TcpTransport:
-        return TcpTransport(self, self._loop)
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(TICK, self._tick)

@@ -23,6 +23,7 @@ from typing import Protocol, cast
 
 from broker.broker import Broker
 from broker.connection import Connection
+from broker.network.proxies import UNIX, host_and_port
 
 LINGER = 1.0
 """Seconds from `close` until the socket is cut off. A reachable client has hung up long before."""
@@ -48,13 +49,16 @@ class TcpTransport(asyncio.Protocol):
         "_loop",
         "_metrics",
         "_owner",
+        "_peer",
         "_reading",
         "_receive",
         "_socket",
         "send",
     )
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, peer: str | None = None) -> None:
+        """`peer` (HOST:PORT): who a proxy says it is; None: whoever the socket is connected to."""
+        self._peer = peer
         self._owner = owner
         self._loop = loop
         environment = owner.broker.environment
@@ -73,7 +77,7 @@ class TcpTransport(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         self._metrics.bytes_out += len(data)
-        self._socket.write(data)
+        self.send(data)
 
     def close(self) -> None:
         """Send what is written, then hang up; cut off a peer that drags it out."""
@@ -104,6 +108,10 @@ class TcpTransport(asyncio.Protocol):
         """Cut off now; what is written and not sent is lost."""
         self._socket.abort()
 
+    def _sender(self) -> Callable[[bytes], None]:
+        """What sends the bytes of whole packets."""
+        return self._socket.write
+
     def _cut_off_later(self) -> None:
         if self._cut is None:
             self._cut = self._loop.call_later(LINGER, self._socket.abort)
@@ -112,15 +120,15 @@ class TcpTransport(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)
-        self.send = self._socket.write
+        self.send = self._sender()
         if not self._owner.opened(self):
             self._closing = True
             self._socket.abort()
             return
         self._socket.set_write_buffer_limits(high=self._owner.broker.settings.write_buffer)
         # TCP_NODELAY both loops set by themselves (and a test asks the kernel): to say it again costs 10 us.
-        peer = transport.get_extra_info("peername")
-        self._connection = Connection(self._owner.broker, self, _text(peer), self._clock())
+        peer = self._peer or _text(transport.get_extra_info("peername"))
+        self._connection = Connection(self._owner.broker, self, peer, self._clock())
         self._receive = self._connection.data_received
 
     def data_received(self, data: bytes) -> None:  # Hot path.
@@ -155,11 +163,10 @@ class TcpTransport(asyncio.Protocol):
 
 
 def _text(peer: object) -> str:
-    """The remote address as people write it; IPv6 in brackets."""
+    """The remote address as people write it."""
     if isinstance(peer, tuple) and len(peer) >= 2:
-        host, port = peer[:2]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return "unknown"
+        return host_and_port(str(peer[0]), int(peer[1]))
+    return UNIX if isinstance(peer, str) else "unknown"
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,175 @@
+"""The opening handshake of a WebSocket: one HTTP request, looked at as a whole, and the one response to it.
+
+Everything that speaks HTTP comes to this door, above all browsers, which open it for any page that asks. So:
+
+1. The path, and who asks: a page of another origin is refused unless it is on the list. A request without Origin comes
+   from no browser, and a page served under the address it asks (the gateway's own) may always ask. A proxy in front
+   has to pass Host on for that, or the origin has to be on the list.
+2. MQTT, and nothing else: the client offers the subprotocol `mqtt` [MQTT-6.0.0-3] [3.1.1: MQTT-6.0.0-3], and it is
+   selected [MQTT-6.0.0-4] [3.1.1: MQTT-6.0.0-4]. No extension: a compressor for each connection would cost more
+   memory than the connection, and pushes are short.
+3. A refusal says what was wrong, to the client in the response's body and to us in the log.
+
+Bytes and texts only. RFC 6455, 4.2, is obeyed by `websockets`; the numbers of the statements are those of MQTT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake, InvalidUpgrade, NegotiationError
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from broker.network.proxies import TrustedProxies, host_and_port, host_of
+
+END_OF_HEAD: Final = b"\r\n\r\n"
+ANY_ORIGIN: Final = "*"
+SHOWN: Final = 200
+"""Characters of what a stranger says that may become part of a log line."""
+
+_MQTT: Final = Subprotocol("mqtt")
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::(\d{1,5}))?")
+"""RFC 6454, 6.2: a scheme, a host, and a port if it is not the scheme's own."""
+_OWN_PORTS: Final = {"http": "80", "https": "443"}
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketRules:
+    """What a listener wants to hear. Raises ValueError that names a bad path or origin."""
+
+    path: str = "/mqtt"
+    """The query is not looked at."""
+    origins: frozenset[str] = frozenset()
+    """Whose pages may connect besides our own: `https://kiosk.example`, or `*` for everybody's."""
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/") or "?" in self.path:
+            raise ValueError(f"{self.path!r} is not a path; one begins with /")
+        origins = frozenset(origin if origin == ANY_ORIGIN else _normal_origin(origin) for origin in self.origins)
+        object.__setattr__(self, "origins", origins)
+
+    def allow(self, origins: Sequence[str], hosts: Sequence[str]) -> bool:
+        """By the Origin and Host headers of a request."""
+        if not origins or ANY_ORIGIN in self.origins:
+            return True
+        try:
+            (origin,) = map(_normal_origin, origins)
+            scheme, _, _ = origin.partition("://")
+            return origin in self.origins or (len(hosts) == 1 and origin == _normal_origin(f"{scheme}://{hosts[0]}"))
+        except ValueError:
+            return False  # several, or `null`, which is any document without an address
+
+
+class Refusal(NamedTuple):
+    reason: str
+    """A short word group: it becomes a metric's label."""
+    detail: str
+
+
+class Answer(NamedTuple):
+    response: bytes
+    peer: str
+    """Who has asked, HOST:PORT, as a trusted proxy says."""
+    refusal: Refusal | None
+
+
+NOT_A_REQUEST: Final = Refusal(
+    "not a websocket request", "a WebSocket begins with an HTTP GET; MQTT and TLS have ports of their own"
+)
+TOO_LARGE: Final = Refusal("websocket request too large", "the head of the request does not end")
+
+
+def may_become_request(data: bytes | bytearray) -> bool:
+    """Whether the first bytes can be those of an upgrade, whose method is always GET."""
+    return b"GET ".startswith(data[:4])
+
+
+def refusal_response(status: HTTPStatus, refusal: Refusal) -> bytes:
+    body = f"{refusal.detail}\n".encode()
+    headers = Headers({"Connection": "close", "Content-Type": "text/plain; charset=utf-8"})
+    headers["Content-Length"] = str(len(body))
+    if status is HTTPStatus.UPGRADE_REQUIRED:
+        headers["Upgrade"] = "websocket"  # RFC 9110, 15.5.22
+    return Response(status.value, status.phrase, headers, body).serialize()
+
+
+def answer(head: bytes, peer: str, rules: WebSocketRules) -> Answer:
+    """Judge a whole request head that came from `peer`, HOST:PORT."""
+    protocol = ServerProtocol(subprotocols=[_MQTT])
+    try:
+        protocol.receive_data(head)
+        events = protocol.events_received()
+        if not events:
+            error = protocol.handshake_exc
+            return _refused(peer, HTTPStatus.BAD_REQUEST, NOT_A_REQUEST.reason, f"bad request: {_shown(_cause(error))}")
+        request = events[0]
+        assert isinstance(request, Request), "what a server receives first"
+        return _judge(protocol, request, _client(peer, request.headers, rules.proxies), rules)
+    finally:
+        # Both refer to the protocol and it to them: such a circle would stay until the collector comes.
+        protocol.parser.close()
+        protocol.handshake_exc = None
+
+
+def _judge(protocol: ServerProtocol, request: Request, peer: str, rules: WebSocketRules) -> Answer:
+    headers = request.headers
+    if request.path.partition("?")[0] != rules.path:
+        detail = f"path {_shown(request.path)}; MQTT is at {rules.path}"
+        return _refused(peer, HTTPStatus.NOT_FOUND, "websocket path unknown", detail)
+    origins = headers.get_all("Origin")
+    if not rules.allow(origins, headers.get_all("Host")):
+        detail = f"pages of {_shown(', '.join(origins))} may not connect"
+        return _refused(peer, HTTPStatus.FORBIDDEN, "websocket origin refused", detail)
+    try:
+        key, _, _ = protocol.process_request(request)
+    except InvalidUpgrade as error:
+        detail = f"this is no upgrade to a WebSocket: {_shown(error)}"
+        return _refused(peer, HTTPStatus.UPGRADE_REQUIRED, NOT_A_REQUEST.reason, detail)
+    except NegotiationError:
+        # [MQTT-6.0.0-3] [3.1.1: MQTT-6.0.0-3]
+        detail = f"the client does not offer the subprotocol {_MQTT}"
+        return _refused(peer, HTTPStatus.BAD_REQUEST, "websocket subprotocol missing", detail)
+    except (InvalidHandshake, UnicodeError) as error:  # UnicodeError: a key that is not ASCII
+        return _refused(peer, HTTPStatus.BAD_REQUEST, NOT_A_REQUEST.reason, f"bad request: {_shown(error)}")
+    accepted = Headers({"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": key})
+    # [MQTT-6.0.0-4] [3.1.1: MQTT-6.0.0-4]
+    accepted["Sec-WebSocket-Protocol"] = _MQTT
+    status = HTTPStatus.SWITCHING_PROTOCOLS
+    return Answer(Response(status.value, status.phrase, accepted).serialize(), peer, None)
+
+
+def _refused(peer: str, status: HTTPStatus, reason: str, detail: str) -> Answer:
+    refusal = Refusal(reason, detail)
+    return Answer(refusal_response(status, refusal), peer, refusal)
+
+
+def _client(peer: str, headers: Headers, proxies: TrustedProxies) -> str:
+    host = host_of(peer)
+    client = proxies.client_of(host, headers.get_all("X-Forwarded-For"))
+    # Which port it has at the proxy nobody says.
+    return peer if client == host else host_and_port(client, 0)
+
+
+def _normal_origin(text: str) -> str:
+    matched = _ORIGIN.fullmatch(text.lower())
+    if matched is None:
+        raise ValueError(f"{text!r} is not an origin; one is like https://kiosk.example")
+    scheme, host, port = matched.groups()
+    return f"{scheme}://{host}" if port in (None, _OWN_PORTS.get(scheme)) else f"{scheme}://{host}:{port}"
+
+
+def _cause(error: BaseException | None) -> object:
+    return error.__cause__ if error is not None and error.__cause__ is not None else error
+
+
+def _shown(said: object) -> str:
+    """For a log: one line of ASCII, and not too much of it."""
+    return ascii(str(said))[1:-1][:SHOWN]
