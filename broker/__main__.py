@@ -3,8 +3,9 @@
 Prints `broker ready mqtt=HOST:PORT` when clients may come. SIGTERM and SIGINT drain it and end it with 0. What keeps it
 from starting is one line on stderr with the remedy, and exit code 2.
 
-Open by decision, never by omission: it needs `--password-file` or `--allow-anonymous`, and an address that others can
-reach needs `--insecure` as long as there is no TLS. Every limit of `BrokerSettings` is an option.
+Open by decision, never by omission: it needs `--password-file`, `--allow-anonymous` or client certificates, and an
+address that others can reach needs TLS or `--insecure`. Every limit of `BrokerSettings` is an option. SIGHUP reads the
+certificates again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import asyncio
 import errno
 import getpass
-import ipaddress
 import logging
 import os
 import signal
@@ -23,10 +23,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from broker.authorization import AllowAll, Authenticator
+from broker.authorization import AllowAll, Authenticator, ByCertificate
 from broker.broker import Broker
 from broker.clock import ServerClock
-from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
+from broker.network.listen_address import WEBSOCKET_PATH, BadAddress, ListenAddress, parse_address
+from broker.network.listeners import BrokerServer, Doors, raise_open_files_limit, settle_collector
 from broker.network.password_file import (
     BadPasswordFile,
     HashedPassword,
@@ -34,9 +35,13 @@ from broker.network.password_file import (
     hashed_line,
     read_password_file,
 )
+from broker.network.proxies import TrustedProxies
+from broker.network.tls import ServerTls, TlsError, TlsFiles
 from broker.settings import BrokerSettings
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
 from broker.store import MemoryStore
+
+log = logging.getLogger(__name__)
 
 TWO_BYTES = ("server_keep_alive", "max_inflight", "receive_maximum", "topic_alias_maximum")
 """Limits that the protocol writes in two bytes."""
@@ -56,21 +61,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.hash_password is not None:
             print(_hashed_line(options.hash_password))
             return 0
-        users = _checked(options)
+        addresses = _addresses(options)
+        users = _checked(options, addresses)
+        doors = _doors(options, addresses)
         raise_open_files_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(options, users))
+            runner.run(_serve(options, users, addresses, doors))
     except CannotStart as problem:
         print(f"broker: {problem}", file=sys.stderr)
         return 2
     return 0
 
 
-async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] | None) -> None:
+async def _serve(
+    options: argparse.Namespace,
+    users: dict[str, HashedPassword] | None,
+    addresses: Sequence[ListenAddress],
+    doors: Doors,
+) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _reload, doors.tls)
 
     permissions = AllowAll(options.deny_filter)
     passwords = None if users is None else PasswordFileAuthenticator(users, permissions)
@@ -81,17 +94,22 @@ async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] |
         else:
             clock = ServerClock(store.last_time())
             store.keep_time(clock)
-        authenticator: Authenticator = passwords or permissions
+        authenticator: Authenticator | None = passwords or (permissions if options.allow_anonymous else None)
+        if authenticator is None or options.client_certificates != "none":
+            authenticator = ByCertificate(permissions, authenticator)
         broker = Broker(_settings(options), store or MemoryStore(), authenticator, None, clock)
         broker.start()
-        server = BrokerServer(broker)
+        server = BrokerServer(broker, doors)
         try:
-            host, port = await _listen(server, options.bind, options.port)
+            listening = [await _listen(server, address) for address in addresses]
             if store is None:
                 notice = "without --data-dir sessions and retained messages end with this process"
                 print(f"broker: {notice}", file=sys.stderr)
             settle_collector()
-            print(f"broker ready mqtt={f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            # The first is named as it always was; what scheme it speaks, who started us knows.
+            names = ["mqtt", *(address.scheme for address in listening[1:])]
+            places = [f"{name}={address.place}" for name, address in zip(names, listening, strict=True)]
+            print("broker ready", *places, flush=True)
             await stop.wait()
         finally:
             await server.stop()
@@ -105,18 +123,37 @@ async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] |
 # -- what can be wrong -----------------------------------------------------------------------------------------------
 
 
-def _checked(options: argparse.Namespace) -> dict[str, HashedPassword] | None:
-    """The users; None if anybody may connect."""
-    if options.password_file is None and not options.allow_anonymous:
+def _addresses(options: argparse.Namespace) -> list[ListenAddress]:
+    """The main one first."""
+    bind = "127.0.0.1" if options.bind == "localhost" else options.bind
+    secure = options.tls_cert is not None
+    found = [ListenAddress("mqtts" if secure else "mqtt", bind, options.port)]
+    if options.ws_port is not None:
+        found.append(ListenAddress("wss" if secure else "ws", bind, options.ws_port, WEBSOCKET_PATH))
+    try:
+        found += [parse_address(text) for text in options.listen]
+    except BadAddress as error:
+        raise CannotStart(f"--listen {error}") from None
+    return found
+
+
+def _checked(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> dict[str, HashedPassword] | None:
+    """The users; None if there is no list of them."""
+    if options.password_file is None and not options.allow_anonymous and options.client_certificates != "required":
         raise CannotStart(
             "nobody could connect; give --password-file FILE (--hash-password USER makes a line for it),"
-            " or --allow-anonymous for experiments"
+            " --client-certificates required, or --allow-anonymous for experiments"
         )
-    if not options.insecure and not _is_loopback(options.bind):
-        raise CannotStart(
-            f"{options.bind} can be reached by others, and without TLS they can read passwords and messages;"
-            " bind 127.0.0.1, or accept that with --insecure"
-        )
+    for address in addresses:
+        if address.crosses_networks and not options.insecure and (not address.is_tls or options.allow_anonymous):
+            danger = "anybody can do anything there" if address.is_tls else "they can read passwords and messages"
+            raise CannotStart(
+                f"{address} can be reached by others, and {danger}; bind 127.0.0.1, "
+                f"{'drop --allow-anonymous' if address.is_tls else 'give --tls-cert and --tls-key'},"
+                " or accept that with --insecure"
+            )
+        if address.proxy and not options.trusted_proxy and address.scheme != "unix":
+            raise CannotStart(f"{address} waits for a proxy; say which with --trusted-proxy ADDRESS")
     if options.password_file is None:
         return None
     try:
@@ -129,11 +166,42 @@ def _checked(options: argparse.Namespace) -> dict[str, HashedPassword] | None:
         ) from None
 
 
-def _is_loopback(host: str) -> bool:
+def _doors(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> Doors:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        proxies = TrustedProxies(options.trusted_proxy)
+    except ValueError as error:
+        raise CannotStart(f"--trusted-proxy: {error}") from None
+    if options.client_certificates != "none" and options.tls_ca is None:
+        raise CannotStart("--client-certificates: who vouches for them? Give --tls-ca FILE")
+    if (options.tls_cert is None) is not (options.tls_key is None):
+        raise CannotStart("--tls-cert and --tls-key belong together; give both")
+    tls = None
+    if options.tls_cert is not None:
+        try:
+            tls = ServerTls(TlsFiles(options.tls_cert, options.tls_key, options.tls_ca, options.client_certificates))
+        except TlsError as error:
+            raise CannotStart(str(error)) from None
+    for address in addresses:
+        if address.is_tls and tls is None:
+            raise CannotStart(f"{address} needs a certificate; give --tls-cert FILE and --tls-key FILE")
+    try:
+        doors = Doors(tls, proxies, frozenset(options.ws_origin))
+        doors.websocket_rules()
+    except ValueError as error:
+        raise CannotStart(f"--ws-origin: {error}") from None
+    return doors
+
+
+def _reload(tls: ServerTls | None) -> None:
+    """SIGHUP."""
+    if tls is None:
+        return
+    try:
+        tls.reload()
+    except TlsError as error:
+        log.error("the certificates stay as they are: %s", error)
+    else:
+        log.warning("certificates read again: they count for connections that come from now on")
 
 
 def _open_store(data_dir: Path | None, loop: asyncio.AbstractEventLoop) -> SqliteStore | None:
@@ -153,19 +221,18 @@ def _open_store(data_dir: Path | None, loop: asyncio.AbstractEventLoop) -> Sqlit
         raise CannotStart(f"{data_dir}: {reason}; mend it, or choose another with --data-dir") from None
 
 
-async def _listen(server: BrokerServer, host: str, port: int) -> tuple[str, int]:
+async def _listen(server: BrokerServer, address: ListenAddress) -> ListenAddress:
     try:
-        return await server.start_tcp(host, port)
+        return await server.listen(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise CannotStart(
-                f"port {port} of {host} is in use; choose another with --port, or --port 0 for a free one"
+                f"{address.place} is in use; choose another with --port or --listen (port 0 is a free one)"
             ) from None
         # The loop's own text repeats the address; the resolver's errors have negative numbers and a good text.
         reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-        raise CannotStart(
-            f"cannot listen on {host}, port {port}: {reason}; choose others with --bind and --port"
-        ) from None
+        raise CannotStart(f"cannot listen on {address}: {reason}; choose another with --bind, --port or --listen"
+                          ) from None  # fmt: skip
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
@@ -175,6 +242,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m broker", description="An MQTT 3.1.1 and 5.0 server.")
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s")
     parser.add_argument("--port", type=_number(65_535), default=1883, help="default: %(default)s; 0 picks a free one")
+    parser.add_argument(
+        "--listen",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="one more: mqtt://, mqtts://, ws://, wss://HOST:PORT, unix:/path; may be repeated",
+    )
+    parser.add_argument(
+        "--ws-port", type=_number(65_535), metavar="PORT", help="WebSocket too, at /mqtt, with TLS if there is any"
+    )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="keep sessions and retained messages here")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="who may connect: USER:HASH per line")
     parser.add_argument("--hash-password", metavar="USER", help="ask for a password, print its line for the file, end")
@@ -182,6 +259,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--insecure", action="store_true", help="allow an address that others can reach, without TLS")
     parser.add_argument("--deny-filter", metavar="FILTER", help="refuse subscriptions to this topic filter")
     parser.add_argument("--verbose", action="store_true", help="log refused packets as well")
+    security = parser.add_argument_group("TLS and proxies")
+    security.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate (PEM): the main port speaks TLS")
+    security.add_argument("--tls-key", type=Path, metavar="FILE", help="its key (PEM)")
+    security.add_argument("--tls-ca", type=Path, metavar="FILE", help="who vouches for clients' certificates (PEM)")
+    security.add_argument(
+        "--client-certificates",
+        choices=("none", "optional", "required"),
+        default="none",
+        help="whose is verified needs no password: its common name is the user; default: %(default)s",
+    )
+    security.add_argument(
+        "--ws-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="whose pages may open a WebSocket, as https://kiosk.example; * is all; may be repeated",
+    )
+    security.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="or network: whose PROXY headers and X-Forwarded-For are believed; may be repeated",
+    )
     limits = parser.add_argument_group("limits", "described in broker/README.md")
     for field in fields(BrokerSettings):
         number: Callable[[str], float] = float if field.type == "float" else int

@@ -18,6 +18,15 @@ class Permissions(Protocol):
     def may_subscribe(self, topic_filter: str) -> bool: ...
 
 
+class ClientCertificate(NamedTuple):
+    """What a TLS client has proved: names of its certificate's subject, which an authority that we trust has signed."""
+
+    common_name: str
+    """Empty if it has none."""
+    serial_number: str | None
+    """The attribute of the subject (X.520), not the number of the certificate."""
+
+
 class Credentials(NamedTuple):
     """What a CONNECT claims. `peer` is the remote address as text, for logs and rate limits."""
 
@@ -26,6 +35,8 @@ class Credentials(NamedTuple):
     password: bytes | None
     protocol_version: int
     peer: str
+    certificate: ClientCertificate | None = None
+    """None without TLS, and if the client has shown none."""
 
 
 class Accepted(NamedTuple):
@@ -48,6 +59,12 @@ class Refused:
     """`reason_code` is MQTT 5's; CONNACK of 3.1.1 gets the nearest return code."""
 
     reason_code: int
+    why: str = ""
+    """For the log; the client is not told."""
+
+    @property
+    def reason(self) -> str:
+        return self.why or ReasonCode(self.reason_code).name.lower().replace("_", " ")
 
 
 @dataclass(slots=True, frozen=True)
@@ -113,3 +130,32 @@ class AllowAll:
 
     def may_subscribe(self, topic_filter: str) -> bool:
         return self._deny_filter is None or topic_filter != self._deny_filter
+
+
+class ByCertificate:
+    """Who has shown a certificate is who its common name says, without a password; all others are `otherwise`'s.
+
+    A user name that comes beside it has to be the same. Permissions are the same for all.
+    """
+
+    def __init__(self, permissions: Permissions, otherwise: Authenticator | None) -> None:
+        """`otherwise` None: nobody else may connect."""
+        self._permissions = permissions
+        self._otherwise = otherwise
+
+    def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
+        certificate = credentials.certificate
+        if certificate is not None:
+            name = certificate.common_name
+            known = name and credentials.username in (None, name)
+            if known:
+                answer(Accepted(name, self._permissions))
+            else:
+                answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD, f"its certificate is of {name!r}"))
+        elif self._otherwise is not None:
+            self._otherwise.authenticate(credentials, answer)
+        else:
+            answer(Refused(ReasonCode.NOT_AUTHORIZED, "it has shown no client certificate"))
+
+    def exchange(self, method: str, credentials: Credentials) -> Exchange | None:
+        return None if self._otherwise is None else self._otherwise.exchange(method, credentials)

@@ -24,7 +24,15 @@ from functools import partial
 from typing import Any, Final
 
 from broker.answers import Answer, Answers
-from broker.authorization import Accepted, Credentials, Permissions, Refused, publish_refusal, subscribe_refusal
+from broker.authorization import (
+    Accepted,
+    ClientCertificate,
+    Credentials,
+    Permissions,
+    Refused,
+    publish_refusal,
+    subscribe_refusal,
+)
 from broker.broker import Broker
 from broker.enhanced_authentication import EnhancedAuthentication
 from broker.environment import Environment, Transport
@@ -81,6 +89,7 @@ class Connection:
         "_aliases",
         "_answers",
         "_broker",
+        "_certificate",
         "_decoder",
         "_enhanced",
         "_holding",
@@ -105,8 +114,11 @@ class Connection:
         "version",
     )
 
-    def __init__(self, broker: Broker, transport: Transport, peer: str, now: float) -> None:
+    def __init__(
+        self, broker: Broker, transport: Transport, peer: str, now: float, certificate: ClientCertificate | None = None
+    ) -> None:
         self._broker = broker
+        self._certificate = certificate
         self._transport = transport
         self.environment: Environment = broker.environment
         self.peer = peer
@@ -287,7 +299,9 @@ class Connection:
         # [MQTT-3.1.4-6] [3.1.1: MQTT-3.1.4-5]
         self._decoder.pause()
         authenticator = self._broker.authenticator
-        credentials = Credentials(terms.client_id, connect.username, connect.password, self.version, self.peer)
+        credentials = Credentials(
+            terms.client_id, connect.username, connect.password, self.version, self.peer, self._certificate
+        )
         decided = partial(self._authenticated, connect, terms)
         method = properties.authentication_method if properties is not None else None
         if properties is None or method is None:
@@ -301,7 +315,9 @@ class Connection:
         if self._state is not State.AUTHENTICATING:
             return  # it has gone meanwhile
         if isinstance(answer, Refused):
-            guess = (connect.username, connect.password if self._enhanced is None else self.peer)
+            name = connect.username or (self._certificate.common_name if self._certificate is not None else "")
+            log.info("%s: CONNECT of %.64r as %.64r is refused: %s", self.peer, terms.client_id, name, answer.reason)
+            guess = (name, connect.password if self._enhanced is None else self.peer)
             self._broker.failed.note(self.peer, guess, answer.reason_code, self.environment.now)
             # [MQTT-3.1.4-2] [MQTT-4.12.0-4]
             self._refused(answer.reason_code)

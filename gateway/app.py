@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from broker.broker import Broker
 from broker.clock import ServerClock
+from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
 from broker.settings import BrokerSettings
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
@@ -364,9 +365,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 async def _open_mqtt(server: BrokerServer, host: str, port: int) -> tuple[str, int]:
     try:
-        return await server.start_tcp(host, port)
+        address = await server.listen(ListenAddress("mqtt", host, port))
     except OSError as error:
         raise _no_port("mqtt", host, port, error) from None
+    return address.host, address.port
 
 
 def _no_port(name: str, host: str, port: int, error: OSError) -> CannotStart:

@@ -41,7 +41,7 @@ GATEWAY_ROOMS = (
 """From the ground up; a room imports from its own row and those before it, never from a later one."""
 
 MODULE_LINES = 600
-LONGER_BY_DESIGN = {"broker.protocol.codec": 980, "broker.connection": 660, "broker.window": 700}
+LONGER_BY_DESIGN = {"broker.protocol.codec": 980, "broker.connection": 680, "broker.window": 700}
 """The codec: both versions and both directions of the wire in one sitting. The others name every statement of both
 standards where they obey it, which takes sixty lines of either."""
 

@@ -12,14 +12,23 @@ Laws
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
+import os
 import resource
+import socket
+import stat
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from broker.broker import Broker
+from broker.network.acceptor import Acceptor, Entrance
+from broker.network.listen_address import WEBSOCKET_PATH, ListenAddress
+from broker.network.proxies import TrustedProxies
+from broker.network.tls import ServerTls
 from broker.network.transport import TcpTransport
 from broker.network.websocket_handshake import WebSocketRules
 from broker.network.websocket_transport import WebSocketTransport
@@ -44,32 +53,80 @@ GOODBYES: Final = 5_000
 """Clients a second that are told to go, if that many are there: what one core does besides storing what was lost."""
 
 
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What all listeners of a server have in common."""
+
+    tls: ServerTls | None = None
+    """For those that speak TLS."""
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    """Whose PROXY headers and X-Forwarded-For are believed."""
+    origins: frozenset[str] = frozenset()
+    """Whose pages may open a WebSocket (`websocket_handshake`)."""
+
+    def websocket_rules(self, path: str = WEBSOCKET_PATH) -> WebSocketRules:
+        return WebSocketRules(path, self.origins, self.proxies)
+
+
 class BrokerServer:
     """Make it on the event loop's thread, with a started broker."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, doors: Doors | None = None) -> None:
         self.broker = broker
+        self.doors = doors or Doors()
         self._loop = asyncio.get_running_loop()
         self._listeners: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
+        self._socket_files: list[str] = []
         self._transports: set[TcpTransport] = set()
         self._nobody_left: asyncio.Event = asyncio.Event()
         self._stopping = False
         self._ticker = self._loop.call_later(TICK, self._tick)
         self._limit = broker.settings.max_connections + MAX_STRANGERS
 
-    async def start_tcp(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; the address it got (port 0 picks a free one). Raises OSError if it cannot."""
-        return await self._listen(partial(TcpTransport, self, self._loop), host, port)
+    async def listen(self, address: ListenAddress) -> ListenAddress:
+        """Open it; with the port that it got. Raises OSError if that cannot be."""
+        listener = _bound(address)
+        port = 0 if address.scheme == "unix" else int(listener.getsockname()[1])
+        if address.is_tls or address.proxy:
+            entrance = Entrance(
+                tls=self.doors.tls if address.is_tls else None,
+                proxies=self.doors.proxies if address.proxy else None,
+            )
+            self.accept(listener, entrance, self._protocol(address))
+        else:
+            start = self._loop.create_unix_server if address.scheme == "unix" else self._loop.create_server
+            self._listeners.append(await start(self._protocol(address), sock=listener, backlog=BACKLOG))
+        if address.scheme == "unix":
+            self._socket_files.append(address.path)
+            return address
+        return address.at(port)
 
-    async def start_websocket(self, host: str, port: int, rules: WebSocketRules) -> tuple[str, int]:
-        """The same for clients that speak MQTT over WebSocket."""
-        return await self._listen(partial(WebSocketTransport, self, self._loop, rules), host, port)
+    def accept(
+        self, listener: socket.socket, entrance: Entrance, protocol: Callable[[str], asyncio.BaseProtocol]
+    ) -> Acceptor:
+        """Have a listening socket's connections enter this way, whatever protocol they speak behind it; `protocol` gets
+        the client's address. It ends with the server, if it is not closed before."""
+        acceptor = Acceptor(
+            listener,
+            entrance,
+            protocol,
+            timeout=self.broker.settings.connect_timeout,
+            room=self._has_room,
+            refused=self.broker.metrics.refuse,
+        )
+        self._acceptors.append(acceptor)
+        return acceptor
 
-    async def _listen(self, accept: Callable[[], TcpTransport], host: str, port: int) -> tuple[str, int]:
-        listener = await self._loop.create_server(accept, host, port, backlog=BACKLOG, reuse_address=True)
-        self._listeners.append(listener)
-        address = listener.sockets[0].getsockname()
-        return str(address[0]), int(address[1])
+    def websocket(self) -> WebSocketTransport:
+        """The protocol of an open connection that an HTTP server hands over."""
+        return WebSocketTransport(self, self._loop, self.doors.websocket_rules())
+
+    def _protocol(self, address: ListenAddress) -> Callable[..., TcpTransport]:
+        """Makes a connection's protocol; takes the client's address if that is not the socket's own."""
+        if address.is_websocket:
+            return partial(WebSocketTransport, self, self._loop, self.doors.websocket_rules(address.path))
+        return partial(TcpTransport, self, self._loop)
 
     async def stop(self) -> None:
         """End in order; harmless when called again."""
@@ -78,6 +135,10 @@ class BrokerServer:
         self._stopping = True
         for listener in self._listeners:
             listener.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        for path in self._socket_files:
+            _remove_socket(path)
         self.broker.drain()
         await self._answers_left()
         await self._acknowledgements_came()
@@ -130,11 +191,14 @@ class BrokerServer:
     # -- what the transports call -------------------------------------------------------------------------------------
 
     def opened(self, transport: TcpTransport) -> bool:
-        if self._stopping or len(self._transports) >= self._limit:
+        if self._stopping or not self._has_room(0):
             self.broker.metrics.refuse("too_many_sockets")
             return False
         self._transports.add(transport)
         return True
+
+    def _has_room(self, arriving: int) -> bool:
+        return len(self._transports) + arriving < self._limit
 
     def closed(self, transport: TcpTransport) -> None:
         self._transports.discard(transport)
@@ -149,6 +213,55 @@ class BrokerServer:
             self.broker.tick(self.broker.environment.clock())
         except Exception:
             log.exception("a deadline's work failed")  # one deadline's fault must not stop all the others
+
+
+def _bound(address: ListenAddress) -> socket.socket:
+    """Listening, non-blocking; `::` is every address, IPv4's too. Raises OSError."""
+    if address.scheme == "unix":
+        return _bound_file(address)
+    listener = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.host, address.port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _bound_file(address: ListenAddress) -> socket.socket:
+    """A file that a killed server has left is replaced; one that somebody listens on is in use."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_left_over(address.path):
+            _remove_socket(address.path)
+        listener.bind(address.path)
+        os.chmod(address.path, address.mode)  # before `listen`: nobody can connect yet
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_left_over(path: str) -> bool:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False  # somebody's file: bind refuses it
+    except OSError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _remove_socket(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def raise_open_files_limit() -> int:

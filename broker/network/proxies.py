@@ -95,7 +95,9 @@ class TrustedProxies:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """A peer as people write it; IPv6 in brackets."""
+    """A peer as people write it; IPv6 in brackets, and IPv4 as itself on a socket for both."""
+    if host.startswith("::ffff:") and "." in host:
+        host = host.removeprefix("::ffff:")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

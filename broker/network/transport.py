@@ -24,6 +24,7 @@ from typing import Protocol, cast
 from broker.broker import Broker
 from broker.connection import Connection
 from broker.network.proxies import UNIX, host_and_port
+from broker.network.tls import client_certificate
 
 LINGER = 1.0
 """Seconds from `close` until the socket is cut off. A reachable client has hung up long before."""
@@ -128,7 +129,8 @@ class TcpTransport(asyncio.Protocol):
         self._socket.set_write_buffer_limits(high=self._owner.broker.settings.write_buffer)
         # TCP_NODELAY both loops set by themselves (and a test asks the kernel): to say it again costs 10 us.
         peer = self._peer or _text(transport.get_extra_info("peername"))
-        self._connection = Connection(self._owner.broker, self, peer, self._clock())
+        certificate = client_certificate(transport)
+        self._connection = Connection(self._owner.broker, self, peer, self._clock(), certificate)
         self._receive = self._connection.data_received
 
     def data_received(self, data: bytes) -> None:  # Hot path.

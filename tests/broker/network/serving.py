@@ -10,6 +10,7 @@ from broker.authorization import AllowAll, Authenticator
 from broker.broker import Broker
 from broker.clock import ServerClock
 from broker.message import Message
+from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer
 from broker.settings import BrokerSettings
 from broker.store import MemoryStore, SessionStore
@@ -87,8 +88,8 @@ async def serving(
     broker = Broker(settings or BrokerSettings(), store or MemoryStore(), authenticator or AllowAll(), events, clock)
     broker.start()
     server = BrokerServer(broker)
-    _, port = await server.start_tcp("127.0.0.1", 0)
+    address = await server.listen(ListenAddress("mqtt", "127.0.0.1"))
     try:
-        yield Serving(server, events, port)
+        yield Serving(server, events, address.port)
     finally:
         await server.stop()

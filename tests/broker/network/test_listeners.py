@@ -12,6 +12,7 @@ import pytest
 
 from broker.message import Body, Message
 from broker.network import listeners
+from broker.network.listen_address import ListenAddress
 from broker.network.listeners import raise_open_files_limit
 from broker.settings import BrokerSettings
 from broker.store import MemoryStore
@@ -43,7 +44,7 @@ def test_a_port_in_use_is_an_os_error(run: Run[None]) -> None:
     async def scenario() -> None:
         async with serving() as server:
             with pytest.raises(OSError):
-                await server.server.start_tcp("127.0.0.1", server.port)
+                await server.server.listen(ListenAddress("mqtt", "127.0.0.1", server.port))
 
     run(scenario())
 

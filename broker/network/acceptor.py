@@ -1,0 +1,179 @@
+"""Accepts connections that begin with something before their protocol: a PROXY header, TLS, or both in this order.
+
+The loop's own servers know only TLS, and say nothing of handshakes that fail. Here each connection that comes has a
+short task: PROXY header, handshake, then the protocol takes over and the task is gone.
+
+Laws
+1. Nothing of a PROXY header is believed unless its sender is a trusted proxy; anybody else is cut off. Exactly the
+   header is read, so that the TLS after it is whole.
+2. Whoever fails is logged with address and reason, and counted. A peer that hangs up before it has said anything is
+   not: those are health checks of load balancers.
+3. Bounded: whoever is on the way in counts as a socket of the owner (`room`), and has `timeout` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from broker.network import tls
+from broker.network.proxies import (
+    PREFIX,
+    UNIX,
+    ProxyHeaderError,
+    TrustedProxies,
+    header_length,
+    host_and_port,
+    parse_header,
+)
+from broker.network.tls import ServerTls
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 64
+"""Sockets taken from the backlog in one turn of the loop; a TLS handshake costs it up to a millisecond."""
+PAUSE: Final = 1.0
+"""Seconds without accepting when the process has no descriptor left, as asyncio does."""
+_NO_DESCRIPTOR: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What stands before the protocol."""
+
+    tls: ServerTls | None = None
+    proxies: TrustedProxies | None = None
+    """Given: each connection begins with a PROXY header from one of them."""
+
+
+class Acceptor:
+    """`listener` is bound, listening and non-blocking; it belongs to the acceptor from here on.
+
+    `protocol(peer)` makes the protocol of a connection; `peer` is the client's address as text, whoever passed it on.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        entrance: Entrance,
+        protocol: Callable[[str], asyncio.BaseProtocol],
+        *,
+        timeout: float,
+        room: Callable[[int], bool],
+        refused: Callable[[str], None],
+    ) -> None:
+        """`room(n)`: whether n sockets on their way in may be one more. `refused(label)` counts."""
+        self._listener = listener
+        self._entrance = entrance
+        self._protocol = protocol
+        self._timeout = timeout
+        self._room = room
+        self._refused = refused
+        self._loop = asyncio.get_running_loop()
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._paused: asyncio.TimerHandle | None = None
+        self._loop.add_reader(listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Take no more; whoever is on the way in is cut off. Harmless when called again."""
+        if self._listener.fileno() < 0:
+            return
+        if self._paused is not None:
+            self._paused.cancel()
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+        for task in self._arriving:
+            task.cancel()
+
+    def _accept(self) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                arrived, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTOR:
+                    raise
+                log.error("no connection can be taken: %s", error.strerror)
+                self._loop.remove_reader(self._listener.fileno())
+                self._paused = self._loop.call_later(PAUSE, self._go_on)
+                return
+            if not self._room(len(self._arriving)):
+                self._refused("too_many_sockets")
+                arrived.close()
+                continue
+            arrived.setblocking(False)
+            task = self._loop.create_task(self._enter(arrived, address))
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
+
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    async def _enter(self, arrived: socket.socket, address: Any) -> None:
+        peer = peer_text(address)
+        context = self._entrance.tls.context if self._entrance.tls is not None else None
+        try:
+            if self._entrance.proxies is not None:
+                async with asyncio.timeout(self._timeout):
+                    peer = await self._announced(arrived, address, self._entrance.proxies) or peer
+            if context is not None:
+                tls.arriving.set(arrived)
+            await self._loop.connect_accepted_socket(
+                lambda: self._protocol(peer),
+                arrived,
+                ssl=context,
+                ssl_handshake_timeout=self._timeout if context is not None else None,
+            )
+        except ProxyHeaderError as error:
+            self._turn_away(arrived, peer, error.label, str(error))
+        except _HungUp:
+            arrived.close()
+        except TimeoutError:
+            self._turn_away(arrived, peer, ProxyHeaderError.label, "its PROXY header did not come in time")
+        except OSError as error:
+            label, text = tls.failure(error)
+            self._turn_away(arrived, peer, label, text)
+        except BaseException:
+            arrived.close()
+            raise
+
+    async def _announced(self, arrived: socket.socket, address: Any, proxies: TrustedProxies) -> str | None:
+        """The client's address from the PROXY header; None if the proxy speaks for itself (its health check)."""
+        if not proxies.trusts(_host(address)):
+            raise ProxyHeaderError("it is no trusted proxy, and only those may connect here")
+        header = b""
+        wanted = PREFIX
+        while len(header) < wanted:
+            part = await self._loop.sock_recv(arrived, wanted - len(header))
+            if not part:
+                if header:
+                    raise ProxyHeaderError("it hung up in its PROXY header")
+                raise _HungUp
+            header += part
+            wanted = max(wanted, header_length(header))
+        return parse_header(header)
+
+    def _turn_away(self, arrived: socket.socket, peer: str, label: str, text: str) -> None:
+        arrived.close()
+        self._refused(label)
+        log.warning("%s: %s", peer, text)
+
+
+class _HungUp(Exception):
+    """Without a word."""
+
+
+def peer_text(address: Any) -> str:
+    """A socket's remote address as people write it."""
+    host = _host(address)
+    return host if host == UNIX else host_and_port(host, int(address[1]))
+
+
+def _host(address: Any) -> str:
+    return str(address[0]) if isinstance(address, tuple) else UNIX

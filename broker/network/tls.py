@@ -1,0 +1,180 @@
+"""TLS of a server: which versions and ciphers, whose certificates, and in words why a handshake failed.
+
+The loop's own TLS does the work (`ssl` of the standard library, OpenSSL). TLS 1.2 and 1.3 with forward secrecy and
+authenticated encryption, nothing older: what every client since 2014 speaks, an ESP32 included. RFC 9325.
+
+Laws
+1. `reload` gives new connections a new context; those that are open keep theirs. Files that cannot be used change
+   nothing.
+2. A handshake that fails is told to the peer, as an alert, and to the operator, in words (`failure`). The loop sends no
+   alert by itself: it closes first, so what OpenSSL has to say is sent from within the handshake (`_SslObject`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import Any, Final, Literal, NamedTuple
+
+from broker.authorization import ClientCertificate
+
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2, where the list decides: RFC 9325, 4.2. Those of 1.3 are all of this kind."""
+
+ClientCertificates = Literal["none", "optional", "required"]
+
+
+class TlsError(Exception):
+    """One line: which file cannot be used, why, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    certificate: Path
+    """PEM: the server's certificate, and the chain up to its authority if there are any in between."""
+    key: Path
+    client_authority: Path | None = None
+    """PEM: who vouches for clients."""
+    client_certificates: ClientCertificates = "none"
+    """Whether clients are asked for a certificate, and whether they must have one."""
+
+
+class ServerTls:
+    def __init__(self, files: TlsFiles) -> None:
+        """Raises TlsError."""
+        self.files = files
+        self.context = _context(files)
+
+    def reload(self) -> None:
+        """For connections that come from now on. Raises TlsError, and then all stays as it was."""
+        self.context = _context(self.files)
+
+
+def _context(files: TlsFiles) -> ssl.SSLContext:
+    for path in (files.certificate, files.key, files.client_authority):
+        if path is not None:
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise TlsError(f"{path}: {error.strerror}; name another file, or mend that") from None
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = _SslObject
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except _Encrypted:
+        raise TlsError(
+            f"{files.key}: the key is encrypted, and nobody is there to type its password; "
+            "`openssl pkey -in KEY -out NEW` writes it without"
+        ) from None
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise TlsError(f"{files.key}: this is not the key of {files.certificate}; name those that belong together"
+                           ) from None  # fmt: skip
+        raise TlsError(f"{files.certificate} or {files.key}: {_words(error)}; both have to be PEM, not empty") from None
+    if files.client_authority is not None and files.client_certificates != "none":
+        try:
+            context.load_verify_locations(files.client_authority)
+        except ssl.SSLError as error:
+            raise TlsError(f"{files.client_authority}: {_words(error)}; it has to be PEM, not empty") from None
+        context.verify_mode = ssl.CERT_REQUIRED if files.client_certificates == "required" else ssl.CERT_OPTIONAL
+    return context
+
+
+class _Encrypted(Exception):
+    pass
+
+
+def _no_password() -> str:
+    raise _Encrypted
+
+
+def client_certificate(transport: asyncio.BaseTransport) -> ClientCertificate | None:
+    """The one that was verified in the handshake; None without TLS, or without one."""
+    certificate: dict[str, Any] | None = transport.get_extra_info("peercert")
+    if not certificate:
+        return None
+    subject = {name: value for part in certificate.get("subject", ()) for name, value in part}
+    return ClientCertificate(subject.get("commonName", ""), subject.get("serialNumber"))
+
+
+# -- handshakes that fail ----------------------------------------------------------------------------------------------
+
+
+class Failure(NamedTuple):
+    label: str
+    """For metrics: one of few."""
+    text: str
+    """For the log."""
+
+
+_FAILURES: Final[dict[str, Failure]] = {
+    "WRONG_VERSION_NUMBER": Failure("tls_plain_text", "it does not speak TLS; plain text has to go to another port"),
+    "HTTP_REQUEST": Failure("tls_plain_text", "it speaks http on a port of https"),
+    "UNSUPPORTED_PROTOCOL": Failure("tls_version", "it speaks TLS 1.1 or older; 1.2 is the oldest that is safe"),
+    "VERSION_TOO_LOW": Failure("tls_version", "it speaks TLS 1.1 or older; 1.2 is the oldest that is safe"),
+    "NO_SHARED_CIPHER": Failure("tls_cipher", "it offers no cipher with forward secrecy and authenticated encryption"),
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": Failure("tls_client_certificate", "it has no client certificate"),
+    "TLSV1_ALERT_UNKNOWN_CA": Failure(
+        "tls_server_certificate", "it does not trust our certificate's authority (unknown ca)"
+    ),
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": Failure("tls_server_certificate", "to its clock our certificate has expired"),
+    "SSLV3_ALERT_BAD_CERTIFICATE": Failure(
+        "tls_server_certificate", "it refuses our certificate (is the name it dials among the certificate's?)"
+    ),
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": Failure("tls_server_certificate", "it refuses our certificate"),
+    "TLSV1_ALERT_PROTOCOL_VERSION": Failure("tls_version", "it wants another version of TLS than 1.2 and 1.3"),
+}
+"""OpenSSL's reason -> what it means here."""
+
+
+def failure(error: OSError) -> Failure:
+    """Why a handshake failed, or was given up."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Failure("tls_client_certificate", f"its client certificate is refused: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return _FAILURES.get(error.reason or "", Failure("tls_failed", f"the TLS handshake failed: {_words(error)}"))
+    if isinstance(error, ConnectionAbortedError | TimeoutError):
+        return Failure("tls_timeout", "it did not finish the TLS handshake in time")
+    return Failure("tls_hung_up", "it hung up in the TLS handshake")
+
+
+def _words(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).lower().replace("_", " ")
+
+
+arriving: ContextVar[socket] = ContextVar("arriving")
+"""The socket whose handshake begins in this context: where an alert goes."""
+
+
+class _Context(ssl.SSLContext):
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any) -> ssl.SSLObject:
+        wrapped = super().wrap_bio(incoming, outgoing, *args, **named)
+        if isinstance(wrapped, _SslObject):
+            wrapped.handshake = arriving.get(), outgoing
+        return wrapped
+
+
+class _SslObject(ssl.SSLObject):
+    handshake: tuple[socket, ssl.MemoryBIO] | None
+    """Until it is done."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            if self.handshake is not None:
+                peer, outgoing = self.handshake
+                try:
+                    peer.send(outgoing.read())  # an alert of 7 to 30 bytes: a socket that does not take it has hung up
+                except OSError:
+                    pass
+            raise
+        self.handshake = None
