@@ -1,7 +1,8 @@
 """`python -m broker`: the MQTT server alone, without a gateway.
 
-Prints `broker ready mqtt=HOST:PORT` when clients may come. SIGTERM and SIGINT drain it and end it with 0. What keeps it
-from starting is one line on stderr with the remedy, and exit code 2.
+Prints `broker ready mqtt=HOST:PORT` when clients may come; with `--ws-port` the line goes on with ` ws=HOST:PORT`.
+SIGTERM and SIGINT drain it and end it with 0. What keeps it from starting is one line on stderr with the remedy, and
+exit code 2.
 
 Open by decision, never by omission: it needs `--password-file` or `--allow-anonymous`, and an address that others can
 reach needs `--insecure` as long as there is no TLS. Every limit of `BrokerSettings` is an option.
@@ -19,8 +20,9 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from broker.authorization import AllowAll, Authenticator
@@ -34,6 +36,8 @@ from broker.network.password_file import (
     hashed_line,
     read_password_file,
 )
+from broker.network.proxies import host_and_port
+from broker.network.websocket_handshake import WebSocketRules
 from broker.settings import BrokerSettings
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
 from broker.store import MemoryStore
@@ -68,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] | None) -> None:
     loop = asyncio.get_running_loop()
+    rules = _websocket_rules(options)
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
@@ -86,12 +91,15 @@ async def _serve(options: argparse.Namespace, users: dict[str, HashedPassword] |
         broker.start()
         server = BrokerServer(broker)
         try:
-            host, port = await _listen(server, options.bind, options.port)
+            ready = f"broker ready mqtt={await _listen(server.start_tcp, options.bind, options.port, '--port')}"
+            if options.ws_port is not None:
+                start = partial(server.start_websocket, rules=rules)
+                ready += f" ws={await _listen(start, options.bind, options.ws_port, '--ws-port')}"
             if store is None:
                 notice = "without --data-dir sessions and retained messages end with this process"
                 print(f"broker: {notice}", file=sys.stderr)
             settle_collector()
-            print(f"broker ready mqtt={f'[{host}]' if ':' in host else host}:{port}", flush=True)
+            print(ready, flush=True)
             await stop.wait()
         finally:
             await server.stop()
@@ -129,6 +137,15 @@ def _checked(options: argparse.Namespace) -> dict[str, HashedPassword] | None:
         ) from None
 
 
+def _websocket_rules(options: argparse.Namespace) -> WebSocketRules:
+    if options.ws_origin and options.ws_port is None:
+        raise CannotStart("--ws-origin is for pages that come over WebSocket; give --ws-port as well")
+    try:
+        return WebSocketRules(origins=frozenset(options.ws_origin))
+    except ValueError as error:
+        raise CannotStart(f"{error}; correct --ws-origin") from None
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -153,18 +170,22 @@ def _open_store(data_dir: Path | None, loop: asyncio.AbstractEventLoop) -> Sqlit
         raise CannotStart(f"{data_dir}: {reason}; mend it, or choose another with --data-dir") from None
 
 
-async def _listen(server: BrokerServer, host: str, port: int) -> tuple[str, int]:
+Start = Callable[[str, int], Awaitable[tuple[str, int]]]
+
+
+async def _listen(start: Start, host: str, port: int, option: str) -> str:
+    """The address it got; `option` is where the port comes from."""
     try:
-        return await server.start_tcp(host, port)
+        return host_and_port(*await start(host, port))
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise CannotStart(
-                f"port {port} of {host} is in use; choose another with --port, or --port 0 for a free one"
+                f"port {port} of {host} is in use; choose another with {option}, or {option} 0 for a free one"
             ) from None
         # The loop's own text repeats the address; the resolver's errors have negative numbers and a good text.
         reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
         raise CannotStart(
-            f"cannot listen on {host}, port {port}: {reason}; choose others with --bind and --port"
+            f"cannot listen on {host}, port {port}: {reason}; choose others with --bind and {option}"
         ) from None
 
 
@@ -175,6 +196,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m broker", description="An MQTT 3.1.1 and 5.0 server.")
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s")
     parser.add_argument("--port", type=_number(65_535), default=1883, help="default: %(default)s; 0 picks a free one")
+    parser.add_argument(
+        "--ws-port", type=_number(65_535), metavar="PORT", help="also serve MQTT over WebSocket, at /mqtt; 0 as above"
+    )
+    parser.add_argument(
+        "--ws-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="pages of https://HOST may use --ws-port, besides our own; * for those of everybody; may be repeated",
+    )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="keep sessions and retained messages here")
     parser.add_argument("--password-file", type=Path, metavar="FILE", help="who may connect: USER:HASH per line")
     parser.add_argument("--hash-password", metavar="USER", help="ask for a password, print its line for the file, end")
