@@ -413,6 +413,23 @@ def test_nor_say_too_much_in_small_ones(run: Run[None], size: int) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("frame", [ws.frame(b"", ws.PING), ws.frame(b"", ws.PONG), ws.frame(b"")])
+def test_nor_keep_us_busy_without_saying_anything(run: Run[None], frame: bytes) -> None:
+    async def scenario() -> None:
+        async with web_serving(BrokerSettings(connect_buffer=20_000)) as server:
+            client = await server.upgraded()
+            while not server.metrics.refused:
+                client.send_raw(frame * 200)
+                await client.writer.drain()
+                await asyncio.sleep(0)
+            answered = await client.rest()
+            assert answered.endswith(b"\x88\x02\x03\xf1")
+            assert server.metrics.refused == {"too_much_before_authentication": 1}
+            await client.hang_up()
+
+    run(scenario())
+
+
 def test_the_largest_connect_comes_through_in_one_frame(run: Run[None]) -> None:
     async def scenario() -> None:
         async with web_serving(BrokerSettings(connect_buffer=5_000)) as server:
@@ -420,7 +437,11 @@ def test_the_largest_connect_comes_through_in_one_frame(run: Run[None]) -> None:
             filler = len(wire.connect("kiosk-1", will=("t", b"", 0, False)))
             largest = wire.connect("kiosk-1", will=("t", bytes(5_000 - filler - 1), 0, False))
             assert len(largest) == 5_000
-            client.send(largest)
+            in_one = ws.frame(largest)
+            client.send_raw(in_one[:-1])
+            await client.writer.drain()
+            await until(lambda: buffered(server) == 4_999, "all but the last byte")
+            client.send_raw(in_one[-1:])
             await client.expect(wire.connack_4())
             client.send(wire.publish("t", bytes(100_000)), wire.PINGREQ)
             await client.expect(wire.PINGRESP)
