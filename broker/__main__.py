@@ -1,7 +1,8 @@
 """`python -m broker`: the MQTT server alone, without a gateway.
 
-Prints `broker ready mqtt=HOST:PORT` when clients may come. SIGTERM and SIGINT drain it and end it with 0. What keeps it
-from starting is one line on stderr with the remedy, and exit code 2.
+Prints `broker ready mqtt=HOST:PORT` when clients may come; the line goes on with every further listener, as in
+` ws=HOST:PORT`. SIGTERM and SIGINT drain it and end it with 0. What keeps it from starting is one line on stderr with
+the remedy, and exit code 2.
 
 Open by decision, never by omission: it needs `--password-file`, `--allow-anonymous` or client certificates, and an
 address that others can reach needs TLS or `--insecure`. Every limit of `BrokerSettings` is an option. SIGHUP reads the

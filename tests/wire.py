@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
+from typing import Protocol
 
 V4, V5 = 4, 5
 VERSIONS = (V4, V5)
@@ -138,11 +140,29 @@ def unsuback(packet_id: int, *codes: int, version: int = V4) -> bytes:
     return packet(0xB0, struct.pack(">H", packet_id) + body)
 
 
-class RawClient:
-    """A blocking socket that sends bytes and expects bytes."""
+class Stream(Protocol):
+    """What a client needs of a socket, or of something around one."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        self._socket = socket.create_connection((host, port), timeout=SECONDS)
+    def sendall(self, data: bytes, /) -> None: ...
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+def _bare(connected: socket.socket) -> Stream:
+    return connected
+
+
+class RawClient:
+    """A blocking stream that sends bytes and expects bytes."""
+
+    def __init__(
+        self, port: int, host: str = "127.0.0.1", wrap: Callable[[socket.socket], Stream] | None = None
+    ) -> None:
+        """`wrap`: what goes around the socket."""
+        connected = socket.create_connection((host, port), timeout=SECONDS)
+        self._socket: Stream = connected if wrap is None else wrap(connected)
 
     def __enter__(self) -> RawClient:
         return self

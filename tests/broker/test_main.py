@@ -13,6 +13,7 @@ import pytest
 from broker import __main__ as stand_alone
 from tests import wire
 from tests.conformance.standalone import ROOT, BrokerProcess
+from tests.websocket_stream import request
 
 
 def run(*options: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -60,6 +61,34 @@ def test_an_address_that_is_not_ours_is_named() -> None:
     line = refusal("--port", "0", "--allow-anonymous", "--insecure", "--bind", "192.0.2.1")
     assert "192.0.2.1" in line
     assert "--bind" in line
+
+
+def test_serves_websocket_on_a_port_of_its_own_and_pages_that_are_named() -> None:
+    options = ("--allow-anonymous", "--ws-origin", "https://kiosk.example", "--ws-origin", "http://a.example:81")
+    with BrokerProcess(None, *options, websocket=True) as broker:
+        assert broker.ws_port not in (0, broker.port)
+        for origin, status in (("https://kiosk.example", b"101"), ("http://a.example:81", b"101"), ("null", b"403")):
+            with socket.create_connection(("127.0.0.1", broker.ws_port), timeout=wire.SECONDS) as client:
+                client.sendall(request("broker.example", "/mqtt", f"Origin: {origin}"))
+                assert client.recv(12) == b"HTTP/1.1 " + status
+
+
+def test_a_websocket_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = refusal("--port", "0", "--ws-port", port, "--allow-anonymous")
+    assert port in line
+    assert "--ws-port 0" in line
+
+
+def test_what_is_no_origin_is_named() -> None:
+    line = refusal("--port", "0", "--ws-port", "0", "--allow-anonymous", "--ws-origin", "kiosk.example")
+    assert "'kiosk.example'" in line
+    assert "--ws-origin" in line
+
+
+def test_origins_without_a_websocket_port_are_a_mistake() -> None:
+    assert "--ws-port" in refusal("--port", "0", "--allow-anonymous", "--ws-origin", "https://kiosk.example")
 
 
 def test_a_data_directory_in_use_is_named_and_free_after_kill_9(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.wire import V5, VERSIONS, RawClient
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    with BrokerProcess(tmp_path_factory.mktemp("broker")) as process:
+    with BrokerProcess(tmp_path_factory.mktemp("broker"), websocket=True) as process:
         yield process
 
 

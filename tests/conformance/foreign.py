@@ -76,14 +76,17 @@ class PahoClient:
         manual_ack: bool = False,
         username: str | None = None,
         accepted: bool = True,
+        websocket: bool = False,
         **properties: Any,
     ) -> None:
-        """`properties` of CONNECT by paho's names; `accepted`: whether the broker is expected to."""
+        """`properties` of CONNECT by paho's names; `accepted`: whether the broker is expected to; `websocket`: with
+        paho's own frames, neither ours nor the library's."""
         is_5 = version == paho.MQTTv5
         self.client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id,
             protocol=MQTTProtocolVersion(version),
+            transport="websockets" if websocket else "tcp",
             clean_session=None if is_5 else not stays,
             manual_ack=manual_ack,
             reconnect_on_failure=False,

@@ -10,17 +10,19 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = re.compile(r"^broker ready mqtt=(\S+):(\d+)$")
+READY = re.compile(r"^broker ready mqtt=(\S+):(\d+)(?: ws=(\S+):(\d+))?$")
 SECONDS = 30.0
 
 
 class BrokerProcess:
-    def __init__(self, data_dir: Path | None, *options: str) -> None:
-        """Anonymous unless `options` say otherwise."""
+    def __init__(self, data_dir: Path | None, *options: str, websocket: bool = False) -> None:
+        """Anonymous unless `options` say otherwise. `websocket`: also on `ws_port`."""
         self.options = list(options) or ["--allow-anonymous"]
         if data_dir is not None:
             self.options += ["--data-dir", str(data_dir)]
         self.port = 0
+        self.ws_port = 0
+        self._websocket = websocket
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> BrokerProcess:
@@ -31,8 +33,10 @@ class BrokerProcess:
             self.kill9()
 
     def start(self) -> BrokerProcess:
-        """Wait for the ready line; a port it had before is kept."""
+        """Wait for the ready line; ports it had before are kept."""
         command = [sys.executable, "-m", "broker", "--port", str(self.port), *self.options]
+        if self._websocket:
+            command += ["--ws-port", str(self.ws_port)]
         process = self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         overdue = threading.Timer(SECONDS, process.kill)
         overdue.start()
@@ -41,6 +45,7 @@ class BrokerProcess:
         overdue.cancel()
         assert ready, f"no ready line; the broker ended with {process.wait()}"
         self.port = int(ready[2])
+        self.ws_port = int(ready[4] or 0)
         return self
 
     @property

@@ -24,6 +24,8 @@ from broker.broker import Broker
 from broker.clock import ServerClock
 from broker.connection import Connection
 from broker.network import transport as tcp_transport
+from broker.network.listen_address import ListenAddress
+from broker.network.listeners import Doors
 from broker.network.proxies import TrustedProxies
 from broker.network.transport import TcpTransport
 from broker.network.websocket_handshake import WebSocketRules
@@ -116,8 +118,10 @@ async def web_serving(
     limits: BrokerSettings | None = None, rules: WebSocketRules | None = None, **others: Any
 ) -> AsyncIterator[WebServing]:
     async with serving(limits, **others) as tcp:
-        _, port = await tcp.server.start_websocket("127.0.0.1", 0, rules or WebSocketRules())
-        yield WebServing(tcp.server, tcp.events, port)
+        rules = rules or WebSocketRules()
+        tcp.server.doors = Doors(None, rules.proxies, rules.origins)
+        address = await tcp.server.listen(ListenAddress("ws", "127.0.0.1", 0, rules.path))
+        yield WebServing(tcp.server, tcp.events, address.port)
 
 
 # -- bytes both ways ---------------------------------------------------------------------------------------------------
@@ -413,6 +417,23 @@ def test_nor_say_too_much_in_small_ones(run: Run[None], size: int) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("frame", [ws.frame(b"", ws.PING), ws.frame(b"", ws.PONG), ws.frame(b"")])
+def test_nor_keep_us_busy_without_saying_anything(run: Run[None], frame: bytes) -> None:
+    async def scenario() -> None:
+        async with web_serving(BrokerSettings(connect_buffer=20_000)) as server:
+            client = await server.upgraded()
+            while not server.metrics.refused:
+                client.send_raw(frame * 200)
+                await client.writer.drain()
+                await asyncio.sleep(0)
+            answered = await client.rest()
+            assert answered.endswith(b"\x88\x02\x03\xf1")
+            assert server.metrics.refused == {"too_much_before_authentication": 1}
+            await client.hang_up()
+
+    run(scenario())
+
+
 def test_the_largest_connect_comes_through_in_one_frame(run: Run[None]) -> None:
     async def scenario() -> None:
         async with web_serving(BrokerSettings(connect_buffer=5_000)) as server:
@@ -420,7 +441,11 @@ def test_the_largest_connect_comes_through_in_one_frame(run: Run[None]) -> None:
             filler = len(wire.connect("kiosk-1", will=("t", b"", 0, False)))
             largest = wire.connect("kiosk-1", will=("t", bytes(5_000 - filler - 1), 0, False))
             assert len(largest) == 5_000
-            client.send(largest)
+            in_one = ws.frame(largest)
+            client.send_raw(in_one[:-1])
+            await client.writer.drain()
+            await until(lambda: buffered(server) == 4_999, "all but the last byte")
+            client.send_raw(in_one[-1:])
             await client.expect(wire.connack_4())
             client.send(wire.publish("t", bytes(100_000)), wire.PINGREQ)
             await client.expect(wire.PINGRESP)
