@@ -17,6 +17,7 @@ from gateway.auth import (
     DeviceIdentity,
     DevicePermissions,
     KeyRing,
+    credential_generation,
     new_key,
     new_token,
     secret_hash,
@@ -367,3 +368,10 @@ def test_a_device_publishes_what_the_contract_says(leaf: str, retain: bool, allo
     denied: list[str] = []
     assert permissions(denied).may_publish(f"default/devices/kiosk-1/{leaf}", retain) == allowed
     assert bool(denied) != allowed
+
+
+def test_the_generation_of_a_credential_is_part_of_the_device_contract() -> None:
+    """Certificates in the field have it; by hand: (printf 'fleetpush certificate '; printf TOKEN | openssl dgst -sha256
+    -binary) | sha256sum | cut -c1-32."""
+    assert credential_generation(secret_hash("dev_token")) == "aeac43b6b03c44288b1ef834c1335c5a"
+    assert credential_generation(secret_hash("dev_other")) != credential_generation(secret_hash("dev_token"))
