@@ -214,6 +214,16 @@ async def test_many_at_once_are_two_look_ups(rows: Rows) -> None:
     assert rows.reads == 2
 
 
+async def test_a_token_rotated_while_it_is_looked_up_lets_nobody_in(rows: Rows) -> None:
+    authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
+    answered: asyncio.Future[Accepted | Refused] = asyncio.get_running_loop().create_future()
+    authenticator.authenticate(Credentials("kiosk-1", "kiosk-1", b"dev_right", 4, "test"), answered.set_result)
+    assert rows.reads == 1
+    rows.connection.execute("UPDATE device SET token_hash = ?", (secret_hash("dev_new"),))
+    authenticator.forget()
+    assert await asyncio.wait_for(answered, 10) == Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
+
+
 async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: Path) -> None:
     """Between a look-up and its answer there is no room for a change that neither of them has seen."""
     database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1)
