@@ -18,7 +18,7 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,6 +241,8 @@ class Rooms:
         database, clock = stored.database, stored.milliseconds
         loop = asyncio.get_running_loop()
         self.mqtt_address = ("", 0)
+        self.certificate_ends: Mapping[str, float] = {}
+        """See `metrics.Sources.certificates`."""
         self._settings = settings
         self._database = database
         self._clock = clock
@@ -301,6 +303,7 @@ class Rooms:
                 receipts=self._receipts,
                 facts=facts,
                 broker=self.broker.metrics,
+                certificates=lambda: self.certificate_ends,
             )
         )
 

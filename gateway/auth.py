@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 SCOPES = ("send", "read", "devices", "admin")
 TOKEN_BYTES = 32
+GENERATION_DIGITS = 32
+"""Hexadecimal digits: 128 bits. X.520 allows a serialNumber 64 characters."""
 APP_ID = re.compile(r"[a-z0-9-]{1,32}")
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 USER_NAME = re.compile(rf"(?:({APP_ID.pattern})/)?({DEVICE_ID.pattern})")
@@ -68,6 +70,15 @@ def new_token() -> str:
 def secret_hash(secret: str | bytes) -> bytes:
     """SHA-256 of a key or token, as stored."""
     return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).digest()
+
+
+def credential_generation(token_hash: bytes) -> str:
+    """What the fleet's CA writes into a device certificate (subject attribute serialNumber).
+
+    It changes with the token, so a new token, or the device's removal, voids the certificate as well. It is no secret,
+    and tells nothing about the token: a hash of the hash of 256 random bits.
+    """
+    return hashlib.sha256(b"fleetpush certificate " + token_hash).hexdigest()[:GENERATION_DIGITS]
 
 
 # -- HTTP ----------------------------------------------------------------------------------------------------

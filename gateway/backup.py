@@ -7,10 +7,12 @@ Laws
    the resume at reconnect judges; the other way round it could hold on to deliveries the ledger never heard of.
 3. Nothing unproven is kept: every copy passes `PRAGMA integrity_check` before it goes into the archive, and the archive
    carries sizes, SHA-256 sums, schema and row counts, which `restore` checks again before it touches the directory.
-4. A backup holds the admin key and every device's facts: mode 0600 from its first byte.
+4. A backup holds the admin key, the fleet CA's key and every device's facts: mode 0600 from its first byte.
 
-The archive is a plain tar (gzip if the name ends in `.gz` or `.tgz`): `manifest.json`, the databases, `admin.key`.
-It needs free space for one more copy of the databases beside it while it is made.
+The archive is a plain tar (gzip if the name ends in `.gz` or `.tgz`): `manifest.json`, the databases, `admin.key`, and
+the fleet CA with the server's certificate: without that CA a restored server would be a stranger to its own devices.
+What devices show is not in it; they have it. It needs free space for one more copy of the databases beside it while it
+is made.
 """
 
 from __future__ import annotations
@@ -31,11 +33,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from gateway.data_directory import BROKER, KEY_FILE, LEDGER, LOCK_FILE, DirectoryInUse, held
+from gateway.data_directory import (
+    BROKER,
+    CA_CERTIFICATE,
+    CA_KEY,
+    KEY_FILE,
+    LEDGER,
+    LOCK_FILE,
+    SERVER_CERTIFICATE,
+    SERVER_KEY,
+    TLS_DIR,
+    DirectoryInUse,
+    held,
+)
 
 FORMAT = 1
 DATABASES = (BROKER, LEDGER)
 """In the order of law 2."""
+PLAIN_FILES = (KEY_FILE, *(f"{TLS_DIR}/{name}" for name in (CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY)))
+"""By their names in the data directory, and in the archive."""
 MANIFEST = "manifest.json"
 BLOCK = 1 << 20
 
@@ -73,7 +89,7 @@ class Manifest:
         if document["format"] != FORMAT:
             raise BackupError(f"the backup has format {document['format']}; this version reads {FORMAT}")
         files = [StoredFile(**file) for file in document["files"]]
-        if not {file.name for file in files} <= {*DATABASES, KEY_FILE}:
+        if not {file.name for file in files} <= {*DATABASES, *PLAIN_FILES}:
             raise BackupError("the manifest lists files that no backup has")
         return cls(document["created_at"], document["fleetpush"], files)
 
@@ -88,9 +104,10 @@ def create(data_dir: Path, archive: Path, *, overwrite: bool = False) -> Manifes
     with tempfile.TemporaryDirectory(prefix=".fleetpush-backup-", dir=archive.parent) as folder:
         copies = Path(folder)
         files = [copy_database(data_dir / name, copies / name) for name in DATABASES if (data_dir / name).exists()]
-        if (data_dir / KEY_FILE).exists():
-            shutil.copyfile(data_dir / KEY_FILE, copies / KEY_FILE)
-            files.append(describe(copies / KEY_FILE))
+        (copies / TLS_DIR).mkdir()
+        for name in (name for name in PLAIN_FILES if (data_dir / name).exists()):
+            shutil.copyfile(data_dir / name, copies / name)
+            files.append(describe(copies, name))
         manifest = Manifest(datetime.now(UTC).isoformat(timespec="seconds"), installed_version(), files)
         partial = copies / "archive"
         write_archive(partial, manifest, copies, compress=archive.suffix in (".gz", ".tgz"))
@@ -111,7 +128,7 @@ def copy_database(source: Path, copy: Path) -> StoredFile:
         # The copy stands alone, without a -wal file; the server switches back when it opens it.
         database.execute("PRAGMA journal_mode=DELETE")
         schema, rows = prove(database, source.name)
-    return describe(copy, schema, rows)
+    return describe(copy.parent, copy.name, schema, rows)
 
 
 def prove(database: sqlite3.Connection, name: str) -> tuple[str | None, dict[str, int]]:
@@ -134,10 +151,11 @@ def prove(database: sqlite3.Connection, name: str) -> tuple[str | None, dict[str
     return str(schema), rows
 
 
-def describe(path: Path, schema: str | None = None, rows: dict[str, int] | None = None) -> StoredFile:
+def describe(folder: Path, name: str, schema: str | None = None, rows: dict[str, int] | None = None) -> StoredFile:
+    path = folder / name
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return StoredFile(path.name, path.stat().st_size, digest, schema, rows or {})
+    return StoredFile(name, path.stat().st_size, digest, schema, rows or {})
 
 
 def write_archive(path: Path, manifest: Manifest, folder: Path, *, compress: bool) -> None:
@@ -184,8 +202,11 @@ def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
                 os.replace(path, aside / path.name)
         # The ledger last: a directory without it is not mistaken for a restored one.
         for stored in sorted(manifest.files, key=lambda stored: stored.name == LEDGER):
-            os.replace(staging / stored.name, data_dir / stored.name)
-        sync_directory(data_dir)
+            target = data_dir / stored.name
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            os.replace(staging / stored.name, target)
+        for folder in {(data_dir / stored.name).parent for stored in manifest.files}:
+            sync_directory(folder)
     return manifest
 
 
@@ -217,7 +238,7 @@ def unpacked(archive: Path, folder: Path) -> Iterator[tuple[Manifest, Path]]:
                 content = tar.extractfile(stored.name)
                 if content is None:
                     raise BackupError(f"{archive}: {stored.name} is not a file")
-                unpack(content, staging / stored.name, stored)
+                unpack(content, staging, stored)
             yield manifest, staging
     except OSError as error:
         if error.filename is None:
@@ -228,7 +249,9 @@ def unpacked(archive: Path, folder: Path) -> Iterator[tuple[Manifest, Path]]:
         raise BackupError(f"{archive} is damaged or no Fleetpush backup: {why}") from error
 
 
-def unpack(content: IO[bytes], target: Path, stored: StoredFile) -> None:
+def unpack(content: IO[bytes], staging: Path, stored: StoredFile) -> None:
+    target = staging / stored.name
+    target.parent.mkdir(mode=0o700, exist_ok=True)
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         shutil.copyfileobj(content, file, BLOCK)
         file.flush()
@@ -238,7 +261,7 @@ def unpack(content: IO[bytes], target: Path, stored: StoredFile) -> None:
     if stored.name in DATABASES:
         with closing(sqlite3.connect(f"{target.absolute().as_uri()}?mode=ro", uri=True)) as database:
             schema, rows = prove(database, stored.name)
-    if (found := describe(target, schema, rows)) != stored:
+    if (found := describe(staging, stored.name, schema, rows)) != stored:
         raise BackupError(f"{stored.name} is not what the manifest says: {found} instead of {stored}")
 
 

@@ -21,6 +21,13 @@ SERVER_FILE = "server.json"
 KEY_FILE = "admin.key"
 LEDGER = "fleetpush.db"
 BROKER = "broker.db"
+TLS_DIR = "tls"
+"""What is in it: the fleet's CA, what the server shows, and the folder of what devices show (`certificates`)."""
+CA_CERTIFICATE = "ca.pem"
+CA_KEY = "ca.key"
+SERVER_CERTIFICATE = "server.pem"
+SERVER_KEY = "server.key"
+DEVICES_DIR = "devices"
 LOOK_SECONDS = 0.1
 """Between two looks at the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
 

@@ -41,6 +41,7 @@ CENSUS_INTERVAL = 60.0
 """Seconds between two counts of all deliveries, at least."""
 CENSUS_SHARE = 100
 """And at least this many times as long as the last one took."""
+DAY = 86_400.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -58,6 +59,8 @@ class Sources:
     receipts: Receipts
     facts: DeviceFacts
     broker: object
+    certificates: Callable[[], Mapping[str, float]]
+    """Of each certificate in use (`server`, `ca`) the end, in Unix time; nothing without TLS."""
 
 
 BROKER_GAUGES = {
@@ -191,6 +194,11 @@ class _Rooms(Collector):
         path = rooms.database.path
         yield _gauge("database_size_bytes", "The database and its log.", _size(path))
         yield _gauge("disk_free_bytes", "Free on the disk of the data directory.", _free(path))
+        if ends := rooms.certificates():
+            now = time.time()
+            left = {name: (end - now) / DAY for name, end in ends.items()}
+            text = "Days until a certificate ends; negative afterwards."
+            yield _by_label(GaugeMetricFamily, "tls_certificate_days_left", text, "certificate", left)
 
     def _broker(self) -> Iterable[Metric]:
         read: Callable[[str], float] = lambda name: float(attrgetter(name)(self._sources.broker))  # noqa: E731

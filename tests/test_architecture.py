@@ -28,7 +28,7 @@ MAY_IMPORT_BROKER = ("gateway.delivery.engine", "gateway.auth", "gateway.app")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
 
 GATEWAY_ROOMS = (
-    ("data_directory", "errors", "merge_patch", "settings", "timestamps"),
+    ("certificates", "data_directory", "errors", "host_names", "merge_patch", "settings", "timestamps"),
     ("store",),
     ("audience", "auth", "delivery", "keys"),
     ("api",),
@@ -170,6 +170,13 @@ def test_no_module_imports_itself_through_others() -> None:
 @pytest.mark.parametrize("library", ["typer", "rich"])
 def test_only_the_terminal_rooms_know_the_terminal(library: str) -> None:
     assert not complaints(i for i in IMPORTS if i.of(library) and not within(i.importer, "gateway.cli"))
+
+
+def test_certificates_are_made_in_one_module_that_commands_load_when_run() -> None:
+    """`cryptography` takes 50 ms to load: more than a command that has nothing to do with it."""
+    assert not complaints(i for i in IMPORTS if i.of("cryptography") and i.importer != "gateway.certificates")
+    commands = (i for i in IMPORTS if i.of("gateway.certificates") and within(i.importer, "gateway.cli"))
+    assert not complaints(i for i in commands if not i.inside_function and not i.for_types_only)
 
 
 def test_only_the_doors_know_http() -> None:

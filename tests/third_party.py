@@ -1,4 +1,4 @@
-"""Programs that are not ours and that tests drive: mosquitto and its clients, strace, a C compiler.
+"""Programs that are not ours and that tests drive: mosquitto and its clients, openssl, strace, a C compiler.
 
 On a person's machine a missing one skips the test and says which package has it. In an automatic run (`CI=true`) it
 fails the test: a suite that skips what it exists for would stay green for ever.

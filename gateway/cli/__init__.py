@@ -1,8 +1,8 @@
 """The command line: `fleetpush` (also `python -m gateway`).
 
 Each command is a thin translation: to the composition root (`serve`), to the public HTTP interface (everything an
-operator does), to the reference device (`listen`), to the data directory (`backup`, `restore`, `doctor`). Heavy imports
-stay inside the commands, so that `fleetpush push` does not load a broker.
+operator does), to the reference device (`listen`), to the data directory (`tls`, `backup`, `restore`, `doctor`). Heavy
+imports stay inside the commands, so that `fleetpush push` does not load a broker.
 
 Exit codes: 0 done; 1 it could not be done (the reason and its remedy are on stderr); 2 wrong use.
 """
@@ -23,6 +23,7 @@ from gateway.cli.listen import listen
 from gateway.cli.options import load_settings
 from gateway.cli.pushes import push, watch
 from gateway.cli.terminal import PROGRAM, Failure, note
+from gateway.cli.tls import tls
 
 
 def main() -> None:
@@ -92,6 +93,7 @@ app.command()(push)
 app.command()(watch)
 app.add_typer(keys, name="keys")
 app.command()(listen)
+app.add_typer(tls, name="tls")
 app.command()(doctor)
 app.command()(backup)
 app.command()(restore)

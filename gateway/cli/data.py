@@ -24,7 +24,7 @@ def backup(
     except (archive.BackupError, OSError) as error:
         fail(f"no backup was made: {error}")
     print_manifest(manifest.as_dict(), as_json)
-    note(f"{file} holds {manifest.size:,} bytes, and the admin key: keep it where only you can read it.")
+    note(f"{file} holds {manifest.size:,} bytes, and every key: keep it where only you can read it.")
 
 
 def restore(

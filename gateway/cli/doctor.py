@@ -15,14 +15,19 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import Refused, ServerClient
 from gateway.cli.terminal import PROGRAM, Failure, print_json
-from gateway.data_directory import LEDGER
+from gateway.data_directory import CA_CERTIFICATE, CA_KEY, LEDGER, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
+
+if TYPE_CHECKING:
+    from gateway.certificates import Facts
 
 LITTLE_DISK = 1 << 30
 NO_DISK = 100 << 20
@@ -31,6 +36,10 @@ DESCRIPTORS = 65_536
 """What the systemd unit of a busy server should grant: one per connected device, and some."""
 CLOCK_SLACK = 2.0
 """Seconds: stored server time may be a group commit ahead of another process's reading of the wall clock."""
+FEW_DAYS = 30
+"""Of a server certificate. Whoever looks once a month still sees it."""
+FEW_CA_DAYS = 365
+"""Of the CA. Another one has to reach every device, and what it signs now is cut short already."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +59,21 @@ class SetUp:
     http_port: int
     mqtt_port: int
     url: str | None = None
+    public_host: str | None = None
 
 
 def doctor(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Check a set-up: data directory, disk, limits, clock, schema, ports, server, key. Exit code 1 on a failure."""
+    """Check a set-up: data directory, disk, limits, clock, schema, certificates, ports, server, key. Exit code 1 on a
+    failure."""
     settings = load_settings()
-    set_up = SetUp(data_dir or settings.data_dir, settings.bind, settings.http_port, settings.mqtt_port, server)
+    set_up = SetUp(
+        data_dir or settings.data_dir,
+        settings.bind,
+        settings.http_port,
+        settings.mqtt_port,
+        server,
+        settings.public_host,
+    )
     findings = []
     for finding in examine(set_up):
         findings.append(finding)
@@ -74,6 +92,10 @@ def examine(set_up: SetUp) -> Iterator[Finding]:
     yield check_disk(set_up.data_dir)
     yield check_descriptors()
     yield from check_ledger(set_up.data_dir / LEDGER)
+    tls = set_up.data_dir / TLS_DIR
+    now = datetime.now(UTC)
+    yield from check_certificate(tls / SERVER_CERTIFICATE, tls / SERVER_KEY, set_up.public_host, now)
+    yield from check_ca(tls / CA_CERTIFICATE, tls / CA_KEY, now)
     yield from check_server(set_up)
 
 
@@ -158,6 +180,68 @@ def check_clock(now: float, stored: float | None) -> Finding:
             "set the clock (timedatectl); nothing expires early or late meanwhile, but times shown are ahead",
         )
     return Finding("ok", "clock", f"{time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(now))}")
+
+
+def check_certificate(certificate: Path, key: Path, public_host: str | None, now: datetime) -> Iterator[Finding]:
+    """What the server shows."""
+    subject = "certificate"
+    if not certificate.exists() and not key.exists():
+        text = f"no certificate; without one the server speaks no TLS. `{PROGRAM} tls init` makes one"
+        yield Finding("ok", subject, text)
+        return
+    from gateway.certificates import CertificateError, certificate_facts, covers, require_matching_key
+
+    try:
+        facts = certificate_facts(certificate)
+        remedy = f"{PROGRAM} tls init renews a certificate of the fleet CA; who gave you another one renews that"
+        yield check_days(subject, facts, now, FEW_DAYS, remedy)
+        require_matching_key(certificate, key)
+    except CertificateError as error:
+        yield Finding("fail", subject, error.finding, error.remedy)
+    else:
+        if public_host and not covers(facts.names, public_host):
+            text = f"it is for {', '.join(facts.names) or 'no name at all'}, and devices are told to dial {public_host}"
+            yield Finding("warn", "certificate names", text, f"{PROGRAM} tls init --name {public_host}")
+    yield from check_secrecy("certificate key", key)
+
+
+def check_ca(certificate: Path, key: Path, now: datetime) -> Iterator[Finding]:
+    """What the fleet trusts; its key may be kept elsewhere."""
+    if certificate.exists():
+        from gateway.certificates import CertificateError, certificate_facts
+
+        try:
+            facts = certificate_facts(certificate)
+        except CertificateError as error:
+            yield Finding("fail", "fleet CA", error.finding, error.remedy)
+        else:
+            remedy = f"{PROGRAM} tls init --new-ca, and let every device trust it"
+            yield check_days("fleet CA", facts, now, FEW_CA_DAYS, remedy)
+    yield from check_secrecy("fleet CA key", key)
+
+
+def check_days(subject: str, facts: Facts, now: datetime, few: int, remedy: str) -> Finding:
+    left = facts.days_left(now)
+    if left <= 0:
+        text = f"{facts.path} ended on {facts.not_after:%Y-%m-%d}; nobody connects with it"
+        return Finding("fail", subject, text, remedy)
+    if facts.not_before > now:
+        text = f"{facts.path} begins on {facts.not_before:%Y-%m-%d %H:%M} UTC, which is in the future"
+        return Finding("fail", subject, text, "set the clock (timedatectl), or wait")
+    text = f"{facts.path} ends on {facts.not_after:%Y-%m-%d}, in {int(left):,} days"
+    return Finding("warn", subject, text, remedy) if left < few else Finding("ok", subject, text)
+
+
+def check_secrecy(subject: str, key: Path) -> Iterator[Finding]:
+    """Says something only if there is something to say."""
+    try:
+        mode = key.stat().st_mode
+    except OSError:  # the certificate's own finding says it, and a CA's key may be elsewhere
+        return
+    if mode & 0o007:
+        yield Finding("fail", subject, f"{key} is open to every user of this machine", f"chmod 600 {key}")
+    elif mode & 0o070:
+        yield Finding("warn", subject, f"{key} is open to its group", f"chmod 600 {key}, unless the server needs it")
 
 
 def check_server(set_up: SetUp) -> Iterator[Finding]:

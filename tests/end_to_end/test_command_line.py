@@ -48,7 +48,19 @@ def terminal(server: Server, tmp_path: Path) -> Terminal:
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     text = fleetpush("--help", cwd=tmp_path).stdout
-    for command in ("serve", "demo", "devices", "push", "watch", "keys", "listen", "backup", "restore", "doctor"):
+    for command in (
+        "serve",
+        "demo",
+        "devices",
+        "push",
+        "watch",
+        "keys",
+        "listen",
+        "tls",
+        "backup",
+        "restore",
+        "doctor",
+    ):
         assert command in text
 
 

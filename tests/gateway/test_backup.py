@@ -40,6 +40,27 @@ def rows(path: Path) -> int:
         return int(count)
 
 
+def test_the_ca_that_every_device_trusts_comes_back(data_dir: Path, tmp_path: Path) -> None:
+    tls = data_dir / "tls"
+    (tls / "devices").mkdir(parents=True)
+    names = ("ca.key", "ca.pem", "server.key", "server.pem")
+    for name in (*names, "devices/kiosk-1.key"):
+        (tls / name).write_text(name)
+    file = tmp_path / "fleet.tar"
+    made = backup.create(data_dir, file)
+    assert {f"tls/{name}" for name in names} == {stored.name for stored in made.files if "/" in stored.name}
+    assert backup.check(file) == made
+    into = tmp_path / "restored"
+    backup.restore(file, into)
+    assert sorted(path.name for path in (into / "tls").iterdir()) == list(names)
+    assert (into / "tls" / "ca.key").read_text() == "ca.key"
+    assert (into / "tls").stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (into / "tls").iterdir())
+    backup.restore(file, into, replace=True)
+    (aside,) = into.glob("before-restore-*")
+    assert (aside / "tls" / "ca.key").exists()
+
+
 @pytest.mark.parametrize("name", ["fleet.tar", "fleet.tgz"])
 def test_what_was_backed_up_comes_back(data_dir: Path, tmp_path: Path, name: str) -> None:
     file = tmp_path / name

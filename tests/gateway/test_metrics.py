@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import fields
 from pathlib import Path
@@ -31,12 +32,14 @@ def samples(house: House) -> dict[str, float]:
 
 
 async def test_names_and_help_are_as_prometheus_wants_them(house: House) -> None:
+    house.rooms.certificate_ends = {"server": 0.0}
     for family in text_string_to_metric_families(house.rooms.metrics.text().decode()):
         assert family.name.startswith(("fleetpush_", "process_"))
         assert family.documentation
         for sample in family.samples:
             assert (family.type == "counter") == sample.name.endswith("_total")
-            assert set(sample.labels) <= {"state", "kind", "code", "reason"}, "no device, push or app in a label"
+            known = {"state", "kind", "code", "reason", "certificate"}
+            assert set(sample.labels) <= known, "no device, push or app in a label"
 
 
 async def test_every_counter_of_the_broker_is_shown() -> None:
@@ -61,6 +64,15 @@ async def test_what_happens_is_counted(house: House) -> None:
     assert found["fleetpush_broker_refused_connections_total{malformed_packet}"] == 1
     assert found["fleetpush_database_operations_total"] >= found["fleetpush_database_groups_total"] > 0
     assert found["fleetpush_database_size_bytes"] > 0
+
+
+async def test_the_days_that_certificates_have_left(house: House) -> None:
+    assert b"tls_certificate" not in house.rooms.metrics.text(), "there is no TLS"
+    now = time.time()
+    house.rooms.certificate_ends = {"server": now + 30.5 * 86_400, "ca": now - 86_400}
+    found = samples(house)
+    assert found["fleetpush_tls_certificate_days_left{server}"] == pytest.approx(30.5, abs=0.001)
+    assert found["fleetpush_tls_certificate_days_left{ca}"] == pytest.approx(-1, abs=0.001)
 
 
 async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> None:

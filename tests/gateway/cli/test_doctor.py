@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from gateway.cli.doctor import SetUp, check_clock, check_data_dir, check_disk, check_ports
+import pytest
+
+from gateway.certificates import initialize
+from gateway.cli.doctor import (
+    Finding,
+    SetUp,
+    check_ca,
+    check_certificate,
+    check_clock,
+    check_data_dir,
+    check_disk,
+    check_ports,
+    examine,
+)
+
+NOW = datetime.now(UTC)
 
 
 def test_an_unwritable_data_directory_fails(tmp_path: Path) -> None:
@@ -38,3 +54,65 @@ def test_a_port_in_use_names_the_command_that_finds_its_owner(tmp_path: Path) ->
         assert [finding.level for finding in findings] == ["fail"]
         assert f"sport = :{port}" in findings[0].remedy
     assert [finding.level for finding in check_ports(SetUp(tmp_path, "127.0.0.1", port, 0))] == ["ok"]
+
+
+def test_without_tls_nothing_is_wrong(tmp_path: Path) -> None:
+    findings = [found for found in examine(SetUp(tmp_path, "127.0.0.1", 0, 0)) if found.subject == "certificate"]
+    assert [found.level for found in findings] == ["ok"]
+    assert "fleetpush tls init" in findings[0].text
+    assert list(check_ca(tmp_path / "ca.pem", tmp_path / "ca.key", NOW)) == []
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Path:
+    initialize(tmp_path, ["push.example"], 825, NOW, host="vm")
+    return tmp_path / "tls"
+
+
+def certificate(tls: Path, now: datetime = NOW, public_host: str | None = "push.example") -> list[Finding]:
+    return list(check_certificate(tls / "server.pem", tls / "server.key", public_host, now))
+
+
+def ca(tls: Path, now: datetime = NOW) -> list[Finding]:
+    return list(check_ca(tls / "ca.pem", tls / "ca.key", now))
+
+
+@pytest.mark.parametrize(
+    ("days", "level"), [(0, "ok"), (790, "ok"), (800, "warn"), (825, "fail"), (900, "fail"), (-1, "fail")]
+)
+def test_a_certificate_that_ends_is_seen_a_month_before(tls: Path, days: int, level: str) -> None:
+    (finding,) = certificate(tls, NOW + timedelta(days=days))
+    assert finding.level == level
+    assert level == "ok" or finding.remedy
+
+
+def test_a_ca_that_ends_is_seen_a_year_before(tls: Path) -> None:
+    years = [0, 8.9, 9.1, 10.1]
+    assert [ca(tls, NOW + timedelta(days=365.25 * count))[0].level for count in years] == ["ok", "ok", "warn", "fail"]
+
+
+def test_keys_that_others_may_read_are_found(tls: Path) -> None:
+    for mode, level in ((0o644, "fail"), (0o604, "fail"), (0o640, "warn")):
+        for name, check in (("server.key", certificate), ("ca.key", ca)):
+            (tls / name).chmod(mode)
+            found = check(tls)[-1]
+            assert (found.level, found.remedy.startswith("chmod 600")) == (level, True)
+            (tls / name).chmod(0o600)
+            assert [found.level for found in check(tls)] == ["ok"]
+
+
+def test_a_key_that_does_not_belong_fails(tls: Path) -> None:
+    (tls / "server.key").write_text((tls / "ca.key").read_text())
+    assert [found.level for found in certificate(tls)] == ["ok", "fail"]
+    (tls / "server.key").unlink()
+    assert [found.level for found in certificate(tls)] == ["ok", "fail"]
+    (tls / "server.pem").write_text("broken")
+    assert [found.level for found in certificate(tls)] == ["fail"]
+    (tls / "ca.key").unlink()
+    assert [found.level for found in ca(tls)] == ["ok"], "it may be kept elsewhere"
+
+
+def test_devices_that_dial_a_name_it_is_not_for_are_warned_about(tls: Path) -> None:
+    found = certificate(tls, public_host="192.0.2.7")[-1]
+    assert (found.level, found.remedy) == ("warn", "fleetpush tls init --name 192.0.2.7")
+    assert [found.level for found in certificate(tls, public_host=None)] == ["ok"]
