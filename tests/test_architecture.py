@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,12 @@ def sources() -> dict[str, Path]:
 
 
 MODULES = sources()
-TREES = {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Parsed when a wall is checked: every process of a run collects this file, and one or two check walls."""
+    return {name: ast.parse(path.read_text(), str(path)) for name, path in MODULES.items()}
 
 
 def imports_of(name: str) -> Iterator[Import]:
@@ -94,10 +100,12 @@ def imports_of(name: str) -> Iterator[Import]:
                 guard = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
                 yield from walk(child, inside or function, types or guard)
 
-    return walk(TREES[name], False, False)
+    return walk(trees()[name], False, False)
 
 
-IMPORTS = [found for name in MODULES for found in imports_of(name)]
+@cache
+def imports() -> list[Import]:
+    return [found for name in MODULES for found in imports_of(name)]
 
 
 def complaints(wrong: Iterator[Import]) -> list[str]:
@@ -105,33 +113,33 @@ def complaints(wrong: Iterator[Import]) -> list[str]:
 
 
 def test_the_broker_imports_nothing_of_ours() -> None:
-    assert not complaints(i for i in IMPORTS if within(i.importer, "broker") and i.of("gateway", "client_sim"))
+    assert not complaints(i for i in imports() if within(i.importer, "broker") and i.of("gateway", "client_sim"))
 
 
 def test_the_simulator_borrows_the_wire_protocol_and_nothing_else() -> None:
-    ours = (i for i in IMPORTS if within(i.importer, "client_sim") and i.of("gateway", "broker"))
+    ours = (i for i in imports() if within(i.importer, "client_sim") and i.of("gateway", "broker"))
     assert not complaints(i for i in ours if not i.of("broker.protocol"))
 
 
 def test_the_gateway_meets_the_broker_at_the_seam() -> None:
-    doors = (i for i in IMPORTS if within(i.importer, "gateway") and i.of("broker") and not i.of("broker.clock"))
+    doors = (i for i in imports() if within(i.importer, "gateway") and i.of("broker") and not i.of("broker.clock"))
     assert not complaints(i for i in doors if i.importer not in MAY_IMPORT_BROKER)
 
 
 def test_only_commands_import_the_simulator_and_only_when_run() -> None:
-    users = [i for i in IMPORTS if within(i.importer, "gateway") and i.of("client_sim")]
+    users = [i for i in imports() if within(i.importer, "gateway") and i.of("client_sim")]
     assert not complaints(i for i in users if not within(i.importer, *MAY_IMPORT_CLIENT_SIM))
     assert not complaints(i for i in users if not i.inside_function and not i.for_types_only)
 
 
 def test_no_io_above_the_line() -> None:
-    above = [i for i in IMPORTS if within(i.importer, "broker") and not within(i.importer, *BELOW_THE_IO_LINE)]
+    above = [i for i in imports() if within(i.importer, "broker") and not within(i.importer, *BELOW_THE_IO_LINE)]
     assert not complaints(i for i in above if i.imported.split(".")[0] in IO_MODULES)
     assert not complaints(i for i in above if i.of(*BELOW_THE_IO_LINE))
 
 
 def test_the_wire_protocol_needs_nothing_else_of_the_broker() -> None:
-    inside = (i for i in IMPORTS if within(i.importer, "broker.protocol") and i.of("broker"))
+    inside = (i for i in imports() if within(i.importer, "broker.protocol") and i.of("broker"))
     assert not complaints(i for i in inside if not i.of("broker.protocol"))
 
 
@@ -144,14 +152,14 @@ def room_row(module: str) -> int:
 
 
 def test_gateway_rooms_import_downwards() -> None:
-    inside = (i for i in IMPORTS if within(i.importer, "gateway") and i.of("gateway") and not i.for_types_only)
+    inside = (i for i in imports() if within(i.importer, "gateway") and i.of("gateway") and not i.for_types_only)
     named = (i for i in inside if "gateway" not in (i.importer, i.imported))
     assert not complaints(i for i in named if room_row(i.imported) > room_row(i.importer))
 
 
 def test_no_module_imports_itself_through_others() -> None:
     graph: dict[str, set[str]] = {name: set() for name in MODULES}
-    for found in IMPORTS:
+    for found in imports():
         if found.imported in MODULES and not found.inside_function and not found.for_types_only:
             graph[found.importer].add(found.imported)
     done: set[str] = set()
@@ -169,7 +177,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 @pytest.mark.parametrize("library", ["typer", "rich"])
 def test_only_the_terminal_rooms_know_the_terminal(library: str) -> None:
-    assert not complaints(i for i in IMPORTS if i.of(library) and not within(i.importer, "gateway.cli"))
+    assert not complaints(i for i in imports() if i.of(library) and not within(i.importer, "gateway.cli"))
 
 
 def test_certificates_are_made_in_one_module_that_commands_load_when_run() -> None:
@@ -181,7 +189,7 @@ def test_certificates_are_made_in_one_module_that_commands_load_when_run() -> No
 
 def test_only_the_doors_know_http() -> None:
     doors = ("gateway.api", "gateway.app", "gateway.auth", "gateway.errors")
-    assert not complaints(i for i in IMPORTS if i.of("fastapi", "starlette") and not within(i.importer, *doors))
+    assert not complaints(i for i in imports() if i.of("fastapi", "starlette") and not within(i.importer, *doors))
 
 
 def test_one_module_writes_delivery_states() -> None:
@@ -192,7 +200,7 @@ def test_one_module_writes_delivery_states() -> None:
     def says(pattern: re.Pattern[str]) -> set[str]:
         texts = (
             (name, node.value)
-            for name, tree in TREES.items()
+            for name, tree in trees().items()
             for node in ast.walk(tree)
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         )
@@ -208,7 +216,7 @@ def test_modules_are_readable_in_one_sitting() -> None:
 
 
 def test_every_module_begins_with_its_essay() -> None:
-    assert not [name for name, tree in TREES.items() if tree.body and not ast.get_docstring(tree)]
+    assert not [name for name, tree in trees().items() if tree.body and not ast.get_docstring(tree)]
 
 
 def test_every_directory_of_tests_is_a_package() -> None:

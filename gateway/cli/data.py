@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway import backup as archive
 from gateway.cli.options import AsJson, DataDir, found_data_dir
 from gateway.cli.terminal import PROGRAM, fail, note, print_json, print_table
 
@@ -19,6 +18,8 @@ def backup(
     as_json: AsJson = False,
 ) -> None:
     """Back up everything, also while the server runs, and prove that the copy is sound."""
+    from gateway import backup as archive
+
     try:
         manifest = archive.create(found_data_dir(data_dir), file, overwrite=force)
     except (archive.BackupError, OSError) as error:
@@ -35,6 +36,8 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Fill a data directory from a backup, after checking its proof."""
+    from gateway import backup as archive
+
     try:
         if check:
             print_manifest(archive.check(file).as_dict(), as_json)

@@ -2,6 +2,8 @@
 
 On a terminal it draws; into a pipe it prints plain lines without colour, boxes or cursor movement. What a script would
 read goes to standard output; what a person should know besides goes to standard error.
+
+rich is loaded where something is drawn: most commands draw nothing, and `serve` least of all.
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
 
 PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
 """How the person started us, so that what a message says to type works as pasted. run.py sets it."""
@@ -34,6 +36,8 @@ class Failure(Exception):
 
 def console() -> Console:
     """Standard output as it is now (tests and pipes replace it). Looks up no markup in what others wrote."""
+    from rich.console import Console
+
     return Console(markup=False, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
@@ -61,6 +65,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
     if not cells:
         note(empty)
     elif aligned or is_terminal():
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(*columns, header_style="bold", box=None, pad_edge=False)
         for row in cells:
             table.add_row(*(Text(cell) for cell in row))
@@ -96,6 +103,8 @@ def printable(text: str) -> str:
 
 def draw_notification(heading: str, message: Mapping[str, Any]) -> None:
     """A push as a person sees it: a card on a terminal, the same lines without the frame elsewhere."""
+    from rich.text import Text
+
     found = message.get("notification")
     notification: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     lines: list[Text] = []
@@ -114,6 +123,9 @@ def draw_notification(heading: str, message: Mapping[str, Any]) -> None:
             buttons.append("  ")
         lines.append(buttons)
     if is_terminal():
+        from rich.console import Group
+        from rich.panel import Panel
+
         content: RenderableType = Group(*lines)
         style = BORDERS.get(str(message.get("priority")), "cyan")
         panel = Panel(content, title=Text(printable(heading)), title_align="left", border_style=style, width=60)

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import socket
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.conftest import Name, StartServer, Wire
-from tests.end_to_end.harness import Api, Server, StartFailed, expect_problem, fleetpush, wait_for
+from tests.end_to_end.harness import Api, Server, expect_problem, fleetpush, wait_for
 from tests.end_to_end.wire_device import V4, V5, WireDevice
 
 VERSIONS = pytest.mark.parametrize("version", [V4, V5], ids=["3.1.1", "5.0"])
@@ -374,47 +373,7 @@ def test_what_was_accepted_survives_a_kill_on_a_full_disk(
     assert client.push_ids() == accepted
 
 
-# Starting
-
-
-def refused_start(server: Server) -> str:
-    """Start a server that cannot; what it said, checked to be a sentence or two and no traceback."""
-    with pytest.raises(StartFailed) as failure:
-        server.start()
-    assert failure.value.exit_code in (1, 2), failure.value
-    said = server.errors.strip()
-    assert said, "a refusal is said on stderr"
-    assert "Traceback" not in said
-    assert len(said.splitlines()) <= 3, said
-    return said
-
-
-def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for attribute in ("mqtt_port", "http_port"):
-            with_taken_port = Server(tmp_path / attribute)
-            setattr(with_taken_port, attribute, port)
-            assert str(port) in refused_start(with_taken_port)
-
-
-def test_a_data_directory_in_use_is_said_in_one_line(server: Server, tmp_path: Path) -> None:
-    second = Server(server.data_dir)
-    second._errors = tmp_path / "stderr"
-    assert str(server.data_dir) in refused_start(second)
-    assert server.api.request("GET", "/readyz").status_code == 200
-
-
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
-    server = Server(tmp_path / "data").start()
-    assert server.stop() == 0
-    changed = 0
-    for path in server.data_dir.glob("*.db"):
-        with contextlib.closing(sqlite3.connect(path)) as database, contextlib.suppress(sqlite3.OperationalError):
-            changed += database.execute("UPDATE alembic_version SET version_num = '9999_future'").rowcount
-            database.commit()
-    assert changed == 1, "the schema's version is one row"
-    assert "newer" in refused_start(server)
+# Starting. What keeps a server with proper options from it: tests/gateway/test_app.py.
 
 
 @pytest.mark.parametrize(
@@ -435,11 +394,3 @@ def test_wrong_options_name_themselves(tmp_path: Path, options: list[str], env: 
     assert word in result.stderr
     assert "Traceback" not in result.stderr
     assert not result.stdout
-
-
-def test_the_clock_may_be_sped_up_on_a_fresh_directory_only(tmp_path: Path) -> None:
-    server = Server(tmp_path / "data").start()
-    assert server.stop() == 0
-    fast = Server(server.data_dir, "--clock-speed", "10")
-    fast._errors = tmp_path / "stderr"
-    assert "clock" in refused_start(fast)

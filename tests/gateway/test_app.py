@@ -94,6 +94,7 @@ def test_what_is_in_use_is_named_with_its_remedy(start: Start, tmp_path: Path) -
     assert str(server.data_dir) in said
     assert str(server.pid) in said
     assert "--data-dir" in said
+    assert server.api.request("GET", "/readyz").status_code == 200
     said = refused(tmp_path / "other", "--http-port", str(server.http_port), "--mqtt-port", "0")
     assert f"port {server.http_port} of 127.0.0.1 is in use" in said
     assert "--http-port" in said

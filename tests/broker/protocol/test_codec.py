@@ -514,7 +514,8 @@ def test_the_round_trip_knows_every_packet(version: int, server: bool) -> None:
     names = {vector.packet.__class__ for vector in VECTORS if (vector.version, vector.from_server) == (version, server)}
     drawn: set[type] = set()
 
-    @settings(max_examples=1_000, derandomize=True, database=None, deadline=None)  # chance must not decide this one
+    # Chance must not decide this one. It takes 70 draws at most, and as many as the round trip below has lists.
+    @settings(max_examples=300, derandomize=True, database=None, deadline=None)
     @given(DIRECTIONS[version, server])
     def collect(packet: Packet) -> None:
         drawn.add(type(packet))

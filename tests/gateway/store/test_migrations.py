@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlmodel import SQLModel, create_engine
 
-from gateway.store import models
+from gateway.store import migrations, models
 from gateway.store.database import prepare
 from gateway.store.migrations import SchemaTooNew
 
@@ -55,6 +56,11 @@ def test_the_migrated_schema_is_that_of_the_models(tmp_path: Path) -> None:
     assert schema(migrated).keys() == schema(wanted).keys()
     migrated.close()
     wanted.close()
+
+
+def test_the_newest_revision_is_the_one_that_starts_compare_with() -> None:
+    script = ScriptDirectory(str(Path(migrations.__file__).parent))
+    assert script.get_heads() == [migrations.HEAD]
 
 
 def test_preparing_twice_changes_nothing(tmp_path: Path) -> None:
