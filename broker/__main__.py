@@ -102,7 +102,9 @@ async def _serve(
         broker.start()
         server = BrokerServer(broker, doors)
         try:
-            listening = [await _listen(server, address) for address in addresses]
+            given_by = ["--port"] if options.ws_port is None else ["--port", "--ws-port"]
+            given_by += ["--listen"] * len(options.listen)
+            listening = [await _listen(server, *each) for each in zip(addresses, given_by, strict=True)]
             if store is None:
                 notice = "without --data-dir sessions and retained messages end with this process"
                 print(f"broker: {notice}", file=sys.stderr)
@@ -168,6 +170,8 @@ def _checked(options: argparse.Namespace, addresses: Sequence[ListenAddress]) ->
 
 
 def _doors(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> Doors:
+    if options.ws_origin and not any(address.is_websocket for address in addresses):
+        raise CannotStart("--ws-origin is for pages that come over WebSocket; give --ws-port as well")
     try:
         proxies = TrustedProxies(options.trusted_proxy)
     except ValueError as error:
@@ -189,7 +193,7 @@ def _doors(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> D
         doors = Doors(tls, proxies, frozenset(options.ws_origin))
         doors.websocket_rules()
     except ValueError as error:
-        raise CannotStart(f"--ws-origin: {error}") from None
+        raise CannotStart(f"{error}; correct --ws-origin") from None
     return doors
 
 
@@ -222,18 +226,18 @@ def _open_store(data_dir: Path | None, loop: asyncio.AbstractEventLoop) -> Sqlit
         raise CannotStart(f"{data_dir}: {reason}; mend it, or choose another with --data-dir") from None
 
 
-async def _listen(server: BrokerServer, address: ListenAddress) -> ListenAddress:
+async def _listen(server: BrokerServer, address: ListenAddress, option: str) -> ListenAddress:
+    """`option` is where the address comes from."""
     try:
         return await server.listen(address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise CannotStart(
-                f"{address.place} is in use; choose another with --port or --listen (port 0 is a free one)"
-            ) from None
+            other = f", or {option} 0 for a free one" if option != "--listen" else ""
+            raise CannotStart(f"{address.place} is in use; choose another with {option}{other}") from None
         # The loop's own text repeats the address; the resolver's errors have negative numbers and a good text.
         reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
-        raise CannotStart(f"cannot listen on {address}: {reason}; choose another with --bind, --port or --listen"
-                          ) from None  # fmt: skip
+        other = "another" if option == "--listen" else "others with --bind and"
+        raise CannotStart(f"cannot listen on {address.place}: {reason}; choose {other} {option}") from None
 
 
 # -- options -----------------------------------------------------------------------------------------------------------

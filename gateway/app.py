@@ -28,17 +28,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from broker.broker import Broker
 from broker.clock import ServerClock
+from broker.network.acceptor import Entrance
 from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
+from broker.network.tls import ServerTls
 from broker.settings import BrokerSettings
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
-from gateway import data_directory
+from gateway import data_directory, doors
 from gateway.api.admission import Admission
 from gateway.api.http import create_api
 from gateway.api.problems import ProblemCount
-from gateway.api.server import BACKLOG, HttpServer
+from gateway.api.server import BACKLOG, MQTT_PATH, HttpServer
 from gateway.api.services import Services
-from gateway.audience.devices import DeviceRegistry
+from gateway.audience.devices import DeviceRegistry, MqttAddress
 from gateway.audience.time_zones import time_zones
 from gateway.auth import SCOPES, DeviceAuthenticator, KeyRing, new_key, secret_hash
 from gateway.delivery.acceptance import Acceptance, Limits
@@ -84,7 +86,7 @@ def run(settings: Settings) -> int:
             runner.run(_serve(settings))
     except data_directory.DirectoryInUse as holder:
         return _refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
-    except CannotStart as refusal:
+    except (CannotStart, doors.BadDoor) as refusal:
         return _refuse(str(refusal))
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
@@ -104,6 +106,9 @@ async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    at_the_doors = doors.open_doors(settings)
+    wanted = doors.addresses(settings, at_the_doors)
+    tls = at_the_doors.tls
     raise_open_files_limit()
     time_zones()
     async with AsyncExitStack() as ending:
@@ -114,25 +119,42 @@ async def _serve(settings: Settings) -> None:
         rooms = Rooms(settings, stored)
         ending.push_async_callback(rooms.settle)
         await rooms.mailbox.recover()
-        mqtt = BrokerServer(rooms.broker)
+        rooms.certificate_ends = doors.certificate_ends(tls)
+        mqtt = BrokerServer(rooms.broker, at_the_doors)
         ending.push_async_callback(mqtt.stop)
-        mqtt_host, mqtt_port = await _open_mqtt(mqtt, host, settings.mqtt_port)
-        rooms.mqtt_address = settings.public_host or mqtt_host, mqtt_port
+        listening = [await _open_mqtt(mqtt, address, main=address is wanted[0]) for address in wanted]
+        http_host, http_port = listener.getsockname()[:2]
+        web_host = _bracketed(settings.public_host) if settings.public_host else _reachable(http_host)
+        rooms.mqtt_address = MqttAddress(
+            host=settings.public_host or listening[0].host,
+            port=listening[0].port,
+            tls=tls is not None,
+            websocket=f"{'ws' if tls is None else 'wss'}://{web_host}:{http_port}{MQTT_PATH}",
+        )
 
-        http = HttpServer(create_api(rooms.services(stop.is_set)))
-        await http.start(listener)
+        http = HttpServer(create_api(rooms.services(stop.is_set)), mqtt.websocket, settings.trusted_proxies)
+        if tls is None:
+            await http.start(listener)
+        else:
+            await http.start(None)
+            entrance = mqtt.accept(listener, Entrance(tls), lambda _: http.protocol())
+            loop.add_signal_handler(signal.SIGHUP, _reload, rooms, tls)
         ending.push_async_callback(http.stop)
+        if tls is not None:
+            ending.callback(entrance.close)
         for work in (rooms.sweep(), rooms.retire(), rooms.metrics.keep_counting()):
             task = loop.create_task(work)
             ending.push_async_callback(_cancel, task)
 
-        http_host, http_port = listener.getsockname()[:2]
         facts = {
-            "url": f"http://{_reachable(http_host)}:{http_port}",
+            "url": f"{'http' if tls is None else 'https'}://{_reachable(http_host)}:{http_port}",
             "pid": os.getpid(),
             "http_port": http_port,
-            "mqtt_port": mqtt_port,
+            "mqtt_port": listening[0].port,
+            "listeners": [str(address) for address in listening],
         }
+        if tls is not None:
+            facts["certificate"] = str(tls.files.certificate.absolute())
         ending.enter_context(data_directory.announced(settings.data_dir, facts))
         if admin_key is not None:
             print(
@@ -140,8 +162,10 @@ async def _serve(settings: Settings) -> None:
                 file=sys.stderr,
             )
         settle_collector()
-        print(f"fleetpush ready http={_bracketed(http_host)}:{http_port} mqtt={_bracketed(mqtt_host)}:{mqtt_port}",
-              flush=True)  # fmt: skip
+        further = [f"{address.scheme}={address.place}" for address in listening[1:]]
+        print(
+            f"fleetpush ready http={_bracketed(http_host)}:{http_port} mqtt={listening[0].place}", *further, flush=True
+        )
         stopping = loop.create_task(stop.wait())
         await asyncio.wait([stopping, http.ended], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -149,6 +173,12 @@ async def _serve(settings: Settings) -> None:
             http.ended.result()
             raise RuntimeError("the HTTP server ended by itself")
         log.info("ending: answering what was asked, saying goodbye to the devices")
+
+
+def _reload(rooms: Rooms, tls: ServerTls) -> None:
+    """SIGHUP."""
+    doors.reload(tls)
+    rooms.certificate_ends = doors.certificate_ends(tls)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
@@ -240,7 +270,8 @@ class Rooms:
     def __init__(self, settings: Settings, stored: Stored) -> None:
         database, clock = stored.database, stored.milliseconds
         loop = asyncio.get_running_loop()
-        self.mqtt_address = ("", 0)
+        self.mqtt_address: MqttAddress
+        """Once it is known."""
         self.certificate_ends: Mapping[str, float] = {}
         """See `metrics.Sources.certificates`."""
         self._settings = settings
@@ -366,12 +397,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _open_mqtt(server: BrokerServer, host: str, port: int) -> tuple[str, int]:
+async def _open_mqtt(server: BrokerServer, address: ListenAddress, *, main: bool) -> ListenAddress:
     try:
-        address = await server.listen(ListenAddress("mqtt", host, port))
+        return await server.listen(address)
     except OSError as error:
-        raise _no_port("mqtt", host, port, error) from None
-    return address.host, address.port
+        if main:
+            raise _no_port("mqtt", address.host, address.port, error) from None
+        reason = os.strerror(error.errno) if error.errno else error
+        raise CannotStart(f"cannot listen on {address}: {reason}; choose another with --listen") from None
 
 
 def _no_port(name: str, host: str, port: int, error: OSError) -> CannotStart:

@@ -188,6 +188,8 @@ class DeviceIdentity(NamedTuple):
     app_id: str
     device_id: str
     client_id: str
+    peer: str = ""
+    """Where it connects from, HOST:PORT; as its proxy says, if that is trusted."""
 
 
 class DevicePermissions:
@@ -241,7 +243,11 @@ class _Claim(NamedTuple):
     main: str
     """The user name, and client identifier of the main connection."""
     client_id: str
-    digest: str
+    digest: str | None
+    """Of the token; None: its certificate has to do."""
+    generation: str | None
+    """From its certificate; None if that does not say (a company's own), or there is none."""
+    peer: str
     answer: Callable[[Accepted | Refused], None]
 
 
@@ -260,9 +266,8 @@ class DeviceAuthenticator:
 
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
         claim = _claim(credentials, answer)
-        if claim is None:
-            self.failures += 1
-            answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD))
+        if isinstance(claim, str):
+            answer(self._refused(claim))
             return
         self._pending.append(claim)
         if not self._under_way:
@@ -312,33 +317,56 @@ class DeviceAuthenticator:
             self._look_up()
 
     def _judge(self, claim: _Claim, found: _Found | None) -> Accepted | Refused:
+        stored = found[2] if found is not None else _NOBODY
         # An unknown device is compared as well: how long an answer takes must not tell which ids exist.
-        matches = hmac.compare_digest(found[2] if found is not None else _NOBODY, claim.digest)
+        matches = claim.digest is None or hmac.compare_digest(stored, claim.digest)
         if found is None or not matches:
-            self.failures += 1
-            return Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
-        app_id, device_id, main, actual, _, _ = claim
-        side = actual != main
-        if side and not _is_side(main, actual):
+            return self._refused("its token is wrong" if found is not None else "no such device is enrolled")
+        if claim.generation is not None and not hmac.compare_digest(
+            credential_generation(bytes.fromhex(stored)), claim.generation
+        ):
+            return self._refused("its certificate belongs to an earlier token of this device")
+        side = claim.client_id != claim.main
+        if side and not _is_side(claim.main, claim.client_id):
             return Refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
-        identity = DeviceIdentity(found[0], found[1], app_id, device_id, main)
-        return Accepted(main, DevicePermissions(identity, side, self._on_denied), identity, not side)
+        identity = DeviceIdentity(found[0], found[1], claim.app_id, claim.device_id, claim.main, claim.peer)
+        return Accepted(claim.main, DevicePermissions(identity, side, self._on_denied), identity, not side)
+
+    def _refused(self, why: str) -> Refused:
+        self.failures += 1
+        return Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD, why)
 
 
-def _claim(credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> _Claim | None:
-    """The credentials as a device of an app; None when they cannot be one."""
-    username, password = credentials.username, credentials.password
-    if username is None or password is None:
-        return None
+def _claim(credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> _Claim | str:
+    """The credentials as a device of an app; in words why they cannot be one.
+
+    A certificate that was verified is enough, and has to be of the device that it comes with.
+    """
+    username, password, certificate = credentials.username, credentials.password, credentials.certificate
+    if username is None and certificate is not None:
+        username = certificate.common_name
+    if username is None or (password is None and certificate is None):
+        return "it has neither a token nor a certificate"
+    if certificate is not None and certificate.common_name != username:
+        return f"its certificate is of {certificate.common_name!r:.80}"
     named = USER_NAME.fullmatch(username)
     if named is None:
-        return None
+        return "that is no name of a device"
     app_id, device_id = named.groups()
     if app_id is None:
         app_id = DEFAULT_APP
     elif app_id == DEFAULT_APP:
-        return None  # its devices go without a prefix
-    return _Claim(app_id, device_id, username, credentials.client_id, secret_hash(password).hex(), answer)
+        return "devices of the app default go without its name"
+    return _Claim(
+        app_id,
+        device_id,
+        username,
+        credentials.client_id,
+        secret_hash(password).hex() if password is not None else None,
+        certificate.serial_number if certificate is not None else None,
+        credentials.peer,
+        answer,
+    )
 
 
 def _is_side(main: str, actual: str) -> bool:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -23,6 +25,15 @@ from pydantic_settings import (
 CONFIG_FILE = Path("fleetpush.toml")
 MAX_PAYLOAD = 262_144
 """The most that `max_payload` may be: a quarter of the broker's largest packet."""
+
+
+def _listed(value: object) -> object:
+    """In a variable, several are separated by commas."""
+    return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
+
+
+Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+"""A flag that may be repeated, a list in the file."""
 
 
 class BadSettings(Exception):
@@ -40,8 +51,23 @@ class Settings(BaseSettings):
     """0: any free one."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     """0: any free one."""
+    listen: Listed = ()
+    """Further places where devices connect: `mqtt://`, `mqtts://`, `ws://`, `wss://HOST:PORT`, `unix:/path`
+    (`broker.network.listen_address`)."""
     insecure: bool = False
     """Listen on another address than loopback without TLS."""
+    tls_cert: Path | None = None
+    """PEM, with its chain; unset: `tls/server.pem` of the data directory, if it is there."""
+    tls_key: Path | None = None
+    """PEM; unset: `tls/server.key` of the data directory."""
+    tls_ca: Path | None = None
+    """PEM: who vouches for devices' certificates; unset: `tls/ca.pem` of the data directory, if it is there."""
+    client_certificates: Literal["none", "optional", "required"] = "optional"
+    """Whether a device may show a certificate instead of a token, or has to."""
+    ws_origins: Listed = ()
+    """Whose pages may open a WebSocket besides our own: `https://kiosk.example`, or `*`."""
+    trusted_proxies: Listed = ()
+    """Addresses and networks whose X-Forwarded-For and PROXY headers are believed."""
     public_host: str | None = None
     """What enrolled devices are told to connect to; unset: `bind`."""
     max_payload: Annotated[int, Field(ge=256, le=MAX_PAYLOAD)] = 4_096
@@ -82,11 +108,6 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe(self) -> Self:
-        if not self.loopback and not self.insecure:
-            raise ValueError(
-                f"bind {self.bind}: this version has no TLS of its own, so every token would cross the network in the "
-                "clear; put a TLS proxy in front and bind 127.0.0.1, or say --insecure"
-            )
         if self.clock_speed != 1 and not self.loopback:
             raise ValueError("clock_speed: a faster clock is for simulations, on loopback only")
         return self

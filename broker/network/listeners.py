@@ -219,7 +219,9 @@ def _bound(address: ListenAddress) -> socket.socket:
     """Listening, non-blocking; `::` is every address, IPv4's too. Raises OSError."""
     if address.scheme == "unix":
         return _bound_file(address)
-    listener = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    # The protocol by name: by it asyncio knows that TCP_NODELAY is to be set.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address.host, address.port))

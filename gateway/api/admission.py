@@ -6,12 +6,15 @@ holds one second's worth: it keeps one runaway sender from taking the whole loop
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from fastapi import Request
 
 from gateway.auth import KeyRing, Principal
-from gateway.errors import RateLimited
+from gateway.errors import Problem, RateLimited
+
+log = logging.getLogger(__name__)
 
 MAX_BUCKETS = 10_000
 """Buckets in memory; over it all are forgotten, which is generous for a second."""
@@ -31,7 +34,11 @@ class Admission:
 
     async def admit(self, request: Request, scope: str, or_scope: str | None = None) -> Principal:
         """The holder of the request's key, which has one of the scopes. Raises Problem 401, 403, 429."""
-        principal = await self._keys.authenticate(request.headers.get("authorization"))
+        try:
+            principal = await self._keys.authenticate(request.headers.get("authorization"))
+        except Problem as refusal:
+            log.info("%s: %s", request.client.host if request.client is not None else "unknown", refusal.detail)
+            raise
         if or_scope is None or or_scope not in principal.scopes:
             principal.require(scope)
         now = self._clock()

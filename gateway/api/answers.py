@@ -64,6 +64,8 @@ class MqttAccess(_Answer):
 
     host: str
     port: int
+    tls: bool
+    websocket: str = Field(description="The same over WebSocket, for browsers: a whole URL.")
     client_id: str
     username: str
     password: str
@@ -95,6 +97,7 @@ class Device(_Answer):
     created_at: str
     updated_at: str
     online: bool
+    address: str | None = Field(description="HOST:PORT it is connected from; null while offline.")
     connected_at: str | None = Field(description="Start of the last connection, which lasts if `online`.")
     last_seen: str | None
     last_error: str | None

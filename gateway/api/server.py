@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -28,6 +28,10 @@ KEEP_ALIVE_SECONDS = 75
 DRAIN_SECONDS = 10
 """For requests that are being answered when the server ends."""
 BACKLOG = 4_096
+
+
+MQTT_PATH = "/mqtt"
+"""Where this port speaks MQTT over WebSocket."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -64,6 +68,17 @@ class HttpProtocol(HttpToolsProtocol):
         self._head = 0
         super().on_message_complete()
 
+    def _should_upgrade_to_ws(self) -> bool:
+        """Elsewhere an upgrade is a request like any other: nothing is there."""
+        return self.url.partition(b"?")[0] == MQTT_PATH.encode()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """It would advise to install a library."""
+
+    def handle_websocket_upgrade(self) -> None:
+        self._be_patient()
+        super().handle_websocket_upgrade()
+
     def send_400_response(self, msg: str) -> None:
         content = json.dumps(problem("malformed_request", msg).document()).encode()
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
@@ -74,17 +89,22 @@ class HttpProtocol(HttpToolsProtocol):
 class HttpServer(uvicorn.Server):
     """`await start(..)`, then `await stop()`. `ended` is done when it stops, whatever the reason."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(
+        self, app: FastAPI, websocket: Callable[[], asyncio.Protocol], trusted_proxies: Sequence[str] = ()
+    ) -> None:
+        """`websocket` makes the protocol that takes an open connection over: it gets the head of the request first.
+        X-Forwarded-For and X-Forwarded-Proto are believed from `trusted_proxies`, addresses and networks."""
         super().__init__(
             uvicorn.Config(
                 app,
                 http=HttpProtocol,
-                ws="none",
+                ws=lambda **_: websocket(),  # type: ignore[arg-type]  # what it calls it with we do not need
                 lifespan="off",
                 log_config=None,
                 access_log=False,  # a line per request costs more than the request, and paths may hold anything
                 server_header=False,
-                proxy_headers=False,  # nothing here asks who the client is
+                proxy_headers=bool(trusted_proxies),
+                forwarded_allow_ips=list(trusted_proxies),
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
@@ -93,14 +113,20 @@ class HttpServer(uvicorn.Server):
         self.ended: asyncio.Task[None]
         self._listening = asyncio.Event()
 
-    async def start(self, listener: socket.socket) -> None:
-        """Serve on a bound socket; returns when requests are answered."""
-        self.ended = asyncio.get_running_loop().create_task(self.serve(sockets=[listener]))
+    async def start(self, listener: socket.socket | None) -> None:
+        """Serve on a bound socket, or on connections that somebody else accepts for `protocol`; returns when requests
+        are answered."""
+        sockets = [] if listener is None else [listener]
+        self.ended = asyncio.get_running_loop().create_task(self.serve(sockets=sockets))
         listening = asyncio.ensure_future(self._listening.wait())
         await asyncio.wait([listening, self.ended], return_when=asyncio.FIRST_COMPLETED)
         if self.ended.done():
             listening.cancel()
             self.ended.result()
+
+    def protocol(self) -> asyncio.Protocol:
+        """Of one more connection; from `start` on."""
+        return HttpProtocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def stop(self) -> None:
         """Take no more connections, answer what was asked, close."""

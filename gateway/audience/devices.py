@@ -11,7 +11,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -85,8 +85,18 @@ def attributes_text(value: dict[str, Any]) -> str:
     return text
 
 
+class MqttAddress(NamedTuple):
+    """What an enrolled device is told."""
+
+    host: str
+    port: int
+    tls: bool
+    websocket: str
+    """The whole URL, for browsers."""
+
+
 class DeviceRegistry:
-    """`mqtt_address` answers host and port for enrolled devices, once the broker listens."""
+    """`mqtt_address` answers where enrolled devices connect (`MqttAddress`), once the broker listens."""
 
     def __init__(
         self,
@@ -94,7 +104,7 @@ class DeviceRegistry:
         mailbox: Mailbox,
         facts: DeviceFacts,
         clock: Callable[[], int],
-        mqtt_address: Callable[[], tuple[str, int]],
+        mqtt_address: Callable[[], MqttAddress],
     ) -> None:
         self._database = database
         self._mailbox = mailbox
@@ -126,14 +136,16 @@ class DeviceRegistry:
         ]
 
     def _credential(self, app_id: str, device_id: str, token: str) -> dict[str, Any]:
-        host, port = self._mqtt_address()
+        where = self._mqtt_address()
         name = client_id(app_id, device_id)
         return {
             "device_id": device_id,
             "token": token,
             "mqtt": {
-                "host": host,
-                "port": port,
+                "host": where.host,
+                "port": where.port,
+                "tls": where.tls,
+                "websocket": where.websocket,
                 "client_id": name,
                 "username": name,
                 "password": token,
@@ -208,6 +220,7 @@ class DeviceRegistry:
         device_no = device.pop("no")
         presence = self._mailbox.presence(device_no)
         device["online"] = presence.online
+        device["address"] = presence.address
         device["connected_at"] = rfc3339_or_none(presence.connected_at if presence.online else device["connected_at"])
         device["last_seen"] = rfc3339_or_none(self._clock() if presence.online else device["last_seen"])
         error = self._facts.last_error(device_no)

@@ -20,7 +20,7 @@ from gateway.cli.data import backup, restore
 from gateway.cli.devices import devices
 from gateway.cli.doctor import doctor
 from gateway.cli.keys import keys
-from gateway.cli.listen import listen
+from gateway.cli.listen import listen as listen_command
 from gateway.cli.options import load_settings
 from gateway.cli.pushes import push, watch
 from gateway.cli.terminal import PROGRAM, Failure, note
@@ -44,8 +44,23 @@ def serve(
     bind: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1")] = None,
     mqtt_port: Annotated[int | None, typer.Option(help="0: any free one. Default: 1883")] = None,
     http_port: Annotated[int | None, typer.Option(help="0: any free one. Default: 8080")] = None,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(help="One more: mqtt(s)://, ws(s)://HOST:PORT, unix:/path; repeatable"),
+    ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Another address than loopback, unencrypted")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM). Default: DATA_DIR/tls/server.pem")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM). Default: DATA_DIR/tls/server.key")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="Who vouches for devices. Default: DATA_DIR/tls/ca.pem")] = None,
+    client_certificates: Annotated[str | None, typer.Option(help="none, optional (default) or required")] = None,
+    ws_origins: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose pages may connect, as https://kiosk.example; repeatable"),
+    ] = None,
+    trusted_proxies: Annotated[
+        list[str] | None, typer.Option(help="Address or network whose word on clients counts; repeatable")
     ] = None,
     public_host: Annotated[str | None, typer.Option(help="What enrolled devices are told to connect to")] = None,
     max_payload: Annotated[int | None, typer.Option(help="Bytes of a push on the wire. Default: 4096")] = None,
@@ -65,7 +80,7 @@ def serve(
     config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./fleetpush.toml if there")] = None,
 ) -> None:
     """Run broker and gateway in this process until SIGTERM or Ctrl-C. README.md explains every setting."""
-    given = {name: value for name, value in locals().items() if name != "config" and value is not None}
+    given = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
     settings = load_settings(config, **given)
     # What is imported stays, and it is much: a collector that looks through it time and again while it grows takes a
     # sixth of the start.
@@ -98,7 +113,7 @@ app.add_typer(devices, name="devices")
 app.command()(push)
 app.command()(watch)
 app.add_typer(keys, name="keys")
-app.command()(listen)
+app.command("listen")(listen_command)
 app.add_typer(tls, name="tls")
 app.command()(doctor)
 app.command()(backup)

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway.cli.options import DataDir, ServerUrl, client_of
-from gateway.cli.server_client import Refused, ServerClient, segment
+from gateway.cli.server_client import Refused, ServerClient, segment, tls_context
 from gateway.cli.terminal import PROGRAM, Failure, action_choices, draw_notification, fail, is_terminal, note, printable
 from gateway.data_directory import write_private
 
@@ -53,6 +53,9 @@ def listen(
 
     with client_of(server, data_dir) as client:
         credential, folder = load_or_enrol(client, device_id, rotate=rotate)
+        # On the server's own machine what it does now counts, whatever it did when the device was enrolled.
+        secure = client.tls is not None if client.found_in is not None else credential.tls
+        trust = client.tls or tls_context(None)
     screen = Screen(device_id, as_json=as_json, count=count, answer=answer)
     device = Device(
         credential.device_id,
@@ -64,6 +67,7 @@ def listen(
         on_push=screen.show,
         on_state=screen.state,
         mqtt5=mqtt5,
+        tls=trust if secure else None,
         backoff=Backoff(base=0.5, cap=15.0),
     )
     screen.device = device
@@ -91,6 +95,10 @@ class Credential:
     @property
     def port(self) -> int:
         return int(self.mqtt["port"])
+
+    @property
+    def tls(self) -> bool:
+        return bool(self.mqtt.get("tls"))
 
     @property
     def app(self) -> str:

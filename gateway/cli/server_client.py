@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import ssl
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,21 +36,30 @@ class Refused(Failure):
 
 
 class ServerClient:
-    def __init__(self, url: str, key: str, *, found_in: Path | None = None) -> None:
-        """`found_in` is the data directory the address came from, for messages and for `listen`'s token."""
+    def __init__(self, url: str, key: str, *, found_in: Path | None = None, certificate: Path | None = None) -> None:
+        """`found_in` is the data directory the address came from, for messages and for `listen`'s token; `certificate`
+        the one that the server there shows. Raises Failure when a certificate cannot be used."""
         self.url = url
         self.found_in = found_in
+        self.tls = tls_context(certificate) if urlsplit(url).scheme == "https" else None
+        """What to trust; for MQTT as well. None without TLS."""
         self._client = httpx2.Client(
-            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=TIMEOUT, trust_env=False
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=TIMEOUT,
+            trust_env=False,
+            verify=True if self.tls is None else self.tls,
         )
 
     @classmethod
     def find(cls, url: str | None, data_dir: Path) -> Self:
-        found_in = None
+        found_in = certificate = None
         if url is None:
             try:
-                url = str(json.loads((data_dir / SERVER_FILE).read_text())["url"])
+                facts = json.loads((data_dir / SERVER_FILE).read_text())
+                url = str(facts["url"])
                 found_in = data_dir
+                certificate = Path(facts["certificate"]) if "certificate" in facts else None
             except (OSError, ValueError, KeyError, TypeError):
                 raise Failure(
                     f"no server found: there is no {data_dir / SERVER_FILE}. Start one with `{PROGRAM} serve`, give "
@@ -68,7 +78,7 @@ class ServerClient:
                     f"({error.strerror})."
                 ) from None
         try:
-            return cls(url, key, found_in=found_in)
+            return cls(url, key, found_in=found_in, certificate=certificate)
         except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
             raise Failure(f"address or key cannot be used: {type(error).__name__}") from None
 
@@ -121,6 +131,20 @@ class ServerClient:
             cursor = page["next_cursor"]
             if cursor is None:
                 return
+
+
+def tls_context(certificate: Path | None) -> ssl.SSLContext:
+    """For a server whose certificate is known, exactly that one, whatever name it is dialled by; else the authorities
+    of FLEETPUSH_CA, or the system's. Raises Failure."""
+    authority = os.environ.get("FLEETPUSH_CA") if certificate is None else str(certificate)
+    try:
+        context = ssl.create_default_context(cafile=authority)
+    except (OSError, ssl.SSLError) as error:
+        raise Failure(f"{authority}: {error.strerror or error}; FLEETPUSH_CA names a PEM file", 2) from None
+    if certificate is not None:
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def is_loopback(url: str) -> bool:

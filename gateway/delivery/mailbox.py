@@ -46,6 +46,8 @@ class Presence:
     online: bool
     connected_at: int | None
     """Milliseconds; None while offline."""
+    address: str | None
+    """HOST:PORT; None while offline."""
 
 
 class Mailbox:
@@ -370,7 +372,9 @@ class Mailbox:
 
     def presence(self, device_no: int) -> Presence:
         slot = self._by_device.get(device_no)
-        return Presence(slot is not None, slot.connected_at if slot is not None else None)
+        if slot is None:
+            return Presence(False, None, None)
+        return Presence(True, slot.connected_at, self._identities[slot.client_id].peer)
 
     def online_devices(self, app_no: int) -> list[int]:
         return [slot.device_no for slot in self._slots.values() if slot.app_no == app_no]

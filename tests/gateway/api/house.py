@@ -12,6 +12,7 @@ import httpx2
 from broker.sqlite_store import SqliteStore
 from gateway.api.http import create_api
 from gateway.app import Rooms, Stored, first_start
+from gateway.audience.devices import MqttAddress
 from gateway.settings import Settings
 from gateway.store.database import Database
 
@@ -53,7 +54,7 @@ class House:
         path = await first_start(folder, stored)
         assert path is not None, "a fresh folder"
         rooms = Rooms(Settings(data_dir=folder, **settings), stored)
-        rooms.mqtt_address = ("push.example", 1883)
+        rooms.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
         house = cls(rooms, database, clock, ending)
         house.key = path.read_text().strip()
         house.http = house.client(house.key)

@@ -48,7 +48,7 @@ async def running() -> AsyncIterator[Running]:
         return "answered"
 
     listener = socket.create_server(("127.0.0.1", 0))
-    http = HttpServer(app)
+    http = HttpServer(app, asyncio.Protocol)
     await http.start(listener)
     yield Running(http, listener.getsockname()[1], entered, release)
     release.set()

@@ -1,0 +1,117 @@
+"""Where the server listens and what stands at its doors: addresses, certificates, trusted proxies, origins.
+
+Laws
+1. With a certificate, named or found in the data directory, both main ports speak TLS; without one they do not.
+2. Tokens do not cross a network in the clear by accident: an address that others reach speaks TLS, or somebody has said
+   `insecure`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from broker.network.listen_address import BadAddress, ListenAddress, parse_address
+from broker.network.listeners import Doors
+from broker.network.proxies import TrustedProxies
+from broker.network.tls import ServerTls, TlsError, TlsFiles
+from gateway.data_directory import CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
+from gateway.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class BadDoor(Exception):
+    """One line: what is wrong with where or how to listen, and the remedy."""
+
+
+def open_doors(settings: Settings) -> Doors:
+    """Raises BadDoor."""
+    try:
+        proxies = TrustedProxies(settings.trusted_proxies)
+    except ValueError as error:
+        raise BadDoor(f"trusted_proxies: {error}") from None
+    try:
+        doors = Doors(_tls(settings), proxies, frozenset(settings.ws_origins))
+        doors.websocket_rules()
+    except ValueError as error:
+        raise BadDoor(f"ws_origins: {error}") from None
+    return doors
+
+
+def addresses(settings: Settings, doors: Doors) -> list[ListenAddress]:
+    """Where devices connect, the main one first; the gateway's own port is the composition root's. Raises BadDoor."""
+    host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
+    found = [ListenAddress("mqtt" if doors.tls is None else "mqtts", host, settings.mqtt_port)]
+    try:
+        found += [parse_address(text) for text in settings.listen]
+    except BadAddress as error:
+        raise BadDoor(f"listen: {error}") from None
+    for address in found:
+        if address.is_tls and doors.tls is None:
+            raise BadDoor(
+                f"listen: {address} needs a certificate: `fleetpush tls init` makes one, --tls-cert and --tls-key name "
+                "another"
+            )
+        if address.proxy and address.scheme != "unix" and not settings.trusted_proxies:
+            raise BadDoor(f"listen: {address} waits for a proxy: say which with --trusted-proxies")
+        if address.crosses_networks and not address.is_tls and not settings.insecure:
+            raise BadDoor(
+                f"{'bind' if address is found[0] else 'listen'}: others can reach {address}, and every token would "
+                "cross the network in the clear: `fleetpush tls init` makes a certificate; or listen on 127.0.0.1 "
+                "behind a TLS proxy, or say --insecure"
+            )
+    return found
+
+
+def _tls(settings: Settings) -> ServerTls | None:
+    directory = settings.data_dir / TLS_DIR
+    certificate, key = settings.tls_cert, settings.tls_key
+    if (certificate is None) is not (key is None):
+        raise BadDoor("tls_cert and tls_key belong together: name both, or neither")
+    if certificate is None or key is None:
+        certificate, key = directory / SERVER_CERTIFICATE, directory / SERVER_KEY
+        if not certificate.exists():
+            if settings.client_certificates == "required":
+                raise BadDoor("client_certificates: they need TLS; `fleetpush tls init` makes the server's certificate")
+            return None
+    authority = settings.tls_ca
+    if authority is None and (directory / CA_CERTIFICATE).exists():
+        authority = directory / CA_CERTIFICATE
+    wanted = settings.client_certificates
+    if authority is None:
+        if wanted == "required":
+            raise BadDoor("client_certificates: who vouches for them? Name the authority with --tls-ca")
+        wanted = "none"
+    try:
+        return ServerTls(TlsFiles(certificate, key, authority, wanted))
+    except TlsError as error:
+        raise BadDoor(str(error)) from None
+
+
+def reload(tls: ServerTls) -> None:
+    """Read the certificates again, for connections that come from now on."""
+    try:
+        tls.reload()
+    except TlsError as error:
+        log.error("the certificates stay as they are: %s", error)
+    else:
+        log.info("certificates read again, for connections that come from now on")
+
+
+def certificate_ends(tls: ServerTls | None) -> Mapping[str, float]:
+    """Until when the certificates are good, Unix time, for metrics; empty without TLS."""
+    if tls is None:
+        return {}
+    from gateway.certificates import CertificateError, certificate_facts
+
+    named: dict[str, Path | None] = {"server": tls.files.certificate, "ca": tls.files.client_authority}
+    ends = {}
+    for name, path in named.items():
+        if path is not None:
+            try:
+                ends[name] = certificate_facts(path).not_after.timestamp()
+            except CertificateError as error:
+                log.warning("%s", error)
+    return ends
