@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from broker.protocol.packets import ReasonCode
@@ -59,7 +59,7 @@ class Refused:
     """`reason_code` is MQTT 5's; CONNACK of 3.1.1 gets the nearest return code."""
 
     reason_code: int
-    why: str = ""
+    why: str = field(default="", compare=False)
     """For the log; the client is not told."""
 
     @property
@@ -133,9 +133,9 @@ class AllowAll:
 
 
 class ByCertificate:
-    """Who has shown a certificate is who its common name says, without a password; all others are `otherwise`'s.
+    """Who has shown a certificate is who its common name says; what CONNECT says of user and password is not looked at.
 
-    A user name that comes beside it has to be the same. Permissions are the same for all.
+    All others are `otherwise`'s. Permissions are the same for all.
     """
 
     def __init__(self, permissions: Permissions, otherwise: Authenticator | None) -> None:
@@ -146,12 +146,10 @@ class ByCertificate:
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
         certificate = credentials.certificate
         if certificate is not None:
-            name = certificate.common_name
-            known = name and credentials.username in (None, name)
-            if known:
-                answer(Accepted(name, self._permissions))
+            if certificate.common_name:
+                answer(Accepted(certificate.common_name, self._permissions))
             else:
-                answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD, f"its certificate is of {name!r}"))
+                answer(Refused(ReasonCode.NOT_AUTHORIZED, "its certificate has no common name"))
         elif self._otherwise is not None:
             self._otherwise.authenticate(credentials, answer)
         else:

@@ -10,13 +10,26 @@ import pytest
 
 from tests.conformance.party import Party
 from tests.conformance.standalone import BrokerProcess
+from tests.conformance.transports import Ways, transports_of
 from tests.wire import V5, VERSIONS, RawClient
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "transport" in metafunc.fixturenames:
+        full = bool(metafunc.config.getoption("--full"))
+        test = f"{metafunc.module.__name__}.{metafunc.function.__name__}"
+        metafunc.parametrize("transport", transports_of(test, full))
+
+
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    with BrokerProcess(tmp_path_factory.mktemp("broker"), websocket=True) as process:
-        yield process
+def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
+    with Ways(tmp_path_factory.mktemp("broker")) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def broker(ways: Ways) -> BrokerProcess:
+    return ways.broker
 
 
 @pytest.fixture
@@ -34,12 +47,12 @@ def version(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def raw(broker: BrokerProcess) -> Iterator[Callable[[], RawClient]]:
-    """Open sockets to the shared broker; closed after the test."""
+def raw(ways: Ways, transport: str) -> Iterator[Callable[[], RawClient]]:
+    """Open connections to the shared broker, each time by the same way; closed after the test."""
     clients: list[RawClient] = []
 
     def open_socket() -> RawClient:
-        clients.append(RawClient(broker.port))
+        clients.append(ways.open(transport))
         return clients[-1]
 
     yield open_socket

@@ -7,22 +7,32 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = re.compile(r"^broker ready mqtt=(\S+):(\d+)(?: ws=(\S+):(\d+))?$")
+READY = re.compile(r"^broker ready mqtt=\S+:\d+( [a-z]+=\S+)*$")
+PORT = re.compile(r"=\S+?:(\d+)(?=\s|$)")
 SECONDS = 30.0
 
 
 class BrokerProcess:
-    def __init__(self, data_dir: Path | None, *options: str, websocket: bool = False) -> None:
-        """Anonymous unless `options` say otherwise. `websocket`: also on `ws_port`."""
+    def __init__(
+        self, data_dir: Path | None, *options: str, websocket: bool = False, listen: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Anonymous unless `options` say otherwise. `websocket`: also on `ws_port`. `listen`: further addresses, their
+        ports in `listening`. `log`: what it says on stderr."""
         self.options = list(options) or ["--allow-anonymous"]
         if data_dir is not None:
             self.options += ["--data-dir", str(data_dir)]
         self.port = 0
         self.ws_port = 0
+        self.listening: list[int] = []
         self._websocket = websocket
+        self._listen = list(listen)
+        self._log = log
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> BrokerProcess:
@@ -37,15 +47,21 @@ class BrokerProcess:
         command = [sys.executable, "-m", "broker", "--port", str(self.port), *self.options]
         if self._websocket:
             command += ["--ws-port", str(self.ws_port)]
-        process = self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        command += [f"--listen={address}" for address in self._listen]
+        with self._log.open("ab") if self._log is not None else nullcontext() as log:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
+        self._process = process
         overdue = threading.Timer(SECONDS, process.kill)
         overdue.start()
         assert process.stdout is not None, "opened as a pipe"
-        ready = READY.match(process.stdout.readline())
+        line = process.stdout.readline().rstrip("\n")
         overdue.cancel()
-        assert ready, f"no ready line; the broker ended with {process.wait()}"
-        self.port = int(ready[2])
-        self.ws_port = int(ready[4] or 0)
+        assert READY.match(line), f"no ready line; the broker ended with {process.wait()}"
+        ports = list(map(int, PORT.findall(line)))
+        self.port = ports.pop(0)
+        if self._websocket:
+            self.ws_port = ports.pop(0)
+        self.listening = ports
         return self
 
     @property

@@ -14,6 +14,7 @@ from tests import wire
 from tests.conformance.foreign import PahoClient
 from tests.conformance.party import Party
 from tests.conformance.standalone import BrokerProcess
+from tests.conformance.transports import TCP, Ways
 from tests.websocket_stream import WebSocketStream
 from tests.wire import SECONDS, RawClient
 
@@ -125,7 +126,7 @@ def test_mqtt_is_what_the_server_selects(broker: BrokerProcess, offered: str) ->
 
 
 def test_the_same_session_over_both_transports(
-    browser: Callable[[], WebSocketClient], raw: Callable[[], RawClient], name: Name, version: int
+    browser: Callable[[], WebSocketClient], ways: Ways, name: Name, version: int
 ) -> None:
     """It is the same connection: a session begun over one is taken over and resumed over the other."""
     client_id, topic = name(), name()
@@ -133,12 +134,11 @@ def test_the_same_session_over_both_transports(
     first.join(client_id, version)
     first.send(wire.subscribe(1, (topic, 1), version=version))
     first.expect(wire.suback(1, 1, version=version))
-    second = raw()
-    second.join(client_id, version, present=True)
-    first.expect_goodbye(0x8E, version)
-    assert first.stream.close_code == 1000
-    second.close()
-    Party(raw, name, version).say(topic, b"while away")
+    with ways.open(TCP) as second:
+        second.join(client_id, version, present=True)
+        first.expect_goodbye(0x8E, version)
+        assert first.stream.close_code == 1000
+    Party(browser, name, version).say(topic, b"while away")
     third = browser()
     third.join(client_id, version, present=True)
     assert third.read().endswith(b"while away")

@@ -56,6 +56,7 @@ def test_the_first_start_makes_a_key_and_says_where(start: Start) -> None:
     facts = json.loads(announced.read_text())
     assert facts == {
         "url": server.url, "pid": server.pid, "http_port": server.http_port, "mqtt_port": server.mqtt_port,
+        "listeners": [f"mqtt://127.0.0.1:{server.mqtt_port}"],
     }  # fmt: skip
     for path in server.data_dir.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path

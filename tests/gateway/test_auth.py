@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.authorization import Accepted, Credentials, Refused
+from broker.authorization import Accepted, ClientCertificate, Credentials, Refused
 from broker.protocol.packets import ReasonCode
 from gateway.auth import (
     DeviceAuthenticator,
@@ -138,6 +138,45 @@ async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(rows: Rows)
         assert refusal.value.code == "unauthorized"
 
 
+async def shown(
+    rows: Rows, certificate: ClientCertificate, client_id: str, username: str | None = None, token: str | None = None
+) -> Accepted | Refused:
+    """What is answered to who has shown a certificate."""
+    authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
+    answered: asyncio.Future[Accepted | Refused] = asyncio.get_running_loop().create_future()
+    password = None if token is None else token.encode()
+    credentials = Credentials(client_id, username, password, 4, "test", certificate)
+    authenticator.authenticate(credentials, answered.set_result)
+    return await asyncio.wait_for(answered, 10)
+
+
+async def test_a_certificate_takes_the_place_of_a_token(rows: Rows) -> None:
+    mine = ClientCertificate("kiosk-1", credential_generation(secret_hash("dev_right")))
+    for username, token in ((None, None), ("kiosk-1", None), ("kiosk-1", "dev_right")):
+        accepted = await shown(rows, mine, "kiosk-1", username, token)
+        assert isinstance(accepted, Accepted)
+        assert (accepted.principal, accepted.persistent) == ("kiosk-1", True)
+    side = await shown(rows, mine, "kiosk-1:r")
+    assert isinstance(side, Accepted)
+    assert not side.persistent
+    assert isinstance(await shown(rows, ClientCertificate("kiosk-1", None), "kiosk-1"), Accepted), "of a company's PKI"
+
+
+async def test_a_certificate_is_of_one_device_and_one_token(rows: Rows) -> None:
+    refused = Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
+    generation = credential_generation(secret_hash("dev_right"))
+    mine = ClientCertificate("kiosk-1", generation)
+    assert await shown(rows, mine, "shop/kiosk-1", "shop/kiosk-1") == refused, "of another device"
+    assert await shown(rows, mine, "shop/kiosk-1", "shop/kiosk-1", "dev_shop") == refused, "even with its token"
+    assert await shown(rows, mine, "kiosk-1", "kiosk-1", "dev_wrong") == refused, "with a wrong token"
+    assert await shown(rows, mine, "kiosk-2") == Refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
+    assert await shown(rows, ClientCertificate("nobody", generation), "nobody") == refused
+    assert await shown(rows, ClientCertificate("", None), "") == refused, "without a name"
+    rows.connection.execute("UPDATE device SET token_hash = ? WHERE id = 'kiosk-1'", (secret_hash("dev_new"),))
+    assert await shown(rows, mine, "kiosk-1") == refused, "of an earlier token"
+    assert await shown(rows, mine, "kiosk-1", "kiosk-1", "dev_new") == refused, "even with the new one"
+
+
 async def connect(rows: Rows, *claims: tuple[str, str | None, str | None]) -> list[Accepted | Refused]:
     authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
     answers: dict[int, Accepted | Refused] = {}
@@ -193,8 +232,8 @@ async def test_a_device_is_let_in_as_itself(rows: Rows) -> None:
     assert main.persistent
     assert not side.persistent
     assert main.principal == side.principal == "kiosk-1"
-    assert main.identity == side.identity == DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1")
-    assert shop.identity == DeviceIdentity(2, 2, "shop", "kiosk-1", "shop/kiosk-1")
+    assert main.identity == side.identity == DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1", "test")
+    assert shop.identity == DeviceIdentity(2, 2, "shop", "kiosk-1", "shop/kiosk-1", "test")
     assert main.permissions.may_subscribe("default/devices/kiosk-1/push")
     assert not side.permissions.may_subscribe("default/devices/kiosk-1/push")
     assert side.permissions.may_publish("default/devices/kiosk-1/receipts", False)

@@ -55,15 +55,20 @@ def test_a_mistake_in_a_variable_or_flag_is_named(monkeypatch: pytest.MonkeyPatc
         Settings.load(http_port=1, mqtt_port=70_000)
 
 
-def test_another_address_than_loopback_needs_a_word(nowhere: Path) -> None:
-    for bind in ("0.0.0.0", "::", "192.0.2.1"):
-        with pytest.raises(BadSettings, match="--insecure"):
-            Settings.load(bind=bind)
-        assert Settings.load(bind=bind, insecure=True).bind == bind
+def test_addresses_are_addresses(nowhere: Path) -> None:
     for bind in ("127.0.0.1", "localhost", "::1", "127.0.0.9"):
         assert Settings.load(bind=bind).loopback
     with pytest.raises(BadSettings, match="--bind"):
         Settings.load(bind="my host")
+
+
+def test_lists_come_from_flags_variables_and_the_file(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load().trusted_proxies == ()
+    Path("fleetpush.toml").write_text('trusted_proxies = ["10.0.0.0/8", "::1"]')
+    assert Settings.load().trusted_proxies == ("10.0.0.0/8", "::1")
+    monkeypatch.setenv("FLEETPUSH_TRUSTED_PROXIES", "192.0.2.1, 192.0.2.2")
+    assert Settings.load().trusted_proxies == ("192.0.2.1", "192.0.2.2")
+    assert Settings.load(trusted_proxies=["192.0.2.3"]).trusted_proxies == ("192.0.2.3",)
 
 
 def test_a_faster_clock_is_for_loopback() -> None:
