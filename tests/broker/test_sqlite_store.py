@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sqlite3
 import subprocess
@@ -423,32 +422,10 @@ def read_packet_ids(path: Path) -> list[int]:
 # -- kill -9 -----------------------------------------------------------------------------------------------------------
 
 
-def write_for_ever(path: str) -> None:
-    """The child: stores numbers in four tables, and prints each when its barrier has called back."""
-
-    def report(number: int) -> None:
-        os.write(1, b"%d\n" % number)
-
-    async def run() -> None:
-        store = SqliteStore(Path(path), asyncio.get_running_loop())
-        store.save_session(StoredSession("kiosk-1", "kiosk-1", 60, None))
-        number = 0
-        while True:
-            for _ in range(7):
-                number += 1
-                store.save_message(number, Message("t", Body(b"%d" % number)))
-                store.save_outbound("kiosk-1", StoredOutbound(number, number, None, 1, number))
-                store.save_retained(Message(f"retained/{number}", Body(b"x")))
-                store.barrier(partial(report, number))
-            await asyncio.sleep(0)
-
-    asyncio.run(run())
-
-
 def test_everything_whose_barrier_called_survives_kill_9(tmp_path: Path, full: int) -> None:
     for attempt in range(5 * full):
         path = tmp_path / f"{attempt}.db"
-        code = f"from tests.broker.test_sqlite_store import write_for_ever; write_for_ever({str(path)!r})"
+        code = f"from tests.broker.endless_writer import write_for_ever; write_for_ever({str(path)!r})"
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT) as child:
             assert child.stdout is not None
             printed = [child.stdout.readline() for _ in range(1 + 150 * attempt)]

@@ -23,6 +23,7 @@ from tests.end_to_end.wire_device import PUBREC, V4, V5, Disconnected, WireDevic
 ARRIVED = ("delivered", "displayed", "dismissed", "opened", "acted")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_kill_right_after_a_2xx_loses_nothing(start_server: StartServer, wire: Wire, full: int) -> None:
     """20 kills, 200 with --full, on two servers side by side because most of it is their starting."""
@@ -245,6 +246,7 @@ def test_an_identifier_that_a_device_still_holds_is_given_to_no_other_push(
     assert [publish.push_id for publish in client.received if publish.fresh and publish.push_id != over] == pushed
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_kills_at_random_moments_under_load(start_server: StartServer, wire: Wire, full: int) -> None:
     """2 kills, 20 with --full, while pushes of all sorts are sent and devices come and go and answer."""
