@@ -17,7 +17,7 @@ def at(folder: Path, **given: Any) -> list[str]:
 
 def test_an_address_that_others_reach_needs_tls_or_a_word(tmp_path: Path) -> None:
     for bind in ("0.0.0.0", "::", "192.0.2.1"):
-        with pytest.raises(BadDoor, match="tls init.*--insecure"):
+        with pytest.raises(BadDoor, match=r"tls init.*--insecure"):
             at(tmp_path, bind=bind)
         assert len(at(tmp_path, bind=bind, insecure=True)) == 1
     assert at(tmp_path, bind="localhost", mqtt_port=0) == ["mqtt://127.0.0.1:0"]
