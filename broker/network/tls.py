@@ -128,6 +128,10 @@ _FAILURES: Final[dict[str, Failure]] = {
         "tls_server_certificate", "it refuses our certificate (is the name it dials among the certificate's?)"
     ),
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": Failure("tls_server_certificate", "it refuses our certificate"),
+    "TLSV1_ALERT_INTERNAL_ERROR": Failure(
+        "tls_server_certificate",
+        "it gave up (internal error): so do mosquitto's clients when the name they dial is not the certificate's",
+    ),
     "TLSV1_ALERT_PROTOCOL_VERSION": Failure("tls_version", "it wants another version of TLS than 1.2 and 1.3"),
 }
 """OpenSSL's reason -> what it means here."""
