@@ -219,11 +219,10 @@ def test_a_reload_drops_none_of_a_thousand_connections(own: SecureBroker) -> Non
     """Who is connected goes on with the old certificate; who comes gets the new one."""
     trust = own.authority.client()
     with ExitStack() as hold:
-        clients = [hold.enter_context(own.connect(trust)) for _ in range(1_000)]
-        for number, client in enumerate(clients):
-            client.send(wire.connect(f"thing-{number}", keep_alive=600))
-        for client in clients:
-            client.expect(wire.connack_4())
+        clients: list[RawClient] = []
+        for number in range(1_000):
+            clients.append(hold.enter_context(own.connect(trust)))
+            clients[-1].enter(wire.connect(f"thing-{number}", keep_alive=600))
         before = certificate_of(clients[0])
         own.authority.issue("broker", "localhost", file="server")
         own.reload()
