@@ -19,6 +19,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from broker.network import tls
@@ -110,7 +111,12 @@ class Acceptor:
             arrived.setblocking(False)
             task = self._loop.create_task(self._enter(arrived, address))
             self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            task.add_done_callback(partial(self._arrived, arrived))
+
+    def _arrived(self, arrived: socket.socket, task: asyncio.Task[None]) -> None:
+        self._arriving.discard(task)
+        if task.cancelled():
+            arrived.close()  # perhaps it had not even begun
 
     def _go_on(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._accept)
