@@ -6,8 +6,8 @@ short task: PROXY header, handshake, then the protocol takes over and the task i
 Laws
 1. Nothing of a PROXY header is believed unless its sender is a trusted proxy; anybody else is cut off. Exactly the
    header is read, so that the TLS after it is whole.
-2. Whoever fails is logged with address and reason, and counted. A peer that hangs up before it has said anything is
-   not: those are health checks of load balancers.
+2. Whoever fails is logged with address and reason, and counted. Who just hangs up is logged for debugging only: health
+   checks of load balancers do it all the time.
 3. Bounded: whoever is on the way in counts as a socket of the owner (`room`), and has `timeout` seconds.
 """
 
@@ -32,7 +32,7 @@ from broker.network.proxies import (
     host_and_port,
     parse_header,
 )
-from broker.network.tls import ServerTls
+from broker.network.tls import Failure, ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -128,26 +128,26 @@ class Acceptor:
             if self._entrance.proxies is not None:
                 async with asyncio.timeout(self._timeout):
                     peer = await self._announced(arrived, address, self._entrance.proxies) or peer
-            if context is not None:
-                tls.arriving.set(arrived)
+        except ProxyHeaderError as error:
+            self._turn_away(arrived, peer, Failure(error.label, str(error)))
+            return
+        except TimeoutError:
+            self._turn_away(arrived, peer, Failure(ProxyHeaderError.label, "its PROXY header did not come in time"))
+            return
+        except OSError:  # it hung up without a word, or in the middle of one
+            arrived.close()
+            return
+        if context is not None:
+            tls.arriving.set(arrived)
+        try:
             await self._loop.connect_accepted_socket(
                 lambda: self._protocol(peer),
                 arrived,
                 ssl=context,
                 ssl_handshake_timeout=self._timeout if context is not None else None,
             )
-        except ProxyHeaderError as error:
-            self._turn_away(arrived, peer, error.label, str(error))
-        except _HungUp:
-            arrived.close()
-        except TimeoutError:
-            self._turn_away(arrived, peer, ProxyHeaderError.label, "its PROXY header did not come in time")
         except OSError as error:
-            label, text = tls.failure(error)
-            self._turn_away(arrived, peer, label, text)
-        except BaseException:
-            arrived.close()
-            raise
+            self._turn_away(arrived, peer, tls.failure(error))
 
     async def _announced(self, arrived: socket.socket, address: Any, proxies: TrustedProxies) -> str | None:
         """The client's address from the PROXY header; None if the proxy speaks for itself (its health check)."""
@@ -158,21 +158,15 @@ class Acceptor:
         while len(header) < wanted:
             part = await self._loop.sock_recv(arrived, wanted - len(header))
             if not part:
-                if header:
-                    raise ProxyHeaderError("it hung up in its PROXY header")
-                raise _HungUp
+                raise ConnectionResetError
             header += part
             wanted = max(wanted, header_length(header))
         return parse_header(header)
 
-    def _turn_away(self, arrived: socket.socket, peer: str, label: str, text: str) -> None:
+    def _turn_away(self, arrived: socket.socket, peer: str, failure: Failure) -> None:
         arrived.close()
-        self._refused(label)
-        log.warning("%s: %s", peer, text)
-
-
-class _HungUp(Exception):
-    """Without a word."""
+        self._refused(failure.label)
+        log.log(logging.DEBUG if failure is tls.HUNG_UP else logging.WARNING, "%s: %s", peer, failure.text)
 
 
 def peer_text(address: Any) -> str:

@@ -135,6 +135,7 @@ _FAILURES: Final[dict[str, Failure]] = {
     "TLSV1_ALERT_PROTOCOL_VERSION": Failure("tls_version", "it wants another version of TLS than 1.2 and 1.3"),
 }
 """OpenSSL's reason -> what it means here."""
+HUNG_UP: Final = Failure("tls_hung_up", "it hung up in the TLS handshake")
 
 
 def failure(error: OSError) -> Failure:
@@ -145,7 +146,7 @@ def failure(error: OSError) -> Failure:
         return _FAILURES.get(error.reason or "", Failure("tls_failed", f"the TLS handshake failed: {_words(error)}"))
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return Failure("tls_timeout", "it did not finish the TLS handshake in time")
-    return Failure("tls_hung_up", "it hung up in the TLS handshake")
+    return HUNG_UP
 
 
 def _words(error: ssl.SSLError) -> str:

@@ -178,6 +178,8 @@ def test_a_unix_socket_is_a_file_with_a_mode(run: Run[None], tmp_path: Path, pro
             assert peers.seen == ["192.0.2.7:4711" if proxy else "unix"]
             with pytest.raises(OSError, match="in use"):
                 await server.server.listen(address)
+            client.send(wire.PINGREQ)  # the server has seen by then that somebody looked who listens there
+            await client.expect(wire.PINGRESP)
             await client.hang_up()
         assert not path.exists()
 
