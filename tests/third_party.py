@@ -1,4 +1,4 @@
-"""Programs that are not ours and that tests drive: mosquitto and its clients, openssl, strace, a C compiler.
+"""Programs that are not ours and that tests drive: mosquitto and its clients, haproxy, openssl, strace, a C compiler.
 
 On a person's machine a missing one skips the test and says which package has it. In an automatic run (`CI=true`) it
 fails the test: a suite that skips what it exists for would stay green for ever.
@@ -18,6 +18,7 @@ import pytest
 
 PACKAGES = {
     "cc": "gcc",
+    "haproxy": "haproxy",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
@@ -28,7 +29,7 @@ PACKAGES = {
 }
 """The Debian package of each program."""
 SERVERS = "/usr/sbin"
-"""Where Debian puts mosquitto; not on every person's PATH."""
+"""Where Debian puts mosquitto and haproxy; not on every person's PATH."""
 
 
 def require(binary: str) -> str:

@@ -158,10 +158,15 @@ class RawClient:
     """A blocking stream that sends bytes and expects bytes."""
 
     def __init__(
-        self, port: int, host: str = "127.0.0.1", wrap: Callable[[socket.socket], Stream] | None = None
+        self,
+        port: int,
+        host: str = "127.0.0.1",
+        wrap: Callable[[socket.socket], Stream] | None = None,
+        source: str = "",
     ) -> None:
-        """`wrap`: what goes around the socket."""
-        connected = socket.create_connection((host, port), timeout=SECONDS)
+        """`wrap`: what goes around the socket. `source`: the address to come from."""
+        connected = socket.create_connection((host, port), SECONDS, (source, 0))
+        self.local_port: int = connected.getsockname()[1]
         self._socket: Stream = connected if wrap is None else wrap(connected)
 
     def __enter__(self) -> RawClient:
@@ -180,17 +185,17 @@ class RawClient:
 
     def read(self) -> bytes:
         """The next packet; b"" when the server has closed the connection."""
-        head = self._exactly(1)
+        head = self.receive(1)
         if not head:
             return b""
         length = shift = 0
         while True:
-            digit = self._exactly(1)
+            digit = self.receive(1)
             head += digit
             length |= (digit[0] & 0x7F) << shift
             shift += 7
             if digit[0] < 0x80:
-                return head + self._exactly(length)
+                return head + self.receive(length)
 
     def expect(self, *packets: bytes) -> None:
         for expected in packets:
@@ -230,7 +235,8 @@ class RawClient:
         assert connack[2] == int(present), "session present"
         return connack
 
-    def _exactly(self, length: int) -> bytes:
+    def receive(self, length: int) -> bytes:
+        """So many bytes; b"" if the server has closed the connection."""
         data = b""
         while len(data) < length:
             try:

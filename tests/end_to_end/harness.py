@@ -14,6 +14,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from typing import Any, TypeVar
 import httpx2
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = re.compile(r"^fleetpush ready http=(\S+):(\d+) mqtt=(\S+):(\d+)$")
+READY = re.compile(r"^fleetpush ready http=(\S+):(\d+) mqtt=(\S+):(\d+)((?: \w+=\S+)*)$")
 START_TIMEOUT = 30.0
 """Generous: a machine that runs eight test processes on two cores starts Python slowly."""
 STATES = (
@@ -75,12 +76,18 @@ class StartFailed(Exception):
 class Server:
     """One data directory and the process that serves it."""
 
-    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *options: str, env: dict[str, str] | None = None, ca: Path | None = None
+    ) -> None:
+        """`ca`: who signed the certificate that it speaks TLS with."""
         self.data_dir = data_dir
         self.options = options
         self.env = clean_environment(**(env or {}))
         self.http_port = 0
         self.mqtt_port = 0
+        self.ca = ca
+        self.listening: list[str] = []
+        """Where else it listens, HOST:PORT or a path, in the order of its options."""
         self.stdout = ""
         self._errors = data_dir.with_name(data_dir.name + ".stderr")
         self._process: subprocess.Popen[str] | None = None
@@ -168,13 +175,13 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.http_port}"
+        return f"{'http' if self.ca is None else 'https'}://127.0.0.1:{self.http_port}"
 
     @property
     def api(self) -> Api:
         """The HTTP interface with the admin key of this server."""
         if self._api is None:
-            self._api = Api(self.url, self.admin_key)
+            self._api = Api(self.url, self.admin_key, self.ca)
         return self._api
 
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
@@ -184,6 +191,7 @@ class Server:
                 self.stdout += line
                 if match := READY.match(line.rstrip("\n")):
                     self.http_port, self.mqtt_port = int(match[2]), int(match[4])
+                    self.listening = [token.partition("=")[2] for token in match[5].split()]
                     ready.set()
         process.wait()
         ready.set()
@@ -192,10 +200,11 @@ class Server:
 class Api:
     """The HTTP contract (design 3.2) as a test speaks it. `request` for raw answers, the rest expects success."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, ca: Path | None = None) -> None:
         self.key = key
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._client = httpx2.Client(base_url=url, headers=headers, timeout=30.0, trust_env=False)
+        trust = True if ca is None else ssl.create_default_context(cafile=ca)
+        self._client = httpx2.Client(base_url=url, headers=headers, timeout=30.0, trust_env=False, verify=trust)
 
     def close(self) -> None:
         self._client.close()
