@@ -60,6 +60,10 @@ class SetUp:
     mqtt_port: int
     url: str | None = None
     public_host: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    """The last three as `serve` has them: unset, they are in the data directory, or there are none."""
 
 
 def doctor(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
@@ -73,6 +77,9 @@ def doctor(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson =
         settings.mqtt_port,
         server,
         settings.public_host,
+        settings.tls_cert,
+        settings.tls_key,
+        settings.tls_ca,
     )
     findings = []
     for finding in examine(set_up):
@@ -94,8 +101,10 @@ def examine(set_up: SetUp) -> Iterator[Finding]:
     yield from check_ledger(set_up.data_dir / LEDGER)
     tls = set_up.data_dir / TLS_DIR
     now = datetime.now(UTC)
-    yield from check_certificate(tls / SERVER_CERTIFICATE, tls / SERVER_KEY, set_up.public_host, now)
-    yield from check_ca(tls / CA_CERTIFICATE, tls / CA_KEY, now)
+    certificate, key = set_up.tls_cert or tls / SERVER_CERTIFICATE, set_up.tls_key or tls / SERVER_KEY
+    named = set_up.tls_cert is not None or set_up.tls_key is not None
+    yield from check_certificate(certificate, key, set_up.public_host, now, named=named)
+    yield from check_ca(set_up.tls_ca or tls / CA_CERTIFICATE, tls / CA_KEY, now, named=set_up.tls_ca is not None)
     yield from check_server(set_up)
 
 
@@ -182,10 +191,12 @@ def check_clock(now: float, stored: float | None) -> Finding:
     return Finding("ok", "clock", f"{time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(now))}")
 
 
-def check_certificate(certificate: Path, key: Path, public_host: str | None, now: datetime) -> Iterator[Finding]:
-    """What the server shows."""
+def check_certificate(
+    certificate: Path, key: Path, public_host: str | None, now: datetime, *, named: bool = False
+) -> Iterator[Finding]:
+    """What the server shows. `named` in the settings, it has to be there."""
     subject = "certificate"
-    if not certificate.exists() and not key.exists():
+    if not named and not certificate.exists() and not key.exists():
         text = f"no certificate; without one the server speaks no TLS. `{PROGRAM} tls init` makes one"
         yield Finding("ok", subject, text)
         return
@@ -205,9 +216,9 @@ def check_certificate(certificate: Path, key: Path, public_host: str | None, now
     yield from check_secrecy("certificate key", key)
 
 
-def check_ca(certificate: Path, key: Path, now: datetime) -> Iterator[Finding]:
-    """What the fleet trusts; its key may be kept elsewhere."""
-    if certificate.exists():
+def check_ca(certificate: Path, key: Path, now: datetime, *, named: bool = False) -> Iterator[Finding]:
+    """What the fleet trusts; its key may be kept elsewhere. `named` in the settings, it has to be there."""
+    if named or certificate.exists():
         from gateway.certificates import CertificateError, certificate_facts
 
         try:
@@ -215,7 +226,11 @@ def check_ca(certificate: Path, key: Path, now: datetime) -> Iterator[Finding]:
         except CertificateError as error:
             yield Finding("fail", "fleet CA", error.finding, error.remedy)
         else:
-            remedy = f"{PROGRAM} tls init --new-ca, and let every device trust it"
+            remedy = (
+                "whoever gave you it has another, and devices get certificates from that"
+                if named
+                else (f"{PROGRAM} tls init --new-ca, and let every device trust it")
+            )
             yield check_days("fleet CA", facts, now, FEW_CA_DAYS, remedy)
     yield from check_secrecy("fleet CA key", key)
 

@@ -116,3 +116,20 @@ def test_devices_that_dial_a_name_it_is_not_for_are_warned_about(tls: Path) -> N
     found = certificate(tls, public_host="192.0.2.7")[-1]
     assert (found.level, found.remedy) == ("warn", "fleetpush tls init --name 192.0.2.7")
     assert [found.level for found in certificate(tls, public_host=None)] == ["ok"]
+
+
+def test_what_the_settings_name_is_looked_at_and_has_to_be_there(tls: Path, tmp_path: Path) -> None:
+    def found(certificate: Path, key: Path, ca: Path) -> dict[str, Finding]:
+        set_up = SetUp(tmp_path / "elsewhere", "127.0.0.1", 0, 0, tls_cert=certificate, tls_key=key, tls_ca=ca)
+        return {found.subject: found for found in examine(set_up) if str(tls) in found.text}
+
+    files = [tls / "server.pem", tls / "server.key", tls / "ca.pem"]
+    assert {subject: finding.level for subject, finding in found(*files).items()} == {
+        "certificate": "ok",
+        "fleet CA": "ok",
+    }
+    missing = [path.with_suffix(".gone") for path in files]
+    assert {subject: finding.level for subject, finding in found(*missing).items()} == {
+        "certificate": "fail",
+        "fleet CA": "fail",
+    }
