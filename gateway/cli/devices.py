@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from typing import Annotated, Any
 
 import typer
 
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
-from gateway.cli.server_client import segment
+from gateway.cli.server_client import EVERY_ADDRESS, ServerClient, segment
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json, print_table
+from gateway.data_directory import CA_CERTIFICATE, SERVER_CERTIFICATE, TLS_DIR
 
 devices = typer.Typer(help="Enrol, list, show, remove devices; give them new tokens.", no_args_is_help=True)
 DeviceId = Annotated[str, typer.Argument(metavar="ID", help="The device's id")]
@@ -34,7 +36,7 @@ def devices_add(
     if attribute:
         body["attributes"] = dict(name_and_value(text) for text in attribute)
     with client_of(server, data_dir) as client:
-        print_credential(client.call("POST", "/v1/devices", json=body), as_json)
+        print_credential(client, client.call("POST", "/v1/devices", json=body), as_json)
 
 
 @devices.command("list")
@@ -97,17 +99,23 @@ def devices_rotate(
 ) -> None:
     """Give a device a new token. The old one is void at once."""
     with client_of(server, data_dir) as client:
-        print_credential(client.call("POST", f"/v1/devices/{segment(device_id)}/token"), as_json)
+        print_credential(client, client.call("POST", f"/v1/devices/{segment(device_id)}/token"), as_json)
 
 
-def print_credential(answer: dict[str, Any], as_json: bool) -> None:
+def print_credential(client: ServerClient, answer: dict[str, Any], as_json: bool) -> None:
     """A device's credential with two lines that make a whole device of any shell."""
     if as_json:
         print_json(answer)
         return
     mqtt = answer["mqtt"]
     topics = mqtt["topics"]
-    who = ["-h", mqtt["host"], "-p", str(mqtt["port"])]
+    who = [
+        "-h",
+        dialled(client, mqtt["host"]),
+        "-p",
+        str(mqtt["port"]),
+        *(trust_options(client) if mqtt["tls"] else ()),
+    ]
     secret = ["-u", mqtt["username"], "-P", answer["token"]]
     subscribe = ["mosquitto_sub", *who, "-i", mqtt["client_id"], *secret, "-c", "-q", "1", "-t", topics["push"]]
     receipt = ["mosquitto_pub", *who, "-i", mqtt["client_id"] + ":r", *secret, "-q", "1", "-t", topics["receipts"]]
@@ -118,6 +126,29 @@ def print_credential(answer: dict[str, Any], as_json: bool) -> None:
     print("  " + shlex.join(subscribe))
     print("\nSend a receipt for one of them:")
     print("  " + shlex.join([*receipt, "-m", opened]))
+
+
+def dialled(client: ServerClient, host: str) -> str:
+    """A name that the server's certificate has, where the server itself does not know how it is dialled."""
+    if client.certificate is not None and host in EVERY_ADDRESS:
+        from gateway.certificates import CertificateError, certificate_facts
+
+        try:
+            names = certificate_facts(client.certificate).names
+        except CertificateError:
+            names = ()
+        host = next((name for name in names if not name.startswith("*")), host)
+    return client.reached(host)
+
+
+def trust_options(client: ServerClient) -> list[str]:
+    """How mosquitto's clients trust the server: by the fleet's CA, what this command trusts, or what everybody does."""
+    if client.found_in is not None and client.certificate is not None:
+        folder = (client.found_in / TLS_DIR).resolve()
+        if client.certificate.resolve() == folder / SERVER_CERTIFICATE and (folder / CA_CERTIFICATE).exists():
+            return ["--cafile", str(folder / CA_CERTIFICATE)]
+    authority = os.environ.get("FLEETPUSH_CA")
+    return ["--cafile", authority] if authority else ["--tls-use-os-certs"]
 
 
 def name_and_value(text: str) -> tuple[str, Any]:

@@ -56,11 +56,12 @@ def listen(
         # On the server's own machine what it does now counts, whatever it did when the device was enrolled.
         secure = client.tls is not None if client.found_in is not None else credential.tls
         trust = client.tls or tls_context(None)
+        host = client.reached(credential.host)
     screen = Screen(device_id, as_json=as_json, count=count, answer=answer)
     device = Device(
         credential.device_id,
         credential.token,
-        host=credential.host,
+        host=host,
         port=credential.port,
         app=credential.app,
         journal=folder / f"{device_id}.db",

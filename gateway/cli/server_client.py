@@ -23,6 +23,7 @@ from gateway.cli.terminal import PROGRAM, Failure
 from gateway.data_directory import KEY_FILE, SERVER_FILE
 
 TIMEOUT = 30.0
+EVERY_ADDRESS = ("0.0.0.0", "::")
 RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
@@ -41,6 +42,7 @@ class ServerClient:
         the one that the server there shows. Raises Failure when a certificate cannot be used."""
         self.url = url
         self.found_in = found_in
+        self.certificate = certificate
         self.tls = tls_context(certificate) if urlsplit(url).scheme == "https" else None
         """What to trust; for MQTT as well. None without TLS."""
         self._client = httpx2.Client(
@@ -88,6 +90,12 @@ class ServerClient:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    def reached(self, host: str) -> str:
+        """Where devices connect, by what enrolment says; a server that listens on every address does not know which of
+        them is dialled, and then it is the one that this command has dialled."""
+        dialled = urlsplit(self.url).hostname
+        return dialled if dialled is not None and host in EVERY_ADDRESS else host
+
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of a successful answer, None if it is empty. Raises Refused, or Failure if there is no answer."""
         try:
@@ -95,6 +103,10 @@ class ServerClient:
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise Failure(f"{self.url!r} is no address of a server: write it as http://HOST:PORT", 2) from error
         except httpx2.TransportError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Failure(
+                    f"the certificate of {self.url} is not trusted: {error}; {self._trust_remedy()}"
+                ) from error
             where = f" (from {self.found_in / SERVER_FILE})" if self.found_in else ""
             raise Failure(
                 f"no answer from {self.url}{where}: {str(error) or type(error).__name__}. Is the server running? "
@@ -106,6 +118,14 @@ class ServerClient:
             except ValueError:
                 raise Failure(f"{self.url} answers, but not as Fleetpush does: is it another server?") from None
         raise refusal(answer)
+
+    def _trust_remedy(self) -> str:
+        if self.certificate is not None:
+            return f"it shows another than {self.certificate}, and reads that when it gets SIGHUP"
+        return (
+            "set FLEETPUSH_CA to the PEM file of whoever signed it (tls/ca.pem of the server's data directory, after "
+            f"`{PROGRAM} tls init`), and dial a name that it is for"
+        )
 
     def post_push(self, push: dict[str, Any], idempotency_key: str | None) -> dict[str, Any]:
         """Send a push once, however often the connection breaks."""
