@@ -164,6 +164,12 @@ class Server:
         """Everything on stderr, over all starts."""
         return self._errors.read_text(errors="replace") if self._errors.exists() else ""
 
+    def wait_log(self, pattern: str) -> str:
+        """The first line on stderr in which a pattern is found, when there is one."""
+        found = wait_for(lambda: re.search(f".*(?:{pattern}).*", self.errors), what=f"{pattern!r} in the log")
+        assert found is not None, "waited for"
+        return found[0]
+
     @property
     def output(self) -> str:
         """Everything a terminal would have shown, over all starts."""

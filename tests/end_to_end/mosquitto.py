@@ -32,10 +32,13 @@ class Printed:
 class Subscriber(Listener):
     """`mosquitto_sub -c -q QOS` as a device: nothing but its credential and its topic."""
 
-    def __init__(self, port: int, device: Device, *, qos: int = 1, version: str = "mqttv311") -> None:
-        command = [require("mosquitto_sub"), "-p", str(port), "-V", version]
-        command += ["-i", device.client_id, "-u", device.client_id, "-P", device.token]
-        command += ["-c", "-q", str(qos), "-t", device.topics["push"], "-F", "%t %q %r %p"]
+    def __init__(
+        self, port: int, device: Device, *options: str, qos: int = 1, version: str = "mqttv311", token: bool = True
+    ) -> None:
+        """Without a `token` its `options` prove who it is."""
+        command = [require("mosquitto_sub"), "-p", str(port), "-V", version, "-i", device.client_id]
+        command += ["-u", device.client_id, "-P", device.token] if token else []
+        command += ["-c", "-q", str(qos), "-t", device.topics["push"], "-F", "%t %q %r %p", *options]
         self.received: list[Printed] = []
         super().__init__(command, self._heard)
 

@@ -115,13 +115,6 @@ def address(api: Api, device_id: str) -> str:
     return str(wait_for(lambda: api.device(device_id)["address"], what=f"an address of {device_id}"))
 
 
-def wait_log(server: Server, pattern: str) -> str:
-    """The line that matches."""
-    found = wait_for(lambda: re.search(f".*(?:{pattern}).*", server.errors), what=f"{pattern!r} in the log")
-    assert found is not None, "waited for"
-    return found[0]
-
-
 # -- the PROXY protocol ------------------------------------------------------------------------------------------------
 
 
@@ -143,7 +136,7 @@ def test_behind_a_proxy_that_ends_tls_a_device_has_its_own_address(
     with site.client(front, host=host, source=source, tls=True) as client:
         client.send(connect(device.client_id, username=device.client_id, password="wrong"))
         client.read()
-        wait_log(site.plain, re.escape(f" {shown}:{client.local_port}: CONNECT of '{device.id}'"))
+        site.plain.wait_log(re.escape(f" {shown}:{client.local_port}: CONNECT of '{device.id}'"))
 
 
 def test_through_a_proxy_that_passes_tls_on_the_certificate_reaches_us(site: Site) -> None:
@@ -178,7 +171,7 @@ def test_a_header_from_anybody_else_is_refused(site: Site, front: str) -> None:
     server = site.plain if front == "untrusted" else site.secure
     with site.client(front) as client:
         client.expect_end()
-    line = wait_log(server, "no trusted proxy")
+    line = server.wait_log("no trusted proxy")
     assert re.search(r"WARNING .* 127\.0\.0\.1:\d+: ", line), line
 
 
@@ -196,7 +189,7 @@ def test_a_header_where_none_belongs_or_none_where_one_belongs(site: Site, name:
     with site.client(front) as client:
         client.send(device_packet(server.api.enrol(name())))
         client.read()
-    line = wait_log(server, named)
+    line = server.wait_log(named)
     assert f" {PROXY}:" in line, line
 
 
