@@ -137,8 +137,9 @@ async def _serve(settings: Settings) -> None:
             await http.start(listener)
         else:
             await http.start(None)
-            entrance = mqtt.accept(listener, Entrance(tls), lambda _: http.protocol())
-            loop.add_signal_handler(signal.SIGHUP, _reload, rooms, tls)
+            http_tls = doors.for_requests(tls)
+            entrance = mqtt.accept(listener, Entrance(http_tls), lambda _: http.protocol())
+            loop.add_signal_handler(signal.SIGHUP, _reload, rooms, tls, http_tls)
         ending.push_async_callback(http.stop)
         if tls is not None:
             ending.callback(entrance.close)
@@ -175,9 +176,9 @@ async def _serve(settings: Settings) -> None:
         log.info("ending: answering what was asked, saying goodbye to the devices")
 
 
-def _reload(rooms: Rooms, tls: ServerTls) -> None:
+def _reload(rooms: Rooms, tls: ServerTls, http_tls: ServerTls) -> None:
     """SIGHUP."""
-    doors.reload(tls)
+    doors.reload(*{tls, http_tls})
     rooms.certificate_ends = doors.certificate_ends(tls)
 
 

@@ -1,7 +1,8 @@
 """Where the server listens and what stands at its doors: addresses, certificates, trusted proxies, origins.
 
 Laws
-1. With a certificate, named or found in the data directory, both main ports speak TLS; without one they do not.
+1. With a certificate, named or found in the data directory, both main ports speak TLS; without one they do not. Client
+   certificates are the devices' own: whoever comes over HTTP has a key.
 2. Tokens do not cross a network in the clear by accident: an address that others reach speaks TLS, or somebody has said
    `insecure`.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from broker.network.listen_address import BadAddress, ListenAddress, parse_address
@@ -84,16 +86,29 @@ def _tls(settings: Settings) -> ServerTls | None:
         if wanted == "required":
             raise BadDoor("client_certificates: who vouches for them? Name the authority with --tls-ca")
         wanted = "none"
+    return _read(TlsFiles(certificate, key, authority, wanted))
+
+
+def _read(files: TlsFiles) -> ServerTls:
     try:
-        return ServerTls(TlsFiles(certificate, key, authority, wanted))
+        return ServerTls(files)
     except TlsError as error:
         raise BadDoor(str(error)) from None
 
 
-def reload(tls: ServerTls) -> None:
+def for_requests(tls: ServerTls) -> ServerTls:
+    """What the HTTP port speaks. Who comes with a key needs no certificate, whatever devices need; those that come
+    there over WebSocket are asked for it afterwards (`WebSocketRules.certificate`). Raises BadDoor."""
+    if tls.files.client_certificates != "required":
+        return tls
+    return _read(replace(tls.files, client_certificates="optional"))
+
+
+def reload(*in_use: ServerTls) -> None:
     """Read the certificates again, for connections that come from now on."""
     try:
-        tls.reload()
+        for tls in in_use:
+            tls.reload()
     except TlsError as error:
         log.error("the certificates stay as they are: %s", error)
     else:

@@ -64,8 +64,8 @@ class Doors:
     origins: frozenset[str] = frozenset()
     """Whose pages may open a WebSocket (`websocket_handshake`)."""
 
-    def websocket_rules(self, path: str = WEBSOCKET_PATH) -> WebSocketRules:
-        return WebSocketRules(path, self.origins, self.proxies)
+    def websocket_rules(self, path: str = WEBSOCKET_PATH, *, certificate: bool = False) -> WebSocketRules:
+        return WebSocketRules(path, self.origins, self.proxies, certificate)
 
 
 class BrokerServer:
@@ -119,8 +119,10 @@ class BrokerServer:
         return acceptor
 
     def websocket(self) -> WebSocketTransport:
-        """The protocol of an open connection that an HTTP server hands over."""
-        return WebSocketTransport(self, self._loop, self.doors.websocket_rules())
+        """The protocol of an open connection that an HTTP server hands over. The server's TLS may let in who has no
+        client certificate, for other requests."""
+        required = self.doors.tls is not None and self.doors.tls.files.client_certificates == "required"
+        return WebSocketTransport(self, self._loop, self.doors.websocket_rules(certificate=required))
 
     def _protocol(self, address: ListenAddress) -> Callable[..., TcpTransport]:
         """Makes a connection's protocol; takes the client's address if that is not the socket's own."""

@@ -49,6 +49,8 @@ class WebSocketRules:
     origins: frozenset[str] = frozenset()
     """Whose pages may connect besides our own: `https://kiosk.example`, or `*` for everybody's."""
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    certificate: bool = False
+    """Whether the client must have shown one in the TLS handshake, which lets others in for other requests."""
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or "?" in self.path:
@@ -101,8 +103,8 @@ def refusal_response(status: HTTPStatus, refusal: Refusal) -> bytes:
     return Response(status.value, status.phrase, headers, body).serialize()
 
 
-def answer(head: bytes, peer: str, rules: WebSocketRules) -> Answer:
-    """Judge a whole request head that came from `peer`, HOST:PORT."""
+def answer(head: bytes, peer: str, rules: WebSocketRules, *, certified: bool = False) -> Answer:
+    """Judge a whole request head that came from `peer`, HOST:PORT; `certified`: with a client certificate."""
     protocol = ServerProtocol(subprotocols=[_MQTT])
     try:
         protocol.receive_data(head)
@@ -112,14 +114,15 @@ def answer(head: bytes, peer: str, rules: WebSocketRules) -> Answer:
             return _refused(peer, HTTPStatus.BAD_REQUEST, NOT_A_REQUEST.reason, f"bad request: {_shown(_cause(error))}")
         request = events[0]
         assert isinstance(request, Request), "what a server receives first"
-        return _judge(protocol, request, _client(peer, request.headers, rules.proxies), rules)
+        client = _client(peer, request.headers, rules.proxies)
+        return _judge(protocol, request, client, rules, certified)
     finally:
         # Both refer to the protocol and it to them: such a circle would stay until the collector comes.
         protocol.parser.close()
         protocol.handshake_exc = None
 
 
-def _judge(protocol: ServerProtocol, request: Request, peer: str, rules: WebSocketRules) -> Answer:
+def _judge(protocol: ServerProtocol, request: Request, peer: str, rules: WebSocketRules, certified: bool) -> Answer:
     headers = request.headers
     if request.path.partition("?")[0] != rules.path:
         detail = f"path {_shown(request.path)}; MQTT is at {rules.path}"
@@ -128,6 +131,9 @@ def _judge(protocol: ServerProtocol, request: Request, peer: str, rules: WebSock
     if not rules.allow(origins, headers.get_all("Host")):
         detail = f"pages of {_shown(', '.join(origins))} may not connect"
         return _refused(peer, HTTPStatus.FORBIDDEN, "websocket origin refused", detail)
+    if rules.certificate and not certified:
+        detail = "whoever speaks MQTT here needs a client certificate"
+        return _refused(peer, HTTPStatus.FORBIDDEN, "websocket certificate missing", detail)
     try:
         key, _, _ = protocol.process_request(request)
     except InvalidUpgrade as error:

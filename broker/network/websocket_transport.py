@@ -36,6 +36,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from broker.connection import Connection
+from broker.network.tls import client_certificate
 from broker.network.transport import Owner, TcpTransport
 from broker.network.websocket_handshake import (
     END_OF_HEAD,
@@ -169,7 +170,9 @@ class WebSocketTransport(TcpTransport):
             too_large = refusal_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TOO_LARGE)
             self._refuse(connection, TOO_LARGE, too_large)
         elif found >= 0:
-            response, connection.peer, refusal = answer(bytes(request[:end]), connection.peer, self._rules)
+            certified = client_certificate(self._socket) is not None
+            head = bytes(request[:end])
+            response, connection.peer, refusal = answer(head, connection.peer, self._rules, certified=certified)
             if refusal is not None:
                 self._refuse(connection, refusal, response)
                 return

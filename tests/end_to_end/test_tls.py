@@ -27,7 +27,7 @@ from tests.end_to_end import mosquitto
 from tests.end_to_end.conftest import Name
 from tests.end_to_end.harness import Api, Device, Server, fleetpush, wait_for
 from tests.third_party import Listener, require
-from tests.websocket_stream import WebSocketStream
+from tests.websocket_stream import WebSocketStream, request
 from tests.wire import PINGREQ, PINGRESP, RawClient, Stream, connack_4, connect, puback, publish, suback, subscribe
 
 ACCEPTED, REFUSED = connack_4(), connack_4(code=4)
@@ -37,14 +37,14 @@ ACCEPTED, REFUSED = connack_4(), connack_4(code=4)
 class Fleet:
     """A server with certificates of its own CA."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.ca = self.data / "tls" / "ca.pem"
         self.certificate = self.data / "tls" / "server.pem"
         self.key = self.data / "tls" / "server.key"
         self.run("tls", "init", "--name", "localhost")
-        self.server = Server(self.data, "--bind", "0.0.0.0", ca=self.ca)
+        self.server = Server(self.data, "--bind", "0.0.0.0", *options, ca=self.ca)
 
     @property
     def api(self) -> Api:
@@ -78,13 +78,13 @@ class Fleet:
 
         return RawClient(self.server.http_port if websocket else self.server.mqtt_port, wrap=wrap)
 
-    def shown(self) -> bytes:
+    def shown(self, pair: tuple[Path, Path] | None = None) -> bytes:
         """The certificate that the server shows now, on both ports."""
         found = set()
         for port in (self.server.mqtt_port, self.server.http_port):
             with (
                 socket.create_connection(("127.0.0.1", port), timeout=10) as connected,
-                self.trust().wrap_socket(connected, server_hostname="localhost") as encrypted,
+                self.trust(pair).wrap_socket(connected, server_hostname="localhost") as encrypted,
             ):
                 found.add(encrypted.getpeercert(binary_form=True))
         (certificate,) = found
@@ -262,6 +262,27 @@ def test_without_token_and_certificate_nobody_comes_in(fleet: Fleet) -> None:
         client.send(connect("kiosk"))
         client.expect(REFUSED)
     fleet.server.wait_log("CONNECT of 'kiosk' .* neither a token nor a certificate")
+
+
+def test_where_certificates_are_required_devices_need_one_and_senders_do_not(name: Name, tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path, "--client-certificates", "required")
+    with fleet.server as server:
+        device = fleet.api.enrol(name())
+        with pytest.raises((ssl.SSLError, ConnectionError)), fleet.dial() as client:
+            client.enter(connect(device.id, username=device.id, password=device.token))
+        server.wait_log(r"127\.0\.0\.1:\d+: it has no client certificate")
+        upgrade = dict(line.split(": ") for line in request().decode().split("\r\n")[1:] if line)
+        assert fleet.api.request("GET", "/mqtt", headers=upgrade).status_code == 403
+        server.wait_log("needs a client certificate .websocket_certificate_missing")
+        pair = fleet.certify(device)
+        for websocket in (False, True):
+            with fleet.dial(pair, websocket=websocket) as client:
+                client.enter(connect(device.id))
+        before = fleet.shown(pair)
+        fleet.run("tls", "init")
+        server.signal(signal.SIGHUP)
+        server.wait_log("certificates read again")
+        assert fleet.shown(pair) != before, "both ports show the new one"
 
 
 def test_a_stranger_s_certificate_ends_in_the_handshake(fleet: Fleet, tmp_path: Path) -> None:

@@ -120,6 +120,12 @@ def test_a_client_that_is_no_browser_has_no_origin() -> None:
     assert accepted(request())
 
 
+def test_a_client_certificate_may_be_a_condition() -> None:
+    rules = WebSocketRules(certificate=True)
+    assert refused(request(), rules) == (403, "websocket certificate missing")
+    assert answer(request(), PEER, rules, certified=True).refusal is None
+
+
 def test_headers_that_must_not_be_repeated() -> None:
     twice = ("Origin: https://push.example", "Origin: https://push.example")
     assert refused(request("push.example", "/mqtt", *twice)) == (403, "websocket origin refused")
