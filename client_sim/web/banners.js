@@ -1,0 +1,161 @@
+/**
+ * The pushes on display: a card each, newest on top, until somebody answers it.
+ *
+ * What a push says is others' text and is only ever set as text; its addresses are used if they are http(s). Everything
+ * can be reached and answered by keyboard. A new card takes no focus away; one that goes gives its focus to the next.
+ */
+
+/** Cards on display; of more, the oldest leaves without an answer. */
+const MOST = 20;
+
+export class Banners {
+  #list;
+  #answer;
+  #resting;
+  /** Newest first. */
+  #shown = [];
+
+  /**
+   * list     the element that holds them.
+   * resting  the element that takes the focus when the last card goes.
+   * answer   { opened(push), acted(push, action), dismissed(push) }; each resolves when the answer is kept.
+   */
+  constructor(list, resting, answer) {
+    this.#list = list;
+    this.#resting = resting;
+    this.#answer = answer;
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.#dismiss(this.#focused() ?? this.#shown[0]);
+    });
+  }
+
+  /** Show it; in place of the one with its collapse key, if that is still there. */
+  show(push) {
+    const banner = { push, opened: false, answered: false, element: null };
+    banner.element = this.#draw(banner);
+    const { collapseKey } = push;
+    const old = collapseKey === null ? undefined : this.#shown.find((other) => other.push.collapseKey === collapseKey);
+    this.#shown.unshift(banner);
+    this.#list.prepend(banner.element);
+    if (old) this.#remove(old);
+    if (this.#shown.length > MOST) this.#remove(this.#shown.at(-1));
+  }
+
+  has(push) {
+    return this.#find(push) !== undefined;
+  }
+
+  /** Somebody opened it, here or elsewhere. Without anything else to choose from, that was it. */
+  open(push) {
+    const banner = this.#find(push);
+    const url = webAddress(push.notification.url);
+    // At once: a browser opens windows for a click, not for what comes of it later.
+    if (url !== null) window.open(url, "_blank", "noopener,noreferrer");
+    if (banner === undefined) return;
+    const first = !banner.opened;
+    banner.opened = true;
+    const say = async () => first && this.#answer.opened(push);
+    if (push.actions.length === 0) this.#end(banner, say);
+    else say();
+  }
+
+  #act(banner, action) {
+    this.#end(banner, () => this.#answer.acted(banner.push, action));
+  }
+
+  #dismiss(banner) {
+    if (banner !== undefined) this.#end(banner, () => this.#answer.dismissed(banner.push));
+  }
+
+  /** It takes one answer, and goes when that is kept: what left the screen cannot be lost with the page. */
+  async #end(banner, say) {
+    if (banner.answered) return;
+    banner.answered = true;
+    for (const button of banner.element.querySelectorAll("button")) button.disabled = true;
+    try {
+      await say();
+    } finally {
+      this.#remove(banner);
+    }
+  }
+
+  #remove(banner) {
+    const index = this.#shown.indexOf(banner);
+    if (index < 0) return;
+    // A disabled button has lost its focus to the page already.
+    const focused = banner === this.#focused() || document.activeElement === document.body;
+    this.#shown.splice(index, 1);
+    banner.element.remove();
+    if (focused) {
+      const next = this.#shown[Math.min(index, this.#shown.length - 1)];
+      (next?.element.querySelector("button") ?? this.#resting).focus();
+    }
+  }
+
+  #find(push) {
+    return this.#shown.find((banner) => banner.push.pushId === push.pushId);
+  }
+
+  #focused() {
+    return this.#shown.find(({ element }) => element.contains(document.activeElement));
+  }
+
+  #draw(banner) {
+    const { push } = banner;
+    const { title, body } = push.notification;
+    const element = make("article", "banner");
+    element.dataset.priority = push.priority;
+    element.dataset.push = push.pushId;
+    // An alert interrupts what a screen reader says, a status waits for its end.
+    element.setAttribute("role", push.kind === "alert" ? "alert" : "status");
+    const image = webAddress(push.notification.image);
+    if (image !== null) {
+      const picture = make("img", "banner-image");
+      picture.alt = "";
+      picture.referrerPolicy = "no-referrer";
+      picture.onerror = () => picture.remove();
+      picture.src = image;
+      element.append(picture);
+    }
+    const text = button("banner-text", () => this.open(push));
+    if (title) text.append(make("strong", "banner-title", title));
+    if (body) text.append(make("span", "banner-body", body));
+    element.append(text);
+    if (push.actions.length > 0) {
+      const actions = make("div", "banner-actions");
+      for (const action of push.actions) {
+        const choice = button("banner-action", () => this.#act(banner, action));
+        choice.textContent = String(action.title ?? action.id);
+        choice.dataset.action = action.id;
+        actions.append(choice);
+      }
+      element.append(actions);
+    }
+    const close = button("banner-close", () => this.#dismiss(banner));
+    close.setAttribute("aria-label", `Dismiss: ${title ?? body}`);
+    close.textContent = "×";
+    element.append(close);
+    return element;
+  }
+}
+
+/** An http(s) address, normalised; null for anything else. */
+export function webAddress(text) {
+  if (typeof text !== "string" || !URL.canParse(text)) return null;
+  const url = new URL(text);
+  return url.protocol === "https:" || url.protocol === "http:" ? url.href : null;
+}
+
+export function make(tag, className, text) {
+  const element = document.createElement(tag);
+  element.className = className;
+  if (text !== undefined) element.textContent = String(text);
+  return element;
+}
+
+function button(className, onClick) {
+  const element = make("button", className);
+  element.type = "button";
+  element.addEventListener("click", onClick);
+  return element;
+}

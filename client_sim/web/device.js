@@ -1,0 +1,501 @@
+/**
+ * `FleetpushDevice`: a browser page as a device, on MQTT.js over WebSocket. The twin of client_sim/device.py.
+ *
+ *     const device = new FleetpushDevice({ deviceId: "kiosk-1", token, url: "wss://push.example/mqtt", onPush: show });
+ *     device.actions.play = play;          // its return value is sent as the action's result
+ *     await device.start();
+ *
+ * Laws
+ * 1. One effect per push, also when the page goes between the effect and the acknowledgement: the journal commits
+ *    before the effect and after it, and the PUBACK leaves last (journal.js says what is known in between).
+ * 2. What the device says is on disk before it is sent, and stays there until the server has acknowledged it.
+ * 3. An acknowledgement belongs to the connection its push came by. Packet identifiers are reused, so a late one on a
+ *    new connection would acknowledge another push.
+ * 4. Reconnecting has full jitter: a fleet cut off at once does not return at once.
+ * 5. One tab is the device. A second one with the same client id would throw the first out, and be thrown out by it;
+ *    the tabs of a browser share a lock, whose holder connects. It passes on when its tab goes.
+ *
+ * Pushes are handled one at a time, in order; callbacks may be asynchronous and slow. MQTT.js reads nothing while it
+ * waits for its own message handler, not even the answer to its ping, so the handler does not wait: it declines the
+ * acknowledgement, and the PUBACK is written here when the effect is over.
+ *
+ * Speaks MQTT 3.1.1 and subscribes with QoS 1: the journal already gives one effect.
+ */
+
+import mqtt from "./node_modules/mqtt/dist/mqtt.esm.js";
+import { FINISHED, INTERRUPTED, Journal } from "./journal.js";
+
+export const CLIENT = "fleetpush-web/1";
+/** Receipts travel in lists, well below the 4 KiB of a small device's packet. */
+const RECEIPTS_PER_MESSAGE = 20;
+/** Characters of such a list, whatever results it carries; the server takes 64 KiB. */
+const RECEIPTS_LENGTH = 16_384;
+/** Seconds in which a connection that may have died meanwhile must prove that it has not. */
+const PROBE = 10;
+const PUBACK = 0x40;
+/** What a tab that waits says to the one that is the device. */
+const HOW_IS_IT = "how is it?";
+const UNSAID = "there is something to say";
+
+/** A push as it arrived. `message` is the whole JSON object, with fields that this version does not know. */
+export class Push {
+  constructor(message) {
+    this.message = message;
+    this.pushId = message.push_id;
+    this.kind = String(message.kind ?? "alert");
+    this.expiresIn = Number.isInteger(message.expires_in) ? message.expires_in : 0;
+    this.receivedAt = performance.now();
+  }
+
+  /** Throws for what cannot be a push. */
+  static parse(payload) {
+    const message = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(payload));
+    if (!isObject(message) || typeof message.push_id !== "string") throw new Error("not a JSON object with a push_id");
+    return new Push(message);
+  }
+
+  get notification() {
+    return isObject(this.message.notification) ? this.message.notification : {};
+  }
+
+  get data() {
+    return this.message.data;
+  }
+
+  get priority() {
+    return String(this.message.priority ?? "normal");
+  }
+
+  get collapseKey() {
+    return typeof this.message.collapse_key === "string" ? this.message.collapse_key : null;
+  }
+
+  get actions() {
+    const found = this.notification.actions;
+    return Array.isArray(found) ? found.filter((action) => isObject(action) && typeof action.id === "string") : [];
+  }
+
+  /** Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now. */
+  get expired() {
+    return this.expiresIn > 0 && performance.now() - this.receivedAt > this.expiresIn * 1000;
+  }
+}
+
+/** Full jitter: anywhere between nothing and an exponentially growing ceiling, in seconds. */
+export class Backoff {
+  constructor({ base = 1, cap = 120, random = Math.random } = {}) {
+    Object.assign(this, { base, cap, random });
+  }
+
+  delay(failures) {
+    return this.random() * Math.min(this.cap, this.base * 2 ** Math.min(failures, 30));
+  }
+}
+
+/** One device. `start` it once; `close` ends it, its session stays on the server. */
+export class FleetpushDevice {
+  /**
+   * onPush         shows it, or does it. For a `command` what it returns (or resolves to) is the result sent back.
+   * onInterrupted  called instead for a push whose effect an earlier page began and did not survive.
+   * onState        (`waiting` | `connecting` | `connected` | `disconnected` | `refused`, detail in words); `waiting`
+   *                for another tab that is the device.
+   */
+  constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onState, keepAlive = 60, backoff }) {
+    this.deviceId = deviceId;
+    /** Action id -> handler, which is given the push. Without a prototype: ids come from others, "constructor" too. */
+    this.actions = Object.create(null);
+    this.#clientId = app === "default" ? deviceId : `${app}/${deviceId}`;
+    this.#topic = `${app}/devices/${deviceId}/`;
+    this.#onPush = onPush;
+    this.#onInterrupted = onInterrupted;
+    this.#onState = onState;
+    this.#backoff = backoff ?? new Backoff();
+    /** One name for lock, channel and database: this device at this server. */
+    this.#name = `fleetpush ${new URL(url).host} ${this.#clientId}`;
+    this.#client = mqtt.connect(url, {
+      manualConnect: true,
+      clientId: this.#clientId,
+      username: this.#clientId,
+      password: token,
+      clean: false,
+      protocolVersion: 4,
+      keepalive: keepAlive,
+      reconnectPeriod: 0, // its timer has no jitter; ours calls reconnect()
+      resubscribe: false,
+      log: () => {}, // its debug output holds the password
+    });
+    this.#listen();
+  }
+
+  #clientId;
+  #topic;
+  #name;
+  #onPush;
+  #onInterrupted;
+  #onState;
+  #backoff;
+  #client;
+  #journal = null;
+  #channel = null;
+  /** What the last onState said, for tabs that ask. */
+  #state = "waiting";
+  #begun = false;
+  /** Attempts since the last subscribed connection. */
+  #failures = 0;
+  #retry = null;
+  /** What ended the connection, if something said so; a refusal has been told already. */
+  #reason = "";
+  #refused = false;
+  #subscribed = false;
+  /** No further push is begun. */
+  #stopping = false;
+  /** The connection is to end. */
+  #closing = false;
+  /** Aborts the wait for the lock, and whatever listens to the window. */
+  #end = new AbortController();
+  #release = null;
+  /** The end of the push in hand and all that wait for their turn. */
+  #queue = Promise.resolve();
+  #speaking = null;
+  #unsaid = false;
+
+  // Life
+
+  /** Resolves when this tab has become the device, or knows that another one is. */
+  async start() {
+    if (!navigator.locks) throw new Error("a browser is a device only on a page from https: or localhost");
+    this.#journal = await Journal.open(this.#name);
+    this.#channel = new BroadcastChannel(this.#name);
+    this.#channel.onmessage = ({ data }) => this.#heard(data);
+    return new Promise((resolve, reject) => {
+      const own = (lock) => {
+        if (lock === null) return false;
+        resolve();
+        this.#run();
+        return new Promise((release) => (this.#release = () => release(true)));
+      };
+      navigator.locks
+        .request(this.#name, { ifAvailable: true }, own)
+        .then((owned) => {
+          if (owned || this.#closing) return;
+          this.#tell("waiting", "another tab is connected");
+          this.#channel.postMessage(HOW_IS_IT);
+          resolve();
+          return navigator.locks.request(this.#name, { signal: this.#end.signal }, own);
+        })
+        .catch((error) => {
+          if (!this.#closing) reject(error);
+        });
+    });
+  }
+
+  /** Finish the push in hand, say what is unsaid if connected, say goodbye. */
+  async close() {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    await this.#queue;
+    if (this.#subscribed) await this.flush(2);
+    this.#closing = true;
+    this.#end.abort();
+    clearTimeout(this.#retry);
+    // It waits for what is unanswered, which may be never.
+    if (this.#client.connected) await Promise.race([this.#client.endAsync(), pause(1)]);
+    this.#client.stream?.destroy();
+    this.#channel?.close();
+    this.#journal?.close();
+    this.#release?.();
+  }
+
+  get connected() {
+    return this.#subscribed;
+  }
+
+  // What a device says
+
+  displayed(push) {
+    return this.#receipt(push, "displayed");
+  }
+
+  opened(push) {
+    return this.#receipt(push, "opened");
+  }
+
+  dismissed(push) {
+    return this.#receipt(push, "dismissed");
+  }
+
+  /** Run the handler of an action and book it as acted with what the handler returned. */
+  async act(push, action) {
+    const handler = this.actions[action];
+    const result = handler ? await outcome(handler, push) : undefined;
+    await this.#receipt(push, "acted", { action, result });
+    return result;
+  }
+
+  /** The person's choice, `granted` or `denied`, and the version of the text that asked. */
+  async consent(consent, textVersion) {
+    await this.#journal.addConsent(consent, { text_version: textVersion, client: CLIENT });
+    this.#speak();
+  }
+
+  /** What `consent` was last told; undefined before. */
+  consented() {
+    return this.#journal.consent();
+  }
+
+  /** Facts about the device, merged into its attributes on the server. */
+  report(attributes) {
+    return this.#say("report", JSON.stringify(attributes));
+  }
+
+  /** Whatever the program wants to say (text or Uint8Array), under its own `uplink/` topic. */
+  uplink(below, payload) {
+    return this.#say(`uplink/${below}`, payload);
+  }
+
+  /** Wait until the server has acknowledged everything said; false if it did not in so many seconds. */
+  async flush(timeout) {
+    const said = (async () => {
+      await this.#speaking;
+      return (await this.#journal.unsaid(1)).length === 0;
+    })();
+    return Promise.race([said, pause(timeout).then(() => false)]);
+  }
+
+  #receipt(push, event, more = {}) {
+    const receipt = { push_id: push.pushId, event, at: new Date().toISOString(), ...more };
+    return this.#say("receipts", JSON.stringify(receipt));
+  }
+
+  async #say(leaf, payload) {
+    await this.#journal.add(leaf, payload);
+    this.#speak();
+  }
+
+  #speak() {
+    this.#unsaid = true;
+    if (this.#release === null) this.#channel?.postMessage(UNSAID);
+    this.#speaking ??= this.#sayAll()
+      .catch((error) => {
+        this.#unsaid = false;
+        if (!this.#closing) console.error("what the device says could not be sent:", error);
+      })
+      .finally(() => {
+        this.#speaking = null;
+        // Said between the last look and here.
+        if (this.#unsaid && this.#subscribed) this.#speak();
+      });
+  }
+
+  /** One message on its way at a time keeps their order. MQTT.js sends it again after a reconnect, until it is answered. */
+  async #sayAll() {
+    while (this.#unsaid && this.#subscribed) {
+      this.#unsaid = false;
+      const rows = together(await this.#journal.unsaid(RECEIPTS_PER_MESSAGE));
+      if (rows.length === 0) continue;
+      const payload = rows.length === 1 ? rows[0].payload : `[${rows.map((row) => row.payload).join(",")}]`;
+      await this.#client.publishAsync(this.#topic + rows[0].leaf, payload, { qos: 1 });
+      await this.#journal.remove(rows.at(-1).no);
+      this.#unsaid = true;
+    }
+  }
+
+  // Pushes, one at a time
+
+  #arrived(packet, connection) {
+    let push = null;
+    try {
+      push = Push.parse(packet.payload);
+    } catch (error) {
+      console.warn(`dropped a message that is no push: ${error.message}`);
+    }
+    this.#queue = this.#queue.then(async () => {
+      if (this.#stopping) return;
+      try {
+        if (push !== null) await this.#handle(push);
+      } catch (error) {
+        // The journal failed (disk full, storage emptied): unacknowledged, so that the server sends it again.
+        console.error(`push ${push.pushId} could not be handled:`, error);
+        return;
+      }
+      this.#acknowledge(packet, connection);
+    });
+  }
+
+  async #handle(push) {
+    const known = await this.#journal.begin(push.pushId);
+    if (known === FINISHED) return;
+    if (known === INTERRUPTED) {
+      console.warn(`push ${push.pushId} was begun before and its page went: not begun again`);
+      if (this.#onInterrupted) await outcome(this.#onInterrupted, push);
+    } else if (!push.expired) {
+      const result = await outcome(this.#onPush, push);
+      if (push.kind === "command") await this.#receipt(push, "acted", { result });
+    }
+    await this.#journal.finish(push.pushId);
+  }
+
+  #acknowledge({ qos, messageId }, connection) {
+    if (qos === 1 && connection === this.#client.stream && this.#client.connected) {
+      connection.write(Uint8Array.of(PUBACK, 2, messageId >> 8, messageId & 0xff));
+    }
+  }
+
+  // The connection
+
+  #run() {
+    const { signal } = this.#end;
+    addEventListener("online", () => this.#hurry(), { signal });
+    addEventListener("offline", () => this.#probe(), { signal });
+    document.addEventListener("visibilitychange", () => document.hidden || this.#hurry(), { signal });
+    this.#connect();
+  }
+
+  #listen() {
+    const client = this.#client;
+    client.on("connect", () => {
+      // Also into a session that is present: it may have died between CONNECT and SUBSCRIBE.
+      client.subscribe(`${this.#topic}push`, { qos: 1 }, (error) => this.#subscribeAnswered(error));
+    });
+    client.on("error", (error) => {
+      this.#reason = error.message;
+      this.#refused = error.message.startsWith("Connection refused");
+      if (this.#refused) this.#tell("refused", error.message.replace("Connection refused: ", ""));
+    });
+    client.on("close", () => this.#lost());
+    client.handleMessage = (packet, done) => {
+      this.#arrived(packet, client.stream);
+      done(new Error("acknowledged later")); // with an error it reads on and sends no PUBACK
+    };
+  }
+
+  #connect() {
+    const client = this.#client;
+    this.#retry = null;
+    this.#reason = "";
+    this.#refused = false;
+    this.#failures += 1;
+    this.#tell("connecting", "");
+    try {
+      if (this.#begun) {
+        // The stores are handed on: without them it would forget what is unanswered.
+        client.reconnect({ incomingStore: client.incomingStore, outgoingStore: client.outgoingStore });
+      } else {
+        this.#begun = true;
+        client.connect();
+      }
+    } catch (error) {
+      // The browser will not even try: ws: from a page on https:, for example.
+      this.#reason = error.message;
+      this.#lost();
+    }
+  }
+
+  #subscribeAnswered(error) {
+    if (error?.packet) {
+      this.#refused = true;
+      this.#tell("refused", `subscription to ${this.#topic}push`);
+      this.#client.stream.destroy();
+    } else if (!error) {
+      this.#failures = 0;
+      this.#subscribed = true;
+      this.#tell("connected", "");
+      this.#speak();
+    }
+  }
+
+  #lost() {
+    this.#subscribed = false;
+    if (this.#closing || this.#retry !== null) return;
+    if (!this.#refused) this.#tell("disconnected", this.#reason || "connection lost");
+    this.#again();
+  }
+
+  #again() {
+    this.#retry = setTimeout(() => this.#connect(), this.#backoff.delay(this.#failures) * 1000);
+  }
+
+  /** The network is back, or somebody looks at the page: try soon, with the jitter of a first attempt. */
+  #hurry() {
+    if (this.#retry !== null) {
+      clearTimeout(this.#retry);
+      this.#failures = 0;
+      this.#again();
+    }
+    this.#probe();
+  }
+
+  /** A machine that slept or changed its network may hold a connection that is none any more. */
+  #probe() {
+    const client = this.#client;
+    if (!this.#subscribed) return;
+    const connection = client.stream;
+    const proven = () => clearTimeout(timer);
+    const timer = setTimeout(() => {
+      client.removeListener("packetreceive", proven);
+      this.#reason ||= "no answer";
+      connection.destroy();
+    }, PROBE * 1000);
+    client.once("packetreceive", proven);
+    client.sendPing();
+  }
+
+  // Between tabs
+
+  #tell(state, detail) {
+    if (state !== "waiting") {
+      this.#state = state;
+      this.#channel?.postMessage({ state });
+    }
+    this.#inform(state, detail);
+  }
+
+  #heard(message) {
+    const owner = this.#release !== null;
+    if (message === HOW_IS_IT) {
+      if (owner) this.#channel.postMessage({ state: this.#state });
+    } else if (message === UNSAID) {
+      if (owner) this.#speak();
+    } else if (!owner) {
+      this.#inform("waiting", `another tab is ${message.state}`);
+    }
+  }
+
+  #inform(state, detail) {
+    try {
+      this.#onState?.(state, detail);
+    } catch (error) {
+      console.error("onState failed:", error);
+    }
+  }
+}
+
+/** What goes into one message: receipts up to the limits of a list, anything else alone. */
+function together(rows) {
+  if (rows[0]?.leaf !== "receipts") return rows.slice(0, 1);
+  let length = 0;
+  const end = rows.findIndex(
+    ({ leaf, payload }, index) => leaf !== "receipts" || ((length += payload.length + 1) > RECEIPTS_LENGTH && index > 0),
+  );
+  return end < 0 ? rows : rows.slice(0, end);
+}
+
+/** What a handler returned, if JSON can say it; if it failed, its error in the form of a result. */
+async function outcome(handler, push) {
+  try {
+    const result = await handler(push);
+    JSON.stringify(result);
+    return result;
+  } catch (error) {
+    console.error(`a handler failed on push ${push.pushId}:`, error);
+    return { error: String(error) };
+  }
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function pause(seconds) {
+  return new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+}

@@ -1,0 +1,266 @@
+/**
+ * The page: a kiosk that is a device. It shows what is pushed, lets a person answer, plays music when told to.
+ *
+ * The credential comes once in the address's fragment (#device=kiosk-1&token=…&url=ws://…/mqtt, which no server is ever
+ * sent and which leaves the address bar at once), or from the form; it is kept in localStorage. Whoever can open the
+ * developer tools of this browser can read it there: it opens this one device, and `fleetpush devices rotate` voids it.
+ *
+ * The other scripts of a page find the device as `fleetpush.device`, and what silent pushes bring as the window's event
+ * `fleetpush-data` (its `detail` is the push).
+ */
+
+import { Banners, make } from "./banners.js";
+import { Player } from "./player.js";
+
+const CREDENTIAL = "fleetpush.credential";
+const STATES = {
+  waiting: () => "Not this tab",
+  connecting: () => "Connecting",
+  connected: () => "Connected",
+  disconnected: () => "Offline, trying again",
+  refused: () => "Refused by the server",
+};
+/** Lines of what was pushed lately. */
+const RECENT = 6;
+
+const $ = (id) => document.getElementById(id);
+const player = new Player(drawPlayer);
+const banners = new Banners($("banners"), $("name"), {
+  opened: (push) => answered(push, "opened", device.opened(push)),
+  dismissed: (push) => answered(push, "dismissed", device.dismissed(push)),
+  acted: async (push, action) => {
+    const result = await device.act(push, action.id);
+    answered(push, describe(action.title ?? action.id, result));
+  },
+});
+/** Push id -> its operating system notification, as long as its banner is there. */
+const notifications = new Map();
+let device = null;
+
+takeCredential();
+addEventListener("hashchange", () => takeCredential() && location.reload());
+drawClock();
+drawPlayer();
+$("play").addEventListener("click", () => (player.playing ? player.pause() : player.play()));
+$("next").addEventListener("click", () => player.next());
+$("setup").addEventListener("submit", enter);
+$("allow").addEventListener("click", ask);
+await begin();
+
+// Who we are
+
+/** From the fragment into localStorage, and out of the address bar (and so of the history). */
+function takeCredential() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  if (!given.has("token")) return false;
+  history.replaceState(null, "", location.pathname + location.search);
+  keep(given);
+  return true;
+}
+
+function keep(given) {
+  const { device, token, url, app = "default" } = Object.fromEntries(given);
+  localStorage.setItem(CREDENTIAL, JSON.stringify({ device, token, url, app }));
+}
+
+function enter(event) {
+  event.preventDefault();
+  keep(new FormData($("setup")));
+  location.reload();
+}
+
+async function begin() {
+  const credential = JSON.parse(localStorage.getItem(CREDENTIAL) ?? "null");
+  if (credential === null) {
+    drawState("refused", "");
+    $("state-text").textContent = "Not set up";
+    drawSetup({});
+    return;
+  }
+  $("name").textContent = credential.device;
+  document.title = `${credential.device} · Fleetpush`;
+  try {
+    // Only now: the credential must leave the address bar also if this fails, and MQTT.js takes its time.
+    const { FleetpushDevice } = await import("./device.js");
+    device = new FleetpushDevice({
+      deviceId: credential.device,
+      token: credential.token,
+      url: credential.url,
+      app: credential.app,
+      onPush: handle,
+      onInterrupted: (push) => remember(push, "interrupted"),
+      onState: drawState,
+    });
+    Object.assign(device.actions, {
+      play: () => player.play(),
+      pause: () => player.pause(),
+      next: () => player.next(),
+    });
+    globalThis.fleetpush = { device };
+    await device.start();
+  } catch (error) {
+    drawState("refused", error.message);
+    drawSetup(credential);
+    return;
+  }
+  await agree();
+  document.addEventListener("visibilitychange", () => document.hidden || agree());
+}
+
+// Permission and consent
+
+/** The one place that asks for permission, and a click is what leads here. */
+async function ask() {
+  const permission = await Notification.requestPermission();
+  // What this device must remember should not be what the browser clears first when the disk is full.
+  await navigator.storage?.persist?.();
+  if (permission !== "default") await device.consent(permission, $("ask-text").dataset.version);
+  drawAsk();
+}
+
+/** The browser's answer may have been given, or changed, elsewhere: in its settings, or by whoever manages it. */
+async function agree() {
+  drawAsk();
+  const permission = permissionNow();
+  if (permission !== "default" && permission !== (await device.consented())) await device.consent(permission);
+}
+
+function permissionNow() {
+  return "Notification" in globalThis ? Notification.permission : "default";
+}
+
+function drawAsk() {
+  $("ask").hidden = !("Notification" in globalThis) || permissionNow() !== "default";
+}
+
+// Pushes
+
+function handle(push) {
+  switch (push.kind) {
+    case "alert":
+    case "in_app":
+      return show(push);
+    case "command":
+      return command(push);
+    case "silent":
+      dispatchEvent(new CustomEvent("fleetpush-data", { detail: push }));
+  }
+  return undefined; // kinds of later versions are not for us
+}
+
+async function show(push) {
+  remember(push, "new");
+  banners.show(push);
+  const displayed = once(() => device.displayed(push));
+  if (push.kind === "alert" && permissionNow() === "granted") notify(push, displayed);
+  if (!document.hidden) await displayed();
+  // In the background nobody has seen the banner yet.
+  else document.addEventListener("visibilitychange", () => banners.has(push) && displayed(), { once: true });
+}
+
+/** The same outside the page, for when another window covers it. */
+function notify(push, displayed) {
+  const { title, body } = push.notification;
+  const tag = push.collapseKey ?? push.pushId;
+  try {
+    const notification = new Notification(String(title ?? body), {
+      body: title === undefined ? undefined : body,
+      tag,
+      renotify: true,
+      icon: "icon.svg",
+      requireInteraction: push.priority === "critical",
+    });
+    notification.onshow = displayed;
+    notification.onclick = () => {
+      window.focus();
+      banners.open(push);
+    };
+    notifications.set(push.pushId, notification);
+  } catch (error) {
+    console.warn(`no notification: ${error.message}`); // Chrome on Android wants a service worker
+  }
+}
+
+/** An order names one of the actions: {"action": "play"}. Its result goes back to who gave it. */
+async function command(push) {
+  const action = push.data?.action;
+  const handler = device.actions[action];
+  if (typeof action !== "string" || handler === undefined) throw new Error("unknown command");
+  const result = await handler(push);
+  remember(push, describe(action, result));
+  return result;
+}
+
+/** Resolves when `said`, the receipt, is kept. */
+function answered(push, how, said) {
+  notifications.get(push.pushId)?.close();
+  notifications.delete(push.pushId);
+  remember(push, how);
+  return said;
+}
+
+/** `Play: playing · Morning light`, or whatever else the result says in words. */
+function describe(title, result) {
+  const words = typeof result === "object" && result !== null ? Object.values(result) : [result];
+  const said = words.filter((word) => typeof word === "string");
+  return said.length > 0 ? `${title}: ${said.join(" · ")}` : String(title);
+}
+
+function once(call) {
+  let called = null;
+  return () => (called ??= call());
+}
+
+// What is drawn
+
+function drawState(state, detail) {
+  $("state").dataset.state = state;
+  const words = state === "refused" || state === "waiting" ? [STATES[state](), detail] : [STATES[state]()];
+  $("state-text").textContent = words.filter(Boolean).join(": ");
+  if (state === "refused" && detail) drawSetup(JSON.parse(localStorage.getItem(CREDENTIAL)));
+  if (state === "connected") $("setup").hidden = true;
+}
+
+function drawSetup(credential) {
+  const form = $("setup");
+  if (!form.hidden) return;
+  for (const name of ["url", "device", "app"]) {
+    if (credential[name]) form.elements[name].value = credential[name];
+  }
+  form.hidden = false;
+}
+
+/** One line for each push; the newest word about it replaces the one before. */
+function remember(push, what) {
+  $("nothing").hidden = true;
+  const list = $("recent");
+  let line = [...list.children].find((child) => child.dataset.push === push.pushId);
+  if (line === undefined) {
+    const { title, body } = push.notification;
+    line = make("li", "");
+    line.dataset.push = push.pushId;
+    line.append(
+      make("time", "", new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })),
+      make("span", "recent-title", title ?? body ?? push.kind),
+      make("span", "recent-what"),
+    );
+    list.prepend(line);
+    while (list.children.length > RECENT) list.lastElementChild.remove();
+  }
+  line.querySelector(".recent-what").textContent = what;
+}
+
+function drawPlayer() {
+  const { playing } = player;
+  $("player").dataset.playing = playing;
+  $("track-state").textContent = playing ? "Playing" : "Paused";
+  $("track").textContent = player.title;
+  $("progress").value = player.progress;
+  $("play").textContent = playing ? "Pause" : "Play";
+}
+
+function drawClock() {
+  const now = new Date();
+  $("clock").textContent = now.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  setTimeout(drawClock, 60_000 - (now % 60_000));
+}
