@@ -1,7 +1,7 @@
 """The command line: `fleetpush` (also `python -m gateway`).
 
 Each command is a thin translation: to the composition root (`serve`), to the public HTTP interface (everything an
-operator does), to the reference device (`listen`), to the data directory (`tls`, `backup`, `restore`, `doctor`). Heavy
+operator does), to a device (`listen`, `kiosk`), to the data directory (`tls`, `backup`, `restore`, `doctor`). Heavy
 imports stay inside the commands, so that `fleetpush push` does not load a broker.
 
 Exit codes: 0 done; 1 it could not be done (the reason and its remedy are on stderr); 2 wrong use.
@@ -20,6 +20,7 @@ from gateway.cli.data import backup, restore
 from gateway.cli.devices import devices
 from gateway.cli.doctor import doctor
 from gateway.cli.keys import keys
+from gateway.cli.kiosk import kiosk
 from gateway.cli.listen import listen as listen_command
 from gateway.cli.options import load_settings
 from gateway.cli.pushes import push, watch
@@ -114,6 +115,7 @@ app.command()(push)
 app.command()(watch)
 app.add_typer(keys, name="keys")
 app.command("listen")(listen_command)
+app.command()(kiosk)
 app.add_typer(tls, name="tls")
 app.command()(doctor)
 app.command()(backup)

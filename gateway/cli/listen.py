@@ -116,8 +116,10 @@ def credential_folder(client: ServerClient) -> Path:
     return base / "fleetpush" / "listen" / f"{server.hostname}-{server.port or server.scheme}"
 
 
-def load_or_enrol(client: ServerClient, device_id: str, *, rotate: bool) -> tuple[Credential, Path]:
-    """The credential, and the folder it is kept in."""
+def load_or_enrol(
+    client: ServerClient, device_id: str, *, rotate: bool, command: str = "listen"
+) -> tuple[Credential, Path]:
+    """The credential, and the folder it is kept in. `command` is the one that asks, for its words to the person."""
     path = credential_folder(client) / f"{segment(device_id)}.json"
     if not rotate:
         try:
@@ -129,13 +131,13 @@ def load_or_enrol(client: ServerClient, device_id: str, *, rotate: bool) -> tupl
     answer = rotated(client, device_id) if rotate else None
     if answer is None:
         try:
-            answer = client.call("POST", "/v1/devices", json={"device_id": device_id, "name": "fleetpush listen"})
+            answer = client.call("POST", "/v1/devices", json={"device_id": device_id, "name": f"fleetpush {command}"})
         except Refused as refusal:
             if refusal.code != "device_exists":
                 raise
             raise Failure(
                 f"device {device_id} is enrolled already and its token is not here ({path}). To be this device, take "
-                f"a new token, which ends the old one: {PROGRAM} listen {device_id} --rotate"
+                f"a new token, which ends the old one: {PROGRAM} {command} {device_id} --rotate"
             ) from refusal
         note(f"Enrolled {device_id}; its token is kept in {path}")
     credential = Credential(answer["device_id"], answer["token"], answer["mqtt"])
