@@ -18,12 +18,15 @@ import pytest
 
 PACKAGES = {
     "cc": "gcc",
+    "chromium": "chromium",
     "haproxy": "haproxy",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
     "openssl": "openssl",
+    "node": "nodejs",
+    "npm": "npm",
     "stdbuf": "coreutils",
     "strace": "strace",
 }

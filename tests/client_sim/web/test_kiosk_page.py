@@ -1,0 +1,273 @@
+"""The browser as a device, in headless Chromium, against the real server: what a person does, and what is booked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.browser import Browser, Page
+from tests.client_sim.web.conftest import WATCH, Kiosk, Served
+from tests.end_to_end.harness import wait_for
+
+BANNERS = 'document.querySelectorAll(".banner").length'
+
+
+def banner(push_id: str, inside: str) -> str:
+    return f'.banner[data-push="{push_id}"] {inside}'
+
+
+def wait_state(kiosk: Kiosk, push_id: str, state: str) -> dict[str, Any]:
+    """The delivery of a push to one device, once it is so far."""
+    wait_for(lambda: kiosk.api.delivery(push_id)["state"] == state, what=f"{push_id} to be {state}")
+    return kiosk.api.delivery(push_id)
+
+
+def wait_consent(kiosk: Kiosk, consent: str) -> None:
+    wait_for(lambda: kiosk.api.device(kiosk.id)["consent"] == consent, what=f"consent {consent}")
+
+
+def test_a_click_asks_and_with_permission_a_push_notifies(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    assert page.evaluate("asked") == []
+    kiosk.permit("granted")
+    page.click("#allow")
+    page.wait_for('document.querySelector("#ask")?.hidden')
+    assert page.evaluate("asked") == [True], "once, and a person's click was the cause"
+    wait_consent(kiosk, "granted")
+
+    push_id = kiosk.push(collapse_key="bread")
+    page.wait_for("notified.length === 1")
+    shown = page.evaluate("(({ title, body, tag }) => ({ title, body, tag }))(notified[0])")
+    assert shown == {"title": "Fresh bread", "body": "Out of the oven.", "tag": "bread"}
+    assert page.text(banner(push_id, ".banner-title")) == "Fresh bread"
+    wait_state(kiosk, push_id, "displayed")
+    page.evaluate("notified[0].dispatchEvent(new Event('click')) && true")
+    wait_state(kiosk, push_id, "opened")
+    assert page.evaluate(BANNERS) == 0
+
+
+def test_without_permission_there_is_the_banner_only(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    kiosk.permit("denied")
+    page.click("#allow")
+    wait_consent(kiosk, "denied")
+    push_id = kiosk.push()
+    page.click(banner(push_id, ".banner-text"))
+    wait_state(kiosk, push_id, "opened")
+    assert page.evaluate("notified.length") == 0
+
+
+def test_what_was_decided_elsewhere_is_told(kiosk: Kiosk) -> None:
+    """In the browser's settings, or by whoever manages the machine: no click on our button."""
+    kiosk.permit("granted")
+    page = kiosk.connected()
+    wait_consent(kiosk, "granted")
+    assert page.evaluate('document.querySelector("#ask")?.hidden')
+    assert page.evaluate("asked") == []
+
+
+def test_an_action_is_executed_and_booked_with_its_result(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    push_id = kiosk.push("play", "pause")
+    page.click(banner(push_id, '[data-action="play"]'))
+    delivery = wait_state(kiosk, push_id, "acted")
+    assert delivery["action"] == "play"
+    assert delivery["result"] == {"state": "playing", "title": "Morning light", "audible": True}
+    assert page.text("#track-state") == "Playing"
+    assert page.evaluate(BANNERS) == 0
+
+
+def test_a_command_is_executed_without_anybody_and_answers(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    results = [wait_state(kiosk, kiosk.command(action), "acted")["result"] for action in ("next", "nonsense")]
+    assert results == [{"state": "paused", "title": "Window seat"}, {"error": "Error: unknown command"}]
+    assert page.text("#track") == "Window seat"
+
+
+def test_an_action_that_the_page_does_not_know_is_booked_without_a_result(kiosk: Kiosk) -> None:
+    """Also one that every object of the language knows."""
+    page = kiosk.connected()
+    push_id = kiosk.push("constructor")
+    page.click(banner(push_id, '[data-action="constructor"]'))
+    delivery = wait_state(kiosk, push_id, "acted")
+    assert (delivery["action"], delivery["result"]) == ("constructor", None)
+
+
+def test_offline_and_back(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    first = kiosk.push()
+    wait_state(kiosk, first, "displayed")
+    kiosk.relay.cut()
+    page.wait_for('document.querySelector("#state")?.dataset.state === "disconnected"')
+    kiosk.api.wait_online(kiosk.id, False)
+    page.click(banner(first, ".banner-close"))
+    second = kiosk.push()
+    assert kiosk.api.only(second) == {"waiting": 1}
+    kiosk.relay.mend()
+    wait_state(kiosk, second, "displayed")
+    wait_state(kiosk, first, "dismissed")
+    assert page.text(banner(second, ".banner-title")) == "Fresh bread"
+
+
+def test_what_was_said_offline_survives_a_reload(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    push_ids = [kiosk.push() for _ in range(3)]
+    for push_id in push_ids:
+        wait_state(kiosk, push_id, "displayed")
+    kiosk.relay.cut()
+    page.wait_for('document.querySelector("#state")?.dataset.state === "disconnected"')
+    for push_id in push_ids:
+        page.click(banner(push_id, ".banner-close"))
+    page.wait_for(f"{BANNERS} === 0")
+    page.reload()
+    kiosk.relay.mend()
+    for push_id in push_ids:
+        wait_state(kiosk, push_id, "dismissed")
+
+
+def test_a_page_that_goes_in_its_effect_does_not_repeat_it(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    push_id = kiosk.command("never")
+    page.wait_for('localStorage.effects === "1"')
+    assert kiosk.api.only(push_id) == {"sent": 1}, "the acknowledgement follows the effect"
+    page.reload()
+    wait_state(kiosk, push_id, "delivered")
+    assert page.evaluate("localStorage.effects") == "1"
+    assert "interrupted" in page.text("#recent")
+
+
+def test_a_page_that_goes_before_the_acknowledgement_does_not_repeat_its_effect(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    push_id = kiosk.command("when_told")
+    page.wait_for("globalThis.tell !== undefined")
+    kiosk.relay.cut()
+    page.wait_for('document.querySelector("#state")?.dataset.state === "disconnected"')
+    page.evaluate("tell()")
+    page.wait_for('document.querySelector("#recent")?.innerText.includes("when_told")')
+    page.reload()
+    kiosk.relay.mend()
+    assert wait_state(kiosk, push_id, "acted")["result"] == {"done": True}
+    kiosk.api.wait_online(kiosk.id)
+    assert page.evaluate("localStorage.effects") == "1"
+
+
+def test_a_slow_effect_stops_neither_receipts_nor_the_connection(kiosk: Kiosk) -> None:
+    """MQTT.js reads nothing while its own message handler waits."""
+    page = kiosk.connected()
+    shown = kiosk.push()
+    wait_state(kiosk, shown, "displayed")
+    slow = kiosk.command("when_told")
+    page.wait_for("globalThis.tell !== undefined")
+    page.click(banner(shown, ".banner-close"))
+    wait_state(kiosk, shown, "dismissed")
+    page.evaluate("tell()")
+    wait_state(kiosk, slow, "acted")
+
+
+def test_a_second_tab_waits_until_the_first_is_closed(kiosk: Kiosk) -> None:
+    first = kiosk.connected()
+    since = kiosk.api.device(kiosk.id)["connected_at"]
+    second = kiosk.open()
+    second.wait_for('document.querySelector("#state")?.innerText === "Not this tab: another tab is connected"')
+    assert kiosk.api.device(kiosk.id)["connected_at"] == since
+    first.close()
+    second.wait_for('document.querySelector("#state")?.dataset.state === "connected"')
+    push_id = kiosk.push()
+    second.click(banner(push_id, ".banner-text"))
+    wait_state(kiosk, push_id, "opened")
+
+
+def test_the_credential_leaves_the_address_bar(kiosk: Kiosk, served: Served) -> None:
+    page = kiosk.connected()
+    assert page.evaluate("location.href") == f"{served.origin}/"
+    assert kiosk.device.token not in page.evaluate("document.documentElement.outerHTML")
+    page.reload()
+    page.wait_for('document.querySelector("#state")?.dataset.state === "connected"')
+
+
+def test_the_credential_can_be_typed(browser: Browser, served: Served, kiosk: Kiosk) -> None:
+    page = kiosk.context.open(f"{served.origin}/", WATCH)
+    kiosk.pages.append(page)
+    typed = {"url": f"ws://127.0.0.1:{kiosk.relay.port}/mqtt", "device": kiosk.id, "token": kiosk.device.token}
+    for name, text in typed.items():
+        page.click(f'#setup [name="{name}"]')
+        page.type(text)
+    page.press("Enter", 13, "\r")
+    page.wait_for('document.querySelector("#state")?.dataset.state === "connected"')
+    assert page.evaluate("location.href") == f"{served.origin}/"
+    assert page.text("#name") == kiosk.id
+
+
+def test_a_wrong_token_says_so_and_asks_for_another(kiosk: Kiosk) -> None:
+    kiosk.device.token = "wrong"
+    page = kiosk.open()
+    page.wait_for('document.querySelector("#state")?.dataset.state === "refused"')
+    assert page.text("#state") == "Refused by the server: Bad username or password"
+    page.wait_for('document.querySelector("#setup")?.hidden === false')
+
+
+def test_everything_is_answered_by_keyboard(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    older, newer = kiosk.push("next"), kiosk.push()
+    wait_state(kiosk, newer, "displayed")
+    assert page.evaluate("document.activeElement === document.body"), "a banner takes no focus away"
+    page.evaluate(f"document.querySelector('{banner(newer, '.banner-text')}').focus()")
+    page.press("Escape", 27)
+    wait_state(kiosk, newer, "dismissed")
+    assert page.evaluate("document.activeElement.closest('.banner').dataset.push") == older
+    page.press("Tab", 9)
+    page.press("Enter", 13, "\r")
+    wait_state(kiosk, older, "acted")
+    page.wait_for('document.activeElement.id === "name"')
+
+
+def test_a_push_is_text_and_its_addresses_are_web_addresses(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    hostile = "<img src=x onerror=\"document.title='owned'\">"
+    push_id = kiosk.push(
+        notification={"title": hostile, "body": hostile, "url": "javascript:alert(1)", "image": "data:image/png,x"}
+    )
+    wait_state(kiosk, push_id, "displayed")
+    assert page.text(banner(push_id, ".banner-title")) == hostile
+    assert page.evaluate('document.querySelectorAll("img").length') == 0
+    page.evaluate("window.open = (...given) => (globalThis.opened = given)")
+    page.click(banner(push_id, ".banner-text"))
+    wait_state(kiosk, push_id, "opened")
+    assert page.evaluate("globalThis.opened") is None
+    linked = kiosk.push(notification={"url": "https://shop.example/bread"})
+    page.click(banner(linked, ".banner-text"))
+    assert page.wait_for("globalThis.opened") == ["https://shop.example/bread", "_blank", "noopener,noreferrer"]
+
+
+def test_a_newer_push_takes_the_place_of_the_one_with_its_collapse_key(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    for price in (1, 2):
+        push_id = kiosk.push(collapse_key="price", notification={"title": f"Bread: {price} €"})
+        wait_state(kiosk, push_id, "displayed")
+    assert page.evaluate("[...document.querySelectorAll('.banner-title')].map((e) => e.innerText)") == ["Bread: 2 €"]
+
+
+def test_a_silent_push_is_for_the_pages_scripts(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    page.evaluate("addEventListener('fleetpush-data', ({ detail }) => (globalThis.brought = detail.data)) ?? true")
+    push_id = kiosk.api.push(kiosk.id, data={"price": 3})
+    assert page.wait_for("globalThis.brought") == {"price": 3}
+    wait_state(kiosk, push_id, "delivered")
+    assert page.evaluate(BANNERS) == 0
+
+
+def test_what_a_hidden_page_shows_is_displayed_when_somebody_looks(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    hide(page, True)
+    push_id = kiosk.push(kind="in_app")
+    wait_state(kiosk, push_id, "delivered")
+    hide(page, False)
+    wait_state(kiosk, push_id, "displayed")
+
+
+def hide(page: Page, hidden: bool) -> None:
+    """A headless page is always visible: the state is said to it."""
+    page.evaluate(
+        f"Object.defineProperty(document, 'hidden', {{ value: {json.dumps(hidden)}, configurable: true }});"
+        "document.dispatchEvent(new Event('visibilitychange'))"
+    )
