@@ -65,6 +65,7 @@ def kiosk(
         credential, _ = load_or_enrol(client, device_id, rotate=rotate, command="kiosk")
         websocket = websocket_of(credential, client)
         trust = client.tls or tls_context(None)
+    ended = end_told()
     with serving(pages(web_folder(), mqtt_js), port) as origin:
         if (complaint := refusal_of(websocket, origin, trust)) is not None:
             note(complaint)
@@ -73,7 +74,7 @@ def kiosk(
         note(f"Open this in a browser on this machine. It makes the browser {device_id}: show it to nobody.")
         print(address_of(origin, credential, websocket), flush=True)
         note("Ctrl-C ends it; the page then stays connected until it is closed.")
-        wait_for_the_end()
+        ended.wait()
 
 
 # MQTT.js
@@ -217,12 +218,12 @@ def address_of(origin: str, credential: Credential, websocket: str) -> str:
     return f"{origin}/#{urlencode(fragment)}"
 
 
-def wait_for_the_end() -> None:
-    """A signal or Ctrl-C; in the background of a script, too, where Ctrl-C is otherwise ignored."""
+def end_told() -> threading.Event:
+    """Set by a signal or Ctrl-C; in the background of a script, too, where Ctrl-C is otherwise ignored."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    ended.wait()
+    return ended
 
 
 # The server's WebSocket
