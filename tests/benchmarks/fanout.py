@@ -5,6 +5,9 @@ Mosquitto and amqtt without persistence, fed by a C publisher; and the floor, a 
 nothing else. amqtt looks at every subscription for every message, so it gets fewer messages, and no fleet of more than
 a thousand. Each is measured twice: single pushes, one at a time (the median), and a stream of pushes from a few
 senders, each of which sends its next when the last was accepted.
+
+Then the same over TLS, WebSocket and both, beside Mosquitto alone. There the sender speaks it too: Mosquitto's
+publisher to the same port, ours HTTP, or HTTPS if devices use TLS.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from tests.benchmarks.tools import (
     enrolled,
     floor,
     mosquitto,
+    without_the_impossible,
 )
+from tests.benchmarks.transports import TRANSPORTS, Door, Transport
 from tests.end_to_end.harness import Api, Server, wait_for
 
 SUMMARY = "one push to N devices, until its last acknowledgement is in the ledger"
@@ -45,13 +50,20 @@ SENDERS = 4
 """Requests under way at once in a stream."""
 WARM_UP = 1
 UNIT = "deliveries/s"
+FLEETS = [100, 1_000, 10_000]
+OTHER_FLEETS = [1_000]
+"""Over something else than TCP."""
 FLOOR, MOSQUITTO, AMQTT = "floor (C, system calls only)", "Mosquitto, not durable", "amqtt, not durable"
 GOALS = {FLOOR: 0.5, MOSQUITTO: 1.5}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    fleets = ", ".join(map(str, FLEETS))
     parser.add_argument(
-        "--devices", type=int, nargs="+", default=[100, 1_000, 10_000], metavar="N", help="default: 100 1000 10000"
+        "--devices", type=int, nargs="+", metavar="N", help=f"default: {fleets} over TCP, {OTHER_FLEETS[0]} over others"
+    )
+    parser.add_argument(
+        "--transport", nargs="+", choices=TRANSPORTS, default=TRANSPORTS, help="how devices connect; default: all"
     )
     parser.add_argument("--pushes", type=int, default=9, help="single pushes, of which the median counts (%(default)s)")
     parser.add_argument("--stream", type=int, default=200_000, help="deliveries of the stream (%(default)s)")
@@ -59,26 +71,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
     figures: list[Figure] = []
+    for transport in without_the_impossible(options.transport):
+        place = directory / transport
+        place.mkdir()
+        fleets = options.devices or (FLEETS if transport == "tcp" else OTHER_FLEETS)
+        figures += compare(Door.of(transport, place), fleets, options.pushes, options.stream, place)
+    return figures
+
+
+def compare(door: Door, fleets: Sequence[int], pushes: int, stream: int, directory: Path) -> list[Figure]:
+    figures: list[Figure] = []
     costs: dict[int, float] = {}
-    for devices in options.devices:
+    for devices in fleets:
         place = directory / str(devices)
         place.mkdir()
-        batches = [1] * (WARM_UP + options.pushes) + [max(options.stream // devices, 1)]
-        _, floored = floor(devices, PAYLOAD, WINDOW, batches, place)
-        others = {FLOOR: rates(devices, floored), MOSQUITTO: rates(devices, measure_mosquitto(devices, batches, place))}
-        if devices <= AMQTT_DEVICES:
-            others[AMQTT] = rates(devices, measure_amqtt(devices, place))
-        ours = rates(devices, measure_fleetpush(devices, batches, place))
+        batches = [1] * (WARM_UP + pushes) + [max(stream // devices, 1)]
+        others = {MOSQUITTO: rates(devices, measure_mosquitto(door, devices, batches, place))}
+        if door.transport == "tcp":
+            others[FLOOR] = rates(devices, floor(devices, PAYLOAD, WINDOW, batches, place)[1])
+            if devices <= AMQTT_DEVICES:
+                others[AMQTT] = rates(devices, measure_amqtt(devices, place))
+        ours = rates(devices, measure_fleetpush(door, devices, batches, place))
         costs[devices] = 1e6 / ours[1]
         for kind, what in enumerate(("single push", "stream")):
             for name, theirs in others.items():
                 counts = kind == 1 and devices >= 1_000  # what the design sets a goal for
-                title = f"fan-out to {devices:,}, {what}"
-                goal = GOALS.get(name) if counts else None
+                title = f"fan-out to {devices:,}{door.over}, {what}"
+                goal = GOALS.get(name) if counts and door.transport == "tcp" else None
                 figures.append(Figure(title, UNIT, ours[kind], name, theirs[kind], goal))
     smallest, largest = min(costs), max(costs)
     if largest > smallest:
-        title = f"cost of a delivery to {largest:,} devices"
+        title = f"cost of a delivery to {largest:,} devices{door.over}"
         figures.append(Figure(title, "µs", costs[largest], f"to {smallest:,} devices", costs[smallest], at_most=1.3))
     return figures
 
@@ -89,9 +112,9 @@ def rates(devices: int, batches: Sequence[Batch]) -> tuple[float, float]:
     return devices / median([batch.seconds for batch in singles]), devices * stream.rounds / stream.seconds
 
 
-def measure_mosquitto(devices: int, batches: list[int], directory: Path) -> list[Batch]:
-    with mosquitto(directory) as (port, _):
-        return published(port, devices, batches, WINDOW, directory)
+def measure_mosquitto(door: Door, devices: int, batches: list[int], directory: Path) -> list[Batch]:
+    with mosquitto(directory, door=door) as (port, _):
+        return published(port, devices, batches, WINDOW, directory, door.transport)
 
 
 def measure_amqtt(devices: int, directory: Path) -> list[Batch]:
@@ -100,28 +123,31 @@ def measure_amqtt(devices: int, directory: Path) -> list[Batch]:
         return published(port, devices, batches, AMQTT_WINDOW, directory)
 
 
-def published(port: int, devices: int, batches: list[int], window: int, directory: Path) -> list[Batch]:
+def published(
+    port: int, devices: int, batches: list[int], window: int, directory: Path, transport: Transport = "tcp"
+) -> list[Batch]:
     """The fleet's own publisher at a broker that lets everybody in."""
     options = ["--publish", "--window", str(window), "--size", str(PAYLOAD)]
-    with Fleet(port, anonymous_devices(devices, directory), batches, *options) as fleet:
+    with Fleet(port, anonymous_devices(devices, directory), batches, *options, transport=transport) as fleet:
         return [fleet.batch() for _ in batches]
 
 
-def measure_fleetpush(devices: int, batches: list[int], directory: Path) -> list[Batch]:
-    with Server(directory / "data") as server:
-        with Fleet(server.mqtt_port, enrolled(server, devices, directory), batches) as fleet:
-            results = [one_batch(server, fleet, rounds, devices) for rounds in batches]
+def measure_fleetpush(door: Door, devices: int, batches: list[int], directory: Path) -> list[Batch]:
+    with door.server(directory / "data") as server:
+        listed = enrolled(server, devices, directory)
+        with Fleet(door.port(server), listed, batches, transport=door.transport) as fleet:
+            results = [one_batch(server, door, fleet, rounds, devices) for rounds in batches]
         if server.stop() != 0:
             raise CannotRun(f"The server did not end well:\n{server.output}")
         return results
 
 
-def one_batch(server: Server, fleet: Fleet, rounds: int, devices: int) -> Batch:
+def one_batch(server: Server, door: Door, fleet: Fleet, rounds: int, devices: int) -> Batch:
     """The devices say when they have acknowledged everything; only then is the ledger asked, until it says so too."""
     start = time.perf_counter()
     body = json.dumps({"target": {"all": True}, "data": "x" * (PAYLOAD - ENVELOPE)})
     options = ["--requests", str(rounds), "--connections", str(min(rounds, SENDERS))]
-    sent = HttpLoad(server.http_port, "/v1/pushes", body, *options, key=server.admin_key)
+    sent = HttpLoad(server.http_port, "/v1/pushes", body, *options, key=server.admin_key, transport=door.http)
     fleet.batch()
     sent.result()
     wait_for(lambda: is_recorded(server.api, rounds, devices), what="the ledger")

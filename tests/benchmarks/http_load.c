@@ -1,7 +1,7 @@
 /* Requests to one HTTP path over kept connections: as fast as they are answered, or at a fixed rate come what may.
  *
  *   http_load --port P --path PATH --body TEXT [--key KEY] [--connections C] [--requests N] [--rate R]
- *             [--devices D] [--type MEDIA_TYPE]
+ *             [--devices D] [--type MEDIA_TYPE] [--transport tcp|tls]
  *
  * In TEXT, each %D becomes a number below D (counting round), each %T the stamp "ts=" and 16 hexadecimal digits: the
  * moment when the request was due, CLOCK_REALTIME in nanoseconds. --body @FILE reads it from a file, %-less.
@@ -13,24 +13,24 @@
  * Exit code 1 if one was not answered with 2xx, with the answer on standard error.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
-#include <netinet/tcp.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "load_transport.h"
 
 enum { ANSWER_SIZE = 4 << 20, MAX_CONNECTIONS = 1024 };
 
 struct connection {
-    int fd;
+    struct channel channel;
     double due; /* of the request that is under way; 0 while free */
     char *answer;
     size_t length;
@@ -51,21 +51,23 @@ static double now(void) {
     return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-static void fail(const char *what) {
+void fail(const char *what) {
     fprintf(stderr, "HTTP load: %s\n", what);
     exit(1);
 }
 
-static void open_connection(struct connection *connection) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    connection->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) fail("cannot connect");
-    int on = 1;
-    setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+static void wait_until(struct channel *channel, short events) {
+    struct pollfd socket = {.fd = channel->fd, .events = events};
+    if (poll(&socket, 1, 10000) != 1) fail("the server does not go on");
+}
+
+static void open_connection(struct connection *connection, size_t number) {
+    channel_open(&connection->channel, port, number);
+    while (!channel_greet(&connection->channel)) wait_until(&connection->channel, POLLIN);
     connection->answer = malloc(ANSWER_SIZE);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
-    if (!connection->answer || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, connection->fd, &event)) fail("epoll_ctl failed");
+    if (!connection->answer || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, connection->channel.fd, &event))
+        fail("epoll_ctl failed");
 }
 
 /* The body of request `number`, in a buffer that the next call uses again. */
@@ -91,10 +93,14 @@ static const char *render(long number, double due, size_t *length) {
     return text;
 }
 
-static void send_all(int fd, const char *data, size_t length) {
+static void send_all(struct channel *channel, const char *data, size_t length) {
     while (length) {
-        ssize_t sent = send(fd, data, length, MSG_NOSIGNAL);
-        if (sent < 0) fail("a connection broke");
+        ssize_t sent = channel_write(channel, data, length);
+        if (sent < 0 && errno == EAGAIN) {
+            wait_until(channel, POLLOUT);
+            continue;
+        }
+        if (sent <= 0) fail("a connection broke");
         data += sent;
         length -= sent;
     }
@@ -111,10 +117,10 @@ static void begin(struct connection *connection, double due) {
     connection->length = 0;
     if (size + length <= sizeof request) { /* one system call, one segment */
         memcpy(request + size, content, length);
-        send_all(connection->fd, request, size + length);
+        send_all(&connection->channel, request, size + length);
     } else {
-        send_all(connection->fd, request, size);
-        send_all(connection->fd, content, length);
+        send_all(&connection->channel, request, size);
+        send_all(&connection->channel, content, length);
     }
 }
 
@@ -128,15 +134,16 @@ static bool is_complete(struct connection *connection) {
     return connection->length >= (size_t)(end + 4 - connection->answer) + strtoul(said + 15, NULL, 10);
 }
 
-static void read_answer(struct connection *connection) {
-    ssize_t length = recv(connection->fd, connection->answer + connection->length,
-                          ANSWER_SIZE - 1 - connection->length, MSG_DONTWAIT);
-    if (length < 0 && errno == EAGAIN) return;
+/* Whether anything was there. */
+static bool read_part(struct connection *connection) {
+    ssize_t length = channel_read(&connection->channel, connection->answer + connection->length,
+                                  ANSWER_SIZE - 1 - connection->length);
+    if (length < 0 && errno == EAGAIN) return false;
     if (length <= 0) fail("the server closed a connection");
     connection->length += length;
     if (!is_complete(connection)) {
         if (connection->length == ANSWER_SIZE - 1) fail("an answer is too long");
-        return;
+        return true;
     }
     if (memcmp(connection->answer + 9, "20", 2)) {
         fprintf(stderr, "%.2000s\n", connection->answer);
@@ -144,6 +151,11 @@ static void read_answer(struct connection *connection) {
     }
     latencies[answered++] = (now() - connection->due) * 1e6;
     connection->due = 0;
+    return true;
+}
+
+static void read_answer(struct connection *connection) {
+    while (read_part(connection) && channel_pending(&connection->channel)) continue;
 }
 
 static int compare(const void *one, const void *other) {
@@ -168,7 +180,8 @@ int main(int count, char **arguments) {
     static const struct option options[] = {{"port", 1, 0, 'p'},    {"path", 1, 0, 'P'},        {"body", 1, 0, 'b'},
                                             {"key", 1, 0, 'k'},     {"connections", 1, 0, 'c'}, {"requests", 1, 0, 'n'},
                                             {"rate", 1, 0, 'r'},    {"devices", 1, 0, 'd'},     {"type", 1, 0, 't'},
-                                            {0}};
+                                            {"transport", 1, 0, 'T'}, {0}};
+    const char *transport = "tcp";
     for (int option; (option = getopt_long(count, arguments, "", options, 0)) != -1;) switch (option) {
         case 'p': port = atoi(optarg); break;
         case 'P': path = optarg; break;
@@ -182,12 +195,14 @@ int main(int count, char **arguments) {
         case 'r': rate = atoi(optarg); break;
         case 'd': device_count = atoi(optarg); break;
         case 't': media_type = optarg; break;
+        case 'T': transport = optarg; break;
         default: return 2;
         }
     if (!port || !body || connection_count < 1 || connection_count > MAX_CONNECTIONS || device_count < 1) return 2;
+    channel_choose(transport);
     epoll_fd = epoll_create1(0);
     latencies = malloc(requests * sizeof *latencies);
-    for (int i = 0; i < connection_count; i++) open_connection(&connections[i]);
+    for (int i = 0; i < connection_count; i++) open_connection(&connections[i], i);
     start = now();
     while (answered < requests) {
         double next = now() + 1; /* when the next request is due; nobody can send it before an answer has come */

@@ -5,7 +5,7 @@
  * message to every device in turn, at most --window of them unacknowledged by the server.
  *
  *   load_generator --port P --devices FILE --batches 1,1,20 [--publish] [--window W] [--size BYTES] [--timeout S]
- *                  [--rate R] [--connecting N] [--resume] [--deaf]
+ *                  [--rate R] [--connecting N] [--resume] [--deaf] [--transport tcp|tls|ws|wss]
  *
  * FILE has one line per device: CLIENT_ID USERNAME PASSWORD TOPIC ("-" for no user name or no password).
  * --rate: publish R messages per second, come what may, each with the stamp of the moment when it was due.
@@ -26,11 +26,8 @@
  * Exit code 0 when all batches are through, 1 when the time is over or a device was refused or disconnected.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
-#include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,12 +35,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "load_transport.h"
+
 enum { CONNACK = 2, PUBLISH = 3, PUBACK = 4, SUBACK = 9 };
-enum { READ_SIZE = 65536, PER_SOURCE_ADDRESS = 20000, CLASSES = 4, LOW = 3 };
+enum { READ_SIZE = 65536, CLASSES = 4, LOW = 3 };
 
 struct buffer {
     uint8_t *data;
@@ -51,7 +49,8 @@ struct buffer {
 };
 
 struct connection {
-    int fd;
+    struct channel channel;
+    bool is_open; /* the handshakes below MQTT are over */
     struct buffer in, out; /* `in`: an incomplete packet; `out`: what the socket did not take */
     char client_id[80], username[80], password[128], topic[160];
 };
@@ -78,7 +77,7 @@ static double now(void) {
     return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-static void fail(const char *what) {
+void fail(const char *what) {
     fprintf(stderr, "load generator: %s\n", what);
     exit(1);
 }
@@ -104,13 +103,13 @@ static void drop_front(struct buffer *buffer, size_t length) {
 
 static void watch(struct connection *connection, int operation, uint32_t events) {
     struct epoll_event event = {.events = events, .data.ptr = connection};
-    if (epoll_ctl(epoll_fd, operation, connection->fd, &event)) fail("epoll_ctl failed");
+    if (epoll_ctl(epoll_fd, operation, connection->channel.fd, &event)) fail("epoll_ctl failed");
 }
 
 static void send_bytes(struct connection *connection, const void *data, size_t length) {
     ssize_t sent = 0;
     if (connection->out.length == 0) {
-        sent = send(connection->fd, data, length, MSG_NOSIGNAL);
+        sent = channel_write(&connection->channel, data, length);
         if (sent < 0) {
             if (errno != EAGAIN) fail("a connection broke");
             sent = 0;
@@ -122,7 +121,7 @@ static void send_bytes(struct connection *connection, const void *data, size_t l
 }
 
 static void flush(struct connection *connection) {
-    ssize_t sent = send(connection->fd, connection->out.data, connection->out.length, MSG_NOSIGNAL);
+    ssize_t sent = channel_write(&connection->channel, connection->out.data, connection->out.length);
     if (sent < 0) {
         if (errno != EAGAIN) fail("a connection broke");
         return;
@@ -153,12 +152,13 @@ static size_t put_string(uint8_t *at, const char *string) {
 }
 
 static void send_packet(struct connection *connection, uint8_t first, const uint8_t *body, size_t length) {
-    uint8_t packet[2048];
-    packet[0] = first;
-    size_t header = 1 + put_length(packet + 1, length);
-    if (header + length > sizeof packet) fail("a packet is too long");
-    memcpy(packet + header, body, length);
-    send_bytes(connection, packet, header + length);
+    uint8_t header[5] = {first}, packet[2048];
+    size_t header_size = 1 + put_length(header + 1, length);
+    size_t size = channel_head(packet, header_size + length);
+    if (size + header_size + length > sizeof packet) fail("a packet is too long");
+    memcpy(packet + size, header, header_size);
+    memcpy(packet + size + header_size, body, length);
+    send_bytes(connection, packet, size + header_size + length);
 }
 
 static void send_connect(struct connection *connection, bool clean) {
@@ -173,6 +173,11 @@ static void send_connect(struct connection *connection, bool clean) {
     if (named) length += put_string(body + length, connection->username);
     if (secret) length += put_string(body + length, connection->password);
     send_packet(connection, 0x10, body, length);
+}
+
+static void greet(struct connection *connection) {
+    connection->is_open = channel_greet(&connection->channel);
+    if (connection->is_open) send_connect(connection, connection == &publisher);
 }
 
 static void send_subscribe(struct connection *connection) {
@@ -244,8 +249,7 @@ static void take_packet(struct connection *connection, uint8_t first, const uint
         measure(body, length);
         if (first & 0x06) {
             const uint8_t *identifier = body + 2 + (body[0] << 8 | body[1]);
-            uint8_t puback[] = {0x40, 2, identifier[0], identifier[1]};
-            send_bytes(connection, puback, sizeof puback);
+            send_packet(connection, 0x40, identifier, 2);
         }
         break;
     default:
@@ -273,12 +277,13 @@ static size_t take_packets(struct connection *connection, const uint8_t *data, s
     return at;
 }
 
-static void read_bytes(struct connection *connection) {
-    ssize_t length = recv(connection->fd, scratch, sizeof scratch, 0);
+/* Whether anything was there. */
+static bool read_bytes(struct connection *connection) {
+    ssize_t length = channel_read(&connection->channel, scratch, sizeof scratch);
     if (length == 0) fail("the server closed a connection");
     if (length < 0) {
         if (errno != EAGAIN) fail("a connection broke");
-        return;
+        return false;
     }
     if (connection->in.length == 0) {
         size_t taken = take_packets(connection, scratch, length);
@@ -287,17 +292,24 @@ static void read_bytes(struct connection *connection) {
         append(&connection->in, scratch, length);
         drop_front(&connection->in, take_packets(connection, connection->in.data, connection->in.length));
     }
+    return true;
+}
+
+static void serve(struct connection *connection, uint32_t events) {
+    if (events & EPOLLOUT) flush(connection);
+    if (!(events & ~(uint32_t)EPOLLOUT)) return;
+    if (connection->is_open) {
+        while (read_bytes(connection) && channel_pending(&connection->channel)) continue;
+    } else {
+        greet(connection);
+    }
 }
 
 static void turn(double milliseconds) {
     struct epoll_event events[512];
     struct timespec timeout = {.tv_nsec = (long)(milliseconds * 1e6)};
     int count = epoll_pwait2(epoll_fd, events, 512, &timeout, NULL);
-    for (int i = 0; i < count; i++) {
-        struct connection *connection = events[i].data.ptr;
-        if (events[i].events & EPOLLOUT) flush(connection);
-        if (events[i].events & ~(uint32_t)EPOLLOUT) read_bytes(connection);
-    }
+    for (int i = 0; i < count; i++) serve(events[i].data.ptr, events[i].events);
     if (now() > deadline) {
         fprintf(stderr, "load generator: time is over: %zu connected, %zu subscribed, %llu received\n", connected,
                 subscribed, (unsigned long long)received);
@@ -306,21 +318,9 @@ static void turn(double milliseconds) {
 }
 
 static void open_connection(struct connection *connection, size_t number) {
-    connection->fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in address = {.sin_family = AF_INET};
-    /* Addresses of its own for each process, 127.PID.PID.N: an address has 28,000 ports, and the kernel takes twice as
-     * long to find a free one when an earlier fleet has just left thousands of them to the same server. */
-    in_addr_t source = 127u << 24 | (getpid() & 0xffff) << 8 | (1 + number / PER_SOURCE_ADDRESS);
-    address.sin_addr.s_addr = htonl(source);
-    int on = 1;
-    setsockopt(connection->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
-    if (bind(connection->fd, (struct sockaddr *)&address, sizeof address)) fail("bind failed");
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    address.sin_port = htons(port);
-    if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) fail("cannot connect");
-    setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    fcntl(connection->fd, F_SETFL, O_NONBLOCK);
+    channel_open(&connection->channel, port, number);
     watch(connection, EPOLL_CTL_ADD, EPOLLIN);
+    greet(connection);
 }
 
 static void read_devices(const char *path) {
@@ -340,7 +340,6 @@ static void connect_all(bool publishing) {
     first_attempt = now();
     for (size_t i = 0; i < device_count; i++) {
         open_connection(&devices[i], i);
-        send_connect(&devices[i], false);
         bool full = i + 1 - connected >= (size_t)connecting_at_once;
         do turn(full ? 50 : 0);
         while (i + 1 - connected >= (size_t)connecting_at_once);
@@ -358,7 +357,6 @@ static void connect_all(bool publishing) {
     strcpy(publisher.username, "-");
     strcpy(publisher.password, "-");
     open_connection(&publisher, 0);
-    send_connect(&publisher, true);
     while (connected < device_count + 1) turn(50);
 }
 
@@ -408,8 +406,9 @@ int main(int count, char **arguments) {
                                             {"publish", 0, 0, 'P'}, {"window", 1, 0, 'w'},  {"size", 1, 0, 's'},
                                             {"timeout", 1, 0, 't'}, {"connecting", 1, 0, 'c'},
                                             {"rate", 1, 0, 'R'},
-                                            {"resume", 0, 0, 'r'},  {"deaf", 0, 0, 'D'},    {0}};
-    const char *batches = "1";
+                                            {"resume", 0, 0, 'r'},  {"deaf", 0, 0, 'D'},
+                                            {"transport", 1, 0, 'T'}, {0}};
+    const char *batches = "1", *transport = "tcp";
     bool publishing = false;
     double timeout = 60;
     for (int option; (option = getopt_long(count, arguments, "", options, 0)) != -1;) switch (option) {
@@ -424,6 +423,7 @@ int main(int count, char **arguments) {
         case 'R': rate = atoi(optarg); break;
         case 'r': resuming = true; break;
         case 'D': deaf = true; break;
+        case 'T': transport = optarg; break;
         default: return 2;
         }
     if (!device_count || payload_size > 1024) return 2;
@@ -432,6 +432,7 @@ int main(int count, char **arguments) {
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     if (files.rlim_cur < device_count + 16) fail("too few file descriptors: raise the hard limit (ulimit -n)");
+    channel_choose(transport);
     epoll_fd = epoll_create1(0);
     deadline = now() + timeout;
 

@@ -1,4 +1,5 @@
-"""Memory of an idle device: connected, subscribed, nothing waiting. Beside Mosquitto and amqtt with the same fleet."""
+"""Memory of an idle device: connected, subscribed, nothing waiting. Beside Mosquitto with the same fleet, over TCP also
+beside amqtt."""
 
 from __future__ import annotations
 
@@ -7,8 +8,16 @@ import time
 from pathlib import Path
 
 from tests.benchmarks.figures import GOAL, Figure
-from tests.benchmarks.tools import Fleet, amqtt, anonymous_devices, enrolled, mosquitto, resident
-from tests.end_to_end.harness import Server
+from tests.benchmarks.tools import (
+    Fleet,
+    amqtt,
+    anonymous_devices,
+    enrolled,
+    mosquitto,
+    resident,
+    without_the_impossible,
+)
+from tests.benchmarks.transports import TRANSPORTS, Door, Transport
 
 SUMMARY = "memory per connected idle device"
 UNIT = "KiB"
@@ -23,30 +32,39 @@ AMQTT_DEVICES = 1_000
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, default=10_000, help="default: %(default)s")
+    parser.add_argument(
+        "--transport", nargs="+", choices=TRANSPORTS, default=TRANSPORTS, help="how devices connect; default: all"
+    )
 
 
 def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
     devices = options.devices
-    with Server(directory / "data") as server:
-        listed = enrolled(server, devices, directory)
-        server.restart()
-        time.sleep(SETTLE)
-        ours = per_device(server.mqtt_port, server.pid, listed, devices)
-    with mosquitto(directory) as (port, pid):
-        theirs = per_device(port, pid, anonymous_devices(devices, directory), devices)
-    with amqtt() as (port, pid):
-        few = min(devices, AMQTT_DEVICES)
-        python = per_device(port, pid, anonymous_devices(few, directory), few)
-    what = "memory of an idle device"
-    return [
-        Figure(what, UNIT, ours, GOAL, GOAL_KIB, at_most=1.0),
-        Figure(what, UNIT, ours, "Mosquitto, not durable", theirs),
-        Figure(what, UNIT, ours, "amqtt, not durable", python),
-    ]
+    figures: list[Figure] = []
+    for transport in without_the_impossible(options.transport):
+        place = directory / transport
+        place.mkdir()
+        door = Door.of(transport, place)
+        what = f"memory of an idle device{door.over}"
+        with door.server(place / "data") as server:
+            listed = enrolled(server, devices, place)
+            server.restart()
+            time.sleep(SETTLE)
+            ours = per_device(door.port(server), server.pid, listed, devices, transport)
+        with mosquitto(place, door=door) as (port, pid):
+            theirs = per_device(port, pid, anonymous_devices(devices, place), devices, transport)
+        if transport == "tcp":
+            figures.append(Figure(what, UNIT, ours, GOAL, GOAL_KIB, at_most=1.0))
+        figures.append(Figure(what, UNIT, ours, "Mosquitto, not durable", theirs))
+        if transport == "tcp":
+            with amqtt() as (port, pid):
+                few = min(devices, AMQTT_DEVICES)
+                python = per_device(port, pid, anonymous_devices(few, place), few)
+            figures.append(Figure(what, UNIT, ours, "amqtt, not durable", python))
+    return figures
 
 
-def per_device(port: int, pid: int, listed: Path, devices: int) -> float:
+def per_device(port: int, pid: int, listed: Path, devices: int, transport: Transport = "tcp") -> float:
     bare = resident(pid)
-    with Fleet(port, listed, []):
+    with Fleet(port, listed, [], transport=transport):
         time.sleep(SETTLE)
         return (resident(pid) - bare) / devices / 1024

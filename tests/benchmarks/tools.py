@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO
 
 from tests.benchmarks.figures import median
+from tests.benchmarks.transports import TCP_DOOR, Door, Transport, uses_tls
 from tests.end_to_end.harness import Device, Server
 
 HERE = Path(__file__).resolve().parent
@@ -28,24 +30,55 @@ class CannotRun(Exception):
     """The message is for the person: what is missing, and what to do."""
 
 
+PARTS = {
+    "load_generator": ("load_transport.c", "load_transport.h"),
+    "http_load": ("load_transport.c", "load_transport.h"),
+}
+"""What a program is built from besides NAME.c."""
+
+
 def program(name: str) -> str:
     """Path of the C program `name`, built from the source beside this file if it has changed since."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        raise CannotRun("The benchmarks need a C compiler for their load generator: no `cc` (Debian: apt install gcc).")
-    source = HERE / f"{name}.c"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fleetpush-benchmarks"
-    cache.mkdir(parents=True, exist_ok=True)
-    binary = cache / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"
+    sources = [HERE / f"{name}.c", *(HERE / part for part in PARTS.get(name, ()))]
+    options = ["-O2", *(["-DWITH_TLS", "-lssl", "-lcrypto"] if len(sources) > 1 and has_openssl() else [])]
+    contents = b"".join(source.read_bytes() for source in sources) + " ".join(options).encode()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fleetpush-benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    binary = folder / f"{name}-{hashlib.sha256(contents).hexdigest()[:16]}"
     if not binary.exists():
         unfinished = binary.with_suffix(f".{os.getpid()}")
+        compiled = [str(source) for source in sources if source.suffix == ".c"]
         built = subprocess.run(
-            [compiler, "-O2", "-o", str(unfinished), str(source)], capture_output=True, text=True, check=False
+            [compiler(), "-o", str(unfinished), *compiled, *options], capture_output=True, text=True, check=False
         )
         if built.returncode:
-            raise CannotRun(f"Building {source.name} failed:\n{built.stderr}")
+            raise CannotRun(f"Building {name} failed:\n{built.stderr}")
         unfinished.rename(binary)
     return str(binary)
+
+
+def compiler() -> str:
+    found = shutil.which("cc")
+    if found is None:
+        raise CannotRun("The benchmarks need a C compiler for their load generator: no `cc` (Debian: apt install gcc).")
+    return found
+
+
+@cache
+def has_openssl() -> bool:
+    """Whether its headers are there to build the load generator with."""
+    look = [compiler(), "-E", "-include", "openssl/ssl.h", "-x", "c", os.devnull]
+    return subprocess.run(look, capture_output=True, check=False).returncode == 0
+
+
+def without_the_impossible(transports: Iterable[Transport]) -> list[Transport]:
+    """Those that the load generator can be built for; of the others it is said that they are left out."""
+    wanted = list(transports)
+    possible = [transport for transport in wanted if not uses_tls(transport) or has_openssl()]
+    if possible != wanted:
+        missing = "OpenSSL's headers are not here (Debian: apt install libssl-dev)"
+        print(f"Left out, because {missing}: {', '.join(sorted({*wanted} - {*possible}))}.", file=sys.stderr)
+    return possible
 
 
 @dataclass(frozen=True)
@@ -86,12 +119,14 @@ class Fleet:
         devices: Path,
         batches: Sequence[int],
         *options: str,
+        transport: Transport = "tcp",
         timeout: float = 120.0,
         quiet: bool = False,
     ) -> None:
         """`quiet`: it does not say on stderr why it gave up."""
         command = [program("load_generator"), "--port", str(port), "--devices", str(devices)]
-        command += ["--batches", ",".join(map(str, batches)), "--timeout", str(timeout), *options]
+        command += ["--batches", ",".join(map(str, batches)), "--timeout", str(timeout)]
+        command += ["--transport", transport, *options]
         errors = subprocess.DEVNULL if quiet else None
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -174,8 +209,11 @@ class Requests:
 class HttpLoad:
     """Requests to one path, from the start of this object on; `result` waits for the last answer."""
 
-    def __init__(self, port: int, path: str, body: str, *options: str, key: str = "-") -> None:
-        command = [program("http_load"), "--port", str(port), "--path", path, "--body", body, "--key", key, *options]
+    def __init__(
+        self, port: int, path: str, body: str, *options: str, key: str = "-", transport: Transport = "tcp"
+    ) -> None:
+        command = [program("http_load"), "--port", str(port), "--path", path, "--body", body, "--key", key]
+        command += ["--transport", transport, *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def result(self) -> Requests:
@@ -238,7 +276,7 @@ def anonymous_devices(count: int, directory: Path) -> Path:
 
 
 @contextmanager
-def mosquitto(directory: Path, *lines: str) -> Iterator[tuple[int, int]]:
+def mosquitto(directory: Path, *lines: str, door: Door = TCP_DOOR) -> Iterator[tuple[int, int]]:
     """Mosquitto with persistence off and nothing that would hold it back; its port and process id.
 
     `lines` are added to its configuration; without any it lets everybody in.
@@ -246,12 +284,15 @@ def mosquitto(directory: Path, *lines: str) -> Iterator[tuple[int, int]]:
     binary = tool("mosquitto")
     port = free_port()
     configuration = directory / "mosquitto.conf"
-    configuration.write_text(
-        "user root\n"  # if we are: the default user could not read this directory
-        f"listener {port} 127.0.0.1\npersistence false\nlog_type error\nset_tcp_nodelay true\n"
-        "max_inflight_messages 0\nmax_queued_messages 0\n"
-        + "".join(f"{line}\n" for line in lines or ["allow_anonymous true"])
-    )
+    written = [
+        "user root",  # if we are: the default user could not read this directory
+        f"listener {port} 127.0.0.1",
+        *door.mosquitto_lines(),
+        *("persistence false", "log_type error", "set_tcp_nodelay true"),
+        *("max_inflight_messages 0", "max_queued_messages 0"),
+        *(lines or ["allow_anonymous true"]),
+    ]
+    configuration.write_text("".join(f"{line}\n" for line in written))
     process = subprocess.Popen([binary, "-c", str(configuration)], stderr=subprocess.DEVNULL)
     try:
         wait_for_port(port, process)
