@@ -286,6 +286,7 @@ def mosquitto(directory: Path, *lines: str, door: Door = TCP_DOOR) -> Iterator[t
     configuration = directory / "mosquitto.conf"
     written = [
         "user root",  # if we are: the default user could not read this directory
+        f"listener 0 {directory / 'mosquitto.socket'}",  # it does not start with listeners for WebSocket only
         f"listener {port} 127.0.0.1",
         *door.mosquitto_lines(),
         *("persistence false", "log_type error", "set_tcp_nodelay true"),
