@@ -13,13 +13,14 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from tests.benchmarks import api, backlog, connects, deaf, fanout, growth, latency, memory, restart, soak
+from tests.benchmarks import api, backlog, connects, deaf, fanout, growth, handshakes, latency, memory, restart, soak
 from tests.benchmarks.figures import Figure, medians, table
 from tests.benchmarks.tools import CannotRun
 
 BENCHMARKS: dict[str, ModuleType] = {
     "fanout": fanout,
     "connects": connects,
+    "handshakes": handshakes,
     "backlog": backlog,
     "memory": memory,
     "latency": latency,

@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 
 from tests.benchmarks.figures import GOAL, Figure
-from tests.benchmarks.tools import Fleet, amqtt, anonymous_devices, enrolled, floor, mosquitto, tool
+from tests.benchmarks.tools import Fleet, Storm, amqtt, anonymous_devices, enrolled, floor, mosquitto, storm, tool
+from tests.benchmarks.transports import TCP_DOOR, Door
 from tests.end_to_end.harness import Server
 
 SUMMARY = "how many authenticated devices per second can connect"
@@ -29,11 +30,9 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
     with Server(directory / "data") as server:
         listed = enrolled(server, devices, directory)
         server.restart()  # no cache is warm, as after a power cut
-        with Fleet(server.mqtt_port, listed, [], "--resume") as fleet:
-            ours = devices / fleet.connected_seconds
-        with Fleet(server.mqtt_port, listed, [], "--resume") as fleet:
-            again = devices / fleet.connected_seconds
-    theirs = devices / mosquitto_seconds(listed, directory)
+        ours = storm(server.mqtt_port, server.pid, listed, devices).rate
+        again = storm(server.mqtt_port, server.pid, listed, devices).rate
+    theirs = mosquitto_storm(TCP_DOOR, listed, devices, directory).rate
     seconds, _ = floor(devices, 200, 1_000, [1], directory)
     few = min(devices, AMQTT_DEVICES)
     with amqtt() as (port, _), Fleet(port, anonymous_devices(few, directory), [], "--resume") as fleet:
@@ -48,13 +47,10 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
     ]
 
 
-def mosquitto_seconds(listed: Path, directory: Path) -> float:
+def mosquitto_storm(door: Door, listed: Path, devices: int, directory: Path) -> Storm:
     passwords = directory / "passwords"
     names = [line.split()[1:3] for line in listed.read_text().splitlines()]
     passwords.write_text("".join(f"{name}:{password}\n" for name, password in names))
     subprocess.run([tool("mosquitto_passwd"), "-U", str(passwords)], check=True)
-    with (
-        mosquitto(directory, "allow_anonymous false", f"password_file {passwords}") as (port, _),
-        Fleet(port, listed, [], "--resume") as fleet,
-    ):
-        return fleet.connected_seconds
+    with mosquitto(directory, "allow_anonymous false", f"password_file {passwords}", door=door) as (port, pid):
+        return storm(port, pid, listed, devices, door.transport)

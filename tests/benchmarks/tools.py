@@ -196,6 +196,24 @@ class Fleet:
 
 
 @dataclass(frozen=True)
+class Storm:
+    """All devices connected at once."""
+
+    rate: float
+    """Connects per second."""
+    cost: float
+    """Microseconds of processor time of the server's for each."""
+
+
+def storm(port: int, pid: int, listed: Path, devices: int, transport: Transport = "tcp") -> Storm:
+    """Of the listed devices, at a server that knows them, or all the world; they hang up at the end."""
+    before = processor_seconds(pid)
+    with Fleet(port, listed, [], "--resume", transport=transport) as fleet:
+        cost = processor_seconds(pid) - before
+        return Storm(devices / fleet.connected_seconds, cost / devices * 1e6)
+
+
+@dataclass(frozen=True)
 class Requests:
     count: int
     seconds: float
@@ -367,6 +385,12 @@ def resident(pid: int) -> int:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     raise CannotRun(f"/proc/{pid}/smaps_rollup says nothing about memory.")
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process has taken so far, in the system's part as well."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def open_files(pid: int) -> int:
