@@ -78,6 +78,9 @@ class HttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         self._be_patient()
         super().handle_websocket_upgrade()
+        # It refers to us and we to it: such a circle would stay in memory until the collector comes. Nobody parses here
+        # any more.
+        self.parser = None
 
     def send_400_response(self, msg: str) -> None:
         content = json.dumps(problem("malformed_request", msg).document()).encode()
