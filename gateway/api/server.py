@@ -27,6 +27,8 @@ KEEP_ALIVE_SECONDS = 75
 """An idle connection; more than the 60 s after which common proxies give theirs up, so that they close first."""
 DRAIN_SECONDS = 10
 """For requests that are being answered when the server ends."""
+GOODBYE_SECONDS = 0.2
+"""For an idle connection to hang up after us, when the server ends."""
 BACKLOG = 4_096
 
 
@@ -80,7 +82,13 @@ class HttpProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
         # It refers to us and we to it: such a circle would stay in memory until the collector comes. Nobody parses here
         # any more.
-        self.parser = None
+        self.parser = None  # type: ignore[assignment]  # as in its connection_lost
+
+    def shutdown(self) -> None:
+        """TLS waits for the other side's goodbye, and a client that is idle does not read ours."""
+        super().shutdown()
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
+            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:
         content = json.dumps(problem("malformed_request", msg).document()).encode()

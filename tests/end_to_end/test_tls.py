@@ -13,6 +13,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -377,6 +378,17 @@ def test_a_new_certificate_counts_for_new_connections(fleet: Fleet, name: Name) 
 
 
 # -- what cannot be served ---------------------------------------------------------------------------------------------
+
+
+def test_a_caller_that_is_idle_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """Over TLS the server would wait for it to say goodbye."""
+    own = Fleet(tmp_path)
+    with own.server:
+        own.api.enrol("kiosk-1")
+        began = time.monotonic()
+        assert own.server.stop() == 0
+        assert time.monotonic() - began < 5
+        assert "ERROR" not in own.server.errors
 
 
 @pytest.mark.parametrize(
