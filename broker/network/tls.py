@@ -65,6 +65,8 @@ def _context(files: TlsFiles) -> ssl.SSLContext:
     context.sslobject_class = _SslObject
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
+    # `num_tickets` stays at two. Without them a handshake is 15 % cheaper, but nothing answers the client's last word
+    # in it: one without TCP_NODELAY, as most are, holds its CONNECT back for 40 ms.
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_password)
     except _Encrypted:
