@@ -1,0 +1,45 @@
+"""The benchmarks that connect a fleet in every way run through, with a fleet of few: no figure is looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.tools import has_openssl
+from tests.third_party import require
+
+FEW = "5"
+
+
+def figures(file: Path, *arguments: str) -> dict[tuple[str, str], float]:
+    """What a benchmark measured of ours, by what it is and what stands beside it."""
+    assert main([*arguments, "--devices", FEW, "--json", str(file)]) == 0
+    return {(figure["what"], figure["beside"]): figure["ours"] for figure in json.loads(file.read_text())["figures"]}
+
+
+@pytest.fixture(autouse=True)
+def tools() -> None:
+    for needed in ("cc", "mosquitto", "mosquitto_passwd"):
+        require(needed)
+    if not has_openssl():
+        missing = "OpenSSL's headers are not installed (Debian package libssl-dev)"
+        pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
+
+
+@pytest.mark.parametrize(("transport", "name"), [("tls", "TLS"), ("ws", "WebSocket"), ("wss", "WebSocket in TLS")])
+def test_fan_out_over(transport: str, name: str, tmp_path: Path) -> None:
+    """To the end: every device has acknowledged every push, at ours and at Mosquitto."""
+    small = ["--pushes", "1", "--stream", "50"]
+    found = figures(tmp_path / "figures.json", "fanout", "--transport", transport, *small)
+    assert {what for what, _ in found} == {f"fan-out to 5 over {name}, {kind}" for kind in ("single push", "stream")}
+    assert all(rate > 0 for rate in found.values())
+
+
+def test_handshakes(tmp_path: Path) -> None:
+    found = figures(tmp_path / "figures.json", "handshakes")
+    assert found["TLS handshakes and connects", "Mosquitto, password file"] > 0
+    assert found["TLS handshakes and connects", "the same without TLS"] > 0
