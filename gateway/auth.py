@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
-from broker.authorization import Accepted, Credentials, Refused
+from broker.authorization import Accepted, ClientCertificate, Credentials, Refused
 from broker.protocol.packets import ReasonCode
 from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.errors import problem
@@ -44,6 +44,8 @@ APP_ID = re.compile(r"[a-z0-9-]{1,32}")
 DEVICE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 USER_NAME = re.compile(rf"(?:({APP_ID.pattern})/)?({DEVICE_ID.pattern})")
 """A device, with its app unless that is `default`."""
+GENERATION = re.compile(rf"[0-9a-f]{{{GENERATION_DIGITS}}}")
+"""Other serial numbers are a company's own, of the machine as a rule (IEEE 802.1AR), and say nothing of a token."""
 SIDE_SUFFIX = re.compile(r"[A-Za-z0-9_-]{1,16}")
 """What may follow in a side connection's client identifier, `USERNAME:suffix`."""
 PAUSE = 0.005
@@ -363,10 +365,15 @@ def _claim(credentials: Credentials, answer: Callable[[Accepted | Refused], None
         username,
         credentials.client_id,
         secret_hash(password).hex() if password is not None else None,
-        certificate.serial_number if certificate is not None else None,
+        _generation(certificate),
         credentials.peer,
         answer,
     )
+
+
+def _generation(certificate: ClientCertificate | None) -> str | None:
+    number = certificate.serial_number if certificate is not None else None
+    return number if number is not None and GENERATION.fullmatch(number) else None
 
 
 def _is_side(main: str, actual: str) -> bool:

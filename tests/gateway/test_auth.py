@@ -162,6 +162,11 @@ async def test_a_certificate_takes_the_place_of_a_token(rows: Rows) -> None:
     assert isinstance(await shown(rows, ClientCertificate("kiosk-1", None), "kiosk-1"), Accepted), "of a company's PKI"
 
 
+@pytest.mark.parametrize("serial_number", ["SN-4711", "4711", "Größe 7", "A" * 32])
+async def test_the_serial_number_of_a_company_s_certificate_is_its_own(rows: Rows, serial_number: str) -> None:
+    assert isinstance(await shown(rows, ClientCertificate("kiosk-1", serial_number), "kiosk-1"), Accepted)
+
+
 async def test_a_certificate_is_of_one_device_and_one_token(rows: Rows) -> None:
     refused = Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD)
     generation = credential_generation(secret_hash("dev_right"))
