@@ -22,7 +22,7 @@ class ClientCertificate(NamedTuple):
     """What a TLS client has proved: names of its certificate's subject, which an authority that we trust has signed."""
 
     common_name: str
-    """Empty if it has none."""
+    """Empty if it has none, or several."""
     serial_number: str | None
     """The attribute of the subject (X.520), not the number of the certificate."""
 

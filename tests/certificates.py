@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 DAY = timedelta(days=1)
 
@@ -42,13 +42,26 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
 
-    def issue(self, common_name: str, *hosts: str, days: float = 30, file: str | None = None) -> Pair:
-        """For a server if there are hosts, else for a client. Negative `days`: it has ended so long ago."""
+    def issue(
+        self,
+        common_name: str,
+        *hosts: str,
+        days: float = 30,
+        file: str | None = None,
+        second_name: str | None = None,
+        alternative_names: bytes | None = None,
+    ) -> Pair:
+        """For a server if there are hosts, else for a client. Negative `days`: it has ended so long ago.
+        `alternative_names`: DER, as it is."""
         key = ec.generate_private_key(ec.SECP256R1())
         end = _now() + days * DAY
-        draft = _draft(_name(common_name), self._name, key.public_key(), min(_now(), end) - DAY, end)
+        subject = _name(common_name, *([] if second_name is None else [second_name]))
+        draft = _draft(subject, self._name, key.public_key(), min(_now(), end) - DAY, end)
         if hosts:
             draft = draft.add_extension(x509.SubjectAlternativeName(list(map(_host, hosts))), critical=False)
+        if alternative_names is not None:
+            raw = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, alternative_names)
+            draft = draft.add_extension(raw, critical=False)
         pair = Pair(self._folder / f"{file or common_name}.pem", self._folder / f"{file or common_name}.key")
         pair.certificate.write_bytes(draft.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
         pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -66,8 +79,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def _name(*common_names: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in common_names])
 
 
 def _host(host: str) -> x509.GeneralName:

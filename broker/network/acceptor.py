@@ -146,7 +146,7 @@ class Acceptor:
                 ssl=context,
                 ssl_handshake_timeout=self._timeout if context is not None else None,
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             self._turn_away(arrived, peer, tls.failure(error))
 
     async def _announced(self, arrived: socket.socket, address: Any, proxies: TrustedProxies) -> str | None:

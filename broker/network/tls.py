@@ -97,12 +97,17 @@ def _no_password() -> str:
 
 
 def client_certificate(transport: asyncio.BaseTransport) -> ClientCertificate | None:
-    """The one that was verified in the handshake; None without TLS, or without one."""
+    """The one that was verified in the handshake; None without TLS, or without one.
+
+    With several common names it has none: which of them an authority has looked at is anybody's guess.
+    """
     certificate: dict[str, Any] | None = transport.get_extra_info("peercert")
     if not certificate:
         return None
-    subject = {name: value for part in certificate.get("subject", ()) for name, value in part}
-    return ClientCertificate(subject.get("commonName", ""), subject.get("serialNumber"))
+    subject = [attribute for part in certificate.get("subject", ()) for attribute in part]
+    names = [value for name, value in subject if name == "commonName"]
+    numbers = [value for name, value in subject if name == "serialNumber"]
+    return ClientCertificate(names[0] if len(names) == 1 else "", numbers[-1] if numbers else None)
 
 
 # -- handshakes that fail ----------------------------------------------------------------------------------------------
@@ -140,8 +145,10 @@ _FAILURES: Final[dict[str, Failure]] = {
 HUNG_UP: Final = Failure("tls_hung_up", "it hung up in the TLS handshake")
 
 
-def failure(error: OSError) -> Failure:
+def failure(error: OSError | UnicodeError) -> Failure:
     """Why a handshake failed, or was given up."""
+    if isinstance(error, UnicodeError):  # `ssl` takes the names in it for UTF-8, and gives up where they are not
+        return Failure("tls_client_certificate", f"its client certificate cannot be read: {error}")
     if isinstance(error, ssl.SSLCertVerificationError):
         return Failure("tls_client_certificate", f"its client certificate is refused: {error.verify_message}")
     if isinstance(error, ssl.SSLError):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.authorization import Accepted, AllowAll, Credentials, Refused
+from broker.authorization import Accepted, AllowAll, ClientCertificate, Credentials, Refused
 from broker.network.listen_address import ListenAddress, parse_address
 from broker.network.listeners import Doors
 from broker.network.proxies import TrustedProxies
@@ -22,7 +22,7 @@ from tests import wire
 from tests.broker.network.conftest import Run
 from tests.broker.network.serving import Client, Serving, serving
 from tests.broker.network.test_transport import until
-from tests.certificates import Authority
+from tests.certificates import Authority, Pair
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 OF_IPV4 = SIGNATURE + b"\x21\x11\x00\x0c" + bytes([192, 0, 2, 7, 10, 0, 0, 9]) + struct.pack(">HH", 4711, 8883)
@@ -42,9 +42,11 @@ class Peers(AllowAll):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
+        self.certificates: list[ClientCertificate | None] = []
 
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
         self.seen.append(credentials.peer)
+        self.certificates.append(credentials.certificate)
         super().authenticate(credentials, answer)
 
 
@@ -218,6 +220,57 @@ def test_the_end_does_not_wait_for_who_is_on_the_way_in(run: Run[None]) -> None:
             await client.hang_up()
 
     run(scenario())
+
+
+@asynccontextmanager
+async def entered(authority: Authority, certificate: Pair) -> AsyncIterator[tuple[Serving, Peers]]:
+    """A client has shown this certificate, and said CONNECT."""
+    pair = authority.issue("broker", "localhost")
+    tls = ServerTls(TlsFiles(pair.certificate, pair.key, authority.certificate, "required"))
+
+    def enter(port: int) -> None:
+        with (
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", port), timeout=10) as bare,
+            authority.client(certificate).wrap_socket(bare, server_hostname="localhost") as client,
+        ):
+            client.sendall(wire.connect("kiosk-1"))
+            client.recv(4)
+
+    async with behind("mqtts://127.0.0.1:0", tls=tls) as (server, peers, (address,)):
+        await asyncio.to_thread(enter, address.port)
+        yield server, peers
+
+
+@pytest.mark.parametrize(("second", "name"), [(None, "kiosk-1"), ("kiosk-2", "")])
+def test_a_certificate_with_two_names_is_nobody_s(
+    run: Run[None], tmp_path: Path, second: str | None, name: str
+) -> None:
+    authority = Authority(tmp_path)
+
+    async def scenario() -> None:
+        certificate = authority.issue("kiosk-1", second_name=second)
+        async with entered(authority, certificate) as (_, peers):
+            assert peers.certificates == [ClientCertificate(name, None)]
+
+    run(scenario())
+
+
+def test_a_certificate_that_cannot_be_read_is_refused(
+    run: Run[None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its DNS name is not even UTF-8."""
+    authority = Authority(tmp_path)
+
+    async def scenario() -> None:
+        certificate = authority.issue("kiosk-1", alternative_names=b"\x30\x04\x82\x02\xff\xfe")
+        async with entered(authority, certificate) as (server, peers):
+            await until(lambda: bool(server.metrics.refused), "it to be refused")
+            assert server.metrics.refused == {"tls_client_certificate": 1}
+            assert peers.certificates == []
+
+    run(scenario())
+    assert "its client certificate cannot be read" in caplog.text
 
 
 def test_descriptors_do_not_leak(run: Run[None], tmp_path: Path) -> None:
