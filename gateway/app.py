@@ -178,8 +178,8 @@ async def _serve(settings: Settings) -> None:
 
 def _reload(rooms: Rooms, tls: ServerTls, http_tls: ServerTls) -> None:
     """SIGHUP."""
-    doors.reload(*{tls, http_tls})
-    rooms.certificate_ends = doors.certificate_ends(tls)
+    if doors.reload(*{tls, http_tls}):
+        rooms.certificate_ends = doors.certificate_ends(tls)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

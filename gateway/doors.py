@@ -104,15 +104,16 @@ def for_requests(tls: ServerTls) -> ServerTls:
     return _read(replace(tls.files, client_certificates="optional"))
 
 
-def reload(*in_use: ServerTls) -> None:
-    """Read the certificates again, for connections that come from now on."""
+def reload(*in_use: ServerTls) -> bool:
+    """Read the certificates again, for connections that come from now on. False: they stay as they are."""
     try:
         for tls in in_use:
             tls.reload()
     except TlsError as error:
         log.error("the certificates stay as they are: %s", error)
-    else:
-        log.info("certificates read again, for connections that come from now on")
+        return False
+    log.info("certificates read again, for connections that come from now on")
+    return True
 
 
 def certificate_ends(tls: ServerTls | None) -> Mapping[str, float]:

@@ -33,6 +33,7 @@ from tests.wire import PINGREQ, PINGRESP, RawClient, Stream, connack_4, connect,
 
 ACCEPTED, REFUSED = connack_4(), connack_4(code=4)
 """3.1.1 calls everything that is wrong with a credential bad user name or password."""
+DAYS_LEFT = 'fleetpush_tls_certificate_days_left{certificate="server"}'
 
 
 class Fleet:
@@ -375,6 +376,24 @@ def test_a_new_certificate_counts_for_new_connections(fleet: Fleet, name: Name) 
         assert fleet.shown() == renewed
         fleet.certificate.write_text(kept)
         client.expect_silence()
+
+
+def test_the_metrics_tell_of_the_certificate_that_is_shown(fleet: Fleet, tmp_path: Path) -> None:
+    """And not of one that was put there without its key."""
+
+    def days_left() -> float:
+        text = fleet.api.request("GET", "/metrics").text
+        (line,) = (line for line in text.splitlines() if line.startswith(DAYS_LEFT))
+        return float(line.split()[-1])
+
+    kept = fleet.certificate.read_text()
+    fleet.certificate.write_text(Authority(tmp_path).issue("server", "localhost", days=30).certificate.read_text())
+    try:
+        fleet.server.signal(signal.SIGHUP)
+        fleet.server.wait_log(f"the certificates stay as they are: .*{fleet.key}: this is not the key")
+        assert days_left() > 800
+    finally:
+        fleet.certificate.write_text(kept)
 
 
 # -- what cannot be served ---------------------------------------------------------------------------------------------
