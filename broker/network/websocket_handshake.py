@@ -15,6 +15,7 @@ Bytes and texts only. RFC 6455, 4.2, is obeyed by `websockets`; the numbers of t
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ from broker.network.proxies import TrustedProxies, host_and_port, host_of
 
 END_OF_HEAD: Final = b"\r\n\r\n"
 ANY_ORIGIN: Final = "*"
+PARSER_LOG: Final = logging.getLogger(f"{__name__}.parser")
+"""What `websockets` says at DEBUG are heads and parts of payloads: cookies, passwords, tokens. Nobody gets them."""
+PARSER_LOG.setLevel(logging.INFO)
 SHOWN: Final = 200
 """Characters of what a stranger says that may become part of a log line."""
 
@@ -105,7 +109,7 @@ def refusal_response(status: HTTPStatus, refusal: Refusal) -> bytes:
 
 def answer(head: bytes, peer: str, rules: WebSocketRules, *, certified: bool = False) -> Answer:
     """Judge a whole request head that came from `peer`, HOST:PORT; `certified`: with a client certificate."""
-    protocol = ServerProtocol(subprotocols=[_MQTT])
+    protocol = ServerProtocol(subprotocols=[_MQTT], logger=PARSER_LOG)
     try:
         protocol.receive_data(head)
         events = protocol.events_received()

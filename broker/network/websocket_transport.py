@@ -41,6 +41,7 @@ from broker.network.transport import Owner, TcpTransport
 from broker.network.websocket_handshake import (
     END_OF_HEAD,
     NOT_A_REQUEST,
+    PARSER_LOG,
     TOO_LARGE,
     Refusal,
     WebSocketRules,
@@ -177,7 +178,7 @@ class WebSocketTransport(TcpTransport):
                 self._refuse(connection, refusal, response)
                 return
             self._request = None
-            self._frames = ServerProtocol(state=State.OPEN)
+            self._frames = ServerProtocol(state=State.OPEN, logger=PARSER_LOG)
             self._socket.write(response)
             if end < len(request):
                 self.data_received(bytes(request[end:]))

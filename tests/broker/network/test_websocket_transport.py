@@ -140,6 +140,22 @@ def test_carries_packets_both_ways_and_counts_their_bytes(run: Run[None]) -> Non
     run(scenario())
 
 
+def test_no_secret_gets_into_the_log(run: Run[None], caplog: pytest.LogCaptureFixture) -> None:
+    """The library's own DEBUG would have them, in plain text and in hexadecimal digits."""
+    caplog.set_level(logging.DEBUG)
+
+    async def scenario() -> None:
+        async with web_serving() as server:
+            client = await server.upgraded("Cookie: cookie-7")
+            client.send(wire.connect("k", username="u", password="tok7"))
+            await client.expect(wire.connack_4())
+            await client.hang_up()
+
+    run(scenario())
+    for secret in ("cookie-7", "tok7", b"tok7".hex(" ")):
+        assert secret not in caplog.text
+
+
 def test_everything_may_come_byte_by_byte(run: Run[None]) -> None:
     async def scenario() -> None:
         async with web_serving() as server:
