@@ -1,7 +1,9 @@
 """The HTTP server inside our own loop: uvicorn, with a bounded head and our own words for what is not HTTP.
 
-uvicorn runs as a task of the composition root, which owns the sockets and the signals. Its parser has two gaps that a
-stranger could use without a key: a request head may be as long and take as long as its sender likes. Here it may not.
+uvicorn runs as a task of the composition root, which owns the sockets and the signals. It has gaps that a stranger
+could use without a key: the head of a request, of the first and of each later one, may be as long and take as long as
+its sender likes, and so may what comes of a body after its answer. Here they may not: while no request is being
+answered, some timer always runs.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from gateway.errors import problem
 HEAD_LIMIT = 64 * 1024
 """Bytes of a request's first line and headers together."""
 HEAD_SECONDS = 30.0
-"""From the connection to the end of its first request's head."""
+"""From the connection to the end of its first request's head; from the first byte on for each later one, and for what
+comes of a body after its answer."""
 KEEP_ALIVE_SECONDS = 75
 """An idle connection; more than the 60 s after which common proxies give theirs up, so that they close first."""
 DRAIN_SECONDS = 10
@@ -60,14 +63,34 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._head is not None and self._head > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response(f"the head of a request may have {HEAD_LIMIT} bytes")
+        if self.timeout_keep_alive_task is None and self._impatient is None:
+            self._await_more()
+
+    def _await_more(self) -> None:
+        """What came was not the idle connection's next request, or not all of it, and uvicorn waits no longer."""
+        if self not in self.connections or self.transport.is_closing():
+            return  # somebody else's by now
+        if not self.cycle.response_complete:
+            return  # it is our turn
+        if self._head == 0:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._impatient = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def on_headers_complete(self) -> None:
         self._head = None
         self._be_patient()
         super().on_headers_complete()
 
+    def on_message_begin(self) -> None:
+        self._head = self._head or 1
+        super().on_message_begin()
+
     def on_message_complete(self) -> None:
         self._head = 0
+        self._be_patient()
         super().on_message_complete()
 
     def _should_upgrade_to_ws(self) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -80,6 +81,60 @@ async def test_a_head_that_takes_too_long_is_cut_off(running: Running, monkeypat
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.05)
     assert await running.say(b"GET /quick HTTP/1.1\r\n") == b""
     assert b"here" in await running.say(b"GET /quick HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+
+
+GET = b"GET /quick HTTP/1.1\r\nHost: x\r\n\r\n"
+REFUSED = b"POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        pytest.param(GET, b"GET /" + b"x" * 1_000, id="a second head"),
+        pytest.param(GET, b"\r\n" * 500, id="empty lines"),
+        pytest.param(GET + b"GET /", b"x" * 1_000, id="a second head that begins with the first"),
+        pytest.param(REFUSED, b"x" * 999, id="the body of a request that is answered"),
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 1_000], ids=["once", "bit by bit"])
+async def test_nor_is_more_awaited_for_ever(
+    running: Running, monkeypatch: pytest.MonkeyPatch, first: bytes, later: bytes, pieces: int
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    writer.write(first)
+    await reader.readuntil(b"\r\n\r\n")
+    gone = asyncio.create_task(reader.read())
+    for index in range(pieces):
+        writer.write(later[index : index + 1])
+        await asyncio.wait([gone], timeout=0.02)
+        if gone.done():
+            break
+    with suppress(ConnectionError):
+        await asyncio.wait_for(gone, 2)
+    writer.close()
+
+
+async def test_a_body_that_comes_after_its_answer_is_the_end_of_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is idle then, for the next request or until that takes too long."""
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    running.http.config.timeout_keep_alive = 1
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
+    writer.write(REFUSED)
+    assert b" 404 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"x" * 500)
+    await asyncio.sleep(0.05)
+    writer.write(b"x" * 500)
+    await asyncio.sleep(0.4)
+    writer.write(GET)
+    assert b"here" in await reader.readuntil(b"here")
+    writer.write(REFUSED)
+    assert b" 404 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"x" * 1_000)
+    await asyncio.wait_for(reader.read(), 5)
+    writer.close()
 
 
 async def test_stopping_answers_what_was_asked_and_takes_nothing_new(running: Running) -> None:
