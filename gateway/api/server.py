@@ -46,6 +46,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        if self.client is not None and self.client[0].startswith("::ffff:"):
+            # IPv4 on a socket for both: uvicorn compares it with the trusted proxies as it stands.
+            self.client = self.client[0].removeprefix("::ffff:"), self.client[1]
         self._impatient = self.loop.call_later(HEAD_SECONDS, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:

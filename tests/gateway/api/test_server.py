@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 
 from gateway.api import server
 from gateway.api.server import HEAD_LIMIT, HttpServer
@@ -135,6 +135,26 @@ async def test_a_body_that_comes_after_its_answer_is_the_end_of_nothing(
     writer.write(b"x" * 1_000)
     await asyncio.wait_for(reader.read(), 5)
     writer.close()
+
+
+@pytest.mark.parametrize(("trusted", "client"), [("127.0.0.1", "192.0.2.7"), ("10.0.0.0/8", "127.0.0.1")])
+async def test_on_a_socket_for_both_ipv4_is_itself(trusted: str, client: str) -> None:
+    app = FastAPI()
+
+    @app.get("/client")
+    async def whose(request: Request) -> str:
+        assert request.client is not None
+        return request.client.host
+
+    listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    http = HttpServer(app, asyncio.Protocol, [trusted])
+    await http.start(listener)
+    running = Running(http, listener.getsockname()[1], asyncio.Event(), asyncio.Event())
+    asked = b"GET /client HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n"
+    try:
+        assert (await running.say(asked)).endswith(f'"{client}"'.encode())
+    finally:
+        await http.stop()
 
 
 async def test_stopping_answers_what_was_asked_and_takes_nothing_new(running: Running) -> None:
