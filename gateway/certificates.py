@@ -162,12 +162,14 @@ def initialize(
     now: datetime,
     *,
     host: str,
+    found: Sequence[str] = (),
     new_ca: bool = False,
     force: bool = False,
 ) -> Initialized:
-    """Make what is missing of the CA, and a server certificate for `names` and those that the one before had.
+    """Make what is missing of the CA, and a server certificate for `names`, those that the one before had, and `found`.
 
-    `host` becomes part of the CA's name. Raises CertificateError, OSError.
+    The first name is the one that commands tell people to dial. `host` becomes part of the CA's name. Raises
+    CertificateError, OSError.
     """
     tls = data_dir / TLS_DIR
     ca_path, server_path = tls / CA_CERTIFICATE, tls / SERVER_CERTIFICATE
@@ -183,6 +185,7 @@ def initialize(
     renewed = server_path.exists() and not foreign
     if renewed:
         wanted += certificate_facts(server_path).names
+    wanted += [checked_name(name) for name in found]
     server = _make_server(ca, list(dict.fromkeys(wanted)), days, now)
 
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

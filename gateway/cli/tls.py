@@ -61,7 +61,7 @@ def tls_init(
     found = [one for one in host_names() if is_name(one)]
     now = datetime.now(UTC)
     try:
-        made = initialize(data_dir, [*given, *found], days, now, host=found[0], new_ca=new_ca, force=force)
+        made = initialize(data_dir, given, days, now, host=found[0], found=found, new_ca=new_ca, force=force)
     except (CertificateError, OSError) as error:
         fail(f"no certificate was made: {error}")
     running = announced_server(data_dir)
@@ -83,7 +83,7 @@ def tls_init(
         }
     )
     explain(made)
-    dialled = next((one for one in given if not one.startswith("*")), found[0])
+    dialled = next((one for one in [*given, *made.server.names] if not one.startswith("*")), found[0])
     print(f"\n{next_step(running, data_dir, dialled)}")
     print(f"\nGive every device {made.ca.path} (it is no secret), and let it trust that:")
     server = server_of(settings, running, dialled, made.ca.path)

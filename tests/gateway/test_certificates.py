@@ -28,8 +28,10 @@ GENERATION = "0123456789abcdef" * 2
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
-def init(data_dir: Path, *names: str, days: int = 825, now: datetime = NOW, **options: bool) -> Initialized:
-    return initialize(data_dir, names or NAMES, days, now, host="vm", **options)
+def init(
+    data_dir: Path, *names: str, days: int = 825, now: datetime = NOW, new_ca: bool = False, force: bool = False
+) -> Initialized:
+    return initialize(data_dir, names or NAMES, days, now, host="vm", new_ca=new_ca, force=force)
 
 
 def openssl(*arguments: str | Path) -> str:

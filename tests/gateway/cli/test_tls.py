@@ -107,6 +107,15 @@ def test_a_second_time_renews_and_a_new_ca_says_what_it_means() -> None:
     assert certificate_facts(aside / "ca.pem").fingerprint == first["ca"]["sha256"]
 
 
+def test_a_renewal_that_names_nothing_still_says_to_dial_what_was_named() -> None:
+    run("init", "--name", "push.example")
+    renewed = run("init").stdout
+    assert "mosquitto_sub -h push.example " in renewed
+    assert "--public-host push.example" in renewed
+    assert json_of("show")["items"][1]["names"][0] == "push.example"
+    assert "mosquitto_sub -h new.example " in run("init", "--name", "new.example").stdout
+
+
 def test_a_certificate_from_elsewhere_stays_unless_forced() -> None:
     json_of("init", "--data-dir", "theirs")
     Path("fleetpush-data/tls").mkdir(parents=True)
