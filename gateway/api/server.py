@@ -2,8 +2,8 @@
 
 uvicorn runs as a task of the composition root, which owns the sockets and the signals. It has gaps that a stranger
 could use without a key: the head of a request, of the first and of each later one, may be as long and take as long as
-its sender likes, and so may what comes of a body after its answer. Here they may not: while no request is being
-answered, some timer always runs.
+its sender likes, and so may what comes of a body after its answer; and an answer is kept until it is read. Here all of
+it has an end: some timer runs whenever no request is being answered, or an answer waits for its reader.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ HEAD_LIMIT = 64 * 1024
 HEAD_SECONDS = 30.0
 """From the connection to the end of its first request's head; from the first byte on for each later one, and for what
 comes of a body after its answer."""
+UNREAD_SECONDS = 30.0
+"""Without a byte taken of an answer that waits to be sent."""
+HANG_UP_SECONDS = 1.0
+"""For an idle client to hang up when the server ends: over TLS its goodbye is waited for, and a pool of connections
+that nobody looks at says none."""
 KEEP_ALIVE_SECONDS = 75
 """An idle connection; more than the 60 s after which common proxies give theirs up, so that they close first."""
 DRAIN_SECONDS = 10
@@ -43,6 +48,7 @@ class HttpProtocol(HttpToolsProtocol):
     _head: int | None = 0
     """Bytes of the head that is being read; None while a body is."""
     _impatient: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -53,6 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._be_patient()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def _be_patient(self) -> None:
@@ -103,8 +110,43 @@ class HttpProtocol(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """It would advise to install a library."""
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch_reader()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_reader()
+
+    def _watch_reader(self) -> None:
+        """Until all is sent: who takes nothing of it is cut off. Without that neither its answer nor `close` ends."""
+        self._stop_watching()
+        if waiting := self.transport.get_write_buffer_size():
+            self._unread = self.loop.call_later(UNREAD_SECONDS, self._look, waiting)
+
+    def _look(self, waited: int) -> None:
+        if self.transport.get_write_buffer_size() < waited:
+            self._watch_reader()
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(HANG_UP_SECONDS, self.transport.abort)
+
     def handle_websocket_upgrade(self) -> None:
         self._be_patient()
+        self._stop_watching()
         super().handle_websocket_upgrade()
         # It refers to us and we to it: such a circle would stay in memory until the collector comes. Nobody parses here
         # any more.

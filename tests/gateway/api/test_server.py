@@ -3,15 +3,22 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
 from gateway.api import server
 from gateway.api.server import HEAD_LIMIT, HttpServer
+from tests.broker.network.test_transport import until
+from tests.certificates import Authority
+
+LARGE = 32 * 1024 * 1024
+"""Bytes: more than the kernel keeps for who does not read."""
 
 
 @dataclass
@@ -41,6 +48,10 @@ async def running() -> AsyncIterator[Running]:
     @app.get("/quick")
     async def quick() -> str:
         return "here"
+
+    @app.get("/large")
+    async def large() -> Response:
+        return Response(bytes(LARGE))
 
     @app.get("/slow")
     async def slow() -> str:
@@ -135,6 +146,59 @@ async def test_a_body_that_comes_after_its_answer_is_the_end_of_nothing(
     writer.write(b"x" * 1_000)
     await asyncio.wait_for(reader.read(), 5)
     writer.close()
+
+
+@pytest.mark.parametrize("ending", [b"", b"Connection: close\r\n"], ids=["kept", "to be closed"])
+async def test_who_does_not_read_its_answer_is_cut_off(
+    running: Running, monkeypatch: pytest.MonkeyPatch, ending: bytes
+) -> None:
+    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1_000)
+    writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n" + ending + b"\r\n")
+    connections = running.http.server_state.connections
+    await until(lambda: bool(connections), "it to connect")
+    await until(lambda: not connections, "it to be cut off")
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await reader.readexactly(LARGE)
+    writer.close()
+
+
+async def test_who_reads_its_answer_slowly_gets_all_of_it(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1_000)
+    writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    got = 0
+    while data := await reader.read(LARGE // 20):
+        got += len(data)
+        await asyncio.sleep(0.001)
+    assert got > LARGE
+    writer.close()
+
+
+async def test_the_end_does_not_wait_for_idle_clients_to_say_goodbye(tmp_path: Path) -> None:
+    """Over TLS: a pool of connections answers close_notify when it is used again."""
+    authority = Authority(tmp_path)
+    pair = authority.issue("server", "localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.certificate, pair.key)
+    http = HttpServer(FastAPI(), asyncio.Protocol)
+    await http.start(None)
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(http.protocol, "127.0.0.1", 0, ssl=context)
+    port = listening.sockets[0].getsockname()[1]
+
+    def ask() -> ssl.SSLSocket:
+        bare = socket.create_connection(("127.0.0.1", port), timeout=10)
+        client = authority.client().wrap_socket(bare, server_hostname="localhost")
+        client.sendall(GET)
+        assert client.recv(1_000).startswith(b"HTTP/1.1 404 ")
+        return client
+
+    with await asyncio.to_thread(ask):
+        listening.close()
+        began = loop.time()
+        await http.stop()
+        assert loop.time() - began < server.DRAIN_SECONDS / 2
 
 
 @pytest.mark.parametrize(("trusted", "client"), [("127.0.0.1", "192.0.2.7"), ("10.0.0.0/8", "127.0.0.1")])
