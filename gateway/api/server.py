@@ -28,15 +28,13 @@ HEAD_SECONDS = 30.0
 comes of a body after its answer."""
 UNREAD_SECONDS = 30.0
 """Without a byte taken of an answer that waits to be sent."""
-HANG_UP_SECONDS = 1.0
-"""For an idle client to hang up when the server ends: over TLS its goodbye is waited for, and a pool of connections
-that nobody looks at says none."""
 KEEP_ALIVE_SECONDS = 75
 """An idle connection; more than the 60 s after which common proxies give theirs up, so that they close first."""
 DRAIN_SECONDS = 10
 """For requests that are being answered when the server ends."""
 GOODBYE_SECONDS = 0.2
-"""For an idle connection to hang up after us, when the server ends."""
+"""For an idle connection to hang up after us, when the server ends: over TLS its goodbye is waited for, and a pool of
+connections that nobody looks at says none."""
 BACKLOG = 4_096
 
 
@@ -138,11 +136,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        if self.transport.is_closing():
-            self.loop.call_later(HANG_UP_SECONDS, self.transport.abort)
 
     def handle_websocket_upgrade(self) -> None:
         self._be_patient()
