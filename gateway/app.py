@@ -135,6 +135,8 @@ async def _serve(settings: Settings) -> None:
         http = HttpServer(create_api(rooms.services(stop.is_set)), mqtt.websocket, settings.trusted_proxies)
         if tls is None:
             await http.start(listener)
+            # Without a handler the signal would end us, and a service manager sends it for "reload".
+            loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: there are no certificates to read again")
         else:
             await http.start(None)
             http_tls = doors.for_requests(tls)

@@ -160,6 +160,13 @@ def test_sigterm_drains_and_exits_0(start_server: StartServer, wire: Wire) -> No
     server.api.wait_counts(push_id, delivered=1)
 
 
+def test_sighup_without_certificates_ends_nothing(start_server: StartServer) -> None:
+    server = start_server()
+    server.signal(signal.SIGHUP)
+    server.wait_log("no certificates to read again")
+    assert server.api.request("GET", "/readyz").status_code == 200
+
+
 def test_doctor_is_content_with_a_healthy_server(server: Server, tmp_path: Path, terminal: Terminal) -> None:
     result = fleetpush("doctor", "--data-dir", str(server.data_dir), env=terminal.env, cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
