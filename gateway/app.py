@@ -20,7 +20,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvloop
@@ -314,7 +314,7 @@ class Rooms:
         self._admission = Admission(self._ring, settings.request_limit, loop.time)
         self._problems = ProblemCount()
         self.broker = Broker(
-            BrokerSettings(max_inflight=settings.max_inflight, ack_timeout=settings.ack_timeout),
+            _broker_settings(settings),
             stored.sessions,
             self._authenticator,
             mailbox,
@@ -398,6 +398,15 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise _no_port("http", host, port, error) from None
     return listener
+
+
+def _broker_settings(settings: Settings) -> BrokerSettings:
+    """Devices and networks do not become faster with the clock: what is waited for from them takes as long as ever."""
+    speed = settings.clock_speed
+    usual = BrokerSettings(max_inflight=settings.max_inflight, ack_timeout=settings.ack_timeout * speed)
+    return replace(
+        usual, connect_timeout=usual.connect_timeout * speed, keep_alive_grace=usual.keep_alive_grace * speed
+    )
 
 
 async def _open_mqtt(server: BrokerServer, address: ListenAddress, *, main: bool) -> ListenAddress:

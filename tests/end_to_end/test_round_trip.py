@@ -322,6 +322,23 @@ def test_expires_in_is_what_is_left_when_the_push_is_handed_over(start_server: S
     assert api.delivery(short)["state"] == "expired"
 
 
+def test_a_faster_clock_makes_no_device_slow(start_server: StartServer, wire: Wire) -> None:
+    """The keep alive of a minute, an acknowledgement for which there are five: on this clock they pass in 60 and in
+    300 ms, and a device needs its time nevertheless."""
+    server = start_server("--clock-speed", "1000")
+    api = server.api
+    device, away = api.enrol("kiosk-1"), api.enrol("kiosk-2")
+    client: WireDevice = wire(server, device, keep_alive=60).start()
+    client.answer = lambda publish: None
+    held = client.wait_push(api.push(device.id, ttl=86_400))
+    marker = api.push(away.id, ttl=600)
+    wait_for(lambda: api.only(marker) == {"expired": 1}, what="ten of the server's minutes to pass")
+    client.ping()
+    client.acknowledge(held)
+    api.wait_counts(held.push_id, delivered=1)
+    assert client.connections == 1
+
+
 def test_a_burst_arrives_in_order_once_and_never_retained(server: Server, api: Api, wire: Wire, name: Name) -> None:
     device = api.enrol(name())
     client: WireDevice = wire(server, device).start()

@@ -95,6 +95,7 @@ class WireDevice:
         receive_maximum: int | None = None,
         maximum_packet_size: int | None = None,
         will: tuple[str, bytes, int, bool] | None = None,
+        keep_alive: int = 0,
     ) -> None:
         self.port = port
         self.client_id = client_id
@@ -107,6 +108,7 @@ class WireDevice:
         self.receive_maximum = receive_maximum
         self.maximum_packet_size = maximum_packet_size
         self.will = will
+        self.keep_alive = keep_alive
         self.answer: Callable[[Publish], int | None] = lambda publish: 0
         """The reason code to acknowledge with, or None to stay silent."""
         self.completing = True
@@ -339,7 +341,7 @@ class WireDevice:
             if self.maximum_packet_size is not None:
                 listed += b"\x27" + struct.pack(">I", self.maximum_packet_size)
             properties = _varint(len(listed)) + listed
-        body = _text("MQTT") + bytes([self.version, flags]) + struct.pack(">H", 0) + properties
+        body = _text("MQTT") + bytes([self.version, flags]) + struct.pack(">H", self.keep_alive) + properties
         body += _text(self.client_id) + will + _text(self.username)
         if self.token is not None:
             body += _text(self.token)
