@@ -1,0 +1,124 @@
+"""Whole simulations, small: a fleet against a real server, a good one and broken ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from client_sim.scenario import Scenario, builtin_scenarios
+from client_sim.server_process import FLEETPUSH, ServerProcess
+from client_sim.simulation import Simulation, Target
+from client_sim.simulation_report import SimulationReport
+
+BROKEN_SERVER = Path(__file__).with_name("broken_server.py")
+SECONDS = 6.0
+"""Of a built-in scenario's phases together, in a short run."""
+
+TRAFFIC = """
+title = "Traffic"
+devices = 30
+settle = "20s"
+[people]
+think_time = "100ms"
+[[phase]]
+name = "connect"
+[[phase]]
+name = "traffic"
+lasts = "4s"
+[[phase.push]]
+rate = "200/s"
+[[phase.push]]
+rate = "4/s"
+to = "all"
+"""
+
+ABSENCE = """
+title = "Short lives"
+devices = 30
+settle = "20s"
+[[phase]]
+name = "connect"
+[[phase]]
+name = "absence"
+lasts = "3s"
+away = 1
+[[phase.push]]
+rate = "20/s"
+ttl = "1s"
+[[phase]]
+name = "back"
+lasts = "1s"
+return_within = "500ms"
+"""
+
+
+async def simulate(scenario: Scenario, folder: Path, *program: str) -> SimulationReport:
+    folder.mkdir(exist_ok=True)
+    speed = [] if scenario.clock_speed == 1 else ["--clock-speed", f"{scenario.clock_speed:g}"]
+    server = ServerProcess(folder, *speed, program=program or FLEETPUSH)
+    return await Simulation(scenario, server=server).run()
+
+
+async def simulate_broken(fault: str, text: str, folder: Path) -> SimulationReport:
+    scenario = Scenario.parse(fault, text, f"{fault}.toml")
+    return await simulate(scenario, folder, sys.executable, str(BROKEN_SERVER), fault)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", builtin_scenarios())
+async def test_a_built_in_scenario_passes(name: str, tmp_path: Path) -> None:
+    scenario = Scenario.load(name).with_(devices=30, lasts=SECONDS)
+    report = await simulate(scenario.model_copy(update={"thresholds": ()}), tmp_path)
+    assert report.passed, (report.findings, report.warnings, report.errors)
+    assert report.delivered > 0
+    assert report.deliveries == report.delivered + sum(report.ended.values())
+    assert report.paho_devices == 1
+
+
+async def test_a_server_that_drops_one_of_a_thousand_is_found_out(tmp_path: Path) -> None:
+    report = await simulate_broken("drops", TRAFFIC, tmp_path)
+    assert not report.passed
+    assert report.lost == report.deliveries // 1_000
+    assert {finding.kind for finding in report.findings} == {"booked_without_arrival"}
+    assert all(finding.push_id and finding.device_id for finding in report.findings)
+
+
+async def test_a_server_that_sends_twice_is_found_out(tmp_path: Path) -> None:
+    report = await simulate_broken("sends-twice", TRAFFIC, tmp_path)
+    assert not report.passed
+    assert report.violations == report.redelivered >= 1
+    assert {finding.kind for finding in report.findings} == {"violation"}
+    assert (report.lost, report.duplicated) == (0, 0), "the device took them once"
+
+
+async def test_a_server_that_acknowledges_twice_is_found_out(tmp_path: Path) -> None:
+    report = await simulate_broken("answers-twice", TRAFFIC, tmp_path)
+    assert not report.passed
+    assert report.violations > 100
+    assert {finding.kind for finding in report.findings} == {"violation"}
+    assert all("not in flight" in finding.detail for finding in report.findings)
+
+
+async def test_a_server_that_delivers_expired_pushes_is_found_out(tmp_path: Path) -> None:
+    report = await simulate_broken("too-late", ABSENCE, tmp_path)
+    assert not report.passed
+    assert report.late > 0
+    assert "late" in {finding.kind for finding in report.findings}
+    good = await simulate(Scenario.parse("good", ABSENCE, "good.toml"), tmp_path / "good")
+    assert good.passed, good.findings
+    assert set(good.ended) == {"expired"}
+
+
+async def test_a_server_that_runs_already_is_left_as_it_was_found(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path)
+    server.start()
+    try:
+        scenario = Scenario.parse("traffic", TRAFFIC, "traffic.toml").with_(lasts=1.0)
+        report = await Simulation(scenario, target=Target(server.url, server.key), processes=2).run()
+        assert report.passed, report.findings
+        assert report.server == server.url
+        assert server.running_pid is not None
+    finally:
+        server.kill()

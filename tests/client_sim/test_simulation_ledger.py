@@ -1,0 +1,463 @@
+"""The truth of a simulation: what is found, what is not, and that a correct server is never accused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client_sim.people import ACTED, DISPLAYED, OPENED
+from client_sim.simulation_ledger import Judgement, Ledger
+
+A, B = 0, 1
+IDS = ["kiosk-a", "kiosk-b"]
+
+
+class History:
+    """A ledger, with shorter words for what happens to it."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self.ledger = Ledger(IDS, speed)
+        for index in (A, B):
+            self.ledger.online(index, 0.5)
+
+    def push(self, at: float, *targets: int, ttl: float = 60, priority: str = "normal", answer: float = 0.1) -> int:
+        number = self.ledger.sending(at, targets or None, ttl, priority)
+        self.ledger.accepted(number, f"push-{number}", at + answer, len(targets) or len(IDS))
+        return number
+
+    def arrive(self, number: int, index: int, when: float) -> None:
+        self.ledger.arrived(number, index, when)
+
+    def server(self, number: int, *deliveries: tuple[int, str] | tuple[int, str, str]) -> None:
+        self.ledger.server_says(number, [(one[0], one[1], one[2] if len(one) > 2 else None) for one in deliveries])
+
+    def delivered(self, number: int, index: int, when: float) -> None:
+        """As it should be."""
+        self.arrive(number, index, when)
+        self.server(number, (index, "delivered"))
+
+    def judge(self) -> Judgement:
+        return self.ledger.judge(1.0)
+
+
+def found(history: History) -> dict[str, int]:
+    """What is wrong; nothing when all is well."""
+    judgement = history.judge()
+    counts = {
+        name: getattr(judgement, name)
+        for name in ("lost", "duplicated", "late", "out_of_order", "expired_online", "disagreements", "violations")
+    }
+    wrong = {name: count for name, count in counts.items() if count}
+    assert judgement.clean == (not wrong)
+    assert bool(judgement.findings) == bool(wrong)
+    return wrong
+
+
+def fine(history: History) -> None:
+    first, second = history.push(1), history.push(2, B)
+    for index in (A, B):
+        history.arrive(first, index, 1.2)
+    history.server(first, (A, "delivered"), (B, "delivered"))
+    history.delivered(second, B, 2.2)
+
+
+def never_arrived(history: History) -> None:
+    history.server(history.push(1, A), (A, "waiting"))
+
+
+def unknown_to_the_server(history: History) -> None:
+    history.push(1, A)
+
+
+def booked_only(history: History) -> None:
+    history.server(history.push(1, A), (A, "delivered"))
+
+
+def ended_with_a_reason(history: History) -> None:
+    history.server(history.push(1, A), (A, "superseded", "collapse_key"))
+
+
+def ended_without_a_reason(history: History) -> None:
+    history.server(history.push(1, A), (A, "superseded"))
+
+
+def for_too_few(history: History) -> None:
+    number = history.ledger.sending(1, None, 60, "normal")
+    history.ledger.accepted(number, "push-0", 1.1, 1)
+    for index in (A, B):
+        history.arrive(number, index, 1.2)
+    history.server(number, (A, "delivered"), (B, "delivered"))
+
+
+def twice(history: History) -> None:
+    number = history.push(1, A)
+    history.delivered(number, A, 1.2)
+    history.ledger.duplicated(number, A, 1.3)
+
+
+def two_pushes_of_one_request(history: History) -> None:
+    number = history.push(1, A)
+    history.delivered(number, A, 1.2)
+    history.ledger.named(number, "push-of-the-repetition")
+
+
+def under_way_at_its_end(history: History) -> None:
+    history.delivered(history.push(1, A, ttl=5), A, 1.1 + 5 + 0.9)
+
+
+def late(history: History) -> None:
+    history.delivered(history.push(1, A, ttl=5), A, 1.1 + 5 + 1.1)
+
+
+def overtaken(history: History) -> None:
+    first, second = history.push(1, A), history.push(2, A)
+    history.delivered(second, A, 2.2)
+    history.delivered(first, A, 2.3)
+
+
+def overtaken_by_what_was_asked_for_before_its_promise(history: History) -> None:
+    first, second = history.push(1, A, answer=1.5), history.push(2, A)
+    history.delivered(second, A, 2.2)
+    history.delivered(first, A, 2.6)
+
+
+def overtaken_by_another_priority(history: History) -> None:
+    first, second = history.push(1, A, priority="low"), history.push(2, A, priority="critical")
+    history.delivered(second, A, 2.2)
+    history.delivered(first, A, 2.3)
+
+
+def overtaken_on_another_device(history: History) -> None:
+    first, second = history.push(1, A), history.push(2, B)
+    history.delivered(second, B, 2.2)
+    history.delivered(first, A, 2.3)
+
+
+def expired_online(history: History) -> None:
+    history.server(history.push(1, A, ttl=5), (A, "expired", "ttl"))
+
+
+def expired_after_a_break(history: History) -> None:
+    number = history.push(1, A, ttl=5)
+    history.ledger.offline(A, 3)
+    history.ledger.online(A, 3.1)
+    history.server(number, (A, "expired", "ttl"))
+
+
+def expired_while_kept_away(history: History) -> None:
+    history.ledger.away(A, 0.9)
+    number = history.push(1, A, ttl=5)
+    history.ledger.back(A, 7)
+    history.server(number, (A, "expired", "ttl"))
+
+
+def gone_when_it_was_late(history: History) -> None:
+    number = history.push(1, A, ttl=5)
+    history.ledger.offline(A, 6.2)
+    history.server(number, (A, "expired", "ttl"))
+
+
+def unbooked(history: History) -> None:
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    history.server(number, (A, "expired", "ttl"))
+
+
+def at_a_stranger(history: History) -> None:
+    number = history.push(1, A)
+    history.delivered(number, A, 1.2)
+    history.arrive(number, B, 1.2)
+
+
+def booked_for_a_stranger(history: History) -> None:
+    number = history.push(1, A)
+    history.delivered(number, A, 1.2)
+    history.server(number, (B, "delivered"))
+
+
+def receipt_unheard(history: History) -> None:
+    number = history.push(1, A)
+    history.delivered(number, A, 1.2)
+    history.ledger.said(number, A, OPENED)
+
+
+def receipt_invented(history: History) -> None:
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    history.ledger.said(number, A, DISPLAYED)
+    history.server(number, (A, "acted"))
+
+
+def receipts_in_another_order(history: History) -> None:
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    for level in (ACTED, DISPLAYED, OPENED):
+        history.ledger.said(number, A, level)
+    history.server(number, (A, "acted"))
+
+
+def forbidden_by_the_protocol(history: History) -> None:
+    history.ledger.violation(A, 1.0, "PUBACK for packet identifier 7, which is not in flight")
+
+
+def sent_again(history: History) -> None:
+    history.delivered(history.push(1, A), A, 1.2)
+    history.ledger.redelivered(3)
+
+
+def unanswered_and_never_seen(history: History) -> None:
+    history.ledger.sending(1, (A,), 60, "normal")
+
+
+def unanswered_but_arrived(history: History) -> None:
+    number = history.ledger.sending(1, (A,), 60, "normal")
+    history.ledger.named(number, "push-0")
+    history.delivered(number, A, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("happens", "wrong"),
+    [
+        (fine, {}),
+        (never_arrived, {"lost": 1}),
+        (unknown_to_the_server, {"lost": 1}),
+        (booked_only, {"lost": 1, "disagreements": 1}),
+        (ended_with_a_reason, {}),
+        (ended_without_a_reason, {"lost": 1}),
+        (for_too_few, {"lost": 1}),
+        (twice, {"duplicated": 1}),
+        (two_pushes_of_one_request, {"duplicated": 1}),
+        (under_way_at_its_end, {}),
+        (late, {"late": 1}),
+        (overtaken, {"out_of_order": 1}),
+        (overtaken_by_what_was_asked_for_before_its_promise, {}),
+        (overtaken_by_another_priority, {}),
+        (overtaken_on_another_device, {}),
+        (expired_online, {"expired_online": 1}),
+        (expired_after_a_break, {}),
+        (expired_while_kept_away, {}),
+        (gone_when_it_was_late, {"expired_online": 1}),
+        (unbooked, {"disagreements": 1}),
+        (at_a_stranger, {"disagreements": 1}),
+        (booked_for_a_stranger, {"disagreements": 1}),
+        (receipt_unheard, {"disagreements": 1}),
+        (receipt_invented, {"disagreements": 1}),
+        (receipts_in_another_order, {}),
+        (forbidden_by_the_protocol, {"violations": 1}),
+        (sent_again, {}),
+        (unanswered_and_never_seen, {}),
+        (unanswered_but_arrived, {}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_what_is_wrong_is_found_and_nothing_else(happens: Callable[[History], None], wrong: dict[str, int]) -> None:
+    history = History()
+    happens(history)
+    assert found(history) == wrong
+
+
+def test_a_ttl_counts_on_the_server_s_clock() -> None:
+    history = History(speed=100)
+    history.delivered(history.push(1, A, ttl=500), A, 1.1 + 5 + 0.9)
+    history.delivered(history.push(10, B, ttl=500), B, 10.1 + 5 + 1.1)
+    assert found(history) == {"late": 1}
+
+
+def test_a_finding_names_push_and_device() -> None:
+    history = History()
+    late(history)
+    (finding,) = history.judge().findings
+    assert (finding.kind, finding.push_id, finding.device_id) == ("late", "push-0", "kiosk-a")
+    assert finding.detail == "it took effect 1.100 s after its end"
+
+
+def test_no_kind_of_finding_crowds_out_another() -> None:
+    history = History()
+    for second in range(2_000):
+        history.server(history.push(second + 1, A), (A, "waiting"))
+    overtaken(history)
+    judgement = history.judge()
+    assert judgement.lost == 2_000
+    assert {finding.kind for finding in judgement.findings} == {"lost", "out_of_order"}
+    assert len(judgement.findings) < 200
+
+
+# A server and its devices in a few lines, to be right or wrong on purpose.
+
+
+@dataclass
+class Delivery:
+    number: int
+    index: int
+    expires: float
+    priority: str
+    state: str = "waiting"
+    level: int = -1
+
+
+class Model:
+    """Correct: hands over in order by priority, to who is online, nothing after its ttl, once."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(IDS)
+        self.now = 1.0
+        self.online = [False, False]
+        self.deliveries: list[Delivery] = []
+
+    def tick(self) -> None:
+        self.now += 0.25
+        for one in self.deliveries:
+            if one.state == "waiting" and one.expires <= self.now:
+                one.state = "expired"
+
+    def push(self, targets: tuple[int, ...], ttl: int, priority: str) -> None:
+        number = self.ledger.sending(self.now, targets, ttl, priority)
+        # Answered when it is stored; handed over after that.
+        self.deliveries += [Delivery(number, index, self.now + ttl, priority) for index in targets]
+        self.ledger.accepted(number, f"push-{number}", self.now, len(targets))
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        for one in sorted(self.deliveries, key=lambda one: ("critical", "normal").index(one.priority)):
+            if one.state == "waiting" and self.online[one.index]:
+                one.state, one.level = "delivered", 0
+                self.ledger.arrived(one.number, one.index, self.now)
+
+    def switch(self, index: int) -> None:
+        self.online[index] = not self.online[index]
+        if self.online[index]:
+            self.ledger.online(index, self.now)
+            self.hand_over()
+        else:
+            self.ledger.offline(index, self.now)
+
+    def receipt(self, level: int) -> None:
+        for one in self.deliveries:
+            if one.level >= 0 and one.level < level:
+                one.level, one.state = level, ("delivered", "displayed", "opened", "acted")[level]
+                self.ledger.said(one.number, one.index, level)
+                return
+
+    def judge(self) -> Judgement:
+        for index in (A, B):
+            if not self.online[index]:
+                self.switch(index)
+        for one in self.deliveries:
+            reason = "some" if one.state in ("expired", "overflowed") else None
+            self.ledger.server_says(one.number, [(one.index, one.state, reason)])
+        return self.ledger.judge(0.5)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("push"),
+            st.sampled_from([(A,), (B,), (A, B)]),
+            st.integers(1, 10),
+            st.sampled_from(["critical", "normal"]),
+        ),
+        st.tuples(st.just("switch"), st.sampled_from([A, B])),
+        st.tuples(st.just("receipt"), st.sampled_from([DISPLAYED, OPENED, ACTED])),
+        st.tuples(st.just("tick")),
+    ),
+    max_size=60,
+)
+
+
+def played(steps: list[tuple[Any, ...]]) -> Model:
+    model = Model()
+    for name, *arguments in steps:
+        getattr(model, name)(*arguments)
+    return model
+
+
+@given(STEPS)
+def test_a_correct_server_is_never_accused(steps: list[tuple[Any, ...]]) -> None:
+    model = played(steps)
+    judgement = model.judge()
+    assert judgement.clean, judgement.findings
+    assert judgement.deliveries == len(model.deliveries) == judgement.delivered + sum(judgement.ended.values())
+
+
+def drop(model: Model, victim: Delivery) -> None:
+    victim.state = "delivered"
+
+
+def unbook(model: Model, victim: Delivery) -> None:
+    model.ledger.arrived(victim.number, victim.index, model.now)
+    victim.state = "overflowed"
+
+
+def repeat(model: Model, victim: Delivery) -> None:
+    model.ledger.arrived(victim.number, victim.index, model.now)
+    model.ledger.arrived(victim.number, victim.index, model.now)
+    victim.state = "delivered"
+
+
+def delay(model: Model, victim: Delivery) -> None:
+    model.ledger.arrived(victim.number, victim.index, victim.expires + 1)
+    victim.state = "delivered"
+
+
+def invent(model: Model, victim: Delivery) -> None:
+    model.ledger.arrived(victim.number, victim.index, model.now)
+    victim.state = "acted"
+
+
+FAULTS: dict[Callable[[Model, Delivery], None], set[str]] = {
+    drop: {"lost", "disagreements"},
+    unbook: {"disagreements"},
+    repeat: {"duplicated"},
+    delay: {"late"},
+    invent: {"disagreements"},
+}
+
+
+@settings(max_examples=50)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+@given(steps=STEPS)
+def test_one_fault_among_much_that_is_right_is_found(
+    fault: Callable[[Model, Delivery], None], steps: list[tuple[Any, ...]]
+) -> None:
+    model = played(steps)
+    model.online = [False, False]
+    for index in (A, B):
+        model.ledger.offline(index, model.now)
+    model.push((A,), 5, "normal")
+    fault(model, model.deliveries[-1])
+    judgement = model.judge()
+    wrong = {name for name in ("lost", "duplicated", "late", "disagreements") if getattr(judgement, name)}
+    assert wrong == FAULTS[fault]
+
+
+SIZE = """
+import resource
+from client_sim.simulation_ledger import Ledger
+
+devices, pushes = 10_000, 200
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ledger = Ledger([f"device-{index}" for index in range(devices)])
+for second in range(1, pushes + 1):
+    number = ledger.sending(second, None, 60, "normal")
+    ledger.accepted(number, f"push-{number}", second, devices)
+    for index in range(devices):
+        ledger.arrived(number, index, second + 0.1)
+    ledger.server_says(number, ((index, "delivered", None) for index in range(devices)))
+judgement = ledger.judge(1.0)
+assert judgement.clean and judgement.delivered == devices * pushes, judgement
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.long
+def test_two_million_deliveries_fit() -> None:
+    result = subprocess.run([sys.executable, "-c", SIZE], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 1_024, "MiB"
