@@ -30,6 +30,7 @@ STAMP = VENV / "fleetpush-stamp.json"
 USAGE = """\
 python3 run.py demo             the main job on real sockets, in under a minute
 python3 run.py serve            broker and gateway; data in ./fleetpush-data
+python3 run.py simulate [NAME]  a fleet of simulated devices, judged to the last push (--list names them)
 python3 run.py kiosk [ID]       a browser as a device (fetches MQTT.js with npm)
 python3 run.py test [--full]    all tests (more pytest arguments may follow)
 python3 run.py bench [NAME]     the benchmarks (tests/benchmarks/README.md)

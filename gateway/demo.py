@@ -8,13 +8,7 @@ is left behind.
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.cli.server_client import ServerClient
 from gateway.cli.terminal import PROGRAM, Failure, describe_counts, draw_notification, fail, print_table
-from gateway.data_directory import KEY_FILE
 
 if TYPE_CHECKING:
     from client_sim.device import Device, Push
 
-READY = re.compile(r"^fleetpush ready http=(\S+):(\d+) mqtt=(\S+):(\d+)$")
-START_SECONDS = 20.0
 STEP_SECONDS = 12.0
 """For what takes milliseconds, on a machine that is busy with other things."""
 SHORT_TTL = 2
@@ -39,70 +30,6 @@ T = TypeVar("T")
 
 class BrokenPromise(Exception):
     """Something was not as the demo says it must be."""
-
-
-class ServerProcess:
-    """`fleetpush serve` as a child, which can be killed and started again on the same ports and data."""
-
-    def __init__(self, folder: Path) -> None:
-        self.data_dir = folder / "data"
-        self._log = folder / "server.log"
-        self._folder = folder
-        self._process: subprocess.Popen[str] | None = None
-        self.http_port = self.mqtt_port = 0
-
-    def start(self) -> float:
-        """Start it; seconds until its ready line."""
-        command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(self.data_dir)]
-        command += ["--http-port", str(self.http_port), "--mqtt-port", str(self.mqtt_port)]
-        # Away from the caller's fleetpush.toml and variables: the demo prepares and inherits nothing.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETPUSH_")}
-        root = str(Path(__file__).resolve().parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
-        began = time.monotonic()
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, cwd=self._folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        assert self._process.stdout is not None, "a pipe was asked for"
-        watchdog = threading.Timer(START_SECONDS, self._process.kill)
-        watchdog.start()
-        try:
-            for line in self._process.stdout:
-                if ready := READY.match(line.strip()):
-                    self.http_port, self.mqtt_port = int(ready[2]), int(ready[4])
-                    return time.monotonic() - began
-        finally:
-            watchdog.cancel()
-        self.kill()
-        raise BrokenPromise(f"the server did not start. Its last words:\n{self.last_words()}")
-
-    def kill(self) -> None:
-        """kill -9: no goodbye, nothing flushed."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-        self.wait()
-
-    def stop(self) -> int:
-        assert self._process is not None, "started before"
-        self._process.send_signal(signal.SIGTERM)
-        return self.wait()
-
-    def wait(self) -> int:
-        if self._process is None:
-            return 0
-        code = self._process.wait(STEP_SECONDS)
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        return code
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "started before"
-        return self._process.pid
-
-    def last_words(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:]) if self._log.exists() else ""
 
 
 class Kiosk:
@@ -174,13 +101,19 @@ def promise(what: str, kept: bool) -> None:
 
 class Demo:
     def __init__(self, folder: Path) -> None:
+        from client_sim.server_process import ServerProcess
+
         self._folder = folder
         self._server = ServerProcess(folder)
         self._kiosks: dict[str, Kiosk] = {}
 
     def run(self) -> None:
+        from client_sim.server_process import ServerDidNotStart
+
         try:
             self._story()
+        except ServerDidNotStart as error:
+            fail(str(error))
         except (BrokenPromise, Failure) as error:
             say()
             if words := self._server.last_words():
@@ -192,8 +125,7 @@ class Demo:
             self._server.kill()
 
     def _client(self) -> ServerClient:
-        key = (self._server.data_dir / KEY_FILE).read_text().strip()
-        return ServerClient(f"http://127.0.0.1:{self._server.http_port}", key)
+        return ServerClient(self._server.url, self._server.key)
 
     def _story(self) -> None:
         began = time.monotonic()

@@ -1,10 +1,10 @@
 """The command line: `fleetpush` (also `python -m gateway`).
 
 Each command is a thin translation: to the composition root (`serve`), to the public HTTP interface (everything an
-operator does), to a device (`listen`, `kiosk`), to the data directory (`tls`, `backup`, `restore`, `doctor`). Heavy
-imports stay inside the commands, so that `fleetpush push` does not load a broker.
+operator does), to a device (`listen`, `kiosk`) or thousands (`simulate`), to the data directory (`tls`, `backup`,
+`restore`, `doctor`). Heavy imports stay inside the commands, so that `fleetpush push` does not load a broker.
 
-Exit codes: 0 done; 1 it could not be done (the reason and its remedy are on stderr); 2 wrong use.
+Exit codes: 0 done; 1 it could not be done (the reason and its remedy are on stderr); 2 wrong use. `simulate` adds 99.
 """
 
 from __future__ import annotations
@@ -100,6 +100,13 @@ def demo() -> None:
     run()
 
 
+def simulate(arguments: typer.Context) -> None:
+    """A fleet of simulated devices: is every push delivered as promised, and how fast? `simulate --help` says more."""
+    from client_sim.__main__ import main
+
+    raise typer.Exit(main(arguments.args))
+
+
 app = typer.Typer(
     name="fleetpush",
     help="Push for private fleets: an MQTT broker, a gateway with a ledger, and devices.",
@@ -116,6 +123,11 @@ app.command()(watch)
 app.add_typer(keys, name="keys")
 app.command("listen")(listen_command)
 app.command()(kiosk)
+# The simulator stands on its own (`python -m client_sim`) and reads its own arguments, `--help` too.
+app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(simulate)
 app.add_typer(tls, name="tls")
 app.command()(doctor)
 app.command()(backup)

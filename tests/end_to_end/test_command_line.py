@@ -56,6 +56,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
         "watch",
         "keys",
         "listen",
+        "simulate",
         "tls",
         "backup",
         "restore",
