@@ -1,13 +1,22 @@
 """`Device`: the reference device client, on paho-mqtt. What `fleetpush listen` runs and a kiosk program imports.
 
     device = Device("kiosk-1", token, host="push.example", journal=Path("kiosk-1.db"), on_push=show)
-    device.actions["play"] = play          # its return value is sent as the action's result
+
+    @device.action("play")                  # a person chose it: `device.act(push, "play")`
+    def play(push): ...                     # what it returns is sent as the action's result
+
+    @device.command("reboot")               # a push of kind `command` with the data {"command": "reboot"}
+    def reboot(push): ...
+
     device.start()
+
+`client_sim.async_device.AsyncDevice` is the same for asyncio; `client_sim.testing.FakeServer` is for a program's tests.
 
 Laws
 1. One effect per push, also when the process dies between the effect and the acknowledgement: the journal commits
    before the effect and after it, and the PUBACK leaves last (`journal.py` says what is known in between).
-2. A receipt is on disk before it is sent, and stays there until the server has acknowledged it.
+2. What the device says is on disk before it is sent, and stays there until the server has acknowledged it. One message
+   is on its way at a time: what a person did in order arrives in order.
 3. An acknowledgement belongs to the connection its push came by. Packet identifiers are reused, so a late one on a new
    connection would acknowledge another push.
 4. Reconnecting has full jitter: a fleet cut off at once does not return at once. Where the server says when to come
@@ -27,21 +36,18 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import random
 import re
 import selectors
 import socket
 import ssl
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, TypeVar
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -49,82 +55,43 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from client_sim.journal import Journal, Known
+from client_sim.backoff import Backoff
+from client_sim.journal import Journal, Known, Saying
+from client_sim.push import Handler, Push, outcome
 
 log = logging.getLogger(__name__)
 
+H = TypeVar("H", bound=Handler)
+
 RECEIPTS_PER_MESSAGE = 20
-"""Receipts travel in lists, well below the 4 KiB of a small device's packet."""
+"""Receipts travel in lists."""
+BYTES_PER_MESSAGE = 16_384
+"""Of such a list; the server reads four times as much."""
+MAX_RESULT = 4_096
+"""Bytes of a result as JSON: what the server keeps."""
+MAX_UPLINK = 262_144
+"""Bytes of an uplink message. A server whose packets are smaller would close the connection again and again."""
 FOREVER = 0xFFFF_FFFF
 """MQTT 5 session expiry interval: the session does not expire [MQTT 3.1.2.11.2]."""
-
 
 RETRY_AFTER = "retry-after"
 """User property of a server that sends us away: whole seconds until we are welcome again."""
 SECONDS = re.compile(r"[0-9]{1,9}")
+CLIENT = "fleetpush-python/1"
+"""Who asked the person, in the record of a consent."""
 
 
-@dataclass(frozen=True)
-class Push:
-    """A push as it arrived. `message` is the whole JSON object, with fields that this version does not know."""
+class DeviceOptions(TypedDict, total=False):
+    """What `Device` takes besides its credential and its callbacks."""
 
-    push_id: str
-    kind: str
-    message: dict[str, Any]
-    expires_in: int
-    received_at: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def parse(cls, payload: bytes | bytearray) -> Push:
-        """Raises ValueError for what cannot be a push."""
-        message = json.loads(payload)
-        if not isinstance(message, dict) or not isinstance(message.get("push_id"), str):
-            raise ValueError("not a JSON object with a push_id")
-        expires_in = message.get("expires_in")
-        return cls(
-            push_id=message["push_id"],
-            kind=str(message.get("kind", "alert")),
-            message=message,
-            expires_in=expires_in if isinstance(expires_in, int) else 0,
-        )
-
-    @property
-    def notification(self) -> dict[str, Any]:
-        found = self.message.get("notification")
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def data(self) -> Any:
-        return self.message.get("data")
-
-    @property
-    def priority(self) -> str:
-        return str(self.message.get("priority", "normal"))
-
-    @property
-    def actions(self) -> list[dict[str, Any]]:
-        found = self.notification.get("actions")
-        return [action for action in found if isinstance(action, dict)] if isinstance(found, list) else []
-
-    @property
-    def expired(self) -> bool:
-        """Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now."""
-        return self.expires_in > 0 and time.monotonic() - self.received_at > self.expires_in
-
-
-@dataclass
-class Backoff:
-    """Full jitter: anywhere between nothing and an exponentially growing ceiling, in seconds. The server's word
-    replaces the growth, as far as the cap allows; the jitter stays."""
-
-    base: float = 1.0
-    cap: float = 120.0
-    random: Callable[[float, float], float] = random.uniform
-
-    def delay(self, failures: int, retry_after: int | None = None) -> float:
-        if retry_after is not None:
-            return min(self.cap, retry_after) + self.random(0.0, min(self.cap, self.base))
-        return self.random(0.0, min(self.cap, self.base * 2.0 ** min(failures, 30)))
+    host: str
+    port: int
+    app: str
+    journal: Path | None
+    mqtt5: bool
+    keep_alive: int
+    tls: ssl.SSLContext | None
+    backoff: Backoff | None
 
 
 class Device:
@@ -139,8 +106,8 @@ class Device:
         port: int = 1883,
         app: str = "default",
         journal: Path | None = None,
-        on_push: Callable[[Push], Any],
-        on_interrupted: Callable[[Push], None] | None = None,
+        on_push: Handler | None = None,
+        on_interrupted: Handler | None = None,
         on_state: Callable[[str, str], None] | None = None,
         mqtt5: bool = False,
         keep_alive: int = 60,
@@ -148,13 +115,22 @@ class Device:
         backoff: Backoff | None = None,
     ) -> None:
         """
-        on_push        shows it, or does it. For a `command` its return value is the result that is sent back.
-        on_interrupted called instead for a push whose effect an earlier process began and did not survive.
+        journal        a file of its own per device; None keeps it in memory, once-only per process.
+        on_push        shows it, or uses its data. Commands go to it as well as long as none is registered by name; what
+                       it returns for one is the result that is sent back.
+        on_interrupted called instead for a push whose effect an earlier process began and did not survive. For a
+                       command what it returns is the result; without it, that is {"error": "interrupted"}.
         on_state       (`connecting` | `connected` | `disconnected` | `refused`, detail in words); network thread.
         mqtt5          speak MQTT 5.0 instead of 3.1.1: only then a server can say when to come back.
+        tls            a context that trusts the server, with the device's certificate if it has one.
+
+        Raises what opening the journal raises: sqlite3.Error, JournalTooNew.
         """
         self.device_id = device_id
-        self.actions: dict[str, Callable[[Push], Any]] = {}
+        self.actions: dict[str, Handler] = {}
+        """Action id -> what is done when a person chooses it; its return value is the result."""
+        self.commands: dict[str, Handler] = {}
+        """Command -> what is done on that order; its return value is the result."""
         self._topic = f"{app}/devices/{device_id}/"
         self._on_push = on_push
         self._on_interrupted = on_interrupted
@@ -175,8 +151,8 @@ class Device:
         self._running = 2
         self._running_lock = threading.Lock()
         self._drained = threading.Condition()
-        self._receipts_sent: tuple[int, int] | None = None
-        """(message id, last receipt number) of the one receipt message on its way; one at a time keeps their order."""
+        self._saying: tuple[int, int] | None = None
+        """(message id, last number in the outbox) of the one message on its way."""
         self._inbox: queue.SimpleQueue[tuple[Push, int, int] | None] = queue.SimpleQueue()
         self._posted: deque[Callable[[], None]] = deque()
         self._bell, self._ring = socket.socketpair()
@@ -260,49 +236,91 @@ class Device:
     def wait_connected(self, timeout: float) -> bool:
         return self._subscribed.wait(timeout)
 
-    # What a device says
+    # What the program does
+
+    def action(self, name: str) -> Callable[[H], H]:
+        """Decorates the handler of an action."""
+        return partial(_register, self.actions, name)
+
+    def command(self, name: str) -> Callable[[H], H]:
+        """Decorates the handler of a command."""
+        return partial(_register, self.commands, name)
+
+    # What a device says. All of it is kept before the call returns, and sent when there is a connection.
 
     def displayed(self, push: Push) -> None:
-        self._receipt(push, "displayed")
+        self._say(*receipt(push, "displayed"))
 
     def opened(self, push: Push) -> None:
-        self._receipt(push, "opened")
+        self._say(*receipt(push, "opened"))
 
     def dismissed(self, push: Push) -> None:
-        self._receipt(push, "dismissed")
+        self._say(*receipt(push, "dismissed"))
 
     def act(self, push: Push, action: str) -> Any:
         """Run the handler of an action, here and now, and book it as acted with what the handler returned."""
         handler = self.actions.get(action)
-        result = outcome(handler, push) if handler else None
-        self._receipt(push, "acted", action=action, result=result)
+        result = self._run(handler, push) if handler else None
+        self.acted(push, action, result)
         return result
 
-    def _receipt(self, push: Push, event: str, **more: Any) -> None:
-        receipt = {
-            "push_id": push.push_id,
-            "event": event,
-            "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
-        }
-        receipt |= {name: value for name, value in more.items() if value is not None}
-        self._journal.add_receipt(json.dumps(receipt))
-        self._post(self._send_receipts)
+    def acted(self, push: Push, action: str | None = None, result: Any = None) -> None:
+        """Book an action that the program has executed by itself."""
+        self._say(*receipt(push, "acted", action, result))
+
+    @property
+    def consent(self) -> str:
+        """What `set_consent` was last told; `unknown` before."""
+        return str(self._journal.settings().get("consent", "unknown"))
+
+    def set_consent(self, consent: str, text_version: str | None = None) -> None:
+        """The person's answer, `granted` or `denied`, and the version of the text that asked. Raises ValueError."""
+        if consent not in ("unknown", "granted", "denied"):
+            raise ValueError(f"consent is unknown, granted or denied, not {consent!r}")
+        if text_version is not None and len(text_version) > 64:
+            raise ValueError("a text version has at most 64 characters")
+        about = {"client": CLIENT} | ({} if text_version is None else {"text_version": text_version})
+        self._change_settings({"consent": consent}, about)
+
+    @property
+    def channels(self) -> dict[str, bool]:
+        """What `set_channels` was told: False for a muted one. What is not in it was never changed here."""
+        return dict(self._journal.settings().get("channels", {}))
+
+    def set_channels(self, channels: dict[str, bool]) -> None:
+        """Mute channels (False) or take them up again (True); those not named stay as they are. Raises ValueError."""
+        for name, wanted in channels.items():
+            if not is_choice(name, wanted):
+                raise ValueError(f"a channel's name (1 to 64 characters) and True or False, not {name!r}: {wanted!r}")
+        self._change_settings({"channels": channels}, {})
+
+    def _change_settings(self, change: dict[str, Any], about: dict[str, Any]) -> None:
+        self._journal.change_settings(change, about)
+        self._post(self._send_next)
 
     def report(self, attributes: dict[str, Any]) -> None:
-        """Facts about the device, merged into its attributes on the server. In memory until acknowledged."""
-        self._say("report", json.dumps(attributes))
+        """Facts about the device, merged into its attributes on the server (RFC 7396). Raises ValueError, TypeError."""
+        if not isinstance(attributes, dict):
+            raise TypeError("a report is an object of attributes")
+        self._say("report", json.dumps(attributes, allow_nan=False))
 
     def uplink(self, below: str, payload: str | bytes) -> None:
-        """Whatever the program wants to say, under its own `uplink/` topic."""
+        """Whatever the program wants to say, under its own `uplink/` topic. Raises ValueError."""
+        if not below or "+" in below or "#" in below or "\0" in below or len(below.encode()) > 1_024:
+            raise ValueError(f"uplink to {below!r}: a topic of 1 to 1,024 bytes without +, # and NUL")
+        size = len(payload.encode() if isinstance(payload, str) else payload)
+        if size > MAX_UPLINK:
+            raise ValueError(f"uplink of {size} bytes: at most {MAX_UPLINK}")
         self._say(f"uplink/{below}", payload)
 
     def _say(self, leaf: str, payload: str | bytes) -> None:
-        self._post(lambda: self._publish(leaf, payload))
+        self._journal.say(leaf, payload)
+        self._post(self._send_next)
 
     def flush(self, timeout: float) -> bool:
-        """Wait until the server has acknowledged every receipt; False if it did not in time."""
+        """Wait (seconds) until the server has acknowledged everything said; False if it did not in time."""
         with self._drained:
-            return self._drained.wait_for(lambda: not self._journal.receipts(1), timeout)
+            return self._drained.wait_for(lambda: not self._journal.unsaid(1), timeout)
 
     # The worker: one push at a time
 
@@ -335,17 +353,33 @@ class Device:
         known = self._journal.begin(push.push_id)
         if known is Known.FINISHED:
             return
+        said = None
         if known is Known.INTERRUPTED:
             log.warning("push %s was begun before and its process died: not begun again", push.push_id)
-            if self._on_interrupted is not None:
-                outcome(self._on_interrupted, push)
+            result = self._run(self._on_interrupted, push) if self._on_interrupted is not None else None
+            if push.kind == "command":
+                said = receipt(push, "acted", result={"error": "interrupted"} if result is None else result)
         elif push.expired:
             log.info("push %s expired before its turn", push.push_id)
-        else:
-            result = outcome(self._on_push, push)
-            if push.kind == "command":
-                self._receipt(push, "acted", result=result)
-        self._journal.finish(push.push_id)
+        elif push.kind == "command":
+            said = receipt(push, "acted", result=self._obey(push))
+        elif self._on_push is not None:
+            self._run(self._on_push, push)
+        self._journal.finish(push.push_id, said)
+        if said is not None:
+            self._post(self._send_next)
+
+    def _obey(self, push: Push) -> Any:
+        """Carry out a command; its result."""
+        if not self.commands and self._on_push is not None:
+            return self._run(self._on_push, push)
+        handler = self.commands.get(push.command or "")
+        if handler is None:
+            return {"error": "unknown command" if push.command is None else f"unknown command {push.command!r}"}
+        return self._run(handler, push)
+
+    def _run(self, handler: Handler, push: Push) -> Any:
+        return outcome(handler, push)
 
     # The network thread
 
@@ -447,7 +481,7 @@ class Device:
         self._failures = 0
         self._subscribed.set()
         self._tell("connected", "")
-        self._send_receipts()
+        self._send_next()
 
     def _disconnected(
         self,
@@ -482,26 +516,70 @@ class Device:
         """paho keeps it until it is acknowledged, and sends it again after a reconnect."""
         return self._client.publish(self._topic + leaf, payload, qos=1).mid
 
-    def _send_receipts(self) -> None:
-        if self._receipts_sent is not None or not self._subscribed.is_set():
+    def _send_next(self) -> None:
+        if self._saying is not None or not self._subscribed.is_set():
             return
-        rows = self._journal.receipts(RECEIPTS_PER_MESSAGE)
+        rows = together(self._journal.unsaid(RECEIPTS_PER_MESSAGE))
         if rows:
-            payload = rows[0][1] if len(rows) == 1 else "[" + ",".join(receipt for _, receipt in rows) + "]"
-            self._receipts_sent = self._publish("receipts", payload), rows[-1][0]
+            payload = rows[0][2] if len(rows) == 1 else "[" + ",".join(str(said) for _, _, said in rows) + "]"
+            self._saying = self._publish(rows[0][1], payload), rows[-1][0]
 
     def _published(
         self, client: paho.Client, userdata: Any, message_id: int, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
             log.warning("%s: the server refused a message of ours: %s", self.device_id, reason)
-        if self._receipts_sent is not None and message_id == self._receipts_sent[0]:
+        if self._saying is not None and message_id == self._saying[0]:
             # Refused or not: the same bytes would be refused again.
-            self._journal.remove_receipts(self._receipts_sent[1])
-            self._receipts_sent = None
-            self._send_receipts()
+            self._journal.said(self._saying[1])
+            self._saying = None
+            self._send_next()
             with self._drained:
                 self._drained.notify_all()
+
+
+def is_choice(name: object, wanted: object) -> bool:
+    """What the server takes for a channel and its setting."""
+    return isinstance(name, str) and 1 <= len(name) <= 64 and isinstance(wanted, bool)
+
+
+def _register(handlers: dict[str, Handler], name: str, handler: H) -> H:
+    handlers[name] = handler
+    return handler
+
+
+def receipt(push: Push, event: str, action: str | None = None, result: Any = None) -> Saying:
+    """A receipt as it is said. A result that is no JSON, or too long, is replaced by an error that says so."""
+    said: dict[str, Any] = {
+        "push_id": push.push_id,
+        "event": event,
+        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
+    }
+    if action is not None:
+        said["action"] = action
+    if result is not None:
+        try:
+            size = len(json.dumps(result, allow_nan=False))
+            error = f"a result of {size} bytes; at most {MAX_RESULT} are kept" if size > MAX_RESULT else None
+        except (TypeError, ValueError, RecursionError) as failure:
+            error = f"a result that is no JSON: {failure}"
+        if error is not None:
+            log.error("push %s: %s", push.push_id, error)
+        said["result"] = result if error is None else {"error": error}
+    return "receipts", json.dumps(said)
+
+
+def together(rows: list[tuple[int, str, str | bytes]]) -> list[tuple[int, str, str | bytes]]:
+    """Those of the oldest messages that travel as one: receipts in a row, everything else by itself."""
+    size = count = 0
+    for _, leaf, payload in rows:
+        size += len(payload) + 1
+        if count and (leaf != "receipts" or size > BYTES_PER_MESSAGE):
+            break
+        count += 1
+        if leaf != "receipts":
+            break
+    return rows[:count]
 
 
 def retry_after_of(properties: Properties | None) -> int | None:
@@ -510,12 +588,3 @@ def retry_after_of(properties: Properties | None) -> int | None:
         if name == RETRY_AFTER and SECONDS.fullmatch(value):
             return int(value)
     return None
-
-
-def outcome(handler: Callable[[Push], Any], push: Push) -> Any:
-    """What a handler of the program returned; if it failed, its error in the form of a result."""
-    try:
-        return handler(push)
-    except Exception as error:
-        log.exception("a handler failed on push %s", push.push_id)
-        return {"error": f"{type(error).__name__}: {error}"}

@@ -1,4 +1,5 @@
-"""What a device must not forget when its process dies: which pushes it has begun to handle, and receipts not yet sent.
+"""What a device must not forget when its process dies: which pushes it has begun to handle, what it has still to say,
+and what its person decided.
 
 The once-only rule lives in two steps. `begin` commits the push id *before* the effect, `finish` after it, and only
 then may the PUBACK leave. A push that was begun and never finished died inside its effect: whether that took place
@@ -10,20 +11,35 @@ SQLite with `synchronous=FULL`: two commits per push, on a device that sees a fe
 
 from __future__ import annotations
 
+import json
+import logging
 import sqlite3
 import threading
+import time
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
+log = logging.getLogger(__name__)
+
+VERSION = 1
 REMEMBERED = 20_000
 """Push ids kept, the oldest forgotten first; twenty times the default mailbox, so none can still be waiting."""
+UNSAID = 10_000
+"""Messages kept for a server that does not answer, the oldest given up first: a receipt every minute for a week."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS handled (
     no INTEGER PRIMARY KEY AUTOINCREMENT, push_id TEXT NOT NULL UNIQUE, finished INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE IF NOT EXISTS outbox (no INTEGER PRIMARY KEY AUTOINCREMENT, receipt TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox (
+    no INTEGER PRIMARY KEY AUTOINCREMENT, leaf TEXT NOT NULL, payload BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS settings (seq INTEGER PRIMARY KEY, content TEXT NOT NULL);
 """
+
+Saying = tuple[str, str | bytes]
+"""The topic below the device's own, and the payload."""
 
 
 class Known(Enum):
@@ -34,44 +50,107 @@ class Known(Enum):
     FINISHED = "finished"
 
 
+class JournalTooNew(Exception):
+    """Written by a later version of this program."""
+
+
 class Journal:
     def __init__(self, path: Path | None) -> None:
-        """None: in memory, for a device that may forget (its pushes are then once-only per process)."""
+        """None: in memory, for a device that may forget (its pushes are then once-only per process).
+        Raises sqlite3.Error for a file that cannot be used, JournalTooNew."""
         self._lock = threading.Lock()
         self._database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > VERSION:
+            self._database.close()
+            raise JournalTooNew(f"{path} is a journal of version {version}, this program knows {VERSION}: update it")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
-        self._database.executescript(SCHEMA)
+        with self._database:  # one transaction, or the next start does it again
+            self._database.execute("BEGIN IMMEDIATE")
+            if version == 0:
+                self._keep_old_receipts()
+            for statement in SCHEMA.split(";"):
+                self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version={VERSION}")
+
+    def _keep_old_receipts(self) -> None:
+        """Before version 1 the outbox knew receipts only."""
+        columns = [row[1] for row in self._database.execute("PRAGMA table_info(outbox)")]
+        if "receipt" in columns:
+            self._database.execute("ALTER TABLE outbox RENAME COLUMN receipt TO payload")
+            self._database.execute("ALTER TABLE outbox ADD COLUMN leaf TEXT NOT NULL DEFAULT 'receipts'")
+
+    # Pushes
 
     def begin(self, push_id: str) -> Known:
         """Commit that handling starts, unless it had started before."""
-        with self._lock:
+        with self._lock, self._database:
             row = self._database.execute("SELECT finished FROM handled WHERE push_id = ?", (push_id,)).fetchone()
             if row is not None:
                 return Known.FINISHED if row[0] else Known.INTERRUPTED
             self._database.execute("BEGIN IMMEDIATE")
             cursor = self._database.execute("INSERT INTO handled (push_id) VALUES (?)", (push_id,))
             self._database.execute("DELETE FROM handled WHERE no <= ?", ((cursor.lastrowid or 0) - REMEMBERED,))
-            self._database.execute("COMMIT")
             return Known.NEW
 
-    def finish(self, push_id: str) -> None:
-        with self._lock:
+    def finish(self, push_id: str, saying: Saying | None = None) -> None:
+        """Commit that it is done, together with what is to be said of it."""
+        with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("UPDATE handled SET finished = 1 WHERE push_id = ?", (push_id,))
+            if saying is not None:
+                self._say(*saying)
 
-    def add_receipt(self, receipt: str) -> None:
+    # What is to be said
+
+    def say(self, leaf: str, payload: str | bytes) -> None:
+        with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._say(leaf, payload)
+
+    def _say(self, leaf: str, payload: str | bytes) -> None:
+        cursor = self._database.execute("INSERT INTO outbox (leaf, payload) VALUES (?, ?)", (leaf, payload))
+        given_up = self._database.execute("DELETE FROM outbox WHERE no <= ?", ((cursor.lastrowid or 0) - UNSAID,))
+        if given_up.rowcount:
+            log.warning("more than %d messages wait for the server: the oldest is given up", UNSAID)
+
+    def unsaid(self, limit: int) -> list[tuple[int, str, str | bytes]]:
+        """(number, leaf, payload) of the oldest that nobody has acknowledged, in order."""
         with self._lock:
-            self._database.execute("INSERT INTO outbox (receipt) VALUES (?)", (receipt,))
+            return self._database.execute(
+                "SELECT no, leaf, payload FROM outbox ORDER BY no LIMIT ?", (limit,)
+            ).fetchall()
 
-    def receipts(self, limit: int) -> list[tuple[int, str]]:
-        """The oldest receipts that nobody has acknowledged, in order."""
-        with self._lock:
-            return self._database.execute("SELECT no, receipt FROM outbox ORDER BY no LIMIT ?", (limit,)).fetchall()
-
-    def remove_receipts(self, last_no: int) -> None:
+    def said(self, last_no: int) -> None:
         """Those up to and including `last_no` have arrived."""
         with self._lock:
             self._database.execute("DELETE FROM outbox WHERE no <= ?", (last_no,))
+
+    # What the person decided
+
+    def settings(self) -> dict[str, Any]:
+        """As they are now: `{"consent"?: str, "channels"?: {str: bool}}`."""
+        with self._lock:
+            return self._settings()[1]
+
+    def _settings(self) -> tuple[int, dict[str, Any]]:
+        row = self._database.execute("SELECT seq, content FROM settings").fetchone()
+        return (row[0], json.loads(row[1])) if row is not None else (0, {})
+
+    def change_settings(self, change: dict[str, Any], about: dict[str, Any]) -> None:
+        """Merge a change into the settings, and say it: with what is `about` it, and with a `seq` above every earlier
+        one: above the last, and, should this file ever be lost, above what it had reached by then (milliseconds)."""
+        with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            last, content = self._settings()
+            seq = max(time.time_ns() // 1_000_000, last + 1)
+            merged = content | change
+            if "channels" in change:
+                merged["channels"] = content.get("channels", {}) | change["channels"]
+            self._database.execute("DELETE FROM settings")
+            self._database.execute("INSERT INTO settings (seq, content) VALUES (?, ?)", (seq, json.dumps(merged)))
+            self._say("settings", json.dumps(change | {"seq": seq} | about))
 
     def close(self) -> None:
         with self._lock:

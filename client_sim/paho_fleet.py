@@ -22,9 +22,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from client_sim.device import Backoff, Device, Push
+from client_sim.backoff import Backoff
+from client_sim.device import Device
 from client_sim.fleet import REPORT_SECONDS, DevicePlan, FleetPlan, Observation, consumed
 from client_sim.people import ACTED, DISPLAYED, OPENED
+from client_sim.push import Push
 from client_sim.shaped_link import Network
 
 MOST = 300

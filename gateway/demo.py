@@ -19,7 +19,8 @@ from gateway.cli.server_client import ServerClient
 from gateway.cli.terminal import PROGRAM, Failure, describe_counts, draw_notification, fail, print_table
 
 if TYPE_CHECKING:
-    from client_sim.device import Device, Push
+    from client_sim.device import Device
+    from client_sim.push import Push
 
 STEP_SECONDS = 12.0
 """For what takes milliseconds, on a machine that is busy with other things."""
@@ -45,7 +46,8 @@ class Kiosk:
         self.seen: list[str] = []
 
     def connect(self) -> None:
-        from client_sim.device import Backoff, Device
+        from client_sim.backoff import Backoff
+        from client_sim.device import Device
 
         self.device = Device(
             self.device_id,

@@ -31,7 +31,8 @@ from gateway.cli.terminal import PROGRAM, Failure, action_choices, draw_notifica
 from gateway.data_directory import write_private
 
 if TYPE_CHECKING:
-    from client_sim.device import Device, Push
+    from client_sim.device import Device
+    from client_sim.push import Push
 
 OPEN_KEY, DISMISS_KEY, QUIT_KEY = "o", "d", "q"
 OPEN_PUSHES = 100
@@ -49,7 +50,8 @@ def listen(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per push")] = False,
 ) -> None:
     """Be a device: show each push, answer it by a key, send receipts. Enrols itself if need be."""
-    from client_sim.device import Backoff, Device
+    from client_sim.backoff import Backoff
+    from client_sim.device import Device
 
     with client_of(server, data_dir) as client:
         credential, folder = load_or_enrol(client, device_id, rotate=rotate)

@@ -26,12 +26,17 @@ class Sent:
     def packet_id(self) -> int:
         return int.from_bytes(self.body[:2], "big")
 
-    def publish(self) -> tuple[str, int, Any]:
-        """(topic, packet id, JSON payload) of a QoS 1 PUBLISH."""
+    def said(self) -> tuple[str, int, bytes]:
+        """(topic, packet id, payload) of a QoS 1 PUBLISH."""
         length = int.from_bytes(self.body[:2], "big")
         topic = self.body[2 : 2 + length].decode()
         packet_id = int.from_bytes(self.body[2 + length : 4 + length], "big")
-        return topic, packet_id, json.loads(self.body[4 + length :])
+        return topic, packet_id, self.body[4 + length :]
+
+    def publish(self) -> tuple[str, int, Any]:
+        """The same of one with JSON."""
+        topic, packet_id, payload = self.said()
+        return topic, packet_id, json.loads(payload)
 
 
 class Connection:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from client_sim.device import Backoff, Device, Push
+from client_sim.backoff import Backoff
+from client_sim.device import Device
 from client_sim.journal import Journal
+from client_sim.push import Push
 from tests.client_sim.scripted_broker import (
     DISCONNECT,
     PUBACK,
@@ -230,7 +234,7 @@ def test_a_receipt_outlives_connection_and_process(broker: ScriptedBroker, shown
         assert receipt["push_id"] == "p1"
         connection.acknowledge(number)
         assert device.flush(TIMEOUT)
-    assert Journal(journal).receipts(10) == []
+    assert Journal(journal).unsaid(10) == []
 
 
 def test_an_action_runs_and_its_result_is_booked(broker: ScriptedBroker, shown: Shown) -> None:
@@ -265,6 +269,183 @@ def test_the_result_of_a_command_is_what_the_callback_returns(broker: ScriptedBr
         _, number, receipt = packets[PUBLISH].publish()
         assert (receipt["event"], receipt["result"]) == ("acted", 2)
         connection.acknowledge(number)
+
+
+def result_of(connection: Connection) -> Any:
+    """The result of the next command, in whichever order acknowledgement and receipt come."""
+    packets = [connection.packets.get(timeout=TIMEOUT) for _ in range(2)]
+    (said,) = (packet for packet in packets if packet is not None and packet.kind == PUBLISH)
+    _, number, receipt = said.publish()
+    assert receipt["event"] == "acted"
+    connection.acknowledge(number)
+    return receipt.get("result")
+
+
+def test_commands_are_carried_out_by_name(broker: ScriptedBroker, shown: Shown) -> None:
+    with device_of(broker, shown) as device:
+
+        @device.command("add")
+        def add(push: Push) -> int:
+            return int(push.data["a"]) + 1
+
+        assert device.commands == {"add": add}
+        connection = connected(broker, device)
+        results = []
+        for number, data in enumerate(({"command": "add", "a": 1}, {"command": "sing"}, {"a": 1}, ["add"]), start=1):
+            connection.push(number, push_json(f"p{number}", kind="command", data=data))
+            results.append(result_of(connection))
+    assert results == [
+        2,
+        {"error": "unknown command 'sing'"},
+        {"error": "unknown command"},
+        {"error": "unknown command"},
+    ]
+    assert shown.pushes.empty(), "with commands registered, unknown ones are not shown as if they were done"
+
+
+def test_a_device_without_handlers_takes_what_comes(broker: ScriptedBroker) -> None:
+    with device_of(broker, None) as device:
+        connection = connected(broker, device)
+        connection.push(1, push_json("p1"))
+        connection.expect(PUBACK)
+        connection.push(2, push_json("p2", kind="command", data={"command": "reboot"}))
+        assert result_of(connection) == {"error": "unknown command 'reboot'"}
+
+
+def test_a_result_that_cannot_be_sent_is_an_error_in_words(broker: ScriptedBroker) -> None:
+    results: list[Any] = [{1, 2}, float("nan"), "x" * 5_000]
+    with device_of(broker, lambda push: results[push.data]) as device:
+        connection = connected(broker, device)
+        said = []
+        for number in range(3):
+            connection.push(number + 1, push_json(f"p{number}", kind="command", data=number))
+            said.append(result_of(connection)["error"])
+    assert said[0] == "a result that is no JSON: Object of type set is not JSON serializable"
+    assert said[1].startswith("a result that is no JSON: ")
+    assert said[2] == "a result of 5002 bytes; at most 4096 are kept"
+
+
+def test_an_interrupted_command_is_answered(broker: ScriptedBroker, tmp_path: Path) -> None:
+    """It reboots once: whoever comes back can say that it was done."""
+    told: list[Any] = [None, lambda push: {"rebooted": True}]
+    for number, on_interrupted in enumerate(told):
+        path = tmp_path / f"{number}.db"
+        journal = Journal(path)
+        journal.begin("p1")
+        journal.close()
+        with device_of(broker, None, journal=path, on_interrupted=on_interrupted) as device:
+            connection = connected(broker, device)
+            connection.push(1, push_json("p1", kind="command", data={"command": "reboot"}), dup=True)
+            assert result_of(connection) == ({"error": "interrupted"}, {"rebooted": True})[number]
+
+
+def test_what_was_cancelled_is_neither_acknowledged_nor_begun_again(broker: ScriptedBroker, tmp_path: Path) -> None:
+    interrupted = Shown()
+
+    def cancelled(push: Push) -> None:
+        raise CancelledError
+
+    with device_of(broker, cancelled, journal=tmp_path / "j.db", on_interrupted=interrupted) as device:
+        connection = connected(broker, device)
+        connection.push(1, push_json("p1"))
+        connection.push(2, push_json("p2"), dup=False)
+        connection.vanish()
+        connection = connected(broker, device)
+        connection.push(1, push_json("p1"), dup=True)
+        assert connection.expect(PUBACK).packet_id == 1
+    assert interrupted.next().push_id == "p1"
+
+
+def test_settings_are_remembered_and_said_in_order(broker: ScriptedBroker, tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    device = device_of(broker, None, journal=path)
+    assert (device.consent, device.channels) == ("unknown", {})
+    device.set_consent("denied")
+    device.set_channels({"offers": False, "news": False})
+    device.set_channels({"news": True})
+    device.set_consent("granted", "2026-11")
+    device.close()
+    with device_of(broker, None, journal=path) as device:
+        assert (device.consent, device.channels) == ("granted", {"offers": False, "news": True})
+        connection = connected(broker, device)
+        said = []
+        for _ in range(4):
+            topic, number, settings = connection.expect(PUBLISH).publish()
+            assert topic == "default/devices/d1/settings"
+            said.append(settings)
+            connection.acknowledge(number)
+        assert device.flush(TIMEOUT)
+    numbers = [settings.pop("seq") for settings in said]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] > 1_700_000_000_000, "milliseconds: above what a lost journal had reached"
+    assert said == [
+        {"consent": "denied", "client": "fleetpush-python/1"},
+        {"channels": {"offers": False, "news": False}},
+        {"channels": {"news": True}},
+        {"consent": "granted", "client": "fleetpush-python/1", "text_version": "2026-11"},
+    ]
+
+
+def test_everything_said_offline_arrives_in_order(broker: ScriptedBroker, tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    device = device_of(broker, None, journal=path)
+    push = Push.parse(push_json("p1"))
+    device.displayed(push)
+    device.opened(push)
+    device.report({"battery": 81})
+    device.uplink("door/1", b"open")
+    device.acted(push, "play", {"state": "playing"})
+    device.close()
+    with device_of(broker, None, journal=path) as device:
+        connection = connected(broker, device)
+        said = []
+        for _ in range(4):
+            topic, number, payload = connection.expect(PUBLISH).said()
+            said.append((topic.removeprefix("default/devices/d1/"), payload))
+            connection.acknowledge(number)
+        assert device.flush(TIMEOUT)
+    assert [leaf for leaf, _ in said] == ["receipts", "report", "uplink/door/1", "receipts"]
+    assert [receipt["event"] for receipt in json.loads(said[0][1])] == ["displayed", "opened"]
+    assert json.loads(said[1][1]) == {"battery": 81}
+    assert said[2][1] == b"open"
+    assert (json.loads(said[3][1])["action"], json.loads(said[3][1])["result"]) == ("play", {"state": "playing"})
+
+
+def test_what_cannot_be_said_is_refused_at_once(broker: ScriptedBroker) -> None:
+    device = device_of(broker, None)
+    wrong: list[Callable[[], object]] = [
+        lambda: device.set_consent("yes"),
+        lambda: device.set_consent("granted", "x" * 65),
+        lambda: device.set_channels({"": False}),
+        lambda: device.set_channels({"offers": cast(bool, None)}),
+        lambda: device.report({"temperature": float("inf")}),
+        lambda: device.uplink("", b""),
+        lambda: device.uplink("a/#", b""),
+        lambda: device.uplink("big", bytes(262_145)),
+    ]
+    for call in wrong:
+        with pytest.raises(ValueError):
+            call()
+    with pytest.raises(TypeError):
+        device.report(cast(dict[str, Any], ["battery"]))
+    assert device.flush(0)
+    device.close()
+
+
+def test_receipts_in_one_message_are_bounded(broker: ScriptedBroker, shown: Shown) -> None:
+    push = Push.parse(push_json("p1"))
+    with device_of(broker, shown) as device:
+        for _ in range(7):
+            device.acted(push, "play", "x" * 4_000)
+        for _ in range(30):
+            device.opened(push)
+        connection = connected(broker, device)
+        sizes: list[int] = []
+        while sum(sizes) < 37:
+            _, number, receipts = connection.expect(PUBLISH).publish()
+            sizes.append(len(receipts))
+            connection.acknowledge(number)
+        assert sizes == [3, 3, 20, 11]
 
 
 def test_what_expired_while_it_waited_here_has_no_effect(broker: ScriptedBroker) -> None:

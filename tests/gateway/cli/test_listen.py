@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from client_sim.device import Push
+from client_sim.push import Push
 from gateway.cli.listen import Screen, load_or_enrol
 from gateway.cli.server_client import Refused, ServerClient
 from gateway.cli.terminal import Failure

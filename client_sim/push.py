@@ -1,0 +1,82 @@
+"""A push as it reaches a device, and what a program's handlers make of it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[["Push"], Any]
+"""A function of the program. What it returns must be JSON where it is a result."""
+
+
+@dataclass(frozen=True)
+class Push:
+    """A push as it arrived. `message` is the whole JSON object, with fields that this version does not know."""
+
+    push_id: str
+    kind: str
+    message: dict[str, Any]
+    expires_in: int
+    received_at: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def parse(cls, payload: bytes | bytearray) -> Push:
+        """Raises ValueError for what cannot be a push."""
+        message = json.loads(payload)
+        if not isinstance(message, dict) or not isinstance(message.get("push_id"), str):
+            raise ValueError("not a JSON object with a push_id")
+        expires_in = message.get("expires_in")
+        return cls(
+            push_id=message["push_id"],
+            kind=str(message.get("kind", "alert")),
+            message=message,
+            expires_in=expires_in if isinstance(expires_in, int) else 0,
+        )
+
+    @property
+    def notification(self) -> dict[str, Any]:
+        found = self.message.get("notification")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def data(self) -> Any:
+        return self.message.get("data")
+
+    @property
+    def priority(self) -> str:
+        return str(self.message.get("priority", "normal"))
+
+    @property
+    def actions(self) -> list[dict[str, Any]]:
+        found = self.notification.get("actions")
+        return [action for action in found if isinstance(action, dict)] if isinstance(found, list) else []
+
+    @property
+    def command(self) -> str | None:
+        """The order's name: `data` of `{"command": "reboot", ..}`. None for other kinds, and for one without a name."""
+        name = self.data.get("command") if self.kind == "command" and isinstance(self.data, dict) else None
+        return name if isinstance(name, str) else None
+
+    @property
+    def expired(self) -> bool:
+        """Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now."""
+        return self.expires_in > 0 and time.monotonic() - self.received_at > self.expires_in
+
+
+def outcome(handler: Handler, push: Push) -> Any:
+    """What a handler returned; if it failed, its error in the form of a result. Only one that was cancelled has no
+    outcome: its effect may have happened in part, and CancelledError says so."""
+    try:
+        return handler(push)
+    except concurrent.futures.CancelledError:
+        raise
+    except Exception as error:
+        log.exception("a handler failed on push %s", push.push_id)
+        return {"error": f"{type(error).__name__}: {error}"}
