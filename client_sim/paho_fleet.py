@@ -25,7 +25,7 @@ from typing import Any
 from client_sim.backoff import Backoff
 from client_sim.device import Device
 from client_sim.fleet import REPORT_SECONDS, DevicePlan, FleetPlan, Observation, consumed
-from client_sim.people import ACTED, DISPLAYED, OPENED
+from client_sim.people import ACTED, DISPLAYED, OPENED, SHOWN
 from client_sim.push import Push
 from client_sim.shaped_link import Network
 
@@ -48,10 +48,12 @@ class PahoDevice:
         self._lock = threading.Lock()
         self._unanswered: list[tuple[int, int]] = []
         """(push number, level) of receipts that the server may not have yet."""
+        self._obeyed: list[tuple[int, int]] = []
+        """The same of commands, until the device has their results in its journal: it does so after the handler."""
 
     @property
     def settled(self) -> bool:
-        return not self._unanswered and self.connected == self.wanted
+        return not self._unanswered and not self._obeyed and self.connected == self.wanted
 
     def connect(self) -> None:
         if self._device is not None:
@@ -96,15 +98,23 @@ class PahoDevice:
             if state == "refused":
                 self._fleet.tell("failures", f"refused: {detail}")
 
-    def _on_push(self, push: Push) -> None:
+    def _on_push(self, push: Push) -> Any:
         now = time.monotonic()
         try:
             number = int(push.data["sim"])
         except (KeyError, TypeError, ValueError):
             self._fleet.tell("violations", (self.index, now, "a message that is no push of this simulation"))
-            return
+            return None
         if not self._fleet.effect(self.index, number, push.push_id, now):
-            return
+            return None
+        if push.kind == "command":
+            self._obeyed.append((number, ACTED))
+            return {"state": "playing"}
+        if push.kind in SHOWN:
+            self._show(push, number)
+        return None
+
+    def _show(self, push: Push, number: int) -> None:
         people = self._fleet.plan.people
         level = people.level(number, self.index)
         if level:
@@ -133,12 +143,14 @@ class PahoDevice:
     def look(self) -> None:
         """Whether the server has what it said."""
         device = self._device
-        if self._unanswered and device is not None:
+        if (self._unanswered or self._obeyed) and device is not None:
             with self._lock:
                 if device.flush(0):
                     for number, level in self._unanswered:
                         self._fleet.tell("said", (number, self.index, level))
                     self._unanswered.clear()
+                obeyed, self._obeyed = self._obeyed, []
+                self._unanswered += obeyed
 
 
 class PahoFleet:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 DISPLAYED, OPENED, ACTED = 1, 2, 3
 """Levels, as a ledger orders them; 0 is delivered only."""
+SHOWN = ("alert", "in_app")
+"""Kinds that a person sees. A command is carried out by the device at once, data is seen by nobody."""
 EVENTS = {DISPLAYED: "displayed", OPENED: "opened", ACTED: "acted"}
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF

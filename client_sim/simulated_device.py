@@ -35,7 +35,7 @@ from broker.protocol.packets import (
     SubscriptionRequest,
 )
 from client_sim.backoff import Backoff
-from client_sim.people import ACTED, DISPLAYED, EVENTS, People
+from client_sim.people import ACTED, DISPLAYED, EVENTS, SHOWN, People
 from client_sim.shaped_link import Network, ShapedLink
 from client_sim.timing_wheel import TimingWheel
 
@@ -375,6 +375,7 @@ class SimulatedDevice(asyncio.Protocol):
             message: dict[str, Any] = json.loads(packet.payload)
             push_id = message["push_id"]
             number = message["data"]["sim"]
+            kind = message["kind"]
         except (ValueError, KeyError, TypeError):
             self._fleet.violated(self, "a message that is no push of this simulation")
             return
@@ -389,7 +390,9 @@ class SimulatedDevice(asyncio.Protocol):
                 answer = _PUBACK(0x40, 2, packet.packet_id)
         elif packet.qos == 2:
             self._fleet.violated(self, "QoS 2 for a subscription with QoS 1")
-        if new:
+        if new and kind == "command":
+            answer += self._receipt(number, push_id, ACTED, ACTED)
+        elif new and kind in SHOWN:
             people = self._fleet.people
             level = people.level(number, self.index)
             if level:

@@ -13,7 +13,7 @@ from client_sim.simulation import Simulation, Target
 from client_sim.simulation_report import SimulationReport
 
 BROKEN_SERVER = Path(__file__).with_name("broken_server.py")
-SECONDS = 6.0
+SECONDS = 3.0
 """Of a built-in scenario's phases together, in a short run."""
 
 TRAFFIC = """
@@ -75,6 +75,19 @@ async def test_a_built_in_scenario_passes(name: str, tmp_path: Path) -> None:
     assert report.delivered > 0
     assert report.deliveries == report.delivered + sum(report.ended.values())
     assert report.paho_devices == 1
+
+
+async def test_every_kind_of_push_is_answered_in_its_way(tmp_path: Path) -> None:
+    """People see alerts, devices obey commands, data is seen by nobody: else the two ledgers would differ."""
+    streams = "".join(
+        f'[[phase.push]]\nrate = "20/s"\nkind = "{kind}"\n' for kind in ("alert", "in_app", "silent", "command")
+    )
+    text = (
+        f'title = "Kinds"\ndevices = 30\n[[phase]]\nname = "connect"\n[[phase]]\nname = "go"\nlasts = "2s"\n{streams}'
+    )
+    report = await simulate(Scenario.parse("kinds", text, "kinds.toml"), tmp_path)
+    assert report.passed, report.findings
+    assert report.delivered == report.deliveries > 100
 
 
 async def test_a_server_that_drops_one_of_a_thousand_is_found_out(tmp_path: Path) -> None:
