@@ -78,5 +78,10 @@ def outcome(handler: Handler, push: Push) -> Any:
     except concurrent.futures.CancelledError:
         raise
     except Exception as error:
-        log.exception("a handler failed on push %s", push.push_id)
-        return {"error": f"{type(error).__name__}: {error}"}
+        return failure(push, error)
+
+
+def failure(push: Push, error: Exception) -> dict[str, str]:
+    """The result of a handler that failed, which is logged."""
+    log.error("a handler failed on push %s", push.push_id, exc_info=error)
+    return {"error": f"{type(error).__name__}: {error}"}

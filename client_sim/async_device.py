@@ -1,0 +1,227 @@
+"""`AsyncDevice`: the reference device for a program on asyncio. The same device, the same journal, the same laws.
+
+    device = AsyncDevice("kiosk-1", token, host="push.example", journal=Path("kiosk-1.db"), on_push=show)
+
+    @device.action("play")
+    async def play(push): ...
+
+    async with device:
+        await device.wait_connected(10)
+
+Handlers may be coroutine functions or plain ones. They run in the loop that `start` was called in, one push at a time;
+the push is acknowledged when its handler has returned. One that is cancelled (the program ends) leaves its push begun
+and not finished: it is told to `on_interrupted` at the next start.
+
+What a device says is a commit to disk, which does not belong in a loop: a thread does it, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from client_sim.device import Device, DeviceOptions
+from client_sim.push import Handler, Push, failure, outcome
+
+T = TypeVar("T")
+H = TypeVar("H", bound=Handler)
+
+_handling: ContextVar[object] = ContextVar("_handling", default=None)
+"""The device whose handler this task is."""
+
+
+class AsyncDevice:
+    """Make it anywhere, `start` and use it in one loop; `close` it, also from a handler."""
+
+    def __init__(
+        self,
+        device_id: str,
+        token: str,
+        *,
+        on_push: Handler | None = None,
+        on_interrupted: Handler | None = None,
+        on_state: Callable[[str, str], Any] | None = None,
+        **options: Unpack[DeviceOptions],
+    ) -> None:
+        """As `Device`; `on_state` is a plain function, called in the loop."""
+        self._on_state = on_state
+        self._device = _LoopDevice(
+            device_id, token, on_push=on_push, on_interrupted=on_interrupted, on_state=self._state, **options
+        )
+        self._device.owner = self
+        self._says = ThreadPoolExecutor(1, f"{device_id} says")
+        self._connected: asyncio.Event | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def device_id(self) -> str:
+        return self._device.device_id
+
+    @property
+    def actions(self) -> dict[str, Handler]:
+        """Action id -> what is done when a person chooses it."""
+        return self._device.actions
+
+    @property
+    def commands(self) -> dict[str, Handler]:
+        """Command -> what is done on that order."""
+        return self._device.commands
+
+    def action(self, name: str) -> Callable[[H], H]:
+        """Decorates the handler of an action."""
+        return self._device.action(name)
+
+    def command(self, name: str) -> Callable[[H], H]:
+        """Decorates the handler of a command."""
+        return self._device.command(name)
+
+    # Life
+
+    def start(self) -> Self:
+        """In a running loop."""
+        self._device.loop = asyncio.get_running_loop()
+        self._connected = asyncio.Event()
+        self._device.start()
+        return self
+
+    async def close(self, timeout: float = 10.0) -> None:
+        """Finish the push in hand, send what is unsaid if connected, say goodbye. From a handler it returns at once,
+        and the rest follows when the handler has."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(timeout))
+        if _handling.get() is not self:
+            await asyncio.shield(self._closing)
+
+    async def _close(self, timeout: float) -> None:
+        await asyncio.to_thread(self._device.close, timeout)
+        self._says.shutdown(wait=False)
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Connected and subscribed."""
+        return self._device.connected
+
+    async def wait_connected(self, timeout: float | None = None) -> None:
+        """Raises TimeoutError."""
+        assert self._connected is not None, "start it first"
+        async with asyncio.timeout(timeout):
+            await self._connected.wait()
+
+    def _state(self, state: str, detail: str) -> None:
+        try:
+            self._device.loop.call_soon_threadsafe(self._heard, state, detail)
+        except RuntimeError:
+            pass  # the loop is closed: nobody is left to hear
+
+    def _heard(self, state: str, detail: str) -> None:
+        assert self._connected is not None, "started"
+        if state == "connected":
+            self._connected.set()
+        else:
+            self._connected.clear()
+        if self._on_state is not None:
+            self._on_state(state, detail)
+
+    # What a device says. All of it is kept when the call returns, and sent when there is a connection.
+
+    async def displayed(self, push: Push) -> None:
+        await self._say(self._device.displayed, push)
+
+    async def opened(self, push: Push) -> None:
+        await self._say(self._device.opened, push)
+
+    async def dismissed(self, push: Push) -> None:
+        await self._say(self._device.dismissed, push)
+
+    async def act(self, push: Push, action: str) -> Any:
+        """Run the handler of an action, here and now, and book it as acted with what the handler returned."""
+        handler = self.actions.get(action)
+        result = None
+        if handler is not None:
+            try:
+                result = await returned(handler, push)
+            except Exception as error:
+                result = failure(push, error)
+        await self.acted(push, action, result)
+        return result
+
+    async def acted(self, push: Push, action: str | None = None, result: Any = None) -> None:
+        """Book an action that the program has executed by itself."""
+        await self._say(self._device.acted, push, action, result)
+
+    @property
+    def consent(self) -> str:
+        """What `set_consent` was last told; `unknown` before."""
+        return self._device.consent
+
+    async def set_consent(self, consent: str, text_version: str | None = None) -> None:
+        """The person's answer, `granted` or `denied`, and the version of the text that asked. Raises ValueError."""
+        await self._say(self._device.set_consent, consent, text_version)
+
+    @property
+    def channels(self) -> dict[str, bool]:
+        """What `set_channels` was told: False for a muted one."""
+        return self._device.channels
+
+    async def set_channels(self, channels: dict[str, bool]) -> None:
+        """Mute channels (False) or take them up again (True); those not named stay as they are. Raises ValueError."""
+        await self._say(self._device.set_channels, channels)
+
+    async def report(self, attributes: dict[str, Any]) -> None:
+        """Facts about the device, merged into its attributes on the server (RFC 7396). Raises ValueError, TypeError."""
+        await self._say(self._device.report, attributes)
+
+    async def uplink(self, below: str, payload: str | bytes) -> None:
+        """Whatever the program wants to say, under its own `uplink/` topic. Raises ValueError."""
+        await self._say(self._device.uplink, below, payload)
+
+    async def flush(self, timeout: float) -> bool:
+        """Wait (seconds) until the server has acknowledged everything said; False if it did not in time."""
+        return await asyncio.to_thread(self._device.flush, timeout)
+
+    async def _say(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._says, partial(call, *arguments))
+
+
+class _LoopDevice(Device):
+    """Runs handlers in the loop; its worker waits there for what they return."""
+
+    loop: asyncio.AbstractEventLoop
+    owner: AsyncDevice
+
+    def _run(self, handler: Handler, push: Push) -> Any:
+        return outcome(partial(self._in_loop, handler), push)
+
+    def _in_loop(self, handler: Handler, push: Push) -> Any:
+        call = self._call(handler, push)
+        try:
+            future = asyncio.run_coroutine_threadsafe(call, self.loop)
+        except RuntimeError as error:  # the loop is closed
+            call.close()
+            raise concurrent.futures.CancelledError from error
+        return future.result()
+
+    async def _call(self, handler: Handler, push: Push) -> Any:
+        _handling.set(self.owner)
+        return await returned(handler, push)
+
+
+async def returned(handler: Handler, push: Push) -> Any:
+    """What a handler of either sort returns."""
+    result = handler(push)
+    return await result if inspect.isawaitable(result) else result
