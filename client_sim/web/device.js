@@ -62,6 +62,12 @@ export class Push {
     return this.message.data;
   }
 
+  /** The order's name: data {"command": "reboot", ..}. Null for other kinds, and for one without a name. */
+  get command() {
+    const name = this.kind === "command" && isObject(this.data) ? this.data.command : null;
+    return typeof name === "string" ? name : null;
+  }
+
   get priority() {
     return String(this.message.priority ?? "normal");
   }
@@ -96,7 +102,8 @@ export class Backoff {
 export class FleetpushDevice {
   /**
    * onPush         shows it, or does it. For a `command` what it returns (or resolves to) is the result sent back.
-   * onInterrupted  called instead for a push whose effect an earlier page began and did not survive.
+   * onInterrupted  called instead for a push whose effect an earlier page began and did not survive. For a `command`
+   *                what it returns is the result; nothing is {"error": "interrupted"}.
    * onState        (`waiting` | `connecting` | `connected` | `disconnected` | `refused`, detail in words); `waiting`
    *                for another tab that is the device.
    */
@@ -327,7 +334,8 @@ export class FleetpushDevice {
     if (known === FINISHED) return;
     if (known === INTERRUPTED) {
       console.warn(`push ${push.pushId} was begun before and its page went: not begun again`);
-      if (this.#onInterrupted) await outcome(this.#onInterrupted, push);
+      const result = this.#onInterrupted && (await outcome(this.#onInterrupted, push));
+      if (push.kind === "command") await this.#receipt(push, "acted", { result: result ?? { error: "interrupted" } });
     } else if (!push.expired) {
       const result = await outcome(this.#onPush, push);
       if (push.kind === "command") await this.#receipt(push, "acted", { result });

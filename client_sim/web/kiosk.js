@@ -181,13 +181,12 @@ function notify(push, displayed) {
   }
 }
 
-/** An order names one of the actions: {"action": "play"}. Its result goes back to who gave it. */
+/** An order names one of the actions: {"command": "play"}. Its result goes back to who gave it. */
 async function command(push) {
-  const action = push.data?.action;
-  const handler = device.actions[action];
-  if (typeof action !== "string" || handler === undefined) throw new Error("unknown command");
+  const handler = push.command === null ? undefined : device.actions[push.command];
+  if (handler === undefined) throw new Error("unknown command");
   const result = await handler(push);
-  remember(push, describe(action, result));
+  remember(push, describe(push.command, result));
   return result;
 }
 

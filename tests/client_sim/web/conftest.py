@@ -123,8 +123,8 @@ class Kiosk:
             notification["actions"] = [{"id": action, "title": action.title()} for action in actions]
         return self.api.push(self.id, notification=notification, **fields)
 
-    def command(self, action: str) -> str:
-        return self.api.push(self.id, kind="command", data={"action": action})
+    def command(self, command: str) -> str:
+        return self.api.push(self.id, kind="command", data={"command": command})
 
     def complaints(self) -> list[str]:
         return [said for page in self.pages for said in page.complaints if not OUTAGE.search(said)]

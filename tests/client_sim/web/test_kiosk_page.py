@@ -131,7 +131,7 @@ def test_a_page_that_goes_in_its_effect_does_not_repeat_it(kiosk: Kiosk) -> None
     page.wait_for('localStorage.effects === "1"')
     assert kiosk.api.only(push_id) == {"sent": 1}, "the acknowledgement follows the effect"
     page.reload()
-    wait_state(kiosk, push_id, "delivered")
+    assert wait_state(kiosk, push_id, "acted")["result"] == {"error": "interrupted"}
     assert page.evaluate("localStorage.effects") == "1"
     assert "interrupted" in page.text("#recent")
 
