@@ -4,7 +4,8 @@ Enrols itself when it has no credential and keeps the token in a file that only 
 one from a terminal and line by line from anything else, so that a script can press them too; at the end of its input it
 keeps listening.
 
-The device itself is the reference client, `client_sim.device.Device`.
+The device itself is the reference client, `client_sim.device.Device`; what it can do is play, pause and next, as the
+action of a push and as a command.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway.cli.options import DataDir, ServerUrl, client_of
+from gateway.cli.player import Player
 from gateway.cli.server_client import Refused, ServerClient, segment, tls_context
 from gateway.cli.terminal import PROGRAM, Failure, action_choices, draw_notification, fail, is_terminal, note, printable
 from gateway.data_directory import write_private
@@ -68,12 +70,15 @@ def listen(
         app=credential.app,
         journal=folder / f"{device_id}.db",
         on_push=screen.show,
+        on_interrupted=screen.interrupted,
         on_state=screen.state,
         mqtt5=mqtt5,
         tls=trust if secure else None,
         backoff=Backoff(base=0.5, cap=15.0),
     )
     screen.device = device
+    for name in ("play", "pause", "next"):
+        device.actions[name] = screen.play(name)
     with device:
         read_keys(screen.press, screen.finished)
     if screen.refused is not None:
@@ -171,12 +176,13 @@ class Screen:
         self._as_json = as_json
         self._left = count
         self._answer = answer
+        self._player = Player()
         self._open: list[Push] = []
         self._lock = threading.Lock()
         self._said = ""
 
-    def show(self, push: Push) -> None:
-        """The device's on_push."""
+    def show(self, push: Push) -> dict[str, Any] | None:
+        """The device's on_push; of a command, the result."""
         assert self.device is not None, "set before the device starts"
         with self._lock:
             if self._as_json:
@@ -185,9 +191,9 @@ class Screen:
                 draw_notification(f"{self.device_id}  {datetime.now().astimezone():%H:%M:%S}", push.message)
             if push.kind in ("alert", "in_app"):
                 self.device.displayed(push)
-                if self._answer in dict(action_choices(push.message).values()):
-                    self.device.act(push, str(self._answer))
-                    note(f"{self._answer}: done")
+                labels = dict(action_choices(push.message).values())
+                if self._answer in labels:
+                    self._act(push, str(self._answer), labels[str(self._answer)])
                 else:
                     self._open.append(push)
                     del self._open[:-OPEN_PUSHES]
@@ -197,6 +203,30 @@ class Screen:
                 self._left -= 1
                 if self._left <= 0:
                     self.finished.set()
+            return self._obey(push) if push.kind == "command" else None
+
+    def interrupted(self, push: Push) -> None:
+        """The device's on_interrupted."""
+        note(f"push {printable(push.push_id)} was begun by an earlier {PROGRAM} listen, which ended before it was done")
+
+    def play(self, name: str) -> Callable[[Push], dict[str, Any] | None]:
+        """The handler of an action."""
+        return lambda push: self._player.do(name)
+
+    def _obey(self, push: Push) -> dict[str, Any]:
+        """Carry out a command by its name, `{"command": "play"}`."""
+        name = push.command
+        if name is None:
+            return {"error": "unknown command"}
+        result = self._player.do(name) or {"error": f"unknown command {name!r}"}
+        note(f"command {printable(name)}: {printable(describe(result))}")
+        return result
+
+    def _act(self, push: Push, action: str, label: str) -> None:
+        assert self.device is not None, "there is a push, so there is a device"
+        result = self.device.act(push, action)
+        # What this device cannot do is an answer all the same: the sender is told which one was chosen.
+        note(f"{printable(label)}: {printable(describe(result)) if result is not None else 'answered'}")
 
     def _hint(self, push: Push) -> str:
         keys = [f"{key} {printable(label)}" for key, (_, label) in action_choices(push.message).items()]
@@ -220,10 +250,8 @@ class Screen:
                 self._open.pop()
                 note("dismissed")
             elif key in (choices := action_choices(push.message)):
-                action, label = choices[key]
-                self.device.act(push, action)
+                self._act(push, *choices[key])
                 self._open.pop()
-                note(f"{printable(label)}: done")
 
     def state(self, state: str, detail: str) -> None:
         """The device's on_state: one line per change, none per attempt."""
@@ -234,6 +262,11 @@ class Screen:
             self._said = state
             where = f"{self.device_id} is {'listening' if state == 'connected' else 'disconnected; trying again'}"
             note(where + (f" ({detail})" if detail and state != "connected" else ""))
+
+
+def describe(result: dict[str, Any]) -> str:
+    """`playing, Morning light`."""
+    return ", ".join(str(value) for value in result.values())
 
 
 def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ MQTT = {"host": "127.0.0.1", "port": 1883, "topics": {"push": "shop/devices/kios
 class RecordingDevice:
     def __init__(self) -> None:
         self.said: list[tuple[str, ...]] = []
+        self.actions: dict[str, Callable[[Push], Any]] = {}
 
     def displayed(self, push: Push) -> None:
         self.said.append(("displayed", push.push_id))
@@ -29,8 +31,9 @@ class RecordingDevice:
     def dismissed(self, push: Push) -> None:
         self.said.append(("dismissed", push.push_id))
 
-    def act(self, push: Push, action: str) -> None:
+    def act(self, push: Push, action: str) -> Any:
         self.said.append((action, push.push_id))
+        return self.actions[action](push) if action in self.actions else None
 
 
 def screen_of(**options: Any) -> tuple[Screen, RecordingDevice]:
@@ -68,6 +71,39 @@ def test_a_silent_push_is_shown_but_not_displayed_to_anyone(capsys: pytest.Captu
     screen.show(Push.parse(b'{"push_id": "p1", "kind": "silent", "data": {"a": 1}}'))
     assert device.said == []
     assert '{"a": 1}' in capsys.readouterr().out
+
+
+def test_an_action_is_executed_and_its_result_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, device = screen_of()
+    device.actions["play"] = screen.play("play")
+    screen.show(alert("p1"))
+    screen.show(alert("p2"))
+    screen.press("2")
+    screen.press("1")
+    said = capsys.readouterr().err
+    assert "Stop: answered" in said, "chosen, though this device has nothing to stop"
+    assert "Play: playing, Morning light" in said
+
+
+def test_a_command_is_obeyed_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, _ = screen_of()
+    results = []
+    for data in ({"command": "next"}, {"command": "play"}, {"command": "reboot"}, None):
+        message = {"push_id": "p1", "kind": "command", "data": data}
+        results.append(screen.show(Push.parse(json.dumps(message).encode())))
+    assert results == [
+        {"state": "paused", "title": "Window seat"},
+        {"state": "playing", "title": "Window seat"},
+        {"error": "unknown command 'reboot'"},
+        {"error": "unknown command"},
+    ]
+    assert "command play: playing, Window seat" in capsys.readouterr().err
+
+
+def test_what_was_not_finished_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, _ = screen_of()
+    screen.interrupted(alert("p1"))
+    assert "p1 was begun by an earlier" in capsys.readouterr().err
 
 
 def test_a_script_answers_without_keys(capsys: pytest.CaptureFixture[str]) -> None:
