@@ -41,14 +41,18 @@ from gateway.api.problems import ProblemCount
 from gateway.api.server import BACKLOG, MQTT_PATH, HttpServer
 from gateway.api.services import Services
 from gateway.audience.devices import DeviceRegistry, MqttAddress
+from gateway.audience.policy import PolicyBook
 from gateway.audience.time_zones import time_zones
 from gateway.auth import SCOPES, DeviceAuthenticator, KeyRing, new_key, secret_hash
 from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.delivery.engine import EmbeddedEngine
+from gateway.delivery.forecast import Forecast
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.notices import Notices
 from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
@@ -118,7 +122,7 @@ async def _serve(settings: Settings) -> None:
         admin_key = await first_start(settings.data_dir, stored)
         rooms = Rooms(settings, stored)
         ending.push_async_callback(rooms.settle)
-        await rooms.mailbox.recover()
+        await rooms.recover()
         rooms.certificate_ends = doors.certificate_ends(tls)
         mqtt = BrokerServer(rooms.broker, at_the_doors)
         ending.push_async_callback(mqtt.stop)
@@ -283,9 +287,9 @@ class Rooms:
         self.facts = facts = DeviceFacts(database, clock, loop)
         self._ledger = ledger = Ledger(database, clock, loop)
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
-        self._receipts = Receipts(
-            database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger.flush, ledger.on_ended
-        )
+        self._book = book = PolicyBook(database, clock)
+        self._wishes = wishes = Wishes(database, ledger, book, clock)
+        self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
         self._acceptance = Acceptance(
             database,
             ledger,
@@ -299,6 +303,7 @@ class Rooms:
             clock,
             loop,
             data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time).left,
+            book,
         )
         self._retention = Retention(
             database,
@@ -322,7 +327,10 @@ class Rooms:
         )
         mailbox.on_published = self._receipts.published
         mailbox.on_revoked = self._authenticator.forget
-        mailbox.attach(EmbeddedEngine(self.broker))
+        engine = EmbeddedEngine(self.broker)
+        mailbox.attach(engine)
+        self._notices = Notices(database, wishes, engine.publish)
+        self._receipts.on_settings = self._notices.preferences_changed
         self.broker.start()
         self.metrics = Metrics(
             Sources(
@@ -341,6 +349,12 @@ class Rooms:
             )
         )
 
+    async def recover(self) -> None:
+        """After a restart, before the first connection."""
+        await self._book.load()
+        await self.mailbox.recover()
+        await self._wishes.recover()
+
     def services(self, ending: Callable[[], bool]) -> Services:
         """For the doors. `ending` says whether the server is on its way out."""
         return Services(
@@ -348,7 +362,11 @@ class Rooms:
             admission=self._admission,
             keys=Keys(self._database, self._ring),
             devices=DeviceRegistry(self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address),
+            book=self._book,
+            wishes=self._wishes,
+            notices=self._notices,
             acceptance=self._acceptance,
+            forecast=Forecast(self._database, self.mailbox, self._book, self._settings.max_payload),
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),
             clock=self._clock,

@@ -117,6 +117,8 @@ class Principal:
     app_id: str
     key_id: str
     scopes: frozenset[str]
+    is_device: bool = False
+    """It has a device's token, and may do what that device may; `key_id` names it."""
 
     def require(self, scope: str) -> None:
         """Raise Problem 403 unless the key has the scope; `admin` includes all."""
@@ -159,10 +161,34 @@ class KeyRing:
             if revocations == self._revocations:
                 return principal
 
+    async def authenticate_device(self, authorization: str | None, device_id: str) -> Principal:
+        """The device of that id with its own token, of whichever app. Not remembered. Raises Problem 401."""
+        digest = secret_hash((authorization or "").partition(" ")[2].strip())
+        rows = await self._database.read(lambda connection: _device_tokens(connection, device_id))
+        for device_no, app_no, app_id, token_hash in rows:
+            if hmac.compare_digest(token_hash, digest):
+                return Principal(app_no, app_id, f"device {device_no}", frozenset(), is_device=True)
+        self.failures += 1
+        raise problem("unauthorized", "this token is wrong, was rotated, or is of another device")
+
     def forget(self, key_id: str) -> None:
         """The key was revoked: call this when that has committed, before it is answered."""
         self._revocations += 1
         self._known = {digest: p for digest, p in self._known.items() if p.key_id != key_id}
+
+
+def is_token(authorization: str | None) -> bool:
+    """Whether an `Authorization` header has a device's token instead of a key."""
+    kind, _, secret = (authorization or "").partition(" ")
+    return kind.lower() == "bearer" and secret.strip().startswith("dev_")
+
+
+def _device_tokens(connection: sqlite3.Connection, device_id: str) -> list[tuple[int, int, str, bytes]]:
+    return connection.execute(
+        "SELECT d.no, a.no, a.id, d.token_hash FROM application AS a CROSS JOIN device AS d"
+        " ON d.app_no = a.no AND d.id = ? AND d.removed_at IS NULL",
+        (device_id,),
+    ).fetchall()
 
 
 def _find_key(connection: sqlite3.Connection, digest: bytes) -> Principal | None:

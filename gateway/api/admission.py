@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from fastapi import Request
 
-from gateway.auth import KeyRing, Principal
+from gateway.auth import KeyRing, Principal, is_token
 from gateway.errors import Problem, RateLimited
 
 log = logging.getLogger(__name__)
@@ -32,15 +32,24 @@ class Admission:
         self.admitted = 0
         """For metrics."""
 
-    async def admit(self, request: Request, scope: str, or_scope: str | None = None) -> Principal:
-        """The holder of the request's key, which has one of the scopes. Raises Problem 401, 403, 429."""
+    async def admit(
+        self, request: Request, scope: str, or_scope: str | None = None, device_id: str | None = None
+    ) -> Principal:
+        """The holder of the request's key, which has one of the scopes; or, where the path names a device, that device
+        with its token. Raises Problem 401, 403, 429."""
+        authorization = request.headers.get("authorization")
         try:
-            principal = await self._keys.authenticate(request.headers.get("authorization"))
+            if device_id is not None and is_token(authorization):
+                return self._let_in(await self._keys.authenticate_device(authorization, device_id))
+            principal = await self._keys.authenticate(authorization)
         except Problem as refusal:
             log.info("%s: %s", request.client.host if request.client is not None else "unknown", refusal.detail)
             raise
         if or_scope is None or or_scope not in principal.scopes:
             principal.require(scope)
+        return self._let_in(principal)
+
+    def _let_in(self, principal: Principal) -> Principal:
         now = self._clock()
         left, since = self._buckets.get(principal.key_id, (self._rate, now))
         left = min(self._rate, left + (now - since) * self._rate) - 1

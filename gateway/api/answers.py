@@ -239,3 +239,66 @@ class Recall(_Answer):
 
 class Health(_Answer):
     status: str
+
+
+class Channel(_Answer):
+    id: str
+    name: str
+    description: str | None
+    importance: str
+    sound: str | None
+    may_mute: bool
+    created_at: str
+    updated_at: str
+
+
+class Channels(_Answer):
+    items: list[Channel]
+    next_cursor: str | None
+
+
+class WhenDenied(_Answer):
+    in_app: str
+    silent: str
+    command: str
+
+
+class ConsentPolicy(_Answer):
+    unknown: str
+    denied: WhenDenied
+
+
+class Policy(_Answer):
+    consent: ConsentPolicy
+
+
+class ChannelChoice(_Answer):
+    """`name` and what follows it only for channels that were made."""
+
+    id: str
+    name: str | None = None
+    description: str | None = None
+    importance: str | None = None
+    sound: str | None = None
+    may_mute: bool | None = None
+    muted: bool
+
+
+class Preferences(_Answer):
+    consent: str
+    channels: list[ChannelChoice]
+    seq: int | None
+    changed_at: str | None
+
+
+class ConsentRecord(_Answer):
+    consent: str
+    text_version: str | None
+    client: str | None
+    source: str = Field(description="`mqtt`, `http` (the device), `operator`, or `push` (an action of a push).")
+    seq: int | None
+    recorded_at: str
+
+
+class ConsentRecords(_Answer):
+    items: list[ConsentRecord]

@@ -13,13 +13,26 @@ from gateway.api import answers
 from gateway.api.bodies import BULK_LIMIT, MERGE_PATCH, TURN, json_response, parse, read_body, read_model, to_json
 from gateway.api.docs import takes
 from gateway.api.problems import validation_problem
-from gateway.api.services import Cursor, DeviceManager, DeviceReader, Limit, services
+from gateway.api.services import (
+    Cursor,
+    DeviceManager,
+    DeviceManagerOrOwner,
+    DeviceReader,
+    DeviceReaderOrOwner,
+    Limit,
+    services,
+)
 from gateway.audience.devices import DeviceFields, NewDevice
-from gateway.errors import Problem
+from gateway.delivery.consent import Settings, TooManyChoices
+from gateway.errors import Problem, problem
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 BULK_DEVICES = 10_000
+
+
+class PreferencesChange(Settings):
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class BulkRequest(BaseModel):
@@ -125,6 +138,37 @@ async def empty_mailbox(device_id: str, request: Request, principal: DeviceManag
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     return json_response({"cancelled": await found.ledger.empty_mailbox(device_no)})
+
+
+@router.get("/{device_id}/preferences", response_model=answers.Preferences)
+async def show_preferences(device_id: str, request: Request, principal: DeviceReaderOrOwner) -> Response:
+    """What the person at the device wants: consent, and every channel with their choice. Also for the device itself,
+    with its token as the key."""
+    found = services(request)
+    device_no = await found.devices.number(principal.app_no, device_id)
+    return json_response(await found.wishes.preferences(principal.app_no, device_no))
+
+
+@router.patch("/{device_id}/preferences", response_model=answers.Preferences, openapi_extra=takes(PreferencesChange))
+async def change_preferences(device_id: str, request: Request, principal: DeviceManagerOrOwner) -> Response:
+    """What the device can say on its `settings` topic, said over HTTP, by the device or on behalf of its person."""
+    change = await read_model(request, PreferencesChange)
+    found = services(request)
+    device_no = await found.devices.number(principal.app_no, device_id)
+    try:
+        await found.wishes.change(device_no, change, "http" if principal.is_device else "operator")
+    except TooManyChoices as complaint:
+        raise problem("invalid_request", str(complaint)) from None
+    found.notices.preferences_changed(principal.app_id, device_id)
+    return json_response(await found.wishes.preferences(principal.app_no, device_no))
+
+
+@router.get("/{device_id}/consent", response_model=answers.ConsentRecords)
+async def show_consent(device_id: str, request: Request, principal: DeviceReader) -> Response:
+    """The proof: the last 100 answers of its person, the newest first, with the text that asked and how it was said."""
+    found = services(request)
+    device_no = await found.devices.number(principal.app_no, device_id)
+    return json_response({"items": await found.wishes.consents(device_no)})
 
 
 @router.get("/{device_id}/uplink", response_model=answers.Uplink)

@@ -96,7 +96,7 @@ def _line(answer: AcceptedPush | Problem) -> bytes:
 async def forecast(request: Request, principal: Sender) -> Response:
     """Whom this push would reach now. Stores and sends nothing."""
     push = await read_model(request, PushRequest)
-    return json_response(await services(request).acceptance.forecast(app_of(principal), push))
+    return json_response(await services(request).forecast.of(app_of(principal), push))
 
 
 @router.get("", response_model=answers.Pushes)

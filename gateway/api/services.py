@@ -11,9 +11,13 @@ from fastapi import Depends, FastAPI, Query, Request
 from gateway.api.admission import Admission
 from gateway.api.problems import ProblemCount
 from gateway.audience.devices import DeviceRegistry
+from gateway.audience.policy import PolicyBook
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.consent import Wishes
+from gateway.delivery.forecast import Forecast
 from gateway.delivery.ledger import Ledger
+from gateway.delivery.notices import Notices
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
 from gateway.keys import Keys
@@ -30,7 +34,11 @@ class Services:
     admission: Admission
     keys: Keys
     devices: DeviceRegistry
+    book: PolicyBook
+    wishes: Wishes
+    notices: Notices
     acceptance: Acceptance
+    forecast: Forecast
     ledger: Ledger
     reports: Reports
     clock: Callable[[], int]
@@ -62,10 +70,21 @@ def require(scope: str, or_scope: str | None = None) -> Callable[[Request], Coro
     return admitted
 
 
+def owner_or(scope: str, or_scope: str | None = None) -> Callable[[Request], Coroutine[Any, Any, Principal]]:
+    """The same, or the device that the path names, with its own token."""
+
+    async def admitted(request: Request) -> Principal:
+        return await services(request).admission.admit(request, scope, or_scope, request.path_params["device_id"])
+
+    return admitted
+
+
 Sender = Annotated[Principal, Depends(require("send"))]
 ReaderOf = Annotated[Principal, Depends(require("read"))]
 DeviceReader = Annotated[Principal, Depends(require("devices", "read"))]
 DeviceManager = Annotated[Principal, Depends(require("devices"))]
+DeviceReaderOrOwner = Annotated[Principal, Depends(owner_or("devices", "read"))]
+DeviceManagerOrOwner = Annotated[Principal, Depends(owner_or("devices"))]
 Administrator = Annotated[Principal, Depends(require("admin"))]
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items per page.")]

@@ -22,11 +22,15 @@ from itertools import chain
 from typing import Any
 
 from gateway.audience import targeting
+from gateway.audience.policy import PolicyBook
+from gateway.delivery.consent import suppress_selected, unwanted, wishes_of
 from gateway.delivery.headroom import Headroom, count_mailboxes, crowded_mailboxes
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
     Ledger,
+    end_rows,
+    handle_of,
     insert_listed_rows,
     insert_selected_rows,
     insert_single_rows,
@@ -41,11 +45,9 @@ from gateway.delivery.push import (
     PushRequest,
     Target,
     last_push_no,
-    not_yet_supported,
-    wire_size,
 )
-from gateway.delivery.states import PRIORITIES
-from gateway.delivery.submission import AcceptedPush, AppRef, Draft, Submission, listed_ids
+from gateway.delivery.states import DeliveryState
+from gateway.delivery.submission import AcceptedPush, AppRef, Draft, Submission, draft_of, nobody_known
 from gateway.errors import Problem, problem
 from gateway.store.database import Database, StorageFull
 from gateway.store.protocols import Timers
@@ -108,7 +110,9 @@ class Acceptance:
         clock: Callable[[], int],
         timers: Timers,
         storage_left: Callable[[], bool],
+        book: PolicyBook,
     ) -> None:
+        self._book = book
         self._database = database
         self._ledger = ledger
         self._mailbox = mailbox
@@ -140,7 +144,7 @@ class Acceptance:
     ) -> AcceptedPush:
         """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
         self._single_at = self._clock()
-        draft = self._draft(app, Submission(request, idempotency_key, body_hash))
+        draft = draft_of(app, Submission(request, idempotency_key, body_hash), self._limits.max_payload)
         await self._store([draft])
         answer = _answer_of(draft)
         if isinstance(answer, Problem):
@@ -209,49 +213,9 @@ class Acceptance:
 
     def _judged(self, app: AppRef, submission: Submission) -> Draft | Problem:
         try:
-            return self._draft(app, submission)
+            return draft_of(app, submission, self._limits.max_payload)
         except Problem as refusal:
             return refusal
-
-    async def forecast(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
-        """What `accept` would target now; stores and sends nothing. Raises Problem like `accept`."""
-        self._draft(app, Submission(request))
-        online = self._mailbox.online_devices(app.no)
-        target = request.target
-
-        def count(connection: sqlite3.Connection) -> dict[str, Any]:
-            ids = listed_ids(target)
-            if ids is not None:
-                known = targeting.device_rows(connection, app.no, ids)
-                unknown = [device_id for device_id in ids if device_id not in known]
-                if not known:
-                    raise _nobody_known(unknown)
-                present = set(online)
-                reachable = sum(no in present for no in known.values())
-                return {"targeted": len(known), "online": reachable, "suppressed": {}, "unknown": unknown}
-            select, parameters = targeting.select_sql(app.no, target)
-            targeted, reachable = connection.execute(
-                f"SELECT count(*), count(*) FILTER (WHERE no IN (SELECT value FROM json_each(?))) FROM ({select})",
-                (json.dumps(online), *parameters),
-            ).fetchone()
-            return {"targeted": targeted, "online": reachable, "suppressed": {}, "unknown": []}
-
-        return await self._database.read(count)
-
-    def _draft(self, app: AppRef, submission: Submission) -> Draft:
-        request = submission.request
-        missing = not_yet_supported(request)
-        if missing is not None:
-            raise problem("not_yet_supported", f'"{missing}" is not available in this version; leave it out')
-        content = request.content()
-        size = wire_size(request, content)
-        if size > self._limits.max_payload:
-            raise problem(
-                "payload_too_large",
-                f"the push is {size} bytes on the wire and the limit is {self._limits.max_payload}: "
-                "send less, or an URL to fetch, or raise max_payload (up to 262144)",
-            )
-        return Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
 
     async def _store(self, drafts: list[Draft]) -> None:
         if not drafts:
@@ -348,9 +312,11 @@ class Acceptance:
 
     def _store_rows(self, connection: sqlite3.Connection, drafts: list[Draft], now: int) -> _Stored:
         for draft in drafts:  # an operation may run twice (see `Database`, law 2)
-            draft.answer, draft.push_no, draft.devices, draft.unknown = None, 0, (), ()
+            draft.answer, draft.push_no, draft.devices, draft.unknown, draft.suppressed = None, 0, (), (), 0
         last_no = self._last_no if self._last_no is not None else last_push_no(connection)
         known = self._known_devices(connection, drafts)
+        wishes = self._known_wishes(connection, known)
+        withheld: dict[str, list[int]] = {}
         answered: dict[tuple[int, str], tuple[bytes, Draft]] = {}
         twins: list[tuple[Draft, Draft]] = []
         single: list[tuple[int, int, int, int, int]] = []
@@ -373,7 +339,10 @@ class Acceptance:
             if not self._resolve(draft, known):
                 continue
             push_no += 1
-            self._insert(connection, draft, push_no, push_ids.pop(), now, single, pushes)
+            left_out = self._unwanted(draft, wishes)
+            for device_no, reason in left_out.items():
+                withheld.setdefault(reason, []).append(handle_of(push_no, device_no))
+            self._insert(connection, draft, push_no, push_ids.pop(), now, left_out, single, pushes)
             if key is not None:
                 assert draft.submission.body_hash is not None, "given with the key"
                 answered[(draft.app.no, key)] = (draft.submission.body_hash, draft)
@@ -383,10 +352,12 @@ class Acceptance:
         self._last_no = push_no  # a number that is rolled back is left out
         insert_rows(connection, "push", PUSH_COLUMNS, pushes)
         insert_single_rows(connection, single)
+        for reason, handles in withheld.items():
+            end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
         stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)
         for draft in drafts:
             if draft.push_no:
-                draft.answer = AcceptedPush(draft.push_id, draft.targeted, 0, draft.unknown)
+                draft.answer = AcceptedPush(draft.push_id, draft.targeted, draft.suppressed, draft.unknown)
         self._answer_twins(twins)
         connection.executemany(
             "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
@@ -398,6 +369,26 @@ class Acceptance:
             ],
         )
         return stored
+
+    def _known_wishes(
+        self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]
+    ) -> dict[int, dict[int, tuple[str, str]]]:
+        """What the listed devices of each app want, where that may be less than everything."""
+        found: dict[int, dict[int, tuple[str, str]]] = {}
+        for app_no, numbers in known.items():
+            if self._book.is_guarded(app_no):
+                everybody = self._book.of(app_no).policy.consent.unknown == "suppress"
+                found[app_no] = wishes_of(connection, numbers.values(), everybody)
+        return found
+
+    def _unwanted(self, draft: Draft, wishes: dict[int, dict[int, tuple[str, str]]]) -> dict[int, str]:
+        """Of the listed devices those that do not want it, with the reason."""
+        of_app = wishes.get(draft.app.no)
+        if not of_app:
+            return {}
+        request = draft.request
+        assert request.kind is not None, "filled in by validation"
+        return unwanted(self._book.of(draft.app.no), request.kind, request.channel, of_app, draft.devices)
 
     @staticmethod
     def _answer_twins(twins: list[tuple[Draft, Draft]]) -> None:
@@ -437,17 +428,18 @@ class Acceptance:
         if len(draft.devices) < len(ids):
             draft.unknown = tuple(device_id for device_id in ids if device_id not in numbers)
             if not draft.devices:
-                draft.answer = _nobody_known(draft.unknown)
+                draft.answer = nobody_known(draft.unknown)
                 return False
         return True
 
-    @staticmethod
     def _insert(
+        self,
         connection: sqlite3.Connection,
         draft: Draft,
         push_no: int,
         push_id: str,
         now: int,
+        left_out: dict[int, str],
         single: list[tuple[int, int, int, int, int]],
         pushes: list[tuple[Any, ...]],
     ) -> None:
@@ -456,14 +448,24 @@ class Acceptance:
         target = request.target
         priority = draft.priority
         if draft.listed is None:
-            select, parameters = targeting.select_sql(draft.app.no, target)
+            app_no = draft.app.no
+            select, parameters = targeting.select_sql(app_no, target)
             draft.targeted = insert_selected_rows(connection, push_no, priority, draft.frame_size, select, parameters)
+            if self._book.is_guarded(app_no):
+                assert request.kind is not None, "filled in by validation"
+                rules = self._book.of(app_no)
+                draft.suppressed = suppress_selected(
+                    connection, push_no, app_no, rules, request.kind, request.channel, now
+                )
         else:
             draft.targeted = len(draft.devices)
             if draft.targeted == 1:
                 single.append((push_no, draft.devices[0], priority, draft.frame_size, 0))
             else:
                 insert_listed_rows(connection, push_no, priority, draft.frame_size, draft.devices)
+            if left_out:
+                draft.suppressed = len(left_out)
+                draft.devices = [device_no for device_no in draft.devices if device_no not in left_out]
         draft.push_no = push_no
         draft.push_id = push_id
         pushes.append(
@@ -483,7 +485,7 @@ class Acceptance:
                 now,
                 now + request.ttl * 1000,
                 draft.targeted,
-                0,
+                draft.suppressed,
             ),
         )
 
@@ -566,11 +568,6 @@ def _stored_target(target: Target) -> str:
     if target.device is not None:
         return f'{{"device":"{target.device}"}}'  # its letters need no escape
     return target.model_dump_json(exclude_none=True)
-
-
-def _nobody_known(unknown: Sequence[str]) -> Problem:
-    names = ", ".join(unknown[:5]) + (", .." if len(unknown) > 5 else "")
-    return problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")
 
 
 def _key_reused(key: str) -> Problem:

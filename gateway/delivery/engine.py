@@ -54,6 +54,9 @@ class Engine(Protocol):
     def in_flight(self, client_id: str) -> int:
         """How many messages the connected client has not acknowledged, or a few more."""
 
+    def publish(self, topic: str, payload: bytes) -> None:
+        """An ordinary message with QoS 1 to whoever has subscribed to the topic."""
+
     def forget(self, client_id: str, handle: int) -> None:
         """The acknowledgement of a QoS 2 handle is on disk; the carrier may drop its own record."""
 
@@ -90,6 +93,9 @@ class EmbeddedEngine:
 
     def in_flight(self, client_id: str) -> int:
         return self._broker.in_flight(client_id)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        self._broker.publish(Message(topic, Body(payload), qos=1))
 
     def forget(self, client_id: str, handle: int) -> None:
         self._broker.forget(client_id, handle)

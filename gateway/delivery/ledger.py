@@ -126,6 +126,8 @@ class Ledger:
         self.accepting_since: int | None = None
         """Server time of the pushes that are on their way to the disk; nobody has been offered them yet."""
         self._recalled: dict[int, None] = {}
+        self._withheld: dict[int, str] = {}
+        """Handles in flight that are not wanted any more, with the reason: lost, they end `suppressed`."""
 
     # -- what the mailbox reports ---------------------------------------------------------------------------------
 
@@ -154,7 +156,9 @@ class Ledger:
         if push is None or device_no not in push.sent:
             return
         self.pushes.settle(push, (device_no,))
-        if push.recalled or push.collapse_key is not None or push.expires_at <= self._clock():
+        if self._withheld and (reason := self._withheld.pop(handle_of(push_no, device_no), None)) is not None:
+            self.end([handle_of(push_no, device_no)], DeliveryState.SUPPRESSED, reason)
+        elif push.recalled or push.collapse_key is not None or push.expires_at <= self._clock():
             self.judge([handle_of(push_no, device_no)], lambda alive, loaded: None)
 
     def flush(self) -> None:
@@ -188,6 +192,9 @@ class Ledger:
             push = self.pushes.get(push_no)
             if push is not None:
                 self.pushes.settle(push, devices)
+            if self._withheld:
+                for device_no in devices:
+                    self._withheld.pop(handle_of(push_no, device_no), None)
             if qos == 2:
                 exactly_once.extend(handle_of(push_no, device_no) for device_no in devices)
         for handle, _ in refusals:
@@ -226,6 +233,14 @@ class Ledger:
         ended = await self._database.write(lambda connection: recover_rows(connection, held, now))
         if ended:
             log.info("%d deliveries were in flight when the server stopped, and had been recalled or superseded", ended)
+
+    def withhold(self, reasons: dict[int, str]) -> None:
+        """These handles are in flight and not wanted any more."""
+        self._withheld |= {
+            handle: reason
+            for handle, reason in reasons.items()
+            if self.is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK)
+        }
 
     def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
         """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""
@@ -374,6 +389,17 @@ def insert_selected_rows(
     ).rowcount
 
 
+def suppress_rows(
+    connection: sqlite3.Connection, push_no: int, reason: str, select: str, parameters: Sequence[Any], now: int
+) -> int:
+    """End the waiting deliveries of a push to the device numbers that `select` yields; how many."""
+    return connection.execute(
+        "UPDATE delivery SET state = 30, reason = ?, ended_at = ? WHERE push_no = ? AND +state = 0"
+        f" AND device_no IN ({select})",
+        (reason, now, push_no, *parameters),
+    ).rowcount
+
+
 def waiting_devices(connection: sqlite3.Connection, push_no: int) -> list[int]:
     (text,) = connection.execute(
         "SELECT json_group_array(device_no) FROM delivery WHERE push_no = ? AND +state = 0",
@@ -435,7 +461,7 @@ def supersede_rows(
             " CROSS JOIN delivery AS d INDEXED BY delivery_mailbox"  # CROSS: in this order, whatever it estimates
             "   ON d.device_no = n.device_no AND d.state = 0 AND d.push_no < n.push_no"
             " CROSS JOIN push AS p ON p.no = d.push_no"
-            " WHERE n.push_no = ? AND p.collapse_key = ? AND p.app_no = ?",
+            " WHERE n.push_no = ? AND +n.state = 0 AND p.collapse_key = ? AND p.app_no = ?",
             (push_no, collapse_key, app_no),
         ).fetchall()
         if not is_sent(older, device_no)
@@ -491,7 +517,7 @@ def judge_rows(connection: sqlite3.Connection, handles: list[int], now: int) -> 
     rows = connection.execute(
         "SELECT handle.value, p.recalled_at IS NOT NULL, p.expires_at <= ?, p.collapse_key IS NOT NULL AND EXISTS ("
         "  SELECT 1 FROM push AS q JOIN delivery AS n ON n.push_no = q.no AND n.device_no = d.device_no"
-        "  WHERE q.app_no = p.app_no AND q.collapse_key = p.collapse_key AND q.no > p.no)"
+        "  WHERE q.app_no = p.app_no AND q.collapse_key = p.collapse_key AND q.no > p.no AND n.state != 30)"
         " FROM json_each(?) AS handle JOIN delivery AS d"
         "   ON d.push_no = handle.value >> 32 AND d.device_no = handle.value & 4294967295 AND +d.state = 0"
         " JOIN push AS p ON p.no = d.push_no ORDER BY handle.key",

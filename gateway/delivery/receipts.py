@@ -15,7 +15,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -31,10 +31,11 @@ from pydantic import (
 
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import DeviceIdentity
+from gateway.delivery.consent import CONSENT_ACTIONS, Settings, TooManyChoices, Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import split_topic
 from gateway.delivery.engine import Message, ReasonCode
-from gateway.delivery.ledger import RETRY_SECONDS, handle_of, receipt_rows
+from gateway.delivery.ledger import RETRY_SECONDS, Ledger, handle_of, receipt_rows
 from gateway.merge_patch import merge_patch
 from gateway.store.database import StorageFull
 from gateway.store.protocols import Timers, Writer
@@ -55,8 +56,6 @@ MAX_UNPROMISED = 16 * 1024 * 1024
 """Bytes of QoS 0 messages that wait for the disk, all devices together: no window of theirs bounds them."""
 STATEMENT_BYTES = 512
 """What a message costs in memory besides its payload."""
-MAX_CHANNELS = 16_384
-"""Bytes of a device's channel choices as JSON text."""
 
 
 def _finite(value: Any) -> Any:
@@ -82,16 +81,6 @@ class Receipt(BaseModel):
     result: Annotated[Any, AfterValidator(_finite)] = None
     at: Annotated[AwareDatetime, Field(strict=False)] | None = None
     """The device's own clock; checked for form, not believed: the server's time stamps are its own."""
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    consent: Literal["unknown", "granted", "denied"] | None = None
-    channels: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], bool] | None = None
-    seq: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    text_version: Annotated[str, StringConstraints(max_length=64)] | None = None
-    client: Annotated[str, StringConstraints(max_length=128)] | None = None
 
 
 _RECEIPTS: TypeAdapter[list[Receipt]] = TypeAdapter(Annotated[list[Receipt], Field(max_length=MAX_RECEIPTS)])
@@ -138,16 +127,18 @@ class Receipts:
         uplink: UplinkLimits,
         clock: Callable[[], int],
         timers: Timers,
-        flush_ledger: Callable[[], None],
-        on_recorded: Callable[[list[int]], None],
+        ledger: Ledger,
+        wishes: Wishes,
     ) -> None:
         self._database = database
         self._facts = facts
         self._uplink = uplink
         self._clock = clock
         self._timers = timers
-        self._flush_ledger = flush_ledger
-        self._on_recorded = on_recorded
+        self._ledger = ledger
+        self._wishes = wishes
+        self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
+        """Called when a device's settings are stored."""
         self._pending: list[Statement] = []
         self._scheduled = False
         self._under_way = False
@@ -195,7 +186,7 @@ class Receipts:
             return
         self._under_way = True
         # The broker's own acknowledgements first: `delivered` then keeps the earlier time stamp.
-        self._flush_ledger()
+        self._ledger.flush()
         self._store([statements])
 
     def _store(self, groups: list[list[Statement]]) -> None:
@@ -203,13 +194,15 @@ class Receipts:
         statements, rest = groups[0], groups[1:]
         now = self._clock()
 
-        def operation(connection: sqlite3.Connection) -> list[int]:
-            return store_statements(connection, statements, self._uplink, now)
+        def operation(connection: sqlite3.Connection) -> Stored:
+            return store_statements(connection, statements, self._uplink, self._wishes, now)
 
-        def on_commit(recorded: list[int]) -> None:
-            self._on_recorded(recorded)
+        def on_commit(changed: Stored) -> None:
+            self._wishes.settled(changed.recorded, changed.in_flight)
             for statement in statements:
                 self._answer(statement)
+                if statement.leaf == "settings":
+                    self.on_settings(statement.app_id, statement.device_id)
             go_on()
 
         def go_on() -> None:
@@ -293,11 +286,21 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
 # -- on the writer thread ----------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class Stored:
+    """What an operation has to tell the loop."""
+
+    recorded: list[int] = field(default_factory=list)
+    """Handles of the deliveries that have a receipt now, or have ended."""
+    in_flight: dict[int, str] = field(default_factory=dict)
+    """Handles that are not wanted any more, with the reason, and are on their way."""
+
+
 def store_statements(
-    connection: sqlite3.Connection, statements: list[Statement], uplink: UplinkLimits, now: int
-) -> list[int]:
-    """Store what devices said, in the order in which they said it; complaints are left on the statements. The handles
-    of the deliveries that have a receipt now."""
+    connection: sqlite3.Connection, statements: list[Statement], uplink: UplinkLimits, wishes: Wishes, now: int
+) -> Stored:
+    """Store what devices said, in the order in which they said it; complaints are left on the statements."""
+    changed = Stored()
     receipts: list[tuple[Statement, Receipt]] = []
     for statement in statements:
         statement.answer, statement.complaint = ReasonCode.SUCCESS, None
@@ -308,12 +311,34 @@ def store_statements(
         if statement.leaf == "receipts":
             receipts.extend((statement, receipt) for receipt in statement.content)
         elif statement.leaf == "settings":
-            _store_settings(connection, statement, now)
+            _store_settings(connection, statement, statement.content, "mqtt", wishes, changed, now)
         elif statement.leaf == "report":
             _merge_report(connection, statement, now)
         else:
             _store_uplink(connection, statement, uplink, now)
-    return _store_receipts(connection, receipts, now) if receipts else []
+    if receipts:
+        _store_receipts(connection, receipts, wishes, changed, now)
+    return changed
+
+
+def _store_settings(
+    connection: sqlite3.Connection,
+    statement: Statement,
+    settings: Settings,
+    source: str,
+    wishes: Wishes,
+    changed: Stored,
+    now: int,
+) -> None:
+    assert statement.device_no is not None, "looked up before"
+    try:
+        ended, in_flight = wishes.store(connection, statement.device_no, settings, source, now)
+    except TooManyChoices as complaint:
+        statement.answer = ReasonCode.QUOTA_EXCEEDED
+        statement.complaint = f"settings: {complaint}"
+        return
+    changed.recorded += ended
+    changed.in_flight |= in_flight
 
 
 def _device_number(connection: sqlite3.Connection, statement: Statement) -> int | None:
@@ -325,19 +350,27 @@ def _device_number(connection: sqlite3.Connection, statement: Statement) -> int 
     return row[0] if row is not None else None
 
 
-def _store_receipts(connection: sqlite3.Connection, receipts: list[tuple[Statement, Receipt]], now: int) -> list[int]:
+def _store_receipts(
+    connection: sqlite3.Connection,
+    receipts: list[tuple[Statement, Receipt]],
+    wishes: Wishes,
+    changed: Stored,
+    now: int,
+) -> None:
     wanted = [[receipt.push_id, statement.device_no] for statement, receipt in receipts]
-    found = dict(
-        connection.execute(
-            "SELECT wanted.key, p.no FROM json_each(?) AS wanted JOIN push AS p ON p.id = wanted.value ->> 0"
+    found = {
+        index: (push_no, acted)
+        for index, push_no, acted in connection.execute(
+            "SELECT wanted.key, p.no, d.acted_at IS NOT NULL FROM json_each(?) AS wanted"
+            " JOIN push AS p ON p.id = wanted.value ->> 0"
             " JOIN delivery AS d ON d.push_no = p.no AND d.device_no = wanted.value ->> 1",
             (json.dumps(wanted),),
         ).fetchall()
-    )
+    }
     rows: list[tuple[int, int, str, str | None, str | None]] = []
     for index, (statement, receipt) in enumerate(receipts):
         assert statement.device_no is not None, "looked up before"
-        push_no = found.get(index)
+        push_no, acted = found.get(index, (None, False))
         if push_no is None:
             statement.complaint = f"receipts: no delivery of push {receipt.push_id!r} to this device is known"
             continue
@@ -346,37 +379,18 @@ def _store_receipts(connection: sqlite3.Connection, receipts: list[tuple[Stateme
             statement.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT} bytes"
             result = None
         rows.append((push_no, statement.device_no, receipt.event, receipt.action, result))
+        answer = CONSENT_ACTIONS.get(receipt.action or "") if receipt.event == "acted" and not acted else None
+        if answer is not None:  # the first time: a receipt may come twice, and late
+            settings = Settings(consent=answer, client=f"push {receipt.push_id}", text_version=_asked(receipt.result))
+            _store_settings(connection, statement, settings, "push", wishes, changed, now)
     receipt_rows(connection, rows, now)
-    return [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
+    changed.recorded += [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
 
 
-def _store_settings(connection: sqlite3.Connection, statement: Statement, now: int) -> None:
-    """The highest sequence wins; without one the order of arrival."""
-    settings: Settings = statement.content
-    row = connection.execute(
-        "SELECT channels, settings_seq FROM device WHERE no = ?", (statement.device_no,)
-    ).fetchone()
-    if row is None or (settings.seq is not None and row[1] is not None and settings.seq <= row[1]):
-        return
-    channels = json.dumps({**json.loads(row[0]), **(settings.channels or {})}, ensure_ascii=False)
-    if len(channels.encode(errors="replace")) > MAX_CHANNELS:
-        statement.answer = ReasonCode.QUOTA_EXCEEDED
-        statement.complaint = f"settings: channels would be larger than {MAX_CHANNELS} bytes"
-        return
-    connection.execute(
-        "UPDATE device SET consent = coalesce(?, consent), channels = ?, settings_seq = coalesce(?, settings_seq),"
-        " settings_text_version = coalesce(?, settings_text_version), settings_client = coalesce(?, settings_client),"
-        " settings_at = ? WHERE no = ?",
-        (
-            settings.consent,
-            channels,
-            settings.seq,
-            settings.text_version,
-            settings.client,
-            now,
-            statement.device_no,
-        ),
-    )
+def _asked(result: Any) -> str | None:
+    """The version of the text that asked, if the answer names it."""
+    found = result.get("text_version") if isinstance(result, dict) else None
+    return found if isinstance(found, str) and len(found) <= 64 else None
 
 
 def _merge_report(connection: sqlite3.Connection, statement: Statement, now: int) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.delivery.push import ActivePush, PushRequest, Target
-from gateway.errors import Problem
+from gateway.delivery.push import ActivePush, PushRequest, Target, not_yet_supported, wire_size
+from gateway.delivery.states import PRIORITIES
+from gateway.errors import Problem, problem
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,6 +60,8 @@ class Draft:
     devices: Sequence[int] = ()
     unknown: tuple[str, ...] = ()
     targeted: int = 0
+    suppressed: int = 0
+    """Of those, the deliveries that nobody wants; not among `devices`."""
 
     @property
     def request(self) -> PushRequest:
@@ -87,3 +90,25 @@ def listed_ids(target: Target) -> list[str] | None:
     if target.device is not None:
         return [target.device]
     return list(dict.fromkeys(target.devices)) if target.devices is not None else None
+
+
+def draft_of(app: AppRef, submission: Submission, max_payload: int) -> Draft:
+    """Judge a submission by itself. Raises Problem 413, 422."""
+    request = submission.request
+    missing = not_yet_supported(request)
+    if missing is not None:
+        raise problem("not_yet_supported", f'"{missing}" is not available in this version; leave it out')
+    content = request.content()
+    size = wire_size(request, content)
+    if size > max_payload:
+        raise problem(
+            "payload_too_large",
+            f"the push is {size} bytes on the wire and the limit is {max_payload}: "
+            "send less, or an URL to fetch, or raise max_payload (up to 262144)",
+        )
+    return Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
+
+
+def nobody_known(unknown: Sequence[str]) -> Problem:
+    names = ", ".join(unknown[:5]) + (", .." if len(unknown) > 5 else "")
+    return problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")

@@ -51,6 +51,7 @@ class Device(SQLModel, table=True):
             sqlite_where=text("removed_at IS NULL"),
         ),
         Index("device_removed", "removed_at", sqlite_where=text("removed_at IS NOT NULL")),
+        Index("device_restricted", "app_no", "no", sqlite_where=text("consent = 'denied' OR channels <> '{}'")),
         {"sqlite_autoincrement": True},
     )
     no: int | None = Field(default=None, primary_key=True)
@@ -76,6 +77,43 @@ class Device(SQLModel, table=True):
     settings_text_version: str | None = None
     settings_client: str | None = None
     settings_at: int | None = None
+
+
+class ConsentRecord(SQLModel, table=True):
+    """Proof of what a person has answered, and when: one row for each answer, as the server heard it."""
+
+    __tablename__ = "consent_record"
+    __table_args__ = (Index("consent_record_of_device", "device_no", "no"),)
+    no: int | None = Field(default=None, primary_key=True)
+    device_no: int
+    consent: str
+    text_version: str | None = None
+    """Of the text that asked."""
+    client: str | None = None
+    """The program that asked."""
+    source: str
+    """How it was said: `mqtt`, `http` (by the device), `operator`, or `push` (an action of a push)."""
+    seq: int | None = None
+    recorded_at: int
+
+
+class AppPolicy(SQLModel, table=True):
+    __tablename__ = "app_policy"
+    app_no: int = Field(primary_key=True)
+    content: str = Field(sa_column=Column(Text, nullable=False))
+    """`audience.policy.Policy` as JSON."""
+    updated_at: int
+
+
+class ChannelRow(SQLModel, table=True):
+    __tablename__ = "channel"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    app_no: int = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    content: str = Field(sa_column=Column(Text, nullable=False))
+    """`audience.policy.ChannelFields` as JSON."""
+    created_at: int
+    updated_at: int
 
 
 class DeviceTag(SQLModel, table=True):

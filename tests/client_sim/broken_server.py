@@ -15,10 +15,10 @@ from collections.abc import Callable
 from broker.connection import Connection
 from broker.protocol.packets import Publish
 from gateway.cli import main
-from gateway.delivery.acceptance import Acceptance
+from gateway.delivery import acceptance
 from gateway.delivery.engine import ACKNOWLEDGED, EmbeddedEngine, Engine, Message
 from gateway.delivery.mailbox import Mailbox
-from gateway.delivery.submission import AppRef, Draft, Submission
+from gateway.delivery.submission import AppRef, Draft, Submission, draft_of
 
 EVERY = 1_000
 LONGER = 30
@@ -87,13 +87,11 @@ def answers_twice() -> None:
 
 
 def too_late() -> None:
-    draft = Acceptance._draft
-
-    def longer(self: Acceptance, app: AppRef, submission: Submission) -> Draft:
+    def longer(app: AppRef, submission: Submission, max_payload: int) -> Draft:
         submission.request.__dict__["ttl"] += LONGER
-        return draft(self, app, submission)
+        return draft_of(app, submission, max_payload)
 
-    Acceptance._draft = longer  # type: ignore[method-assign]
+    vars(acceptance)["draft_of"] = longer
 
 
 FAULTS = {"drops": drops, "sends-twice": sends_twice, "answers-twice": answers_twice, "too-late": too_late}

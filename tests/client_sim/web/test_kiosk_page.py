@@ -46,15 +46,18 @@ def test_a_click_asks_and_with_permission_a_push_notifies(kiosk: Kiosk) -> None:
     assert page.evaluate(BANNERS) == 0
 
 
-def test_without_permission_there_is_the_banner_only(kiosk: Kiosk) -> None:
+def test_without_permission_only_what_belongs_inside_comes(kiosk: Kiosk) -> None:
     page = kiosk.connected()
     kiosk.permit("denied")
     page.click("#allow")
     wait_consent(kiosk, "denied")
-    push_id = kiosk.push()
+    alert = kiosk.push()
+    assert wait_state(kiosk, alert, "suppressed")["reason"] == "no_consent"
+    push_id = kiosk.push(kind="in_app")
     page.click(banner(push_id, ".banner-text"))
     wait_state(kiosk, push_id, "opened")
     assert page.evaluate("notified.length") == 0
+    assert page.evaluate(BANNERS) == 0
 
 
 def test_what_was_decided_elsewhere_is_told(kiosk: Kiosk) -> None:

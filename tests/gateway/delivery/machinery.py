@@ -160,6 +160,7 @@ class FakeEngine:
         self.events: Any = None
         self.on_hand_over: Callable[[str, HandOver], None] = lambda client_id, hand_over: None
         self.forgotten: list[int] = []
+        self.published: list[tuple[str, bytes]] = []
         self.on_removed: Callable[[Callable[[], None]], None] = lambda done: done()
 
     def session(self, client_id: str) -> FakeSession:
@@ -197,6 +198,9 @@ class FakeEngine:
 
     def in_flight(self, client_id: str) -> int:
         return len(self.session(client_id).inflight)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        self.published.append((topic, payload))
 
     def forget(self, client_id: str, handle: int) -> None:
         self.forgotten.append(handle)

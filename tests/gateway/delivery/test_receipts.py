@@ -267,10 +267,10 @@ def test_a_statement_that_cannot_be_stored_does_not_keep_the_others_from_it(
         world.mailbox.published("d1", message, lambda code, word=word: answers.append((word, code)))  # type: ignore[misc]
     stored = store_statements
 
-    def store(connection: Any, statements: Any, *rest: Any) -> None:
+    def store(connection: Any, statements: Any, *rest: Any) -> Any:
         if any(statement.leaf.endswith("poison") for statement in statements):
             raise ValueError("a mistake of ours")
-        stored(connection, statements, *rest)
+        return stored(connection, statements, *rest)
 
     monkeypatch.setattr("gateway.delivery.receipts.store_statements", store)
     world.settle()

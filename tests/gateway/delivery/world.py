@@ -8,10 +8,13 @@ import sqlite3
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from gateway.audience.policy import PolicyBook
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.engine import Body, Message
+from gateway.delivery.forecast import Forecast
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
@@ -69,8 +72,10 @@ class World:
         self.ledger = Ledger(database, self.clock, self.timers)
         self.facts = DeviceFacts(database, self.clock, self.timers)
         self.mailbox = Mailbox(database, self.ledger, self.facts, self.clock, self.timers)
+        self.book = PolicyBook(database, self.clock)
+        self.wishes = Wishes(database, self.ledger, self.book, self.clock)
         self.receipts = Receipts(
-            database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger.flush, self.ledger.on_ended
+            database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger, self.wishes
         )
         self.reports = Reports(database, self.ledger)
         self.acceptance = Acceptance(
@@ -81,10 +86,14 @@ class World:
             self.clock,
             self.timers,
             storage_left=lambda: self.storage_left,
+            book=self.book,
         )
+        self.forecast = Forecast(database, self.mailbox, self.book, self.limits.max_payload)
         self.engine.events = self.mailbox
         self.mailbox.attach(self.engine)
         self.mailbox.on_published = self.receipts.published
+        self.run(self.book.load())
+        self.run(self.wishes.recover())
 
     crash = boot
 

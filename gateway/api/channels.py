@@ -1,0 +1,78 @@
+"""`/v1/channels` and `/v1/policy`: what people can mute, and what an app lets be sent to them."""
+
+from __future__ import annotations
+
+import json
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from gateway.api import answers
+from gateway.api.bodies import MERGE_PATCH, json_response, read_body, read_model
+from gateway.api.docs import takes
+from gateway.api.problems import validation_problem
+from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
+from gateway.audience.policy import ChannelFields, NewChannel, Policy
+from gateway.errors import problem
+from gateway.merge_patch import merge_patch
+
+router = APIRouter(prefix="/v1", tags=["channels and policy"])
+
+
+@router.post("/channels", status_code=201, response_model=answers.Channel, openapi_extra=takes(NewChannel))
+async def add_channel(request: Request, principal: Administrator) -> Response:
+    """Make a channel. Pushes may name one that was not made; only what was made has a name for people, and rules."""
+    new = await read_model(request, NewChannel)
+    return json_response(await services(request).book.add_channel(principal.app_no, new), 201)
+
+
+@router.get("/channels", response_model=answers.Channels)
+async def list_channels(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """By id."""
+    return json_response(services(request).book.channels(principal.app_no, limit, cursor))
+
+
+@router.get("/channels/{channel_id}", response_model=answers.Channel)
+async def show_channel(channel_id: str, request: Request, principal: ReaderOf) -> Response:
+    """One channel."""
+    return json_response(services(request).book.channel(principal.app_no, channel_id))
+
+
+@router.patch(
+    "/channels/{channel_id}", response_model=answers.Channel, openapi_extra=takes(ChannelFields, MERGE_PATCH[0])
+)
+async def change_channel(channel_id: str, request: Request, principal: Administrator) -> Response:
+    """JSON Merge Patch (RFC 7396). What waits is judged anew."""
+    body = await read_body(request, MERGE_PATCH)
+    book = services(request).book
+    current = book.channel(principal.app_no, channel_id)
+    try:
+        patch = json.loads(body)
+    except ValueError as error:
+        raise problem("malformed_json", f"the body does not parse as JSON: {error}") from None
+    known = {name: current[name] for name in ChannelFields.model_fields}
+    try:
+        merged = ChannelFields.model_validate(merge_patch(known, patch))
+    except ValidationError as error:
+        raise validation_problem(error) from None
+    return json_response(await book.change_channel(principal.app_no, channel_id, merged))
+
+
+@router.delete("/channels/{channel_id}", status_code=204)
+async def remove_channel(channel_id: str, request: Request, principal: Administrator) -> Response:
+    """Pushes may go on naming it, and people's choices about it stay."""
+    await services(request).book.remove_channel(principal.app_no, channel_id)
+    return Response(status_code=204)
+
+
+@router.get("/policy", response_model=answers.Policy)
+async def show_policy(request: Request, principal: ReaderOf) -> Response:
+    """The app's rules; what was never set has its default."""
+    return json_response(services(request).book.policy(principal.app_no))
+
+
+@router.put("/policy", response_model=answers.Policy, openapi_extra=takes(Policy))
+async def set_policy(request: Request, principal: Administrator) -> Response:
+    """Replace the app's rules; what is left out gets its default. What waits is judged anew."""
+    policy = await read_model(request, Policy)
+    return json_response(await services(request).book.set_policy(principal.app_no, policy))

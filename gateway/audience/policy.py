@@ -1,0 +1,256 @@
+"""What an app lets be sent to people: its policy and its channels, as its operator sets them.
+
+Rules are immutable and swapped whole: the loop and the writer thread may look at them at any time. They are kept in
+memory for every app (a few hundred bytes each), because every push is judged by them.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from gateway.errors import Problem, problem
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339
+
+MAX_CHANNELS = 200
+"""Channels of an app: more than a person could look through."""
+
+Consent = Literal["unknown", "granted", "denied"]
+Verdict = Literal["allow", "suppress"]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+SHOWN = ("alert", "in_app")
+"""Kinds that a person sees; only those belong to a channel that can be muted."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class WhenDenied(_Strict):
+    """What a person who wants no alerts is still sent. An alert never."""
+
+    in_app: Verdict = "allow"
+    silent: Verdict = "allow"
+    command: Verdict = "allow"
+
+
+class ConsentPolicy(_Strict):
+    unknown: Verdict = "allow"
+    """Alerts for people who have not been asked, or have not answered."""
+    denied: WhenDenied = Field(default_factory=WhenDenied)
+
+
+class Policy(_Strict):
+    consent: ConsentPolicy = Field(default_factory=ConsentPolicy)
+
+    def blocked(self, kind: str) -> tuple[Consent, ...]:
+        """The consents with which a push of this kind is not sent."""
+        if kind == "alert":
+            return ("denied",) if self.consent.unknown == "allow" else ("denied", "unknown")
+        return ("denied",) if getattr(self.consent.denied, kind) == "suppress" else ()
+
+
+class ChannelFields(_Strict):
+    """A category of pushes, as people see it in their settings."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    description: Annotated[str, StringConstraints(max_length=512)] | None = None
+    importance: Literal["high", "default", "low"] = "default"
+    sound: Annotated[str, StringConstraints(max_length=256)] | None = None
+    may_mute: bool = True
+    """False: a person cannot mute it, and choices against it are without effect."""
+
+    @field_validator("name", "description")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("only printable characters, please")
+        return value
+
+
+class NewChannel(ChannelFields):
+    id: Name
+
+
+class Channel(NamedTuple):
+    fields: ChannelFields
+    created_at: int
+    updated_at: int
+
+
+@dataclass(slots=True, frozen=True)
+class Rules:
+    """Of one app."""
+
+    policy: Policy = field(default_factory=Policy)
+    channels: Mapping[str, Channel] = field(default_factory=dict)
+
+    def may_mute(self, channel: str) -> bool:
+        found = self.channels.get(channel)
+        return found is None or found.fields.may_mute
+
+    def mutable(self, kind: str, channel: str | None) -> bool:
+        """Whether a person's choice about its channel decides on such a push."""
+        return channel is not None and kind in SHOWN and self.may_mute(channel)
+
+    def judge(
+        self, kind: str, channel: str | None, consent: str, choices: Mapping[str, bool]
+    ) -> Literal["no_consent", "channel_muted"] | None:
+        """Why a push is not for this device; None when it is. `choices`: the person's, by channel."""
+        if consent in self.policy.blocked(kind):
+            return "no_consent"
+        if channel is not None and choices.get(channel) is False and self.mutable(kind, channel):
+            return "channel_muted"
+        return None
+
+
+DEFAULT = Rules()
+
+
+class PolicyBook:
+    """The rules of all apps. `clock` gives server time in milliseconds."""
+
+    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
+        self._database = database
+        self._clock = clock
+        self._rules: dict[int, Rules] = {}
+        self.restricted: set[int] = set()
+        """Apps of which some device has denied consent or muted a channel: the others' pushes need no look at it."""
+        self.on_changed: Callable[[int], None] = lambda app_no: None
+        """Called when the rules of an app have changed: what waits is judged anew."""
+
+    async def load(self) -> None:
+        """Before the first push."""
+
+        def read(connection: sqlite3.Connection) -> None:
+            for app_no, content in connection.execute("SELECT app_no, content FROM app_policy"):
+                self._rules[app_no] = replace(self.of(app_no), policy=Policy.model_validate_json(content))
+            for app_no, channel_id, *rest in connection.execute(
+                "SELECT app_no, id, content, created_at, updated_at FROM channel"
+            ):
+                self._put(app_no, channel_id, _channel(*rest))
+            self.restricted.update(
+                app_no
+                for (app_no,) in connection.execute(
+                    "SELECT no FROM application WHERE EXISTS (SELECT 1 FROM device INDEXED BY device_restricted"
+                    " WHERE app_no = application.no AND (consent = 'denied' OR channels <> '{}'))"
+                )
+            )
+
+        await self._database.read(read)
+
+    def of(self, app_no: int) -> Rules:
+        return self._rules.get(app_no, DEFAULT)
+
+    def is_guarded(self, app_no: int) -> bool:
+        """Whether any push of the app may have to be kept from somebody."""
+        return app_no in self.restricted or self.of(app_no).policy.consent.unknown == "suppress"
+
+    def _put(self, app_no: int, channel_id: str, channel: Channel) -> None:
+        rules = self.of(app_no)
+        channels = dict(sorted({**rules.channels, channel_id: channel}.items()))
+        self._rules[app_no] = replace(rules, channels=channels)
+
+    # -- the API's commands
+
+    def policy(self, app_no: int) -> dict[str, Any]:
+        return self.of(app_no).policy.model_dump(mode="json")
+
+    async def set_policy(self, app_no: int, policy: Policy) -> dict[str, Any]:
+        now = self._clock()
+        content = policy.model_dump_json()
+        await self._database.write(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO app_policy (app_no, content, updated_at) VALUES (?, ?, ?)",
+                (app_no, content, now),
+            )
+        )
+        self._rules[app_no] = replace(self.of(app_no), policy=policy)
+        self.on_changed(app_no)
+        return self.policy(app_no)
+
+    def channels(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+        """By id."""
+        found = self.of(app_no).channels
+        later = [channel_id for channel_id in found if channel_id > (cursor or "")]
+        items = [_described(channel_id, found[channel_id]) for channel_id in later[:limit]]
+        return {"items": items, "next_cursor": later[limit - 1] if len(later) > limit else None}
+
+    def channel(self, app_no: int, channel_id: str) -> dict[str, Any]:
+        """Raises Problem 404."""
+        found = self.of(app_no).channels.get(channel_id)
+        if found is None:
+            raise _unknown(channel_id)
+        return _described(channel_id, found)
+
+    async def add_channel(self, app_no: int, new: NewChannel) -> dict[str, Any]:
+        """Raises Problem 409, 422."""
+        if new.id in self.of(app_no).channels:
+            raise problem("channel_exists", f"there is a channel {new.id!r}; change it with PATCH")
+        if len(self.of(app_no).channels) >= MAX_CHANNELS:
+            raise problem("invalid_request", f"an app has at most {MAX_CHANNELS} channels: remove one first")
+        now = self._clock()
+        fields = ChannelFields.model_validate(new.model_dump(exclude={"id"}))
+        return await self._store(app_no, new.id, Channel(fields, now, now))
+
+    async def change_channel(self, app_no: int, channel_id: str, merged: ChannelFields) -> dict[str, Any]:
+        """Raises Problem 404."""
+        before = self.of(app_no).channels.get(channel_id)
+        if before is None:
+            raise _unknown(channel_id)
+        return await self._store(app_no, channel_id, Channel(merged, before.created_at, self._clock()))
+
+    async def _store(self, app_no: int, channel_id: str, channel: Channel) -> dict[str, Any]:
+        row = (app_no, channel_id, channel.fields.model_dump_json(), channel.created_at, channel.updated_at)
+        await self._database.write(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO channel (app_no, id, content, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
+                row,
+            )
+        )
+        self._put(app_no, channel_id, channel)
+        self.on_changed(app_no)
+        return _described(channel_id, channel)
+
+    async def remove_channel(self, app_no: int, channel_id: str) -> None:
+        """Pushes may go on naming it, and people's choices about it stay. Raises Problem 404."""
+        if channel_id not in self.of(app_no).channels:
+            raise _unknown(channel_id)
+        await self._database.write(
+            lambda connection: connection.execute(
+                "DELETE FROM channel WHERE app_no = ? AND id = ?", (app_no, channel_id)
+            )
+        )
+        rules = self.of(app_no)
+        left = {name: channel for name, channel in rules.channels.items() if name != channel_id}
+        self._rules[app_no] = replace(rules, channels=left)
+        self.on_changed(app_no)
+
+
+def _channel(content: str, created_at: int, updated_at: int) -> Channel:
+    return Channel(ChannelFields.model_validate_json(content), created_at, updated_at)
+
+
+def _described(channel_id: str, channel: Channel) -> dict[str, Any]:
+    return {
+        "id": channel_id,
+        **channel.fields.model_dump(mode="json"),
+        "created_at": rfc3339(channel.created_at),
+        "updated_at": rfc3339(channel.updated_at),
+    }
+
+
+def _unknown(channel_id: str) -> Problem:
+    return problem("channel_not_found", f"no channel {channel_id!r} in this app; make it with POST /v1/channels")
+
+
+def choices_of(text: str) -> dict[str, bool]:
+    """A person's choices as the database holds them."""
+    found: dict[str, bool] = json.loads(text)
+    return found

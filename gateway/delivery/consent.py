@@ -1,0 +1,320 @@
+"""What people want: consent and muted channels, from what a device says to the pushes that are kept from it.
+
+It is judged when a push is accepted, and again when a person changes their mind or the app its rules: what waits and is
+not wanted any more ends at once, so that nothing that waits need be judged when it is handed over. What was in flight
+at that moment ends so too if it comes back.
+
+`judge` looks at one device; `suppress_selected` does the same in SQL, for pushes to many.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.audience.policy import Consent, PolicyBook, Rules, choices_of
+from gateway.delivery.ledger import Ledger, end_rows, handle_of, suppress_rows
+from gateway.delivery.states import DeliveryState
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339_or_none
+
+log = logging.getLogger(__name__)
+
+MAX_CHOICES = 16_384
+"""Bytes of a device's channel choices as JSON text."""
+CONSENT_RECORDS = 100
+"""Answers kept of each device, the oldest forgotten first."""
+SLICE = 5_000
+"""Deliveries that one operation ends when an app's rules change."""
+
+CONSENT_ACTIONS: dict[str, Consent] = {"consent.granted": "granted", "consent.denied": "denied"}
+"""Actions of a push that asks: choosing one is the answer."""
+
+
+class Settings(BaseModel):
+    """What a device says of its person's wishes. Unknown fields are ignored: a device may be newer than the server."""
+
+    model_config = ConfigDict(strict=True)
+
+    consent: Consent | None = None
+    channels: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], bool] | None = None
+    seq: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    text_version: Annotated[str, StringConstraints(max_length=64)] | None = None
+    client: Annotated[str, StringConstraints(max_length=128)] | None = None
+
+
+class TooManyChoices(Exception):
+    """Nothing was stored."""
+
+
+# -- on the writer thread ----------------------------------------------------------------------------------------------
+
+
+def store_settings(
+    connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, now: int
+) -> int | None:
+    """The highest sequence wins; without one the order of arrival. The number of the app, None if nothing changed.
+
+    Raises TooManyChoices.
+    """
+    row = connection.execute("SELECT app_no, channels, settings_seq FROM device WHERE no = ?", (device_no,)).fetchone()
+    if row is None or (settings.seq is not None and row[2] is not None and settings.seq <= row[2]):
+        return None
+    choices = json.dumps({**choices_of(row[1]), **(settings.channels or {})}, ensure_ascii=False)
+    if len(choices.encode(errors="replace")) > MAX_CHOICES:
+        raise TooManyChoices(f"channels would be larger than {MAX_CHOICES} bytes")
+    connection.execute(
+        "UPDATE device SET consent = coalesce(?, consent), channels = ?, settings_seq = coalesce(?, settings_seq),"
+        " settings_text_version = coalesce(?, settings_text_version), settings_client = coalesce(?, settings_client),"
+        " settings_at = ? WHERE no = ?",
+        (settings.consent, choices, settings.seq, settings.text_version, settings.client, now, device_no),
+    )
+    if settings.consent is not None:
+        connection.execute(
+            "INSERT INTO consent_record (device_no, consent, text_version, client, source, seq, recorded_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (device_no, settings.consent, settings.text_version, settings.client, source, settings.seq, now),
+        )
+        connection.execute(
+            "DELETE FROM consent_record WHERE device_no = ?1 AND no <= (SELECT no FROM consent_record"
+            " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",
+            (device_no, CONSENT_RECORDS),
+        )
+    return int(row[0])
+
+
+def end_unwanted(
+    connection: sqlite3.Connection,
+    device_no: int,
+    rules: Rules,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+) -> tuple[list[int], dict[int, str]]:
+    """End what waits for a device and is not wanted any more. Their handles; and reasons by handle for those that are
+    in flight, which end so if they come back."""
+    consent, choices = connection.execute("SELECT consent, channels FROM device WHERE no = ?", (device_no,)).fetchone()
+    waiting = connection.execute(
+        "SELECT d.push_no, p.kind, p.channel FROM delivery AS d INDEXED BY delivery_mailbox"
+        " JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ? AND d.state = 0",
+        (device_no,),
+    ).fetchall()
+    ended: dict[str, list[int]] = {}
+    in_flight: dict[int, str] = {}
+    for push_no, kind, channel in waiting:
+        verdict = rules.judge(kind, channel, consent, choices_of(choices))
+        if verdict is None:
+            continue
+        handle = handle_of(push_no, device_no)
+        if is_sent(push_no, device_no):
+            in_flight[handle] = verdict
+        else:
+            ended.setdefault(verdict, []).append(handle)
+    for reason, handles in ended.items():
+        end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
+    return [handle for handles in ended.values() for handle in handles], in_flight
+
+
+def wishes_of(connection: sqlite3.Connection, devices: Iterable[int], everybody: bool) -> dict[int, tuple[str, str]]:
+    """Device number -> consent and choices (JSON). Without `everybody` only those who want less than everything."""
+    less = "" if everybody else " AND (v.consent = 'denied' OR v.channels <> '{}')"
+    (text,) = connection.execute(
+        "SELECT json_group_array(json_array(v.no, v.consent, v.channels)) FROM json_each(?) AS wanted"
+        f" CROSS JOIN device AS v ON v.no = wanted.value{less}",
+        (json.dumps(list(devices)),),
+    ).fetchone()
+    return {device_no: (consent, choices) for device_no, consent, choices in json.loads(text)}
+
+
+def unwanted(
+    rules: Rules, kind: str, channel: str | None, wishes: dict[int, tuple[str, str]], devices: Sequence[int]
+) -> dict[int, str]:
+    """Device number -> why this push is not for it."""
+    found: dict[int, str] = {}
+    for device_no in devices:
+        wish = wishes.get(device_no)
+        if wish is not None:
+            reason = rules.judge(kind, channel, wish[0], choices_of(wish[1]))
+            if reason is not None:
+                found[device_no] = reason
+    return found
+
+
+def unwanted_selects(
+    app_no: int, rules: Rules, kind: str, channel: str | None
+) -> list[tuple[str, str, tuple[Any, ...]]]:
+    """(reason, SELECT of device numbers, parameters): who does not want such a push. The first reason counts."""
+    found: list[tuple[str, str, tuple[Any, ...]]] = []
+    restricted = (
+        "SELECT no FROM device INDEXED BY device_restricted WHERE app_no = ?"
+        " AND (consent = 'denied' OR channels <> '{}') AND "
+    )
+    blocked = rules.policy.blocked(kind)
+    if "unknown" in blocked:
+        found.append(
+            ("no_consent", "SELECT no FROM device WHERE app_no = ? AND consent IN ('unknown', 'denied')", (app_no,))
+        )
+    elif blocked:
+        found.append(("no_consent", restricted + "consent = 'denied'", (app_no,)))
+    if rules.mutable(kind, channel):
+        # A channel's name needs no escape within the quotes of a path.
+        muted = restricted + "json_extract(channels, ?) = 0"
+        found.append(("channel_muted", muted, (app_no, f'$."{channel}"')))
+    return found
+
+
+def suppress_selected(
+    connection: sqlite3.Connection, push_no: int, app_no: int, rules: Rules, kind: str, channel: str | None, now: int
+) -> int:
+    """End the new deliveries of a push to those who do not want it; how many."""
+    return sum(
+        suppress_rows(connection, push_no, reason, select, parameters, now)
+        for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel)
+    )
+
+
+def rejudge_rows(
+    connection: sqlite3.Connection, app_no: int, rules: Rules, is_sent: Callable[[int, int], bool], now: int
+) -> tuple[list[int], dict[int, str], bool]:
+    """End what waits in an app and is not wanted under its rules, or as much of it as is good at once: as
+    `end_unwanted`, and whether there is more."""
+    ended: list[int] = []
+    in_flight: dict[int, str] = {}
+    more = False
+    kinds = connection.execute(
+        "SELECT DISTINCT kind, channel FROM push WHERE closed_at IS NULL AND app_no = ?", (app_no,)
+    ).fetchall()
+    for kind, channel in kinds:
+        for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel):
+            rows = connection.execute(
+                "SELECT d.push_no, d.device_no FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND +d.state = 0"
+                " WHERE p.closed_at IS NULL AND p.app_no = ? AND p.kind = ? AND p.channel IS ?"
+                f" AND d.device_no IN ({select}) LIMIT ?",
+                (app_no, kind, channel, *parameters, SLICE),
+            ).fetchall()
+            handles: list[int] = []
+            for push_no, device_no in rows:
+                if is_sent(push_no, device_no):
+                    in_flight[handle_of(push_no, device_no)] = reason
+                else:
+                    handles.append(handle_of(push_no, device_no))
+            end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
+            ended += handles
+            more |= len(rows) == SLICE and bool(handles)
+    return ended, in_flight, more
+
+
+# -- on the loop -------------------------------------------------------------------------------------------------------
+
+
+class Wishes:
+    """Stores what people want, and sees to it. `clock` gives server time in milliseconds."""
+
+    def __init__(self, database: Database, ledger: Ledger, book: PolicyBook, clock: Callable[[], int]) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._book = book
+        self._clock = clock
+        book.on_changed = self.rules_changed
+
+    def store(
+        self, connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, now: int
+    ) -> tuple[list[int], dict[int, str]]:
+        """On the writer thread: what `settled` is to be told. Raises TooManyChoices."""
+        app_no = store_settings(connection, device_no, settings, source, now)
+        if app_no is None:
+            return [], {}
+        # Before the commit, so that a push that is judged after it is judged by it.
+        self._book.restricted.add(app_no)
+        return end_unwanted(connection, device_no, self._book.of(app_no), self._ledger.is_sent, now)
+
+    def settled(self, ended: list[int], in_flight: dict[int, str]) -> None:
+        """On the loop, when that is on disk."""
+        if ended:
+            self._ledger.on_ended(ended)
+        if in_flight:
+            self._ledger.withhold(in_flight)
+
+    async def change(self, device_no: int, settings: Settings, source: str) -> None:
+        """As `store`, said over HTTP. Raises TooManyChoices."""
+        now = self._clock()
+        found = await self._database.write(lambda connection: self.store(connection, device_no, settings, source, now))
+        self.settled(*found)
+
+    def rules_changed(self, app_no: int) -> None:
+        """What waits is judged anew, slice by slice."""
+        if not self._book.is_guarded(app_no):
+            return
+        self._ledger.flush()
+        now = self._clock()
+
+        def on_commit(found: tuple[list[int], dict[int, str], bool]) -> None:
+            ended, in_flight, more = found
+            self.settled(ended, in_flight)
+            if more:
+                self.rules_changed(app_no)
+
+        self._database.submit(
+            lambda connection: rejudge_rows(connection, app_no, self._book.of(app_no), self._ledger.is_sent, now),
+            on_commit,
+            lambda error: log.error("what waits could not be judged by the new rules: %s", error),
+        )
+
+    async def recover(self) -> None:
+        """After a restart, before the first connection: what was in flight when somebody changed their mind."""
+        for app_no in list(self._book.restricted):
+            more = True
+            while more:
+                more = await self._rejudged(app_no)
+
+    async def _rejudged(self, app_no: int) -> bool:
+        now, rules = self._clock(), self._book.of(app_no)
+        found = await self._database.write(
+            lambda connection: rejudge_rows(connection, app_no, rules, self._ledger.is_sent, now)
+        )
+        return found[2]
+
+    async def preferences(self, app_no: int, device_no: int) -> dict[str, Any]:
+        """The document that a device shows its person: consent and every channel with their choice."""
+
+        def read(connection: sqlite3.Connection) -> Sequence[Any]:
+            row: Sequence[Any] = connection.execute(
+                "SELECT consent, channels, settings_seq, settings_at FROM device WHERE no = ?", (device_no,)
+            ).fetchone()
+            return row
+
+        consent, text, seq, at = await self._database.read(read)
+        choices = choices_of(text)
+        rules = self._book.of(app_no)
+        channels = [
+            {
+                "id": name,
+                **channel.fields.model_dump(mode="json"),
+                "muted": channel.fields.may_mute and choices.get(name) is False,
+            }
+            for name, channel in rules.channels.items()
+        ]
+        channels += [
+            {"id": name, "muted": not wanted} for name, wanted in sorted(choices.items()) if name not in rules.channels
+        ]
+        return {"consent": consent, "channels": channels, "seq": seq, "changed_at": rfc3339_or_none(at)}
+
+    async def consents(self, device_no: int) -> list[dict[str, Any]]:
+        """The proof: every answer, the newest first."""
+
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            return connection.execute(
+                "SELECT consent, text_version, client, source, seq, recorded_at FROM consent_record"
+                " WHERE device_no = ? ORDER BY no DESC",
+                (device_no,),
+            ).fetchall()
+
+        names = ("consent", "text_version", "client", "source", "seq")
+        return [
+            {**dict(zip(names, row, strict=False)), "recorded_at": rfc3339_or_none(row[5])}
+            for row in await self._database.read(read)
+        ]

@@ -1,0 +1,50 @@
+"""Consent and muting by mosquitto's clients: said on `settings`, told on `notices`, obeyed at once and after a kill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.end_to_end.conftest import Name, StartServer
+from tests.end_to_end.harness import Api, Server, wait_for
+from tests.end_to_end.mosquitto import Subscriber, publish
+
+ALERT: dict[str, Any] = {"notification": {"title": "Hi"}}
+
+
+def test_a_person_mutes_a_channel_and_withdraws_consent(server: Server, api: Api, name: Name) -> None:
+    device = api.enrol(name())
+    channel = name()
+    with Subscriber(server.mqtt_port, device, "-t", device.topics["notices"]) as screen:
+        api.wait_online(device.id)
+        publish(
+            server.mqtt_port, device, device.topics["settings"], {"consent": "granted", "channels": {channel: False}}
+        )
+        notice = screen.wait_received(1)[0]
+        assert notice.topic == device.topics["notices"]
+        assert (notice.push["type"], notice.push["consent"]) == ("preferences", "granted")
+        assert notice.push["channels"][-1] == {"id": channel, "muted": True}
+        muted = api.accept(device.id, channel=channel, **ALERT)
+        assert muted["suppressed"] == 1
+        assert api.delivery(muted["push_id"])["reason"] == "channel_muted"
+        shown = api.push(device.id, **ALERT)
+        assert screen.wait_received(2)[1].push["push_id"] == shown
+        publish(server.mqtt_port, device, device.topics["settings"], {"consent": "denied"})
+        assert screen.wait_received(3)[2].push["consent"] == "denied"
+        assert api.accept(device.id, **ALERT)["suppressed"] == 1
+        publish(server.mqtt_port, device, device.topics["settings"], {})
+        assert screen.wait_received(4)[3].push["consent"] == "denied", "asked for, nothing changed"
+
+
+def test_withdrawn_consent_survives_a_kill(start_server: StartServer) -> None:
+    server = start_server()
+    device = server.api.enrol("kiosk-1")
+    waiting = server.api.push("kiosk-1", **ALERT)
+    publish(server.mqtt_port, device, device.topics["settings"], {"consent": "denied", "text_version": "v3"})
+    server.kill9()
+    server.start()
+    api = server.api
+    wait_for(lambda: api.delivery(waiting)["state"] == "suppressed", what="what waited to end")
+    assert api.delivery(waiting)["reason"] == "no_consent"
+    assert api.accept("kiosk-1", **ALERT)["suppressed"] == 1
+    (record,) = api.call("GET", "/v1/devices/kiosk-1/consent", 200)["items"]
+    assert (record["consent"], record["text_version"], record["source"]) == ("denied", "v3", "mqtt")
