@@ -50,6 +50,7 @@ from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.delivery.engine import EmbeddedEngine
 from gateway.delivery.forecast import Forecast
+from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.notices import Notices
@@ -289,6 +290,9 @@ class Rooms:
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
         self._book = book = PolicyBook(database, clock)
         self._wishes = wishes = Wishes(database, ledger, book, clock)
+        self._gate = gate = Gate(database, ledger, mailbox, book, clock, loop)
+        wishes.on_stored = lambda device_no: gate.look((device_no,))
+        book.on_changed = self._rules_changed
         self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
         self._acceptance = Acceptance(
             database,
@@ -304,6 +308,7 @@ class Rooms:
             loop,
             data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time).left,
             book,
+            gate,
         )
         self._retention = Retention(
             database,
@@ -330,6 +335,7 @@ class Rooms:
         engine = EmbeddedEngine(self.broker)
         mailbox.attach(engine)
         self._notices = Notices(database, wishes, engine.publish)
+        self._receipts.on_zone = gate.zone_changed
         self._receipts.on_settings = self._notices.preferences_changed
         self.broker.start()
         self.metrics = Metrics(
@@ -352,8 +358,13 @@ class Rooms:
     async def recover(self) -> None:
         """After a restart, before the first connection."""
         await self._book.load()
+        await self._gate.load()
         await self.mailbox.recover()
         await self._wishes.recover()
+
+    def _rules_changed(self, app_no: int) -> None:
+        self._wishes.rules_changed(app_no)
+        self._gate.rules_changed(app_no)
 
     def services(self, ending: Callable[[], bool]) -> Services:
         """For the doors. `ending` says whether the server is on its way out."""
@@ -364,6 +375,7 @@ class Rooms:
             devices=DeviceRegistry(self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address),
             book=self._book,
             wishes=self._wishes,
+            gate=self._gate,
             notices=self._notices,
             acceptance=self._acceptance,
             forecast=Forecast(self._database, self.mailbox, self._book, self._settings.max_payload),
@@ -379,6 +391,7 @@ class Rooms:
         """End what has outlived its ttl, until cancelled."""
         while True:
             self._ledger.sweep()
+            self._gate.tick()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def retire(self) -> None:

@@ -120,6 +120,7 @@ class WaitingPush(_Answer):
     sent_at: str
     expires_at: str
     size: int = Field(description="Bytes on the wire.")
+    not_before: str | None = Field(description="Deferred by caps or quiet hours: judged again then.")
 
 
 class Mailbox(_Answer):
@@ -222,6 +223,7 @@ class Delivery(_Answer):
     opened_at: str | None
     acted_at: str | None
     ended_at: str | None = Field(description="When it ended without delivery.")
+    not_before: str | None = Field(description="It waits because of caps or quiet hours, and is judged again then.")
     action: str | None
     result: Any
 
@@ -241,6 +243,29 @@ class Health(_Answer):
     status: str
 
 
+class Cap(_Answer):
+    count: int
+    per: str
+
+
+class Caps(_Answer):
+    limits: list[Cap]
+    excess: str
+
+
+class Hours(_Answer):
+    start: str
+    end: str
+
+
+class QuietHours(Hours):
+    excess: str
+
+
+class CriticalPolicy(_Answer):
+    per_day: int
+
+
 class Channel(_Answer):
     id: str
     name: str
@@ -248,6 +273,8 @@ class Channel(_Answer):
     importance: str
     sound: str | None
     may_mute: bool
+    caps: Caps | None
+    quiet_hours: QuietHours | None
     created_at: str
     updated_at: str
 
@@ -270,6 +297,10 @@ class ConsentPolicy(_Answer):
 
 class Policy(_Answer):
     consent: ConsentPolicy
+    caps: Caps | None
+    quiet_hours: QuietHours | None
+    timezone: str
+    critical: CriticalPolicy
 
 
 class ChannelChoice(_Answer):
@@ -281,12 +312,16 @@ class ChannelChoice(_Answer):
     importance: str | None = None
     sound: str | None = None
     may_mute: bool | None = None
+    caps: Caps | None = None
+    quiet_hours: QuietHours | None = None
     muted: bool
 
 
 class Preferences(_Answer):
     consent: str
     channels: list[ChannelChoice]
+    quiet_hours: Hours | None
+    timezone: str
     seq: int | None
     changed_at: str | None
 
@@ -302,3 +337,15 @@ class ConsentRecord(_Answer):
 
 class ConsentRecords(_Answer):
     items: list[ConsentRecord]
+
+
+class CriticalUse(_Answer):
+    device_id: str | None = Field(description="null: the device was removed.")
+    push_id: str | None = Field(description="null: the push left by retention.")
+    passed: str = Field(description="The reason another push would have been held for.")
+    at: str
+
+
+class CriticalUses(_Answer):
+    items: list[CriticalUse]
+    next_cursor: str | None

@@ -13,6 +13,7 @@ from gateway.api.docs import takes
 from gateway.api.problems import validation_problem
 from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
+from gateway.delivery.reports import cursor_number
 from gateway.errors import problem
 from gateway.merge_patch import merge_patch
 
@@ -63,6 +64,14 @@ async def remove_channel(channel_id: str, request: Request, principal: Administr
     """Pushes may go on naming it, and people's choices about it stay."""
     await services(request).book.remove_channel(principal.app_no, channel_id)
     return Response(status_code=204)
+
+
+@router.get("/policy/critical-uses", response_model=answers.CriticalUses)
+async def list_critical_uses(
+    request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
+) -> Response:
+    """Every critical push that passed a muted channel, a cap or quiet hours: to whom and when, the newest first."""
+    return json_response(await services(request).gate.critical_uses(principal.app_no, limit, cursor_number(cursor)))
 
 
 @router.get("/policy", response_model=answers.Policy)

@@ -104,7 +104,10 @@ async def change_device(device_id: str, request: Request, principal: DeviceManag
     body = await read_body(request, MERGE_PATCH)
     parse(DeviceFields, body)  # by itself it must be valid as well: the problem then speaks of what was sent
     try:
-        return json_response(await services(request).devices.change(principal.app_no, device_id, json.loads(body)))
+        found = services(request)
+        changed = await found.devices.change(principal.app_no, device_id, json.loads(body))
+        found.gate.zone_changed(await found.devices.number(principal.app_no, device_id))
+        return json_response(changed)
     except ValidationError as error:
         raise validation_problem(error) from None
 

@@ -16,6 +16,7 @@ from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.consent import Wishes
 from gateway.delivery.forecast import Forecast
+from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.notices import Notices
 from gateway.delivery.reports import Reports
@@ -36,6 +37,7 @@ class Services:
     devices: DeviceRegistry
     book: PolicyBook
     wishes: Wishes
+    gate: Gate
     notices: Notices
     acceptance: Acceptance
     forecast: Forecast

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from gateway.audience.tempo import Caps, QuietHours
+from gateway.audience.time_zones import is_time_zone
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
@@ -24,6 +26,8 @@ MAX_CHANNELS = 200
 Consent = Literal["unknown", "granted", "denied"]
 Verdict = Literal["allow", "suppress"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+CRITICAL = 0
+"""The priority, as the database holds it."""
 SHOWN = ("alert", "in_app")
 """Kinds that a person sees; only those belong to a channel that can be muted."""
 
@@ -46,8 +50,27 @@ class ConsentPolicy(_Strict):
     denied: WhenDenied = Field(default_factory=WhenDenied)
 
 
+class CriticalPolicy(_Strict):
+    per_day: Annotated[int, Field(ge=0, le=1_000)] = 10
+    """Critical pushes that may pass a muted channel, a cap or quiet hours, of each device in any 24 hours; one more is
+    treated like any other."""
+
+
 class Policy(_Strict):
     consent: ConsentPolicy = Field(default_factory=ConsentPolicy)
+    caps: Caps | None = None
+    """Alerts to a device, of all channels together."""
+    quiet_hours: QuietHours | None = None
+    timezone: str = "UTC"
+    """For devices that have not said theirs."""
+    critical: CriticalPolicy = Field(default_factory=CriticalPolicy)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if not is_time_zone(value):
+            raise ValueError("unknown time zone: use an IANA name such as Europe/Berlin")
+        return value
 
     def blocked(self, kind: str) -> tuple[Consent, ...]:
         """The consents with which a push of this kind is not sent."""
@@ -65,6 +88,10 @@ class ChannelFields(_Strict):
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None
     may_mute: bool = True
     """False: a person cannot mute it, and choices against it are without effect."""
+    caps: Caps | None = None
+    """Alerts of this channel to a device, besides what the app's caps say."""
+    quiet_hours: QuietHours | None = None
+    """Instead of the app's."""
 
     @field_validator("name", "description")
     @classmethod
@@ -99,15 +126,35 @@ class Rules:
         """Whether a person's choice about its channel decides on such a push."""
         return channel is not None and kind in SHOWN and self.may_mute(channel)
 
+    def quiet_hours(self, channel: str | None) -> QuietHours | None:
+        found = self.channels.get(channel) if channel is not None else None
+        return found.fields.quiet_hours if found is not None and found.fields.quiet_hours else self.policy.quiet_hours
+
+    def caps(self, channel: str | None) -> Caps | None:
+        """Of the channel alone."""
+        found = self.channels.get(channel) if channel is not None else None
+        return found.fields.caps if found is not None else None
+
+    @property
+    def counts(self) -> bool:
+        """Whether alerts are counted at all."""
+        return self.policy.caps is not None or any(channel.fields.caps for channel in self.channels.values())
+
+    def has_tempo(self, channel: str | None) -> bool:
+        """Whether an alert of this channel may have to wait, as far as the app is concerned."""
+        return self.policy.caps is not None or self.caps(channel) is not None or self.quiet_hours(channel) is not None
+
     def judge(
-        self, kind: str, channel: str | None, consent: str, choices: Mapping[str, bool]
+        self, kind: str, channel: str | None, priority: int, consent: str, choices: Mapping[str, bool]
     ) -> Literal["no_consent", "channel_muted"] | None:
-        """Why a push is not for this device; None when it is. `choices`: the person's, by channel."""
+        """Why a push is not for this device; None when it is, or when it is critical and passes what is muted, which is
+        judged at hand-over. `choices`: the person's, by channel."""
         if consent in self.policy.blocked(kind):
             return "no_consent"
-        if channel is not None and choices.get(channel) is False and self.mutable(kind, channel):
-            return "channel_muted"
-        return None
+        return "channel_muted" if priority != CRITICAL and self.is_muted(kind, channel, choices) else None
+
+    def is_muted(self, kind: str, channel: str | None, choices: Mapping[str, bool]) -> bool:
+        return channel is not None and choices.get(channel) is False and self.mutable(kind, channel)
 
 
 DEFAULT = Rules()
@@ -122,6 +169,8 @@ class PolicyBook:
         self._rules: dict[int, Rules] = {}
         self.restricted: set[int] = set()
         """Apps of which some device has denied consent or muted a channel: the others' pushes need no look at it."""
+        self.timed: set[int] = set()
+        """Apps of which some device has quiet hours of its own."""
         self.on_changed: Callable[[int], None] = lambda app_no: None
         """Called when the rules of an app have changed: what waits is judged anew."""
 
@@ -143,6 +192,14 @@ class PolicyBook:
                 )
             )
 
+            self.timed.update(
+                app_no
+                for (app_no,) in connection.execute(
+                    "SELECT no FROM application WHERE EXISTS (SELECT 1 FROM device INDEXED BY device_with_quiet_hours"
+                    " WHERE app_no = application.no AND quiet_hours IS NOT NULL)"
+                )
+            )
+
         await self._database.read(read)
 
     def of(self, app_no: int) -> Rules:
@@ -151,6 +208,13 @@ class PolicyBook:
     def is_guarded(self, app_no: int) -> bool:
         """Whether any push of the app may have to be kept from somebody."""
         return app_no in self.restricted or self.of(app_no).policy.consent.unknown == "suppress"
+
+    def is_gated(self, app_no: int, kind: str, channel: str | None, priority: int) -> bool:
+        """Whether such a push is judged when it is handed over: an alert that may have to wait, or a critical one that
+        a person may have muted."""
+        if kind == "alert" and (app_no in self.timed or self.of(app_no).has_tempo(channel)):
+            return True
+        return priority == CRITICAL and app_no in self.restricted and self.of(app_no).mutable(kind, channel)
 
     def _put(self, app_no: int, channel_id: str, channel: Channel) -> None:
         rules = self.of(app_no)

@@ -24,12 +24,14 @@ from typing import Any
 from gateway.audience import targeting
 from gateway.audience.policy import PolicyBook
 from gateway.delivery.consent import suppress_selected, unwanted, wishes_of
+from gateway.delivery.gate import Gate
 from gateway.delivery.headroom import Headroom, count_mailboxes, crowded_mailboxes
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
     Ledger,
     end_rows,
+    gate_rows,
     handle_of,
     insert_listed_rows,
     insert_selected_rows,
@@ -111,7 +113,9 @@ class Acceptance:
         timers: Timers,
         storage_left: Callable[[], bool],
         book: PolicyBook,
+        gate: Gate,
     ) -> None:
+        self._gate = gate
         self._book = book
         self._database = database
         self._ledger = ledger
@@ -303,6 +307,9 @@ class Acceptance:
             ttl = draft.request.ttl
             self._ledger.expects_expiry(now + ttl * 1000)
             devices = draft.devices
+            if draft.gated:
+                self._gate.offer(draft.push_no, devices, ttl)
+                continue
             # Most of a batch: the device is away, and there is nothing to do.
             if devices and (len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], draft.priority)):
                 offered.append((draft.active_push(now), devices))
@@ -354,6 +361,10 @@ class Acceptance:
         insert_single_rows(connection, single)
         for reason, handles in withheld.items():
             end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
+        for draft in drafts:
+            if draft.push_no and draft.gated:
+                self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
+                gate_rows(connection, draft.push_no)
         stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)
         for draft in drafts:
             if draft.push_no:
@@ -388,7 +399,8 @@ class Acceptance:
             return {}
         request = draft.request
         assert request.kind is not None, "filled in by validation"
-        return unwanted(self._book.of(draft.app.no), request.kind, request.channel, of_app, draft.devices)
+        rules = self._book.of(draft.app.no)
+        return unwanted(rules, request.kind, request.channel, draft.priority, of_app, draft.devices)
 
     @staticmethod
     def _answer_twins(twins: list[tuple[Draft, Draft]]) -> None:
@@ -455,7 +467,7 @@ class Acceptance:
                 assert request.kind is not None, "filled in by validation"
                 rules = self._book.of(app_no)
                 draft.suppressed = suppress_selected(
-                    connection, push_no, app_no, rules, request.kind, request.channel, now
+                    connection, push_no, app_no, rules, request.kind, request.channel, priority, now
                 )
         else:
             draft.targeted = len(draft.devices)
@@ -468,6 +480,8 @@ class Acceptance:
                 draft.devices = [device_no for device_no in draft.devices if device_no not in left_out]
         draft.push_no = push_no
         draft.push_id = push_id
+        assert request.kind is not None, "filled in by validation"
+        draft.gated = self._book.is_gated(draft.app.no, request.kind, request.channel, priority)
         pushes.append(
             (
                 push_no,

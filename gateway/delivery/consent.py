@@ -17,8 +17,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from gateway.audience.policy import Consent, PolicyBook, Rules, choices_of
-from gateway.delivery.ledger import Ledger, end_rows, handle_of, suppress_rows
+from gateway.audience.policy import CRITICAL, Consent, PolicyBook, Rules, choices_of
+from gateway.audience.tempo import Hours
+from gateway.delivery.ledger import Ledger, end_rows, handle_of, regate_device_rows, suppress_rows
 from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none
@@ -46,6 +47,8 @@ class Settings(BaseModel):
     seq: Annotated[int, Field(ge=0, le=2**53)] | None = None
     text_version: Annotated[str, StringConstraints(max_length=64)] | None = None
     client: Annotated[str, StringConstraints(max_length=128)] | None = None
+    quiet_hours: Hours | None = None
+    """The person's own, in the device's time zone; null: none."""
 
 
 class TooManyChoices(Exception):
@@ -68,6 +71,9 @@ def store_settings(
     choices = json.dumps({**choices_of(row[1]), **(settings.channels or {})}, ensure_ascii=False)
     if len(choices.encode(errors="replace")) > MAX_CHOICES:
         raise TooManyChoices(f"channels would be larger than {MAX_CHOICES} bytes")
+    if "quiet_hours" in settings.model_fields_set:
+        hours = None if settings.quiet_hours is None else settings.quiet_hours.model_dump_json()
+        connection.execute("UPDATE device SET quiet_hours = ? WHERE no = ?", (hours, device_no))
     connection.execute(
         "UPDATE device SET consent = coalesce(?, consent), channels = ?, settings_seq = coalesce(?, settings_seq),"
         " settings_text_version = coalesce(?, settings_text_version), settings_client = coalesce(?, settings_client),"
@@ -99,14 +105,14 @@ def end_unwanted(
     in flight, which end so if they come back."""
     consent, choices = connection.execute("SELECT consent, channels FROM device WHERE no = ?", (device_no,)).fetchone()
     waiting = connection.execute(
-        "SELECT d.push_no, p.kind, p.channel FROM delivery AS d INDEXED BY delivery_mailbox"
+        "SELECT d.push_no, p.kind, p.channel, d.priority FROM delivery AS d INDEXED BY delivery_mailbox"
         " JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ? AND d.state = 0",
         (device_no,),
     ).fetchall()
     ended: dict[str, list[int]] = {}
     in_flight: dict[int, str] = {}
-    for push_no, kind, channel in waiting:
-        verdict = rules.judge(kind, channel, consent, choices_of(choices))
+    for push_no, kind, channel, priority in waiting:
+        verdict = rules.judge(kind, channel, priority, consent, choices_of(choices))
         if verdict is None:
             continue
         handle = handle_of(push_no, device_no)
@@ -131,21 +137,26 @@ def wishes_of(connection: sqlite3.Connection, devices: Iterable[int], everybody:
 
 
 def unwanted(
-    rules: Rules, kind: str, channel: str | None, wishes: dict[int, tuple[str, str]], devices: Sequence[int]
+    rules: Rules,
+    kind: str,
+    channel: str | None,
+    priority: int,
+    wishes: dict[int, tuple[str, str]],
+    devices: Sequence[int],
 ) -> dict[int, str]:
     """Device number -> why this push is not for it."""
     found: dict[int, str] = {}
     for device_no in devices:
         wish = wishes.get(device_no)
         if wish is not None:
-            reason = rules.judge(kind, channel, wish[0], choices_of(wish[1]))
+            reason = rules.judge(kind, channel, priority, wish[0], choices_of(wish[1]))
             if reason is not None:
                 found[device_no] = reason
     return found
 
 
 def unwanted_selects(
-    app_no: int, rules: Rules, kind: str, channel: str | None
+    app_no: int, rules: Rules, kind: str, channel: str | None, priority: int
 ) -> list[tuple[str, str, tuple[Any, ...]]]:
     """(reason, SELECT of device numbers, parameters): who does not want such a push. The first reason counts."""
     found: list[tuple[str, str, tuple[Any, ...]]] = []
@@ -160,7 +171,7 @@ def unwanted_selects(
         )
     elif blocked:
         found.append(("no_consent", restricted + "consent = 'denied'", (app_no,)))
-    if rules.mutable(kind, channel):
+    if priority != CRITICAL and rules.mutable(kind, channel):
         # A channel's name needs no escape within the quotes of a path.
         muted = restricted + "json_extract(channels, ?) = 0"
         found.append(("channel_muted", muted, (app_no, f'$."{channel}"')))
@@ -168,12 +179,19 @@ def unwanted_selects(
 
 
 def suppress_selected(
-    connection: sqlite3.Connection, push_no: int, app_no: int, rules: Rules, kind: str, channel: str | None, now: int
+    connection: sqlite3.Connection,
+    push_no: int,
+    app_no: int,
+    rules: Rules,
+    kind: str,
+    channel: str | None,
+    priority: int,
+    now: int,
 ) -> int:
     """End the new deliveries of a push to those who do not want it; how many."""
     return sum(
         suppress_rows(connection, push_no, reason, select, parameters, now)
-        for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel)
+        for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority)
     )
 
 
@@ -186,15 +204,15 @@ def rejudge_rows(
     in_flight: dict[int, str] = {}
     more = False
     kinds = connection.execute(
-        "SELECT DISTINCT kind, channel FROM push WHERE closed_at IS NULL AND app_no = ?", (app_no,)
+        "SELECT DISTINCT kind, channel, priority FROM push WHERE closed_at IS NULL AND app_no = ?", (app_no,)
     ).fetchall()
-    for kind, channel in kinds:
-        for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel):
+    for kind, channel, priority in kinds:
+        for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority):
             rows = connection.execute(
                 "SELECT d.push_no, d.device_no FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND +d.state = 0"
-                " WHERE p.closed_at IS NULL AND p.app_no = ? AND p.kind = ? AND p.channel IS ?"
+                " WHERE p.closed_at IS NULL AND p.app_no = ? AND p.kind = ? AND p.channel IS ? AND p.priority = ?"
                 f" AND d.device_no IN ({select}) LIMIT ?",
-                (app_no, kind, channel, *parameters, SLICE),
+                (app_no, kind, channel, priority, *parameters, SLICE),
             ).fetchall()
             handles: list[int] = []
             for push_no, device_no in rows:
@@ -219,7 +237,8 @@ class Wishes:
         self._ledger = ledger
         self._book = book
         self._clock = clock
-        book.on_changed = self.rules_changed
+        self.on_stored: Callable[[int], None] = lambda device_no: None
+        """Called when what a device wants is on disk; set to the gate's look."""
 
     def store(
         self, connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, now: int
@@ -230,7 +249,14 @@ class Wishes:
             return [], {}
         # Before the commit, so that a push that is judged after it is judged by it.
         self._book.restricted.add(app_no)
-        return end_unwanted(connection, device_no, self._book.of(app_no), self._ledger.is_sent, now)
+        if settings.quiet_hours is not None:
+            self._book.timed.add(app_no)
+        rules = self._book.of(app_no)
+        ended = end_unwanted(connection, device_no, rules, self._ledger.is_sent, now)
+        limits = app_no in self._book.timed or self._ledger.gated or settings.channels
+        if limits and regate_device_rows(connection, device_no):
+            self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
+        return ended
 
     def settled(self, ended: list[int], in_flight: dict[int, str]) -> None:
         """On the loop, when that is on disk."""
@@ -244,6 +270,7 @@ class Wishes:
         now = self._clock()
         found = await self._database.write(lambda connection: self.store(connection, device_no, settings, source, now))
         self.settled(*found)
+        self.on_stored(device_no)
 
     def rules_changed(self, app_no: int) -> None:
         """What waits is judged anew, slice by slice."""
@@ -283,11 +310,12 @@ class Wishes:
 
         def read(connection: sqlite3.Connection) -> Sequence[Any]:
             row: Sequence[Any] = connection.execute(
-                "SELECT consent, channels, settings_seq, settings_at FROM device WHERE no = ?", (device_no,)
+                "SELECT consent, channels, settings_seq, settings_at, quiet_hours, timezone FROM device WHERE no = ?",
+                (device_no,),
             ).fetchone()
             return row
 
-        consent, text, seq, at = await self._database.read(read)
+        consent, text, seq, at, hours, zone = await self._database.read(read)
         choices = choices_of(text)
         rules = self._book.of(app_no)
         channels = [
@@ -301,7 +329,14 @@ class Wishes:
         channels += [
             {"id": name, "muted": not wanted} for name, wanted in sorted(choices.items()) if name not in rules.channels
         ]
-        return {"consent": consent, "channels": channels, "seq": seq, "changed_at": rfc3339_or_none(at)}
+        return {
+            "consent": consent,
+            "channels": channels,
+            "quiet_hours": None if hours is None else json.loads(hours),
+            "timezone": zone or rules.policy.timezone,
+            "seq": seq,
+            "changed_at": rfc3339_or_none(at),
+        }
 
     async def consents(self, device_no: int) -> list[dict[str, Any]]:
         """The proof: every answer, the newest first."""

@@ -218,7 +218,7 @@ class Drain:
         ledger = self._ledger
 
         def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush]]:
-            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now)
+            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now, ledger.gated)
             missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
             return last_push_no(connection), pages, load_pushes(connection, missing) if missing else []
 
@@ -281,25 +281,28 @@ def page_rows(
     limit: int,
     is_sent: Callable[[int, int], bool],
     now: int,
+    gated: bool = False,
 ) -> list[_Page]:
-    """For each device number the oldest `limit` waiting pushes of this priority, without those in flight.
+    """For each device number the oldest `limit` waiting pushes of this priority, without those in flight, and without
+    gated ones, where there may be any (that costs a look at each row).
 
     Fewer pages than asked for if they would be more than READ_BYTES. One row comes back, whatever is found: each row is
     a pass of the interpreter lock. SQLite cannot limit the rows of each device, so it looks for the first one too many.
     """
+    here = " AND d.not_before IS NULL" if gated else ""
     (text,) = connection.execute(
         "WITH edge AS MATERIALIZED (SELECT slot.value AS device_no,"
         " (SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        "   WHERE d.device_no = slot.value AND d.state = 0 AND d.priority = ?2 AND p.expires_at > ?3"
+        f"   WHERE d.device_no = slot.value AND d.state = 0 AND d.priority = ?2 AND p.expires_at > ?3{here}"
         "   ORDER BY d.push_no LIMIT 1 OFFSET ?4) AS stop,"
         " (SELECT d.priority FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        "   WHERE d.device_no = slot.value AND d.state = 0 AND d.priority > ?2 AND p.expires_at > ?3"
+        f"   WHERE d.device_no = slot.value AND d.state = 0 AND d.priority > ?2 AND p.expires_at > ?3{here}"
         "   ORDER BY d.priority LIMIT 1) AS below"
         " FROM json_each(?1) AS slot ORDER BY slot.key)"
         "SELECT json_group_array(json_array(stop IS NULL, coalesce(below, ?5), (SELECT json_group_array("
         "   json_array(d.push_no, d.size)) FROM delivery AS d INDEXED BY delivery_mailbox"
         "   JOIN push AS p ON p.no = d.push_no WHERE d.device_no = edge.device_no AND d.state = 0 AND d.priority = ?2"
-        "   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3))) FROM edge",
+        f"   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3{here}))) FROM edge",
         (json.dumps(devices), priority, now, limit, ALL),
     ).fetchone()
     pages: list[_Page] = []

@@ -12,6 +12,7 @@ from gateway.audience.policy import PolicyBook
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
+from gateway.delivery.states import PRIORITIES
 from gateway.delivery.submission import AppRef, Submission, draft_of, listed_ids, nobody_known
 from gateway.store.database import Database
 
@@ -58,9 +59,12 @@ class Forecast:
         if not self._book.is_guarded(app_no):
             return {}
         assert request.kind is not None, "filled in by validation"
+        priority = PRIORITIES.index(request.priority)
         counts: dict[str, int] = {}
         before, used = "", list[Any]()
-        for reason, who, more in unwanted_selects(app_no, self._book.of(app_no), request.kind, request.channel):
+        for reason, who, more in unwanted_selects(
+            app_no, self._book.of(app_no), request.kind, request.channel, priority
+        ):
             (count,) = connection.execute(
                 f"SELECT count(*) FROM ({select}) WHERE no IN ({who}){before}", (*parameters, *more, *used)
             ).fetchone()

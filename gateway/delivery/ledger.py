@@ -126,6 +126,8 @@ class Ledger:
         self.accepting_since: int | None = None
         """Server time of the pushes that are on their way to the disk; nobody has been offered them yet."""
         self._recalled: dict[int, None] = {}
+        self.gated = False
+        """Whether any delivery may be gated (`Delivery.not_before`)."""
         self._withheld: dict[int, str] = {}
         """Handles in flight that are not wanted any more, with the reason: lost, they end `suppressed`."""
 
@@ -400,6 +402,40 @@ def suppress_rows(
     ).rowcount
 
 
+def gate_rows(connection: sqlite3.Connection, push_no: int) -> None:
+    """What waits of a push is judged at hand-over (`gate`)."""
+    connection.execute("UPDATE delivery SET not_before = 0 WHERE push_no = ? AND +state = 0", (push_no,))
+
+
+def regate_push_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
+    """The same of several, whatever was said of it before."""
+    connection.execute(
+        "UPDATE delivery SET not_before = 0 WHERE push_no IN (SELECT value FROM json_each(?)) AND +state = 0",
+        (json.dumps(push_nos),),
+    )
+
+
+def regate_device_rows(connection: sqlite3.Connection, device_no: int) -> int:
+    """What waits for a device and may be limited is judged at hand-over, whatever was said of it before; how much."""
+    return connection.execute(
+        "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND push_no IN (SELECT d.push_no FROM delivery AS d"
+        " INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ?1 AND d.state = 0"
+        " AND (p.kind = 'alert' OR (p.kind = 'in_app' AND p.priority = 0)))",
+        (device_no,),
+    ).rowcount
+
+
+def defer_rows(connection: sqlite3.Connection, deferred: list[tuple[int, int]]) -> None:
+    """(handle, time): judged again then."""
+    if deferred:
+        connection.execute(
+            "UPDATE delivery SET not_before = wanted.value ->> 1 FROM json_each(?) AS wanted"
+            " WHERE delivery.push_no = (wanted.value ->> 0) >> 32"
+            " AND delivery.device_no = (wanted.value ->> 0) & 4294967295 AND +delivery.state = 0",
+            (json.dumps(deferred),),
+        )
+
+
 def waiting_devices(connection: sqlite3.Connection, push_no: int) -> list[int]:
     (text,) = connection.execute(
         "SELECT json_group_array(device_no) FROM delivery WHERE push_no = ? AND +state = 0",
@@ -513,9 +549,11 @@ def receipt_rows(
 
 
 def judge_rows(connection: sqlite3.Connection, handles: list[int], now: int) -> list[int]:
-    """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given."""
+    """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given. Gated ones
+    are not among them: whether they may go out again is for the gate to say."""
     rows = connection.execute(
-        "SELECT handle.value, p.recalled_at IS NOT NULL, p.expires_at <= ?, p.collapse_key IS NOT NULL AND EXISTS ("
+        "SELECT handle.value, d.not_before IS NOT NULL, p.recalled_at IS NOT NULL, p.expires_at <= ?,"
+        " p.collapse_key IS NOT NULL AND EXISTS ("
         "  SELECT 1 FROM push AS q JOIN delivery AS n ON n.push_no = q.no AND n.device_no = d.device_no"
         "  WHERE q.app_no = p.app_no AND q.collapse_key = p.collapse_key AND q.no > p.no AND n.state != 30)"
         " FROM json_each(?) AS handle JOIN delivery AS d"
@@ -527,8 +565,11 @@ def judge_rows(connection: sqlite3.Connection, handles: list[int], now: int) -> 
     recalled: list[int] = []
     expired: list[int] = []
     superseded: list[int] = []
-    for handle, is_recalled, is_expired, is_superseded in rows:
+    gated: list[int] = []
+    for handle, is_gated, is_recalled, is_expired, is_superseded in rows:
         verdict = recalled if is_recalled else expired if is_expired else superseded if is_superseded else alive
+        if verdict is alive and is_gated:
+            verdict = gated
         verdict.append(handle)
     end_rows(connection, recalled, DeliveryState.CANCELLED, "recalled", now)
     end_rows(connection, expired, DeliveryState.EXPIRED, "ttl", now)

@@ -72,6 +72,8 @@ class Mailbox:
         self._message = Message(topic="", body=Body(payload=b""))
         self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None]], None]
         """What a device says; set by the composition root to `Receipts.published`."""
+        self.on_ready: Callable[[int, bool], None] = lambda device_no, first: None
+        """Set by the gate: the device can take pushes, for the first time on this connection or again."""
         self.on_revoked: Callable[[], None] = lambda: None
         """Set by the composition root to `DeviceAuthenticator.forget`."""
         ledger.on_recorded = self._recorded
@@ -251,7 +253,8 @@ class Mailbox:
         now = self._clock()
         for push in pushes:
             push = add(push)
-            if push.expires_at <= now or device_no in push.sent or ledger.is_recalled(push):
+            # What is now or never comes here from the gate only, and is now.
+            if (push.expires_at <= now and push.ttl) or device_no in push.sent or ledger.is_recalled(push):
                 continue
             push.sent.add(device_no)
             message.body = push.body(now)
@@ -262,6 +265,21 @@ class Mailbox:
             if push.qos == 0 or not slot.granted:
                 self._handed_over(push, device_no)
         return True
+
+    def is_taking(self, device_no: int) -> bool:
+        """Whether the device is connected and subscribed."""
+        slot = self._by_device.get(device_no)
+        return slot is not None and slot.lane is not Lane.CLOSED
+
+    def hand_over_passed(self, device_no: int, pushes: list[ActivePush]) -> bool:
+        """What the gate has let through for a device; False if it had no room for all of it."""
+        slot = self._by_device.get(device_no)
+        if slot is None or slot.lane is Lane.CLOSED:
+            return True  # it is judged again when the device is back
+        if self._hand_over_each(slot, pushes):
+            return True
+        self._drain.leave(slot, Lane.FULL)
+        return False
 
     def _count_in_flight(self, client_id: str) -> int:
         return self._engine.in_flight(client_id)
@@ -311,6 +329,7 @@ class Mailbox:
             self._drain.leave(slot, Lane.CLOSED)
             return
         slot.granted = granted
+        self.on_ready(slot.device_no, slot.lane is Lane.CLOSED)
         if slot.lane is Lane.CLOSED or slot.lane is Lane.FULL:
             self._drain.begin(slot)
 

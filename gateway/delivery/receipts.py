@@ -139,6 +139,8 @@ class Receipts:
         self._wishes = wishes
         self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
         """Called when a device's settings are stored."""
+        self.on_zone: Callable[[int], None] = lambda device_no: None
+        """Called when a device may have moved to another time zone."""
         self._pending: list[Statement] = []
         self._scheduled = False
         self._under_way = False
@@ -201,8 +203,13 @@ class Receipts:
             self._wishes.settled(changed.recorded, changed.in_flight)
             for statement in statements:
                 self._answer(statement)
+                if statement.device_no is None:
+                    continue
                 if statement.leaf == "settings":
+                    self._wishes.on_stored(statement.device_no)
                     self.on_settings(statement.app_id, statement.device_id)
+                elif statement.leaf == "report" and "timezone" in statement.content:
+                    self.on_zone(statement.device_no)
             go_on()
 
         def go_on() -> None:

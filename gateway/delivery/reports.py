@@ -95,7 +95,7 @@ class Reports:
                 )
             rows = connection.execute(
                 "SELECT d.device_no, v.id, d.state, d.reason, d.qos, d.delivered_at, d.displayed_at, d.dismissed_at,"
-                " d.opened_at, d.acted_at, d.ended_at, d.action, d.result"
+                " d.opened_at, d.acted_at, d.ended_at, d.action, d.result, d.not_before"
                 " FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
                 " WHERE d.push_no = ? AND d.device_no > ? ORDER BY d.device_no LIMIT ?",
                 (push_no, after if after is not None else 0, limit + 1),
@@ -114,7 +114,8 @@ class Reports:
 
         def read(connection: sqlite3.Connection) -> Page:
             rows = connection.execute(
-                "SELECT d.priority, d.push_no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at, d.size"
+                "SELECT d.priority, d.push_no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at, d.size,"
+                " d.not_before"
                 " FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
                 " WHERE d.device_no = ? AND d.state = 0 AND (d.priority, d.push_no) > (?, ?)"
                 " ORDER BY d.priority, d.push_no LIMIT ?",
@@ -130,6 +131,7 @@ class Reports:
                     "sent_at": rfc3339(row[5]),
                     "expires_at": rfc3339(row[6]),
                     "size": row[7],
+                    "not_before": rfc3339_or_none(row[8] or None),
                 }
                 for row in rows[:limit]
             ]
@@ -218,6 +220,7 @@ def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
         "opened_at": rfc3339_or_none(row[8]),
         "acted_at": rfc3339_or_none(row[9]),
         "ended_at": rfc3339_or_none(row[10]),
+        "not_before": rfc3339_or_none(row[13] or None) if state is DeliveryState.WAITING else None,
         "action": row[11],
         "result": json.loads(row[12]) if row[12] is not None else None,
     }

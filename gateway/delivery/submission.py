@@ -60,6 +60,8 @@ class Draft:
     devices: Sequence[int] = ()
     unknown: tuple[str, ...] = ()
     targeted: int = 0
+    gated: bool = False
+    """It is judged when it is handed over."""
     suppressed: int = 0
     """Of those, the deliveries that nobody wants; not among `devices`."""
 

@@ -51,6 +51,7 @@ class Device(SQLModel, table=True):
             sqlite_where=text("removed_at IS NULL"),
         ),
         Index("device_removed", "removed_at", sqlite_where=text("removed_at IS NOT NULL")),
+        Index("device_with_quiet_hours", "app_no", sqlite_where=text("quiet_hours IS NOT NULL")),
         Index("device_restricted", "app_no", "no", sqlite_where=text("consent = 'denied' OR channels <> '{}'")),
         {"sqlite_autoincrement": True},
     )
@@ -77,6 +78,8 @@ class Device(SQLModel, table=True):
     settings_text_version: str | None = None
     settings_client: str | None = None
     settings_at: int | None = None
+    quiet_hours: str | None = None
+    """The person's own, `audience.tempo.Hours` as JSON."""
 
 
 class ConsentRecord(SQLModel, table=True):
@@ -188,6 +191,14 @@ class Delivery(SQLModel, table=True):
             "size",
             sqlite_where=text("state = 0"),
         ),
+        Index(
+            "delivery_gated",
+            "device_no",
+            "priority",
+            "push_no",
+            "not_before",
+            sqlite_where=text("state = 0 AND not_before IS NOT NULL"),
+        ),
         {"sqlite_with_rowid": False},
     )
     push_no: int = Field(primary_key=True)
@@ -209,6 +220,38 @@ class Delivery(SQLModel, table=True):
     action: str | None = None
     result: str | None = None
     """JSON text of the device's result."""
+    not_before: int | None = None
+    """None: goes out in its turn. Otherwise caps and quiet hours are judged at hand-over (`delivery/gate`), from this
+    time on; 0 is at once."""
+
+
+class AlertUse(SQLModel, table=True):
+    """An alert that was let through to a device whose app counts them, for a week."""
+
+    __tablename__ = "alert_use"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    device_no: int = Field(primary_key=True)
+    push_no: int = Field(primary_key=True)
+    channel: str | None = None
+    at: int
+
+
+class CriticalUse(SQLModel, table=True):
+    """A critical push that passed a rule which would have held another one."""
+
+    __tablename__ = "critical_use"
+    __table_args__ = (
+        Index("critical_use_of_device", "device_no", "at"),
+        Index("critical_use_of_app", "app_no", "no"),
+        Index("critical_use_age", "at"),
+    )
+    no: int | None = Field(default=None, primary_key=True)
+    app_no: int
+    device_no: int
+    push_no: int
+    passed: str
+    """The reason another push would have been suppressed or deferred for."""
+    at: int
 
 
 class IdempotencyRecord(SQLModel, table=True):

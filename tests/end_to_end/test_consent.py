@@ -1,7 +1,9 @@
-"""Consent and muting by mosquitto's clients: said on `settings`, told on `notices`, obeyed at once and after a kill."""
+"""What people want, by mosquitto's clients: said on `settings`, told on `notices`, obeyed at once and after a kill."""
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 from tests.end_to_end.conftest import Name, StartServer
@@ -48,3 +50,38 @@ def test_withdrawn_consent_survives_a_kill(start_server: StartServer) -> None:
     assert api.accept("kiosk-1", **ALERT)["suppressed"] == 1
     (record,) = api.call("GET", "/v1/devices/kiosk-1/consent", 200)["items"]
     assert (record["consent"], record["text_version"], record["source"]) == ("denied", "v3", "mqtt")
+
+
+def test_an_alert_too_many_waits_for_its_time_and_its_device(start_server: StartServer) -> None:
+    """An hour of the server's clock is a second; the device comes late, and is not given everything at once."""
+    server = start_server("--clock-speed", "3600")
+    api = server.api
+    device = api.enrol("kiosk-1")
+    api.call("PUT", "/v1/policy", 200, json={"caps": {"limits": [{"count": 1, "per": "hour"}], "excess": "defer"}})
+    pushes = [api.push("kiosk-1", **ALERT, ttl=30 * 86_400) for _ in range(3)]
+    data = api.push("kiosk-1", data=1, ttl=30 * 86_400)
+    with Subscriber(server.mqtt_port, device) as screen:
+        assert [printed.push["push_id"] for printed in screen.wait_received(2)] == [pushes[0], data]
+        assert api.delivery(pushes[2])["not_before"] is not None
+        screen.wait_received(4)
+        assert screen.push_ids() == [pushes[0], data, *pushes[1:]]
+    delivered = [api.delivery(push_id)["delivered_at"] for push_id in pushes]
+    times = [datetime.fromisoformat(at) for at in delivered]
+    assert all(later - earlier >= timedelta(hours=1) for earlier, later in pairwise(times))
+
+
+def test_a_cap_holds_over_a_kill(start_server: StartServer) -> None:
+    server = start_server()
+    server.api.call("PUT", "/v1/policy", 200, json={"caps": {"limits": [{"count": 2, "per": "day"}]}})
+    device = server.api.enrol("kiosk-1")
+    with Subscriber(server.mqtt_port, device) as screen:
+        first = server.api.push("kiosk-1", **ALERT)
+        screen.wait_received(1)
+        server.kill9()
+        server.start()
+        server.api.wait_online("kiosk-1")
+        pushes = [server.api.push("kiosk-1", **ALERT) for _ in range(2)]
+        server.api.wait_counts(pushes[1], suppressed=1)
+        assert server.api.delivery(pushes[1])["reason"] == "capped"
+        screen.wait_received(2)
+        assert screen.push_ids() in ([first, pushes[0]], [first, first, pushes[0]])

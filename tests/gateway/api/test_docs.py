@@ -18,6 +18,7 @@ CALLS = {
     "/v1/channels": {"get", "post"},
     "/v1/channels/{channel_id}": {"get", "patch", "delete"},
     "/v1/policy": {"get", "put"},
+    "/v1/policy/critical-uses": {"get"},
     "/v1/pushes": {"get", "post"},
     "/v1/pushes/batch": {"post"},
     "/v1/pushes/forecast": {"post"},

@@ -15,6 +15,7 @@ from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.forecast import Forecast
+from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
@@ -74,6 +75,9 @@ class World:
         self.mailbox = Mailbox(database, self.ledger, self.facts, self.clock, self.timers)
         self.book = PolicyBook(database, self.clock)
         self.wishes = Wishes(database, self.ledger, self.book, self.clock)
+        self.gate = Gate(database, self.ledger, self.mailbox, self.book, self.clock, self.timers)
+        self.wishes.on_stored = lambda device_no: self.gate.look((device_no,))
+        self.book.on_changed = self.rules_changed
         self.receipts = Receipts(
             database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger, self.wishes
         )
@@ -87,15 +91,22 @@ class World:
             self.timers,
             storage_left=lambda: self.storage_left,
             book=self.book,
+            gate=self.gate,
         )
         self.forecast = Forecast(database, self.mailbox, self.book, self.limits.max_payload)
         self.engine.events = self.mailbox
         self.mailbox.attach(self.engine)
         self.mailbox.on_published = self.receipts.published
+        self.receipts.on_zone = self.gate.zone_changed
         self.run(self.book.load())
+        self.run(self.gate.load())
         self.run(self.wishes.recover())
 
     crash = boot
+
+    def rules_changed(self, app_no: int) -> None:
+        self.wishes.rules_changed(app_no)
+        self.gate.rules_changed(app_no)
 
     def clock(self) -> int:
         return self.now
@@ -148,6 +159,7 @@ class World:
     def passes(self, seconds: float) -> None:
         self.now += int(seconds * 1000)
         self.ledger.sweep()
+        self.gate.tick()
         self.settle()
 
     def says(self, leaf: str, payload: Any, device_no: int = 1) -> int | None:

@@ -1,0 +1,112 @@
+"""When a person may be disturbed: quiet hours in their own time zone, and how often within an hour, a day, a week.
+
+Pure functions of times. Everything is milliseconds of server time (Unix epoch, UTC), except quiet hours, which are what
+the clock on the wall says: `HH:MM`, the end excluded, over midnight if the end is the earlier one. On the night when
+clocks are set back the hour that comes twice is quiet twice; when they are set forward, quiet hours that end in the
+hour that is left out end with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+WINDOWS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
+"""Milliseconds; rolling."""
+LONGEST = WINDOWS["week"]
+MINUTE = 60_000
+
+WallTime = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Hours(_Strict):
+    """Quiet from `start` to `end`."""
+
+    start: WallTime
+    end: WallTime
+
+    @model_validator(mode="after")
+    def _has_two_ends(self) -> Hours:
+        if self.start == self.end:
+            raise ValueError("start and end are the same: that is never or always; leave it out, or deny consent")
+        return self
+
+
+class QuietHours(Hours):
+    excess: Literal["defer", "drop"] = "defer"
+    """What becomes of an alert in quiet hours: it waits for their end, or ends `suppressed`."""
+
+
+class Cap(_Strict):
+    count: Annotated[int, Field(ge=1, le=1_000)]
+    per: Literal["hour", "day", "week"]
+
+
+class Caps(_Strict):
+    limits: Annotated[list[Cap], Field(min_length=1, max_length=3)]
+    """All of them hold."""
+    excess: Literal["drop", "defer"] = "drop"
+    """What becomes of an alert that is one too many: it ends `suppressed`, or waits until there is room."""
+
+
+def is_quiet(hours: Hours, zone: str, now: int) -> bool:
+    """Whether the clock on the wall is within the hours."""
+    wall = datetime.fromtimestamp(now / 1000, ZoneInfo(zone)).strftime("%H:%M")
+    if hours.start < hours.end:
+        return hours.start <= wall < hours.end
+    return wall >= hours.start or wall < hours.end
+
+
+@lru_cache(maxsize=4_096)  # a fleet has few zones, and asks by the minute
+def _quiet_until(hours: Hours, zone: str, minute: int) -> int | None:
+    now = minute * MINUTE
+    if not is_quiet(hours, zone, now):
+        return None
+    tz = ZoneInfo(zone)
+    local = datetime.fromtimestamp(now / 1000, tz)
+    end_time = time.fromisoformat(hours.end)
+    for day in (0, 1):
+        date = local.date() + timedelta(days=day)
+        for fold in (0, 1):
+            end = datetime.combine(date, end_time, tz).replace(fold=fold).astimezone(UTC)
+            end_ms = round(end.timestamp() * 1000)
+            if end_ms > now:
+                return end_ms if end.astimezone(tz).time() == end_time else _end_of_gap(hours, zone, now, end_ms)
+    raise AssertionError("the wall clock shows every minute within two days, or leaves it out")
+
+
+def _end_of_gap(hours: Hours, zone: str, now: int, after: int) -> int:
+    """The end is a time that the wall clock leaves out: the first minute after it."""
+    low, high = now // MINUTE, after // MINUTE  # quiet at the one, not at the other
+    while high - low > 1:
+        middle = (low + high) // 2
+        if is_quiet(hours, zone, middle * MINUTE):
+            low = middle
+        else:
+            high = middle
+    return high * MINUTE
+
+
+def quiet_until(hours: Hours, zone: str, now: int) -> int | None:
+    """The end of the quiet hours that `now` is in; None if it is in none."""
+    return _quiet_until(hours, zone, now // MINUTE)
+
+
+def free_at(limits: Iterable[Cap], uses: Sequence[int], now: int) -> int | None:
+    """When there is room for one more beside these `uses` (times, in order); None if there is now."""
+    latest: int | None = None
+    for cap in limits:
+        if len(uses) >= cap.count:
+            free = uses[-cap.count] + WINDOWS[cap.per]
+            if free > now and (latest is None or free > latest):
+                latest = free
+    return latest

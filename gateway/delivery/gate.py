@@ -1,0 +1,482 @@
+"""The gate: what limits how often and when a person is disturbed, judged when an alert is handed over and not before.
+
+An alert under such rules is stored as *gated* (`Delivery.not_before`): it is left out of the mailbox's own ways, the
+offers and the drain, and only the gate hands it over. So ten days offline do not arrive at once, and what was accepted
+by day does not arrive at night. A gated delivery waits like any other until then: it can expire, be superseded,
+recalled or overflow.
+
+Laws
+1. A cap holds over every hour, day or week, whatever was lost or crashed between: an alert that is let through is
+   counted on disk (`alert_use`) before it leaves, once; sent again, it is judged again and counts from then on.
+2. Nothing is let through in quiet hours, and nothing muted. What excess says `defer` of waits with the time when it is
+   judged again; what it says `drop` of ends `suppressed` with its reason.
+3. `critical` passes all of that, as often as the app's ration for a device allows; each such use is a row
+   (`critical_use`). One more is judged like any other.
+4. Apps without such rules pay nothing: `active` is False and no gated delivery exists.
+
+One judgement is under way at a time, for many devices; `tick` finds those whose time has come.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import logging
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from gateway.audience.policy import CRITICAL, PolicyBook, Rules, choices_of
+from gateway.audience.tempo import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
+from gateway.delivery.ledger import (
+    RETRY_SECONDS,
+    Ledger,
+    defer_rows,
+    end_rows,
+    handle_of,
+    regate_device_rows,
+    regate_push_rows,
+)
+from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.push import ActivePush, load_pushes
+from gateway.delivery.states import DeliveryState
+from gateway.store.database import Database
+from gateway.store.protocols import Timers
+from gateway.timestamps import rfc3339
+
+log = logging.getLogger(__name__)
+
+JUDGED_DEVICES = 250
+"""Devices of one judgement."""
+JUDGED_ROWS = 2_000
+"""Deliveries that one judgement looks at, or those of one mailbox."""
+REGATED_PUSHES = 100
+"""Pushes whose waiting deliveries one operation puts behind the gate when an app's rules change."""
+
+
+class Alert(NamedTuple):
+    """A gated delivery that waits."""
+
+    push_no: int
+    kind: str
+    channel: str | None
+    priority: int
+    ttl: int
+
+
+class Use(NamedTuple):
+    push_no: int
+    channel: str | None
+    at: int
+
+
+@dataclass(slots=True)
+class Person:
+    """Whom it is for, and what they were sent lately."""
+
+    app_no: int
+    rules: Rules
+    zone: str
+    hours: Hours | None
+    """Their own quiet hours."""
+    choices: dict[str, bool]
+    uses: list[Use] = field(default_factory=list)
+    """Of the last week, in order."""
+    critical_uses: int = 0
+    """Of the last day."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """`reason` None: let it through. `until`: judge it again then; None with a reason: it ends."""
+
+    reason: str | None = None
+    until: int | None = None
+    passed: str | None = None
+    """What it passes because it is critical."""
+
+
+def judge(alert: Alert, person: Person, now: int) -> Verdict:
+    """What the rules say of an alert for a person at this moment."""
+    held = _held(alert, person, now)
+    rationed = alert.priority == CRITICAL and person.critical_uses < person.rules.policy.critical.per_day
+    return Verdict(passed=held.reason) if rationed else held
+
+
+def _held(alert: Alert, person: Person, now: int) -> Verdict:
+    rules = person.rules
+    if rules.is_muted(alert.kind, alert.channel, person.choices):
+        return Verdict("channel_muted")
+    if alert.kind != "alert":
+        return Verdict()
+    deferred = Verdict()
+    limits: list[tuple[str, str, int | None]] = []
+    quiet = rules.quiet_hours(alert.channel)
+    if quiet is not None:
+        limits.append(("quiet_hours", quiet.excess, quiet_until(quiet, person.zone, now)))
+    if person.hours is not None:
+        own: str = quiet.excess if quiet is not None else "defer"
+        limits.append(("quiet_hours", own, quiet_until(person.hours, person.zone, now)))
+    for caps, of_channel in ((rules.policy.caps, False), (rules.caps(alert.channel), True)):
+        if caps is not None:
+            limits.append(("capped", caps.excess, _free_at(caps, alert, person, of_channel, now)))
+    for reason, excess, until in limits:
+        if until is None:
+            continue
+        if excess == "drop" or not alert.ttl:
+            return Verdict(reason)
+        if deferred.until is None or until > deferred.until:
+            deferred = Verdict(reason, until)
+    return deferred
+
+
+def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now: int) -> int | None:
+    uses = [
+        use.at
+        for use in person.uses
+        if use.push_no != alert.push_no and (not of_channel or use.channel == alert.channel)
+    ]
+    return free_at(caps.limits, uses, now)
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What an operation has to tell the loop."""
+
+    passed: dict[int, list[int]] = field(default_factory=dict)
+    """Device number -> push numbers, in drain order."""
+    later: dict[int, int] = field(default_factory=dict)
+    """Device number -> when it is to be looked at again."""
+    again: list[int] = field(default_factory=list)
+    """Devices that there was no time for."""
+    ended: list[int] = field(default_factory=list)
+    loaded: list[ActivePush] = field(default_factory=list)
+
+
+class Gate:
+    """`clock` gives server time in milliseconds."""
+
+    def __init__(
+        self,
+        database: Database,
+        ledger: Ledger,
+        mailbox: Mailbox,
+        book: PolicyBook,
+        clock: Callable[[], int],
+        timers: Timers,
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._mailbox = mailbox
+        self._book = book
+        self._clock = clock
+        self._timers = timers
+        self._due: dict[int, None] = {}
+        """Devices to be judged."""
+        self._full: set[int] = set()
+        """Devices that had no room for what was let through."""
+        self._later: list[tuple[int, int]] = []
+        """(time, device number): a heap; what `_next` does not confirm is void."""
+        self._next: dict[int, int] = {}
+        self._act_now: dict[int, set[int]] = {}
+        """Push number of ttl 0 -> devices for which it is being judged."""
+        self._under_way = self._scheduled = False
+        mailbox.on_ready = self.ready
+        self._offers_act_now = ledger.act_now
+        ledger.act_now = lambda: [*self._offers_act_now(), *self._act_now]
+
+    async def load(self) -> None:
+        """Before the first connection."""
+        found = await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_gated"
+                " WHERE state = 0 AND not_before IS NOT NULL)"
+            ).fetchone()
+        )
+        self._ledger.gated = bool(found[0])
+
+    def offer(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
+        """A gated push was accepted for these."""
+        self._ledger.gated = True
+        here = [device_no for device_no in devices if self._mailbox.is_taking(device_no)]
+        if not ttl:
+            present = set(here)
+            missed = [handle_of(push_no, device_no) for device_no in devices if device_no not in present]
+            if missed:
+                self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
+            if present:
+                self._act_now[push_no] = present
+        self.look(here)
+
+    def look(self, devices: Iterable[int]) -> None:
+        """Judge what waits for these, soon. Those that are not connected are judged when they come."""
+        if not self._ledger.gated:
+            return
+        self._due.update(dict.fromkeys(devices))
+        if self._due and not self._under_way and not self._scheduled:
+            self._scheduled = True
+            self._timers.call_soon(self._judge)
+
+    def ready(self, device_no: int, first: bool) -> None:
+        """It can take pushes; for the `first` time on this connection, or again."""
+        if first or device_no in self._full:
+            self._full.discard(device_no)
+            self.look((device_no,))
+
+    def tick(self) -> None:
+        """Look at those whose time has come. Called a few times a second."""
+        now = self._clock()
+        due = []
+        while self._later and self._later[0][0] <= now:
+            at, device_no = heapq.heappop(self._later)
+            if self._next.get(device_no) == at:
+                del self._next[device_no]
+                due.append(device_no)
+        if due:
+            self.look(due)
+
+    def zone_changed(self, device_no: int) -> None:
+        """Its person's clock shows another time now."""
+        if self._ledger.gated:
+            self._database.submit(
+                lambda connection: regate_device_rows(connection, device_no),
+                lambda _: self.look((device_no,)),
+                lambda error: log.error("a new time zone could not be applied to what waits: %s", error),
+            )
+
+    def rules_changed(self, app_no: int) -> None:
+        """Everything that waits in the app is judged by the new rules when it is handed over; now, if it may be."""
+        rules = self._book.of(app_no)
+        tempo = rules.policy.caps or rules.policy.quiet_hours or app_no in self._book.timed
+        tempo = tempo or any(channel.fields.caps or channel.fields.quiet_hours for channel in rules.channels.values())
+        if not tempo and not self._ledger.gated:
+            return
+        self._ledger.gated = True
+        self._regate(app_no, 0)
+
+    def _regate(self, app_no: int, after: int) -> None:
+        def operation(connection: sqlite3.Connection) -> int | None:
+            numbers = [
+                no
+                for (no,) in connection.execute(
+                    "SELECT no FROM push WHERE closed_at IS NULL AND app_no = ? AND kind = 'alert' AND no > ?"
+                    " ORDER BY no LIMIT ?",
+                    (app_no, after, REGATED_PUSHES),
+                )
+            ]
+            regate_push_rows(connection, numbers)
+            return numbers[-1] if len(numbers) == REGATED_PUSHES else None
+
+        def on_commit(last: int | None) -> None:
+            if last is not None:
+                self._regate(app_no, last)
+            else:
+                self.look(self._mailbox.online_devices(app_no))
+
+        self._database.submit(
+            operation,
+            on_commit,
+            lambda error: log.error("what waits could not be put under the new rules: %s", error),
+        )
+
+    def _judge(self) -> None:
+        self._scheduled = False
+        if self._under_way or not self._due:
+            return
+        devices = list(self._due)[:JUDGED_DEVICES]
+        for device_no in devices:
+            del self._due[device_no]
+        here = [device_no for device_no in devices if self._mailbox.is_taking(device_no)]
+        self._end_missed(set(devices).difference(here))
+        devices = here
+        if not devices:
+            self.look(())
+            return
+        self._under_way = True
+        self._ledger.flush()
+        now = self._clock()
+
+        def operation(connection: sqlite3.Connection) -> _Judged:
+            judged = judge_rows(connection, devices, self._book, self._ledger.is_sent, now)
+            missing = {
+                no for numbers in judged.passed.values() for no in numbers if self._ledger.pushes.get(no) is None
+            }
+            judged.loaded = load_pushes(connection, missing) if missing else []
+            return judged
+
+        def on_error(error: BaseException) -> None:
+            log.error("what is due could not be judged, trying again: %s", error)
+            self._under_way = False
+            self._timers.call_later(RETRY_SECONDS, lambda: self.look(devices))
+
+        self._database.submit(operation, lambda judged: self._judged(devices, judged), on_error)
+
+    def _judged(self, devices: list[int], judged: _Judged) -> None:
+        self._under_way = False
+        if judged.ended:
+            self._ledger.on_ended(judged.ended)
+        loaded = {push.no: push for push in judged.loaded}
+        for device_no, numbers in judged.passed.items():
+            found = [self._ledger.pushes.get(no) or loaded.get(no) for no in numbers]
+            pushes = [push for push in found if push is not None]
+            if len(pushes) < len(numbers):  # one was in memory when it was judged, and is not any more
+                judged.again.append(device_no)
+            if not self._mailbox.hand_over_passed(device_no, pushes):
+                self._full.add(device_no)
+        for device_no, at in judged.later.items():
+            if at < self._next.get(device_no, at + 1):
+                self._next[device_no] = at
+                heapq.heappush(self._later, (at, device_no))
+        self._end_missed(set(devices).difference(judged.again))
+        self.look(judged.again)
+
+    def _end_missed(self, devices: Iterable[int]) -> None:
+        """What is now or never, has been judged for these devices (or they left), and was not handed over."""
+        if not self._act_now:
+            return
+        missed = []
+        for push_no, waiting in list(self._act_now.items()):
+            for device_no in waiting.intersection(devices):
+                waiting.discard(device_no)
+                if not self._ledger.is_sent(push_no, device_no):
+                    missed.append(handle_of(push_no, device_no))
+            if not waiting:
+                del self._act_now[push_no]
+        if missed:
+            self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
+
+    async def critical_uses(self, app_no: int, limit: int, cursor: int | None) -> dict[str, Any]:
+        """The audit: every critical push that passed a rule, the newest first."""
+
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            return connection.execute(
+                "SELECT c.no, v.id, p.id, c.passed, c.at FROM critical_use AS c"
+                " LEFT JOIN device AS v ON v.no = c.device_no LEFT JOIN push AS p ON p.no = c.push_no"
+                " WHERE c.app_no = ? AND c.no < ? ORDER BY c.no DESC LIMIT ?",
+                (app_no, cursor if cursor is not None else 2**62, limit + 1),
+            ).fetchall()
+
+        rows = await self._database.read(read)
+        items = [
+            {"device_id": device_id, "push_id": push_id, "passed": passed, "at": rfc3339(at)}
+            for _, device_id, push_id, passed, at in rows[:limit]
+        ]
+        return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
+
+
+# -- on the writer thread ----------------------------------------------------------------------------------------------
+
+
+def judge_rows(
+    connection: sqlite3.Connection,
+    devices: list[int],
+    book: PolicyBook,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+) -> _Judged:
+    """Judge what waits for these devices. What is let through is counted, the rest ended or deferred."""
+    judged = _Judged()
+    counts = dict(
+        connection.execute(
+            "SELECT device_no, count(*) FROM delivery INDEXED BY delivery_gated"
+            " WHERE state = 0 AND not_before IS NOT NULL AND device_no IN (SELECT value FROM json_each(?))"
+            " GROUP BY device_no",
+            (json.dumps(devices),),
+        ).fetchall()
+    )
+    chosen: list[int] = []
+    total = 0
+    for position, device_no in enumerate(devices):
+        total += counts.get(device_no, 0)
+        if chosen and total > JUDGED_ROWS:
+            judged.again = devices[position:]
+            break
+        chosen.append(device_no)
+    rows = connection.execute(
+        "SELECT d.device_no, d.push_no, d.not_before, p.kind, p.channel, p.priority, p.ttl, p.expires_at"
+        " FROM json_each(?) AS wanted CROSS JOIN delivery AS d INDEXED BY delivery_gated"
+        "  ON d.device_no = wanted.value AND d.state = 0 AND d.not_before IS NOT NULL"
+        " JOIN push AS p ON p.no = d.push_no WHERE p.recalled_at IS NULL"
+        " ORDER BY wanted.key, d.priority, d.push_no",
+        (json.dumps(chosen),),
+    ).fetchall()
+    persons = _persons(connection, {row[0] for row in rows}, book, now)
+    suppressed: dict[str, list[int]] = defaultdict(list)
+    deferred: list[tuple[int, int]] = []
+    counted: list[tuple[int, int, str | None, int]] = []
+    critical: list[tuple[int, int, int, str, int]] = []
+    for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:
+        person = persons.get(device_no)
+        if person is None or is_sent(push_no, device_no) or (ttl and expires_at <= now):
+            continue
+        if not_before > now:
+            _note(judged.later, device_no, not_before)
+            continue
+        verdict = judge(Alert(push_no, kind, channel, priority, ttl), person, now)
+        if verdict.reason is None:
+            judged.passed.setdefault(device_no, []).append(push_no)
+            if verdict.passed is not None:
+                person.critical_uses += 1
+                critical.append((person.app_no, device_no, push_no, verdict.passed, now))
+            if kind == "alert" and person.rules.counts:
+                person.uses = [use for use in person.uses if use.push_no != push_no]
+                person.uses.append(Use(push_no, channel, now))
+                counted.append((device_no, push_no, channel, now))
+        elif verdict.until is None:
+            suppressed[verdict.reason].append(handle_of(push_no, device_no))
+        else:
+            deferred.append((handle_of(push_no, device_no), verdict.until))
+            _note(judged.later, device_no, verdict.until)
+    for reason, handles in suppressed.items():
+        end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
+        judged.ended += handles
+    defer_rows(connection, deferred)
+    connection.executemany(
+        "INSERT OR REPLACE INTO alert_use (device_no, push_no, channel, at) VALUES (?, ?, ?, ?)", counted
+    )
+    connection.executemany(
+        "INSERT INTO critical_use (app_no, device_no, push_no, passed, at) VALUES (?, ?, ?, ?, ?)", critical
+    )
+    return judged
+
+
+def _note(later: dict[int, int], device_no: int, at: int) -> None:
+    later[device_no] = min(at, later.get(device_no, at))
+
+
+def _persons(connection: sqlite3.Connection, devices: Iterable[int], book: PolicyBook, now: int) -> dict[int, Person]:
+    wanted = json.dumps(list(devices))
+    persons: dict[int, Person] = {}
+    for device_no, app_no, zone, hours, choices in connection.execute(
+        "SELECT v.no, v.app_no, v.timezone, v.quiet_hours, v.channels FROM json_each(?) AS wanted"
+        " CROSS JOIN device AS v ON v.no = wanted.value",
+        (wanted,),
+    ):
+        rules = book.of(app_no)
+        persons[device_no] = Person(
+            app_no=app_no,
+            rules=rules,
+            zone=zone or rules.policy.timezone,
+            hours=None if hours is None else Hours.model_validate_json(hours),
+            choices=choices_of(choices),
+        )
+    if any(person.rules.counts for person in persons.values()):
+        connection.execute(
+            "DELETE FROM alert_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at <= ?",
+            (wanted, now - LONGEST),
+        )
+        for device_no, push_no, channel, at in connection.execute(
+            "SELECT device_no, push_no, channel, at FROM alert_use"
+            " WHERE device_no IN (SELECT value FROM json_each(?)) ORDER BY at",
+            (wanted,),
+        ):
+            persons[device_no].uses.append(Use(push_no, channel, at))
+    for device_no, count in connection.execute(
+        "SELECT device_no, count(*) FROM critical_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ?"
+        " GROUP BY device_no",
+        (wanted, now - WINDOWS["day"]),
+    ):
+        persons[device_no].critical_uses = count
+    return persons
