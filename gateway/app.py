@@ -45,11 +45,13 @@ from gateway.audience.policy import PolicyBook
 from gateway.audience.time_zones import time_zones
 from gateway.auth import SCOPES, DeviceAuthenticator, KeyRing, new_key, secret_hash
 from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.calls import Calls
 from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.delivery.engine import EmbeddedEngine
 from gateway.delivery.forecast import Forecast
+from gateway.delivery.gaps import Gaps
 from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
@@ -310,6 +312,8 @@ class Rooms:
             book,
             gate,
         )
+        self._calls = Calls(database, self._acceptance)
+        self._receipts.on_acted = self._calls.answered
         self._retention = Retention(
             database,
             Keep(
@@ -335,6 +339,14 @@ class Rooms:
         engine = EmbeddedEngine(self.broker)
         mailbox.attach(engine)
         self._notices = Notices(database, wishes, engine.publish)
+        self._gaps = Gaps(
+            database,
+            clock,
+            loop,
+            lambda app_id, device_id: mailbox.is_subscribed(app_id, device_id, "notices"),
+            lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
+        )
+        mailbox.on_returned = self._gaps.returned
         self._receipts.on_zone = gate.zone_changed
         self._receipts.on_settings = self._notices.preferences_changed
         self.broker.start()
@@ -379,6 +391,7 @@ class Rooms:
             notices=self._notices,
             acceptance=self._acceptance,
             forecast=Forecast(self._database, self.mailbox, self._book, self._settings.max_payload),
+            calls=self._calls,
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),
             clock=self._clock,

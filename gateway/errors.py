@@ -39,6 +39,7 @@ CATALOGUE: dict[str, Row] = {
     "invalid_request": Row(422, "The request is not valid"),
     "not_yet_supported": Row(422, "Not available in this version"),
     "idempotency_key_reused": Row(422, "The idempotency key belongs to another request"),
+    "too_many_calls": Row(429, "Too many calls wait for their devices", retryable=True),
     "rate_limited": Row(429, "Too many requests", retryable=True),
     "internal_error": Row(500, "The server failed", retryable=True),
     "unavailable": Row(503, "The server is not ready", retryable=True),

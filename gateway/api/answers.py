@@ -198,6 +198,7 @@ class Push(_Answer):
     channel: str | None = None
     notification: dict[str, Any] | None = None
     data: Any = None
+    deadline: int | None = None
     sent_at: str
     expires_at: str
     recalled_at: str | None
@@ -349,3 +350,11 @@ class CriticalUse(_Answer):
 class CriticalUses(_Answer):
     items: list[CriticalUse]
     next_cursor: str | None
+
+
+class CallAnswer(_Answer):
+    status: str = Field(description="`answered`, `queued` (no answer yet), or `ended` (it will not be carried out).")
+    push_id: str
+    state: str
+    reason: str | None
+    result: Any

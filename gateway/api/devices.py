@@ -20,9 +20,12 @@ from gateway.api.services import (
     DeviceReader,
     DeviceReaderOrOwner,
     Limit,
+    Sender,
+    app_of,
     services,
 )
 from gateway.audience.devices import DeviceFields, NewDevice
+from gateway.delivery.calls import CallRequest
 from gateway.delivery.consent import Settings, TooManyChoices
 from gateway.errors import Problem, problem
 
@@ -172,6 +175,20 @@ async def show_consent(device_id: str, request: Request, principal: DeviceReader
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     return json_response({"items": await found.wishes.consents(device_no)})
+
+
+@router.post("/{device_id}/call", response_model=answers.CallAnswer, openapi_extra=takes(CallRequest))
+async def call(device_id: str, request: Request, principal: Sender) -> Response:
+    """Send a command and wait for what the device answers: 200 with its result, or with how it ended; 202 `queued`
+    when there was no answer in `wait` seconds. It goes on then, and the result can be looked up by its id."""
+    order = await read_model(request, CallRequest)
+    found = services(request)
+    device_no = await found.devices.number(principal.app_no, device_id)
+    try:
+        answer = await found.calls.call(app_of(principal), device_no, device_id, order)
+    except ValidationError as error:
+        raise validation_problem(error) from None
+    return json_response(answer, 202 if answer["status"] == "queued" else 200)
 
 
 @router.get("/{device_id}/uplink", response_model=answers.Uplink)

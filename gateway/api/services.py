@@ -14,6 +14,7 @@ from gateway.audience.devices import DeviceRegistry
 from gateway.audience.policy import PolicyBook
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.calls import Calls
 from gateway.delivery.consent import Wishes
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.gate import Gate
@@ -41,6 +42,7 @@ class Services:
     notices: Notices
     acceptance: Acceptance
     forecast: Forecast
+    calls: Calls
     ledger: Ledger
     reports: Reports
     clock: Callable[[], int]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from client_sim.device import Device
     from client_sim.push import Push
 
-OPEN_KEY, DISMISS_KEY, QUIT_KEY = "o", "d", "q"
+OPEN_KEY, DISMISS_KEY, MUTE_KEY, CONSENT_KEY, QUIT_KEY = "o", "d", "m", "c", "q"
 OPEN_PUSHES = 100
 """Unanswered pushes that keys still reach; a screenful and more."""
 
@@ -72,6 +72,7 @@ def listen(
         on_push=screen.show,
         on_interrupted=screen.interrupted,
         on_state=screen.state,
+        on_notice=screen.notice,
         mqtt5=mqtt5,
         tls=trust if secure else None,
         backoff=Backoff(base=0.5, cap=15.0),
@@ -230,13 +231,18 @@ class Screen:
 
     def _hint(self, push: Push) -> str:
         keys = [f"{key} {printable(label)}" for key, (_, label) in action_choices(push.message).items()]
-        return "   " + "   ".join([*keys, f"{OPEN_KEY} open", f"{DISMISS_KEY} dismiss", f"{QUIT_KEY} quit"])
+        keys += [f"{OPEN_KEY} open", f"{DISMISS_KEY} dismiss"]
+        if push.channel is not None:
+            keys.append(f"{MUTE_KEY} mute {printable(push.channel)}")
+        return "   " + "   ".join([*keys, f"{QUIT_KEY} quit"])
 
     def press(self, key: str) -> None:
         if key == QUIT_KEY:
             self.finished.set()
             return
         with self._lock:
+            if key == CONSENT_KEY:
+                self._change_mind()
             if not self._open:
                 return
             assert self.device is not None, "there is a push, so there is a device"
@@ -249,9 +255,31 @@ class Screen:
                 self.device.dismissed(push)
                 self._open.pop()
                 note("dismissed")
+            elif key == MUTE_KEY and push.channel is not None:
+                wanted = not self.device.channels.get(push.channel, True)
+                self.device.set_channels({push.channel: wanted})
+                note(f"{printable(push.channel)}: {'on again' if wanted else 'muted'}; {MUTE_KEY} changes it back")
             elif key in (choices := action_choices(push.message)):
                 self._act(push, *choices[key])
                 self._open.pop()
+
+    def _change_mind(self) -> None:
+        """Alerts or none: what the person says is told to the server, now or when there is a connection."""
+        assert self.device is not None, "there are keys, so there is a device"
+        consent = "denied" if self.device.consent == "granted" else "granted"
+        self.device.set_consent(consent, "listen-1")
+        note(f"consent {consent}: {'alerts come' if consent == 'granted' else 'no alerts any more'}; "
+             f"{CONSENT_KEY} changes it back")  # fmt: skip
+
+    def notice(self, notice: dict[str, Any]) -> None:
+        """The device's on_notice."""
+        if self._as_json:
+            print(json.dumps(notice, ensure_ascii=False), flush=True)
+        elif notice.get("type") == "gap":
+            reasons = notice.get("reasons")
+            counted = reasons.items() if isinstance(reasons, dict) else ()
+            words = ", ".join(f"{number} {printable(str(state))}" for state, number in counted)
+            note(f"missed while away: {words or notice.get('count')}")
 
     def state(self, state: str, detail: str) -> None:
         """The device's on_state: one line per change, none per attempt."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP, device_topic
+from gateway.delivery.device_topics import client_id as client_id_of
 from gateway.delivery.drain import Drain, Lane, Slot
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, Body, Engine, Message, ReasonCode
 from gateway.delivery.ledger import (
@@ -72,6 +73,8 @@ class Mailbox:
         self._message = Message(topic="", body=Body(payload=b""))
         self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None]], None]
         """What a device says; set by the composition root to `Receipts.published`."""
+        self.on_returned: Callable[[int, str, str], None] = lambda device_no, app_id, device_id: None
+        """Device number, app, device id: it can take pushes, for the first time on this connection."""
         self.on_ready: Callable[[int, bool], None] = lambda device_no, first: None
         """Set by the gate: the device can take pushes, for the first time on this connection or again."""
         self.on_revoked: Callable[[], None] = lambda: None
@@ -266,6 +269,12 @@ class Mailbox:
                 self._handed_over(push, device_no)
         return True
 
+    def is_subscribed(self, app_id: str, device_id: str, leaf: str) -> bool:
+        """Whether the device is connected and has subscribed to that topic of its own."""
+        topic = device_topic(app_id, device_id, leaf)
+        name = client_id_of(app_id, device_id)
+        return name in self._slots and self._engine.granted_qos(name, topic) is not None
+
     def is_taking(self, device_no: int) -> bool:
         """Whether the device is connected and subscribed."""
         slot = self._by_device.get(device_no)
@@ -329,7 +338,11 @@ class Mailbox:
             self._drain.leave(slot, Lane.CLOSED)
             return
         slot.granted = granted
-        self.on_ready(slot.device_no, slot.lane is Lane.CLOSED)
+        first = slot.lane is Lane.CLOSED
+        self.on_ready(slot.device_no, first)
+        if first:
+            identity = self._identities[client_id]
+            self.on_returned(slot.device_no, identity.app_id, identity.device_id)
         if slot.lane is Lane.CLOSED or slot.lane is Lane.FULL:
             self._drain.begin(slot)
 

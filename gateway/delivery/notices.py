@@ -2,7 +2,7 @@
 and subscribed, and nothing that the ledger counts.
 
 `preferences`: the document that `GET /v1/devices/{id}/preferences` answers, whenever it has changed, and when the
-device asks for it: it says `{}` on its `settings` topic.
+device asks for it: it says `{}` on its `settings` topic. `gap`: see `gaps`.
 """
 
 from __future__ import annotations

@@ -74,6 +74,20 @@ class Target(_Strict):
 class Action(_Strict):
     id: Name
     title: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    icon: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """Opened when it is chosen."""
+    command: Name | None = None
+    """Carried out by the device when it is chosen, instead of what it has for the id."""
+    input: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """The question that a text answers; that is the result."""
+
+
+ACTION_SETS: dict[str, tuple[tuple[str, str], ...]] = {
+    "media": (("play", "Play"), ("pause", "Pause"), ("next", "Next")),
+    "consent": (("consent.granted", "Allow"), ("consent.denied", "Not now")),
+}
+"""Ready ones, by name: (id, title) each."""
 
 
 class Notification(_Strict):
@@ -83,6 +97,15 @@ class Notification(_Strict):
     url: Annotated[str, StringConstraints(max_length=2048)] | None = None
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None
     actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] | None = None
+
+    @field_validator("actions", mode="before")
+    @classmethod
+    def _ready_made(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value not in ACTION_SETS:
+            raise ValueError(f"a list of actions, or the name of a set: {', '.join(ACTION_SETS)}")
+        return [{"id": action_id, "title": title} for action_id, title in ACTION_SETS[value]]
 
     @model_validator(mode="after")
     def _says_something(self) -> Notification:
@@ -106,6 +129,8 @@ class PushRequest(_Strict):
     ttl: Annotated[int, Field(ge=0, le=MAX_TTL)] = DEFAULT_TTL
     collapse_key: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     send_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    deadline: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    """Of a command: seconds that the device has for its result."""
 
     @field_validator("collapse_key")
     @classmethod
@@ -121,10 +146,12 @@ class PushRequest(_Strict):
             self.__dict__["kind"] = "alert" if self.notification is not None else "silent"
         if self.kind in ("alert", "in_app") and self.notification is None:
             raise ValueError(f'kind "{self.kind}" needs a "notification"; use "silent" to send data only')
+        if self.deadline is not None and self.kind != "command":
+            raise ValueError('only a "command" has a "deadline"; how late a push may come is its "ttl"')
         return self
 
     def content(self) -> str:
-        """`notification` and `data` as compact JSON text; what the database keeps and the wire repeats."""
+        """`notification`, `data` and `deadline` as compact JSON text; what the database keeps and the wire repeats."""
         text = ""
         try:
             if self.notification is not None:
@@ -134,6 +161,8 @@ class PushRequest(_Strict):
                 if b"NaN" in data or b"Infinity" in data:  # a word of a text, or a number that JSON does not know
                     json.dumps(self.data, allow_nan=False)
                 text = f'{text},"data":{data.decode()}' if text else f'"data":{data.decode()}'
+            if self.deadline is not None:
+                text = f'{text},"deadline":{self.deadline}' if text else f'"deadline":{self.deadline}'
         except (ValueError, RecursionError) as error:
             raise problem(
                 "invalid_request",

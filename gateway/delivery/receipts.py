@@ -139,6 +139,8 @@ class Receipts:
         self._wishes = wishes
         self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
         """Called when a device's settings are stored."""
+        self.on_acted: Callable[[list[int]], None] = lambda handles: None
+        """Called with the handles of the deliveries of which somebody has acted; set to the calls' `answered`."""
         self.on_zone: Callable[[int], None] = lambda device_no: None
         """Called when a device may have moved to another time zone."""
         self._pending: list[Statement] = []
@@ -201,6 +203,7 @@ class Receipts:
 
         def on_commit(changed: Stored) -> None:
             self._wishes.settled(changed.recorded, changed.in_flight)
+            self.on_acted(changed.acted)
             for statement in statements:
                 self._answer(statement)
                 if statement.device_no is None:
@@ -299,6 +302,8 @@ class Stored:
 
     recorded: list[int] = field(default_factory=list)
     """Handles of the deliveries that have a receipt now, or have ended."""
+    acted: list[int] = field(default_factory=list)
+    """Handles of those with an action or a result."""
     in_flight: dict[int, str] = field(default_factory=dict)
     """Handles that are not wanted any more, with the reason, and are on their way."""
 
@@ -392,6 +397,7 @@ def _store_receipts(
             _store_settings(connection, statement, settings, "push", wishes, changed, now)
     receipt_rows(connection, rows, now)
     changed.recorded += [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
+    changed.acted += [handle_of(push_no, device_no) for push_no, device_no, event, *_ in rows if event == "acted"]
 
 
 def _asked(result: Any) -> str | None:

@@ -80,6 +80,8 @@ class Device(SQLModel, table=True):
     settings_at: int | None = None
     quiet_hours: str | None = None
     """The person's own, `audience.tempo.Hours` as JSON."""
+    gap_told_to: int | None = None
+    """It has been told what ended until then without reaching it."""
 
 
 class ConsentRecord(SQLModel, table=True):
@@ -199,6 +201,7 @@ class Delivery(SQLModel, table=True):
             "not_before",
             sqlite_where=text("state = 0 AND not_before IS NOT NULL"),
         ),
+        Index("delivery_missed", "device_no", "ended_at", sqlite_where=text("state IN (20, 22, 23)")),
         {"sqlite_with_rowid": False},
     )
     push_no: int = Field(primary_key=True)

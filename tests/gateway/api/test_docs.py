@@ -15,6 +15,7 @@ CALLS = {
     "/v1/devices/{device_id}/uplink": {"get"},
     "/v1/devices/{device_id}/preferences": {"get", "patch"},
     "/v1/devices/{device_id}/consent": {"get"},
+    "/v1/devices/{device_id}/call": {"post"},
     "/v1/channels": {"get", "post"},
     "/v1/channels/{channel_id}": {"get", "patch", "delete"},
     "/v1/policy": {"get", "put"},

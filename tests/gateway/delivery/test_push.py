@@ -62,6 +62,10 @@ def active(no: int = 1, **fields: Any) -> ActivePush:
         {"notification": {"title": "a", "colour": "red"}},
         {"notification": {"title": "a", "actions": [{"id": "x", "title": "1"}, {"id": "x", "title": "2"}]}},
         {"notification": {"title": "a", "actions": [{"id": "two words", "title": "1"}]}},
+        {"notification": {"title": "a", "actions": "video"}},
+        {"deadline": 5},
+        {"kind": "command", "deadline": 0},
+        {"kind": "command", "deadline": 86_401},
         {"collapse_key": ""},
         {"collapse_key": "a\x00b"},
         {"send_at": "2026-12-01T09:00:00"},
@@ -182,3 +186,26 @@ def test_pushes_at_rest_are_bounded_and_those_in_flight_are_kept() -> None:
     pushes.settle(flying, [7])
     assert pushes.get(1) is flying
     assert pushes.in_flight() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [("media", ["play", "pause", "next"]), ("consent", ["consent.granted", "consent.denied"])],
+)
+def test_a_ready_set_of_actions(name: str, ids: list[str]) -> None:
+    sent = request(notification={"title": "a", "actions": name})
+    actions = json.loads(sent.content())["notification"]["actions"]
+    assert [action["id"] for action in actions] == ids
+    assert all(set(action) == {"id", "title"} for action in actions)
+
+
+def test_an_action_with_everything() -> None:
+    action = {"id": "later", "title": "Later", "icon": "https://x/i.png", "url": "https://x", "command": "snooze"}
+    action["input"] = "How long?"
+    sent = request(notification={"title": "a", "actions": [action]})
+    assert json.loads(sent.content())["notification"]["actions"] == [action]
+
+
+def test_a_deadline_is_for_commands() -> None:
+    assert json.loads(request(kind="command", deadline=5).content()) == {"deadline": 5}
+    assert json.loads(request(kind="command", deadline=5, data=1).content()) == {"data": 1, "deadline": 5}

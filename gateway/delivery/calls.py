@@ -1,0 +1,137 @@
+"""A command and its answer on one HTTP request: who calls waits for the device, not longer than they said.
+
+A call is a push of kind `command` like any other, accepted, stored and in the ledger; only its `acted` receipt is
+watched for. Who stops waiting is told its id and can look later; nothing is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.ledger import handle_of
+from gateway.delivery.push import MAX_TTL, PushRequest, push_number
+from gateway.delivery.states import DeliveryState
+from gateway.delivery.submission import AppRef
+from gateway.errors import problem
+from gateway.store.database import Database
+
+MAX_WAITING = 1_000
+"""Calls that wait at a time, of everybody."""
+MAX_WAITING_OF_APP = 250
+"""Of one app, so that its fleet that answers nothing leaves room for the others'."""
+MAX_WAIT = 120
+"""Seconds: common proxies give up on a silent request soon after."""
+
+
+class CallRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    command: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    data: dict[str, Any] = Field(default_factory=dict)
+    """What the command needs; on the wire beside its name."""
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT, strict=False)] = 10.0
+    """Seconds for the answer."""
+    ttl: Annotated[int, Field(ge=0, le=MAX_TTL)] | None = None
+    """How late it may still be carried out; left out: not after the caller has stopped waiting (at least a second)."""
+    priority: str = "high"
+    deadline: int | None = None
+
+    def push(self, device_id: str) -> dict[str, Any]:
+        ttl = self.ttl if self.ttl is not None else max(1, -int(-self.wait // 1))
+        body: dict[str, Any] = {
+            "target": {"device": device_id},
+            "kind": "command",
+            "data": {**self.data, "command": self.command},
+            "priority": self.priority,
+            "ttl": ttl,
+        }
+        return body if self.deadline is None else {**body, "deadline": self.deadline}
+
+
+class Calls:
+    def __init__(self, database: Database, acceptance: Acceptance) -> None:
+        self._database = database
+        self._acceptance = acceptance
+        self._waiting: dict[int, asyncio.Event] = {}
+        """By handle."""
+        self._of_app: dict[int, int] = {}
+
+    @property
+    def waiting(self) -> int:
+        """For metrics."""
+        return len(self._waiting)
+
+    def answered(self, handles: Iterable[int]) -> None:
+        """These deliveries have an `acted` on disk."""
+        if self._waiting:
+            for handle in handles:
+                event = self._waiting.get(handle)
+                if event is not None:
+                    event.set()
+
+    async def call(self, app: AppRef, device_no: int, device_id: str, call: CallRequest) -> dict[str, Any]:
+        """`{"status": "answered" | "queued" | "ended", "push_id", "state", "reason", "result"}`.
+
+        Raises Problem like a push, and 429 when too many calls wait.
+        """
+        of_app = self._of_app.get(app.no, 0)
+        if len(self._waiting) >= MAX_WAITING or of_app >= MAX_WAITING_OF_APP:
+            raise problem(
+                "too_many_calls",
+                f"{of_app} calls of this app wait for their devices: wait for some, or send pushes of kind command",
+            )
+        request = PushRequest.model_validate(call.push(device_id))
+        self._of_app[app.no] = of_app + 1
+        try:
+            accepted = await self._acceptance.accept(app, request)
+            return await self._answer(app.no, accepted.push_id, device_no, call.wait)
+        finally:
+            self._of_app[app.no] -= 1
+            if not self._of_app[app.no]:
+                del self._of_app[app.no]
+
+    async def _answer(self, app_no: int, push_id: str, device_no: int, wait: float) -> dict[str, Any]:
+        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
+        assert push_no is not None, "accepted"
+        handle = handle_of(push_no, device_no)
+        event = self._waiting[handle] = asyncio.Event()
+        try:
+            found = await self._look(push_id, push_no, device_no)  # it may have been faster than we
+            if found["status"] == "queued" and wait:
+                try:
+                    await asyncio.wait_for(event.wait(), wait)
+                except TimeoutError:
+                    pass
+                found = await self._look(push_id, push_no, device_no)
+            return found
+        finally:
+            del self._waiting[handle]
+
+    async def _look(self, push_id: str, push_no: int, device_no: int) -> dict[str, Any]:
+        def read(connection: sqlite3.Connection) -> tuple[int, str | None, str | None] | None:
+            row: tuple[int, str | None, str | None] | None = connection.execute(
+                "SELECT state, reason, result FROM delivery WHERE push_no = ? AND device_no = ?", (push_no, device_no)
+            ).fetchone()
+            return row
+
+        row = await self._database.read(read)
+        if row is None:
+            raise problem("gone", "this push ended long ago and its counts are no longer kept")
+        state = DeliveryState(row[0])
+        status = "answered" if state is DeliveryState.ACTED else "queued"
+        if state >= DeliveryState.EXPIRED:
+            status = "ended"
+        return {
+            "status": status,
+            "push_id": push_id,
+            "state": state.label,
+            "reason": row[1],
+            "result": None if row[2] is None else json.loads(row[2]),
+        }

@@ -1,0 +1,115 @@
+"""Gap notices: a device that comes back is told once what ended while it was away, and why.
+
+Expired, overflowed and recalled pushes never reach it, and a program that shows "you have missed 3 messages", or that
+fetches a price list anew, has to know. What was superseded or suppressed is no gap: something newer came, or nobody
+wanted it.
+
+Told are devices that have subscribed to their `notices`, a moment after they have connected; what was told is
+remembered with the device (`gap_told_to`, the time up to which), before it is sent. The broker keeps the notice for a
+device that vanishes again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gateway.delivery.states import DeliveryState
+from gateway.store.protocols import Timers, Writer
+from gateway.timestamps import rfc3339
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.5
+"""Seconds after a connection: for its other subscriptions, and so that a storm is a few statements."""
+DEVICES = 250
+"""That one statement looks at."""
+LISTED = 100
+"""Pushes that a notice names; all are counted."""
+
+
+class Returned(NamedTuple):
+    app_id: str
+    device_id: str
+
+
+class Gaps:
+    """`is_listening(app_id, device_id)`: connected and subscribed to its notices. `tell(app_id, device_id, content)`
+    sends one. `clock` gives server time in milliseconds."""
+
+    def __init__(
+        self,
+        database: Writer,
+        clock: Callable[[], int],
+        timers: Timers,
+        is_listening: Callable[[str, str], bool],
+        tell: Callable[[str, str, dict[str, Any]], None],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._timers = timers
+        self._is_listening = is_listening
+        self._tell = tell
+        self._returned: dict[int, Returned] = {}
+        self._scheduled = False
+
+    def returned(self, device_no: int, app_id: str, device_id: str) -> None:
+        """It can take pushes, for the first time on this connection."""
+        self._returned[device_no] = Returned(app_id, device_id)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._timers.call_later(PAUSE, self._look)
+
+    def _look(self) -> None:
+        self._scheduled = False
+        devices: dict[int, Returned] = {}
+        while self._returned and len(devices) < DEVICES:
+            device_no = next(iter(self._returned))
+            device = self._returned.pop(device_no)
+            if self._is_listening(*device):
+                devices[device_no] = device
+        if self._returned:
+            self._schedule()
+        if not devices:
+            return
+        now = self._clock()
+
+        def on_commit(gaps: dict[int, dict[str, Any]]) -> None:
+            for device_no, gap in gaps.items():
+                self._tell(*devices[device_no], gap)
+
+        self._database.submit(
+            lambda connection: gap_rows(connection, list(devices), now),
+            on_commit,
+            lambda error: log.error("gaps could not be told: %s", error),
+        )
+
+
+def gap_rows(connection: sqlite3.Connection, devices: list[int], now: int) -> dict[int, dict[str, Any]]:
+    """Device number -> `{"count", "reasons": {state: n}, "pushes": [{"push_id", "state", "reason", "ended_at"}]}` for
+    those that have missed something since they were told last. They count as told."""
+    gaps: dict[int, dict[str, Any]] = {}
+    for device_no, push_id, state, reason, ended_at in connection.execute(
+        "SELECT v.no, p.id, d.state, d.reason, d.ended_at FROM json_each(?) AS wanted"
+        " CROSS JOIN device AS v ON v.no = wanted.value"
+        " CROSS JOIN delivery AS d INDEXED BY delivery_missed ON d.device_no = v.no AND d.state IN (20, 22, 23)"
+        "  AND d.ended_at > coalesce(v.gap_told_to, 0) AND d.ended_at <= ?"
+        " JOIN push AS p ON p.no = d.push_no ORDER BY wanted.key, d.ended_at",
+        (json.dumps(devices), now),
+    ):
+        gap = gaps.setdefault(device_no, {"count": 0, "reasons": {}, "pushes": []})
+        label = DeliveryState(state).label
+        gap["count"] += 1
+        gap["reasons"][label] = gap["reasons"].get(label, 0) + 1
+        if gap["count"] <= LISTED:
+            gap["pushes"].append({"push_id": push_id, "state": label, "reason": reason, "ended_at": rfc3339(ended_at)})
+    connection.execute(
+        "UPDATE device SET gap_told_to = ? WHERE no IN (SELECT value FROM json_each(?))", (now, json.dumps(list(gaps)))
+    )
+    return gaps
