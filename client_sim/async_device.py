@@ -27,7 +27,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from client_sim.device import Device, DeviceOptions
+from client_sim.device import Device, DeviceOptions, Notice
 from client_sim.push import Handler, Push, failure, outcome
 
 T = TypeVar("T")
@@ -48,12 +48,19 @@ class AsyncDevice:
         on_push: Handler | None = None,
         on_interrupted: Handler | None = None,
         on_state: Callable[[str, str], Any] | None = None,
+        on_notice: Callable[[dict[str, Any]], Any] | None = None,
         **options: Unpack[DeviceOptions],
     ) -> None:
         """As `Device`; `on_state` is a plain function, called in the loop."""
         self._on_state = on_state
         self._device = _LoopDevice(
-            device_id, token, on_push=on_push, on_interrupted=on_interrupted, on_state=self._state, **options
+            device_id,
+            token,
+            on_push=on_push,
+            on_interrupted=on_interrupted,
+            on_state=self._state,
+            on_notice=on_notice,
+            **options,
         )
         self._device.owner = self
         self._says = ThreadPoolExecutor(1, f"{device_id} says")
@@ -151,8 +158,9 @@ class AsyncDevice:
     async def act(self, push: Push, action: str) -> Any:
         """Run the handler of an action, here and now, and book it as acted with what the handler returned."""
         handler = self.actions.get(action)
-        result = None
-        if handler is not None:
+        if handler is None:
+            result = await self._say(self._device.answer, push, action)
+        else:
             try:
                 result = await returned(handler, push)
             except Exception as error:
@@ -182,6 +190,15 @@ class AsyncDevice:
         """Mute channels (False) or take them up again (True); those not named stay as they are. Raises ValueError."""
         await self._say(self._device.set_channels, channels)
 
+    @property
+    def quiet_hours(self) -> tuple[str, str] | None:
+        """What `set_quiet_hours` was told."""
+        return self._device.quiet_hours
+
+    async def set_quiet_hours(self, start: str | None, end: str | None = None) -> None:
+        """No alerts between these times of the device's own clock; None: at any time. Raises ValueError."""
+        await self._say(self._device.set_quiet_hours, start, end)
+
     async def report(self, attributes: dict[str, Any]) -> None:
         """Facts about the device, merged into its attributes on the server (RFC 7396). Raises ValueError, TypeError."""
         await self._say(self._device.report, attributes)
@@ -207,8 +224,11 @@ class _LoopDevice(Device):
     def _run(self, handler: Handler, push: Push) -> Any:
         return outcome(partial(self._in_loop, handler), push)
 
-    def _in_loop(self, handler: Handler, push: Push) -> Any:
-        call = self._call(handler, push)
+    def _run_notice(self, handler: Callable[[Notice], Any], notice: Notice) -> None:
+        self._in_loop(handler, notice)
+
+    def _in_loop(self, handler: Callable[[Any], Any], argument: Any) -> Any:
+        call = self._call(handler, argument)
         try:
             future = asyncio.run_coroutine_threadsafe(call, self.loop)
         except RuntimeError as error:  # the loop is closed
@@ -216,12 +236,12 @@ class _LoopDevice(Device):
             raise concurrent.futures.CancelledError from error
         return future.result()
 
-    async def _call(self, handler: Handler, push: Push) -> Any:
+    async def _call(self, handler: Callable[[Any], Any], argument: Any) -> Any:
         _handling.set(self.owner)
-        return await returned(handler, push)
+        return await returned(handler, argument)
 
 
-async def returned(handler: Handler, push: Push) -> Any:
+async def returned(handler: Callable[[Any], Any], argument: Any) -> Any:
     """What a handler of either sort returns."""
-    result = handler(push)
+    result = handler(argument)
     return await result if inspect.isawaitable(result) else result

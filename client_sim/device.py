@@ -43,7 +43,6 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -56,19 +55,14 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from client_sim.backoff import Backoff
-from client_sim.journal import Journal, Known, Saying
-from client_sim.push import Handler, Push, outcome
+from client_sim.journal import Journal, Known
+from client_sim.push import CONSENT_ACTIONS, Handler, Push, outcome
+from client_sim.sayings import RECEIPTS_PER_MESSAGE, is_choice, receipt, together
 
 log = logging.getLogger(__name__)
 
 H = TypeVar("H", bound=Handler)
 
-RECEIPTS_PER_MESSAGE = 20
-"""Receipts travel in lists."""
-BYTES_PER_MESSAGE = 16_384
-"""Of such a list; the server reads four times as much."""
-MAX_RESULT = 4_096
-"""Bytes of a result as JSON: what the server keeps."""
 MAX_UPLINK = 262_144
 """Bytes of an uplink message. A server whose packets are smaller would close the connection again and again."""
 FOREVER = 0xFFFF_FFFF
@@ -77,8 +71,12 @@ FOREVER = 0xFFFF_FFFF
 RETRY_AFTER = "retry-after"
 """User property of a server that sends us away: whole seconds until we are welcome again."""
 SECONDS = re.compile(r"[0-9]{1,9}")
+TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 CLIENT = "fleetpush-python/1"
 """Who asked the person, in the record of a consent."""
+
+
+Notice = dict[str, Any]
 
 
 class DeviceOptions(TypedDict, total=False):
@@ -109,6 +107,7 @@ class Device:
         on_push: Handler | None = None,
         on_interrupted: Handler | None = None,
         on_state: Callable[[str, str], None] | None = None,
+        on_notice: Callable[[dict[str, Any]], Any] | None = None,
         mqtt5: bool = False,
         keep_alive: int = 60,
         tls: ssl.SSLContext | None = None,
@@ -121,6 +120,8 @@ class Device:
         on_interrupted called instead for a push whose effect an earlier process began and did not survive. For a
                        command what it returns is the result; without it, that is {"error": "interrupted"}.
         on_state       (`connecting` | `connected` | `disconnected` | `refused`, detail in words); network thread.
+        on_notice      what the server tells about pushes, `{"type": "gap" | "preferences", ..}`; with it the device
+                       subscribes to its `notices`. May come twice.
         mqtt5          speak MQTT 5.0 instead of 3.1.1: only then a server can say when to come back.
         tls            a context that trusts the server, with the device's certificate if it has one.
 
@@ -135,6 +136,7 @@ class Device:
         self._on_push = on_push
         self._on_interrupted = on_interrupted
         self._on_state = on_state
+        self._on_notice = on_notice
         self._backoff = backoff or Backoff()
         self._journal = Journal(journal)
         self._connection = 0
@@ -153,7 +155,8 @@ class Device:
         self._drained = threading.Condition()
         self._saying: tuple[int, int] | None = None
         """(message id, last number in the outbox) of the one message on its way."""
-        self._inbox: queue.SimpleQueue[tuple[Push, int, int] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Push | Notice, int, int] | None] = queue.SimpleQueue()
+        """What has come, its packet identifier, its connection."""
         self._posted: deque[Callable[[], None]] = deque()
         self._bell, self._ring = socket.socketpair()
         self._bell.setblocking(False)
@@ -258,11 +261,22 @@ class Device:
         self._say(*receipt(push, "dismissed"))
 
     def act(self, push: Push, action: str) -> Any:
-        """Run the handler of an action, here and now, and book it as acted with what the handler returned."""
+        """Run the handler of an action, here and now, and book it as acted with what the handler returned. The actions
+        `consent.granted` and `consent.denied` need none: they are the person's answer, as `set_consent` keeps it."""
         handler = self.actions.get(action)
-        result = self._run(handler, push) if handler else None
+        result = self._run(handler, push) if handler else self.answer(push, action)
         self.acted(push, action, result)
         return result
+
+    def answer(self, push: Push, action: str) -> dict[str, str] | None:
+        """Keep the consent that choosing this action of a push is; the result to book. None for another action."""
+        consent = CONSENT_ACTIONS.get(action)
+        if consent is None:
+            return None
+        asked = push.data.get("text_version") if isinstance(push.data, dict) else None
+        version = asked if isinstance(asked, str) and len(asked) <= 64 else None
+        self.set_consent(consent, version)
+        return {"consent": consent} | ({} if version is None else {"text_version": version})
 
     def acted(self, push: Push, action: str | None = None, result: Any = None) -> None:
         """Book an action that the program has executed by itself."""
@@ -293,6 +307,22 @@ class Device:
             if not is_choice(name, wanted):
                 raise ValueError(f"a channel's name (1 to 64 characters) and True or False, not {name!r}: {wanted!r}")
         self._change_settings({"channels": channels}, {})
+
+    @property
+    def quiet_hours(self) -> tuple[str, str] | None:
+        """What `set_quiet_hours` was told."""
+        found = self._journal.settings().get("quiet_hours")
+        return (found["start"], found["end"]) if found else None
+
+    def set_quiet_hours(self, start: str | None, end: str | None = None) -> None:
+        """No alerts between these times of the device's own clock, `"22:00"` and `"07:00"`; None: at any time. Which
+        clock that is the server knows from `report({"timezone": "Europe/Vienna"})`. Raises ValueError."""
+        if start is None:
+            self._change_settings({"quiet_hours": None}, {})
+            return
+        if end is None or start == end or not (TIME.fullmatch(start) and TIME.fullmatch(end)):
+            raise ValueError(f"two different times HH:MM, not {start!r} and {end!r}")
+        self._change_settings({"quiet_hours": {"start": start, "end": end}}, {})
 
     def _change_settings(self, change: dict[str, Any], about: dict[str, Any]) -> None:
         self._journal.change_settings(change, about)
@@ -326,12 +356,15 @@ class Device:
 
     def _run_worker(self) -> None:
         while (job := self._inbox.get()) is not None and not self._stopping.is_set():
-            push, packet_id, connection = job
+            arrived, packet_id, connection = job
             try:
-                self._handle(push)
+                if isinstance(arrived, Push):
+                    self._handle(arrived)
+                elif self._on_notice is not None:
+                    self._run_notice(self._on_notice, arrived)
             except Exception:
                 # The journal failed (disk full, file gone): unacknowledged, so that the server sends it again.
-                log.exception("push %s could not be handled", push.push_id)
+                log.exception("%s could not be handled", arrived.push_id if isinstance(arrived, Push) else "a notice")
                 continue
             self._post(partial(self._acknowledge, packet_id, connection))
         self._thread_ended()
@@ -380,6 +413,9 @@ class Device:
 
     def _run(self, handler: Handler, push: Push) -> Any:
         return outcome(handler, push)
+
+    def _run_notice(self, handler: Callable[[Notice], Any], notice: Notice) -> None:
+        handler(notice)
 
     # The network thread
 
@@ -464,7 +500,8 @@ class Device:
             self._tell("refused", str(reason))
             return
         # Also into a session that is present: it may have died between CONNECT and SUBSCRIBE.
-        client.subscribe(self._topic + "push", qos=1)
+        wanted = ["push"] if self._on_notice is None else ["push", "notices"]
+        client.subscribe([(self._topic + leaf, 1) for leaf in wanted])
 
     def _subscribe_answered(
         self,
@@ -499,14 +536,20 @@ class Device:
             self._tell("disconnected", "connection lost" if lost else str(reason))
 
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        arrived: Push | Notice
         try:
-            push = Push.parse(message.payload)
+            if message.topic.endswith("/notices"):
+                arrived = json.loads(message.payload)
+                if not isinstance(arrived, dict):
+                    raise ValueError("a notice is a JSON object")
+            else:
+                arrived = Push.parse(message.payload)
         except (ValueError, RecursionError) as error:
             log.warning("%s: dropped a message that is no push: %s", self.device_id, error)
             self._acknowledge(message.mid, self._connection, message.qos)
             return
         # QoS 0 has no packet identifier; 0 is none [MQTT-2.2.1-2].
-        self._inbox.put((push, message.mid if message.qos else 0, self._connection))
+        self._inbox.put((arrived, message.mid if message.qos else 0, self._connection))
 
     def _acknowledge(self, packet_id: int, connection: int, qos: int = 1) -> None:
         if packet_id and qos and connection == self._connection and self._client.is_connected():
@@ -538,48 +581,9 @@ class Device:
                 self._drained.notify_all()
 
 
-def is_choice(name: object, wanted: object) -> bool:
-    """What the server takes for a channel and its setting."""
-    return isinstance(name, str) and 1 <= len(name) <= 64 and isinstance(wanted, bool)
-
-
 def _register(handlers: dict[str, Handler], name: str, handler: H) -> H:
     handlers[name] = handler
     return handler
-
-
-def receipt(push: Push, event: str, action: str | None = None, result: Any = None) -> Saying:
-    """A receipt as it is said. A result that is no JSON, or too long, is replaced by an error that says so."""
-    said: dict[str, Any] = {
-        "push_id": push.push_id,
-        "event": event,
-        "at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z",
-    }
-    if action is not None:
-        said["action"] = action
-    if result is not None:
-        try:
-            size = len(json.dumps(result, allow_nan=False))
-            error = f"a result of {size} bytes; at most {MAX_RESULT} are kept" if size > MAX_RESULT else None
-        except (TypeError, ValueError, RecursionError) as failure:
-            error = f"a result that is no JSON: {failure}"
-        if error is not None:
-            log.error("push %s: %s", push.push_id, error)
-        said["result"] = result if error is None else {"error": error}
-    return "receipts", json.dumps(said)
-
-
-def together(rows: list[tuple[int, str, str | bytes]]) -> list[tuple[int, str, str | bytes]]:
-    """Those of the oldest messages that travel as one: receipts in a row, everything else by itself."""
-    size = count = 0
-    for _, leaf, payload in rows:
-        size += len(payload) + 1
-        if count and (leaf != "receipts" or size > BYTES_PER_MESSAGE):
-            break
-        count += 1
-        if leaf != "receipts":
-            break
-    return rows[:count]
 
 
 def retry_after_of(properties: Properties | None) -> int | None:

@@ -12,6 +12,9 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+CONSENT_ACTIONS = {"consent.granted": "granted", "consent.denied": "denied"}
+"""Actions of a push that asks for consent, and the answer that choosing one is."""
+
 Handler = Callable[["Push"], Any]
 """A function of the program. What it returns must be JSON where it is a result."""
 
@@ -63,6 +66,11 @@ class Push:
         """The order's name: `data` of `{"command": "reboot", ..}`. None for other kinds, and for one without a name."""
         name = self.data.get("command") if self.kind == "command" and isinstance(self.data, dict) else None
         return name if isinstance(name, str) else None
+
+    @property
+    def channel(self) -> str | None:
+        found = self.message.get("channel")
+        return found if isinstance(found, str) else None
 
     @property
     def expired(self) -> bool:

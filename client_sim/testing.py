@@ -76,6 +76,10 @@ class Session:
     subscribed: bool = False
     in_flight: dict[int, Delivery] = field(default_factory=dict)
     last_id: int = 0
+    listening: bool = False
+    """To its notices."""
+    notices: set[int] = field(default_factory=set)
+    """Packet identifiers of those in flight."""
 
 
 class FakeServer:
@@ -189,6 +193,20 @@ class FakeServer:
 
         self._in_loop(accept)
         return push_id
+
+    def notice(self, device_id: str, content: dict[str, Any]) -> None:
+        """Tell a device something about pushes, such as `{"v": 1, "type": "gap", "count": 2, ..}`. Raises ValueError if
+        it is not connected and subscribed to its `notices`."""
+
+        def tell() -> None:
+            connection, session = self._connections.get(device_id), self._sessions.get(device_id)
+            if connection is None or session is None or not session.listening:
+                raise ValueError(f"{device_id} does not listen to its notices")
+            session.last_id = session.last_id % 0xFFFF + 1
+            session.notices.add(session.last_id)
+            connection.tell(session.last_id, content)
+
+        self._in_loop(tell)
 
     def delivery(self, push_id: str) -> dict[str, Any]:
         """`{"state", "action", "result", "receipts"}` as they are now. Raises KeyError."""
@@ -325,7 +343,11 @@ class FakeServer:
             del self._connections[connection.device_id]
 
     def _acknowledged(self, device_id: str, packet_id: int, reason_code: int) -> None:
-        delivery = self._sessions[device_id].in_flight.pop(packet_id, None)
+        session = self._sessions[device_id]
+        if packet_id in session.notices:
+            session.notices.discard(packet_id)
+            return
+        delivery = session.in_flight.pop(packet_id, None)
         if delivery is None:
             self._complain(device_id, f"PUBACK for packet identifier {packet_id}, which is not in flight")
         elif reason_code >= ReasonCode.UNSPECIFIED_ERROR:
@@ -389,6 +411,8 @@ class FakeServer:
             return
         merged = {**settings.get("channels", {}), **channels}
         settings |= content
+        if settings.get("quiet_hours", ...) is None:
+            del settings["quiet_hours"]
         if merged:
             settings["channels"] = merged
 
@@ -450,6 +474,9 @@ class _Connection(asyncio.Protocol):
         left = max(0, -int(-(delivery.ends_at - now) // 1))
         payload = json.dumps(delivery.message | {"expires_in": left}).encode()
         self.send(Publish(f"{self._topics}push", payload, qos=1, dup=dup, packet_id=packet_id))
+
+    def tell(self, packet_id: int, content: dict[str, Any]) -> None:
+        self.send(Publish(f"{self._topics}notices", json.dumps(content).encode(), qos=1, packet_id=packet_id))
 
     # What the device sends
 
@@ -522,6 +549,8 @@ class _Connection(asyncio.Protocol):
                 self._server._complain(self.device_id, f"subscription to {subscription.topic_filter}: {denied}")
                 answers.append(int(ReasonCode.NOT_AUTHORIZED if self.version == V5 else ReasonCode.UNSPECIFIED_ERROR))
                 continue
+            if leaf == "notices":
+                self._server._sessions[self.device_id].listening = True
             if leaf == "push":
                 wanted = True
                 if subscription.qos == 0:

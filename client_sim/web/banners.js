@@ -18,7 +18,7 @@ export class Banners {
   /**
    * list     the element that holds them.
    * resting  the element that takes the focus when the last card goes.
-   * answer   { opened(push), acted(push, action), dismissed(push) }; each resolves when the answer is kept.
+   * answer   { opened(push), acted(push, action), dismissed(push), muted(push) }; each resolves when the answer is kept.
    */
   constructor(list, resting, answer) {
     this.#list = list;
@@ -130,6 +130,11 @@ export class Banners {
         actions.append(choice);
       }
       element.append(actions);
+    }
+    if (push.channel !== null) {
+      const mute = button("banner-mute", () => this.#end(banner, () => this.#answer.muted(push)));
+      mute.textContent = `Mute ${push.channel}`;
+      element.append(mute);
     }
     const close = button("banner-close", () => this.#dismiss(banner));
     close.setAttribute("aria-label", `Dismiss: ${title ?? body}`);

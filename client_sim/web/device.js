@@ -33,6 +33,11 @@ const RECEIPTS_LENGTH = 16_384;
 /** Seconds in which a connection that may have died meanwhile must prove that it has not. */
 const PROBE = 10;
 const PUBACK = 0x40;
+/** Actions of a push that asks for consent, and the answer that choosing one is. */
+const CONSENT_ACTIONS = new Map([
+  ["consent.granted", "granted"],
+  ["consent.denied", "denied"],
+]);
 /** What a tab that waits says to the one that is the device. */
 const HOW_IS_IT = "how is it?";
 const UNSAID = "there is something to say";
@@ -66,6 +71,10 @@ export class Push {
   get command() {
     const name = this.kind === "command" && isObject(this.data) ? this.data.command : null;
     return typeof name === "string" ? name : null;
+  }
+
+  get channel() {
+    return typeof this.message.channel === "string" ? this.message.channel : null;
   }
 
   get priority() {
@@ -106,8 +115,9 @@ export class FleetpushDevice {
    *                what it returns is the result; nothing is {"error": "interrupted"}.
    * onState        (`waiting` | `connecting` | `connected` | `disconnected` | `refused`, detail in words); `waiting`
    *                for another tab that is the device.
+   * onNotice       what the server tells about pushes, { type: "gap" | "preferences", .. }. May come twice.
    */
-  constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onState, keepAlive = 60, backoff }) {
+  constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onState, onNotice, keepAlive = 60, backoff }) {
     this.deviceId = deviceId;
     /** Action id -> handler, which is given the push. Without a prototype: ids come from others, "constructor" too. */
     this.actions = Object.create(null);
@@ -116,6 +126,7 @@ export class FleetpushDevice {
     this.#onPush = onPush;
     this.#onInterrupted = onInterrupted;
     this.#onState = onState;
+    this.#onNotice = onNotice;
     this.#backoff = backoff ?? new Backoff();
     /** One name for lock, channel and database: this device at this server. */
     this.#name = `fleetpush ${new URL(url).host} ${this.#clientId}`;
@@ -140,6 +151,7 @@ export class FleetpushDevice {
   #onPush;
   #onInterrupted;
   #onState;
+  #onNotice;
   #backoff;
   #client;
   #journal = null;
@@ -231,12 +243,35 @@ export class FleetpushDevice {
     return this.#receipt(push, "dismissed");
   }
 
-  /** Run the handler of an action and book it as acted with what the handler returned. */
+  /**
+   * Run the handler of an action and book it as acted with what the handler returned. `consent.granted` and
+   * `consent.denied` need none: they are the person's answer.
+   */
   async act(push, action) {
     const handler = this.actions[action];
-    const result = handler ? await outcome(handler, push) : undefined;
+    const result = handler ? await outcome(handler, push) : await this.#answer(push, action);
     await this.#receipt(push, "acted", { action, result });
     return result;
+  }
+
+  async #answer(push, action) {
+    const consent = CONSENT_ACTIONS.get(action);
+    if (consent === undefined) return undefined;
+    const asked = isObject(push.data) ? push.data.text_version : undefined;
+    const version = typeof asked === "string" && asked.length <= 64 ? asked : undefined;
+    await this.consent(consent, version);
+    return version === undefined ? { consent } : { consent, text_version: version };
+  }
+
+  /** Channels to mute (false) or to take up again (true), by name; the others stay as they are. */
+  async setChannels(channels) {
+    await this.#journal.addChannels(channels);
+    this.#speak();
+  }
+
+  /** What `setChannels` has been told, all together. */
+  channels() {
+    return this.#journal.channels();
   }
 
   /** The person's choice, `granted` or `denied`, and the version of the text that asked. */
@@ -310,6 +345,10 @@ export class FleetpushDevice {
   // Pushes, one at a time
 
   #arrived(packet, connection) {
+    if (packet.topic === `${this.#topic}notices`) {
+      this.#noticed(packet, connection);
+      return;
+    }
     let push = null;
     try {
       push = Push.parse(packet.payload);
@@ -327,6 +366,16 @@ export class FleetpushDevice {
       }
       this.#acknowledge(packet, connection);
     });
+  }
+
+  #noticed(packet, connection) {
+    try {
+      const notice = JSON.parse(new TextDecoder().decode(packet.payload));
+      if (isObject(notice)) this.#onNotice?.(notice);
+    } catch (error) {
+      console.error("a notice could not be handled:", error);
+    }
+    this.#acknowledge(packet, connection);
   }
 
   async #handle(push) {
@@ -363,7 +412,9 @@ export class FleetpushDevice {
     const client = this.#client;
     client.on("connect", () => {
       // Also into a session that is present: it may have died between CONNECT and SUBSCRIBE.
-      client.subscribe(`${this.#topic}push`, { qos: 1 }, (error) => this.#subscribeAnswered(error));
+      const leaves = this.#onNotice ? ["push", "notices"] : ["push"];
+      const topics = leaves.map((leaf) => this.#topic + leaf);
+      client.subscribe(topics, { qos: 1 }, (error) => this.#subscribeAnswered(error));
     });
     client.on("error", (error) => {
       this.#reason = error.message;

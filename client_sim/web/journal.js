@@ -75,9 +75,26 @@ export class Journal {
       const facts = transaction.objectStore("facts");
       const last = await answer(facts.get("consent"));
       const seq = Math.max(Date.now(), (last?.seq ?? 0) + 1);
-      facts.put({ consent, seq }, "consent");
+      facts.put({ ...last, consent, seq }, "consent");
       await say(transaction, "settings", JSON.stringify({ consent, seq, ...more }));
     });
+  }
+
+  /** Channels that the person mutes (false) or takes up again (true), numbered like an answer. */
+  addChannels(channels) {
+    return this.#write(["outbox", "facts"], async (transaction) => {
+      const facts = transaction.objectStore("facts");
+      const last = await answer(facts.get("consent"));
+      const seq = Math.max(Date.now(), (last?.seq ?? 0) + 1);
+      facts.put({ ...last, seq, channels: { ...last?.channels, ...channels } }, "consent");
+      await say(transaction, "settings", JSON.stringify({ channels, seq }));
+    });
+  }
+
+  /** What `addChannels` has said, all together. */
+  async channels() {
+    const transaction = this.#database.transaction(["facts"]);
+    return (await answer(transaction.objectStore("facts").get("consent")))?.channels ?? {};
   }
 
   /** What the last `addConsent` said; undefined if there was none. */

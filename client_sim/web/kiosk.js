@@ -12,6 +12,8 @@
 import { Banners, make } from "./banners.js";
 import { Player } from "./player.js";
 
+/** Where the permission that the server knows of is kept. */
+const PERMISSION = "permission";
 const CREDENTIAL = "fleetpush.credential";
 const STATES = {
   waiting: () => "Not this tab",
@@ -28,6 +30,10 @@ const player = new Player(drawPlayer);
 const banners = new Banners($("banners"), $("name"), {
   opened: (push) => answered(push, "opened", device.opened(push)),
   dismissed: (push) => answered(push, "dismissed", device.dismissed(push)),
+  muted: async (push) => {
+    await device.setChannels({ [push.channel]: false });
+    await answered(push, `muted: ${push.channel}`, device.dismissed(push));
+  },
   acted: async (push, action) => {
     const result = await device.act(push, action.id);
     answered(push, describe(action.title ?? action.id, result));
@@ -90,6 +96,7 @@ async function begin() {
       onPush: handle,
       onInterrupted: (push) => remember(push, "interrupted"),
       onState: drawState,
+      onNotice: (notice) => notice.type === "gap" && rememberGap(notice),
     });
     Object.assign(device.actions, {
       play: () => player.play(),
@@ -114,7 +121,10 @@ async function ask() {
   const permission = await Notification.requestPermission();
   // What this device must remember should not be what the browser clears first when the disk is full.
   await navigator.storage?.persist?.();
-  if (permission !== "default") await device.consent(permission, $("ask-text").dataset.version);
+  if (permission !== "default") {
+    await device.consent(permission, $("ask-text").dataset.version);
+    localStorage.setItem(PERMISSION, permission);
+  }
   drawAsk();
 }
 
@@ -122,7 +132,10 @@ async function ask() {
 async function agree() {
   drawAsk();
   const permission = permissionNow();
-  if (permission !== "default" && permission !== (await device.consented())) await device.consent(permission);
+  // Told when it has changed, not again and again: what a person has answered since then counts.
+  if (permission === "default" || permission === localStorage.getItem(PERMISSION)) return;
+  if (permission !== (await device.consented())) await device.consent(permission);
+  localStorage.setItem(PERMISSION, permission);
 }
 
 function permissionNow() {
@@ -247,6 +260,13 @@ function remember(push, what) {
     while (list.children.length > RECENT) list.lastElementChild.remove();
   }
   line.querySelector(".recent-what").textContent = what;
+}
+
+/** What ended while the device was away: one line for all of it. */
+function rememberGap({ count, reasons }) {
+  const words = Object.entries(Object(reasons)).map(([state, number]) => `${number} ${state}`);
+  const gap = { pushId: `gap ${Date.now()}`, kind: "gap", notification: { title: "Missed while away" } };
+  remember(gap, words.length > 0 ? words.join(", ") : String(count));
 }
 
 function drawPlayer() {

@@ -117,6 +117,26 @@ async def test_everything_a_device_says(server: FakeServer) -> None:
         assert server.uplink["d1"] == [("door", b"open")]
 
 
+async def test_notices_and_consent(server: FakeServer) -> None:
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    arrived: asyncio.Queue[Push] = asyncio.Queue()
+    async with device_of(server, arrived.put, on_notice=told.put) as device:
+        await device.wait_connected(TIMEOUT)
+        server.notice("d1", {"v": 1, "type": "gap", "count": 2})
+        assert (await asyncio.wait_for(told.get(), TIMEOUT))["count"] == 2
+        server.push("d1", kind="in_app", notification={"title": "May we?"})
+        push = await asyncio.wait_for(arrived.get(), TIMEOUT)
+        assert await device.act(push, "consent.granted") == {"consent": "granted"}
+        await device.set_quiet_hours("22:00", "07:00")
+        assert device.quiet_hours == ("22:00", "07:00")
+        assert await device.flush(TIMEOUT)
+        settings = server.settings["d1"]
+        assert (settings["consent"], settings["quiet_hours"]["start"]) == ("granted", "22:00")
+        await device.set_quiet_hours(None)
+        assert await device.flush(TIMEOUT)
+        assert "quiet_hours" not in server.settings["d1"]
+
+
 async def test_many_handlers_speak_at_once(server: FakeServer) -> None:
     """More than the loop's default executor has threads: none waits for another."""
     arrived: asyncio.Queue[Push] = asyncio.Queue()

@@ -386,6 +386,36 @@ def test_settings_are_remembered_and_said_in_order(broker: ScriptedBroker, tmp_p
     ]
 
 
+def test_quiet_hours_are_a_setting_like_the_others(broker: ScriptedBroker, tmp_path: Path) -> None:
+    device = device_of(broker, None, journal=tmp_path / "journal.db")
+    kept = [device.quiet_hours]
+    for start, end in (("22:00", "07:00"), (None, None)):
+        device.set_quiet_hours(start, end)
+        kept.append(device.quiet_hours)
+    assert kept == [None, ("22:00", "07:00"), None]
+    for wrong in (("22:00", None), ("22:00", "22:00"), ("24:00", "07:00"), ("7:00", "08:00")):
+        with pytest.raises(ValueError, match="HH:MM"):
+            device.set_quiet_hours(*wrong)
+    device.close()
+    said = [json.loads(payload)["quiet_hours"] for _, _, payload in Journal(tmp_path / "journal.db").unsaid(9)]
+    assert said == [{"start": "22:00", "end": "07:00"}, None]
+
+
+def test_a_push_that_asks_needs_no_handler(broker: ScriptedBroker, tmp_path: Path) -> None:
+    device = device_of(broker, None, journal=tmp_path / "journal.db")
+    asked = Push.parse(push_json("p1", kind="in_app", data={"text_version": "v2"}))
+    assert device.act(asked, "consent.granted") == {"consent": "granted", "text_version": "v2"}
+    assert device.consent == "granted"
+    assert device.act(asked, "something else") is None
+    device.close()
+    settings, *receipts = [json.loads(payload) for _, _, payload in Journal(tmp_path / "journal.db").unsaid(9)]
+    assert (settings["consent"], settings["text_version"]) == ("granted", "v2")
+    assert [(receipt["action"], receipt.get("result")) for receipt in receipts] == [
+        ("consent.granted", {"consent": "granted", "text_version": "v2"}),
+        ("something else", None),
+    ]
+
+
 def test_everything_said_offline_arrives_in_order(broker: ScriptedBroker, tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     device = device_of(broker, None, journal=path)

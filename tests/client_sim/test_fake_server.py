@@ -85,6 +85,28 @@ def test_what_the_device_says_of_itself(server: FakeServer) -> None:
     assert server.complaints == []
 
 
+def test_a_notice_is_told_and_acknowledged(server: FakeServer) -> None:
+    told: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def notice(content: dict[str, Any]) -> None:
+        told.put(content)
+        raise ValueError("a mistake of the program")
+
+    with device_of(server) as deaf:
+        server.wait_connected("d1")
+        with pytest.raises(ValueError, match="does not listen"):
+            server.notice("d1", {"type": "gap"})
+        assert deaf.connected
+    with device_of(server, on_notice=notice) as device:
+        assert device.wait_connected(TIMEOUT), "the session has a subscription already, to its pushes"
+        for count in (1, 2):
+            server.notice("d1", {"v": 1, "type": "gap", "count": count})
+            assert told.get(timeout=TIMEOUT)["count"] == count
+        push_id = server.push("d1")
+        server.wait(push_id, "delivered")
+    assert server.complaints == []
+
+
 @pytest.mark.parametrize("mqtt5", [False, True])
 def test_what_was_not_acknowledged_comes_again_once(server: FakeServer, mqtt5: bool) -> None:
     """[MQTT-4.4.0-1]; the second time with DUP, which the device ignores: the id tells it."""

@@ -85,3 +85,19 @@ def test_a_cap_holds_over_a_kill(start_server: StartServer) -> None:
         assert server.api.delivery(pushes[1])["reason"] == "capped"
         screen.wait_received(2)
         assert screen.push_ids() in ([first, pushes[0]], [first, first, pushes[0]])
+
+
+def test_a_device_that_comes_back_is_told_what_it_missed(server: Server, api: Api, name: Name) -> None:
+    device = api.enrol(name())
+    missed = api.push(device.id, **ALERT, ttl=1)
+    api.wait_counts(missed, expired=1)
+    waiting = api.push(device.id, **ALERT)
+    with Subscriber(server.mqtt_port, device, "-t", device.topics["notices"]) as screen:
+        received = {printed.topic: printed.push for printed in screen.wait_received(2)}
+    assert received[device.topics["push"]]["push_id"] == waiting
+    gap = received[device.topics["notices"]]
+    assert (gap["type"], gap["count"], gap["reasons"]) == ("gap", 1, {"expired": 1})
+    assert gap["pushes"][0]["push_id"] == missed
+    with Subscriber(server.mqtt_port, device, "-t", device.topics["notices"]) as screen:
+        later = api.push(device.id, **ALERT)
+        assert screen.wait_received(1)[0].push["push_id"] == later

@@ -102,3 +102,41 @@ def test_quitting_leaves_the_terminal_as_it_was(device: TerminalDevice) -> None:
     device.press("q")
     assert device.process.wait(15) == 0
     assert termios.tcgetattr(device.terminal) == device.before
+
+
+def test_a_person_mutes_changes_their_mind_and_reads_what_they_missed(
+    api: Api, device: TerminalDevice, tmp_path: Path
+) -> None:
+    api.push("kiosk-1", notification={"title": "Cheap bread"}, channel="offers")
+    device.wait_text("m mute offers")
+    device.press("m")
+    device.wait_text("offers: muted")
+    wait_for(lambda: api.device("kiosk-1")["channels"] == {"offers": False}, what="the channel to be muted")
+    assert api.accept("kiosk-1", notification={"title": "Cheap milk"}, channel="offers")["suppressed"] == 1
+    device.press("c")
+    wait_for(lambda: api.device("kiosk-1")["consent"] == "granted", what="consent")
+    device.press("c")
+    wait_for(lambda: api.device("kiosk-1")["consent"] == "denied", what="its withdrawal")
+    device.press("q")
+    device.process.wait(15)
+    missed = api.push("kiosk-1", kind="in_app", notification={"title": "Gone"}, ttl=1)
+    api.wait_counts(missed, expired=1)
+    back = TerminalDevice(tmp_path)
+    back.wait_text("missed while away: 1 expired")
+    back.close()
+
+
+def test_a_push_that_asks_is_answered_by_a_key(api: Api, device: TerminalDevice) -> None:
+    question = {"title": "May we send you offers?", "actions": "consent"}
+    push_id = api.push("kiosk-1", kind="in_app", notification=question, data={"text_version": "v2"})
+    device.wait_text("[1] Allow")
+    device.press("1")
+    wait_for(lambda: api.device("kiosk-1")["consent"] == "granted", what="the answer")
+    wait_for(lambda: api.delivery(push_id)["state"] == "acted", what="the receipt")
+    records = api.call("GET", "/v1/devices/kiosk-1/consent", 200)["items"]
+    assert {record["text_version"] for record in records} == {"v2"}
+
+
+def test_a_call_is_answered_by_the_terminal(api: Api, device: TerminalDevice) -> None:
+    answer = api.call("POST", "/v1/devices/kiosk-1/call", 200, json={"command": "play"})
+    assert answer["result"] == {"state": "playing", "title": "Morning light"}

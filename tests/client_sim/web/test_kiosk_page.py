@@ -80,6 +80,50 @@ def test_an_action_is_executed_and_booked_with_its_result(kiosk: Kiosk) -> None:
     assert page.evaluate(BANNERS) == 0
 
 
+def test_a_channel_is_muted_from_its_banner(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    offer = kiosk.push(channel="offers")
+    page.click(banner(offer, ".banner-mute"))
+    wait_state(kiosk, offer, "dismissed")
+    wait_for(lambda: kiosk.api.device(kiosk.id)["channels"] == {"offers": False}, what="the channel to be muted")
+    assert kiosk.api.accept(kiosk.id, notification={"title": "Bread"}, channel="offers")["suppressed"] == 1
+    page.wait_for(f"{BANNERS} === 0")
+    page.evaluate("fleetpush.device.setChannels({ offers: true })")
+    wait_for(lambda: kiosk.api.device(kiosk.id)["channels"] == {"offers": True}, what="the channel to be on again")
+    assert page.evaluate("fleetpush.device.channels()") == {"offers": True}
+
+
+def test_a_push_that_asks_is_answered_by_a_click(kiosk: Kiosk) -> None:
+    kiosk.permit("granted")
+    page = kiosk.connected()
+    wait_consent(kiosk, "granted")
+    question = {"title": "Still want offers?", "actions": "consent"}
+    push_id = kiosk.push(kind="in_app", notification=question, data={"text_version": "v7"})
+    page.click(banner(push_id, '[data-action="consent.denied"]'))
+    assert wait_state(kiosk, push_id, "acted")["result"] == {"consent": "denied", "text_version": "v7"}
+    wait_consent(kiosk, "denied")
+    page.reload()
+    page.wait_for('document.querySelector("#state")?.dataset.state === "connected"')
+    assert kiosk.api.device(kiosk.id)["consent"] == "denied", "the browser's permission is no newer answer"
+
+
+def test_a_call_is_answered_by_the_page(kiosk: Kiosk) -> None:
+    kiosk.connected()
+    answer = kiosk.api.call("POST", f"/v1/devices/{kiosk.id}/call", 200, json={"command": "next"})
+    assert answer["result"] == {"state": "paused", "title": "Window seat"}
+
+
+def test_what_was_missed_is_told(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    kiosk.relay.cut()
+    kiosk.api.wait_online(kiosk.id, False)
+    missed = kiosk.push(ttl=1)
+    kiosk.api.wait_counts(missed, expired=1)
+    kiosk.relay.mend()
+    page.wait_for('document.querySelector("#recent")?.innerText.includes("1 expired")')
+    assert "Missed while away" in page.text("#recent")
+
+
 def test_a_command_is_executed_without_anybody_and_answers(kiosk: Kiosk) -> None:
     page = kiosk.connected()
     results = [wait_state(kiosk, kiosk.command(action), "acted")["result"] for action in ("next", "nonsense")]
