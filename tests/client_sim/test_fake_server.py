@@ -96,7 +96,7 @@ def test_a_notice_is_told_and_acknowledged(server: FakeServer) -> None:
         server.wait_connected("d1")
         with pytest.raises(ValueError, match="does not listen"):
             server.notice("d1", {"type": "gap"})
-        assert deaf.connected
+        assert deaf.wait_connected(TIMEOUT)
     with device_of(server, on_notice=notice) as device:
         assert device.wait_connected(TIMEOUT), "the session has a subscription already, to its pushes"
         for count in (1, 2):
