@@ -45,10 +45,12 @@ from gateway.audience.policy import PolicyBook
 from gateway.audience.time_zones import time_zones
 from gateway.auth import SCOPES, DeviceAuthenticator, KeyRing, new_key, secret_hash
 from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.analytics import Analytics
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import EmbeddedEngine
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.gaps import Gaps
@@ -292,7 +294,8 @@ class Rooms:
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
         self._book = book = PolicyBook(database, clock)
         self._wishes = wishes = Wishes(database, ledger, book, clock)
-        self._gate = gate = Gate(database, ledger, mailbox, book, clock, loop)
+        numbers = PushNumbers()
+        self._gate = gate = Gate(database, ledger, mailbox, book, clock, loop, Digests(numbers))
         wishes.on_stored = lambda device_no: gate.look((device_no,))
         book.on_changed = self._rules_changed
         self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
@@ -311,7 +314,9 @@ class Rooms:
             data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time).left,
             book,
             gate,
+            numbers,
         )
+        self._analytics = Analytics(database, ledger, book, clock, loop)
         self._calls = Calls(database, self._acceptance)
         self._receipts.on_acted = self._calls.answered
         self._retention = Retention(
@@ -373,6 +378,7 @@ class Rooms:
         await self._gate.load()
         await self.mailbox.recover()
         await self._wishes.recover()
+        await self._analytics.load()
 
     def _rules_changed(self, app_no: int) -> None:
         self._wishes.rules_changed(app_no)
@@ -394,6 +400,7 @@ class Rooms:
             calls=self._calls,
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),
+            analytics=self._analytics,
             clock=self._clock,
             problems=self._problems,
             metrics=self.metrics,
@@ -405,6 +412,7 @@ class Rooms:
         while True:
             self._ledger.sweep()
             self._gate.tick()
+            self._analytics.tick()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def retire(self) -> None:

@@ -224,6 +224,7 @@ class Delivery(_Answer):
     opened_at: str | None
     acted_at: str | None
     ended_at: str | None = Field(description="When it ended without delivery.")
+    replaced_by: str | None = Field(description="The digest that it went into.")
     not_before: str | None = Field(description="It waits because of caps or quiet hours, and is judged again then.")
     action: str | None
     result: Any
@@ -358,3 +359,51 @@ class CallAnswer(_Answer):
     state: str
     reason: str | None
     result: Any
+
+
+class Rates(_Answer):
+    """Each a share of the stage before: eligible, delivered, displayed, opened; `opted_out` of the delivered. null:
+    there is nothing that it could be a share of."""
+
+    delivered: float | None
+    displayed: float | None
+    opened: float | None
+    acted: float | None
+    opted_out: float | None
+
+
+class Percentiles(_Answer):
+    p50: int
+    p90: int
+    p99: int
+
+
+class Stages(_Answer):
+    targeted: int
+    eligible: int = Field(description="Targeted, without what was suppressed.")
+    delivered: int
+    displayed: int
+    dismissed: int
+    opened: int
+    acted: int
+    opted_out: int
+    rates: Rates
+    time_to_deliver_ms: Percentiles | None
+    time_to_open_ms: Percentiles | None
+
+
+class PushFunnel(Stages):
+    push_id: str
+    counted_at: str
+
+
+class Funnel(Stages):
+    """One of `channel`, `tag` and `hour`; a channel of null is none."""
+
+    channel: str | None = None
+    tag: str | None = None
+    hour: str | None = None
+
+
+class Funnels(_Answer):
+    items: list[Funnel]

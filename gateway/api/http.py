@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
 
-from gateway.api import apps, channels, devices, docs, health, keys, problems, pushes
+from gateway.api import analytics, apps, channels, devices, docs, health, keys, problems, pushes
 from gateway.api.services import Services, provide
 
 
@@ -47,7 +47,15 @@ def create_api(found: Services) -> FastAPI:
     )
     provide(api, found)
     problems.install(api, found.problems)
-    for door in (pushes, devices, channels, apps, keys, health):  # routes are tried in this order: the busiest first
+    for door in (
+        pushes,
+        devices,
+        channels,
+        analytics,
+        apps,
+        keys,
+        health,
+    ):  # routes are tried in this order: the busiest first
         api.include_router(door.router)
     docs.install(api)
     return api

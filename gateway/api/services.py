@@ -14,6 +14,7 @@ from gateway.audience.devices import DeviceRegistry
 from gateway.audience.policy import PolicyBook
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.analytics import Analytics
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import Wishes
 from gateway.delivery.forecast import Forecast
@@ -45,6 +46,7 @@ class Services:
     calls: Calls
     ledger: Ledger
     reports: Reports
+    analytics: Analytics
     clock: Callable[[], int]
     """Server time in milliseconds."""
     problems: ProblemCount

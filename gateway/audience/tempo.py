@@ -54,8 +54,9 @@ class Cap(_Strict):
 class Caps(_Strict):
     limits: Annotated[list[Cap], Field(min_length=1, max_length=3)]
     """All of them hold."""
-    excess: Literal["drop", "defer"] = "drop"
-    """What becomes of an alert that is one too many: it ends `suppressed`, or waits until there is room."""
+    excess: Literal["drop", "defer", "digest"] = "drop"
+    """What becomes of an alert that is one too many: it ends `suppressed`, or waits until there is room, then by itself
+    or together with others that wait for it."""
 
 
 def is_quiet(hours: Hours, zone: str, now: int) -> bool:
@@ -85,15 +86,21 @@ def _quiet_until(hours: Hours, zone: str, minute: int) -> int | None:
 
 
 def _end_of_gap(hours: Hours, zone: str, now: int, after: int) -> int:
-    """The end is a time that the wall clock leaves out: the first minute after it."""
-    low, high = now // MINUTE, after // MINUTE  # quiet at the one, not at the other
+    """The end is a time that the wall clock leaves out, and is over at `after`: the moment at which it is set forward,
+    or the next end, if it is set into quiet hours."""
+    tz = ZoneInfo(zone)
+
+    def offset(minute: int) -> timedelta | None:
+        return datetime.fromtimestamp(minute * MINUTE / 1000, tz).utcoffset()
+
+    low, high = now // MINUTE, after // MINUTE
     while high - low > 1:
         middle = (low + high) // 2
-        if is_quiet(hours, zone, middle * MINUTE):
-            low = middle
-        else:
+        if offset(middle) == offset(after // MINUTE):
             high = middle
-    return high * MINUTE
+        else:
+            low = middle
+    return _quiet_until(hours, zone, high) or high * MINUTE
 
 
 def quiet_until(hours: Hours, zone: str, now: int) -> int | None:

@@ -24,6 +24,7 @@ from typing import Any
 from gateway.audience import targeting
 from gateway.audience.policy import PolicyBook
 from gateway.delivery.consent import suppress_selected, unwanted, wishes_of
+from gateway.delivery.digest import PushNumbers
 from gateway.delivery.gate import Gate
 from gateway.delivery.headroom import Headroom, count_mailboxes, crowded_mailboxes
 from gateway.delivery.ledger import (
@@ -46,7 +47,6 @@ from gateway.delivery.push import (
     ActivePush,
     PushRequest,
     Target,
-    last_push_no,
 )
 from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AcceptedPush, AppRef, Draft, Submission, draft_of, nobody_known
@@ -114,7 +114,9 @@ class Acceptance:
         storage_left: Callable[[], bool],
         book: PolicyBook,
         gate: Gate,
+        numbers: PushNumbers,
     ) -> None:
+        self._numbers = numbers
         self._gate = gate
         self._book = book
         self._database = database
@@ -125,8 +127,6 @@ class Acceptance:
         self._timers = timers
         self._storage_left = storage_left
         self._headroom = Headroom(limits.mailbox_deliveries, limits.mailbox_bytes)
-        self._last_no: int | None = None
-        """Of the push that was stored last; None before the first of this run. Nobody else stores any."""
         self._pending: list[_Batch] = []
         self._under_way = False
         self._scheduled = False
@@ -302,6 +302,7 @@ class Acceptance:
         for draft in drafts:
             if not draft.push_no:
                 continue
+            self._ledger.changed.add(draft.push_no)
             self.accepted += 1
             self.targeted += draft.targeted
             ttl = draft.request.ttl
@@ -320,7 +321,7 @@ class Acceptance:
     def _store_rows(self, connection: sqlite3.Connection, drafts: list[Draft], now: int) -> _Stored:
         for draft in drafts:  # an operation may run twice (see `Database`, law 2)
             draft.answer, draft.push_no, draft.devices, draft.unknown, draft.suppressed = None, 0, (), (), 0
-        last_no = self._last_no if self._last_no is not None else last_push_no(connection)
+        last_no = self._numbers.last(connection)
         known = self._known_devices(connection, drafts)
         wishes = self._known_wishes(connection, known)
         withheld: dict[str, list[int]] = {}
@@ -356,7 +357,7 @@ class Acceptance:
         if push_no == last_no:
             self._answer_twins(twins)
             return _Stored([], [])
-        self._last_no = push_no  # a number that is rolled back is left out
+        self._numbers.used(push_no)
         insert_rows(connection, "push", PUSH_COLUMNS, pushes)
         insert_single_rows(connection, single)
         for reason, handles in withheld.items():

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.audience.policy import CRITICAL, Consent, PolicyBook, Rules, choices_of
 from gateway.audience.tempo import Hours
-from gateway.delivery.ledger import Ledger, end_rows, handle_of, regate_device_rows, suppress_rows
+from gateway.delivery.analytics import opted_out
+from gateway.delivery.ledger import DEVICE_BITS, Ledger, end_rows, handle_of, regate_device_rows, suppress_rows
 from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none
@@ -65,12 +66,19 @@ def store_settings(
 
     Raises TooManyChoices.
     """
-    row = connection.execute("SELECT app_no, channels, settings_seq FROM device WHERE no = ?", (device_no,)).fetchone()
+    row = connection.execute(
+        "SELECT app_no, channels, settings_seq, consent FROM device WHERE no = ?", (device_no,)
+    ).fetchone()
     if row is None or (settings.seq is not None and row[2] is not None and settings.seq <= row[2]):
         return None
     choices = json.dumps({**choices_of(row[1]), **(settings.channels or {})}, ensure_ascii=False)
     if len(choices.encode(errors="replace")) > MAX_CHOICES:
         raise TooManyChoices(f"channels would be larger than {MAX_CHOICES} bytes")
+    before = choices_of(row[1])
+    muted = [name for name, wanted in (settings.channels or {}).items() if not wanted and before.get(name, True)]
+    denied = settings.consent == "denied" and row[3] != "denied"
+    if muted or denied:
+        opted_out(connection, row[0], device_no, denied, muted, now)
     if "quiet_hours" in settings.model_fields_set:
         hours = None if settings.quiet_hours is None else settings.quiet_hours.model_dump_json()
         connection.execute("UPDATE device SET quiet_hours = ? WHERE no = ?", (hours, device_no))
@@ -261,6 +269,7 @@ class Wishes:
     def settled(self, ended: list[int], in_flight: dict[int, str]) -> None:
         """On the loop, when that is on disk."""
         if ended:
+            self._ledger.changed.update([handle >> DEVICE_BITS for handle in ended])
             self._ledger.on_ended(ended)
         if in_flight:
             self._ledger.withhold(in_flight)

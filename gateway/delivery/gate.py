@@ -30,7 +30,9 @@ from typing import Any, NamedTuple
 
 from gateway.audience.policy import CRITICAL, PolicyBook, Rules, choices_of
 from gateway.audience.tempo import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
+from gateway.delivery.digest import Digests
 from gateway.delivery.ledger import (
+    DEVICE_BITS,
     RETRY_SECONDS,
     Ledger,
     defer_rows,
@@ -152,6 +154,8 @@ class _Judged:
     again: list[int] = field(default_factory=list)
     """Devices that there was no time for."""
     ended: list[int] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)
+    """Pushes that were made of others."""
     loaded: list[ActivePush] = field(default_factory=list)
 
 
@@ -166,7 +170,9 @@ class Gate:
         book: PolicyBook,
         clock: Callable[[], int],
         timers: Timers,
+        digests: Digests,
     ) -> None:
+        self._digests = digests
         self._database = database
         self._ledger = ledger
         self._mailbox = mailbox
@@ -299,7 +305,7 @@ class Gate:
         now = self._clock()
 
         def operation(connection: sqlite3.Connection) -> _Judged:
-            judged = judge_rows(connection, devices, self._book, self._ledger.is_sent, now)
+            judged = judge_rows(connection, devices, self._book, self._ledger.is_sent, self._digests, now)
             missing = {
                 no for numbers in judged.passed.values() for no in numbers if self._ledger.pushes.get(no) is None
             }
@@ -316,7 +322,11 @@ class Gate:
     def _judged(self, devices: list[int], judged: _Judged) -> None:
         self._under_way = False
         if judged.ended:
+            self._ledger.changed.update([handle >> DEVICE_BITS for handle in judged.ended])
             self._ledger.on_ended(judged.ended)
+        self._ledger.changed.update(judged.digests)
+        for push in judged.loaded:
+            self._ledger.expects_expiry(push.expires_at)
         loaded = {push.no: push for push in judged.loaded}
         for device_no, numbers in judged.passed.items():
             found = [self._ledger.pushes.get(no) or loaded.get(no) for no in numbers]
@@ -374,6 +384,7 @@ def judge_rows(
     devices: list[int],
     book: PolicyBook,
     is_sent: Callable[[int, int], bool],
+    digests: Digests,
     now: int,
 ) -> _Judged:
     """Judge what waits for these devices. What is let through is counted, the rest ended or deferred."""
@@ -407,8 +418,12 @@ def judge_rows(
     deferred: list[tuple[int, int]] = []
     counted: list[tuple[int, int, str | None, int]] = []
     critical: list[tuple[int, int, int, str, int]] = []
+    companies = _companies(rows, persons, is_sent, now)
+    digested: set[tuple[int, int]] = set()
     for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:
         person = persons.get(device_no)
+        if (device_no, push_no) in digested:
+            continue
         if person is None or is_sent(push_no, device_no) or (ttl and expires_at <= now):
             continue
         if not_before > now:
@@ -416,6 +431,13 @@ def judge_rows(
             continue
         verdict = judge(Alert(push_no, kind, channel, priority, ttl), person, now)
         if verdict.reason is None:
+            company = companies.get((device_no, channel), ())
+            if push_no in company and verdict.passed is None and len(company) > 1:
+                name = person.rules.channels[channel].fields.name if channel in person.rules.channels else None
+                judged.ended += [handle_of(member, device_no) for member in company]
+                digested.update((device_no, member) for member in company)
+                push_no = digests.store(connection, device_no, channel, name, company, now)
+                judged.digests.append(push_no)
             judged.passed.setdefault(device_no, []).append(push_no)
             if verdict.passed is not None:
                 person.critical_uses += 1
@@ -440,6 +462,32 @@ def judge_rows(
         "INSERT INTO critical_use (app_no, device_no, push_no, passed, at) VALUES (?, ?, ?, ?, ?)", critical
     )
     return judged
+
+
+def _companies(
+    rows: Iterable[Sequence[Any]], persons: dict[int, Person], is_sent: Callable[[int, int], bool], now: int
+) -> dict[tuple[int, str | None], list[int]]:
+    """(device, channel) -> the pushes that go as one digest when there is room: those that are due, if a cap says so
+    and has held one of them back. What is critical goes by itself."""
+    companies: dict[tuple[int, str | None], list[int]] = defaultdict(list)
+    held: set[tuple[int, str | None]] = set()
+    for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:
+        person = persons.get(device_no)
+        if (
+            person is None
+            or kind != "alert"
+            or priority == CRITICAL
+            or not ttl
+            or expires_at <= now
+            or not_before > now
+        ):
+            continue
+        caps = (person.rules.policy.caps, person.rules.caps(channel))
+        if any(each is not None and each.excess == "digest" for each in caps) and not is_sent(push_no, device_no):
+            companies[device_no, channel].append(push_no)
+            if not_before:
+                held.add((device_no, channel))
+    return {key: members for key, members in companies.items() if key in held}
 
 
 def _note(later: dict[int, int], device_no: int, at: int) -> None:

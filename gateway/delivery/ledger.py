@@ -126,6 +126,8 @@ class Ledger:
         self.accepting_since: int | None = None
         """Server time of the pushes that are on their way to the disk; nobody has been offered them yet."""
         self._recalled: dict[int, None] = {}
+        self.changed: set[int] = set()
+        """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""
         self.gated = False
         """Whether any delivery may be gated (`Delivery.not_before`)."""
         self._withheld: dict[int, str] = {}
@@ -194,6 +196,7 @@ class Ledger:
             push = self.pushes.get(push_no)
             if push is not None:
                 self.pushes.settle(push, devices)
+            self.changed.add(push_no)
             if self._withheld:
                 for device_no in devices:
                     self._withheld.pop(handle_of(push_no, device_no), None)
@@ -434,6 +437,27 @@ def defer_rows(connection: sqlite3.Connection, deferred: list[tuple[int, int]]) 
             " AND delivery.device_no = (wanted.value ->> 0) & 4294967295 AND +delivery.state = 0",
             (json.dumps(deferred),),
         )
+
+
+def digest_rows(
+    connection: sqlite3.Connection,
+    push_no: int,
+    device_no: int,
+    priority: int,
+    size: int,
+    members: Sequence[int],
+    now: int,
+) -> None:
+    """The delivery of a digest, gated like its members, and the end of theirs."""
+    connection.execute(
+        "INSERT INTO delivery (push_no, device_no, priority, size, state, not_before) VALUES (?, ?, ?, ?, 0, 0)",
+        (push_no, device_no, priority, size),
+    )
+    connection.execute(
+        "UPDATE delivery SET state = 21, reason = 'digested', ended_at = ?, replaced_by = ?"
+        " WHERE push_no IN (SELECT value FROM json_each(?)) AND device_no = ? AND +state = 0",
+        (now, push_no, json.dumps(list(members)), device_no),
+    )
 
 
 def waiting_devices(connection: sqlite3.Connection, push_no: int) -> list[int]:

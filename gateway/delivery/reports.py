@@ -95,8 +95,9 @@ class Reports:
                 )
             rows = connection.execute(
                 "SELECT d.device_no, v.id, d.state, d.reason, d.qos, d.delivered_at, d.displayed_at, d.dismissed_at,"
-                " d.opened_at, d.acted_at, d.ended_at, d.action, d.result, d.not_before"
-                " FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
+                " d.opened_at, d.acted_at, d.ended_at, d.action, d.result, d.not_before,"
+                " r.id FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
+                " LEFT JOIN push AS r ON r.no = d.replaced_by"
                 " WHERE d.push_no = ? AND d.device_no > ? ORDER BY d.device_no LIMIT ?",
                 (push_no, after if after is not None else 0, limit + 1),
             ).fetchall()
@@ -221,6 +222,7 @@ def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
         "acted_at": rfc3339_or_none(row[9]),
         "ended_at": rfc3339_or_none(row[10]),
         "not_before": rfc3339_or_none(row[13] or None) if state is DeliveryState.WAITING else None,
+        "replaced_by": row[14],
         "action": row[11],
         "result": json.loads(row[12]) if row[12] is not None else None,
     }

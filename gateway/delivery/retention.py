@@ -16,6 +16,7 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
+from gateway.delivery.analytics import HOUR_MS
 from gateway.delivery.reports import count_states
 from gateway.store.database import Database
 
@@ -119,6 +120,16 @@ def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
         + connection.execute(
             "DELETE FROM uplink_message WHERE no IN (SELECT no FROM uplink_message WHERE received_at <= ? LIMIT ?)",
             (now - keep.uplink, SLICE),
+        ).rowcount
+        + connection.execute(
+            "DELETE FROM push_funnel WHERE push_no IN (SELECT push_no FROM push_funnel"
+            " WHERE push_no < coalesce((SELECT min(no) FROM push), 0) LIMIT ?)",
+            (SLICE,),
+        ).rowcount
+        + connection.execute(
+            "DELETE FROM funnel WHERE (app_no, dimension, key, hour) IN"
+            " (SELECT app_no, dimension, key, hour FROM funnel WHERE hour < ? LIMIT ?)",
+            ((now - keep.counts) // HOUR_MS, SLICE),
         ).rowcount
         + _remove_devices(connection)
     )

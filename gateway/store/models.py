@@ -226,6 +226,8 @@ class Delivery(SQLModel, table=True):
     not_before: int | None = None
     """None: goes out in its turn. Otherwise caps and quiet hours are judged at hand-over (`delivery/gate`), from this
     time on; 0 is at once."""
+    replaced_by: int | None = None
+    """Number of the push that it was digested into."""
 
 
 class AlertUse(SQLModel, table=True):
@@ -255,6 +257,27 @@ class CriticalUse(SQLModel, table=True):
     passed: str
     """The reason another push would have been suppressed or deferred for."""
     at: int
+
+
+class PushFunnel(SQLModel, table=True):
+    """What a push was when it was counted last (`delivery/analytics`): JSON of its tally, in all and by tag."""
+
+    __tablename__ = "push_funnel"
+    push_no: int | None = Field(default=None, primary_key=True)
+    content: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class Funnel(SQLModel, table=True):
+    """The tallies of the pushes that were accepted in an hour, together: of a channel, a tag, or the app (`all`)."""
+
+    __tablename__ = "funnel"
+    __table_args__ = (Index("funnel_age", "hour"), {"sqlite_with_rowid": False})
+    app_no: int = Field(primary_key=True)
+    dimension: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    hour: int = Field(primary_key=True)
+    """Hours since the Unix epoch, UTC."""
+    content: str = Field(sa_column=Column(Text, nullable=False))
 
 
 class IdempotencyRecord(SQLModel, table=True):

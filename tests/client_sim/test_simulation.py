@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from client_sim.scenario import Scenario, builtin_scenarios
@@ -13,6 +14,8 @@ from client_sim.simulation import Simulation, Target
 from client_sim.simulation_report import SimulationReport
 
 BROKEN_SERVER = Path(__file__).with_name("broken_server.py")
+DEVICES, LASTS = 60, 6.0
+"""Of the day whose funnel is compared."""
 SECONDS = 3.0
 """Of a built-in scenario's phases together, in a short run."""
 
@@ -122,6 +125,28 @@ async def test_a_server_that_delivers_expired_pushes_is_found_out(tmp_path: Path
     good = await simulate(Scenario.parse("good", ABSENCE, "good.toml"), tmp_path / "good")
     assert good.passed, good.findings
     assert set(good.ended) == {"expired"}
+
+
+async def test_the_funnel_is_what_the_devices_saw(tmp_path: Path) -> None:
+    """A day on a faster clock: the server's analytics, of all hours together, are the simulator's own counts."""
+    scenario = Scenario.load("day-cycle").with_(devices=DEVICES, lasts=LASTS)
+    server = ServerProcess(tmp_path, "--clock-speed", f"{scenario.clock_speed:g}")
+    server.start()
+    try:
+        target = Target(server.url, server.key)
+        report = await Simulation(scenario.model_copy(update={"thresholds": ()}), target=target).run()
+        assert report.passed, report.findings
+        headers = {"Authorization": f"Bearer {server.key}"}
+        answer = httpx2.get(f"{server.url}/v1/analytics?by=hour", headers=headers, timeout=60)
+        hours = answer.raise_for_status().json()["items"]
+    finally:
+        server.kill()
+    states = report.server_states
+    levels = ("delivered", "displayed", "opened", "acted")
+    own = {level: sum(states.get(other, 0) for other in levels[levels.index(level) :]) for level in levels}
+    assert {level: sum(item[level] for item in hours) for level in levels} == own
+    assert own["delivered"] == report.delivered
+    assert sum(item["targeted"] for item in hours) == report.deliveries
 
 
 async def test_a_server_that_runs_already_is_left_as_it_was_found(tmp_path: Path) -> None:

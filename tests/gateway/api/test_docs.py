@@ -25,6 +25,8 @@ CALLS = {
     "/v1/pushes/forecast": {"post"},
     "/v1/pushes/{push_id}": {"get", "delete"},
     "/v1/pushes/{push_id}/deliveries": {"get"},
+    "/v1/analytics": {"get"},
+    "/v1/analytics/pushes/{push_id}": {"get"},
     "/v1/apps": {"get", "post"},
     "/v1/keys": {"get", "post"},
     "/v1/keys/{key_id}": {"delete"},

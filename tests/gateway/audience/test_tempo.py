@@ -41,6 +41,13 @@ def test_clocks_set_forward() -> None:
     assert quiet_until(NIGHT, "Europe/Berlin", before) == at("2026-03-29T07:00:00+02:00")
 
 
+def test_clocks_set_forward_over_all_that_is_not_quiet() -> None:
+    """A person who can be disturbed for one minute of the day, which this day leaves out."""
+    hours = Hours(start="02:01", end="02:00")
+    before = at("2026-03-28T02:01:00+01:00")
+    assert quiet_until(hours, "Europe/Berlin", before) == at("2026-03-30T02:00:00+02:00")
+
+
 def test_clocks_set_back() -> None:
     """Berlin, 25 October 2026: the hour from 02:00 comes twice, and is quiet twice."""
     hours = Hours(start="22:00", end="02:30")

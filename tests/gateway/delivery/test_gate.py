@@ -103,6 +103,62 @@ def test_the_cap_of_a_channel_and_of_the_app(world: World) -> None:
     assert world.state(sent[1]) == world.state(sent[4]) == ("suppressed", "capped")
 
 
+def offers_digested(world: World) -> None:
+    fields = {"id": "offers", "name": "offers of today", "caps": cap(1, "hour", "digest")}
+    world.run(world.book.add_channel(APP.no, NewChannel.model_validate(fields)))
+
+
+def test_what_is_too_much_comes_as_one(world: World) -> None:
+    offers_digested(world)
+    world.connect()
+    first = alert(world, channel="offers")
+    others = [
+        world.push(notification={"title": f"Bread {price} €"}, channel="offers", priority=priority, ttl=ttl).push_id
+        for price, priority, ttl in ((1, "normal", 7_200), (2, "high", 9_000), (3, "low", 8_000))
+    ]
+    news = alert(world, channel="news")
+    assert world.received() == [first, news]
+    world.passes(HOUR)
+    digest = json.loads(world.engine.session("d1").handed_over[-1].payload)
+    assert digest["notification"] == {"title": "3 offers of today", "body": "Bread 2 €\nBread 1 €\nBread 3 €"}
+    assert digest["data"] == {"digest": [others[1], others[0], others[2]]}
+    assert (digest["channel"], digest["priority"], digest["expires_in"]) == ("offers", "high", 5_400)
+    for push_id in others:
+        assert world.state(push_id) == ("superseded", "digested")
+        page = world.run(world.reports.deliveries(APP.no, push_id, 10, None))
+        assert page["items"][0]["replaced_by"] == digest["push_id"]
+        assert world.counts(push_id) == {"targeted": 1, "superseded": 1}
+    world.acknowledge_all()
+    assert world.state(digest["push_id"]) == ("delivered", None)
+    assert world.state(alert(world, channel="offers")) == ("waiting", None), "it counts as one"
+    later = world.push().push_id
+    assert world.received()[-1] == later, "numbers of pushes go on"
+
+
+def test_one_that_waited_comes_as_itself(world: World) -> None:
+    offers_digested(world)
+    world.connect()
+    alert(world, channel="offers")
+    second = alert(world, channel="offers")
+    world.passes(HOUR)
+    assert world.received()[-1] == second
+
+
+def test_a_digest_that_is_lost_is_sent_again_once(world: World) -> None:
+    offers_digested(world)
+    world.connect()
+    for _ in range(3):
+        alert(world, channel="offers")
+    world.passes(HOUR)
+    digest = world.received()[-1]
+    world.crash()
+    world.connect()
+    assert world.received()[-1] == digest
+    world.acknowledge_all()
+    assert world.state(digest) == ("delivered", None)
+    assert world.push().push_id != digest
+
+
 def test_a_resend_counts_once(world: World) -> None:
     set_policy(world, caps=cap(2, "hour"))
     world.connect()
@@ -337,7 +393,7 @@ class Schedules(RuleBasedStateMachine):
                 min_size=1,
                 max_size=2,
             ),
-            "excess": st.sampled_from(["drop", "defer"]),
+            "excess": st.sampled_from(["drop", "defer", "digest"]),
         }
     )
     some_quiet = st.sampled_from([None, NIGHT, {"start": "12:00", "end": "14:00", "excess": "drop"}])
@@ -368,6 +424,8 @@ class Schedules(RuleBasedStateMachine):
     def handed_over(self, client_id: str, hand_over: HandOver) -> None:
         device_no = int(client_id[1:])
         push_id = json.loads(hand_over.payload)["push_id"]
+        if push_id not in self.pushes and "digest" in (hand_over.payload.decode()):
+            self.note_digest(json.loads(hand_over.payload))
         push = self.pushes.get(push_id) or self.coming
         now = self.world.now
         broken = self.broken(device_no, push_id, push, now)
@@ -379,6 +437,10 @@ class Schedules(RuleBasedStateMachine):
             self.passed[device_no].append(now)
         else:
             self.mistakes.append(f"{push} to d{device_no} at {now}: {broken}")
+
+    def note_digest(self, push: dict[str, Any]) -> None:
+        facts = {"kind": "alert", "channel": push.get("channel"), "priority": push["priority"], "counted": True}
+        self.pushes[push["push_id"]] = {**facts, "ttl": push["expires_in"]}
 
     def broken(self, device_no: int, push_id: str, push: dict[str, Any], now: int) -> list[str]:
         broken = []

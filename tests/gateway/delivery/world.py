@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from gateway.audience.policy import PolicyBook
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.analytics import Analytics
 from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.gate import Gate
@@ -75,12 +77,14 @@ class World:
         self.mailbox = Mailbox(database, self.ledger, self.facts, self.clock, self.timers)
         self.book = PolicyBook(database, self.clock)
         self.wishes = Wishes(database, self.ledger, self.book, self.clock)
-        self.gate = Gate(database, self.ledger, self.mailbox, self.book, self.clock, self.timers)
+        numbers = PushNumbers()
+        self.gate = Gate(database, self.ledger, self.mailbox, self.book, self.clock, self.timers, Digests(numbers))
         self.wishes.on_stored = lambda device_no: self.gate.look((device_no,))
         self.book.on_changed = self.rules_changed
         self.receipts = Receipts(
             database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger, self.wishes
         )
+        self.analytics = Analytics(database, self.ledger, self.book, self.clock, self.timers)
         self.reports = Reports(database, self.ledger)
         self.acceptance = Acceptance(
             database,
@@ -92,6 +96,7 @@ class World:
             storage_left=lambda: self.storage_left,
             book=self.book,
             gate=self.gate,
+            numbers=numbers,
         )
         self.forecast = Forecast(database, self.mailbox, self.book, self.limits.max_payload)
         self.engine.events = self.mailbox
@@ -101,6 +106,7 @@ class World:
         self.run(self.book.load())
         self.run(self.gate.load())
         self.run(self.wishes.recover())
+        self.run(self.analytics.load())
 
     crash = boot
 

@@ -1,0 +1,76 @@
+"""`/v1/analytics`: funnels of a push, and by channel, tag or hour of the day; as JSON, CSV or NDJSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
+
+from gateway.api import answers
+from gateway.api.bodies import json_response, to_json
+from gateway.api.services import ReaderOf, services
+from gateway.delivery.analytics import By
+from gateway.errors import problem
+
+router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
+
+_TIME: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
+From = Annotated[str | None, Query(alias="from", description="Accepted at or after; RFC 3339 with an offset.")]
+To = Annotated[str | None, Query(description="Accepted before; RFC 3339 with an offset.")]
+
+
+@router.get("/pushes/{push_id}", response_model=answers.PushFunnel)
+async def push_funnel(push_id: str, request: Request, principal: ReaderOf) -> Response:
+    """The funnel of a push, counted now: stages, rates, times to deliver and to open, and how many of those who got it
+    withdrew their consent within a day."""
+    return json_response(await services(request).analytics.of_push(principal.app_no, push_id))
+
+
+@router.get("", response_model=answers.Funnels)
+async def funnels(
+    request: Request,
+    principal: ReaderOf,
+    by: Annotated[By, Query(description="`hour`: of the day, in the policy's time zone.")],
+    since: From = None,
+    to: To = None,
+    as_: Annotated[Literal["json", "csv", "ndjson"], Query(alias="format")] = "json",
+) -> Response:
+    """The funnels of all pushes that were accepted in a time, together, by channel, tag or hour of the day. Whole hours
+    count; `opted_out` are people who have muted the channel, or withdrawn consent, in that time."""
+    first, last = _milliseconds("from", since), _milliseconds("to", to)
+    items = await services(request).analytics.by(principal.app_no, by, first, last)
+    if as_ == "csv":
+        return Response(_csv(items), media_type="text/csv; charset=utf-8")
+    if as_ == "ndjson":
+        return Response(b"".join(to_json(item) + b"\n" for item in items), media_type="application/x-ndjson")
+    return json_response({"items": items})
+
+
+def _milliseconds(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(_TIME.validate_python(text).timestamp() * 1000)
+    except ValidationError:
+        raise problem("invalid_request", f"{name}: a time with its offset, such as 2026-12-01T00:00:00Z") from None
+
+
+def _csv(items: list[dict[str, Any]]) -> str:
+    flat = [
+        {
+            f"{name}_{inner}" if isinstance(value, dict) else name: found
+            for name, value in item.items()
+            for inner, found in (value.items() if isinstance(value, dict) else (("", value),))
+        }
+        for item in items
+    ]
+    columns = list(dict.fromkeys(name for row in flat for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()

@@ -1,0 +1,336 @@
+"""What became of pushes, counted as it happens: targeted, eligible, delivered, displayed, opened, acted.
+
+Nothing is counted on the hot path: the ledger notes the numbers of pushes of which something has changed, and a few
+times a second those are counted anew, set by set, on the writer thread between other operations. What a push counted
+before is kept with it (`push_funnel`), so that the difference can be added to the hours of its channel, its devices'
+tags and its app (`funnel`). A request reads those rows and no deliveries.
+
+Counts are cumulative: what was opened was displayed and delivered as well. A push belongs to the hour in which it was
+accepted. Times to deliver and to open are kept as histograms whose steps are a fifth apart, of every delivery up to
+SAMPLE of a push, of a sample beyond.
+
+After a restart the last RECOUNTED pushes are counted anew; what came to older ones in the last moments before a crash
+is missing until something more comes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from gateway.audience.policy import PolicyBook
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.push import push_number
+from gateway.delivery.states import DeliveryState
+from gateway.errors import problem
+from gateway.store.database import Database
+from gateway.store.protocols import Timers
+from gateway.timestamps import rfc3339
+
+log = logging.getLogger(__name__)
+
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+PUSHES = 100
+"""Pushes that one operation counts, about 1.7 ms of the writer: others wait for it."""
+DELIVERIES = 5_000
+"""Deliveries of those, or those of one push."""
+PAUSE = 0.05
+"""Seconds between two operations."""
+RECOUNTED = 10_000
+"""Pushes that a restart counts anew, besides those that were never counted, and ten times as many at most."""
+BEHIND = 10_000
+"""Pushes that wait to be counted; above it one operation follows the other."""
+SAMPLE = 10_000
+"""Deliveries of a push whose times are looked at one by one."""
+STEP = math.log(1.2)
+STAGES = ("targeted", "eligible", "delivered", "displayed", "dismissed", "opened", "acted")
+RATES = {
+    "delivered": "eligible",
+    "displayed": "delivered",
+    "opened": "displayed",
+    "acted": "opened",
+    "opted_out": "delivered",
+}
+"""What each stage is a share of."""
+By = Literal["channel", "tag", "hour"]
+
+Tally = Counter[str]
+"""Stages; `d<step>` and `o<step>` for the times to deliver and to open; `opted_out`."""
+
+
+class Analytics:
+    """`clock` gives server time in milliseconds."""
+
+    def __init__(
+        self, database: Database, ledger: Ledger, book: PolicyBook, clock: Callable[[], int], timers: Timers
+    ) -> None:
+        self._timers = timers
+        self._database = database
+        self._ledger = ledger
+        self._book = book
+        self._clock = clock
+        self._under_way = False
+
+    async def load(self) -> None:
+        """After a restart."""
+        numbers = await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT no FROM push WHERE no > coalesce((SELECT max(push_no) FROM push_funnel), 0) - ?1"
+                " ORDER BY no DESC LIMIT ?1 * 11",
+                (RECOUNTED,),
+            ).fetchall()
+        )
+        self._ledger.changed.update(no for (no,) in numbers)
+
+    def tick(self) -> None:
+        """Count what has changed. Called a few times a second."""
+        if self._under_way or not self._ledger.changed:
+            return
+        self._under_way = True
+        changed = self._taken()
+
+        def on_commit(left: list[int]) -> None:
+            self._under_way = False
+            self._ledger.changed.update(left)
+            if len(self._ledger.changed) > BEHIND:
+                self.tick()
+            elif self._ledger.changed:
+                self._timers.call_later(PAUSE, self.tick)
+
+        def on_error(error: BaseException) -> None:
+            log.error("pushes cannot be counted, trying again: %s", error)
+            self._under_way = False
+            self._ledger.changed.update(changed)
+
+        self._database.submit(lambda connection: count_rows(connection, changed), on_commit, on_error)
+
+    def _taken(self) -> list[int]:
+        changed = self._ledger.changed
+        return [changed.pop() for _ in range(min(len(changed), PUSHES))]
+
+    async def settle(self) -> None:
+        """Count everything that has changed until now."""
+        self._ledger.flush()
+        await self._database.write(lambda connection: None)  # what was flushed is called back
+        left = set(self._ledger.changed)
+        while left:
+            some = [left.pop() for _ in range(min(len(left), PUSHES))]
+            self._ledger.changed.difference_update(some)
+            left.update(await self._count(some))
+
+    async def _count(self, push_nos: list[int]) -> list[int]:
+        return await self._database.write(lambda connection: count_rows(connection, push_nos))
+
+    async def of_push(self, app_no: int, push_id: str) -> dict[str, Any]:
+        """Raises Problem 404, 410."""
+        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
+        if push_no is None:
+            raise problem("push_not_found", f"no push {push_id!r} in this app")
+        self._ledger.flush()
+        number = push_no
+
+        def write(connection: sqlite3.Connection) -> tuple[Tally, int] | None:
+            count_rows(connection, [number])
+            row = connection.execute("SELECT content FROM push_funnel WHERE push_no = ?", (number,)).fetchone()
+            if row is None:
+                return None
+            (opted_out,) = connection.execute(
+                "SELECT count(*) FROM delivery AS d WHERE d.push_no = ? AND d.delivered_at IS NOT NULL AND EXISTS ("
+                " SELECT 1 FROM consent_record AS c WHERE c.device_no = d.device_no AND c.consent = 'denied'"
+                " AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ?)",
+                (number, DAY_MS),
+            ).fetchone()
+            return Counter(json.loads(row[0])["tally"]), opted_out
+
+        found = await self._database.write(write)
+        if found is None:
+            raise problem("gone", "this push ended long ago and its counts are no longer kept")
+        tally, opted_out = found
+        tally["opted_out"] = opted_out
+        return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock())}
+
+    async def by(self, app_no: int, by: By, since: int | None, until: int | None) -> list[dict[str, Any]]:
+        """One item per channel, tag or hour of the day, of pushes accepted from `since` to before `until` (ms)."""
+        await self.settle()
+        first = (since or 0) // HOUR_MS
+        last = 2**53 if until is None else -(-until // HOUR_MS)
+        dimension = "all" if by == "hour" else by
+        rows = await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT key, hour, content FROM funnel WHERE app_no = ? AND dimension = ? AND hour >= ? AND hour < ?",
+                (app_no, dimension, first, last),
+            ).fetchall()
+        )
+        zone = ZoneInfo(self._book.of(app_no).policy.timezone)
+        tallies: dict[str, Tally] = defaultdict(Counter)
+        for key, hour, content in rows:
+            name = f"{datetime.fromtimestamp(hour * 3_600, zone):%H}" if by == "hour" else key
+            tallies[name].update(json.loads(content))
+        return [{by: key or None, **_described(tallies[key])} for key in sorted(tallies)]
+
+
+def _described(tally: Mapping[str, int]) -> dict[str, Any]:
+    rates = {stage: round(tally.get(stage, 0) / tally[of], 4) if tally.get(of) else None for stage, of in RATES.items()}
+    return {
+        **{stage: tally.get(stage, 0) for stage in STAGES},
+        "opted_out": tally.get("opted_out", 0),
+        "rates": rates,
+        "time_to_deliver_ms": _percentiles(tally, "d"),
+        "time_to_open_ms": _percentiles(tally, "o"),
+    }
+
+
+def _percentiles(tally: Mapping[str, int], prefix: str) -> dict[str, int] | None:
+    steps = sorted((int(name[1:]), count) for name, count in tally.items() if name[0] == prefix and name[1:].isdigit())
+    total = sum(count for _, count in steps)
+    if not total:
+        return None
+    found: dict[str, int] = {}
+    for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99)):
+        below = 0
+        for step, count in steps:
+            below += count
+            if below >= share * total:
+                found[name] = round(math.exp((step + 0.5) * STEP) - 1)
+                break
+    return found
+
+
+# -- on the writer thread ----------------------------------------------------------------------------------------------
+
+
+def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> list[int]:
+    """Count these pushes anew and add the difference to their hours; those that there was no time for."""
+    listed: list[int] = []
+    size = 0
+    pushes = {
+        row[0]: row[1:]
+        for row in connection.execute(
+            "SELECT no, app_no, channel, accepted_at, targeted FROM push"
+            " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
+            (json.dumps(push_nos),),
+        )
+    }
+    left: list[int] = []
+    for push_no, (_, _, _, targeted) in pushes.items():
+        if listed and size + targeted > DELIVERIES:
+            left.append(push_no)
+        else:
+            size += targeted
+            listed.append(push_no)
+    if not listed:
+        return left
+    wanted = json.dumps(listed)
+    tallies, by_tag = _counted(connection, wanted)
+    before = {
+        push_no: json.loads(content)
+        for push_no, content in connection.execute(
+            "SELECT push_no, content FROM push_funnel WHERE push_no IN (SELECT value FROM json_each(?))", (wanted,)
+        )
+    }
+    added: dict[tuple[int, str, str, int], Tally] = defaultdict(Counter)
+    for push_no in listed:
+        app_no, channel, accepted_at, _ = pushes[push_no]
+        hour = accepted_at // HOUR_MS
+        old = before.get(push_no, {"tally": {}, "tags": {}})
+        tally = tallies[push_no]
+        difference = _less(tally, old["tally"])
+        added[app_no, "all", "", hour].update(difference)
+        added[app_no, "channel", channel or "", hour].update(difference)
+        for tag in by_tag[push_no].keys() | old["tags"].keys():
+            added[app_no, "tag", tag, hour].update(_less(by_tag[push_no].get(tag, {}), old["tags"].get(tag, {})))
+    connection.executemany(
+        "INSERT OR REPLACE INTO push_funnel (push_no, content) VALUES (?, ?)",
+        [(push_no, json.dumps({"tally": tallies[push_no], "tags": by_tag[push_no]})) for push_no in listed],
+    )
+    add_rows(connection, added)
+    return left
+
+
+def _less(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
+    found = {name: new.get(name, 0) - old.get(name, 0) for name in new.keys() | old.keys()}
+    return {name: count for name, count in found.items() if count}
+
+
+def _counted(connection: sqlite3.Connection, wanted: str) -> tuple[dict[int, Tally], dict[int, dict[str, Tally]]]:
+    tallies: dict[int, Tally] = defaultdict(Counter)
+    by_tag: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Counter))
+    for push_no, state, count in connection.execute(
+        "SELECT push_no, state, count(*) FROM delivery WHERE push_no IN (SELECT value FROM json_each(?))"
+        " GROUP BY push_no, state",
+        (wanted,),
+    ):
+        _add_state(tallies[push_no], state, count)
+    for push_no, tag, state, count in connection.execute(
+        "SELECT d.push_no, t.tag, d.state, count(*) FROM delivery AS d"
+        " JOIN device_tag AS t ON t.device_no = d.device_no"
+        " WHERE d.push_no IN (SELECT value FROM json_each(?)) GROUP BY d.push_no, t.tag, d.state",
+        (wanted,),
+    ):
+        _add_state(by_tag[push_no][tag], state, count)
+    for push_no, delivered, opened in connection.execute(
+        "SELECT p.no, json_group_array(d.delivered_at - p.accepted_at) FILTER (WHERE d.delivered_at IS NOT NULL),"
+        " json_group_array(coalesce(d.opened_at, d.acted_at) - p.accepted_at)"
+        "  FILTER (WHERE d.opened_at IS NOT NULL OR d.acted_at IS NOT NULL)"
+        " FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND d.device_no % (1 + p.targeted / ?) = 0"
+        " WHERE p.no IN (SELECT value FROM json_each(?)) GROUP BY p.no",
+        (SAMPLE, wanted),
+    ):
+        for prefix, times in (("d", delivered), ("o", opened)):
+            for milliseconds in json.loads(times):
+                tallies[push_no][f"{prefix}{_step(milliseconds)}"] += 1
+    return tallies, by_tag
+
+
+def _step(milliseconds: int) -> int:
+    return int(math.log(max(milliseconds, 0) + 1) / STEP)
+
+
+def _add_state(tally: Tally, state: int, count: int) -> None:
+    tally["targeted"] += count
+    if state != DeliveryState.SUPPRESSED:
+        tally["eligible"] += count
+    for stage in ("delivered", "displayed", "opened", "acted"):
+        if DeliveryState[stage.upper()] <= state <= DeliveryState.ACTED:
+            tally[stage] += count
+    if state == DeliveryState.DISMISSED:
+        tally["dismissed"] += count
+
+
+def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]) -> None:
+    """Add to hours: (app, dimension, key, hour since the epoch) -> counts."""
+    for key, tally in added.items():
+        if not tally:
+            continue
+        row = connection.execute(
+            "SELECT content FROM funnel WHERE app_no = ? AND dimension = ? AND key = ? AND hour = ?", key
+        ).fetchone()
+        total = Counter(json.loads(row[0]) if row is not None else {})
+        total.update(tally)
+        connection.execute(
+            "INSERT OR REPLACE INTO funnel (app_no, dimension, key, hour, content) VALUES (?, ?, ?, ?, ?)",
+            (*key, json.dumps({name: count for name, count in total.items() if count})),
+        )
+
+
+def opted_out(
+    connection: sqlite3.Connection, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now: int
+) -> None:
+    """A person has denied consent, or muted channels: counted in this hour."""
+    hour = now // HOUR_MS
+    added: dict[tuple[int, str, str, int], Mapping[str, int]] = {
+        (app_no, "channel", channel, hour): {"opted_out": 1} for channel in muted
+    }
+    if denied:
+        added[app_no, "all", "", hour] = {"opted_out": 1}
+        for (tag,) in connection.execute("SELECT tag FROM device_tag WHERE device_no = ?", (device_no,)):
+            added[app_no, "tag", tag, hour] = {"opted_out": 1}
+    add_rows(connection, added)

@@ -1,0 +1,109 @@
+"""A digest: one alert in the place of several that a cap has held back for the same person.
+
+It is a push of its own, stored by the gate in the operation that lets it through: "5 offers", with the titles of the
+first few, the ids of all in `data.digest`, their channel, the most urgent of their priorities and the longest of the
+lifetimes that are left. Its members end `superseded`, reason `digested`, and name it.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Sequence
+
+from gateway.delivery.ledger import digest_rows
+from gateway.delivery.push import PUSH_ID_LENGTH, PushRequest, last_push_no, wire_size
+from gateway.delivery.states import PRIORITIES
+
+TITLES = 5
+TITLE_LENGTH = 80
+IDS = 50
+"""Members that the digest names; all are counted in its title."""
+
+
+class Digests:
+    """Makes them, on the writer thread. It shares the numbers of pushes with acceptance (`numbers`)."""
+
+    def __init__(self, numbers: PushNumbers) -> None:
+        self._numbers = numbers
+
+    def store(
+        self,
+        connection: sqlite3.Connection,
+        device_no: int,
+        channel: str | None,
+        channel_name: str | None,
+        members: Sequence[int],
+        now: int,
+    ) -> int:
+        """Store a digest of these pushes (numbers, in order) to one device and end their deliveries; its number."""
+        rows = connection.execute(
+            "SELECT p.id, p.app_no, p.priority, p.qos, p.expires_at, p.content FROM json_each(?) AS wanted"
+            " JOIN push AS p ON p.no = wanted.value ORDER BY wanted.key",
+            (json.dumps(members),),
+        ).fetchall()
+        (device_id,) = connection.execute("SELECT id FROM device WHERE no = ?", (device_no,)).fetchone()
+        titles = [_title(content) for *_, content in rows]
+        body = "\n".join(titles[:TITLES]) + ("\n…" if len(titles) > TITLES else "")
+        ttl = max(1, (max(row[4] for row in rows) - now) // 1000)
+        request = PushRequest.model_validate(
+            {
+                "target": {"device": device_id},
+                "notification": {"title": f"{len(rows)} {channel_name or channel or 'messages'}", "body": body},
+                "data": {"digest": [row[0] for row in rows[:IDS]]},
+                "priority": PRIORITIES[min(row[2] for row in rows)],
+                "qos": max(row[3] for row in rows),
+                "ttl": ttl,
+                **({} if channel is None else {"channel": channel}),
+            }
+        )
+        content = request.content()
+        number = self._numbers.take(connection)
+        priority = PRIORITIES.index(request.priority)
+        size = wire_size(request, content)
+        connection.execute(
+            "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, channel, target, content, size, accepted_at,"
+            " expires_at, targeted, suppressed) VALUES (?, ?, ?, 'alert', ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
+            (
+                number,
+                secrets.token_urlsafe(PUSH_ID_LENGTH * 3 // 4),
+                rows[0][1],
+                priority,
+                request.qos,
+                ttl,
+                channel,
+                json.dumps({"device": device_id}),
+                content,
+                size,
+                now,
+                now + ttl * 1000,
+            ),
+        )
+        digest_rows(connection, number, device_no, priority, size, members, now)
+        return number
+
+
+class PushNumbers:
+    """The number of the push that was stored last, shared by those who store any; on the writer thread only."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def last(self, connection: sqlite3.Connection) -> int:
+        return self._last if self._last is not None else last_push_no(connection)
+
+    def used(self, number: int) -> None:
+        """Up to here; one that is rolled back is left out."""
+        self._last = number
+
+    def take(self, connection: sqlite3.Connection) -> int:
+        number = self.last(connection) + 1
+        self.used(number)
+        return number
+
+
+def _title(content: str) -> str:
+    notification = json.loads(content).get("notification", {})
+    text = str(notification.get("title") or notification.get("body") or "").replace("\n", " ")
+    return text if len(text) <= TITLE_LENGTH else text[: TITLE_LENGTH - 1] + "…"

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+from gateway.api import answers
+from tests.gateway.api.house import House
+
+
+async def test_the_funnel_of_a_push_and_of_channels(house: House) -> None:
+    await house.enrol("d1", "d2", tags=["foyer"])
+    push_id = await house.push({"all": True}, notification={"title": "Hi"}, channel="offers")
+    funnel = answers.PushFunnel.model_validate(await house.call("GET", f"/v1/analytics/pushes/{push_id}"))
+    assert (funnel.targeted, funnel.eligible, funnel.delivered, funnel.rates.opened) == (2, 2, 0, None)
+    await house.refused("GET", "/v1/analytics/pushes/nothing", 404, "push_not_found")
+    for by, key in (("channel", "offers"), ("tag", "foyer"), ("hour", "08")):
+        (item,) = answers.Funnels.model_validate(await house.call("GET", f"/v1/analytics?by={by}")).items
+        assert (getattr(item, by), item.targeted) == (key, 2)
+
+
+async def test_exports(house: House) -> None:
+    await house.enrol("d1")
+    await house.push({"all": True}, data=1, channel="a")
+    await house.push({"all": True}, data=1)
+    answer = await house.http.get("/v1/analytics?by=channel&format=csv")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [(row["channel"], row["targeted"], row["rates_opened"]) for row in rows] == [("", "1", ""), ("a", "1", "")]
+    answer = await house.http.get("/v1/analytics?by=channel&format=ndjson")
+    assert [json.loads(line)["channel"] for line in answer.text.splitlines()] == [None, "a"]
+
+
+async def test_times_and_what_is_none(house: House) -> None:
+    await house.enrol("d1")
+    await house.push({"all": True}, data=1)
+    inside = "/v1/analytics?by=channel&from=2027-01-15T08:00:00Z&to=2027-01-15T09:00:00Z"
+    assert len((await house.call("GET", inside))["items"]) == 1
+    assert (await house.call("GET", "/v1/analytics?by=channel&from=2027-01-15T09:00:00Z"))["items"] == []
+    for query in ("", "?by=device", "?by=tag&from=yesterday", "?by=tag&from=2027-01-15T08:00:00", "?by=tag&format=pdf"):
+        await house.refused("GET", f"/v1/analytics{query}", 422, "invalid_request")
+    await house.refused("GET", "/v1/analytics?by=tag", 403, "forbidden", await house.key_for("send"))

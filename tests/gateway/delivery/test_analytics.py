@@ -1,0 +1,138 @@
+"""Funnels: counted as it happens, equal to what the ledger says, whatever order things come in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.delivery.analytics import STAGES
+from gateway.errors import Problem
+from tests.gateway.delivery.world import APP, START, World
+
+ALERT = {"title": "Hi"}
+
+
+@pytest.fixture
+def world() -> Any:
+    world = World(window=50, mailbox_limit=50)
+    yield world
+    world.close()
+
+
+def push(world: World, target: dict[str, Any] | None = None, **fields: Any) -> str:
+    return world.push(target or {"all": True}, notification=ALERT, **fields).push_id
+
+
+def says(world: World, push_id: str, event: str, device_no: int = 1, **more: Any) -> None:
+    world.says("receipts", {"push_id": push_id, "event": event, **more}, device_no)
+
+
+def funnel(world: World, push_id: str) -> dict[str, Any]:
+    return world.run(world.analytics.of_push(APP.no, push_id))
+
+
+def by(world: World, what: Any, since: int | None = None, until: int | None = None) -> dict[Any, dict[str, Any]]:
+    items = world.run(world.analytics.by(APP.no, what, since, until))
+    return {item[what]: item for item in items}
+
+
+def stages(item: dict[str, Any]) -> list[int]:
+    return [item[stage] for stage in STAGES]
+
+
+def test_the_funnel_of_a_push(world: World) -> None:
+    world.says("settings", {"consent": "denied"}, device_no=3)
+    for device_no in (1, 2):
+        world.connect(device_no)
+    push_id = push(world)
+    world.now += 1_000
+    for device_no in (1, 2):
+        world.acknowledge(device_no)
+    world.now += 9_000
+    says(world, push_id, "opened", 1)
+    says(world, push_id, "acted", 1, action="play")
+    says(world, push_id, "dismissed", 2)
+    found = funnel(world, push_id)
+    assert stages(found) == [3, 2, 2, 2, 1, 1, 1]
+    assert found["rates"] == {"delivered": 1.0, "displayed": 1.0, "opened": 0.5, "acted": 1.0, "opted_out": 0.0}
+    assert found["time_to_deliver_ms"]["p50"] == pytest.approx(1_000, rel=0.1)
+    assert found["time_to_open_ms"]["p99"] == pytest.approx(10_000, rel=0.1)
+    world.says("settings", {"consent": "denied"}, device_no=2)
+    assert funnel(world, push_id)["opted_out"] == 1
+    with pytest.raises(Problem, match="push_not_found"):
+        funnel(world, "nobody")
+
+
+def test_by_channel_and_by_tag(world: World) -> None:
+    world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'bar', 1)")
+    world.connect(1)
+    offers, news = push(world, channel="offers"), push(world, {"device": "d1"}, channel="news")
+    plain = push(world)
+    world.acknowledge_all(1)
+    says(world, offers, "opened")
+    channels = by(world, "channel")
+    assert stages(channels["offers"]) == [3, 3, 1, 1, 0, 1, 0]
+    assert stages(channels["news"]) == [1, 1, 1, 0, 0, 0, 0]
+    assert stages(channels[None]) == [3, 3, 1, 0, 0, 0, 0]
+    tags = by(world, "tag")
+    assert stages(tags["foyer"]) == stages(tags["bar"]) == [3, 3, 3, 1, 0, 1, 0]
+    says(world, news, "acted")
+    says(world, plain, "dismissed")
+    assert stages(by(world, "channel")["news"]) == [1, 1, 1, 1, 0, 1, 1], "the difference is added, once"
+    assert stages(by(world, "channel")["news"]) == [1, 1, 1, 1, 0, 1, 1]
+
+
+def test_by_hour_of_the_day_where_the_app_is_at_home(world: World) -> None:
+    from gateway.audience.policy import Policy
+
+    world.run(world.book.set_policy(APP.no, Policy(timezone="Asia/Tokyo")))
+    push(world)
+    world.passes(24 * 3_600)
+    push(world)
+    world.passes(3_600)
+    push(world)
+    hours = by(world, "hour")
+    assert {hour: item["targeted"] for hour, item in hours.items()} == {"17": 6, "18": 3}
+    assert by(world, "hour", since=START + 86_400_000)["17"]["targeted"] == 3
+    assert by(world, "hour", until=START + 3_600_000)["17"]["targeted"] == 3
+
+
+def test_who_opts_out_is_counted(world: World) -> None:
+    world.says("settings", {"channels": {"offers": False}})
+    world.says("settings", {"channels": {"offers": False}})
+    world.says("settings", {"consent": "denied"})
+    world.says("settings", {"consent": "denied"})
+    assert by(world, "channel")["offers"]["opted_out"] == 1
+    assert by(world, "hour")["08"]["opted_out"] == 1
+
+
+def test_counts_are_the_ledgers_own_after_everything(world: World) -> None:
+    """The sum of all funnels is the sum of all counts, over crashes and slices."""
+    ids = [push(world, channel=channel) for channel in ("a", "b", "a")]
+    world.connect(1)
+    world.acknowledge_all(1)
+    world.analytics.tick()
+    world.settle()
+    says(world, ids[0], "displayed")
+    world.crash()
+    world.connect(2)
+    world.acknowledge_all(2)
+    says(world, ids[1], "acted", 2)
+    ids.append(push(world, channel="b"))
+    for _ in range(3):
+        world.analytics.tick()
+        world.settle()
+    reached = [world.run(world.reports.push(APP.no, push_id))["reached"] for push_id in ids]
+    channels = by(world, "channel")
+    for stage in ("delivered", "displayed", "opened", "acted"):
+        assert sum(item[stage] for item in channels.values()) == sum(found[stage] for found in reached)
+    assert sum(item["targeted"] for item in channels.values()) == 12
+
+
+def test_a_slice_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.analytics.PUSHES", 2)
+    monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 4)
+    for _ in range(5):
+        push(world)
+    assert by(world, "channel")[None]["targeted"] == 15
