@@ -46,8 +46,9 @@ PAUSE = 0.05
 """Seconds between two operations."""
 RECOUNTED = 10_000
 """Pushes that a restart counts anew, besides those that were never counted, and ten times as many at most."""
-BEHIND = 10_000
-"""Pushes that wait to be counted; above it one operation follows the other."""
+AGE = 2_000
+"""Milliseconds that changes gather before they are counted, so that most pushes are counted once, when they have been
+accepted and delivered."""
 SAMPLE = 10_000
 """Deliveries of a push whose times are looked at one by one."""
 STEP = math.log(1.2)
@@ -78,6 +79,9 @@ class Analytics:
         self._book = book
         self._clock = clock
         self._under_way = False
+        self._aged: set[int] = set()
+        """What is being counted; what changes meanwhile gathers in `Ledger.changed`."""
+        self._aged_at = 0
 
     async def load(self) -> None:
         """After a restart."""
@@ -92,39 +96,41 @@ class Analytics:
 
     def tick(self) -> None:
         """Count what has changed. Called a few times a second."""
-        if self._under_way or not self._ledger.changed:
+        now = self._clock()
+        if not self._aged and now - self._aged_at >= AGE:
+            self._aged, self._ledger.changed = self._ledger.changed, set()
+            self._aged_at = now
+        if self._under_way or not self._aged:
             return
         self._under_way = True
-        changed = self._taken()
+        changed = [self._aged.pop() for _ in range(min(len(self._aged), PUSHES))]
 
         def on_commit(left: list[int]) -> None:
             self._under_way = False
-            self._ledger.changed.update(left)
-            if len(self._ledger.changed) > BEHIND:
-                self.tick()
-            elif self._ledger.changed:
+            self._aged.update(left)
+            if self._aged:
                 self._timers.call_later(PAUSE, self.tick)
 
         def on_error(error: BaseException) -> None:
             log.error("pushes cannot be counted, trying again: %s", error)
             self._under_way = False
-            self._ledger.changed.update(changed)
+            self._aged.update(changed)
 
         self._database.submit(lambda connection: count_rows(connection, changed), on_commit, on_error)
-
-    def _taken(self) -> list[int]:
-        changed = self._ledger.changed
-        return [changed.pop() for _ in range(min(len(changed), PUSHES))]
 
     async def settle(self) -> None:
         """Count everything that has changed until now."""
         self._ledger.flush()
         await self._database.write(lambda connection: None)  # what was flushed is called back
-        left = set(self._ledger.changed)
+        left = self._aged | self._ledger.changed
+        self._aged, self._ledger.changed = set(), set()
         while left:
             some = [left.pop() for _ in range(min(len(left), PUSHES))]
-            self._ledger.changed.difference_update(some)
-            left.update(await self._count(some))
+            try:
+                left.update(await self._count(some))
+            except BaseException:
+                self._ledger.changed |= left.union(some)
+                raise
 
     async def _count(self, push_nos: list[int]) -> list[int]:
         return await self._database.write(lambda connection: count_rows(connection, push_nos))
@@ -212,11 +218,12 @@ def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> list[int]
     listed: list[int] = []
     size = 0
     pushes = {
-        row[0]: row[1:]
-        for row in connection.execute(
-            "SELECT no, app_no, channel, accepted_at, targeted FROM push"
+        no: (app_no, channel, accepted_at, targeted)
+        for no, app_no, channel, accepted_at, targeted in _rows(
+            connection,
+            "SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted)) FROM push"
             " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
-            (json.dumps(push_nos),),
+            json.dumps(push_nos),
         )
     }
     left: list[int] = []
@@ -230,12 +237,14 @@ def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> list[int]
         return left
     wanted = json.dumps(listed)
     tallies, by_tag = _counted(connection, wanted)
-    before = {
-        push_no: json.loads(content)
-        for push_no, content in connection.execute(
-            "SELECT push_no, content FROM push_funnel WHERE push_no IN (SELECT value FROM json_each(?))", (wanted,)
+    before: dict[int, Any] = dict(
+        _rows(
+            connection,
+            "SELECT json_group_array(json_array(push_no, json(content))) FROM push_funnel"
+            " WHERE push_no IN (SELECT value FROM json_each(?))",
+            wanted,
         )
-    }
+    )
     added: dict[tuple[int, str, str, int], Tally] = defaultdict(Counter)
     for push_no in listed:
         app_no, channel, accepted_at, _ = pushes[push_no]
@@ -247,9 +256,10 @@ def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> list[int]
         added[app_no, "channel", channel or "", hour].update(difference)
         for tag in by_tag[push_no].keys() | old["tags"].keys():
             added[app_no, "tag", tag, hour].update(_less(by_tag[push_no].get(tag, {}), old["tags"].get(tag, {})))
-    connection.executemany(
-        "INSERT OR REPLACE INTO push_funnel (push_no, content) VALUES (?, ?)",
-        [(push_no, json.dumps({"tally": tallies[push_no], "tags": by_tag[push_no]})) for push_no in listed],
+    counted = [[push_no, {"tally": tallies[push_no], "tags": by_tag[push_no]}] for push_no in listed]
+    connection.execute(
+        "INSERT OR REPLACE INTO push_funnel (push_no, content) SELECT value ->> 0, value -> 1 FROM json_each(?)",
+        (json.dumps(counted),),
     )
     add_rows(connection, added)
     return left
@@ -263,29 +273,33 @@ def _less(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
 def _counted(connection: sqlite3.Connection, wanted: str) -> tuple[dict[int, Tally], dict[int, dict[str, Tally]]]:
     tallies: dict[int, Tally] = defaultdict(Counter)
     by_tag: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Counter))
-    for push_no, state, count in connection.execute(
-        "SELECT push_no, state, count(*) FROM delivery WHERE push_no IN (SELECT value FROM json_each(?))"
-        " GROUP BY push_no, state",
-        (wanted,),
+    for push_no, state, count in _rows(
+        connection,
+        "SELECT json_group_array(json_array(push_no, state, count)) FROM (SELECT push_no, state, count(*) AS count"
+        " FROM delivery WHERE push_no IN (SELECT value FROM json_each(?)) GROUP BY push_no, state)",
+        wanted,
     ):
         _add_state(tallies[push_no], state, count)
-    for push_no, tag, state, count in connection.execute(
-        "SELECT d.push_no, t.tag, d.state, count(*) FROM delivery AS d"
-        " JOIN device_tag AS t ON t.device_no = d.device_no"
-        " WHERE d.push_no IN (SELECT value FROM json_each(?)) GROUP BY d.push_no, t.tag, d.state",
-        (wanted,),
+    for push_no, tag, state, count in _rows(
+        connection,
+        "SELECT json_group_array(json_array(push_no, tag, state, count)) FROM (SELECT d.push_no, t.tag, d.state,"
+        " count(*) AS count FROM delivery AS d JOIN device_tag AS t ON t.device_no = d.device_no"
+        " WHERE d.push_no IN (SELECT value FROM json_each(?)) GROUP BY d.push_no, t.tag, d.state)",
+        wanted,
     ):
         _add_state(by_tag[push_no][tag], state, count)
-    for push_no, delivered, opened in connection.execute(
-        "SELECT p.no, json_group_array(d.delivered_at - p.accepted_at) FILTER (WHERE d.delivered_at IS NOT NULL),"
+    for push_no, delivered, opened in _rows(
+        connection,
+        "SELECT json_group_array(json_array(no, json(delivered), json(opened))) FROM (SELECT p.no,"
+        " json_group_array(d.delivered_at - p.accepted_at) FILTER (WHERE d.delivered_at IS NOT NULL) AS delivered,"
         " json_group_array(coalesce(d.opened_at, d.acted_at) - p.accepted_at)"
-        "  FILTER (WHERE d.opened_at IS NOT NULL OR d.acted_at IS NOT NULL)"
-        " FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND d.device_no % (1 + p.targeted / ?) = 0"
-        " WHERE p.no IN (SELECT value FROM json_each(?)) GROUP BY p.no",
-        (SAMPLE, wanted),
+        f"  FILTER (WHERE d.opened_at IS NOT NULL OR d.acted_at IS NOT NULL) AS opened"
+        f" FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND d.device_no % (1 + p.targeted / {SAMPLE}) = 0"
+        " WHERE p.no IN (SELECT value FROM json_each(?)) GROUP BY p.no)",
+        wanted,
     ):
         for prefix, times in (("d", delivered), ("o", opened)):
-            for milliseconds in json.loads(times):
+            for milliseconds in times:
                 tallies[push_no][f"{prefix}{_step(milliseconds)}"] += 1
     return tallies, by_tag
 
@@ -307,18 +321,32 @@ def _add_state(tally: Tally, state: int, count: int) -> None:
 
 def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]) -> None:
     """Add to hours: (app, dimension, key, hour since the epoch) -> counts."""
-    for key, tally in added.items():
-        if not tally:
-            continue
-        row = connection.execute(
-            "SELECT content FROM funnel WHERE app_no = ? AND dimension = ? AND key = ? AND hour = ?", key
-        ).fetchone()
-        total = Counter(json.loads(row[0]) if row is not None else {})
+    wanted = [[*key, dict(tally)] for key, tally in added.items() if tally]
+    if not wanted:
+        return
+    totals: list[list[Any]] = []
+    for app_no, dimension, name, hour, tally, before in _rows(
+        connection,
+        "SELECT json_group_array(json_array(value ->> 0, value ->> 1, value ->> 2, value ->> 3, json(value -> 4),"
+        " (SELECT json(f.content) FROM funnel AS f WHERE f.app_no = value ->> 0 AND f.dimension = value ->> 1"
+        "  AND f.key = value ->> 2 AND f.hour = value ->> 3))) FROM json_each(?)",
+        json.dumps(wanted),
+    ):
+        total: Tally = Counter(before or {})
         total.update(tally)
-        connection.execute(
-            "INSERT OR REPLACE INTO funnel (app_no, dimension, key, hour, content) VALUES (?, ?, ?, ?, ?)",
-            (*key, json.dumps({name: count for name, count in total.items() if count})),
-        )
+        totals.append([app_no, dimension, name, hour, {stage: count for stage, count in total.items() if count}])
+    connection.execute(
+        "INSERT OR REPLACE INTO funnel (app_no, dimension, key, hour, content)"
+        " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value -> 4 FROM json_each(?)",
+        (json.dumps(totals),),
+    )
+
+
+def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]:
+    """What a statement finds, as the one row of JSON that it answers: each row is a pass of the interpreter lock."""
+    (text,) = connection.execute(sql, (parameter,)).fetchone()
+    found: list[Any] = json.loads(text)
+    return found
 
 
 def opted_out(
