@@ -326,6 +326,7 @@ class Rooms:
                 counts=int(settings.counts_days * DAY),
                 idempotency=int(settings.idempotency_hours * HOUR),
                 uplink=int(settings.uplink_days * DAY),
+                events=int(settings.event_days * DAY),
             ),
         )
         self._ring = KeyRing(database)

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     """Messages kept of what a device says."""
     uplink_days: Annotated[float, Field(gt=0)] = 7.0
     """Days they are kept."""
+    event_days: Annotated[float, Field(gt=0)] = 7.0
+    """Days that `GET /v1/events` and webhooks can go back."""
+    webhook_networks: Listed = ()
+    """Private or loopback addresses and networks that webhooks may be sent to; public ones always may."""
     clock_speed: Annotated[float, Field(gt=0, le=100_000)] = 1.0
     """Runs the server's clock this much faster, for simulations: loopback and a fresh data directory only."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -104,6 +108,13 @@ class Settings(BaseSettings):
     def _address(cls, value: str) -> str:
         if value != "localhost":
             ipaddress.ip_address(value)
+        return value
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
         return value
 
     @model_validator(mode="after")

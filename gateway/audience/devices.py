@@ -6,7 +6,6 @@ device with a number, a token and a mailbox of its own.
 
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 import sqlite3
@@ -23,6 +22,7 @@ from gateway.delivery.device_topics import client_id, device_topics
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import DeviceId, Name
 from gateway.delivery.receipts import MAX_ATTRIBUTES
+from gateway.delivery.receipts import said
 from gateway.delivery.reports import cursor_number
 from gateway.errors import Problem, problem
 from gateway.merge_patch import merge_patch
@@ -299,7 +299,7 @@ class DeviceRegistry:
             ).fetchall()
 
         rows = await self._database.read(read)
-        items = [_uplink(topic, payload, received_at) for _, topic, payload, received_at in rows[:limit]]
+        items = [{**said(topic, payload), "received_at": rfc3339(at)} for _, topic, payload, at in rows[:limit]]
         return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
 
 
@@ -330,16 +330,6 @@ def _insert_tags(connection: sqlite3.Connection, app_no: int, device_no: int, ta
         "INSERT OR IGNORE INTO device_tag (app_no, tag, device_no) VALUES (?, ?, ?)",
         [(app_no, tag, device_no) for tag in tags or ()],
     )
-
-
-def _uplink(topic: str, payload: bytes, received_at: int) -> dict[str, Any]:
-    """Text as `payload`; anything else as `payload_base64`."""
-    item: dict[str, Any] = {"topic": topic, "received_at": rfc3339(received_at)}
-    try:
-        item["payload"] = payload.decode()
-    except UnicodeDecodeError:
-        item["payload_base64"] = base64.b64encode(payload).decode()
-    return item
 
 
 def _unknown(device_id: str) -> Problem:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from gateway.audience.policy import CRITICAL, Consent, PolicyBook, Rules, choices_of
 from gateway.audience.tempo import Hours
 from gateway.delivery.analytics import opted_out
+from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import DEVICE_BITS, Ledger, end_rows, handle_of, regate_device_rows, suppress_rows
 from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database
@@ -99,6 +100,8 @@ def store_settings(
             " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",
             (device_no, CONSENT_RECORDS),
         )
+    said = settings.model_dump(mode="json", exclude_unset=True)
+    log_of_device(connection, "device.settings", now, device_no, {**said, "source": source})
     return int(row[0])
 
 
@@ -198,7 +201,7 @@ def suppress_selected(
 ) -> int:
     """End the new deliveries of a push to those who do not want it; how many."""
     return sum(
-        suppress_rows(connection, push_no, reason, select, parameters, now)
+        suppress_rows(connection, app_no, push_no, reason, select, parameters, now)
         for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority)
     )
 

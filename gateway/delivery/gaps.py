@@ -17,6 +17,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from gateway.delivery.event_log import log_of_device
 from gateway.delivery.states import DeliveryState
 from gateway.store.protocols import Timers, Writer
 from gateway.timestamps import rfc3339
@@ -112,4 +113,6 @@ def gap_rows(connection: sqlite3.Connection, devices: list[int], now: int) -> di
     connection.execute(
         "UPDATE device SET gap_told_to = ? WHERE no IN (SELECT value FROM json_each(?))", (now, json.dumps(list(gaps)))
     )
+    for device_no, gap in gaps.items():
+        log_of_device(connection, "device.gap", now, device_no, gap)
     return gaps

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 from gateway.audience.policy import CRITICAL, PolicyBook, Rules, choices_of
 from gateway.audience.tempo import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
 from gateway.delivery.digest import Digests
+from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     RETRY_SECONDS,
@@ -461,6 +462,9 @@ def judge_rows(
     connection.executemany(
         "INSERT INTO critical_use (app_no, device_no, push_no, passed, at) VALUES (?, ?, ?, ?, ?)", critical
     )
+    for _, device_no, push_no, passed, _ in critical:
+        (push_id,) = connection.execute("SELECT id FROM push WHERE no = ?", (push_no,)).fetchone()
+        log_of_device(connection, "policy.critical", now, device_no, {"push_id": push_id, "passed": passed})
     return judged
 
 

@@ -27,8 +27,10 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
+from gateway.delivery.event_log import log_deliveries, log_handles, log_moved, log_push
 from gateway.delivery.headroom import least_valuable_first
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
@@ -62,6 +64,8 @@ _ACKNOWLEDGE_SINGLE = (
     " WHERE delivery.push_no = handle.value >> 32 AND delivery.device_no = handle.value & 4294967295"
     " AND +delivery.state < 30"
 )
+_FIRST = " AND delivery.delivered_at IS NULL"
+"""With this after it: nothing was known to have arrived before."""
 _SENT = (
     "UPDATE delivery SET state = 1, qos = 0"
     " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state = 0"
@@ -395,12 +399,20 @@ def insert_selected_rows(
 
 
 def suppress_rows(
-    connection: sqlite3.Connection, push_no: int, reason: str, select: str, parameters: Sequence[Any], now: int
+    connection: sqlite3.Connection,
+    app_no: int,
+    push_no: int,
+    reason: str,
+    select: str,
+    parameters: Sequence[Any],
+    now: int,
 ) -> int:
     """End the waiting deliveries of a push to the device numbers that `select` yields; how many."""
+    among = f"device_no IN ({select})"
+    if not log_push(connection, app_no, "suppressed", now, push_no, reason, among, parameters):
+        return 0
     return connection.execute(
-        "UPDATE delivery SET state = 30, reason = ?, ended_at = ? WHERE push_no = ? AND +state = 0"
-        f" AND device_no IN ({select})",
+        f"UPDATE delivery SET state = 30, reason = ?, ended_at = ? WHERE push_no = ? AND +state = 0 AND {among}",
         (reason, now, push_no, *parameters),
     ).rowcount
 
@@ -453,6 +465,7 @@ def digest_rows(
         "INSERT INTO delivery (push_no, device_no, priority, size, state, not_before) VALUES (?, ?, ?, ?, 0, 0)",
         (push_no, device_no, priority, size),
     )
+    log_deliveries(connection, "superseded", now, [(member, [device_no]) for member in members], "digested")
     connection.execute(
         "UPDATE delivery SET state = 21, reason = 'digested', ended_at = ?, replaced_by = ?"
         " WHERE push_no IN (SELECT value FROM json_each(?)) AND device_no = ? AND +state = 0",
@@ -478,15 +491,44 @@ def record_outcomes(
         reason = "packet_too_large" if code == 0x95 else f"reason_code_0x{code:02x}"
         end_rows(connection, [handle], DeliveryState.REFUSED, reason, now)
     single: dict[int, list[int]] = {}
+    first: list[tuple[int, list[int]]] = []
+    given: list[tuple[int, list[int]]] = []
     for (push_no, qos), devices in outcomes.items():
         if not qos:
-            connection.execute(_SENT, (push_no, json.dumps(devices)))
+            given.append((push_no, devices))
         elif len(devices) == 1:
             single.setdefault(qos, []).append(handle_of(push_no, devices[0]))
         else:
-            connection.execute(_ACKNOWLEDGE, (qos, now, push_no, json.dumps(devices)))
+            parameters = (qos, now, push_no, json.dumps(devices))
+            if connection.execute(_ACKNOWLEDGE + _FIRST, parameters).rowcount < len(devices):
+                handles = [handle_of(push_no, device_no) for device_no in devices]
+                devices = [handle & DEVICE_MASK for handle in _first_of(connection, handles, qos, now)]
+                connection.execute(_ACKNOWLEDGE, parameters)
+            first.append((push_no, devices))
     for qos, handles in single.items():  # pushes to one device each: one statement for all of them
-        connection.execute(_ACKNOWLEDGE_SINGLE, (qos, now, json.dumps(handles)))
+        parameters = (qos, now, json.dumps(handles))
+        if connection.execute(_ACKNOWLEDGE_SINGLE + _FIRST, parameters).rowcount < len(handles):
+            rest, handles = parameters, _first_of(connection, handles, qos, now)
+            connection.execute(_ACKNOWLEDGE_SINGLE, rest)
+        first += [(handle >> DEVICE_BITS, [handle & DEVICE_MASK]) for handle in handles]
+    if first:
+        log_moved(connection, "delivered", now, first)
+    if given:
+        log_deliveries(connection, "sent", now, given)
+        for push_no, devices in given:
+            connection.execute(_SENT, (push_no, json.dumps(devices)))
+
+
+def _first_of(connection: sqlite3.Connection, handles: list[int], qos: int, now: int) -> list[int]:
+    """Of those that were just acknowledged with _FIRST the ones that it moved: of the others, which had a receipt
+    before, no QoS is known yet."""
+    (text,) = connection.execute(
+        "SELECT json_group_array(handle.value) FROM json_each(?) AS handle CROSS JOIN delivery AS d"
+        " ON d.push_no = handle.value >> 32 AND d.device_no = handle.value & 4294967295"
+        " WHERE d.delivered_at = ? AND d.qos = ?",
+        (json.dumps(handles), now, qos),
+    ).fetchone()
+    return list(json.loads(text))
 
 
 def end_rows(
@@ -499,6 +541,7 @@ def end_rows(
     """End those of the handles that are waiting on disk; how many."""
     if not handles:
         return 0
+    log_handles(connection, state.label, now, handles, reason)
     return connection.execute(_END_HANDLES, (int(state), reason, now, json.dumps(handles))).rowcount
 
 
@@ -542,10 +585,9 @@ def overflow_rows(
 
     The oldest of the lowest priority goes first, the new ones included; what is in flight counts but stays.
     """
-    losers: list[int] = []
+    losers: dict[str, list[int]] = {"mailbox_limit": [], "mailbox_bytes": []}
     for device_no, count, total in crowded:
-        reason = "mailbox_limit" if count > limit else "mailbox_bytes"
-        evicted: list[int] = []
+        evicted = losers["mailbox_limit" if count > limit else "mailbox_bytes"]
         for push_no, size in least_valuable_first(connection, device_no, with_sizes=total > limit_bytes):
             if count <= limit and total <= limit_bytes:
                 break
@@ -554,9 +596,9 @@ def overflow_rows(
             evicted.append(handle_of(push_no, device_no))
             count -= 1
             total -= size
-        end_rows(connection, evicted, DeliveryState.OVERFLOWED, reason, now)
-        losers.extend(evicted)
-    return losers
+    for reason, handles in losers.items():
+        end_rows(connection, handles, DeliveryState.OVERFLOWED, reason, now)
+    return [handle for handles in losers.values() for handle in handles]
 
 
 def receipt_rows(
@@ -568,6 +610,10 @@ def receipt_rows(
     by_event: dict[str, dict[tuple[int, int], list[Any]]] = {}
     for push_no, device_no, event, action, result in receipts:
         by_event.setdefault(event, {}).setdefault((push_no, device_no), [push_no, device_no, action, result])
+    for event in RECEIPT_STATES:  # in the order of a delivery's life; what a device has shown it also has
+        of_event = by_event.get(event, {}) if event != "delivered" else dict.fromkeys(chain(*by_event.values()))
+        if of_event:
+            log_handles(connection, event, now, [handle_of(*key) for key in of_event])
     for event, rows in by_event.items():
         connection.execute(_RECEIPT_STATEMENTS[event], (now, json.dumps(list(rows.values()))))
 
@@ -633,18 +679,20 @@ def sweep_rows(
     of `landing`, which could otherwise fill every slice.
     """
     due = connection.execute(
-        "SELECT no FROM push WHERE closed_at IS NULL AND expires_at <= ? AND (ttl > 0 OR accepted_at < ?)"
+        "SELECT no, app_no FROM push WHERE closed_at IS NULL AND expires_at <= ? AND (ttl > 0 OR accepted_at < ?)"
         " AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at LIMIT ?",
         (now, offered_before, json.dumps(landing), SWEEP_PUSHES),
     ).fetchall()
     in_flight: list[int] = []
-    for (push_no,) in due:
+    for push_no, app_no in due:
         sent = sent_of(push_no)
-        connection.execute(
-            "UPDATE delivery SET state = 20, reason = 'ttl', ended_at = ? WHERE push_no = ? AND +state = 0"
-            " AND device_no NOT IN (SELECT value FROM json_each(?))",
-            (now, push_no, json.dumps(sent)),
-        )
+        among, listed = "device_no NOT IN (SELECT value FROM json_each(?))", json.dumps(sent)
+        if log_push(connection, app_no, "expired", now, push_no, "ttl", among, (listed,)):
+            connection.execute(
+                "UPDATE delivery SET state = 20, reason = 'ttl', ended_at = ?"
+                f" WHERE push_no = ? AND +state = 0 AND {among}",
+                (now, push_no, listed),
+            )
         if sent:
             in_flight.append(push_no)
         else:
@@ -658,21 +706,24 @@ def sweep_rows(
 
 def recall_rows(connection: sqlite3.Connection, push_no: int, sent: list[int], now: int) -> dict[str, int]:
     """Raises Problem 410 for a push whose counts are no longer kept."""
-    row = connection.execute("SELECT final_counts FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
+    row = connection.execute(
+        "SELECT final_counts, app_no FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)
+    ).fetchone()
     if row is None:
         raise problem("gone", "this push ended long ago and its counts are no longer kept")
-    (final,) = row
+    final, app_no = row
     if final is not None:  # retention has removed its deliveries
         counts = json.loads(final)
         delivered = [state.label for state in DeliveryState if 1 <= state <= 14]
         return {"cancelled": 0, "in_flight": 0, "too_late": sum(counts[label] for label in delivered)}
-    text = json.dumps(sent)
+    cancelled, among, listed = 0, "device_no NOT IN (SELECT value FROM json_each(?))", json.dumps(sent)
     connection.execute("UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?", (now, push_no))
-    cancelled = connection.execute(
-        "UPDATE delivery SET state = 22, reason = 'recalled', ended_at = ? WHERE push_no = ? AND +state = 0"
-        " AND device_no NOT IN (SELECT value FROM json_each(?))",
-        (now, push_no, text),
-    ).rowcount
+    if log_push(connection, app_no, "cancelled", now, push_no, "recalled", among, (listed,)):
+        cancelled = connection.execute(
+            "UPDATE delivery SET state = 22, reason = 'recalled', ended_at = ?"
+            f" WHERE push_no = ? AND +state = 0 AND {among}",
+            (now, push_no, listed),
+        ).rowcount
     in_flight, too_late = connection.execute(
         "SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state BETWEEN 1 AND 14)"
         " FROM delivery WHERE push_no = ?",
@@ -683,7 +734,6 @@ def recall_rows(connection: sqlite3.Connection, push_no: int, sent: list[int], n
 
 def revoke_rows(connection: sqlite3.Connection, device_no: int, now: int) -> int:
     """The device is removed: everything that had not ended, in flight or not, ends `revoked`; how many."""
-    return connection.execute(
-        "UPDATE delivery SET state = 31, reason = 'device_removed', ended_at = ? WHERE device_no = ? AND state = 0",
-        (now, device_no),
-    ).rowcount
+    waiting = connection.execute("SELECT push_no FROM delivery WHERE device_no = ? AND state = 0", (device_no,))
+    handles = [handle_of(push_no, device_no) for (push_no,) in waiting]
+    return end_rows(connection, handles, DeliveryState.REVOKED, "device_removed", now)

@@ -11,6 +11,7 @@ Messages that arrive while one operation is on its way are stored together by th
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import sqlite3
@@ -35,6 +36,7 @@ from gateway.delivery.consent import CONSENT_ACTIONS, Settings, TooManyChoices, 
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import split_topic
 from gateway.delivery.engine import Message, ReasonCode
+from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger, handle_of, receipt_rows
 from gateway.merge_patch import merge_patch
 from gateway.store.database import StorageFull
@@ -293,6 +295,14 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
         raise Unusable(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
 
 
+def said(topic: str, payload: bytes) -> dict[str, str]:
+    """An uplink message as others see it: text as `payload`, anything else as `payload_base64`."""
+    try:
+        return {"topic": topic, "payload": payload.decode()}
+    except UnicodeDecodeError:
+        return {"topic": topic, "payload_base64": base64.b64encode(payload).decode()}
+
+
 # -- on the writer thread ----------------------------------------------------------------------------------------
 
 
@@ -422,10 +432,13 @@ def _merge_report(connection: sqlite3.Connection, statement: Statement, now: int
 
 
 def _store_uplink(connection: sqlite3.Connection, statement: Statement, limits: UplinkLimits, now: int) -> None:
+    assert statement.device_no is not None, "looked up before"
+    topic = statement.leaf.removeprefix("uplink").removeprefix("/")
     connection.execute(
         "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, ?, ?, ?)",
-        (statement.device_no, statement.leaf.removeprefix("uplink").removeprefix("/"), statement.content, now),
+        (statement.device_no, topic, statement.content, now),
     )
+    log_of_device(connection, "device.uplink", now, statement.device_no, said(topic, statement.content))
     connection.execute(
         "DELETE FROM uplink_message WHERE device_no = ?1 AND no <= (SELECT no FROM uplink_message"
         " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",

@@ -2,7 +2,7 @@
 
 Deliveries are removed some time after their push has fully ended; its counts are kept as JSON on the push row for
 longer, then the row becomes a tombstone that answers 410. After as long again it leaves as well, and the push is as
-unknown as one that never was. Idempotency records and uplink messages go by age, the row of a removed device when no
+unknown as one that never was. Idempotency records, uplink messages, events and dead letters go by age, the row of a removed device when no
 delivery can refer to it any more. The conservation law holds over all of it: counts before and after a removal of
 deliveries are the same.
 
@@ -17,6 +17,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from gateway.delivery.analytics import HOUR_MS
+from gateway.delivery.event_log import remove_events
 from gateway.delivery.reports import count_states
 from gateway.store.database import Database
 
@@ -43,13 +44,14 @@ class Keep:
     """And as long again the tombstone."""
     idempotency: int
     uplink: int
+    events: int
 
 
 class Retention:
     def __init__(self, database: Database, keep: Keep) -> None:
         self._database = database
         self._keep = keep
-        shortest = min(keep.deliveries, keep.counts, keep.idempotency, keep.uplink)
+        shortest = min(keep.deliveries, keep.counts, keep.idempotency, keep.uplink, keep.events)
         self.pause = max(min(MAX_PAUSE, shortest / 1000), MIN_PAUSE)
         """Seconds until `run` is due again: what is kept for seconds is not kept for a minute."""
 
@@ -130,6 +132,11 @@ def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
             "DELETE FROM funnel WHERE (app_no, dimension, key, hour) IN"
             " (SELECT app_no, dimension, key, hour FROM funnel WHERE hour < ? LIMIT ?)",
             ((now - keep.counts) // HOUR_MS, SLICE),
+        ).rowcount
+        + remove_events(connection, now - keep.events, SLICE)
+        + connection.execute(
+            "DELETE FROM dead_letter WHERE no IN (SELECT no FROM dead_letter WHERE at <= ? LIMIT ?)",
+            (now - keep.deliveries, SLICE),
         ).rowcount
         + _remove_devices(connection)
     )

@@ -22,6 +22,8 @@ class Application(SQLModel, table=True):
     no: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
     created_at: int
+    events_lost_to: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """Number of the last of its entries of the event log that retention has removed."""
 
 
 class ApiKey(SQLModel, table=True):
@@ -278,6 +280,84 @@ class Funnel(SQLModel, table=True):
     hour: int = Field(primary_key=True)
     """Hours since the Unix epoch, UTC."""
     content: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class EventEntry(SQLModel, table=True):
+    """Something that has happened (`delivery/event_log`): to deliveries of a push, to a device, or to the app."""
+
+    __tablename__ = "event"
+    __table_args__ = (Index("event_of_app", "app_no", "no"), {"sqlite_autoincrement": True})
+    no: int | None = Field(default=None, primary_key=True)
+    app_no: int
+    at: int
+    type: str
+    push_no: int | None = None
+    """Of an event of deliveries."""
+    devices: str | None = Field(default=None, sa_column=Column(Text))
+    """JSON array of the device numbers; none: those of the push that ended at this time for this reason."""
+    reason: str | None = None
+    device_no: int | None = None
+    """Of any other event of a device."""
+    content: str | None = Field(default=None, sa_column=Column(Text))
+    """JSON of what else there is to say of it."""
+    size: int
+    """Devices in it, as far as known."""
+
+
+class Webhook(SQLModel, table=True):
+    __tablename__ = "webhook"
+    __table_args__ = (Index("webhook_of_app", "app_no", "no"),)
+    no: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    app_no: int
+    url: str
+    types: str = Field(sa_column=Column(Text, nullable=False))
+    """JSON array of event types, `*` at the end allowed."""
+    description: str | None = None
+    secret: str
+    """As the receiver has it, `whsec_` and Base64: a signature needs it, so a hash would not do."""
+    old_secret: str | None = None
+    old_secret_until: int | None = None
+    """Signed with both until then."""
+    disabled_at: int | None = None
+    disabled_reason: str | None = None
+    succeeded_at: int | None = None
+    failed_at: int | None = None
+    last_error: str | None = None
+    dropped: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """Dead letters that had to make room for newer ones."""
+    created_at: int
+    updated_at: int
+
+
+class WebhookLane(SQLModel, table=True):
+    """How far a part of the devices has been told of (`outreach/webhooks`)."""
+
+    __tablename__ = "webhook_lane"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    webhook_no: int = Field(primary_key=True)
+    lane: int = Field(primary_key=True)
+    entry: int
+    place: int
+    attempts: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """Of what comes next, all failed."""
+    failing_since: int | None = None
+    next_at: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+
+
+class DeadLetter(SQLModel, table=True):
+    """Events that a webhook's receiver would not take for a day."""
+
+    __tablename__ = "dead_letter"
+    __table_args__ = (Index("dead_letter_of_webhook", "webhook_no", "no"), Index("dead_letter_age", "at"))
+    no: int | None = Field(default=None, primary_key=True)
+    webhook_no: int
+    events: str = Field(sa_column=Column(Text, nullable=False))
+    attempts: int
+    error: str
+    at: int
+    replay_at: int | None = None
+    """Somebody wants it sent again; when it is tried next."""
 
 
 class IdempotencyRecord(SQLModel, table=True):

@@ -265,6 +265,7 @@ class Minds(RuleBasedStateMachine):
     def teardown(self) -> None:
         for push_id in self.kinds:
             self.world.counts(push_id)
+        self.world.check_events()
         self.world.close()
 
 

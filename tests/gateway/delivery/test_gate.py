@@ -590,6 +590,7 @@ class Schedules(RuleBasedStateMachine):
         assert self.mistakes == []
         for push_id in self.pushes:
             assert not {"waiting", "sent"} & self.world.counts(push_id).keys()
+        self.world.check_events()
         self.world.close()
 
 

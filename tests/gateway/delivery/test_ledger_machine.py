@@ -82,6 +82,7 @@ class Life(RuleBasedStateMachine):
             return
         try:
             self.settle_everything()
+            self.world.check_events()
         finally:
             self.abandon_requests()
             self.world.close()

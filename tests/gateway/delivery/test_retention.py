@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,13 @@ from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
 
 DAY = 86_400
-KEEP = Keep(deliveries=30 * DAY * 1000, counts=400 * DAY * 1000, idempotency=DAY * 1000, uplink=7 * DAY * 1000)
+KEEP = Keep(
+    deliveries=30 * DAY * 1000,
+    counts=400 * DAY * 1000,
+    idempotency=DAY * 1000,
+    uplink=7 * DAY * 1000,
+    events=7 * DAY * 1000,
+)
 
 
 def sweep(world: World) -> int:
@@ -136,7 +143,7 @@ def test_idempotency_records_and_uplink_go_by_age(world: World) -> None:
 def test_what_is_kept_for_seconds_is_not_kept_for_a_minute(world: World, kept: float, pause: float) -> None:
     database: Any = world.writer
     milliseconds = int(kept * 1000)
-    keep = Keep(deliveries=milliseconds, counts=KEEP.counts, idempotency=KEEP.idempotency, uplink=KEEP.uplink)
+    keep = replace(KEEP, deliveries=milliseconds)
     assert Retention(database, keep).pause == pause
 
 

@@ -16,6 +16,7 @@ from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import Body, Message
+from gateway.delivery.event_log import Page, Position, read_events
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
@@ -23,6 +24,7 @@ from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
 from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
+from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.delivery.submission import AcceptedPush, AppRef
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 
@@ -200,6 +202,38 @@ class World:
 
     def row(self, sql: str, *parameters: Any) -> Any:
         return self.connection.execute(sql, parameters).fetchone()
+
+    def events(self, limit: int = 1_000, lanes: int = 1) -> list[dict[str, Any]]:
+        """The whole event log, read page by page and lane by lane; of each lane in its order."""
+        events: list[dict[str, Any]] = []
+        for lane in range(lanes):
+            page = Page([], Position(0), True)
+            while page.more:
+                page = read_events(self.connection, APP.no, page.position, limit, lambda _: True, lane, lanes)
+                events += [event for _, event in page.events]
+        return events
+
+    def check_events(self) -> None:
+        """The log tells each first time of each delivery once, in the order of its life, and nothing else."""
+        told: dict[tuple[str, str], list[str]] = {}
+        for event in self.events():
+            kind, _, what = event["type"].partition(".")
+            if kind == "delivery" and what != "sent":
+                told.setdefault((event["data"]["push_id"], event["data"]["device_id"]), []).append(what)
+        stamps = (*RECEIPT_STATES, "ended")
+        for push_id, device_id, state, reason, *times in self.connection.execute(
+            f"SELECT p.id, v.id, d.state, d.reason, {', '.join(f'd.{name}_at' for name in stamps)} FROM delivery AS d"
+            " JOIN push AS p ON p.no = d.push_no JOIN device AS v ON v.no = d.device_no"
+        ).fetchall():
+            end = DeliveryState(state).label if state >= 20 else str(reason).removeprefix("after_")
+            expected = {end if name == "ended" else name: at for name, at in zip(stamps, times, strict=True) if at}
+            found = told.pop((push_id, device_id), [])
+            assert sorted(found) == sorted(expected), (push_id, device_id, found, expected)
+            assert [expected[what] for what in found] == sorted(expected.values())
+        assert not told
+        ids = [event["id"] for event in self.events()]
+        assert len(set(ids)) == len(ids)
+        assert sorted(ids) == sorted(event["id"] for event in self.events(limit=2, lanes=3))
 
     def remove(self, device_no: int = 1) -> int:
         identity = self.identities[device_no]

@@ -1,0 +1,252 @@
+"""The event log: what has happened, in the order of the disk, for webhooks and `GET /v1/events`.
+
+Laws
+1. An entry is stored by the operation that stores what happened: there is no event without its fact, and no fact
+   without its event.
+2. An entry is about one push and a set of devices, not about one delivery: a fan-out to ten thousand devices costs an
+   entry for each group of acknowledgements, a few bytes for each device. It is unfolded when somebody reads.
+3. An event is a first time. So what logs is called before the statement that moves the rows, and chooses those that it
+   will move (or, where the cost of that look counts, after it, with those that it has moved): an acknowledgement that
+   comes twice is logged once.
+
+An event's id is `<number of the entry>.<place in it>`, and the same for ever, so that who reads on after an id misses
+nothing and sees nothing twice. Numbers go up with the order of the commits, and over all apps.
+
+Entries leave by age (`retention`); what an app may have lost by that is remembered as the last number that left.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from gateway.delivery.states import RECEIPT_STATES, DeliveryState
+from gateway.timestamps import rfc3339
+
+ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
+DELIVERY_TYPES = ("delivery.sent", *(f"delivery.{name}" for name in (*RECEIPT_STATES, *(end.label for end in ENDS))))
+TYPES = (*DELIVERY_TYPES, "device.settings", "device.uplink", "device.gap", "policy.critical", "webhook.disabled")
+"""Every type there is; `events.lost` stands in a reader's stream for what retention has removed."""
+ENTRIES = 2_000
+"""Entries that one read looks at."""
+ENTRY_DEVICES = 5_000
+"""That an entry has at most: it is read as one."""
+END_OF_ENTRY = 2**53
+"""A place after every other one."""
+
+Event = dict[str, Any]
+"""`{"id", "type", "timestamp", "data"}`, see README."""
+
+
+class Position(NamedTuple):
+    """Everything up to here has been read."""
+
+    entry: int
+    place: int = END_OF_ENTRY
+
+    def __str__(self) -> str:
+        return f"{self.entry}.{self.place}"
+
+
+class Page(NamedTuple):
+    events: list[tuple[Position, Event]]
+    position: Position
+    """Where to read on; later than the last event when what came after it is not wanted."""
+    more: bool
+
+
+def position_of(event_id: str) -> Position | None:
+    """The position of an event that was read; `0` is before the first one. None for what is no id."""
+    entry, dot, place = event_id.partition(".")
+    if not (entry.isascii() and entry.isdigit() and len(entry) < 19):
+        return None
+    if not dot:
+        return Position(int(entry))
+    if not (place.isascii() and place.isdigit() and len(place) < 19):
+        return None
+    return Position(int(entry), min(int(place), END_OF_ENTRY))
+
+
+# -- writing: inside the operation that stores what happened ----------------------------------------------------------
+
+_MOVED = {f"delivery.{name}": f"d.{name}_at IS NULL AND +d.state < 30" for name in RECEIPT_STATES}
+"""Which deliveries an event moves; those that have not ended, for every other one."""
+_INSERT = "INSERT INTO event (app_no, at, type, reason, push_no, devices, size)"
+
+
+def log_deliveries(
+    connection: sqlite3.Connection,
+    event: str,
+    at: int,
+    deliveries: Iterable[tuple[int, list[int]]],
+    reason: str | None = None,
+) -> None:
+    """Of (push number, device numbers) each: those deliveries that will be moved now."""
+    event = f"delivery.{event}"
+    connection.execute(
+        f"{_INSERT} SELECT p.app_no, ?, ?, ?, p.no, (SELECT json_group_array(d.device_no)"
+        "  FROM json_each(w.value, '$[1]') AS x CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = x.value"
+        f"  WHERE {_MOVED.get(event, '+d.state = 0')}), json_array_length(w.value, '$[1]')"
+        " FROM json_each(?) AS w CROSS JOIN push AS p ON p.no = w.value ->> 0",
+        (at, event, reason, json.dumps(list(deliveries))),
+    )
+
+
+def log_moved(
+    connection: sqlite3.Connection, event: str, at: int, deliveries: Sequence[tuple[int, list[int]]]
+) -> None:  # Hot path.
+    """Of those that were moved by the statement before; nothing is looked up again."""
+    connection.execute(
+        f"{_INSERT} SELECT p.app_no, ?, ?, NULL, p.no, w.value -> 1, json_array_length(w.value, '$[1]')"
+        " FROM json_each(?) AS w CROSS JOIN push AS p ON p.no = w.value ->> 0",
+        (at, f"delivery.{event}", json.dumps(deliveries)),
+    )
+
+
+def log_handles(
+    connection: sqlite3.Connection, event: str, at: int, handles: Iterable[int], reason: str | None = None
+) -> None:
+    """The same of handles."""
+    by_push: dict[int, list[int]] = {}
+    for handle in handles:
+        by_push.setdefault(handle >> 32, []).append(handle & 0xFFFF_FFFF)
+    log_deliveries(connection, event, at, by_push.items(), reason)
+
+
+def log_push(
+    connection: sqlite3.Connection,
+    app_no: int,
+    event: str,
+    at: int,
+    push_no: int,
+    reason: str,
+    among: str,
+    parameters: Sequence[Any],
+) -> bool:
+    """All that wait of a push and fit a condition on `device_no`, which will end now; whether there are any."""
+    rows = connection.execute(
+        f"{_INSERT} SELECT ?, ?, ?, ?, ?, json_group_array(device_no), count(*) FROM"
+        " (SELECT device_no, (row_number() OVER (ORDER BY device_no) - 1) / ? AS slice FROM delivery"
+        f"  WHERE push_no = ? AND +state = 0 AND {among}) GROUP BY slice",
+        (app_no, at, f"delivery.{event}", reason, push_no, ENTRY_DEVICES, push_no, *parameters),
+    )
+    return rows.rowcount > 0
+
+
+def log_of_device(
+    connection: sqlite3.Connection, event: str, at: int, device_no: int, content: dict[str, Any] | str
+) -> None:
+    """Something else than a state; `content` is the event's `data`, but for the device."""
+    text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    connection.execute(
+        "INSERT INTO event (app_no, at, type, device_no, content, size)"
+        " SELECT app_no, ?, ?, no, ?, 1 FROM device WHERE no = ?",
+        (at, event, text, device_no),
+    )
+
+
+def log_of_app(connection: sqlite3.Connection, event: str, at: int, app_no: int, content: dict[str, Any]) -> None:
+    connection.execute(
+        "INSERT INTO event (app_no, at, type, content, size) VALUES (?, ?, ?, ?, 1)",
+        (app_no, at, event, json.dumps(content, ensure_ascii=False)),
+    )
+
+
+def remove_events(connection: sqlite3.Connection, before: int, count: int) -> int:
+    """Remove up to so many of the oldest entries, of those from before this time; how many."""
+    (last,) = connection.execute(
+        "SELECT max(no) FROM (SELECT no, at FROM event ORDER BY no LIMIT ?) WHERE at <= ?", (count, before)
+    ).fetchone()
+    if last is None:
+        return 0
+    connection.execute(
+        "UPDATE application SET events_lost_to = lost.no FROM"
+        " (SELECT app_no, max(no) AS no FROM event WHERE no <= ? GROUP BY app_no) AS lost"
+        " WHERE application.no = lost.app_no",
+        (last,),
+    )
+    return connection.execute("DELETE FROM event WHERE no <= ?", (last,)).rowcount
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+_DELIVERIES = (
+    "SELECT e.no, x.key, e.type, e.at, p.id, v.id, p.channel, coalesce(e.reason, d.reason), d.action, d.result"
+    " FROM json_each(?1) AS w CROSS JOIN event AS e ON e.no = w.value"
+    " CROSS JOIN json_each(e.devices) AS x CROSS JOIN push AS p ON p.no = e.push_no"
+    " CROSS JOIN delivery AS d ON d.push_no = e.push_no AND d.device_no = x.value"
+    " CROSS JOIN device AS v ON v.no = d.device_no"
+    " WHERE (e.no > ?2 OR x.key > ?3) AND x.value % ?4 = ?5 LIMIT ?6"
+)
+_OTHER = (
+    "SELECT e.no, 0, e.type, e.at, v.id, e.content FROM json_each(?1) AS w CROSS JOIN event AS e ON e.no = w.value"
+    " LEFT JOIN device AS v ON v.no = e.device_no"
+    " WHERE (e.no > ?2 OR 0 > ?3) AND coalesce(e.device_no, 0) % ?4 = ?5 LIMIT ?6"
+)
+
+
+def read_events(
+    connection: sqlite3.Connection,
+    app_no: int,
+    after: Position,
+    limit: int,
+    wanted: Callable[[str], bool],
+    lane: int = 0,
+    lanes: int = 1,
+) -> Page:
+    """The next events of an app, at most `limit`; of the devices of one lane, if there are several. `wanted` is asked
+    for types."""
+    entries = connection.execute(
+        "SELECT no, type, push_no IS NULL, size FROM event WHERE app_no = ? AND no > ? ORDER BY no LIMIT ?",
+        (app_no, after.entry - (after.place < END_OF_ENTRY), ENTRIES),
+    ).fetchall()
+    forms: dict[str, list[int]] = {}
+    room, last, more = limit * lanes, after.entry, False
+    for no, event, is_other, size in entries:
+        if room <= 0:
+            more = True
+            break
+        last = no
+        if wanted(event):
+            forms.setdefault(_OTHER if is_other else _DELIVERIES, []).append(no)
+            room -= size
+    more = more or len(entries) == ENTRIES
+    found: list[tuple[Position, Event]] = []
+    for statement, numbers in forms.items():
+        rows = connection.execute(statement, (json.dumps(numbers), *after, lanes, lane, limit + 1)).fetchall()
+        found += map(_other if statement is _OTHER else _of_delivery, rows)
+    found.sort(key=lambda event: event[0])
+    if len(found) > limit:
+        return Page(found[:limit], found[limit - 1][0], True)
+    return Page(found, max(Position(last), after), more)
+
+
+def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) -> Position | None:
+    """Where to read on instead, if entries of the app that come after this position have left."""
+    row = connection.execute("SELECT events_lost_to FROM application WHERE no = ?", (app_no,)).fetchone()
+    return Position(row[0]) if row is not None and row[0] > after.entry else None
+
+
+def last_position(connection: sqlite3.Connection) -> Position:
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return Position(int(row[0]) if row is not None else 0)
+
+
+def _of_delivery(row: Sequence[Any]) -> tuple[Position, Event]:
+    no, place, event, at, push_id, device_id, channel, reason, action, result = row
+    data = {"push_id": push_id, "device_id": device_id, "channel": channel, "reason": reason}
+    if event == "delivery.acted":
+        data |= {"action": action, "result": None if result is None else json.loads(result)}
+    return _event(Position(no, place), event, at, {name: value for name, value in data.items() if value is not None})
+
+
+def _other(row: Sequence[Any]) -> tuple[Position, Event]:
+    no, place, event, at, device_id, content = row
+    of_device = {} if device_id is None else {"device_id": device_id}
+    return _event(Position(no, place), event, at, {**of_device, **json.loads(content)})
+
+
+def _event(position: Position, event: str, at: int, data: dict[str, Any]) -> tuple[Position, Event]:
+    return position, {"id": str(position), "type": event, "timestamp": rfc3339(at), "data": data}
