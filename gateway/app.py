@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import os
 import signal
@@ -63,6 +64,9 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
 from gateway.keys import Keys, insert_key
 from gateway.metrics import Metrics, Sources
+from gateway.outreach.couriers import Couriers
+from gateway.outreach.event_feed import EventFeed
+from gateway.outreach.webhooks import WebhookBook
 from gateway.settings import Settings
 from gateway.store.database import Database, StorageFull
 from gateway.store.migrations import SchemaTooNew
@@ -152,6 +156,9 @@ async def _serve(settings: Settings) -> None:
             entrance = mqtt.accept(listener, Entrance(http_tls), lambda _: http.protocol())
             loop.add_signal_handler(signal.SIGHUP, _reload, rooms, tls, http_tls)
         ending.push_async_callback(http.stop)
+        ending.callback(rooms.feed.end)  # before that: a stream would keep it waiting
+        rooms.couriers.start()
+        ending.push_async_callback(rooms.couriers.end)
         if tls is not None:
             ending.callback(entrance.close)
         for work in (rooms.sweep(), rooms.retire(), rooms.metrics.keep_counting()):
@@ -317,6 +324,10 @@ class Rooms:
             numbers,
         )
         self._analytics = Analytics(database, ledger, book, clock, loop)
+        self.feed = feed = EventFeed(database, clock, loop)
+        networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
+        self._webhooks = WebhookBook(database, clock, networks)
+        self.couriers = Couriers(database, feed, self._webhooks, clock, networks)
         self._calls = Calls(database, self._acceptance)
         self._receipts.on_acted = self._calls.answered
         self._retention = Retention(
@@ -326,7 +337,8 @@ class Rooms:
                 counts=int(settings.counts_days * DAY),
                 idempotency=int(settings.idempotency_hours * HOUR),
                 uplink=int(settings.uplink_days * DAY),
-                events=int(settings.event_days * DAY),
+                # An event says what is in the row of its delivery: it must not outlive it.
+                events=int(min(settings.event_days, settings.retention_days) * DAY),
             ),
         )
         self._ring = KeyRing(database)
@@ -369,6 +381,8 @@ class Rooms:
                 receipts=self._receipts,
                 facts=facts,
                 broker=self.broker.metrics,
+                couriers=self.couriers,
+                feed=self.feed,
                 certificates=lambda: self.certificate_ends,
             )
         )
@@ -380,6 +394,7 @@ class Rooms:
         await self.mailbox.recover()
         await self._wishes.recover()
         await self._analytics.load()
+        await self._webhooks.load()
 
     def _rules_changed(self, app_no: int) -> None:
         self._wishes.rules_changed(app_no)
@@ -402,6 +417,8 @@ class Rooms:
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),
             analytics=self._analytics,
+            feed=self.feed,
+            webhooks=self._webhooks,
             clock=self._clock,
             problems=self._problems,
             metrics=self.metrics,
@@ -414,6 +431,7 @@ class Rooms:
             self._ledger.sweep()
             self._gate.tick()
             self._analytics.tick()
+            self.couriers.tick()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def retire(self) -> None:

@@ -33,6 +33,8 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.states import DeliveryState
+from gateway.outreach.couriers import Couriers
+from gateway.outreach.event_feed import EventFeed
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Sources:
     mailbox: Mailbox
     receipts: Receipts
     facts: DeviceFacts
+    couriers: Couriers
+    feed: EventFeed
     broker: object
     certificates: Callable[[], Mapping[str, float]]
     """Of each certificate in use (`server`, `ca`) the end, in Unix time; nothing without TLS."""
@@ -189,6 +193,13 @@ class _Rooms(Collector):
         yield _by_label(
             CounterMetricFamily, "http_problems", "Requests refused, by problem.", "code", rooms.problems.by_code
         )
+        attempts = {"succeeded": rooms.couriers.succeeded, "failed": rooms.couriers.failed}
+        yield _by_label(
+            CounterMetricFamily, "webhook_requests", "Requests to webhooks' receivers.", "outcome", attempts
+        )
+        yield _counter("webhook_dead_letters", "Batches that no receiver took within a day.", rooms.couriers.buried)
+        yield _counter("webhooks_disabled", "Webhooks disabled because they failed.", rooms.couriers.disabled)
+        yield _gauge("event_streams", "Open streams of events.", rooms.feed.streams)
         yield _counter("database_groups", "Transactions committed (one fsync each).", rooms.database.groups)
         yield _counter("database_operations", "Operations in those transactions.", rooms.database.operations)
         path = rooms.database.path

@@ -32,6 +32,7 @@ GATEWAY_ROOMS = (
     ("certificates", "data_directory", "errors", "host_names", "merge_patch", "settings", "timestamps"),
     ("store",),
     ("audience", "auth", "delivery", "keys"),
+    ("outreach",),
     ("api",),
     ("metrics",),
     ("metrics",),

@@ -407,3 +407,46 @@ class Funnel(Stages):
 
 class Funnels(_Answer):
     items: list[Funnel]
+
+
+class Webhook(_Answer):
+    id: str
+    url: str
+    types: list[str]
+    description: str | None
+    enabled: bool
+    disabled_at: str | None
+    disabled_reason: str | None
+    succeeded_at: str | None = Field(description="The last time that the receiver took something.")
+    failed_at: str | None
+    last_error: str | None
+    dead_letters_dropped: int = Field(description="The oldest of more than 1,000.")
+    created_at: str
+    updated_at: str
+
+
+class NewWebhook(Webhook):
+    secret: str = Field(description="Shown this once.")
+
+
+class Webhooks(_Answer):
+    items: list[Webhook]
+    next_cursor: str | None
+
+
+class DeadLetter(_Answer):
+    id: str
+    events: list[dict[str, Any]]
+    attempts: int
+    error: str
+    at: str
+    replaying: bool
+
+
+class DeadLetters(_Answer):
+    items: list[DeadLetter]
+    next_cursor: str | None
+
+
+class Replayed(_Answer):
+    replaying: int

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
 
-from gateway.api import analytics, apps, channels, devices, docs, health, keys, problems, pushes
+from gateway.api import analytics, apps, channels, devices, docs, events, health, keys, problems, pushes, webhooks
 from gateway.api.services import Services, provide
 
 
@@ -52,6 +52,8 @@ def create_api(found: Services) -> FastAPI:
         devices,
         channels,
         analytics,
+        events,
+        webhooks,
         apps,
         keys,
         health,

@@ -24,6 +24,8 @@ from gateway.delivery.notices import Notices
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
 from gateway.keys import Keys
+from gateway.outreach.event_feed import EventFeed
+from gateway.outreach.webhooks import WebhookBook
 from gateway.store.database import Database
 
 
@@ -47,6 +49,8 @@ class Services:
     ledger: Ledger
     reports: Reports
     analytics: Analytics
+    feed: EventFeed
+    webhooks: WebhookBook
     clock: Callable[[], int]
     """Server time in milliseconds."""
     problems: ProblemCount

@@ -21,8 +21,7 @@ from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import client_id, device_topics
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import DeviceId, Name
-from gateway.delivery.receipts import MAX_ATTRIBUTES
-from gateway.delivery.receipts import said
+from gateway.delivery.receipts import MAX_ATTRIBUTES, said
 from gateway.delivery.reports import cursor_number
 from gateway.errors import Problem, problem
 from gateway.merge_patch import merge_patch

@@ -76,6 +76,10 @@ def serve(
     idempotency_hours: Annotated[float | None, typer.Option(help="Default: 24")] = None,
     uplink_keep: Annotated[int | None, typer.Option(help="Uplink messages per device. Default: 100")] = None,
     uplink_days: Annotated[float | None, typer.Option(help="Default: 7")] = None,
+    event_days: Annotated[float | None, typer.Option(help="For events. Default: 7")] = None,
+    webhook_networks: Annotated[
+        list[str] | None, typer.Option(help="Private network that webhooks may be sent to; repeatable")
+    ] = None,
     clock_speed: Annotated[float | None, typer.Option(help="Time runs this much faster (simulations)")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default: info")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./fleetpush.toml if there")] = None,

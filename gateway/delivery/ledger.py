@@ -499,11 +499,11 @@ def record_outcomes(
         elif len(devices) == 1:
             single.setdefault(qos, []).append(handle_of(push_no, devices[0]))
         else:
-            parameters = (qos, now, push_no, json.dumps(devices))
-            if connection.execute(_ACKNOWLEDGE + _FIRST, parameters).rowcount < len(devices):
+            group = (qos, now, push_no, json.dumps(devices))
+            if connection.execute(_ACKNOWLEDGE + _FIRST, group).rowcount < len(devices):
                 handles = [handle_of(push_no, device_no) for device_no in devices]
                 devices = [handle & DEVICE_MASK for handle in _first_of(connection, handles, qos, now)]
-                connection.execute(_ACKNOWLEDGE, parameters)
+                connection.execute(_ACKNOWLEDGE, group)
             first.append((push_no, devices))
     for qos, handles in single.items():  # pushes to one device each: one statement for all of them
         parameters = (qos, now, json.dumps(handles))

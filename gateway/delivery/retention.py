@@ -2,9 +2,9 @@
 
 Deliveries are removed some time after their push has fully ended; its counts are kept as JSON on the push row for
 longer, then the row becomes a tombstone that answers 410. After as long again it leaves as well, and the push is as
-unknown as one that never was. Idempotency records, uplink messages, events and dead letters go by age, the row of a removed device when no
-delivery can refer to it any more. The conservation law holds over all of it: counts before and after a removal of
-deliveries are the same.
+unknown as one that never was. Idempotency records, uplink messages, events and dead letters go by age, the row of a
+removed device when no delivery can refer to it any more. The conservation law holds over all of it: counts before and
+after a removal of deliveries are the same.
 
 What has ended before its ttl was over is looked for on a reader: everything that is still open has to be looked at, and
 a million waiting pushes must not keep the writer from its work.

@@ -75,6 +75,8 @@ class Database:
         """Transactions committed, for metrics."""
         self.operations = 0
         """Operations in them."""
+        self.on_group: Callable[[], None] = lambda: None
+        """Called on the loop after a group's callbacks; set to the event feed's."""
         self._engine = engine
         self._clock = clock
         self._loop = loop
@@ -203,8 +205,7 @@ class Database:
         self.groups += 1
         self.operations += len(group)
 
-    @staticmethod
-    def _call_back(group: list[_Operation]) -> None:
+    def _call_back(self, group: list[_Operation]) -> None:
         for operation in group:
             try:
                 if operation.error is None:
@@ -213,6 +214,7 @@ class Database:
                     operation.on_error(operation.error)
             except Exception:
                 log.exception("a callback of the database failed")
+        self.on_group()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -18,4 +18,11 @@ def test_a_problem_answers_every_question_once() -> None:
 
 def test_what_may_succeed_later_says_so() -> None:
     retryable = {code for code, row in CATALOGUE.items() if row.retryable}
-    assert retryable == {"too_many_calls", "rate_limited", "internal_error", "unavailable", "storage_full"}
+    assert retryable == {
+        "too_many_calls",
+        "too_many_streams",
+        "rate_limited",
+        "internal_error",
+        "unavailable",
+        "storage_full",
+    }

@@ -38,7 +38,7 @@ async def test_names_and_help_are_as_prometheus_wants_them(house: House) -> None
         assert family.documentation
         for sample in family.samples:
             assert (family.type == "counter") == sample.name.endswith("_total")
-            known = {"state", "kind", "code", "reason", "certificate"}
+            known = {"state", "kind", "code", "reason", "certificate", "outcome"}
             assert set(sample.labels) <= known, "no device, push or app in a label"
 
 

@@ -1,0 +1,101 @@
+"""`/v1/webhooks`: where an app wants its events sent."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from gateway.api import answers
+from gateway.api.bodies import MERGE_PATCH, json_response, parse, read_body, read_model
+from gateway.api.docs import takes
+from gateway.api.problems import validation_problem
+from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
+from gateway.errors import problem
+from gateway.merge_patch import merge_patch
+from gateway.outreach.webhooks import NewWebhook, WebhookFields
+
+router = APIRouter(prefix="/v1/webhooks", tags=["events"])
+
+LetterId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
+
+
+class Replay(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ids: Annotated[list[LetterId], Field(min_length=1, max_length=1_000)] | None = None
+    """Of dead letters; left out: all."""
+
+
+@router.post("", status_code=201, response_model=answers.NewWebhook, openapi_extra=takes(NewWebhook))
+async def add_webhook(request: Request, principal: Administrator) -> Response:
+    """Have events sent to an address from now on. The secret that they are signed with is shown this once."""
+    new = await read_model(request, NewWebhook)
+    return json_response(await services(request).webhooks.add(principal.app_no, new), 201)
+
+
+@router.get("", response_model=answers.Webhooks)
+async def list_webhooks(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
+    """In the order in which they were made."""
+    return json_response(services(request).webhooks.page(principal.app_no, limit, cursor))
+
+
+@router.get("/{webhook_id}", response_model=answers.Webhook)
+async def show_webhook(webhook_id: str, request: Request, principal: ReaderOf) -> Response:
+    """One webhook, with what became of the last attempts."""
+    return json_response(services(request).webhooks.get(principal.app_no, webhook_id).described())
+
+
+@router.patch("/{webhook_id}", response_model=answers.Webhook, openapi_extra=takes(WebhookFields, MERGE_PATCH[0]))
+async def change_webhook(webhook_id: str, request: Request, principal: Administrator) -> Response:
+    """JSON Merge Patch (RFC 7396). `{"enabled": true}` has it go on where it was."""
+    body = await read_body(request, MERGE_PATCH)
+    book = services(request).webhooks
+    webhook = book.get(principal.app_no, webhook_id)
+    try:
+        patch = json.loads(body)
+    except ValueError as error:
+        raise problem("malformed_json", f"the body does not parse as JSON: {error}") from None
+    try:
+        merged = WebhookFields.model_validate(merge_patch(webhook.fields.model_dump(), patch))
+    except ValidationError as error:
+        raise validation_problem(error) from None
+    return json_response(await book.change(webhook, merged))
+
+
+@router.delete("/{webhook_id}", status_code=204)
+async def remove_webhook(webhook_id: str, request: Request, principal: Administrator) -> Response:
+    """With its dead letters."""
+    book = services(request).webhooks
+    await book.remove(book.get(principal.app_no, webhook_id))
+    return Response(status_code=204)
+
+
+@router.post("/{webhook_id}/secret", response_model=answers.NewWebhook)
+async def rotate_secret(webhook_id: str, request: Request, principal: Administrator) -> Response:
+    """A new secret, shown this once. For 24 hours requests have a second signature, with the old one."""
+    book = services(request).webhooks
+    return json_response(await book.rotate(book.get(principal.app_no, webhook_id)))
+
+
+@router.get("/{webhook_id}/dead-letters", response_model=answers.DeadLetters)
+async def list_dead_letters(
+    webhook_id: str, request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
+) -> Response:
+    """What the receiver has not taken within 24 hours, the newest first."""
+    book = services(request).webhooks
+    return json_response(await book.dead_letters(book.get(principal.app_no, webhook_id), limit, cursor))
+
+
+@router.post(
+    "/{webhook_id}/dead-letters/replay", status_code=202, response_model=answers.Replayed, openapi_extra=takes(Replay)
+)
+async def replay_dead_letters(webhook_id: str, request: Request, principal: Administrator) -> Response:
+    """Send some of them once more, or all; what is taken leaves the list."""
+    body = await read_body(request)
+    wanted = parse(Replay, body) if body else Replay()
+    book = services(request).webhooks
+    ids = None if wanted.ids is None else [int(letter_id) for letter_id in wanted.ids]
+    return json_response({"replaying": await book.replay(book.get(principal.app_no, webhook_id), ids)}, 202)

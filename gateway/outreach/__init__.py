@@ -1,0 +1,1 @@
+"""What senders do with what has happened: follow it, and be told."""

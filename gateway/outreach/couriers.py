@@ -1,0 +1,418 @@
+"""Couriers: they bring events to webhooks, signed, in batches, and do not give up for a day.
+
+Laws
+1. Nothing is lost while the event log has it: a position moves, on disk, when a receiver has answered 2xx, or with the
+   dead letter that holds the events. So after a crash the last batch may come again; every event has its own id, and a
+   batch that is sent again has the `webhook-id` that it had.
+2. The events of a device are brought in order: it belongs to one lane, and a lane has one request under way.
+3. What a receiver does not take holds up its lane alone, and is found: a batch that is refused is halved until the one
+   event is left that its program cannot take. That one is a dead letter after a day.
+4. A webhook that has taken nothing for a day is disabled, with a notice (`webhook.disabled`); enabled again, it goes on
+   where it was.
+
+Requests are those of Standard Webhooks: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import random
+import sqlite3
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.delivery.event_log import Event, Position, log_of_app
+from gateway.outreach.event_feed import EventFeed, Follower
+from gateway.outreach.guarded_client import Answer, Failed, GuardedClient, Network, Resolve
+from gateway.outreach.webhooks import DEAD_LETTERS, LANES, Lane, Webhook, WebhookBook, key_of
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339
+
+log = logging.getLogger(__name__)
+
+BATCH = 100
+"""Events of a request."""
+BATCH_BYTES = 256 * 1024
+"""And their bytes, about; a larger event goes by itself."""
+ATTEMPTS = 50
+"""Requests under way, of all webhooks together."""
+FIRST_DELAY_MS = 5_000
+LONGEST_DELAY_MS = 3_600_000
+"""Between two attempts: twice as long each time, minus up to half at random, so that lanes do not come together."""
+STORE_MS = 3_600_000
+"""After so long a position is stored although nothing was sent."""
+GIVE_UP_MS = 86_400_000
+"""After so long of failing."""
+BUSY = (408, 425, 429, 502, 503, 504)
+"""Answers that say nothing about the events."""
+REMEMBERED = 300
+"""Characters of an error."""
+
+
+@dataclass(slots=True, eq=False)
+class _Route:
+    """What the couriers know of a webhook, besides what is on disk."""
+
+    webhook: Webhook
+    client: GuardedClient
+    follower: Follower
+    url: str
+    dirty: set[int] = field(default_factory=lambda: set(range(LANES)))
+    """Lanes for which there may be something."""
+    pending: dict[int, list[tuple[Position, Event]]] = field(default_factory=dict)
+    """Batches that have failed: they are sent again as they were, or halved."""
+    limits: dict[int, int] = field(default_factory=dict)
+    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    replays: bool = True
+    """There may be dead letters to send again."""
+
+
+class Couriers:
+    """`clock` gives server time in milliseconds; `allowed` are private networks that may be asked."""
+
+    def __init__(
+        self,
+        database: Database,
+        feed: EventFeed,
+        book: WebhookBook,
+        clock: Callable[[], int],
+        allowed: Sequence[Network],
+        resolve: Resolve | None = None,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._database = database
+        self._feed = feed
+        self._book = book
+        self._clock = clock
+        self._allowed = allowed
+        self._resolve = resolve
+        self._dice = dice
+        self._routes: dict[str, _Route] = {}
+        self._free = asyncio.Semaphore(ATTEMPTS)
+        self._closing: set[asyncio.Task[None]] = set()
+        self._ended = False
+        self.succeeded = self.failed = self.buried = self.disabled = 0
+        """Requests answered with 2xx and others, dead letters made, webhooks disabled; for metrics."""
+        book.on_changed = self._changed
+        book.on_replay = self._replay_wanted
+
+    def start(self) -> None:
+        for webhook in self._book.webhooks.values():
+            self._changed(webhook)
+
+    def tick(self) -> None:
+        """Send what is due. Called a few times a second."""
+        for route in list(self._routes.values()):
+            self._go(route)
+
+    async def end(self) -> None:
+        """What is under way is given up: it is sent again after the start."""
+        self._ended = True
+        routes, self._routes = list(self._routes.values()), {}
+        for route in routes:
+            self._drop(route)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    # -- routes ------------------------------------------------------------------------------------------------------
+
+    def _changed(self, webhook: Webhook) -> None:
+        route = self._routes.pop(webhook.id, None)
+        if route is not None:
+            self._drop(route)
+        if webhook.id in self._book.webhooks and webhook.fields.enabled and not self._ended:
+            route = _Route(
+                webhook,
+                GuardedClient(self._allowed, self._resolve),
+                self._feed.follow(webhook.app_no, lambda: self._woken(webhook.id)),
+                webhook.fields.url,
+            )
+            self._routes[webhook.id] = route
+            self._go(route)
+
+    def _drop(self, route: _Route) -> None:
+        self._feed.leave(route.follower)
+        tasks = list(route.tasks.values())
+        for task in tasks:
+            task.cancel()
+
+        async def close() -> None:
+            if tasks:
+                await asyncio.wait(tasks)
+            await route.client.close()
+
+        closing = asyncio.get_running_loop().create_task(close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _woken(self, webhook_id: str) -> None:
+        route = self._routes.get(webhook_id)
+        if route is not None:
+            route.dirty.update(range(LANES))
+            self._go(route)
+
+    def _replay_wanted(self, webhook: Webhook) -> None:
+        route = self._routes.get(webhook.id)
+        if route is not None:
+            route.replays = True
+            self._go(route)
+
+    def _go(self, route: _Route) -> None:
+        now = self._clock()
+        for lane in route.webhook.lanes:
+            if lane.no in route.dirty and lane.no not in route.tasks and lane.next_at <= now:
+                self._run(route, lane.no, self._bring(route, lane))
+        if route.replays and LANES not in route.tasks:
+            route.replays = False
+            self._run(route, LANES, self._replay(route))
+
+    def _run(self, route: _Route, number: int, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        route.tasks[number] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if route.tasks.get(number) is task:
+                del route.tasks[number]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("webhook %s: what is next cannot be sent: %s", route.webhook.id, error)
+
+        task.add_done_callback(ended)
+
+    # -- a lane ------------------------------------------------------------------------------------------------------
+
+    async def _bring(self, route: _Route, lane: Lane) -> None:
+        """Everything there is for a lane, until an attempt fails."""
+        webhook = route.webhook
+        while True:
+            limit = route.limits.get(lane.no, BATCH)
+            batch = route.pending.get(lane.no)
+            behind: Position | None = None
+            if batch is None:
+                route.dirty.discard(lane.no)
+                page = await self._feed.read(webhook.app_no, lane.position, limit, webhook.wanted, lane.no, LANES)
+                batch = page.events
+                behind = page.position
+                if not batch:
+                    await self._passed(webhook, lane, page.position)
+                    if page.more:
+                        continue
+                    return
+                route.dirty.add(lane.no)
+            sent = _fitting(batch[:limit])
+            outcome = await self._attempt(route, [event for _, event in sent])
+            if isinstance(outcome, Answer) and 200 <= outcome.status < 300:
+                rest = batch[len(sent) :]
+                if rest and lane.no in route.pending:
+                    route.pending[lane.no] = rest
+                else:
+                    route.pending.pop(lane.no, None)
+                route.limits[lane.no] = min(BATCH, limit * 2)
+                await self._moved(webhook, lane, behind if behind is not None and not rest else sent[-1][0])
+                continue
+            route.pending[lane.no] = batch
+            if isinstance(outcome, Answer) and outcome.status not in BUSY and not 300 <= outcome.status < 400:
+                route.limits[lane.no] = max(1, len(sent) // 2)
+            if await self._held_up(route, lane, sent, outcome):
+                route.pending.pop(lane.no, None)
+                continue
+            return
+
+    async def _moved(self, webhook: Webhook, lane: Lane, position: Position) -> None:
+        now = self._clock()
+        lane.position, lane.attempts, lane.failing_since, lane.next_at = position, 0, None, 0
+        webhook.succeeded_at = now
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE webhook SET succeeded_at = ? WHERE no = ?", (now, webhook.no))
+            _store_lane(connection, webhook, lane)
+
+        await self._database.write(write)
+
+    async def _passed(self, webhook: Webhook, lane: Lane, position: Position) -> None:
+        """Nothing was wanted up to there. On disk it is kept up now and then, so that after a restart what retention
+        has removed since is not taken for something that was lost."""
+        lane.position = position
+        now = self._clock()
+        if now - lane.stored_at >= STORE_MS:
+            lane.stored_at = now
+            await self._database.write(lambda connection: _store_lane(connection, webhook, lane))
+
+    async def _held_up(
+        self, route: _Route, lane: Lane, sent: list[tuple[Position, Event]], outcome: Answer | Failed
+    ) -> bool:
+        """An attempt has failed. Whether the lane goes on at once, behind what is a dead letter now."""
+        webhook, now = route.webhook, self._clock()
+        error = _described(outcome)
+        lane.attempts += 1
+        lane.failing_since = lane.failing_since if lane.failing_since is not None else now
+        lane.next_at = now + self._delay(lane.attempts, outcome)
+        webhook.failed_at, webhook.last_error = now, error
+        letter: tuple[list[Event], int] | None = None
+        why: str | None = None
+        if isinstance(outcome, Answer) and outcome.status == 410:
+            why = "the receiver answered 410: it is gone for good"
+        elif now - lane.failing_since >= GIVE_UP_MS:
+            letter = [event for _, event in sent], lane.attempts
+            if webhook.succeeded_at is None or webhook.succeeded_at < lane.failing_since:
+                why = f"it has taken nothing for a day: {error}"
+            lane.position, lane.attempts, lane.failing_since, lane.next_at = sent[-1][0], 0, None, 0
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = ?", (now, error, webhook.no)
+            )
+            _store_lane(connection, webhook, lane)
+            if letter is not None:
+                webhook.dropped = _bury(connection, webhook, *letter, error, now)
+            if why is not None:
+                _disable(connection, webhook, why, now)
+
+        await self._database.write(write)
+        if letter is not None:
+            self.buried += 1
+            log.warning("webhook %s: %d events are dead letters now: %s", webhook.id, len(letter[0]), error)
+        if why is not None:
+            self.disabled += 1
+            webhook.disabled_at, webhook.disabled_reason = now, why
+            webhook.fields = webhook.fields.model_copy(update={"enabled": False})
+            log.warning("webhook %s is disabled: %s", webhook.id, why)
+            # Not from within one of the tasks that this cancels.
+            asyncio.get_running_loop().call_soon(self._changed, webhook)
+        return letter is not None and why is None
+
+    def _delay(self, attempts: int, outcome: Answer | Failed) -> int:
+        delay = min(FIRST_DELAY_MS * 2 ** min(attempts - 1, 20), LONGEST_DELAY_MS)
+        delay = int(delay * (1 - self._dice() / 2))
+        asked = outcome.retry_after if isinstance(outcome, Answer) else None
+        if asked is not None and asked.isascii() and asked.isdigit():
+            delay = max(delay, min(int(asked[:9]) * 1000, LONGEST_DELAY_MS))
+        return delay
+
+    # -- dead letters ------------------------------------------------------------------------------------------------
+
+    async def _replay(self, route: _Route) -> None:
+        """Send each letter for which somebody has asked once more, the oldest first."""
+        webhook = route.webhook
+        while True:
+            row = await self._database.read(
+                lambda connection: connection.execute(
+                    "SELECT no, events FROM dead_letter WHERE webhook_no = ? AND replay_at IS NOT NULL"
+                    " ORDER BY no LIMIT 1",
+                    (webhook.no,),
+                ).fetchone()
+            )
+            if row is None:
+                return
+            number: int = row[0]
+            outcome = await self._attempt(route, json.loads(row[1]))
+            taken = isinstance(outcome, Answer) and 200 <= outcome.status < 300
+            change = (
+                ("DELETE FROM dead_letter WHERE no = ?", (number,))
+                if taken
+                else (
+                    "UPDATE dead_letter SET replay_at = NULL, attempts = attempts + 1, error = ? WHERE no = ?",
+                    (_described(outcome), number),
+                )
+            )
+            await self._database.write(
+                lambda connection: connection.execute(*change)  # noqa: B023  awaited here
+            )
+
+    # -- a request ---------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, route: _Route, events: list[Event]) -> Answer | Failed:
+        now = self._clock()
+        webhook = route.webhook
+        body = json.dumps(
+            {"type": "events", "timestamp": rfc3339(now), "data": {"events": events}},
+            ensure_ascii=False,
+            separators=(",", ":"),
+        ).encode(errors="replace")
+        message_id = message_id_of(webhook.id, events)
+        seconds = now // 1000
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "Fleetpush",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(seconds),
+            "webhook-signature": signature(webhook.secrets(now), message_id, seconds, body),
+        }
+        async with self._free:
+            try:
+                answer = await route.client.post(route.url, body, headers)
+            except Failed as failure:
+                self.failed += 1
+                return failure
+        if 200 <= answer.status < 300:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+        return answer
+
+
+def message_id_of(webhook_id: str, events: list[Event]) -> str:
+    """The same for the same events, also after a restart: receivers know by it what they have had."""
+    return "msg_" + hashlib.sha256(" ".join([webhook_id, *(event["id"] for event in events)]).encode()).hexdigest()[:32]
+
+
+def signature(secrets: Sequence[str], message_id: str, seconds: int, body: bytes) -> str:
+    """One for each secret, as in Standard Webhooks: `v1,` and Base64."""
+    signed = f"{message_id}.{seconds}.".encode() + body
+    macs = (hmac.new(key_of(secret), signed, hashlib.sha256).digest() for secret in secrets)
+    return " ".join(f"v1,{base64.b64encode(mac).decode()}" for mac in macs)
+
+
+def _fitting(events: list[tuple[Position, Event]]) -> list[tuple[Position, Event]]:
+    """As many from the start as are good in one request."""
+    size = 0
+    for number, (_, event) in enumerate(events):
+        size += len(json.dumps(event, ensure_ascii=False))
+        if size > BATCH_BYTES and number:
+            return events[:number]
+    return events
+
+
+def _described(outcome: Answer | Failed) -> str:
+    if isinstance(outcome, Failed):
+        return str(outcome)[:REMEMBERED]
+    if 300 <= outcome.status < 400:
+        return f"answered {outcome.status}: redirects are not followed; change the webhook's url"
+    return f"answered {outcome.status}: {outcome.text}"[:REMEMBERED]
+
+
+def _store_lane(connection: sqlite3.Connection, webhook: Webhook, lane: Lane) -> None:
+    connection.execute(
+        "UPDATE webhook_lane SET entry = ?, place = ?, attempts = ?, failing_since = ?, next_at = ?"
+        " WHERE webhook_no = ? AND lane = ?",
+        (*lane.position, lane.attempts, lane.failing_since, lane.next_at, webhook.no, lane.no),
+    )
+
+
+def _bury(
+    connection: sqlite3.Connection, webhook: Webhook, events: list[Event], attempts: int, error: str, now: int
+) -> int:
+    """Make a dead letter, and room for it; how many of the webhook had to go until now."""
+    connection.execute(
+        "INSERT INTO dead_letter (webhook_no, events, attempts, error, at) VALUES (?, ?, ?, ?, ?)",
+        (webhook.no, json.dumps(events, ensure_ascii=False), attempts, error, now),
+    )
+    dropped = webhook.dropped + (
+        connection.execute(
+            "DELETE FROM dead_letter WHERE webhook_no = ?1 AND no <= (SELECT no FROM dead_letter"
+            " WHERE webhook_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",
+            (webhook.no, DEAD_LETTERS),
+        ).rowcount
+    )
+    connection.execute("UPDATE webhook SET dropped = ? WHERE no = ?", (dropped, webhook.no))
+    return dropped
+
+
+def _disable(connection: sqlite3.Connection, webhook: Webhook, why: str, now: int) -> None:
+    connection.execute("UPDATE webhook SET disabled_at = ?, disabled_reason = ? WHERE no = ?", (now, why, webhook.no))
+    log_of_app(connection, "webhook.disabled", now, webhook.app_no, {"webhook_id": webhook.id, "reason": why})

@@ -1,0 +1,161 @@
+"""Who follows the event log: pages of events, and a word when there are more.
+
+Nothing is read while nobody follows. A follower is told that its app has new entries, at most five times a second, and
+reads pages at its own pace from its own position: a slow one costs no memory here, and loses nothing that retention has
+not removed. What that has removed is said in its place, by an event `events.lost`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gateway.delivery.event_log import TYPES, Page, Position, last_position, lost_before, read_events
+from gateway.errors import problem
+from gateway.store.database import Database
+from gateway.store.protocols import Timers
+from gateway.timestamps import rfc3339
+
+log = logging.getLogger(__name__)
+
+LINGER = 0.2
+"""Seconds that entries gather before their followers are told."""
+STREAMS = 200
+"""`GET /v1/events` at a time."""
+STREAMS_OF_KEY = 20
+"""Of one key."""
+
+
+class Follower:
+    """`wake` is called on the loop when there may be more of the app, or the feed has ended."""
+
+    __slots__ = ("app_no", "wake")
+
+    def __init__(self, app_no: int, wake: Callable[[], None]) -> None:
+        self.app_no = app_no
+        self.wake = wake
+
+
+class EventFeed:
+    """`clock` gives server time in milliseconds."""
+
+    def __init__(self, database: Database, clock: Callable[[], int], timers: Timers) -> None:
+        self._database = database
+        self._clock = clock
+        self._timers = timers
+        self._followers: dict[Follower, None] = {}
+        self._scheduled = False
+        self._seen = 0
+        """Number of the last entry that followers have been told of."""
+        self.ended = False
+        self._streams: Counter[str] = Counter()
+        """Key id -> how many it has open."""
+        database.on_group = self._grown
+
+    def follow(self, app_no: int, wake: Callable[[], None]) -> Follower:
+        follower = Follower(app_no, wake)
+        self._followers[follower] = None
+        return follower
+
+    def leave(self, follower: Follower) -> None:
+        self._followers.pop(follower, None)
+
+    @property
+    def streams(self) -> int:
+        """Open ones, for metrics."""
+        return self._streams.total()
+
+    def admit_stream(self, key_id: str) -> None:
+        """Raises Problem 429 when the holder of this key may not have one more."""
+        if self.streams >= STREAMS or self._streams[key_id] >= STREAMS_OF_KEY:
+            raise problem(
+                "too_many_streams",
+                f"there are {STREAMS} streams at most, {STREAMS_OF_KEY} of a key: end one, or use a webhook",
+            )
+
+    @contextmanager
+    def stream(self, key_id: str) -> Iterator[None]:
+        """While one is open."""
+        self._streams[key_id] += 1
+        try:
+            yield
+        finally:
+            self._streams[key_id] -= 1
+            self._streams += Counter()  # forgets who has none
+
+    def end(self) -> None:
+        """The server is ending: who waits is woken and finds `ended`."""
+        self.ended = True
+        for follower in list(self._followers):
+            follower.wake()
+
+    async def last(self) -> Position:
+        """The end of the log."""
+        return await self._database.read(last_position)
+
+    async def read(
+        self,
+        app_no: int,
+        after: Position,
+        limit: int,
+        wanted: Callable[[str], bool],
+        lane: int = 0,
+        lanes: int = 1,
+    ) -> Page:
+        """As `read_events`; behind what retention has removed it begins with `events.lost`."""
+
+        def read(connection: sqlite3.Connection) -> Page:
+            lost = lost_before(connection, app_no, after)
+            if lost is None:
+                return read_events(connection, app_no, after, limit, wanted, lane, lanes)
+            page = read_events(connection, app_no, lost, limit, wanted, lane, lanes)
+            event = {
+                "id": str(lost),
+                "type": "events.lost",
+                "timestamp": rfc3339(self._clock()),
+                "data": {"after": str(after)},
+            }
+            return Page([(lost, event), *page.events], page.position, page.more)
+
+        return await self._database.read(read)
+
+    def _grown(self) -> None:
+        """A group has committed."""
+        if self._followers and not self._scheduled:
+            self._scheduled = True
+            self._timers.call_later(LINGER, self._look)
+
+    def _look(self) -> None:
+        self._scheduled = False
+        self._database.look_up(
+            lambda connection: connection.execute(
+                "SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (self._seen,)
+            ).fetchall(),
+            self._found,
+            lambda error: log.error("the event log cannot be read: %s", error),
+        )
+
+    def _found(self, rows: list[tuple[int, int]]) -> None:
+        if not rows:
+            return
+        self._seen = max(no for _, no in rows)
+        grown = {app_no for app_no, _ in rows}
+        for follower in list(self._followers):
+            if follower.app_no in grown:
+                follower.wake()
+
+
+def type_filter(types: list[str] | None) -> Callable[[str], bool]:
+    """Whether a type is among those asked for: names, or their beginnings with `*`. None: all. Raises Problem 422."""
+    if types is None or "*" in types:
+        return lambda event: True
+    chosen: set[str] = set()
+    for name in types:
+        found = [event for event in TYPES if event == name or (name.endswith(".*") and event.startswith(name[:-1]))]
+        if not found:
+            raise problem("invalid_request", f"types: no event is called {name!r}; there are {', '.join(TYPES)}")
+        chosen.update(found)
+    return chosen.__contains__

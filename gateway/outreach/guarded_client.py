@@ -1,0 +1,133 @@
+"""An HTTP client that goes only where it may: not into the server's own network, whatever a name resolves to.
+
+Who may set a webhook could otherwise have the server ask its neighbours (SSRF). So a name is resolved once, here, what
+it resolves to is judged, and the connection goes to that very address: a name that resolves to something else a moment
+later (DNS rebinding) changes nothing. The name is still what the certificate is checked against, and the Host header.
+Redirects are not followed, proxies of the environment are not used, and little is read of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import httpx2
+
+ATTEMPT_SECONDS = 15.0
+"""From the look-up of the name to the end of the answer."""
+ANSWER_BYTES = 65_536
+"""Read of an answer; more is not waited for."""
+CONNECTIONS = 8
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""(host, port) -> its addresses."""
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class Failed(Exception):
+    """There is no answer; the text says why, for the operator of the webhook."""
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    status: int
+    retry_after: str | None
+    text: str
+    """Its beginning."""
+
+
+class GuardedClient:
+    """One for each receiver: its connections are kept, and must not be those of another name."""
+
+    def __init__(self, allowed: Sequence[Network], resolve: Resolve | None = None) -> None:
+        """`allowed` are networks that may be asked although they are private."""
+        self._allowed = allowed
+        self._resolve = resolve or resolved
+        self._client: httpx2.AsyncClient | None = None
+
+    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
+        """Raises Failed."""
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                return await self._post(httpx2.URL(url), body, headers)
+        except TimeoutError:
+            raise Failed(f"no answer within {ATTEMPT_SECONDS:.0f} seconds") from None
+        except httpx2.HTTPError as error:
+            raise Failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
+
+    async def _post(self, url: httpx2.URL, body: bytes, headers: dict[str, str]) -> Answer:
+        if self._client is None:
+            self._client = httpx2.AsyncClient(
+                trust_env=False,
+                follow_redirects=False,
+                timeout=ATTEMPT_SECONDS,
+                limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            )
+        address = await self._address(url)
+        request = self._client.build_request(
+            "POST",
+            url.copy_with(host=address),
+            content=body,
+            headers={**headers, "Host": url.netloc.decode("ascii")},
+            extensions={"sni_hostname": url.host},
+        )
+        response = await self._client.send(request, stream=True)
+        try:
+            text = b""
+            async for chunk in response.aiter_raw(4_096):
+                text += chunk
+                if len(text) > ANSWER_BYTES:
+                    break
+        finally:
+            await response.aclose()
+        return Answer(response.status_code, response.headers.get("retry-after"), text[:200].decode(errors="replace"))
+
+    async def _address(self, url: httpx2.URL) -> str:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        addresses = await self._resolve(url.host, port)
+        for address in addresses:
+            if may_be_asked(address, self._allowed):
+                return address
+        raise Failed(
+            f"{url.host} is {', '.join(addresses)}, which is private: the setting webhook_networks can allow it"
+            if addresses
+            else f"{url.host} has no address"
+        )
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+
+async def resolved(host: str, port: int) -> Sequence[str]:
+    """The addresses of a name. Raises Failed."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Failed(f"{host} cannot be resolved: {error.strerror or error}") from None
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def may_be_asked(text: str, allowed: Sequence[Network]) -> bool:
+    """Whether an address is on the public internet, or in a network that is allowed."""
+    address: Address = ipaddress.ip_address(text)
+    inner = _embedded(address)
+    if inner is not None:
+        address = inner
+    if any(address.version == network.version and address in network for network in allowed):
+        return True
+    return address.is_global and not address.is_multicast
+
+
+def _embedded(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address stands for, if it does: whoever routes it arrives there."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo is not None else None)

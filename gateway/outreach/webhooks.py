@@ -1,0 +1,390 @@
+"""Webhooks: where an app wants its events sent, and what became of that.
+
+Kept in memory for every app, like its policy: couriers look at them all the time. A secret is stored as it is, because
+a signature needs it; it is shown once, when it is made.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import json
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from gateway.delivery.event_log import Position, last_position
+from gateway.delivery.reports import cursor_number
+from gateway.errors import Problem, problem
+from gateway.outreach.event_feed import type_filter
+from gateway.outreach.guarded_client import Network, may_be_asked
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339, rfc3339_or_none
+
+MAX_WEBHOOKS = 20
+"""Of an app."""
+LANES = 4
+"""Parts of a webhook's devices that are told of independently, each in order: what one receiver's program cannot take
+holds up a quarter."""
+DEAD_LETTERS = 1_000
+"""Of a webhook; the oldest makes room."""
+SECRET_BYTES = 32
+SECRET_PREFIX = "whsec_"
+OLD_SECRET_MS = 86_400_000
+"""How long it is signed with the secret before, too, when that was replaced: a day to deploy the new one."""
+
+
+class WebhookFields(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    types: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=64)] = ["*"]
+    """Event types; `delivery.*` is all that begin so, `*` everything."""
+    description: Annotated[str, StringConstraints(max_length=256)] | None = None
+    enabled: bool = True
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an address such as https://example.org/hooks")
+        if parts.username is not None or parts.fragment:
+            raise ValueError("no user name and no fragment in it: the signature says who we are")
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError("only printable ASCII characters, please (IDNA and percent-encoding for others)")
+        _ = parts.port  # raises ValueError when it is none
+        return value
+
+
+class NewWebhook(WebhookFields):
+    secret: str | None = None
+    """`whsec_` and 24 to 64 bytes in Base64; left out: one is made."""
+
+    @field_validator("secret")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            key = key_of(value)
+        except ValueError:
+            key = b""
+        if not value.startswith(SECRET_PREFIX) or not 24 <= len(key) <= 64:
+            raise ValueError(f"{SECRET_PREFIX} and 24 to 64 bytes in Base64, or leave it out")
+        return value
+
+
+def key_of(secret: str) -> bytes:
+    """Raises ValueError."""
+    try:
+        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def new_secret() -> str:
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """How far a part of the devices has been told of; `attempts` all failed, of what comes next."""
+
+    no: int
+    position: Position
+    attempts: int = 0
+    failing_since: int | None = None
+    next_at: int = 0
+    stored_at: int = 0
+    """When the position was last written: what is not wanted moves it in memory only."""
+
+
+@dataclass(slots=True, eq=False)
+class Webhook:
+    no: int
+    id: str
+    app_no: int
+    fields: WebhookFields
+    secret: str
+    created_at: int
+    updated_at: int
+    old_secret: str | None = None
+    old_secret_until: int = 0
+    disabled_at: int | None = None
+    disabled_reason: str | None = None
+    succeeded_at: int | None = None
+    failed_at: int | None = None
+    last_error: str | None = None
+    dropped: int = 0
+    lanes: list[Lane] = field(default_factory=list)
+    wanted: Callable[[str], bool] = lambda event: True
+
+    def secrets(self, now: int) -> list[str]:
+        """To sign with."""
+        old = [self.old_secret] if self.old_secret is not None and now < self.old_secret_until else []
+        return [self.secret, *old]
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            **self.fields.model_dump(mode="json"),
+            "disabled_at": rfc3339_or_none(self.disabled_at),
+            "disabled_reason": self.disabled_reason,
+            "succeeded_at": rfc3339_or_none(self.succeeded_at),
+            "failed_at": rfc3339_or_none(self.failed_at),
+            "last_error": self.last_error,
+            "dead_letters_dropped": self.dropped,
+            "created_at": rfc3339(self.created_at),
+            "updated_at": rfc3339(self.updated_at),
+        }
+
+
+class WebhookBook:
+    """`clock` gives server time in milliseconds; `allowed` are private networks that may be asked."""
+
+    def __init__(self, database: Database, clock: Callable[[], int], allowed: Sequence[Network]) -> None:
+        self._database = database
+        self._clock = clock
+        self._allowed = allowed
+        self.webhooks: dict[str, Webhook] = {}
+        self.on_changed: Callable[[Webhook], None] = lambda webhook: None
+        """Made, changed or removed; set to the couriers'."""
+        self.on_replay: Callable[[Webhook], None] = lambda webhook: None
+
+    async def load(self) -> None:
+        """After a restart."""
+
+        def read(connection: sqlite3.Connection) -> None:
+            for row in connection.execute(
+                "SELECT no, id, app_no, url, types, description, secret, old_secret, old_secret_until, disabled_at,"
+                " disabled_reason, succeeded_at, failed_at, last_error, dropped, created_at, updated_at FROM webhook"
+                " ORDER BY no"
+            ):
+                types: list[str] = json.loads(row[4])
+                fields = WebhookFields.model_construct(
+                    url=row[3], types=types, description=row[5], enabled=row[9] is None
+                )
+                self.webhooks[row[1]] = Webhook(
+                    no=row[0],
+                    id=row[1],
+                    app_no=row[2],
+                    fields=fields,
+                    secret=row[6],
+                    old_secret=row[7],
+                    old_secret_until=row[8] or 0,
+                    disabled_at=row[9],
+                    disabled_reason=row[10],
+                    succeeded_at=row[11],
+                    failed_at=row[12],
+                    last_error=row[13],
+                    dropped=row[14],
+                    created_at=row[15],
+                    updated_at=row[16],
+                    wanted=type_filter(types),
+                )
+            by_no = {webhook.no: webhook for webhook in self.webhooks.values()}
+            for webhook_no, lane, entry, place, *rest in connection.execute(
+                "SELECT webhook_no, lane, entry, place, attempts, failing_since, next_at FROM webhook_lane"
+                " ORDER BY webhook_no, lane"
+            ):
+                by_no[webhook_no].lanes.append(Lane(lane, Position(entry, place), *rest))
+
+        await self._database.read(read)
+
+    def of_app(self, app_no: int) -> list[Webhook]:
+        return [webhook for webhook in self.webhooks.values() if webhook.app_no == app_no]
+
+    def get(self, app_no: int, webhook_id: str) -> Webhook:
+        """Raises Problem 404."""
+        webhook = self.webhooks.get(webhook_id)
+        if webhook is None or webhook.app_no != app_no:
+            raise problem("webhook_not_found", f"no webhook {webhook_id!r} in this app; GET /v1/webhooks lists them")
+        return webhook
+
+    def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+        """In the order in which they were made."""
+        after = cursor_number(cursor) or 0
+        later = [webhook for webhook in self.of_app(app_no) if webhook.no > after]
+        items = [webhook.described() for webhook in later[:limit]]
+        return {"items": items, "next_cursor": str(later[limit - 1].no) if len(later) > limit else None}
+
+    async def add(self, app_no: int, new: NewWebhook) -> dict[str, Any]:
+        """It is told of what happens from now on. Raises Problem 422."""
+        if len(self.of_app(app_no)) >= MAX_WEBHOOKS:
+            raise problem("invalid_request", f"an app has at most {MAX_WEBHOOKS} webhooks: remove one first")
+        wanted = self._judged(new)
+        fields = WebhookFields.model_construct(**new.model_dump(exclude={"secret"}))
+        now = self._clock()
+        webhook = Webhook(
+            no=0,
+            id=f"wh_{secrets.token_urlsafe(12)}",
+            app_no=app_no,
+            fields=fields,
+            secret=new.secret or new_secret(),
+            created_at=now,
+            updated_at=now,
+            wanted=wanted,
+        )
+        if not fields.enabled:
+            webhook.disabled_at, webhook.disabled_reason = now, "by its operator"
+
+        def write(connection: sqlite3.Connection) -> Position:
+            webhook.no = int(
+                connection.execute(
+                    "INSERT INTO webhook (id, app_no, url, types, description, secret, disabled_at, disabled_reason,"
+                    " created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        webhook.id,
+                        app_no,
+                        fields.url,
+                        json.dumps(fields.types),
+                        fields.description,
+                        webhook.secret,
+                        webhook.disabled_at,
+                        webhook.disabled_reason,
+                        now,
+                        now,
+                    ),
+                ).lastrowid
+                or 0
+            )
+            position = last_position(connection)
+            connection.executemany(
+                "INSERT INTO webhook_lane (webhook_no, lane, entry, place) VALUES (?, ?, ?, ?)",
+                [(webhook.no, lane, *position) for lane in range(LANES)],
+            )
+            return position
+
+        position = await self._database.write(write)
+        webhook.lanes = [Lane(lane, position) for lane in range(LANES)]
+        self.webhooks[webhook.id] = webhook
+        self.on_changed(webhook)
+        return {**webhook.described(), "secret": webhook.secret}
+
+    async def change(self, webhook: Webhook, fields: WebhookFields) -> dict[str, Any]:
+        """Enabled again, it is told at once of what has happened meanwhile. Raises Problem 422."""
+        wanted = self._judged(fields)
+        now = self._clock()
+        if not fields.enabled and webhook.disabled_at is None:
+            webhook.disabled_at, webhook.disabled_reason = now, "by its operator"
+        elif fields.enabled:
+            webhook.disabled_at = webhook.disabled_reason = None
+            for lane in webhook.lanes:
+                lane.attempts, lane.failing_since, lane.next_at = 0, None, 0
+        webhook.fields, webhook.wanted, webhook.updated_at = fields, wanted, now
+        row = (
+            fields.url,
+            json.dumps(fields.types),
+            fields.description,
+            webhook.disabled_at,
+            webhook.disabled_reason,
+            now,
+            webhook.no,
+        )
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE webhook SET url = ?, types = ?, description = ?, disabled_at = ?, disabled_reason = ?,"
+                " updated_at = ? WHERE no = ?",
+                row,
+            )
+            if fields.enabled:
+                connection.execute(
+                    "UPDATE webhook_lane SET attempts = 0, failing_since = NULL, next_at = 0 WHERE webhook_no = ?",
+                    (row[-1],),
+                )
+
+        await self._database.write(write)
+        self.on_changed(webhook)
+        return webhook.described()
+
+    async def rotate(self, webhook: Webhook) -> dict[str, Any]:
+        """A new secret. For a day requests are signed with the old one as well."""
+        now = self._clock()
+        webhook.old_secret, webhook.old_secret_until = webhook.secret, now + OLD_SECRET_MS
+        webhook.secret, webhook.updated_at = new_secret(), now
+        row = (webhook.secret, webhook.old_secret, webhook.old_secret_until, now, webhook.no)
+        await self._database.write(
+            lambda connection: connection.execute(
+                "UPDATE webhook SET secret = ?, old_secret = ?, old_secret_until = ?, updated_at = ? WHERE no = ?", row
+            )
+        )
+        return {**webhook.described(), "secret": webhook.secret}
+
+    async def remove(self, webhook: Webhook) -> None:
+        """With its dead letters."""
+        del self.webhooks[webhook.id]
+        self.on_changed(webhook)
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM webhook WHERE no = ?", (webhook.no,))
+            for table in ("webhook_lane", "dead_letter"):
+                connection.execute(f"DELETE FROM {table} WHERE webhook_no = ?", (webhook.no,))
+
+        await self._database.write(write)
+
+    async def dead_letters(self, webhook: Webhook, limit: int, cursor: str | None) -> dict[str, Any]:
+        """The newest first."""
+        before = cursor_number(cursor)
+
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            return connection.execute(
+                "SELECT no, events, attempts, error, at, replay_at FROM dead_letter WHERE webhook_no = ? AND no < ?"
+                " ORDER BY no DESC LIMIT ?",
+                (webhook.no, before if before is not None else 2**62, limit + 1),
+            ).fetchall()
+
+        rows = await self._database.read(read)
+        items = [
+            {
+                "id": str(no),
+                "events": json.loads(events),
+                "attempts": attempts,
+                "error": error,
+                "at": rfc3339(at),
+                "replaying": replay_at is not None,
+            }
+            for no, events, attempts, error, at, replay_at in rows[:limit]
+        ]
+        return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
+
+    async def replay(self, webhook: Webhook, ids: list[int] | None) -> int:
+        """Send these dead letters again, or all; how many. What arrives leaves the list."""
+        now = self._clock()
+        chosen = "" if ids is None else " AND no IN (SELECT value FROM json_each(?))"
+        parameters = [now, webhook.no] + ([] if ids is None else [json.dumps(ids)])
+        count = await self._database.write(
+            lambda connection: (
+                connection.execute(
+                    f"UPDATE dead_letter SET replay_at = ? WHERE webhook_no = ?{chosen}", parameters
+                ).rowcount
+            )
+        )
+        if count:
+            self.on_replay(webhook)
+        return count
+
+    def _judged(self, fields: WebhookFields) -> Callable[[str], bool]:
+        """Raises Problem 422: a type that there is not, or an address where it may not go."""
+        host = urlsplit(fields.url).hostname or ""
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            pass  # a name: judged each time it is resolved
+        else:
+            if not may_be_asked(host, self._allowed):
+                raise _private(host)
+        return type_filter(fields.types)
+
+
+def _private(host: str) -> Problem:
+    return problem(
+        "invalid_request", f"url: {host} is a private address; the setting webhook_networks can allow its network"
+    )
