@@ -199,6 +199,7 @@ class _Rooms(Collector):
         )
         yield _counter("webhook_dead_letters", "Batches that no receiver took within a day.", rooms.couriers.buried)
         yield _counter("webhooks_disabled", "Webhooks disabled because they failed.", rooms.couriers.disabled)
+        yield _gauge("webhook_lanes_at_work", "Parts of webhooks that are being sent.", rooms.couriers.at_work)
         yield _gauge("event_streams", "Open streams of events.", rooms.feed.streams)
         yield _counter("database_groups", "Transactions committed (one fsync each).", rooms.database.groups)
         yield _counter("database_operations", "Operations in those transactions.", rooms.database.operations)

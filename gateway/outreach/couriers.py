@@ -102,6 +102,11 @@ class Couriers:
         book.on_changed = self._changed
         book.on_replay = self._replay_wanted
 
+    @property
+    def at_work(self) -> int:
+        """Lanes that have something under way, for metrics."""
+        return sum(len(route.tasks) for route in self._routes.values())
+
     def start(self) -> None:
         for webhook in self._book.webhooks.values():
             self._changed(webhook)
@@ -383,7 +388,7 @@ def _described(outcome: Answer | Failed) -> str:
         return str(outcome)[:REMEMBERED]
     if 300 <= outcome.status < 400:
         return f"answered {outcome.status}: redirects are not followed; change the webhook's url"
-    return f"answered {outcome.status}: {outcome.text}"[:REMEMBERED]
+    return f"answered {outcome.status}: {outcome.text}".rstrip(": \n")[:REMEMBERED]
 
 
 def _store_lane(connection: sqlite3.Connection, webhook: Webhook, lane: Lane) -> None:

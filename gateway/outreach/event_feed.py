@@ -48,7 +48,7 @@ class EventFeed:
         self._timers = timers
         self._followers: dict[Follower, None] = {}
         self._scheduled = False
-        self._seen = 0
+        self.seen = 0
         """Number of the last entry that followers have been told of."""
         self.ended = False
         self._streams: Counter[str] = Counter()
@@ -132,7 +132,7 @@ class EventFeed:
         self._scheduled = False
         self._database.look_up(
             lambda connection: connection.execute(
-                "SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (self._seen,)
+                "SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (self.seen,)
             ).fetchall(),
             self._found,
             lambda error: log.error("the event log cannot be read: %s", error),
@@ -141,7 +141,7 @@ class EventFeed:
     def _found(self, rows: list[tuple[int, int]]) -> None:
         if not rows:
             return
-        self._seen = max(no for _, no in rows)
+        self.seen = max(no for _, no in rows)
         grown = {app_no for app_no, _ in rows}
         for follower in list(self._followers):
             if follower.app_no in grown:

@@ -9,8 +9,10 @@ Redirects are not followed, proxies of the environment are not used, and little 
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +29,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) -> its addresses."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+"""Local use (RFC 8215); older Pythons take it for global."""
 
 
 class Failed(Exception):
@@ -44,10 +48,14 @@ class Answer:
 class GuardedClient:
     """One for each receiver: its connections are kept, and must not be those of another name."""
 
-    def __init__(self, allowed: Sequence[Network], resolve: Resolve | None = None) -> None:
-        """`allowed` are networks that may be asked although they are private."""
+    def __init__(
+        self, allowed: Sequence[Network], resolve: Resolve | None = None, trust: ssl.SSLContext | None = None
+    ) -> None:
+        """`allowed` are networks that may be asked although they are private. Without `trust` whoever the system
+        trusts vouches for receivers (or `SSL_CERT_FILE`, as everywhere)."""
         self._allowed = allowed
         self._resolve = resolve or resolved
+        self._trust = trust
         self._client: httpx2.AsyncClient | None = None
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
@@ -63,6 +71,7 @@ class GuardedClient:
     async def _post(self, url: httpx2.URL, body: bytes, headers: dict[str, str]) -> Answer:
         if self._client is None:
             self._client = httpx2.AsyncClient(
+                verify=self._trust or _system_trust(),
                 trust_env=False,
                 follow_redirects=False,
                 timeout=ATTEMPT_SECONDS,
@@ -104,6 +113,12 @@ class GuardedClient:
             await self._client.aclose()
 
 
+@functools.cache
+def _system_trust() -> ssl.SSLContext:
+    """One for all: it is a megabyte."""
+    return httpx2.create_ssl_context()
+
+
 async def resolved(host: str, port: int) -> Sequence[str]:
     """The addresses of a name. Raises Failed."""
     try:
@@ -121,7 +136,7 @@ def may_be_asked(text: str, allowed: Sequence[Network]) -> bool:
         address = inner
     if any(address.version == network.version and address in network for network in allowed):
         return True
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and address not in _LOCAL_NAT64
 
 
 def _embedded(address: Address) -> ipaddress.IPv4Address | None:

@@ -1,0 +1,131 @@
+"""A gateway whose webhooks may go to this machine, and receivers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.delivery.event_log import Position
+from tests.gateway.api.house import House
+from tests.receiver import Receiver
+
+MakeReceiver = Callable[..., Receiver]
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = await House.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
+    yield house
+    await house.close()
+
+
+@pytest.fixture
+def make_receiver() -> Iterator[MakeReceiver]:
+    made: list[Receiver] = []
+
+    def make(**options: Any) -> Receiver:
+        made.append(Receiver(**options))
+        return made[-1]
+
+    yield make
+    for receiver in made:
+        receiver.close()
+
+
+@pytest.fixture
+def receiver(make_receiver: MakeReceiver) -> Receiver:
+    return make_receiver()
+
+
+class Fleet:
+    """Devices that something happens to, and what came of that."""
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self.webhook: dict[str, Any] = {}
+        house.rooms.feed.follow(1, lambda: None)  # it looks for those who follow
+
+    @property
+    def path(self) -> str:
+        return f"/v1/webhooks/{self.webhook['id']}"
+
+    async def hook(self, url: str, **fields: Any) -> dict[str, Any]:
+        self.webhook = await self.house.call("POST", "/v1/webhooks", 201, json={"url": url, **fields})
+        return self.webhook
+
+    async def happens(self, times: int = 1, devices: int = 8) -> None:
+        """To each of these devices so often: its settings change."""
+        for number in range(times):
+            for device in range(1, devices + 1):
+                change = {"quiet_hours": {"start": f"{number % 24:02}:00", "end": f"{number % 24:02}:30"}}
+                await self.house.call("PATCH", f"/v1/devices/d{device}/preferences", json=change)
+        await self.is_told()
+
+    async def is_told(self) -> None:
+        """Couriers know of all of it."""
+        feed = self.house.rooms.feed
+        last = await feed.last()
+        await self.until(lambda: feed.seen >= last.entry, "the feed has looked")
+
+    async def log(self) -> list[dict[str, Any]]:
+        """All that there was to tell."""
+        page = await self.house.rooms.feed.read(1, Position(0), 100_000, lambda event: True)
+        assert not page.more
+        return [event for _, event in page.events]
+
+    async def status(self) -> dict[str, Any]:
+        return dict(await self.house.call("GET", self.path))
+
+    async def dead_letters(self) -> list[dict[str, Any]]:
+        return list((await self.house.call("GET", f"{self.path}/dead-letters"))["items"])
+
+    async def passes(self, milliseconds: int) -> None:
+        self.house.clock.milliseconds += milliseconds
+        self.house.rooms.couriers.tick()
+
+    async def until(self, predicate: Callable[[], bool], what: str) -> None:
+        """Time stands still. `what` is for who reads."""
+        async with asyncio.timeout(15):
+            while not predicate():  # noqa: ASYNC110  what is waited for happens in several places
+                await asyncio.sleep(0.005)
+
+    async def passes_until(self, predicate: Callable[[], bool], step: int = MINUTE, most: int = 23 * HOUR) -> None:
+        """Time goes on while nothing is under way."""
+        end = self.house.clock.milliseconds + most
+        couriers = self.house.rooms.couriers
+        while not predicate():
+            assert self.house.clock.milliseconds < end, "it does not happen"
+            await self.until(lambda: not couriers.at_work, "rest")
+            await self.is_told()
+            if not predicate():
+                await self.passes(step)
+                await asyncio.sleep(0)
+
+    async def all_arrives(self, receiver: Receiver, **options: Any) -> None:
+        """Nothing is lost, and each device's events come in their order."""
+        expected = await self.log()
+        ids = {event["id"] for event in expected}
+        await self.passes_until(lambda: ids <= {event["id"] for event in receiver.events()}, **options)
+        check_order(receiver.events(), expected)
+
+
+def check_order(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    def by_device(events: list[dict[str, Any]]) -> dict[str | None, list[dict[str, Any]]]:
+        devices: dict[str | None, list[dict[str, Any]]] = {}
+        for event in events:
+            devices.setdefault(event["data"].get("device_id"), []).append(event)
+        return devices
+
+    assert by_device(found) == by_device(expected)
+
+
+@pytest.fixture
+async def fleet(house: House) -> Fleet:
+    await house.enrol(*[f"d{number}" for number in range(1, 9)])
+    return Fleet(house)

@@ -1,0 +1,347 @@
+"""Webhooks against receivers of every kind, on a clock that is moved: nothing lost, each device's order kept."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.delivery.event_log import Position
+from gateway.outreach.webhooks import LANES
+from tests.gateway.api.house import House
+from tests.gateway.outreach.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
+from tests.receiver import Answer, Receiver, Request
+
+DAY = 24 * HOUR
+
+
+def answering(status: int, **headers: str) -> Answer:
+    return lambda request: (status, headers)
+
+
+def about(device_id: str) -> Callable[[Request], bool]:
+    return lambda request: any(event["data"].get("device_id") == device_id for event in request.events)
+
+
+async def test_events_arrive_signed_in_order(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    webhook = await fleet.hook(receiver.url)
+    await fleet.happens(5)
+    await fleet.all_arrives(receiver)
+    request = receiver.taken[0]
+    assert request.path == "/hook"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["host"] == f"127.0.0.1:{receiver.port}"
+    assert all(request.is_signed_with(webhook["secret"]) for request in receiver.taken)
+    assert not receiver.taken[0].is_signed_with("whsec_" + "A" * 32)
+    event = receiver.events()[0]
+    assert set(event) == {"id", "type", "timestamp", "data"}
+    assert event["type"] == "device.settings"
+    status = await fleet.status()
+    assert status["succeeded_at"] is not None
+    assert (status["failed_at"], status["last_error"]) == (None, None)
+
+
+async def test_what_happened_before_is_not_told(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    await fleet.happens()
+    await fleet.hook(receiver.url)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: len(receiver.events()) == 1, "the one after")
+    assert receiver.events() == (await fleet.log())[-1:]
+
+
+async def test_many_events_go_in_batches(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(40)
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await fleet.all_arrives(receiver)
+    assert len(receiver.taken) <= 2 * LANES
+    assert max(len(request.events) for request in receiver.taken) <= 100
+
+
+async def test_only_the_types_that_were_asked_for(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    await fleet.hook(receiver.url, types=["delivery.*", "webhook.disabled"])
+    await fleet.happens()
+    push_id = await house.push({"device": "d1"})
+    await house.call("DELETE", f"/v1/pushes/{push_id}")
+    await fleet.until(lambda: bool(receiver.events()), "the recall")
+    assert [event["type"] for event in receiver.events()] == ["delivery.cancelled"]
+    assert receiver.events()[0]["data"] == {"push_id": push_id, "device_id": "d1", "reason": "recalled"}
+
+
+async def test_a_slow_receiver_gets_one_request_of_a_lane_at_a_time(
+    house: House, fleet: Fleet, receiver: Receiver
+) -> None:
+    release = threading.Event()
+
+    def slow(request: Request) -> tuple[int, dict[str, str]]:
+        assert release.wait(30)
+        return 200, {}
+
+    receiver.answer = slow
+    await fleet.hook(receiver.url)
+    await fleet.happens(1)
+    await fleet.until(lambda: len(receiver.requests) == LANES, "a request of each lane")
+    await fleet.happens(3)
+    await fleet.passes(MINUTE)
+    assert len(receiver.requests) == LANES
+    release.set()
+    await fleet.all_arrives(receiver)
+    assert receiver.at_once == LANES
+
+
+async def test_a_receiver_that_is_down_for_an_hour_loses_nothing(
+    house: House, fleet: Fleet, make_receiver: MakeReceiver
+) -> None:
+    receiver = make_receiver()
+    await fleet.hook(receiver.url)
+    await fleet.happens(1)
+    await fleet.all_arrives(receiver)
+    receiver.close()
+    start = house.clock.milliseconds
+    while house.clock.milliseconds < start + HOUR:
+        await fleet.happens(1, devices=3)
+        await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+        await fleet.passes(5 * MINUTE)
+    assert "Connect" in (await fleet.status())["last_error"]
+    back = make_receiver(port=receiver.port)
+    back.taken = list(receiver.taken)
+    await fleet.all_arrives(back, most=HOUR)
+    assert await fleet.dead_letters() == []
+    assert (await fleet.status())["enabled"]
+
+
+async def test_an_overloaded_receiver_gets_the_same_request_again(
+    house: House, fleet: Fleet, receiver: Receiver
+) -> None:
+    receiver.answer = answering(503)
+    await fleet.hook(receiver.url)
+    await fleet.happens(2, devices=1)
+    await fleet.passes_until(lambda: len(receiver.requests) >= 4)
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+    assert len({request.body.partition(b'"data"')[2] for request in receiver.requests}) == 1
+    receiver.answer = answering(204)
+    await fleet.all_arrives(receiver)
+
+
+async def test_attempts_come_rarer_and_not_all_together(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    at: dict[str, list[int]] = {}
+
+    def failing(request: Request) -> tuple[int, dict[str, str]]:
+        lane = request.events[0]["data"]["device_id"]
+        at.setdefault(lane, []).append(house.clock.milliseconds)
+        return 503, {}
+
+    receiver.answer = failing
+    await fleet.hook(receiver.url)
+    await fleet.happens(1, devices=LANES)
+    await fleet.passes_until(lambda: len(at) == LANES and min(map(len, at.values())) >= 14, step=10_000)
+    for times in at.values():
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert gaps[0] <= 20_000
+        assert max(gaps) <= HOUR + 20_000
+        assert min(gaps[11:13]) >= HOUR // 2
+    assert len({times[12] for times in at.values()}) > 1
+
+
+async def test_retry_after_is_waited_for(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    receiver.answer = answering(429, **{"Retry-After": "1800"})
+    await fleet.hook(receiver.url)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: len(receiver.requests) == 1 and not house.rooms.couriers.at_work, "the first attempt")
+    start = house.clock.milliseconds
+    receiver.answer = answering(200)
+    await fleet.passes_until(lambda: bool(receiver.taken))
+    assert house.clock.milliseconds >= start + 30 * MINUTE
+
+
+async def test_a_redirect_is_not_followed(
+    house: House, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver
+) -> None:
+    elsewhere = make_receiver()
+    receiver.answer = answering(307, Location=elsewhere.url)
+    await fleet.hook(receiver.url)
+    await fleet.happens(2)
+    await fleet.passes_until(lambda: len(receiver.requests) >= 3 * LANES)
+    assert elsewhere.requests == []
+    assert (await fleet.status())["last_error"] == (
+        "answered 307: redirects are not followed; change the webhook's url"
+    )
+    await house.call("PATCH", fleet.path, json={"url": elsewhere.url})
+    await fleet.all_arrives(elsewhere)
+
+
+async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_letter(
+    house: House, fleet: Fleet, receiver: Receiver
+) -> None:
+    """A receiver whose program fails on one event, as programs do."""
+
+    def poisoned(request: Request) -> tuple[int, dict[str, str]]:
+        return (500 if any(event["id"] == poison["id"] for event in request.events) else 200), {}
+
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(6)
+    log = await fleet.log()
+    poison = [event for event in log if event["data"]["device_id"] == "d3"][2]
+    receiver.answer = poisoned
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await fleet.passes_until(lambda: len(receiver.events()) == len(log) - 1, most=26 * HOUR)
+    check_order(receiver.events(), [event for event in log if event != poison])
+    await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    (letter,) = await fleet.dead_letters()
+    assert letter["events"] == [poison]
+    assert letter["error"].startswith("answered 500")
+    assert letter["attempts"] > 20
+    status = await fleet.status()
+    assert status["enabled"], "the other lanes went on"
+
+    answer = await house.call("POST", f"{fleet.path}/dead-letters/replay", 202, json={"ids": [letter["id"]]})
+    assert answer == {"replaying": 1}
+    await fleet.until(lambda: not house.rooms.couriers.at_work, "the replay")
+    (letter,) = await fleet.dead_letters()
+    assert not letter["replaying"], "it was refused once more"
+    receiver.answer = answering(200)
+    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    await fleet.until(lambda: not house.rooms.couriers.at_work, "the replay")
+    assert await fleet.dead_letters() == []
+    assert {event["id"] for event in receiver.events()} == {event["id"] for event in log}
+
+
+async def test_other_lanes_do_not_wait_for_one_that_is_held_up(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    held_up = about("d3")
+    receiver.answer = lambda request: (500 if held_up(request) else 200, {})
+    await fleet.hook(receiver.url)
+    await fleet.happens(2)
+    await fleet.passes_until(lambda: len({event["data"]["device_id"] for event in receiver.events()}) >= 6, most=MINUTE)
+
+
+async def test_who_takes_nothing_for_a_day_is_disabled_and_goes_on_where_it_was(
+    house: House, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver
+) -> None:
+    receiver.answer = answering(500)
+    await fleet.hook(receiver.url)
+    broken = fleet.webhook
+    observer = make_receiver()
+    await fleet.hook(observer.url, types=["webhook.disabled"])
+    await fleet.happens(3)
+    await fleet.passes_until(lambda: bool(observer.events()), step=30 * MINUTE, most=26 * HOUR)
+    (notice,) = observer.events()
+    assert notice["type"] == "webhook.disabled"
+    assert notice["data"]["webhook_id"] == broken["id"]
+    assert notice["data"]["reason"] == "it has taken nothing for a day: answered 500"
+
+    fleet.webhook = broken
+    status = await fleet.status()
+    assert (status["enabled"], status["disabled_reason"]) == (
+        False,
+        "it has taken nothing for a day: answered 500",
+    )
+    asked = len(receiver.requests)
+    await fleet.happens(1)
+    await fleet.passes(2 * DAY)
+    assert len(receiver.requests) == asked
+    receiver.answer = answering(200)
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    expected = {event["id"] for event in await fleet.log()}
+    await fleet.passes_until(lambda: {event["id"] for event in receiver.events()} == expected)
+    await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    assert await fleet.dead_letters() == []
+
+
+async def test_gone_disables_at_once(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    receiver.answer = answering(410)
+    await fleet.hook(receiver.url)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: bool(receiver.requests) and not house.rooms.couriers.at_work, "the attempt")
+    status = await fleet.status()
+    assert not status["enabled"]
+    assert "410" in status["disabled_reason"]
+    assert await fleet.dead_letters() == [], "nothing is given up: enabled again, it goes on"
+
+
+async def test_a_name_that_resolves_to_this_machine_is_not_asked(tmp_path: Any, receiver: Receiver) -> None:
+    house = await House.build(tmp_path, asyncio.get_running_loop())
+    try:
+        await house.enrol("d1")
+        fleet = Fleet(house)
+        for host in ("localhost", "2130706433", "0x7f000001"):  # the numbers are 127.0.0.1 to the resolver
+            await fleet.hook(f"http://{host}:{receiver.port}/hook")
+        await fleet.happens(1, devices=1)
+        await fleet.until(lambda: house.rooms.couriers.failed >= 3 and not house.rooms.couriers.at_work, "refusals")
+        for webhook in (await house.call("GET", "/v1/webhooks"))["items"]:
+            assert "which is private" in webhook["last_error"]
+        assert receiver.requests == []
+    finally:
+        await house.close()
+
+
+async def test_two_secrets_sign_for_a_day(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    old = (await fleet.hook(receiver.url))["secret"]
+    new = (await house.call("POST", f"{fleet.path}/secret"))["secret"]
+    assert new != old
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: len(receiver.taken) == 1, "an event")
+    assert receiver.taken[0].is_signed_with(old)
+    assert receiver.taken[0].is_signed_with(new)
+    await fleet.passes(DAY)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: len(receiver.taken) == 2, "another event")
+    assert not receiver.taken[1].is_signed_with(old)
+    assert receiver.taken[1].is_signed_with(new)
+
+
+async def test_events_that_retention_removed_are_named_as_lost(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(2)
+    house.clock.milliseconds += 8 * DAY
+    await fleet.happens(1, devices=1)
+    retiring = asyncio.create_task(house.rooms.retire())
+    while len(await fleet.log()) > 2:  # noqa: ASYNC110  it is on disk
+        await asyncio.sleep(0.005)
+    retiring.cancel()
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    last = (await fleet.log())[-1]
+    await fleet.until(lambda: last["id"] in {event["id"] for event in receiver.events()}, "the last event")
+    assert [event["type"] for event in receiver.events()] == ["events.lost", "device.settings"]
+
+
+async def test_what_was_not_wanted_is_never_lost(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    """Long after, when it has left, a restart must not take it for a loss."""
+    await fleet.hook(receiver.url, types=["webhook.disabled"])
+    await fleet.happens(1)
+    await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    await fleet.passes(2 * HOUR)
+    await fleet.happens(1)
+    await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    positions = await house.database.read(
+        lambda connection: connection.execute("SELECT DISTINCT entry FROM webhook_lane").fetchall()
+    )
+    last = await house.rooms.feed.last()
+    assert positions == [(last.entry,)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_receivers_do_nothing_is_lost(house: House, fleet: Fleet, receiver: Receiver, seed: int) -> None:
+    dice = random.Random(seed)
+    answers = (200, 200, 204, 301, 400, 404, 408, 429, 500, 503)
+    receiver.answer = lambda request: (dice.choice(answers), {})
+    await fleet.hook(receiver.url)
+    couriers = house.rooms.couriers
+    start = house.clock.milliseconds
+    while house.clock.milliseconds < start + 12 * HOUR:
+        await fleet.happens(dice.randrange(3), devices=dice.randrange(1, 9))
+        await fleet.until(lambda: not couriers.at_work, "rest")
+        if dice.random() < 0.1:
+            await house.call("PATCH", fleet.path, json={"enabled": False})
+            await house.call("PATCH", fleet.path, json={"enabled": True})
+        await fleet.passes(dice.randrange(1, 90 * MINUTE))
+    receiver.answer = answering(200)
+    await fleet.all_arrives(receiver)
+    assert await fleet.dead_letters() == []
+    page = await house.rooms.feed.read(1, Position(0), 1, lambda event: event == "webhook.disabled")
+    assert page.events == []

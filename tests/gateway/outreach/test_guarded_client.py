@@ -1,0 +1,187 @@
+"""Where requests may go, and that they go there."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from gateway.outreach import guarded_client
+from gateway.outreach.guarded_client import Failed, GuardedClient, may_be_asked
+from tests.certificates import Authority
+from tests.gateway.outreach.conftest import MakeReceiver
+from tests.receiver import Receiver
+
+THIS = [ipaddress.ip_network("127.0.0.1/32")]
+
+
+def names(*answers: Sequence[str]) -> tuple[Callable[[str, int], Awaitable[Sequence[str]]], list[str]]:
+    """A resolver that answers in turn, the last for ever, and what it was asked."""
+    asked: list[str] = []
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    return resolve, asked
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.8.9.10",
+        "0.0.0.0",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "169.254.169.254",
+        "192.0.0.170",
+        "198.18.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::ffff:127.0.0.1",
+        "::ffff:10.0.0.1",
+        "64:ff9b::7f00:1",
+        "64:ff9b:1::a00:1",
+        "2002:7f00:1::",
+        "fe80::1",
+        "fe80::1%1",
+        "fc00::1",
+        "fd12:3456::1",
+        "ff02::1",
+        "2001:db8::1",
+    ],
+)
+def test_private_addresses_are_not_asked(address: str) -> None:
+    assert not may_be_asked(address, [])
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"])
+def test_public_ones_are(address: str) -> None:
+    assert may_be_asked(address, [])
+
+
+def test_a_network_can_be_allowed() -> None:
+    allowed = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/8")]
+    assert may_be_asked("10.1.2.3", allowed)
+    assert may_be_asked("::ffff:10.1.2.3", allowed)
+    assert may_be_asked("fd00::7", allowed)
+    assert not may_be_asked("10.2.0.1", allowed)
+    assert not may_be_asked("127.0.0.1", allowed)
+
+
+async def test_a_name_is_resolved_once_and_what_was_judged_is_asked(receiver: Receiver) -> None:
+    """A name that is one address for the judge and another for the connection would get past a check (rebinding)."""
+    resolve, asked = names(["127.0.0.1"], ["127.0.0.2"])
+    client = GuardedClient(THIS, resolve)
+    url = f"http://hooks.example:{receiver.port}/hook"
+    assert (await client.post(url, b"{}", {})).status == 200
+    assert asked == ["hooks.example"]
+    assert receiver.requests[0].headers["host"] == f"hooks.example:{receiver.port}"
+    with pytest.raises(Failed, match=r"hooks\.example is 127\.0\.0\.2, which is private"):
+        await client.post(url, b"{}", {})
+    assert len(receiver.requests) == 1
+    await client.close()
+
+
+async def test_of_several_addresses_one_that_may_be_asked_is(receiver: Receiver) -> None:
+    resolve, _ = names(["127.0.0.9", "::1", "127.0.0.1"])
+    client = GuardedClient(THIS, resolve)
+    assert (await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})).status == 200
+    await client.close()
+
+
+async def test_a_name_without_an_address() -> None:
+    client = GuardedClient(THIS)
+    with pytest.raises(Failed, match=r"nowhere\.invalid cannot be resolved"):
+        await client.post("http://nowhere.invalid/", b"{}", {})
+    resolve, _ = names([])
+    with pytest.raises(Failed, match="has no address"):
+        await GuardedClient(THIS, resolve).post("http://hooks.example/", b"{}", {})
+    await client.close()
+
+
+async def test_the_environments_proxy_is_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    client = GuardedClient(THIS)
+    assert (await client.post(receiver.url, b"{}", {})).status == 200
+    await client.close()
+
+
+async def test_the_certificate_is_the_names(make_receiver: MakeReceiver, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("hooks", "hooks.example")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    receiver = make_receiver(context=context)
+    resolve, _ = names(["127.0.0.1"])
+    client = GuardedClient(THIS, resolve, ssl.create_default_context(cafile=authority.certificate))
+    assert (await client.post(f"https://hooks.example:{receiver.port}/hook", b"{}", {})).status == 200
+    await client.close()
+    client = GuardedClient(THIS, resolve, ssl.create_default_context(cafile=authority.certificate))
+    with pytest.raises(Failed, match=r"(?i)hostname mismatch"):
+        await client.post(f"https://other.example:{receiver.port}/hook", b"{}", {})
+    await client.close()
+    stranger = GuardedClient(THIS, resolve)
+    with pytest.raises(Failed, match=r"(?i)certificate verify failed"):
+        await stranger.post(f"https://hooks.example:{receiver.port}/hook", b"{}", {})
+    await stranger.close()
+
+
+async def test_an_endless_answer_is_not_read_to_its_end() -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 4_096)
+                await writer.drain()
+
+    async with await asyncio.start_server(endless, "127.0.0.1") as server:
+        client = GuardedClient(THIS)
+        answer = await client.post(url_of(server), b"{}", {})
+        assert (answer.status, answer.text) == (200, "x" * 200)
+        await client.close()
+
+
+async def test_who_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded_client, "ATTEMPT_SECONDS", 0.1)
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1") as server:
+        client = GuardedClient(THIS)
+        with pytest.raises(Failed, match="no answer within"):
+            await client.post(url_of(server), b"{}", {})
+        await asyncio.wait_for(ended.wait(), 5)
+        await client.close()
+
+
+async def test_what_is_not_http_is_a_failure() -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(b"220 mail.example ESMTP\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(other, "127.0.0.1") as server:
+        client = GuardedClient(THIS)
+        with pytest.raises(Failed, match="RemoteProtocolError"):
+            await client.post(url_of(server), b"{}", {})
+        await client.close()
+
+
+def url_of(server: asyncio.Server) -> str:
+    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
