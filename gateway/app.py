@@ -47,6 +47,7 @@ from gateway.audience.time_zones import time_zones
 from gateway.auth import SCOPES, DeviceAuthenticator, KeyRing, new_key, secret_hash
 from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.analytics import Analytics
+from gateway.delivery.attachments import AttachmentLimits, Attachments
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
@@ -306,6 +307,15 @@ class Rooms:
         wishes.on_stored = lambda device_no: gate.look((device_no,))
         book.on_changed = self._rules_changed
         self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
+        gauge = data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time)
+        self._attachments = Attachments(
+            database,
+            settings.data_dir / data_directory.ATTACHMENTS_DIR,
+            AttachmentLimits(settings.max_attachment, settings.attachment_storage),
+            clock,
+            lambda: self.mqtt_address.http,
+            gauge.left,
+        )
         self._acceptance = Acceptance(
             database,
             ledger,
@@ -318,10 +328,11 @@ class Rooms:
             ),
             clock,
             loop,
-            data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time).left,
+            gauge.left,
             book,
             gate,
             numbers,
+            self._attachments,
         )
         self._analytics = Analytics(database, ledger, book, clock, loop)
         self.feed = feed = EventFeed(database, clock, loop)
@@ -381,6 +392,7 @@ class Rooms:
                 receipts=self._receipts,
                 facts=facts,
                 broker=self.broker.metrics,
+                attachments=self._attachments,
                 couriers=self.couriers,
                 feed=self.feed,
                 certificates=lambda: self.certificate_ends,
@@ -395,6 +407,7 @@ class Rooms:
         await self._wishes.recover()
         await self._analytics.load()
         await self._webhooks.load()
+        await self._attachments.load()
 
     def _rules_changed(self, app_no: int) -> None:
         self._wishes.rules_changed(app_no)
@@ -417,6 +430,7 @@ class Rooms:
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),
             analytics=self._analytics,
+            attachments=self._attachments,
             feed=self.feed,
             webhooks=self._webhooks,
             clock=self._clock,
@@ -439,6 +453,7 @@ class Rooms:
         while True:
             try:
                 await self._retention.run(self._clock())
+                await self._attachments.remove_expired()
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("nothing could be removed: %s", error)
             await asyncio.sleep(self._retention.pause)

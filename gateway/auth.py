@@ -17,6 +17,7 @@ Laws
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -161,12 +162,14 @@ class KeyRing:
             if revocations == self._revocations:
                 return principal
 
-    async def authenticate_device(self, authorization: str | None, device_id: str) -> Principal:
-        """The device of that id with its own token, of whichever app. Not remembered. Raises Problem 401."""
-        digest = secret_hash((authorization or "").partition(" ")[2].strip())
+    async def authenticate_device(self, name: str, token: str) -> Principal:
+        """The device of that id (with `APP/` before it: of that app) with its own token. Not remembered. Raises Problem
+        401."""
+        digest = secret_hash(token)
+        app, _, device_id = name.rpartition("/")
         rows = await self._database.read(lambda connection: _device_tokens(connection, device_id))
         for device_no, app_no, app_id, token_hash in rows:
-            if hmac.compare_digest(token_hash, digest):
+            if hmac.compare_digest(token_hash, digest) and app in ("", app_id):
                 return Principal(app_no, app_id, f"device {device_no}", frozenset(), is_device=True)
         self.failures += 1
         raise problem("unauthorized", "this token is wrong, was rotated, or is of another device")
@@ -177,10 +180,23 @@ class KeyRing:
         self._known = {digest: p for digest, p in self._known.items() if p.key_id != key_id}
 
 
-def is_token(authorization: str | None) -> bool:
-    """Whether an `Authorization` header has a device's token instead of a key."""
+def token_of(authorization: str | None) -> str | None:
+    """A device's token, if an `Authorization` header has one instead of a key."""
     kind, _, secret = (authorization or "").partition(" ")
-    return kind.lower() == "bearer" and secret.strip().startswith("dev_")
+    secret = secret.strip()
+    return secret if kind.lower() == "bearer" and secret.startswith("dev_") else None
+
+
+def basic_credential(authorization: str | None) -> tuple[str, str] | None:
+    """User name and password of HTTP Basic (RFC 7617); None for another scheme, or if it cannot be read."""
+    kind, _, encoded = (authorization or "").partition(" ")
+    if kind.lower() != "basic":
+        return None
+    try:
+        name, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return (name, password) if colon else None
 
 
 def _device_tokens(connection: sqlite3.Connection, device_id: str) -> list[tuple[int, int, str, bytes]]:

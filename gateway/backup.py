@@ -9,10 +9,10 @@ Laws
    carries sizes, SHA-256 sums, schema and row counts, which `restore` checks again before it touches the directory.
 4. A backup holds the admin key, the fleet CA's key and every device's facts: mode 0600 from its first byte.
 
-The archive is a plain tar (gzip if the name ends in `.gz` or `.tgz`): `manifest.json`, the databases, `admin.key`, and
-the fleet CA with the server's certificate: without that CA a restored server would be a stranger to its own devices.
-What devices show is not in it; they have it. It needs free space for one more copy of the databases beside it while it
-is made.
+The archive is a plain tar (gzip if the name ends in `.gz` or `.tgz`): `manifest.json`, the databases, `admin.key`, what
+pushes refer to (`attachments`, by the rows of the copied database), and the fleet CA with the server's certificate:
+without that CA a restored server would be a stranger to its own devices. What devices show is not in it; they have it.
+It needs free space for one more copy of the databases beside it while it is made.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gateway.data_directory import (
+    ATTACHMENTS_DIR,
     BROKER,
     CA_CERTIFICATE,
     CA_KEY,
@@ -50,6 +52,7 @@ from gateway.data_directory import (
 FORMAT = 1
 DATABASES = (BROKER, LEDGER)
 """In the order of law 2."""
+ATTACHMENT = re.compile(rf"{ATTACHMENTS_DIR}/[0-9a-f]{{64}}")
 PLAIN_FILES = (KEY_FILE, *(f"{TLS_DIR}/{name}" for name in (CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY)))
 """By their names in the data directory, and in the archive."""
 MANIFEST = "manifest.json"
@@ -89,7 +92,8 @@ class Manifest:
         if document["format"] != FORMAT:
             raise BackupError(f"the backup has format {document['format']}; this version reads {FORMAT}")
         files = [StoredFile(**file) for file in document["files"]]
-        if not {file.name for file in files} <= {*DATABASES, *PLAIN_FILES}:
+        names = {file.name for file in files if not ATTACHMENT.fullmatch(file.name)}
+        if not names <= {*DATABASES, *PLAIN_FILES}:
             raise BackupError("the manifest lists files that no backup has")
         return cls(document["created_at"], document["fleetpush"], files)
 
@@ -108,6 +112,7 @@ def create(data_dir: Path, archive: Path, *, overwrite: bool = False) -> Manifes
         for name in (name for name in PLAIN_FILES if (data_dir / name).exists()):
             shutil.copyfile(data_dir / name, copies / name)
             files.append(describe(copies, name))
+        files += copy_attachments(data_dir, copies)
         manifest = Manifest(datetime.now(UTC).isoformat(timespec="seconds"), installed_version(), files)
         partial = copies / "archive"
         write_archive(partial, manifest, copies, compress=archive.suffix in (".gz", ".tgz"))
@@ -129,6 +134,27 @@ def copy_database(source: Path, copy: Path) -> StoredFile:
         database.execute("PRAGMA journal_mode=DELETE")
         schema, rows = prove(database, source.name)
     return describe(copy.parent, copy.name, schema, rows)
+
+
+def copy_attachments(data_dir: Path, copies: Path) -> list[StoredFile]:
+    """Those that the copied database names, if they are still there. A file never changes: a link is a copy."""
+    with closing(sqlite3.connect(copies / LEDGER)) as database:
+        tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'attachment'").fetchone()
+        rows = database.execute("SELECT DISTINCT id FROM attachment ORDER BY id").fetchall() if tables[0] else []
+    if rows:
+        (copies / ATTACHMENTS_DIR).mkdir()
+    files: list[StoredFile] = []
+    for (attachment_id,) in rows:
+        name = f"{ATTACHMENTS_DIR}/{attachment_id}"
+        with suppress(FileNotFoundError):  # it has expired since
+            try:
+                os.link(data_dir / name, copies / name)
+            except FileNotFoundError:
+                raise
+            except OSError:  # another file system
+                shutil.copyfile(data_dir / name, copies / name)
+            files.append(describe(copies, name))
+    return files
 
 
 def prove(database: sqlite3.Connection, name: str) -> tuple[str | None, dict[str, int]]:

@@ -28,6 +28,7 @@ CATALOGUE: dict[str, Row] = {
     "push_not_found": Row(404, "No such push"),
     "channel_not_found": Row(404, "No such channel"),
     "webhook_not_found": Row(404, "No such webhook"),
+    "attachment_not_found": Row(404, "No such attachment"),
     "key_not_found": Row(404, "No such key"),
     "method_not_allowed": Row(405, "Not with this method"),
     "device_exists": Row(409, "The device exists"),
@@ -44,6 +45,7 @@ CATALOGUE: dict[str, Row] = {
     "too_many_streams": Row(429, "Too many streams are open", retryable=True),
     "rate_limited": Row(429, "Too many requests", retryable=True),
     "internal_error": Row(500, "The server failed", retryable=True),
+    "busy": Row(503, "Too many at once", retryable=True),
     "unavailable": Row(503, "The server is not ready", retryable=True),
     "storage_full": Row(507, "The disk is full", retryable=True),
 }
@@ -74,12 +76,21 @@ class Problem(Exception):
         }
 
 
-class RateLimited(Problem):
-    """429; `retry_after` is in seconds."""
+class Later(Problem):
+    """What may be asked again after `retry_after` seconds."""
+
+    def __init__(self, code: str, detail: str, retry_after: float) -> None:
+        super().__init__(code, detail)
+        self.retry_after = retry_after
+
+
+class RateLimited(Later):
+    """429."""
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("rate_limited", "too many requests with this key; wait as long as Retry-After says")
-        self.retry_after = retry_after
+        super().__init__(
+            "rate_limited", "too many requests with this key; wait as long as Retry-After says", retry_after
+        )
 
 
 def problem(code: str, detail: str) -> Problem:

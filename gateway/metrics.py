@@ -28,6 +28,7 @@ from gateway.api.admission import Admission
 from gateway.api.problems import ProblemCount
 from gateway.auth import DeviceAuthenticator, KeyRing
 from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.attachments import Attachments
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
@@ -60,6 +61,7 @@ class Sources:
     mailbox: Mailbox
     receipts: Receipts
     facts: DeviceFacts
+    attachments: Attachments
     couriers: Couriers
     feed: EventFeed
     broker: object
@@ -200,6 +202,8 @@ class _Rooms(Collector):
         yield _counter("webhook_dead_letters", "Batches that no receiver took within a day.", rooms.couriers.buried)
         yield _counter("webhooks_disabled", "Webhooks disabled because they failed.", rooms.couriers.disabled)
         yield _gauge("webhook_lanes_at_work", "Parts of webhooks that are being sent.", rooms.couriers.at_work)
+        yield _gauge("attachment_bytes", "Of files that pushes refer to.", rooms.attachments.stored)
+        yield _gauge("attachment_downloads", "Under way.", rooms.attachments.downloads)
         yield _gauge("event_streams", "Open streams of events.", rooms.feed.streams)
         yield _counter("database_groups", "Transactions committed (one fsync each).", rooms.database.groups)
         yield _counter("database_operations", "Operations in those transactions.", rooms.database.operations)

@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     """Days that `GET /v1/events` and webhooks can go back."""
     webhook_networks: Listed = ()
     """Private or loopback addresses and networks that webhooks may be sent to; public ones always may."""
+    max_attachment: Annotated[int, Field(ge=1)] = 5 * 1024 * 1024
+    """Bytes of what a push may refer to."""
+    attachment_storage: Annotated[int, Field(ge=0)] = 1024 * 1024 * 1024
+    """Bytes of all of it together; over it uploads get 507."""
     clock_speed: Annotated[float, Field(gt=0, le=100_000)] = 1.0
     """Runs the server's clock this much faster, for simulations: loopback and a fresh data directory only."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

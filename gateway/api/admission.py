@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from fastapi import Request
 
-from gateway.auth import KeyRing, Principal, is_token
+from gateway.auth import KeyRing, Principal, basic_credential, token_of
 from gateway.errors import Problem, RateLimited
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,22 @@ class Admission:
     ) -> Principal:
         """The holder of the request's key, which has one of the scopes; or, where the path names a device, that device
         with its token. Raises Problem 401, 403, 429."""
-        authorization = request.headers.get("authorization")
+        token = token_of(request.headers.get("authorization")) if device_id is not None else None
+        return await self._admit(request, scope, or_scope, (device_id, token) if device_id and token else None)
+
+    async def admit_device_or(self, request: Request, scope: str, or_scope: str) -> Principal:
+        """The holder of a key which has one of the scopes; or a device, by its MQTT user name and token (RFC 7617).
+        Raises Problem 401, 403, 429."""
+        return await self._admit(request, scope, or_scope, basic_credential(request.headers.get("authorization")))
+
+    async def _admit(
+        self, request: Request, scope: str, or_scope: str | None, device: tuple[str, str] | None
+    ) -> Principal:
+        """`device` is its user name or id, and its token."""
         try:
-            if device_id is not None and is_token(authorization):
-                return self._let_in(await self._keys.authenticate_device(authorization, device_id))
-            principal = await self._keys.authenticate(authorization)
+            if device is not None:
+                return self._let_in(await self._keys.authenticate_device(*device))
+            principal = await self._keys.authenticate(request.headers.get("authorization"))
         except Problem as refusal:
             log.info("%s: %s", request.client.host if request.client is not None else "unknown", refusal.detail)
             raise

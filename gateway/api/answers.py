@@ -199,6 +199,7 @@ class Push(_Answer):
     notification: dict[str, Any] | None = None
     data: Any = None
     deadline: int | None = None
+    fetch_within: int | None = Field(None, description="Seconds over which its devices fetch what belongs to it.")
     sent_at: str
     expires_at: str
     recalled_at: str | None
@@ -450,3 +451,12 @@ class DeadLetters(_Answer):
 
 class Replayed(_Answer):
     replaying: int
+
+
+class Attachment(_Answer):
+    id: str = Field(description="The SHA-256 of its bytes; pushes refer to it as `attachment:ID`.")
+    url: str
+    content_type: str
+    size: int
+    created_at: str
+    expires_at: str

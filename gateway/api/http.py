@@ -7,7 +7,20 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI, Request
 from starlette.types import Receive, Scope, Send
 
-from gateway.api import analytics, apps, channels, devices, docs, events, health, keys, problems, pushes, webhooks
+from gateway.api import (
+    analytics,
+    apps,
+    attachments,
+    channels,
+    devices,
+    docs,
+    events,
+    health,
+    keys,
+    problems,
+    pushes,
+    webhooks,
+)
 from gateway.api.services import Services, provide
 
 
@@ -52,6 +65,7 @@ def create_api(found: Services) -> FastAPI:
         devices,
         channels,
         analytics,
+        attachments,
         events,
         webhooks,
         apps,

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from gateway.errors import CATALOGUE, Problem, RateLimited, problem
+from gateway.errors import CATALOGUE, Later, Problem, problem
 from gateway.store.database import StorageFull
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ async def answer(request: Request, error: Exception) -> tuple[Response, bool]:
 
 def problem_response(refusal: Problem, headers: Mapping[str, str] | None = None) -> Response:
     all_headers = {**_HEADERS.get(refusal.code, {}), **(headers or {})}
-    if isinstance(refusal, RateLimited):
+    if isinstance(refusal, Later):
         all_headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     content = json.dumps(refusal.document(), ensure_ascii=False).encode(errors="replace")
     return Response(content, refusal.status, all_headers, MEDIA_TYPE)
@@ -121,7 +121,7 @@ def allowed_methods(request: Request) -> list[str]:
     """What the path takes. The framework names the methods of the first route it finds; a path here has several."""
     return [
         method
-        for method in ("GET", "POST", "PATCH", "DELETE")
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
 

@@ -15,6 +15,7 @@ from gateway.audience.policy import PolicyBook
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
+from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import Wishes
 from gateway.delivery.forecast import Forecast
@@ -49,6 +50,7 @@ class Services:
     ledger: Ledger
     reports: Reports
     analytics: Analytics
+    attachments: Attachments
     feed: EventFeed
     webhooks: WebhookBook
     clock: Callable[[], int]
@@ -89,12 +91,22 @@ def owner_or(scope: str, or_scope: str | None = None) -> Callable[[Request], Cor
     return admitted
 
 
+def device_or(scope: str, or_scope: str) -> Callable[[Request], Coroutine[Any, Any, Principal]]:
+    """The same, or any device, which says with HTTP Basic which one it is."""
+
+    async def admitted(request: Request) -> Principal:
+        return await services(request).admission.admit_device_or(request, scope, or_scope)
+
+    return admitted
+
+
 Sender = Annotated[Principal, Depends(require("send"))]
 ReaderOf = Annotated[Principal, Depends(require("read"))]
 DeviceReader = Annotated[Principal, Depends(require("devices", "read"))]
 DeviceManager = Annotated[Principal, Depends(require("devices"))]
 DeviceReaderOrOwner = Annotated[Principal, Depends(owner_or("devices", "read"))]
 DeviceManagerOrOwner = Annotated[Principal, Depends(owner_or("devices"))]
+Fetcher = Annotated[Principal, Depends(device_or("send", "read"))]
 Administrator = Annotated[Principal, Depends(require("admin"))]
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items per page.")]

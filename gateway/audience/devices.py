@@ -11,6 +11,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -92,6 +93,12 @@ class MqttAddress(NamedTuple):
     tls: bool
     websocket: str
     """The whole URL, for browsers."""
+
+    @property
+    def http(self) -> str:
+        """Where the same port speaks HTTP, `https://HOST:PORT`."""
+        parts = urlsplit(self.websocket)
+        return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
 
 
 class DeviceRegistry:

@@ -80,6 +80,8 @@ def serve(
     webhook_networks: Annotated[
         list[str] | None, typer.Option(help="Private network that webhooks may be sent to; repeatable")
     ] = None,
+    max_attachment: Annotated[int | None, typer.Option(help="Bytes of an attachment. Default: 5 MiB")] = None,
+    attachment_storage: Annotated[int | None, typer.Option(help="Bytes of all of them. Default: 1 GiB")] = None,
     clock_speed: Annotated[float | None, typer.Option(help="Time runs this much faster (simulations)")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default: info")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./fleetpush.toml if there")] = None,

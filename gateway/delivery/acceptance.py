@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any
 
 from gateway.audience import targeting
 from gateway.audience.policy import PolicyBook
+from gateway.delivery.attachments import Attachments, fetch_within
 from gateway.delivery.consent import suppress_selected, unwanted, wishes_of
 from gateway.delivery.digest import PushNumbers
 from gateway.delivery.gate import Gate
@@ -43,13 +43,21 @@ from gateway.delivery.ledger import (
 )
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import (
-    PUSH_ID_LENGTH,
     ActivePush,
     PushRequest,
-    Target,
 )
 from gateway.delivery.states import DeliveryState
-from gateway.delivery.submission import AcceptedPush, AppRef, Draft, Submission, draft_of, nobody_known
+from gateway.delivery.submission import (
+    AcceptedPush,
+    AppRef,
+    Draft,
+    Submission,
+    draft_of,
+    key_reused,
+    new_push_ids,
+    nobody_known,
+    stored_target,
+)
 from gateway.errors import Problem, problem
 from gateway.store.database import Database, StorageFull
 from gateway.store.protocols import Timers
@@ -67,8 +75,7 @@ CONSIDERATE_PAUSE = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
 CONSIDERATE_MS = 1_000
 """How long after a single push batches are considerate."""
-PUSH_ID_BYTES = 15
-"""120 random bits: not to be guessed, PUSH_ID_LENGTH characters on the wire."""
+FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
 
 
 @dataclass(slots=True, frozen=True)
@@ -115,7 +122,9 @@ class Acceptance:
         book: PolicyBook,
         gate: Gate,
         numbers: PushNumbers,
+        attachments: Attachments,
     ) -> None:
+        self._attachments = attachments
         self._numbers = numbers
         self._gate = gate
         self._book = book
@@ -148,7 +157,7 @@ class Acceptance:
     ) -> AcceptedPush:
         """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
         self._single_at = self._clock()
-        draft = draft_of(app, Submission(request, idempotency_key, body_hash), self._limits.max_payload)
+        draft = self._draft(app, Submission(request, idempotency_key, body_hash))
         await self._store([draft])
         answer = _answer_of(draft)
         if isinstance(answer, Problem):
@@ -217,9 +226,18 @@ class Acceptance:
 
     def _judged(self, app: AppRef, submission: Submission) -> Draft | Problem:
         try:
-            return draft_of(app, submission, self._limits.max_payload)
+            return self._draft(app, submission)
         except Problem as refusal:
             return refusal
+
+    def _draft(self, app: AppRef, submission: Submission) -> Draft:
+        """Raises Problem."""
+        if not self._attachments.refer(app.no, submission.request):
+            return draft_of(app, submission, self._limits.max_payload)
+        draft = draft_of(app, submission, self._limits.max_payload - FETCH_WITHIN_BYTES)
+        draft.frame_size += FETCH_WITHIN_BYTES
+        draft.is_fetched = True
+        return draft
 
     async def _store(self, drafts: list[Draft]) -> None:
         if not drafts:
@@ -329,7 +347,7 @@ class Acceptance:
         twins: list[tuple[Draft, Draft]] = []
         single: list[tuple[int, int, int, int, int]] = []
         pushes: list[tuple[Any, ...]] = []
-        push_ids = _push_ids(len(drafts))
+        push_ids = new_push_ids(len(drafts))
         push_no = last_no
         for draft in drafts:
             key = draft.submission.idempotency_key
@@ -339,7 +357,7 @@ class Acceptance:
                     if twin[0] == draft.submission.body_hash:
                         twins.append((draft, twin[1]))
                     else:
-                        draft.answer = _key_reused(key)
+                        draft.answer = key_reused(key)
                     continue
                 draft.answer = self._remembered(connection, draft, key, now)
                 if draft.answer is not None:
@@ -426,7 +444,7 @@ class Acceptance:
         if row is None:
             return None
         if row[0] != draft.submission.body_hash:
-            return _key_reused(key)
+            return key_reused(key)
         answer = json.loads(row[1])
         return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
 
@@ -481,6 +499,8 @@ class Acceptance:
                 draft.devices = [device_no for device_no in draft.devices if device_no not in left_out]
         draft.push_no = push_no
         draft.push_id = push_id
+        if draft.is_fetched:
+            draft.fetch_within = fetch_within(draft.targeted, request.ttl)
         assert request.kind is not None, "filled in by validation"
         draft.gated = self._book.is_gated(draft.app.no, request.kind, request.channel, priority)
         pushes.append(
@@ -494,8 +514,8 @@ class Acceptance:
                 request.ttl,
                 request.collapse_key,
                 request.channel,
-                _stored_target(target),
-                draft.content,
+                stored_target(target),
+                draft.whole_content,
                 draft.frame_size,
                 now,
                 now + request.ttl * 1000,
@@ -571,22 +591,3 @@ def _answer_of(judged: Draft | Problem) -> AcceptedPush | Problem:
         return judged
     assert judged.answer is not None, "every stored draft is answered"
     return judged.answer
-
-
-def _push_ids(count: int) -> list[str]:
-    """New ones. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut."""
-    text = secrets.token_urlsafe(PUSH_ID_BYTES * count)
-    return [text[start : start + PUSH_ID_LENGTH] for start in range(0, len(text), PUSH_ID_LENGTH)]
-
-
-def _stored_target(target: Target) -> str:
-    if target.device is not None:
-        return f'{{"device":"{target.device}"}}'  # its letters need no escape
-    return target.model_dump_json(exclude_none=True)
-
-
-def _key_reused(key: str) -> Problem:
-    return problem(
-        "idempotency_key_reused",
-        "this Idempotency-Key was used with another body; send each new push under a key of its own",
-    )

@@ -90,12 +90,24 @@ ACTION_SETS: dict[str, tuple[tuple[str, str], ...]] = {
 """Ready ones, by name: (id, title) each."""
 
 
+class Enclosure(_Strict):
+    """A file that belongs to a notification."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """Or `attachment:ID`, of an upload; as everywhere that an address may be."""
+    name: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    content_type: Annotated[str, StringConstraints(max_length=128)] | None = None
+    size: Annotated[int, Field(ge=0)] | None = None
+    """Bytes."""
+
+
 class Notification(_Strict):
     title: str | None = None
     body: str | None = None
     image: Annotated[str, StringConstraints(max_length=2048)] | None = None
     url: Annotated[str, StringConstraints(max_length=2048)] | None = None
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None
+    attachment: Enclosure | None = None
     actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] | None = None
 
     @field_validator("actions", mode="before")

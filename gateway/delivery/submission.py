@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.delivery.push import ActivePush, PushRequest, Target, not_yet_supported, wire_size
+from gateway.delivery.push import PUSH_ID_LENGTH, ActivePush, PushRequest, Target, not_yet_supported, wire_size
 from gateway.delivery.states import PRIORITIES
 from gateway.errors import Problem, problem
+
+PUSH_ID_BYTES = 15
+"""120 random bits: not to be guessed, PUSH_ID_LENGTH characters on the wire."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -64,10 +68,18 @@ class Draft:
     """It is judged when it is handed over."""
     suppressed: int = 0
     """Of those, the deliveries that nobody wants; not among `devices`."""
+    is_fetched: bool = False
+    """Devices will come for what belongs to it."""
+    fetch_within: int = 0
+    """Seconds that they are given; 0: nothing is said."""
 
     @property
     def request(self) -> PushRequest:
         return self.submission.request
+
+    @property
+    def whole_content(self) -> str:
+        return f'{self.content[:-1]},"fetch_within":{self.fetch_within}}}' if self.fetch_within else self.content
 
     def active_push(self, accepted_at: int) -> ActivePush:
         request = self.request
@@ -81,7 +93,7 @@ class Draft:
             ttl=request.ttl,
             collapse_key=request.collapse_key,
             channel=request.channel,
-            content=self.content,
+            content=self.whole_content,
             accepted_at=accepted_at,
             expires_at=accepted_at + request.ttl * 1000,
         )
@@ -114,3 +126,22 @@ def draft_of(app: AppRef, submission: Submission, max_payload: int) -> Draft:
 def nobody_known(unknown: Sequence[str]) -> Problem:
     names = ", ".join(unknown[:5]) + (", .." if len(unknown) > 5 else "")
     return problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")
+
+
+def stored_target(target: Target) -> str:
+    if target.device is not None:
+        return f'{{"device":"{target.device}"}}'  # its letters need no escape
+    return target.model_dump_json(exclude_none=True)
+
+
+def key_reused(key: str) -> Problem:
+    return problem(
+        "idempotency_key_reused",
+        "this Idempotency-Key was used with another body; send each new push under a key of its own",
+    )
+
+
+def new_push_ids(count: int) -> list[str]:
+    """New ones. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut."""
+    text = secrets.token_urlsafe(PUSH_ID_BYTES * count)
+    return [text[start : start + PUSH_ID_LENGTH] for start in range(0, len(text), PUSH_ID_LENGTH)]

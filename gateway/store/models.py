@@ -360,6 +360,19 @@ class DeadLetter(SQLModel, table=True):
     """Somebody wants it sent again; when it is tried next."""
 
 
+class Attachment(SQLModel, table=True):
+    """A file in the folder `attachments`, of an app; its name is its SHA-256."""
+
+    __tablename__ = "attachment"
+    __table_args__ = (Index("attachment_file", "id"),)
+    app_no: int = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    content_type: str
+    size: int
+    created_at: int
+    expires_at: int
+
+
 class IdempotencyRecord(SQLModel, table=True):
     __tablename__ = "idempotency_record"
     __table_args__ = (

@@ -23,6 +23,7 @@ def test_what_may_succeed_later_says_so() -> None:
         "too_many_streams",
         "rate_limited",
         "internal_error",
+        "busy",
         "unavailable",
         "storage_full",
     }

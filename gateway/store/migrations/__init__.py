@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest revision in `versions/`; a test compares."""
 
 

@@ -27,6 +27,8 @@ CALLS = {
     "/v1/pushes/{push_id}/deliveries": {"get"},
     "/v1/analytics": {"get"},
     "/v1/analytics/pushes/{push_id}": {"get"},
+    "/v1/attachments": {"post"},
+    "/v1/attachments/{attachment_id}": {"get", "delete"},
     "/v1/events": {"get"},
     "/v1/webhooks": {"get", "post"},
     "/v1/webhooks/{webhook_id}": {"get", "patch", "delete"},

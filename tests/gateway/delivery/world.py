@@ -6,12 +6,14 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway.audience.policy import PolicyBook
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.analytics import Analytics
+from gateway.delivery.attachments import AttachmentLimits, Attachments
 from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.digest import Digests, PushNumbers
@@ -88,6 +90,14 @@ class World:
         )
         self.analytics = Analytics(database, self.ledger, self.book, self.clock, self.timers)
         self.reports = Reports(database, self.ledger)
+        self.attachments = Attachments(
+            database,
+            Path("/nonexistent"),
+            AttachmentLimits(1_000, 10_000),
+            self.clock,
+            lambda: "http://push.example",
+            lambda: self.storage_left,
+        )
         self.acceptance = Acceptance(
             database,
             self.ledger,
@@ -99,6 +109,7 @@ class World:
             book=self.book,
             gate=self.gate,
             numbers=numbers,
+            attachments=self.attachments,
         )
         self.forecast = Forecast(database, self.mailbox, self.book, self.limits.max_payload)
         self.engine.events = self.mailbox

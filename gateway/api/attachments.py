@@ -1,0 +1,120 @@
+"""`/v1/attachments`: what pushes refer to, uploaded by senders and fetched by devices."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import FileResponse
+from starlette.types import Receive, Scope, Send
+
+from gateway.api import answers
+from gateway.api.bodies import json_response
+from gateway.api.services import Fetcher, Sender, services
+from gateway.delivery.attachments import ATTACHMENT_ID, CONTENT_TYPE, DEFAULT_TTL, Attachments
+from gateway.delivery.push import MAX_TTL
+from gateway.errors import Later, problem
+
+router = APIRouter(prefix="/v1/attachments", tags=["pushes"])
+
+DOWNLOADS = 100
+"""At a time; who comes then is sent away for a random while."""
+AWAY = (1, 30)
+"""Seconds."""
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+"""What clients say that were not told: the bytes are not a form's."""
+HEADERS = {
+    "Cache-Control": "private, max-age=31536000, immutable",
+    # What somebody has uploaded is shown by whoever fetched it, and runs nowhere in our name.
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    # Without a credential, which no page has of itself, there is nothing to read.
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+
+Ttl = Annotated[int, Query(ge=1, le=MAX_TTL, description="Seconds it is kept; pushes that refer to it make it longer.")]
+Id = Annotated[str, Path(pattern=f"^{ATTACHMENT_ID.pattern}$")]
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=answers.Attachment,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def upload_attachment(request: Request, principal: Sender, ttl: Ttl = DEFAULT_TTL) -> Response:
+    """Keep the body, as it is, under its SHA-256. 200 instead of 201: it was there; it is kept as long as either."""
+    content_type = request.headers.get("content-type", "application/octet-stream").strip().lower()
+    if content_type.partition(";")[0] in FORMS or not CONTENT_TYPE.fullmatch(content_type):
+        raise problem(
+            "unsupported_media_type", "send the bytes as they are, and what they are: `Content-Type: image/png`"
+        )
+    length = request.headers.get("content-length")
+    attachments = services(request).attachments
+    attachment, is_new = await attachments.store(
+        principal.app_no, content_type, ttl, int(length) if length is not None else None, _chunks(request)
+    )
+    return json_response(attachments.described(attachment), 201 if is_new else 200)
+
+
+@router.get("/{attachment_id}", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
+async def fetch_attachment(attachment_id: Id, request: Request, principal: Fetcher) -> Response:
+    """The bytes, for a key with `send` or `read`, or for a device with HTTP Basic: its MQTT user name and token. May
+    answer 503 with `Retry-After`: come again then."""
+    attachments = services(request).attachments
+    attachment = attachments.get(principal.app_no, attachment_id)
+    tag = f'"{attachment.id}"'
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={**HEADERS, "ETag": tag})
+    path = attachments.path_of(attachment)
+    if not path.is_file():  # a backup that was made while it expired
+        raise problem("attachment_not_found", "its file is not here any more: upload it again")
+    if attachments.downloads >= DOWNLOADS:
+        raise Later(
+            "busy",
+            f"{DOWNLOADS} downloads are under way; wait as long as Retry-After says",
+            random.uniform(*AWAY),
+        )
+    return _Download(path, {**HEADERS, "ETag": tag}, attachment.content_type, attachments)
+
+
+@router.options("/{attachment_id}", include_in_schema=False)
+async def permit_pages() -> Response:
+    """Browsers ask before a page of another origin may send its credential along (CORS)."""
+    allowed = {"Access-Control-Allow-Headers": "Authorization", "Access-Control-Allow-Methods": "GET"}
+    return Response(status_code=204, headers={**HEADERS, **allowed, "Access-Control-Max-Age": "86400"})
+
+
+@router.delete("/{attachment_id}", status_code=204)
+async def remove_attachment(attachment_id: Id, request: Request, principal: Sender) -> Response:
+    """At once, also if pushes refer to it."""
+    await services(request).attachments.remove(principal.app_no, attachment_id)
+    return Response(status_code=204)
+
+
+class _Download(FileResponse):
+    def __init__(self, path: FilePath, headers: Mapping[str, str], media_type: str, attachments: Attachments) -> None:
+        super().__init__(path, headers=headers, media_type=media_type)
+        self._attachments = attachments
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._attachments.downloads += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._attachments.downloads -= 1
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    async for chunk in request.stream():
+        if chunk:
+            yield chunk

@@ -1,0 +1,327 @@
+"""Attachments: pictures and files that pushes refer to, kept by what they contain until no push needs them.
+
+A push is a few KiB; what belongs to it and is larger is uploaded once, named by its SHA-256, and fetched by the devices
+that were pushed. `attachment:ID` in a notification becomes the address to fetch it from.
+
+Laws
+1. What was answered is on disk: the file is synced, then named and its row committed in one operation of the writer.
+2. A file is never changed, and is named by what it contains: who fetches can prove that it is whole.
+3. A file goes when no row names it: looked at and removed by one operation of the writer, as it is named by one, so
+   that what arrives again meanwhile is not lost. What a crash leaves without a row goes at the next start.
+4. What a push refers to lives at least a day longer than the push.
+
+Rows are kept in memory as well: a push is judged without a look at the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.delivery.push import Notification, PushRequest
+from gateway.errors import problem
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339
+
+SCHEME = "attachment:"
+ATTACHMENT_ID = re.compile(r"[0-9a-f]{64}")
+"""SHA-256 in hexadecimal."""
+CONTENT_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}(; ?[a-z0-9-]+=[\w.-]+){0,2}", re.ASCII)
+DEFAULT_TTL = 7 * 86_400
+"""Seconds; pushes make it longer."""
+MOST = 100_000
+"""Attachments of all apps."""
+AFTER_PUSH_MS = 86_400_000
+"""That an attachment outlives a push: for who opens it late, and for the push's idempotency key."""
+FETCHES_PER_SECOND = 100
+"""That a fleet is asked to keep to; a push to more devices says how long they have (`fetch_within`)."""
+LONGEST_SPREAD = 3_600
+"""Seconds."""
+PARTIAL = ".partial"
+
+
+@dataclass(slots=True)
+class Attachment:
+    id: str
+    content_type: str
+    size: int
+    created_at: int
+    expires_at: int
+
+
+@dataclass(slots=True, frozen=True)
+class AttachmentLimits:
+    size: int
+    """Bytes of one."""
+    storage: int
+    """Bytes of all together, each file once."""
+
+
+class Attachments:
+    """`clock` gives server time in milliseconds; `address` what devices reach this server's HTTP by (`https://host`);
+    `storage_left` says whether the disk has room to accept more."""
+
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        limits: AttachmentLimits,
+        clock: Callable[[], int],
+        address: Callable[[], str],
+        storage_left: Callable[[], bool],
+    ) -> None:
+        self.limits = limits
+        self._database = database
+        self._folder = folder
+        self._clock = clock
+        self._address = address
+        self._storage_left = storage_left
+        self._known: dict[tuple[int, str], Attachment] = {}
+        self._owners: dict[str, set[int]] = {}
+        """Of each file the apps that have it."""
+        self._naming: set[tuple[int, str]] = set()
+        """Those whose rows are on their way to the disk: nothing of them is removed meanwhile."""
+        self._arriving = 0
+        """Bytes of uploads under way."""
+        self.stored = 0
+        """Bytes of files, for metrics."""
+        self.downloads = 0
+        """Under way."""
+
+    async def load(self) -> None:
+        """After a restart: what there is, and away with what has no row."""
+        rows = await self._database.read(
+            lambda connection: connection.execute(
+                "SELECT app_no, id, content_type, size, created_at, expires_at FROM attachment"
+            ).fetchall()
+        )
+        for app_no, *fields in rows:
+            self._keep(app_no, Attachment(*fields))
+        await asyncio.to_thread(_tidy, self._folder, set(self._owners))
+
+    def get(self, app_no: int, attachment_id: str) -> Attachment:
+        """Raises Problem 404."""
+        found = self._known.get((app_no, attachment_id))
+        if found is None or found.expires_at <= self._clock():
+            raise problem("attachment_not_found", "there is no such attachment, or no longer: upload it again")
+        return found
+
+    def path_of(self, attachment: Attachment) -> Path:
+        return self._folder / attachment.id
+
+    def described(self, attachment: Attachment) -> dict[str, Any]:
+        return {
+            "id": attachment.id,
+            "url": self._url(attachment.id),
+            "content_type": attachment.content_type,
+            "size": attachment.size,
+            "created_at": rfc3339(attachment.created_at),
+            "expires_at": rfc3339(attachment.expires_at),
+        }
+
+    async def store(
+        self, app_no: int, content_type: str, ttl: int, length: int | None, chunks: AsyncIterator[bytes]
+    ) -> tuple[Attachment, bool]:
+        """Keep what arrives, for `ttl` seconds at least; whether the app did not have it. `length`: of it, if that is
+        known before. Raises Problem 413, 422, 507."""
+        if length is not None and length > self.limits.size:
+            raise _too_large(self.limits.size)
+        if not self._storage_left():
+            raise problem("storage_full", "the disk is full: nothing was stored; free space and send again")
+        reserved = length if length is not None else self.limits.size
+        if self.stored + self._arriving + reserved > self.limits.storage or len(self._known) >= MOST:
+            raise problem(
+                "storage_full",
+                f"attachments fill their {self.limits.storage} bytes ({MOST} at most): wait until some have expired, or"
+                " raise attachment_storage",
+            )
+        partial = self._folder / f"{secrets.token_hex(16)}{PARTIAL}"
+        self._arriving += reserved
+        try:
+            attachment_id, size = await self._receive(partial, chunks)
+            return await self._name(app_no, attachment_id, content_type, size, ttl, partial)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise problem("storage_full", "the disk is full: nothing was stored; free space") from error
+            raise
+        finally:
+            self._arriving -= reserved
+            partial.unlink(missing_ok=True)
+
+    async def _receive(self, partial: Path, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
+        digest = hashlib.sha256()
+        size = 0
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > self.limits.size:
+                    raise _too_large(self.limits.size)
+                digest.update(chunk)
+                file.write(chunk)
+            if not size:
+                raise problem("invalid_request", "the body is empty: send the attachment's bytes as they are")
+            await asyncio.to_thread(os.fsync, file.fileno())
+        return digest.hexdigest(), size
+
+    async def _name(
+        self, app_no: int, attachment_id: str, content_type: str, size: int, ttl: int, partial: Path
+    ) -> tuple[Attachment, bool]:
+        now = self._clock()
+        key = app_no, attachment_id
+        new = Attachment(attachment_id, content_type, size, now, now + ttl * 1000)
+        final = self._folder / attachment_id
+
+        def write(connection: sqlite3.Connection) -> None:
+            if partial.exists():  # an operation may run twice
+                os.replace(partial, final)
+                _sync(self._folder)
+            connection.execute(
+                "INSERT INTO attachment (app_no, id, content_type, size, created_at, expires_at)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (app_no, id) DO UPDATE SET"
+                " content_type = excluded.content_type, expires_at = max(expires_at, excluded.expires_at)",
+                (app_no, attachment_id, content_type, size, new.created_at, new.expires_at),
+            )
+
+        self._naming.add(key)
+        try:
+            await self._database.write(write)
+        finally:
+            self._naming.discard(key)
+        known = self._known.get(key)
+        if known is None:
+            self._keep(app_no, new)
+            return new, True
+        known.content_type = content_type
+        known.expires_at = max(known.expires_at, new.expires_at)
+        return known, False
+
+    async def remove(self, app_no: int, attachment_id: str) -> None:
+        """Raises Problem 404. Pushes that refer to it lead nowhere then."""
+        self.get(app_no, attachment_id)
+        await self._forget([(app_no, attachment_id)])
+
+    async def remove_expired(self) -> int:
+        """How many."""
+        now = self._clock()
+        expired = [key for key, attachment in self._known.items() if attachment.expires_at <= now]
+        if expired:
+            await self._forget(expired)
+        return len(expired)
+
+    async def _forget(self, keys: list[tuple[int, str]]) -> None:
+        keys = [key for key in keys if key not in self._naming]
+        for key in keys:
+            attachment = self._known.pop(key)
+            owners = self._owners[attachment.id]
+            owners.discard(key[0])
+            if not owners:
+                del self._owners[attachment.id]
+                self.stored -= attachment.size
+        await self._database.write(
+            lambda connection: connection.executemany("DELETE FROM attachment WHERE app_no = ? AND id = ?", keys)
+        )
+
+        def unlink(connection: sqlite3.Connection) -> None:
+            for attachment_id in {attachment_id for _, attachment_id in keys}:
+                row = connection.execute("SELECT 1 FROM attachment WHERE id = ? LIMIT 1", (attachment_id,)).fetchone()
+                if row is None:
+                    (self._folder / attachment_id).unlink(missing_ok=True)
+
+        # By the writer although nothing is written: what it names after the commit above, it names before or after.
+        await self._database.write(unlink)
+
+    # -- pushes ------------------------------------------------------------------------------------------------------
+
+    def refer(self, app_no: int, request: PushRequest) -> bool:
+        """Have a push say where its attachments are, and have them live as long as it; whether it has any. Called
+        before the push is stored, so that this is on disk with it at the latest. Raises Problem 404."""
+        notification = request.notification
+        if notification is None or not _may_refer(notification):
+            return False
+        found: dict[str, Attachment] = {}
+
+        def addressed(text: str) -> str:
+            if not text.startswith(SCHEME):
+                return text
+            attachment = self.get(app_no, text.removeprefix(SCHEME))
+            found[attachment.id] = attachment
+            return self._url(attachment.id)
+
+        if notification.image is not None:
+            notification.image = addressed(notification.image)
+        for action in notification.actions or ():
+            if action.icon is not None:
+                action.icon = addressed(action.icon)
+        if (enclosed := notification.attachment) is not None and enclosed.url.startswith(SCHEME):
+            attachment = self.get(app_no, enclosed.url.removeprefix(SCHEME))
+            enclosed.url = addressed(enclosed.url)
+            enclosed.content_type = enclosed.content_type or attachment.content_type
+            enclosed.size = attachment.size
+        until = self._clock() + request.ttl * 1000 + AFTER_PUSH_MS
+        longer = [attachment for attachment in found.values() if attachment.expires_at < until]
+        for attachment in longer:
+            attachment.expires_at = until
+        if longer:
+            rows = [(until, app_no, attachment.id) for attachment in longer]
+            self._database.submit(
+                lambda connection: connection.executemany(
+                    "UPDATE attachment SET expires_at = max(expires_at, ?) WHERE app_no = ? AND id = ?", rows
+                ),
+                lambda _: None,
+                lambda _: None,  # the push that comes right behind it has the same trouble, and says so
+            )
+        return bool(found)
+
+    def _url(self, attachment_id: str) -> str:
+        return f"{self._address()}/v1/attachments/{attachment_id}"
+
+    def _keep(self, app_no: int, attachment: Attachment) -> None:
+        self._known[app_no, attachment.id] = attachment
+        owners = self._owners.setdefault(attachment.id, set())
+        if not owners:
+            self.stored += attachment.size
+        owners.add(app_no)
+
+
+def fetch_within(targeted: int, ttl: int) -> int:
+    """Seconds over which so many devices should spread their fetches; 0: at once."""
+    return min(targeted // FETCHES_PER_SECOND, LONGEST_SPREAD, ttl)
+
+
+def _may_refer(notification: Notification) -> bool:
+    """Most do not: a look that costs nothing."""
+    return (
+        notification.image is not None
+        or notification.attachment is not None
+        or any(action.icon is not None for action in notification.actions or ())
+    )
+
+
+def _too_large(limit: int) -> Exception:
+    return problem("payload_too_large", f"an attachment may have {limit} bytes: send less, or raise max_attachment")
+
+
+def _tidy(folder: Path, named: set[str]) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
