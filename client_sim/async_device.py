@@ -23,6 +23,7 @@ import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -155,14 +156,16 @@ class AsyncDevice:
     async def dismissed(self, push: Push) -> None:
         await self._say(self._device.dismissed, push)
 
-    async def act(self, push: Push, action: str) -> Any:
-        """Run the handler of an action, here and now, and book it as acted with what the handler returned."""
-        handler = self.actions.get(action)
+    async def act(self, push: Push, action: str, text: str | None = None) -> Any:
+        """Run the handler of an action, or of the command that it names, here and now, and book it as acted with what
+        the handler returned. `text`: what the person typed, as for `Device.act`."""
+        handler = self._device.handler_of(push, action)
+        told = push if text is None else replace(push, input=text)
         if handler is None:
-            result = await self._say(self._device.answer, push, action)
+            result = await self._say(self._device.answer, told, action)
         else:
             try:
-                result = await returned(handler, push)
+                result = await returned(handler, told)
             except Exception as error:
                 result = failure(push, error)
         await self.acted(push, action, result)
@@ -171,6 +174,11 @@ class AsyncDevice:
     async def acted(self, push: Push, action: str | None = None, result: Any = None) -> None:
         """Book an action that the program has executed by itself."""
         await self._say(self._device.acted, push, action, result)
+
+    async def fetch(self, push: Push, url: str) -> bytes:
+        """What belongs to a push, by its address, at a moment of its own within `push.fetch_within` seconds. Raises
+        FetchFailed."""
+        return await asyncio.to_thread(self._device.fetch, push, url)
 
     @property
     def consent(self) -> str:

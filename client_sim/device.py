@@ -43,6 +43,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -54,9 +55,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from client_sim.backoff import Backoff
+from client_sim.attachments import Fetcher
+from client_sim.backoff import Backoff, retry_after_of
 from client_sim.journal import Journal, Known
-from client_sim.push import CONSENT_ACTIONS, Handler, Push, outcome
+from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome
 from client_sim.sayings import RECEIPTS_PER_MESSAGE, is_choice, receipt, together
 
 log = logging.getLogger(__name__)
@@ -67,10 +69,6 @@ MAX_UPLINK = 262_144
 """Bytes of an uplink message. A server whose packets are smaller would close the connection again and again."""
 FOREVER = 0xFFFF_FFFF
 """MQTT 5 session expiry interval: the session does not expire [MQTT 3.1.2.11.2]."""
-
-RETRY_AFTER = "retry-after"
-"""User property of a server that sends us away: whole seconds until we are welcome again."""
-SECONDS = re.compile(r"[0-9]{1,9}")
 TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 CLIENT = "fleetpush-python/1"
 """Who asked the person, in the record of a consent."""
@@ -163,7 +161,9 @@ class Device:
         self._ring.setblocking(False)
         self._network = threading.Thread(target=self._run_network, name=f"{device_id} network", daemon=True)
         self._worker = threading.Thread(target=self._run_worker, name=f"{device_id} pushes", daemon=True)
-        self._client = self._paho(device_id if app == "default" else f"{app}/{device_id}", token, mqtt5)
+        username = device_id if app == "default" else f"{app}/{device_id}"
+        self._fetcher = Fetcher(host, username, token, tls)
+        self._client = self._paho(username, token, mqtt5)
         if tls is not None:
             self._client.tls_set_context(tls)
         properties = None
@@ -260,19 +260,25 @@ class Device:
     def dismissed(self, push: Push) -> None:
         self._say(*receipt(push, "dismissed"))
 
-    def act(self, push: Push, action: str) -> Any:
-        """Run the handler of an action, here and now, and book it as acted with what the handler returned. The actions
-        `consent.granted` and `consent.denied` need none: they are the person's answer, as `set_consent` keeps it."""
-        handler = self.actions.get(action)
-        result = self._run(handler, push) if handler else self.answer(push, action)
+    def act(self, push: Push, action: str, text: str | None = None) -> Any:
+        """Run the handler of an action, or of the command that it names, here and now, and book it as acted with what
+        the handler returned. `text` is what the person typed, where the action has an `input`: the handler finds it as
+        `push.input`, without one it is the result. The actions `consent.granted` and `consent.denied` need none: they
+        are the person's answer, as `set_consent` keeps it."""
+        handler = self.handler_of(push, action)
+        told = push if text is None else replace(push, input=text)
+        result = self._run(handler, told) if handler else self.answer(told, action)
         self.acted(push, action, result)
         return result
 
-    def answer(self, push: Push, action: str) -> dict[str, str] | None:
-        """Keep the consent that choosing this action of a push is; the result to book. None for another action."""
+    def handler_of(self, push: Push, action: str) -> Handler | None:
+        return handler_of(push, action, self.actions, self.commands)
+
+    def answer(self, push: Push, action: str) -> Any:
+        """What an action without a handler is: the consent that choosing it gives, which is kept, or what was typed."""
         consent = CONSENT_ACTIONS.get(action)
         if consent is None:
-            return None
+            return push.input
         asked = push.data.get("text_version") if isinstance(push.data, dict) else None
         version = asked if isinstance(asked, str) and len(asked) <= 64 else None
         self.set_consent(consent, version)
@@ -346,6 +352,11 @@ class Device:
     def _say(self, leaf: str, payload: str | bytes) -> None:
         self._journal.say(leaf, payload)
         self._post(self._send_next)
+
+    def fetch(self, push: Push, url: str) -> bytes:
+        """What belongs to a push, by its address (`push.notification["image"]`). Blocks: a fleet does not come all at
+        once, so up to `push.fetch_within` seconds, and longer while the server is busy. Raises FetchFailed."""
+        return self._fetcher.fetch(push, url, self._stopping)
 
     def flush(self, timeout: float) -> bool:
         """Wait (seconds) until the server has acknowledged everything said; False if it did not in time."""
@@ -584,11 +595,3 @@ class Device:
 def _register(handlers: dict[str, Handler], name: str, handler: H) -> H:
     handlers[name] = handler
     return handler
-
-
-def retry_after_of(properties: Properties | None) -> int | None:
-    """The seconds in the hint of a CONNACK or DISCONNECT; None without one that can be read."""
-    for name, value in getattr(properties, "UserProperty", ()):
-        if name == RETRY_AFTER and SECONDS.fullmatch(value):
-            return int(value)
-    return None

@@ -28,6 +28,8 @@ class Push:
     message: dict[str, Any]
     expires_in: int
     received_at: float = field(default_factory=time.monotonic)
+    input: str | None = None
+    """For the handler of an action that asks: what the person typed."""
 
     @classmethod
     def parse(cls, payload: bytes | bytearray) -> Push:
@@ -61,6 +63,15 @@ class Push:
         found = self.notification.get("actions")
         return [action for action in found if isinstance(action, dict)] if isinstance(found, list) else []
 
+    def choice(self, action: str) -> dict[str, Any]:
+        """One of the actions, by its id; empty if the push has none of it."""
+        return next((choice for choice in self.actions if choice.get("id") == action), {})
+
+    @property
+    def collapse_key(self) -> str | None:
+        found = self.message.get("collapse_key")
+        return found if isinstance(found, str) else None
+
     @property
     def command(self) -> str | None:
         """The order's name: `data` of `{"command": "reboot", ..}`. None for other kinds, and for one without a name."""
@@ -73,9 +84,24 @@ class Push:
         return found if isinstance(found, str) else None
 
     @property
+    def fetch_within(self) -> int:
+        """Seconds over which a fleet spreads its fetches of what belongs to it; 0: at once."""
+        found = self.message.get("fetch_within")
+        return max(0, found) if isinstance(found, int) else 0
+
+    @property
     def expired(self) -> bool:
         """Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now."""
         return self.expires_in > 0 and time.monotonic() - self.received_at > self.expires_in
+
+
+def handler_of(push: Push, action: str, actions: dict[str, Handler], commands: dict[str, Handler]) -> Handler | None:
+    """What is done when a person chooses it: what the push names as its `command`, else what the program has for its
+    id. None: it is an answer, and nothing to do."""
+    command = push.choice(action).get("command")
+    if not isinstance(command, str):
+        return actions.get(action)
+    return commands.get(command) or actions.get(command) or (lambda push: {"error": f"unknown command {command!r}"})
 
 
 def outcome(handler: Handler, push: Push) -> Any:

@@ -308,7 +308,7 @@ class Rooms:
         book.on_changed = self._rules_changed
         self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
         gauge = data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time)
-        self._attachments = Attachments(
+        self.attachments = Attachments(
             database,
             settings.data_dir / data_directory.ATTACHMENTS_DIR,
             AttachmentLimits(settings.max_attachment, settings.attachment_storage),
@@ -332,7 +332,7 @@ class Rooms:
             book,
             gate,
             numbers,
-            self._attachments,
+            self.attachments,
         )
         self._analytics = Analytics(database, ledger, book, clock, loop)
         self.feed = feed = EventFeed(database, clock, loop)
@@ -392,7 +392,7 @@ class Rooms:
                 receipts=self._receipts,
                 facts=facts,
                 broker=self.broker.metrics,
-                attachments=self._attachments,
+                attachments=self.attachments,
                 couriers=self.couriers,
                 feed=self.feed,
                 certificates=lambda: self.certificate_ends,
@@ -407,7 +407,7 @@ class Rooms:
         await self._wishes.recover()
         await self._analytics.load()
         await self._webhooks.load()
-        await self._attachments.load()
+        await self.attachments.load()
 
     def _rules_changed(self, app_no: int) -> None:
         self._wishes.rules_changed(app_no)
@@ -430,7 +430,7 @@ class Rooms:
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),
             analytics=self._analytics,
-            attachments=self._attachments,
+            attachments=self.attachments,
             feed=self.feed,
             webhooks=self._webhooks,
             clock=self._clock,
@@ -453,7 +453,7 @@ class Rooms:
         while True:
             try:
                 await self._retention.run(self._clock())
-                await self._attachments.remove_expired()
+                await self.attachments.remove_expired()
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("nothing could be removed: %s", error)
             await asyncio.sleep(self._retention.pause)

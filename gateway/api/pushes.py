@@ -121,8 +121,12 @@ async def list_deliveries(
 
 @router.delete("/{push_id}", response_model=answers.Recall)
 async def recall(push_id: str, request: Request, principal: Sender) -> Response:
-    """Take back what is still waiting. From the answer on nothing of it is handed over."""
-    result = await services(request).ledger.recall(principal.app_no, push_id)
+    """Take back what is still waiting. From the answer on nothing of it is handed over. Devices that have it, and
+    listen to their notices, are told to clear it from the screen."""
+    found = services(request)
+    result = await found.ledger.recall(principal.app_no, push_id)
     if result is None:
         raise problem("push_not_found", f"no push {push_id!r} in this app")
+    if result["in_flight"] or result["too_late"]:
+        found.notices.push_recalled(principal.app_id, push_id)
     return json_response(result)

@@ -10,6 +10,7 @@ action of a push and as a command.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import select
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from client_sim.push import Push
 
 OPEN_KEY, DISMISS_KEY, MUTE_KEY, CONSENT_KEY, QUIT_KEY = "o", "d", "m", "c", "q"
+ESCAPE = "\x1b"
+BACKSPACE = "\x08\x7f"
+LONGEST_INPUT = 1_000
+"""Characters of an answer in words; the server takes 4 KiB of JSON."""
 OPEN_PUSHES = 100
 """Unanswered pushes that keys still reach; a screenful and more."""
 
@@ -179,6 +184,9 @@ class Screen:
         self._answer = answer
         self._player = Player()
         self._open: list[Push] = []
+        self._typing: tuple[Push, str, str] | None = None
+        """What is being answered in words: the push, the action and its label."""
+        self._typed = ""
         self._lock = threading.Lock()
         self._said = ""
 
@@ -193,6 +201,8 @@ class Screen:
             if push.kind in ("alert", "in_app"):
                 self.device.displayed(push)
                 labels = dict(action_choices(push.message).values())
+                if push.collapse_key is not None:
+                    self._take_away([old.push_id for old in self._open if old.collapse_key == push.collapse_key])
                 if self._answer in labels:
                     self._act(push, str(self._answer), labels[str(self._answer)])
                 else:
@@ -223,11 +233,19 @@ class Screen:
         note(f"command {printable(name)}: {printable(describe(result))}")
         return result
 
-    def _act(self, push: Push, action: str, label: str) -> None:
+    def _act(self, push: Push, action: str, label: str, text: str | None = None) -> None:
         assert self.device is not None, "there is a push, so there is a device"
-        result = self.device.act(push, action)
+        result = self.device.act(push, action, text)
         # What this device cannot do is an answer all the same: the sender is told which one was chosen.
         note(f"{printable(label)}: {printable(describe(result)) if result is not None else 'answered'}")
+
+    def _take_away(self, push_ids: list[str]) -> list[str]:
+        """What is not to be answered any more leaves the screen; the titles of what was there."""
+        gone = [push for push in self._open if push.push_id in push_ids]
+        self._open = [push for push in self._open if push not in gone]
+        if self._typing is not None and self._typing[0] in gone:
+            self._typing, self._typed = None, ""
+        return [str(push.notification.get("title") or push.notification.get("body")) for push in gone]
 
     def _hint(self, push: Push) -> str:
         keys = [f"{key} {printable(label)}" for key, (_, label) in action_choices(push.message).items()]
@@ -237,10 +255,15 @@ class Screen:
         return "   " + "   ".join([*keys, f"{QUIT_KEY} quit"])
 
     def press(self, key: str) -> None:
-        if key == QUIT_KEY:
-            self.finished.set()
-            return
         with self._lock:
+            if self._typing is not None:
+                self._type(key)
+                return
+            if key.isspace():
+                return
+            if key == QUIT_KEY:
+                self.finished.set()
+                return
             if key == CONSENT_KEY:
                 self._change_mind()
             if not self._open:
@@ -260,8 +283,35 @@ class Screen:
                 self.device.set_channels({push.channel: wanted})
                 note(f"{printable(push.channel)}: {'on again' if wanted else 'muted'}; {MUTE_KEY} changes it back")
             elif key in (choices := action_choices(push.message)):
-                self._act(push, *choices[key])
+                action, label = choices[key]
+                question = push.choice(action).get("input")
+                if isinstance(question, str):
+                    self._typing, self._typed = (push, action, label), ""
+                    note(f"{printable(question)} (Enter sends, Esc goes back)")
+                    return
+                self._act(push, action, label)
                 self._open.pop()
+
+    def _type(self, key: str) -> None:
+        """A key of an answer in words. An empty one is none: the end of the line that chose it is a key as well."""
+        assert self._typing is not None, "asked before"
+        shown = is_terminal() and not self._as_json
+        if key == ESCAPE:
+            self._typing = None
+            note("\nnot answered" if shown else "not answered")
+        elif key in BACKSPACE:
+            self._typed = self._typed[:-1]
+        elif key not in "\r\n":
+            self._typed = (self._typed + key)[:LONGEST_INPUT] if key.isprintable() else self._typed
+        elif text := self._typed.strip():
+            push, action, label = self._typing
+            self._typing = None
+            if shown:
+                note("")
+            self._act(push, action, label, text)
+            self._open = [other for other in self._open if other is not push]
+        if shown and self._typing is not None:
+            print(f"\r\x1b[K> {self._typed}", end="", file=sys.stderr, flush=True)
 
     def _change_mind(self) -> None:
         """Alerts or none: what the person says is told to the server, now or when there is a connection."""
@@ -275,7 +325,13 @@ class Screen:
         """The device's on_notice."""
         if self._as_json:
             print(json.dumps(notice, ensure_ascii=False), flush=True)
-        elif notice.get("type") == "gap":
+        if notice.get("type") == "clear":
+            cleared = notice.get("push_ids")
+            with self._lock:
+                for title in self._take_away(cleared if isinstance(cleared, list) else []):
+                    if not self._as_json:
+                        note(f"withdrawn: {printable(title)}")
+        elif not self._as_json and notice.get("type") == "gap":
             reasons = notice.get("reasons")
             counted = reasons.items() if isinstance(reasons, dict) else ()
             words = ", ".join(f"{number} {printable(str(state))}" for state, number in counted)
@@ -292,9 +348,9 @@ class Screen:
             note(where + (f" ({detail})" if detail and state != "connected" else ""))
 
 
-def describe(result: dict[str, Any]) -> str:
-    """`playing, Morning light`."""
-    return ", ".join(str(value) for value in result.values())
+def describe(result: Any) -> str:
+    """`playing, Morning light`; text as it is."""
+    return ", ".join(str(value) for value in result.values()) if isinstance(result, dict) else str(result)
 
 
 def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:
@@ -305,6 +361,7 @@ def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:
     previous = signal.signal(signal.SIGTERM, lambda *_: finished.set())
     # Started in the background of a script, a process inherits that it ignores Ctrl-C, and Python leaves it so.
     interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     watched = [wake_read, sys.stdin.fileno()] if sys.stdin is not None and not sys.stdin.closed else [wake_read]
     try:
         with single_keys():
@@ -314,9 +371,8 @@ def read_keys(press: Callable[[str], None], finished: threading.Event) -> None:
                     data = os.read(watched[1], 256)
                     if not data:
                         watched.pop()  # end of input: keep listening
-                    for key in data.decode(errors="replace"):
-                        if not key.isspace():
-                            press(key)
+                    for key in decoder.decode(data):
+                        press(key)
     except KeyboardInterrupt:
         finished.set()
     finally:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import re
 import time
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -41,7 +43,8 @@ def push(
     everyone: Annotated[bool, typer.Option("--all", help="All devices")] = False,
     title: Annotated[str | None, typer.Option()] = None,
     action: Annotated[list[str] | None, typer.Option(metavar="ID[=TITLE]", help="A button; may be repeated")] = None,
-    image: Annotated[str | None, typer.Option(help="URL of a picture")] = None,
+    image: Annotated[str | None, typer.Option(help="A picture: its URL, or a file, which is uploaded")] = None,
+    attach: Annotated[str | None, typer.Option(help="A file, or the URL of one")] = None,
     url: Annotated[str | None, typer.Option(help="What opening it opens")] = None,
     sound: Annotated[str | None, typer.Option()] = None,
     data: Annotated[str | None, typer.Option(help="JSON for the program on the device")] = None,
@@ -82,7 +85,15 @@ def push(
             fail(f"--data is not JSON ({error}). Text needs its quotes inside: --data '\"text\"'", 2)
     if not notification and data is None and kind not in ("silent", "command"):
         fail("nothing to send: give a text, --title, --data, or --kind silent", 2)
+    if attach is not None and not (title or text):
+        fail("a file needs words: give a text or --title", 2)
     with client_of(server, data_dir) as client:
+        if image is not None:
+            notification["image"] = address_of(client, image)
+        if attach is not None:
+            notification["attachment"] = {"url": address_of(client, attach)}
+            if not is_address(attach):
+                notification["attachment"]["name"] = Path(attach).name[:128]
         if forecast:
             print_forecast(client.call("POST", "/v1/pushes/forecast", json=body), as_json)
             return
@@ -93,6 +104,23 @@ def push(
             print_accepted(accepted)
         if follow:
             watch_push(client, accepted["push_id"], timeout=None, as_json=as_json)
+
+
+def is_address(text: str) -> bool:
+    return "://" in text or text.startswith("attachment:")
+
+
+def address_of(client: ServerClient, text: str) -> str:
+    """An address as it is; a file is uploaded, and is `attachment:ID` then."""
+    if is_address(text):
+        return text
+    try:
+        content = Path(text).read_bytes()
+    except OSError as error:
+        fail(f"{text!r} is no address (https://..), and no file that can be read: {error.strerror}", 2)
+    kind = mimetypes.guess_type(text)[0] or "application/octet-stream"
+    made = client.call("POST", "/v1/attachments", content=content, headers={"Content-Type": kind})
+    return f"attachment:{made['id']}"
 
 
 def target_and_text(

@@ -112,7 +112,9 @@ def draw_notification(heading: str, message: Mapping[str, Any]) -> None:
         lines.append(Text(printable(str(title)), style="bold"))
     if body := notification.get("body"):
         lines.append(Text(printable(str(body))))
-    more = ((name, notification.get(name)) for name in ("image", "url", "sound"))
+    more = [(name, notification.get(name)) for name in ("image", "url", "sound")]
+    if isinstance(enclosed := notification.get("attachment"), Mapping):
+        more.append((str(enclosed.get("name") or "attachment"), enclosed.get("url")))
     lines.extend(Text(f"{name}: {printable(str(value))}", style="dim") for name, value in more if value)
     if "data" in message and message.get("kind") not in ("alert", "in_app"):
         lines.append(Text(printable(json.dumps(message["data"], ensure_ascii=False)), style="dim"))

@@ -2,7 +2,8 @@
 and subscribed, and nothing that the ledger counts.
 
 `preferences`: the document that `GET /v1/devices/{id}/preferences` answers, whenever it has changed, and when the
-device asks for it: it says `{}` on its `settings` topic. `gap`: see `gaps`.
+device asks for it: it says `{}` on its `settings` topic. `gap`: see `gaps`. `clear`: a push that it has was recalled,
+and should leave the screen; told once, to as many as there are until the server ends.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
 from gateway.delivery.consent import Wishes
 from gateway.delivery.device_topics import device_topic
+from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
+
+CLEARED = 500
+"""Devices that are told at a time, about 5 ms; the loop has others to see to."""
 
 
 class Notices:
@@ -27,6 +33,7 @@ class Notices:
         self._database = database
         self._wishes = wishes
         self._publish = publish
+        self._clearing: set[asyncio.Task[None]] = set()
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def preferences_changed(self, app_id: str, device_id: str) -> None:
@@ -49,6 +56,42 @@ class Notices:
         if found is not None:
             self.tell(app_id, device_id, "preferences", await self._wishes.preferences(*found))
 
+    def push_recalled(self, app_id: str, push_id: str) -> None:
+        """Tell the devices that have it, and may still show it."""
+        task = asyncio.get_running_loop().create_task(self._tell_clear(app_id, push_id))
+        self._clearing.add(task)
+        task.add_done_callback(self._clearing.discard)
+
+    async def _tell_clear(self, app_id: str, push_id: str) -> None:
+        after: int | None = 0
+        while after is not None:
+            looked_from = after
+            rows = await self._database.read(
+                lambda connection: _who_shows(connection, push_id, looked_from)  # noqa: B023  awaited here
+            )
+            for _, device_id in rows:
+                self.tell(app_id, device_id, "clear", {"push_ids": [push_id]})
+            after = rows[-1][0] if len(rows) == CLEARED else None
+
     def tell(self, app_id: str, device_id: str, kind: str, content: dict[str, Any]) -> None:
         payload = json.dumps({"v": 1, "type": kind, **content}, ensure_ascii=False, separators=(",", ":"))
         self._publish(device_topic(app_id, device_id, "notices"), payload.encode())
+
+
+def _who_shows(connection: sqlite3.Connection, push_id: str, after: int) -> list[tuple[int, str]]:
+    """(number, id) of devices to which the push went and that have not done with it: those that acknowledged it, were
+    sent it with QoS 0, or have it in flight, which are still waiting on disk."""
+    return connection.execute(
+        "SELECT d.device_no, v.id FROM push AS p CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no > ?2"
+        " AND d.state IN (0, ?3, ?4, ?5, ?6) CROSS JOIN device AS v ON v.no = d.device_no AND v.removed_at IS NULL"
+        " WHERE p.id = ?1 AND p.kind IN ('alert', 'in_app') ORDER BY d.device_no LIMIT ?7",
+        (
+            push_id,
+            after,
+            DeliveryState.SENT,
+            DeliveryState.DELIVERED,
+            DeliveryState.DISPLAYED,
+            DeliveryState.OPENED,
+            CLEARED,
+        ),
+    ).fetchall()

@@ -31,8 +31,8 @@ class RecordingDevice:
     def dismissed(self, push: Push) -> None:
         self.said.append(("dismissed", push.push_id))
 
-    def act(self, push: Push, action: str) -> Any:
-        self.said.append((action, push.push_id))
+    def act(self, push: Push, action: str, text: str | None = None) -> Any:
+        self.said.append((action, push.push_id) if text is None else (action, push.push_id, text))
         return self.actions[action](push) if action in self.actions else None
 
 
@@ -64,6 +64,54 @@ def test_keys_answer_the_newest_unanswered_push(capsys: pytest.CaptureFixture[st
     ]
     screen.press("q")
     assert screen.finished.is_set()
+
+
+def asking(push_id: str, collapse_key: str | None = None) -> Push:
+    actions = [{"id": "reply", "title": "Reply", "input": "What shall it be?"}, {"id": "no", "title": "No"}]
+    message = {"push_id": push_id, "kind": "alert", "notification": {"title": "Lunch", "actions": actions}}
+    return Push.parse(json.dumps(message | ({} if collapse_key is None else {"collapse_key": collapse_key})).encode())
+
+
+def type_in(screen: Screen, keys: str) -> None:
+    for key in keys:
+        screen.press(key)
+
+
+def test_an_action_that_asks_is_answered_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, device = screen_of()
+    screen.show(asking("p1"))
+    type_in(screen, "1\n so\x7foup, q\n")  # as a script sends it: what chose the action ends with a line end, too
+    assert device.said == [("displayed", "p1"), ("reply", "p1", "soup, q")]
+    assert "What shall it be?" in capsys.readouterr().err
+    type_in(screen, "d")
+    assert len(device.said) == 2, "it was answered"
+
+
+def test_who_does_not_want_to_say_goes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, device = screen_of()
+    screen.show(asking("p1"))
+    type_in(screen, "1so\x1b2")
+    assert device.said == [("displayed", "p1"), ("no", "p1")]
+
+
+def test_a_newer_push_takes_the_place_of_the_one_with_its_collapse_key() -> None:
+    screen, device = screen_of()
+    for push in (asking("p1", "menu"), alert("p2"), asking("p3", "menu")):
+        screen.show(push)
+    type_in(screen, "ddd")
+    assert [said for said in device.said if said[0] == "dismissed"] == [("dismissed", "p3"), ("dismissed", "p2")]
+
+
+def test_what_was_recalled_leaves_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, device = screen_of()
+    screen.show(alert("p1"))
+    screen.show(asking("p2"))
+    type_in(screen, "1so")
+    screen.notice({"v": 1, "type": "clear", "push_ids": ["p2", "unknown"]})
+    assert "withdrawn: Lunch" in capsys.readouterr().err
+    type_in(screen, "d")
+    assert device.said[-1] == ("dismissed", "p1")
+    screen.notice({"v": 1, "type": "clear", "push_ids": "p1"})
 
 
 def test_a_silent_push_is_shown_but_not_displayed_to_anyone(capsys: pytest.CaptureFixture[str]) -> None:

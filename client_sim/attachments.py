@@ -1,0 +1,108 @@
+"""Fetching what belongs to a push: a picture, a file, by its address.
+
+What the device's own server keeps (`/v1/attachments/ID`) is asked for with the device's credential, which is sent to
+no other host, and proven by its name: that is the SHA-256 of its bytes. A fleet does not come all at once: each device
+draws a moment within the push's `fetch_within`, and comes again when a busy server says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx2
+
+from client_sim.push import Push
+
+OURS = re.compile(r"/v1/attachments/([0-9a-f]{64})")
+MAX_BYTES = 64 * 1024 * 1024
+ATTEMPTS = 6
+TIMEOUT = 30.0
+FIRST_PAUSE = 1.0
+"""Seconds before the second attempt, about; twice as long each time, or as long as the server says."""
+
+
+class FetchFailed(Exception):
+    """It is not there, is not what it should be, or cannot be reached; the text says which."""
+
+
+class Fetcher:
+    """`host` is the device's server, `username` and `token` its MQTT credential."""
+
+    def __init__(
+        self,
+        host: str,
+        username: str,
+        token: str,
+        tls: ssl.SSLContext | None,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._host = host.lower()
+        self._credential = httpx2.BasicAuth(username, token)
+        self._tls = tls
+        self._dice = dice
+
+    def fetch(self, push: Push, url: str, stopping: threading.Event) -> bytes:
+        """The bytes at `url`. Blocks, for `fetch_within` seconds at first. Raises FetchFailed, also when `stopping` is
+        set meanwhile."""
+        moment = push.received_at + self._dice() * push.fetch_within
+        self._wait(moment - time.monotonic(), stopping)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise FetchFailed(f"{url!r} is no address: {error}") from None
+        if parts.scheme not in ("http", "https"):
+            raise FetchFailed(f"{url!r} is no http(s) address")
+        named = OURS.fullmatch(parts.path) if (parts.hostname or "") == self._host else None
+        with httpx2.Client(
+            auth=self._credential if named else None,
+            timeout=TIMEOUT,
+            verify=self._tls if self._tls is not None else True,
+            follow_redirects=named is None,
+        ) as client:
+            pause = FIRST_PAUSE
+            for attempt in range(1, ATTEMPTS + 1):
+                why, asked = "", None
+                try:
+                    with client.stream("GET", url) as answer:
+                        if answer.is_success:
+                            return self._checked(self._read(answer), named)
+                        why, asked = f"answered {answer.status_code}", answer.headers.get("retry-after")
+                        if answer.status_code not in (429, 502, 503, 504):
+                            raise FetchFailed(f"{url}: {why}")
+                except httpx2.HTTPError as error:
+                    why = str(error) or type(error).__name__
+                except httpx2.InvalidURL as error:
+                    raise FetchFailed(f"{url!r}: {error}") from None
+                if attempt == ATTEMPTS:
+                    break
+                seconds = float(asked) if asked is not None and asked.isascii() and asked.isdigit() else 0.0
+                self._wait(seconds + pause * self._dice(), stopping)
+                pause *= 2
+        raise FetchFailed(f"{url}: {why}, {ATTEMPTS} times")
+
+    @staticmethod
+    def _read(answer: httpx2.Response) -> bytes:
+        content = bytearray()
+        for chunk in answer.iter_bytes():
+            content += chunk
+            if len(content) > MAX_BYTES:
+                raise FetchFailed(f"{answer.url} has more than {MAX_BYTES} bytes")
+        return bytes(content)
+
+    @staticmethod
+    def _checked(content: bytes, named: re.Match[str] | None) -> bytes:
+        if named is not None and hashlib.sha256(content).hexdigest() != named[1]:
+            raise FetchFailed(f"{named[1]} is not what its name says: it was changed on its way")
+        return content
+
+    @staticmethod
+    def _wait(seconds: float, stopping: threading.Event) -> None:
+        if stopping.wait(max(seconds, 0.0)):
+            raise FetchFailed("the device is closing")

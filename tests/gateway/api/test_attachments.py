@@ -1,0 +1,295 @@
+"""What pushes refer to: uploaded by senders, fetched by devices, gone when nobody needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from gateway.api import answers
+from gateway.api import attachments as door
+from tests.gateway.api.house import House
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
+ID = hashlib.sha256(PNG).hexdigest()
+DAY = 86_400_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "attachments"
+
+
+async def upload(
+    house: House, content: bytes = PNG, kind: str = "image/png", expect: int = 201, query: str = ""
+) -> Any:
+    headers = {"Content-Type": kind}
+    return await house.call("POST", f"/v1/attachments{query}", expect, content=content, headers=headers)
+
+
+async def token_of(house: House, device_id: str, http: httpx2.AsyncClient | None = None) -> str:
+    answer = await house.call("POST", "/v1/devices", 201, json={"device_id": device_id}, http=http)
+    return str(answer["token"])
+
+
+def basic(name: str, token: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{token}".encode()).decode()}
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+async def retire(house: House) -> None:
+    """Everything that is due is removed."""
+    task = asyncio.create_task(house.rooms.retire())
+    for _ in range(3):
+        await house.rooms.settle()
+    task.cancel()
+
+
+async def test_what_was_uploaded_is_named_by_what_it_contains_and_comes_back(house: House, folder: Path) -> None:
+    made = await upload(house)
+    answers.Attachment.model_validate(made)
+    assert made["id"] == ID
+    assert made["url"] == f"http://push.example:8080/v1/attachments/{ID}"
+    assert (made["content_type"], made["size"]) == ("image/png", len(PNG))
+    answer = await house.http.get(f"/v1/attachments/{ID}")
+    assert (answer.status_code, answer.content) == (200, PNG)
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["etag"] == f'"{ID}"'
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert files(folder) == [ID]
+    assert (folder / ID).read_bytes() == PNG
+
+
+async def test_a_part_of_it_and_what_has_not_changed(house: House) -> None:
+    await upload(house)
+    part = await house.http.get(f"/v1/attachments/{ID}", headers={"Range": "bytes=2-5"})
+    assert (part.status_code, part.content) == (206, PNG[2:6])
+    same = await house.http.get(f"/v1/attachments/{ID}", headers={"If-None-Match": f'"{ID}"'})
+    assert (same.status_code, same.content) == (304, b"")
+
+
+async def test_the_same_again_is_kept_as_long_as_either(house: House, folder: Path) -> None:
+    first = await upload(house, query="?ttl=60")
+    longer = await upload(house, query="?ttl=3600", expect=200)
+    assert longer["expires_at"] > first["expires_at"]
+    assert longer["created_at"] == first["created_at"]
+    shorter = await upload(house, query="?ttl=1", expect=200)
+    assert shorter["expires_at"] == longer["expires_at"]
+    assert files(folder) == [ID]
+
+
+async def test_a_push_refers_to_it_and_says_where_it_is(house: House) -> None:
+    made = await upload(house, query="?ttl=60")
+    await house.enrol("d1")
+    reference = f"attachment:{ID}"
+    push_id = await house.push(
+        {"device": "d1"},
+        ttl=7200,
+        notification={
+            "title": "Menu",
+            "image": reference,
+            "attachment": {"url": reference, "name": "menu.png"},
+            "actions": [{"id": "a", "title": "A", "icon": reference}, {"id": "b", "title": "B", "icon": "https://x/i"}],
+        },
+    )
+    shown = (await house.call("GET", f"/v1/pushes/{push_id}"))["notification"]
+    assert shown["image"] == made["url"]
+    assert shown["attachment"] == {
+        "url": made["url"],
+        "name": "menu.png",
+        "content_type": "image/png",
+        "size": len(PNG),
+    }
+    assert [action["icon"] for action in shown["actions"]] == [made["url"], "https://x/i"]
+    assert "fetch_within" not in await house.call("GET", f"/v1/pushes/{push_id}")
+    house.clock.milliseconds += 7200_000 + DAY - 1
+    await house.call("GET", "/v1/devices/d1")
+    assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200, "it outlives the push by a day"
+    house.clock.milliseconds += 1
+    await house.refused("GET", f"/v1/attachments/{ID}", 404, "attachment_not_found")
+
+
+async def test_other_addresses_stay_as_they_are(house: House) -> None:
+    await house.enrol("d1")
+    notification = {"title": "T", "image": "https://x/i.png", "attachment": {"url": "https://x/f.pdf", "size": 7}}
+    push_id = await house.push({"device": "d1"}, notification=notification)
+    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["notification"] == notification
+
+
+async def test_a_large_fleet_is_told_to_spread_its_fetches(house: House) -> None:
+    await upload(house)
+    await house.enrol(*[f"d{number}" for number in range(350)])
+    notification = {"title": "Menu", "image": f"attachment:{ID}"}
+    push_id = await house.push({"all": True}, notification=notification)
+    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["fetch_within"] == 3
+    push_id = await house.push({"all": True}, notification=notification, ttl=2)
+    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["fetch_within"] == 2
+    push_id = await house.push({"all": True}, notification={"title": "Nothing to fetch"})
+    assert "fetch_within" not in await house.call("GET", f"/v1/pushes/{push_id}")
+
+
+async def test_what_is_not_there_is_no_attachment_of_a_push(house: House) -> None:
+    await house.enrol("d1")
+    for image in (f"attachment:{ID}", "attachment:", "attachment:../admin.key"):
+        body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": image}}
+        await house.refused("POST", "/v1/pushes", 404, "attachment_not_found", json=body)
+    assert (await house.call("GET", "/v1/pushes"))["items"] == []
+
+
+async def test_a_device_fetches_with_its_own_token(house: House) -> None:
+    await upload(house)
+    token = await token_of(house, "d1")
+    other = await token_of(house, "d2")
+    stranger = house.client(None)
+    path = f"/v1/attachments/{ID}"
+    assert (await stranger.get(path, headers=basic("d1", token))).content == PNG
+    assert (await stranger.get(path, headers=basic("default/d1", token))).content == PNG
+    for headers in (
+        {},
+        basic("d1", other),
+        basic("d1", ""),
+        basic("", token),
+        basic("other/d1", token),
+        basic("d9", token),
+        {"Authorization": "Basic !!!"},
+        {"Authorization": f"Bearer {token}"},
+    ):
+        await house.refused("GET", path, 401, "unauthorized", http=stranger, headers=headers)
+    await house.refused("POST", "/v1/attachments", 401, http=stranger, headers=basic("d1", token), content=b"x")
+    await house.call("POST", "/v1/devices/d1/token")
+    await house.refused("GET", path, 401, http=stranger, headers=basic("d1", token))
+
+
+async def test_of_another_app_it_does_not_exist(house: House, folder: Path) -> None:
+    await upload(house)
+    await house.call("POST", "/v1/apps", 201, json={"id": "other"})
+    others = await house.key_for("admin", app="other")
+    token = await token_of(house, "d1", others)
+    path = f"/v1/attachments/{ID}"
+    await house.refused("GET", path, 404, "attachment_not_found", http=others)
+    await house.refused("DELETE", path, 404, "attachment_not_found", http=others)
+    await house.refused("GET", path, 404, http=house.client(None), headers=basic("other/d1", token))
+    headers = {"Content-Type": "image/gif"}
+    mine = await house.call("POST", "/v1/attachments", 201, content=PNG, http=others, headers=headers)
+    assert mine["content_type"] == "image/gif"
+    assert files(folder) == [ID], "the bytes are there once"
+    await house.call("DELETE", path, 204)
+    await house.refused("GET", path, 404)
+    assert (await others.get(path)).content == PNG
+    await house.call("DELETE", path, 204, http=others)
+    assert files(folder) == []
+
+
+async def test_who_may(house: House) -> None:
+    await upload(house)
+    path = f"/v1/attachments/{ID}"
+    for scope, status in (("send", 200), ("read", 200), ("devices", 403)):
+        assert (await (await house.key_for(scope)).get(path)).status_code == status
+    reader = await house.key_for("read")
+    await house.refused("POST", "/v1/attachments", 403, http=reader, content=b"x")
+    await house.refused("DELETE", path, 403, http=reader)
+
+
+async def test_what_has_expired_leaves_the_disk(house: House, folder: Path) -> None:
+    await upload(house, query="?ttl=60")
+    await upload(house, b"another", query="?ttl=120")
+    house.clock.milliseconds += 60_000
+    await house.refused("GET", f"/v1/attachments/{ID}", 404)
+    await retire(house)
+    assert files(folder) == [hashlib.sha256(b"another").hexdigest()]
+    await upload(house)
+    assert (await house.http.get(f"/v1/attachments/{ID}")).content == PNG
+
+
+async def test_after_a_restart_what_has_a_row_is_there_and_nothing_else(house: House, folder: Path) -> None:
+    await upload(house)
+    (folder / "00.partial").write_bytes(b"half")
+    (folder / ("0" * 64)).write_bytes(b"its row was never stored")
+    await house.rooms.recover()
+    assert files(folder) == [ID]
+    assert (await house.http.get(f"/v1/attachments/{ID}")).content == PNG
+    assert house.rooms.attachments.stored == len(PNG)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+        ("multipart/form-data; boundary=x", 415, "unsupported_media_type"),
+        ("png", 415, "unsupported_media_type"),
+        ("image/png\x01", 415, "unsupported_media_type"),
+        ("image/" + "x" * 100, 415, "unsupported_media_type"),
+    ],
+)
+async def test_what_it_is_must_be_said(house: House, folder: Path, kind: str, status: int, code: str) -> None:
+    await house.refused("POST", "/v1/attachments", status, code, content=PNG, headers={"Content-Type": kind})
+    assert files(folder) == []
+
+
+async def test_without_a_type_it_is_bytes(house: House) -> None:
+    made = await house.call("POST", "/v1/attachments", 201, content=b"anything")
+    assert made["content_type"] == "application/octet-stream"
+    text = await upload(house, b"text", "text/plain; charset=utf-8")
+    assert text["content_type"] == "text/plain; charset=utf-8"
+
+
+async def test_nothing_and_too_much_are_refused_and_leave_nothing(house: House, folder: Path) -> None:
+    await house.refused("POST", "/v1/attachments", 422, "invalid_request", content=b"")
+    limit = house.rooms.attachments.limits.size
+    headers = {"Content-Type": "image/png", "Content-Length": str(limit + 1)}
+    await house.refused("POST", "/v1/attachments", 413, "payload_too_large", content=b"x", headers=headers)
+
+    async def endless() -> Any:
+        while True:
+            yield bytes(1 << 20)
+
+    await house.refused("POST", "/v1/attachments", 413, "payload_too_large", content=endless())
+    await house.refused("POST", "/v1/attachments?ttl=0", 422, content=PNG)
+    assert files(folder) == []
+    assert house.rooms.attachments.stored == 0
+
+
+async def test_all_of_them_together_have_a_limit(tmp_path: Path) -> None:
+    house = await House.build(tmp_path, asyncio.get_running_loop(), attachment_storage=10_000, max_attachment=6_000)
+    try:
+        await upload(house)
+        problem = await house.refused("POST", "/v1/attachments", 507, "storage_full", content=b"x" * 5_000)
+        assert "attachment_storage" in problem["detail"]
+        await house.call("DELETE", f"/v1/attachments/{ID}", 204)
+        await upload(house, b"x" * 5_000)
+    finally:
+        await house.close()
+
+
+async def test_too_many_downloads_are_sent_away_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await upload(house)
+    monkeypatch.setattr(door, "DOWNLOADS", 0)
+    answer = await house.http.get(f"/v1/attachments/{ID}")
+    assert answer.status_code == 503
+    assert answer.json()["code"] == "busy"
+    assert 1 <= int(answer.headers["retry-after"]) <= 31
+
+
+async def test_a_page_of_another_origin_may_ask_with_a_credential(house: House) -> None:
+    await upload(house)
+    asked = await house.client(None).options(f"/v1/attachments/{ID}", headers={"Origin": "https://kiosk.example"})
+    assert asked.status_code == 204
+    assert asked.headers["access-control-allow-headers"] == "Authorization"
+    answer = await house.http.get(f"/v1/attachments/{ID}")
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers
+
+
+async def test_an_id_is_never_a_path(house: House) -> None:
+    for path in ("..%2fadmin.key", "../admin.key", "x", ID.upper()):
+        assert (await house.http.get(f"/v1/attachments/{path}")).status_code in (404, 422)
