@@ -12,18 +12,22 @@ export class Banners {
   #list;
   #answer;
   #resting;
+  #source;
   /** Newest first. */
   #shown = [];
 
   /**
    * list     the element that holds them.
    * resting  the element that takes the focus when the last card goes.
-   * answer   { opened(push), acted(push, action), dismissed(push), muted(push) }; each resolves when the answer is kept.
+   * answer   { opened(push), acted(push, action, text), dismissed(push), muted(push) }; each resolves when the answer is
+   *          kept. `text` is what was typed, where the action asks.
+   * source   (push, address) -> what an image of it may be loaded from, or a promise of that.
    */
-  constructor(list, resting, answer) {
+  constructor(list, resting, answer, source) {
     this.#list = list;
     this.#resting = resting;
     this.#answer = answer;
+    this.#source = source;
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape") this.#dismiss(this.#focused() ?? this.#shown[0]);
     });
@@ -39,6 +43,15 @@ export class Banners {
     this.#list.prepend(banner.element);
     if (old) this.#remove(old);
     if (this.#shown.length > MOST) this.#remove(this.#shown.at(-1));
+  }
+
+  /** Take it away unanswered: it was recalled. The push, if it was there. */
+  withdraw(pushId) {
+    const banner = this.#shown.find(({ push }) => push.pushId === pushId);
+    if (banner === undefined || banner.answered) return undefined;
+    banner.answered = true;
+    this.#remove(banner);
+    return banner.push;
   }
 
   has(push) {
@@ -60,7 +73,36 @@ export class Banners {
   }
 
   #act(banner, action) {
-    this.#end(banner, () => this.#answer.acted(banner.push, action));
+    const url = webAddress(action.url);
+    if (url !== null) window.open(url, "_blank", "noopener,noreferrer");
+    if (typeof action.input === "string") this.#askFor(banner, action);
+    else this.#end(banner, () => this.#answer.acted(banner.push, action));
+  }
+
+  /** In place of the buttons, until it is answered or Escape brings them back. */
+  #askFor(banner, action) {
+    const form = make("form", "banner-reply");
+    const field = make("input", "banner-input");
+    field.maxLength = 1000;
+    field.required = true;
+    field.setAttribute("aria-label", action.input);
+    field.placeholder = action.input;
+    const send = make("button", "banner-action", action.title ?? action.id);
+    form.append(field, send);
+    const buttons = banner.element.querySelector(".banner-actions");
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = field.value.trim();
+      if (text !== "") this.#end(banner, () => this.#answer.acted(banner.push, action, text));
+    });
+    form.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      event.stopPropagation();
+      form.replaceWith(buttons);
+      buttons.querySelector("button").focus();
+    });
+    buttons.replaceWith(form);
+    field.focus();
   }
 
   #dismiss(banner) {
@@ -92,6 +134,18 @@ export class Banners {
     }
   }
 
+  async #load(picture, push, address) {
+    try {
+      picture.src = await this.#source(push, address);
+      await picture.decode();
+    } catch (error) {
+      console.warn(`no image: ${error.message}`);
+      picture.remove();
+    } finally {
+      if (picture.src.startsWith("blob:")) URL.revokeObjectURL(picture.src);
+    }
+  }
+
   #find(push) {
     return this.#shown.find((banner) => banner.push.pushId === push.pushId);
   }
@@ -114,7 +168,7 @@ export class Banners {
       picture.alt = "";
       picture.referrerPolicy = "no-referrer";
       picture.onerror = () => picture.remove();
-      picture.src = image;
+      this.#load(picture, push, image);
       element.append(picture);
     }
     const text = button("banner-text", () => this.open(push));

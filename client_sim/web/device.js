@@ -41,6 +41,9 @@ const CONSENT_ACTIONS = new Map([
 /** What a tab that waits says to the one that is the device. */
 const HOW_IS_IT = "how is it?";
 const UNSAID = "there is something to say";
+/** Path of what the server keeps for pushes. */
+const ATTACHMENT = /^\/v1\/attachments\/[0-9a-f]{64}$/;
+const FETCH_ATTEMPTS = 6;
 
 /** A push as it arrived. `message` is the whole JSON object, with fields that this version does not know. */
 export class Push {
@@ -90,6 +93,16 @@ export class Push {
     return Array.isArray(found) ? found.filter((action) => isObject(action) && typeof action.id === "string") : [];
   }
 
+  /** One of the actions, by its id; empty if the push has none of it. */
+  choice(action) {
+    return this.actions.find(({ id }) => id === action) ?? {};
+  }
+
+  /** Seconds over which a fleet spreads its fetches of what belongs to it; 0: at once. */
+  get fetchWithin() {
+    return Number.isInteger(this.message.fetch_within) ? Math.max(0, this.message.fetch_within) : 0;
+  }
+
   /** Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now. */
   get expired() {
     return this.expiresIn > 0 && performance.now() - this.receivedAt > this.expiresIn * 1000;
@@ -115,7 +128,7 @@ export class FleetpushDevice {
    *                what it returns is the result; nothing is {"error": "interrupted"}.
    * onState        (`waiting` | `connecting` | `connected` | `disconnected` | `refused`, detail in words); `waiting`
    *                for another tab that is the device.
-   * onNotice       what the server tells about pushes, { type: "gap" | "preferences", .. }. May come twice.
+   * onNotice       what the server tells about pushes, { type: "gap" | "preferences" | "clear", .. }. May come twice.
    */
   constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onState, onNotice, keepAlive = 60, backoff }) {
     this.deviceId = deviceId;
@@ -123,6 +136,8 @@ export class FleetpushDevice {
     this.actions = Object.create(null);
     this.#clientId = app === "default" ? deviceId : `${app}/${deviceId}`;
     this.#topic = `${app}/devices/${deviceId}/`;
+    this.#token = token;
+    this.#hostname = new URL(url).hostname;
     this.#onPush = onPush;
     this.#onInterrupted = onInterrupted;
     this.#onState = onState;
@@ -146,6 +161,9 @@ export class FleetpushDevice {
   }
 
   #clientId;
+  #token;
+  /** Of the server: the only one that is shown the token. */
+  #hostname;
   #topic;
   #name;
   #onPush;
@@ -244,19 +262,25 @@ export class FleetpushDevice {
   }
 
   /**
-   * Run the handler of an action and book it as acted with what the handler returned. `consent.granted` and
-   * `consent.denied` need none: they are the person's answer.
+   * Run the handler of an action, or of the command that it names, and book it as acted with what the handler returned.
+   * `text` is what the person typed, where the action has an `input`: the handler's second argument, without one the
+   * result. `consent.granted` and `consent.denied` need none: they are the person's answer.
    */
-  async act(push, action) {
-    const handler = this.actions[action];
-    const result = handler ? await outcome(handler, push) : await this.#answer(push, action);
+  async act(push, action, text) {
+    const { command } = push.choice(action);
+    const handler = this.actions[typeof command === "string" ? command : action];
+    const result = handler
+      ? await outcome((given) => handler(given, text), push)
+      : typeof command === "string"
+        ? { error: `unknown command '${command}'` }
+        : await this.#answer(push, action, text);
     await this.#receipt(push, "acted", { action, result });
     return result;
   }
 
-  async #answer(push, action) {
+  async #answer(push, action, text) {
     const consent = CONSENT_ACTIONS.get(action);
-    if (consent === undefined) return undefined;
+    if (consent === undefined) return text;
     const asked = isObject(push.data) ? push.data.text_version : undefined;
     const version = typeof asked === "string" && asked.length <= 64 ? asked : undefined;
     await this.consent(consent, version);
@@ -293,6 +317,36 @@ export class FleetpushDevice {
   /** Whatever the program wants to say (text or Uint8Array), under its own `uplink/` topic. */
   uplink(below, payload) {
     return this.#say(`uplink/${below}`, payload);
+  }
+
+  /** Whether the server keeps what is at this address, and wants this device's credential for it. */
+  keeps(address) {
+    const url = new URL(address);
+    return url.hostname === this.#hostname && ATTACHMENT.test(url.pathname);
+  }
+
+  /**
+   * What belongs to a push, by its address, as a Blob. A fleet does not come all at once: at a moment of its own within
+   * `push.fetchWithin` seconds, and again when a busy server says. The credential goes to the device's server only.
+   */
+  async fetch(push, address) {
+    const ours = this.keeps(address);
+    const headers = ours ? { Authorization: `Basic ${btoa(`${this.#clientId}:${this.#token}`)}` } : {};
+    const options = { headers, credentials: "omit", referrerPolicy: "no-referrer", redirect: ours ? "error" : "follow" };
+    await pause(Math.max(0, Math.random() * push.fetchWithin - (performance.now() - push.receivedAt) / 1000));
+    for (let attempt = 1; ; attempt += 1) {
+      let why;
+      try {
+        const answer = await globalThis.fetch(address, options);
+        if (answer.ok) return await answer.blob();
+        why = new Error(`${address}: answered ${answer.status}`);
+        if (![429, 502, 503, 504].includes(answer.status)) attempt = FETCH_ATTEMPTS;
+      } catch (error) {
+        why = error; // the network, or a refusal that a page of another origin may not read
+      }
+      if (attempt >= FETCH_ATTEMPTS) throw why;
+      await pause(Math.random() * 2 ** attempt);
+    }
   }
 
   /** Wait until the server has acknowledged everything said; false if it did not in so many seconds. */

@@ -27,18 +27,21 @@ const RECENT = 6;
 
 const $ = (id) => document.getElementById(id);
 const player = new Player(drawPlayer);
-const banners = new Banners($("banners"), $("name"), {
+const answers = {
   opened: (push) => answered(push, "opened", device.opened(push)),
   dismissed: (push) => answered(push, "dismissed", device.dismissed(push)),
   muted: async (push) => {
     await device.setChannels({ [push.channel]: false });
     await answered(push, `muted: ${push.channel}`, device.dismissed(push));
   },
-  acted: async (push, action) => {
-    const result = await device.act(push, action.id);
+  acted: async (push, action, text) => {
+    const result = await device.act(push, action.id, text);
     answered(push, describe(action.title ?? action.id, result));
   },
-});
+};
+const banners = new Banners($("banners"), $("name"), answers, async (push, address) =>
+  device.keeps(address) ? URL.createObjectURL(await device.fetch(push, address)) : address,
+);
 /** Push id -> its operating system notification, as long as its banner is there. */
 const notifications = new Map();
 let device = null;
@@ -96,7 +99,7 @@ async function begin() {
       onPush: handle,
       onInterrupted: (push) => remember(push, "interrupted"),
       onState: drawState,
-      onNotice: (notice) => notice.type === "gap" && rememberGap(notice),
+      onNotice: heed,
     });
     Object.assign(device.actions, {
       play: () => player.play(),
@@ -169,6 +172,16 @@ async function show(push) {
   if (!document.hidden) await displayed();
   // In the background nobody has seen the banner yet.
   else document.addEventListener("visibilitychange", () => banners.has(push) && displayed(), { once: true });
+}
+
+/** What the server tells about pushes. */
+function heed(notice) {
+  if (notice.type === "gap") rememberGap(notice);
+  if (notice.type !== "clear" || !Array.isArray(notice.push_ids)) return;
+  for (const pushId of notice.push_ids) {
+    const push = banners.withdraw(pushId);
+    if (push !== undefined) answered(push, "withdrawn");
+  }
 }
 
 /** The same outside the page, for when another window covers it. */

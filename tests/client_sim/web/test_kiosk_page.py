@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from typing import Any
 
 from tests.browser import Browser, Page
@@ -284,6 +286,72 @@ def test_a_push_is_text_and_its_addresses_are_web_addresses(kiosk: Kiosk) -> Non
     linked = kiosk.push(notification={"url": "https://shop.example/bread"})
     page.click(banner(linked, ".banner-text"))
     assert page.wait_for("globalThis.opened") == ["https://shop.example/bread", "_blank", "noopener,noreferrer"]
+
+
+def test_an_action_that_asks_is_answered_in_words(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    reply = {"id": "reply", "title": "Reply", "input": "How many?"}
+    push_id = kiosk.push(notification={"actions": [reply, {"id": "none", "title": "None"}]})
+    page.click(banner(push_id, '[data-action="reply"]'))
+    page.wait_for('document.activeElement.className === "banner-input"')
+    assert page.evaluate('document.activeElement.getAttribute("aria-label")') == "How many?"
+    page.press("Escape", 27)
+    page.wait_for('document.activeElement.dataset.action === "reply"')
+    page.press("Enter", 13, "\r")
+    page.wait_for('document.activeElement.className === "banner-input"')
+    page.press("Enter", 13, "\r")
+    assert page.evaluate(BANNERS) == 1, "nothing is no answer"
+    page.evaluate('document.activeElement.value = " three ", true')
+    page.press("Enter", 13, "\r")
+    delivery = wait_state(kiosk, push_id, "acted")
+    assert (delivery["action"], delivery["result"]) == ("reply", "three")
+    page.wait_for(f"{BANNERS} === 0")
+
+
+def test_an_action_runs_the_command_that_it_names(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    page.evaluate("window.open = (...given) => (globalThis.opened = given)")
+    actions = [
+        {"id": "go", "title": "Listen", "command": "next", "url": "https://radio.example/"},
+        {"id": "no", "title": "No", "command": "constructor"},
+    ]
+    chosen = kiosk.push(notification={"actions": actions})
+    page.click(banner(chosen, '[data-action="go"]'))
+    assert wait_state(kiosk, chosen, "acted")["result"] == {"state": "paused", "title": "Window seat"}
+    assert page.evaluate("globalThis.opened")[0] == "https://radio.example/"
+    unknown = kiosk.push(notification={"actions": actions})
+    page.click(banner(unknown, '[data-action="no"]'))
+    assert wait_state(kiosk, unknown, "acted")["result"] == {"error": "unknown command 'constructor'"}
+
+
+def test_what_is_recalled_leaves_the_screen(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    first, second = kiosk.push(notification={"title": "Old"}), kiosk.push(notification={"title": "New"})
+    wait_state(kiosk, second, "displayed")
+    kiosk.api.call("DELETE", f"/v1/pushes/{first}", 200)
+    page.wait_for(f"{BANNERS} === 1")
+    assert page.text(banner(second, ".banner-title")) == "New"
+    page.wait_for('document.querySelector("#recent").innerText.includes("withdrawn")')
+    assert kiosk.api.delivery(first)["state"] == "displayed", "nobody has answered it"
+
+
+def test_a_picture_that_the_server_keeps_is_fetched_with_the_token(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    headers = {"Content-Type": "image/png"}
+    made = kiosk.api.call("POST", "/v1/attachments", 201, content=picture(3, 2), headers=headers)
+    push_id = kiosk.push(notification={"image": f"attachment:{made['id']}"})
+    page.wait_for(f"document.querySelector('{banner(push_id, 'img')}')?.naturalWidth === 3")
+
+
+def picture(width: int, height: int) -> bytes:
+    """A PNG, all black."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(width)) * height)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def test_a_newer_push_takes_the_place_of_the_one_with_its_collapse_key(kiosk: Kiosk) -> None:
