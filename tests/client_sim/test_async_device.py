@@ -81,6 +81,33 @@ async def test_handlers_of_both_sorts(server: FakeServer) -> None:
     assert results == [2, {"error": "OSError: no sound card"}, "plain", {"error": "unknown command 'sing'"}]
 
 
+async def test_what_was_typed_and_what_the_push_names_as_its_command(server: FakeServer) -> None:
+    arrived: asyncio.Queue[Push] = asyncio.Queue()
+    device = device_of(server, arrived.put)
+
+    @device.action("order")
+    async def order(push: Push) -> str:
+        return f"{push.input} ordered"
+
+    @device.command("reboot")
+    async def reboot(push: Push) -> str:
+        return "rebooted"
+
+    actions = [
+        {"id": "order", "title": "Order", "input": "How many?"},
+        {"id": "say", "title": "Say", "input": "What?"},
+        {"id": "now", "title": "Now", "command": "reboot"},
+        {"id": "later", "title": "Later", "command": "wait"},
+    ]
+    async with device:
+        server.push("d1", notification={"title": "Hi", "actions": actions})
+        push = await asyncio.wait_for(arrived.get(), TIMEOUT)
+        assert await device.act(push, "order", "three") == "three ordered"
+        assert await device.act(push, "say", "yes") == "yes"
+        assert await device.act(push, "now") == "rebooted"
+        assert await device.act(push, "later") == {"error": "unknown command 'wait'"}
+
+
 async def test_everything_a_device_says(server: FakeServer) -> None:
     arrived: asyncio.Queue[Push] = asyncio.Queue()
     async with device_of(server, arrived.put) as device:

@@ -237,6 +237,34 @@ def test_a_receipt_outlives_connection_and_process(broker: ScriptedBroker, shown
     assert Journal(journal).unsaid(10) == []
 
 
+def test_what_was_typed_and_what_the_push_names_as_its_command(broker: ScriptedBroker, shown: Shown) -> None:
+    actions = [
+        {"id": "order", "input": "How many?"},
+        {"id": "say", "input": "What?"},
+        {"id": "now", "command": "reboot"},
+        {"id": "on", "command": "order"},
+        {"id": "later", "command": "wait"},
+    ]
+    with device_of(broker, shown) as device:
+        device.actions["order"] = lambda push: f"{push.input} ordered"
+        device.commands["reboot"] = lambda push: "rebooted"
+        connection = connected(broker, device)
+        connection.push(1, push_json("p1", notification={"title": "Hi", "actions": actions}))
+        push = shown.next()
+        connection.expect(PUBACK)
+        for action, text, result in (
+            ("order", "three", "three ordered"),
+            ("say", "yes", "yes"),
+            ("now", None, "rebooted"),
+            ("on", None, "None ordered"),
+            ("later", None, {"error": "unknown command 'wait'"}),
+        ):
+            assert device.act(push, action, text) == result
+            _, number, receipt = connection.expect(PUBLISH).publish()
+            assert (receipt["event"], receipt["action"], receipt["result"]) == ("acted", action, result)
+            connection.acknowledge(number)
+
+
 def test_an_action_runs_and_its_result_is_booked(broker: ScriptedBroker, shown: Shown) -> None:
     def fail(push: Push) -> None:
         raise OSError("no sound card")

@@ -91,6 +91,33 @@ def test_mosquitto_pub_beside_mosquitto_sub_sends_receipts(server: Server, api: 
         api.wait_counts(after, delivered=1)
 
 
+def test_a_recall_clears_the_screens_that_show_it(server: Server, api: Api, name: Name) -> None:
+    """Who has it is told, who has done with it or never got it is not."""
+    shows, done, away = api.enrol_many([name(), name(), name()])
+    notices = [("-t", device.topics["notices"]) for device in (shows, done)]
+    port = server.mqtt_port
+    with (
+        mosquitto.Subscriber(port, shows, *notices[0]) as first,
+        mosquitto.Subscriber(port, done, *notices[1]) as second,
+    ):
+        api.wait_online(shows.id)
+        api.wait_online(done.id)
+        push_id = api.push({"devices": [shows.id, done.id, away.id]}, notification={"title": "Fire drill"})
+        data_only = api.push({"devices": [shows.id, done.id]})
+        api.wait_counts(push_id, delivered=2, waiting=1)
+        dismissed = {"push_id": push_id, "event": "dismissed"}
+        mosquitto.publish(port, done, done.topics["receipts"], dismissed)
+        api.wait_counts(push_id, delivered=1, dismissed=1, waiting=1)
+        api.call("DELETE", f"/v1/pushes/{data_only}", 200)
+        assert api.call("DELETE", f"/v1/pushes/{push_id}", 200) == {"cancelled": 1, "in_flight": 0, "too_late": 2}
+        notice = first.wait_received(3)[2]
+        assert notice.topic == shows.topics["notices"]
+        assert notice.push == {"v": 1, "type": "clear", "push_ids": [push_id]}
+        last = api.push({"devices": [shows.id, done.id]})
+        assert first.wait_received(4)[3].push["push_id"] == last
+        assert second.wait_received(3)[2].push["push_id"] == last
+
+
 def test_a_bare_push_id_is_a_receipt_of_delivery(server: Server, api: Api, name: Name) -> None:
     device = api.enrol(name())
     with mosquitto.Subscriber(server.mqtt_port, device, qos=0) as subscriber:
