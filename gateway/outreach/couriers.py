@@ -69,6 +69,8 @@ class _Route:
     """Batches that have failed: they are sent again as they were, or halved."""
     limits: dict[int, int] = field(default_factory=dict)
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    disabling: bool = False
+    """It is on its way to the disk that the webhook is disabled: lanes that fail together say so once."""
     replays: bool = True
     """There may be dead letters to send again."""
 
@@ -267,6 +269,9 @@ class Couriers:
             if webhook.succeeded_at is None or webhook.succeeded_at < lane.failing_since:
                 why = f"it has taken nothing for a day: {error}"
             lane.position, lane.attempts, lane.failing_since, lane.next_at = sent[-1][0], 0, None, 0
+        if route.disabling:
+            why = None
+        route.disabling = route.disabling or why is not None
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -278,7 +283,11 @@ class Couriers:
             if why is not None:
                 _disable(connection, webhook, why, now)
 
-        await self._database.write(write)
+        try:
+            await self._database.write(write)
+        except BaseException:
+            route.disabling = route.disabling and why is None
+            raise
         if letter is not None:
             self.buried += 1
             log.warning("webhook %s: %d events are dead letters now: %s", webhook.id, len(letter[0]), error)
@@ -289,7 +298,7 @@ class Couriers:
             log.warning("webhook %s is disabled: %s", webhook.id, why)
             # Not from within one of the tasks that this cancels.
             asyncio.get_running_loop().call_soon(self._changed, webhook)
-        return letter is not None and why is None
+        return letter is not None and not route.disabling
 
     def _delay(self, attempts: int, outcome: Answer | Failed) -> int:
         delay = min(FIRST_DELAY_MS * 2 ** min(attempts - 1, 20), LONGEST_DELAY_MS)
