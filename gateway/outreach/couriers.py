@@ -40,6 +40,8 @@ BATCH = 100
 """Events of a request."""
 BATCH_BYTES = 256 * 1024
 """And their bytes, about; a larger event goes by itself."""
+GRACE = 1.0
+"""Seconds that requests under way have when the server ends or their webhook is changed."""
 ATTEMPTS = 50
 """Requests under way, of all webhooks together."""
 FIRST_DELAY_MS = 5_000
@@ -69,6 +71,8 @@ class _Route:
     """Batches that have failed: they are sent again as they were, or halved."""
     limits: dict[int, int] = field(default_factory=dict)
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+    dropped: bool = False
+    """No further request is begun."""
     disabling: bool = False
     """It is on its way to the disk that the webhook is disabled: lanes that fail together say so once."""
     replays: bool = True
@@ -130,33 +134,45 @@ class Couriers:
     # -- routes ------------------------------------------------------------------------------------------------------
 
     def _changed(self, webhook: Webhook) -> None:
+        """The old route ends before the new one begins: a lane has one request under way."""
         route = self._routes.pop(webhook.id, None)
-        if route is not None:
-            self._drop(route)
-        if webhook.id in self._book.webhooks and webhook.fields.enabled and not self._ended:
-            route = _Route(
-                webhook,
-                GuardedClient(self._allowed, self._resolve),
-                self._feed.follow(webhook.app_no, lambda: self._woken(webhook.id)),
-                webhook.fields.url,
-            )
-            self._routes[webhook.id] = route
-            self._go(route)
+        if route is None:
+            self._open(webhook)
+        else:
+            self._drop(route).add_done_callback(lambda _: self._open(webhook))
 
-    def _drop(self, route: _Route) -> None:
+    def _open(self, webhook: Webhook) -> None:
+        wanted = webhook.id in self._book.webhooks and webhook.fields.enabled
+        if not wanted or self._ended or webhook.id in self._routes:
+            return
+        route = _Route(
+            webhook,
+            GuardedClient(self._allowed, self._resolve),
+            self._feed.follow(webhook.app_no, lambda: self._woken(webhook.id)),
+            webhook.fields.url,
+        )
+        self._routes[webhook.id] = route
+        self._go(route)
+
+    def _drop(self, route: _Route) -> asyncio.Task[None]:
+        """What is under way may end within GRACE: what was answered in time need not be sent again."""
+        route.dropped = True
         self._feed.leave(route.follower)
         tasks = list(route.tasks.values())
-        for task in tasks:
-            task.cancel()
 
         async def close() -> None:
             if tasks:
-                await asyncio.wait(tasks)
+                _, late = await asyncio.wait(tasks, timeout=GRACE)
+                for task in late:
+                    task.cancel()
+                if late:
+                    await asyncio.wait(late)
             await route.client.close()
 
         closing = asyncio.get_running_loop().create_task(close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+        return closing
 
     def _woken(self, webhook_id: str) -> None:
         route = self._routes.get(webhook_id)
@@ -196,7 +212,7 @@ class Couriers:
     async def _bring(self, route: _Route, lane: Lane) -> None:
         """Everything there is for a lane, until an attempt fails."""
         webhook = route.webhook
-        while True:
+        while not route.dropped:
             limit = route.limits.get(lane.no, BATCH)
             batch = route.pending.get(lane.no)
             behind: Position | None = None
@@ -313,7 +329,7 @@ class Couriers:
     async def _replay(self, route: _Route) -> None:
         """Send each letter for which somebody has asked once more, the oldest first."""
         webhook = route.webhook
-        while True:
+        while not route.dropped:
             row = await self._database.read(
                 lambda connection: connection.execute(
                     "SELECT no, events FROM dead_letter WHERE webhook_no = ? AND replay_at IS NOT NULL"

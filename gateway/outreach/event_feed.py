@@ -124,12 +124,14 @@ class EventFeed:
 
     def _grown(self) -> None:
         """A group has committed."""
-        if self._followers and not self._scheduled:
+        if self._followers and not self._scheduled and not self.ended:
             self._scheduled = True
             self._timers.call_later(LINGER, self._look)
 
     def _look(self) -> None:
         self._scheduled = False
+        if self.ended:
+            return
         self._database.look_up(
             lambda connection: connection.execute(
                 "SELECT app_no, max(no) FROM event WHERE no > ? GROUP BY app_no", (self.seen,)

@@ -61,6 +61,7 @@ class House:
         return house
 
     async def close(self) -> None:
+        self.rooms.feed.end()
         await self.rooms.couriers.end()
         await self.rooms.settle()
         await self._ending.aclose()

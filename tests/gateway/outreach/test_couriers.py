@@ -41,6 +41,7 @@ async def test_events_arrive_signed_in_order(house: House, fleet: Fleet, receive
     event = receiver.events()[0]
     assert set(event) == {"id", "type", "timestamp", "data"}
     assert event["type"] == "device.settings"
+    await fleet.until(lambda: not house.rooms.couriers.at_work, "the answers have been read")
     status = await fleet.status()
     assert status["succeeded_at"] is not None
     assert (status["failed_at"], status["last_error"]) == (None, None)
