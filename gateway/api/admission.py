@@ -45,6 +45,14 @@ class Admission:
         Raises Problem 401, 403, 429."""
         return await self._admit(request, scope, or_scope, basic_credential(request.headers.get("authorization")))
 
+    async def still_admitted(self, request: Request) -> bool:
+        """Whether the key of a request that goes on and on has not been revoked meanwhile."""
+        try:
+            await self._keys.authenticate(request.headers.get("authorization"))
+        except Problem:
+            return False
+        return True
+
     async def _admit(
         self, request: Request, scope: str, or_scope: str | None, device: tuple[str, str] | None
     ) -> Principal:

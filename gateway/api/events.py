@@ -36,7 +36,7 @@ async def follow_events(
 ) -> StreamingResponse:
     """A stream of server-sent events (`id`, `event`, `data`); without `since` of what happens from now on. A client
     that comes back says `Last-Event-ID`, as browsers do, and misses nothing of the last days."""
-    feed = services(request).feed
+    feed, admission = services(request).feed, services(request).admission
     after = request.headers.get("last-event-id", since)
     position = await feed.last() if after is None else position_of(after)
     if position is None:
@@ -50,7 +50,7 @@ async def follow_events(
         try:
             with feed.stream(principal.key_id):
                 yield b"retry: 3000\n\n"
-                while not feed.ended:
+                while not feed.ended and await admission.still_admitted(request):
                     more.clear()
                     page = await feed.read(principal.app_no, position, PAGE, wanted)
                     position = page.position

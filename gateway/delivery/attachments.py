@@ -38,8 +38,8 @@ ATTACHMENT_ID = re.compile(r"[0-9a-f]{64}")
 CONTENT_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}(; ?[a-z0-9-]+=[\w.-]+){0,2}", re.ASCII)
 DEFAULT_TTL = 7 * 86_400
 """Seconds; pushes make it longer."""
-MOST = 100_000
-"""Attachments of all apps."""
+MOST = 20_000
+"""Attachments of all apps; the loop looks through them when it looks for what has expired, about 2 ms."""
 AFTER_PUSH_MS = 86_400_000
 """That an attachment outlives a push: for who opens it late, and for the push's idempotency key."""
 FETCHES_PER_SECOND = 100

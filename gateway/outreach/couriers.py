@@ -276,6 +276,7 @@ class Couriers:
         lane.failing_since = lane.failing_since if lane.failing_since is not None else now
         lane.next_at = now + self._delay(lane.attempts, outcome)
         webhook.failed_at, webhook.last_error = now, error
+        before = lane.position, lane.attempts, lane.failing_since, lane.next_at
         letter: tuple[list[Event], int] | None = None
         why: str | None = None
         if isinstance(outcome, Answer) and outcome.status == 410:
@@ -301,7 +302,9 @@ class Couriers:
 
         try:
             await self._database.write(write)
-        except BaseException:
+        except Exception:
+            # Nothing is passed over that is on no disk.
+            lane.position, lane.attempts, lane.failing_since, lane.next_at = before
             route.disabling = route.disabling and why is None
             raise
         if letter is not None:

@@ -65,7 +65,9 @@ class GuardedClient:
                 return await self._post(httpx2.URL(url), body, headers)
         except TimeoutError:
             raise Failed(f"no answer within {ATTEMPT_SECONDS:.0f} seconds") from None
-        except httpx2.HTTPError as error:
+        except Failed:
+            raise
+        except Exception as error:  # whatever it is, this was an attempt, and the next one may go better
             raise Failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
 
     async def _post(self, url: httpx2.URL, body: bytes, headers: dict[str, str]) -> Answer:
@@ -123,8 +125,8 @@ async def resolved(host: str, port: int) -> Sequence[str]:
     """The addresses of a name. Raises Failed."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Failed(f"{host} cannot be resolved: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of the DNS
+        raise Failed(f"{host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from None
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 

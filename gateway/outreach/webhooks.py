@@ -34,6 +34,8 @@ LANES = 4
 holds up a quarter."""
 DEAD_LETTERS = 1_000
 """Of a webhook; the oldest makes room."""
+PAGE_BYTES = 1024 * 1024
+"""Of events in a page of dead letters, about; it may have fewer letters than asked for."""
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"
 OLD_SECRET_MS = 86_400_000
@@ -272,22 +274,12 @@ class WebhookBook:
         """Enabled again, it is told at once of what has happened meanwhile. Raises Problem 422."""
         wanted = self._judged(fields)
         now = self._clock()
-        if not fields.enabled and webhook.disabled_at is None:
-            webhook.disabled_at, webhook.disabled_reason = now, "by its operator"
-        elif fields.enabled:
-            webhook.disabled_at = webhook.disabled_reason = None
-            for lane in webhook.lanes:
-                lane.attempts, lane.failing_since, lane.next_at = 0, None, 0
-        webhook.fields, webhook.wanted, webhook.updated_at = fields, wanted, now
-        row = (
-            fields.url,
-            json.dumps(fields.types),
-            fields.description,
-            webhook.disabled_at,
-            webhook.disabled_reason,
-            now,
-            webhook.no,
-        )
+        disabled: tuple[int | None, str | None] = webhook.disabled_at, webhook.disabled_reason
+        if fields.enabled:
+            disabled = None, None
+        elif webhook.disabled_at is None:
+            disabled = now, "by its operator"
+        row = (fields.url, json.dumps(fields.types), fields.description, *disabled, now, webhook.no)
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -302,26 +294,29 @@ class WebhookBook:
                 )
 
         await self._database.write(write)
+        webhook.fields, webhook.wanted, webhook.updated_at = fields, wanted, now
+        webhook.disabled_at, webhook.disabled_reason = disabled
+        if fields.enabled:
+            for lane in webhook.lanes:
+                lane.attempts, lane.failing_since, lane.next_at = 0, None, 0
         self.on_changed(webhook)
         return webhook.described()
 
     async def rotate(self, webhook: Webhook) -> dict[str, Any]:
         """A new secret. For a day requests are signed with the old one as well."""
         now = self._clock()
-        webhook.old_secret, webhook.old_secret_until = webhook.secret, now + OLD_SECRET_MS
-        webhook.secret, webhook.updated_at = new_secret(), now
-        row = (webhook.secret, webhook.old_secret, webhook.old_secret_until, now, webhook.no)
+        secret, old, until = new_secret(), webhook.secret, now + OLD_SECRET_MS
+        row = (secret, old, until, now, webhook.no)
         await self._database.write(
             lambda connection: connection.execute(
                 "UPDATE webhook SET secret = ?, old_secret = ?, old_secret_until = ?, updated_at = ? WHERE no = ?", row
             )
         )
-        return {**webhook.described(), "secret": webhook.secret}
+        webhook.secret, webhook.old_secret, webhook.old_secret_until, webhook.updated_at = secret, old, until, now
+        return {**webhook.described(), "secret": secret}
 
     async def remove(self, webhook: Webhook) -> None:
         """With its dead letters."""
-        del self.webhooks[webhook.id]
-        self.on_changed(webhook)
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM webhook WHERE no = ?", (webhook.no,))
@@ -329,19 +324,29 @@ class WebhookBook:
                 connection.execute(f"DELETE FROM {table} WHERE webhook_no = ?", (webhook.no,))
 
         await self._database.write(write)
+        if self.webhooks.pop(webhook.id, None) is not None:
+            self.on_changed(webhook)
 
     async def dead_letters(self, webhook: Webhook, limit: int, cursor: str | None) -> dict[str, Any]:
         """The newest first."""
         before = cursor_number(cursor)
 
-        def read(connection: sqlite3.Connection) -> list[Any]:
-            return connection.execute(
+        def read(connection: sqlite3.Connection) -> tuple[list[Any], bool]:
+            rows = connection.execute(
                 "SELECT no, events, attempts, error, at, replay_at FROM dead_letter WHERE webhook_no = ? AND no < ?"
                 " ORDER BY no DESC LIMIT ?",
                 (webhook.no, before if before is not None else 2**62, limit + 1),
-            ).fetchall()
+            )
+            found: list[Any] = []
+            room = PAGE_BYTES
+            for row in rows:
+                if len(found) == limit or (found and len(row[1]) > room):
+                    return found, True
+                found.append(row)
+                room -= len(row[1])
+            return found, False
 
-        rows = await self._database.read(read)
+        rows, more = await self._database.read(read)
         items = [
             {
                 "id": str(no),
@@ -351,9 +356,9 @@ class WebhookBook:
                 "at": rfc3339(at),
                 "replaying": replay_at is not None,
             }
-            for no, events, attempts, error, at, replay_at in rows[:limit]
+            for no, events, attempts, error, at, replay_at in rows
         ]
-        return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
+        return {"items": items, "next_cursor": str(rows[-1][0]) if more else None}
 
     async def replay(self, webhook: Webhook, ids: list[int] | None) -> int:
         """Send these dead letters again, or all; how many. What arrives leaves the list."""

@@ -132,6 +132,18 @@ def test_streams_are_counted(server: Server, api: Api, name: Name) -> None:
     wait_for(lambda: _opens(server, authorization), what="a place")
 
 
+def test_a_stream_ends_with_its_key(server: Server, api: Api, name: Name) -> None:
+    key = api.call("POST", "/v1/keys", 201, json={"name": name(), "scopes": ["read"]})
+    device = api.enrol(name())
+    with Stream(server, {"Authorization": f"Bearer {key['key']}"}, types="device.uplink") as stream:
+        publish(server.mqtt_port, device, device.topics["uplink"], {"door": "open"})
+        stream.wait(1)
+        api.call("DELETE", f"/v1/keys/{key['id']}", 204)
+        publish(server.mqtt_port, device, device.topics["uplink"], {"door": "shut"})
+        assert stream.ended.wait(10)
+        assert len(stream.events) == 1
+
+
 def _opens(server: Server, headers: dict[str, str]) -> bool:
     with httpx2.stream("GET", f"{server.url}/v1/events", headers=headers, timeout=30, trust_env=False) as answer:
         return answer.status_code == 200

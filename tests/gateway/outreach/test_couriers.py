@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from gateway.delivery.event_log import Position
+from gateway.outreach import couriers
 from gateway.outreach.webhooks import LANES
+from gateway.store.database import StorageFull
 from tests.gateway.api.house import House
 from tests.gateway.outreach.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
 from tests.receiver import Answer, Receiver, Request
@@ -251,6 +253,24 @@ async def test_who_takes_nothing_for_a_day_is_disabled_and_goes_on_where_it_was(
     expected = {event["id"] for event in await fleet.log()}
     await fleet.passes_until(lambda: {event["id"] for event in receiver.events()} == expected)
     await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    assert await fleet.dead_letters() == []
+
+
+async def test_a_dead_letter_that_cannot_be_stored_is_not_passed_over(
+    house: House, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> int:
+        raise StorageFull("no space left")
+
+    receiver.answer = answering(503)
+    await fleet.hook(receiver.url)
+    await fleet.happens(1, devices=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(couriers, "_bury", full)
+        await fleet.passes_until(lambda: "no space left" in caplog.text, step=30 * MINUTE, most=26 * HOUR)
+    assert (await fleet.status())["enabled"]
+    receiver.answer = answering(200)
+    await fleet.all_arrives(receiver)
     assert await fleet.dead_letters() == []
 
 

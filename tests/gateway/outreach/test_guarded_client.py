@@ -110,6 +110,14 @@ async def test_a_name_without_an_address() -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("host", ["a" * 70 + ".example", "..", "x\u0301" * 70, "exa mple"])
+async def test_what_is_no_name_is_a_failed_attempt(host: str) -> None:
+    client = GuardedClient(THIS)
+    with pytest.raises(Failed):
+        await client.post(f"http://{host}/", b"{}", {})
+    await client.close()
+
+
 async def test_the_environments_proxy_is_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     client = GuardedClient(THIS)
