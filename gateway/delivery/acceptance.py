@@ -515,7 +515,7 @@ class Acceptance:
                 request.collapse_key,
                 request.channel,
                 stored_target(target),
-                draft.whole_content,
+                draft.whole_content if draft.fetch_within else draft.content,
                 draft.frame_size,
                 now,
                 now + request.ttl * 1000,

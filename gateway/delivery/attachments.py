@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.delivery.push import Notification, PushRequest
+from gateway.delivery.push import PushRequest
 from gateway.errors import problem
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
@@ -247,8 +247,16 @@ class Attachments:
         """Have a push say where its attachments are, and have them live as long as it; whether it has any. Called
         before the push is stored, so that this is on disk with it at the latest. Raises Problem 404."""
         notification = request.notification
-        if notification is None or not _may_refer(notification):
+        if notification is None:
             return False
+        # Most refer to nothing, and this is done for every push.
+        actions = notification.actions or ()
+        if notification.image is None and notification.attachment is None:
+            for action in actions:
+                if action.icon is not None:
+                    break
+            else:
+                return False
         found: dict[str, Attachment] = {}
 
         def addressed(text: str) -> str:
@@ -260,7 +268,7 @@ class Attachments:
 
         if notification.image is not None:
             notification.image = addressed(notification.image)
-        for action in notification.actions or ():
+        for action in actions:
             if action.icon is not None:
                 action.icon = addressed(action.icon)
         if (enclosed := notification.attachment) is not None and enclosed.url.startswith(SCHEME):
@@ -297,15 +305,6 @@ class Attachments:
 def fetch_within(targeted: int, ttl: int) -> int:
     """Seconds over which so many devices should spread their fetches; 0: at once."""
     return min(targeted // FETCHES_PER_SECOND, LONGEST_SPREAD, ttl)
-
-
-def _may_refer(notification: Notification) -> bool:
-    """Most do not: a look that costs nothing."""
-    return (
-        notification.image is not None
-        or notification.attachment is not None
-        or any(action.icon is not None for action in notification.actions or ())
-    )
 
 
 def _too_large(limit: int) -> Exception:

@@ -79,7 +79,8 @@ class Draft:
 
     @property
     def whole_content(self) -> str:
-        return f'{self.content[:-1]},"fetch_within":{self.fetch_within}}}' if self.fetch_within else self.content
+        """With what is said about its fetches."""
+        return f'{self.content[:-1]},"fetch_within":{self.fetch_within}}}'
 
     def active_push(self, accepted_at: int) -> ActivePush:
         request = self.request
@@ -93,7 +94,7 @@ class Draft:
             ttl=request.ttl,
             collapse_key=request.collapse_key,
             channel=request.channel,
-            content=self.whole_content,
+            content=self.whole_content if self.fetch_within else self.content,
             accepted_at=accepted_at,
             expires_at=accepted_at + request.ttl * 1000,
         )
