@@ -47,6 +47,7 @@ from gateway.data_directory import (
     TLS_DIR,
     DirectoryInUse,
     held,
+    sync_directory,
 )
 
 FORMAT = 1
@@ -289,14 +290,6 @@ def unpack(content: IO[bytes], staging: Path, stored: StoredFile) -> None:
             schema, rows = prove(database, stored.name)
     if (found := describe(staging, stored.name, schema, rows)) != stored:
         raise BackupError(f"{stored.name} is not what the manifest says: {found} instead of {stored}")
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def installed_version() -> str:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.data_directory import sync_directory
 from gateway.delivery.push import PushRequest
 from gateway.errors import problem
 from gateway.store.database import Database
@@ -185,7 +186,7 @@ class Attachments:
         def write(connection: sqlite3.Connection) -> None:
             if partial.exists():  # an operation may run twice
                 os.replace(partial, final)
-                _sync(self._folder)
+                sync_directory(self._folder)
             connection.execute(
                 "INSERT INTO attachment (app_no, id, content_type, size, created_at, expires_at)"
                 " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (app_no, id) DO UPDATE SET"
@@ -316,11 +317,3 @@ def _tidy(folder: Path, named: set[str]) -> None:
         for path in folder.iterdir():
             if path.name not in named:
                 path.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
