@@ -206,14 +206,13 @@ class Receipts:
         def on_commit(changed: Stored) -> None:
             self._wishes.settled(changed.recorded, changed.in_flight)
             self.on_acted(changed.acted)
+            for statement in changed.settings:
+                assert statement.device_no is not None, "looked up before"
+                self._wishes.on_stored(statement.device_no)
+                self.on_settings(statement.app_id, statement.device_id)
             for statement in statements:
                 self._answer(statement)
-                if statement.device_no is None:
-                    continue
-                if statement.leaf == "settings":
-                    self._wishes.on_stored(statement.device_no)
-                    self.on_settings(statement.app_id, statement.device_id)
-                elif statement.leaf == "report" and "timezone" in statement.content:
+                if statement.leaf == "report" and statement.device_no is not None and "timezone" in statement.content:
                     self.on_zone(statement.device_no)
             go_on()
 
@@ -316,6 +315,8 @@ class Stored:
     """Handles of those with an action or a result."""
     in_flight: dict[int, str] = field(default_factory=dict)
     """Handles that are not wanted any more, with the reason, and are on their way."""
+    settings: list[Statement] = field(default_factory=list)
+    """Those that brought settings: on their topic, or as the answer to a push that asked for consent."""
 
 
 def store_statements(
@@ -333,6 +334,9 @@ def store_statements(
         if statement.leaf == "receipts":
             receipts.extend((statement, receipt) for receipt in statement.content)
         elif statement.leaf == "settings":
+            if receipts:  # one of them may answer a push that asked for consent, and what was said last is to hold
+                _store_receipts(connection, receipts, wishes, changed, now)
+                receipts = []
             _store_settings(connection, statement, statement.content, "mqtt", wishes, changed, now)
         elif statement.leaf == "report":
             _merge_report(connection, statement, now)
@@ -361,6 +365,7 @@ def _store_settings(
         return
     changed.recorded += ended
     changed.in_flight |= in_flight
+    changed.settings.append(statement)
 
 
 def _device_number(connection: sqlite3.Connection, statement: Statement) -> int | None:

@@ -132,6 +132,24 @@ def test_the_answer_to_a_push_that_asks_is_the_consent(world: World) -> None:
     )
 
 
+def test_what_was_said_last_holds_also_when_it_is_stored_together(world: World) -> None:
+    world.connect()
+    asked = world.push(kind="in_app", notification=ALERT).push_id
+    tap = {"push_id": asked, "event": "acted", "action": "consent.granted"}
+    world.says_at_once(("receipts", tap), ("settings", {"consent": "denied", "seq": 7}))
+    assert world.row("SELECT consent FROM device WHERE no = 1") == ("denied",)
+
+
+def test_a_device_is_told_of_its_preferences_when_its_answer_was_an_action(world: World) -> None:
+    told: list[str] = []
+    world.receipts.on_settings = lambda app_id, device_id: told.append(device_id)
+    asked = world.push(kind="in_app", notification=ALERT).push_id
+    world.says("receipts", {"push_id": asked, "event": "acted", "action": "consent.granted"})
+    assert told == ["d1"]
+    world.says("receipts", {"push_id": asked, "event": "displayed"})
+    assert told == ["d1"], "nothing that it prefers has changed"
+
+
 def test_every_answer_is_proved(world: World) -> None:
     world.says("settings", {"consent": "granted", "seq": 5, "text_version": "v1", "client": "kiosk 2.1"})
     world.now += 1_000

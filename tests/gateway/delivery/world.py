@@ -183,13 +183,19 @@ class World:
 
     def says(self, leaf: str, payload: Any, device_no: int = 1) -> int | None:
         """A device publishes on one of its topics; the reason code of its acknowledgement, None while it waits."""
+        answers = self.says_at_once((leaf, payload), device_no=device_no)
+        return answers[0] if answers else None
+
+    def says_at_once(self, *statements: tuple[str, Any], device_no: int = 1) -> list[int]:
+        """As `says`, several before anything of them is stored."""
         identity = self.identities[device_no]
         answers: list[int] = []
-        raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        topic = f"default/devices/{identity.device_id}/{leaf}"
-        self.mailbox.published(identity.client_id, Message(topic, Body(raw)), answers.append)
+        for leaf, payload in statements:
+            raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+            topic = f"default/devices/{identity.device_id}/{leaf}"
+            self.mailbox.published(identity.client_id, Message(topic, Body(raw)), answers.append)
         self.settle()
-        return answers[0] if answers else None
+        return answers
 
     # -- looks
 
