@@ -11,7 +11,7 @@ Laws
 2. Nothing is let through in quiet hours, and nothing muted. What excess says `defer` of waits with the time when it is
    judged again; what it says `drop` of ends `suppressed` with its reason.
 3. `critical` passes all of that, as often as the app's ration for a device allows; each such use is a row
-   (`critical_use`). One more is judged like any other.
+   (`critical_use`). One more is judged like any other; the same one, sent again, is no other use.
 4. Apps without such rules pay nothing: `active` is False and no gated delivery exists.
 
 One judgement is under way at a time, for many devices; `tick` finds those whose time has come.
@@ -87,8 +87,8 @@ class Person:
     choices: dict[str, bool]
     uses: list[Use] = field(default_factory=list)
     """Of the last week, in order."""
-    critical_uses: int = 0
-    """Of the last day."""
+    critical_uses: set[int] = field(default_factory=set)
+    """Numbers of the pushes that were let through as critical in the last day."""
 
 
 @dataclass(slots=True)
@@ -104,7 +104,10 @@ class Verdict:
 def judge(alert: Alert, person: Person, now: int) -> Verdict:
     """What the rules say of an alert for a person at this moment."""
     held = _held(alert, person, now)
-    rationed = alert.priority == CRITICAL and person.critical_uses < person.rules.policy.critical.per_day
+    uses = person.critical_uses
+    rationed = alert.priority == CRITICAL and (
+        alert.push_no in uses or len(uses) < person.rules.policy.critical.per_day
+    )
     return Verdict(passed=held.reason) if rationed else held
 
 
@@ -440,8 +443,8 @@ def judge_rows(
                 push_no = digests.store(connection, device_no, channel, name, company, now)
                 judged.digests.append(push_no)
             judged.passed.setdefault(device_no, []).append(push_no)
-            if verdict.passed is not None:
-                person.critical_uses += 1
+            if verdict.passed is not None and push_no not in person.critical_uses:
+                person.critical_uses.add(push_no)
                 critical.append((person.app_no, device_no, push_no, verdict.passed, now))
             if kind == "alert" and person.rules.counts:
                 person.uses = [use for use in person.uses if use.push_no != push_no]
@@ -525,10 +528,9 @@ def _persons(connection: sqlite3.Connection, devices: Iterable[int], book: Polic
             (wanted,),
         ):
             persons[device_no].uses.append(Use(push_no, channel, at))
-    for device_no, count in connection.execute(
-        "SELECT device_no, count(*) FROM critical_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ?"
-        " GROUP BY device_no",
+    for device_no, push_no in connection.execute(
+        "SELECT device_no, push_no FROM critical_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ?",
         (wanted, now - WINDOWS["day"]),
     ):
-        persons[device_no].critical_uses = count
+        persons[device_no].critical_uses.add(push_no)
     return persons

@@ -335,6 +335,20 @@ def test_critical_passes_rationed_and_each_use_is_kept(world: World) -> None:
     assert alert(world, priority="critical") in world.received()
 
 
+def test_critical_sent_again_is_no_other_use(world: World) -> None:
+    set_policy(world, quiet_hours={**NIGHT, "excess": "drop"}, critical={"per_day": 1})
+    world.connect()
+    until_evening(world)
+    push_id = alert(world, priority="critical")
+    for _ in range(3):
+        world.disconnect()
+        world.connect()
+    assert world.received() == [push_id] * 4
+    assert world.state(push_id) == ("sent", None)
+    assert len(world.run(world.gate.critical_uses(APP.no, 10, None))["items"]) == 1
+    assert [event["type"] for event in world.events()].count("policy.critical") == 1
+
+
 def test_critical_that_passes_nothing_uses_no_ration(world: World) -> None:
     set_policy(world, quiet_hours=NIGHT, critical={"per_day": 0})
     world.connect()
@@ -409,7 +423,7 @@ class Schedules(RuleBasedStateMachine):
         self.muted = {1: False, 2: False}
         self.pushes: dict[str, dict[str, Any]] = {}
         self.arrivals: dict[int, list[tuple[int, str]]] = {1: [], 2: []}
-        self.passed: dict[int, list[int]] = {1: [], 2: []}
+        self.passed: dict[int, list[tuple[int, str]]] = {1: [], 2: []}
         self.mistakes: list[str] = []
         self.dropping = {"capped": False, "quiet_hours": False}
 
@@ -432,9 +446,11 @@ class Schedules(RuleBasedStateMachine):
         self.arrivals[device_no].append((now, push_id))
         if not broken:
             return
-        today = [at for at in self.passed[device_no] if at > now - WINDOWS["day"]]
+        today = {other for at, other in self.passed[device_no] if at > now - WINDOWS["day"]}
+        if push["priority"] == "critical" and push_id in today:
+            return  # sent again
         if push["priority"] == "critical" and len(today) < self.policy.critical.per_day:
-            self.passed[device_no].append(now)
+            self.passed[device_no].append((now, push_id))
         else:
             self.mistakes.append(f"{push} to d{device_no} at {now}: {broken}")
 
