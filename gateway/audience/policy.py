@@ -209,6 +209,19 @@ class PolicyBook:
         """Whether any push of the app may have to be kept from somebody."""
         return app_no in self.restricted or self.of(app_no).policy.consent.unknown == "suppress"
 
+    def guarded(self) -> list[int]:
+        """The apps of which that is so."""
+        return [app_no for app_no in self.restricted.union(self._rules) if self.is_guarded(app_no)]
+
+    def has_tempo(self, app_no: int) -> bool:
+        """Whether alerts of the app may have to wait."""
+        rules = self.of(app_no)
+        return app_no in self.timed or any(map(rules.has_tempo, (None, *rules.channels)))
+
+    def tempered(self) -> list[int]:
+        """The apps of which that is so."""
+        return [app_no for app_no in self.timed.union(self._rules) if self.has_tempo(app_no)]
+
     def is_gated(self, app_no: int, kind: str, channel: str | None, priority: int) -> bool:
         """Whether such a push is judged when it is handed over: an alert that may have to wait, or a critical one that
         a person may have muted."""

@@ -21,9 +21,18 @@ from gateway.audience.policy import CRITICAL, Consent, PolicyBook, Rules, choice
 from gateway.audience.tempo import Hours
 from gateway.delivery.analytics import opted_out
 from gateway.delivery.event_log import log_of_device
-from gateway.delivery.ledger import DEVICE_BITS, Ledger, end_rows, handle_of, regate_device_rows, suppress_rows
+from gateway.delivery.ledger import (
+    DEVICE_BITS,
+    RETRY_SECONDS,
+    Ledger,
+    end_rows,
+    handle_of,
+    regate_device_rows,
+    suppress_rows,
+)
 from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database
+from gateway.store.protocols import Timers
 from gateway.timestamps import rfc3339_or_none
 
 log = logging.getLogger(__name__)
@@ -222,18 +231,21 @@ def rejudge_rows(
             rows = connection.execute(
                 "SELECT d.push_no, d.device_no FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND +d.state = 0"
                 " WHERE p.closed_at IS NULL AND p.app_no = ? AND p.kind = ? AND p.channel IS ? AND p.priority = ?"
-                f" AND d.device_no IN ({select}) LIMIT ?",
-                (app_no, kind, channel, priority, *parameters, SLICE),
-            ).fetchall()
+                f" AND d.device_no IN ({select})",
+                (app_no, kind, channel, priority, *parameters),
+            )
             handles: list[int] = []
             for push_no, device_no in rows:
                 if is_sent(push_no, device_no):
                     in_flight[handle_of(push_no, device_no)] = reason
                 else:
                     handles.append(handle_of(push_no, device_no))
+                    if len(handles) == SLICE:
+                        more = True
+                        break
+            rows.close()
             end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
             ended += handles
-            more |= len(rows) == SLICE and bool(handles)
     return ended, in_flight, more
 
 
@@ -243,7 +255,10 @@ def rejudge_rows(
 class Wishes:
     """Stores what people want, and sees to it. `clock` gives server time in milliseconds."""
 
-    def __init__(self, database: Database, ledger: Ledger, book: PolicyBook, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, database: Database, ledger: Ledger, book: PolicyBook, clock: Callable[[], int], timers: Timers
+    ) -> None:
+        self._timers = timers
         self._database = database
         self._ledger = ledger
         self._book = book
@@ -285,7 +300,7 @@ class Wishes:
         self.on_stored(device_no)
 
     def rules_changed(self, app_no: int) -> None:
-        """What waits is judged anew, slice by slice."""
+        """What waits is judged anew, slice by slice. If the server ends before the last, `recover` does the rest."""
         if not self._book.is_guarded(app_no):
             return
         self._ledger.flush()
@@ -297,15 +312,20 @@ class Wishes:
             if more:
                 self.rules_changed(app_no)
 
+        def on_error(error: BaseException) -> None:
+            log.error("what waits could not be judged by the new rules, trying again: %s", error)
+            self._timers.call_later(RETRY_SECONDS, lambda: self.rules_changed(app_no))
+
         self._database.submit(
             lambda connection: rejudge_rows(connection, app_no, self._book.of(app_no), self._ledger.is_sent, now),
             on_commit,
-            lambda error: log.error("what waits could not be judged by the new rules: %s", error),
+            on_error,
         )
 
     async def recover(self) -> None:
-        """After a restart, before the first connection: what was in flight when somebody changed their mind."""
-        for app_no in list(self._book.restricted):
+        """After a restart, before the first connection: what was in flight when somebody changed their mind, and what
+        had not been judged yet by new rules."""
+        for app_no in self._book.guarded():
             more = True
             while more:
                 more = await self._rejudged(app_no)

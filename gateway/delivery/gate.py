@@ -26,6 +26,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from gateway.audience.policy import CRITICAL, PolicyBook, Rules, choices_of
@@ -104,10 +105,8 @@ class Verdict:
 def judge(alert: Alert, person: Person, now: int) -> Verdict:
     """What the rules say of an alert for a person at this moment."""
     held = _held(alert, person, now)
-    uses = person.critical_uses
-    rationed = alert.priority == CRITICAL and (
-        alert.push_no in uses or len(uses) < person.rules.policy.critical.per_day
-    )
+    others = len(person.critical_uses - {alert.push_no})
+    rationed = alert.priority == CRITICAL and others < person.rules.policy.critical.per_day
     return Verdict(passed=held.reason) if rationed else held
 
 
@@ -198,7 +197,11 @@ class Gate:
         ledger.act_now = lambda: [*self._offers_act_now(), *self._act_now]
 
     async def load(self) -> None:
-        """Before the first connection."""
+        """Before the first connection. What had not been put under new rules yet is put there."""
+        for app_no in self._book.tempered():
+            after: int | None = 0
+            while after is not None:
+                after = await self._database.write(partial(_regate_rows, app_no=app_no, after=after, anew=False))
         found = await self._database.read(
             lambda connection: connection.execute(
                 "SELECT EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_gated"
@@ -258,38 +261,23 @@ class Gate:
 
     def rules_changed(self, app_no: int) -> None:
         """Everything that waits in the app is judged by the new rules when it is handed over; now, if it may be."""
-        rules = self._book.of(app_no)
-        tempo = rules.policy.caps or rules.policy.quiet_hours or app_no in self._book.timed
-        tempo = tempo or any(channel.fields.caps or channel.fields.quiet_hours for channel in rules.channels.values())
-        if not tempo and not self._ledger.gated:
+        if not self._book.has_tempo(app_no) and not self._ledger.gated:
             return
         self._ledger.gated = True
         self._regate(app_no, 0)
 
     def _regate(self, app_no: int, after: int) -> None:
-        def operation(connection: sqlite3.Connection) -> int | None:
-            numbers = [
-                no
-                for (no,) in connection.execute(
-                    "SELECT no FROM push WHERE closed_at IS NULL AND app_no = ? AND kind = 'alert' AND no > ?"
-                    " ORDER BY no LIMIT ?",
-                    (app_no, after, REGATED_PUSHES),
-                )
-            ]
-            regate_push_rows(connection, numbers)
-            return numbers[-1] if len(numbers) == REGATED_PUSHES else None
-
         def on_commit(last: int | None) -> None:
             if last is not None:
                 self._regate(app_no, last)
             else:
                 self.look(self._mailbox.online_devices(app_no))
 
-        self._database.submit(
-            operation,
-            on_commit,
-            lambda error: log.error("what waits could not be put under the new rules: %s", error),
-        )
+        def on_error(error: BaseException) -> None:
+            log.error("what waits could not be put under the new rules, trying again: %s", error)
+            self._timers.call_later(RETRY_SECONDS, lambda: self._regate(app_no, after))
+
+        self._database.submit(lambda connection: _regate_rows(connection, app_no, after, True), on_commit, on_error)
 
     def _judge(self) -> None:
         self._scheduled = False
@@ -381,6 +369,20 @@ class Gate:
 
 
 # -- on the writer thread ----------------------------------------------------------------------------------------------
+
+
+def _regate_rows(connection: sqlite3.Connection, app_no: int, after: int, anew: bool) -> int | None:
+    """Put what waits of some pushes behind the gate; the number of the last of them, None if there are no more."""
+    numbers = [
+        no
+        for (no,) in connection.execute(
+            "SELECT no FROM push WHERE closed_at IS NULL AND app_no = ? AND kind = 'alert' AND no > ?"
+            " ORDER BY no LIMIT ?",
+            (app_no, after, REGATED_PUSHES),
+        )
+    ]
+    regate_push_rows(connection, numbers, anew)
+    return numbers[-1] if len(numbers) == REGATED_PUSHES else None
 
 
 def judge_rows(

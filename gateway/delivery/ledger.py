@@ -422,10 +422,11 @@ def gate_rows(connection: sqlite3.Connection, push_no: int) -> None:
     connection.execute("UPDATE delivery SET not_before = 0 WHERE push_no = ? AND +state = 0", (push_no,))
 
 
-def regate_push_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
-    """The same of several, whatever was said of it before."""
+def regate_push_rows(connection: sqlite3.Connection, push_nos: list[int], anew: bool) -> None:
+    """The same of several; `anew`: whatever was said of it before."""
+    only = "" if anew else " AND not_before IS NULL"
     connection.execute(
-        "UPDATE delivery SET not_before = 0 WHERE push_no IN (SELECT value FROM json_each(?)) AND +state = 0",
+        f"UPDATE delivery SET not_before = 0 WHERE push_no IN (SELECT value FROM json_each(?)) AND +state = 0{only}",
         (json.dumps(push_nos),),
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import hypothesis.strategies as st
@@ -23,6 +25,16 @@ def alert(world: World, target: dict[str, Any] | None = None, **fields: Any) -> 
 def set_policy(world: World, **fields: Any) -> None:
     world.run(world.book.set_policy(APP.no, Policy.model_validate(fields)))
     world.settle()
+
+
+@contextmanager
+def full_disk(world: World) -> Iterator[None]:
+    """For deliveries."""
+    world.connection.execute(
+        "CREATE TRIGGER full BEFORE UPDATE ON delivery BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+    )
+    yield
+    world.connection.execute("DROP TRIGGER full")
 
 
 def test_a_denied_device_gets_no_alert(world: World) -> None:
@@ -47,6 +59,35 @@ def test_what_waits_ends_when_consent_is_withdrawn(world: World) -> None:
     again = alert(world)
     world.connect()
     assert world.received() == [other, again]
+
+
+def test_new_rules_hold_for_all_that_waits_though_the_server_is_killed_meanwhile(world: World) -> None:
+    waiting = [alert(world) for _ in range(3)]
+    world.loop.run_until_complete(world.book.set_policy(APP.no, Policy(consent=ConsentPolicy(unknown="suppress"))))
+    world.crash()  # the rules are on disk, and nothing has been judged by them
+    world.connect()
+    assert world.received() == []
+    assert [world.state(push_id) for push_id in waiting] == [("suppressed", "no_consent")] * 3
+
+
+def test_new_rules_hold_for_what_waits_behind_what_is_in_flight(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.consent.SLICE", 2)
+    world.connect()
+    sent = [alert(world) for _ in range(3)]
+    assert world.received() == sent
+    waiting = [alert(world, {"device": "d2"}) for _ in range(3)]
+    set_policy(world, consent={"unknown": "suppress"})
+    assert [world.state(push_id, 2) for push_id in waiting] == [("suppressed", "no_consent")] * 3
+
+
+def test_new_rules_are_tried_again_when_the_disk_was_full(world: World) -> None:
+    waiting = alert(world)
+    with full_disk(world):
+        set_policy(world, consent={"unknown": "suppress"})
+    assert world.state(waiting) == ("waiting", None)
+    world.timers.later_turn()
+    world.settle()
+    assert world.state(waiting) == ("suppressed", "no_consent")
 
 
 def test_what_is_in_flight_ends_when_it_is_lost(world: World) -> None:

@@ -13,7 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
 from gateway.audience.tempo import WINDOWS, Hours, is_quiet
+from gateway.delivery.states import PRIORITIES
 from tests.gateway.delivery.machinery import HandOver
+from tests.gateway.delivery.test_consent import full_disk
 from tests.gateway.delivery.world import APP, START, World
 
 ALERT = {"title": "Hi"}
@@ -319,6 +321,34 @@ def test_what_has_no_room_follows_when_there_is(world: World) -> None:
     assert world.received() == sent
 
 
+def test_new_caps_hold_for_all_that_waits_though_the_server_is_killed_meanwhile(world: World) -> None:
+    waiting = [alert(world) for _ in range(3)]
+    world.loop.run_until_complete(world.book.set_policy(APP.no, Policy.model_validate({"caps": cap(1, "day")})))
+    world.crash()  # the rules are on disk, and nothing has been put under them
+    world.connect()
+    assert world.received() == waiting[:1]
+
+
+def test_what_is_deferred_stays_so_over_a_restart(world: World) -> None:
+    set_policy(world, caps=cap(1, "day", "defer"))
+    world.connect()
+    _, later = alert(world), alert(world)
+    deferred = not_before(world, later)
+    world.crash()
+    assert deferred is not None
+    assert not_before(world, later) == deferred
+
+
+def test_new_caps_are_tried_again_when_the_disk_was_full(world: World) -> None:
+    waiting = [alert(world) for _ in range(3)]
+    with full_disk(world):
+        set_policy(world, caps=cap(1, "day"))
+    world.timers.later_turn()
+    world.settle()
+    world.connect()
+    assert world.received() == waiting[:1]
+
+
 def test_critical_passes_rationed_and_each_use_is_kept(world: World) -> None:
     set_policy(world, quiet_hours=NIGHT, caps=cap(1, "day"), critical={"per_day": 2})
     world.says("settings", {"channels": {"safety": False}})
@@ -422,7 +452,8 @@ class Schedules(RuleBasedStateMachine):
         self.hours: dict[int, Hours | None] = {1: None, 2: None}
         self.muted = {1: False, 2: False}
         self.pushes: dict[str, dict[str, Any]] = {}
-        self.arrivals: dict[int, list[tuple[int, str]]] = {1: [], 2: []}
+        self.arrivals: dict[int, list[tuple[int, str, bool]]] = {1: [], 2: []}
+        """(time, push, whether it counted then: alerts count from when there are caps and they are under rules)."""
         self.passed: dict[int, list[tuple[int, str]]] = {1: [], 2: []}
         self.mistakes: list[str] = []
         self.dropping = {"capped": False, "quiet_hours": False}
@@ -443,19 +474,18 @@ class Schedules(RuleBasedStateMachine):
         push = self.pushes.get(push_id) or self.coming
         now = self.world.now
         broken = self.broken(device_no, push_id, push, now)
-        self.arrivals[device_no].append((now, push_id))
+        counted = bool(push["gated"] and self.world.book.of(APP.no).counts)
+        self.arrivals[device_no].append((now, push_id, counted))
         if not broken:
             return
-        today = {other for at, other in self.passed[device_no] if at > now - WINDOWS["day"]}
-        if push["priority"] == "critical" and push_id in today:
-            return  # sent again
+        today = {other for at, other in self.passed[device_no] if at > now - WINDOWS["day"]} - {push_id}
         if push["priority"] == "critical" and len(today) < self.policy.critical.per_day:
             self.passed[device_no].append((now, push_id))
         else:
             self.mistakes.append(f"{push} to d{device_no} at {now}: {broken}")
 
     def note_digest(self, push: dict[str, Any]) -> None:
-        facts = {"kind": "alert", "channel": push.get("channel"), "priority": push["priority"], "counted": True}
+        facts = {"kind": "alert", "channel": push.get("channel"), "priority": push["priority"], "gated": True}
         self.pushes[push["push_id"]] = {**facts, "ttl": push["expires_in"]}
 
     def broken(self, device_no: int, push_id: str, push: dict[str, Any], now: int) -> list[str]:
@@ -472,8 +502,8 @@ class Schedules(RuleBasedStateMachine):
             for limit in caps.limits if caps else ():
                 others = {
                     other
-                    for at, other in self.arrivals[device_no]
-                    if at > now - WINDOWS[limit.per] and other != push_id and self.counts(other, channel)
+                    for at, other, counted in self.arrivals[device_no]
+                    if counted and at > now - WINDOWS[limit.per] and other != push_id and self.counts(other, channel)
                 }
                 if len(others) >= limit.count:
                     broken.append(f"more than {limit}")
@@ -481,7 +511,7 @@ class Schedules(RuleBasedStateMachine):
 
     def counts(self, push_id: str, channel: str | None) -> bool:
         push = self.pushes.get(push_id) or self.coming
-        return bool(push["kind"] == "alert" and channel in (None, push["channel"]) and push["counted"])
+        return bool(push["kind"] == "alert" and channel in (None, push["channel"]))
 
     # -- moves
 
@@ -499,8 +529,8 @@ class Schedules(RuleBasedStateMachine):
 
     def send(self, to: dict[str, Any], kind: str, channel: str | None, priority: str, ttl: int) -> None:
         fields = {} if channel is None else {"channel": channel}
-        counted = self.world.book.of(APP.no).counts
-        self.coming = {"kind": kind, "channel": channel, "priority": priority, "ttl": ttl, "counted": counted}
+        gated = self.world.book.is_gated(APP.no, kind, channel, PRIORITIES.index(priority))
+        self.coming = {"kind": kind, "channel": channel, "priority": priority, "ttl": ttl, "gated": gated}
         accepted = self.world.push(to, kind=kind, notification=ALERT, priority=priority, ttl=ttl, **fields)
         self.pushes[accepted.push_id] = self.coming
 
@@ -512,6 +542,7 @@ class Schedules(RuleBasedStateMachine):
     def app_rules(self, caps: Any, quiet: Any, ration: int) -> None:
         self.policy = Policy.model_validate({"caps": caps, "quiet_hours": quiet, "critical": {"per_day": ration}})
         self.note_drops()
+        self.note_gated()
         self.world.run(self.world.book.set_policy(APP.no, self.policy))
         self.world.settle()
 
@@ -523,12 +554,20 @@ class Schedules(RuleBasedStateMachine):
         fields = ChannelFields.model_validate({"name": "Offers", "caps": caps, "quiet_hours": quiet})
         self.offers = fields
         self.note_drops()
+        self.note_gated()
         book = self.world.book
         if "offers" in book.of(APP.no).channels:
             self.world.run(book.change_channel(APP.no, "offers", fields))
         else:
             self.world.run(book.add_channel(APP.no, NewChannel(id="offers", **fields.__dict__)))
         self.world.settle()
+
+    def note_gated(self) -> None:
+        """What waits when rules come is under them."""
+        rules = [fields for fields in (self.policy, self.offers) if fields is not None]
+        if self.world.book.timed or any(fields.caps or fields.quiet_hours for fields in rules):
+            for push in self.pushes.values():
+                push["gated"] = True
 
     def note_drops(self) -> None:
         for fields in (self.policy, self.offers):
@@ -575,6 +614,7 @@ class Schedules(RuleBasedStateMachine):
 
     @rule()
     def crashes(self) -> None:
+        self.note_gated()
         self.world.crash()
         self.world.engine.on_hand_over = self.handed_over
 
