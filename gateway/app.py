@@ -162,7 +162,7 @@ async def _serve(settings: Settings) -> None:
         ending.push_async_callback(rooms.couriers.end)
         if tls is not None:
             ending.callback(entrance.close)
-        for work in (rooms.sweep(), rooms.retire(), rooms.metrics.keep_counting()):
+        for work in (rooms.sweep(), rooms.retire(), rooms.analytics.count_large(), rooms.metrics.keep_counting()):
             task = loop.create_task(work)
             ending.push_async_callback(_cancel, task)
 
@@ -334,7 +334,7 @@ class Rooms:
             numbers,
             self.attachments,
         )
-        self._analytics = Analytics(database, ledger, book, clock, loop)
+        self.analytics = Analytics(database, ledger, book, clock, loop)
         self.feed = feed = EventFeed(database, clock, loop)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
         self._webhooks = WebhookBook(database, clock, networks)
@@ -405,7 +405,7 @@ class Rooms:
         await self._gate.load()
         await self.mailbox.recover()
         await self._wishes.recover()
-        await self._analytics.load()
+        await self.analytics.load()
         await self._webhooks.load()
         await self.attachments.load()
 
@@ -429,7 +429,7 @@ class Rooms:
             calls=self._calls,
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),
-            analytics=self._analytics,
+            analytics=self.analytics,
             attachments=self.attachments,
             feed=self.feed,
             webhooks=self._webhooks,
@@ -444,7 +444,7 @@ class Rooms:
         while True:
             self._ledger.sweep()
             self._gate.tick()
-            self._analytics.tick()
+            self.analytics.tick()
             self.couriers.tick()
             await asyncio.sleep(SWEEP_SECONDS)
 

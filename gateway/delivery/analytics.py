@@ -1,9 +1,10 @@
 """What became of pushes, counted as it happens: targeted, eligible, delivered, displayed, opened, acted.
 
 Nothing is counted on the hot path: the ledger notes the numbers of pushes of which something has changed, and a few
-times a second those are counted anew, set by set, on the writer thread between other operations. What a push counted
-before is kept with it (`push_funnel`), so that the difference can be added to the hours of its channel, its devices'
-tags and its app (`funnel`). A request reads those rows and no deliveries.
+times a second those are counted anew, set by set, on the writer thread between other operations. A push of more than
+DELIVERIES is counted on a reader, a part at a time, and nobody waits for it. What a push counted before is kept with it
+(`push_funnel`), so that the difference can be added to the hours of its channel, its devices' tags and its app
+(`funnel`). A request reads those rows; it counts only what has changed since.
 
 Counts are cumulative: what was opened was displayed and delivered as well. A push belongs to the hour in which it was
 accepted. Times to deliver and to open are kept as histograms whose steps are a fifth apart, of every delivery up to
@@ -15,14 +16,17 @@ is missing until something more comes.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
 import sqlite3
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from gateway.audience.policy import PolicyBook
@@ -41,9 +45,13 @@ DAY_MS = 86_400_000
 PUSHES = 100
 """Pushes that one operation counts, about 1.7 ms of the writer: others wait for it."""
 DELIVERIES = 5_000
-"""Deliveries of those, or those of one push."""
+"""Deliveries of those, and of a part of a larger push."""
 PAUSE = 0.05
 """Seconds between two operations."""
+LOOK = 0.5
+"""Seconds until somebody looks again for a push of many deliveries."""
+REST = 4
+"""How many times as long as it took to count one of those is no other one counted: a fifth of a core at most."""
 RECOUNTED = 10_000
 """Pushes that a restart counts anew, besides those that were never counted, and ten times as many at most."""
 AGE = 2_000
@@ -52,6 +60,7 @@ accepted and delivered."""
 SAMPLE = 10_000
 """Deliveries of a push whose times are looked at one by one."""
 STEP = math.log(1.2)
+LAST_DEVICE = 2**53
 STAGES = ("targeted", "eligible", "delivered", "displayed", "dismissed", "opened", "acted")
 RATES = {
     "delivered": "eligible",
@@ -82,6 +91,11 @@ class Analytics:
         self._aged: set[int] = set()
         """What is being counted; what changes meanwhile gathers in `Ledger.changed`."""
         self._aged_at = 0
+        self._large: set[int] = set()
+        """Those of them that are counted on a reader."""
+        self._large_now: int | None = None
+        self._lock = asyncio.Lock()
+        """Held while a large push is counted: a later count must not be replaced by an earlier one."""
 
     async def load(self) -> None:
         """After a restart."""
@@ -105,9 +119,10 @@ class Analytics:
         self._under_way = True
         changed = [self._aged.pop() for _ in range(min(len(self._aged), PUSHES))]
 
-        def on_commit(left: list[int]) -> None:
+        def on_commit(rest: Rest) -> None:
             self._under_way = False
-            self._aged.update(left)
+            self._aged.update(rest.left)
+            self._large.update(rest.large)
             if self._aged:
                 self._timers.call_later(PAUSE, self.tick)
 
@@ -118,49 +133,82 @@ class Analytics:
 
         self._database.submit(lambda connection: count_rows(connection, changed), on_commit, on_error)
 
+    async def count_large(self) -> None:
+        """Count pushes of many deliveries, until cancelled."""
+        while True:
+            pause = LOOK
+            if self._large:
+                push_no = self._large.pop()
+                began = time.monotonic()
+                try:
+                    await self._count_on_reader(push_no)
+                except Exception as error:
+                    log.error("a push cannot be counted, trying again: %s", error)
+                    self._large.add(push_no)
+                pause = max(PAUSE, REST * (time.monotonic() - began))
+            await asyncio.sleep(pause)
+
     async def settle(self) -> None:
         """Count everything that has changed until now."""
+        await self._settle(None)
+
+    async def _settle(self, push_no: int | None) -> None:
+        """Of one push, or of all."""
         self._ledger.flush()
-        await self._database.write(lambda connection: None)  # what was flushed is called back
-        left = self._aged | self._ledger.changed
-        self._aged, self._ledger.changed = set(), set()
-        while left:
-            some = [left.pop() for _ in range(min(len(left), PUSHES))]
+        await self._database.write(lambda connection: None)  # what was flushed, and what `tick` counts, is called back
+        changed = self._aged | self._ledger.changed | self._large
+        if self._large_now is not None:
+            changed.add(self._large_now)  # a part of it may have been read before its last change
+        if push_no is not None:
+            changed &= {push_no}
+        for waiting in (self._aged, self._ledger.changed, self._large):
+            waiting -= changed
+        while changed:
+            some = [changed.pop() for _ in range(min(len(changed), PUSHES))]
             try:
-                left.update(await self._count(some))
+                rest = await self._database.write(partial(count_rows, push_nos=some))
+                changed.update(rest.left)
+                for large in rest.large:
+                    await self._count_on_reader(large)
             except BaseException:
-                self._ledger.changed |= left.union(some)
+                self._ledger.changed |= changed.union(some)
                 raise
 
-    async def _count(self, push_nos: list[int]) -> list[int]:
-        return await self._database.write(lambda connection: count_rows(connection, push_nos))
+    async def _count_on_reader(self, push_no: int) -> None:
+        async with self._lock:
+            self._large_now = push_no
+            try:
+                tally: Tally = Counter()
+                tags: dict[str, Tally] = defaultdict(Counter)
+                after: int | None = 0
+                while after is not None:
+                    part, part_of_tags, after = await self._database.read(partial(_part, push_no=push_no, after=after))
+                    tally.update(part)
+                    for tag, of_tag in part_of_tags.items():
+                        tags[tag].update(of_tag)
+                await self._database.write(lambda connection: _store(connection, {push_no: tally}, {push_no: tags}))
+            finally:
+                self._large_now = None
 
     async def of_push(self, app_no: int, push_id: str) -> dict[str, Any]:
         """Raises Problem 404, 410."""
         push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
-        self._ledger.flush()
-        number = push_no
+        await self._settle(push_no)
 
-        def write(connection: sqlite3.Connection) -> tuple[Tally, int] | None:
-            count_rows(connection, [number])
-            row = connection.execute("SELECT content FROM push_funnel WHERE push_no = ?", (number,)).fetchone()
+        def read(connection: sqlite3.Connection) -> Tally | None:
+            row = connection.execute("SELECT content FROM push_funnel WHERE push_no = ?", (push_no,)).fetchone()
             if row is None:
                 return None
-            (opted_out,) = connection.execute(
-                "SELECT count(*) FROM delivery AS d WHERE d.push_no = ? AND d.delivered_at IS NOT NULL AND EXISTS ("
-                " SELECT 1 FROM consent_record AS c WHERE c.device_no = d.device_no AND c.consent = 'denied'"
-                " AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ?)",
-                (number, DAY_MS),
-            ).fetchone()
-            return Counter(json.loads(row[0])["tally"]), opted_out
+            tally: Tally = Counter(json.loads(row[0])["tally"])
+            if "opted_out" not in tally:  # its deliveries are still there
+                tally["opted_out"] = opted_out_after(connection, push_no)
+            return tally
 
-        found = await self._database.write(write)
-        if found is None:
+        tally = await self._database.read(read)
+        if tally is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
-        tally, opted_out = found
-        tally["opted_out"] = opted_out
         return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock())}
 
     async def by(self, app_no: int, by: By, since: int | None, until: int | None) -> list[dict[str, Any]]:
@@ -213,30 +261,62 @@ def _percentiles(tally: Mapping[str, int], prefix: str) -> dict[str, int] | None
 # -- on the writer thread ----------------------------------------------------------------------------------------------
 
 
-def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> list[int]:
-    """Count these pushes anew and add the difference to their hours; those that there was no time for."""
+class Rest(NamedTuple):
+    """Pushes that were not counted."""
+
+    left: list[int]
+    """There was no time for them."""
+    large: list[int]
+    """They have more than DELIVERIES."""
+
+
+def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Rest:
+    """Count these pushes anew and add the difference to their hours."""
     listed: list[int] = []
+    rest = Rest([], [])
     size = 0
-    pushes = {
-        no: (app_no, channel, accepted_at, targeted)
-        for no, app_no, channel, accepted_at, targeted in _rows(
-            connection,
-            "SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted)) FROM push"
-            " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
-            json.dumps(push_nos),
-        )
-    }
-    left: list[int] = []
-    for push_no, (_, _, _, targeted) in pushes.items():
-        if listed and size + targeted > DELIVERIES:
-            left.append(push_no)
+    for push_no, targeted in _rows(
+        connection,
+        "SELECT json_group_array(json_array(no, targeted)) FROM push"
+        " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
+        json.dumps(push_nos),
+    ):
+        if targeted > DELIVERIES:
+            rest.large.append(push_no)
+        elif size + targeted > DELIVERIES:
+            rest.left.append(push_no)
         else:
             size += targeted
             listed.append(push_no)
-    if not listed:
-        return left
-    wanted = json.dumps(listed)
-    tallies, by_tag = _counted(connection, wanted)
+    if listed:
+        _store(connection, *_counted(connection, listed))
+    return rest
+
+
+def _part(connection: sqlite3.Connection, push_no: int, after: int) -> tuple[Tally, dict[str, Tally], int | None]:
+    """Count the deliveries of a push to the next DELIVERIES devices behind a number; the number of the last, if there
+    may be more."""
+    row = connection.execute(
+        "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
+        (push_no, after, DELIVERIES - 1),
+    ).fetchone()
+    last: int | None = None if row is None else row[0]
+    tallies, by_tag = _counted(connection, [push_no], after, LAST_DEVICE if last is None else last)
+    return tallies[push_no], by_tag[push_no], last
+
+
+def _store(connection: sqlite3.Connection, tallies: dict[int, Tally], by_tag: dict[int, dict[str, Tally]]) -> None:
+    """What pushes count now, and the difference in their hours; but for those whose counts are final."""
+    pushes = {
+        no: (app_no, channel, accepted_at)
+        for no, app_no, channel, accepted_at in _rows(
+            connection,
+            "SELECT json_group_array(json_array(no, app_no, channel, accepted_at)) FROM push"
+            " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
+            json.dumps(list(tallies)),
+        )
+    }
+    wanted = json.dumps(list(pushes))
     before: dict[int, Any] = dict(
         _rows(
             connection,
@@ -246,8 +326,7 @@ def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> list[int]
         )
     )
     added: dict[tuple[int, str, str, int], Tally] = defaultdict(Counter)
-    for push_no in listed:
-        app_no, channel, accepted_at, _ = pushes[push_no]
+    for push_no, (app_no, channel, accepted_at) in pushes.items():
         hour = accepted_at // HOUR_MS
         old = before.get(push_no, {"tally": {}, "tags": {}})
         tally = tallies[push_no]
@@ -256,13 +335,12 @@ def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> list[int]
         added[app_no, "channel", channel or "", hour].update(difference)
         for tag in by_tag[push_no].keys() | old["tags"].keys():
             added[app_no, "tag", tag, hour].update(_less(by_tag[push_no].get(tag, {}), old["tags"].get(tag, {})))
-    counted = [[push_no, {"tally": tallies[push_no], "tags": by_tag[push_no]}] for push_no in listed]
+    counted = [[push_no, {"tally": tallies[push_no], "tags": by_tag[push_no]}] for push_no in pushes]
     connection.execute(
         "INSERT OR REPLACE INTO push_funnel (push_no, content) SELECT value ->> 0, value -> 1 FROM json_each(?)",
         (json.dumps(counted),),
     )
     add_rows(connection, added)
-    return left
 
 
 def _less(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
@@ -270,13 +348,17 @@ def _less(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-def _counted(connection: sqlite3.Connection, wanted: str) -> tuple[dict[int, Tally], dict[int, dict[str, Tally]]]:
-    tallies: dict[int, Tally] = defaultdict(Counter)
+def _counted(
+    connection: sqlite3.Connection, push_nos: list[int], after: int = 0, last: int = LAST_DEVICE
+) -> tuple[dict[int, Tally], dict[int, dict[str, Tally]]]:
+    """Of the devices with numbers behind `after`, up to `last`."""
+    wanted = json.dumps([push_nos, after, last])
+    tallies: dict[int, Tally] = {push_no: Counter() for push_no in push_nos}
     by_tag: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Counter))
     for push_no, state, count in _rows(
         connection,
         "SELECT json_group_array(json_array(push_no, state, count)) FROM (SELECT push_no, state, count(*) AS count"
-        " FROM delivery WHERE push_no IN (SELECT value FROM json_each(?)) GROUP BY push_no, state)",
+        f" FROM delivery AS d WHERE {_WANTED} GROUP BY push_no, state)",
         wanted,
     ):
         _add_state(tallies[push_no], state, count)
@@ -284,7 +366,7 @@ def _counted(connection: sqlite3.Connection, wanted: str) -> tuple[dict[int, Tal
         connection,
         "SELECT json_group_array(json_array(push_no, tag, state, count)) FROM (SELECT d.push_no, t.tag, d.state,"
         " count(*) AS count FROM delivery AS d JOIN device_tag AS t ON t.device_no = d.device_no"
-        " WHERE d.push_no IN (SELECT value FROM json_each(?)) GROUP BY d.push_no, t.tag, d.state)",
+        f" WHERE {_WANTED} GROUP BY d.push_no, t.tag, d.state)",
         wanted,
     ):
         _add_state(by_tag[push_no][tag], state, count)
@@ -295,7 +377,7 @@ def _counted(connection: sqlite3.Connection, wanted: str) -> tuple[dict[int, Tal
         " json_group_array(coalesce(d.opened_at, d.acted_at) - p.accepted_at)"
         f"  FILTER (WHERE d.opened_at IS NOT NULL OR d.acted_at IS NOT NULL) AS opened"
         f" FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND d.device_no % (1 + p.targeted / {SAMPLE}) = 0"
-        " WHERE p.no IN (SELECT value FROM json_each(?)) GROUP BY p.no)",
+        f" WHERE {_WANTED} GROUP BY p.no)",
         wanted,
     ):
         for prefix, times in (("d", delivered), ("o", opened)):
@@ -342,11 +424,38 @@ def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str,
     )
 
 
+_WANTED = (
+    "d.push_no IN (SELECT value FROM json_each(?1, '$[0]')) AND d.device_no > ?1 ->> 1 AND d.device_no <= ?1 ->> 2"
+)
+
+
 def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]:
     """What a statement finds, as the one row of JSON that it answers: each row is a pass of the interpreter lock."""
     (text,) = connection.execute(sql, (parameter,)).fetchone()
     found: list[Any] = json.loads(text)
     return found
+
+
+def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
+    """How many people withdrew consent within a day of having been sent this push. Read from the withdrawals, which
+    are few."""
+    (count,) = connection.execute(
+        "SELECT count(DISTINCT d.device_no) FROM push AS p CROSS JOIN consent_record AS c INDEXED BY consent_denied"
+        "  ON c.consent = 'denied' AND c.recorded_at >= p.accepted_at"
+        " CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = c.device_no"
+        "  AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ? WHERE p.no = ?",
+        (DAY_MS, push_no),
+    ).fetchone()
+    found: int = count
+    return found
+
+
+def finish_row(connection: sqlite3.Connection, push_no: int) -> None:
+    """Its deliveries are about to be removed: keep what is read from them."""
+    connection.execute(
+        "UPDATE push_funnel SET content = json_set(content, '$.tally.opted_out', ?) WHERE push_no = ?",
+        (opted_out_after(connection, push_no), push_no),
+    )
 
 
 def opted_out(

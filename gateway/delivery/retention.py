@@ -2,9 +2,9 @@
 
 Deliveries are removed some time after their push has fully ended; its counts are kept as JSON on the push row for
 longer, then the row becomes a tombstone that answers 410. After as long again it leaves as well, and the push is as
-unknown as one that never was. Idempotency records, uplink messages, events and dead letters go by age, the row of a
-removed device when no delivery can refer to it any more. The conservation law holds over all of it: counts before and
-after a removal of deliveries are the same.
+unknown as one that never was. Idempotency records, uplink messages, events, dead letters and uses of `critical` go by
+age, the row of a removed device and its consents when no delivery can refer to it any more. The conservation law holds
+over all of it: counts before and after a removal of deliveries are the same.
 
 What has ended before its ttl was over is looked for on a reader: everything that is still open has to be looked at, and
 a million waiting pushes must not keep the writer from its work.
@@ -16,7 +16,7 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from gateway.delivery.analytics import HOUR_MS
+from gateway.delivery.analytics import HOUR_MS, finish_row
 from gateway.delivery.event_log import remove_events
 from gateway.delivery.reports import count_states
 from gateway.store.database import Database
@@ -133,6 +133,10 @@ def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
             " (SELECT app_no, dimension, key, hour FROM funnel WHERE hour < ? LIMIT ?)",
             ((now - keep.counts) // HOUR_MS, SLICE),
         ).rowcount
+        + connection.execute(
+            "DELETE FROM critical_use WHERE no IN (SELECT no FROM critical_use WHERE at <= ? LIMIT ?)",
+            (now - keep.counts, SLICE),
+        ).rowcount
         + remove_events(connection, now - keep.events, SLICE)
         + connection.execute(
             "DELETE FROM dead_letter WHERE no IN (SELECT no FROM dead_letter WHERE at <= ? LIMIT ?)",
@@ -151,6 +155,7 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
     removed = 0
     for push_no, final_counts in pushes:
         if final_counts is None:
+            finish_row(connection, push_no)
             connection.execute(
                 "UPDATE push SET final_counts = ? WHERE no = ?",
                 (json.dumps(count_states(connection, push_no, ())), push_no),
@@ -177,9 +182,15 @@ def _bury_pushes(connection: sqlite3.Connection, now: int, kept: int) -> int:
 
 
 def _remove_devices(connection: sqlite3.Connection) -> int:
-    """Rows of devices that were removed before the oldest push of which there are still deliveries was accepted."""
-    return connection.execute(
+    """Rows of devices that were removed before the oldest push of which there are still deliveries was accepted, and
+    what is known of their people."""
+    removed = connection.execute(
         "DELETE FROM device WHERE no IN (SELECT no FROM device WHERE removed_at < coalesce("
-        " (SELECT accepted_at FROM push WHERE no = (SELECT min(push_no) FROM delivery)), ?) LIMIT ?)",
+        " (SELECT accepted_at FROM push WHERE no = (SELECT min(push_no) FROM delivery)), ?) LIMIT ?) RETURNING no",
         (2**62, SLICE),
-    ).rowcount
+    ).fetchall()
+    if removed:
+        numbers = json.dumps([no for (no,) in removed])
+        for table in ("consent_record", "alert_use"):
+            connection.execute(f"DELETE FROM {table} WHERE device_no IN (SELECT value FROM json_each(?))", (numbers,))
+    return len(removed)

@@ -90,7 +90,10 @@ class ConsentRecord(SQLModel, table=True):
     """Proof of what a person has answered, and when: one row for each answer, as the server heard it."""
 
     __tablename__ = "consent_record"
-    __table_args__ = (Index("consent_record_of_device", "device_no", "no"),)
+    __table_args__ = (
+        Index("consent_record_of_device", "device_no", "no"),
+        Index("consent_denied", "recorded_at", sqlite_where=text("consent = 'denied'")),
+    )
     no: int | None = Field(default=None, primary_key=True)
     device_no: int
     consent: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -128,6 +129,34 @@ def test_counts_are_the_ledgers_own_after_everything(world: World) -> None:
     for stage in ("delivered", "displayed", "opened", "acted"):
         assert sum(item[stage] for item in channels.values()) == sum(found[stage] for found in reached)
     assert sum(item["targeted"] for item in channels.values()) == 12
+
+
+def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
+    world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'foyer', 3)")
+    for device_no in (1, 2, 3):
+        world.connect(device_no)
+    large, small = push(world), push(world, {"device": "d1"})
+    world.acknowledge_all(1)
+    world.acknowledge_all(3)
+    assert stages(funnel(world, large)) == [3, 3, 2, 0, 0, 0, 0]
+    says(world, large, "opened", 3)
+    assert stages(by(world, "channel")[None]) == [4, 4, 3, 1, 0, 1, 0]
+    assert stages(by(world, "tag")["foyer"]) == [3, 3, 3, 1, 0, 1, 0]
+    assert stages(funnel(world, large)) == [3, 3, 2, 1, 0, 1, 0]
+    assert stages(funnel(world, small)) == [1, 1, 1, 0, 0, 0, 0]
+
+
+def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
+    counting = world.loop.create_task(world.analytics.count_large())
+    large = push(world)
+    world.passes(5)
+    world.analytics.tick()
+    world.settle()
+    world.run(asyncio.sleep(0.6))
+    counting.cancel()
+    assert world.row("SELECT content ->> '$.tally.targeted' FROM push_funnel") == (3,), large
 
 
 def test_a_slice_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

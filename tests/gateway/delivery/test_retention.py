@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.audience.policy import Policy
 from gateway.delivery.retention import FORGET, Keep, Retention
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
@@ -191,3 +192,44 @@ def test_a_removed_device_leaves_when_nothing_refers_to_it(world: World) -> None
     sweep(world)
     assert world.row("SELECT group_concat(id) FROM device") == ("d1,d3",)
     assert world.counts(later.push_id) == {"targeted": 1, "waiting": 1}
+
+
+def test_who_opted_out_after_a_push_is_known_when_its_deliveries_are_gone(world: World) -> None:
+    world.connect()
+    push_id = world.push(notification={"title": "Hi"}).push_id
+    world.acknowledge()
+    world.says("settings", {"consent": "denied"})
+    assert world.run(world.analytics.of_push(APP.no, push_id))["opted_out"] == 1
+    world.passes(2 * DAY)
+    world.passes(31 * DAY)
+    sweep(world)
+    assert world.row("SELECT count(*) FROM delivery") == (0,)
+    assert world.run(world.analytics.of_push(APP.no, push_id))["opted_out"] == 1
+
+
+def test_what_is_known_of_a_person_leaves_with_the_device(world: World) -> None:
+    world.run(world.book.set_policy(APP.no, Policy.model_validate({"caps": {"limits": [{"count": 9, "per": "day"}]}})))
+    world.says("settings", {"consent": "granted"})
+    world.connect()
+    world.push(notification={"title": "Hi"})
+    world.acknowledge()
+    world.remove()
+    counts = "SELECT (SELECT count(*) FROM consent_record), (SELECT count(*) FROM alert_use)"
+    assert world.row(counts) == (1, 1)
+    world.passes(2 * DAY)
+    world.passes(31 * DAY)
+    sweep(world)
+    assert world.row(counts) == (0, 0)
+
+
+def test_uses_of_critical_are_on_record_as_long_as_counts(world: World) -> None:
+    policy = {"caps": {"limits": [{"count": 1, "per": "day"}]}, "critical": {"per_day": 1}}
+    world.run(world.book.set_policy(APP.no, Policy.model_validate(policy)))
+    world.connect()
+    for _ in range(2):
+        world.push(notification={"title": "Hi"}, priority="critical")
+        world.acknowledge_all()
+    for days, kept in ((399, 1), (2, 0)):
+        world.passes(days * DAY)
+        sweep(world)
+        assert world.row("SELECT count(*) FROM critical_use") == (kept,)
