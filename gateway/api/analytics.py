@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -44,7 +45,7 @@ async def funnels(
     first, last = _milliseconds("from", since), _milliseconds("to", to)
     items = await services(request).analytics.by(principal.app_no, by, first, last)
     if as_ == "csv":
-        return Response(_csv(items), media_type="text/csv; charset=utf-8")
+        return Response(_csv(by, items), media_type="text/csv; charset=utf-8")
     if as_ == "ndjson":
         return Response(b"".join(to_json(item) + b"\n" for item in items), media_type="application/x-ndjson")
     return json_response({"items": items})
@@ -59,18 +60,27 @@ def _milliseconds(name: str, text: str | None) -> int | None:
         raise problem("invalid_request", f"{name}: a time with its offset, such as 2026-12-01T00:00:00Z") from None
 
 
-def _csv(items: list[dict[str, Any]]) -> str:
-    flat = [
-        {
-            f"{name}_{inner}" if isinstance(value, dict) else name: found
-            for name, value in item.items()
-            for inner, found in (value.items() if isinstance(value, dict) else (("", value),))
-        }
-        for item in items
-    ]
-    columns = list(dict.fromkeys(name for row in flat for name in row))
+_COLUMNS = {
+    **dict.fromkeys(answers.Stages.model_fields, ()),
+    "rates": tuple(answers.Rates.model_fields),
+    "time_to_deliver_ms": tuple(answers.Percentiles.model_fields),
+    "time_to_open_ms": tuple(answers.Percentiles.model_fields),
+}
+"""Fields of an item, and of those within."""
+
+
+def _csv(by: By, items: list[dict[str, Any]]) -> str:
+    """The same columns whatever there is to say."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(flat)
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow([by, *(f"{name}_{inner}" if inner else name for name, inner in _fields())])
+    for item in items:
+        writer.writerow(
+            [item[by], *((item[name] or {}).get(inner) if inner else item[name] for name, inner in _fields())]
+        )
     return text.getvalue()
+
+
+def _fields() -> Iterator[tuple[str, str]]:
+    for name, within in _COLUMNS.items():
+        yield from ((name, inner) for inner in within or ("",))

@@ -363,8 +363,9 @@ class CallAnswer(_Answer):
 
 
 class Rates(_Answer):
-    """Each a share of the stage before: eligible, delivered, displayed, opened; `opted_out` of the delivered. null:
-    there is nothing that it could be a share of."""
+    """`delivered` of the eligible; of what people see, `alert` and `in_app`, each as a share of the stage before, and
+    `opted_out` of the delivered; `acted` of the delivered if nothing of it is seen. null: nothing that it could
+    be a share of."""
 
     delivered: float | None
     displayed: float | None

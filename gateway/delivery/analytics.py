@@ -6,9 +6,11 @@ DELIVERIES is counted on a reader, a part at a time, and nobody waits for it. Wh
 (`push_funnel`), so that the difference can be added to the hours of its channel, its devices' tags and its app
 (`funnel`). A request reads those rows; it counts only what has changed since.
 
-Counts are cumulative: what was opened was displayed and delivered as well. A push belongs to the hour in which it was
-accepted. Times to deliver and to open are kept as histograms whose steps are a fifth apart, of every delivery up to
-SAMPLE of a push, of a sample beyond.
+Counts are cumulative: what was acted on was opened, what was opened was displayed, and all of it delivered. Data and
+commands show nothing, so they have no part in what was displayed and opened, nor in the rates of people; among `acted`
+are the commands that were carried out as well. A push belongs to the hour in which it was accepted. Times to deliver
+and to open are kept as histograms whose steps are a fifth apart, of every delivery up to SAMPLE of a push, of a sample
+beyond.
 
 After a restart the last RECOUNTED pushes are counted anew; what came to older ones in the last moments before a crash
 is missing until something more comes.
@@ -29,7 +31,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from gateway.audience.policy import PolicyBook
+from gateway.audience.policy import SHOWN, PolicyBook
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push import push_number
 from gateway.delivery.states import DeliveryState
@@ -63,17 +65,18 @@ STEP = math.log(1.2)
 LAST_DEVICE = 2**53
 STAGES = ("targeted", "eligible", "delivered", "displayed", "dismissed", "opened", "acted")
 RATES = {
-    "delivered": "eligible",
-    "displayed": "delivered",
-    "opened": "displayed",
-    "acted": "opened",
-    "opted_out": "delivered",
+    "delivered": ("delivered", "eligible"),
+    "displayed": ("displayed", "shown"),
+    "opened": ("opened", "displayed"),
+    "acted": ("acted_on", "opened"),
+    "opted_out": ("opted_out", "shown"),
 }
-"""What each stage is a share of."""
+"""What each is of what."""
 By = Literal["channel", "tag", "hour"]
 
 Tally = Counter[str]
-"""Stages; `d<step>` and `o<step>` for the times to deliver and to open; `opted_out`."""
+"""Stages; `d<step>` and `o<step>` for the times to deliver and to open; `opted_out`; and `shown`, `acted_on`: what was
+delivered and acted of what people see."""
 
 
 class Analytics:
@@ -232,7 +235,12 @@ class Analytics:
 
 
 def _described(tally: Mapping[str, int]) -> dict[str, Any]:
-    rates = {stage: round(tally.get(stage, 0) / tally[of], 4) if tally.get(of) else None for stage, of in RATES.items()}
+    rates = {
+        rate: round(tally.get(part, 0) / tally[whole], 4) if tally.get(whole) else None
+        for rate, (part, whole) in RATES.items()
+    }
+    if not tally.get("shown") and tally.get("delivered"):  # commands
+        rates["acted"] = round(tally.get("acted", 0) / tally["delivered"], 4)
     return {
         **{stage: tally.get(stage, 0) for stage in STAGES},
         "opted_out": tally.get("opted_out", 0),
@@ -355,29 +363,28 @@ def _counted(
     wanted = json.dumps([push_nos, after, last])
     tallies: dict[int, Tally] = {push_no: Counter() for push_no in push_nos}
     by_tag: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Counter))
-    for push_no, state, count in _rows(
+    for push_no, kind, state, count in _rows(
         connection,
-        "SELECT json_group_array(json_array(push_no, state, count)) FROM (SELECT push_no, state, count(*) AS count"
-        f" FROM delivery AS d WHERE {_WANTED} GROUP BY push_no, state)",
+        "SELECT json_group_array(json_array(no, kind, state, count)) FROM (SELECT p.no, p.kind, d.state,"
+        f" count(*) AS count FROM {_WANTED} GROUP BY p.no, d.state)",
         wanted,
     ):
-        _add_state(tallies[push_no], state, count)
-    for push_no, tag, state, count in _rows(
+        _add_state(tallies[push_no], kind in SHOWN, state, count)
+    for push_no, kind, tag, state, count in _rows(
         connection,
-        "SELECT json_group_array(json_array(push_no, tag, state, count)) FROM (SELECT d.push_no, t.tag, d.state,"
-        " count(*) AS count FROM delivery AS d JOIN device_tag AS t ON t.device_no = d.device_no"
-        f" WHERE {_WANTED} GROUP BY d.push_no, t.tag, d.state)",
+        "SELECT json_group_array(json_array(no, kind, tag, state, count)) FROM (SELECT p.no, p.kind, t.tag, d.state,"
+        f" count(*) AS count FROM {_WANTED} CROSS JOIN device_tag AS t ON t.device_no = d.device_no"
+        " GROUP BY p.no, t.tag, d.state)",
         wanted,
     ):
-        _add_state(by_tag[push_no][tag], state, count)
+        _add_state(by_tag[push_no][tag], kind in SHOWN, state, count)
     for push_no, delivered, opened in _rows(
         connection,
         "SELECT json_group_array(json_array(no, json(delivered), json(opened))) FROM (SELECT p.no,"
         " json_group_array(d.delivered_at - p.accepted_at) FILTER (WHERE d.delivered_at IS NOT NULL) AS delivered,"
         " json_group_array(coalesce(d.opened_at, d.acted_at) - p.accepted_at)"
-        f"  FILTER (WHERE d.opened_at IS NOT NULL OR d.acted_at IS NOT NULL) AS opened"
-        f" FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND d.device_no % (1 + p.targeted / {SAMPLE}) = 0"
-        f" WHERE {_WANTED} GROUP BY p.no)",
+        f"  FILTER (WHERE p.kind IN {SHOWN} AND (d.opened_at IS NOT NULL OR d.acted_at IS NOT NULL)) AS opened"
+        f" FROM {_WANTED} AND d.device_no % (1 + p.targeted / {SAMPLE}) = 0 GROUP BY p.no)",
         wanted,
     ):
         for prefix, times in (("d", delivered), ("o", opened)):
@@ -390,15 +397,25 @@ def _step(milliseconds: int) -> int:
     return int(math.log(max(milliseconds, 0) + 1) / STEP)
 
 
-def _add_state(tally: Tally, state: int, count: int) -> None:
+def _add_state(tally: Tally, shown: bool, state: int, count: int) -> None:
     tally["targeted"] += count
     if state != DeliveryState.SUPPRESSED:
         tally["eligible"] += count
-    for stage in ("delivered", "displayed", "opened", "acted"):
-        if DeliveryState[stage.upper()] <= state <= DeliveryState.ACTED:
+    if not DeliveryState.DELIVERED <= state <= DeliveryState.ACTED:
+        return
+    tally["delivered"] += count
+    if state == DeliveryState.ACTED:
+        tally["acted"] += count
+    if not shown:
+        return
+    tally["shown"] += count
+    for stage in ("displayed", "opened"):
+        if state >= DeliveryState[stage.upper()]:
             tally[stage] += count
     if state == DeliveryState.DISMISSED:
         tally["dismissed"] += count
+    if state == DeliveryState.ACTED:
+        tally["acted_on"] += count
 
 
 def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]) -> None:
@@ -425,7 +442,8 @@ def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str,
 
 
 _WANTED = (
-    "d.push_no IN (SELECT value FROM json_each(?1, '$[0]')) AND d.device_no > ?1 ->> 1 AND d.device_no <= ?1 ->> 2"
+    "json_each(?1, '$[0]') AS wanted CROSS JOIN push AS p ON p.no = wanted.value CROSS JOIN delivery AS d"
+    " ON d.push_no = p.no AND d.device_no > ?1 ->> 1 AND d.device_no <= ?1 ->> 2"
 )
 
 

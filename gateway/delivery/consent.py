@@ -70,7 +70,7 @@ class TooManyChoices(Exception):
 
 
 def store_settings(
-    connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, now: int
+    connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, book: PolicyBook, now: int
 ) -> int | None:
     """The highest sequence wins; without one the order of arrival. The number of the app, None if nothing changed.
 
@@ -85,7 +85,11 @@ def store_settings(
     if len(choices.encode(errors="replace")) > MAX_CHOICES:
         raise TooManyChoices(f"channels would be larger than {MAX_CHOICES} bytes")
     before = choices_of(row[1])
-    muted = [name for name, wanted in (settings.channels or {}).items() if not wanted and before.get(name, True)]
+    muted = [
+        name
+        for name, wanted in (settings.channels or {}).items()
+        if not wanted and before.get(name, True) and book.of(row[0]).may_mute(name)
+    ]
     denied = settings.consent == "denied" and row[3] != "denied"
     if muted or denied:
         opted_out(connection, row[0], device_no, denied, muted, now)
@@ -270,7 +274,7 @@ class Wishes:
         self, connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, now: int
     ) -> tuple[list[int], dict[int, str]]:
         """On the writer thread: what `settled` is to be told. Raises TooManyChoices."""
-        app_no = store_settings(connection, device_no, settings, source, now)
+        app_no = store_settings(connection, device_no, settings, source, self._book, now)
         if app_no is None:
             return [], {}
         # Before the commit, so that a push that is judged after it is judged by it.

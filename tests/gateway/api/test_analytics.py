@@ -27,6 +27,15 @@ async def test_exports(house: House) -> None:
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     assert [(row["channel"], row["targeted"], row["rates_opened"]) for row in rows] == [("", "1", ""), ("a", "1", "")]
+    header = answer.text.splitlines()[0]
+    assert header.startswith(
+        "channel,targeted,eligible,delivered,displayed,dismissed,opened,acted,opted_out,rates_deliv"
+    )
+    assert header.endswith(",time_to_open_ms_p50,time_to_open_ms_p90,time_to_open_ms_p99")
+    answer = await house.http.get("/v1/analytics?by=tag&format=csv")
+    assert answer.text == header.replace("channel", "tag") + "\r\n", (
+        "the same columns, also when there is nothing to say"
+    )
     answer = await house.http.get("/v1/analytics?by=channel&format=ndjson")
     assert [json.loads(line)["channel"] for line in answer.text.splitlines()] == [None, "a"]
 

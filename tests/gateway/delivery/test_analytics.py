@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.audience.policy import NewChannel
 from gateway.delivery.analytics import STAGES
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, START, World
@@ -65,6 +66,23 @@ def test_the_funnel_of_a_push(world: World) -> None:
         funnel(world, "nobody")
 
 
+def test_data_and_commands_are_not_seen_by_anybody(world: World) -> None:
+    world.connect(1)
+    order = world.push(kind="command", data={"command": "play"}, deadline=60, channel="music").push_id
+    data, shown = world.push(channel="music").push_id, push(world, {"device": "d1"}, channel="music")
+    world.acknowledge_all(1)
+    says(world, order, "acted", 1, result={"ok": True})
+    found = funnel(world, order)
+    assert stages(found) == [1, 1, 1, 0, 0, 0, 1]
+    assert found["rates"] == {"delivered": 1.0, "displayed": None, "opened": None, "acted": 1.0, "opted_out": None}
+    assert found["time_to_open_ms"] is None
+    assert funnel(world, data)["rates"]["displayed"] is None
+    says(world, shown, "displayed", 1)
+    music = by(world, "channel")["music"]
+    assert stages(music) == [3, 3, 3, 1, 0, 0, 1]
+    assert music["rates"] == {"delivered": 1.0, "displayed": 1.0, "opened": 0.0, "acted": None, "opted_out": 0.0}
+
+
 def test_by_channel_and_by_tag(world: World) -> None:
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'bar', 1)")
     world.connect(1)
@@ -104,6 +122,9 @@ def test_who_opts_out_is_counted(world: World) -> None:
     world.says("settings", {"channels": {"offers": False}})
     world.says("settings", {"consent": "denied"})
     world.says("settings", {"consent": "denied"})
+    world.run(world.book.add_channel(APP.no, NewChannel(id="safety", name="Safety", may_mute=False)))
+    world.says("settings", {"channels": {"safety": False}})
+    assert "safety" not in by(world, "channel"), "it is without effect"
     assert by(world, "channel")["offers"]["opted_out"] == 1
     assert by(world, "hour")["08"]["opted_out"] == 1
 
