@@ -149,7 +149,8 @@ class KeyRing:
             principal = await self._find(digest)
             if principal is None:
                 self.failures += 1
-                raise problem("unauthorized", "this key is wrong or was revoked")
+                what = "a device's token, and no key" if token_of(authorization) else "wrong or was revoked"
+                raise problem("unauthorized", f"this key is {what}")
             if len(self._known) >= KEY_CACHE:
                 del self._known[next(iter(self._known))]
             self._known[digest] = principal

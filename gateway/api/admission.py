@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fastapi import Request
 
 from gateway.auth import KeyRing, Principal, basic_credential, token_of
-from gateway.errors import Problem, RateLimited
+from gateway.errors import Problem, RateLimited, problem
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +36,24 @@ class Admission:
         self, request: Request, scope: str, or_scope: str | None = None, device_id: str | None = None
     ) -> Principal:
         """The holder of the request's key, which has one of the scopes; or, where the path names a device, that device
-        with its token. Raises Problem 401, 403, 429."""
-        token = token_of(request.headers.get("authorization")) if device_id is not None else None
-        return await self._admit(request, scope, or_scope, (device_id, token) if device_id and token else None)
+        with its token, as a key or with its user name (RFC 7617). Raises Problem 401, 403, 429."""
+        device = None
+        if device_id is not None:
+            header = request.headers.get("authorization")
+            token, basic = token_of(header), basic_credential(header)
+            if token:
+                device = (device_id, token)
+            elif basic is not None and basic[0].rpartition("/")[2] == device_id:
+                device = basic
+        return await self._admit(request, scope, or_scope, device)
 
     async def admit_device_or(self, request: Request, scope: str, or_scope: str) -> Principal:
         """The holder of a key which has one of the scopes; or a device, by its MQTT user name and token (RFC 7617).
         Raises Problem 401, 403, 429."""
-        return await self._admit(request, scope, or_scope, basic_credential(request.headers.get("authorization")))
+        header = request.headers.get("authorization")
+        if token_of(header):  # no path says here whose it is
+            raise problem("unauthorized", "a device sends HTTP Basic here: its MQTT user name, and its token")
+        return await self._admit(request, scope, or_scope, basic_credential(header))
 
     async def still_admitted(self, request: Request) -> bool:
         """Whether the key of a request that goes on and on has not been revoked meanwhile."""

@@ -171,6 +171,10 @@ def _message(error: Mapping[str, Any]) -> str:
             return "unknown field; leave it out"
         case "missing":
             return "is required"
+        case "too_short" if context.get("field_type") == "List":
+            return f"needs at least {context['min_length']}, and has {context['actual_length']}"
+        case "too_long" if context.get("field_type") == "List":
+            return f"may have {context['max_length']} at most, and has {context['actual_length']}"
         case "string_pattern_mismatch":
             return f"must match {context['pattern']}"
         case "timezone_aware":

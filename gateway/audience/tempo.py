@@ -8,20 +8,28 @@ hour that is left out end with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 WINDOWS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
 """Milliseconds; rolling."""
 LONGEST = WINDOWS["week"]
 MINUTE = 60_000
 
-WallTime = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+def _wall_time(text: str) -> str:
+    if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text):
+        raise ValueError("must be a time of day with two digits each, such as 07:30")
+    return text
+
+
+WallTime = Annotated[str, AfterValidator(_wall_time)]
 
 
 class _Strict(BaseModel):

@@ -8,11 +8,13 @@ the wire body, at most once per second of remaining lifetime, and knows to whom 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -90,11 +92,20 @@ ACTION_SETS: dict[str, tuple[tuple[str, str], ...]] = {
 """Ready ones, by name: (id, title) each."""
 
 
+def _fetched(url: str) -> str:
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", url):  # RFC 3986, 3.1: relative to what?
+        raise ValueError("must be a whole address, such as https://example.org/menu.png, or attachment:ID of an upload")
+    return url
+
+
+Fetched = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_fetched)]
+"""What a device fetches by itself; or `attachment:ID`, of an upload, as everywhere that an address may be."""
+
+
 class Enclosure(_Strict):
     """A file that belongs to a notification."""
 
-    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-    """Or `attachment:ID`, of an upload; as everywhere that an address may be."""
+    url: Fetched
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     content_type: Annotated[str, StringConstraints(max_length=128)] | None = None
     size: Annotated[int, Field(ge=0)] | None = None
@@ -104,7 +115,7 @@ class Enclosure(_Strict):
 class Notification(_Strict):
     title: str | None = None
     body: str | None = None
-    image: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    image: Fetched | None = None
     url: Annotated[str, StringConstraints(max_length=2048)] | None = None
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None
     attachment: Enclosure | None = None

@@ -166,9 +166,25 @@ async def test_a_device_fetches_with_its_own_token(house: House) -> None:
         {"Authorization": f"Bearer {token}"},
     ):
         await house.refused("GET", path, 401, "unauthorized", http=stranger, headers=headers)
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert "HTTP Basic" in (await house.refused("GET", path, 401, http=stranger, headers=bearer))["detail"]
     await house.refused("POST", "/v1/attachments", 401, http=stranger, headers=basic("d1", token), content=b"x")
     await house.call("POST", "/v1/devices/d1/token")
     await house.refused("GET", path, 401, http=stranger, headers=basic("d1", token))
+
+
+async def test_a_device_says_who_it_is_in_the_same_way_where_the_path_names_it(house: House) -> None:
+    token, other = await token_of(house, "d1"), await token_of(house, "d2")
+    stranger = house.client(None)
+    path = "/v1/devices/d1/preferences"
+    for headers in (basic("d1", token), basic("default/d1", token), {"Authorization": f"Bearer {token}"}):
+        assert (await stranger.get(path, headers=headers)).status_code == 200
+    for headers in (basic("d1", other), basic("d2", other), basic("d2", token), basic("other/d1", token)):
+        await house.refused("GET", path, 401, http=stranger, headers=headers)
+    refusal = await house.refused(
+        "GET", "/v1/pushes/x", 401, http=stranger, headers={"Authorization": f"Bearer {token}"}
+    )
+    assert "device's token" in refusal["detail"]
 
 
 async def test_of_another_app_it_does_not_exist(house: House, folder: Path) -> None:

@@ -19,6 +19,7 @@ class Sample(BaseModel):
     at: Annotated[AwareDatetime | None, Field(strict=False)] = None
     name: Annotated[str, Field(pattern="^[a-z]+$")] = "x"
     data: Any = None
+    some: Annotated[list[int] | None, Field(min_length=1, max_length=2)] = None
 
 
 def refusal(body: bytes) -> Any:
@@ -44,6 +45,10 @@ def refusal(body: bytes) -> Any:
         ),
         pytest.param(b'{"number": 1, "at": "2026-12-01T09:00:00"}', "invalid_request", "offset", id="no offset"),
         pytest.param(b'{"number": 1, "name": "A"}', "invalid_request", "name: must match ^[a-z]+$", id="pattern"),
+        pytest.param(b'{"number": 1, "some": []}', "invalid_request", "some: needs at least 1, and has 0", id="few"),
+        pytest.param(
+            b'{"number": 1, "some": [1, 2, 3]}', "invalid_request", "some: may have 2 at most, and has 3", id="many"
+        ),
     ],
 )
 def test_a_wrong_body_is_explained(body: bytes, code: str, words: str) -> None:

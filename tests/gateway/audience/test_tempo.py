@@ -111,3 +111,9 @@ def test_one_more_fits_when_it_is_said_to(uses: list[int], caps: list[Cap], now:
     assert fits(moment)
     if free is not None:
         assert not fits(free - 1)
+
+
+@pytest.mark.parametrize("text", ["", "7:00", "24:00", "07:60", "07:00\n", "seven", "0700"])
+def test_a_time_of_day_has_two_digits_each(text: str) -> None:
+    with pytest.raises(ValidationError, match="such as 07:30"):
+        Hours(start=text, end="12:00")

@@ -209,3 +209,16 @@ def test_an_action_with_everything() -> None:
 def test_a_deadline_is_for_commands() -> None:
     assert json.loads(request(kind="command", deadline=5).content()) == {"deadline": 5}
     assert json.loads(request(kind="command", deadline=5, data=1).content()) == {"data": 1, "deadline": 5}
+
+
+@pytest.mark.parametrize("where", ["image", "attachment"])
+def test_what_a_device_fetches_has_a_whole_address(where: str) -> None:
+    def parse(url: str) -> PushRequest:
+        found = url if where == "image" else {"url": url}
+        return PushRequest.model_validate({"target": {"device": "d"}, "notification": {"title": "T", where: found}})
+
+    for url in ("https://example.org/menu.png", "attachment:" + "0" * 64, "data:image/png;base64,AA=="):
+        parse(url)
+    for url in ("menu.png", "/menu.png", "", "example.org/menu.png", "://x"):
+        with pytest.raises(ValidationError, match="must be a whole address"):
+            parse(url)
