@@ -151,7 +151,7 @@ class Attachments:
             attachment_id, size = await self._receive(partial, chunks)
             return await self._name(app_no, attachment_id, content_type, size, ttl, partial)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise problem("storage_full", "the disk is full: nothing was stored; free space") from error
             raise
         finally:
@@ -169,7 +169,9 @@ class Attachments:
                 if size > self.limits.size:
                     raise _too_large(self.limits.size)
                 digest.update(chunk)
-                file.write(chunk)
+                rest = memoryview(chunk)
+                while rest:  # one write may take a part only, above all the last one that fits on the disk
+                    rest = rest[file.write(rest) :]
             if not size:
                 raise problem("invalid_request", "the body is empty: send the attachment's bytes as they are")
             await asyncio.to_thread(os.fsync, file.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,18 @@ async def test_all_of_them_together_have_a_limit(tmp_path: Path) -> None:
         await upload(house, b"x" * 5_000)
     finally:
         await house.close()
+
+
+async def test_what_fits_on_the_disk_in_part_only_is_refused_and_leaves_nothing(house: House, folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # the first write stops there, the next one fails
+    try:
+        await house.refused("POST", "/v1/attachments", 507, "storage_full", content=bytes((1 << 20) + 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(folder) == []
+    assert house.rooms.attachments.stored == 0
+    await house.call("POST", "/v1/attachments", 201, content=bytes((1 << 20) + 1))
 
 
 async def test_too_many_downloads_are_sent_away_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
