@@ -48,7 +48,7 @@ class Submission(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Draft:
-    """A submission that passed every check that needs no database."""
+    """A submission that passed every check that needs no database; one with a key may have passed them before."""
 
     app: AppRef
     submission: Submission
@@ -57,6 +57,8 @@ class Draft:
     listed: list[str] | None
     """The device ids of the target, each once; None when it selects instead."""
     priority: int
+    refused: Problem | None = None
+    """The check that it did not pass: its answer, unless its idempotency key has one."""
     answer: AcceptedPush | Problem | None = None
     push_no: int = 0
     """0: nothing of it was stored, `answer` says why."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import resource
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,27 @@ async def test_what_is_not_there_is_no_attachment_of_a_push(house: House) -> Non
         body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": image}}
         await house.refused("POST", "/v1/pushes", 404, "attachment_not_found", json=body)
     assert (await house.call("GET", "/v1/pushes"))["items"] == []
+
+
+async def test_a_push_sent_again_is_answered_also_when_what_it_refers_to_is_gone(house: House) -> None:
+    await upload(house)
+    await house.enrol("d1")
+    body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": f"attachment:{ID}"}}
+    headers = {"Idempotency-Key": "one"}
+    first = await house.call("POST", "/v1/pushes", 202, json=body, headers=headers)
+    line = json.dumps(body | {"idempotency_key": "two"})
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    batch = (await house.http.post("/v1/pushes/batch", content=line, headers=ndjson)).text
+    await house.call("DELETE", f"/v1/attachments/{ID}", 204)
+    assert await house.call("POST", "/v1/pushes", 202, json=body, headers=headers) == first
+    assert (await house.http.post("/v1/pushes/batch", content=line, headers=ndjson)).text == batch
+    other = body | {"ttl": 60}
+    await house.refused("POST", "/v1/pushes", 422, "idempotency_key_reused", json=other, headers=headers)
+    headers = {"Idempotency-Key": "never seen"}
+    await house.refused("POST", "/v1/pushes", 404, "attachment_not_found", json=body, headers=headers)
+    assert len((await house.call("GET", "/v1/pushes"))["items"]) == 2
+    await upload(house)
+    assert (await house.call("POST", "/v1/pushes", 202, json=body, headers=headers))["targeted"] == 1
 
 
 async def test_a_device_fetches_with_its_own_token(house: House) -> None:
