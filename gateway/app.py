@@ -425,7 +425,7 @@ class Rooms:
             gate=self._gate,
             notices=self._notices,
             acceptance=self._acceptance,
-            forecast=Forecast(self._database, self.mailbox, self._book, self._settings.max_payload),
+            forecast=Forecast(self._database, self.mailbox, self._book, self.attachments, self._settings.max_payload),
             calls=self._calls,
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),

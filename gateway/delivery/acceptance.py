@@ -75,7 +75,6 @@ CONSIDERATE_PAUSE = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
 CONSIDERATE_MS = 1_000
 """How long after a single push batches are considerate."""
-FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
 
 
 @dataclass(slots=True, frozen=True)
@@ -233,16 +232,12 @@ class Acceptance:
     def _draft(self, app: AppRef, submission: Submission) -> Draft:
         """Raises Problem; with a key the draft has it, since what it was answered before comes first."""
         try:
-            if not self._attachments.refer(app.no, submission.request):
-                return draft_of(app, submission, self._limits.max_payload)
-            draft = draft_of(app, submission, self._limits.max_payload - FETCH_WITHIN_BYTES)
+            is_fetched = self._attachments.refer(app.no, submission.request)
+            return draft_of(app, submission, self._limits.max_payload, is_fetched)
         except Problem as refusal:
             if submission.idempotency_key is None:
                 raise
             return Draft(app, submission, content="", frame_size=0, listed=None, priority=0, refused=refusal)
-        draft.frame_size += FETCH_WITHIN_BYTES
-        draft.is_fetched = True
-        return draft
 
     async def _store(self, drafts: list[Draft]) -> None:
         if not drafts:

@@ -246,9 +246,9 @@ class Attachments:
 
     # -- pushes ------------------------------------------------------------------------------------------------------
 
-    def refer(self, app_no: int, request: PushRequest) -> bool:
-        """Have a push say where its attachments are, and have them live as long as it; whether it has any. Called
-        before the push is stored, so that this is on disk with it at the latest. Raises Problem 404."""
+    def refer(self, app_no: int, request: PushRequest, *, keep: bool = True) -> bool:
+        """Have a push say where its attachments are, and with `keep` have them live as long as it; whether it has any.
+        Called before the push is stored, so that this is on disk with it at the latest. Raises Problem 404."""
         notification = request.notification
         if notification is None:
             return False
@@ -280,7 +280,7 @@ class Attachments:
             enclosed.content_type = enclosed.content_type or attachment.content_type
             enclosed.size = attachment.size
         until = self._clock() + request.ttl * 1000 + AFTER_PUSH_MS
-        longer = [attachment for attachment in found.values() if attachment.expires_at < until]
+        longer = [attachment for attachment in found.values() if attachment.expires_at < until] if keep else []
         for attachment in longer:
             attachment.expires_at = until
         if longer:

@@ -12,6 +12,7 @@ from gateway.delivery.push import PUSH_ID_LENGTH, ActivePush, PushRequest, Targe
 from gateway.delivery.states import PRIORITIES
 from gateway.errors import Problem, problem
 
+FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
 PUSH_ID_BYTES = 15
 """120 random bits: not to be guessed, PUSH_ID_LENGTH characters on the wire."""
 
@@ -109,21 +110,25 @@ def listed_ids(target: Target) -> list[str] | None:
     return list(dict.fromkeys(target.devices)) if target.devices is not None else None
 
 
-def draft_of(app: AppRef, submission: Submission, max_payload: int) -> Draft:
-    """Judge a submission by itself. Raises Problem 413, 422."""
+def draft_of(app: AppRef, submission: Submission, max_payload: int, is_fetched: bool) -> Draft:
+    """Judge a submission by itself; `is_fetched` as in `Draft`. Raises Problem 413, 422."""
     request = submission.request
     missing = not_yet_supported(request)
     if missing is not None:
         raise problem("not_yet_supported", f'"{missing}" is not available in this version; leave it out')
     content = request.content()
     size = wire_size(request, content)
+    if is_fetched:
+        size += FETCH_WITHIN_BYTES
     if size > max_payload:
         raise problem(
             "payload_too_large",
             f"the push is {size} bytes on the wire and the limit is {max_payload}: "
             "send less, or an URL to fetch, or raise max_payload (up to 262144)",
         )
-    return Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
+    draft = Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
+    draft.is_fetched = is_fetched
+    return draft
 
 
 def nobody_known(unknown: Sequence[str]) -> Problem:

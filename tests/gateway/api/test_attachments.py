@@ -149,6 +149,30 @@ async def test_what_is_not_there_is_no_attachment_of_a_push(house: House) -> Non
     assert (await house.call("GET", "/v1/pushes"))["items"] == []
 
 
+async def test_a_forecast_refuses_what_the_push_would_be_refused(house: House) -> None:
+    await house.enrol("d1")
+    body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": f"attachment:{ID}"}}
+    await house.refused("POST", "/v1/pushes/forecast", 404, "attachment_not_found", json=body)
+    await upload(house)
+    seen = set()
+    for size in range(3_600, 4_000, 10):
+        large = body | {"data": "x" * size}
+        forecast = (await house.http.post("/v1/pushes/forecast", json=large)).status_code
+        sent = (await house.http.post("/v1/pushes", json=large)).status_code
+        seen.add((forecast, sent))
+    assert seen == {(200, 202), (413, 413)}
+
+
+async def test_a_forecast_makes_no_attachment_live_longer(house: House) -> None:
+    await house.enrol("d1")
+    made = await upload(house, query="?ttl=60")
+    body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": f"attachment:{ID}"}}
+    await house.call("POST", "/v1/pushes/forecast", json=body)
+    assert (await upload(house, query="?ttl=1", expect=200))["expires_at"] == made["expires_at"]
+    house.clock.milliseconds += 60_000
+    await house.refused("POST", "/v1/pushes/forecast", 404, "attachment_not_found", json=body)
+
+
 async def test_a_push_sent_again_is_answered_also_when_what_it_refers_to_is_gone(house: House) -> None:
     await upload(house)
     await house.enrol("d1")
