@@ -232,8 +232,8 @@ class Acceptance:
     def _draft(self, app: AppRef, submission: Submission) -> Draft:
         """Raises Problem; with a key the draft has it, since what it was answered before comes first."""
         try:
-            is_fetched = self._attachments.refer(app.no, submission.request)
-            return draft_of(app, submission, self._limits.max_payload, is_fetched)
+            fetch_from = self._attachments.refer(app.no, submission.request)
+            return draft_of(app, submission, self._limits.max_payload, fetch_from)
         except Problem as refusal:
             if submission.idempotency_key is None:
                 raise

@@ -32,8 +32,8 @@ class Forecast:
 
     async def of(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
         """`{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`. Raises what `accept` would."""
-        is_fetched = self._attachments.refer(app.no, request, keep=False)
-        draft_of(app, Submission(request), self._max_payload, is_fetched)
+        fetch_from = self._attachments.refer(app.no, request, keep=False)
+        draft_of(app, Submission(request), self._max_payload, fetch_from)
         online = self._mailbox.online_devices(app.no)
         target = request.target
 

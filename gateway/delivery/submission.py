@@ -110,15 +110,18 @@ def listed_ids(target: Target) -> list[str] | None:
     return list(dict.fromkeys(target.devices)) if target.devices is not None else None
 
 
-def draft_of(app: AppRef, submission: Submission, max_payload: int, is_fetched: bool) -> Draft:
-    """Judge a submission by itself; `is_fetched` as in `Draft`. Raises Problem 413, 422."""
+def draft_of(app: AppRef, submission: Submission, max_payload: int, fetch_from: str | None) -> Draft:
+    """Judge a submission by itself. `fetch_from`: where devices fetch what belongs to it, None if nothing does. Raises
+    Problem 413, 422."""
     request = submission.request
     missing = not_yet_supported(request)
     if missing is not None:
         raise problem("not_yet_supported", f'"{missing}" is not available in this version; leave it out')
     content = request.content()
+    if fetch_from is not None:
+        content = f'{content[:-1]},"fetch_from":{json.dumps(fetch_from)}}}'
     size = wire_size(request, content)
-    if is_fetched:
+    if fetch_from is not None:
         size += FETCH_WITHIN_BYTES
     if size > max_payload:
         raise problem(
@@ -127,7 +130,7 @@ def draft_of(app: AppRef, submission: Submission, max_payload: int, is_fetched: 
             "send less, or an URL to fetch, or raise max_payload (up to 262144)",
         )
     draft = Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
-    draft.is_fetched = is_fetched
+    draft.is_fetched = fetch_from is not None
     return draft
 
 

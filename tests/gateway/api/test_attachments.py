@@ -114,7 +114,9 @@ async def test_a_push_refers_to_it_and_says_where_it_is(house: House) -> None:
         "size": len(PNG),
     }
     assert [action["icon"] for action in shown["actions"]] == [made["url"], "https://x/i"]
-    assert "fetch_within" not in await house.call("GET", f"/v1/pushes/{push_id}")
+    pushed = await house.call("GET", f"/v1/pushes/{push_id}")
+    assert pushed["fetch_from"] == "http://push.example:8080"
+    assert "fetch_within" not in pushed
     house.clock.milliseconds += 7200_000 + DAY - 1
     await house.call("GET", "/v1/devices/d1")
     assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200, "it outlives the push by a day"
@@ -124,9 +126,33 @@ async def test_a_push_refers_to_it_and_says_where_it_is(house: House) -> None:
 
 async def test_other_addresses_stay_as_they_are(house: House) -> None:
     await house.enrol("d1")
-    notification = {"title": "T", "image": "https://x/i.png", "attachment": {"url": "https://x/f.pdf", "size": 7}}
+    other = f"http://push.example:9999/v1/attachments/{ID}"
+    notification = {"title": "T", "image": other, "attachment": {"url": "https://x/f.pdf", "size": 7}}
     push_id = await house.push({"device": "d1"}, notification=notification)
-    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["notification"] == notification
+    push = await house.call("GET", f"/v1/pushes/{push_id}")
+    assert push["notification"] == notification
+    assert "fetch_from" not in push, "no device shows its token there"
+
+
+async def test_a_sender_does_not_say_who_is_shown_the_token(house: House) -> None:
+    await house.enrol("d1")
+    body = {"target": {"device": "d1"}, "notification": {"title": "T"}, "fetch_from": "http://x"}
+    await house.refused("POST", "/v1/pushes", 422, "invalid_request", json=body)
+
+
+async def test_the_address_that_an_upload_was_answered_refers_to_it_as_well(house: House) -> None:
+    made = await upload(house, query="?ttl=60")
+    await house.enrol("d1")
+    push_id = await house.push({"device": "d1"}, notification={"title": "T", "attachment": {"url": made["url"]}})
+    push = await house.call("GET", f"/v1/pushes/{push_id}")
+    assert push["fetch_from"] == "http://push.example:8080"
+    assert push["notification"]["attachment"] == {
+        "url": made["url"],
+        "content_type": "image/png",
+        "size": len(PNG),
+    }
+    house.clock.milliseconds += DAY
+    assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200, "it lives as long as the push"
 
 
 async def test_a_large_fleet_is_told_to_spread_its_fetches(house: House) -> None:
