@@ -1,8 +1,10 @@
 """Fetching what belongs to a push: a picture, a file, by its address.
 
-What the device's own server keeps (`/v1/attachments/ID`) is asked for with the device's credential, which is sent to
-no other host, and proven by its name: that is the SHA-256 of its bytes. A fleet does not come all at once: each device
-draws a moment within the push's `fetch_within`, and comes again when a busy server says.
+What the device's own server keeps is asked for with the device's credential, and proven by its name: that is the
+SHA-256 of its bytes. The credential is sent to nobody else: only to `/v1/attachments/ID` below the address that the
+server put into the push (`fetch_from`; a sender cannot), and by a device that connects with TLS never in the clear. A
+fleet does not come all at once: each device draws a moment within the push's `fetch_within`, and comes again when a
+busy server says.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import httpx2
 
 from client_sim.push import Push
 
-OURS = re.compile(r"/v1/attachments/([0-9a-f]{64})")
+KEPT = re.compile(r"/v1/attachments/([0-9a-f]{64})")
 MAX_BYTES = 64 * 1024 * 1024
 ATTEMPTS = 6
 TIMEOUT = 30.0
@@ -33,17 +35,15 @@ class FetchFailed(Exception):
 
 
 class Fetcher:
-    """`host` is the device's server, `username` and `token` its MQTT credential."""
+    """`username` and `token` are the device's MQTT credential, `tls` is what it connects with."""
 
     def __init__(
         self,
-        host: str,
         username: str,
         token: str,
         tls: ssl.SSLContext | None,
         dice: Callable[[], float] = random.random,
     ) -> None:
-        self._host = host.lower()
         self._credential = httpx2.BasicAuth(username, token)
         self._tls = tls
         self._dice = dice
@@ -59,7 +59,13 @@ class Fetcher:
             raise FetchFailed(f"{url!r} is no address: {error}") from None
         if parts.scheme not in ("http", "https"):
             raise FetchFailed(f"{url!r} is no http(s) address")
-        named = OURS.fullmatch(parts.path) if (parts.hostname or "") == self._host else None
+        named = None
+        if push.fetch_from is not None and url.startswith(push.fetch_from):
+            named = KEPT.fullmatch(url, len(push.fetch_from))
+        if named and self._tls is not None and parts.scheme != "https":
+            raise FetchFailed(
+                f"{url}: a device with TLS sends its token nowhere unencrypted; set the server's public_url"
+            )
         with httpx2.Client(
             auth=self._credential if named else None,
             timeout=TIMEOUT,

@@ -162,7 +162,7 @@ class Device:
         self._network = threading.Thread(target=self._run_network, name=f"{device_id} network", daemon=True)
         self._worker = threading.Thread(target=self._run_worker, name=f"{device_id} pushes", daemon=True)
         username = device_id if app == "default" else f"{app}/{device_id}"
-        self._fetcher = Fetcher(host, username, token, tls)
+        self._fetcher = Fetcher(username, token, tls)
         self._client = self._paho(username, token, mqtt5)
         if tls is not None:
             self._client.tls_set_context(tls)

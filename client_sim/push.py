@@ -84,6 +84,12 @@ class Push:
         return found if isinstance(found, str) else None
 
     @property
+    def fetch_from(self) -> str | None:
+        """`https://host`: where its server keeps what belongs to it."""
+        found = self.message.get("fetch_from")
+        return found if isinstance(found, str) else None
+
+    @property
     def fetch_within(self) -> int:
         """Seconds over which a fleet spreads its fetches of what belongs to it; 0: at once."""
         found = self.message.get("fetch_within")

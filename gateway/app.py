@@ -139,11 +139,12 @@ async def _serve(settings: Settings) -> None:
         listening = [await _open_mqtt(mqtt, address, main=address is wanted[0]) for address in wanted]
         http_host, http_port = listener.getsockname()[:2]
         web_host = _bracketed(settings.public_host) if settings.public_host else _reachable(http_host)
+        web = settings.public_url or f"{'http' if tls is None else 'https'}://{web_host}:{http_port}"
         rooms.mqtt_address = MqttAddress(
             host=settings.public_host or listening[0].host,
             port=listening[0].port,
             tls=tls is not None,
-            websocket=f"{'ws' if tls is None else 'wss'}://{web_host}:{http_port}{MQTT_PATH}",
+            websocket=f"ws{web.removeprefix('http')}{MQTT_PATH}",
         )
 
         http = HttpServer(create_api(rooms.services(stop.is_set)), mqtt.websocket, settings.trusted_proxies)
@@ -425,7 +426,7 @@ class Rooms:
             gate=self._gate,
             notices=self._notices,
             acceptance=self._acceptance,
-            forecast=Forecast(self._database, self.mailbox, self._book, self._settings.max_payload),
+            forecast=Forecast(self._database, self.mailbox, self._book, self.attachments, self._settings.max_payload),
             calls=self._calls,
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),

@@ -12,6 +12,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -25,6 +26,9 @@ from pydantic_settings import (
 CONFIG_FILE = Path("fleetpush.toml")
 MAX_PAYLOAD = 262_144
 """The most that `max_payload` may be: a quarter of the broker's largest packet."""
+ORIGIN = re.compile(
+    r"https?://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII
+)
 
 
 def _listed(value: object) -> object:
@@ -70,6 +74,9 @@ class Settings(BaseSettings):
     """Addresses and networks whose X-Forwarded-For and PROXY headers are believed."""
     public_host: str | None = None
     """What enrolled devices are told to connect to; unset: `bind`."""
+    public_url: str | None = None
+    """What devices reach HTTP and WebSocket by, `https://push.example`, where a proxy stands in front; unset:
+    `public_host` and the port that is listened on."""
     max_payload: Annotated[int, Field(ge=256, le=MAX_PAYLOAD)] = 4_096
     """Bytes of a push on the wire. 4 KiB is what FCM and APNs allow."""
     mailbox_deliveries: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
@@ -113,6 +120,19 @@ class Settings(BaseSettings):
         if value != "localhost":
             ipaddress.ip_address(value)
         return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _origin(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            is_one = ORIGIN.fullmatch(value) is not None and urlsplit(value).port != 0
+        except ValueError:  # a port beyond 65535, or brackets around what is no address
+            is_one = False
+        if not is_one:
+            raise ValueError("no origin: as https://push.example or http://10.0.0.5:8080, without user, path and query")
+        return value.lower()
 
     @field_validator("webhook_networks")
     @classmethod

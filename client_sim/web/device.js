@@ -98,6 +98,11 @@ export class Push {
     return this.actions.find(({ id }) => id === action) ?? {};
   }
 
+  /** `https://host`: where its server keeps what belongs to it; a sender cannot put it in. */
+  get fetchFrom() {
+    return typeof this.message.fetch_from === "string" ? this.message.fetch_from : null;
+  }
+
   /** Seconds over which a fleet spreads its fetches of what belongs to it; 0: at once. */
   get fetchWithin() {
     return Number.isInteger(this.message.fetch_within) ? Math.max(0, this.message.fetch_within) : 0;
@@ -137,7 +142,7 @@ export class FleetpushDevice {
     this.#clientId = app === "default" ? deviceId : `${app}/${deviceId}`;
     this.#topic = `${app}/devices/${deviceId}/`;
     this.#token = token;
-    this.#hostname = new URL(url).hostname;
+    this.#tls = new URL(url).protocol === "wss:";
     this.#onPush = onPush;
     this.#onInterrupted = onInterrupted;
     this.#onState = onState;
@@ -162,8 +167,8 @@ export class FleetpushDevice {
 
   #clientId;
   #token;
-  /** Of the server: the only one that is shown the token. */
-  #hostname;
+  /** Connects with TLS: then the token goes nowhere without. */
+  #tls;
   #topic;
   #name;
   #onPush;
@@ -319,18 +324,20 @@ export class FleetpushDevice {
     return this.#say(`uplink/${below}`, payload);
   }
 
-  /** Whether the server keeps what is at this address, and wants this device's credential for it. */
-  keeps(address) {
-    const url = new URL(address);
-    return url.hostname === this.#hostname && ATTACHMENT.test(url.pathname);
+  /** Whether the push's server keeps what is at this address, and wants this device's credential for it. */
+  keeps(push, address) {
+    const from = push.fetchFrom;
+    if (from === null || !address.startsWith(from) || (this.#tls && !address.startsWith("https:"))) return false;
+    return ATTACHMENT.test(address.slice(from.length));
   }
 
   /**
    * What belongs to a push, by its address, as a Blob. A fleet does not come all at once: at a moment of its own within
-   * `push.fetchWithin` seconds, and again when a busy server says. The credential goes to the device's server only.
+   * `push.fetchWithin` seconds, and again when a busy server says. The credential goes to the device's server only,
+   * and from a device that connects with TLS never in the clear.
    */
   async fetch(push, address) {
-    const ours = this.keeps(address);
+    const ours = this.keeps(push, address);
     const headers = ours ? { Authorization: `Basic ${btoa(`${this.#clientId}:${this.#token}`)}` } : {};
     const options = { headers, credentials: "omit", referrerPolicy: "no-referrer", redirect: ours ? "error" : "follow" };
     await pause(Math.max(0, Math.random() * push.fetchWithin - (performance.now() - push.receivedAt) / 1000));

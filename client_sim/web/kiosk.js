@@ -40,7 +40,7 @@ const answers = {
   },
 };
 const banners = new Banners($("banners"), $("name"), answers, async (push, address) =>
-  device.keeps(address) ? URL.createObjectURL(await device.fetch(push, address)) : address,
+  device.keeps(push, address) ? URL.createObjectURL(await device.fetch(push, address)) : address,
 );
 /** Push id -> its operating system notification, as long as its banner is there. */
 const notifications = new Map();

@@ -199,6 +199,7 @@ class Push(_Answer):
     notification: dict[str, Any] | None = None
     data: Any = None
     deadline: int | None = None
+    fetch_from: str | None = Field(None, description="Whose addresses its devices show their credential to.")
     fetch_within: int | None = Field(None, description="Seconds over which its devices fetch what belongs to it.")
     sent_at: str
     expires_at: str

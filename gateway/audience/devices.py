@@ -96,7 +96,7 @@ class MqttAddress(NamedTuple):
 
     @property
     def http(self) -> str:
-        """Where the same port speaks HTTP, `https://HOST:PORT`."""
+        """Where the same port speaks HTTP, `https://HOST:PORT` or `https://HOST`."""
         parts = urlsplit(self.websocket)
         return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
 

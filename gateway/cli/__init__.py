@@ -64,6 +64,9 @@ def serve(
         list[str] | None, typer.Option(help="Address or network whose word on clients counts; repeatable")
     ] = None,
     public_host: Annotated[str | None, typer.Option(help="What enrolled devices are told to connect to")] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="What they reach HTTP by, as https://push.example, behind a proxy")
+    ] = None,
     max_payload: Annotated[int | None, typer.Option(help="Bytes of a push on the wire. Default: 4096")] = None,
     mailbox_deliveries: Annotated[int | None, typer.Option(help="Waiting per device. Default: 1000")] = None,
     mailbox_bytes: Annotated[int | None, typer.Option(help="The same in bytes. Default: 4 MiB")] = None,

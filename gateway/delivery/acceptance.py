@@ -75,7 +75,6 @@ CONSIDERATE_PAUSE = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
 CONSIDERATE_MS = 1_000
 """How long after a single push batches are considerate."""
-FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
 
 
 @dataclass(slots=True, frozen=True)
@@ -231,13 +230,14 @@ class Acceptance:
             return refusal
 
     def _draft(self, app: AppRef, submission: Submission) -> Draft:
-        """Raises Problem."""
-        if not self._attachments.refer(app.no, submission.request):
-            return draft_of(app, submission, self._limits.max_payload)
-        draft = draft_of(app, submission, self._limits.max_payload - FETCH_WITHIN_BYTES)
-        draft.frame_size += FETCH_WITHIN_BYTES
-        draft.is_fetched = True
-        return draft
+        """Raises Problem; with a key the draft has it, since what it was answered before comes first."""
+        try:
+            fetch_from = self._attachments.refer(app.no, submission.request)
+            return draft_of(app, submission, self._limits.max_payload, fetch_from)
+        except Problem as refusal:
+            if submission.idempotency_key is None:
+                raise
+            return Draft(app, submission, content="", frame_size=0, listed=None, priority=0, refused=refusal)
 
     async def _store(self, drafts: list[Draft]) -> None:
         if not drafts:
@@ -265,7 +265,7 @@ class Acceptance:
         await self._database.read(read)
         for draft in drafts:
             if draft.answer is None:
-                draft.answer = problem(
+                draft.answer = draft.refused or problem(
                     "storage_full", "the disk is full: nothing was accepted; free space and send again"
                 )
 
@@ -359,7 +359,7 @@ class Acceptance:
                     else:
                         draft.answer = key_reused(key)
                     continue
-                draft.answer = self._remembered(connection, draft, key, now)
+                draft.answer = self._remembered(connection, draft, key, now) or draft.refused
                 if draft.answer is not None:
                     continue
             if not self._resolve(draft, known):

@@ -1,7 +1,8 @@
 """Attachments: pictures and files that pushes refer to, kept by what they contain until no push needs them.
 
 A push is a few KiB; what belongs to it and is larger is uploaded once, named by its SHA-256, and fetched by the devices
-that were pushed. `attachment:ID` in a notification becomes the address to fetch it from.
+that were pushed. `attachment:ID` in a notification becomes the address to fetch it from, and the push says of itself
+whose addresses are ours (`fetch_from`): nobody else is shown a device's credential, whatever a sender puts in.
 
 Laws
 1. What was answered is on disk: the file is synced, then named and its row committed in one operation of the writer.
@@ -151,7 +152,7 @@ class Attachments:
             attachment_id, size = await self._receive(partial, chunks)
             return await self._name(app_no, attachment_id, content_type, size, ttl, partial)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise problem("storage_full", "the disk is full: nothing was stored; free space") from error
             raise
         finally:
@@ -169,7 +170,9 @@ class Attachments:
                 if size > self.limits.size:
                     raise _too_large(self.limits.size)
                 digest.update(chunk)
-                file.write(chunk)
+                rest = memoryview(chunk)
+                while rest:  # one write may take a part only, above all the last one that fits on the disk
+                    rest = rest[file.write(rest) :]
             if not size:
                 raise problem("invalid_request", "the body is empty: send the attachment's bytes as they are")
             await asyncio.to_thread(os.fsync, file.fileno())
@@ -244,12 +247,13 @@ class Attachments:
 
     # -- pushes ------------------------------------------------------------------------------------------------------
 
-    def refer(self, app_no: int, request: PushRequest) -> bool:
-        """Have a push say where its attachments are, and have them live as long as it; whether it has any. Called
-        before the push is stored, so that this is on disk with it at the latest. Raises Problem 404."""
+    def refer(self, app_no: int, request: PushRequest, *, keep: bool = True) -> str | None:
+        """Have a push say where its attachments are, and with `keep` have them live as long as it; what devices fetch
+        them from (`https://host`), None if it has none. Called before the push is stored, so that this is on disk with
+        it at the latest. Raises Problem 404."""
         notification = request.notification
         if notification is None:
-            return False
+            return None
         # Most refer to nothing, and this is done for every push.
         actions = notification.actions or ()
         if notification.image is None and notification.attachment is None:
@@ -257,28 +261,32 @@ class Attachments:
                 if action.icon is not None:
                     break
             else:
-                return False
+                return None
         found: dict[str, Attachment] = {}
+        ours = self._url("")
 
-        def addressed(text: str) -> str:
-            if not text.startswith(SCHEME):
-                return text
-            attachment = self.get(app_no, text.removeprefix(SCHEME))
+        def referred(text: str) -> Attachment | None:
+            """What it names, also by the address that the upload was answered with."""
+            if text.startswith(SCHEME):
+                attachment = self.get(app_no, text.removeprefix(SCHEME))
+            elif text.startswith(ours) and ATTACHMENT_ID.fullmatch(text, len(ours)):
+                attachment = self.get(app_no, text.removeprefix(ours))
+            else:
+                return None
             found[attachment.id] = attachment
-            return self._url(attachment.id)
+            return attachment
 
-        if notification.image is not None:
-            notification.image = addressed(notification.image)
+        if notification.image is not None and (attachment := referred(notification.image)) is not None:
+            notification.image = self._url(attachment.id)
         for action in actions:
-            if action.icon is not None:
-                action.icon = addressed(action.icon)
-        if (enclosed := notification.attachment) is not None and enclosed.url.startswith(SCHEME):
-            attachment = self.get(app_no, enclosed.url.removeprefix(SCHEME))
-            enclosed.url = addressed(enclosed.url)
+            if action.icon is not None and (attachment := referred(action.icon)) is not None:
+                action.icon = self._url(attachment.id)
+        if (enclosed := notification.attachment) is not None and (attachment := referred(enclosed.url)) is not None:
+            enclosed.url = self._url(attachment.id)
             enclosed.content_type = enclosed.content_type or attachment.content_type
             enclosed.size = attachment.size
         until = self._clock() + request.ttl * 1000 + AFTER_PUSH_MS
-        longer = [attachment for attachment in found.values() if attachment.expires_at < until]
+        longer = [attachment for attachment in found.values() if attachment.expires_at < until] if keep else []
         for attachment in longer:
             attachment.expires_at = until
         if longer:
@@ -290,7 +298,7 @@ class Attachments:
                 lambda _: None,
                 lambda _: None,  # the push that comes right behind it has the same trouble, and says so
             )
-        return bool(found)
+        return self._address() if found else None
 
     def _url(self, attachment_id: str) -> str:
         return f"{self._address()}/v1/attachments/{attachment_id}"

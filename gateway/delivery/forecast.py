@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.audience import targeting
 from gateway.audience.policy import PolicyBook
+from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
@@ -20,15 +21,19 @@ from gateway.store.database import Database
 class Forecast:
     """`max_payload`: bytes of a wire payload."""
 
-    def __init__(self, database: Database, mailbox: Mailbox, book: PolicyBook, max_payload: int) -> None:
+    def __init__(
+        self, database: Database, mailbox: Mailbox, book: PolicyBook, attachments: Attachments, max_payload: int
+    ) -> None:
         self._database = database
         self._mailbox = mailbox
         self._book = book
+        self._attachments = attachments
         self._max_payload = max_payload
 
     async def of(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
         """`{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`. Raises what `accept` would."""
-        draft_of(app, Submission(request), self._max_payload)
+        fetch_from = self._attachments.refer(app.no, request, keep=False)
+        draft_of(app, Submission(request), self._max_payload, fetch_from)
         online = self._mailbox.online_devices(app.no)
         target = request.target
 

@@ -12,6 +12,7 @@ from gateway.delivery.push import PUSH_ID_LENGTH, ActivePush, PushRequest, Targe
 from gateway.delivery.states import PRIORITIES
 from gateway.errors import Problem, problem
 
+FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
 PUSH_ID_BYTES = 15
 """120 random bits: not to be guessed, PUSH_ID_LENGTH characters on the wire."""
 
@@ -48,7 +49,7 @@ class Submission(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Draft:
-    """A submission that passed every check that needs no database."""
+    """A submission that passed every check that needs no database; one with a key may have passed them before."""
 
     app: AppRef
     submission: Submission
@@ -57,6 +58,8 @@ class Draft:
     listed: list[str] | None
     """The device ids of the target, each once; None when it selects instead."""
     priority: int
+    refused: Problem | None = None
+    """The check that it did not pass: its answer, unless its idempotency key has one."""
     answer: AcceptedPush | Problem | None = None
     push_no: int = 0
     """0: nothing of it was stored, `answer` says why."""
@@ -107,21 +110,28 @@ def listed_ids(target: Target) -> list[str] | None:
     return list(dict.fromkeys(target.devices)) if target.devices is not None else None
 
 
-def draft_of(app: AppRef, submission: Submission, max_payload: int) -> Draft:
-    """Judge a submission by itself. Raises Problem 413, 422."""
+def draft_of(app: AppRef, submission: Submission, max_payload: int, fetch_from: str | None) -> Draft:
+    """Judge a submission by itself. `fetch_from`: where devices fetch what belongs to it, None if nothing does. Raises
+    Problem 413, 422."""
     request = submission.request
     missing = not_yet_supported(request)
     if missing is not None:
         raise problem("not_yet_supported", f'"{missing}" is not available in this version; leave it out')
     content = request.content()
+    if fetch_from is not None:
+        content = f'{content[:-1]},"fetch_from":{json.dumps(fetch_from)}}}'
     size = wire_size(request, content)
+    if fetch_from is not None:
+        size += FETCH_WITHIN_BYTES
     if size > max_payload:
         raise problem(
             "payload_too_large",
             f"the push is {size} bytes on the wire and the limit is {max_payload}: "
             "send less, or an URL to fetch, or raise max_payload (up to 262144)",
         )
-    return Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
+    draft = Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
+    draft.is_fetched = fetch_from is not None
+    return draft
 
 
 def nobody_known(unknown: Sequence[str]) -> Problem:

@@ -87,9 +87,9 @@ def answers_twice() -> None:
 
 
 def too_late() -> None:
-    def longer(app: AppRef, submission: Submission, max_payload: int) -> Draft:
+    def longer(app: AppRef, submission: Submission, max_payload: int, fetch_from: str | None) -> Draft:
         submission.request.__dict__["ttl"] += LONGER
-        return draft_of(app, submission, max_payload)
+        return draft_of(app, submission, max_payload, fetch_from)
 
     vars(acceptance)["draft_of"] = longer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import queue
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -114,14 +115,21 @@ class Answering:
         self._server.server_close()
 
 
-PUSH = Push("p", "alert", {}, 0)
 OK: tuple[int, dict[str, str], bytes] = (200, {}, PICTURE)
 
 
-def fetch(server: Answering, path: str = f"/v1/attachments/{ID}", host: str = "127.0.0.1") -> bytes:
+def fetch(
+    server: Answering,
+    path: str = f"/v1/attachments/{ID}",
+    told: str | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> bytes:
+    """From a server that is the device's own, unless the push has been told another, or none (empty)."""
+    told = server.origin if told is None else told
+    push = Push("p", "alert", {"fetch_from": told} if told else {}, 0)
     try:
-        fetcher = Fetcher(host, "kiosk-1", "dev_secret", None, lambda: 0.001)
-        return fetcher.fetch(PUSH, server.origin + path, threading.Event())
+        fetcher = Fetcher("kiosk-1", "dev_secret", tls, lambda: 0.001)
+        return fetcher.fetch(push, server.origin + path, threading.Event())
     finally:
         server.close()
 
@@ -137,10 +145,21 @@ def test_the_token_goes_to_our_own_server_only() -> None:
     assert fetch(own) == PICTURE
     assert own.credentials[0] is not None
     assert own.credentials[0].startswith("Basic ")
-    for path, host in (("/poster.png", "127.0.0.1"), (f"/v1/attachments/{ID}", "push.example")):
+    kept = f"/v1/attachments/{ID}"
+    for path, told in (("/poster.png", None), (kept + "?x", None), (kept, "http://127.0.0.1:9"), (kept, "")):
         other = Answering(OK)
-        assert fetch(other, path, host) == PICTURE
-        assert other.credentials == [None]
+        assert fetch(other, path, told) == PICTURE
+        assert other.credentials == [None], "the same host is not enough"
+
+
+def test_a_device_with_tls_sends_its_token_nowhere_in_the_clear() -> None:
+    own = Answering(OK)
+    with pytest.raises(FetchFailed, match="public_url"):
+        fetch(own, tls=ssl.create_default_context())
+    assert own.credentials == []
+    other = Answering(OK)
+    assert fetch(other, "/poster.png", tls=ssl.create_default_context()) == PICTURE
+    assert other.credentials == [None]
 
 
 def test_a_redirect_does_not_take_the_token_along() -> None:
@@ -165,10 +184,10 @@ def test_what_is_not_there_is_not_asked_for_again() -> None:
 
 
 def test_what_is_no_address_is_not_fetched() -> None:
-    fetcher = Fetcher("127.0.0.1", "kiosk-1", "dev_secret", None)
+    fetcher = Fetcher("kiosk-1", "dev_secret", None)
     for url in ("file:///etc/passwd", "attachment:x", "", "http://[::1"):
         with pytest.raises(FetchFailed):
-            fetcher.fetch(PUSH, url, threading.Event())
+            fetcher.fetch(Push("p", "alert", {}, 0), url, threading.Event())
 
 
 def test_a_device_waits_for_its_moment_and_not_after_its_end() -> None:
@@ -182,5 +201,5 @@ def test_a_device_waits_for_its_moment_and_not_after_its_end() -> None:
 
     push = Push("p", "alert", {"fetch_within": 60}, 0)
     with pytest.raises(FetchFailed, match="closing"):
-        Fetcher("127.0.0.1", "kiosk-1", "t", None, lambda: 0.5).fetch(push, "http://127.0.0.1:9/", Clocked())
+        Fetcher("kiosk-1", "t", None, lambda: 0.5).fetch(push, "http://127.0.0.1:9/", Clocked())
     assert 29 < waited[0] <= 30

@@ -159,6 +159,16 @@ def test_what_devices_are_told_to_connect_to_can_be_set(start: Start) -> None:
     assert start("--public-host", "push.example").api.enrol("kiosk-1").mqtt["host"] == "push.example"
 
 
+def test_behind_a_proxy_addresses_are_those_of_the_proxy(start: Start) -> None:
+    server = start("--public-url", "https://push.example")
+    assert server.api.enrol("kiosk-1").mqtt["websocket"] == "wss://push.example/mqtt"
+    made = server.api.call("POST", "/v1/attachments", 201, content=b"picture")
+    assert made["url"] == f"https://push.example/v1/attachments/{made['id']}"
+    push_id = server.api.push("kiosk-1", notification={"title": "T", "image": f"attachment:{made['id']}"})
+    push = server.api.call("GET", f"/v1/pushes/{push_id}", 200)
+    assert (push["notification"]["image"], push["fetch_from"]) == (made["url"], "https://push.example")
+
+
 def test_the_rate_of_a_key_is_limited(start: Start) -> None:
     server = start("--request-limit", "3")
     codes = [server.api.request("GET", "/v1/pushes").status_code for _ in range(10)]

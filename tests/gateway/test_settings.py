@@ -62,6 +62,45 @@ def test_addresses_are_addresses(nowhere: Path) -> None:
         Settings.load(bind="my host")
 
 
+@pytest.mark.parametrize(
+    "url", ["https://push.example", "http://10.0.0.5:8080", "https://[2001:db8::1]:8443", "https://localhost"]
+)
+def test_the_public_url_is_an_origin(nowhere: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    assert Settings.load().public_url is None
+    Path("fleetpush.toml").write_text(f"public_url = '{url}'")
+    assert Settings.load().public_url == url
+    monkeypatch.setenv("FLEETPUSH_PUBLIC_URL", "HTTPS://Push.Example:443")
+    assert Settings.load().public_url == "https://push.example:443"
+    assert Settings.load(public_url=url).public_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "push.example",
+        "ftp://push.example",
+        "https://",
+        "https://push.example/",
+        "https://push.example/push",
+        "https://push.example?a=b",
+        "https://push.example#a",
+        "https://user@push.example",
+        "https://push.example:",
+        "https://push.example:0",
+        "https://push.example:65536",
+        "https://push example",
+        "https://[2001:db8::1",
+        "https://[1:2]",
+        "https://push.example\n",
+    ],
+)
+def test_anything_else_is_no_public_url(url: str) -> None:
+    with pytest.raises(BadSettings, match=r"--public-url: .*no origin") as mistake:
+        Settings.load(public_url=url)
+    assert "\n" not in str(mistake.value)
+
+
 def test_lists_come_from_flags_variables_and_the_file(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.load().trusted_proxies == ()
     Path("fleetpush.toml").write_text('trusted_proxies = ["10.0.0.0/8", "::1"]')

@@ -343,6 +343,26 @@ def test_a_picture_that_the_server_keeps_is_fetched_with_the_token(kiosk: Kiosk)
     page.wait_for(f"document.querySelector('{banner(push_id, 'img')}')?.naturalWidth === 3")
 
 
+def test_the_token_goes_to_the_server_of_the_push_only_and_with_tls_nowhere_in_the_clear(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    kept = "/v1/attachments/" + "a" * 64
+    asked = [
+        ("ws:", "http://push.example:8080", f"http://push.example:8080{kept}"),
+        ("wss:", "https://push.example", f"https://push.example{kept}"),
+        ("ws:", "http://push.example:8080", f"http://push.example:9999{kept}"),
+        ("ws:", "http://push.example", f"http://push.example:9999{kept}"),
+        ("ws:", "http://push.example", f"http://push.example{kept}?x"),
+        ("ws:", None, f"http://push.example{kept}"),
+        ("wss:", "http://push.example", f"http://push.example{kept}"),
+    ]
+    keeps = page.evaluate(
+        f"""import("./device.js").then(({{ FleetpushDevice, Push }}) => {json.dumps(asked)}.map(([scheme, from, url]) =>
+          new FleetpushDevice({{ deviceId: "d", token: "t", url: `${{scheme}}//push.example/mqtt` }})
+            .keeps(new Push({{ push_id: "p", fetch_from: from }}), url)))"""
+    )
+    assert keeps == [True, True, False, False, False, False, False]
+
+
 def picture(width: int, height: int) -> bytes:
     """A PNG, all black."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,9 @@ async def test_a_push_refers_to_it_and_says_where_it_is(house: House) -> None:
         "size": len(PNG),
     }
     assert [action["icon"] for action in shown["actions"]] == [made["url"], "https://x/i"]
-    assert "fetch_within" not in await house.call("GET", f"/v1/pushes/{push_id}")
+    pushed = await house.call("GET", f"/v1/pushes/{push_id}")
+    assert pushed["fetch_from"] == "http://push.example:8080"
+    assert "fetch_within" not in pushed
     house.clock.milliseconds += 7200_000 + DAY - 1
     await house.call("GET", "/v1/devices/d1")
     assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200, "it outlives the push by a day"
@@ -122,9 +126,33 @@ async def test_a_push_refers_to_it_and_says_where_it_is(house: House) -> None:
 
 async def test_other_addresses_stay_as_they_are(house: House) -> None:
     await house.enrol("d1")
-    notification = {"title": "T", "image": "https://x/i.png", "attachment": {"url": "https://x/f.pdf", "size": 7}}
+    other = f"http://push.example:9999/v1/attachments/{ID}"
+    notification = {"title": "T", "image": other, "attachment": {"url": "https://x/f.pdf", "size": 7}}
     push_id = await house.push({"device": "d1"}, notification=notification)
-    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["notification"] == notification
+    push = await house.call("GET", f"/v1/pushes/{push_id}")
+    assert push["notification"] == notification
+    assert "fetch_from" not in push, "no device shows its token there"
+
+
+async def test_a_sender_does_not_say_who_is_shown_the_token(house: House) -> None:
+    await house.enrol("d1")
+    body = {"target": {"device": "d1"}, "notification": {"title": "T"}, "fetch_from": "http://x"}
+    await house.refused("POST", "/v1/pushes", 422, "invalid_request", json=body)
+
+
+async def test_the_address_that_an_upload_was_answered_refers_to_it_as_well(house: House) -> None:
+    made = await upload(house, query="?ttl=60")
+    await house.enrol("d1")
+    push_id = await house.push({"device": "d1"}, notification={"title": "T", "attachment": {"url": made["url"]}})
+    push = await house.call("GET", f"/v1/pushes/{push_id}")
+    assert push["fetch_from"] == "http://push.example:8080"
+    assert push["notification"]["attachment"] == {
+        "url": made["url"],
+        "content_type": "image/png",
+        "size": len(PNG),
+    }
+    house.clock.milliseconds += DAY
+    assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200, "it lives as long as the push"
 
 
 async def test_a_large_fleet_is_told_to_spread_its_fetches(house: House) -> None:
@@ -145,6 +173,51 @@ async def test_what_is_not_there_is_no_attachment_of_a_push(house: House) -> Non
         body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": image}}
         await house.refused("POST", "/v1/pushes", 404, "attachment_not_found", json=body)
     assert (await house.call("GET", "/v1/pushes"))["items"] == []
+
+
+async def test_a_forecast_refuses_what_the_push_would_be_refused(house: House) -> None:
+    await house.enrol("d1")
+    body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": f"attachment:{ID}"}}
+    await house.refused("POST", "/v1/pushes/forecast", 404, "attachment_not_found", json=body)
+    await upload(house)
+    seen = set()
+    for size in range(3_600, 4_000, 10):
+        large = body | {"data": "x" * size}
+        forecast = (await house.http.post("/v1/pushes/forecast", json=large)).status_code
+        sent = (await house.http.post("/v1/pushes", json=large)).status_code
+        seen.add((forecast, sent))
+    assert seen == {(200, 202), (413, 413)}
+
+
+async def test_a_forecast_makes_no_attachment_live_longer(house: House) -> None:
+    await house.enrol("d1")
+    made = await upload(house, query="?ttl=60")
+    body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": f"attachment:{ID}"}}
+    await house.call("POST", "/v1/pushes/forecast", json=body)
+    assert (await upload(house, query="?ttl=1", expect=200))["expires_at"] == made["expires_at"]
+    house.clock.milliseconds += 60_000
+    await house.refused("POST", "/v1/pushes/forecast", 404, "attachment_not_found", json=body)
+
+
+async def test_a_push_sent_again_is_answered_also_when_what_it_refers_to_is_gone(house: House) -> None:
+    await upload(house)
+    await house.enrol("d1")
+    body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": f"attachment:{ID}"}}
+    headers = {"Idempotency-Key": "one"}
+    first = await house.call("POST", "/v1/pushes", 202, json=body, headers=headers)
+    line = json.dumps(body | {"idempotency_key": "two"})
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    batch = (await house.http.post("/v1/pushes/batch", content=line, headers=ndjson)).text
+    await house.call("DELETE", f"/v1/attachments/{ID}", 204)
+    assert await house.call("POST", "/v1/pushes", 202, json=body, headers=headers) == first
+    assert (await house.http.post("/v1/pushes/batch", content=line, headers=ndjson)).text == batch
+    other = body | {"ttl": 60}
+    await house.refused("POST", "/v1/pushes", 422, "idempotency_key_reused", json=other, headers=headers)
+    headers = {"Idempotency-Key": "never seen"}
+    await house.refused("POST", "/v1/pushes", 404, "attachment_not_found", json=body, headers=headers)
+    assert len((await house.call("GET", "/v1/pushes"))["items"]) == 2
+    await upload(house)
+    assert (await house.call("POST", "/v1/pushes", 202, json=body, headers=headers))["targeted"] == 1
 
 
 async def test_a_device_fetches_with_its_own_token(house: House) -> None:
@@ -286,6 +359,18 @@ async def test_all_of_them_together_have_a_limit(tmp_path: Path) -> None:
         await upload(house, b"x" * 5_000)
     finally:
         await house.close()
+
+
+async def test_what_fits_on_the_disk_in_part_only_is_refused_and_leaves_nothing(house: House, folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))  # the first write stops there, the next one fails
+    try:
+        await house.refused("POST", "/v1/attachments", 507, "storage_full", content=bytes((1 << 20) + 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(folder) == []
+    assert house.rooms.attachments.stored == 0
+    await house.call("POST", "/v1/attachments", 201, content=bytes((1 << 20) + 1))
 
 
 async def test_too_many_downloads_are_sent_away_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

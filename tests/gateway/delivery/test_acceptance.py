@@ -4,6 +4,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,6 +168,18 @@ def test_the_same_key_with_another_body_is_refused(world: World) -> None:
     with pytest.raises(Problem) as refusal:
         submit(world, "k", b"2")
     assert refusal.value.code == "idempotency_key_reused"
+
+
+def test_the_first_result_is_answered_although_it_would_be_refused_now(world: World) -> None:
+    first = submit(world, "k", b"1", data="x" * 1000)
+    world.limits = replace(world.limits, max_payload=500)
+    world.crash()
+    assert submit(world, "k", b"1", data="x" * 1000) == first
+    world.storage_left = False
+    assert submit(world, "k", b"1", data="x" * 1000) == first
+    with pytest.raises(Problem) as refusal:
+        submit(world, "other", b"1", data="x" * 1000)
+    assert refusal.value.code == "payload_too_large"
 
 
 def test_a_refusal_is_not_remembered(world: World) -> None:

@@ -111,7 +111,7 @@ class World:
             numbers=numbers,
             attachments=self.attachments,
         )
-        self.forecast = Forecast(database, self.mailbox, self.book, self.limits.max_payload)
+        self.forecast = Forecast(database, self.mailbox, self.book, self.attachments, self.limits.max_payload)
         self.engine.events = self.mailbox
         self.mailbox.attach(self.engine)
         self.mailbox.on_published = self.receipts.published
