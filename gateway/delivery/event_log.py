@@ -224,9 +224,11 @@ def read_events(
 
 
 def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) -> Position | None:
-    """Where to read on instead, if entries of the app that come after this position have left."""
+    """Where to read on instead, if what comes after this position has left, or may have: how far an entry went that is
+    no longer there, nobody knows."""
     row = connection.execute("SELECT events_lost_to FROM application WHERE no = ?", (app_no,)).fetchone()
-    return Position(row[0]) if row is not None and row[0] > after.entry else None
+    lost = Position(row[0]) if row is not None else after
+    return lost if lost > after else None
 
 
 def last_position(connection: sqlite3.Connection) -> Position:
