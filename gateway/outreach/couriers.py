@@ -6,7 +6,8 @@ Laws
    batch that is sent again has the `webhook-id` that it had.
 2. The events of a device are brought in order: it belongs to one lane, and a lane has one request under way.
 3. What a receiver does not take holds up its lane alone, and is found: a batch that is refused is halved until the one
-   event is left that its program cannot take. That one is a dead letter after a day.
+   event is left that its program cannot take. That is a dead letter when it is a day old: one whose turn comes later
+   gets a few attempts, so that many hold up their lane no longer than one does.
 4. A webhook that has taken nothing for a day is disabled, with a notice (`webhook.disabled`); enabled again, it goes on
    where it was.
 
@@ -50,7 +51,12 @@ LONGEST_DELAY_MS = 3_600_000
 STORE_MS = 3_600_000
 """After so long a position is stored although nothing was sent."""
 GIVE_UP_MS = 86_400_000
-"""After so long of failing."""
+"""After so long of failing; and an event that is older than that and refused is given up after:"""
+OLD_ATTEMPTS = 3
+"""At FIRST_DELAY_MS each."""
+OLD_LETTERS = 100
+"""Dead letters that come of that in a row. Who takes nothing in between refuses everything, not some events: from there
+on it has its day, and is disabled then. A tenth of the room for dead letters."""
 BUSY = (408, 425, 429, 502, 503, 504)
 """Answers that say nothing about the events."""
 REMEMBERED = 300
@@ -75,6 +81,8 @@ class _Route:
     """No further request is begun."""
     disabling: bool = False
     """It is on its way to the disk that the webhook is disabled: lanes that fail together say so once."""
+    old_letters: int = 0
+    """Since something was taken, see OLD_LETTERS."""
     replays: bool = True
     """There may be dead letters to send again."""
 
@@ -236,10 +244,11 @@ class Couriers:
                 else:
                     route.pending.pop(lane.no, None)
                 route.limits[lane.no] = min(BATCH, limit * 2)
+                route.old_letters = 0
                 await self._moved(webhook, lane, behind if behind is not None and not rest else sent[-1][0])
                 continue
             route.pending[lane.no] = batch
-            if isinstance(outcome, Answer) and outcome.status not in BUSY and not 300 <= outcome.status < 400:
+            if _is_refusal(outcome):
                 route.limits[lane.no] = max(1, len(sent) // 2)
             if await self._held_up(route, lane, sent, outcome):
                 route.pending.pop(lane.no, None)
@@ -274,7 +283,12 @@ class Couriers:
         error = _described(outcome)
         lane.attempts += 1
         lane.failing_since = lane.failing_since if lane.failing_since is not None else now
-        lane.next_at = now + self._delay(lane.attempts, outcome)
+        old = (
+            _is_refusal(outcome)
+            and sent[0][1]["timestamp"] <= rfc3339(now - GIVE_UP_MS)
+            and route.old_letters < OLD_LETTERS
+        )
+        lane.next_at = now + self._delay(1 if old else lane.attempts, outcome)
         webhook.failed_at, webhook.last_error = now, error
         before = lane.position, lane.attempts, lane.failing_since, lane.next_at
         letter: tuple[list[Event], int] | None = None
@@ -285,6 +299,10 @@ class Couriers:
             letter = [event for _, event in sent], lane.attempts
             if webhook.succeeded_at is None or webhook.succeeded_at < lane.failing_since:
                 why = f"it has taken nothing for a day: {error}"
+        elif old and len(sent) == 1 and lane.attempts >= OLD_ATTEMPTS:
+            letter = [sent[0][1]], lane.attempts
+            route.old_letters += 1
+        if letter is not None:
             lane.position, lane.attempts, lane.failing_since, lane.next_at = sent[-1][0], 0, None, 0
         if route.disabling:
             why = None
@@ -409,6 +427,11 @@ def _fitting(events: list[tuple[Position, Event]]) -> list[tuple[Position, Event
         if size > BATCH_BYTES and number:
             return events[:number]
     return events
+
+
+def _is_refusal(outcome: Answer | Failed) -> bool:
+    """Whether it may be about the events: somebody was there who looked at them."""
+    return isinstance(outcome, Answer) and outcome.status not in BUSY and not 300 <= outcome.status < 400
 
 
 def _described(outcome: Answer | Failed) -> str:

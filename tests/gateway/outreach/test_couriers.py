@@ -214,6 +214,57 @@ async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_l
     assert {event["id"] for event in receiver.events()} == {event["id"] for event in log}
 
 
+async def test_however_many_events_are_refused_they_delay_their_lane_by_a_day_in_all(
+    house: House, fleet: Fleet, receiver: Receiver
+) -> None:
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(8)
+    log = await fleet.log()
+    bad = {event["id"] for event in log if event["data"]["device_id"] == "d3"}
+    receiver.answer = lambda request: (422 if any(event["id"] in bad for event in request.events) else 200, {})
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await fleet.passes_until(lambda: len(receiver.events()) == len(log) - len(bad), most=26 * HOUR)
+    check_order(receiver.events(), [event for event in log if event["id"] not in bad])
+    await fleet.passes_until(lambda: house.rooms.couriers.buried == len(bad), most=HOUR)
+    letters = await fleet.dead_letters()
+    assert {letter["events"][0]["id"] for letter in letters} == bad
+    assert {len(letter["events"]) for letter in letters} == {1}
+    assert min(letter["attempts"] for letter in letters) >= couriers.OLD_ATTEMPTS
+    assert (await fleet.status())["enabled"]
+
+
+async def test_who_refuses_everything_that_is_old_is_disabled_and_keeps_most_of_it(
+    house: House, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "OLD_LETTERS", 10)
+    receiver.answer = answering(500)
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(10)
+    house.clock.milliseconds += 2 * DAY
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await fleet.passes_until(lambda: house.rooms.couriers.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
+    letters = await fleet.dead_letters()
+    assert 10 <= len(letters) <= 10 + 2 * LANES
+    receiver.answer = answering(200)
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    expected = {event["id"] for event in await fleet.log() if event["type"] != "webhook.disabled"}
+    await fleet.passes_until(lambda: expected <= {event["id"] for event in receiver.events()})
+
+
+async def test_who_is_down_loses_nothing_that_is_old(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    receiver.answer = answering(502)
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(2)
+    house.clock.milliseconds += 2 * DAY
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    start = house.clock.milliseconds
+    await fleet.passes_until(lambda: house.clock.milliseconds >= start + 20 * HOUR, step=10 * MINUTE)
+    receiver.answer = answering(200)
+    await fleet.all_arrives(receiver)
+    assert await fleet.dead_letters() == []
+
+
 async def test_other_lanes_do_not_wait_for_one_that_is_held_up(house: House, fleet: Fleet, receiver: Receiver) -> None:
     held_up = about("d3")
     receiver.answer = lambda request: (500 if held_up(request) else 200, {})
