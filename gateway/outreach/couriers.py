@@ -31,7 +31,7 @@ from typing import Any
 from gateway.delivery.event_log import Event, Position, log_of_app
 from gateway.outreach.event_feed import EventFeed, Follower
 from gateway.outreach.guarded_client import Answer, Failed, GuardedClient, Network, Resolve
-from gateway.outreach.webhooks import DEAD_LETTERS, LANES, Lane, Webhook, WebhookBook, key_of
+from gateway.outreach.webhooks import DEAD_LETTERS, LANES, THIS, Lane, Webhook, WebhookBook, key_of
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -261,7 +261,7 @@ class Couriers:
         webhook.succeeded_at = now
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE webhook SET succeeded_at = ? WHERE no = ?", (now, webhook.no))
+            connection.execute(f"UPDATE webhook SET succeeded_at = ? WHERE no = {THIS}", (now, *webhook.key))
             _store_lane(connection, webhook, lane)
 
         await self._database.write(write)
@@ -308,18 +308,22 @@ class Couriers:
             why = None
         route.disabling = route.disabling or why is not None
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = ?", (now, error, webhook.no)
+        def write(connection: sqlite3.Connection) -> bool:
+            there = connection.execute(
+                f"UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = {THIS}", (now, error, *webhook.key)
             )
+            if not there.rowcount:
+                return False
             _store_lane(connection, webhook, lane)
             if letter is not None:
                 webhook.dropped = _bury(connection, webhook, *letter, error, now)
             if why is not None:
                 _disable(connection, webhook, why, now)
+            return True
 
         try:
-            await self._database.write(write)
+            if not await self._database.write(write):
+                return False  # it was removed meanwhile
         except Exception:
             # Nothing is passed over that is on no disk.
             lane.position, lane.attempts, lane.failing_since, lane.next_at = before
@@ -353,9 +357,9 @@ class Couriers:
         while not route.dropped:
             row = await self._database.read(
                 lambda connection: connection.execute(
-                    "SELECT no, events FROM dead_letter WHERE webhook_no = ? AND replay_at IS NOT NULL"
+                    f"SELECT no, events FROM dead_letter WHERE webhook_no = {THIS} AND replay_at IS NOT NULL"
                     " ORDER BY no LIMIT 1",
-                    (webhook.no,),
+                    webhook.key,
                 ).fetchone()
             )
             if row is None:
@@ -363,12 +367,13 @@ class Couriers:
             number: int = row[0]
             outcome = await self._attempt(route, json.loads(row[1]))
             taken = isinstance(outcome, Answer) and 200 <= outcome.status < 300
+            this = f"no = ? AND webhook_no = {THIS} AND replay_at IS NOT NULL"
             change = (
-                ("DELETE FROM dead_letter WHERE no = ?", (number,))
+                (f"DELETE FROM dead_letter WHERE {this}", (number, *webhook.key))
                 if taken
                 else (
-                    "UPDATE dead_letter SET replay_at = NULL, attempts = attempts + 1, error = ? WHERE no = ?",
-                    (_described(outcome), number),
+                    f"UPDATE dead_letter SET replay_at = NULL, attempts = attempts + 1, error = ? WHERE {this}",
+                    (_described(outcome), number, *webhook.key),
                 )
             )
             await self._database.write(
@@ -445,8 +450,8 @@ def _described(outcome: Answer | Failed) -> str:
 def _store_lane(connection: sqlite3.Connection, webhook: Webhook, lane: Lane) -> None:
     connection.execute(
         "UPDATE webhook_lane SET entry = ?, place = ?, attempts = ?, failing_since = ?, next_at = ?"
-        " WHERE webhook_no = ? AND lane = ?",
-        (*lane.position, lane.attempts, lane.failing_since, lane.next_at, webhook.no, lane.no),
+        f" WHERE webhook_no = {THIS} AND lane = ?",
+        (*lane.position, lane.attempts, lane.failing_since, lane.next_at, *webhook.key, lane.no),
     )
 
 

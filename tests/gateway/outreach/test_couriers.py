@@ -336,6 +336,100 @@ async def test_gone_disables_at_once(house: House, fleet: Fleet, receiver: Recei
     assert await fleet.dead_letters() == [], "nothing is given up: enabled again, it goes on"
 
 
+async def everything_of_webhooks(house: House) -> list[list[Any]]:
+    tables = ("webhook", "webhook_lane", "dead_letter", "event")
+    return await house.database.write(  # behind everything that was submitted before
+        lambda connection: [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+    )
+
+
+@pytest.mark.parametrize("status", [200, 410, 500, 503])
+async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_next_one(
+    house: House, fleet: Fleet, receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the number that the removed one had."""
+    monkeypatch.setattr(couriers, "GIVE_UP_MS", 0)
+    go = threading.Event()
+
+    def late(request: Request) -> tuple[int, dict[str, str]]:
+        assert go.wait(30)
+        return status, {}
+
+    receiver.answer = late
+    await fleet.hook(receiver.url)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: bool(receiver.requests), "the request")
+    await house.call("DELETE", fleet.path, 204)
+    await fleet.happens(1, devices=1)
+    await fleet.hook(receiver.url, enabled=False)
+    before = await everything_of_webhooks(house)
+    assert before[0][0][0] == 1, "the number of the removed one"
+    go.set()
+    await fleet.until(lambda: house.rooms.couriers.succeeded + house.rooms.couriers.failed == 1, "the answer")
+    assert await everything_of_webhooks(house) == before
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
+    house: House,
+    fleet: Fleet,
+    receiver: Receiver,
+    make_receiver: MakeReceiver,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(couriers, "GIVE_UP_MS", 0)
+    go = threading.Event()
+
+    def late(request: Request) -> tuple[int, dict[str, str]]:
+        assert go.wait(30)
+        return status, {}
+
+    async def dies(url: str) -> None:
+        """A webhook with a dead letter, which is disabled by that."""
+        await fleet.hook(url)
+        await fleet.happens(1, devices=1)
+        await fleet.until(lambda: not house.rooms.couriers.at_work, "the attempt")
+        assert len(await fleet.dead_letters()) == 1
+
+    receiver.answer = answering(500)
+    await dies(receiver.url)
+    receiver.answer = late
+    await house.call("PATCH", fleet.path, json={"enabled": True, "types": ["device.gap"]})
+    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    await fleet.until(lambda: len(receiver.requests) == 2, "the replay")
+    await house.call("DELETE", fleet.path, 204)
+    other = make_receiver()
+    other.answer = answering(500)
+    await fleet.hook(other.url)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: house.rooms.couriers.buried == 2, "its dead letter")
+    before = await everything_of_webhooks(house)
+    go.set()
+    done = house.rooms.couriers.succeeded + house.rooms.couriers.failed
+    await fleet.until(lambda: house.rooms.couriers.succeeded + house.rooms.couriers.failed > done, "the answer")
+    assert await everything_of_webhooks(house) == before
+
+
+async def test_what_is_said_to_a_removed_webhook_does_not_change_the_next_one(house: House, fleet: Fleet) -> None:
+    """Requests that arrive together: each has found the webhook when it is removed."""
+    await fleet.hook("https://shop.example/hook")
+    answers = await asyncio.gather(
+        house.http.delete(fleet.path),
+        house.http.post("/v1/webhooks", json={"url": "https://other.example/hook"}),
+        house.http.patch(fleet.path, json={"url": "https://wrong.example/hook"}),
+        house.http.post(f"{fleet.path}/secret"),
+        house.http.delete(fleet.path),
+    )
+    made = answers[1].json()
+    row = await house.database.read(
+        lambda connection: connection.execute(
+            "SELECT no, url, secret FROM webhook WHERE id = ?", (made["id"],)
+        ).fetchone()
+    )
+    assert row == (1, "https://other.example/hook", made["secret"])
+
+
 async def test_a_name_that_resolves_to_this_machine_is_not_asked(tmp_path: Any, receiver: Receiver) -> None:
     house = await House.build(tmp_path, asyncio.get_running_loop())
     try:
