@@ -31,6 +31,8 @@ TYPES = (*DELIVERY_TYPES, "device.settings", "device.uplink", "device.gap", "pol
 """Every type there is; `events.lost` stands in a reader's stream for what retention has removed."""
 ENTRIES = 2_000
 """Entries that one read looks at."""
+PAGE_BYTES = 1024 * 1024
+"""Of what devices said in a page, about, beyond its first event: it has fewer events when they are large."""
 ENTRY_DEVICES = 5_000
 """That an entry has at most: it is read as one."""
 END_OF_ENTRY = 2**53
@@ -196,8 +198,8 @@ def read_events(
     lane: int = 0,
     lanes: int = 1,
 ) -> Page:
-    """The next events of an app, at most `limit`; of the devices of one lane, if there are several. `wanted` is asked
-    for types."""
+    """The next events of an app, at most `limit`, and no more than memory has room for; of the devices of one lane, if
+    there are several. `wanted` is asked for types."""
     entries = connection.execute(
         "SELECT no, type, push_no IS NULL, size FROM event WHERE app_no = ? AND no > ? ORDER BY no LIMIT ?",
         (app_no, after.entry - (after.place < END_OF_ENTRY), ENTRIES),
@@ -214,13 +216,35 @@ def read_events(
             room -= size
     more = more or len(entries) == ENTRIES
     found: list[tuple[Position, Event]] = []
+    end: Position | None = None
     for statement, numbers in forms.items():
-        rows = connection.execute(statement, (json.dumps(numbers), *after, lanes, lane, limit + 1)).fetchall()
-        found += map(_other if statement is _OTHER else _of_delivery, rows)
+        rows = connection.execute(statement, (json.dumps(numbers), *after, lanes, lane, limit + 1))
+        if statement is _OTHER:
+            some, end = _with_room(rows)
+            found += some
+        else:
+            found += map(_of_delivery, rows.fetchall())
     found.sort(key=lambda event: event[0])
-    if len(found) > limit:
-        return Page(found[:limit], found[limit - 1][0], True)
+    whole = len(found)
+    found = [event for event in found[:limit] if end is None or event[0] < end]
+    if len(found) < whole or end is not None:
+        return Page(found, found[-1][0], True)
     return Page(found, max(Position(last), after), more)
+
+
+def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Position | None]:
+    """As many events as a page has room for, at least one, and the position of the next when there is one more."""
+    found: list[tuple[Position, Event]] = []
+    room = PAGE_BYTES
+    for row in rows:
+        size = len(row[-1])
+        if found and size > room:
+            rows.close()
+            return found, Position(row[0], row[1])
+        if found:
+            room -= size
+        found.append(_other(row))
+    return found, None
 
 
 def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) -> Position | None:
