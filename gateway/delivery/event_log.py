@@ -12,7 +12,8 @@ Laws
 An event's id is `<number of the entry>.<place in it>`, and the same for ever, so that who reads on after an id misses
 nothing and sees nothing twice. Numbers go up with the order of the commits, and over all apps.
 
-Entries leave by age (`retention`); what an app may have lost by that is remembered as the last number that left.
+Entries leave by age (`retention`) and by size (`event_room`); what an app may have lost by that is remembered as the
+last number that left.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gateway.timestamps import rfc3339
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
 DELIVERY_TYPES = ("delivery.sent", *(f"delivery.{name}" for name in (*RECEIPT_STATES, *(end.label for end in ENDS))))
 TYPES = (*DELIVERY_TYPES, "device.settings", "device.uplink", "device.gap", "policy.critical", "webhook.disabled")
-"""Every type there is; `events.lost` stands in a reader's stream for what retention has removed."""
+"""Every type there is; `events.lost` stands in a reader's stream for what has left."""
 ENTRIES = 2_000
 """Entries that one read looks at."""
 PAGE_BYTES = 1024 * 1024
@@ -170,6 +171,16 @@ def remove_events(connection: sqlite3.Connection, before: int, count: int) -> in
         (last,),
     )
     return connection.execute("DELETE FROM event WHERE no <= ?", (last,)).rowcount
+
+
+def remove_events_to(connection: sqlite3.Connection, app_no: int, last: int) -> int:
+    """Remove an app's entries up to this one; how many."""
+    count = connection.execute("DELETE FROM event WHERE app_no = ? AND no <= ?", (app_no, last)).rowcount
+    if count:
+        connection.execute(
+            "UPDATE application SET events_lost_to = max(events_lost_to, ?) WHERE no = ?", (last, app_no)
+        )
+    return count
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
