@@ -30,7 +30,8 @@ from typing import Any
 
 from gateway.delivery.event_log import Event, Position, log_of_app
 from gateway.outreach.event_feed import EventFeed, Follower
-from gateway.outreach.guarded_client import Answer, Failed, GuardedClient, Network, Resolve
+from gateway.outreach.guarded_client import Answer, GuardedClient, Network
+from gateway.outreach.look_ups import Failed, LookUps, Shares
 from gateway.outreach.webhooks import DEAD_LETTERS, LANES, THIS, Lane, Webhook, WebhookBook, key_of
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
@@ -45,6 +46,8 @@ GRACE = 1.0
 """Seconds that requests under way have when the server ends or their webhook is changed."""
 ATTEMPTS = 50
 """Requests under way, of all webhooks together."""
+ATTEMPTS_OF_APP = 20
+"""And of one app's: its receivers that do not answer hold up its own."""
 FIRST_DELAY_MS = 5_000
 LONGEST_DELAY_MS = 3_600_000
 """Between two attempts: twice as long each time, minus up to half at random, so that lanes do not come together."""
@@ -97,7 +100,6 @@ class Couriers:
         book: WebhookBook,
         clock: Callable[[], int],
         allowed: Sequence[Network],
-        resolve: Resolve | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._database = database
@@ -105,10 +107,10 @@ class Couriers:
         self._book = book
         self._clock = clock
         self._allowed = allowed
-        self._resolve = resolve
         self._dice = dice
         self._routes: dict[str, _Route] = {}
-        self._free = asyncio.Semaphore(ATTEMPTS)
+        self._shares = Shares(ATTEMPTS, ATTEMPTS_OF_APP)
+        self._look_ups = LookUps()
         self._closing: set[asyncio.Task[None]] = set()
         self._ended = False
         self.succeeded = self.failed = self.buried = self.disabled = 0
@@ -138,6 +140,7 @@ class Couriers:
             self._drop(route)
         if self._closing:
             await asyncio.wait(self._closing)
+        await self._look_ups.close()
 
     # -- routes ------------------------------------------------------------------------------------------------------
 
@@ -155,7 +158,7 @@ class Couriers:
             return
         route = _Route(
             webhook,
-            GuardedClient(self._allowed, self._resolve),
+            GuardedClient(self._allowed, self._look_ups.of_app(webhook.app_no)),
             self._feed.follow(webhook.app_no, lambda: self._woken(webhook.id)),
             webhook.fields.url,
         )
@@ -399,7 +402,7 @@ class Couriers:
             "webhook-timestamp": str(seconds),
             "webhook-signature": signature(webhook.secrets(now), message_id, seconds, body),
         }
-        async with self._free:
+        async with self._shares.one(route.webhook.app_no):
             try:
                 answer = await route.client.post(route.url, body, headers)
             except Failed as failure:

@@ -7,13 +7,14 @@ import itertools
 import random
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.delivery.event_log import Position
-from gateway.outreach import couriers
-from gateway.outreach.webhooks import LANES
+from gateway.outreach import couriers, look_ups
+from gateway.outreach.webhooks import LANES, MAX_WEBHOOKS
 from gateway.store.database import StorageFull
 from tests.gateway.api.house import House
 from tests.gateway.outreach.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
@@ -443,6 +444,70 @@ async def test_a_name_that_resolves_to_this_machine_is_not_asked(tmp_path: Any, 
             assert "which is private" in webhook["last_error"]
         assert receiver.requests == []
     finally:
+        await house.close()
+
+
+async def another_app_has_an_event(house: House, url: str) -> None:
+    await house.call("POST", "/v1/apps", 201, json={"id": "other"})
+    other = await house.key_for("admin", "devices", app="other")
+    await house.call("POST", "/v1/devices", 201, http=other, json={"device_id": "d1"})
+    await house.call("POST", "/v1/webhooks", 201, http=other, json={"url": url})
+    change = {"quiet_hours": {"start": "01:00", "end": "02:00"}}
+    await house.call("PATCH", "/v1/devices/d1/preferences", http=other, json=change)
+
+
+async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
+    house: House, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def addresses(host: str, port: int) -> list[str]:
+        assert host == "shop.example" or go.wait(30)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(look_ups, "addresses", addresses)
+    for number in range(MAX_WEBHOOKS):
+        await fleet.hook(f"http://hook{number}.dead:{receiver.port}/")
+    await fleet.happens()
+    assert house.rooms.couriers.at_work == MAX_WEBHOOKS * LANES
+    quick = make_receiver()
+    await another_app_has_an_event(house, f"http://shop.example:{quick.port}/")
+    await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
+    assert receiver.requests == []
+    go.set()
+    await fleet.all_arrives(receiver)
+
+
+async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
+    tmp_path: Path, receiver: Receiver, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "ATTEMPTS", 6)
+    monkeypatch.setattr(couriers, "ATTEMPTS_OF_APP", 5)
+    house = await House.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
+    go = threading.Event()
+
+    def silent(request: Request) -> tuple[int, dict[str, str]]:
+        assert go.wait(30)
+        return 200, {}
+
+    try:
+        await house.enrol(*[f"d{number}" for number in range(1, 9)])
+        fleet = Fleet(house)
+        receiver.answer = silent
+        for _ in range(3):
+            await fleet.hook(receiver.url)
+        await fleet.happens()
+        await fleet.until(lambda: len(receiver.requests) == 5, "its share")
+        assert house.rooms.couriers.at_work == 3 * LANES
+
+        quick = make_receiver()
+        await another_app_has_an_event(house, quick.url)
+        await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
+        assert len(receiver.requests) == 5
+        go.set()
+        await fleet.all_arrives(receiver)
+    finally:
+        go.set()
         await house.close()
 
 
