@@ -54,6 +54,7 @@ from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import EmbeddedEngine
+from gateway.delivery.event_room import EventRoom
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.gaps import Gaps
 from gateway.delivery.gate import Gate
@@ -163,7 +164,13 @@ async def _serve(settings: Settings) -> None:
         ending.push_async_callback(rooms.couriers.end)
         if tls is not None:
             ending.callback(entrance.close)
-        for work in (rooms.sweep(), rooms.retire(), rooms.analytics.count_large(), rooms.metrics.keep_counting()):
+        for work in (
+            rooms.sweep(),
+            rooms.retire(),
+            rooms.make_room(),
+            rooms.analytics.count_large(),
+            rooms.metrics.keep_counting(),
+        ):
             task = loop.create_task(work)
             ending.push_async_callback(_cancel, task)
 
@@ -336,6 +343,7 @@ class Rooms:
             self.attachments,
         )
         self.analytics = Analytics(database, ledger, book, clock, loop)
+        self.event_room = EventRoom(database)
         self.feed = feed = EventFeed(database, clock, loop)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
         self._webhooks = WebhookBook(database, clock, networks)
@@ -396,6 +404,7 @@ class Rooms:
                 attachments=self.attachments,
                 couriers=self.couriers,
                 feed=self.feed,
+                event_room=self.event_room,
                 certificates=lambda: self.certificate_ends,
             )
         )
@@ -458,6 +467,15 @@ class Rooms:
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("nothing could be removed: %s", error)
             await asyncio.sleep(self._retention.pause)
+
+    async def make_room(self) -> None:
+        """Keep the event log within its bounds, until cancelled."""
+        while True:
+            try:
+                await self.event_room.run()
+            except Exception as error:  # above all a full disk: it is tried again
+                log.warning("the oldest events cannot be removed: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     async def settle(self) -> None:
         """See that everything said and acknowledged so far is on disk and called back."""

@@ -30,6 +30,7 @@ from gateway.auth import DeviceAuthenticator, KeyRing
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.event_room import EventRoom
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.receipts import Receipts
@@ -64,6 +65,7 @@ class Sources:
     attachments: Attachments
     couriers: Couriers
     feed: EventFeed
+    event_room: EventRoom
     broker: object
     certificates: Callable[[], Mapping[str, float]]
     """Of each certificate in use (`server`, `ca`) the end, in Unix time; nothing without TLS."""
@@ -204,6 +206,10 @@ class _Rooms(Collector):
         yield _gauge("webhook_lanes_at_work", "Parts of webhooks that are being sent.", rooms.couriers.at_work)
         yield _gauge("attachment_bytes", "Of files that pushes refer to.", rooms.attachments.stored)
         yield _gauge("attachment_downloads", "Under way.", rooms.attachments.downloads)
+        yield _gauge("event_log_bytes", "Events that are kept, about.", rooms.event_room.size)
+        yield _counter(
+            "event_entries_removed", "Entries of the event log that left for want of room.", rooms.event_room.removed
+        )
         yield _gauge("event_streams", "Open streams of events.", rooms.feed.streams)
         yield _counter("database_groups", "Transactions committed (one fsync each).", rooms.database.groups)
         yield _counter("database_operations", "Operations in those transactions.", rooms.database.operations)

@@ -12,7 +12,8 @@ Laws
 An event's id is `<number of the entry>.<place in it>`, and the same for ever, so that who reads on after an id misses
 nothing and sees nothing twice. Numbers go up with the order of the commits, and over all apps.
 
-Entries leave by age (`retention`); what an app may have lost by that is remembered as the last number that left.
+Entries leave by age (`retention`) and by size (`event_room`); what an app may have lost by that is remembered as the
+last number that left.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from gateway.timestamps import rfc3339
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
 DELIVERY_TYPES = ("delivery.sent", *(f"delivery.{name}" for name in (*RECEIPT_STATES, *(end.label for end in ENDS))))
 TYPES = (*DELIVERY_TYPES, "device.settings", "device.uplink", "device.gap", "policy.critical", "webhook.disabled")
-"""Every type there is; `events.lost` stands in a reader's stream for what retention has removed."""
+"""Every type there is; `events.lost` stands in a reader's stream for what has left."""
 ENTRIES = 2_000
 """Entries that one read looks at."""
+PAGE_BYTES = 1024 * 1024
+"""Of what devices said in a page, about, beyond its first event: it has fewer events when they are large."""
 ENTRY_DEVICES = 5_000
 """That an entry has at most: it is read as one."""
 END_OF_ENTRY = 2**53
@@ -170,6 +173,16 @@ def remove_events(connection: sqlite3.Connection, before: int, count: int) -> in
     return connection.execute("DELETE FROM event WHERE no <= ?", (last,)).rowcount
 
 
+def remove_events_to(connection: sqlite3.Connection, app_no: int, last: int) -> int:
+    """Remove an app's entries up to this one; how many."""
+    count = connection.execute("DELETE FROM event WHERE app_no = ? AND no <= ?", (app_no, last)).rowcount
+    if count:
+        connection.execute(
+            "UPDATE application SET events_lost_to = max(events_lost_to, ?) WHERE no = ?", (last, app_no)
+        )
+    return count
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 _DELIVERIES = (
@@ -196,8 +209,8 @@ def read_events(
     lane: int = 0,
     lanes: int = 1,
 ) -> Page:
-    """The next events of an app, at most `limit`; of the devices of one lane, if there are several. `wanted` is asked
-    for types."""
+    """The next events of an app, at most `limit`, and no more than memory has room for; of the devices of one lane, if
+    there are several. `wanted` is asked for types."""
     entries = connection.execute(
         "SELECT no, type, push_no IS NULL, size FROM event WHERE app_no = ? AND no > ? ORDER BY no LIMIT ?",
         (app_no, after.entry - (after.place < END_OF_ENTRY), ENTRIES),
@@ -214,19 +227,43 @@ def read_events(
             room -= size
     more = more or len(entries) == ENTRIES
     found: list[tuple[Position, Event]] = []
+    end: Position | None = None
     for statement, numbers in forms.items():
-        rows = connection.execute(statement, (json.dumps(numbers), *after, lanes, lane, limit + 1)).fetchall()
-        found += map(_other if statement is _OTHER else _of_delivery, rows)
+        rows = connection.execute(statement, (json.dumps(numbers), *after, lanes, lane, limit + 1))
+        if statement is _OTHER:
+            some, end = _with_room(rows)
+            found += some
+        else:
+            found += map(_of_delivery, rows.fetchall())
     found.sort(key=lambda event: event[0])
-    if len(found) > limit:
-        return Page(found[:limit], found[limit - 1][0], True)
+    whole = len(found)
+    found = [event for event in found[:limit] if end is None or event[0] < end]
+    if len(found) < whole or end is not None:
+        return Page(found, found[-1][0], True)
     return Page(found, max(Position(last), after), more)
 
 
+def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Position | None]:
+    """As many events as a page has room for, at least one, and the position of the next when there is one more."""
+    found: list[tuple[Position, Event]] = []
+    room = PAGE_BYTES
+    for row in rows:
+        size = len(row[-1])
+        if found and size > room:
+            rows.close()
+            return found, Position(row[0], row[1])
+        if found:
+            room -= size
+        found.append(_other(row))
+    return found, None
+
+
 def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) -> Position | None:
-    """Where to read on instead, if entries of the app that come after this position have left."""
+    """Where to read on instead, if what comes after this position has left, or may have: how far an entry went that is
+    no longer there, nobody knows."""
     row = connection.execute("SELECT events_lost_to FROM application WHERE no = ?", (app_no,)).fetchone()
-    return Position(row[0]) if row is not None and row[0] > after.entry else None
+    lost = Position(row[0]) if row is not None else after
+    return lost if lost > after else None
 
 
 def last_position(connection: sqlite3.Connection) -> Position:

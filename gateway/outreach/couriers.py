@@ -6,7 +6,8 @@ Laws
    batch that is sent again has the `webhook-id` that it had.
 2. The events of a device are brought in order: it belongs to one lane, and a lane has one request under way.
 3. What a receiver does not take holds up its lane alone, and is found: a batch that is refused is halved until the one
-   event is left that its program cannot take. That one is a dead letter after a day.
+   event is left that its program cannot take. That is a dead letter when it is a day old: one whose turn comes later
+   gets a few attempts, so that many hold up their lane no longer than one does.
 4. A webhook that has taken nothing for a day is disabled, with a notice (`webhook.disabled`); enabled again, it goes on
    where it was.
 
@@ -29,8 +30,9 @@ from typing import Any
 
 from gateway.delivery.event_log import Event, Position, log_of_app
 from gateway.outreach.event_feed import EventFeed, Follower
-from gateway.outreach.guarded_client import Answer, Failed, GuardedClient, Network, Resolve
-from gateway.outreach.webhooks import DEAD_LETTERS, LANES, Lane, Webhook, WebhookBook, key_of
+from gateway.outreach.guarded_client import Answer, GuardedClient, Network
+from gateway.outreach.look_ups import Failed, LookUps, Shares
+from gateway.outreach.webhooks import DEAD_LETTERS, LANES, THIS, Lane, Webhook, WebhookBook, key_of
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -44,13 +46,20 @@ GRACE = 1.0
 """Seconds that requests under way have when the server ends or their webhook is changed."""
 ATTEMPTS = 50
 """Requests under way, of all webhooks together."""
+ATTEMPTS_OF_APP = 20
+"""And of one app's: its receivers that do not answer hold up its own."""
 FIRST_DELAY_MS = 5_000
 LONGEST_DELAY_MS = 3_600_000
 """Between two attempts: twice as long each time, minus up to half at random, so that lanes do not come together."""
 STORE_MS = 3_600_000
 """After so long a position is stored although nothing was sent."""
 GIVE_UP_MS = 86_400_000
-"""After so long of failing."""
+"""After so long of failing; and an event that is older than that and refused is given up after:"""
+OLD_ATTEMPTS = 3
+"""At FIRST_DELAY_MS each."""
+OLD_LETTERS = 100
+"""Dead letters that come of that in a row. Who takes nothing in between refuses everything, not some events: from there
+on it has its day, and is disabled then. A tenth of the room for dead letters."""
 BUSY = (408, 425, 429, 502, 503, 504)
 """Answers that say nothing about the events."""
 REMEMBERED = 300
@@ -75,6 +84,8 @@ class _Route:
     """No further request is begun."""
     disabling: bool = False
     """It is on its way to the disk that the webhook is disabled: lanes that fail together say so once."""
+    old_letters: int = 0
+    """Since something was taken, see OLD_LETTERS."""
     replays: bool = True
     """There may be dead letters to send again."""
 
@@ -89,7 +100,6 @@ class Couriers:
         book: WebhookBook,
         clock: Callable[[], int],
         allowed: Sequence[Network],
-        resolve: Resolve | None = None,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._database = database
@@ -97,10 +107,10 @@ class Couriers:
         self._book = book
         self._clock = clock
         self._allowed = allowed
-        self._resolve = resolve
         self._dice = dice
         self._routes: dict[str, _Route] = {}
-        self._free = asyncio.Semaphore(ATTEMPTS)
+        self._shares = Shares(ATTEMPTS, ATTEMPTS_OF_APP)
+        self._look_ups = LookUps()
         self._closing: set[asyncio.Task[None]] = set()
         self._ended = False
         self.succeeded = self.failed = self.buried = self.disabled = 0
@@ -130,6 +140,7 @@ class Couriers:
             self._drop(route)
         if self._closing:
             await asyncio.wait(self._closing)
+        await self._look_ups.close()
 
     # -- routes ------------------------------------------------------------------------------------------------------
 
@@ -147,7 +158,7 @@ class Couriers:
             return
         route = _Route(
             webhook,
-            GuardedClient(self._allowed, self._resolve),
+            GuardedClient(self._allowed, self._look_ups.of_app(webhook.app_no)),
             self._feed.follow(webhook.app_no, lambda: self._woken(webhook.id)),
             webhook.fields.url,
         )
@@ -236,10 +247,11 @@ class Couriers:
                 else:
                     route.pending.pop(lane.no, None)
                 route.limits[lane.no] = min(BATCH, limit * 2)
+                route.old_letters = 0
                 await self._moved(webhook, lane, behind if behind is not None and not rest else sent[-1][0])
                 continue
             route.pending[lane.no] = batch
-            if isinstance(outcome, Answer) and outcome.status not in BUSY and not 300 <= outcome.status < 400:
+            if _is_refusal(outcome):
                 route.limits[lane.no] = max(1, len(sent) // 2)
             if await self._held_up(route, lane, sent, outcome):
                 route.pending.pop(lane.no, None)
@@ -252,7 +264,7 @@ class Couriers:
         webhook.succeeded_at = now
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE webhook SET succeeded_at = ? WHERE no = ?", (now, webhook.no))
+            connection.execute(f"UPDATE webhook SET succeeded_at = ? WHERE no = {THIS}", (now, *webhook.key))
             _store_lane(connection, webhook, lane)
 
         await self._database.write(write)
@@ -274,7 +286,12 @@ class Couriers:
         error = _described(outcome)
         lane.attempts += 1
         lane.failing_since = lane.failing_since if lane.failing_since is not None else now
-        lane.next_at = now + self._delay(lane.attempts, outcome)
+        old = (
+            _is_refusal(outcome)
+            and sent[0][1]["timestamp"] <= rfc3339(now - GIVE_UP_MS)
+            and route.old_letters < OLD_LETTERS
+        )
+        lane.next_at = now + self._delay(1 if old else lane.attempts, outcome)
         webhook.failed_at, webhook.last_error = now, error
         before = lane.position, lane.attempts, lane.failing_since, lane.next_at
         letter: tuple[list[Event], int] | None = None
@@ -285,23 +302,31 @@ class Couriers:
             letter = [event for _, event in sent], lane.attempts
             if webhook.succeeded_at is None or webhook.succeeded_at < lane.failing_since:
                 why = f"it has taken nothing for a day: {error}"
+        elif old and len(sent) == 1 and lane.attempts >= OLD_ATTEMPTS:
+            letter = [sent[0][1]], lane.attempts
+            route.old_letters += 1
+        if letter is not None:
             lane.position, lane.attempts, lane.failing_since, lane.next_at = sent[-1][0], 0, None, 0
         if route.disabling:
             why = None
         route.disabling = route.disabling or why is not None
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = ?", (now, error, webhook.no)
+        def write(connection: sqlite3.Connection) -> bool:
+            there = connection.execute(
+                f"UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = {THIS}", (now, error, *webhook.key)
             )
+            if not there.rowcount:
+                return False
             _store_lane(connection, webhook, lane)
             if letter is not None:
                 webhook.dropped = _bury(connection, webhook, *letter, error, now)
             if why is not None:
                 _disable(connection, webhook, why, now)
+            return True
 
         try:
-            await self._database.write(write)
+            if not await self._database.write(write):
+                return False  # it was removed meanwhile
         except Exception:
             # Nothing is passed over that is on no disk.
             lane.position, lane.attempts, lane.failing_since, lane.next_at = before
@@ -335,9 +360,9 @@ class Couriers:
         while not route.dropped:
             row = await self._database.read(
                 lambda connection: connection.execute(
-                    "SELECT no, events FROM dead_letter WHERE webhook_no = ? AND replay_at IS NOT NULL"
+                    f"SELECT no, events FROM dead_letter WHERE webhook_no = {THIS} AND replay_at IS NOT NULL"
                     " ORDER BY no LIMIT 1",
-                    (webhook.no,),
+                    webhook.key,
                 ).fetchone()
             )
             if row is None:
@@ -345,12 +370,13 @@ class Couriers:
             number: int = row[0]
             outcome = await self._attempt(route, json.loads(row[1]))
             taken = isinstance(outcome, Answer) and 200 <= outcome.status < 300
+            this = f"no = ? AND webhook_no = {THIS} AND replay_at IS NOT NULL"
             change = (
-                ("DELETE FROM dead_letter WHERE no = ?", (number,))
+                (f"DELETE FROM dead_letter WHERE {this}", (number, *webhook.key))
                 if taken
                 else (
-                    "UPDATE dead_letter SET replay_at = NULL, attempts = attempts + 1, error = ? WHERE no = ?",
-                    (_described(outcome), number),
+                    f"UPDATE dead_letter SET replay_at = NULL, attempts = attempts + 1, error = ? WHERE {this}",
+                    (_described(outcome), number, *webhook.key),
                 )
             )
             await self._database.write(
@@ -376,7 +402,7 @@ class Couriers:
             "webhook-timestamp": str(seconds),
             "webhook-signature": signature(webhook.secrets(now), message_id, seconds, body),
         }
-        async with self._free:
+        async with self._shares.one(route.webhook.app_no):
             try:
                 answer = await route.client.post(route.url, body, headers)
             except Failed as failure:
@@ -411,6 +437,11 @@ def _fitting(events: list[tuple[Position, Event]]) -> list[tuple[Position, Event
     return events
 
 
+def _is_refusal(outcome: Answer | Failed) -> bool:
+    """Whether it may be about the events: somebody was there who looked at them."""
+    return isinstance(outcome, Answer) and outcome.status not in BUSY and not 300 <= outcome.status < 400
+
+
 def _described(outcome: Answer | Failed) -> str:
     if isinstance(outcome, Failed):
         return str(outcome)[:REMEMBERED]
@@ -422,8 +453,8 @@ def _described(outcome: Answer | Failed) -> str:
 def _store_lane(connection: sqlite3.Connection, webhook: Webhook, lane: Lane) -> None:
     connection.execute(
         "UPDATE webhook_lane SET entry = ?, place = ?, attempts = ?, failing_since = ?, next_at = ?"
-        " WHERE webhook_no = ? AND lane = ?",
-        (*lane.position, lane.attempts, lane.failing_since, lane.next_at, webhook.no, lane.no),
+        f" WHERE webhook_no = {THIS} AND lane = ?",
+        (*lane.position, lane.attempts, lane.failing_since, lane.next_at, *webhook.key, lane.no),
     )
 
 

@@ -1,8 +1,8 @@
 """Who follows the event log: pages of events, and a word when there are more.
 
 Nothing is read while nobody follows. A follower is told that its app has new entries, at most five times a second, and
-reads pages at its own pace from its own position: a slow one costs no memory here, and loses nothing that retention has
-not removed. What that has removed is said in its place, by an event `events.lost`.
+reads pages at its own pace from its own position: a slow one costs no memory here, and loses nothing that is still in
+the log. What has left is said in its place, by an event `events.lost`.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class EventFeed:
         lane: int = 0,
         lanes: int = 1,
     ) -> Page:
-        """As `read_events`; behind what retention has removed it begins with `events.lost`."""
+        """As `read_events`; behind what has left it begins with `events.lost`."""
 
         def read(connection: sqlite3.Connection) -> Page:
             lost = lost_before(connection, app_no, after)

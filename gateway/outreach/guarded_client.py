@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx2
+
+from gateway.outreach.look_ups import Failed, LookUps, Resolve
 
 ATTEMPT_SECONDS = 15.0
 """From the look-up of the name to the end of the answer."""
@@ -26,15 +27,10 @@ CONNECTIONS = 8
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""(host, port) -> its addresses."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
-"""Local use (RFC 8215); older Pythons take it for global."""
-
-
-class Failed(Exception):
-    """There is no answer; the text says why, for the operator of the webhook."""
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that IANA has given out of IPv6 for the internet. Of the rest Python takes some for global that is not, or is a
+way to write an IPv4 address: fec0::/10, ::127.0.0.1, ::ffff:0:127.0.0.1, 64:ff9b:1::/48."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,7 +50,7 @@ class GuardedClient:
         """`allowed` are networks that may be asked although they are private. Without `trust` whoever the system
         trusts vouches for receivers (or `SSL_CERT_FILE`, as everywhere)."""
         self._allowed = allowed
-        self._resolve = resolve or resolved
+        self._resolve = resolve or LookUps().of_app(0)
         self._trust = trust
         self._client: httpx2.AsyncClient | None = None
 
@@ -79,15 +75,22 @@ class GuardedClient:
                 timeout=ATTEMPT_SECONDS,
                 limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
             )
-        address = await self._address(url)
-        request = self._client.build_request(
-            "POST",
-            url.copy_with(host=address),
-            content=body,
-            headers={**headers, "Host": url.netloc.decode("ascii")},
-            extensions={"sni_hostname": url.host},
-        )
-        response = await self._client.send(request, stream=True)
+        addresses = await self._addresses(url)
+        for address in addresses:
+            request = self._client.build_request(
+                "POST",
+                url.copy_with(host=address),
+                content=body,
+                headers={**headers, "Host": url.netloc.decode("ascii")},
+                extensions={"sni_hostname": url.host},
+                timeout=httpx2.Timeout(ATTEMPT_SECONDS, connect=ATTEMPT_SECONDS / len(addresses)),
+            )
+            try:
+                response = await self._client.send(request, stream=True)
+                break
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):  # it has not been asked
+                if address == addresses[-1]:
+                    raise
         try:
             text = b""
             async for chunk in response.aiter_raw(4_096):
@@ -98,15 +101,16 @@ class GuardedClient:
             await response.aclose()
         return Answer(response.status_code, response.headers.get("retry-after"), text[:200].decode(errors="replace"))
 
-    async def _address(self, url: httpx2.URL) -> str:
+    async def _addresses(self, url: httpx2.URL) -> list[str]:
+        """At least one."""
         port = url.port or (443 if url.scheme == "https" else 80)
-        addresses = await self._resolve(url.host, port)
-        for address in addresses:
-            if may_be_asked(address, self._allowed):
-                return address
+        found = await self._resolve(url.host, port)
+        permitted = [address for address in found if may_be_asked(address, self._allowed)]
+        if permitted:
+            return permitted
         raise Failed(
-            f"{url.host} is {', '.join(addresses)}, which is private: the setting webhook_networks can allow it"
-            if addresses
+            f"{url.host} is {', '.join(found)}, which is private: the setting webhook_networks can allow it"
+            if found
             else f"{url.host} has no address"
         )
 
@@ -121,15 +125,6 @@ def _system_trust() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-async def resolved(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name. Raises Failed."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:  # UnicodeError: no name of the DNS
-        raise Failed(f"{host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from None
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
 def may_be_asked(text: str, allowed: Sequence[Network]) -> bool:
     """Whether an address is on the public internet, or in a network that is allowed."""
     address: Address = ipaddress.ip_address(text)
@@ -138,7 +133,7 @@ def may_be_asked(text: str, allowed: Sequence[Network]) -> bool:
         address = inner
     if any(address.version == network.version and address in network for network in allowed):
         return True
-    return address.is_global and not address.is_multicast and address not in _LOCAL_NAT64
+    return address.is_global and not address.is_multicast and (address.version == 4 or address in _GLOBAL_UNICAST)
 
 
 def _embedded(address: Address) -> ipaddress.IPv4Address | None:

@@ -38,6 +38,9 @@ PAGE_BYTES = 1024 * 1024
 """Of events in a page of dead letters, about; it may have fewer letters than asked for."""
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"
+THIS = "(SELECT no FROM webhook WHERE no = ? AND id = ?)"
+"""The number of `Webhook.key`, if it is still its own: that of a removed webhook is given again, and what was under way
+for it must not be booked for another one, maybe another app's."""
 OLD_SECRET_MS = 86_400_000
 """How long it is signed with the secret before, too, when that was replaced: a day to deploy the new one."""
 
@@ -128,6 +131,11 @@ class Webhook:
     lanes: list[Lane] = field(default_factory=list)
     wanted: Callable[[str], bool] = lambda event: True
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """For THIS."""
+        return self.no, self.id
+
     def secrets(self, now: int) -> list[str]:
         """To sign with."""
         old = [self.old_secret] if self.old_secret is not None and now < self.old_secret_until else []
@@ -207,7 +215,7 @@ class WebhookBook:
         """Raises Problem 404."""
         webhook = self.webhooks.get(webhook_id)
         if webhook is None or webhook.app_no != app_no:
-            raise problem("webhook_not_found", f"no webhook {webhook_id!r} in this app; GET /v1/webhooks lists them")
+            raise _unknown(webhook_id)
         return webhook
 
     def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
@@ -271,7 +279,7 @@ class WebhookBook:
         return {**webhook.described(), "secret": webhook.secret}
 
     async def change(self, webhook: Webhook, fields: WebhookFields) -> dict[str, Any]:
-        """Enabled again, it is told at once of what has happened meanwhile. Raises Problem 422."""
+        """Enabled again, it is told at once of what has happened meanwhile. Raises Problem 404, 422."""
         wanted = self._judged(fields)
         now = self._clock()
         disabled: tuple[int | None, str | None] = webhook.disabled_at, webhook.disabled_reason
@@ -279,21 +287,23 @@ class WebhookBook:
             disabled = None, None
         elif webhook.disabled_at is None:
             disabled = now, "by its operator"
-        row = (fields.url, json.dumps(fields.types), fields.description, *disabled, now, webhook.no)
+        row = (fields.url, json.dumps(fields.types), fields.description, *disabled, now)
 
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(
+        def write(connection: sqlite3.Connection) -> bool:
+            there = connection.execute(
                 "UPDATE webhook SET url = ?, types = ?, description = ?, disabled_at = ?, disabled_reason = ?,"
-                " updated_at = ? WHERE no = ?",
-                row,
+                f" updated_at = ? WHERE no = {THIS}",
+                (*row, *webhook.key),
             )
-            if fields.enabled:
+            if there.rowcount and fields.enabled:
                 connection.execute(
                     "UPDATE webhook_lane SET attempts = 0, failing_since = NULL, next_at = 0 WHERE webhook_no = ?",
-                    (row[-1],),
+                    (webhook.no,),
                 )
+            return bool(there.rowcount)
 
-        await self._database.write(write)
+        if not await self._database.write(write):
+            raise _unknown(webhook.id)
         webhook.fields, webhook.wanted, webhook.updated_at = fields, wanted, now
         webhook.disabled_at, webhook.disabled_reason = disabled
         if fields.enabled:
@@ -303,15 +313,21 @@ class WebhookBook:
         return webhook.described()
 
     async def rotate(self, webhook: Webhook) -> dict[str, Any]:
-        """A new secret. For a day requests are signed with the old one as well."""
+        """A new secret. For a day requests are signed with the old one as well. Raises Problem 404."""
         now = self._clock()
         secret, old, until = new_secret(), webhook.secret, now + OLD_SECRET_MS
-        row = (secret, old, until, now, webhook.no)
-        await self._database.write(
-            lambda connection: connection.execute(
-                "UPDATE webhook SET secret = ?, old_secret = ?, old_secret_until = ?, updated_at = ? WHERE no = ?", row
+        row = (secret, old, until, now, *webhook.key)
+        changed = await self._database.write(
+            lambda connection: (
+                connection.execute(
+                    "UPDATE webhook SET secret = ?, old_secret = ?, old_secret_until = ?, updated_at = ?"
+                    f" WHERE no = {THIS}",
+                    row,
+                ).rowcount
             )
         )
+        if not changed:
+            raise _unknown(webhook.id)
         webhook.secret, webhook.old_secret, webhook.old_secret_until, webhook.updated_at = secret, old, until, now
         return {**webhook.described(), "secret": secret}
 
@@ -319,7 +335,8 @@ class WebhookBook:
         """With its dead letters."""
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM webhook WHERE no = ?", (webhook.no,))
+            if not connection.execute(f"DELETE FROM webhook WHERE no = {THIS}", webhook.key).rowcount:
+                return  # another request was faster
             for table in ("webhook_lane", "dead_letter"):
                 connection.execute(f"DELETE FROM {table} WHERE webhook_no = ?", (webhook.no,))
 
@@ -333,9 +350,9 @@ class WebhookBook:
 
         def read(connection: sqlite3.Connection) -> tuple[list[Any], bool]:
             rows = connection.execute(
-                "SELECT no, events, attempts, error, at, replay_at FROM dead_letter WHERE webhook_no = ? AND no < ?"
-                " ORDER BY no DESC LIMIT ?",
-                (webhook.no, before if before is not None else 2**62, limit + 1),
+                "SELECT no, events, attempts, error, at, replay_at FROM dead_letter WHERE"
+                f" webhook_no = {THIS} AND no < ? ORDER BY no DESC LIMIT ?",
+                (*webhook.key, before if before is not None else 2**62, limit + 1),
             )
             found: list[Any] = []
             room = PAGE_BYTES
@@ -364,11 +381,11 @@ class WebhookBook:
         """Send these dead letters again, or all; how many. What arrives leaves the list."""
         now = self._clock()
         chosen = "" if ids is None else " AND no IN (SELECT value FROM json_each(?))"
-        parameters = [now, webhook.no] + ([] if ids is None else [json.dumps(ids)])
+        parameters = [now, *webhook.key] + ([] if ids is None else [json.dumps(ids)])
         count = await self._database.write(
             lambda connection: (
                 connection.execute(
-                    f"UPDATE dead_letter SET replay_at = ? WHERE webhook_no = ?{chosen}", parameters
+                    f"UPDATE dead_letter SET replay_at = ? WHERE webhook_no = {THIS}{chosen}", parameters
                 ).rowcount
             )
         )
@@ -387,6 +404,10 @@ class WebhookBook:
             if not may_be_asked(host, self._allowed):
                 raise _private(host)
         return type_filter(fields.types)
+
+
+def _unknown(webhook_id: str) -> Problem:
+    return problem("webhook_not_found", f"no webhook {webhook_id!r} in this app; GET /v1/webhooks lists them")
 
 
 def _private(host: str) -> Problem:

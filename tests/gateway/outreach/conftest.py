@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.event_log import Position
+from gateway.delivery.event_log import Page, Position
 from tests.gateway.api.house import House
 from tests.receiver import Receiver
 
@@ -75,9 +75,12 @@ class Fleet:
 
     async def log(self) -> list[dict[str, Any]]:
         """All that there was to tell."""
-        page = await self.house.rooms.feed.read(1, Position(0), 100_000, lambda event: True)
-        assert not page.more
-        return [event for _, event in page.events]
+        page = Page([], Position(0), True)
+        events: list[dict[str, Any]] = []
+        while page.more:
+            page = await self.house.rooms.feed.read(1, page.position, 100_000, lambda event: True)
+            events += [event for _, event in page.events]
+        return events
 
     async def status(self) -> dict[str, Any]:
         return dict(await self.house.call("GET", self.path))

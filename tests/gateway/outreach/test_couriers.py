@@ -7,13 +7,14 @@ import itertools
 import random
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.delivery.event_log import Position
-from gateway.outreach import couriers
-from gateway.outreach.webhooks import LANES
+from gateway.outreach import couriers, look_ups
+from gateway.outreach.webhooks import LANES, MAX_WEBHOOKS
 from gateway.store.database import StorageFull
 from tests.gateway.api.house import House
 from tests.gateway.outreach.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
@@ -214,6 +215,57 @@ async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_l
     assert {event["id"] for event in receiver.events()} == {event["id"] for event in log}
 
 
+async def test_however_many_events_are_refused_they_delay_their_lane_by_a_day_in_all(
+    house: House, fleet: Fleet, receiver: Receiver
+) -> None:
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(8)
+    log = await fleet.log()
+    bad = {event["id"] for event in log if event["data"]["device_id"] == "d3"}
+    receiver.answer = lambda request: (422 if any(event["id"] in bad for event in request.events) else 200, {})
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await fleet.passes_until(lambda: len(receiver.events()) == len(log) - len(bad), most=26 * HOUR)
+    check_order(receiver.events(), [event for event in log if event["id"] not in bad])
+    await fleet.passes_until(lambda: house.rooms.couriers.buried == len(bad), most=HOUR)
+    letters = await fleet.dead_letters()
+    assert {letter["events"][0]["id"] for letter in letters} == bad
+    assert {len(letter["events"]) for letter in letters} == {1}
+    assert min(letter["attempts"] for letter in letters) >= couriers.OLD_ATTEMPTS
+    assert (await fleet.status())["enabled"]
+
+
+async def test_who_refuses_everything_that_is_old_is_disabled_and_keeps_most_of_it(
+    house: House, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "OLD_LETTERS", 10)
+    receiver.answer = answering(500)
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(10)
+    house.clock.milliseconds += 2 * DAY
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await fleet.passes_until(lambda: house.rooms.couriers.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
+    letters = await fleet.dead_letters()
+    assert 10 <= len(letters) <= 10 + 2 * LANES
+    receiver.answer = answering(200)
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    expected = {event["id"] for event in await fleet.log() if event["type"] != "webhook.disabled"}
+    await fleet.passes_until(lambda: expected <= {event["id"] for event in receiver.events()})
+
+
+async def test_who_is_down_loses_nothing_that_is_old(house: House, fleet: Fleet, receiver: Receiver) -> None:
+    receiver.answer = answering(502)
+    await fleet.hook(receiver.url, enabled=False)
+    await fleet.happens(2)
+    house.clock.milliseconds += 2 * DAY
+    await house.call("PATCH", fleet.path, json={"enabled": True})
+    start = house.clock.milliseconds
+    await fleet.passes_until(lambda: house.clock.milliseconds >= start + 20 * HOUR, step=10 * MINUTE)
+    receiver.answer = answering(200)
+    await fleet.all_arrives(receiver)
+    assert await fleet.dead_letters() == []
+
+
 async def test_other_lanes_do_not_wait_for_one_that_is_held_up(house: House, fleet: Fleet, receiver: Receiver) -> None:
     held_up = about("d3")
     receiver.answer = lambda request: (500 if held_up(request) else 200, {})
@@ -285,6 +337,100 @@ async def test_gone_disables_at_once(house: House, fleet: Fleet, receiver: Recei
     assert await fleet.dead_letters() == [], "nothing is given up: enabled again, it goes on"
 
 
+async def everything_of_webhooks(house: House) -> list[list[Any]]:
+    tables = ("webhook", "webhook_lane", "dead_letter", "event")
+    return await house.database.write(  # behind everything that was submitted before
+        lambda connection: [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+    )
+
+
+@pytest.mark.parametrize("status", [200, 410, 500, 503])
+async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_next_one(
+    house: House, fleet: Fleet, receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the number that the removed one had."""
+    monkeypatch.setattr(couriers, "GIVE_UP_MS", 0)
+    go = threading.Event()
+
+    def late(request: Request) -> tuple[int, dict[str, str]]:
+        assert go.wait(30)
+        return status, {}
+
+    receiver.answer = late
+    await fleet.hook(receiver.url)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: bool(receiver.requests), "the request")
+    await house.call("DELETE", fleet.path, 204)
+    await fleet.happens(1, devices=1)
+    await fleet.hook(receiver.url, enabled=False)
+    before = await everything_of_webhooks(house)
+    assert before[0][0][0] == 1, "the number of the removed one"
+    go.set()
+    await fleet.until(lambda: house.rooms.couriers.succeeded + house.rooms.couriers.failed == 1, "the answer")
+    assert await everything_of_webhooks(house) == before
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
+    house: House,
+    fleet: Fleet,
+    receiver: Receiver,
+    make_receiver: MakeReceiver,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(couriers, "GIVE_UP_MS", 0)
+    go = threading.Event()
+
+    def late(request: Request) -> tuple[int, dict[str, str]]:
+        assert go.wait(30)
+        return status, {}
+
+    async def dies(url: str) -> None:
+        """A webhook with a dead letter, which is disabled by that."""
+        await fleet.hook(url)
+        await fleet.happens(1, devices=1)
+        await fleet.until(lambda: not house.rooms.couriers.at_work, "the attempt")
+        assert len(await fleet.dead_letters()) == 1
+
+    receiver.answer = answering(500)
+    await dies(receiver.url)
+    receiver.answer = late
+    await house.call("PATCH", fleet.path, json={"enabled": True, "types": ["device.gap"]})
+    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    await fleet.until(lambda: len(receiver.requests) == 2, "the replay")
+    await house.call("DELETE", fleet.path, 204)
+    other = make_receiver()
+    other.answer = answering(500)
+    await fleet.hook(other.url)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: house.rooms.couriers.buried == 2, "its dead letter")
+    before = await everything_of_webhooks(house)
+    go.set()
+    done = house.rooms.couriers.succeeded + house.rooms.couriers.failed
+    await fleet.until(lambda: house.rooms.couriers.succeeded + house.rooms.couriers.failed > done, "the answer")
+    assert await everything_of_webhooks(house) == before
+
+
+async def test_what_is_said_to_a_removed_webhook_does_not_change_the_next_one(house: House, fleet: Fleet) -> None:
+    """Requests that arrive together: each has found the webhook when it is removed."""
+    await fleet.hook("https://shop.example/hook")
+    answers = await asyncio.gather(
+        house.http.delete(fleet.path),
+        house.http.post("/v1/webhooks", json={"url": "https://other.example/hook"}),
+        house.http.patch(fleet.path, json={"url": "https://wrong.example/hook"}),
+        house.http.post(f"{fleet.path}/secret"),
+        house.http.delete(fleet.path),
+    )
+    made = answers[1].json()
+    row = await house.database.read(
+        lambda connection: connection.execute(
+            "SELECT no, url, secret FROM webhook WHERE id = ?", (made["id"],)
+        ).fetchone()
+    )
+    assert row == (1, "https://other.example/hook", made["secret"])
+
+
 async def test_a_name_that_resolves_to_this_machine_is_not_asked(tmp_path: Any, receiver: Receiver) -> None:
     house = await House.build(tmp_path, asyncio.get_running_loop())
     try:
@@ -298,6 +444,70 @@ async def test_a_name_that_resolves_to_this_machine_is_not_asked(tmp_path: Any, 
             assert "which is private" in webhook["last_error"]
         assert receiver.requests == []
     finally:
+        await house.close()
+
+
+async def another_app_has_an_event(house: House, url: str) -> None:
+    await house.call("POST", "/v1/apps", 201, json={"id": "other"})
+    other = await house.key_for("admin", "devices", app="other")
+    await house.call("POST", "/v1/devices", 201, http=other, json={"device_id": "d1"})
+    await house.call("POST", "/v1/webhooks", 201, http=other, json={"url": url})
+    change = {"quiet_hours": {"start": "01:00", "end": "02:00"}}
+    await house.call("PATCH", "/v1/devices/d1/preferences", http=other, json=change)
+
+
+async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
+    house: House, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def addresses(host: str, port: int) -> list[str]:
+        assert host == "shop.example" or go.wait(30)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(look_ups, "addresses", addresses)
+    for number in range(MAX_WEBHOOKS):
+        await fleet.hook(f"http://hook{number}.dead:{receiver.port}/")
+    await fleet.happens()
+    assert house.rooms.couriers.at_work == MAX_WEBHOOKS * LANES
+    quick = make_receiver()
+    await another_app_has_an_event(house, f"http://shop.example:{quick.port}/")
+    await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
+    assert receiver.requests == []
+    go.set()
+    await fleet.all_arrives(receiver)
+
+
+async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
+    tmp_path: Path, receiver: Receiver, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(couriers, "ATTEMPTS", 6)
+    monkeypatch.setattr(couriers, "ATTEMPTS_OF_APP", 5)
+    house = await House.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
+    go = threading.Event()
+
+    def silent(request: Request) -> tuple[int, dict[str, str]]:
+        assert go.wait(30)
+        return 200, {}
+
+    try:
+        await house.enrol(*[f"d{number}" for number in range(1, 9)])
+        fleet = Fleet(house)
+        receiver.answer = silent
+        for _ in range(3):
+            await fleet.hook(receiver.url)
+        await fleet.happens()
+        await fleet.until(lambda: len(receiver.requests) == 5, "its share")
+        assert house.rooms.couriers.at_work == 3 * LANES
+
+        quick = make_receiver()
+        await another_app_has_an_event(house, quick.url)
+        await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
+        assert len(receiver.requests) == 5
+        go.set()
+        await fleet.all_arrives(receiver)
+    finally:
+        go.set()
         await house.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from gateway.outreach import guarded_client
-from gateway.outreach.guarded_client import Failed, GuardedClient, may_be_asked
+from gateway.outreach.guarded_client import GuardedClient, may_be_asked
+from gateway.outreach.look_ups import Failed
 from tests.certificates import Authority
 from tests.gateway.outreach.conftest import MakeReceiver
 from tests.receiver import Receiver
@@ -59,6 +61,10 @@ def names(*answers: Sequence[str]) -> tuple[Callable[[str, int], Awaitable[Seque
         "fd12:3456::1",
         "ff02::1",
         "2001:db8::1",
+        "fec0::1",
+        "::127.0.0.1",
+        "::ffff:0:127.0.0.1",
+        "4000::1",
     ],
 )
 def test_private_addresses_are_not_asked(address: str) -> None:
@@ -75,6 +81,7 @@ def test_a_network_can_be_allowed() -> None:
     assert may_be_asked("10.1.2.3", allowed)
     assert may_be_asked("::ffff:10.1.2.3", allowed)
     assert may_be_asked("fd00::7", allowed)
+    assert may_be_asked("fec0::7", [ipaddress.ip_network("fec0::/10")])
     assert not may_be_asked("10.2.0.1", allowed)
     assert not may_be_asked("127.0.0.1", allowed)
 
@@ -98,6 +105,48 @@ async def test_of_several_addresses_one_that_may_be_asked_is(receiver: Receiver)
     client = GuardedClient(THIS, resolve)
     assert (await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})).status == 200
     await client.close()
+
+
+async def test_of_several_addresses_one_that_answers_is_asked(receiver: Receiver) -> None:
+    resolve, _ = names(["127.0.0.2", "127.0.0.1"])
+    client = GuardedClient([ipaddress.ip_network("127.0.0.0/8")], resolve)
+    assert (await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})).status == 200
+    assert len(receiver.requests) == 1
+    receiver.close()
+    with pytest.raises(Failed, match="ConnectError"):
+        await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})
+    await client.close()
+
+
+async def test_an_address_that_says_nothing_leaves_time_for_the_next(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket whose queue is full does not answer, as a host that is off."""
+    monkeypatch.setattr(guarded_client, "ATTEMPT_SECONDS", 2.0)
+    with socket.socket() as off, socket.socket() as first, socket.socket() as second:
+        off.bind(("127.0.0.2", receiver.port))
+        off.listen(0)
+        for other in (first, second):
+            other.setblocking(False)
+            other.connect_ex(off.getsockname())
+        resolve, _ = names(["127.0.0.2", "127.0.0.1"])
+        client = GuardedClient([ipaddress.ip_network("127.0.0.0/8")], resolve)
+        assert (await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})).status == 200
+        await client.close()
+
+
+async def test_what_was_asked_of_one_address_is_not_asked_of_the_next(receiver: Receiver) -> None:
+    async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.close()
+
+    async with await asyncio.start_server(rude, "127.0.0.2", receiver.port):
+        resolve, _ = names(["127.0.0.2", "127.0.0.1"])
+        client = GuardedClient([ipaddress.ip_network("127.0.0.0/8")], resolve)
+        with pytest.raises(Failed):
+            await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})
+        await client.close()
+    assert receiver.requests == []
 
 
 async def test_a_name_without_an_address() -> None:

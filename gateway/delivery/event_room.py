@@ -1,0 +1,159 @@
+"""The room that an app's part of the event log has: it ends by size as well as by age (`retention`).
+
+A device may say a mebibyte at a time, as often as it likes; for as long as events are kept that would fill any disk. So
+the log is followed, from its beginning at the start of the server and then a few times a second, and what has been read
+of an app is remembered in *chunks*: up to which entry, how many, how large. When they are more than ROOM, the oldest
+chunks leave. Who had not read them is told so (`events.lost`), as of what left by age.
+
+The writer pays nothing for it until something has to leave: entries are measured on a reader, after their commit. What
+comes in between two looks is above ROOM for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gateway.delivery.event_log import remove_events_to
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+ROOM = 256 * 1024 * 1024
+"""Bytes of an app's events: a week of three million acknowledged pushes to one device each, or the last 250 of the
+largest messages that devices can send; and four apps with as much fit into a gibibyte."""
+ENTRY_BYTES = 64
+"""Of an entry besides its text, with its place in the index, about."""
+LOOK = 1_000
+"""Entries that one look measures, about 1 ms of a reader unless they are large."""
+CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_ENTRIES = 2_000
+"""What leaves in one operation: about 10 ms of the writer."""
+CHUNKS = 16
+"""That leave together."""
+
+
+@dataclass(slots=True)
+class _Chunk:
+    to: int
+    """The number of its last entry."""
+    entries: int
+    size: int
+
+
+class _Part:
+    """What there is of an app."""
+
+    __slots__ = ("chunks", "full", "size")
+
+    def __init__(self) -> None:
+        self.chunks: deque[_Chunk] = deque()
+        self.size = 0
+        self.full = False
+        """It has been said that it is."""
+
+    def grow(self, added: _Chunk) -> None:
+        self.size += added.size
+        last = self.chunks[-1] if self.chunks else None
+        if last is None or last.entries + added.entries > CHUNK_ENTRIES or last.size + added.size > CHUNK_BYTES:
+            self.chunks.append(added)
+        else:
+            last.to, last.entries, last.size = added.to, last.entries + added.entries, last.size + added.size
+
+    def shrink(self, to: int) -> None:
+        """Everything up to this entry has left."""
+        while self.chunks and self.chunks[0].to <= to:
+            self.size -= self.chunks.popleft().size
+
+    def too_much(self) -> list[_Chunk]:
+        """The oldest chunks, without which there is room; not more than leave at a time."""
+        size = self.size
+        found: list[_Chunk] = []
+        for chunk in self.chunks:
+            if size <= ROOM or len(found) == CHUNKS:
+                break
+            size -= chunk.size
+            found.append(chunk)
+        return found
+
+
+class _Look(NamedTuple):
+    grown: dict[int, _Chunk]
+    """By app."""
+    seen: int
+    more: bool
+    left: list[tuple[int, int]]
+    """(app, up to which entry)."""
+
+
+class EventRoom:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._parts: dict[int, _Part] = {}
+        self._seen = 0
+        self._looked_at = -1
+        """`Database.operations` when everything had been seen."""
+        self.removed = 0
+        """Entries that left for want of room, for metrics."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all apps, for metrics."""
+        return sum(part.size for part in self._parts.values())
+
+    async def run(self) -> None:
+        """Measure what has been added, and make room. Called a few times a second; not again before it has ended."""
+        operations = self._database.operations
+        if self._looked_at == operations:
+            return
+        more = True
+        while more:
+            look = await self._database.read(lambda connection: measure(connection, self._seen))
+            self._seen, more = look.seen, look.more
+            for app_no, chunk in look.grown.items():
+                self._parts.setdefault(app_no, _Part()).grow(chunk)
+            for app_no, to in look.left:
+                if app_no in self._parts:
+                    self._parts[app_no].shrink(to)
+        for app_no, part in self._parts.items():
+            await self._make_room(app_no, part)
+        self._looked_at = operations
+
+    async def _make_room(self, app_no: int, part: _Part) -> None:
+        if part.size <= ROOM // 2:
+            part.full = False
+        while chunks := part.too_much():
+            if not part.full:
+                part.full = True
+                log.warning("app %d has more than %d MiB of events: the oldest are removed", app_no, ROOM >> 20)
+            # Submitted together: while much is stored, each group of the writer that one waits for adds to it.
+            for count in await asyncio.gather(*(self._remove(app_no, chunk.to) for chunk in chunks)):
+                self.removed += count
+            part.shrink(chunks[-1].to)
+
+    async def _remove(self, app_no: int, to: int) -> int:
+        return await self._database.write(lambda connection: remove_events_to(connection, app_no, to))
+
+
+def measure(connection: sqlite3.Connection, after: int) -> _Look:
+    """Of the entries behind this one, until that is enough for a chunk."""
+    grown: dict[int, _Chunk] = {}
+    room, count = CHUNK_BYTES, 0
+    rows = connection.execute(
+        "SELECT no, app_no, ? + coalesce(length(CAST(content AS BLOB)), 0) + coalesce(length(devices), 0)"
+        " FROM event WHERE no > ? ORDER BY no LIMIT ?",
+        (ENTRY_BYTES, after, LOOK),
+    )
+    for no, app_no, size in rows:
+        chunk = grown.setdefault(app_no, _Chunk(no, 0, 0))
+        chunk.to, chunk.entries, chunk.size = no, chunk.entries + 1, chunk.size + size
+        after, room, count = no, room - size, count + 1
+        if room <= 0:
+            break
+    rows.close()
+    left = connection.execute("SELECT no, events_lost_to FROM application WHERE events_lost_to > 0").fetchall()
+    return _Look(grown, after, count == LOOK or room <= 0, left)

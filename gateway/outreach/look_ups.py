@@ -1,0 +1,114 @@
+"""Looking up names, and who may take how much of what is shared.
+
+A look-up of a name whose name server is dead takes half a minute, and nothing ends it sooner, also not that nobody
+waits for it any more. So look-ups have threads of their own, and one app's dead names take a few of them: everybody
+else's webhooks go on. One name of an app is looked up once at a time, whoever waits for it: a dead one takes a thread,
+and not one for each attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ipaddress
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+LOOK_UPS = 32
+"""At a time: threads that wait, most of the time there is none."""
+LOOK_UPS_OF_APP = 4
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""(host, port) -> its addresses. Raises Failed."""
+
+
+class Failed(Exception):
+    """There is no answer; the text says why, for the operator of the webhook."""
+
+
+class Shares:
+    """So many at a time, and fewer of one app: who waits then waits for its own."""
+
+    def __init__(self, together: int, of_app: int) -> None:
+        self._together = asyncio.Semaphore(together)
+        self._of_app = of_app
+        self._apps: dict[int, asyncio.Semaphore] = {}
+
+    @asynccontextmanager
+    async def one(self, app_no: int) -> AsyncIterator[None]:
+        async with self._apps.setdefault(app_no, asyncio.Semaphore(self._of_app)), self._together:
+            yield
+
+
+class LookUps:
+    """Belongs to the loop's thread."""
+
+    def __init__(self) -> None:
+        self._shares = Shares(LOOK_UPS, LOOK_UPS_OF_APP)
+        self._under_way: dict[tuple[int, str, int], asyncio.Task[Sequence[str]]] = {}
+
+    def of_app(self, app_no: int) -> Resolve:
+        return functools.partial(self._addresses, app_no)
+
+    async def _addresses(self, app_no: int, host: str, port: int) -> Sequence[str]:
+        try:
+            return [str(ipaddress.ip_address(host))]
+        except ValueError:
+            pass  # a name, or one of the other ways to write an address that the resolver knows
+        key = app_no, host, port
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.get_running_loop().create_task(self._look_up(*key))
+            task.add_done_callback(lambda _: self._under_way.pop(key))
+        return await asyncio.shield(task)  # it has its share until it ends, not until somebody has waited enough
+
+    async def _look_up(self, app_no: int, host: str, port: int) -> Sequence[str]:
+        async with self._shares.one(app_no):
+            return await _on_a_thread(lambda: addresses(host, port))
+
+    async def close(self) -> None:
+        """Nobody waits any longer; the threads go with the process."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def addresses(host: str, port: int) -> Sequence[str]:
+    """The addresses of a name; takes its time. Raises Failed."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:  # UnicodeError: no name of the DNS
+        raise Failed(f"{host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from None
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+async def _on_a_thread(work: Callable[[], Sequence[str]]) -> Sequence[str]:
+    """Of its own, and a daemon: those of an executor are waited for when the server ends."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Sequence[str]] = loop.create_future()
+
+    def settle(result: Sequence[str], error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result: Sequence[str] = ()
+        error: BaseException | None = None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:
+            pass  # the loop has been closed meanwhile
+
+    threading.Thread(target=run, name="look-up", daemon=True).start()
+    return await future

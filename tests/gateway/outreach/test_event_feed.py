@@ -1,0 +1,64 @@
+"""Pages of the event log, and what is said of that which has left it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.delivery.event_log import PAGE_BYTES, Position, log_of_device, remove_events
+from tests.gateway.api.house import House
+from tests.gateway.outreach.conftest import HOUR, Fleet
+
+DAY = 24 * HOUR
+
+
+async def read(house: House, after: Position, limit: int = 100) -> tuple[list[dict[str, Any]], Position]:
+    page = await house.rooms.feed.read(1, after, limit, lambda event: True)
+    return [event for _, event in page.events], page.position
+
+
+async def test_who_has_read_half_of_an_entry_that_left_is_told(house: House, fleet: Fleet) -> None:
+    """What becomes of a push to eight devices at once is one entry."""
+    push_id = await house.push({"all": True})
+    await house.call("DELETE", f"/v1/pushes/{push_id}")
+    events, halfway = await read(house, Position(0), limit=3)
+    assert {event["type"] for event in events} == {"delivery.cancelled"}
+    house.clock.milliseconds += 8 * DAY
+    await house.database.write(lambda connection: remove_events(connection, house.clock.milliseconds - 7 * DAY, 1_000))
+    events, end = await read(house, halfway)
+    assert [event["type"] for event in events] == ["events.lost"]
+    assert events[0]["data"] == {"after": str(halfway)}
+    assert (await read(house, end))[0] == [], "it is said once"
+
+
+async def says(house: House, device_no: int, size: int) -> None:
+    """A device says something of this size."""
+    content = {"topic": "log", "payload": "x" * size}
+    await house.database.write(
+        lambda connection: log_of_device(connection, "device.uplink", house.clock.milliseconds, device_no, content)
+    )
+
+
+async def test_a_page_ends_when_it_has_enough_bytes(house: House, fleet: Fleet) -> None:
+    for _ in range(4):
+        for device_no in range(1, 4):
+            await says(house, device_no, PAGE_BYTES // 3)
+        push_id = await house.push({"all": True})
+        await house.call("DELETE", f"/v1/pushes/{push_id}")
+    await says(house, 1, 2 * PAGE_BYTES)
+    await says(house, 2, 2 * PAGE_BYTES)
+    ids = [event["id"] for event in await fleet.log()]
+    assert len(ids) == 4 * (3 + 8) + 2
+    for lanes in (1, 2):
+        read: list[str] = []
+        for lane in range(lanes):
+            position, more = Position(0), True
+            while more:
+                page = await house.rooms.feed.read(1, position, 200, lambda event: True, lane, lanes)
+                sizes = [len(event["data"].get("payload", "")) for _, event in page.events]
+                assert sum(sizes) <= max(sizes, default=0) + PAGE_BYTES
+                read += [event["id"] for _, event in page.events]
+                position, more = page.position, page.more
+        assert len(read) == len(ids)
+        assert set(read) == set(ids)
+        if lanes == 1:
+            assert read == ids
