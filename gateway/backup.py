@@ -7,7 +7,9 @@ Laws
    the resume at reconnect judges; the other way round it could hold on to deliveries the ledger never heard of.
 3. Nothing unproven is kept: every copy passes `PRAGMA integrity_check` before it goes into the archive, and the archive
    carries sizes, SHA-256 sums, schema and row counts, which `restore` checks again before it touches the directory.
-4. A backup holds the admin key, the fleet CA's key and every device's facts: mode 0600 from its first byte.
+4. The ids of events are never used twice: a restored ledger goes on with higher ones than the server can have given
+   since the backup, so that whoever follows events comes back with the last id it had, and misses none of the new.
+5. A backup holds the admin key, the fleet CA's key and every device's facts: mode 0600 from its first byte.
 
 The archive is a plain tar (gzip if the name ends in `.gz` or `.tgz`): `manifest.json`, the databases, `admin.key`, what
 pushes refer to (`attachments`, by the rows of the copied database), and the fleet CA with the server's certificate:
@@ -26,6 +28,7 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -227,6 +230,7 @@ def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
             aside.mkdir(mode=0o700)
             for path in present:
                 os.replace(path, aside / path.name)
+        number_events_anew(staging / LEDGER)
         # The ledger last: a directory without it is not mistaken for a restored one.
         for stored in sorted(manifest.files, key=lambda stored: stored.name == LEDGER):
             target = data_dir / stored.name
@@ -235,6 +239,20 @@ def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
         for folder in {(data_dir / stored.name).parent for stored in manifest.files}:
             sync_directory(folder)
     return manifest
+
+
+def number_events_anew(ledger: Path) -> None:
+    """From the microseconds since the epoch on: no server makes as many entries as that."""
+    if not ledger.exists():
+        return
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as database:
+        if database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'event'").fetchone() is None:
+            return  # of a version without
+        database.execute("BEGIN IMMEDIATE")
+        first = time.time_ns() // 1000
+        if not database.execute("UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'event'", (first,)).rowcount:
+            database.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('event', ?)", (first,))
+        database.execute("COMMIT")
 
 
 def check(archive: Path) -> Manifest:

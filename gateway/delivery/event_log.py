@@ -260,10 +260,12 @@ def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Posi
 
 def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) -> Position | None:
     """Where to read on instead, if what comes after this position has left, or may have: how far an entry went that is
-    no longer there, nobody knows."""
+    no longer there, nobody knows; nor what came after one that has not been made yet, so that the log is an older one
+    than it was."""
     row = connection.execute("SELECT events_lost_to FROM application WHERE no = ?", (app_no,)).fetchone()
     lost = Position(row[0]) if row is not None else after
-    return lost if lost > after else None
+    end = last_position(connection)
+    return lost if lost > after else end if after > end else None
 
 
 def last_position(connection: sqlite3.Connection) -> Position:

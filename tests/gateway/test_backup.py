@@ -80,6 +80,32 @@ def test_what_was_backed_up_comes_back(data_dir: Path, tmp_path: Path, name: str
     assert all(path.stat().st_mode & 0o077 == 0 for path in into.iterdir())
 
 
+@pytest.mark.parametrize("before", [0, 5])
+def test_no_event_of_a_restored_ledger_has_an_id_that_was_given_since(
+    data_dir: Path, tmp_path: Path, before: int
+) -> None:
+    def happen(folder: Path, count: int) -> int:
+        with closing(sqlite3.connect(folder / "fleetpush.db")) as ledger:
+            ledger.executemany("INSERT INTO event (type) VALUES (?)", [("x",)] * count)
+            ledger.commit()
+            (last,) = ledger.execute("SELECT coalesce(max(no), 0) FROM event").fetchone()
+            return int(last)
+
+    with closing(sqlite3.connect(data_dir / "fleetpush.db")) as ledger:
+        ledger.execute("CREATE TABLE event (no INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT)")
+    happen(data_dir, before)
+    backup.create(data_dir, tmp_path / "fleet.tar")
+    seen = happen(data_dir, 1_000)
+    for name in ("once", "again"):
+        backup.restore(tmp_path / "fleet.tar", tmp_path / name)
+        with closing(sqlite3.connect(tmp_path / name / "fleetpush.db")) as ledger:
+            assert ledger.execute("SELECT count(*) FROM event").fetchone() == (before,)
+        new = happen(tmp_path / name, 1)
+        assert new > seen
+        assert new < 2**53
+        seen = happen(tmp_path / name, 1_000)
+
+
 def test_a_backup_under_writes_is_one_moment(data_dir: Path, tmp_path: Path) -> None:
     """A writer that always adds two rows at once is never seen halfway."""
     stop, began = threading.Event(), threading.Event()

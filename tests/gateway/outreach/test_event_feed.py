@@ -30,6 +30,20 @@ async def test_who_has_read_half_of_an_entry_that_left_is_told(house: House, fle
     assert (await read(house, end))[0] == [], "it is said once"
 
 
+async def test_who_has_read_more_than_there_is_is_told(house: House, fleet: Fleet) -> None:
+    """An older copy of the data directory took the place of this one."""
+    await house.push({"all": True})
+    _, end = await read(house, Position(0))
+    events, position = await read(house, Position(end.entry + 1_000, 0))
+    assert [(event["type"], event["data"]) for event in events] == [
+        ("events.lost", {"after": f"{end.entry + 1_000}.0"})
+    ]
+    assert (await read(house, position))[0] == [], "it is said once"
+    push_id = await house.push({"all": True})
+    await house.call("DELETE", f"/v1/pushes/{push_id}")
+    assert {event["type"] for event in (await read(house, position))[0]} == {"delivery.cancelled"}
+
+
 async def says(house: House, device_no: int, size: int) -> None:
     """A device says something of this size."""
     content = {"topic": "log", "payload": "x" * size}
