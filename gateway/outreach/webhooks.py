@@ -378,7 +378,11 @@ class WebhookBook:
         return {"items": items, "next_cursor": str(rows[-1][0]) if more else None}
 
     async def replay(self, webhook: Webhook, ids: list[int] | None) -> int:
-        """Send these dead letters again, or all; how many. What arrives leaves the list."""
+        """Send these dead letters again, or all; how many. What arrives leaves the list. Raises Problem 422."""
+        if webhook.disabled_at is not None:
+            raise problem(
+                "invalid_request", f'webhook {webhook.id!r} is disabled: PATCH it with {{"enabled": true}} first'
+            )
         now = self._clock()
         chosen = "" if ids is None else " AND no IN (SELECT value FROM json_each(?))"
         parameters = [now, *webhook.key] + ([] if ids is None else [json.dumps(ids)])

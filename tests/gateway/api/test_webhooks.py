@@ -53,6 +53,9 @@ async def test_disabled_and_enabled_by_hand(house: House) -> None:
     assert (off["enabled"], off["disabled_reason"]) == (False, "by its operator")
     on = await house.call("PATCH", path, json={"enabled": True})
     assert (on["enabled"], on["disabled_at"], on["disabled_reason"]) == (True, None, None)
+    await house.call("PATCH", path, json={"enabled": False})
+    refusal = await house.refused("POST", f"{path}/dead-letters/replay", 422, "invalid_request")
+    assert '{"enabled": true}' in refusal["detail"]
 
 
 @pytest.mark.parametrize(
