@@ -5,9 +5,9 @@ Laws
    dead letter that holds the events. So after a crash the last batch may come again; every event has its own id, and a
    batch that is sent again has the `webhook-id` that it had.
 2. The events of a device are brought in order: it belongs to one lane, and a lane has one request under way.
-3. What a receiver does not take holds up its lane alone, and is found: a batch that is refused is halved until the one
-   event is left that its program cannot take. That is a dead letter when it is a day old: one whose turn comes later
-   gets a few attempts, so that many hold up their lane no longer than one does.
+3. What a receiver does not take holds up its lane alone, and is found: a batch that is refused, or that fails while
+   others are taken, is halved until the one event is left that its program cannot take. That is a dead letter when it
+   is a day old: one whose turn comes later gets a few attempts, so that many hold it up no longer than one does.
 4. A webhook that has taken nothing for a day is disabled, with a notice (`webhook.disabled`); enabled again, it goes on
    where it was.
 
@@ -251,7 +251,7 @@ class Couriers:
                 await self._moved(webhook, lane, behind if behind is not None and not rest else sent[-1][0])
                 continue
             route.pending[lane.no] = batch
-            if _is_refusal(outcome):
+            if _is_refusal(outcome) or _takes_others(webhook, lane):
                 route.limits[lane.no] = max(1, len(sent) // 2)
             if await self._held_up(route, lane, sent, outcome):
                 route.pending.pop(lane.no, None)
@@ -435,6 +435,12 @@ def _fitting(events: list[tuple[Position, Event]]) -> list[tuple[Position, Event
         if size > BATCH_BYTES and number:
             return events[:number]
     return events
+
+
+def _takes_others(webhook: Webhook, lane: Lane) -> bool:
+    """Whether something was taken since this lane began to fail: it is up, and an event may be what brings it down."""
+    since = lane.failing_since
+    return since is not None and webhook.succeeded_at is not None and webhook.succeeded_at >= since
 
 
 def _is_refusal(outcome: Answer | Failed) -> bool:

@@ -179,13 +179,14 @@ async def test_a_redirect_is_not_followed(
     await fleet.all_arrives(elsewhere)
 
 
+@pytest.mark.parametrize("status", [500, 502])
 async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_letter(
-    house: House, fleet: Fleet, receiver: Receiver
+    house: House, fleet: Fleet, receiver: Receiver, status: int
 ) -> None:
-    """A receiver whose program fails on one event, as programs do."""
+    """A receiver whose program fails on one event, as programs do, or falls over so that its proxy answers."""
 
     def poisoned(request: Request) -> tuple[int, dict[str, str]]:
-        return (500 if any(event["id"] == poison["id"] for event in request.events) else 200), {}
+        return (status if any(event["id"] == poison["id"] for event in request.events) else 200), {}
 
     await fleet.hook(receiver.url, enabled=False)
     await fleet.happens(6)
@@ -198,10 +199,9 @@ async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_l
     await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
     (letter,) = await fleet.dead_letters()
     assert letter["events"] == [poison]
-    assert letter["error"].startswith("answered 500")
+    assert letter["error"].startswith(f"answered {status}")
     assert letter["attempts"] > 20
-    status = await fleet.status()
-    assert status["enabled"], "the other lanes went on"
+    assert (await fleet.status())["enabled"], "the other lanes went on"
 
     answer = await house.call("POST", f"{fleet.path}/dead-letters/replay", 202, json={"ids": [letter["id"]]})
     assert answer == {"replaying": 1}
