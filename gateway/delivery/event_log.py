@@ -165,8 +165,8 @@ def remove_events(connection: sqlite3.Connection, before: int, count: int) -> in
     if last is None:
         return 0
     connection.execute(
-        "UPDATE application SET events_lost_to = lost.no FROM"
-        " (SELECT app_no, max(no) AS no FROM event WHERE no <= ? GROUP BY app_no) AS lost"
+        "UPDATE application SET events_lost_to = lost.no, events_lost_place = lost.size - 1 FROM"
+        " (SELECT app_no, max(no) AS no, size FROM event WHERE no <= ? GROUP BY app_no) AS lost"
         " WHERE application.no = lost.app_no",
         (last,),
     )
@@ -175,12 +175,15 @@ def remove_events(connection: sqlite3.Connection, before: int, count: int) -> in
 
 def remove_events_to(connection: sqlite3.Connection, app_no: int, last: int) -> int:
     """Remove an app's entries up to this one; how many."""
-    count = connection.execute("DELETE FROM event WHERE app_no = ? AND no <= ?", (app_no, last)).rowcount
-    if count:
-        connection.execute(
-            "UPDATE application SET events_lost_to = max(events_lost_to, ?) WHERE no = ?", (last, app_no)
-        )
-    return count
+    newest = connection.execute(
+        "SELECT no, size - 1 FROM event WHERE app_no = ? AND no <= ? ORDER BY no DESC LIMIT 1", (app_no, last)
+    ).fetchone()
+    if newest is None:
+        return 0
+    connection.execute(
+        "UPDATE application SET events_lost_to = ?, events_lost_place = ? WHERE no = ?", (*newest, app_no)
+    )
+    return connection.execute("DELETE FROM event WHERE app_no = ? AND no <= ?", (app_no, last)).rowcount
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -259,11 +262,12 @@ def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Posi
 
 
 def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) -> Position | None:
-    """Where to read on instead, if what comes after this position has left, or may have: how far an entry went that is
-    no longer there, nobody knows; nor what came after one that has not been made yet, so that the log is an older one
-    than it was."""
-    row = connection.execute("SELECT events_lost_to FROM application WHERE no = ?", (app_no,)).fetchone()
-    lost = Position(row[0]) if row is not None else after
+    """Where to read on instead, if what comes after this position has left; or if it has not been made yet, so that the
+    log is an older one than it was."""
+    row = connection.execute(
+        "SELECT events_lost_to, events_lost_place FROM application WHERE no = ?", (app_no,)
+    ).fetchone()
+    lost = Position(*row) if row is not None else after
     end = last_position(connection)
     return lost if lost > after else end if after > end else None
 

@@ -24,6 +24,8 @@ class Application(SQLModel, table=True):
     created_at: int
     events_lost_to: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     """Number of the last of its entries of the event log that retention has removed."""
+    events_lost_place: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """And the place of the last event in it."""
 
 
 class ApiKey(SQLModel, table=True):

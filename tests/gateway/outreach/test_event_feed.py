@@ -28,6 +28,8 @@ async def test_who_has_read_half_of_an_entry_that_left_is_told(house: House, fle
     assert [event["type"] for event in events] == ["events.lost"]
     assert events[0]["data"] == {"after": str(halfway)}
     assert (await read(house, end))[0] == [], "it is said once"
+    last = Position(halfway.entry, 7)
+    assert (await read(house, last))[0] == [], "who has read the last of them has missed nothing"
 
 
 async def test_who_has_read_more_than_there_is_is_told(house: House, fleet: Fleet) -> None:
