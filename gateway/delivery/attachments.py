@@ -268,6 +268,11 @@ class Attachments:
         def referred(text: str) -> Attachment | None:
             """What it names, also by the address that the upload was answered with."""
             if text.startswith(SCHEME):
+                if not ATTACHMENT_ID.fullmatch(text, len(SCHEME)):
+                    raise problem(
+                        "invalid_request",
+                        "attachment: and the whole id, 64 hex digits, that the upload was answered with",
+                    )
                 attachment = self.get(app_no, text.removeprefix(SCHEME))
             elif text.startswith(ours) and ATTACHMENT_ID.fullmatch(text, len(ours)):
                 attachment = self.get(app_no, text.removeprefix(ours))

@@ -169,9 +169,14 @@ async def test_a_large_fleet_is_told_to_spread_its_fetches(house: House) -> None
 
 async def test_what_is_not_there_is_no_attachment_of_a_push(house: House) -> None:
     await house.enrol("d1")
-    for image in (f"attachment:{ID}", "attachment:", "attachment:../admin.key"):
+    for image, status, code in (
+        (f"attachment:{ID}", 404, "attachment_not_found"),
+        ("attachment:", 422, "invalid_request"),
+        (f"attachment:{ID[:8]}", 422, "invalid_request"),
+        ("attachment:../admin.key", 422, "invalid_request"),
+    ):
         body = {"target": {"device": "d1"}, "notification": {"title": "T", "image": image}}
-        await house.refused("POST", "/v1/pushes", 404, "attachment_not_found", json=body)
+        await house.refused("POST", "/v1/pushes", status, code, json=body)
     assert (await house.call("GET", "/v1/pushes"))["items"] == []
 
 
