@@ -1,4 +1,4 @@
-"""When a device that lost its connection tries again."""
+"""Why a connection ended, and when the device tries again."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from paho.mqtt.client import DisconnectFlags
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 RETRY_AFTER = "retry-after"
 """User property of a server that sends us away: whole seconds until we are welcome again."""
+SESSION_TAKEN_OVER = 0x8E
+UNSPECIFIED_ERROR = 0x80
+"""paho's word for a connection that ended without one."""
 SECONDS = re.compile(r"[0-9]{1,9}")
 
 
@@ -35,3 +40,12 @@ def retry_after_of(properties: Properties | None) -> int | None:
         if name == RETRY_AFTER and SECONDS.fullmatch(value):
             return int(value)
     return None
+
+
+def ending_of(reason: ReasonCode, flags: DisconnectFlags, client_id: str) -> str:
+    """Why the connection of this client is over, in words for a person."""
+    if not flags.is_disconnect_packet_from_server:
+        return "connection lost" if reason.value == UNSPECIFIED_ERROR else str(reason)
+    if reason.value == SESSION_TAKEN_OVER:
+        return f"another client connects as {client_id}: stop one of them, or give it an id of its own"
+    return str(reason)

@@ -532,6 +532,22 @@ def test_a_lost_connection_is_called_that(broker: ScriptedBroker, shown: Shown) 
         assert seen[2] == ("disconnected", "connection lost")
 
 
+def test_who_is_thrown_out_by_its_own_id_says_so(broker: ScriptedBroker, shown: Shown) -> None:
+    """Only MQTT 5 has a word for it."""
+    states: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    with device_of(broker, shown, app="shop", mqtt5=True, on_state=lambda *state: states.put(state)):
+        for code, words in (
+            (0x8E, "another client connects as shop/d1: stop one of them, or give it an id of its own"),
+            (0x8B, "Server shutting down"),
+        ):
+            connection = broker.accept(mqtt5=True)
+            connection.goodbye(code, b"")
+            connection.vanish()
+            seen = [states.get(timeout=TIMEOUT) for _ in range(3)]
+            assert [state for state, _ in seen] == ["connecting", "connected", "disconnected"]
+            assert seen[2][1] == words
+
+
 def test_close_says_goodbye_and_is_idempotent(broker: ScriptedBroker, shown: Shown) -> None:
     device = device_of(broker, shown).start()
     connection = connected(broker, device)
