@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 from tests.browser import Browser, Page
@@ -341,6 +342,45 @@ def test_a_picture_that_the_server_keeps_is_fetched_with_the_token(kiosk: Kiosk)
     made = kiosk.api.call("POST", "/v1/attachments", 201, content=picture(3, 2), headers=headers)
     push_id = kiosk.push(notification={"image": f"attachment:{made['id']}"})
     page.wait_for(f"document.querySelector('{banner(push_id, 'img')}')?.naturalWidth === 3")
+
+
+def test_a_file_that_the_server_keeps_is_fetched_with_the_token_and_saved(kiosk: Kiosk, tmp_path: Path) -> None:
+    kiosk.context.save_downloads(tmp_path)
+    page = kiosk.connected()
+    made = kiosk.api.call("POST", "/v1/attachments", 201, content=b"%PDF-", headers={"Content-Type": "application/pdf"})
+    enclosed = {"url": f"attachment:{made['id']}", "name": "menu.pdf"}
+    push_id = kiosk.push(notification={"attachment": enclosed})
+    link = banner(push_id, ".banner-file")
+    page.click(link)
+    wait_for(lambda: (tmp_path / "menu.pdf").exists(), what="the file")
+    assert (tmp_path / "menu.pdf").read_bytes() == b"%PDF-"
+    assert page.text(link) == "menu.pdf"
+
+
+def test_a_file_that_is_not_there_is_told(kiosk: Kiosk, served: Served) -> None:
+    page = kiosk.connected()
+    gone = f"http://127.0.0.1:{served.server.http_port}/v1/attachments/{'0' * 64}"
+    push_id = kiosk.push(notification={"attachment": {"url": gone, "name": "menu.pdf"}})
+    link = banner(push_id, ".banner-file")
+    page.evaluate("(Math.random = () => 0) && null")  # it tries again, soon
+    page.click(link)
+    page.wait_for(f"document.querySelector('{link}').innerText === 'menu.pdf: not to be had'")
+    assert page.evaluate(BANNERS) == 1, "it is there to be answered"
+    kiosk.forgive(gone)
+
+
+def test_a_file_from_elsewhere_is_a_link(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    link = "({ href, target, rel, innerText }) => [href, target, rel, innerText]"
+    for enclosed, drawn in (
+        ({"url": "https://shop.example/files/menu%20of%20today.pdf"}, "menu of today.pdf"),
+        ({"url": "https://shop.example/", "name": "Our <b>shop</b>"}, "Our <b>shop</b>"),
+        ({"url": "https://shop.example/"}, "shop.example"),
+    ):
+        push_id = kiosk.push(notification={"attachment": enclosed})
+        wait_state(kiosk, push_id, "displayed")
+        found = page.evaluate(f"({link})(document.querySelector('{banner(push_id, '.banner-file')}'))")
+        assert found == [enclosed["url"], "_blank", "noopener noreferrer", drawn]
 
 
 def picture(width: int, height: int) -> bytes:
