@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,3 +50,11 @@ def ending_of(reason: ReasonCode, flags: DisconnectFlags, client_id: str) -> str
     if reason.value == SESSION_TAKEN_OVER:
         return f"another client connects as {client_id}: stop one of them, or give it an id of its own"
     return str(reason)
+
+
+def failure_of(error: OSError, host: str) -> str:
+    """Why there is no connection to the server that is dialled as `host`, in words for a person."""
+    words = error.strerror or str(error)
+    if not isinstance(error, socket.gaierror):
+        return words
+    return f"{host}: {words}; enter the name in DNS or /etc/hosts, or dial the server by another (its --public-host)"

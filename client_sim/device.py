@@ -56,7 +56,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from client_sim.attachments import Fetcher
-from client_sim.backoff import Backoff, ending_of, retry_after_of
+from client_sim.backoff import Backoff, ending_of, failure_of, retry_after_of
 from client_sim.journal import Journal, Known
 from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome
 from client_sim.sayings import RECEIPTS_PER_MESSAGE, is_choice, receipt, together
@@ -162,6 +162,7 @@ class Device:
         self._network = threading.Thread(target=self._run_network, name=f"{device_id} network", daemon=True)
         self._worker = threading.Thread(target=self._run_worker, name=f"{device_id} pushes", daemon=True)
         self._username = device_id if app == "default" else f"{app}/{device_id}"
+        self._host = host
         self._fetcher = Fetcher(host, self._username, token, tls)
         self._client = self._paho(self._username, token, mqtt5)
         if tls is not None:
@@ -454,7 +455,7 @@ class Device:
                 self._client.reconnect()
                 self._serve()
             except OSError as error:
-                self._tell("disconnected", error.strerror or str(error))
+                self._tell("disconnected", failure_of(error, self._host))
             except Exception as error:  # paho's errors on broken bytes are in no contract of its
                 log.exception("%s: the connection failed", self.device_id)
                 self._tell("disconnected", str(error))

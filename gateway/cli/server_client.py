@@ -37,12 +37,22 @@ class Refused(Failure):
 
 
 class ServerClient:
-    def __init__(self, url: str, key: str, *, found_in: Path | None = None, certificate: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        found_in: Path | None = None,
+        certificate: Path | None = None,
+        mqtt_port: int | None = None,
+    ) -> None:
         """`found_in` is the data directory the address came from, for messages and for `listen`'s token; `certificate`
-        the one that the server there shows. Raises Failure when a certificate cannot be used."""
+        the one that the server there shows, `mqtt_port` its main one. Raises Failure when a certificate cannot be
+        used."""
         self.url = url
         self.found_in = found_in
         self.certificate = certificate
+        self._mqtt_port = mqtt_port
         self.tls = tls_context(certificate) if urlsplit(url).scheme == "https" else None
         """What to trust; for MQTT as well. None without TLS."""
         self._client = httpx2.Client(
@@ -55,13 +65,14 @@ class ServerClient:
 
     @classmethod
     def find(cls, url: str | None, data_dir: Path) -> Self:
-        found_in = certificate = None
+        found_in = certificate = mqtt_port = None
         if url is None:
             try:
                 facts = json.loads((data_dir / SERVER_FILE).read_text())
                 url = str(facts["url"])
                 found_in = data_dir
                 certificate = Path(facts["certificate"]) if "certificate" in facts else None
+                mqtt_port = int(facts["mqtt_port"]) if "mqtt_port" in facts else None
             except (OSError, ValueError, KeyError, TypeError):
                 raise Failure(
                     f"no server found: there is no {data_dir / SERVER_FILE}. Start one with `{PROGRAM} serve`, give "
@@ -80,7 +91,7 @@ class ServerClient:
                     f"({error.strerror})."
                 ) from None
         try:
-            return cls(url, key, found_in=found_in, certificate=certificate)
+            return cls(url, key, found_in=found_in, certificate=certificate, mqtt_port=mqtt_port)
         except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
             raise Failure(f"address or key cannot be used: {type(error).__name__}") from None
 
@@ -95,6 +106,14 @@ class ServerClient:
         them is dialled, and then it is the one that this command has dialled."""
         dialled = urlsplit(self.url).hostname
         return dialled if dialled is not None and host in EVERY_ADDRESS else host
+
+    def door(self, host: str, port: int) -> tuple[str, int]:
+        """Where a device of this command connects, by what enrolment said. On the server's own machine that is here,
+        by whatever name the others dial it, and whatever the port was when the device was enrolled."""
+        here = urlsplit(self.url).hostname
+        if self.found_in is None or here is None:
+            return self.reached(host), port
+        return here, self._mqtt_port or port
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of a successful answer, None if it is empty. Raises Refused, or Failure if there is no answer."""
