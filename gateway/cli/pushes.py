@@ -108,6 +108,8 @@ def push(
             print_json(accepted)
         else:
             print_accepted(client, accepted)
+        if not accepted["targeted"]:
+            note(f"{nobody(target)}, so nobody gets this push.")
         if follow:
             watch_push(client, accepted["push_id"], timeout=None, as_json=as_json)
 
@@ -171,6 +173,13 @@ def print_accepted(client: ServerClient, accepted: dict[str, Any]) -> None:
     if accepted.get("unknown"):
         parts.append(f"unknown: {', '.join(accepted['unknown'])}")
     note(f"{'; '.join(parts)}. Follow it: {PROGRAM} watch {accepted['push_id']}")
+
+
+def nobody(target: dict[str, Any]) -> str:
+    """Why a target is empty."""
+    if "tag" in target:
+        return f"No device has the tag {target['tag']!r} (`{PROGRAM} devices list` shows who has which)"
+    return f"There are no devices yet (`{PROGRAM} devices add ID` enrols one)"
 
 
 def suppression(client: ServerClient, accepted: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import ssl
 import uuid
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from gateway.data_directory import CA_CERTIFICATE, KEY_FILE, SERVER_CERTIFICATE,
 
 TIMEOUT = 30.0
 EVERY_ADDRESS = ("0.0.0.0", "::")
+COMMANDS = {"POST /v1/devices": "devices add ID", "POST /v1/keys": "keys add NAME --scope SCOPE"}
+"""What the API says to call, and what does that here."""
+CALL = re.compile(rf"\b({'|'.join(COMMANDS)})\b(?!/)")
 RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
@@ -238,12 +242,17 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def for_terminals(detail: str) -> str:
+    """What the API says to do, as who has the command line does it."""
+    return CALL.sub(lambda call: f"`{PROGRAM} {COMMANDS[call[1]]}`", detail)
+
+
 def refusal(answer: httpx2.Response) -> Refused:
     """A refusal in one line: the problem document's detail and code, or what there is instead."""
     try:
         document = answer.json()
         code = str(document["code"])
-        text = f"{document['detail']} ({code})"
+        text = f"{for_terminals(str(document['detail']))} ({code})"
     except (ValueError, KeyError, TypeError):
         code = ""
         text = f"the server answered {answer.status_code} {answer.reason_phrase}"

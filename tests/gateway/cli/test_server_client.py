@@ -128,6 +128,20 @@ def test_a_refusal_is_the_problem_in_one_line_and_never_the_key(script: Script) 
             client.call("GET", "/v1/devices")
 
 
+def test_a_refusal_says_what_to_type_rather_than_what_to_call(script: Script) -> None:
+    texts = {
+        "no device 'x' in this app; enrol it with POST /v1/devices": "enrol it with `fleetpush devices add ID`",
+        "this key lacks the scope 'send'; make one with POST /v1/keys": "with `fleetpush keys add NAME --scope SCOPE`",
+        "as in POST /v1/devices/bulk": "as in POST /v1/devices/bulk",
+    }
+    with ServerClient(script.url, "key_x") as client:
+        for detail, typed in texts.items():
+            script.answers = [(404, {"code": "c", "detail": detail})]
+            with pytest.raises(Failure) as refusal:
+                client.call("GET", "/v1/devices")
+            assert f"{typed} (c)" in str(refusal.value)
+
+
 def test_pages_are_followed_up_to_the_limit(script: Script) -> None:
     script.answers = [
         (200, {"items": [{"n": 1}, {"n": 2}], "next_cursor": "c"}),
