@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from client_sim import html_report, junit_report
+from client_sim.figures import PROGRAM
 from client_sim.file_limit import TooFewFiles
 from client_sim.gateway_client import GatewayError
 from client_sim.quantities import seconds
@@ -78,7 +79,7 @@ class BadUse(ValueError):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fleetpush simulate",
+        prog=f"{PROGRAM} simulate",
         description="Simulate a fleet, and judge whether every push was delivered as promised.",
         epilog="Metrics for --threshold: " + ", ".join(METRICS),
     )
@@ -129,7 +130,7 @@ def _target(options: argparse.Namespace) -> Target | None:
     key = os.environ.get("FLEETPUSH_KEY")
     if not key:
         raise BadUse(
-            "set FLEETPUSH_KEY to a key with the scopes send, read and devices (`fleetpush keys add` makes one)"
+            f"set FLEETPUSH_KEY to a key with the scopes send, read and devices (`{PROGRAM} keys add` makes one)"
         )
     if options.ca is not None and not options.ca.is_file():
         raise BadUse(f"--ca {options.ca}: there is no such file")

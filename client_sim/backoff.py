@@ -1,16 +1,22 @@
-"""When a device that lost its connection tries again."""
+"""Why a connection ended, and when the device tries again."""
 
 from __future__ import annotations
 
 import random
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from paho.mqtt.client import DisconnectFlags
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 RETRY_AFTER = "retry-after"
 """User property of a server that sends us away: whole seconds until we are welcome again."""
+SESSION_TAKEN_OVER = 0x8E
+UNSPECIFIED_ERROR = 0x80
+"""paho's word for a connection that ended without one."""
 SECONDS = re.compile(r"[0-9]{1,9}")
 
 
@@ -35,3 +41,20 @@ def retry_after_of(properties: Properties | None) -> int | None:
         if name == RETRY_AFTER and SECONDS.fullmatch(value):
             return int(value)
     return None
+
+
+def ending_of(reason: ReasonCode, flags: DisconnectFlags, client_id: str) -> str:
+    """Why the connection of this client is over, in words for a person."""
+    if not flags.is_disconnect_packet_from_server:
+        return "connection lost" if reason.value == UNSPECIFIED_ERROR else str(reason)
+    if reason.value == SESSION_TAKEN_OVER:
+        return f"another client connects as {client_id}: stop one of them, or give it an id of its own"
+    return str(reason)
+
+
+def failure_of(error: OSError, host: str) -> str:
+    """Why there is no connection to the server that is dialled as `host`, in words for a person."""
+    words = error.strerror or str(error)
+    if not isinstance(error, socket.gaierror):
+        return words
+    return f"{host}: {words}; enter the name in DNS or /etc/hosts, or dial the server by another (its --public-host)"

@@ -56,7 +56,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from client_sim.attachments import Fetcher
-from client_sim.backoff import Backoff, retry_after_of
+from client_sim.backoff import Backoff, ending_of, failure_of, retry_after_of
 from client_sim.journal import Journal, Known
 from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome
 from client_sim.sayings import RECEIPTS_PER_MESSAGE, is_choice, receipt, together
@@ -161,9 +161,10 @@ class Device:
         self._ring.setblocking(False)
         self._network = threading.Thread(target=self._run_network, name=f"{device_id} network", daemon=True)
         self._worker = threading.Thread(target=self._run_worker, name=f"{device_id} pushes", daemon=True)
-        username = device_id if app == "default" else f"{app}/{device_id}"
-        self._fetcher = Fetcher(username, token, tls)
-        self._client = self._paho(username, token, mqtt5)
+        self._username = device_id if app == "default" else f"{app}/{device_id}"
+        self._host = host
+        self._fetcher = Fetcher(self._username, token, tls)
+        self._client = self._paho(self._username, token, mqtt5)
         if tls is not None:
             self._client.tls_set_context(tls)
         properties = None
@@ -454,7 +455,7 @@ class Device:
                 self._client.reconnect()
                 self._serve()
             except OSError as error:
-                self._tell("disconnected", error.strerror or str(error))
+                self._tell("disconnected", failure_of(error, self._host))
             except Exception as error:  # paho's errors on broken bytes are in no contract of its
                 log.exception("%s: the connection failed", self.device_id)
                 self._tell("disconnected", str(error))
@@ -543,8 +544,7 @@ class Device:
         if flags.is_disconnect_packet_from_server:
             self._retry_after = retry_after_of(properties)
         if not self._closing.is_set():
-            lost = reason.value == 0x80 and not flags.is_disconnect_packet_from_server  # paho: "Unspecified error"
-            self._tell("disconnected", "connection lost" if lost else str(reason))
+            self._tell("disconnected", ending_of(reason, flags, self._username))
 
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         arrived: Push | Notice

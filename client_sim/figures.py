@@ -7,6 +7,7 @@ here draws.
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from collections import Counter
@@ -14,6 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client_sim.simulation_report import Finding, FindingKind, SimulationReport
+
+PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
+"""How the person started us, so that what is to be typed works as pasted. run.py sets it."""
 
 UNKNOWN = "–"
 
@@ -130,12 +134,12 @@ def leading(findings: Sequence[Finding], of_a_kind: int) -> tuple[list[Finding],
 
 def command_again(report: SimulationReport, scenario: str | None = None) -> str:
     """What to type to have it again; `scenario`: another name than the one it was started by."""
-    words = ["fleetpush", "simulate", scenario or report.scenario]
+    words = ["simulate", scenario or report.scenario]
     if scenario is None:
         words += ["--devices", str(report.devices)]
     if report.processes > 1:
         words += ["--processes", str(report.processes)]
-    return shlex.join([*words, "--seed", str(report.seed)])
+    return f"{PROGRAM} {shlex.join([*words, '--seed', str(report.seed)])}"
 
 
 def count(value: int) -> str:

@@ -69,6 +69,7 @@ from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
 from gateway.outreach.webhooks import WebhookBook
+from gateway.program import PROGRAM
 from gateway.settings import Settings
 from gateway.store.database import Database, StorageFull
 from gateway.store.migrations import SchemaTooNew
@@ -264,7 +265,7 @@ async def _open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
     except (sqlite3.Error, SQLAlchemyError) as error:
         reason = getattr(error, "orig", None) or error
         raise CannotStart(f"{data_dir}: a database cannot be opened: {reason}; restore a backup, or run "
-                          "`fleetpush doctor`") from None  # fmt: skip
+                          f"`{PROGRAM} doctor`") from None  # fmt: skip
     sessions.keep_time(clock)
     return Stored(database, sessions, clock, milliseconds)
 

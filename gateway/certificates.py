@@ -48,6 +48,7 @@ from gateway.data_directory import (
     TLS_DIR,
     write_private,
 )
+from gateway.program import PROGRAM
 
 CA_DAYS = 3_652
 """Ten years. Whoever replaces a CA has to visit every device."""
@@ -115,7 +116,7 @@ def require_matching_key(certificate: Path, key: Path) -> None:
     if _read_certificates(certificate)[0].public_key() != _read_key(key).public_key():
         raise CertificateError(
             f"{key} is not the key of {certificate}",
-            "put the pair there that was made together, or make a new one with `fleetpush tls init`",
+            f"put the pair there that was made together, or make a new one with `{PROGRAM} tls init`",
         )
 
 
@@ -341,9 +342,9 @@ class _Pair:
 def _read_ca(tls: Path, now: datetime) -> _Pair:
     """The CA, able to sign. `ca.pem` may hold further ones that are trusted only, as after a change of CAs."""
     certificate_path, key_path = tls / CA_CERTIFICATE, tls / CA_KEY
-    another = "put it back (from a backup), or make another CA with `fleetpush tls init --new-ca`"
+    another = f"put it back (from a backup), or make another CA with `{PROGRAM} tls init --new-ca`"
     if not certificate_path.exists() and not key_path.exists():
-        raise CertificateError(f"{tls} holds no fleet CA", "make it with `fleetpush tls init`")
+        raise CertificateError(f"{tls} holds no fleet CA", f"make it with `{PROGRAM} tls init`")
     for path in (certificate_path, key_path):
         if not path.exists():
             raise CertificateError(f"{path} is missing", another)
@@ -358,7 +359,7 @@ def _read_ca(tls: Path, now: datetime) -> _Pair:
     if own[0].not_valid_after_utc <= now:
         raise CertificateError(
             f"the fleet CA ended on {own[0].not_valid_after_utc:%Y-%m-%d}",
-            "make another with `fleetpush tls init --new-ca`; every device has to trust it",
+            f"make another with `{PROGRAM} tls init --new-ca`; every device has to trust it",
         )
     return _Pair(own[0], key)
 

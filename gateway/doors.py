@@ -19,6 +19,7 @@ from broker.network.listeners import Doors
 from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls, TlsError, TlsFiles
 from gateway.data_directory import CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
+from gateway.program import PROGRAM
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def addresses(settings: Settings, doors: Doors) -> list[ListenAddress]:
     for address in found:
         if address.is_tls and doors.tls is None:
             raise BadDoor(
-                f"listen: {address} needs a certificate: `fleetpush tls init` makes one, --tls-cert and --tls-key name "
+                f"listen: {address} needs a certificate: `{PROGRAM} tls init` makes one, --tls-cert and --tls-key name "
                 "another"
             )
         if address.proxy and address.scheme != "unix" and not settings.trusted_proxies:
@@ -61,7 +62,7 @@ def addresses(settings: Settings, doors: Doors) -> list[ListenAddress]:
         if address.crosses_networks and not address.is_tls and not settings.insecure:
             raise BadDoor(
                 f"{'bind' if address is found[0] else 'listen'}: others can reach {address}, and every token would "
-                "cross the network in the clear: `fleetpush tls init` makes a certificate; or listen on 127.0.0.1 "
+                f"cross the network in the clear: `{PROGRAM} tls init` makes a certificate; or listen on 127.0.0.1 "
                 "behind a TLS proxy, or say --insecure"
             )
     return found
@@ -76,7 +77,7 @@ def _tls(settings: Settings) -> ServerTls | None:
         certificate, key = directory / SERVER_CERTIFICATE, directory / SERVER_KEY
         if not certificate.exists():
             if settings.client_certificates == "required":
-                raise BadDoor("client_certificates: they need TLS; `fleetpush tls init` makes the server's certificate")
+                raise BadDoor(f"client_certificates: they need TLS; `{PROGRAM} tls init` makes the certificate")
             return None
     authority = settings.tls_ca
     if authority is None and (directory / CA_CERTIFICATE).exists():

@@ -40,6 +40,23 @@ Listed = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 """A flag that may be repeated, a list in the file."""
 
 
+UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+SIZE = re.compile(r"([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*(|[kmg]ib)", re.IGNORECASE)
+
+
+def _bytes(value: object) -> object:
+    """As README.md and the help write them."""
+    if not isinstance(value, str):
+        return value
+    match = SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("a number of bytes, 33554432 for example, or one with its unit: 32 MiB (KiB, MiB, GiB)")
+    return int(match[1].replace(",", "")) * UNITS[match[2].lower()]
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+
+
 class BadSettings(Exception):
     """One line: the setting, where it came from, and what it may be."""
 
@@ -77,11 +94,11 @@ class Settings(BaseSettings):
     public_url: str | None = None
     """What devices reach HTTP and WebSocket by, `https://push.example`, where a proxy stands in front; unset:
     `public_host` and the port that is listened on."""
-    max_payload: Annotated[int, Field(ge=256, le=MAX_PAYLOAD)] = 4_096
+    max_payload: Annotated[Bytes, Field(ge=256, le=MAX_PAYLOAD)] = 4_096
     """Bytes of a push on the wire. 4 KiB is what FCM and APNs allow."""
     mailbox_deliveries: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Waiting deliveries per device; the oldest of the lowest priority loses."""
-    mailbox_bytes: Annotated[int, Field(ge=4_096)] = 4 * 1024 * 1024
+    mailbox_bytes: Annotated[Bytes, Field(ge=4_096)] = 4 * 1024 * 1024
     """The same in bytes of wire payload."""
     max_inflight: Annotated[int, Field(ge=1, le=65_535)] = 512
     """Unacknowledged pushes to one device; its own receive maximum may lower it."""
@@ -89,7 +106,7 @@ class Settings(BaseSettings):
     """Seconds after which a device that does not acknowledge is disconnected."""
     request_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """HTTP requests per second and key, as a burst; over it 429 with Retry-After."""
-    disk_reserve: Annotated[int, Field(ge=0)] = 32 * 1024 * 1024
+    disk_reserve: Annotated[Bytes, Field(ge=0)] = 32 * 1024 * 1024
     """Bytes that stay free (at most a twentieth of the file system), so that what was accepted can still be recorded;
     below it new pushes are refused with 507."""
     retention_days: Annotated[float, Field(gt=0)] = 30.0
@@ -106,9 +123,9 @@ class Settings(BaseSettings):
     """Days that `GET /v1/events` and webhooks can go back."""
     webhook_networks: Listed = ()
     """Private or loopback addresses and networks that webhooks may be sent to; public ones always may."""
-    max_attachment: Annotated[int, Field(ge=1)] = 5 * 1024 * 1024
+    max_attachment: Annotated[Bytes, Field(ge=1)] = 5 * 1024 * 1024
     """Bytes of what a push may refer to."""
-    attachment_storage: Annotated[int, Field(ge=0)] = 1024 * 1024 * 1024
+    attachment_storage: Annotated[Bytes, Field(ge=0)] = 1024 * 1024 * 1024
     """Bytes of all of it together; over it uploads get 507."""
     clock_speed: Annotated[float, Field(gt=0, le=100_000)] = 1.0
     """Runs the server's clock this much faster, for simulations: loopback and a fresh data directory only."""

@@ -137,6 +137,12 @@ class Context:
         page.call("Page.navigate", url=url)
         return page
 
+    def save_downloads(self, folder: Path) -> None:
+        """What the person saves goes there."""
+        self._browser.call(
+            "Browser.setDownloadBehavior", browserContextId=self._id, behavior="allow", downloadPath=str(folder)
+        )
+
     def permit(self, origin: str, permission: str, setting: Setting) -> None:
         """What the person answers, or has answered, when the page asks."""
         self._browser.call(

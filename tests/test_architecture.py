@@ -29,7 +29,7 @@ MAY_IMPORT_BROKER = ("gateway.delivery.engine", "gateway.auth", "gateway.app", "
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
 
 GATEWAY_ROOMS = (
-    ("certificates", "data_directory", "errors", "host_names", "merge_patch", "settings", "timestamps"),
+    ("certificates", "data_directory", "errors", "host_names", "merge_patch", "program", "settings", "timestamps"),
     ("store",),
     ("audience", "auth", "delivery", "keys"),
     ("outreach",),
@@ -194,6 +194,22 @@ def test_certificates_are_made_in_one_module_that_commands_load_when_run() -> No
     assert not complaints(i for i in imports() if i.of("cryptography") and i.importer != "gateway.certificates")
     commands = (i for i in imports() if i.of("gateway.certificates") and within(i.importer, "gateway.cli"))
     assert not complaints(i for i in commands if not i.inside_function and not i.for_types_only)
+
+
+def test_a_message_names_the_command_that_the_person_has() -> None:
+    """In a checkout that is `python3 run.py`, and no `fleetpush` is on the path."""
+    command = re.compile(
+        r"\bfleetpush (backup|demo|devices|doctor|keys|kiosk|listen|push|restore|serve|simulate|tls|watch)\b(?!:)"
+    )
+
+    def messages(tree: ast.Module) -> Iterator[str]:
+        explained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in explained:
+                yield node.value
+
+    named = {(name, text) for name, tree in trees().items() for text in messages(tree) if command.search(text)}
+    assert not named
 
 
 def test_only_the_doors_know_http() -> None:

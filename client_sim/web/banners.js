@@ -7,6 +7,8 @@
 
 /** Cards on display; of more, the oldest leaves without an answer. */
 const MOST = 20;
+/** Milliseconds for the browser to begin saving a file. */
+const SAVED = 60_000;
 
 export class Banners {
   #list;
@@ -21,7 +23,8 @@ export class Banners {
    * resting  the element that takes the focus when the last card goes.
    * answer   { opened(push), acted(push, action, text), dismissed(push), muted(push) }; each resolves when the answer is
    *          kept. `text` is what was typed, where the action asks.
-   * source   (push, address) -> what an image of it may be loaded from, or a promise of that.
+   * source   (push, address) -> the address, where a browser may load an image or a file of it; of what takes the
+   *          device's credential a promise of a blob: address.
    */
   constructor(list, resting, answer, source) {
     this.#list = list;
@@ -146,6 +149,44 @@ export class Banners {
     }
   }
 
+  /** The file that belongs to it: a link, whose click fetches and saves what takes the device's credential. */
+  #link(push) {
+    const { url, name } = Object(push.notification.attachment);
+    const address = webAddress(url);
+    if (address === null) return null;
+    const called = String(name || lastPart(address));
+    const link = make("a", "banner-file", called);
+    link.href = address;
+    link.target = "_blank";
+    link.rel = "noopener noreferrer";
+    link.addEventListener("click", (event) => {
+      const source = this.#source(push, address);
+      if (source === address) return;
+      event.preventDefault();
+      this.#save(link, called, source);
+    });
+    return link;
+  }
+
+  /** Saved, not opened: a document of others at an address of ours could read what this page keeps. */
+  async #save(link, called, source) {
+    link.setAttribute("aria-busy", "true");
+    link.textContent = `${called} …`;
+    try {
+      const saved = make("a", "");
+      saved.href = await source;
+      saved.download = called;
+      saved.click();
+      setTimeout(() => URL.revokeObjectURL(saved.href), SAVED);
+      link.textContent = called;
+    } catch (error) {
+      console.warn(`no file: ${error.message}`);
+      link.textContent = `${called}: not to be had`;
+    } finally {
+      link.removeAttribute("aria-busy");
+    }
+  }
+
   #find(push) {
     return this.#shown.find((banner) => banner.push.pushId === push.pushId);
   }
@@ -175,6 +216,8 @@ export class Banners {
     if (title) text.append(make("strong", "banner-title", title));
     if (body) text.append(make("span", "banner-body", body));
     element.append(text);
+    const link = this.#link(push);
+    if (link !== null) element.append(link);
     if (push.actions.length > 0) {
       const actions = make("div", "banner-actions");
       for (const action of push.actions) {
@@ -203,6 +246,17 @@ export function webAddress(text) {
   if (typeof text !== "string" || !URL.canParse(text)) return null;
   const url = new URL(text);
   return url.protocol === "https:" || url.protocol === "http:" ? url.href : null;
+}
+
+/** What an address would be called as a file: the end of its path, without one its host. */
+function lastPart(address) {
+  const { pathname, hostname } = new URL(address);
+  const last = pathname.split("/").at(-1);
+  try {
+    return decodeURIComponent(last) || hostname;
+  } catch {
+    return last; // a lone % is no encoding
+  }
 }
 
 export function make(tag, className, text) {

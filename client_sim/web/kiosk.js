@@ -39,8 +39,8 @@ const answers = {
     answered(push, describe(action.title ?? action.id, result));
   },
 };
-const banners = new Banners($("banners"), $("name"), answers, async (push, address) =>
-  device.keeps(push, address) ? URL.createObjectURL(await device.fetch(push, address)) : address,
+const banners = new Banners($("banners"), $("name"), answers, (push, address) =>
+  device.keeps(push, address) ? device.fetch(push, address).then((blob) => URL.createObjectURL(blob)) : address,
 );
 /** Push id -> its operating system notification, as long as its banner is there. */
 const notifications = new Map();

@@ -67,13 +67,13 @@ def serve(
     public_url: Annotated[
         str | None, typer.Option(help="What they reach HTTP by, as https://push.example, behind a proxy")
     ] = None,
-    max_payload: Annotated[int | None, typer.Option(help="Bytes of a push on the wire. Default: 4096")] = None,
+    max_payload: Annotated[str | None, typer.Option(help="Bytes of a push on the wire. Default: 4096")] = None,
     mailbox_deliveries: Annotated[int | None, typer.Option(help="Waiting per device. Default: 1000")] = None,
-    mailbox_bytes: Annotated[int | None, typer.Option(help="The same in bytes. Default: 4 MiB")] = None,
+    mailbox_bytes: Annotated[str | None, typer.Option(help="The same in bytes. Default: 4 MiB")] = None,
     max_inflight: Annotated[int | None, typer.Option(help="Unacknowledged per device. Default: 512")] = None,
     ack_timeout: Annotated[float | None, typer.Option(help="Seconds. Default: 300")] = None,
     request_limit: Annotated[int | None, typer.Option(help="HTTP requests per second and key. Default: 20000")] = None,
-    disk_reserve: Annotated[int | None, typer.Option(help="Bytes that stay free. Default: 32 MiB")] = None,
+    disk_reserve: Annotated[str | None, typer.Option(help="Bytes that stay free. Default: 32 MiB")] = None,
     retention_days: Annotated[float | None, typer.Option(help="For ended deliveries. Default: 30")] = None,
     counts_days: Annotated[float | None, typer.Option(help="For final counts. Default: 400")] = None,
     idempotency_hours: Annotated[float | None, typer.Option(help="Default: 24")] = None,
@@ -83,8 +83,8 @@ def serve(
     webhook_networks: Annotated[
         list[str] | None, typer.Option(help="Private network that webhooks may be sent to; repeatable")
     ] = None,
-    max_attachment: Annotated[int | None, typer.Option(help="Bytes of an attachment. Default: 5 MiB")] = None,
-    attachment_storage: Annotated[int | None, typer.Option(help="Bytes of all of them. Default: 1 GiB")] = None,
+    max_attachment: Annotated[str | None, typer.Option(help="Bytes of an attachment. Default: 5 MiB")] = None,
+    attachment_storage: Annotated[str | None, typer.Option(help="Bytes of all of them. Default: 1 GiB")] = None,
     clock_speed: Annotated[float | None, typer.Option(help="Time runs this much faster (simulations)")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default: info")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./fleetpush.toml if there")] = None,

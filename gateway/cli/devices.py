@@ -12,7 +12,6 @@ import typer
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
 from gateway.cli.server_client import EVERY_ADDRESS, ServerClient, segment
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json, print_table
-from gateway.data_directory import CA_CERTIFICATE, SERVER_CERTIFICATE, TLS_DIR
 
 devices = typer.Typer(help="Enrol, list, show, remove devices; give them new tokens.", no_args_is_help=True)
 DeviceId = Annotated[str, typer.Argument(metavar="ID", help="The device's id")]
@@ -143,10 +142,8 @@ def dialled(client: ServerClient, host: str) -> str:
 
 def trust_options(client: ServerClient) -> list[str]:
     """How mosquitto's clients trust the server: by the fleet's CA, what this command trusts, or what everybody does."""
-    if client.found_in is not None and client.certificate is not None:
-        folder = (client.found_in / TLS_DIR).resolve()
-        if client.certificate.resolve() == folder / SERVER_CERTIFICATE and (folder / CA_CERTIFICATE).exists():
-            return ["--cafile", str(folder / CA_CERTIFICATE)]
+    if client.fleet_ca is not None:
+        return ["--cafile", str(client.fleet_ca)]
     authority = os.environ.get("FLEETPUSH_CA")
     return ["--cafile", authority] if authority else ["--tls-use-os-certs"]
 

@@ -6,6 +6,7 @@ remedy as something to type or to change. Reads only: it creates nothing but a p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
-from gateway.cli.server_client import Refused, ServerClient
+from gateway.cli.server_client import Distrusted, Refused, ServerClient
 from gateway.cli.terminal import PROGRAM, Failure, print_json
 from gateway.data_directory import CA_CERTIFICATE, CA_KEY, LEDGER, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
 
@@ -273,12 +274,16 @@ def check_server(set_up: SetUp) -> Iterator[Finding]:
     with client:
         try:
             client.call("GET", "/readyz")
+        except Distrusted as failure:
+            yield Finding("fail", "server", failure.finding, failure.remedy)
+            return
         except Failure as failure:
             yield Finding("fail", "server", str(failure), f"start it: {PROGRAM} serve")
             if set_up.url is None:
                 yield from check_ports(set_up)
             return
         yield Finding("ok", "server", f"{client.url} is ready")
+        yield from check_shown(client)
         try:
             client.call("GET", "/v1/pushes", params={"limit": "1"})
         except Failure as failure:
@@ -288,6 +293,22 @@ def check_server(set_up: SetUp) -> Iterator[Finding]:
             yield Finding("fail", "key", str(failure), "use admin.key of the server's data directory, or a new key")
         else:
             yield Finding("ok", "key", "the server takes it")
+
+
+def check_shown(client: ServerClient) -> Iterator[Finding]:
+    """Says something only if the server shows another certificate than is in its file by now."""
+    if client.certificate is None:
+        return
+    from gateway.certificates import CertificateError, certificate_facts
+
+    try:
+        stored = certificate_facts(client.certificate).fingerprint
+        shown = hashlib.sha256(client.shown_certificate()).hexdigest()
+    except (CertificateError, OSError):  # each has its own finding
+        return
+    if shown != stored.replace(":", "").lower():
+        text = f"the server does not show {client.certificate} yet; it reads that when it is told to"
+        yield Finding("warn", "certificate", text, client.reload_command)
 
 
 def check_ports(set_up: SetUp) -> Iterator[Finding]:

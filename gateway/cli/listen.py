@@ -65,13 +65,13 @@ def listen(
         # On the server's own machine what it does now counts, whatever it did when the device was enrolled.
         secure = client.tls is not None if client.found_in is not None else credential.tls
         trust = client.tls or tls_context(None)
-        host = client.reached(credential.host)
+        host, port = client.door(credential.host, credential.port)
     screen = Screen(device_id, as_json=as_json, count=count, answer=answer)
     device = Device(
         credential.device_id,
         credential.token,
         host=host,
-        port=credential.port,
+        port=port,
         app=credential.app,
         journal=folder / f"{device_id}.db",
         on_push=screen.show,

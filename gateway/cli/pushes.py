@@ -6,6 +6,8 @@ import json
 import mimetypes
 import re
 import time
+from collections import Counter
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
-from gateway.cli.server_client import ServerClient, segment
+from gateway.cli.server_client import Refused, ServerClient, segment
 from gateway.cli.terminal import (
     ENDED_UNDELIVERED,
     PROGRAM,
@@ -32,6 +34,10 @@ DURATION = re.compile(r"(\d+)([smhd]?)")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 WATCH_INTERVAL = 0.5
 SHOWN_LOSSES = 20
+EXPLAINED = 1000
+"""Deliveries that are looked at for the reasons of an answer: one page."""
+LOOKED_AT = 100
+"""The same at each look of `watch`, which looks often."""
 
 
 def push(
@@ -101,7 +107,9 @@ def push(
         if as_json:
             print_json(accepted)
         else:
-            print_accepted(accepted)
+            print_accepted(client, accepted)
+        if not accepted["targeted"]:
+            note(f"{nobody(target)}, so nobody gets this push.")
         if follow:
             watch_push(client, accepted["push_id"], timeout=None, as_json=as_json)
 
@@ -156,14 +164,34 @@ def seconds_of(duration: str) -> int:
     return int(match[1]) * SECONDS[match[2]]
 
 
-def print_accepted(accepted: dict[str, Any]) -> None:
+def print_accepted(client: ServerClient, accepted: dict[str, Any]) -> None:
     print(accepted["push_id"])
     parts = [f"accepted for {accepted['targeted']} device{'' if accepted['targeted'] == 1 else 's'}"]
     if accepted.get("suppressed"):
-        parts.append(f"{accepted['suppressed']} of them suppressed")
+        reasons = suppression(client, accepted)
+        parts.append(f"{accepted['suppressed']} of them suppressed" + (f" ({reasons})" if reasons else ""))
     if accepted.get("unknown"):
         parts.append(f"unknown: {', '.join(accepted['unknown'])}")
     note(f"{'; '.join(parts)}. Follow it: {PROGRAM} watch {accepted['push_id']}")
+
+
+def nobody(target: dict[str, Any]) -> str:
+    """Why a target is empty."""
+    if "tag" in target:
+        return f"No device has the tag {target['tag']!r} (`{PROGRAM} devices list` shows who has which)"
+    return f"There are no devices yet (`{PROGRAM} devices add ID` enrols one)"
+
+
+def suppression(client: ServerClient, accepted: dict[str, Any]) -> str:
+    """`2 no_consent, 1 channel_muted`, without numbers where not all are looked at; empty for a key that may only
+    send."""
+    path = f"/v1/pushes/{segment(accepted['push_id'])}/deliveries"
+    try:
+        found = Counter(item["reason"] for item in client.items(path, EXPLAINED) if item["state"] == "suppressed")
+    except Refused:
+        return ""
+    complete = found.total() == accepted["suppressed"]
+    return ", ".join(f"{number} {reason}" if complete else str(reason) for reason, number in found.most_common())
 
 
 def print_forecast(answer: dict[str, Any], as_json: bool) -> None:
@@ -193,7 +221,8 @@ def watch_push(client: ServerClient, push_id: str, *, timeout: float | None, as_
         while True:
             found = client.call("GET", path)
             counts = found["counts"]
-            line = json.dumps(found, ensure_ascii=False) if as_json else f"{push_id}  {describe_counts(counts)}"
+            words = describe_counts(counts) + (deferred(client, path) if counts["waiting"] else "")
+            line = json.dumps(found, ensure_ascii=False) if as_json else f"{push_id}  {words}"
             if line != said:
                 # A terminal keeps one line, a pipe gets a line per change.
                 if is_terminal() and not as_json:
@@ -204,7 +233,7 @@ def watch_push(client: ServerClient, push_id: str, *, timeout: float | None, as_
             if not counts["waiting"] and not (counts["sent"] and any_in_flight(client, path)):
                 break
             if deadline is not None and time.monotonic() >= deadline:
-                raise Failure(f"still open after {timeout:g} s: {describe_counts(counts)}")
+                raise Failure(f"still open after {timeout:g} s: {words}")
             time.sleep(WATCH_INTERVAL)
     finally:
         if is_terminal() and not as_json:
@@ -215,6 +244,16 @@ def watch_push(client: ServerClient, push_id: str, *, timeout: float | None, as_
             rows = [(item["device_id"], item["state"], item["reason"]) for item in islice(ended, SHOWN_LOSSES)]
             print_table(("device", "state", "reason"), rows, "")
         raise Failure(f"{lost} of {counts['targeted']} ended undelivered")
+
+
+def deferred(client: ServerClient, path: str) -> str:
+    """`; 2 deferred by caps or quiet hours, the first until 2026-12-01 07:00 CET`; empty if there is none."""
+    found = (item for item in client.items(f"{path}/deliveries", LOOKED_AT) if item["state"] == "waiting")
+    until = sorted(item["not_before"] for item in found if item["not_before"] is not None)
+    if not until:
+        return ""
+    first = f"{datetime.fromisoformat(until[0]).astimezone():%Y-%m-%d %H:%M %Z}"
+    return f"; {len(until)} deferred by caps or quiet hours, {'the first ' if len(until) > 1 else ''}until {first}"
 
 
 def any_in_flight(client: ServerClient, path: str) -> bool:

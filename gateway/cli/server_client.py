@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import ssl
 import uuid
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from gateway.cli.terminal import PROGRAM, Failure
-from gateway.data_directory import KEY_FILE, SERVER_FILE
+from gateway.data_directory import CA_CERTIFICATE, KEY_FILE, SERVER_CERTIFICATE, SERVER_FILE, TLS_DIR
 
 TIMEOUT = 30.0
 EVERY_ADDRESS = ("0.0.0.0", "::")
+COMMANDS = {"POST /v1/devices": "devices add ID", "POST /v1/keys": "keys add NAME --scope SCOPE"}
+"""What the API says to call, and what does that here."""
+CALL = re.compile(rf"\b({'|'.join(COMMANDS)})\b(?!/)")
 RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
@@ -36,14 +40,35 @@ class Refused(Failure):
         self.code = code
 
 
+class Distrusted(Failure):
+    """The server shows a certificate that this command cannot trust."""
+
+    def __init__(self, finding: str, remedy: str) -> None:
+        super().__init__(f"{finding}; {remedy}")
+        self.finding = finding
+        self.remedy = remedy
+
+
 class ServerClient:
-    def __init__(self, url: str, key: str, *, found_in: Path | None = None, certificate: Path | None = None) -> None:
-        """`found_in` is the data directory the address came from, for messages and for `listen`'s token; `certificate`
-        the one that the server there shows. Raises Failure when a certificate cannot be used."""
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        found_in: Path | None = None,
+        certificate: Path | None = None,
+        mqtt_port: int | None = None,
+        pid: int | None = None,
+    ) -> None:
+        """`found_in` is the data directory the address came from, for messages and for `listen`'s token; of the server
+        there, `certificate` is the file that it has read, `mqtt_port` its main one, `pid` its process. Raises Failure
+        when a certificate cannot be used."""
         self.url = url
         self.found_in = found_in
         self.certificate = certificate
-        self.tls = tls_context(certificate) if urlsplit(url).scheme == "https" else None
+        self._mqtt_port = mqtt_port
+        self._pid = pid
+        self.tls = tls_context(certificate, self.fleet_ca) if urlsplit(url).scheme == "https" else None
         """What to trust; for MQTT as well. None without TLS."""
         self._client = httpx2.Client(
             base_url=url,
@@ -55,13 +80,15 @@ class ServerClient:
 
     @classmethod
     def find(cls, url: str | None, data_dir: Path) -> Self:
-        found_in = certificate = None
+        found_in = certificate = mqtt_port = pid = None
         if url is None:
             try:
                 facts = json.loads((data_dir / SERVER_FILE).read_text())
                 url = str(facts["url"])
                 found_in = data_dir
                 certificate = Path(facts["certificate"]) if "certificate" in facts else None
+                mqtt_port = int(facts["mqtt_port"]) if "mqtt_port" in facts else None
+                pid = int(facts["pid"]) if "pid" in facts else None
             except (OSError, ValueError, KeyError, TypeError):
                 raise Failure(
                     f"no server found: there is no {data_dir / SERVER_FILE}. Start one with `{PROGRAM} serve`, give "
@@ -80,7 +107,7 @@ class ServerClient:
                     f"({error.strerror})."
                 ) from None
         try:
-            return cls(url, key, found_in=found_in, certificate=certificate)
+            return cls(url, key, found_in=found_in, certificate=certificate, mqtt_port=mqtt_port, pid=pid)
         except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
             raise Failure(f"address or key cannot be used: {type(error).__name__}") from None
 
@@ -90,11 +117,33 @@ class ServerClient:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
+    @property
+    def fleet_ca(self) -> Path | None:
+        """The CA of the data directory, if it is what vouches for the server."""
+        if self.found_in is None or self.certificate is None:
+            return None
+        folder = (self.found_in / TLS_DIR).resolve()
+        authority = folder / CA_CERTIFICATE
+        return authority if self.certificate.resolve() == folder / SERVER_CERTIFICATE and authority.exists() else None
+
+    @property
+    def reload_command(self) -> str:
+        """What has the server on this machine read its certificate again."""
+        return f"kill -HUP {'PID' if self._pid is None else self._pid}"
+
     def reached(self, host: str) -> str:
         """Where devices connect, by what enrolment says; a server that listens on every address does not know which of
         them is dialled, and then it is the one that this command has dialled."""
         dialled = urlsplit(self.url).hostname
         return dialled if dialled is not None and host in EVERY_ADDRESS else host
+
+    def door(self, host: str, port: int) -> tuple[str, int]:
+        """Where a device of this command connects, by what enrolment said. On the server's own machine that is here,
+        by whatever name the others dial it, and whatever the port was when the device was enrolled."""
+        here = urlsplit(self.url).hostname
+        if self.found_in is None or here is None:
+            return self.reached(host), port
+        return here, self._mqtt_port or port
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of a successful answer, None if it is empty. Raises Refused, or Failure if there is no answer."""
@@ -104,9 +153,7 @@ class ServerClient:
             raise Failure(f"{self.url!r} is no address of a server: write it as http://HOST:PORT", 2) from error
         except httpx2.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise Failure(
-                    f"the certificate of {self.url} is not trusted: {error}; {self._trust_remedy()}"
-                ) from error
+                raise Distrusted(*self._distrusted(str(error))) from error
             where = f" (from {self.found_in / SERVER_FILE})" if self.found_in else ""
             raise Failure(
                 f"no answer from {self.url}{where}: {str(error) or type(error).__name__}. Is the server running? "
@@ -119,13 +166,22 @@ class ServerClient:
                 raise Failure(f"{self.url} answers, but not as Fleetpush does: is it another server?") from None
         raise refusal(answer)
 
-    def _trust_remedy(self) -> str:
+    def _distrusted(self, why: str) -> tuple[str, str]:
+        """The finding, and the remedy."""
+        finding = f"the certificate of {self.url} is not trusted: {why}"
         if self.certificate is not None:
-            return f"it shows another than {self.certificate}, and reads that when it gets SIGHUP"
-        return (
+            finding += f". It shows another than {self.certificate}, and reads that when it is told to"
+            return finding, f"tell it: {self.reload_command}"
+        return finding, (
             "set FLEETPUSH_CA to the PEM file of whoever signed it (tls/ca.pem of the server's data directory, after "
             f"`{PROGRAM} tls init`), and dial a name that it is for"
         )
+
+    def shown_certificate(self) -> bytes:
+        """DER, of a server with TLS. Raises OSError."""
+        server = urlsplit(self.url)
+        address = (server.hostname or "", server.port or 443)
+        return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(address, timeout=TIMEOUT))
 
     def post_push(self, push: dict[str, Any], idempotency_key: str | None) -> dict[str, Any]:
         """Send a push once, however often the connection breaks."""
@@ -153,12 +209,16 @@ class ServerClient:
                 return
 
 
-def tls_context(certificate: Path | None) -> ssl.SSLContext:
-    """For a server whose certificate is known, exactly that one, whatever name it is dialled by; else the authorities
-    of FLEETPUSH_CA, or the system's. Raises Failure."""
+def tls_context(certificate: Path | None, fleet_ca: Path | None = None) -> ssl.SSLContext:
+    """For a server whose certificate is known that one, and what else the fleet's CA has signed for a server: until it
+    is told to read a renewed one it shows the one before. Whatever name it is dialled by. For others the authorities of
+    FLEETPUSH_CA, or the system's. Raises Failure."""
     authority = os.environ.get("FLEETPUSH_CA") if certificate is None else str(certificate)
     try:
         context = ssl.create_default_context(cafile=authority)
+        if fleet_ca is not None:
+            authority = str(fleet_ca)
+            context.load_verify_locations(authority)
     except (OSError, ssl.SSLError) as error:
         raise Failure(f"{authority}: {error.strerror or error}; FLEETPUSH_CA names a PEM file", 2) from None
     if certificate is not None:
@@ -182,12 +242,17 @@ def is_loopback(url: str) -> bool:
         return False
 
 
+def for_terminals(detail: str) -> str:
+    """What the API says to do, as who has the command line does it."""
+    return CALL.sub(lambda call: f"`{PROGRAM} {COMMANDS[call[1]]}`", detail)
+
+
 def refusal(answer: httpx2.Response) -> Refused:
     """A refusal in one line: the problem document's detail and code, or what there is instead."""
     try:
         document = answer.json()
         code = str(document["code"])
-        text = f"{document['detail']} ({code})"
+        text = f"{for_terminals(str(document['detail']))} ({code})"
     except (ValueError, KeyError, TypeError):
         code = ""
         text = f"the server answered {answer.status_code} {answer.reason_phrase}"

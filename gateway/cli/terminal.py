@@ -9,19 +9,18 @@ rich is loaded where something is drawn: most commands draw nothing, and `serve`
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from gateway.program import PROGRAM as PROGRAM  # for the commands, which say everything by way of this module
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
-"""How the person started us, so that what a message says to type works as pasted. run.py sets it."""
 ENDED_UNDELIVERED = ("expired", "superseded", "cancelled", "suppressed", "overflowed", "refused", "revoked")
 BORDERS = {"critical": "bold red", "high": "yellow", "normal": "cyan", "low": "dim"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import textwrap
@@ -530,6 +531,36 @@ def test_a_lost_connection_is_called_that(broker: ScriptedBroker, shown: Shown) 
         seen = [states.get(timeout=TIMEOUT) for _ in range(3)]
         assert [state for state, _ in seen[:2]] == ["connecting", "connected"]
         assert seen[2] == ("disconnected", "connection lost")
+
+
+def test_who_is_thrown_out_by_its_own_id_says_so(broker: ScriptedBroker, shown: Shown) -> None:
+    """Only MQTT 5 has a word for it."""
+    states: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    with device_of(broker, shown, app="shop", mqtt5=True, on_state=lambda *state: states.put(state)):
+        for code, words in (
+            (0x8E, "another client connects as shop/d1: stop one of them, or give it an id of its own"),
+            (0x8B, "Server shutting down"),
+        ):
+            connection = broker.accept(mqtt5=True)
+            connection.goodbye(code, b"")
+            connection.vanish()
+            seen = [states.get(timeout=TIMEOUT) for _ in range(3)]
+            assert [state for state, _ in seen] == ["connecting", "connected", "disconnected"]
+            assert seen[2][1] == words
+
+
+def test_a_name_that_nobody_knows_is_named_with_the_remedy(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    states: SimpleQueue[tuple[str, str]] = SimpleQueue()
+    with Device("d1", "dev_secret", host="push.example", on_push=shown, on_state=lambda *state: states.put(state)):
+        assert states.get(timeout=TIMEOUT) == ("connecting", "")
+        state, words = states.get(timeout=TIMEOUT)
+    assert state == "disconnected"
+    assert words.startswith("push.example: Name or service not known; enter the name in DNS")
+    assert "--public-host" in words
 
 
 def test_close_says_goodbye_and_is_idempotent(broker: ScriptedBroker, shown: Shown) -> None:

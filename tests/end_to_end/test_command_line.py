@@ -109,7 +109,12 @@ def test_push_and_watch(terminal: Terminal, server: Server, api: Api, wire: Wire
     api.wait_counts(sent["push_id"], delivered=1)
     watched = terminal.run("watch", sent["push_id"])
     assert "delivered" in watched
-    assert "nobody-here" in terminal.run("push", "nobody-here", "Hello", expect=1)
+    unknown = terminal.run("push", "nobody-here", "Hello", expect=1)
+    assert "no such device: nobody-here; enrol it with `fleetpush devices add ID`" in unknown
+    assert "`fleetpush devices add ID`" in terminal.run("devices", "show", "nobody-here", expect=1)
+    empty = fleetpush("push", "--tag", "nobody-has-it", "Hello", env=terminal.env, cwd=terminal.cwd)
+    assert empty.returncode == 0
+    assert "No device has the tag 'nobody-has-it'" in empty.stderr
 
 
 def test_keys(terminal: Terminal, server: Server) -> None:
@@ -230,7 +235,8 @@ def test_a_backup_taken_under_load_restores_to_a_truthful_ledger(
 
 
 def test_listen_is_a_device_in_a_terminal(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(data_dir=tmp_path / "fleetpush-data")
+    # Here it connects by the door that is here: this machine need not know the name that others dial.
+    server = start_server("--public-host", "push.invalid", data_dir=tmp_path / "fleetpush-data")
     env = clean_environment(HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path / "share"))
     listener = subprocess.Popen(
         [sys.executable, "-m", "gateway", "listen", "kiosk-1"],

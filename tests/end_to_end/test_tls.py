@@ -359,6 +359,8 @@ def test_a_new_certificate_counts_for_new_connections(fleet: Fleet, name: Name) 
         client.enter(connect(device.id, username=device.id, password=device.token))
         fleet.run("tls", "init")
         assert fleet.shown() == before, "not told yet"
+        assert device.id in fleet.run("devices", "list"), "the command line trusts the fleet's CA"
+        assert f"kill -HUP {fleet.server.pid}" in fleet.run("doctor")
         fleet.server.signal(signal.SIGHUP)
         fleet.server.wait_log("certificates read again")
         renewed = fleet.shown()

@@ -55,6 +55,23 @@ def test_a_mistake_in_a_variable_or_flag_is_named(monkeypatch: pytest.MonkeyPatc
         Settings.load(http_port=1, mqtt_port=70_000)
 
 
+def test_bytes_may_be_written_with_their_unit(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, number in (("32 MiB", 32 << 20), ("512KiB", 512 << 10), ("1 gib", 1 << 30), ("4,096", 4096), ("70", 70)):
+        monkeypatch.setenv("FLEETPUSH_DISK_RESERVE", text)
+        assert Settings.load().disk_reserve == number
+    Path("fleetpush.toml").write_text('mailbox_bytes = "8 MiB"\nmax_attachment = 70_000')
+    settings = Settings.load(max_payload="8 KiB", attachment_storage="2 GiB")
+    assert (settings.mailbox_bytes, settings.max_attachment) == (8 << 20, 70_000)
+    assert (settings.max_payload, settings.attachment_storage) == (8192, 2 << 30)
+    for text in ("32 MB", "much", "-1", "1.5 GiB", "1,2", ""):
+        monkeypatch.setenv("FLEETPUSH_DISK_RESERVE", text)
+        with pytest.raises(BadSettings, match=rf"FLEETPUSH_DISK_RESERVE: '{text}': a number of bytes, .* 32 MiB"):
+            Settings.load()
+    monkeypatch.delenv("FLEETPUSH_DISK_RESERVE")
+    with pytest.raises(BadSettings, match=r"--max-payload: '1 MiB': .*less than or equal to 262144"):
+        Settings.load(max_payload="1 MiB")
+
+
 def test_addresses_are_addresses(nowhere: Path) -> None:
     for bind in ("127.0.0.1", "localhost", "::1", "127.0.0.9"):
         assert Settings.load(bind=bind).loopback

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 from tests.browser import Browser, Page
@@ -361,6 +362,47 @@ def test_the_token_goes_to_the_server_of_the_push_only_and_with_tls_nowhere_in_t
             .keeps(new Push({{ push_id: "p", fetch_from: from }}), url)))"""
     )
     assert keeps == [True, True, False, False, False, False, False]
+
+
+def test_a_file_that_the_server_keeps_is_fetched_with_the_token_and_saved(kiosk: Kiosk, tmp_path: Path) -> None:
+    kiosk.context.save_downloads(tmp_path)
+    page = kiosk.connected()
+    made = kiosk.api.call("POST", "/v1/attachments", 201, content=b"%PDF-", headers={"Content-Type": "application/pdf"})
+    enclosed = {"url": f"attachment:{made['id']}", "name": "menu.pdf"}
+    push_id = kiosk.push(notification={"attachment": enclosed})
+    link = banner(push_id, ".banner-file")
+    page.click(link)
+    wait_for(lambda: (tmp_path / "menu.pdf").exists(), what="the file")
+    assert (tmp_path / "menu.pdf").read_bytes() == b"%PDF-"
+    assert page.text(link) == "menu.pdf"
+
+
+def test_a_file_that_is_not_there_is_told(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    made = kiosk.api.call("POST", "/v1/attachments", 201, content=b"%PDF-gone", headers={"Content-Type": "x/y"})
+    push_id = kiosk.push(notification={"attachment": {"url": made["url"], "name": "menu.pdf"}})
+    link = banner(push_id, ".banner-file")
+    wait_state(kiosk, push_id, "displayed")
+    kiosk.api.call("DELETE", f"/v1/attachments/{made['id']}", 204)
+    page.evaluate("(Math.random = () => 0) && null")  # it tries again, soon
+    page.click(link)
+    page.wait_for(f"document.querySelector('{link}').innerText === 'menu.pdf: not to be had'")
+    assert page.evaluate(BANNERS) == 1, "it is there to be answered"
+    kiosk.forgive(made["url"])
+
+
+def test_a_file_from_elsewhere_is_a_link(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    link = "({ href, target, rel, innerText }) => [href, target, rel, innerText]"
+    for enclosed, drawn in (
+        ({"url": "https://shop.example/files/menu%20of%20today.pdf"}, "menu of today.pdf"),
+        ({"url": "https://shop.example/", "name": "Our <b>shop</b>"}, "Our <b>shop</b>"),
+        ({"url": "https://shop.example/"}, "shop.example"),
+    ):
+        push_id = kiosk.push(notification={"attachment": enclosed})
+        wait_state(kiosk, push_id, "displayed")
+        found = page.evaluate(f"({link})(document.querySelector('{banner(push_id, '.banner-file')}'))")
+        assert found == [enclosed["url"], "_blank", "noopener noreferrer", drawn]
 
 
 def picture(width: int, height: int) -> bytes:

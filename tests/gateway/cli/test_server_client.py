@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -11,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from gateway.certificates import initialize, make_device
+from gateway.cli.doctor import SetUp, check_server
 from gateway.cli.server_client import ServerClient
 from gateway.cli.terminal import Failure
 
@@ -71,6 +77,17 @@ def test_on_the_servers_machine_both_are_found(script: Script, tmp_path: Path, m
     assert script.requests == [("/v1/devices?limit=1000", "Bearer key_admin", None)]
 
 
+def test_on_the_servers_machine_a_device_connects_here(tmp_path: Path) -> None:
+    """Whatever name the others dial, which this machine need not know."""
+    (tmp_path / "server.json").write_text(json.dumps({"url": "http://127.0.0.1:8080", "mqtt_port": 4711}))
+    (tmp_path / "admin.key").write_text("key_admin\n")
+    with ServerClient.find(None, tmp_path) as client:
+        assert client.door("push.example", 1883) == ("127.0.0.1", 4711)
+    with ServerClient("http://192.0.2.7:8080", "key_x") as client:
+        assert client.door("push.example", 1883) == ("push.example", 1883)
+        assert client.door("0.0.0.0", 1883) == ("192.0.2.7", 1883)
+
+
 def test_the_key_of_this_machine_is_not_sent_to_another(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +128,20 @@ def test_a_refusal_is_the_problem_in_one_line_and_never_the_key(script: Script) 
             client.call("GET", "/v1/devices")
 
 
+def test_a_refusal_says_what_to_type_rather_than_what_to_call(script: Script) -> None:
+    texts = {
+        "no device 'x' in this app; enrol it with POST /v1/devices": "enrol it with `fleetpush devices add ID`",
+        "this key lacks the scope 'send'; make one with POST /v1/keys": "with `fleetpush keys add NAME --scope SCOPE`",
+        "as in POST /v1/devices/bulk": "as in POST /v1/devices/bulk",
+    }
+    with ServerClient(script.url, "key_x") as client:
+        for detail, typed in texts.items():
+            script.answers = [(404, {"code": "c", "detail": detail})]
+            with pytest.raises(Failure) as refusal:
+                client.call("GET", "/v1/devices")
+            assert f"{typed} (c)" in str(refusal.value)
+
+
 def test_pages_are_followed_up_to_the_limit(script: Script) -> None:
     script.answers = [
         (200, {"items": [{"n": 1}, {"n": 2}], "next_cursor": "c"}),
@@ -119,6 +150,52 @@ def test_pages_are_followed_up_to_the_limit(script: Script) -> None:
     with ServerClient(script.url, "key_x") as client:
         assert [item["n"] for item in client.items("/v1/devices", 5)] == [1, 2, 3]
     assert [path for path, _, _ in script.requests] == ["/v1/devices?limit=5", "/v1/devices?limit=3&cursor=c"]
+
+
+def speak_tls(script: Script, data_dir: Path) -> None:
+    """From now on, with the certificate that is there now."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(data_dir / "tls" / "server.pem", data_dir / "tls" / "server.key")
+    script.http.socket = context.wrap_socket(script.http.socket, server_side=True)
+    facts = {"url": script.url.replace("http:", "https:"), "pid": 4711}
+    (data_dir / "server.json").write_text(json.dumps(facts | {"certificate": str(data_dir / "tls" / "server.pem")}))
+    (data_dir / "admin.key").write_text("key_admin\n")
+
+
+def test_what_the_fleets_ca_signed_is_trusted_until_a_renewal_is_read(script: Script, tmp_path: Path) -> None:
+    make_certificate = partial(initialize, tmp_path, ["push.example"], 825, datetime.now(UTC), host="vm")
+    make_certificate()
+    speak_tls(script, tmp_path)
+
+    def doctor_says() -> list[tuple[str, str, str]]:
+        findings = check_server(SetUp(tmp_path, "127.0.0.1", 0, 0))
+        return [(found.level, found.subject, found.remedy) for found in findings if found.level != "ok"]
+
+    script.answers = [(200, {})] * 5
+    assert doctor_says() == []
+    make_certificate()
+    with ServerClient.find(None, tmp_path) as client:
+        client.call("GET", "/v1/devices")
+    assert doctor_says() == [("warn", "certificate", "kill -HUP 4711")]
+    make_certificate(new_ca=True)
+    with ServerClient.find(None, tmp_path) as client, pytest.raises(Failure, match="tell it: kill -HUP 4711"):
+        client.call("GET", "/v1/devices")
+    assert doctor_says() == [("fail", "server", "tell it: kill -HUP 4711")]
+    assert script.answers == [], "nobody sent it a key"
+
+
+def test_what_a_device_of_the_fleet_shows_is_no_server(script: Script, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    initialize(tmp_path, ["push.example"], 825, now, host="vm")
+    facts, key = make_device(tmp_path, "kiosk-1", "g", 825, now)
+    certificate = tmp_path / "tls" / "server.pem"
+    kept = certificate.read_bytes()
+    shutil.copy(facts.path, certificate)
+    shutil.copy(key, certificate.with_suffix(".key"))
+    speak_tls(script, tmp_path)
+    certificate.write_bytes(kept)
+    with ServerClient.find(None, tmp_path) as client, pytest.raises(Failure, match="is not trusted"):
+        client.call("GET", "/v1/devices")
 
 
 @pytest.mark.parametrize("url", ["nonsense", "push.example:8080", "ftp://push.example"])
