@@ -225,12 +225,12 @@ def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
                 f"{data_dir} is not empty; restore into another --data-dir, or with --force, which moves what is "
                 "there into a folder of its own"
             )
+        number_events_anew(staging / LEDGER)
         if present:
             aside = data_dir / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
             aside.mkdir(mode=0o700)
             for path in present:
                 os.replace(path, aside / path.name)
-        number_events_anew(staging / LEDGER)
         # The ledger last: a directory without it is not mistaken for a restored one.
         for stored in sorted(manifest.files, key=lambda stored: stored.name == LEDGER):
             target = data_dir / stored.name

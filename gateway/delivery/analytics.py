@@ -96,7 +96,11 @@ class Analytics:
         self._aged_at = 0
         self._large: set[int] = set()
         """Those of them that are counted on a reader."""
+        self._now: set[int] = set()
         self._large_now: int | None = None
+        """What is being counted."""
+        self._counted: set[int] = set()
+        """Large ones that this server has counted: what has come to them since is in one of those sets."""
         self._lock = asyncio.Lock()
         """Held while a large push is counted: a later count must not be replaced by an earlier one."""
 
@@ -121,9 +125,11 @@ class Analytics:
             return
         self._under_way = True
         changed = [self._aged.pop() for _ in range(min(len(self._aged), PUSHES))]
+        self._now = set(changed)
 
         def on_commit(rest: Rest) -> None:
             self._under_way = False
+            self._now = set()
             self._aged.update(rest.left)
             self._large.update(rest.large)
             if self._aged:
@@ -132,6 +138,7 @@ class Analytics:
         def on_error(error: BaseException) -> None:
             log.error("pushes cannot be counted, trying again: %s", error)
             self._under_way = False
+            self._now = set()
             self._aged.update(changed)
 
         self._database.submit(lambda connection: count_rows(connection, changed), on_commit, on_error)
@@ -158,12 +165,13 @@ class Analytics:
     async def _settle(self, push_no: int | None) -> None:
         """Of one push, or of all."""
         self._ledger.flush()
-        await self._database.write(lambda connection: None)  # what was flushed, and what `tick` counts, is called back
-        changed = self._aged | self._ledger.changed | self._large
+        await self._database.write(lambda connection: None)  # what was flushed is called back
+        # And what is being counted: it may have been read before its last change.
+        changed = self._aged | self._ledger.changed | self._large | self._now
         if self._large_now is not None:
-            changed.add(self._large_now)  # a part of it may have been read before its last change
-        if push_no is not None:
-            changed &= {push_no}
+            changed.add(self._large_now)
+        if push_no is not None:  # an old one may never have been counted, or not since a crash
+            changed = {push_no} if push_no in changed or push_no not in self._counted else set()
         for waiting in (self._aged, self._ledger.changed, self._large):
             waiting -= changed
         while changed:
@@ -190,6 +198,9 @@ class Analytics:
                     for tag, of_tag in part_of_tags.items():
                         tags[tag].update(of_tag)
                 await self._database.write(lambda connection: _store(connection, {push_no: tally}, {push_no: tags}))
+                if len(self._counted) >= RECOUNTED:
+                    self._counted.clear()
+                self._counted.add(push_no)
             finally:
                 self._large_now = None
 
@@ -455,16 +466,25 @@ def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]
 
 
 def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
-    """How many people withdrew consent within a day of having been sent this push. Read from the withdrawals, which
-    are few."""
-    (count,) = connection.execute(
-        "SELECT count(DISTINCT d.device_no) FROM push AS p CROSS JOIN consent_record AS c INDEXED BY consent_denied"
-        "  ON c.consent = 'denied' AND c.recorded_at >= p.accepted_at"
-        " CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = c.device_no"
-        "  AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ? WHERE p.no = ?",
-        (DAY_MS, push_no),
-    ).fetchone()
-    found: int = count
+    """How many people withdrew consent within a day of having been sent this push. Read from its deliveries, if they
+    are few, else from the withdrawals since."""
+    targeted, closed_at = connection.execute("SELECT targeted, closed_at FROM push WHERE no = ?", (push_no,)).fetchone()
+    within = "c.consent = 'denied' AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ?2"
+    if targeted <= DELIVERIES:
+        rows = connection.execute(
+            "SELECT count(*) FROM delivery AS d WHERE d.push_no = ?1 AND EXISTS (SELECT 1 FROM consent_record AS c"
+            f" INDEXED BY consent_record_of_device WHERE c.device_no = d.device_no AND {within})",
+            (push_no, DAY_MS),
+        )
+    else:
+        until = 2**53 if closed_at is None else closed_at + 2 * DAY_MS
+        rows = connection.execute(
+            "SELECT count(DISTINCT d.device_no) FROM push AS p CROSS JOIN consent_record AS c INDEXED BY consent_denied"
+            "  ON c.consent = 'denied' AND c.recorded_at BETWEEN p.accepted_at AND ?3"
+            f" CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = c.device_no AND {within} WHERE p.no = ?1",
+            (push_no, DAY_MS, until),
+        )
+    found: int = rows.fetchone()[0]
     return found
 
 

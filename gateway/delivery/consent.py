@@ -41,6 +41,8 @@ MAX_CHOICES = 16_384
 """Bytes of a device's channel choices as JSON text."""
 CONSENT_RECORDS = 100
 """Answers kept of each device, the oldest forgotten first."""
+LOOK = 20_000
+"""Deliveries that one operation looks at, or those of one push."""
 SLICE = 5_000
 """Deliveries that one operation ends when an app's rules change."""
 
@@ -220,37 +222,59 @@ def suppress_selected(
 
 
 def rejudge_rows(
-    connection: sqlite3.Connection, app_no: int, rules: Rules, is_sent: Callable[[int, int], bool], now: int
-) -> tuple[list[int], dict[int, str], bool]:
-    """End what waits in an app and is not wanted under its rules, or as much of it as is good at once: as
-    `end_unwanted`, and whether there is more."""
-    ended: list[int] = []
-    in_flight: dict[int, str] = {}
-    more = False
-    kinds = connection.execute(
-        "SELECT DISTINCT kind, channel, priority FROM push WHERE closed_at IS NULL AND app_no = ?", (app_no,)
+    connection: sqlite3.Connection,
+    app_no: int,
+    rules: Rules,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+    after: tuple[int, int] = (0, 0),
+) -> tuple[list[int], dict[int, str], tuple[int, int] | None]:
+    """End what waits in an app behind a delivery (push and device number) and is not wanted under its rules, or as much
+    of it as is good at once: as `end_unwanted`, and where to go on, None if there is no more."""
+    pushes: dict[int, tuple[str, str | None, int]] = {}
+    size = 0
+    goes_on: tuple[int, int] | None = None
+    found = connection.execute(
+        "SELECT no, kind, channel, priority, targeted FROM push WHERE closed_at IS NULL AND app_no = ? AND no >= ?"
+        " ORDER BY no LIMIT ?",
+        (app_no, after[0], LOOK + 1),
     ).fetchall()
-    for kind, channel, priority in kinds:
-        for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority):
-            rows = connection.execute(
-                "SELECT d.push_no, d.device_no FROM push AS p JOIN delivery AS d ON d.push_no = p.no AND +d.state = 0"
-                " WHERE p.closed_at IS NULL AND p.app_no = ? AND p.kind = ? AND p.channel IS ? AND p.priority = ?"
-                f" AND d.device_no IN ({select})",
-                (app_no, kind, channel, priority, *parameters),
-            )
-            handles: list[int] = []
-            for push_no, device_no in rows:
-                if is_sent(push_no, device_no):
-                    in_flight[handle_of(push_no, device_no)] = reason
-                else:
-                    handles.append(handle_of(push_no, device_no))
-                    if len(handles) == SLICE:
-                        more = True
-                        break
-            rows.close()
-            end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
-            ended += handles
-    return ended, in_flight, more
+    for no, kind, channel, priority, targeted in found:
+        if pushes and (size + targeted > LOOK or len(pushes) == LOOK):
+            goes_on = no, 0
+            break
+        size += targeted
+        pushes[no] = kind, channel, priority
+    blocked = {consent for kind, _, _ in pushes.values() for consent in rules.policy.blocked(kind)}
+    ended: dict[str, list[int]] = {}
+    in_flight: dict[int, str] = {}
+    count = 0
+    # Device by device: a list of all who do not want something would be walked for each push.
+    rows = connection.execute(
+        "SELECT d.push_no, d.device_no, v.consent, v.channels FROM json_each(?1) AS wanted"
+        " CROSS JOIN delivery AS d ON d.push_no = wanted.value AND +d.state = 0"
+        "  AND d.device_no > CASE d.push_no WHEN ?2 THEN ?3 ELSE 0 END"
+        " CROSS JOIN device AS v ON v.no = d.device_no"
+        "  AND (v.channels <> '{}' OR v.consent IN (SELECT value FROM json_each(?4)))",
+        (json.dumps(list(pushes)), *after, json.dumps(list(blocked))),
+    )
+    for push_no, device_no, consent, choices in rows:
+        reason = rules.judge(*pushes[push_no], consent, choices_of(choices))
+        if reason is None:
+            continue
+        handle = handle_of(push_no, device_no)
+        if is_sent(push_no, device_no):
+            in_flight[handle] = reason
+            continue
+        ended.setdefault(reason, []).append(handle)
+        count += 1
+        if count == SLICE:
+            goes_on = push_no, device_no
+            break
+    rows.close()
+    for why, handles in ended.items():
+        end_rows(connection, handles, DeliveryState.SUPPRESSED, why, now)
+    return [handle for handles in ended.values() for handle in handles], in_flight, goes_on
 
 
 # -- on the loop -------------------------------------------------------------------------------------------------------
@@ -305,23 +329,27 @@ class Wishes:
 
     def rules_changed(self, app_no: int) -> None:
         """What waits is judged anew, slice by slice. If the server ends before the last, `recover` does the rest."""
-        if not self._book.is_guarded(app_no):
-            return
+        if self._book.is_guarded(app_no):
+            self._rejudge(app_no, (0, 0))
+
+    def _rejudge(self, app_no: int, after: tuple[int, int]) -> None:
         self._ledger.flush()
         now = self._clock()
 
-        def on_commit(found: tuple[list[int], dict[int, str], bool]) -> None:
-            ended, in_flight, more = found
+        def on_commit(found: tuple[list[int], dict[int, str], tuple[int, int] | None]) -> None:
+            ended, in_flight, goes_on = found
             self.settled(ended, in_flight)
-            if more:
-                self.rules_changed(app_no)
+            if goes_on is not None:
+                self._rejudge(app_no, goes_on)
 
         def on_error(error: BaseException) -> None:
             log.error("what waits could not be judged by the new rules, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self.rules_changed(app_no))
+            self._timers.call_later(RETRY_SECONDS, lambda: self._rejudge(app_no, after))
 
         self._database.submit(
-            lambda connection: rejudge_rows(connection, app_no, self._book.of(app_no), self._ledger.is_sent, now),
+            lambda connection: rejudge_rows(
+                connection, app_no, self._book.of(app_no), self._ledger.is_sent, now, after
+            ),
             on_commit,
             on_error,
         )
@@ -330,14 +358,14 @@ class Wishes:
         """After a restart, before the first connection: what was in flight when somebody changed their mind, and what
         had not been judged yet by new rules."""
         for app_no in self._book.guarded():
-            more = True
-            while more:
-                more = await self._rejudged(app_no)
+            after: tuple[int, int] | None = (0, 0)
+            while after is not None:
+                after = await self._rejudged(app_no, after)
 
-    async def _rejudged(self, app_no: int) -> bool:
+    async def _rejudged(self, app_no: int, after: tuple[int, int]) -> tuple[int, int] | None:
         now, rules = self._clock(), self._book.of(app_no)
         found = await self._database.write(
-            lambda connection: rejudge_rows(connection, app_no, rules, self._ledger.is_sent, now)
+            lambda connection: rejudge_rows(connection, app_no, rules, self._ledger.is_sent, now, after)
         )
         return found[2]
 

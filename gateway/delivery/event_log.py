@@ -89,10 +89,12 @@ def log_deliveries(
     """Of (push number, device numbers) each: those deliveries that will be moved now."""
     event = f"delivery.{event}"
     connection.execute(
-        f"{_INSERT} SELECT p.app_no, ?, ?, ?, p.no, (SELECT json_group_array(d.device_no)"
+        "WITH moved AS MATERIALIZED (SELECT p.app_no, p.no, (SELECT json_group_array(d.device_no)"
         "  FROM json_each(w.value, '$[1]') AS x CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = x.value"
-        f"  WHERE {_MOVED.get(event, '+d.state = 0')}), json_array_length(w.value, '$[1]')"
-        " FROM json_each(?) AS w CROSS JOIN push AS p ON p.no = w.value ->> 0",
+        f"  WHERE {_MOVED.get(event, '+d.state = 0')}) AS devices"
+        "  FROM json_each(?4) AS w CROSS JOIN push AS p ON p.no = w.value ->> 0)"
+        f" {_INSERT} SELECT app_no, ?1, ?2, ?3, no, devices, json_array_length(devices) FROM moved"
+        " WHERE devices <> '[]'",
         (at, event, reason, json.dumps(list(deliveries))),
     )
 

@@ -395,6 +395,7 @@ def _store_receipts(
         ).fetchall()
     }
     rows: list[tuple[int, int, str, str | None, str | None]] = []
+    answered: set[tuple[int, int]] = set()
     for index, (statement, receipt) in enumerate(receipts):
         assert statement.device_no is not None, "looked up before"
         push_no, acted = found.get(index, (None, False))
@@ -406,8 +407,11 @@ def _store_receipts(
             statement.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT} bytes"
             result = None
         rows.append((push_no, statement.device_no, receipt.event, receipt.action, result))
-        answer = CONSENT_ACTIONS.get(receipt.action or "") if receipt.event == "acted" and not acted else None
-        if answer is not None:  # the first time: a receipt may come twice, and late
+        if receipt.event != "acted" or acted or (push_no, statement.device_no) in answered:
+            continue  # only the first time: a receipt may come twice, and late
+        answered.add((push_no, statement.device_no))
+        answer = CONSENT_ACTIONS.get(receipt.action or "")
+        if answer is not None:
             settings = Settings(consent=answer, client=f"push {receipt.push_id}", text_version=_asked(receipt.result))
             _store_settings(connection, statement, settings, "push", wishes, changed, now)
     receipt_rows(connection, rows, now)

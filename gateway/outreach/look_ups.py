@@ -61,8 +61,13 @@ class LookUps:
         task = self._under_way.get(key)
         if task is None:
             task = self._under_way[key] = asyncio.get_running_loop().create_task(self._look_up(*key))
-            task.add_done_callback(lambda _: self._under_way.pop(key))
+            task.add_done_callback(functools.partial(self._ended, key))
         return await asyncio.shield(task)  # it has its share until it ends, not until somebody has waited enough
+
+    def _ended(self, key: tuple[int, str, int], task: asyncio.Task[Sequence[str]]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # is known to those who have waited for it, if there still are any
 
     async def _look_up(self, app_no: int, host: str, port: int) -> Sequence[str]:
         async with self._shares.one(app_no):

@@ -152,6 +152,36 @@ def test_counts_are_the_ledgers_own_after_everything(world: World) -> None:
     assert sum(item["targeted"] for item in channels.values()) == 12
 
 
+def test_a_push_that_no_restart_counted_is_counted_when_it_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest are counted after a restart; what came to an older one just before a crash is not lost."""
+    monkeypatch.setattr("gateway.delivery.analytics.RECOUNTED", 0)
+    push_id = push(world)
+    world.crash()
+    assert funnel(world, push_id)["delivered"] == 0
+    world.connect(1)
+    world.acknowledge_all(1)
+    world.crash()
+    assert funnel(world, push_id)["delivered"] == 1
+
+
+def test_what_is_being_counted_is_counted_once_more_for_who_asks(world: World) -> None:
+    """A count begins between the moment from which on a question is to be answered and the answer."""
+    push_id = push(world)
+    world.passes(5)
+    write = world.writer.write
+
+    async def write_and_tick(operation: Any) -> Any:
+        result = await write(operation)
+        world.analytics.tick()
+        return result
+
+    world.writer.write = write_and_tick  # type: ignore[method-assign]
+    assert by(world, "channel")[None]["targeted"] == 3
+    assert funnel(world, push_id)["targeted"] == 3
+
+
 def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'foyer', 3)")

@@ -181,6 +181,15 @@ def test_what_was_said_last_holds_also_when_it_is_stored_together(world: World) 
     assert world.row("SELECT consent FROM device WHERE no = 1") == ("denied",)
 
 
+def test_an_answer_that_comes_twice_is_none_the_second_time_also_when_it_is_stored_together(world: World) -> None:
+    world.connect()
+    first, second = (world.push(kind="in_app", notification=ALERT).push_id for _ in range(2))
+    granted = {"push_id": first, "event": "acted", "action": "consent.granted"}
+    denied = {"push_id": second, "event": "acted", "action": "consent.denied"}
+    world.says_at_once(("receipts", granted), ("receipts", denied), ("receipts", granted))
+    assert world.row("SELECT consent FROM device WHERE no = 1") == ("denied",)
+
+
 def test_a_device_is_told_of_its_preferences_when_its_answer_was_an_action(world: World) -> None:
     told: list[str] = []
     world.receipts.on_settings = lambda app_id, device_id: told.append(device_id)

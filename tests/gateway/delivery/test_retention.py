@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.audience.policy import Policy
+from gateway.delivery.event_log import lost_before, position_of
 from gateway.delivery.retention import FORGET, Keep, Retention
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World
@@ -233,3 +234,18 @@ def test_uses_of_critical_are_on_record_as_long_as_counts(world: World) -> None:
         world.passes(days * DAY)
         sweep(world)
         assert world.row("SELECT count(*) FROM critical_use") == (kept,)
+
+
+def test_who_has_read_all_events_is_told_of_no_loss(world: World) -> None:
+    """What a device says again is no event: when it leaves there is nothing to have missed."""
+    world.connect()
+    push_id = world.push(notification={"title": "Hi"}).push_id
+    world.acknowledge()
+    for _ in range(2):
+        world.says("receipts", {"push_id": push_id, "event": "opened"})
+    last = position_of(world.events()[-1]["id"])
+    assert last is not None
+    world.passes(8 * DAY)
+    sweep(world)
+    assert world.row("SELECT count(*) FROM event WHERE at < ?", world.now) == (0,)
+    assert lost_before(world.connection, APP.no, last) is None
