@@ -11,7 +11,7 @@ Laws
 2. Nothing is let through in quiet hours, and nothing muted. What excess says `defer` of waits with the time when it is
    judged again; what it says `drop` of ends `suppressed` with its reason.
 3. `critical` passes all of that, as often as the app's ration for a device allows; each such use is a row
-   (`critical_use`). One more is judged like any other; the same one, sent again, is no other use.
+   (`critical_use`). One more is judged like any other; the same one, sent again, is the same use, from then on.
 4. Apps without such rules pay nothing: `active` is False and no gated delivery exists.
 
 One judgement is under way at a time, for many devices; `tick` finds those whose time has come.
@@ -424,6 +424,7 @@ def judge_rows(
     deferred: list[tuple[int, int]] = []
     counted: list[tuple[int, int, str | None, int]] = []
     critical: list[tuple[int, int, int, str, int]] = []
+    passed_again: list[tuple[int, int, int]] = []
     companies = _companies(rows, persons, is_sent, now)
     digested: set[tuple[int, int]] = set()
     for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:
@@ -445,7 +446,9 @@ def judge_rows(
                 push_no = digests.store(connection, device_no, channel, name, company, now)
                 judged.digests.append(push_no)
             judged.passed.setdefault(device_no, []).append(push_no)
-            if verdict.passed is not None and push_no not in person.critical_uses:
+            if verdict.passed is not None and push_no in person.critical_uses:
+                passed_again.append((now, device_no, push_no))
+            elif verdict.passed is not None:
                 person.critical_uses.add(push_no)
                 critical.append((person.app_no, device_no, push_no, verdict.passed, now))
             if kind == "alert" and person.rules.counts:
@@ -467,6 +470,7 @@ def judge_rows(
     connection.executemany(
         "INSERT INTO critical_use (app_no, device_no, push_no, passed, at) VALUES (?, ?, ?, ?, ?)", critical
     )
+    connection.executemany("UPDATE critical_use SET at = ? WHERE device_no = ? AND push_no = ?", passed_again)
     for _, device_no, push_no, passed, _ in critical:
         (push_id,) = connection.execute("SELECT id FROM push WHERE no = ?", (push_no,)).fetchone()
         log_of_device(connection, "policy.critical", now, device_no, {"push_id": push_id, "passed": passed})

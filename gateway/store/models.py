@@ -264,6 +264,7 @@ class CriticalUse(SQLModel, table=True):
     passed: str
     """The reason another push would have been suppressed or deferred for."""
     at: int
+    """When it was let through, the last time."""
 
 
 class PushFunnel(SQLModel, table=True):

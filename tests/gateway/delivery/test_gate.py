@@ -379,6 +379,20 @@ def test_critical_sent_again_is_no_other_use(world: World) -> None:
     assert [event["type"] for event in world.events()].count("policy.critical") == 1
 
 
+def test_critical_sent_again_uses_the_ration_from_then_on(world: World) -> None:
+    set_policy(world, caps=cap(1, "week"), critical={"per_day": 1})
+    world.connect()
+    alert(world)
+    again = alert(world, priority="critical", ttl=10 * DAY)
+    world.passes(18 * HOUR)
+    world.disconnect()
+    world.connect()
+    world.passes(18 * HOUR)
+    assert world.received()[-1] == again
+    late = alert(world, priority="critical")
+    assert world.state(late) == ("suppressed", "capped"), "the other one has passed within 24 hours"
+
+
 def test_critical_that_passes_nothing_uses_no_ration(world: World) -> None:
     set_policy(world, quiet_hours=NIGHT, critical={"per_day": 0})
     world.connect()
