@@ -2,8 +2,8 @@
 
 Pure functions of times. Everything is milliseconds of server time (Unix epoch, UTC), except quiet hours, which are what
 the clock on the wall says: `HH:MM`, the end excluded, over midnight if the end is the earlier one. On the night when
-clocks are set back the hour that comes twice is quiet twice; when they are set forward, quiet hours that end in the
-hour that is left out end with it.
+clocks are set back the hour that comes twice is quiet twice, and what is not quiet of it is not quiet twice; when they
+are set forward, quiet hours that end in the hour that is left out end with it.
 """
 
 from __future__ import annotations
@@ -89,26 +89,31 @@ def _quiet_until(hours: Hours, zone: str, minute: int) -> int | None:
             end = datetime.combine(date, end_time, tz).replace(fold=fold).astimezone(UTC)
             end_ms = round(end.timestamp() * 1000)
             if end_ms > now:
-                return end_ms if end.astimezone(tz).time() == end_time else _end_of_gap(hours, zone, now, end_ms)
+                change = _change(tz, minute, end_ms // MINUTE)
+                if change is not None and not is_quiet(hours, zone, change * MINUTE):
+                    return change * MINUTE
+                if end.astimezone(tz).time() == end_time:
+                    return end_ms
+                assert change is not None, "the wall clock leaves the end out: it is set forward, into quiet hours"
+                return _quiet_until(hours, zone, change)
     raise AssertionError("the wall clock shows every minute within two days, or leaves it out")
 
 
-def _end_of_gap(hours: Hours, zone: str, now: int, after: int) -> int:
-    """The end is a time that the wall clock leaves out, and is over at `after`: the moment at which it is set forward,
-    or the next end, if it is set into quiet hours."""
-    tz = ZoneInfo(zone)
+def _change(tz: ZoneInfo, first: int, last: int) -> int | None:
+    """The minute within these at which the clocks are set."""
 
     def offset(minute: int) -> timedelta | None:
         return datetime.fromtimestamp(minute * MINUTE / 1000, tz).utcoffset()
 
-    low, high = now // MINUTE, after // MINUTE
-    while high - low > 1:
-        middle = (low + high) // 2
-        if offset(middle) == offset(after // MINUTE):
-            high = middle
+    if offset(first) == offset(last):
+        return None
+    while last - first > 1:
+        middle = (first + last) // 2
+        if offset(middle) == offset(last):
+            last = middle
         else:
-            low = middle
-    return _quiet_until(hours, zone, high) or high * MINUTE
+            first = middle
+    return last
 
 
 def quiet_until(hours: Hours, zone: str, now: int) -> int | None:

@@ -56,6 +56,13 @@ def test_clocks_set_back() -> None:
     assert quiet_until(hours, "Europe/Berlin", at("2026-10-25T02:10:00+01:00")) == at("2026-10-25T02:30:00+01:00")
 
 
+def test_clocks_set_back_out_of_quiet_hours() -> None:
+    """Quiet from 02:01 on: at three it is two again, and for a minute a person can be disturbed."""
+    hours = Hours(start="02:01", end="00:00")
+    assert quiet_until(hours, "Europe/Berlin", at("2026-10-25T02:05:00+02:00")) == at("2026-10-25T02:00:00+01:00")
+    assert quiet_until(hours, "Europe/Berlin", at("2026-10-25T02:05:00+01:00")) == at("2026-10-26T00:00:00+01:00")
+
+
 wall_times = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.integers(0, 59))
 SWITCHES = [at("2026-03-29T01:00:00+00:00"), at("2026-10-25T01:00:00+00:00"), at("2026-11-01T06:00:00+00:00")]
 moments = st.integers(at("2026-01-01T00:00:00+00:00"), at("2027-01-01T00:00:00+00:00")) | st.builds(
