@@ -310,7 +310,7 @@ class Rooms:
         self._ledger = ledger = Ledger(database, clock, loop)
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
         self._book = book = PolicyBook(database, clock)
-        self._wishes = wishes = Wishes(database, ledger, book, clock, loop)
+        self._wishes = wishes = Wishes(database, ledger, book, clock)
         numbers = PushNumbers()
         self._gate = gate = Gate(database, ledger, mailbox, book, clock, loop, Digests(numbers))
         wishes.on_stored = lambda device_no: gate.look((device_no,))

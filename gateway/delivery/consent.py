@@ -23,7 +23,6 @@ from gateway.delivery.analytics import opted_out
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import (
     DEVICE_BITS,
-    RETRY_SECONDS,
     Ledger,
     end_rows,
     handle_of,
@@ -32,7 +31,6 @@ from gateway.delivery.ledger import (
 )
 from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database
-from gateway.store.protocols import Timers
 from gateway.timestamps import rfc3339_or_none
 
 log = logging.getLogger(__name__)
@@ -235,16 +233,17 @@ def rejudge_rows(
     size = 0
     goes_on: tuple[int, int] | None = None
     found = connection.execute(
-        "SELECT no, kind, channel, priority, targeted FROM push WHERE closed_at IS NULL AND app_no = ? AND no >= ?"
-        " ORDER BY no LIMIT ?",
-        (app_no, after[0], LOOK + 1),
-    ).fetchall()
-    for no, kind, channel, priority, targeted in found:
-        if pushes and (size + targeted > LOOK or len(pushes) == LOOK):
+        "SELECT no, kind, channel, priority, max(targeted, 1) FROM push"
+        " WHERE closed_at IS NULL AND app_no = ? AND no >= ? ORDER BY no",
+        (app_no, after[0]),
+    )
+    for no, kind, channel, priority, deliveries in found:
+        if pushes and size + deliveries > LOOK:
             goes_on = no, 0
             break
-        size += targeted
+        size += deliveries
         pushes[no] = kind, channel, priority
+    found.close()
     blocked = {consent for kind, _, _ in pushes.values() for consent in rules.policy.blocked(kind)}
     ended: dict[str, list[int]] = {}
     in_flight: dict[int, str] = {}
@@ -283,10 +282,7 @@ def rejudge_rows(
 class Wishes:
     """Stores what people want, and sees to it. `clock` gives server time in milliseconds."""
 
-    def __init__(
-        self, database: Database, ledger: Ledger, book: PolicyBook, clock: Callable[[], int], timers: Timers
-    ) -> None:
-        self._timers = timers
+    def __init__(self, database: Database, ledger: Ledger, book: PolicyBook, clock: Callable[[], int]) -> None:
         self._database = database
         self._ledger = ledger
         self._book = book
@@ -342,16 +338,11 @@ class Wishes:
             if goes_on is not None:
                 self._rejudge(app_no, goes_on)
 
-        def on_error(error: BaseException) -> None:
-            log.error("what waits could not be judged by the new rules, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self._rejudge(app_no, after))
-
-        self._database.submit(
+        self._ledger.submit_until_done(
             lambda connection: rejudge_rows(
                 connection, app_no, self._book.of(app_no), self._ledger.is_sent, now, after
             ),
             on_commit,
-            on_error,
         )
 
     async def recover(self) -> None:

@@ -105,8 +105,10 @@ class Verdict:
 def judge(alert: Alert, person: Person, now: int) -> Verdict:
     """What the rules say of an alert for a person at this moment."""
     held = _held(alert, person, now)
-    others = len(person.critical_uses - {alert.push_no})
-    rationed = alert.priority == CRITICAL and others < person.rules.policy.critical.per_day
+    rationed = (
+        alert.priority == CRITICAL
+        and len(person.critical_uses - {alert.push_no}) < person.rules.policy.critical.per_day
+    )
     return Verdict(passed=held.reason) if rationed else held
 
 
@@ -273,11 +275,7 @@ class Gate:
             else:
                 self.look(self._mailbox.online_devices(app_no))
 
-        def on_error(error: BaseException) -> None:
-            log.error("what waits could not be put under the new rules, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self._regate(app_no, after))
-
-        self._database.submit(lambda connection: _regate_rows(connection, app_no, after, True), on_commit, on_error)
+        self._ledger.submit_until_done(partial(_regate_rows, app_no=app_no, after=after, anew=True), on_commit)
 
     def _judge(self) -> None:
         self._scheduled = False

@@ -188,7 +188,7 @@ class Ledger:
         def operation(connection: sqlite3.Connection) -> None:
             record_outcomes(connection, outcomes, refusals, now)
 
-        self._submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
+        self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
 
     def _recorded(
         self,
@@ -234,7 +234,7 @@ class Ledger:
             missing = {handle >> DEVICE_BITS for handle in alive}
             return alive, load_pushes(connection, [no for no in missing if self.pushes.get(no) is None])
 
-        self._submit_until_done(operation, lambda found: done(*found))
+        self.submit_until_done(operation, lambda found: done(*found))
 
     async def recover(self, held: Sequence[int]) -> None:
         """After a restart, before the first connection: every connection of the last run has ended."""
@@ -254,15 +254,17 @@ class Ledger:
     def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
         """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""
         now = self._clock()
-        self._submit_until_done(
+        self.submit_until_done(
             lambda connection: end_rows(connection, handles, state, reason, now),
             lambda count: None,
         )
 
-    def _submit_until_done(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
+    def submit_until_done(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
+        """Have the writer do it, again and again if the disk is full."""
+
         def on_error(error: BaseException) -> None:
             log.error("the ledger cannot be written, trying again: %s", error)
-            self._timers.call_later(RETRY_SECONDS, lambda: self._submit_until_done(operation, done))
+            self._timers.call_later(RETRY_SECONDS, lambda: self.submit_until_done(operation, done))
 
         self._database.submit(operation, done, on_error)
 

@@ -80,7 +80,7 @@ class World:
         self.facts = DeviceFacts(database, self.clock, self.timers)
         self.mailbox = Mailbox(database, self.ledger, self.facts, self.clock, self.timers)
         self.book = PolicyBook(database, self.clock)
-        self.wishes = Wishes(database, self.ledger, self.book, self.clock, self.timers)
+        self.wishes = Wishes(database, self.ledger, self.book, self.clock)
         numbers = PushNumbers()
         self.gate = Gate(database, self.ledger, self.mailbox, self.book, self.clock, self.timers, Digests(numbers))
         self.wishes.on_stored = lambda device_no: self.gate.look((device_no,))
