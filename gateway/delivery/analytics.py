@@ -13,7 +13,7 @@ and to open are kept as histograms whose steps are a fifth apart, of every deliv
 beyond.
 
 After a restart the last RECOUNTED pushes are counted anew; what came to older ones in the last moments before a crash
-is missing until something more comes.
+is missing until something more comes, or somebody asks for the push.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ class Analytics:
         self._ledger = ledger
         self._book = book
         self._clock = clock
-        self._under_way = False
         self._aged: set[int] = set()
         """What is being counted; what changes meanwhile gathers in `Ledger.changed`."""
         self._aged_at = 0
@@ -98,7 +97,7 @@ class Analytics:
         """Those of them that are counted on a reader."""
         self._now: set[int] = set()
         self._large_now: int | None = None
-        """What is being counted."""
+        """What is being counted, on the writer and on a reader."""
         self._counted: set[int] = set()
         """Large ones that this server has counted: what has come to them since is in one of those sets."""
         self._lock = asyncio.Lock()
@@ -121,14 +120,12 @@ class Analytics:
         if not self._aged and now - self._aged_at >= AGE:
             self._aged, self._ledger.changed = self._ledger.changed, set()
             self._aged_at = now
-        if self._under_way or not self._aged:
+        if self._now or not self._aged:
             return
-        self._under_way = True
         changed = [self._aged.pop() for _ in range(min(len(self._aged), PUSHES))]
         self._now = set(changed)
 
         def on_commit(rest: Rest) -> None:
-            self._under_way = False
             self._now = set()
             self._aged.update(rest.left)
             self._large.update(rest.large)
@@ -137,7 +134,6 @@ class Analytics:
 
         def on_error(error: BaseException) -> None:
             log.error("pushes cannot be counted, trying again: %s", error)
-            self._under_way = False
             self._now = set()
             self._aged.update(changed)
 
@@ -158,12 +154,8 @@ class Analytics:
                 pause = max(PAUSE, REST * (time.monotonic() - began))
             await asyncio.sleep(pause)
 
-    async def settle(self) -> None:
-        """Count everything that has changed until now."""
-        await self._settle(None)
-
-    async def _settle(self, push_no: int | None) -> None:
-        """Of one push, or of all."""
+    async def settle(self, push_no: int | None = None) -> None:
+        """Count everything that has changed until now; of one push, or of all."""
         self._ledger.flush()
         await self._database.write(lambda connection: None)  # what was flushed is called back
         # And what is being counted: it may have been read before its last change.
@@ -197,7 +189,11 @@ class Analytics:
                     tally.update(part)
                     for tag, of_tag in part_of_tags.items():
                         tags[tag].update(of_tag)
-                await self._database.write(lambda connection: _store(connection, {push_no: tally}, {push_no: tags}))
+                await self._database.write(
+                    lambda connection: _store(
+                        connection, _open(connection, [push_no]), {push_no: tally}, {push_no: tags}
+                    )
+                )
                 if len(self._counted) >= RECOUNTED:
                     self._counted.clear()
                 self._counted.add(push_no)
@@ -209,7 +205,7 @@ class Analytics:
         push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
-        await self._settle(push_no)
+        await self.settle(push_no)
 
         def read(connection: sqlite3.Connection) -> Tally | None:
             row = connection.execute("SELECT content FROM push_funnel WHERE push_no = ?", (push_no,)).fetchone()
@@ -277,7 +273,7 @@ def _percentiles(tally: Mapping[str, int], prefix: str) -> dict[str, int] | None
     return found
 
 
-# -- on the writer thread ----------------------------------------------------------------------------------------------
+# -- on the threads of the database ------------------------------------------------------------------------------------
 
 
 class Rest(NamedTuple):
@@ -291,25 +287,40 @@ class Rest(NamedTuple):
 
 def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Rest:
     """Count these pushes anew and add the difference to their hours."""
-    listed: list[int] = []
+    listed: dict[int, _Open] = {}
     rest = Rest([], [])
     size = 0
-    for push_no, targeted in _rows(
-        connection,
-        "SELECT json_group_array(json_array(no, targeted)) FROM push"
-        " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
-        json.dumps(push_nos),
-    ):
-        if targeted > DELIVERIES:
+    for push_no, push in _open(connection, push_nos).items():
+        if push.targeted > DELIVERIES:
             rest.large.append(push_no)
-        elif size + targeted > DELIVERIES:
+        elif size + push.targeted > DELIVERIES:
             rest.left.append(push_no)
         else:
-            size += targeted
-            listed.append(push_no)
+            size += push.targeted
+            listed[push_no] = push
     if listed:
-        _store(connection, *_counted(connection, listed))
+        _store(connection, listed, *_counted(connection, list(listed)))
     return rest
+
+
+class _Open(NamedTuple):
+    """A push whose counts are not final."""
+
+    app_no: int
+    channel: str | None
+    accepted_at: int
+    targeted: int
+
+
+def _open(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int, _Open]:
+    """Those of these pushes."""
+    rows = _rows(
+        connection,
+        "SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted)) FROM push"
+        " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
+        json.dumps(push_nos),
+    )
+    return {no: _Open(*rest) for no, *rest in rows}
 
 
 def _part(connection: sqlite3.Connection, push_no: int, after: int) -> tuple[Tally, dict[str, Tally], int | None]:
@@ -324,17 +335,13 @@ def _part(connection: sqlite3.Connection, push_no: int, after: int) -> tuple[Tal
     return tallies[push_no], by_tag[push_no], last
 
 
-def _store(connection: sqlite3.Connection, tallies: dict[int, Tally], by_tag: dict[int, dict[str, Tally]]) -> None:
-    """What pushes count now, and the difference in their hours; but for those whose counts are final."""
-    pushes = {
-        no: (app_no, channel, accepted_at)
-        for no, app_no, channel, accepted_at in _rows(
-            connection,
-            "SELECT json_group_array(json_array(no, app_no, channel, accepted_at)) FROM push"
-            " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
-            json.dumps(list(tallies)),
-        )
-    }
+def _store(
+    connection: sqlite3.Connection,
+    pushes: dict[int, _Open],
+    tallies: dict[int, Tally],
+    by_tag: dict[int, dict[str, Tally]],
+) -> None:
+    """What these pushes count now, and the difference in their hours."""
     wanted = json.dumps(list(pushes))
     before: dict[int, Any] = dict(
         _rows(
@@ -345,7 +352,7 @@ def _store(connection: sqlite3.Connection, tallies: dict[int, Tally], by_tag: di
         )
     )
     added: dict[tuple[int, str, str, int], Tally] = defaultdict(Counter)
-    for push_no, (app_no, channel, accepted_at) in pushes.items():
+    for push_no, (app_no, channel, accepted_at, _) in pushes.items():
         hour = accepted_at // HOUR_MS
         old = before.get(push_no, {"tally": {}, "tags": {}})
         tally = tallies[push_no]
@@ -365,6 +372,12 @@ def _store(connection: sqlite3.Connection, tallies: dict[int, Tally], by_tag: di
 def _less(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
     found = {name: new.get(name, 0) - old.get(name, 0) for name in new.keys() | old.keys()}
     return {name: count for name, count in found.items() if count}
+
+
+_WANTED = (
+    "json_each(?1, '$[0]') AS wanted CROSS JOIN push AS p ON p.no = wanted.value CROSS JOIN delivery AS d"
+    " ON d.push_no = p.no AND d.device_no > ?1 ->> 1 AND d.device_no <= ?1 ->> 2"
+)
 
 
 def _counted(
@@ -452,12 +465,6 @@ def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str,
     )
 
 
-_WANTED = (
-    "json_each(?1, '$[0]') AS wanted CROSS JOIN push AS p ON p.no = wanted.value CROSS JOIN delivery AS d"
-    " ON d.push_no = p.no AND d.device_no > ?1 ->> 1 AND d.device_no <= ?1 ->> 2"
-)
-
-
 def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]:
     """What a statement finds, as the one row of JSON that it answers: each row is a pass of the interpreter lock."""
     (text,) = connection.execute(sql, (parameter,)).fetchone()
@@ -468,7 +475,9 @@ def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]
 def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
     """How many people withdrew consent within a day of having been sent this push. Read from its deliveries, if they
     are few, else from the withdrawals since."""
-    targeted, closed_at = connection.execute("SELECT targeted, closed_at FROM push WHERE no = ?", (push_no,)).fetchone()
+    targeted, accepted_at, closed_at = connection.execute(
+        "SELECT targeted, accepted_at, closed_at FROM push WHERE no = ?", (push_no,)
+    ).fetchone()
     within = "c.consent = 'denied' AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ?2"
     if targeted <= DELIVERIES:
         rows = connection.execute(
@@ -479,10 +488,10 @@ def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
     else:
         until = 2**53 if closed_at is None else closed_at + 2 * DAY_MS
         rows = connection.execute(
-            "SELECT count(DISTINCT d.device_no) FROM push AS p CROSS JOIN consent_record AS c INDEXED BY consent_denied"
-            "  ON c.consent = 'denied' AND c.recorded_at BETWEEN p.accepted_at AND ?3"
-            f" CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = c.device_no AND {within} WHERE p.no = ?1",
-            (push_no, DAY_MS, until),
+            "SELECT count(DISTINCT d.device_no) FROM consent_record AS c INDEXED BY consent_denied"
+            f" CROSS JOIN delivery AS d ON d.push_no = ?1 AND d.device_no = c.device_no AND {within}"
+            " WHERE c.consent = 'denied' AND c.recorded_at BETWEEN ?3 AND ?4",
+            (push_no, DAY_MS, accepted_at, until),
         )
     found: int = rows.fetchone()[0]
     return found
