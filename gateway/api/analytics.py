@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from gateway.api import answers
 from gateway.api.bodies import json_response, to_json
@@ -60,27 +59,24 @@ def _milliseconds(name: str, text: str | None) -> int | None:
         raise problem("invalid_request", f"{name}: a time with its offset, such as 2026-12-01T00:00:00Z") from None
 
 
-_COLUMNS = {
-    **dict.fromkeys(answers.Stages.model_fields, ()),
-    "rates": tuple(answers.Rates.model_fields),
-    "time_to_deliver_ms": tuple(answers.Percentiles.model_fields),
-    "time_to_open_ms": tuple(answers.Percentiles.model_fields),
+_WITHIN: dict[str, type[BaseModel]] = {
+    "rates": answers.Rates,
+    "time_to_deliver_ms": answers.Percentiles,
+    "time_to_open_ms": answers.Percentiles,
 }
-"""Fields of an item, and of those within."""
+_FIELDS = [
+    (name, inner)
+    for name in answers.Stages.model_fields
+    for inner in (_WITHIN[name].model_fields if name in _WITHIN else ("",))
+]
+"""Of an item, and of what is within: the same columns whatever there is to say."""
 
 
 def _csv(by: By, items: list[dict[str, Any]]) -> str:
-    """The same columns whatever there is to say."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow([by, *(f"{name}_{inner}" if inner else name for name, inner in _fields())])
+    writer.writerow([by, *(f"{name}_{inner}" if inner else name for name, inner in _FIELDS)])
     for item in items:
-        writer.writerow(
-            [item[by], *((item[name] or {}).get(inner) if inner else item[name] for name, inner in _fields())]
-        )
+        values = ((item[name] or {}).get(inner) if inner else item[name] for name, inner in _FIELDS)
+        writer.writerow([item[by], *values])
     return text.getvalue()
-
-
-def _fields() -> Iterator[tuple[str, str]]:
-    for name, within in _COLUMNS.items():
-        yield from ((name, inner) for inner in within or ("",))

@@ -164,28 +164,20 @@ def remove_events(connection: sqlite3.Connection, before: int, count: int) -> in
     (last,) = connection.execute(
         "SELECT max(no) FROM (SELECT no, at FROM event ORDER BY no LIMIT ?) WHERE at <= ?", (count, before)
     ).fetchone()
-    if last is None:
-        return 0
+    return 0 if last is None else remove_events_to(connection, last)
+
+
+def remove_events_to(connection: sqlite3.Connection, last: int, app_no: int | None = None) -> int:
+    """Remove the entries up to this one, of an app or of all; how many."""
+    among = "no <= ?1" if app_no is None else "no <= ?1 AND app_no = ?2"
+    parameters = (last,) if app_no is None else (last, app_no)
     connection.execute(
         "UPDATE application SET events_lost_to = lost.no, events_lost_place = lost.size - 1 FROM"
-        " (SELECT app_no, max(no) AS no, size FROM event WHERE no <= ? GROUP BY app_no) AS lost"
+        f" (SELECT app_no, max(no) AS no, size FROM event WHERE {among} GROUP BY app_no) AS lost"
         " WHERE application.no = lost.app_no",
-        (last,),
+        parameters,
     )
-    return connection.execute("DELETE FROM event WHERE no <= ?", (last,)).rowcount
-
-
-def remove_events_to(connection: sqlite3.Connection, app_no: int, last: int) -> int:
-    """Remove an app's entries up to this one; how many."""
-    newest = connection.execute(
-        "SELECT no, size - 1 FROM event WHERE app_no = ? AND no <= ? ORDER BY no DESC LIMIT 1", (app_no, last)
-    ).fetchone()
-    if newest is None:
-        return 0
-    connection.execute(
-        "UPDATE application SET events_lost_to = ?, events_lost_place = ? WHERE no = ?", (*newest, app_no)
-    )
-    return connection.execute("DELETE FROM event WHERE app_no = ? AND no <= ?", (app_no, last)).rowcount
+    return connection.execute(f"DELETE FROM event WHERE {among}", parameters).rowcount
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

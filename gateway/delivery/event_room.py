@@ -136,7 +136,7 @@ class EventRoom:
             part.shrink(chunks[-1].to)
 
     async def _remove(self, app_no: int, to: int) -> int:
-        return await self._database.write(lambda connection: remove_events_to(connection, app_no, to))
+        return await self._database.write(lambda connection: remove_events_to(connection, to, app_no))
 
 
 def measure(connection: sqlite3.Connection, after: int) -> _Look:

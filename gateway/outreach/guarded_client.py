@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from gateway.outreach.look_ups import Failed, LookUps, Resolve
+from gateway.outreach.look_ups import Failed, Resolve
 
 ATTEMPT_SECONDS = 15.0
 """From the look-up of the name to the end of the answer."""
@@ -44,13 +44,11 @@ class Answer:
 class GuardedClient:
     """One for each receiver: its connections are kept, and must not be those of another name."""
 
-    def __init__(
-        self, allowed: Sequence[Network], resolve: Resolve | None = None, trust: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, allowed: Sequence[Network], resolve: Resolve, trust: ssl.SSLContext | None = None) -> None:
         """`allowed` are networks that may be asked although they are private. Without `trust` whoever the system
         trusts vouches for receivers (or `SSL_CERT_FILE`, as everywhere)."""
         self._allowed = allowed
-        self._resolve = resolve or LookUps().of_app(0)
+        self._resolve = resolve
         self._trust = trust
         self._client: httpx2.AsyncClient | None = None
 

@@ -344,6 +344,14 @@ async def everything_of_webhooks(house: House) -> list[list[Any]]:
     )
 
 
+def answering_after(go: threading.Event, status: int) -> Answer:
+    def late(request: Request) -> tuple[int, dict[str, str]]:
+        assert go.wait(30)
+        return status, {}
+
+    return late
+
+
 @pytest.mark.parametrize("status", [200, 410, 500, 503])
 async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_next_one(
     house: House, fleet: Fleet, receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
@@ -351,12 +359,7 @@ async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_ne
     """It has the number that the removed one had."""
     monkeypatch.setattr(couriers, "GIVE_UP_MS", 0)
     go = threading.Event()
-
-    def late(request: Request) -> tuple[int, dict[str, str]]:
-        assert go.wait(30)
-        return status, {}
-
-    receiver.answer = late
+    receiver.answer = answering_after(go, status)
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
     await fleet.until(lambda: bool(receiver.requests), "the request")
@@ -382,10 +385,6 @@ async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
     monkeypatch.setattr(couriers, "GIVE_UP_MS", 0)
     go = threading.Event()
 
-    def late(request: Request) -> tuple[int, dict[str, str]]:
-        assert go.wait(30)
-        return status, {}
-
     async def dies(url: str) -> None:
         """A webhook with a dead letter, which is disabled by that."""
         await fleet.hook(url)
@@ -395,7 +394,7 @@ async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
 
     receiver.answer = answering(500)
     await dies(receiver.url)
-    receiver.answer = late
+    receiver.answer = answering_after(go, status)
     await house.call("PATCH", fleet.path, json={"enabled": True, "types": ["device.gap"]})
     await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
     await fleet.until(lambda: len(receiver.requests) == 2, "the replay")

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.outreach import guarded_client
 from gateway.outreach.guarded_client import GuardedClient, may_be_asked
-from gateway.outreach.look_ups import Failed
+from gateway.outreach.look_ups import Failed, LookUps
 from tests.certificates import Authority
 from tests.gateway.outreach.conftest import MakeReceiver
 from tests.receiver import Receiver
@@ -150,7 +150,7 @@ async def test_what_was_asked_of_one_address_is_not_asked_of_the_next(receiver: 
 
 
 async def test_a_name_without_an_address() -> None:
-    client = GuardedClient(THIS)
+    client = GuardedClient(THIS, LookUps().of_app(1))
     with pytest.raises(Failed, match=r"nowhere\.invalid cannot be resolved"):
         await client.post("http://nowhere.invalid/", b"{}", {})
     resolve, _ = names([])
@@ -161,7 +161,7 @@ async def test_a_name_without_an_address() -> None:
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".example", "..", "x\u0301" * 70, "exa mple"])
 async def test_what_is_no_name_is_a_failed_attempt(host: str) -> None:
-    client = GuardedClient(THIS)
+    client = GuardedClient(THIS, LookUps().of_app(1))
     with pytest.raises(Failed):
         await client.post(f"http://{host}/", b"{}", {})
     await client.close()
@@ -169,7 +169,7 @@ async def test_what_is_no_name_is_a_failed_attempt(host: str) -> None:
 
 async def test_the_environments_proxy_is_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    client = GuardedClient(THIS)
+    client = GuardedClient(THIS, LookUps().of_app(1))
     assert (await client.post(receiver.url, b"{}", {})).status == 200
     await client.close()
 
@@ -204,7 +204,7 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
                 await writer.drain()
 
     async with await asyncio.start_server(endless, "127.0.0.1") as server:
-        client = GuardedClient(THIS)
+        client = GuardedClient(THIS, LookUps().of_app(1))
         answer = await client.post(url_of(server), b"{}", {})
         assert (answer.status, answer.text) == (200, "x" * 200)
         await client.close()
@@ -220,7 +220,7 @@ async def test_who_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         writer.close()
 
     async with await asyncio.start_server(silent, "127.0.0.1") as server:
-        client = GuardedClient(THIS)
+        client = GuardedClient(THIS, LookUps().of_app(1))
         with pytest.raises(Failed, match="no answer within"):
             await client.post(url_of(server), b"{}", {})
         await asyncio.wait_for(ended.wait(), 5)
@@ -234,7 +234,7 @@ async def test_what_is_not_http_is_a_failure() -> None:
         writer.close()
 
     async with await asyncio.start_server(other, "127.0.0.1") as server:
-        client = GuardedClient(THIS)
+        client = GuardedClient(THIS, LookUps().of_app(1))
         with pytest.raises(Failed, match="RemoteProtocolError"):
             await client.post(url_of(server), b"{}", {})
         await client.close()
