@@ -77,15 +77,21 @@ class Server:
     """One data directory and the process that serves it."""
 
     def __init__(
-        self, data_dir: Path, *options: str, env: dict[str, str] | None = None, ca: Path | None = None
+        self,
+        data_dir: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        ca: Path | None = None,
+        open_files: int | None = None,
     ) -> None:
-        """`ca`: who signed the certificate that it speaks TLS with."""
+        """`ca`: who signed the certificate that it speaks TLS with. `open_files`: the descriptors it may have."""
         self.data_dir = data_dir
         self.options = options
         self.env = clean_environment(**(env or {}))
         self.http_port = 0
         self.mqtt_port = 0
         self.ca = ca
+        self.open_files = open_files
         self.listening: list[str] = []
         """Where else it listens, HOST:PORT or a path, in the order of its options."""
         self.stdout = ""
@@ -108,6 +114,8 @@ class Server:
         assert self._process is None or self._process.poll() is not None, "one process at a time"
         command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(self.data_dir)]
         command += ["--mqtt-port", str(self.mqtt_port), "--http-port", str(self.http_port), *self.options]
+        if self.open_files is not None:
+            command = ["prlimit", f"--nofile={self.open_files}:{self.open_files}", *command]
         with self._errors.open("ab") as errors:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, env=self.env, cwd=self.data_dir.parent
