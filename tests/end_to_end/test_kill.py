@@ -8,19 +8,16 @@ forgotten, and no device is given a push again once its acknowledgement was in t
 from __future__ import annotations
 
 import random
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx2
 import pytest
 
 from tests.end_to_end.conftest import StartServer, Wire
-from tests.end_to_end.harness import ENDED_UNDELIVERED, Api, Device, Server, wait_for
-from tests.end_to_end.wire_device import PUBREC, V4, V5, Disconnected, WireDevice
-
-ARRIVED = ("delivered", "displayed", "dismissed", "opened", "acted")
+from tests.end_to_end.fleet_under_kills import FleetUnderKills
+from tests.end_to_end.harness import Device, Server
+from tests.end_to_end.wire_device import PUBREC, V4, V5, WireDevice
 
 
 @pytest.mark.long
@@ -248,233 +245,16 @@ def test_an_identifier_that_a_device_still_holds_is_given_to_no_other_push(
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-def test_kills_at_random_moments_under_load(start_server: StartServer, wire: Wire, full: int) -> None:
-    """2 kills, 20 with --full, while pushes of all sorts are sent and devices come and go and answer."""
+@pytest.mark.parametrize("strand", range(3))
+def test_kills_at_random_moments_under_load(start_server: StartServer, wire: Wire, full: int, strand: int) -> None:
+    """2 kills in each of 3 strands, 100 with --full: see `fleet_under_kills`."""
     seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    load = Load(start_server(), wire, random.Random(seed))
-    load.start()
+    print(f"strand {strand}, seed {seed}")
     dice = random.Random(seed)
-    for _ in range(2 * full):
-        time.sleep(dice.uniform(0.3, 2.0))  # the moment of the kill is the experiment
-        load.kill_and_restart()
-    load.finish()
-    load.judge()
-
-
-class Load:
-    """Pushes and devices around a server that is being killed, and the books that are kept of it from outside."""
-
-    DEVICES = 12
-    SENDERS = 2
-
-    def __init__(self, server: Server, wire: Wire, dice: random.Random) -> None:
-        self.server = server
-        self.api = server.api
-        enrolled = self.api.enrol_many([f"kiosk-{n}" for n in range(self.DEVICES)], tags=["hall"])
-        self.devices: list[WireDevice] = [
-            wire(server, device, version=(V4, V5)[n % 2]) for n, device in enumerate(enrolled)
-        ]
-        self.accepted: dict[str, dict[str, Any]] = {}
-        """Push id -> the request, for every 202."""
-        self.recalled: set[str] = set()
-        """Pushes for which a recall was attempted: they may end cancelled."""
-        self.receipts: set[tuple[str, str]] = set()
-        """(device id, push id) of receipts that the server acknowledged."""
-        self.recorded: dict[tuple[str, str], float] = {}
-        """(device id, push id) -> when the ledger was first seen to have its acknowledgement."""
-        self.faults: list[str] = []
-        self._subscribed: set[str] = set()
-        self._open = threading.Event()
-        self._stopping = threading.Event()
-        self._staying = threading.Event()
-        self._resting = 0
-        self._rest = threading.Condition()
-        seeds = [dice.randrange(1 << 32) for _ in range(self.DEVICES + self.SENDERS)]
-        self._threads = [
-            threading.Thread(target=self._guard, args=(self._live, n, random.Random(seeds[n])), daemon=True)
-            for n in range(self.DEVICES)
-        ]
-        self._senders = [
-            threading.Thread(target=self._guard, args=(self._send, n, random.Random(seeds[-1 - n])), daemon=True)
-            for n in range(self.SENDERS)
-        ]
-
-    def start(self) -> None:
-        self._open.set()
-        for thread in self._threads + self._senders:
-            thread.start()
-
-    def kill_and_restart(self) -> None:
-        self._open.clear()
-        self.server.kill9()
-        with self._rest:
-            everybody = len([thread for thread in self._threads + self._senders if thread.is_alive()])
-            assert self._rest.wait_for(lambda: self._resting >= everybody, 20), "the load did not come to rest"
-        self.server.start()
-        self._note_recorded()
-        self._open.set()
-
-    def finish(self) -> None:
-        """No more pushes; every device stays, and everything comes to its end."""
-        self._staying.set()
-        self._stopping.set()
-        for thread in self._senders:
-            thread.join(30)
-        for push_id, request in self.accepted.items():
-            wait_for(lambda: self._ended(push_id, request), timeout=60, what=f"{push_id} to end: {request}")  # noqa: B023
-        self._note_recorded()
-        self._staying.clear()
-        for thread in self._threads:
-            thread.join(30)
-
-    def judge(self) -> None:
-        assert not self.faults, self.faults[:5]
-        assert len(self.accepted) > 20, "a load worth the name"
-        arrivals: dict[tuple[str, str], list[Any]] = {}
-        for device in self.devices:
-            for publish in device.received:
-                arrivals.setdefault((device.client_id, publish.push_id), []).append(publish)
-                assert not publish.retain
-                assert publish.qos <= self.accepted.get(publish.push_id, {"qos": 2})["qos"]
-        for push_id, request in self.accepted.items():
-            deliveries = self.api.deliveries(push_id)
-            assert len(deliveries) == self.api.counts(push_id)["targeted"] == len(expected(request, self.devices))
-            for device_id, delivery in deliveries.items():
-                state, seen = delivery["state"], arrivals.get((device_id, push_id), [])
-                told = f"{push_id} to {device_id} is {delivery}, arrived {len(seen)} times, was {request}"
-                if state in ARRIVED:
-                    assert seen, told
-                elif state == "sent":
-                    assert request["qos"] == 0, told
-                else:
-                    assert state in ENDED_UNDELIVERED, told
-                    assert request["ttl"] < 60 or "collapse_key" in request or push_id in self.recalled, told
-                if request["qos"] == 2 and device_id in self.qos_2_devices:
-                    fresh = sum(publish.fresh for publish in seen)
-                    assert fresh == 1 if state in ARRIVED else fresh <= 1, told
-                if (device_id, push_id) in self.receipts:
-                    assert state == "displayed", f"an acknowledged receipt was forgotten: {told}"
-                after = self.recorded.get((device_id, push_id))
-                if after is not None:
-                    assert all(publish.at < after for publish in seen), f"again after its acknowledgement: {told}"
-
-    @property
-    def qos_2_devices(self) -> set[str]:
-        return {device.client_id for device in self.devices[:4]}
-
-    def _guard(self, work: Any, number: int, dice: random.Random) -> None:
-        try:
-            work(number, dice)
-        except Exception as error:  # a thread's failure is the test's failure
-            self.faults.append(f"{work.__name__} {number}: {error!r}")
-            raise
-
-    def _pause(self) -> None:
-        """Wait here while the server is down."""
-        with self._rest:
-            self._resting += 1
-            self._rest.notify_all()
-        self._open.wait(60)
-        with self._rest:
-            self._resting -= 1
-
-    def _live(self, number: int, dice: random.Random) -> None:
-        """A device that comes, answers, and goes, with or without a word."""
-        device, qos = self.devices[number], 2 if number < 4 else 1
-        while self._staying.is_set() or not self._stopping.is_set():
-            if not self._open.is_set():
-                self._pause()
-            try:
-                self._visit(device, qos, dice)
-            except (Disconnected, OSError):
-                continue
-        device.drop()
-
-    def _visit(self, device: WireDevice, qos: int, dice: random.Random) -> None:
-        staying = self._staying.is_set()
-        silent, completing = dice.random() < 0.3, dice.random() < 0.7
-        device.answer = lambda publish: None if silent and not staying else 0
-        device.completing = completing or staying
-        connack = device.connect()
-        if device.client_id in self._subscribed and not connack.session_present:
-            self.faults.append(f"{device.client_id} lost its session")
-        if not connack.session_present:
-            assert device.subscribe(qos=qos) == qos
-            self._subscribed.add(device.client_id)
-        until = time.monotonic() + dice.uniform(0.05, 0.8)
-        while staying if self._staying.is_set() else time.monotonic() < until:
-            if not device.connected:
-                raise Disconnected(device.client_id)
-            if device.received and not staying and dice.random() < 0.5:
-                push_id = dice.choice(device.received).push_id
-                if device.receipt(push_id, "displayed") == 0:
-                    self.receipts.add((device.client_id, push_id))
-            time.sleep(0.02)
-        if dice.random() < 0.5:
-            device.disconnect()
-        else:
-            device.drop()
-        if not self._staying.is_set():
-            self._staying.wait(dice.uniform(0, 0.6))  # away
-
-    def _send(self, number: int, dice: random.Random) -> None:
-        api = Api(self.server.url, self.server.admin_key)
-        try:
-            while not self._stopping.is_set():
-                if not self._open.is_set():
-                    self._pause()
-                request = some_push(dice)
-                try:
-                    answer = api.request("POST", "/v1/pushes", json=request)
-                    if answer.status_code == 202:
-                        push_id = answer.json()["push_id"]
-                        self.accepted[push_id] = request
-                        if dice.random() < 0.05:
-                            self.recalled.add(push_id)
-                            api.request("DELETE", f"/v1/pushes/{push_id}")
-                        elif dice.random() < 0.2:
-                            api.counts(push_id)
-                    else:
-                        self.faults.append(f"{answer.status_code} {answer.text}")
-                except httpx2.HTTPError:
-                    continue  # killed before the answer: no promise was made
-                time.sleep(0.01)
-        finally:
-            api.close()
-
-    def _ended(self, push_id: str, request: dict[str, Any]) -> bool:
-        counts = self.api.counts(push_id)
-        return counts["waiting"] == 0 and (counts["sent"] == 0 or request["qos"] == 0)
-
-    def _note_recorded(self) -> None:
-        for push_id in list(self.accepted):
-            for device_id, delivery in self.api.deliveries(push_id).items():
-                if delivery["state"] in ARRIVED:
-                    self.recorded.setdefault((device_id, push_id), time.monotonic())
-
-
-def some_push(dice: random.Random) -> dict[str, Any]:
-    targets: list[dict[str, Any]] = [
-        {"device": f"kiosk-{dice.randrange(Load.DEVICES)}"},
-        {"devices": [f"kiosk-{n}" for n in dice.sample(range(Load.DEVICES), 5)]},
-        {"tag": "hall"},
-        {"all": True},
-    ]
-    request: dict[str, Any] = {
-        "target": dice.choice(targets),
-        "qos": dice.choice((0, 1, 1, 1, 2, 2)),
-        "ttl": dice.choice((0, 1, 3600, 3600, 3600, 3600)),
-        "priority": dice.choice(("critical", "high", "normal", "low")),
-        "data": dice.randrange(1000),
-    }
-    if dice.random() < 0.1:
-        request["collapse_key"] = dice.choice("ab")
-    return request
-
-
-def expected(request: dict[str, Any], devices: list[WireDevice]) -> set[str]:
-    target = request["target"]
-    if "device" in target:
-        return {target["device"]}
-    return set(target["devices"]) if "devices" in target else {device.client_id for device in devices}
+    fleet = FleetUnderKills(start_server(env={"FLEETPUSH_UPLINK_KEEP": "10000"}), wire, dice)
+    fleet.start()
+    for _ in range(2 if full == 1 else 100):
+        time.sleep(dice.uniform(0.2, 1.5))  # the moment of the kill is the experiment
+        fleet.kill_and_restart()
+    fleet.finish()
+    fleet.judge()

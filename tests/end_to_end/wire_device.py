@@ -132,6 +132,8 @@ class WireDevice:
         self._pongs = 0
         self._unreleased: set[int] = set()
         self._packet_id = 0
+        self.subscribed = False
+        """Whether a session of its own has been promised to it; kept by who uses it."""
 
     # connection
 
@@ -216,14 +218,14 @@ class WireDevice:
 
     def subscribe(self, topic_filter: str | None = None, qos: int = 1, timeout: float = 10.0) -> int:
         """The reason code of the SUBACK: the granted QoS or a refusal."""
-        packet_id = self._next_packet_id()
+        packet_id = self.next_packet_id()
         properties = b"\x00" if self.version == V5 else b""
         body = struct.pack(">H", packet_id) + properties + _text(topic_filter or self.topic) + bytes([qos])
         self.send(_packet(0x82, body))
         return self.wait_answer(SUBACK, packet_id, timeout)
 
     def unsubscribe(self, topic_filter: str | None = None, timeout: float = 10.0) -> int:
-        packet_id = self._next_packet_id()
+        packet_id = self.next_packet_id()
         properties = b"\x00" if self.version == V5 else b""
         self.send(_packet(0xA2, struct.pack(">H", packet_id) + properties + _text(topic_filter or self.topic)))
         return self.wait_answer(UNSUBACK, packet_id, timeout)
@@ -248,17 +250,22 @@ class WireDevice:
         qos: int = 1,
         retain: bool = False,
         again: int | None = None,
+        under: int | None = None,
+        dup: bool = False,
     ) -> int:
-        """Publish without waiting; the packet identifier. `again`: with DUP, under the identifier of an earlier try."""
+        """Publish without waiting; the packet identifier. `again`: with DUP, under the identifier of an earlier try.
+        `under`: an identifier of `next_packet_id`, with DUP if `dup`."""
+        if again is not None:
+            under, dup = again, True
         if isinstance(payload, dict | list):
             payload = json.dumps(payload)
         data = payload.encode() if isinstance(payload, str) else payload
         packet_id = 0
         if qos:
-            packet_id = self._next_packet_id() if again is None else again
+            packet_id = self.next_packet_id() if under is None else under
         identifier = struct.pack(">H", packet_id) if qos else b""
         properties = b"\x00" if self.version == V5 else b""
-        flags = qos << 1 | retain | (again is not None) << 3
+        flags = qos << 1 | retain | dup << 3
         self.send(_packet(0x30 | flags, _text(topic) + identifier + properties + data))
         return packet_id
 
@@ -296,6 +303,11 @@ class WireDevice:
             self._unreleased.add(publish.packet_id)
         self.send(_packet(kind, struct.pack(">H", publish.packet_id) + reason))
         self.acknowledged.append(publish)
+
+    def acknowledge_again(self, publish: Publish) -> None:
+        """The acknowledgement of something that was acknowledged before, once more."""
+        if publish.qos == 1:
+            self.send(_packet(0x40, struct.pack(">H", publish.packet_id)))
 
     # what arrived
 
@@ -347,7 +359,7 @@ class WireDevice:
             body += _text(self.token)
         return _packet(0x10, body)
 
-    def _next_packet_id(self) -> int:
+    def next_packet_id(self) -> int:
         with self._changed:
             self._packet_id = self._packet_id % 0xFFFF + 1
             return self._packet_id
