@@ -482,6 +482,7 @@ class Connection:
         known = session.release(pubrel.packet_id)
         # Unknown: completed before the connection was lost, or never begun. 3.1.1 answers both alike.
         code = ReasonCode.SUCCESS if known or self.version != V5 else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
+        self.environment.metrics.unsolicited_acknowledgements += not known
         # Not before it is stored that the identifier is free: a new message under it would pass for a repetition.
         # [MQTT-3.7.2-1] [MQTT-4.3.3-11] [MQTT-4.3.3-12]
         self._owe(Pubcomp(pubrel.packet_id, code), stored=known and session.durable)

@@ -43,6 +43,8 @@ class BrokerMetrics:
     publishes_out: int = 0
     acknowledged: int = 0
     """QoS 1 and 2 handshakes to clients that were completed."""
+    unsolicited_acknowledgements: int = 0
+    """PUBACK, PUBREC, PUBREL and PUBCOMP that came twice or for nothing: they change nothing."""
     bytes_in: int = 0
     bytes_out: int = 0
 

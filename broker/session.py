@@ -62,7 +62,6 @@ class Session(InflightWindow):
         self.connection = connection
         self.version = connection.version
         self.aliases = OutboundAliases(alias_maximum) if alias_maximum else None
-        self.strays = None
         self.packet_limit = packet_limit
         # [MQTT-4.9.0-1]
         self.window = min(receive_maximum, self.environment.settings.max_inflight)

@@ -9,6 +9,8 @@ Laws
    sent, inflight not yet re-sent, socket full). The hot path asks nothing else.
 4. Exactly once needs the disk: of a durable session, PUBLISH of QoS 2 leaves after its identifier is stored, and PUBREL
    after PUBREC is. QoS 1 never waits.
+5. An acknowledgement that comes twice, late or for nothing changes nothing: no outcome, no place in the window. Clients
+   that acknowledge by hand send them after every lost connection. It is counted, and answered where a packet has to be.
 
 The gate over a connection's life:
 
@@ -62,7 +64,6 @@ class InflightWindow:
         "room",
         "sequence",
         "spare",
-        "strays",
         "subscriptions",
         "version",
         "wake_at",
@@ -104,8 +105,6 @@ class InflightWindow:
         self.room = 0  # free places of the window
         self.aliases: OutboundAliases | None = None
         """Topic aliases of this connection; None if its client takes none."""
-        self.strays: set[int] | None = None
-        """Identifiers whose PUBREC we did not expect on this connection: their PUBCOMP is not either, and no error."""
         self.barriers = 0
         """PUBLISHes of QoS 2 that wait for the store. Nothing of a lower QoS may overtake them."""
         self.resumed = False
@@ -284,12 +283,13 @@ class InflightWindow:
         """PUBACK of either version: until then it is unacknowledged [MQTT-4.3.2-3] [3.1.1: MQTT-4.3.2-1]."""
         inflight = self.inflight
         entry = inflight.get(packet_id)
+        environment = self.environment
         if entry is None or entry.phase != PUBACK_DUE:
-            self._protocol_error("unsolicited acknowledgement")
+            environment.metrics.unsolicited_acknowledgements += 1
             return
         del inflight[packet_id]
-        self.room += 1
-        environment = self.environment
+        if self.resend is None or not self._waits_to_be_resent(entry):
+            self.room += 1
         environment.metrics.acknowledged += 1
         handle = entry.handle
         if handle is not None:
@@ -302,43 +302,46 @@ class InflightWindow:
 
     def pubrec(self, packet_id: int, reason_code: int) -> None:
         entry = self.inflight.get(packet_id)
-        if entry is None or entry.phase == FORGET_DUE:
-            # 3.1.1 knows no such reason; its client gets rid of the identifier all the same.
-            self._stray(packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
-        elif entry.phase in (PUBACK_DUE, BARRIER_DUE):
-            self._protocol_error("PUBREC for a message that is not of QoS 2")
+        metrics = self.environment.metrics
+        if entry is None or entry.phase in (PUBACK_DUE, BARRIER_DUE, FORGET_DUE):
+            # Of an earlier message under this identifier. 3.1.1 knows no such reason; its client gets rid of the
+            # identifier all the same.
+            metrics.unsolicited_acknowledgements += 1
+            self._send_pubrel(packet_id, ReasonCode.PACKET_IDENTIFIER_NOT_FOUND)
         # [MQTT-4.4.0-2]
+        elif entry.phase == PUBCOMP_DUE:
+            metrics.unsolicited_acknowledgements += 1
+            if reason_code < 0x80:  # else it takes back what it has taken, and PUBREL is on its way
+                self._release(entry)
         elif reason_code >= 0x80:
             # Refused: no PUBREL, the identifier is free (MQTT 5.0, 4.3.3).
             self._settle(entry, reason_code)
         elif entry.phase == PUBREC_DUE:
             # [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-6] [3.1.1: MQTT-4.3.3-1]: from here on PUBREL is sent again,
             # PUBLISH never.
+            if self._waits_to_be_resent(entry):
+                self.room -= 1  # PUBCOMP gives it back
             entry.phase = PUBCOMP_DUE
-            connection = self.connection
-            if entry.sequence and connection is not None:
-                store = self.environment.store
-                store.save_outbound(self.client_id, entry.row())
-                store.barrier(partial(self._released, packet_id, connection))
-            else:
-                self._send_pubrel(packet_id, ReasonCode.SUCCESS)
+            if entry.sequence:
+                self.environment.store.save_outbound(self.client_id, entry.row())
+            self._release(entry)
         else:
-            # Repeated; or ABANDONED: the client gives up what it holds, and PUBCOMP frees the identifier.
-            self._stray(packet_id, ReasonCode.SUCCESS)
+            # ABANDONED: the client gives up what it holds, and PUBCOMP frees the identifier.
+            self._send_pubrel(packet_id, ReasonCode.SUCCESS)
 
     def pubcomp(self, packet_id: int) -> None:
         """Whatever its reason code: 0x92 says that the client had completed it earlier."""
         entry = self.inflight.get(packet_id)
         if entry is not None and entry.phase in (PUBCOMP_DUE, ABANDONED):
             self._settle(entry, COMPLETED)
-        elif self.strays is None or packet_id not in self.strays:
-            self._protocol_error("unsolicited acknowledgement")
+        else:
+            self.environment.metrics.unsolicited_acknowledgements += 1
 
     def _settle(self, entry: Inflight, outcome: int) -> None:
         """A QoS 2 handshake has ended."""
         handle = entry.handle
         if entry.phase != ABANDONED:
-            self.room += 1
+            self.room += not self._waits_to_be_resent(entry)
             self.environment.metrics.acknowledged += 1
         if handle is not None and outcome == COMPLETED:
             entry.phase = FORGET_DUE
@@ -351,26 +354,30 @@ class InflightWindow:
         if self.room >= self.wake_at:
             self.pump()
 
+    def _release(self, entry: Inflight) -> None:
+        """PUBREC has come: PUBREL, when that is on disk."""
+        connection = self.connection
+        if entry.sequence and connection is not None:
+            self.environment.store.barrier(partial(self._released, entry.packet_id, connection))
+        else:
+            self._send_pubrel(entry.packet_id, ReasonCode.SUCCESS)
+
     def _released(self, packet_id: int, connection: SessionConnection) -> None:
         """PUBREC is on disk: PUBREL may leave [MQTT-4.3.3-5], in the order of the PUBRECs [MQTT-4.6.0-4]
         [3.1.1: MQTT-4.6.0-4]."""
         if self.connection is connection:
             self._send_pubrel(packet_id, ReasonCode.SUCCESS)
 
-    def _stray(self, packet_id: int, reason_code: int) -> None:
-        if self.strays is None:
-            self.strays = set()
-        self.strays.add(packet_id)
-        self._send_pubrel(packet_id, reason_code)
-
     def _send_pubrel(self, packet_id: int, reason_code: int) -> None:
         if self.connection is not None:
             # [MQTT-3.6.2-1] [MQTT-3.3.4-10] [MQTT-4.9.0-3]: never held back.
             self.connection.answer(encode(Pubrel(packet_id, reason_code), self.version))
 
-    def _protocol_error(self, reason: str) -> None:
-        if self.connection is not None:
-            self.connection.end(ReasonCode.PROTOCOL_ERROR, reason)
+    def _waits_to_be_resent(self, entry: Inflight) -> bool:
+        """It is acknowledged although this connection has not sent it: it has no place in the window to give back."""
+        if self.resend is None or entry.phase >= PUBCOMP_DUE:  # PUBREL took a place
+            return False
+        return any(entry is waiting for waiting, _ in self.resend)
 
     # -- ordinary messages --------------------------------------------------------------------------------------------
 
@@ -511,7 +518,7 @@ class InflightWindow:
             entry.sent_at = self.environment.now
             if entry.phase == PUBCOMP_DUE:
                 # PUBREL is never held back by the receive maximum [MQTT-3.3.4-9].
-                self._send_pubrel(entry.packet_id, ReasonCode.SUCCESS)
+                self._release(entry)
                 self.room -= 1
             elif entry.phase < PUBCOMP_DUE:
                 self.resend.append((entry, messages[entry.handle] if entry.handle is not None else None))

@@ -89,6 +89,7 @@ BROKER_COUNTERS = {
     "publishes_in": "PUBLISH packets from clients.",
     "publishes_out": "PUBLISH packets to clients.",
     "acknowledged": "QoS 1 and 2 handshakes completed by clients.",
+    "unsolicited_acknowledgements": "Acknowledgements from clients that came twice or for nothing.",
     "bytes_in": "Bytes from clients.",
     "bytes_out": "Bytes to clients.",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -65,7 +66,9 @@ def test_a_delivery_is_written_and_settled_by_its_puback(version: int) -> None:
     client.send(Puback(publish.packet_id))
     assert world.events.take() == [("settled", "c", 77, ACKNOWLEDGED)]
     client.send(Puback(publish.packet_id))
-    assert world.events.take() == [("disconnected", "c", "unsolicited acknowledgement")]
+    assert not world.events.take()
+    assert not client.is_closed(), "clients that acknowledge by hand say it twice"
+    assert world.broker.metrics.unsolicited_acknowledgements == 1
 
 
 @both_versions
@@ -222,13 +225,86 @@ def test_a_refusing_puback_carries_its_reason(version: int) -> None:
 
 
 @both_versions
-def test_a_puback_for_qos_2_is_a_protocol_error(version: int) -> None:
+def test_an_acknowledgement_of_another_flow_books_nothing(version: int) -> None:
+    """It is of an earlier message under that identifier."""
     world = World()
     client = subscriber(world, version, 2)
     deliver(world, 5, qos=2)
-    client.send(Puback(client.receive(Publish).packet_id))
-    assert client.is_closed()
-    assert ("settled", "c", 5, LOST) in world.events.log
+    deliver(world, 6, qos=1)
+    exactly_once, at_least_once = client.publishes()
+    client.send(Puback(exactly_once.packet_id), Pubcomp(exactly_once.packet_id), Pubcomp(at_least_once.packet_id))
+    assert client.received() == []
+    client.send(Pubrec(at_least_once.packet_id), Pubrec(at_least_once.packet_id, 0x80 if version == V5 else 0))
+    unknown = Pubrel(at_least_once.packet_id, 0x92 if version == V5 else 0)
+    assert client.received() == [unknown, unknown]
+    assert not world.events.of("settled")
+    assert world.broker.metrics.unsolicited_acknowledgements == 5
+    client.send(Pubrec(exactly_once.packet_id), Puback(at_least_once.packet_id))
+    client.send(Pubcomp(exactly_once.packet_id))
+    assert world.events.of("settled") == [("settled", "c", 6, ACKNOWLEDGED), ("settled", "c", 5, COMPLETED)]
+
+
+@both_versions
+def test_acknowledgements_for_nothing_make_no_room(version: int) -> None:
+    """[MQTT-4.9.0-1]: the receive maximum stays what it was."""
+    world = World(BrokerSettings(max_inflight=2))
+    client = subscriber(world, version, 2)
+    assert [deliver(world, handle, qos=handle) for handle in (1, 2)] == [True, True]
+    first, second = client.publishes()
+    client.send(Puback(4711), Pubrec(4711), Pubcomp(4711), Pubrel(4711), Puback(second.packet_id))
+    assert not deliver(world, 3)
+    client.send(Puback(first.packet_id), Puback(first.packet_id))
+    assert [deliver(world, handle) for handle in (4, 5)] == [True, False]
+
+
+@both_versions
+def test_what_is_acknowledged_before_it_is_sent_again_makes_no_room(version: int) -> None:
+    """[MQTT-4.9.0-1] [MQTT-3.3.4-9]: a late acknowledgement frees no place that its message did not take."""
+    world = World()
+    client = subscriber(world, version, 2, clean=False)
+    for handle in range(1, 7):
+        deliver(world, handle, qos=1 + (handle == 5))
+    sent = client.publishes()
+    client.drop()
+    world.events.resumable = lambda handles: {h: message("a", b"x", 1 + (h == 5)) for h in handles}
+    world.broker.environment.settings = replace(world.broker.settings, max_inflight=2)
+    again = world.connect("c", version, clean=False)
+    assert len(again.publishes()) == 2
+    again.send(Puback(sent[3].packet_id), Pubrec(sent[4].packet_id))
+    assert [type(packet) for packet in again.received()] == [Pubrel], "no third message on its way"
+    again.send(Puback(sent[0].packet_id))
+    assert again.publishes() == [], "the place is taken by PUBREL"
+    again.send(Pubcomp(sent[4].packet_id))
+    assert [publish.packet_id for publish in again.publishes()] == [sent[2].packet_id]
+
+
+@both_versions
+def test_a_repeated_pubrec_has_pubrel_leave_when_the_first_is_stored(version: int) -> None:
+    """[MQTT-4.3.3-5]: else a crash would send PUBLISH again to a client that has freed its identifier."""
+    world = World()
+    client = subscriber(world, version, 2, clean=False)
+    deliver(world, 1, qos=2)
+    packet_id = client.receive(Publish).packet_id
+    world.store.held = True
+    client.send(Pubrec(packet_id), Pubrec(packet_id))
+    assert client.received() == []
+    client.drop()
+    again = world.connect("c", version, clean=False)
+    assert again.received() == []
+    world.store.commit()
+    assert Pubrel(packet_id) in again.received()
+
+
+@only_5_0
+def test_a_client_cannot_refuse_what_it_has_taken(version: int) -> None:
+    world = World()
+    client = subscriber(world, version, 2)
+    deliver(world, 1, qos=2)
+    packet_id = client.receive(Publish).packet_id
+    client.send(Pubrec(packet_id), Pubrec(packet_id, 0x80))
+    assert client.received() == [Pubrel(packet_id)]
+    client.send(Pubcomp(packet_id))
+    assert world.events.of("settled") == [("settled", "c", 1, COMPLETED)]
 
 
 # -- slow consumers ----------------------------------------------------------------------------------------------------
@@ -568,7 +644,7 @@ def test_repeated_and_unknown_pubrecs_are_answered(version: int) -> None:
     client.send(Pubcomp(4711), Pubcomp(4711))
     assert not client.is_closed(), "answers to a PUBREL of ours"
     client.send(Pubcomp(4712))
-    assert client.is_closed()
+    assert not client.is_closed(), "to one of an earlier connection"
 
 
 @both_versions

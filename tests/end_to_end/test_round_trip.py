@@ -10,6 +10,7 @@ import asyncio
 import json
 import queue
 import re
+import socket
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -205,6 +206,41 @@ def test_paho_gets_pushes_online_offline_and_from_before_its_first_connection(
             api.wait_counts(push_id, delivered=1)
         assert client.messages.empty()
     finally:
+        client.close()
+
+
+@VERSIONS
+def test_paho_that_acknowledges_by_hand_loses_no_connection_by_late_acknowledgements(
+    server: Server, api: Api, name: Name, version: int
+) -> None:
+    """What it had before the network dropped and has again, it acknowledges twice."""
+    device = api.enrol(name())
+    client = PahoDevice(server.mqtt_port, device, version)
+    ended = queue.Queue[object]()
+    client.client.on_disconnect = lambda *_: ended.put(None)
+    client.client.manual_ack_set(True)
+    client.client.reconnect_delay_set(1, 1)
+    try:
+        client.session_present.get(timeout=15)
+        api.wait_online(device.id)
+        pushes = [api.push(device.id, data=number) for number in range(20)]
+        messages = [client.messages.get(timeout=15) for _ in pushes]
+        connection = client.client.socket()
+        assert isinstance(connection, socket.socket)
+        connection.shutdown(socket.SHUT_RDWR)
+        ended.get(timeout=15)
+        assert client.session_present.get(timeout=15) is True
+        messages += [client.messages.get(timeout=15) for _ in pushes]
+        for message in messages:
+            client.client.ack(message.mid, message.qos)
+        for push_id in pushes:
+            api.wait_counts(push_id, delivered=1)
+        client.receipt(pushes[-1], "displayed")
+        api.wait_counts(pushes[-1], displayed=1)
+        assert ended.empty()
+        assert client.messages.empty()
+    finally:
+        client.client.on_disconnect = None
         client.close()
 
 

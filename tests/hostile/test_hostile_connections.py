@@ -90,7 +90,10 @@ async def second_connect(peer: Peer, chance: random.Random, name: str) -> None:
 
 async def unsolicited(peer: Peer, chance: random.Random, name: str) -> None:
     await _enter(peer, chance, name)
-    await peer.send(chance.choice([wire.puback, wire.pubcomp])(chance.randint(1, 65_535)))
+    await peer.send(*(chance.choice([wire.puback, wire.pubcomp])(chance.randint(1, 65_535)) for _ in range(100)))
+    await peer.send(wire.PINGREQ)
+    assert await peer.read() == wire.PINGRESP, "ignored"
+    await peer.send(wire.DISCONNECT)
     await peer.until_end()
 
 
