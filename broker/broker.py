@@ -145,6 +145,12 @@ class Broker:
         """(client_id, handle) of QoS 2 deliveries past PUBREC, which cannot be taken back."""
         return [(client_id, handle) for client_id, session in self.sessions.items() for handle in session.held()]
 
+    def awaiting_pubrec(self, client_id: str) -> set[int]:
+        """Handles of QoS 2 deliveries whose PUBLISH may have arrived: given to the client under another identifier,
+        they would arrive twice."""
+        session = self.sessions.get(client_id)
+        return session.awaiting_pubrec() if session is not None else set()
+
     def publish(self, message: Message) -> None:
         """Ordinary MQTT: to every subscriber, and retained if it says so. The message object may be used again."""
         self.environment.now = self.environment.clock()

@@ -103,6 +103,12 @@ class Session(InflightWindow):
             return []
         return [h for h, packet_id in self.packet_of_handle.items() if self.inflight[packet_id].phase >= PUBCOMP_DUE]
 
+    def awaiting_pubrec(self) -> set[int]:
+        """Handles of QoS 2 deliveries whose PUBLISH has left, or may have left before a restart."""
+        if self.packet_of_handle is None:
+            return set()
+        return {h for h, packet_id in self.packet_of_handle.items() if self.inflight[packet_id].phase == PUBREC_DUE}
+
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
     def subscribe(self, topic_filter: str, options: int) -> None:

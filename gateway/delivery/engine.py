@@ -63,6 +63,9 @@ class Engine(Protocol):
     def held(self) -> list[tuple[str, int]]:
         """(client_id, handle) of deliveries past PUBREC, which cannot be taken back."""
 
+    def awaiting_pubrec(self, client_id: str) -> set[int]:
+        """QoS 2 handles that may have arrived without an answer: handed over anew, they would arrive twice."""
+
     def principals(self) -> list[str]:
         """Whose sessions the carrier keeps, connected or not."""
 
@@ -102,6 +105,9 @@ class EmbeddedEngine:
 
     def held(self) -> list[tuple[str, int]]:
         return self._broker.held()
+
+    def awaiting_pubrec(self, client_id: str) -> set[int]:
+        return self._broker.awaiting_pubrec(client_id)
 
     def principals(self) -> list[str]:
         return [session.principal for session in self._broker.sessions.values()]

@@ -7,7 +7,8 @@ recalled or overflow.
 
 Laws
 1. A cap holds over every hour, day or week, whatever was lost or crashed between: an alert that is let through is
-   counted on disk (`alert_use`) before it leaves, once; sent again, it is judged again and counts from then on.
+   counted on disk (`alert_use`) before it leaves, once; sent again, it is judged again and counts from then on. What
+   was sent with QoS 2 and may have arrived is not judged again: it goes out under its identifier, or not at all.
 2. Nothing is let through in quiet hours, and nothing muted. What excess says `defer` of waits with the time when it is
    judged again; what it says `drop` of ends `suppressed` with its reason.
 3. `critical` passes all of that, as often as the app's ration for a device allows; each such use is a row

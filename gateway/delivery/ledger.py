@@ -27,6 +27,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -74,6 +75,10 @@ _END_HANDLES = (
     "UPDATE delivery SET state = ?, reason = ?, ended_at = coalesce(ended_at, ?) FROM json_each(?) AS handle"
     " WHERE delivery.push_no = handle.value >> 32 AND delivery.device_no = handle.value & 4294967295"
     " AND +delivery.state = 0"
+)
+_USE_ANEW = (
+    "UPDATE alert_use SET at = ? FROM json_each(?) AS handle"
+    " WHERE alert_use.device_no = handle.value & 4294967295 AND alert_use.push_no = handle.value >> 32"
 )
 _RECEIPT = (
     "UPDATE delivery SET reason = {after},"
@@ -218,11 +223,17 @@ class Ledger:
 
     # -- judgement -------------------------------------------------------------------------------------------------
 
-    def judge(self, handles: list[int], done: Callable[[list[int], list[ActivePush]], None]) -> None:
+    def judge(
+        self,
+        handles: list[int],
+        done: Callable[[list[int], list[ActivePush]], None],
+        awaiting_pubrec: AbstractSet[int] = frozenset(),
+    ) -> None:
         """End those of the handles that are recalled, over or superseded; the rest is still worth sending.
 
-        `done(alive, pushes)` is called on the loop: handles still waiting, oldest first as given, and the pushes of
-        them that were not in memory at the time of reading.
+        Gated ones are left to the gate, except those of `awaiting_pubrec`: of QoS 2, let through before, and perhaps
+        received. `done(alive, pushes)` is called on the loop: handles still waiting, oldest first as given, and the
+        pushes of them that were not in memory at the time of reading.
         """
         self.flush()
         now = self._clock()
@@ -230,7 +241,7 @@ class Ledger:
         def operation(
             connection: sqlite3.Connection,
         ) -> tuple[list[int], list[ActivePush]]:
-            alive = judge_rows(connection, handles, now)
+            alive = judge_rows(connection, handles, now, awaiting_pubrec)
             missing = {handle >> DEVICE_BITS for handle in alive}
             return alive, load_pushes(connection, [no for no in missing if self.pushes.get(no) is None])
 
@@ -621,9 +632,11 @@ def receipt_rows(
         connection.execute(_RECEIPT_STATEMENTS[event], (now, json.dumps(list(rows.values()))))
 
 
-def judge_rows(connection: sqlite3.Connection, handles: list[int], now: int) -> list[int]:
+def judge_rows(
+    connection: sqlite3.Connection, handles: list[int], now: int, awaiting_pubrec: AbstractSet[int] = frozenset()
+) -> list[int]:
     """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given. Gated ones
-    are not among them: whether they may go out again is for the gate to say."""
+    are left to the gate, those of `awaiting_pubrec` excepted, which count against caps from now on (see `judge`)."""
     rows = connection.execute(
         "SELECT handle.value, d.not_before IS NOT NULL, p.recalled_at IS NOT NULL, p.expires_at <= ?,"
         " p.collapse_key IS NOT NULL AND EXISTS ("
@@ -642,8 +655,11 @@ def judge_rows(connection: sqlite3.Connection, handles: list[int], now: int) -> 
     for handle, is_gated, is_recalled, is_expired, is_superseded in rows:
         verdict = recalled if is_recalled else expired if is_expired else superseded if is_superseded else alive
         if verdict is alive and is_gated:
-            verdict = gated
+            verdict = alive if handle in awaiting_pubrec else gated
         verdict.append(handle)
+    if awaiting_pubrec:
+        again = json.dumps([handle for handle in alive if handle in awaiting_pubrec])
+        connection.execute(_USE_ANEW, (now, again))
     end_rows(connection, recalled, DeliveryState.CANCELLED, "recalled", now)
     end_rows(connection, expired, DeliveryState.EXPIRED, "ttl", now)
     end_rows(connection, superseded, DeliveryState.SUPERSEDED, "collapse_key", now)

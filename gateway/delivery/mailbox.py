@@ -384,7 +384,7 @@ class Mailbox:
                 messages[handle] = Message(topic=slot.topic, body=push.body(now), qos=push.qos)
             done(messages)
 
-        self._ledger.judge(list(handles), judged)
+        self._ledger.judge(list(handles), judged, self._engine.awaiting_pubrec(client_id))
 
     def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
         self.on_published(client_id, self._identities.get(client_id), message, done)

@@ -243,6 +243,34 @@ def test_an_identifier_that_a_device_still_holds_is_given_to_no_other_push(
     assert [publish.push_id for publish in client.received if publish.fresh and publish.push_id != over] == pushed
 
 
+@pytest.mark.parametrize("killed", [False, True], ids=["same run", "killed"])
+def test_a_limited_alert_of_qos_2_is_sent_again_under_its_identifier(
+    start_server: StartServer, wire: Wire, killed: bool
+) -> None:
+    """Its connection was lost before PUBREC: under another identifier the device would take it for another message."""
+    server = start_server()
+    api = server.api
+    enrolled = api.enrol("kiosk-1")
+    client: WireDevice = wire(server, enrolled).start(qos=2)
+    assert client.publish(client.leaf("settings"), {"channels": {"news": False}}) == 0
+    client.answer = lambda publish: None
+    pushed = [api.push(enrolled.id, qos=2, notification={"title": str(number)}) for number in range(3)]
+    client.wait_received(3)
+    assert client.publish(client.leaf("settings"), {"channels": {"others": False}}) == 0, "judged again, all of them"
+    client.drop()
+    if killed:
+        server.restart()
+    client.answer = lambda publish: 0
+    assert client.connect().session_present
+    for push_id in pushed:
+        api.wait_counts(push_id, delivered=1)
+    before, after = client.received[:3], client.received[3:]
+    assert [(publish.push_id, publish.packet_id) for publish in after] == [
+        (publish.push_id, publish.packet_id) for publish in before
+    ]
+    assert all(publish.dup for publish in after)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("strand", range(3))

@@ -211,6 +211,9 @@ class FakeEngine:
     def held(self) -> list[tuple[str, int]]:
         return []
 
+    def awaiting_pubrec(self, client_id: str) -> set[int]:
+        return {hand_over.handle for hand_over in self.session(client_id).inflight if hand_over.qos == 2}
+
     def remove_session(self, client_id: str, done: Callable[[], None]) -> None:
         self.disconnect_device(client_id)
         self.sessions.pop(client_id, None)

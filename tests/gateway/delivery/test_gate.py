@@ -184,6 +184,25 @@ def test_what_is_sent_again_counts_from_then_on(world: World) -> None:
     assert world.state(second) == ("suppressed", "capped")
 
 
+@pytest.mark.parametrize("returns_after", [0, 15 * HOUR])
+def test_what_may_have_arrived_with_qos_2_is_not_judged_again(world: World, returns_after: int) -> None:
+    """It goes out under the identifier that it had, whatever the hour; and counts from then on."""
+    set_policy(world, caps=cap(1, "hour"), quiet_hours=NIGHT)
+    world.connect(granted=2)
+    sent = alert(world, qos=2, ttl=DAY)
+    (first,) = world.engine.session("d1").inflight
+    world.disconnect()
+    world.passes(returns_after)
+    world.connect(granted=2)
+    (again,) = world.engine.session("d1").inflight
+    assert (again.handle, again.qos) == (first.handle, 2)
+    assert world.received() == [sent, sent]
+    world.acknowledge()
+    assert world.state(sent) == ("delivered", None)
+    (at,) = world.row("SELECT at FROM alert_use")
+    assert at == START + returns_after * 1_000
+
+
 def test_a_crash_forgets_no_use(world: World) -> None:
     set_policy(world, caps=cap(1, "hour"))
     world.connect()
