@@ -29,6 +29,7 @@ from pathlib import Path
 
 from broker import sqlite_tables
 from broker.message import Message
+from broker.sqlite_file import connect
 from broker.sqlite_tables import SCHEMA, SCHEMA_VERSION, Group, SessionChanges
 from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription
 
@@ -286,7 +287,7 @@ def _open(path: Path) -> sqlite3.Connection:
     # For its owner only; SQLite gives the log beside it the same mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     # Made by one thread, used by another; never by two at a time.
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = connect(path, isolation_level=None, check_same_thread=False)
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:

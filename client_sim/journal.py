@@ -59,7 +59,9 @@ class Journal:
         """None: in memory, for a device that may forget (its pushes are then once-only per process).
         Raises sqlite3.Error for a file that cannot be used, JournalTooNew."""
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+        # Absolute: `file:x` and `:memory:` are names of files too, and SQLite takes them for something else.
+        place = ":memory:" if path is None else path.absolute()
+        self._database = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             self._database.close()

@@ -113,7 +113,8 @@ def run(settings: Settings) -> int:
 
 
 def _refuse(text: str) -> int:
-    print(f"fleetpush: {text}", file=sys.stderr)
+    one_line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    print(f"fleetpush: {one_line}", file=sys.stderr)
     return 2
 
 

@@ -37,6 +37,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from broker.sqlite_file import connect
 from gateway.data_directory import (
     ATTACHMENTS_DIR,
     BROKER,
@@ -61,6 +62,8 @@ PLAIN_FILES = (KEY_FILE, *(f"{TLS_DIR}/{name}" for name in (CA_CERTIFICATE, CA_K
 """By their names in the data directory, and in the archive."""
 MANIFEST = "manifest.json"
 BLOCK = 1 << 20
+BUSY_SECONDS = 30.0
+"""How long a backup waits for whoever keeps a database locked, a migration for example."""
 
 
 class BackupError(Exception):
@@ -126,10 +129,9 @@ def create(data_dir: Path, archive: Path, *, overwrite: bool = False) -> Manifes
 
 
 def copy_database(source: Path, copy: Path) -> StoredFile:
-    # mode=rw: reading a WAL database needs its shared-memory file, which a reader alone may have to create.
     with (
-        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, timeout=30)) as original,
-        closing(sqlite3.connect(copy, isolation_level=None)) as database,
+        closing(connect(source, timeout=BUSY_SECONDS, must_exist=True)) as original,
+        closing(connect(copy, isolation_level=None)) as database,
     ):
         copy.chmod(0o600)
         # One step: the whole copy is one read transaction, hence one moment.
@@ -142,7 +144,7 @@ def copy_database(source: Path, copy: Path) -> StoredFile:
 
 def copy_attachments(data_dir: Path, copies: Path) -> list[StoredFile]:
     """Those that the copied database names, if they are still there. A file never changes: a link is a copy."""
-    with closing(sqlite3.connect(copies / LEDGER)) as database:
+    with closing(connect(copies / LEDGER)) as database:
         tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'attachment'").fetchone()
         rows = database.execute("SELECT DISTINCT id FROM attachment ORDER BY id").fetchall() if tables[0] else []
     if rows:
@@ -245,7 +247,7 @@ def number_events_anew(ledger: Path) -> None:
     """From the microseconds since the epoch on: no server makes as many entries as that."""
     if not ledger.exists():
         return
-    with closing(sqlite3.connect(ledger, isolation_level=None)) as database:
+    with closing(connect(ledger, isolation_level=None)) as database:
         if database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'event'").fetchone() is None:
             return  # of a version without
         database.execute("BEGIN IMMEDIATE")
@@ -304,7 +306,8 @@ def unpack(content: IO[bytes], staging: Path, stored: StoredFile) -> None:
     schema: str | None = None
     rows: dict[str, int] = {}
     if stored.name in DATABASES:
-        with closing(sqlite3.connect(f"{target.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(connect(target)) as database:
+            database.execute("PRAGMA query_only = 1")
             schema, rows = prove(database, stored.name)
     if (found := describe(staging, stored.name, schema, rows)) != stored:
         raise BackupError(f"{stored.name} is not what the manifest says: {found} instead of {stored}")

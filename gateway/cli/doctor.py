@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from broker.sqlite_file import connect
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import Distrusted, Refused, ServerClient
 from gateway.cli.terminal import PROGRAM, Failure, print_json
@@ -156,7 +157,7 @@ def check_ledger(path: Path) -> Iterator[Finding]:
         yield Finding("ok", "schema", "no database yet")
         return
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=5)) as database:
+        with closing(connect(path, must_exist=True)) as database:
             (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
             row = database.execute("SELECT at FROM clock").fetchone()
     except sqlite3.Error as error:

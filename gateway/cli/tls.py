@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from broker.sqlite_file import connect
 from gateway.cli.options import AsJson, DataDir, load_settings
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json, print_table
 from gateway.cli.tls_recipes import Identity, Server, curl, recipes
@@ -184,8 +185,7 @@ def stored_token_hash(data_dir: Path, app: str, device_id: str) -> bytes:
     if not path.exists():
         fail(f"{data_dir} holds no {LEDGER}: give the server's data directory with --data-dir")
     try:
-        # mode=rw: reading a WAL database needs its shared-memory file, which a reader alone may have to create.
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=5)) as database:
+        with closing(connect(path, must_exist=True)) as database:
             database.execute("PRAGMA query_only = 1")
             row = database.execute(
                 "SELECT d.token_hash FROM device AS d JOIN application AS a ON a.no = d.app_no"

@@ -30,6 +30,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session
 
+from broker.sqlite_file import connect
 from gateway.store.migrations import migrate
 
 log = logging.getLogger(__name__)
@@ -289,16 +290,17 @@ class _Connection(sqlite3.Connection):
 
 def make_engine(path: Path) -> Engine:
     """A SQLAlchemy engine whose connections have our pragmas and leave transactions to us."""
-    engine = create_engine(
-        f"sqlite:///{path}",
-        poolclass=NullPool,
-        connect_args={
-            "check_same_thread": False,
-            "timeout": BUSY_MS / 1000,
-            "factory": _Connection,
-            "cached_statements": CACHED_STATEMENTS,
-        },
-    )
+
+    def open_file() -> sqlite3.Connection:
+        return connect(
+            path,
+            timeout=BUSY_MS / 1000,
+            check_same_thread=False,
+            factory=_Connection,
+            cached_statements=CACHED_STATEMENTS,
+        )
+
+    engine = create_engine("sqlite://", creator=open_file, poolclass=NullPool)
 
     @event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _: Any) -> None:

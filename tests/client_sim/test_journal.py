@@ -106,3 +106,12 @@ def test_a_journal_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     later.close()
     with pytest.raises(JournalTooNew, match="update"):
         Journal(tmp_path / "j.db")
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:x", "q?x", "a%41"])
+def test_the_file_is_where_it_was_asked_for(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    journal = Journal(Path(name))
+    journal.begin("p1")
+    journal.close()
+    assert [path.name for path in tmp_path.iterdir()] == [name]

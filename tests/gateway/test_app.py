@@ -193,3 +193,21 @@ def test_a_killed_server_starts_again_on_its_data(start: Start) -> None:
     assert (server.data_dir / "server.json").exists()
     server.start()
     assert server.api.only(push_id) == {"waiting": 1}
+
+
+def test_a_data_directory_may_have_any_name(start: Start, tmp_path: Path) -> None:
+    """Two of which one would be a part of the other, if it were read as an URL."""
+    for folder in ("q?x%41#y z\n\u00e9", "q?y"):
+        server = start(folder=folder)
+        for name in ("fleetpush.db", "broker.db", "admin.key"):
+            assert (tmp_path / folder / name).stat().st_size > 0
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert {name for name in files if not name.endswith(".stderr")} == set()
+    for command in (["backup", str(tmp_path / "b?%41.tar")], ["doctor"]):
+        result = fleetpush(*command, "--data-dir", str(server.data_dir), cwd=tmp_path)
+        assert "fail" not in result.stdout, result
+        assert result.returncode == 0, result
+    restored = tmp_path / "r?%41"
+    result = fleetpush("restore", str(tmp_path / "b?%41.tar"), "--data-dir", str(restored), cwd=tmp_path)
+    assert result.returncode == 0, result
+    assert (restored / "fleetpush.db").stat().st_size > 0
