@@ -149,7 +149,11 @@ class Broker:
         """Handles of QoS 2 deliveries whose PUBLISH may have arrived: given to the client under another identifier,
         they would arrive twice."""
         session = self.sessions.get(client_id)
-        return session.awaiting_pubrec() if session is not None else set()
+        return set(session.awaiting_pubrec()) if session is not None else set()
+
+    def unfinished(self) -> list[int]:
+        """Handles of QoS 2 before PUBREC: right after a restart those of the last run, in no order with others."""
+        return [handle for session in self.sessions.values() for handle in session.awaiting_pubrec()]
 
     def publish(self, message: Message) -> None:
         """Ordinary MQTT: to every subscriber, and retained if it says so. The message object may be used again."""
@@ -454,7 +458,9 @@ class _NoEvents:
 
     def settled(self, client_id: str, handle: int, outcome: int) -> None: ...
 
-    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+    def resume(
+        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
+    ) -> None:
         # Left by an embedder of an earlier run.
         done({})
 

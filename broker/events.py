@@ -48,13 +48,19 @@ class BrokerEvents(Protocol):
         the broker keeps its own record, so that a crash between the two cannot deliver twice.
         """
 
-    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+    def resume(
+        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
+    ) -> None:
         """A session came back with these unacknowledged handles, oldest first. Which are still worth sending?
 
         Call `done` once, now or later, with a message (rendered afresh) for each that is. They are re-sent with their
-        packet identifiers, order and DUP; the others are dropped from the session without another event. Calling
-        `done` after the connection has ended again is harmless: the handles are dropped from nothing, nothing is sent,
-        and the broker reports LOST for each handle that was in the mapping.
+        packet identifiers, order and DUP; the others are dropped from the session without another event. None in place
+        of a message: not yet, others come first. It leaves the window, and one of QoS 2 keeps its packet identifier:
+        delivered again under its handle, it is a repetition, which the client takes once. After a restart that is how
+        to keep the order, since of what was sent with QoS 1 nothing is stored here (see `Broker.unfinished`).
+
+        Calling `done` after the connection has ended again is harmless: the handles are dropped from nothing, nothing
+        is sent, and the broker reports LOST for each handle that was in the mapping with a message.
         """
 
     def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:

@@ -4,12 +4,14 @@ Phases, by what is awaited:
 
     QoS 1   PUBACK_DUE ─────────────────────────────────────────────▶ gone
     QoS 2   BARRIER_DUE ─▶ PUBREC_DUE ─▶ PUBCOMP_DUE ─▶ FORGET_DUE ──▶ gone      (FORGET_DUE: deliveries only)
-                              └─ dropped at `resume` ─▶ ABANDONED
+                              ├─ dropped at `resume` ────────▶ ABANDONED
+                              └─ put off at `resume` ────────▶ POSTPONED ─ delivered again ─▶ PUBREC_DUE
 
 Past PUBREC (from PUBCOMP_DUE on) a message belongs to the client and cannot be taken back. FORGET_DUE keeps the packet
 identifier reserved, and the row in the store, until the embedder has stored the acknowledgement: a crash between the
 two cannot deliver twice. ABANDONED keeps it reserved as well: the client may remember the identifier of a PUBLISH that
-we will not finish, and would take a new message under it for a repetition.
+we will not finish, and would take a new message under it for a repetition. POSTPONED (deliveries only) does so as long
+as the embedder has other deliveries to hand over first: handed over again, it is a repetition under its identifier.
 
 Price: about 100 bytes, and a place in the window's dictionary.
 """
@@ -25,6 +27,7 @@ PUBREC_DUE = 3
 PUBCOMP_DUE = 4
 FORGET_DUE = 5
 ABANDONED = 6
+POSTPONED = 7
 
 
 class Inflight:

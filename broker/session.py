@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from broker.environment import Environment, SessionConnection
 from broker.events import LOST
-from broker.inflight import ABANDONED, FORGET_DUE, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
+from broker.inflight import ABANDONED, FORGET_DUE, POSTPONED, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
 from broker.protocol.topic_filters import split_shared
 from broker.router import (
     IDENTIFIER_SHIFT,
@@ -99,15 +99,16 @@ class Session(InflightWindow):
 
     def held(self) -> list[int]:
         """Handles past PUBREC: they cannot be taken back."""
+        return self._handles_in(PUBCOMP_DUE, FORGET_DUE)
+
+    def awaiting_pubrec(self) -> list[int]:
+        """Handles of QoS 2 deliveries whose PUBLISH has left, or may have left before a restart."""
+        return self._handles_in(PUBREC_DUE, POSTPONED)
+
+    def _handles_in(self, *phases: int) -> list[int]:
         if self.packet_of_handle is None:
             return []
-        return [h for h, packet_id in self.packet_of_handle.items() if self.inflight[packet_id].phase >= PUBCOMP_DUE]
-
-    def awaiting_pubrec(self) -> set[int]:
-        """Handles of QoS 2 deliveries whose PUBLISH has left, or may have left before a restart."""
-        if self.packet_of_handle is None:
-            return set()
-        return {h for h, packet_id in self.packet_of_handle.items() if self.inflight[packet_id].phase == PUBREC_DUE}
+        return [h for h, packet_id in self.packet_of_handle.items() if self.inflight[packet_id].phase in phases]
 
     # -- subscriptions ------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,16 @@ from struct import Struct
 from broker.environment import Environment, SessionConnection
 from broker.events import ACKNOWLEDGED, COMPLETED, LOST
 from broker.forwarding import forwarded_properties, identifier_properties, render
-from broker.inflight import ABANDONED, BARRIER_DUE, FORGET_DUE, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
+from broker.inflight import (
+    ABANDONED,
+    BARRIER_DUE,
+    FORGET_DUE,
+    POSTPONED,
+    PUBACK_DUE,
+    PUBCOMP_DUE,
+    PUBREC_DUE,
+    Inflight,
+)
 from broker.message import Message
 from broker.protocol.codec import encode, encode_publish, head_at_least_once
 from broker.protocol.packets import V5, Pubrel, ReasonCode
@@ -193,19 +202,41 @@ class InflightWindow:
         return self._deliver_exactly_once(message, handle, properties)
 
     def _deliver_exactly_once(self, message: Message, handle: int, properties: bytes | None) -> bool:
+        if self.packet_of_handle is None:
+            self.packet_of_handle = {}
+        known = self.packet_of_handle.get(handle)
+        if known is not None and self.inflight[known].phase != POSTPONED:
+            return True  # the client has answered PUBREC meanwhile: it needs nothing but the rest of the handshake
         if self.room <= 0:
             self._ask_for_room()
             return False
-        packet_id = self._free_packet_id()
-        data = encode_publish(message.topic.encode(), message.body.payload, 2, packet_id, 0, properties)
+        packet_id = known if known is not None else self._free_packet_id()
+        flags = DUP if known is not None else 0
+        data = encode_publish(message.topic.encode(), message.body.payload, 2, packet_id, flags, properties)
         if len(data) > self.packet_limit:
             return self._too_large(message.topic, handle)
-        if self.packet_of_handle is None:
-            self.packet_of_handle = {}
+        if known is not None:
+            self._repeat(self.inflight[known], data)
+            return True
         self.packet_of_handle[handle] = packet_id
         sequence = self._next_sequence() if self.durable else 0
         self._put(Inflight(handle, BARRIER_DUE, packet_id, self.environment.now, sequence, None), data)
         return True
+
+    def _repeat(self, entry: Inflight, data: bytes) -> None:
+        """Send a postponed delivery under the identifier that the client may remember."""
+        connection = self.connection
+        assert connection is not None, "the gate is open"
+        del self.inflight[entry.packet_id]
+        self.inflight[entry.packet_id] = entry  # in the order of sending
+        entry.phase = PUBREC_DUE
+        entry.sent_at = self.environment.now
+        self.room -= 1
+        if self.barriers:  # its row is stored, and it must not overtake one whose is not
+            self.barriers += 1
+            self.environment.store.barrier(partial(self._barrier_reached, entry, connection, data))
+        else:
+            self._stored(entry, connection, data)
 
     def gather(self) -> None:
         """Deliveries from here to `scatter`, which must follow in the same call stack, leave together."""
@@ -257,7 +288,7 @@ class InflightWindow:
         entry = self.inflight[packet_id]
         if entry.phase == FORGET_DUE:
             self._remove(entry)
-        elif entry.phase < PUBCOMP_DUE:
+        elif _can_be_lost(entry):
             self._drop(entry)
         else:
             # The handshake goes on, for the client's sake; nobody is told how it ends.
@@ -316,7 +347,7 @@ class InflightWindow:
         elif reason_code >= 0x80:
             # Refused: no PUBREL, the identifier is free (MQTT 5.0, 4.3.3).
             self._settle(entry, reason_code)
-        elif entry.phase == PUBREC_DUE:
+        elif entry.phase in (PUBREC_DUE, POSTPONED):
             # [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-6] [3.1.1: MQTT-4.3.3-1]: from here on PUBREL is sent again,
             # PUBLISH never.
             if self._waits_to_be_resent(entry):
@@ -375,6 +406,8 @@ class InflightWindow:
 
     def _waits_to_be_resent(self, entry: Inflight) -> bool:
         """It is acknowledged although this connection has not sent it: it has no place in the window to give back."""
+        if entry.phase == POSTPONED:
+            return True
         if self.resend is None or entry.phase >= PUBCOMP_DUE:  # PUBREL took a place
             return False
         return any(entry is waiting for waiting, _ in self.resend)
@@ -479,6 +512,8 @@ class InflightWindow:
     def _stored(self, entry: Inflight, connection: SessionConnection, data: bytes) -> None:
         if self.connection is not connection or self.inflight.get(entry.packet_id) is not entry:
             return  # another connection has been given the entry meanwhile, or the session has ended
+        if entry.phase >= PUBCOMP_DUE:
+            return  # a repetition that waited for others: the client has answered the first one meanwhile
         if entry.phase == BARRIER_DUE:
             entry.phase = PUBREC_DUE
         (self.write or connection.send)(data)  # in its place among what is gathered
@@ -490,7 +525,7 @@ class InflightWindow:
         """CONNACK has left. Ask which inflight deliveries are still worth sending, then go on in `_judged`."""
         connection = self.connection
         assert connection is not None, "started by its connection"
-        unsettled = [e for e in self.inflight.values() if e.handle is not None and e.phase < PUBCOMP_DUE]
+        unsettled = [e for e in self.inflight.values() if e.handle is not None and _can_be_lost(e)]
         if unsettled:
             handles = [entry.handle for entry in unsettled if entry.handle is not None]
             self.environment.events.resume(self.client_id, handles, partial(self._judged, connection, unsettled))
@@ -498,19 +533,23 @@ class InflightWindow:
             self._judged(connection, unsettled, {})
 
     def _judged(
-        self, connection: SessionConnection, unsettled: list[Inflight], messages: Mapping[int, Message]
+        self, connection: SessionConnection, unsettled: list[Inflight], messages: Mapping[int, Message | None]
     ) -> None:
         if self.connection is not connection:
-            for handle in messages:
-                self.environment.events.settled(self.client_id, handle, LOST)
+            for handle, message in messages.items():
+                if message is not None:
+                    self.environment.events.settled(self.client_id, handle, LOST)
             return
         if self.resumed:
             return
         for entry in unsettled:
             # The client may have settled it meanwhile, or taken it over by a PUBREC.
-            still_ours = self.inflight.get(entry.packet_id) is entry and entry.phase < PUBCOMP_DUE
-            if still_ours and entry.handle not in messages:
-                self._drop(entry)
+            if self.inflight.get(entry.packet_id) is not entry or not _can_be_lost(entry):
+                continue
+            if entry.handle is None or messages.get(entry.handle) is None:
+                self._drop(entry, postponed=entry.handle in messages)
+            elif entry.phase == POSTPONED:
+                entry.phase = PUBREC_DUE
         self.resend = []
         # [MQTT-4.9.0-1]
         self.room = self.window
@@ -662,12 +701,16 @@ class InflightWindow:
             self.environment.store.delete_outbound(self.client_id, copy.sequence)
             self.environment.let_go(copy.shared)
 
-    def _drop(self, entry: Inflight) -> None:
-        """It will not be sent again. If it was sent before, the client may know the identifier: that stays reserved,
-        over a crash too, or the client would take another message under it for a repetition [MQTT-4.3.3-10]."""
+    def _drop(self, entry: Inflight, postponed: bool = False) -> None:
+        """It will not be sent again, or not now. If it was sent before, the client may know the identifier: that stays
+        reserved, over a crash too, or the client would take another message under it for a repetition [MQTT-4.3.3-10].
+        What is postponed keeps it for itself."""
+        if postponed and entry.phase in (PUBREC_DUE, POSTPONED):
+            entry.phase = POSTPONED
+            return
         if entry.handle is not None and self.packet_of_handle is not None:
             self.packet_of_handle.pop(entry.handle, None)
-        if entry.phase != PUBREC_DUE:
+        if entry.phase not in (PUBREC_DUE, POSTPONED):
             self._remove(entry)
             return
         abandoned = Inflight(None, ABANDONED, entry.packet_id, entry.sent_at, entry.sequence, None)
@@ -686,3 +729,8 @@ class InflightWindow:
         self.environment.store.delete_outbound(self.client_id, entry.sequence)
         if entry.copy is not None:
             self.environment.let_go(entry.copy.shared)
+
+
+def _can_be_lost(entry: Inflight) -> bool:
+    """Whether the client may not have it: it is for the embedder to say whether it is sent again."""
+    return entry.phase < PUBCOMP_DUE or entry.phase == POSTPONED

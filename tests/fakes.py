@@ -211,8 +211,8 @@ class RecordingEvents:
         self.held = False
         self.dones: list[Callable[[int], None]] = []
         self.reason_code = 0
-        self.resumable: Callable[[Sequence[int]], Mapping[int, Message]] | None = lambda handles: {}
-        self.resumes: list[tuple[list[int], Callable[[Mapping[int, Message]], None]]] = []
+        self.resumable: Callable[[Sequence[int]], Mapping[int, Message | None]] | None = lambda handles: {}
+        self.resumes: list[tuple[list[int], Callable[[Mapping[int, Message | None]], None]]] = []
         self.on_settled: Callable[[str, int, int], None] | None = None
         self.on_ready: Callable[[str, int], None] | None = None
 
@@ -240,7 +240,9 @@ class RecordingEvents:
         if self.on_settled is not None:
             self.on_settled(client_id, handle, outcome)
 
-    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+    def resume(
+        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
+    ) -> None:
         self.log.append(("resume", client_id, list(handles)))
         self.resumes.append((list(handles), done))
         if self.resumable is not None:

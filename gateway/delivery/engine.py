@@ -66,6 +66,9 @@ class Engine(Protocol):
     def awaiting_pubrec(self, client_id: str) -> set[int]:
         """QoS 2 handles that may have arrived without an answer: handed over anew, they would arrive twice."""
 
+    def unfinished(self) -> list[int]:
+        """Handles of QoS 2 before PUBREC: right after a restart those of the last run."""
+
     def principals(self) -> list[str]:
         """Whose sessions the carrier keeps, connected or not."""
 
@@ -108,6 +111,9 @@ class EmbeddedEngine:
 
     def awaiting_pubrec(self, client_id: str) -> set[int]:
         return self._broker.awaiting_pubrec(client_id)
+
+    def unfinished(self) -> list[int]:
+        return self._broker.unfinished()
 
     def principals(self) -> list[str]:
         return [session.principal for session in self._broker.sessions.values()]

@@ -67,6 +67,9 @@ class Mailbox:
         self._by_device: dict[int, Slot] = {}
         self._identities: dict[str, DeviceIdentity] = {}
         self._exactly_once: dict[int, str] = {}
+        self._interrupted: set[int] = set()
+        """Handles of QoS 2 that were in flight when the last run was killed. What was in flight before them with QoS 1
+        waits on disk, so they are not repeated first, but when their mailbox is read."""
         self._drain = Drain(database, ledger, clock, timers, self._hand_over_page, self._count_in_flight)
         self._offers = Offers()
         self._offer_scheduled = False
@@ -91,6 +94,7 @@ class Mailbox:
         """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
         for principal in await self._strangers():
             self._engine.remove_session(principal, lambda: None)
+        self._interrupted = set(self._engine.unfinished())
         held = self._engine.held()
         await self._ledger.recover([handle for _, handle in held])
         if not held:
@@ -353,11 +357,14 @@ class Mailbox:
             self._exactly_once[handle] = client_id
             self._ledger.acknowledged(handle >> DEVICE_BITS, handle & DEVICE_MASK, 2)
         elif outcome == LOST:
+            self._interrupted.discard(handle)  # it was handed over in this run
             self._ledger.lost(handle >> DEVICE_BITS, handle & DEVICE_MASK)
         else:
             self._ledger.refused(handle >> DEVICE_BITS, handle & DEVICE_MASK, outcome)
 
-    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+    def resume(
+        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
+    ) -> None:
         slot = self._slots.get(client_id)
         if slot is None:
             done({})
@@ -375,10 +382,13 @@ class Mailbox:
                     return
                 found[no] = present
             now = self._clock()
-            messages: dict[int, Message] = {}
+            messages: dict[int, Message | None] = {}
             for handle in alive:
                 push = self._ledger.pushes.add(found[handle >> DEVICE_BITS])
                 if self._ledger.is_recalled(push) or push.expires_at <= now:
+                    continue
+                if handle in self._interrupted:
+                    messages[handle] = None
                     continue
                 push.sent.add(handle & DEVICE_MASK)
                 messages[handle] = Message(topic=slot.topic, body=push.body(now), qos=push.qos)

@@ -764,6 +764,70 @@ def test_a_crash_in_any_phase_of_qos_2_delivers_once(version: int) -> None:
     assert [row.handle for row in world.store.session("c").outbound] == [0]
 
 
+@both_versions
+def test_what_is_put_off_is_repeated_under_its_identifier_in_its_place(version: int) -> None:
+    world = World()
+    client = subscriber(world, version, 2, clean=False)
+    for handle in (1, 2, 3):
+        deliver(world, handle, qos=2)
+    first, second, third = (publish.packet_id for publish in client.publishes())
+    client.drop()
+    world.events.take()
+    assert sorted(world.crash().broker.unfinished()) == [1, 2, 3]
+    world.events.resumable = lambda handles: {1: None, 2: message("a", b"at once", 2)}
+    again = world.connect("c", version, clean=False)
+    assert [(publish.packet_id, publish.payload) for publish in again.publishes()] == [(second, b"at once")]
+    deliver(world, 7, b"earlier", 1)
+    deliver(world, 1, b"in its place", 2)
+    deliver(world, 3, b"dropped, so it is new", 2)
+    found = [(publish.payload, publish.packet_id, publish.dup) for publish in again.publishes()]
+    assert found[1:] == [
+        (b"in its place", first, True),
+        (b"dropped, so it is new", found[2][1], False),
+    ]
+    assert found[2][1] not in (first, second, third)
+    session = world.broker.sessions["c"]
+    assert session.room == session.window - 4
+    again.send(Pubrec(first), Pubcomp(first))
+    assert world.events.of("settled") == [("settled", "c", 1, COMPLETED)]
+    assert session.room == session.window - 3
+
+
+@both_versions
+def test_what_is_put_off_and_answered_meanwhile_is_not_sent_again(version: int) -> None:
+    world = World()
+    client = subscriber(world, version, 2, clean=False)
+    deliver(world, 1, qos=2)
+    packet_id = client.receive(Publish).packet_id
+    client.drop()
+    world.events.resumable = lambda handles: {1: None}
+    again = world.connect("c", version, clean=False)
+    again.send(Pubrec(packet_id))
+    assert deliver(world, 1, qos=2)
+    assert again.received() == [Pubrel(packet_id)]
+    again.send(Pubcomp(packet_id))
+    assert world.events.of("settled")[-1] == ("settled", "c", 1, COMPLETED)
+    session = world.broker.sessions["c"]
+    assert session.room == session.window
+
+
+@both_versions
+def test_a_repetition_does_not_overtake_what_waits_for_the_store(version: int) -> None:
+    world = World()
+    client = subscriber(world, version, 2, clean=False)
+    deliver(world, 2, qos=2)
+    client.drop()
+    world.events.resumable = lambda handles: {2: None}
+    again = world.connect("c", version, clean=False)
+    world.store.held = True
+    deliver(world, 1, b"new", 2)
+    deliver(world, 2, b"again", 2)
+    assert again.received() == []
+    world.store.held = False
+    world.store.commit()
+    assert [publish.payload for publish in again.publishes()] == [b"new", b"again"]
+
+
 # -- ordinary messages -------------------------------------------------------------------------------------------------
 
 
@@ -991,7 +1055,16 @@ class _Ledger:
 
     def run(self, steps: int) -> None:
         actions = [self.connect, self.deliver, self.deliver, self.ordinary, self.read, self.read, self.answer]
-        actions += [self.answer, self.judge, self.drop, self.hold, self.commit, self.pause, self.resume]
+        actions += [
+            self.deliver_again,
+            self.answer,
+            self.judge,
+            self.drop,
+            self.hold,
+            self.commit,
+            self.pause,
+            self.resume,
+        ]
         for _ in range(steps):
             self.chance.choice([*actions, *([self.crash] if self.chance.random() < 0.1 else [])])()
             self.check()
@@ -1014,11 +1087,23 @@ class _Ledger:
             self.client.send(Subscribe(1, [SubscriptionRequest("a", 2)]))
 
     def deliver(self) -> None:
-        # What was lost goes first, as a new delivery if the broker has dropped it.
         self.handle += 1
-        self.sent.add(self.handle)
-        if not deliver(self.world, self.handle, b"%d" % self.handle, self.chance.choice((1, 2))):
-            self.sent.remove(self.handle)
+        self.hand_over(self.handle, self.chance.choice((1, 2)))
+
+    def hand_over(self, handle: int, qos: int) -> None:
+        self.sent.add(handle)
+        if not deliver(self.world, handle, b"%d" % handle, qos):
+            self.sent.remove(handle)
+
+    def deliver_again(self) -> None:
+        """What was put off, or never was in flight."""
+        session = self.world.broker.sessions.get("c")
+        if self.waiting and session is not None and session.resumed:
+            handle = min(self.waiting)
+            self.waiting.remove(handle)
+            self.hand_over(handle, 2)
+            if handle not in self.sent and handle not in self.done:
+                self.waiting.add(handle)
 
     def ordinary(self) -> None:
         self.world.broker.publish(Message("a", Body(b"ordinary"), self.chance.choice((0, 1, 2))))
@@ -1043,7 +1128,8 @@ class _Ledger:
             wanted = [handle for handle in handles if handle in self.waiting and self.chance.random() < 0.8]
             self.waiting -= set(wanted)
             self.sent |= set(wanted)
-            done({handle: message("a", b"%d" % handle, 2) for handle in wanted})
+            later = {handle: None for handle in handles if self.chance.random() < 0.5}
+            done(later | {handle: message("a", b"%d" % handle, 2) for handle in wanted})
 
     def drop(self) -> None:
         if self.client is not None and self.chance.random() < 0.4:
@@ -1078,10 +1164,11 @@ class _Ledger:
 
     def finish(self) -> None:
         self.commit()
-        for _ in range(100):
+        for _ in range(100 + len(self.waiting)):
             self.connect()
             self.resume()
             self.judge()
+            self.deliver_again()
             self.read()
             while self.owed:
                 self.answer()

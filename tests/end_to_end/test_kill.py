@@ -216,6 +216,30 @@ def test_what_was_in_flight_is_judged_again_after_a_kill(start_server: StartServ
     assert client.push_ids(connection=2) == [alive, newer]
 
 
+def test_the_order_holds_across_qos_after_a_kill(start_server: StartServer, wire: Wire) -> None:
+    """What had been handed over with QoS 2 is repeated under its identifier, after what went before it with QoS 1."""
+    server = start_server()
+    api = server.api
+    device = api.enrol("d1")
+    client: WireDevice = wire(server, device)
+    client.answer = lambda publish: None
+    client.start(qos=2)
+    pushed = [api.push(device.id, qos=qos) for qos in (1, 2, 1, 2, 1, 2)]
+    client.wait_received(6)
+    server.kill9()
+    server.start()
+    client.answer = lambda publish: 0
+    assert client.connect().session_present
+    client.wait_received(12)
+    again = client.received[6:]
+    assert [publish.push_id for publish in again] == pushed
+    assert [publish.dup for publish in again] == [False, True] * 3
+    twice = [publish.packet_id for publish in client.received if publish.qos == 2]
+    assert twice[:3] == twice[3:]
+    for push_id in pushed:
+        api.wait_counts(push_id, delivered=1)
+
+
 @pytest.mark.parametrize("killed", [False, True], ids=["same run", "killed"])
 def test_an_identifier_that_a_device_still_holds_is_given_to_no_other_push(
     start_server: StartServer, wire: Wire, killed: bool

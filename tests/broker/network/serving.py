@@ -33,7 +33,9 @@ class Events:
 
     def settled(self, client_id: str, handle: int, outcome: int) -> None: ...
 
-    def resume(self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message]], None]) -> None:
+    def resume(
+        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
+    ) -> None:
         done({})
 
     def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:

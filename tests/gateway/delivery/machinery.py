@@ -214,6 +214,9 @@ class FakeEngine:
     def awaiting_pubrec(self, client_id: str) -> set[int]:
         return {hand_over.handle for hand_over in self.session(client_id).inflight if hand_over.qos == 2}
 
+    def unfinished(self) -> list[int]:
+        return []
+
     def remove_session(self, client_id: str, done: Callable[[], None]) -> None:
         self.disconnect_device(client_id)
         self.sessions.pop(client_id, None)
@@ -250,7 +253,7 @@ class FakeEngine:
         session: FakeSession,
         connection: int,
         asked: Sequence[HandOver],
-        answer: Mapping[int, Message],
+        answer: Mapping[int, Message | None],
     ) -> None:
         current = self.sessions.get(identity.client_id)
         if current is not session or not session.connected or session.connection != connection:
