@@ -90,7 +90,7 @@ def credential_generation(token_hash: bytes) -> str:
 class Reader(Protocol):
     """The part of the database that keys need."""
 
-    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
+    async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
 
 
 class Timers(Protocol):
@@ -159,7 +159,7 @@ class KeyRing:
     async def _find(self, digest: bytes) -> Principal | None:
         while True:
             revocations = self._revocations
-            principal = await self._database.read(lambda connection: _find_key(connection, digest))
+            principal = await self._database.read_soon(lambda connection: _find_key(connection, digest))
             if revocations == self._revocations:
                 return principal
 
@@ -168,7 +168,7 @@ class KeyRing:
         401."""
         digest = secret_hash(token)
         app, _, device_id = name.rpartition("/")
-        rows = await self._database.read(lambda connection: _device_tokens(connection, device_id))
+        rows = await self._database.read_soon(lambda connection: _device_tokens(connection, device_id))
         for device_no, app_no, app_id, token_hash in rows:
             if hmac.compare_digest(token_hash, digest) and app in ("", app_id):
                 return Principal(app_no, app_id, f"device {device_no}", frozenset(), is_device=True)

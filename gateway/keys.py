@@ -33,8 +33,8 @@ class Keys:
 
         return await self._database.write_models(write)
 
-    async def apps(self, limit: int, cursor: str | None, only: str | None = None) -> dict[str, Any]:
-        """By id; `only` that one."""
+    async def apps(self, app_no: int, limit: int, cursor: str | None, only: str | None = None) -> dict[str, Any]:
+        """By id; `only` that one. Read in the turn of the app that asks."""
 
         def read(session: Session) -> dict[str, Any]:
             wanted = select(Application).where(col(Application.id) > (cursor or ""))
@@ -44,7 +44,7 @@ class Keys:
             items = [{"id": app.id, "created_at": rfc3339(app.created_at)} for app in found[:limit]]
             return {"items": items, "next_cursor": items[-1]["id"] if len(found) > limit else None}
 
-        return await self._database.read_models(read)
+        return await self._database.read_models(read, app_no)
 
     async def add_key(self, app_id: str, name: str, scopes: list[str], now: int) -> dict[str, Any]:
         """The answer holds the key itself, this once. Raises Problem 404 for an unknown app."""
@@ -87,7 +87,7 @@ class Keys:
             ]
             return {"items": items, "next_cursor": items[-1]["id"] if len(found) > limit else None}
 
-        return await self._database.read_models(read)
+        return await self._database.read_models(read, app_no)
 
     async def revoke(self, app_no: int | None, key_id: str, now: int) -> None:
         """Void at once. `app_no` None: of whatever app. Raises Problem 404, 409."""

@@ -37,7 +37,17 @@ OPEN_TO_THE_GATEWAY = ("broker.clock", "broker.sqlite_file")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
 
 GATEWAY_ROOMS = (
-    ("certificates", "data_directory", "errors", "host_names", "merge_patch", "program", "settings", "timestamps"),
+    (
+        "certificates",
+        "data_directory",
+        "errors",
+        "host_names",
+        "merge_patch",
+        "pages",
+        "program",
+        "settings",
+        "timestamps",
+    ),
     ("store",),
     ("audience", "auth", "delivery", "keys"),
     ("outreach",),

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
 
 from gateway.api import answers
-from gateway.api.bodies import json_response, to_json
+from gateway.api.bodies import json_response
 from gateway.api.services import ReaderOf, services
 from gateway.delivery.analytics import By
 from gateway.errors import problem
+from gateway.pages import to_json
 
 router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
 

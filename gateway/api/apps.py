@@ -43,4 +43,4 @@ async def add_app(request: Request, principal: Administrator) -> Response:
 async def list_apps(request: Request, principal: Administrator, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """All apps, by id; with a key of another app than `default`, that one."""
     only = None if manages_all(principal) else principal.app_id
-    return json_response(await services(request).keys.apps(limit, cursor, only))
+    return json_response(await services(request).keys.apps(principal.app_no, limit, cursor, only))

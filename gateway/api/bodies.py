@@ -7,7 +7,6 @@ and a body that does not say its length is refused when it has grown too large. 
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -16,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from gateway.api.problems import validation_problem
 from gateway.errors import problem
+from gateway.pages import ListPage, to_json
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -73,10 +73,9 @@ async def read_model(request: Request, model: type[Model]) -> Model:
     return parse(model, await read_body(request))
 
 
-def to_json(document: Any) -> bytes:
-    # `replace`: a problem may repeat what the request held, and that need not be text.
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
-
-
 def json_response(document: Any, status: int = 200) -> Response:
     return Response(to_json(document), status, media_type="application/json")
+
+
+def page_response(page: ListPage) -> Response:
+    return Response(page.encoded(), media_type="application/json")

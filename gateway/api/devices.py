@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.api import answers
-from gateway.api.bodies import BULK_LIMIT, MERGE_PATCH, TURN, json_response, parse, read_body, read_model, to_json
+from gateway.api.bodies import BULK_LIMIT, MERGE_PATCH, TURN, json_response, page_response, parse, read_body, read_model
 from gateway.api.docs import takes
 from gateway.api.problems import validation_problem
 from gateway.api.services import (
@@ -28,6 +28,7 @@ from gateway.audience.devices import DeviceFields, NewDevice
 from gateway.delivery.calls import CallRequest
 from gateway.delivery.consent import Settings, TooManyChoices
 from gateway.errors import Problem, problem
+from gateway.pages import to_json
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
@@ -174,7 +175,7 @@ async def show_consent(device_id: str, request: Request, principal: DeviceReader
     """The proof: the last 100 answers of its person, the newest first, with the text that asked and how it was said."""
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
-    return json_response({"items": await found.wishes.consents(device_no)})
+    return json_response({"items": await found.wishes.consents(principal.app_no, device_no)})
 
 
 @router.post("/{device_id}/call", response_model=answers.CallAnswer, openapi_extra=takes(CallRequest))
@@ -196,4 +197,4 @@ async def show_uplink(
     device_id: str, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
     """The last messages it said, the newest first."""
-    return json_response(await services(request).devices.uplink(principal.app_no, device_id, limit, cursor))
+    return page_response(await services(request).devices.uplink(principal.app_no, device_id, limit, cursor))

@@ -9,11 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
-from gateway.api.bodies import to_json
 from gateway.api.services import ReaderOf, services
 from gateway.delivery.event_log import Event, Position, position_of
 from gateway.errors import problem
 from gateway.outreach.event_feed import type_filter
+from gateway.pages import to_json
 
 router = APIRouter(prefix="/v1/events", tags=["events"])
 

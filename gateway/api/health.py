@@ -26,7 +26,7 @@ async def ready(request: Request) -> Response:
     reason = found.unready()
     if reason is None:
         try:
-            await found.database.read(lambda connection: connection.execute("SELECT no FROM clock").fetchone())
+            await found.database.read_soon(lambda connection: connection.execute("SELECT no FROM clock").fetchone())
         except Exception as error:  # whatever it is, it is the answer to the question
             reason = f"the database does not answer: {type(error).__name__}"
     if reason is not None:

@@ -10,13 +10,14 @@ from fastapi import APIRouter, Request, Response
 from pydantic import StringConstraints, ValidationError
 
 from gateway.api import answers
-from gateway.api.bodies import BULK_LIMIT, NDJSON, TURN, json_response, parse, read_body, read_model, to_json
+from gateway.api.bodies import BULK_LIMIT, NDJSON, TURN, json_response, page_response, parse, read_body, read_model
 from gateway.api.docs import idempotent, takes
 from gateway.api.problems import validation_problem
 from gateway.api.services import Cursor, Limit, ReaderOf, Sender, app_of, services
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, Submission
 from gateway.errors import Problem, problem
+from gateway.pages import to_json
 
 PATH = "/v1/pushes"
 router = APIRouter(prefix=PATH, tags=["pushes"])
@@ -102,7 +103,7 @@ async def forecast(request: Request, principal: Sender) -> Response:
 @router.get("", response_model=answers.Pushes)
 async def list_pushes(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """The newest first, each with its counts."""
-    return json_response(await services(request).reports.pushes(principal.app_no, limit, cursor))
+    return page_response(await services(request).reports.pushes(principal.app_no, limit, cursor))
 
 
 @router.get("/{push_id}", response_model=answers.Push)
@@ -116,7 +117,7 @@ async def list_deliveries(
     push_id: str, request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
     """Per device: state, reason, effective QoS, time stamps."""
-    return json_response(await services(request).reports.deliveries(principal.app_no, push_id, limit, cursor))
+    return page_response(await services(request).reports.deliveries(principal.app_no, push_id, limit, cursor))
 
 
 @router.delete("/{push_id}", response_model=answers.Recall)

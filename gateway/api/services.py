@@ -109,5 +109,5 @@ DeviceManagerOrOwner = Annotated[Principal, Depends(owner_or("devices"))]
 Fetcher = Annotated[Principal, Depends(device_or("send", "read"))]
 Administrator = Annotated[Principal, Depends(require("admin"))]
 
-Limit = Annotated[int, Query(ge=1, le=1000, description="Items per page.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Items of a page; it has fewer when they are large.")]
 Cursor = Annotated[str | None, Query(max_length=128, description="The `next_cursor` of the page before, unchanged.")]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gateway.api import answers
-from gateway.api.bodies import MERGE_PATCH, json_response, parse, read_body, read_model
+from gateway.api.bodies import MERGE_PATCH, json_response, page_response, parse, read_body, read_model
 from gateway.api.docs import takes
 from gateway.api.problems import validation_problem
 from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
@@ -86,7 +86,7 @@ async def list_dead_letters(
 ) -> Response:
     """What the receiver has not taken within 24 hours, the newest first."""
     book = services(request).webhooks
-    return json_response(await book.dead_letters(book.get(principal.app_no, webhook_id), limit, cursor))
+    return page_response(await book.dead_letters(book.get(principal.app_no, webhook_id), limit, cursor))
 
 
 @router.post(

@@ -10,6 +10,7 @@ import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,10 +27,15 @@ from gateway.delivery.receipts import MAX_ATTRIBUTES, said
 from gateway.delivery.reports import cursor_number
 from gateway.errors import Problem, problem
 from gateway.merge_patch import merge_patch
+from gateway.pages import PAGE_BYTES, ListPage, fill_page
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_TAGS = 64
+LISTED_TOGETHER = 50
+"""Devices that one statement reads for a list: two mebibytes if they are as large as can be."""
+DEVICE_BYTES = 512
+"""Of a device in a list besides its tags, attributes and choices, about."""
 _COLUMNS = (
     "no, id, name, attributes, locale, timezone, created_at, updated_at, connected_at, last_seen,"
     " last_error, last_error_at, consent, channels"
@@ -161,7 +167,7 @@ class DeviceRegistry:
 
     async def number(self, app_no: int, device_id: str) -> int:
         """Raises Problem 404."""
-        found = await self._database.read(lambda connection: device_rows(connection, app_no, [device_id]))
+        found = await self._database.read_soon(lambda connection: device_rows(connection, app_no, [device_id]))
         if device_id not in found:
             raise _unknown(device_id)
         return found[device_id]
@@ -172,24 +178,36 @@ class DeviceRegistry:
         def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
             return self._described(connection, "app_no = ? AND id = ? AND removed_at IS NULL", (app_no, device_id))
 
-        found = await self._database.read(read)
+        found = await self._database.read(read, app_no)
         if not found:
             raise _unknown(device_id)
+        del found[0]["size"]
         return self._present(found[0])
 
     async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """By id."""
 
-        def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-            return self._described(
-                connection,
-                "app_no = ? AND id > ? AND removed_at IS NULL ORDER BY id LIMIT ?",
-                (app_no, cursor or "", limit + 1),
-            )
+        def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool]:
+            found: list[dict[str, Any]] = []
+            after, room = cursor or "", PAGE_BYTES
+            while True:
+                some = self._described(
+                    connection,
+                    "app_no = ? AND id > ? AND removed_at IS NULL ORDER BY id LIMIT ?",
+                    (app_no, after, LISTED_TOGETHER),
+                )
+                for device in some:
+                    room -= device.pop("size")
+                    if len(found) == limit or (found and room < 0):
+                        return found, True
+                    found.append(device)
+                if len(some) < LISTED_TOGETHER:
+                    return found, False
+                after = some[-1]["device_id"]
 
-        found = [self._present(device) for device in await self._database.read(read)]
-        more = len(found) > limit
-        return {"items": found[:limit], "next_cursor": found[limit - 1]["device_id"] if more else None}
+        devices, more = await self._database.read(read, app_no)
+        found = [self._present(device) for device in devices]
+        return {"items": found, "next_cursor": found[-1]["device_id"] if more else None}
 
     @staticmethod
     def _described(connection: sqlite3.Connection, where: str, parameters: tuple[Any, ...]) -> list[dict[str, Any]]:
@@ -217,6 +235,7 @@ class DeviceRegistry:
                 "last_error_at": rfc3339_or_none(row[11]),
                 "consent": row[12],
                 "channels": json.loads(row[13]),
+                "size": DEVICE_BYTES + len(row[3]) + len(row[13]) + sum(map(len, tags.get(row[0], ()))),
             }
             for row in rows
         ]
@@ -292,21 +311,22 @@ class DeviceRegistry:
 
         await self._mailbox.remove_device(device_no, client_id(app_id, device_id), forget)
 
-    async def uplink(self, app_no: int, device_id: str, limit: int, cursor: str | None) -> dict[str, Any]:
+    async def uplink(self, app_no: int, device_id: str, limit: int, cursor: str | None) -> ListPage:
         """What it said, the newest first. Raises Problem 404, 422."""
         device_no = await self.number(app_no, device_id)
         before = cursor_number(cursor)
 
-        def read(connection: sqlite3.Connection) -> list[Any]:
-            return connection.execute(
+        def read(connection: sqlite3.Connection) -> ListPage:
+            rows = connection.execute(
                 "SELECT no, topic, payload, received_at FROM uplink_message WHERE device_no = ? AND no < ?"
                 " ORDER BY no DESC LIMIT ?",
                 (device_no, before if before is not None else 2**62, limit + 1),
-            ).fetchall()
+            )
+            return fill_page(
+                rows, limit, lambda row: {**said(row[1], row[2]), "received_at": rfc3339(row[3])}, itemgetter(0)
+            )
 
-        rows = await self._database.read(read)
-        items = [{**said(topic, payload), "received_at": rfc3339(at)} for _, topic, payload, at in rows[:limit]]
-        return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
+        return await self._database.read(read, app_no)
 
 
 def _insert(

@@ -202,7 +202,7 @@ class Analytics:
 
     async def of_push(self, app_no: int, push_id: str) -> dict[str, Any]:
         """Raises Problem 404, 410."""
-        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
+        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
         await self.settle(push_no)
@@ -216,7 +216,7 @@ class Analytics:
                 tally["opted_out"] = opted_out_after(connection, push_no)
             return tally
 
-        tally = await self._database.read(read)
+        tally = await self._database.read(read, app_no)
         if tally is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
         return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock())}

@@ -98,7 +98,7 @@ class Calls:
                 del self._of_app[app.no]
 
     async def _answer(self, app_no: int, push_id: str, device_no: int, wait: float) -> dict[str, Any]:
-        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
+        push_no = await self._database.read_soon(lambda connection: push_number(connection, app_no, push_id))
         assert push_no is not None, "accepted"
         handle = handle_of(push_no, device_no)
         event = self._waiting[handle] = asyncio.Event()
@@ -121,7 +121,7 @@ class Calls:
             ).fetchone()
             return row
 
-        row = await self._database.read(read)
+        row = await self._database.read_soon(read)
         if row is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
         state = DeliveryState(row[0])

@@ -370,7 +370,7 @@ class Wishes:
             ).fetchone()
             return row
 
-        consent, text, seq, at, hours, zone = await self._database.read(read)
+        consent, text, seq, at, hours, zone = await self._database.read_soon(read)
         choices = choices_of(text)
         rules = self._book.of(app_no)
         channels = [
@@ -393,7 +393,7 @@ class Wishes:
             "changed_at": rfc3339_or_none(at),
         }
 
-    async def consents(self, device_no: int) -> list[dict[str, Any]]:
+    async def consents(self, app_no: int, device_no: int) -> list[dict[str, Any]]:
         """The proof: every answer, the newest first."""
 
         def read(connection: sqlite3.Connection) -> list[Any]:
@@ -406,5 +406,5 @@ class Wishes:
         names = ("consent", "text_version", "client", "source", "seq")
         return [
             {**dict(zip(names, row, strict=False)), "recorded_at": rfc3339_or_none(row[5])}
-            for row in await self._database.read(read)
+            for row in await self._database.read(read, app_no)
         ]

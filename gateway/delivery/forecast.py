@@ -55,7 +55,7 @@ class Forecast:
             suppressed = self._would_suppress(connection, app.no, request, select, parameters)
             return {"targeted": targeted, "online": reachable, "suppressed": suppressed, "unknown": unknown}
 
-        return await self._database.read(count)
+        return await self._database.read(count, app.no)
 
     def _would_suppress(
         self, connection: sqlite3.Connection, app_no: int, request: PushRequest, select: str, parameters: Sequence[Any]

@@ -359,7 +359,7 @@ class Gate:
                 (app_no, cursor if cursor is not None else 2**62, limit + 1),
             ).fetchall()
 
-        rows = await self._database.read(read)
+        rows = await self._database.read(read, app_no)
         items = [
             {"device_id": device_id, "push_id": push_id, "passed": passed, "at": rfc3339(at)}
             for _, device_id, push_id, passed, at in rows[:limit]

@@ -45,7 +45,7 @@ class Notices:
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
     async def _tell_preferences(self, app_id: str, device_id: str) -> None:
-        found = await self._database.read(
+        found = await self._database.read_soon(
             lambda connection: connection.execute(
                 "SELECT d.app_no, d.no FROM application AS a JOIN device AS d ON d.app_no = a.no"
                 " WHERE a.id = ? AND d.id = ? AND d.removed_at IS NULL",

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push import push_number
 from gateway.delivery.states import PRIORITIES, DeliveryState
 from gateway.errors import problem
+from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
@@ -30,8 +32,8 @@ _PUSH = (
     "no, id, kind, priority, qos, ttl, collapse_key, channel, target, content, accepted_at, expires_at,"
     " recalled_at, targeted, suppressed, final_counts"
 )
-Page = dict[str, Any]
-"""`{"items": [..], "next_cursor": str | None}`"""
+COUNTED_DELIVERIES = 500_000
+"""That are counted for a page of pushes, about 50 ms of a reader: pushes to whole fleets make it shorter."""
 
 
 class Reports:
@@ -41,53 +43,58 @@ class Reports:
 
     async def push(self, app_no: int, push_id: str) -> dict[str, Any]:
         """A push with `counts` and `reached`. Raises Problem 404, or 410 when its counts are no longer kept."""
-        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
-        if push_no is None:
-            raise problem("push_not_found", f"no push {push_id!r} in this app")
-        (described,) = await self._describe([push_no])
+        push_no = await self._number(app_no, push_id)
+        sent = self._ledger.sent_of(push_no)
+        described = await self._database.read(lambda connection: read_push(connection, push_no, sent), app_no)
         if described is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
         return described
 
-    async def pushes(self, app_no: int, limit: int, cursor: str | None) -> Page:
-        """The newest first, each with its counts."""
-        before = cursor_number(cursor)
-
-        def read(connection: sqlite3.Connection) -> list[int]:
-            rows = connection.execute(
-                "SELECT no FROM push WHERE app_no = ? AND gone_at IS NULL AND no < ? ORDER BY no DESC LIMIT ?",
-                (app_no, before if before is not None else 2**62, limit + 1),
-            )
-            return [no for (no,) in rows]
-
-        numbers = await self._database.read(read)
-        items = [described for described in await self._describe(numbers[:limit]) if described is not None]
-        return {"items": items, "next_cursor": str(numbers[limit - 1]) if len(numbers) > limit else None}
-
-    async def _describe(self, push_nos: list[int]) -> list[dict[str, Any] | None]:
-        in_flight = {no: self._ledger.sent_of(no) for no in push_nos}
-
-        def read(connection: sqlite3.Connection) -> list[dict[str, Any] | None]:
-            return [
-                describe_push(
-                    connection,
-                    connection.execute(f"SELECT {_PUSH} FROM push WHERE no = ? AND gone_at IS NULL", (no,)).fetchone(),
-                    in_flight[no],
-                )
-                for no in push_nos
-            ]
-
-        return await self._database.read(read)
-
-    async def deliveries(self, app_no: int, push_id: str, limit: int, cursor: str | None) -> Page:
-        """Per device, in order of enrolment: state, reason, effective QoS, time stamps. Raises Problem 404, 410."""
-        after = cursor_number(cursor)
-        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id))
+    async def _number(self, app_no: int, push_id: str) -> int:
+        """Raises Problem 404."""
+        push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
+        return push_no
+
+    async def pushes(self, app_no: int, limit: int, cursor: str | None) -> ListPage:
+        """The newest first, each with its counts; fewer than asked for where that is much to count."""
+        before = cursor_number(cursor)
+
+        def choose(connection: sqlite3.Connection) -> tuple[list[int], bool]:
+            rows = connection.execute(
+                "SELECT no, iif(final_counts IS NULL, targeted, 0) FROM push"
+                " WHERE app_no = ? AND gone_at IS NULL AND no < ? ORDER BY no DESC LIMIT ?",
+                (app_no, before if before is not None else 2**62, limit + 1),
+            )
+            numbers: list[int] = []
+            to_count = COUNTED_DELIVERIES
+            for no, targeted in rows:
+                to_count -= targeted
+                if len(numbers) == limit or (numbers and to_count < 0):
+                    rows.close()
+                    return numbers, True
+                numbers.append(no)
+            return numbers, False
+
+        numbers, more = await self._database.read(choose, app_no)
+        in_flight = {no: self._ledger.sent_of(no) for no in numbers}
+
+        def read(connection: sqlite3.Connection) -> ListPage:
+            found = ((no, read_push(connection, no, in_flight[no])) for no in numbers)
+            kept = ((no, push) for no, push in found if push is not None)
+            page = fill_page(kept, limit, itemgetter(1), itemgetter(0))
+            return page._replace(next_cursor=str(numbers[-1])) if more and page.next_cursor is None else page
+
+        return await self._database.read(read, app_no)
+
+    async def deliveries(self, app_no: int, push_id: str, limit: int, cursor: str | None) -> ListPage:
+        """Per device, in order of enrolment: state, reason, effective QoS, time stamps. Raises Problem 404, 410."""
+        after = cursor_number(cursor)
+        push_no = await self._number(app_no, push_id)
         in_flight = set(self._ledger.sent_of(push_no))
 
-        def read(connection: sqlite3.Connection) -> Page:
+        def read(connection: sqlite3.Connection) -> ListPage:
             kept = connection.execute("SELECT 1 FROM push WHERE no = ? AND final_counts IS NULL", (push_no,))
             if kept.fetchone() is None:
                 raise problem(
@@ -100,20 +107,19 @@ class Reports:
                 " LEFT JOIN push AS r ON r.no = d.replaced_by"
                 " WHERE d.push_no = ? AND d.device_no > ? ORDER BY d.device_no LIMIT ?",
                 (push_no, after if after is not None else 0, limit + 1),
-            ).fetchall()
-            items = [_describe_delivery(row, row[0] in in_flight) for row in rows[:limit]]
-            return {"items": items, "next_cursor": str(rows[limit - 1][0]) if len(rows) > limit else None}
+            )
+            return fill_page(rows, limit, lambda row: _describe_delivery(row, row[0] in in_flight), itemgetter(0))
 
-        return await self._database.read(read)
+        return await self._database.read(read, app_no)
 
-    async def mailbox(self, device_no: int, limit: int, cursor: str | None) -> Page:
+    async def mailbox(self, device_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """What waits for a device, in drain order; what is in flight is listed as `sent`.
 
         Read on the writer thread, where a row and its overlay cannot disagree; a page is small.
         """
         priority, after = _pair(cursor)
 
-        def read(connection: sqlite3.Connection) -> Page:
+        def read(connection: sqlite3.Connection) -> dict[str, Any]:
             rows = connection.execute(
                 "SELECT d.priority, d.push_no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at, d.size,"
                 " d.not_before"
@@ -179,10 +185,9 @@ def reached(counts: dict[str, int]) -> dict[str, int]:
     }
 
 
-def describe_push(
-    connection: sqlite3.Connection, row: Sequence[Any] | None, sent: Sequence[int]
-) -> dict[str, Any] | None:
-    """One row of _PUSH as the API shows it; None for none: a tombstone, or no longer even that."""
+def read_push(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, Any] | None:
+    """A push as the API shows it; None for none: a tombstone, or no longer even that."""
+    row = connection.execute(f"SELECT {_PUSH} FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
     if row is None:
         return None
     counts = json.loads(row[15]) if row[15] is not None else count_states(connection, row[0], sent)

@@ -215,6 +215,11 @@ class Couriers:
                 del route.tasks[number]
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("webhook %s: what is next cannot be sent: %s", route.webhook.id, error)
+                if number == LANES:
+                    route.replays = True
+                else:
+                    route.dirty.add(number)
+                    route.webhook.lanes[number].next_at = self._clock() + FIRST_DELAY_MS
 
         task.add_done_callback(ended)
 

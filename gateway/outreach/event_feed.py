@@ -94,7 +94,7 @@ class EventFeed:
 
     async def last(self) -> Position:
         """The end of the log."""
-        return await self._database.read(last_position)
+        return await self._database.read_soon(last_position)
 
     async def read(
         self,
@@ -120,7 +120,7 @@ class EventFeed:
             }
             return Page([(lost, event), *page.events], page.position, page.more)
 
-        return await self._database.read(read)
+        return await self._database.read(read, app_no)
 
     def _grown(self) -> None:
         """A group has committed."""

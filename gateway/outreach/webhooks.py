@@ -14,6 +14,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from gateway.delivery.reports import cursor_number
 from gateway.errors import Problem, problem
 from gateway.outreach.event_feed import type_filter
 from gateway.outreach.guarded_client import Network, may_be_asked
+from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
@@ -34,8 +36,6 @@ LANES = 4
 holds up a quarter."""
 DEAD_LETTERS = 1_000
 """Of a webhook; the oldest makes room."""
-PAGE_BYTES = 1024 * 1024
-"""Of events in a page of dead letters, about; it may have fewer letters than asked for."""
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"
 THIS = "(SELECT no FROM webhook WHERE no = ? AND id = ?)"
@@ -344,38 +344,19 @@ class WebhookBook:
         if self.webhooks.pop(webhook.id, None) is not None:
             self.on_changed(webhook)
 
-    async def dead_letters(self, webhook: Webhook, limit: int, cursor: str | None) -> dict[str, Any]:
+    async def dead_letters(self, webhook: Webhook, limit: int, cursor: str | None) -> ListPage:
         """The newest first."""
         before = cursor_number(cursor)
 
-        def read(connection: sqlite3.Connection) -> tuple[list[Any], bool]:
+        def read(connection: sqlite3.Connection) -> ListPage:
             rows = connection.execute(
                 "SELECT no, events, attempts, error, at, replay_at FROM dead_letter WHERE"
                 f" webhook_no = {THIS} AND no < ? ORDER BY no DESC LIMIT ?",
                 (*webhook.key, before if before is not None else 2**62, limit + 1),
             )
-            found: list[Any] = []
-            room = PAGE_BYTES
-            for row in rows:
-                if len(found) == limit or (found and len(row[1]) > room):
-                    return found, True
-                found.append(row)
-                room -= len(row[1])
-            return found, False
+            return fill_page(rows, limit, _letter, itemgetter(0))
 
-        rows, more = await self._database.read(read)
-        items = [
-            {
-                "id": str(no),
-                "events": json.loads(events),
-                "attempts": attempts,
-                "error": error,
-                "at": rfc3339(at),
-                "replaying": replay_at is not None,
-            }
-            for no, events, attempts, error, at, replay_at in rows
-        ]
-        return {"items": items, "next_cursor": str(rows[-1][0]) if more else None}
+        return await self._database.read(read, webhook.app_no)
 
     async def replay(self, webhook: Webhook, ids: list[int] | None) -> int:
         """Send these dead letters again, or all; how many. What arrives leaves the list. Raises Problem 422."""
@@ -408,6 +389,18 @@ class WebhookBook:
             if not may_be_asked(host, self._allowed):
                 raise _private(host)
         return type_filter(fields.types)
+
+
+def _letter(row: Sequence[Any]) -> dict[str, Any]:
+    no, events, attempts, error, at, replay_at = row
+    return {
+        "id": str(no),
+        "events": json.loads(events),
+        "attempts": attempts,
+        "error": error,
+        "at": rfc3339(at),
+        "replaying": replay_at is not None,
+    }
 
 
 def _unknown(webhook_id: str) -> Problem:

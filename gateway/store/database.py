@@ -9,6 +9,9 @@ Laws
    disk fails, the group is run again one by one, so that what needs no space (a read on the writer) is not taken down
    by what does.
 3. Readers never block the writer nor wait for it (WAL); each read sees one snapshot.
+4. Reads for an app take turns with those of other apps and are interrupted when they take long (`read_queue`). What the
+   server reads for itself has a thread of its own, and so have look-ups of credentials: devices connect, and keys are
+   known, however much is being read.
 
 `synchronous=FULL` makes every commit an fsync of the WAL: an acknowledged write survives a power cut.
 """
@@ -20,6 +23,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,19 +36,22 @@ from sqlmodel import Session
 
 from broker.sqlite_file import connect
 from gateway.store.migrations import migrate
+from gateway.store.read_queue import READ_SECONDS, ReadQueue
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP_OPERATIONS = 1_000
 """Operations of one transaction: bounds how long the first caller of a burst waits for the last."""
-READERS = 2
-"""Reader threads; the machine this is sized for has two cores."""
+READERS = 3
+"""Threads that read for apps, of which one app has two at most; the machine this is sized for has two cores."""
+PROGRESS_STEPS = 20_000
+"""Steps of SQLite's machine, about 1 ms, after which a read for an app looks whether it has taken too long."""
 BUSY_MS = 10_000
 """How long a connection waits for another process (a hot backup, a migration) before it gives up."""
 CACHE_KIB = 65_536
 """Page cache of the writer: the hot end of the delivery table and its mailbox index stay in memory."""
-READER_CACHE_KIB = 8_192
+READER_CACHE_KIB = 4_096
 """Page cache of a reader. In WAL mode the next read after anybody's commit begins with an empty one, so it serves one
 read; the rest would be memory that is filled and given back, and fragments."""
 AUTOCHECKPOINT_PAGES = 4_000
@@ -84,6 +91,9 @@ class Database:
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._closed = False
         self._readers = ThreadPoolExecutor(READERS, "database-reader")
+        self._own_reader = ThreadPoolExecutor(1, "database-own-reader")
+        self._look_ups = ThreadPoolExecutor(1, "database-look-up")
+        self.reads = ReadQueue(self._readers, READERS, loop)
         self._local = threading.local()
         self._reader_connections: list[Any] = []
         self._writer = threading.Thread(target=self._write_groups, name="database-writer", daemon=True)
@@ -219,14 +229,25 @@ class Database:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `operation` on a reader thread over one snapshot. Raises its exception."""
-        return await self._loop.run_in_executor(self._readers, self._read, operation)
+    async def read(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
+        """Run `operation` on a reader thread over one snapshot: in the turn of the app that it is done for, or for the
+        server itself. Raises its exception; for an app Problem 503 when that has too much to read."""
+        if app_no is None:
+            return await self._loop.run_in_executor(self._own_reader, self._read, operation)
+        try:
+            return await self.reads.run(app_no, lambda: self._read_in_time(operation))
+        except Exception as error:
+            if _code(error) == sqlite3.SQLITE_INTERRUPT:
+                raise self.reads.refusal(app_no, "too_long", f"this takes longer than {READ_SECONDS:g} s") from None
+            raise
 
-    async def read_models(self, operation: Callable[[Session], T]) -> T:
-        return await self._loop.run_in_executor(
-            self._readers, self._read, lambda _: _in_session(self._local.connection, operation)
-        )
+    async def read_models(self, operation: Callable[[Session], T], app_no: int) -> T:
+        """The same for an app, with a SQLModel session."""
+        return await self.read(lambda _: _in_session(self._local.connection, operation), app_no)
+
+    async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a single statement, of some rows at most, on the thread that is kept for such look-ups."""
+        return await self._loop.run_in_executor(self._look_ups, lambda: operation(self._reader()))
 
     def look_up(
         self,
@@ -234,10 +255,9 @@ class Database:
         on_done: Callable[[T], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
-        """Run a single statement on a reader thread; exactly one of the callbacks follows on the loop.
+        """As `read_soon`; exactly one of the callbacks follows on the loop.
 
-        Cheaper than `read`: no transaction around the statement and no future. Nothing is promised about the order of
-        the callback and those of `submit`.
+        Cheaper than that: no future. Nothing is promised about the order of the callback and those of `submit`.
         """
 
         def run() -> None:
@@ -248,7 +268,7 @@ class Database:
             else:
                 self._loop.call_soon_threadsafe(on_done, result)
 
-        self._readers.submit(run)
+        self._look_ups.submit(run)
 
     def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         raw = self._reader()
@@ -257,6 +277,15 @@ class Database:
             return operation(raw)
         finally:
             _roll_back(raw)
+
+    def _read_in_time(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        deadline = time.monotonic() + READ_SECONDS
+        raw = self._reader()
+        raw.set_progress_handler(lambda: time.monotonic() > deadline, PROGRESS_STEPS)
+        try:
+            return self._read(operation)
+        finally:
+            raw.set_progress_handler(None, 0)
 
     def _reader(self) -> sqlite3.Connection:
         """This thread's connection."""
@@ -274,7 +303,9 @@ class Database:
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._writer.join)
         await asyncio.sleep(0)  # the last group's callbacks were scheduled before the thread ended
-        await self._loop.run_in_executor(None, self._readers.shutdown)
+        self.reads.close()
+        for threads in (self._readers, self._own_reader, self._look_ups):
+            await self._loop.run_in_executor(None, threads.shutdown)
         for connection in self._reader_connections:
             connection.close()
         self._engine.dispose()

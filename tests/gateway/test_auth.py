@@ -39,7 +39,7 @@ class Rows:
         self.meanwhile: Callable[[], None] = lambda: None
         """Happens between a read and its answer."""
 
-    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         self.reads += 1
         result = operation(self.connection)
         meanwhile, self.meanwhile = self.meanwhile, lambda: None

@@ -28,6 +28,6 @@ async def test_a_database_that_does_not_answer_is_not_ready(house: House, monkey
     async def broken(*_: Any) -> None:
         raise OSError("gone")
 
-    monkeypatch.setattr(type(house.database), "read", broken)
+    monkeypatch.setattr(type(house.database), "read_soon", broken)
     document = await house.refused("GET", "/readyz", 503, "unavailable")
     assert "OSError" in document["detail"]

@@ -101,7 +101,10 @@ class ManualWriter:
         self.connection.execute("COMMIT")
         return result
 
-    async def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        return operation(self.connection)
+
+    async def read(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
         return operation(self.connection)
 
 

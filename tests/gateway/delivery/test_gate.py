@@ -16,7 +16,7 @@ from gateway.audience.tempo import WINDOWS, Hours, is_quiet
 from gateway.delivery.states import PRIORITIES
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.test_consent import full_disk
-from tests.gateway.delivery.world import APP, START, World
+from tests.gateway.delivery.world import APP, START, World, items
 
 ALERT = {"title": "Hi"}
 HOUR, DAY = 3_600, 86_400
@@ -42,8 +42,8 @@ def until_evening(world: World, hour: int = 23) -> None:
 
 
 def not_before(world: World, push_id: str, device_no: int = 1) -> str | None:
-    page = world.run(world.reports.deliveries(APP.no, push_id, 1000, None))
-    found: str | None = next(item["not_before"] for item in page["items"] if item["device_id"] == f"d{device_no}")
+    page = items(world.run(world.reports.deliveries(APP.no, push_id, 1000, None)))
+    found: str | None = next(item["not_before"] for item in page if item["device_id"] == f"d{device_no}")
     return found
 
 
@@ -127,8 +127,8 @@ def test_what_is_too_much_comes_as_one(world: World) -> None:
     assert (digest["channel"], digest["priority"], digest["expires_in"]) == ("offers", "high", 5_400)
     for push_id in others:
         assert world.state(push_id) == ("superseded", "digested")
-        page = world.run(world.reports.deliveries(APP.no, push_id, 10, None))
-        assert page["items"][0]["replaced_by"] == digest["push_id"]
+        page = items(world.run(world.reports.deliveries(APP.no, push_id, 10, None)))
+        assert page[0]["replaced_by"] == digest["push_id"]
         assert world.counts(push_id) == {"targeted": 1, "superseded": 1}
     world.acknowledge_all()
     assert world.state(digest["push_id"]) == ("delivered", None)

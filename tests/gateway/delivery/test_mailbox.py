@@ -10,7 +10,7 @@ import pytest
 from gateway.delivery.drain import Lane
 from gateway.delivery.engine import COMPLETED, LOST
 from gateway.delivery.push import ActivePushes
-from tests.gateway.delivery.world import World
+from tests.gateway.delivery.world import World, items
 
 
 def test_a_connected_device_with_an_empty_mailbox_is_served_without_reading_back(world: World) -> None:
@@ -153,8 +153,8 @@ def test_effective_qos_is_the_lesser_of_push_and_subscription(world: World) -> N
     world.connect(2, granted=2)
     push = world.push({"devices": ["d1", "d2"]}, qos=2)
     world.acknowledge(2)
-    items = world.run(world.reports.deliveries(1, push.push_id, 10, None))["items"]
-    assert [(item["state"], item["qos"]) for item in items] == [("sent", 0), ("delivered", 2)]
+    found = items(world.run(world.reports.deliveries(1, push.push_id, 10, None)))
+    assert [(item["state"], item["qos"]) for item in found] == [("sent", 0), ("delivered", 2)]
     assert len(world.engine.forgotten) == 1  # the carrier may drop its record of the QoS 2 handshake
 
 
@@ -172,7 +172,7 @@ def test_the_effective_qos_is_that_of_the_hand_over_whatever_is_subscribed_meanw
     world.engine.session("d1").granted = 1
     world.mailbox.ready("d1", 2)  # it has subscribed again, for less
     world.acknowledge()
-    (item,) = world.run(world.reports.deliveries(1, push.push_id, 10, None))["items"]
+    (item,) = items(world.run(world.reports.deliveries(1, push.push_id, 10, None)))
     assert (item["state"], item["qos"]) == ("delivered", 2)
     assert len(world.engine.forgotten) == 1  # or its packet identifier would be taken for ever
 

@@ -10,7 +10,7 @@ from gateway.delivery import receipts
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.receipts import Unusable, parse, store_statements
 from gateway.store.database import StorageFull
-from tests.gateway.delivery.world import World
+from tests.gateway.delivery.world import World, items
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_receipts_move_the_delivery_on_and_keep_first_time_stamps(world: World, 
     assert world.says("receipts", {"push_id": push_id, "event": "displayed"}) == 0
     world.now += 1000
     world.says("receipts", [{"push_id": push_id, "event": "displayed"}, {"push_id": push_id, "event": "opened"}])
-    (item,) = world.run(world.reports.deliveries(1, push_id, 10, None))["items"]
+    (item,) = items(world.run(world.reports.deliveries(1, push_id, 10, None)))
     assert item["state"] == "opened"
     assert item["displayed_at"].endswith("01.000Z")
     assert item["opened_at"].endswith("02.000Z")
@@ -38,7 +38,7 @@ def test_receipts_may_skip_come_late_and_never_go_back(world: World, push_id: st
     world.says("receipts", {"push_id": push_id, "event": "displayed"})
     assert world.state(push_id) == ("acted", None)
     world.says("receipts", {"push_id": push_id, "event": "acted", "action": "stop", "result": 2})
-    (item,) = world.run(world.reports.deliveries(1, push_id, 10, None))["items"]
+    (item,) = items(world.run(world.reports.deliveries(1, push_id, 10, None)))
     assert (item["state"], item["action"], item["result"]) == ("acted", "play", {"ok": True})
     report = world.run(world.reports.push(1, push_id))
     assert report["reached"] == {"delivered": 1, "displayed": 1, "opened": 1, "acted": 1}

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.delivery.submission import Submission
 from gateway.errors import Problem
-from tests.gateway.delivery.world import APP, World
+from tests.gateway.delivery.world import APP, World, items
 
 
 def test_a_push_is_shown_as_it_was_sent(world: World) -> None:
@@ -46,7 +46,7 @@ def test_pushes_of_another_app_do_not_exist(world: World) -> None:
             world.run(question)
         assert refusal.value.code == "push_not_found"
     assert world.run(world.ledger.recall(2, push.push_id)) is None
-    assert world.run(world.reports.pushes(2, 10, None))["items"] == []
+    assert items(world.run(world.reports.pushes(2, 10, None))) == []
 
 
 def test_lists_are_paged_to_the_end() -> None:
@@ -57,16 +57,16 @@ def test_lists_are_paged_to_the_end() -> None:
     cursor: str | None = None
     while True:
         page = world.run(world.reports.pushes(1, 2, cursor))
-        seen += [item["push_id"] for item in page["items"]]
-        cursor = page["next_cursor"]
+        seen += [item["push_id"] for item in items(page)]
+        cursor = page.next_cursor
         if cursor is None:
             break
     assert seen == ids[::-1]
     devices: list[str] = []
     while True:
         page = world.run(world.reports.deliveries(1, ids[0], 3, cursor))
-        devices += [item["device_id"] for item in page["items"]]
-        cursor = page["next_cursor"]
+        devices += [item["device_id"] for item in items(page)]
+        cursor = page.next_cursor
         if cursor is None:
             break
     assert devices == [f"d{number}" for number in range(1, 8)]

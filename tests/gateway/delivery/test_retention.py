@@ -9,7 +9,7 @@ from gateway.audience.policy import Policy
 from gateway.delivery.event_log import lost_before, position_of
 from gateway.delivery.retention import FORGET, Keep, Retention
 from gateway.errors import Problem
-from tests.gateway.delivery.world import APP, World
+from tests.gateway.delivery.world import APP, World, items
 
 DAY = 86_400
 KEEP = Keep(
@@ -80,7 +80,7 @@ def test_after_its_counts_are_no_longer_kept_a_push_is_gone(world: World) -> Non
     with pytest.raises(Problem) as refusal:
         world.run(world.ledger.recall(1, push))
     assert refusal.value.code == "gone"
-    assert world.run(world.reports.pushes(1, 10, None))["items"] == []
+    assert items(world.run(world.reports.pushes(1, 10, None))) == []
     assert sweep(world) == 0
 
 

@@ -28,11 +28,17 @@ from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.delivery.submission import AcceptedPush, AppRef
+from gateway.pages import ListPage
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 
 T = TypeVar("T")
 APP = AppRef(1, "default")
 START = 1_800_000_000_000
+
+
+def items(page: ListPage) -> list[dict[str, Any]]:
+    """Of a page as it is sent."""
+    return [json.loads(item) for item in page.items]
 
 
 class World:
@@ -208,7 +214,7 @@ class World:
         """(state, reason) of a delivery as the API tells it."""
         page = self.run(self.reports.deliveries(APP.no, push_id, 1000, None))
         device_id = self.identities[device_no].device_id
-        return next((item["state"], item["reason"]) for item in page["items"] if item["device_id"] == device_id)
+        return next((item["state"], item["reason"]) for item in items(page) if item["device_id"] == device_id)
 
     def counts(self, push_id: str) -> dict[str, int]:
         """Counts of a push that are not zero."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
+from gateway.errors import Later
 from gateway.store.database import Database, StorageFull
 from gateway.store.models import Application, UplinkMessage
 
@@ -236,7 +237,7 @@ async def test_models_take_part_in_the_group_and_in_its_failures(database: Datab
     with pytest.raises(Exception, match="UNIQUE"):
         await database.write_models(lambda session: session.add(Application(id="a", created_at=2)))
     await database.write_models(lambda session: session.add(Application(id="b", created_at=3)))
-    found = await database.read_models(lambda session: [app.id for app in session.exec(select(Application)).all()])
+    found = await database.read_models(lambda session: [app.id for app in session.exec(select(Application)).all()], 1)
     assert found == ["a", "b"]
 
 
@@ -276,3 +277,30 @@ async def test_a_commit_is_synced(database: Database) -> None:
         return [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
 
     assert await database.write(pragmas) == ["wal", 2]
+
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+
+
+async def test_a_read_for_an_app_that_takes_too_long_is_interrupted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.database.READ_SECONDS", 0.05)
+    with pytest.raises(Later) as refusal:
+        await database.read(lambda connection: connection.execute(ENDLESS).fetchone(), 1)
+    assert refusal.value.code == "busy"
+    assert database.reads.refused["too_long"] == 1
+    assert await database.read(lambda connection: connection.execute("SELECT 1").fetchone(), 1) == (1,)
+
+
+async def test_credentials_are_looked_up_whatever_is_read(database: Database) -> None:
+    released = threading.Event()
+    reads = [database.read(lambda connection: released.wait(10), app_no) for app_no in (None, 1, 1, 1, 2, 2, 3)]
+    reading = asyncio.gather(*reads)
+    await asyncio.sleep(0)
+    found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    database.look_up(lambda connection: 1, found.set_result, found.set_exception)
+    assert await asyncio.wait_for(found, 5) == 1
+    assert await asyncio.wait_for(database.read_soon(lambda connection: 2), 5) == 2
+    released.set()
+    assert await reading == [True] * 7

@@ -1,0 +1,76 @@
+"""Questions of one key that take the readers' time keep no device out, and no other app waits for them."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+from tests.end_to_end.harness import Api, Server
+from tests.hostile.canary import Canary
+
+DEVICES, PUSHES = 2_000, 500
+ASKERS = 24
+ATTACK_SECONDS = 2.5
+
+
+def grow_history(ledger: Path) -> None:
+    """Make the one push that there is hundreds, each with a delivery to every device, all expired."""
+    with sqlite3.connect(ledger) as connection:
+        (first,) = connection.execute("SELECT no FROM push").fetchone()
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(push)") if row[1] not in ("no", "id")]
+        listed = ", ".join(columns)
+        connection.execute(
+            f"WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {PUSHES})"
+            f" INSERT INTO push (no, id, {listed}) SELECT {first} + x, 'copy-' || x, {listed} FROM n, push"
+        )
+        connection.execute(
+            "INSERT INTO delivery (push_no, device_no, priority, size, state, reason, ended_at)"
+            " SELECT p.no, d.no, 2, 100, 20, 'ttl', 0 FROM push AS p, device AS d WHERE p.no > ?",
+            (first,),
+        )
+    connection.close()
+
+
+def test_long_lists_of_one_key_keep_no_device_out(tmp_path: Path) -> None:
+    with Server(tmp_path / "data") as server:
+        server.api.enrol_many(f"d{number}" for number in range(DEVICES))
+        server.api.push({"all": True}, ttl=86_400)
+        server.stop()
+        grow_history(tmp_path / "data" / "fleetpush.db")
+        server.start()
+        server.api.call("POST", "/v1/apps", 201, json={"id": "other"})
+        other = Api(
+            server.url,
+            server.api.call("POST", "/v1/keys", 201, json={"name": "o", "scopes": ["read"], "app": "other"})["key"],
+        )
+        over = threading.Event()
+        statuses: set[int] = set()
+
+        def ask() -> None:
+            api = Api(server.url, server.admin_key)
+            while not over.is_set():
+                statuses.add(api.request("GET", "/v1/pushes", params={"limit": 1000}).status_code)
+            api.close()
+
+        slowest = 0.0
+        with Canary(server):
+            askers = [threading.Thread(target=ask) for _ in range(ASKERS)]
+            for asker in askers:
+                asker.start()
+            until = time.monotonic() + ATTACK_SECONDS
+            while time.monotonic() < until:
+                began = time.monotonic()
+                other.call("GET", "/v1/pushes", 200)
+                slowest = max(slowest, time.monotonic() - began)
+            over.set()
+            for asker in askers:
+                asker.join()
+        other.close()
+        assert statuses <= {200, 503}
+        assert 200 in statuses
+        assert slowest < 2
+        page = server.api.call("GET", "/v1/pushes", 200, params={"limit": 1000})
+        assert page["next_cursor"] is not None  # a million deliveries are more than are counted for a page
+        assert sum(item["push_id"].startswith("copy-") for item in server.api.items("/v1/pushes")) == PUSHES
