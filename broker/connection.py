@@ -37,12 +37,13 @@ from broker.broker import Broker
 from broker.enhanced_authentication import EnhancedAuthentication
 from broker.environment import Environment, Transport
 from broker.forwarding import body_of
-from broker.handshake import Terms, connack_properties, goodbye, sent_away, terms_of, will_of
+from broker.handshake import Terms, connack_of, goodbye, may_have_identifier, sent_away, terms_of, will_of
 from broker.message import Message
 from broker.protocol.codec import Decoder, encode
 from broker.protocol.errors import MqttError, ProtocolError
 from broker.protocol.packets import (
     REASON_CODES,
+    V3_1,
     V3_1_1,
     V5,
     Auth,
@@ -274,24 +275,18 @@ class Connection:
     # -- CONNECT ------------------------------------------------------------------------------------------------------
 
     def _connect(self, connect: Connect) -> None:
-        self.version = connect.protocol_version
+        self.version = max(connect.protocol_version, V3_1_1)
         self._state = State.AUTHENTICATING
         self.environment.metrics.handshakes += 1
         properties = connect.properties
-        if not connect.client_id and self.version != V5 and not connect.clean_start:
-            # 3.1.1 cannot tell a client which identifier it was given [3.1.1: MQTT-3.1.3-7] [3.1.1: MQTT-3.1.3-8].
-            self.end(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "client identifier not valid")
-            return
         settings = self.environment.settings
-        terms = terms_of(connect, settings)
-        # [MQTT-3.1.3-5] [MQTT-3.1.3-8] [3.1.1: MQTT-3.1.3-5] [3.1.1: MQTT-3.1.3-9]
-        if len(terms.client_id.encode()) > settings.max_client_id_length:
-            self.end(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "client identifier not valid")
+        terms = self._terms = terms_of(connect, settings)
+        if not may_have_identifier(connect, terms, settings):
+            self._refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
             return
         if self._broker.failed.too_many(self.peer, self.environment.now):
             self.end(ReasonCode.CONNECTION_RATE_EXCEEDED, "too many failed authentications")
             return
-        self._terms = terms
         if self._broker.is_busy():
             self._refused(ReasonCode.SERVER_BUSY)
             return
@@ -337,11 +332,18 @@ class Connection:
         if refusal:
             self._refused(refusal)
             return
+        connack = None
+        if self.version == V5:
+            enhanced = self._enhanced
+            authentication = enhanced.accepted(answer, self._authenticated_again) if enhanced is not None else None
+            connack = connack_of(connect, terms, settings, authentication)
+            if not terms.take(connack):
+                self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "maximum packet size too small")
+                return
         self._permissions = answer.permissions
         self._terms = terms
         self._state = State.CONNECTED
-        self.principal = answer.principal
-        self.identity = answer.identity
+        self.principal, self.identity = answer.principal, answer.identity
         self._decoder.maximum_packet_size = settings.maximum_packet_size
         # [MQTT-3.1.4-4] [3.1.1: MQTT-3.1.4-3]
         clean = connect.clean_start or not answer.persistent
@@ -351,17 +353,14 @@ class Connection:
         soonest = min(terms.keep_alive * settings.keep_alive_grace or settings.ack_timeout, settings.ack_timeout)
         if soonest < settings.connect_timeout:
             self._broker.wheel.schedule(self, self.last_received + soonest)
-        if self.version == V5:
-            properties = connack_properties(connect, terms, settings)
-            if self._enhanced is not None:
-                self._enhanced.accepted(answer, properties, self._authenticated_again)
-            connack = encode(Connack(present, ReasonCode.SUCCESS, properties), V5)
-        else:
-            connack = _CONNACK[present]
+        data = _CONNACK[present and connect.protocol_version != V3_1]  # 3.1 has no such flag
+        if connack is not None:
+            connack.session_present = present
+            data = encode(connack, V5)
         if stored:
-            self.environment.store.barrier(partial(self._begin, connack))
+            self.environment.store.barrier(partial(self._begin, data))
         else:
-            self._begin(connack)
+            self._begin(data)
 
     def _resume(self) -> None:
         """Look at what has come meanwhile."""
@@ -379,6 +378,9 @@ class Connection:
             # [MQTT-3.15.2-1]
             self._owe(auth, stored=False)
         elif self._state is State.AUTHENTICATING:
+            if self._terms is None or not self._terms.take(auth):
+                self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "maximum packet size too small")
+                return
             self._transport.write(encode(auth, V5))
             self._resume()
 
@@ -601,7 +603,11 @@ class Connection:
                 self.last_received = self.environment.now  # nobody has listened meanwhile
                 self._broker.wheel.schedule(self, self.last_received)
                 self._transport.resume_reading()
-        self.answer(encode(packet, self.version))
+        data = encode(packet, self.version)
+        if self._terms is not None and len(data) > self._terms.maximum_packet_size:  # SUBACK of very many filters
+            self.end(ReasonCode.PACKET_TOO_LARGE, "answer larger than the client takes")  # [MQTT-3.1.2-24]
+            return
+        self.answer(data)
         if isinstance(packet, Puback | Pubcomp):
             self._unacknowledged = max(self._unacknowledged - 1, 0)
         elif isinstance(packet, Pubrec) and packet.reason_code >= 0x80 and self.session is not None:

@@ -66,11 +66,10 @@ class EnhancedAuthentication:
         """Every AUTH and the CONNACK name the method [MQTT-4.12.0-5]."""
         return Properties(authentication_method=self.method, authentication_data=data)
 
-    def accepted(self, answer: Accepted, connack: Properties, decided: Callable[[Accepted | Refused], None]) -> None:
-        """The client is in: complete its CONNACK. `decided` is told when it has authenticated again."""
-        connack.authentication_method = self.method
-        connack.authentication_data = answer.data
+    def accepted(self, answer: Accepted, decided: Callable[[Accepted | Refused], None]) -> Properties:
+        """The client is in: what its CONNACK has to say. `decided` is told when it has authenticated again."""
         self._decided = decided
+        return self.properties(answer.data)
 
     def _answered(self, answer: Accepted | Refused | Challenge) -> None:
         if isinstance(answer, Challenge):

@@ -64,7 +64,8 @@ def render(
     clock: Callable[[], float],
     aliases: OutboundAliases | None = None,
 ) -> bytes:
-    """A session's copy of an ordinary message as a packet, the next one that is written if `aliases` are given."""
+    """A session's copy of an ordinary message as a packet. With `aliases` it has to be the next that is written, unless
+    it is of QoS 2."""
     shared = copy.shared
     encoded_topic = shared.encoded_topic
     body = shared.message.body
@@ -74,7 +75,8 @@ def render(
         if copy.identifiers:
             properties += identifier_properties(copy.identifiers)
         if aliases is not None:
-            encoded_topic, properties = aliases.shorten(shared.message.topic, encoded_topic, properties)
+            topic = shared.message.topic
+            encoded_topic, properties = aliases.shorten(topic, encoded_topic, properties, may_define=copy.qos < 2)
     if copy.retain:
         flags |= RETAIN
     return encode_publish(encoded_topic, body.payload, copy.qos, packet_id, flags, properties)

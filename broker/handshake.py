@@ -18,6 +18,7 @@ from broker.protocol.packets import (
     Connack,
     Connect,
     Disconnect,
+    Packet,
     PacketType,
     Properties,
     ReasonCode,
@@ -45,6 +46,11 @@ class Terms(NamedTuple):
     alias_maximum: int
     """Topic aliases that we may define: what the client takes, and no more than we take ourselves."""
 
+    def take(self, packet: Packet) -> bool:
+        """Whether a packet of 5.0 is no larger than the client takes [MQTT-3.1.2-24]."""
+        limit = self.maximum_packet_size
+        return limit == MAXIMUM_PACKET_SIZE or len(encode(packet, V5)) <= limit
+
 
 def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
     # [MQTT-3.1.3-6] [MQTT-3.2.2-16] [3.1.1: MQTT-3.1.3-6]: random, so new.
@@ -57,8 +63,9 @@ def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
     properties = connect.properties or _NONE
     # [MQTT-3.2.2-22]: the client's, unless ours is announced.
     keep_alive = connect.keep_alive
-    if settings.server_keep_alive is not None:
-        keep_alive = settings.server_keep_alive
+    longest = settings.server_keep_alive
+    if longest and (not keep_alive or keep_alive > longest):  # 0: none at all, which is longer than any
+        keep_alive = longest
     return Terms(
         client_id=client_id,
         assigned=assigned,
@@ -68,6 +75,13 @@ def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
         maximum_packet_size=properties.maximum_packet_size or MAXIMUM_PACKET_SIZE,
         alias_maximum=min(properties.topic_alias_maximum or 0, settings.topic_alias_maximum),
     )
+
+
+def may_have_identifier(connect: Connect, terms: Terms, settings: BrokerSettings) -> bool:
+    if not connect.client_id and connect.protocol_version != V5 and not connect.clean_start:
+        return False  # 3.1.1 cannot tell a client which one it was given [3.1.1: MQTT-3.1.3-7] [3.1.1: MQTT-3.1.3-8]
+    # [MQTT-3.1.3-5] [MQTT-3.1.3-8] [3.1.1: MQTT-3.1.3-5] [3.1.1: MQTT-3.1.3-9]
+    return len(terms.client_id.encode()) <= settings.max_client_id_length
 
 
 def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings) -> Properties:
@@ -83,13 +97,27 @@ def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings)
         properties.assigned_client_identifier = terms.client_id  # [MQTT-3.1.3-7]
     if terms.expiry_interval != (asked.session_expiry_interval or 0):
         properties.session_expiry_interval = terms.expiry_interval
-    if settings.server_keep_alive is not None:
-        properties.server_keep_alive = settings.server_keep_alive  # [MQTT-3.1.2-21]
+    if terms.keep_alive != connect.keep_alive:
+        properties.server_keep_alive = terms.keep_alive  # [MQTT-3.1.2-21]
     return properties
 
 
+def connack_of(connect: Connect, terms: Terms, settings: BrokerSettings, authentication: Properties | None) -> Connack:
+    """Of 5.0, with the properties of enhanced authentication, if any. Where the client takes no packet that large
+    [MQTT-3.1.2-24], topic aliases are not offered: all else it has to know."""
+    properties = connack_properties(connect, terms, settings)
+    if authentication is not None:
+        properties.authentication_method = authentication.authentication_method
+        properties.authentication_data = authentication.authentication_data
+    connack = Connack(properties=properties)
+    if not terms.take(connack):
+        properties.topic_alias_maximum = None
+    return connack
+
+
 def sent_away(reason_code: int, version: int, terms: Terms | None, hint: list[tuple[str, str]]) -> bytes:
-    """CONNACK for a client that is sent away, with a hint when to come back if its packets may be that long."""
+    """CONNACK for a client that is sent away, with a hint when to come back if its packets may be that long; nothing if
+    not even the code fits."""
     if version != V5:
         return encode(Connack(False, return_code_of(reason_code)), version)
     if reason_code not in REASON_CODES[PacketType.CONNACK]:  # a reason to disconnect, which CONNACK has not
@@ -99,11 +127,13 @@ def sent_away(reason_code: int, version: int, terms: Terms | None, hint: list[tu
         data = encode(Connack(False, reason_code, Properties(user_properties=hint)), version)
         if len(data) <= terms.maximum_packet_size:  # [MQTT-3.2.2-20]
             return data
-    return encode(Connack(False, reason_code), version)
+    data = encode(Connack(False, reason_code), version)
+    return data if terms is None or len(data) <= terms.maximum_packet_size else b""
 
 
 def goodbye(reason_code: int, reason: str, terms: Terms, hint: list[tuple[str, str]]) -> bytes:
-    """DISCONNECT of 5.0: with a hint when to come back, and a reason for people, if its packets may be that long."""
+    """DISCONNECT of 5.0: with a hint when to come back, and a reason for people, if its packets may be that long;
+    nothing if not even the code fits."""
     # [MQTT-3.14.2-2]
     said = [Properties(reason_string=reason, user_properties=hint)]
     if hint:
@@ -112,7 +142,8 @@ def goodbye(reason_code: int, reason: str, terms: Terms, hint: list[tuple[str, s
         data = encode(Disconnect(reason_code, properties), V5)
         if len(data) <= terms.maximum_packet_size:  # [MQTT-3.14.2-3] [MQTT-3.14.2-4]
             return data
-    return encode(Disconnect(reason_code), V5)
+    data = encode(Disconnect(reason_code), V5)
+    return data if len(data) <= terms.maximum_packet_size else b""
 
 
 def will_of(connect: Connect) -> StoredWill | None:

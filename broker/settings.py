@@ -38,7 +38,8 @@ class BrokerSettings:
     one address."""
 
     server_keep_alive: int | None = None
-    """Seconds; replaces the keep alive a 5.0 client asked for [MQTT-3.1.2-21]. None: the client's own."""
+    """Seconds that the keep alive of a 5.0 client is at most; one that asks for more, or for none, is told
+    [MQTT-3.1.2-21]. A 3.1.1 client cannot be told and has its own. None or 0: no limit."""
     keep_alive_grace: float = 1.5
     """Times the keep alive without a packet until the connection is closed [MQTT-3.1.2-22]."""
     ack_timeout: float = 300.0

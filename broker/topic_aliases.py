@@ -45,14 +45,17 @@ class OutboundAliases:
         """Never more than the client has said it takes [MQTT-3.1.2-26] [MQTT-3.1.2-27]."""
         self._aliases: dict[str, int] = {}
 
-    def shorten(self, topic: str, encoded_topic: bytes, properties: bytes) -> tuple[bytes, bytes]:
-        """Topic and properties as they go on the wire. The packet has to be the next that is written, or `forget`."""
+    def shorten(
+        self, topic: str, encoded_topic: bytes, properties: bytes, *, may_define: bool = True
+    ) -> tuple[bytes, bytes]:
+        """Topic and properties as they go on the wire. If the packet may define an alias, it has to be the next that is
+        written, or `forget`; one that waits for the store may only use what is defined."""
         alias = self._aliases.get(topic)
         if alias is not None:
             return b"", properties + ALIAS_PROPERTY + alias.to_bytes(2, "big")
         alias = len(self._aliases) + 1
         # [MQTT-3.3.2-11]
-        if alias > self._maximum:
+        if alias > self._maximum or not may_define:
             return encoded_topic, properties
         self._aliases[topic] = alias
         return encoded_topic, properties + ALIAS_PROPERTY + alias.to_bytes(2, "big")

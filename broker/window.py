@@ -212,9 +212,13 @@ class InflightWindow:
             return False
         packet_id = known if known is not None else self._free_packet_id()
         flags = DUP if known is not None else 0
-        data = encode_publish(message.topic.encode(), message.body.payload, 2, packet_id, flags, properties)
+        topic = message.topic
+        encoded_topic = self.posted_topic_bytes
+        if properties is not None and self.aliases is not None:
+            encoded_topic, properties = self.aliases.shorten(topic, encoded_topic, properties, may_define=False)
+        data = encode_publish(encoded_topic, message.body.payload, 2, packet_id, flags, properties)
         if len(data) > self.packet_limit:
-            return self._too_large(message.topic, handle)
+            return self._too_large(topic, handle)
         if known is not None:
             self._repeat(self.inflight[known], data)
             return True
@@ -468,8 +472,7 @@ class InflightWindow:
         """Room and socket are there."""
         environment = self.environment
         packet_id = self._free_packet_id() if copy.qos else 0
-        # A PUBLISH that waits for the store must not be the one that defines an alias.
-        aliases = self.aliases if copy.qos < 2 else None
+        aliases = self.aliases
         data = render(copy, packet_id, 0, self.version, environment.clock, aliases)
         if len(data) > self.packet_limit:
             # Discarded as if it had been acknowledged [MQTT-3.1.2-25].

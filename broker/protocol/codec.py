@@ -35,6 +35,8 @@ from broker.protocol.packets import (
     DISCONNECT_FROM_CLIENT_ONLY,
     DISCONNECT_FROM_SERVER_ONLY,
     REASON_CODES,
+    SPOKEN_AS,
+    V3_1,
     V3_1_1,
     V5,
     Auth,
@@ -488,11 +490,14 @@ def _plain_connect(data: bytes, position: int, end: int) -> Connect | None:
 def _decode_connect(reader: _Reader) -> Connect:
     name = reader.binary()
     level = reader.byte()
-    if name != b"MQTT" or level not in (V3_1_1, V5):
-        # [MQTT-3.1.2-1], [MQTT-3.1.2-2]; MQIsdp, level 3, is MQTT 3.1.
-        # [3.1.1: MQTT-3.1.2-1] [3.1.1: MQTT-3.1.2-2]
+    spoken = SPOKEN_AS.get((name, level))
+    if spoken is None:
+        # Later ones understand 5.0 rather than 3.1.1. The highest bit is that of mosquitto's bridges.
+        if name == b"MQTT" and level & 0x7F >= V5:
+            reader.version = V5
+        # [MQTT-3.1.2-1] [MQTT-3.1.2-2] [3.1.1: MQTT-3.1.2-1] [3.1.1: MQTT-3.1.2-2]
         raise UnsupportedProtocolVersion(f"protocol level {level}")
-    reader.version = level
+    reader.version = spoken
     flags = reader.byte()
     if flags & 0x01:
         raise MalformedPacket("reserved connect flag")  # [MQTT-3.1.2-3] [3.1.1: MQTT-3.1.2-3]
@@ -502,7 +507,7 @@ def _decode_connect(reader: _Reader) -> Connect:
     # [3.1.1: MQTT-3.1.2-15]
     if will_qos == 3 or (not has_will and flags & 0x38):
         raise MalformedPacket("will flags")  # [MQTT-3.1.2-11] ff.
-    if level == V3_1_1 and flags & 0xC0 == 0x40:
+    if spoken == V3_1_1 and flags & 0xC0 == 0x40:
         raise MalformedPacket("password without user name")  # [3.1.1: MQTT-3.1.2-22]
     # [MQTT-3.1.3-1] [MQTT-3.1.3-3] [MQTT-3.1.3-4] [3.1.1: MQTT-3.1.3-1] [3.1.1: MQTT-3.1.3-3] [3.1.1: MQTT-3.1.3-4] :
     # in this order, the client identifier first.
@@ -520,8 +525,9 @@ def _decode_connect(reader: _Reader) -> Connect:
     # [MQTT-3.1.2-16] [MQTT-3.1.2-17] [MQTT-3.1.2-18] [MQTT-3.1.2-19] [MQTT-3.1.3-12] [3.1.1: MQTT-3.1.2-18]
     # [3.1.1: MQTT-3.1.2-19] [3.1.1: MQTT-3.1.2-20] [3.1.1: MQTT-3.1.2-21] [3.1.1: MQTT-3.1.3-11]: a field that has no
     # flag is left over, which is malformed.
-    username = reader.string() if flags & 0x80 else None
-    password = reader.binary() if flags & 0x40 else None
+    # In 3.1 a field may be missing in spite of its flag (3.1, chapter 3.1).
+    username = reader.string() if flags & 0x80 and (level > V3_1 or reader.position < reader.end) else None
+    password = reader.binary() if flags & 0x40 and (level > V3_1 or reader.position < reader.end) else None
     return Connect(client_id, level, bool(flags & 0x02), keep_alive, username, password, will, properties)
 
 
@@ -873,7 +879,8 @@ def _encode_connect(packet: Connect, version: int) -> bytes:
         parts.append(_put_string(packet.username))
     if packet.password is not None:
         parts.append(_put_binary(packet.password))
-    head = b"\0\x04MQTT" + bytes((version, flags)) + _U16(packet.keep_alive)
+    protocol = b"\0\6MQIsdp\3" if packet.protocol_version == V3_1 else b"\0\4MQTT" + _put_byte(version)
+    head = protocol + _put_byte(flags) + _U16(packet.keep_alive)
     return _frame(PacketType.CONNECT, head, _with_length(packet.properties, _CONNECT, version), *parts)
 
 

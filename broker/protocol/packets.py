@@ -13,10 +13,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+V3_1 = 3
+"""Protocol level byte of MQTT 3.1, whose protocol name is `MQIsdp`. After CONNECT it is spoken as 3.1.1."""
 V3_1_1 = 4
 """Protocol level byte of MQTT 3.1.1 [MQTT-3.1.2-2]."""
 V5 = 5
 """Protocol version byte of MQTT 5.0."""
+SPOKEN_AS = {(b"MQIsdp", V3_1): V3_1_1, (b"MQTT", V3_1_1): V3_1_1, (b"MQTT", V5): V5}
+"""Protocol name and level of a CONNECT to the version of all further packets."""
 
 
 class PacketType(IntEnum):

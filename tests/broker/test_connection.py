@@ -152,18 +152,21 @@ def test_garbage_is_closed_without_an_answer(data: bytes) -> None:
 @pytest.mark.parametrize(
     "connect",
     [
-        b"\x10\x0e\x00\x06MQIsdp\x03\x02\x00\x00\x00\x00",
+        b"\x10\x0e\x00\x06MQIsdp\x04\x02\x00\x00\x00\x00",
         b"\x10\x0c\x00\x04MQTT\x03\x02\x00\x00\x00\x00",
+        b"\x10\x0c\x00\x04MQTT\x84\x02\x00\x00\x00\x00",
         b"\x10\x0c\x00\x04MQTT\x06\x02\x00\x00\x00\x00",
+        b"\x10\x0c\x00\x04MQTT\x85\x02\x00\x00\x00\x00",
     ],
-    ids=["MQIsdp", "level 3", "level 6"],
+    ids=["MQIsdp 4", "level 3", "mosquitto's bridge of 3.1.1", "level 6", "mosquitto's bridge of 5.0"],
 )
 def test_a_version_we_do_not_speak_is_refused_by_its_number(connect: bytes) -> None:
-    """[MQTT-3.1.2-2]"""
+    """[MQTT-3.1.2-2]: from 5 on in the words of 5.0."""
     world = World()
     client = world.client()
     client.send_bytes(connect)
-    assert bytes(client.transport.written) in (b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00")
+    is_later = b"MQTT" in connect and connect[8] & 0x7F >= 5
+    assert bytes(client.transport.written) == (b"\x20\x03\x00\x84\x00" if is_later else b"\x20\x02\x00\x01")
     assert client.is_closed()
     assert world.broker.metrics.refused == {"unsupported_protocol_version": 1}
 
@@ -642,7 +645,7 @@ def test_a_fault_of_ours_ends_one_connection_and_raises_nothing(
 def test_the_reason_is_left_out_where_it_does_not_fit() -> None:
     """[MQTT-3.14.2-3]"""
     world = World()
-    for size, told in ((8, None), (200, "session removed")):
+    for size, told in ((16, None), (200, "session removed")):
         client = world.connect("c", V5, properties=Properties(maximum_packet_size=size))
         world.broker.remove_session("c")
         properties = client.receive(Disconnect).properties

@@ -35,15 +35,25 @@ def test_an_absent_client_identifier_is_assigned_and_told() -> None:
     assert connack_properties(connect, terms, SETTINGS).assigned_client_identifier == terms.client_id
 
 
-def test_the_servers_keep_alive_replaces_that_of_5_0_clients_only() -> None:
-    """[MQTT-3.1.2-21]: a 3.1.1 client could not be told."""
+def test_the_servers_keep_alive_caps_that_of_5_0_clients_only() -> None:
+    """[MQTT-3.1.2-21]: a 3.1.1 client could not be told. 0 is none at all."""
     settings = BrokerSettings(server_keep_alive=7)
-    for version, keep_alive, told in ((V5, 7, 7), (V3_1_1, 60, None)):
-        connect = Connect("a", version, keep_alive=60)
+    for version, asked, keep_alive, told in (
+        (V5, 60, 7, 7), (V5, 0, 7, 7), (V5, 7, 7, None), (V5, 3, 3, None), (V3_1_1, 60, 60, None), (V3_1_1, 0, 0, None),
+    ):  # fmt: skip
+        connect = Connect("a", version, keep_alive=asked)
         terms = terms_of(connect, settings)
         assert terms.keep_alive == keep_alive
         if version == V5:
             assert connack_properties(connect, terms, settings).server_keep_alive == told
+
+
+def test_without_a_cap_the_clients_keep_alive_holds() -> None:
+    for cap in (None, 0):
+        connect = Connect("a", V5, keep_alive=60)
+        terms = terms_of(connect, BrokerSettings(server_keep_alive=cap))
+        assert terms.keep_alive == 60
+        assert connack_properties(connect, terms, SETTINGS).server_keep_alive is None
 
 
 def test_limits_of_the_client_have_the_specifications_defaults() -> None:

@@ -88,6 +88,24 @@ async def test_a_method_is_agreed_on_and_named_in_all_packets() -> None:
         await client.expect(wire.PINGRESP)
 
 
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        (wire.text("jo") + wire.text("wrong"), 4),
+        (wire.text("jo") + wire.text("right"), 0),
+        (wire.text("jo"), 0),
+        (b"", 0),
+    ],
+    ids=["wrong password", "right password", "no password", "no user name"],
+)
+async def test_mqtt_3_1_hears_why_it_is_refused(fields: bytes, code: int) -> None:
+    """Not that its version is. User name and password may be missing in spite of their flags (3.1, chapter 3.1)."""
+    async with guarded() as server:
+        client = await server.client()
+        client.send(wire.packet(0x10, wire.text("MQIsdp") + b"\x03\xc2\x00\x3c" + wire.text("kiosk") + fields))
+        await client.expect(wire.connack_4(code=code))
+
+
 @pytest.mark.parametrize("method", ["OTHER", "mirror", ""])
 async def test_an_unknown_method_is_refused(method: str) -> None:
     """[MQTT-4.12.0-1]."""
@@ -95,6 +113,15 @@ async def test_an_unknown_method_is_refused(method: str) -> None:
         client = await server.client()
         client.send(wire.connect("kiosk", V5, properties=b"\x15" + wire.text(method)))
         assert (await packet(client))[2:4] == bytes((0, BAD_METHOD))
+        assert await client.rest() == b""
+
+
+async def test_a_challenge_is_no_larger_than_the_client_takes() -> None:
+    """[MQTT-3.1.2-24]: refused instead."""
+    async with guarded() as server:
+        client = await server.client()
+        client.send(wire.connect("kiosk", V5, properties=METHOD + b"\x27\x00\x00\x00\x10"))
+        assert (await packet(client))[2:4] == b"\x00\x83"
         assert await client.rest() == b""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -15,7 +16,7 @@ from tests.wire import RawClient
 
 SHUTTING_DOWN = 0x8B
 HINT = b"\x26" + wire.text("retry-after") + wire.text("1")
-SMALL = b"\x27" + struct.pack(">I", 10)
+SMALL = b"\x27" + struct.pack(">I", 16)
 """A maximum packet size that has no room for it."""
 
 
@@ -30,6 +31,49 @@ def test_a_connect_that_is_not_as_specified_is_not_accepted(party: Party, cut: i
     body = wire.connect("kiosk", party.version)[2:]
     party.connect_refused(wire.packet(0x10, body[:-cut]), MALFORMED)
     party.connect_refused(wire.packet(0x10, body + b"x"), MALFORMED)
+
+
+def test_mqtt_3_1_is_spoken_as_3_1_1(raw: Callable[[], RawClient], name: Callable[[], str]) -> None:
+    """[3.1.1: MQTT-3.1.2-1]: Paho for Java and Android falls back to it, and would hide the reason why it had to. Its
+    CONNACK has no flags, its client identifiers may be longer than 23 characters."""
+    topic, kiosk = name(), name() + "x" * 23
+    connect = wire.packet(0x10, wire.text("MQIsdp") + b"\x03\x00\x00\x3c" + wire.text(kiosk))
+    client = raw()
+    client.enter(connect)
+    client.send(wire.subscribe(1, (topic, 2)))
+    client.expect(wire.suback(1, 2))
+    client.close()
+    writer = raw()
+    writer.enter(wire.connect(name()))
+    writer.send(wire.publish(topic, b"waits", 1, 1))
+    writer.expect(wire.puback(1))
+    client = raw()
+    client.enter(connect, present=False)
+    client.expect(wire.publish(topic, b"waits", 1, 1))
+    client.send(wire.puback(1))
+    client.expect_silence()
+
+
+@pytest.mark.parametrize("limit", [1, 4, 5, 12, 13, 15, 16])
+def test_a_connack_is_no_larger_than_the_client_takes(party_5: Party, limit: int) -> None:
+    """[MQTT-3.1.2-24]: without topic aliases, if that helps; else refused, if that fits."""
+    client = party_5.raw()
+    client.send(wire.connect(party_5.name(), party_5.version, properties=b"\x27" + struct.pack(">I", limit)))
+    connack = client.read()
+    assert len(connack) <= limit
+    assert connack[2:4] == (b"\0\0" if limit >= 13 else b"\0\x83" if limit >= 5 else b"")
+    if limit >= 13:
+        assert len(connack) == (16 if limit >= 16 else 13)
+        client.expect_silence()
+    else:
+        client.expect_end()
+
+
+def test_a_suback_is_no_larger_than_the_client_takes(party_5: Party) -> None:
+    """[MQTT-3.1.2-24]: the end, by the right name."""
+    client = party_5.client(SMALL)
+    client.send(wire.subscribe(1, *((f"{number}", 0) for number in range(12)), version=party_5.version))
+    client.expect_goodbye(0x95, party_5.version)
 
 
 def test_clean_start_discards_what_was_there(party: Party) -> None:
@@ -275,7 +319,7 @@ def test_problem_information_is_not_sent_where_it_is_not_wanted(party_5: Party) 
 def test_limits_are_the_servers_to_keep_for_a_client_with_a_small_packet_size(party_5: Party) -> None:
     """[MQTT-3.14.2-3] [MQTT-3.14.4-1] [MQTT-3.14.4-2]: the reason string is left out, then nothing more is said."""
     client = party_5.raw()
-    client.enter(wire.connect(party_5.name(), 5, properties=b"\x27" + struct.pack(">I", 10)))
+    client.enter(wire.connect(party_5.name(), 5, properties=SMALL))
     client.send(b"\xf1\x00", wire.PINGREQ)
     client.expect(b"\xe0\x01\x81")
     client.expect_end()

@@ -34,6 +34,8 @@ def told(properties: Properties | None, name: str) -> Any:
 
 def test_the_server_tells_its_limits_and_its_keep_alive(general_broker: BrokerProcess, name: Name) -> None:
     with PahoClient(general_broker.port, name(), keep_alive=10) as client:
+        assert told(client.told, "ServerKeepAlive") is None
+    with PahoClient(general_broker.port, name(), keep_alive=600) as client:
         assert told(client.told, "ServerKeepAlive") == 60
         assert told(client.told, "ReceiveMaximum") == 1_024
         assert told(client.told, "TopicAliasMaximum") == 16

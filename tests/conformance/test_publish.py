@@ -277,6 +277,26 @@ def test_the_server_uses_no_more_aliases_than_the_client_takes(party_5: Party) -
     )
 
 
+def test_a_defined_alias_serves_qos_2_as_well(party_5: Party) -> None:
+    """A message that waits for the store defines none, but it may use one."""
+    topic, kiosk = party_5.name(), party_5.name()
+    reader = party_5.durable(kiosk, properties=b"\x22\x00\x02")
+    party_5.subscribe(reader, (topic, 2))
+    for payload, qos in ((b"1", 2), (b"2", 0), (b"3", 2), (b"4", 1)):
+        party_5.say(topic, payload, qos)
+    reader.expect(
+        party_5.publish(topic, b"1", 2, 1),
+        party_5.publish(topic, b"2", properties=alias(1)),
+        party_5.publish("", b"3", 2, 2, properties=alias(1)),
+        party_5.publish("", b"4", 1, 3, properties=alias(1)),
+    )
+    reader.close()
+    party_5.durable(kiosk, present=True).expect(
+        *(party_5.publish(topic, payload, qos, number, dup=True) for payload, qos, number in
+          ((b"1", 2, 1), (b"3", 2, 2), (b"4", 1, 3)))
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("properties", [b"", b"\x22\x00\x00"])
 def test_without_a_maximum_the_server_uses_no_alias(party_5: Party, properties: bytes) -> None:
     """[MQTT-3.1.2-27]."""

@@ -159,11 +159,13 @@ def test_an_error_in_connect_is_answered_in_its_own_version() -> None:
     assert decoder.version == V5
 
 
-def test_an_unknown_version_is_answered_in_the_oldest() -> None:
+@pytest.mark.parametrize(("level", "version"), [("03", V3_1_1), ("06", V5), ("7f", V5), ("84", V3_1_1), ("85", V5)])
+def test_an_unknown_version_is_answered_in_the_nearest(level: str, version: int) -> None:
+    """The highest bit is that of mosquitto's bridges."""
     decoder = Decoder(Heard())
     with pytest.raises(UnsupportedProtocolVersion):
-        decoder.feed(wire("10 0d", "0004", b"MQTT", "06", "02", "003c", "0001", b"a"))
-    assert decoder.version == V3_1_1
+        decoder.feed(wire("10 0d", "0004", b"MQTT", level, "02", "003c", "0001", b"a"))
+    assert decoder.version == version
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from broker.protocol.errors import (
     UnsupportedProtocolVersion,
 )
 from broker.protocol.packets import (
+    V3_1,
     V3_1_1,
     V5,
     Auth,
@@ -101,6 +102,12 @@ CONNECT_5 = wire(
 _CONNECTS = [
     Vector("CONNECT", V3_1_1, CONNECT_3_1_1, Connect("a", V3_1_1, True, 60)),
     Vector("CONNECT", V5, CONNECT_5, Connect("a", V5, True, 60)),
+    Vector(
+        "CONNECT of MQTT 3.1",
+        V3_1_1,
+        wire("10 16", "0006", b"MQIsdp", "03", "c0", "003c", "0001", b"a", "0002", b"jo", "0001", b"x"),
+        Connect("a", V3_1, False, 60, "jo", b"x"),
+    ),
     Vector(
         "CONNECT with user name and password",
         V3_1_1,
@@ -551,8 +558,8 @@ _OPENINGS = [
     ),
     *_all_refuse("MQTT-3.1.2-2: level 6", _connect("0d", "06", "02", "0001", b"a"), UnsupportedProtocolVersion),
     *_all_refuse(
-        "MQTT-3.1.2-2: MQTT 3.1",
-        wire("10 0f", "0006", b"MQIsdp", "03", "02", "003c", "0001", b"a"),
+        "MQTT-3.1.2-2: MQIsdp has level 3",
+        wire("10 0f", "0006", b"MQIsdp", "04", "02", "003c", "0001", b"a"),
         UnsupportedProtocolVersion,
     ),
     *_all_refuse("MQTT-3.1.2-3: reserved flag", _connect("0d", "04", "03", "0001", b"a"), MalformedPacket),
