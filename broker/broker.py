@@ -28,6 +28,7 @@ from broker.failed_authentications import FailedAuthentications
 from broker.handshake import Terms, published_will
 from broker.message import Message
 from broker.metrics import BrokerMetrics
+from broker.packet_ids import PacketIds, range_size
 from broker.protocol.packets import ReasonCode
 from broker.retained import RetainedMessages
 from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Router
@@ -73,6 +74,8 @@ class Broker:
         environment = self.environment
         environment.now = now = environment.clock()
         state = environment.store.restore()
+        size = range_size(self.settings.max_inflight)
+        environment.packet_ids = PacketIds(environment.store.claim_packet_ids(size), size)
         messages = {key: SharedMessage(message, key) for key, message in state.messages.items()}
         environment.last_message_key = max(messages, default=0)
         for stored in state.sessions:

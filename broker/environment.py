@@ -7,6 +7,7 @@ from typing import Protocol
 
 from broker.events import BrokerEvents
 from broker.metrics import BrokerMetrics
+from broker.packet_ids import PacketIds, range_size
 from broker.session_queue import SharedMessage
 from broker.settings import BrokerSettings
 from broker.store import SessionStore
@@ -50,7 +51,7 @@ class Transport(Protocol):
 class Environment:
     """What the sessions of one broker share."""
 
-    __slots__ = ("clock", "draining", "events", "last_message_key", "metrics", "now", "settings", "store")
+    __slots__ = ("clock", "draining", "events", "last_message_key", "metrics", "now", "packet_ids", "settings", "store")
 
     def __init__(
         self,
@@ -67,6 +68,8 @@ class Environment:
         self.clock = clock
         self.now = clock()
         """Server time of the last packet or tick: fresh enough for timeouts, and free."""
+        self.packet_ids = PacketIds(1, range_size(settings.max_inflight))
+        """Of this run; set by `Broker.start`."""
         self.last_message_key = 0
         self.draining = False
         """The broker is on its way out: no session begins to send anything more."""

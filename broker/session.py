@@ -64,7 +64,8 @@ class Session(InflightWindow):
         self.aliases = OutboundAliases(alias_maximum) if alias_maximum else None
         self.packet_limit = packet_limit
         # [MQTT-4.9.0-1]
-        self.window = min(receive_maximum, self.environment.settings.max_inflight)
+        environment = self.environment
+        self.window = min(receive_maximum, environment.settings.max_inflight, environment.packet_ids.window)
         self.expires_at = None
 
     def leave(self, now: float) -> None:
@@ -216,7 +217,6 @@ class Session(InflightWindow):
         if row.handle is None and copy is None and phase == PUBREC_DUE:
             phase = ABANDONED  # only the identifier is left, which the client may remember
         self.inflight[row.packet_id] = Inflight(row.handle, phase, row.packet_id, 0.0, row.sequence, copy)
-        self.next_packet_id = row.packet_id % 65_535 + 1
         if row.handle is not None:
             if self.packet_of_handle is None:
                 self.packet_of_handle = {}

@@ -25,12 +25,14 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from broker import sqlite_tables
 from broker.message import Message
+from broker.packet_ids import LAST_PACKET_ID
 from broker.sqlite_file import connect
-from broker.sqlite_tables import SCHEMA, SCHEMA_VERSION, Group, SessionChanges
+from broker.sqlite_tables import SCHEMA, SCHEMA_VERSION, UPGRADES, Group, SessionChanges
 from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,8 @@ class SqliteStore:
         self._hand_over: asyncio.Handle | None = None
         self._hurried = False
         self._closing = False
+        self._unused_from: int | None = None
+        """Where the packet identifiers of this run begin, as long as no session can have been sent any."""
         self._idle: asyncio.Future[None] | None = None
         self._groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
         self._stop_retrying = threading.Event()
@@ -81,7 +85,26 @@ class SqliteStore:
     def restore(self) -> StoredState:
         return sqlite_tables.restore(self._connection)
 
+    def claim_packet_ids(self, size: int) -> int:
+        before = sqlite_tables.next_packet_id(self._connection)
+        first = before if before + size - 1 <= LAST_PACKET_ID else 1
+        following = first + size
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            sqlite_tables.set_next_packet_id(self._connection, following)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:  # a start needs no space
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            logger.error("the packet identifiers of this run cannot be reserved yet, trying again: %s", error)
+            self._changed()
+            self._gathering.next_packet_id = following
+        else:
+            self._unused_from = before
+        return first
+
     def save_session(self, session: StoredSession) -> None:
+        self._unused_from = None
         # A snapshot: the will's due time changes under the same object.
         will = session.will
         row = (session.principal, session.expiry_interval, session.expires_at)
@@ -169,6 +192,9 @@ class SqliteStore:
             await self._idle
         self._groups.put(None)
         self._writer.join()
+        if self._unused_from is not None:  # a start that fails, again and again, must not come round to ranges in use
+            with suppress(sqlite3.Error):
+                sqlite_tables.set_next_packet_id(self._connection, self._unused_from)
         self._connection.close()
         os.close(self._lock)
 
@@ -270,6 +296,18 @@ class SqliteStore:
         return None
 
 
+def void_sessions(path: Path) -> None:
+    """Make a copy of the file from an earlier time, a restored backup, fit to go on with: without its sessions.
+
+    Clients have gone on since then: they hold identifiers of messages that the copy has never heard of, and would take
+    new messages under them for repetitions. Told that there is no session, they drop what they hold [MQTT-3.2.2-5].
+    Raises StoreTooNew, sqlite3.Error.
+    """
+    with closing(_open(path)) as connection:
+        sqlite_tables.void_sessions(connection)
+        connection.execute("PRAGMA journal_mode=DELETE")  # the file stands alone again
+
+
 def _lock(path: Path) -> int:
     """An open descriptor with the lock: the kernel lets go of it when the process ends, however it ends."""
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -298,6 +336,10 @@ def _open(path: Path) -> sqlite3.Connection:
         if not version:
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
             _sync_directory(path.parent)
+        else:
+            for older in range(version, SCHEMA_VERSION):
+                upgrade = f"{UPGRADES[older]} PRAGMA user_version={older + 1}"
+                connection.executescript(f"BEGIN IMMEDIATE; {upgrade}; COMMIT")
     except BaseException:
         connection.close()
         raise

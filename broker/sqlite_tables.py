@@ -20,10 +20,11 @@ from dataclasses import fields
 from typing import Any
 
 from broker.message import Body, Message
+from broker.packet_ids import LAST_PACKET_ID
 from broker.protocol.packets import Properties
 from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription, StoredWill
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROWS_PER_STATEMENT = 500
 """Building the JSON array holds the interpreter lock: about 0.3 ms for this many rows."""
 BYTES_PER_STATEMENT = 8 * 1024 * 1024
@@ -53,8 +54,12 @@ CREATE TABLE message (
 CREATE TABLE retained (
     topic TEXT PRIMARY KEY, payload BLOB NOT NULL, qos INTEGER NOT NULL, properties TEXT, expires_at INTEGER
 );
-CREATE TABLE server (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), time INTEGER NOT NULL);
+CREATE TABLE server (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1), time INTEGER NOT NULL, next_packet_id INTEGER NOT NULL DEFAULT 1
+);
 """
+UPGRADES = {1: "ALTER TABLE server ADD COLUMN next_packet_id INTEGER NOT NULL DEFAULT 1;"}
+"""What makes the next version of a file of this one."""
 
 
 class SessionChanges:
@@ -71,7 +76,7 @@ class SessionChanges:
 
 
 class Group:
-    __slots__ = ("callbacks", "changed", "messages", "retained", "sessions", "time")
+    __slots__ = ("callbacks", "changed", "messages", "next_packet_id", "retained", "sessions", "time")
 
     def __init__(self) -> None:
         self.changed = False
@@ -79,6 +84,7 @@ class Group:
         self.messages: dict[int, Message | None] = {}
         self.retained: dict[str, Message | None] = {}
         self.time: float | None = None
+        self.next_packet_id: int | None = None
         self.callbacks: list[Callable[[], None]] = []
 
 
@@ -115,7 +121,35 @@ def apply(connection: sqlite3.Connection, group: Group) -> None:
         ],
     )
     if group.time is not None:
-        connection.execute("INSERT OR REPLACE INTO server VALUES (1, ?)", (microseconds(group.time),))
+        connection.execute(
+            "INSERT INTO server (only_row, time) VALUES (1, ?) ON CONFLICT DO UPDATE SET time = excluded.time",
+            (microseconds(group.time),),
+        )
+    if group.next_packet_id is not None:
+        set_next_packet_id(connection, group.next_packet_id)
+
+
+def set_next_packet_id(connection: sqlite3.Connection, packet_id: int) -> None:
+    connection.execute(
+        "INSERT INTO server (only_row, time, next_packet_id) VALUES (1, 0, ?)"
+        " ON CONFLICT DO UPDATE SET next_packet_id = excluded.next_packet_id",
+        (packet_id,),
+    )
+
+
+def next_packet_id(connection: sqlite3.Connection) -> int:
+    """Where the range of the next run begins."""
+    row = connection.execute("SELECT next_packet_id FROM server").fetchone()
+    return 1 if row is None else int(row[0])
+
+
+def void_sessions(connection: sqlite3.Connection) -> None:
+    """Forget every session of an earlier time, and leave the identifiers of the runs since then alone."""
+    connection.execute("BEGIN IMMEDIATE")
+    for table in ("session", "subscription", "outbound", "received", "message"):
+        connection.execute(f"DELETE FROM {table}")
+    set_next_packet_id(connection, (next_packet_id(connection) + LAST_PACKET_ID // 2) % LAST_PACKET_ID + 1)
+    connection.execute("COMMIT")
 
 
 def _apply_sessions(connection: sqlite3.Connection, sessions: dict[str, SessionChanges]) -> None:

@@ -79,6 +79,10 @@ class SessionStore(Protocol):
     def restore(self) -> StoredState:
         """Everything stored. Called once, before any other call."""
 
+    def claim_packet_ids(self, size: int) -> int:
+        """The first of `size` packet identifiers that none of the last runs has used. Called once, after `restore`; on
+        disk when it returns, unless the disk refuses."""
+
     def save_session(self, session: StoredSession) -> None:
         """Insert or update the session's own facts (not its lists; the will is included)."""
 
@@ -115,6 +119,9 @@ class MemoryStore:
 
     def restore(self) -> StoredState:
         return StoredState()
+
+    def claim_packet_ids(self, size: int) -> int:
+        return 1  # nothing of an earlier run is ever resumed
 
     def save_session(self, session: StoredSession) -> None: ...
 

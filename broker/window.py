@@ -9,7 +9,9 @@ Laws
    sent, inflight not yet re-sent, socket full). The hot path asks nothing else.
 4. Exactly once needs the disk: of a durable session, PUBLISH of QoS 2 leaves after its identifier is stored, and PUBREL
    after PUBREC is. QoS 1 never waits.
-5. An acknowledgement that comes twice, late or for nothing changes nothing: no outcome, no place in the window. Clients
+5. A new message gets a packet identifier of this run's range, so that what a client acknowledges late, of an earlier
+   run, acknowledges nothing else (`packet_ids`).
+6. An acknowledgement that comes twice, late or for nothing changes nothing: no outcome, no place in the window. Clients
    that acknowledge by hand send them after every lost connection. It is counted, and answered where a packet has to be.
 
 The gate over a connection's life:
@@ -45,8 +47,7 @@ from broker.topic_aliases import OutboundAliases
 
 DUP = 0x08
 _PACKET_ID = Struct(">H").pack
-LAST_PACKET_ID = 65_535
-NEVER = LAST_PACKET_ID + 1  # more room than any window has
+NEVER = 65_536  # more room than any window has
 
 
 class InflightWindow:
@@ -102,7 +103,7 @@ class InflightWindow:
         """QoS 2 deliveries only: `forget` names them by handle."""
         self.queue: SessionQueue | None = None
         self.sequence = 0  # last row number in the store
-        self.next_packet_id = 1
+        self.next_packet_id = environment.packet_ids.first
 
         self.connection: SessionConnection | None = None
         self.version = 0
@@ -154,14 +155,15 @@ class InflightWindow:
         if qos == 1:
             room = self.room
             # [MQTT-3.3.4-9] [MQTT-4.9.0-2]
-            if room <= 0 or self.barriers:
+            inflight = self.inflight
+            if room <= 0 or self.barriers or len(inflight) >= environment.packet_ids.most_inflight:
                 self._ask_for_room()
                 return False
-            inflight = self.inflight
             packet_id = self.next_packet_id
+            packet_ids = environment.packet_ids
             # [MQTT-2.2.1-4] [MQTT-4.3.2-1] [3.1.1: MQTT-2.3.1-4]
             while packet_id in inflight:
-                packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
+                packet_id = packet_id + 1 if packet_id < packet_ids.last else packet_ids.first
             if properties is None:
                 length = len(encoded_topic)
                 head = body.heads.get(length)
@@ -173,7 +175,7 @@ class InflightWindow:
             size = len(data)
             if size > self.packet_limit:
                 return self._too_large(topic, handle)
-            self.next_packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
+            self.next_packet_id = packet_id + 1 if packet_id < packet_ids.last else packet_ids.first
             entry = self.spare
             if entry is None:
                 inflight[packet_id] = Inflight(handle, PUBACK_DUE, packet_id, environment.now, 0, None)
@@ -207,7 +209,7 @@ class InflightWindow:
         known = self.packet_of_handle.get(handle)
         if known is not None and self.inflight[known].phase != POSTPONED:
             return True  # the client has answered PUBREC meanwhile: it needs nothing but the rest of the handshake
-        if self.room <= 0:
+        if self.room <= 0 or (known is None and not self._has_place()):
             self._ask_for_room()
             return False
         packet_id = known if known is not None else self._free_packet_id()
@@ -292,6 +294,8 @@ class InflightWindow:
         entry = self.inflight[packet_id]
         if entry.phase == FORGET_DUE:
             self._remove(entry)
+            if self.wanted_room or self.queue is not None:
+                self.pump()  # who waits may have waited for this identifier
         elif _can_be_lost(entry):
             self._drop(entry)
         else:
@@ -309,6 +313,7 @@ class InflightWindow:
     def _ask_for_room(self) -> None:
         # Without a connection nobody has to ask: `ready` is said after CONNECT.
         if self.resumed and not self.wanted_room:
+            self.environment.metrics.out_of_packet_ids += self.room > 0 and not self._has_place()
             self.wanted_room = 1 if self.barriers else (self.window + 1) // 2
             self.wake_at = min(self.wake_at, self.wanted_room)
 
@@ -455,7 +460,7 @@ class InflightWindow:
             self.environment.metrics.dropped_queue_full += 1
 
     def _may_send(self, qos: int) -> bool:
-        free = self.write is not None and self.queue is None and (not qos or self.room > 0)
+        free = self.write is not None and self.queue is None and (not qos or self._has_place())
         return free and (qos == 2 or not self.barriers)
 
     def _append(self, copy: MessageCopy) -> None:
@@ -528,6 +533,14 @@ class InflightWindow:
         """CONNACK has left. Ask which inflight deliveries are still worth sending, then go on in `_judged`."""
         connection = self.connection
         assert connection is not None, "started by its connection"
+        ask = partial(self._ask_what_to_resend, connection)
+        # A connection may have ended before an identifier was on disk: no PUBLISH leaves before it is.
+        unstored = any(entry.phase == BARRIER_DUE and entry.sequence for entry in self.inflight.values())
+        self.environment.store.barrier(ask) if unstored else ask()
+
+    def _ask_what_to_resend(self, connection: SessionConnection) -> None:
+        if self.connection is not connection:
+            return
         unsettled = [e for e in self.inflight.values() if e.handle is not None and _can_be_lost(e)]
         if unsettled:
             handles = [entry.handle for entry in unsettled if entry.handle is not None]
@@ -583,6 +596,7 @@ class InflightWindow:
         self.write = connection.send
         is_open = self._send_queued()
         wanted = self.wanted_room
+        is_open = is_open and self._has_place()
         if wanted and self.room >= wanted and is_open and self.subscriptions and not self.barriers:
             self.wanted_room = 0
             self.wake_at = 1 if self.queue is not None else NEVER
@@ -653,7 +667,7 @@ class InflightWindow:
                     self._too_large(message.topic, handle)
                 continue
             if entry.phase == BARRIER_DUE:
-                entry.phase = PUBREC_DUE  # CONNACK has waited for a later barrier than this entry's own
+                entry.phase = PUBREC_DUE  # `start` has waited for a later barrier than this entry's own
             self.room -= 1
             connection.send(data)
             self._count(data)
@@ -666,7 +680,7 @@ class InflightWindow:
         environment = self.environment
         while queue and self.write is not None:
             copy = queue.first()
-            if (copy.qos and self.room <= 0) or (copy.qos < 2 and self.barriers):
+            if (copy.qos and not self._has_place()) or (copy.qos < 2 and self.barriers):
                 break
             queue.pop_first()
             if copy.has_expired(environment.now):
@@ -681,13 +695,13 @@ class InflightWindow:
 
     # -- entries, rows and bytes --------------------------------------------------------------------------------------
 
+    def _has_place(self) -> bool:
+        """One of the window, and an identifier: many that have one take no place of the window."""
+        return self.room > 0 and len(self.inflight) < self.environment.packet_ids.most_inflight
+
     def _free_packet_id(self) -> int:
-        """Not used by any entry [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1]. There is one: the window
-        is far smaller than the identifiers."""
-        packet_id = self.next_packet_id
-        while packet_id in self.inflight:
-            packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
-        self.next_packet_id = packet_id + 1 if packet_id < LAST_PACKET_ID else 1
+        """Not used by any entry [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1]; `_has_place` says that there is one."""
+        packet_id, self.next_packet_id = self.environment.packet_ids.find_free(self.next_packet_id, self.inflight)
         return packet_id
 
     def _next_sequence(self) -> int:

@@ -9,7 +9,9 @@ Laws
    carries sizes, SHA-256 sums, schema and row counts, which `restore` checks again before it touches the directory.
 4. The ids of events are never used twice: a restored ledger goes on with higher ones than the server can have given
    since the backup, so that whoever follows events comes back with the last id it had, and misses none of the new.
-5. A backup holds the admin key, the fleet CA's key and every device's facts: mode 0600 from its first byte.
+5. A restored server knows no session: devices have gone on since the backup, and hold packet identifiers of messages
+   that it has never heard of. It answers them without session present, so that both sides begin anew.
+6. A backup holds the admin key, the fleet CA's key and every device's facts: mode 0600 from its first byte.
 
 The archive is a plain tar (gzip if the name ends in `.gz` or `.tgz`): `manifest.json`, the databases, `admin.key`, what
 pushes refer to (`attachments`, by the rows of the copied database), and the fleet CA with the server's certificate:
@@ -38,6 +40,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from broker.sqlite_file import connect
+from broker.sqlite_store import StoreTooNew, void_sessions
 from gateway.data_directory import (
     ATTACHMENTS_DIR,
     BROKER,
@@ -228,6 +231,7 @@ def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
                 "there into a folder of its own"
             )
         number_events_anew(staging / LEDGER)
+        void_sessions_of(staging / BROKER)
         if present:
             aside = data_dir / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
             aside.mkdir(mode=0o700)
@@ -241,6 +245,16 @@ def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
         for folder in {(data_dir / stored.name).parent for stored in manifest.files}:
             sync_directory(folder)
     return manifest
+
+
+def void_sessions_of(broker: Path) -> None:
+    """See law 5. Raises BackupError."""
+    if not broker.exists():
+        return
+    try:
+        void_sessions(broker)
+    except StoreTooNew as error:
+        raise BackupError(f"the backup was made by a later version: {error}; restore it with that one") from None
 
 
 def number_events_anew(ledger: Path) -> None:

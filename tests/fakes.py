@@ -79,6 +79,7 @@ class FakeStore:
 
     def __init__(self, state: StoredState | None = None) -> None:
         self.held = False
+        self.next_packet_id = 1
         self.state = state or StoredState()
         self.log: list[tuple[str, Any]] = []
         """Names and arguments of all calls that change something, in order."""
@@ -88,7 +89,9 @@ class FakeStore:
     def crashed(self) -> FakeStore:
         """What another process would find."""
         sessions = deepcopy(list(self._sessions.values()))
-        return FakeStore(StoredState(sessions, dict(self.state.messages), list(self.state.retained)))
+        store = FakeStore(StoredState(sessions, dict(self.state.messages), list(self.state.retained)))
+        store.next_packet_id = self.next_packet_id
+        return store
 
     def commit(self, barriers: int | None = None) -> None:
         """Write what is pending, or only up to the next so many barriers."""
@@ -100,6 +103,11 @@ class FakeStore:
 
     def restore(self) -> StoredState:
         return deepcopy(self.state)
+
+    def claim_packet_ids(self, size: int) -> int:
+        first = self.next_packet_id if self.next_packet_id + size - 1 <= 65_535 else 1
+        self.next_packet_id = first + size
+        return first
 
     def barrier(self, callback: Callable[[], None]) -> None:
         def step() -> None:

@@ -32,7 +32,7 @@ IO_MODULES = {
     "ssl", "subprocess", "threading", "time", "uvloop",
 }  # fmt: skip
 
-MAY_IMPORT_BROKER = ("gateway.delivery.engine", "gateway.auth", "gateway.app", "gateway.doors")
+MAY_IMPORT_BROKER = ("gateway.delivery.engine", "gateway.auth", "gateway.app", "gateway.backup", "gateway.doors")
 OPEN_TO_THE_GATEWAY = ("broker.clock", "broker.sqlite_file")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
 
@@ -65,7 +65,7 @@ MODULE_LINES = 600
 LONGER_BY_DESIGN = {
     "broker.protocol.codec": 980,
     "broker.connection": 680,
-    "broker.window": 740,
+    "broker.window": 755,
     "gateway.delivery.ledger": 760,
 }
 """The codec: both versions and both directions of the wire in one sitting. The ledger: every statement that changes the

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from broker import sqlite_store, sqlite_tables
 from broker.message import Body, Message
 from broker.protocol.packets import Properties
-from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
+from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew, void_sessions
 from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription, StoredWill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -408,6 +409,95 @@ async def test_remembers_the_latest_server_time(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "broker.db", loop)
     assert store.last_time() == 1_234.5
     await store.close()
+
+
+def claimed(path: Path, size: int, used: bool = True) -> int:
+    """What a run gets; `used`: a session was saved in it."""
+
+    async def run(store: SqliteStore) -> int:
+        first = store.claim_packet_ids(size)
+        if used:
+            store.save_session(StoredSession("kiosk-1", "kiosk-1", 0, None))
+        return first
+
+    return with_store(path, run)
+
+
+def test_each_run_gets_other_packet_identifiers(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    assert [claimed(path, 2_048) for _ in range(3)] == [1, 2_049, 4_097]
+    assert claimed(path, 30_000) == 6_145, "with other settings, too"
+    assert [claimed(path, 30_000) for _ in range(2)] == [1, 30_001]
+    assert claimed(path, 10_000) == 1, "round the end, if they would pass it"
+
+
+def test_a_run_that_began_no_session_uses_up_no_packet_identifiers(tmp_path: Path) -> None:
+    """A service manager may start a server again and again that cannot listen."""
+    path = tmp_path / "broker.db"
+    first = claimed(path, 2_048)
+    assert {claimed(path, 2_048, used=False) for _ in range(100)} == {first + 2_048}
+
+
+async def test_packet_identifiers_are_on_disk_before_anything_else(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "broker.db", asyncio.get_running_loop())
+    assert store.claim_packet_ids(2_048) == 1
+    with closing(sqlite3.connect(tmp_path / "broker.db")) as other:
+        assert other.execute("SELECT next_packet_id FROM server").fetchall() == [(2_049,)]
+    store.keep_time(lambda: 7.0)
+    store.save_received("kiosk-1", 1)
+    await on_disk(store)
+    with closing(sqlite3.connect(tmp_path / "broker.db")) as other:
+        assert other.execute("SELECT time, next_packet_id FROM server").fetchall() == [(7_000_000, 2_049)]
+    await store.close()
+
+
+async def test_a_start_needs_no_space_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_path = tmp_path / "broker.db"
+    set_next = sqlite_tables.set_next_packet_id
+    monkeypatch.setattr(sqlite_store, "RETRY_AFTER", 0.01)
+
+    def full(connection: sqlite3.Connection, packet_id: int) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite_tables, "set_next_packet_id", full)
+    store = SqliteStore(with_path, asyncio.get_running_loop())
+    assert store.claim_packet_ids(2_048) == 1
+    monkeypatch.setattr(sqlite_tables, "set_next_packet_id", set_next)
+    await on_disk(store)
+    with closing(sqlite3.connect(with_path)) as other:
+        assert other.execute("SELECT next_packet_id FROM server").fetchall() == [(2_049,)]
+    await store.close()
+
+
+def test_a_file_of_version_1_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    claimed(path, 2_048)
+    with closing(sqlite3.connect(path)) as older:
+        older.executescript("ALTER TABLE server DROP COLUMN next_packet_id; PRAGMA user_version = 1;")
+    assert claimed(path, 2_048) == 1
+    assert claimed(path, 2_048) == 2_049
+    assert set(restored(path)["sessions"]) == {"kiosk-1"}
+
+
+def test_a_copy_of_an_earlier_time_goes_on_without_its_sessions(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+
+    async def fill(store: SqliteStore) -> int:
+        store.save_session(StoredSession("kiosk-1", "kiosk-1", 100, None))
+        store.save_subscription("kiosk-1", StoredSubscription("a", 2))
+        store.save_message(1, Message("a", Body(b"queued")))
+        store.save_outbound("kiosk-1", StoredOutbound(1, 1, None, 2, 3))
+        store.save_received("kiosk-1", 5)
+        store.save_retained(Message("b", Body(b"kept"), retain=True))
+        return store.claim_packet_ids(2_048)
+
+    with_store(path, fill)
+    void_sessions(path)
+    assert not path.with_name("broker.db-wal").exists(), "it stands alone"
+    state = restored(path)
+    assert state["sessions"] == state["messages"] == {}
+    assert set(state["retained"]) == {"b"}
+    assert 30_000 < claimed(path, 2_048) < 40_000, "far from what the runs since then may have used"
 
 
 def read_packet_ids(path: Path) -> list[int]:
