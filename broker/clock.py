@@ -1,16 +1,31 @@
-"""The one place that reads time: server time, which never goes back.
+"""The one place that reads time: server time, which never goes back, does not jump and does not stop in suspend.
 
-Server time = max(wall clock at start, last stored time) + monotonic clock since then. So a wall clock that jumps while
-the server runs changes nothing, and one that was set back between two runs neither revives nor kills anything: the
-second run starts where the first had stored that it was. `speed` makes it pass faster, for simulations.
+Server time = where it began + CLOCK_BOOTTIME since then. Where it began is the wall clock at the first start after the
+machine's boot, or the last stored time if that is later. A server that starts again under the same boot goes on by
+`boot_origin`, so that the time it was down counts exactly, whatever the wall clock says. So a wall clock that jumps
+changes nothing, one that was set back between two runs neither revives nor kills anything, and a machine that was
+suspended for an hour is an hour older when it wakes. `speed` makes time pass faster, for simulations.
 
-The price: after the wall clock was set right, server time stays off by the old error until the next start (set
-forward) or until real time has caught up (set back). Deadlines here are distances, and those stay exact.
+Lifetimes are distances on this clock. What a person reads and what other machines verify has to follow the wall clock;
+the gateway adds what is between the two when it shows a time (`gateway/timestamps.py`).
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux has it; elsewhere the monotonic clock, which may stop in suspend."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str | None:
+    """A name for the present boot of this machine; None where the system has none."""
+    try:
+        return _BOOT_ID.read_text().strip() or None
+    except OSError:
+        return None
 
 
 class ServerClock:
@@ -18,15 +33,22 @@ class ServerClock:
 
     __slots__ = ("_origin", "_speed", "_started")
 
-    def __init__(self, last_stored: float = 0.0, speed: float = 1.0) -> None:
-        """`last_stored`: the latest server time that an earlier run left on disk; 0 when there was none."""
+    def __init__(self, last_stored: float = 0.0, speed: float = 1.0, boot_origin: float | None = None) -> None:
+        """`last_stored`: the latest server time that an earlier run left on disk; 0 when there was none.
+        `boot_origin`: that of an earlier run under the same boot."""
         if speed <= 0:
             raise ValueError(f"the clock's speed must be above 0, not {speed}")
-        self._origin = max(time.time(), last_stored)
+        self._started = time.clock_gettime(_BOOTTIME)
+        began = time.time() if boot_origin is None else boot_origin + self._started
+        self._origin = max(began, last_stored)
         self._speed = speed
-        self._started = time.monotonic()
 
     def now(self) -> float:
-        return self._origin + (time.monotonic() - self._started) * self._speed
+        return self._origin + (time.clock_gettime(_BOOTTIME) - self._started) * self._speed
 
     __call__ = now
+
+    @property
+    def boot_origin(self) -> float:
+        """Server time at the machine's boot, at speed 1: what a later run under the same boot goes on from."""
+        return self._origin - self._started

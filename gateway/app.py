@@ -73,6 +73,8 @@ from gateway.program import PROGRAM
 from gateway.settings import Settings
 from gateway.store.database import Database, StorageFull
 from gateway.store.migrations import SchemaTooNew
+from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
+from gateway.timestamps import wall_time
 
 log = logging.getLogger(__name__)
 
@@ -232,6 +234,8 @@ class Stored:
     """Server time in seconds, for the broker."""
     milliseconds: Callable[[], int]
     """The same for the gateway."""
+    wall_clock: WallClock | None
+    """None: the clock runs faster, and is nobody's on a wall."""
 
 
 async def _open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
@@ -243,13 +247,20 @@ async def _open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
             "another --data-dir"
         )
     clock: ServerClock
+    stored_clock: StoredClock
 
     def milliseconds() -> int:
         return int(clock() * 1000)
 
-    def make_clock(last_stored: int) -> Callable[[], int]:
-        nonlocal clock
-        clock = ServerClock(max(last_stored / 1000, sessions.last_time()), settings.clock_speed)
+    def make_clock(stored: StoredClock) -> Callable[[], int]:
+        nonlocal clock, stored_clock
+        stored_clock = stored
+        origin = stored.boot_origin_ms if stored.is_of_this_boot else None
+        clock = ServerClock(
+            max(stored.last_ms / 1000, sessions.last_time()),
+            settings.clock_speed,
+            None if origin is None else origin / 1000,
+        )
         return milliseconds
 
     try:
@@ -268,7 +279,16 @@ async def _open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
         raise CannotStart(f"{data_dir}: a database cannot be opened: {reason}; restore a backup, or run "
                           f"`{PROGRAM} doctor`") from None  # fmt: skip
     sessions.keep_time(clock)
-    return Stored(database, sessions, clock, milliseconds)
+    wall_clock = None
+    if settings.clock_speed == 1:
+        wall_clock = WallClock(database, milliseconds, round(clock.boot_origin * 1000), stored_clock, wall_time)
+        wall_clock.start()
+        if wall_clock.ahead_ms < -TOLD_MS:
+            log.warning(
+                "stored times are %s s ahead of the machine's clock, and are shown by that clock: if it is right, stop"
+                " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
+            )  # fmt: skip
+    return Stored(database, sessions, clock, milliseconds, wall_clock)
 
 
 async def first_start(data_dir: Path, stored: Stored) -> Path | None:
@@ -307,6 +327,7 @@ class Rooms:
         self._settings = settings
         self._database = database
         self._clock = clock
+        self._wall_clock = stored.wall_clock
         self.facts = facts = DeviceFacts(database, clock, loop)
         self._ledger = ledger = Ledger(database, clock, loop)
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
@@ -458,6 +479,8 @@ class Rooms:
             self._gate.tick()
             self.analytics.tick()
             self.couriers.tick()
+            if self._wall_clock is not None and self._wall_clock.follow():
+                self._gate.wall_clock_set()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def retire(self) -> None:

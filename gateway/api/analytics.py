@@ -16,6 +16,7 @@ from gateway.api.services import ReaderOf, services
 from gateway.delivery.analytics import By
 from gateway.errors import problem
 from gateway.pages import to_json
+from gateway.timestamps import wall_time
 
 router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
 
@@ -55,7 +56,7 @@ def _milliseconds(name: str, text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        return int(_TIME.validate_python(text).timestamp() * 1000)
+        return wall_time.to_server(int(_TIME.validate_python(text).timestamp() * 1000))
     except ValidationError:
         raise problem("invalid_request", f"{name}: a time with its offset, such as 2026-12-01T00:00:00Z") from None
 

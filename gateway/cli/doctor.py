@@ -1,7 +1,8 @@
 """`fleetpush doctor`: looks at a set-up from outside and says, line by line, what holds and what to do where not.
 
 `ok` holds; `warn` works today and will hurt one day; `fail` does not work. Each finding that is not `ok` carries its
-remedy as something to type or to change. Reads only: it creates nothing but a probe file, which it removes.
+remedy as something to type or to change. Reads only: it creates nothing but a probe file, which it removes. What
+changes something is asked for by name: `--mend-clock`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from broker.sqlite_file import connect
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import Distrusted, Refused, ServerClient
-from gateway.cli.terminal import PROGRAM, Failure, print_json
-from gateway.data_directory import CA_CERTIFICATE, CA_KEY, LEDGER, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
+from gateway.cli.terminal import PROGRAM, Failure, fail, print_json
+from gateway.data_directory import BROKER, CA_CERTIFICATE, CA_KEY, LEDGER, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
 
 if TYPE_CHECKING:
     from gateway.certificates import Facts
@@ -68,10 +69,20 @@ class SetUp:
     """The last three as `serve` has them: unset, they are in the data directory, or there are none."""
 
 
-def doctor(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def doctor(
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    mend_clock: Annotated[
+        bool, typer.Option("--mend-clock", help="Take stored times that a wrong clock has put into the future back.")
+    ] = False,
+) -> None:
     """Check a set-up: data directory, disk, limits, clock, schema, certificates, ports, server, key. Exit code 1 on a
     failure."""
     settings = load_settings()
+    if mend_clock:
+        mend_stored_times(data_dir or settings.data_dir)
+        return
     set_up = SetUp(
         data_dir or settings.data_dir,
         settings.bind,
@@ -181,14 +192,43 @@ def check_schema(schema: str) -> Finding:
     return Finding("fail", "schema", f"{schema} is not known to this version: the data is newer", "update Fleetpush")
 
 
+def mend_stored_times(data_dir: Path) -> None:
+    """`--mend-clock`: of a server that does not run, on a machine whose clock is right."""
+    from gateway.data_directory import DirectoryInUse, held
+    from gateway.store.server_time import mend
+
+    if not (data_dir / LEDGER).exists():
+        fail(f"{data_dir} has no ledger: name the server's data directory with --data-dir")
+    try:
+        with held(data_dir):
+            back_ms = mend(data_dir / LEDGER, data_dir / BROKER, int(time.time() * 1000))
+    except DirectoryInUse as holder:
+        fail(f"{data_dir} is in use by {holder}: stop that server first")
+    except (OSError, sqlite3.Error) as error:
+        fail(f"{data_dir}: {error}; nothing was changed")
+    if back_ms:
+        print(f"stored times went {back_ms / 1000:,.0f} s back, to what this machine's clock shows")
+    else:
+        print("stored times agree with this machine's clock: there is nothing to mend")
+
+
 def check_clock(now: float, stored: float | None) -> Finding:
+    """`stored`: the last stored server time, in seconds, as it stands in the file."""
+    from gateway.store.server_time import EARLIEST_MS
+
     behind = 0.0 if stored is None else stored - now
+    if now * 1000 < EARLIEST_MS:
+        return Finding(
+            "warn", "clock", "this machine's clock cannot be right", "set it (timedatectl); a running server follows it"
+        )
     if behind > CLOCK_SLACK:
         return Finding(
             "warn",
             "clock",
-            f"this machine is {behind:,.0f} s behind the last stored server time, which goes on from there",
-            "set the clock (timedatectl); nothing expires early or late meanwhile, but times shown are ahead",
+            f"this machine is {behind:,.0f} s behind the last stored server time",
+            "if the machine is wrong, set its clock (timedatectl); if it is right, stop the server and run"
+            f" `{PROGRAM} doctor --mend-clock`. Until then times are shown by the machine's clock, and nothing expires"
+            " early or late",
         )
     return Finding("ok", "clock", f"{time.strftime('%Y-%m-%d %H:%M:%S %Z', time.localtime(now))}")
 

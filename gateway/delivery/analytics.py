@@ -38,7 +38,7 @@ from gateway.delivery.states import DeliveryState
 from gateway.errors import problem
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
-from gateway.timestamps import rfc3339
+from gateway.timestamps import rfc3339, wall_time
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +236,8 @@ class Analytics:
         zone = ZoneInfo(self._book.of(app_no).policy.timezone)
         tallies: dict[str, Tally] = defaultdict(Counter)
         for key, hour, content in rows:
-            name = f"{datetime.fromtimestamp(hour * 3_600, zone):%H}" if by == "hour" else key
+            shown_ms = wall_time.of((hour + 1) * HOUR_MS - 1)
+            name = f"{datetime.fromtimestamp(shown_ms / 1000, zone):%H}" if by == "hour" else key
             tallies[name].update(json.loads(content))
         return [{by: key or None, **_described(tallies[key])} for key in sorted(tallies)]
 

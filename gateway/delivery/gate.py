@@ -49,7 +49,7 @@ from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
-from gateway.timestamps import rfc3339
+from gateway.timestamps import rfc3339, wall_time
 
 log = logging.getLogger(__name__)
 
@@ -123,10 +123,10 @@ def _held(alert: Alert, person: Person, now: int) -> Verdict:
     limits: list[tuple[str, str, int | None]] = []
     quiet = rules.quiet_hours(alert.channel)
     if quiet is not None:
-        limits.append(("quiet_hours", quiet.excess, quiet_until(quiet, person.zone, now)))
+        limits.append(("quiet_hours", quiet.excess, _quiet_until(quiet, person.zone, now)))
     if person.hours is not None:
         own: str = quiet.excess if quiet is not None else "defer"
-        limits.append(("quiet_hours", own, quiet_until(person.hours, person.zone, now)))
+        limits.append(("quiet_hours", own, _quiet_until(person.hours, person.zone, now)))
     for caps, of_channel in ((rules.policy.caps, False), (rules.caps(alert.channel), True)):
         if caps is not None:
             limits.append(("capped", caps.excess, _free_at(caps, alert, person, of_channel, now)))
@@ -138,6 +138,13 @@ def _held(alert: Alert, person: Person, now: int) -> Verdict:
         if deferred.until is None or until > deferred.until:
             deferred = Verdict(reason, until)
     return deferred
+
+
+def _quiet_until(hours: Hours, zone: str, now: int) -> int | None:
+    """The end, in server time, of the quiet hours that the clock on the wall is in; None if it is in none."""
+    ahead = wall_time.offset(now)
+    until = quiet_until(hours, zone, now + ahead)
+    return None if until is None else until - ahead
 
 
 def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now: int) -> int | None:
@@ -268,6 +275,11 @@ class Gate:
             return
         self._ledger.gated = True
         self._regate(app_no, 0)
+
+    def wall_clock_set(self) -> None:
+        """The machine's clock was set: quiet hours begin and end at other moments than what waits was told."""
+        for app_no in self._book.tempered():
+            self.rules_changed(app_no)
 
     def _regate(self, app_no: int, after: int) -> None:
         def on_commit(last: int | None) -> None:

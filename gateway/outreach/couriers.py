@@ -34,7 +34,7 @@ from gateway.outreach.guarded_client import Answer, GuardedClient, Network
 from gateway.outreach.look_ups import Failed, LookUps, Shares
 from gateway.outreach.webhooks import DEAD_LETTERS, LANES, THIS, Lane, Webhook, WebhookBook, key_of
 from gateway.store.database import Database
-from gateway.timestamps import rfc3339
+from gateway.timestamps import rfc3339, wall_time
 
 log = logging.getLogger(__name__)
 
@@ -399,7 +399,7 @@ class Couriers:
             separators=(",", ":"),
         ).encode(errors="replace")
         message_id = message_id_of(webhook.id, events)
-        seconds = now // 1000
+        seconds = wall_time.of(now) // 1000  # receivers compare it with their clocks
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "Fleetpush",

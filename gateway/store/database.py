@@ -37,6 +37,7 @@ from sqlmodel import Session
 from broker.sqlite_file import connect
 from gateway.store.migrations import migrate
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
+from gateway.store.server_time import StoredClock, read_stored_clock
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -100,15 +101,15 @@ class Database:
         self._writer.start()
 
     @classmethod
-    async def open(cls, path: Path, make_clock: Callable[[int], Callable[[], int]]) -> Database:
+    async def open(cls, path: Path, make_clock: Callable[[StoredClock], Callable[[], int]]) -> Database:
         """Migrate under a lock, then start the threads.
 
-        `make_clock` is given the last server time that was stored (ms, 0 for a new file) and answers the clock of
-        this run, so that time never goes back over a restart. Raises SchemaTooNew, StorageFull.
+        `make_clock` is given what earlier runs have left of server time and answers the clock of this run, so that time
+        never goes back over a restart. Raises SchemaTooNew, StorageFull.
         """
         loop = asyncio.get_running_loop()
-        last_stored = await loop.run_in_executor(None, prepare, path)
-        return cls(path, make_engine(path), make_clock(last_stored), loop)
+        stored_clock = await loop.run_in_executor(None, prepare, path)
+        return cls(path, make_engine(path), make_clock(stored_clock), loop)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -352,16 +353,15 @@ def make_engine(path: Path) -> Engine:
     return engine
 
 
-def prepare(path: Path) -> int:
-    """Create or migrate the file; the last server time stored in it (ms), 0 for a new one."""
+def prepare(path: Path) -> StoredClock:
+    """Create or migrate the file; what it says of server time."""
     engine = make_engine(path)
     try:
         migrate(engine, path.with_name(path.name + ".migrate.lock"))
         with engine.connect() as connection:
-            row = connection.exec_driver_sql("SELECT at FROM clock WHERE no = 1").fetchone()
+            return read_stored_clock(raw_connection(connection))
     finally:
         engine.dispose()
-    return int(row[0]) if row is not None else 0
 
 
 def raw_connection(connection: Any) -> sqlite3.Connection:

@@ -412,3 +412,17 @@ class ClockRow(SQLModel, table=True):
     __tablename__ = "clock"
     no: int | None = Field(default=None, primary_key=True)
     at: int
+    boot_id: str | None = None
+    """The machine's boot under which the server ran last; a run under the same one goes on exactly from it."""
+    boot_origin: int | None = None
+    """Server time at that boot."""
+    boot_since: int | None = None
+    """Server time at the first start under it."""
+
+
+class ClockOffset(SQLModel, table=True):
+    """What the clock on the wall was ahead of server time, from a server time on (`store/server_time`)."""
+
+    __tablename__ = "clock_offset"
+    since: int | None = Field(default=None, primary_key=True)
+    ahead: int

@@ -50,7 +50,7 @@ class House:
         ending.push_async_callback(sessions.close)
         database = await Database.open(folder / "fleetpush.db", lambda last_stored: lambda: clock.milliseconds)
         ending.push_async_callback(database.close)
-        stored = Stored(database, sessions, clock, lambda: clock.milliseconds)
+        stored = Stored(database, sessions, clock, lambda: clock.milliseconds, None)
         path = await first_start(folder, stored)
         assert path is not None, "a fresh folder"
         rooms = Rooms(Settings(data_dir=folder, **settings), stored)

@@ -42,9 +42,15 @@ def test_an_open_data_directory_warns(tmp_path: Path) -> None:
 
 
 def test_a_clock_behind_server_time_warns() -> None:
-    assert check_clock(1000.0, None).level == "ok"
-    assert check_clock(1000.0, 900.0).level == "ok"
-    assert check_clock(1000.0, 5000.0).level == "warn"
+    now = 1_800_000_000.0
+    assert check_clock(now, None).level == "ok"
+    assert check_clock(now, now - 100).level == "ok"
+    assert check_clock(now, now + 4_000).level == "warn"
+    assert "--mend-clock" in check_clock(now, now + 4_000).remedy
+
+
+def test_a_clock_that_cannot_be_right_warns() -> None:
+    assert check_clock(1_000.0, None).level == "warn"
 
 
 def test_a_port_in_use_names_the_command_that_finds_its_owner(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sqlmodel import select
 from gateway.errors import Later
 from gateway.store.database import Database, StorageFull
 from gateway.store.models import Application, UplinkMessage
+from gateway.store.server_time import StoredClock
 
 INSERT = "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, '', x'', 0)"
 
@@ -260,8 +261,8 @@ async def test_stored_time_is_handed_to_the_next_start(tmp_path: Path) -> None:
 
     starts: list[int] = []
 
-    def make_clock(last_stored: int) -> Any:
-        starts.append(last_stored)
+    def make_clock(stored: StoredClock) -> Any:
+        starts.append(stored.last_ms)
         return clock
 
     for expected in (0, 5_000, 9_000):
