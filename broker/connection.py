@@ -110,6 +110,7 @@ class Connection:
         "peer",
         "principal",
         "send",
+        "send_together",
         "session",
         "slot",
         "version",
@@ -124,20 +125,19 @@ class Connection:
         self.environment: Environment = broker.environment
         self.peer = peer
         self.send: Callable[[bytes], None] = transport.send
+        self.send_together: Callable[[list[bytes]], None] = transport.send_together
         self.session: Session | None = None
         """From CONNECT accepted to the end of the connection."""
         self.principal = ""
         self.identity: object = None
         self.version = V3_1_1
-        self.paused = False
-        self.last_received = now
+        self.paused = self._said_connack = False
+        self.last_received = self._opened_at = now
         self.slot = -1
         """The timing wheel's note."""
         self._state = State.AWAITING_CONNECT
-        self._opened_at = now
         self._permissions: Permissions
         self._terms: Terms | None = None
-        self._said_connack = False
         self._enhanced: EnhancedAuthentication | None = None
         """Only of a client that has named a method."""
         self._aliases: InboundAliases | None = None

@@ -21,6 +21,8 @@ class SessionConnection(Protocol):
     """The socket takes no bytes for now."""
     send: Callable[[bytes], None]
     """The socket's own: for messages, which are not sent while it is paused, and whose sender counts `bytes_out`."""
+    send_together: Callable[[list[bytes]], None]
+    """The same for several packets, with one system call."""
 
     def answer(self, data: bytes) -> None:
         """For what the protocol obliges us to say, paused or not."""
@@ -35,6 +37,9 @@ class Transport(Protocol):
     @property
     def send(self) -> Callable[[bytes], None]:
         """The socket's own `write`, without a frame in between: for messages, whose sender counts `bytes_out`."""
+
+    def send_together(self, packets: list[bytes]) -> None:
+        """The same for several packets, with one system call."""
 
     def write(self, data: bytes) -> None:
         """For everything else."""

@@ -257,7 +257,7 @@ class InflightWindow:
             return
         self.write = connection.send
         if gathered:
-            connection.send(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+            connection.send_together(gathered)
 
     def _post_to(self, topic: str) -> bool:
         """Find out how deliveries to this topic travel; False without a subscription."""

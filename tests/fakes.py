@@ -63,6 +63,9 @@ class FakeTransport:
 
     send = write
 
+    def send_together(self, packets: list[bytes]) -> None:
+        self.write(b"".join(packets))
+
     def close(self) -> None:
         self.closed = True
 

@@ -74,6 +74,8 @@ class WebSocketStream:
         self.close_code = 0
         """What the server's Close frame says; 0 before, 1005 if it says nothing."""
         self.pongs: list[bytes] = []
+        self.frames: list[bytes] = []
+        """Payloads of the binary frames that have been read."""
         connected.sendall(request(host, path))
         head = b""
         while not head.endswith(b"\r\n\r\n"):
@@ -111,6 +113,7 @@ class WebSocketStream:
             assert len(payload) == length, "the connection ended within a frame"
             if opcode == 0x80 | BINARY:
                 self._payload = payload
+                self.frames.append(payload)
             elif opcode == 0x80 | PONG:
                 self.pongs.append(payload)
             else:

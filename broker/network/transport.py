@@ -80,6 +80,9 @@ class TcpTransport(asyncio.Protocol):
         self._metrics.bytes_out += len(data)
         self.send(data)
 
+    def send_together(self, packets: list[bytes]) -> None:
+        self._socket.write(b"".join(packets))
+
     def close(self) -> None:
         """Send what is written, then hang up; cut off a peer that drags it out."""
         if self._closing:

@@ -2,8 +2,8 @@
 
 Laws
 1. A frame is not a packet [MQTT-6.0.0-2] [3.1.1: MQTT-6.0.0-2]: the payloads of binary frames are one stream of bytes,
-   and so are the parts of a fragmented message, each handed over as it comes. Outgoing, what is written in one call is
-   one frame, and one write to the socket.
+   and so are the parts of a fragmented message, each handed over as it comes. Outgoing, each packet is a frame, though
+   many may leave with one write: Paho for C looks at the first packet of a frame only, until more bytes come.
 2. A stranger costs no more than over TCP. The request's head, and all it says until its CONNECT is accepted, take
    `connect_buffer` bytes each, also within one large frame; `connect_timeout` counts from the socket on and covers the
    opening handshake and CONNECT together. Later a frame may be as large as a packet, `maximum_packet_size`.
@@ -106,6 +106,19 @@ class WebSocketTransport(TcpTransport):
                 write(_head_of_8_bytes(_BINARY, 127, length) + data)
 
         return send
+
+    def send_together(self, packets: list[bytes]) -> None:
+        parts: list[bytes] = []
+        for data in packets:
+            length = len(data)
+            if length < 126:
+                parts.append(_SHORT_HEADS[length])
+            elif length < 65_536:
+                parts.append(_head_of_2_bytes(_BINARY, 126, length))
+            else:
+                parts.append(_head_of_8_bytes(_BINARY, 127, length))
+            parts.append(data)
+        self._socket.write(b"".join(parts))
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
 

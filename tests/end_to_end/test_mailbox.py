@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
 
+from tests import wire as wire_bytes
 from tests.end_to_end.conftest import Name, StartServer, Wire
 from tests.end_to_end.harness import Api, Server, expect_problem, wait_for
 from tests.end_to_end.wire_device import V4, V5, WireDevice
+from tests.websocket_stream import WebSocketStream
+from tests.wire import RawClient
 
 ROOMY = {"FLEETPUSH_MAILBOX_DELIVERIES": "10000", "FLEETPUSH_MAILBOX_BYTES": "67108864"}
 
@@ -46,6 +50,33 @@ def test_a_full_mailbox_loses_the_oldest_by_name(start_server: StartServer, wire
     client.wait_received(1000)
     assert client.push_ids() == [critical, *pushed[501:]]
     api.wait_counts(pushed[-1], delivered=1)
+
+
+@pytest.mark.parametrize("version", [V4, V5], ids=["3.1.1", "5.0"])
+def test_a_backlog_over_websocket_comes_with_a_frame_for_each_push(
+    server: Server, api: Api, name: Name, version: int
+) -> None:
+    """Paho for C handles the first packet of a frame only, until more bytes come."""
+    device = api.enrol(name())
+    pushed = [api.push(device.id, data=number) for number in range(20)]
+    streams: list[WebSocketStream] = []
+
+    def wrap(connected: socket.socket) -> WebSocketStream:
+        streams.append(WebSocketStream(connected))
+        return streams[0]
+
+    with RawClient(server.http_port, wrap=wrap) as client:
+        connect = wire_bytes.connect(device.client_id, version, clean=False, username=device.client_id,
+                                     password=device.token, properties=wire_bytes.FOR_EVER)  # fmt: skip
+        client.enter(connect)
+        client.send(wire_bytes.subscribe(1, (device.topics["push"], 1), version=version))
+        client.expect(wire_bytes.suback(1, 1, version=version))
+        before = len(streams[0].frames)
+        packets = [client.read() for _ in pushed]
+        assert streams[0].frames[before:] == packets
+        for number in range(1, len(pushed) + 1):
+            client.send(wire_bytes.puback(number))
+        api.wait_counts(pushed[-1], delivered=1)
 
 
 def test_what_is_over_when_the_device_returns_is_not_delivered(

@@ -982,6 +982,16 @@ def test_wherever_a_stream_is_cut_the_packets_are_the_same(
     assert socket.ended
 
 
+def test_packets_that_leave_together_have_a_frame_each(owner: OneBroker) -> None:
+    """Paho for C handles the first packet of a frame only, until more bytes come."""
+    socket = FakeSocket()
+    transport = hand_made(owner, socket)
+    packets = [wire.publish("t", bytes(size)) for size in (1, 118, 119, 125, 126, 65_530, 65_531, 70_000)]
+    transport.send_together(packets)
+    assert socket.written == [b"".join(ws.frame(packet, mask=None) for packet in packets)]
+    transport.connection_lost(None)
+
+
 def payloads(sent: bytes) -> bytes:
     """Of the binary frames a server has sent."""
     stream = b""
