@@ -33,8 +33,9 @@ from broker.network.proxies import TrustedProxies, host_and_port, host_of
 END_OF_HEAD: Final = b"\r\n\r\n"
 ANY_ORIGIN: Final = "*"
 PARSER_LOG: Final = logging.getLogger(f"{__name__}.parser")
-"""What `websockets` says at DEBUG are heads and parts of payloads: cookies, passwords, tokens. Nobody gets them."""
-PARSER_LOG.setLevel(logging.INFO)
+"""What `websockets` says at DEBUG are heads and parts of payloads: cookies, passwords, tokens. Nobody gets them.
+What it says at INFO, "connection closed", we say with the reason."""
+PARSER_LOG.setLevel(logging.WARNING)
 SHOWN: Final = 200
 """Characters of what a stranger says that may become part of a log line."""
 
@@ -121,9 +122,15 @@ def answer(head: bytes, peer: str, rules: WebSocketRules, *, certified: bool = F
         client = _client(peer, request.headers, rules.proxies)
         return _judge(protocol, request, client, rules, certified)
     finally:
-        # Both refer to the protocol and it to them: such a circle would stay until the collector comes.
-        protocol.parser.close()
-        protocol.handshake_exc = None
+        forget(protocol)
+
+
+def forget(protocol: ServerProtocol) -> None:
+    """Empty what `websockets` keeps of a connection that is over, whatever the names are of what it keeps.
+
+    Its parser refers to it and it to its parser: such a circle would stay in memory until the collector comes.
+    """
+    vars(protocol).clear()
 
 
 def _judge(protocol: ServerProtocol, request: Request, peer: str, rules: WebSocketRules, certified: bool) -> Answer:

@@ -30,8 +30,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, cast
 
-from websockets.exceptions import PayloadTooBig
-from websockets.frames import OP_BINARY, OP_CLOSE, OP_CONT, OP_TEXT, CloseCode, Frame
+from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -46,6 +45,7 @@ from broker.network.websocket_handshake import (
     Refusal,
     WebSocketRules,
     answer,
+    forget,
     may_become_request,
     refusal_response,
 )
@@ -53,6 +53,12 @@ from broker.protocol.packets import ReasonCode
 
 log = logging.getLogger(__name__)
 
+_LIMITS_MESSAGES: Final = "max_fragment_size" not in vars(ServerProtocol())
+"""Before 16, `websockets` can limit messages only: all fragments together."""
+_BINARY_OPCODE: Final = Opcode.BINARY
+_CONTINUATION_OPCODE: Final = Opcode.CONT
+_TEXT_OPCODE: Final = Opcode.TEXT
+_CLOSE_OPCODE: Final = Opcode.CLOSE
 _BINARY: Final = 0x82
 """First byte of a binary frame that is a whole message (RFC 6455, 5.2)."""
 _SHORT_HEADS: Final = tuple(bytes((_BINARY, length)) for length in range(126))
@@ -60,6 +66,11 @@ _LARGEST_HEAD: Final = 14
 """Bytes before the payload of a client's frame: so the largest CONNECT may come in one."""
 _head_of_2_bytes: Final = struct.Struct(">BBH").pack
 _head_of_8_bytes: Final = struct.Struct(">BBQ").pack
+
+
+def limit_frames(frames: ServerProtocol, largest_bytes: int) -> None:
+    """`websockets` takes a limit once, at the beginning; ours grows with CONNECT. Neither name is documented."""
+    vars(frames)["max_size" if _LIMITS_MESSAGES else "max_fragment_size"] = largest_bytes
 
 
 class WebSocketTransport(TcpTransport):
@@ -139,33 +150,31 @@ class WebSocketTransport(TcpTransport):
             if receive is None:
                 return  # it was closed by the frame before
             opcode = frame.opcode
-            if opcode is OP_BINARY or opcode is OP_CONT:
+            if opcode is _BINARY_OPCODE or opcode is _CONTINUATION_OPCODE:
                 if frame.data:
                     receive(bytes(frame.data), now)
                     frame.data = b""  # the parser keeps its last frame until the next one
-            elif opcode is OP_TEXT:
+            elif opcode is _TEXT_OPCODE:
                 # [MQTT-6.0.0-1] [3.1.1: MQTT-6.0.0-1]
                 frames.fail(CloseCode.UNSUPPORTED_DATA, "MQTT comes in binary frames")
                 self._end(connection, ReasonCode.PROTOCOL_ERROR, "websocket text frame", "MQTT comes in binary frames")
-            elif opcode is OP_CLOSE:
+            elif opcode is _CLOSE_OPCODE:
                 connection.connection_lost(now)
         if self._receive is None:
             return
-        if frames.parser_exc is not None:
-            self._broken(connection, frames.parser_exc)
+        if frames.state is not State.OPEN:
+            self._broken(frames, connection)
             return
-        if frames.cur_size:
+        if _LIMITS_MESSAGES and frames.cur_size:
             frames.cur_size = 0  # of a message in fragments, which we do not gather
-        if frames.writes:
-            self._answer_pings(frames, connection)
+        if pongs := frames.data_to_send():
+            self._answer_pings(pongs, connection)
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
         frames, self._frames = self._frames, None
         if frames is not None:
-            # Both refer to it and it to them: such a circle would stay in memory until the collector comes.
-            frames.parser.close()
-            frames.parser_exc = None
+            forget(frames)
 
     # -- the opening handshake ----------------------------------------------------------------------------------------
 
@@ -191,7 +200,7 @@ class WebSocketTransport(TcpTransport):
                 self._refuse(connection, refusal, response)
                 return
             self._request = None
-            self._frames = ServerProtocol(state=State.OPEN, logger=PARSER_LOG)
+            self._frames = ServerProtocol(state=State.OPEN, max_size=None, logger=PARSER_LOG)
             self._socket.write(response)
             if end < len(request):
                 self.data_received(bytes(request[end:]))
@@ -210,10 +219,10 @@ class WebSocketTransport(TcpTransport):
         settings = self._owner.broker.settings
         if left is None or connection.session is not None:
             self._left = None
-            frames.max_size = settings.maximum_packet_size
+            limit_frames(frames, settings.maximum_packet_size)
         elif left > 0:
             self._left = left - length
-            frames.max_size = min(left, settings.connect_buffer)
+            limit_frames(frames, min(left, settings.connect_buffer))
         else:
             # Mostly of frames without a payload, which no limit of the parser's stops.
             frames.fail(CloseCode.MESSAGE_TOO_BIG)
@@ -221,18 +230,20 @@ class WebSocketTransport(TcpTransport):
             return False
         return True
 
-    def _answer_pings(self, frames: ServerProtocol, connection: Connection) -> None:
+    def _answer_pings(self, pongs: list[bytes], connection: Connection) -> None:
         """A full socket takes no pongs: whoever asks without reading would fill our memory."""
-        pongs = frames.data_to_send()
         if not connection.paused:
             self._socket.write(b"".join(pongs))
 
-    def _broken(self, connection: Connection, error: Exception) -> None:
-        """What came was no frame that we take; the parser has its Close frame ready."""
-        if isinstance(error, PayloadTooBig):
-            self._end(connection, ReasonCode.PACKET_TOO_LARGE, "websocket frame too large", str(error))
+    def _broken(self, frames: ServerProtocol, connection: Connection) -> None:
+        """What came was no frame; the parser has its Close frame ready, which says what was wrong."""
+        frames.receive_eof()
+        sent = frames.close_exc.sent
+        if sent is not None and sent.code == CloseCode.MESSAGE_TOO_BIG:
+            self._end(connection, ReasonCode.PACKET_TOO_LARGE, "websocket frame too large", sent.reason)
         else:
-            self._end(connection, ReasonCode.PROTOCOL_ERROR, "websocket protocol error", str(error))
+            detail = "no frame of a WebSocket" if sent is None else sent.reason
+            self._end(connection, ReasonCode.PROTOCOL_ERROR, "websocket protocol error", detail)
 
     def _end(self, connection: Connection, reason_code: int, reason: str, detail: str) -> None:
         """`reason` is for people and metrics, `detail` for the log."""

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ import httpx2
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = re.compile(r"^fleetpush ready http=(\S+):(\d+) mqtt=(\S+):(\d+)((?: \w+=\S+)*)$")
+THIS_TREE = (sys.executable, "-m", "gateway")
 START_TIMEOUT = 30.0
 """Generous: a machine that runs eight test processes on two cores starts Python slowly."""
 STATES = (
@@ -83,9 +84,12 @@ class Server:
         env: dict[str, str] | None = None,
         ca: Path | None = None,
         open_files: int | None = None,
+        program: Sequence[str] = THIS_TREE,
     ) -> None:
-        """`ca`: who signed the certificate that it speaks TLS with. `open_files`: the descriptors it may have."""
+        """`ca`: who signed the certificate that it speaks TLS with. `open_files`: the descriptors it may have.
+        `program`: an installed one instead of this tree's."""
         self.data_dir = data_dir
+        self.program = program
         self.options = options
         self.env = clean_environment(**(env or {}))
         self.http_port = 0
@@ -112,7 +116,7 @@ class Server:
     def start(self) -> Server:
         """Start and wait for the ready line; the ports of an earlier start are kept."""
         assert self._process is None or self._process.poll() is not None, "one process at a time"
-        command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(self.data_dir)]
+        command = [*self.program, "serve", "--data-dir", str(self.data_dir)]
         command += ["--mqtt-port", str(self.mqtt_port), "--http-port", str(self.http_port), *self.options]
         if self.open_files is not None:
             command = ["prlimit", f"--nofile={self.open_files}:{self.open_files}", *command]
