@@ -22,8 +22,8 @@ class Keys:
         self._database = database
         self._ring = ring
 
-    async def add_app(self, app_id: str, now: int) -> dict[str, Any]:
-        """Raises Problem 409."""
+    async def add_app(self, by_app: int, app_id: str, now: int) -> dict[str, Any]:
+        """In the turn of the app that asks, `by_app`. Raises Problem 409."""
 
         def write(session: Session) -> dict[str, Any]:
             if session.exec(select(Application).where(Application.id == app_id)).first() is not None:
@@ -31,7 +31,7 @@ class Keys:
             session.add(Application(id=app_id, created_at=now))
             return {"id": app_id, "created_at": rfc3339(now)}
 
-        return await self._database.write_models(write)
+        return await self._database.write_models(write, by_app)
 
     async def apps(self, app_no: int, limit: int, cursor: str | None, only: str | None = None) -> dict[str, Any]:
         """By id; `only` that one. Read in the turn of the app that asks."""
@@ -46,7 +46,7 @@ class Keys:
 
         return await self._database.read_models(read, app_no)
 
-    async def add_key(self, app_id: str, name: str, scopes: list[str], now: int) -> dict[str, Any]:
+    async def add_key(self, by_app: int, app_id: str, name: str, scopes: list[str], now: int) -> dict[str, Any]:
         """The answer holds the key itself, this once. Raises Problem 404 for an unknown app."""
         key = new_key()
         ordered = sorted(set(scopes))
@@ -54,7 +54,7 @@ class Keys:
         def write(connection: sqlite3.Connection) -> str:
             return insert_key(connection, app_id, name, ordered, secret_hash(key), now)
 
-        key_id = await self._database.write(write)
+        key_id = await self._database.write(write, by_app)
         return {
             "id": key_id,
             "key": key,
@@ -89,7 +89,7 @@ class Keys:
 
         return await self._database.read_models(read, app_no)
 
-    async def revoke(self, app_no: int | None, key_id: str, now: int) -> None:
+    async def revoke(self, by_app: int, app_no: int | None, key_id: str, now: int) -> None:
         """Void at once. `app_no` None: of whatever app. Raises Problem 404, 409."""
 
         def write(connection: sqlite3.Connection) -> None:
@@ -105,7 +105,7 @@ class Keys:
                 raise problem("last_admin_key", "nobody could make another afterwards: make a new admin key first")
             connection.execute("UPDATE api_key SET revoked_at = ? WHERE no = ?", (now, row[0]))
 
-        await self._database.write(write)
+        await self._database.write(write, by_app)
         self._ring.forget(key_id)
 
 

@@ -215,7 +215,11 @@ class _Rooms(Collector):
         yield _gauge("event_streams", "Open streams of events.", rooms.feed.streams)
         yield _gauge("reads_waiting", "Reads for apps that wait for a thread.", rooms.database.reads.waiting)
         yield _by_label(
-            CounterMetricFamily, "reads_refused", "Reads answered 503.", "reason", rooms.database.reads.refused
+            CounterMetricFamily,
+            "database_refused",
+            "Reads and changes for apps that were answered 503.",
+            "reason",
+            rooms.database.reads.refused,
         )
         yield _counter("database_groups", "Transactions committed (one fsync each).", rooms.database.groups)
         yield _counter("database_operations", "Operations in those transactions.", rooms.database.operations)

@@ -58,7 +58,8 @@ async def enrol(request: Request, principal: DeviceManager) -> Response:
 
 @router.post("/bulk", status_code=201, response_model=answers.EnrolledDevices, openapi_extra=takes(BulkRequest))
 async def enrol_many(request: Request, principal: DeviceManager) -> Response:
-    """Enrol up to 10,000 in one commit; one result per item, in order: a credential, or the item's problem."""
+    """Enrol up to 10,000; one result per item, in order: a credential, or the item's problem. Some hundreds are stored
+    together; should the server end half way, those are enrolled and the rest is not."""
     items = parse(BulkRequest, await read_body(request, limit=BULK_LIMIT)).devices
     judged: list[NewDevice | Problem] = []
     for item in items:
@@ -136,7 +137,7 @@ async def show_mailbox(
     """What waits for a device, in the order in which it will come."""
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
-    return json_response(await found.reports.mailbox(device_no, limit, cursor))
+    return json_response(await found.reports.mailbox(device_no, limit, cursor, principal.app_no))
 
 
 @router.delete("/{device_id}/mailbox", response_model=answers.EmptiedMailbox)
@@ -144,7 +145,7 @@ async def empty_mailbox(device_id: str, request: Request, principal: DeviceManag
     """Cancel what waits (reason `mailbox_emptied`); what is in flight goes on."""
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
-    return json_response({"cancelled": await found.ledger.empty_mailbox(device_no)})
+    return json_response({"cancelled": await found.ledger.empty_mailbox(device_no, principal.app_no)})
 
 
 @router.get("/{device_id}/preferences", response_model=answers.Preferences)
@@ -163,7 +164,7 @@ async def change_preferences(device_id: str, request: Request, principal: Device
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     try:
-        await found.wishes.change(device_no, change, "http" if principal.is_device else "operator")
+        await found.wishes.change(principal.app_no, device_no, change, "http" if principal.is_device else "operator")
     except TooManyChoices as complaint:
         raise problem("invalid_request", str(complaint)) from None
     found.notices.preferences_changed(principal.app_id, device_id)

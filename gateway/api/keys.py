@@ -41,7 +41,8 @@ async def add_key(request: Request, principal: Administrator) -> Response:
     if app_id != principal.app_id and not manages_all(principal):
         raise problem("forbidden", f"keys of another app are made with an admin key of the app {DEFAULT_APP!r}")
     found = services(request)
-    return json_response(await found.keys.add_key(app_id, body.name, list(body.scopes), found.clock()), 201)
+    key = await found.keys.add_key(principal.app_no, app_id, body.name, list(body.scopes), found.clock())
+    return json_response(key, 201)
 
 
 @router.get("", response_model=answers.Keys)
@@ -54,5 +55,6 @@ async def list_keys(request: Request, principal: Administrator, limit: Limit = 1
 async def revoke_key(key_id: str, request: Request, principal: Administrator) -> Response:
     """Void at once."""
     found = services(request)
-    await found.keys.revoke(None if manages_all(principal) else principal.app_no, key_id, found.clock())
+    among = None if manages_all(principal) else principal.app_no
+    await found.keys.revoke(principal.app_no, among, key_id, found.clock())
     return Response(status_code=204)

@@ -246,7 +246,8 @@ class PolicyBook:
             lambda connection: connection.execute(
                 "INSERT OR REPLACE INTO app_policy (app_no, content, updated_at) VALUES (?, ?, ?)",
                 (app_no, content, now),
-            )
+            ),
+            app_no,
         )
         self._rules[app_no] = replace(self.of(app_no), policy=policy)
         self.on_changed(app_no)
@@ -289,7 +290,8 @@ class PolicyBook:
             lambda connection: connection.execute(
                 "INSERT OR REPLACE INTO channel (app_no, id, content, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
                 row,
-            )
+            ),
+            app_no,
         )
         self._put(app_no, channel_id, channel)
         self.on_changed(app_no)
@@ -302,7 +304,8 @@ class PolicyBook:
         await self._database.write(
             lambda connection: connection.execute(
                 "DELETE FROM channel WHERE app_no = ? AND id = ?", (app_no, channel_id)
-            )
+            ),
+            app_no,
         )
         rules = self.of(app_no)
         left = {name: channel for name, channel in rules.channels.items() if name != channel_id}

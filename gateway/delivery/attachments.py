@@ -199,7 +199,7 @@ class Attachments:
 
         self._naming.add(key)
         try:
-            await self._database.write(write)
+            await self._database.write(write, app_no)
         finally:
             self._naming.discard(key)
         known = self._known.get(key)

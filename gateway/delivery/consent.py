@@ -44,6 +44,9 @@ LOOK = 20_000
 SLICE = 5_000
 """Deliveries that one operation ends when an app's rules change."""
 
+CHOICES_READ = 1024 * 1024
+"""Bytes of choices that it reads, about 10 ms."""
+
 CONSENT_ACTIONS: dict[str, Consent] = {"consent.granted": "granted", "consent.denied": "denied"}
 """Actions of a push that asks: choosing one is the answer."""
 
@@ -133,10 +136,11 @@ def end_unwanted(
         " JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ? AND d.state = 0",
         (device_no,),
     ).fetchall()
+    wanted = choices_of(choices)
     ended: dict[str, list[int]] = {}
     in_flight: dict[int, str] = {}
     for push_no, kind, channel, priority in waiting:
-        verdict = rules.judge(kind, channel, priority, consent, choices_of(choices))
+        verdict = rules.judge(kind, channel, priority, consent, wanted)
         if verdict is None:
             continue
         handle = handle_of(push_no, device_no)
@@ -257,7 +261,14 @@ def rejudge_rows(
         "  AND (v.channels <> '{}' OR v.consent IN (SELECT value FROM json_each(?4)))",
         (json.dumps(list(pushes)), *after, json.dumps(list(blocked))),
     )
+    read = 0
+    last = after
     for push_no, device_no, consent, choices in rows:
+        if read > CHOICES_READ:
+            goes_on = last
+            break
+        read += len(choices)
+        last = push_no, device_no
         reason = rules.judge(*pushes[push_no], consent, choices_of(choices))
         if reason is None:
             continue
@@ -316,10 +327,12 @@ class Wishes:
         if in_flight:
             self._ledger.withhold(in_flight)
 
-    async def change(self, device_no: int, settings: Settings, source: str) -> None:
+    async def change(self, app_no: int, device_no: int, settings: Settings, source: str) -> None:
         """As `store`, said over HTTP. Raises TooManyChoices."""
         now = self._clock()
-        found = await self._database.write(lambda connection: self.store(connection, device_no, settings, source, now))
+        found = await self._database.write(
+            lambda connection: self.store(connection, device_no, settings, source, now), app_no
+        )
         self.settled(*found)
         self.on_stored(device_no)
 

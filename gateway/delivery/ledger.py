@@ -325,7 +325,7 @@ class Ledger:
         `in_flight`: handed over, its outcome still open (a lost one will end `cancelled`); `too_late`: delivered.
         From the first line on nothing of the push is handed over any more.
         """
-        push_no = await self._database.write(lambda connection: push_number(connection, app_no, push_id))
+        push_no = await self._database.write(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
             return None
         self._recalled[push_no] = None
@@ -336,12 +336,12 @@ class Ledger:
             push.recalled = True
         self.flush()
         now = self._clock()
-        return await self._database.write(lambda rows: recall_rows(rows, push_no, self.sent_of(push_no), now))
+        return await self._database.write(lambda rows: recall_rows(rows, push_no, self.sent_of(push_no), now), app_no)
 
     def is_recalled(self, push: ActivePush) -> bool:
         return push.recalled or push.no in self._recalled
 
-    async def empty_mailbox(self, device_no: int) -> int:
+    async def empty_mailbox(self, device_no: int, app_no: int | None = None) -> int:
         """Cancel what waits for a device (reason `mailbox_emptied`); what is in flight goes on. How many."""
         self.flush()
         now = self._clock()
@@ -350,7 +350,7 @@ class Ledger:
             handles = self._waiting_handles(connection, device_no)
             return end_rows(connection, handles, DeliveryState.CANCELLED, "mailbox_emptied", now), handles
 
-        ended, handles = await self._database.write(operation)
+        ended, handles = await self._database.write(operation, app_no)
         self.on_ended(handles)
         return ended
 

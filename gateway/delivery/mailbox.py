@@ -426,7 +426,11 @@ class Mailbox:
         return len(self._slots)
 
     async def remove_device(
-        self, device_no: int, client_id: str, forget_device: Callable[[sqlite3.Connection, int], None]
+        self,
+        device_no: int,
+        client_id: str,
+        forget_device: Callable[[sqlite3.Connection, int], None],
+        app_no: int | None = None,
     ) -> int:
         """Remove a device: `forget_device(connection, now)` and the end of its deliveries are one commit.
 
@@ -440,7 +444,7 @@ class Mailbox:
             forget_device(connection, now)
             return revoke_rows(connection, device_no, now)
 
-        revoked = await self._database.write(operation)
+        revoked = await self._database.write(operation, app_no)
         forgotten = asyncio.Event()
         self._engine.remove_session(client_id, forgotten.set)
         self.disconnect_device(client_id, ReasonCode.ADMINISTRATIVE_ACTION)

@@ -6,7 +6,8 @@ counted, and kept as the device's `last_error`. When the disk refuses, nothing i
 tried again: the device has its copy until then, and its receive window bounds what waits here. Of QoS 0 it has neither:
 what passes a limit is dropped, counted, and shown as `last_error`.
 
-Messages that arrive while one operation is on its way are stored together by the next.
+Messages that arrive while one operation is on its way are stored together by the next: one of each device in turn, and
+as many as there is time for in SLICE_SECONDS. So whoever says much waits for itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import base64
 import json
 import logging
 import sqlite3
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
@@ -56,6 +59,12 @@ MAX_ATTRIBUTES = 16_384
 
 MAX_UNPROMISED = 16 * 1024 * 1024
 """Bytes of QoS 0 messages that wait for the disk, all devices together: no window of theirs bounds them."""
+SLICE_SECONDS = 0.01
+"""Of the writer that one operation takes; pushes, and what others want of it, come in between."""
+SLICE_STATEMENTS = 1_000
+"""Messages that it stores at most: the loop answers them in one turn, about 5 ms."""
+RECEIPTS_TOGETHER = 500
+"""Receipts of one statement, about 5 ms."""
 STATEMENT_BYTES = 512
 """What a message costs in memory besides its payload."""
 
@@ -145,7 +154,8 @@ class Receipts:
         """Called with the handles of the deliveries of which somebody has acted; set to the calls' `answered`."""
         self.on_zone: Callable[[int], None] = lambda device_no: None
         """Called when a device may have moved to another time zone."""
-        self._pending: list[Statement] = []
+        self._pending: dict[tuple[str, str], deque[Statement]] = {}
+        """By app and device id; the first is the next to have its turn."""
         self._scheduled = False
         self._under_way = False
         self._unpromised = 0
@@ -180,20 +190,41 @@ class Receipts:
             return
         self.received += 1
         self._unpromised += unpromised
-        self._pending.append(Statement(app_id, device_id, device_no, leaf, content, done, unpromised))
+        statement = Statement(app_id, device_id, device_no, leaf, content, done, unpromised)
+        self._pending.setdefault((app_id, device_id), deque()).append(statement)
         if not self._scheduled and not self._under_way:
             self._scheduled = True
             self._timers.call_soon(self._submit)
 
     def _submit(self) -> None:
         self._scheduled = False
-        statements, self._pending = self._pending, []
+        statements = self._take()
         if not statements:
             return
         self._under_way = True
         # The broker's own acknowledgements first: `delivered` then keeps the earlier time stamp.
         self._ledger.flush()
         self._store([statements])
+
+    def _take(self) -> list[Statement]:
+        """What is stored next, of each device in turn."""
+        taken: list[Statement] = []
+        while self._pending and len(taken) < SLICE_STATEMENTS:
+            key = next(iter(self._pending))
+            queue = self._pending.pop(key)
+            taken.append(queue.popleft())
+            if queue:
+                self._pending[key] = queue  # behind the others
+        return taken
+
+    def _put_back(self, statements: list[Statement]) -> None:
+        """There was no time for these, which were taken last: they come first."""
+        pending: dict[tuple[str, str], deque[Statement]] = {}
+        for statement in statements:
+            pending.setdefault((statement.app_id, statement.device_id), deque()).append(statement)
+        for key, queue in self._pending.items():
+            pending.setdefault(key, deque()).extend(queue)
+        self._pending = pending
 
     def _store(self, groups: list[list[Statement]]) -> None:
         """Store the first group, then the others; then what has come meanwhile."""
@@ -210,7 +241,12 @@ class Receipts:
                 assert statement.device_no is not None, "looked up before"
                 self._wishes.on_stored(statement.device_no)
                 self.on_settings(statement.app_id, statement.device_id)
-            for statement in statements:
+            whole, receipts = changed.done
+            if whole < len(statements):
+                if receipts:
+                    del statements[whole].content[:receipts]
+                self._put_back(statements[whole:])
+            for statement in statements[:whole]:
                 self._answer(statement)
                 if statement.leaf == "report" and statement.device_no is not None and "timezone" in statement.content:
                     self.on_zone(statement.device_no)
@@ -315,6 +351,8 @@ class Stored:
     """Handles of those with an action or a result."""
     in_flight: dict[int, str] = field(default_factory=dict)
     """Handles that are not wanted any more, with the reason, and are on their way."""
+    done: tuple[int, int] = (0, 0)
+    """So many messages were stored, and so many receipts of the next one."""
     settings: list[Statement] = field(default_factory=list)
     """Those that brought settings: on their topic, or as the answer to a push that asked for consent."""
 
@@ -322,28 +360,45 @@ class Stored:
 def store_statements(
     connection: sqlite3.Connection, statements: list[Statement], uplink: UplinkLimits, wishes: Wishes, now: int
 ) -> Stored:
-    """Store what devices said, in the order in which they said it; complaints are left on the statements."""
+    """Store what devices said, in the order in which they said it, until that has taken SLICE_SECONDS; complaints are
+    left on the statements."""
     changed = Stored()
+    deadline = time.monotonic() + SLICE_SECONDS
     receipts: list[tuple[Statement, Receipt]] = []
-    for statement in statements:
-        statement.answer, statement.complaint = ReasonCode.SUCCESS, None
+
+    def store_receipts() -> None:
+        if receipts:
+            _store_receipts(connection, receipts, wishes, changed, now)
+            receipts.clear()
+
+    for count, statement in enumerate(statements):
+        changed.done = count, 0
+        if count and time.monotonic() > deadline:
+            break
+        statement.answer = ReasonCode.SUCCESS
         if statement.device_no is None:
             statement.device_no = _device_number(connection, statement)
         if statement.device_no is None:
             continue  # removed meanwhile: there is nobody to say it of
         if statement.leaf == "receipts":
-            receipts.extend((statement, receipt) for receipt in statement.content)
+            for number, receipt in enumerate(statement.content, 1):
+                receipts.append((statement, receipt))
+                # The answer to a push that asked for consent has the mailbox judged.
+                if len(receipts) == RECEIPTS_TOGETHER or receipt.action in CONSENT_ACTIONS:
+                    store_receipts()
+                    if number < len(statement.content) and time.monotonic() > deadline:
+                        changed.done = count, number
+                        return changed
         elif statement.leaf == "settings":
-            if receipts:  # one of them may answer a push that asked for consent, and what was said last is to hold
-                _store_receipts(connection, receipts, wishes, changed, now)
-                receipts = []
+            store_receipts()  # one of them may be such an answer, and what was said last is to hold
             _store_settings(connection, statement, statement.content, "mqtt", wishes, changed, now)
         elif statement.leaf == "report":
             _merge_report(connection, statement, now)
         else:
             _store_uplink(connection, statement, uplink, now)
-    if receipts:
-        _store_receipts(connection, receipts, wishes, changed, now)
+    else:
+        changed.done = len(statements), 0
+    store_receipts()
     return changed
 
 

@@ -112,7 +112,9 @@ class Reports:
 
         return await self._database.read(read, app_no)
 
-    async def mailbox(self, device_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+    async def mailbox(
+        self, device_no: int, limit: int, cursor: str | None, app_no: int | None = None
+    ) -> dict[str, Any]:
         """What waits for a device, in drain order; what is in flight is listed as `sent`.
 
         Read on the writer thread, where a row and its overlay cannot disagree; a page is small.
@@ -145,18 +147,7 @@ class Reports:
             last = rows[limit - 1] if len(rows) > limit else None
             return {"items": items, "next_cursor": f"{last[0]}.{last[1]}" if last is not None else None}
 
-        return await self._database.write(read)
-
-    async def waiting(self, device_no: int) -> int:
-        """How many deliveries wait for a device, in flight included."""
-
-        def read(connection: sqlite3.Connection) -> int:
-            (count,) = connection.execute(
-                "SELECT count(*) FROM delivery WHERE device_no = ? AND state = 0", (device_no,)
-            ).fetchone()
-            return int(count)
-
-        return await self._database.read(read)
+        return await self._database.write(read, app_no)
 
 
 def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:

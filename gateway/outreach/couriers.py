@@ -272,7 +272,7 @@ class Couriers:
             connection.execute(f"UPDATE webhook SET succeeded_at = ? WHERE no = {THIS}", (now, *webhook.key))
             _store_lane(connection, webhook, lane)
 
-        await self._database.write(write)
+        await self._database.write(write, webhook.app_no)
 
     async def _passed(self, webhook: Webhook, lane: Lane, position: Position) -> None:
         """Nothing was wanted up to there. On disk it is kept up now and then, so that after a restart what retention
@@ -281,7 +281,7 @@ class Couriers:
         now = self._clock()
         if now - lane.stored_at >= STORE_MS:
             lane.stored_at = now
-            await self._database.write(lambda connection: _store_lane(connection, webhook, lane))
+            await self._database.write(lambda connection: _store_lane(connection, webhook, lane), webhook.app_no)
 
     async def _held_up(
         self, route: _Route, lane: Lane, sent: list[tuple[Position, Event]], outcome: Answer | Failed
@@ -330,7 +330,7 @@ class Couriers:
             return True
 
         try:
-            if not await self._database.write(write):
+            if not await self._database.write(write, webhook.app_no):
                 return False  # it was removed meanwhile
         except Exception:
             # Nothing is passed over that is on no disk.
@@ -385,7 +385,8 @@ class Couriers:
                 )
             )
             await self._database.write(
-                lambda connection: connection.execute(*change)  # noqa: B023  awaited here
+                lambda connection: connection.execute(*change),  # noqa: B023  awaited here
+                webhook.app_no,
             )
 
     # -- a request ---------------------------------------------------------------------------------------------------

@@ -272,7 +272,7 @@ class WebhookBook:
             )
             return position
 
-        position = await self._database.write(write)
+        position = await self._database.write(write, app_no)
         webhook.lanes = [Lane(lane, position) for lane in range(LANES)]
         self.webhooks[webhook.id] = webhook
         self.on_changed(webhook)
@@ -302,7 +302,7 @@ class WebhookBook:
                 )
             return bool(there.rowcount)
 
-        if not await self._database.write(write):
+        if not await self._database.write(write, webhook.app_no):
             raise _unknown(webhook.id)
         webhook.fields, webhook.wanted, webhook.updated_at = fields, wanted, now
         webhook.disabled_at, webhook.disabled_reason = disabled
@@ -324,7 +324,8 @@ class WebhookBook:
                     f" WHERE no = {THIS}",
                     row,
                 ).rowcount
-            )
+            ),
+            webhook.app_no,
         )
         if not changed:
             raise _unknown(webhook.id)
@@ -340,7 +341,7 @@ class WebhookBook:
             for table in ("webhook_lane", "dead_letter"):
                 connection.execute(f"DELETE FROM {table} WHERE webhook_no = ?", (webhook.no,))
 
-        await self._database.write(write)
+        await self._database.write(write, webhook.app_no)
         if self.webhooks.pop(webhook.id, None) is not None:
             self.on_changed(webhook)
 
@@ -372,7 +373,8 @@ class WebhookBook:
                 connection.execute(
                     f"UPDATE dead_letter SET replay_at = ? WHERE webhook_no = {THIS}{chosen}", parameters
                 ).rowcount
-            )
+            ),
+            webhook.app_no,
         )
         if count:
             self.on_replay(webhook)

@@ -1,9 +1,10 @@
 """One SQLite file: one writer thread with group commit, a few readers with snapshots.
 
 Laws
-1. Everything that writes goes through the one writer. Operations run in the order of submission; a group of them
-   shares one transaction and one fsync, and their callbacks come back on the loop in that order, one thread hop per
-   group. So `202` costs a share of an fsync, not an fsync.
+1. Everything that writes goes through the one writer. Operations run in the order of submission, those that an app asks
+   for by itself in its turn (`write_queue`); a group of them shares one transaction and one fsync, and their callbacks
+   come back on the loop in the order in which they ran, one thread hop per group. So `202` costs a share of an fsync,
+   not an fsync.
 2. A failing operation is rolled back alone and gets its own exception; its neighbours commit. For that the group is run
    again with a savepoint for each, which are not worth their statements while nothing fails. When the *commit* or the
    disk fails, the group is run again one by one, so that what needs no space (a read on the writer) is not taken down
@@ -20,13 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,12 +37,17 @@ from broker.sqlite_file import connect
 from gateway.store.migrations import migrate
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
 from gateway.store.server_time import StoredClock, read_stored_clock
+from gateway.store.write_queue import WriteOperation, WriteQueue
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GROUP_OPERATIONS = 1_000
 """Operations of one transaction: bounds how long the first caller of a burst waits for the last."""
+GROUP_SECONDS = 0.02
+"""And the time after which no further one is begun in it: a few times what a commit takes."""
+WAITING_WRITES_OF_APP = 1_000
+"""Changes that one app asks for and that wait, a few kilobytes each."""
 READERS = 3
 """Threads that read for apps, of which one app has two at most; the machine this is sized for has two cores."""
 PROGRESS_STEPS = 20_000
@@ -66,15 +70,6 @@ class StorageFull(Exception):
     """The disk has no room (or fails): nothing of the operation was stored."""
 
 
-@dataclass(slots=True, eq=False)
-class _Operation:
-    run: Callable[[sqlite3.Connection], Any]
-    on_commit: Callable[[Any], None]
-    on_error: Callable[[BaseException], None]
-    result: Any = None
-    error: BaseException | None = None
-
-
 class Database:
     """See the module. Made by `open`; every method belongs to the loop's thread."""
 
@@ -89,7 +84,7 @@ class Database:
         self._engine = engine
         self._clock = clock
         self._loop = loop
-        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._queue = WriteQueue()
         self._closed = False
         self._readers = ThreadPoolExecutor(READERS, "database-reader")
         self._own_reader = ThreadPoolExecutor(1, "database-own-reader")
@@ -118,21 +113,26 @@ class Database:
         operation: Callable[[sqlite3.Connection], T],
         on_commit: Callable[[T], None],
         on_error: Callable[[BaseException], None],
+        app_no: int | None = None,
     ) -> None:
-        """Run `operation` on the writer thread; exactly one of the callbacks follows on the loop.
+        """Run `operation` on the writer thread, in the turn of the app that asks for it if one does; exactly one of the
+        callbacks follows on the loop.
 
         `on_commit` comes after the fsync. The operation must not keep the connection nor end the transaction (so no
         `executescript`), and may run twice (see the laws).
         """
         if self._closed:
             raise RuntimeError("the database is closed")
-        self._queue.put(_Operation(operation, on_commit, on_error))
+        self._queue.put(WriteOperation(operation, on_commit, on_error, app_no))
 
-    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Wait for the commit. Raises the operation's own exception, or StorageFull.
+    async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
+        """Wait for the commit. Raises the operation's own exception, or StorageFull; for an app Problem 503 when that
+        has too many changes waiting.
 
         A caller that is cancelled does not take its operation back.
         """
+        if app_no is not None and self._queue.waiting(app_no) >= WAITING_WRITES_OF_APP:
+            raise self.reads.refusal(app_no, "writer_full", "too many changes of this app wait")
         future: asyncio.Future[T] = self._loop.create_future()
 
         def on_commit(result: T) -> None:
@@ -143,39 +143,26 @@ class Database:
             if not future.done():
                 future.set_exception(error)
 
-        self.submit(operation, on_commit, on_error)
+        self.submit(operation, on_commit, on_error, app_no)
         return await future
 
-    async def write_models(self, operation: Callable[[Session], T]) -> T:
-        """The same with a SQLModel session, for the paths where a row at a time is fine."""
+    async def write_models(self, operation: Callable[[Session], T], app_no: int) -> T:
+        """The same for an app with a SQLModel session, for the paths where a row at a time is fine."""
 
         def run(_: sqlite3.Connection) -> T:
             return _in_session(self._writer_connection, operation)
 
-        return await self.write(run)
+        return await self.write(run, app_no)
 
     def _write_groups(self) -> None:
         self._writer_connection = self._engine.connect()
         raw = raw_connection(self._writer_connection)
-        closing = False
-        while not closing:
-            group: list[_Operation] = []
-            try:
-                operation = self._queue.get()
-                while operation is not None:
-                    group.append(operation)
-                    if len(group) >= GROUP_OPERATIONS:
-                        break
-                    operation = self._queue.get_nowait()
-                closing = operation is None
-            except queue.Empty:
-                pass
-            if group:
-                self._run_group(raw, group)
-                self._loop.call_soon_threadsafe(self._call_back, group)
+        while group := self._queue.take(GROUP_OPERATIONS):
+            self._run_group(raw, group)
+            self._loop.call_soon_threadsafe(self._call_back, group)
         self._writer_connection.close()
 
-    def _run_group(self, raw: sqlite3.Connection, group: list[_Operation]) -> None:
+    def _run_group(self, raw: sqlite3.Connection, group: list[WriteOperation]) -> None:
         try:
             self._run_together(raw, group)
         except Exception as error:  # whatever it is, the thread must live: everyone waits for it
@@ -190,16 +177,20 @@ class Database:
                 operation.error = None
                 self._run_group(raw, [operation])
 
-    def _run_together(self, raw: sqlite3.Connection, group: list[_Operation]) -> None:
+    def _run_together(self, raw: sqlite3.Connection, group: list[WriteOperation]) -> None:
         raw.execute("BEGIN IMMEDIATE")
         before = raw.total_changes
         # Each statement less is one pass of the interpreter lock less, for which this thread may wait longer than for
         # the statement: so no savepoints, as long as nothing fails.
         try:
-            for operation in group:
+            deadline = time.monotonic() + GROUP_SECONDS
+            for count, operation in enumerate(group, 1):
                 operation.result = operation.run(raw)
                 if not raw.in_transaction:
                     raise sqlite3.OperationalError("an operation has ended its group's transaction")
+                if count < len(group) and time.monotonic() > deadline:
+                    self._queue.put_back(group[count:])
+                    del group[count:]
         except Exception as error:
             if len(group) == 1 or _code(error) in (*_FULL, sqlite3.SQLITE_BUSY):
                 raise
@@ -217,7 +208,7 @@ class Database:
         self.groups += 1
         self.operations += len(group)
 
-    def _call_back(self, group: list[_Operation]) -> None:
+    def _call_back(self, group: list[WriteOperation]) -> None:
         for operation in group:
             try:
                 if operation.error is None:
@@ -301,7 +292,7 @@ class Database:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
+        self._queue.close()
         await self._loop.run_in_executor(None, self._writer.join)
         await asyncio.sleep(0)  # the last group's callbacks were scheduled before the thread ended
         self.reads.close()
@@ -371,7 +362,7 @@ def raw_connection(connection: Any) -> sqlite3.Connection:
     return raw
 
 
-def _run_in_savepoint(raw: sqlite3.Connection, operation: _Operation) -> None:
+def _run_in_savepoint(raw: sqlite3.Connection, operation: WriteOperation) -> None:
     raw.execute("SAVEPOINT operation")
     try:
         operation.result = operation.run(raw)

@@ -64,8 +64,8 @@ class ReadQueue:
         self._said_at: dict[int, float] = {}
         self.waiting = 0
         """Reads that wait, for metrics."""
-        self.refused: dict[str, int] = {"queue_full": 0, "too_long": 0}
-        """Reads that were not answered, for metrics."""
+        self.refused: dict[str, int] = {"queue_full": 0, "too_long": 0, "writer_full": 0}
+        """What was answered 503 for an app, changes that had no room included; for metrics."""
 
     async def run(self, app_no: int, work: Callable[[], T]) -> T:
         """The result of `work`, done on a reader thread in the app's turn. Raises its exception, or Problem 503."""
@@ -88,7 +88,7 @@ class ReadQueue:
         now = self._clock()
         if now - self._said_at.get(app_no, -LOG_SECONDS) >= LOG_SECONDS:
             self._said_at[app_no] = now
-            log.warning("reads of app %d are refused (%s)", app_no, reason)
+            log.warning("app %d is answered 503: %s (%s)", app_no, text, reason)
         return Later("busy", f"{text}; ask for less at a time, and again as late as Retry-After says", RETRY_SECONDS)
 
     def _start(self) -> None:

@@ -89,7 +89,7 @@ class ManualWriter:
             self.call_back()
             self.commit_group()
 
-    async def write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
         """As if it had waited: everything submitted before runs first, and is called back."""
         self.drain()
         self.connection.execute("BEGIN IMMEDIATE")

@@ -277,3 +277,42 @@ def test_a_statement_that_cannot_be_stored_does_not_keep_the_others_from_it(
     assert answers == [("good", 0), ("poison", 0x80), ("fine", 0)]
     assert world.row("SELECT count(*) FROM uplink_message") == (2,)
     assert "poison" in str(world.facts.last_error(1))
+
+
+def test_a_device_that_says_much_waits_for_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "SLICE_SECONDS", -1.0)  # one message of an operation
+    answered: list[str] = []
+
+    def say(device_no: int, text: str) -> None:
+        identity = world.identities[device_no]
+        topic = f"default/devices/{identity.device_id}/report"
+        payload = json.dumps({"said": text}).encode()
+        message = Message(topic, Body(payload))
+        world.receipts.published(identity.client_id, identity, message, lambda code: answered.append(text))
+
+    for number in range(20):
+        say(1, f"much {number}")
+    say(2, "little")
+    world.settle()
+    assert "little" in answered[:2]
+    assert [text for text in answered if text != "little"] == [f"much {number}" for number in range(20)]
+
+
+def test_a_message_of_many_answers_is_stored_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "SLICE_SECONDS", -1.0)
+    world.connect()
+    ids = [world.push().push_id for _ in range(3)]
+    world.acknowledge_all()
+    groups: list[int] = []
+    commit = world.writer.commit_group
+
+    def counted(size: int | None = None) -> None:
+        groups.append(len(world.writer.queue))
+        commit(size)
+
+    monkeypatch.setattr(world.writer, "commit_group", counted)
+    said = [{"push_id": push_id, "event": "acted", "action": "consent.granted"} for push_id in ids]
+    assert world.says("receipts", said) == 0
+    assert [world.state(push_id) for push_id in ids] == [("acted", None)] * 3
+    assert sum(1 for size in groups if size) >= 3
+    assert len(world.run(world.wishes.consents(1, 1))) == 3

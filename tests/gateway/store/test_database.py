@@ -148,11 +148,12 @@ async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: P
     assert await reading == (1,)
     with pytest.raises(StorageFull):
         await database.write_models(
-            lambda session: session.add(UplinkMessage(device_no=1, topic="", payload=bytes(100_000), received_at=0))
+            lambda session: session.add(UplinkMessage(device_no=1, topic="", payload=bytes(100_000), received_at=0)),
+            1,
         )
     assert await numbers(database) == [1]
     await database.write(lambda connection: connection.execute("PRAGMA max_page_count = 1000000").fetchone())
-    await database.write_models(lambda session: session.add(Application(id="a", created_at=1)))
+    await database.write_models(lambda session: session.add(Application(id="a", created_at=1)), 1)
     await database.close()
 
 
@@ -234,10 +235,10 @@ async def test_a_reader_cannot_write(database: Database) -> None:
 
 
 async def test_models_take_part_in_the_group_and_in_its_failures(database: Database) -> None:
-    await database.write_models(lambda session: session.add(Application(id="a", created_at=1)))
+    await database.write_models(lambda session: session.add(Application(id="a", created_at=1)), 1)
     with pytest.raises(Exception, match="UNIQUE"):
-        await database.write_models(lambda session: session.add(Application(id="a", created_at=2)))
-    await database.write_models(lambda session: session.add(Application(id="b", created_at=3)))
+        await database.write_models(lambda session: session.add(Application(id="a", created_at=2)), 1)
+    await database.write_models(lambda session: session.add(Application(id="b", created_at=3)), 1)
     found = await database.read_models(lambda session: [app.id for app in session.exec(select(Application)).all()], 1)
     assert found == ["a", "b"]
 
@@ -305,3 +306,36 @@ async def test_credentials_are_looked_up_whatever_is_read(database: Database) ->
     assert await asyncio.wait_for(database.read_soon(lambda connection: 2), 5) == 2
     released.set()
     assert await reading == [True] * 7
+
+
+async def test_a_group_ends_when_it_has_taken_long_enough(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.database.GROUP_SECONDS", 0.0)
+    hold = Hold(database)
+    await hold.entered()
+    before = database.groups
+    writes = [asyncio.ensure_future(database.write(insert(number))) for number in range(3)]
+    await asyncio.sleep(0)
+    hold.release()
+    await asyncio.gather(*writes, hold.done)
+    assert database.groups - before == 4  # one commit for each
+    assert await numbers(database) == [0, 1, 2]
+
+
+async def test_changes_of_an_app_take_turns_and_have_a_bound(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.store.database.WAITING_WRITES_OF_APP", 3)
+    hold = Hold(database)
+    await hold.entered()
+    busy = [asyncio.ensure_future(database.write(insert(number), 1)) for number in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Later):
+        await database.write(insert(9), 1)
+    own, other = asyncio.ensure_future(database.write(insert(10))), asyncio.ensure_future(database.write(insert(20), 2))
+    await asyncio.sleep(0)
+    hold.release()
+    await asyncio.gather(*busy, own, other, hold.done)
+    found = await numbers(database)
+    assert found.index(10) <= 1
+    assert found.index(20) <= 2
+    assert [number for number in found if number < 10] == [0, 1, 2]

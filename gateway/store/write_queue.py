@@ -1,0 +1,98 @@
+"""What waits for the writer: the server's own operations in their order, and those of apps in turn.
+
+The life of a delivery relies on the order in which the loop submits operations (no `app_no`). What an app asks for by
+itself (enrolling, changing, removing) waits in a queue of that app: apps take turns, one operation each, and the
+server's own come in between, so that an app with a thousand changes waits for itself. Two orders hold:
+
+- operations of one queue run in the order of submission;
+- an app's operation runs after all of the server's own that were submitted before it.
+
+`put` belongs to the loop's thread, everything else to the writer's.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True, eq=False)
+class WriteOperation:
+    """Something for the writer to do, and whom to call back on the loop."""
+
+    run: Callable[[sqlite3.Connection], Any]
+    on_commit: Callable[[Any], None]
+    on_error: Callable[[BaseException], None]
+    app_no: int | None = None
+    """The app that asks for it by itself; None: the server's own."""
+    number: int = 0
+    """In the order of submission."""
+    result: Any = None
+    error: BaseException | None = None
+
+
+class WriteQueue:
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._own: deque[WriteOperation] = deque()
+        self._apps: dict[int, deque[WriteOperation]] = {}
+        """Only those that have something waiting; the first is the next to have its turn."""
+        self._number = 0
+        self._own_is_next = True
+        self._closed = False
+
+    def put(self, operation: WriteOperation) -> None:
+        with self._changed:
+            self._number += 1
+            operation.number = self._number
+            app_no = operation.app_no
+            queue = self._own if app_no is None else self._apps.setdefault(app_no, deque())
+            queue.append(operation)
+            self._changed.notify()
+
+    def waiting(self, app_no: int) -> int:
+        """Operations of an app that wait."""
+        return len(self._apps.get(app_no, ()))
+
+    def close(self) -> None:
+        """What is in it is still done; then `take` answers nothing."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def take(self, most: int) -> list[WriteOperation]:
+        """Wait for the next operations, `most` at most; none when the queue is closed and empty."""
+        taken: list[WriteOperation] = []
+        with self._changed:
+            self._changed.wait_for(lambda: self._own or self._apps or self._closed)
+            while len(taken) < most and (self._own or self._apps):
+                taken.append(self._next())
+        return taken
+
+    def _next(self) -> WriteOperation:
+        app_no = next(iter(self._apps), None)
+        if app_no is not None and self._own:
+            first = self._own[0].number
+            app_no = next((app_no for app_no, queue in self._apps.items() if queue[0].number < first), None)
+        if app_no is None or (self._own and self._own_is_next):
+            self._own_is_next = False
+            return self._own.popleft()
+        self._own_is_next = True
+        queue = self._apps.pop(app_no)
+        operation = queue.popleft()
+        if queue:
+            self._apps[app_no] = queue  # behind the others
+        return operation
+
+    def put_back(self, operations: Sequence[WriteOperation]) -> None:
+        """There was no time for these, which were taken last."""
+        with self._changed:
+            for operation in reversed(operations):
+                if operation.app_no is None:
+                    self._own.appendleft(operation)
+                else:
+                    self._apps.setdefault(operation.app_no, deque()).appendleft(operation)
