@@ -27,6 +27,7 @@ from broker.events import BrokerEvents
 from broker.failed_authentications import FailedAuthentications
 from broker.handshake import Terms, published_will
 from broker.message import Message
+from broker.message_rates import MessageRates
 from broker.metrics import BrokerMetrics
 from broker.packet_ids import PacketIds, range_size
 from broker.protocol.packets import ReasonCode
@@ -62,6 +63,7 @@ class Broker:
         self._router: Router[Session] = Router()
         self._retained = RetainedMessages(settings.max_retained_messages, settings.max_retained_bytes)
         self.failed = FailedAuthentications(settings.max_failed_authentications)
+        self.rates = MessageRates(settings.max_message_rate, settings.max_byte_rate)
         self._connections: dict[str, tuple[Connection, ...]] = {}
         """By principal; almost always one, and a tuple of one is the smallest collection there is."""
         self._leaving = 0

@@ -96,11 +96,13 @@ class Connection:
         "_holding",
         "_opened_at",
         "_permissions",
+        "_resting_until",
         "_said_connack",
         "_state",
         "_terms",
         "_transport",
         "_unacknowledged",
+        "_uncharged",
         "_unread_bytes",
         "_unstored_bytes",
         "environment",
@@ -151,6 +153,10 @@ class Connection:
         """Payload bytes of the messages whose acknowledgements wait for the store."""
         self._holding = False
         """We do not read for now."""
+        self._uncharged = 0
+        """Packets of this read that its rate will count."""
+        self._resting_until = 0.0
+        """Its user says more than its rate: it is not read until then. 0: it is."""
         # A stranger's packet may be as large as what we keep for strangers.
         self._decoder = Decoder(self, broker.settings.connect_buffer)
         broker.wheel.schedule(self, now + broker.settings.connect_timeout)
@@ -169,8 +175,31 @@ class Connection:
         except Exception:
             log.exception("connection of %s failed", self.peer)  # ours, not the peer's: one connection pays for it
             self.end(ReasonCode.UNSPECIFIED_ERROR, "internal error")
+        if self._uncharged:
+            packets, self._uncharged = self._uncharged, 0
+            self.charge(packets, len(data), now)
         if not self._said_connack and self._decoder.buffered > environment.settings.connect_buffer:
             self.end(ReasonCode.QUOTA_EXCEEDED, "too much before authentication")
+
+    def charge(self, packets: int, size: int, now: float) -> None:
+        """Count work for the client against its user's rate; over it, nothing is read for a while."""
+        if self.principal:  # a stranger may say no more than `connect_buffer`
+            seconds = self._broker.rates.charge(self.principal, packets, size, now)
+            if seconds > 0:
+                self._rest(now + seconds)
+
+    def _rest(self, until: float) -> None:
+        """Read nothing until then."""
+        if self._state is not State.CONNECTED:
+            return
+        if not self._resting_until:
+            self.environment.metrics.limited_senders += 1
+            if self._broker.rates.is_new(self.principal):
+                log.warning("%s: %.64r says more than its rate: it is read more slowly", self.peer, self.principal)
+            if not self._holding:
+                self._transport.pause_reading()
+        self._resting_until = until
+        self._broker.wheel.schedule(self, until)
 
     def connection_lost(self, now: float, reason: str = "connection lost") -> None:
         """The socket is gone. Harmless after our own `close`."""
@@ -200,6 +229,7 @@ class Connection:
 
     def packet(self, packet: Packet) -> None:
         """Everything but PUBACK, which goes from the decoder to the session."""
+        self._uncharged += 1
         handler = _LEGAL[self._state].get(type(packet))
         if handler is not None:
             handler(self, packet)
@@ -255,6 +285,10 @@ class Connection:
                 self.end(ReasonCode.UNSPECIFIED_ERROR, "connect timeout")
                 return None
             return until
+        if self._resting_until and now >= self._resting_until:
+            self._rested(now)
+            if session.connection is not self:
+                return None  # what it had said ended it
         oldest = session.oldest_sent_at()
         if oldest is None:
             session.compact()
@@ -263,6 +297,8 @@ class Connection:
         if now >= ack_until:
             self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "ack timeout")
             return None
+        if self._resting_until:
+            return min(self._resting_until, ack_until)
         if not self._terms.keep_alive:
             return ack_until
         silence = self._terms.keep_alive * settings.keep_alive_grace
@@ -271,6 +307,14 @@ class Connection:
             self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-22] [3.1.1: MQTT-3.1.2-24]
             return None
         return min(alive_until, ack_until)
+
+    def _rested(self, now: float) -> None:
+        """Its user is within its rate again."""
+        self._resting_until = 0.0
+        self.last_received = now  # nobody has listened meanwhile
+        if not self._holding:
+            self._transport.resume_reading()
+        self._resume()
 
     # -- CONNECT ------------------------------------------------------------------------------------------------------
 
@@ -368,6 +412,9 @@ class Connection:
             self._decoder.resume()
         except MqttError as error:
             self._refuse_packet(error)
+        if self._uncharged:
+            packets, self._uncharged = self._uncharged, 0
+            self.charge(packets, 0, self.environment.now)
 
     def _refused(self, reason_code: int) -> None:
         self.end(reason_code, ReasonCode(reason_code).name.lower().replace("_", " "))
@@ -416,7 +463,11 @@ class Connection:
         self._said_connack = True
         self.environment.metrics.handshakes -= 1
         session.start()
-        self._resume()
+        ahead = self._broker.rates.seconds_over(self.principal, self.environment.now)
+        if ahead > 0:
+            self._rest(self.environment.now + ahead)
+        else:
+            self._resume()
 
     # -- PUBLISH from the client --------------------------------------------------------------------------------------
 
@@ -505,6 +556,7 @@ class Connection:
         codes: list[int] = []
         wanting_retained: list[tuple[str, int]] = []
         # [MQTT-3.8.4-5] [3.1.1: MQTT-3.8.4-4]: one after the other, and one SUBACK.
+        self._uncharged += len(subscribe.subscriptions)  # each is work of its own
         for request in subscribe.subscriptions:
             topic_filter = request.topic_filter
             refusal = subscribe_refusal(
@@ -537,6 +589,7 @@ class Connection:
 
     def _unsubscribe(self, unsubscribe: Unsubscribe) -> None:
         session = self._accepted_session()
+        self._uncharged += len(unsubscribe.topic_filters)
         # [MQTT-3.10.4-6] [MQTT-3.11.3-1] [MQTT-3.11.3-2] [3.1.1: MQTT-3.10.4-6]
         removed = [self._broker.unsubscribe(session, topic_filter) for topic_filter in unsubscribe.topic_filters]
         codes: list[int] = [0 if there else ReasonCode.NO_SUBSCRIPTION_EXISTED for there in removed]
@@ -591,7 +644,8 @@ class Connection:
         if not self._holding and self._state is State.CONNECTED:
             self._holding = True
             self.environment.metrics.held_publishers += 1
-            self._transport.pause_reading()
+            if not self._resting_until:
+                self._transport.pause_reading()
 
     def _leave(self, packet: Packet) -> None:
         """Its turn has come."""
@@ -602,7 +656,8 @@ class Connection:
                 self._holding = False
                 self.last_received = self.environment.now  # nobody has listened meanwhile
                 self._broker.wheel.schedule(self, self.last_received)
-                self._transport.resume_reading()
+                if not self._resting_until:
+                    self._transport.resume_reading()
         data = encode(packet, self.version)
         if self._terms is not None and len(data) > self._terms.maximum_packet_size:  # SUBACK of very many filters
             self.end(ReasonCode.PACKET_TOO_LARGE, "answer larger than the client takes")  # [MQTT-3.1.2-24]

@@ -38,6 +38,8 @@ class BrokerMetrics:
 
     held_publishers: int = 0
     """Times a socket was not read because its client says more than can be stored."""
+    limited_senders: int = 0
+    """Times a client was not read because its user says more than `max_message_rate` or `max_byte_rate`."""
 
     publishes_in: int = 0
     publishes_out: int = 0

@@ -68,6 +68,12 @@ class BrokerSettings:
     max_unstored_bytes: int = 4 * 1024 * 1024
     """Payload bytes from one client that wait for the store, or `receive_maximum` answers that do: above either its
     socket is not read until all of them have left."""
+    max_message_rate: float = 10_000.0
+    """Packets a second from all connections of one user, acknowledgements of ours aside; each topic filter of a
+    SUBSCRIBE, and each WebSocket frame without a packet, counts as one. Ten seconds' worth may come at once. Over it
+    the user's sockets are not read for a while. Of QoS 1 it is about half of what a core does."""
+    max_byte_rate: float = 16.0 * 1024 * 1024
+    """Bytes a second in those packets, likewise."""
     topic_alias_maximum: int = 16
     """Aliases a 5.0 client may define, per connection, and we define for a client that takes them. What mosquitto and
     most clients use at most is 10."""

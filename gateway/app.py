@@ -533,7 +533,12 @@ def _listen(host: str, port: int) -> socket.socket:
 def _broker_settings(settings: Settings) -> BrokerSettings:
     """Devices and networks do not become faster with the clock: what is waited for from them takes as long as ever."""
     speed = settings.clock_speed
-    usual = BrokerSettings(max_inflight=settings.max_inflight, ack_timeout=settings.ack_timeout * speed)
+    usual = BrokerSettings(
+        max_inflight=settings.max_inflight,
+        ack_timeout=settings.ack_timeout * speed,
+        max_message_rate=settings.device_message_rate / speed,
+        max_byte_rate=settings.device_byte_rate / speed,
+    )
     return replace(
         usual, connect_timeout=usual.connect_timeout * speed, keep_alive_grace=usual.keep_alive_grace * speed
     )

@@ -86,6 +86,7 @@ BROKER_COUNTERS = {
     "taken_over": "Connections ended by a newer one with the same client identifier.",
     "slow_consumers": "Times a socket stopped taking bytes.",
     "held_publishers": "Times a socket was not read because its client said more than could be stored.",
+    "limited_senders": "Times a device was not read because it said more than its rate.",
     "publishes_in": "PUBLISH packets from clients.",
     "publishes_out": "PUBLISH packets to clients.",
     "acknowledged": "QoS 1 and 2 handshakes completed by clients.",

@@ -28,6 +28,7 @@ from broker.broker import Broker
 from broker.network.acceptor import Acceptor, Entrance
 from broker.network.listen_address import WEBSOCKET_PATH, ListenAddress
 from broker.network.proxies import TrustedProxies
+from broker.network.read_turns import ReadTurns
 from broker.network.tls import ServerTls
 from broker.network.transport import TcpTransport
 from broker.network.websocket_handshake import WebSocketRules
@@ -75,6 +76,7 @@ class BrokerServer:
         self.broker = broker
         self.doors = doors or Doors()
         self._loop = asyncio.get_running_loop()
+        self.read_turns = ReadTurns(self._loop)
         self._listeners: list[asyncio.Server] = []
         self._acceptors: list[Acceptor] = []
         self._socket_files: list[str] = []

@@ -5,7 +5,9 @@ Laws
    rises above the settings' `write_buffer` (pause) and has drained (resume); what that means, `Connection` decides.
 2. It never holds bytes back: uvloop's transport writes at once; TCP keeps the order and loses nothing [MQTT-4.2-1]
    [3.1.1: MQTT-7.1.1-1].
-3. Nothing is sent after `close`, and every close ends. What was written goes out first; a peer that does not take it,
+3. A client that says much at once is read in turns with the others (`read_turns`); what it has said before it hangs up
+   is heard all the same.
+4. Nothing is sent after `close`, and every close ends. What was written goes out first; a peer that does not take it,
    or does not hang up, is cut off after `LINGER`.
 
 Closing has a second half. A socket that is closed with unread bytes in it answers them with a reset, and a reset
@@ -18,12 +20,14 @@ Price of an idle connection: this object about 200 bytes, uvloop's transport 1.4
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol, cast
 
 from broker.broker import Broker
 from broker.connection import Connection
 from broker.network.proxies import UNIX, host_and_port
+from broker.network.read_turns import PART_BYTES, ReadTurns
 from broker.network.tls import client_certificate
 
 LINGER = 1.0
@@ -34,6 +38,7 @@ class Owner(Protocol):
     """Who opened the listener; counts the sockets."""
 
     broker: Broker
+    read_turns: ReadTurns
 
     def opened(self, transport: TcpTransport) -> bool:
         """False: there is no room, the socket is cut off at once."""
@@ -47,13 +52,16 @@ class TcpTransport(asyncio.Protocol):
         "_closing",
         "_connection",
         "_cut",
+        "_held",
+        "_hung_up",
         "_loop",
         "_metrics",
         "_owner",
         "_peer",
-        "_reading",
         "_receive",
         "_socket",
+        "_unread",
+        "_unread_from",
         "send",
     )
 
@@ -71,7 +79,13 @@ class TcpTransport(asyncio.Protocol):
         """The connection's, while bytes are wanted."""
         self._connection: Connection | None = None
         self._closing = False
-        self._reading = True
+        self._held = False
+        """The connection wants no bytes for now."""
+        self._unread: bytes | None = None
+        """What waits for its turn, from `_unread_from` on."""
+        self._unread_from = 0
+        self._hung_up = False
+        """The socket is gone, and its end waits for what is unread."""
         self._cut: asyncio.TimerHandle | None = None
 
     # -- what the connection calls ------------------------------------------------------------------------------------
@@ -89,9 +103,13 @@ class TcpTransport(asyncio.Protocol):
             return
         self._closing = True
         self._receive = None
+        self._unread = None
+        if self._hung_up:
+            self._loop.call_soon(self.connection_lost, None)
         if self._socket.is_closing():
             return
-        self.resume_reading()  # to see the peer hang up
+        self._held = False
+        self._socket.resume_reading()  # to see the peer hang up
         self._cut_off_later()
         if self._socket.can_write_eof():
             self._socket.write_eof()
@@ -100,12 +118,16 @@ class TcpTransport(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         if not self._closing:
-            self._reading = False
+            self._held = True
             self._socket.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._reading and not self._socket.is_closing():
-            self._reading = True
+        if not self._held or self._closing:
+            return
+        self._held = False
+        if self._unread is not None:
+            self._owner.read_turns.add(self)
+        elif not self._socket.is_closing():
             self._socket.resume_reading()
 
     def abort(self) -> None:
@@ -138,7 +160,11 @@ class TcpTransport(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:  # Hot path.
         receive = self._receive
-        if receive is not None:
+        if receive is None:
+            return
+        if len(data) > PART_BYTES or self._unread is not None:
+            self._take_turns(data)
+        else:
             receive(data, self._clock())
 
     def eof_received(self) -> bool:
@@ -156,8 +182,12 @@ class TcpTransport(asyncio.Protocol):
             self._connection.resume_writing(self._clock())
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._unread is not None and error is None:
+            self._hung_up = True  # TLS tells of the end in the same breath as of what was said before it
+            return
         self._closing = True
         self._receive = None
+        self._unread = None
         if self._cut is not None:
             self._cut.cancel()
             self._cut = None
@@ -165,6 +195,51 @@ class TcpTransport(asyncio.Protocol):
         if connection is not None:
             connection.connection_lost(self._clock(), "connection lost" if error is None else _reason(error))
             self._owner.closed(self)
+
+    # -- turns --------------------------------------------------------------------------------------------------------
+
+    def _take_turns(self, data: bytes) -> None:
+        """Handle more than a part: each in its turn. Of a stranger at once: it is little, and must not lie about."""
+        connection = self._connection
+        unread = self._unread
+        if unread is not None:  # TLS had more in its buffer
+            self._unread = unread[self._unread_from :] + data
+            self._unread_from = 0
+            return
+        begin = 0
+        while connection is not None and connection.session is None and self._receive is not None and begin < len(data):
+            self._take(data[begin : begin + PART_BYTES])
+            begin += PART_BYTES
+        if self._receive is None or begin >= len(data):
+            return
+        self._unread = data
+        self._unread_from = begin
+        self._socket.pause_reading()
+        self._owner.read_turns.add(self)
+
+    def read_on(self, until: float) -> bool:
+        """See `BusyReader`."""
+        while (unread := self._unread) is not None and not self._held:
+            begin = self._unread_from
+            self._unread_from = begin + PART_BYTES
+            self._take(unread[begin : begin + PART_BYTES])
+            if self._unread is not None and self._unread_from >= len(self._unread):
+                self._all_is_read()
+            elif time.monotonic() >= until:
+                break
+        return self._unread is not None and not self._held
+
+    def _take(self, data: bytes) -> None:
+        """Handle bytes that have come."""
+        if self._receive is not None:
+            self._receive(data, self._clock())
+
+    def _all_is_read(self) -> None:
+        self._unread = None
+        if self._hung_up:
+            self.connection_lost(None)
+        elif not self._held and not self._socket.is_closing():
+            self._socket.resume_reading()
 
 
 def _text(peer: object) -> str:

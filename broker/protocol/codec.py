@@ -28,6 +28,7 @@ from broker.protocol.errors import (
     MqttError,
     PacketTooLarge,
     ProtocolError,
+    QuotaExceeded,
     TopicAliasInvalid,
     UnsupportedProtocolVersion,
 )
@@ -64,6 +65,14 @@ from broker.protocol.topic_filters import SHARE, valid_topic_filter, valid_topic
 
 MAX_PACKET_SIZE = 5 + 268_435_455
 """First byte, remaining length, and the most that its four bytes of seven bits can say (MQTT 5.0, 1.5.5)."""
+
+MAX_USER_PROPERTIES = 100
+"""Of one packet from a client, and of its will: ten times what we have seen. A packet of 1 MiB could have 200,000,
+which take a second."""
+MAX_USER_PROPERTY_BYTES = 16 * 1024
+"""Of those together, lengths included."""
+MAX_TOPIC_FILTERS = 1_000
+"""Of one SUBSCRIBE or UNSUBSCRIBE: the subscriptions that a session may have, by default."""
 
 _PUBACK = 0x40
 _PUBACK_CODES = REASON_CODES[PacketType.PUBACK]
@@ -447,7 +456,9 @@ class _Reader:
         self.end = self.position + length
         allowed = _PROPERTIES_FROM_SERVER[kind] if self.from_server else _PROPERTIES_FROM_CLIENT[kind]
         properties = Properties()
+        left = MAX_USER_PROPERTY_BYTES
         while self.more():
+            begin = self.position
             row = allowed.get(self.byte())
             if row is None:
                 raise MalformedPacket("a property that does not belong to its packet")  # MQTT 5.0, 2.2.2.2
@@ -455,7 +466,13 @@ class _Reader:
             if row.check is not None:
                 row.check(value)
             if row.repeats:
-                getattr(properties, row.name).append(value)
+                values = getattr(properties, row.name)
+                values.append(value)
+                left -= self.position - begin
+                if not self.from_server and (len(values) > MAX_USER_PROPERTIES or left < 0):
+                    raise QuotaExceeded(
+                        f"more than {MAX_USER_PROPERTIES} user properties, or {MAX_USER_PROPERTY_BYTES} bytes of them"
+                    )
             elif getattr(properties, row.name) is not None:
                 raise ProtocolError(f"{row.name} more than once")
             else:
@@ -582,6 +599,8 @@ def _decode_subscribe(reader: _Reader) -> Subscribe:
         subscriptions.append(
             SubscriptionRequest(topic_filter, options & 3, no_local, bool(options & 0x08), retain_handling)
         )
+        if len(subscriptions) > MAX_TOPIC_FILTERS:
+            raise QuotaExceeded(f"SUBSCRIBE with more than {MAX_TOPIC_FILTERS} topic filters")
     if not subscriptions:
         raise ProtocolError("SUBSCRIBE without a topic filter")  # [MQTT-3.8.3-2] [3.1.1: MQTT-3.8.3-3]
     return Subscribe(packet_id, subscriptions, properties)
@@ -607,6 +626,8 @@ def _decode_unsubscribe(reader: _Reader) -> Unsubscribe:
     topic_filters = []
     while reader.more():
         topic_filters.append(_topic_filter(reader))
+        if len(topic_filters) > MAX_TOPIC_FILTERS:
+            raise QuotaExceeded(f"UNSUBSCRIBE with more than {MAX_TOPIC_FILTERS} topic filters")
     if not topic_filters:
         raise ProtocolError("UNSUBSCRIBE without a topic filter")  # [MQTT-3.10.3-2] [3.1.1: MQTT-3.10.3-2]
     return Unsubscribe(packet_id, topic_filters, properties)

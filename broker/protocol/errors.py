@@ -9,7 +9,8 @@ text is for our log and for the reason string: it says what was wrong and repeat
     ├── ProtocolError               0x82  a packet, with contents or at a moment that the protocol forbids
     ├── UnsupportedProtocolVersion  0x84  CONNECT of a version we do not speak; 3.1.1 calls it return code 1
     ├── TopicAliasInvalid           0x94  alias 0, above the maximum, or not defined
-    └── PacketTooLarge              0x95  larger than we have said we take
+    ├── PacketTooLarge              0x95  larger than we have said we take
+    └── QuotaExceeded               0x97  too many parts in one packet
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class TopicAliasInvalid(MqttError):
 class PacketTooLarge(MqttError):
     reason_code = ReasonCode.PACKET_TOO_LARGE
     label = "packet_too_large"
+
+
+class QuotaExceeded(MqttError):
+    reason_code = ReasonCode.QUOTA_EXCEEDED
+    label = "quota_exceeded"
 
 
 _RETURN_CODES: dict[int, ConnectReturnCode] = {

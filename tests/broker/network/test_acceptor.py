@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker.authorization import Accepted, AllowAll, ClientCertificate, Credentials, Refused
+from broker.network import read_turns
 from broker.network.listen_address import ListenAddress, parse_address
 from broker.network.listeners import Doors
 from broker.network.proxies import TrustedProxies
@@ -65,6 +66,36 @@ async def dial(address: ListenAddress) -> Client:
     if address.scheme == "unix":
         return Client(*await asyncio.open_unix_connection(address.path))
     return Client(*await asyncio.open_connection(address.host, address.port))
+
+
+def test_what_is_said_before_hanging_up_is_heard_over_tls(
+    run: Run[None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS tells of the end in the same breath as of a heap that takes many turns."""
+    monkeypatch.setattr(read_turns, "CONNECTION_SECONDS", -1.0)
+    authority = Authority(tmp_path)
+    pair = authority.issue("broker", "localhost")
+    tls = ServerTls(TlsFiles(pair.certificate, pair.key))
+    heap = wire.publish("t", b"") * 5_000 + wire.DISCONNECT
+
+    def say_and_go(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as bare:
+            client = authority.client().wrap_socket(bare, server_hostname="localhost")
+            client.sendall(wire.connect("kiosk-1"))
+            assert client.recv(4) == wire.connack_4()
+            client.sendall(heap)
+            with client, suppress(OSError):
+                client.unwrap()
+
+    async def scenario() -> None:
+        async with behind("mqtts://127.0.0.1:0", tls=tls) as (server, _, (address,)):
+            await asyncio.to_thread(say_and_go, address.port)
+            await until(lambda: server.events.ends, "the end to be noted")
+            assert server.events.ends == [("kiosk-1", "disconnected")]
+            assert server.metrics.publishes_in == 5_000
+            await until(lambda: not server.server._transports, "the transport to be let go")
+
+    run(scenario())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import math
 import ssl
 import struct
 import subprocess
@@ -27,6 +28,7 @@ from broker.network import transport as tcp_transport
 from broker.network.listen_address import ListenAddress
 from broker.network.listeners import Doors
 from broker.network.proxies import TrustedProxies
+from broker.network.read_turns import BusyReader, ReadTurns
 from broker.network.transport import TcpTransport
 from broker.network.websocket_handshake import WebSocketRules
 from broker.network.websocket_transport import WebSocketTransport
@@ -893,6 +895,14 @@ class FakeSocket(asyncio.Transport):
     def abort(self) -> None: ...
 
 
+class AtOnce(ReadTurns):
+    """Turns without a loop."""
+
+    def add(self, reader: BusyReader) -> None:
+        while reader.read_on(math.inf):
+            pass
+
+
 class OneBroker:
     """Who opens no listener."""
 
@@ -900,6 +910,7 @@ class OneBroker:
         self.broker = Broker(BrokerSettings(), MemoryStore(), AllowAll(), Events(), ServerClock())
         self.broker.start()
         self.loop = asyncio.new_event_loop()
+        self.read_turns: ReadTurns = AtOnce(self.loop)
 
     def opened(self, transport: TcpTransport) -> bool:
         return True

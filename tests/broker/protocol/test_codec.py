@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.protocol.codec import MAX_PACKET_SIZE, Decoder, encode, encode_properties, encode_publish
+from broker.protocol.codec import (
+    MAX_PACKET_SIZE,
+    MAX_TOPIC_FILTERS,
+    MAX_USER_PROPERTIES,
+    Decoder,
+    encode,
+    encode_properties,
+    encode_publish,
+)
 from broker.protocol.errors import (
     MalformedPacket,
     MqttError,
@@ -45,6 +53,7 @@ from broker.protocol.packets import (
     Unsubscribe,
     Will,
 )
+from tests import wire as packets_by_hand
 from tests.broker.protocol.vectors import CONNECT_3_1_1, CONNECT_5, REFUSED, VECTORS, Refused, Vector, wire
 
 PINGREQ = wire("c0 00")
@@ -641,3 +650,41 @@ def test_3_1_1_leaves_out_what_it_has_no_place_for() -> None:
     asked = SubscriptionRequest("a", 1, no_local=True, retain_as_published=True, retain_handling=2)
     assert encode(Subscribe(1, [asked]), V3_1_1) == wire("82 06 0001 0001", b"a", "01")
     assert encode(Publish("t", b"", properties=Properties(content_type="x")), V3_1_1) == wire("30 03 0001", b"t")
+
+
+PAIR = b"\x26\x00\x01a\x00\x01b"
+
+
+@pytest.mark.parametrize(
+    ("packet", "label"),
+    [
+        (packets_by_hand.publish("t", b"", version=V5, properties=PAIR * MAX_USER_PROPERTIES), None),
+        (packets_by_hand.publish("t", b"", version=V5, properties=PAIR * (MAX_USER_PROPERTIES + 1)), "quota_exceeded"),
+        (
+            packets_by_hand.publish(
+                "t", b"", version=V5, properties=b"\x26\x00\x01a" + packets_by_hand.text("b" * 16_380)
+            ),
+            "quota_exceeded",
+        ),
+        (packets_by_hand.subscribe(1, *[("t", 0)] * MAX_TOPIC_FILTERS, version=V5), None),
+        (packets_by_hand.subscribe(1, *[("t", 0)] * (MAX_TOPIC_FILTERS + 1), version=V5), "quota_exceeded"),
+        (packets_by_hand.unsubscribe(1, *["t"] * MAX_TOPIC_FILTERS, version=V5), None),
+        (packets_by_hand.unsubscribe(1, *["t"] * (MAX_TOPIC_FILTERS + 1), version=V5), "quota_exceeded"),
+    ],
+)
+def test_the_parts_of_a_clients_packet_are_bounded(packet: bytes, label: str | None) -> None:
+    heard = Heard()
+    decoder = decoder_for(heard, V5)
+    if label is None:
+        decoder.feed(packet)
+        assert len(heard.packets) == 1
+    else:
+        with pytest.raises(MqttError) as error:
+            decoder.feed(packet)
+        assert (error.value.label, error.value.reason_code) == (label, 0x97)
+
+
+def test_the_parts_of_a_servers_packet_are_its_own_affair() -> None:
+    heard = Heard()
+    decoder_for(heard, V5, from_server=True).feed(packets_by_hand.publish("t", b"", version=V5, properties=PAIR * 200))
+    assert len(heard.packets) == 1
