@@ -82,6 +82,8 @@ SWEEP_SECONDS = 0.25
 """How late `expired` may be booked; nothing is handed over late, whatever this is."""
 DAY = 86_400_000
 HOUR = 3_600_000
+MAX_UNSTORED_BYTES = 512 * 1024
+"""Of one connection of a device. Each byte of it is there several times on its way to the disk."""
 NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio")
 """Kept at warnings: what they say below is not for an operator, and statements have values in them."""
 
@@ -538,6 +540,7 @@ def _broker_settings(settings: Settings) -> BrokerSettings:
         ack_timeout=settings.ack_timeout * speed,
         max_message_rate=settings.device_message_rate / speed,
         max_byte_rate=settings.device_byte_rate / speed,
+        max_unstored_bytes=MAX_UNSTORED_BYTES,
     )
     return replace(
         usual, connect_timeout=usual.connect_timeout * speed, keep_alive_grace=usual.keep_alive_grace * speed

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     device_message_rate: Annotated[int, Field(ge=1)] = 500
     """Messages per second and device, all its connections together; ten seconds' worth may come at once. Over it the
     device is read more slowly. A message costs up to 0.2 ms: a tenth of the server's one core."""
-    device_byte_rate: Annotated[Bytes, Field(ge=1024)] = 1024 * 1024
+    device_byte_rate: Annotated[Bytes, Field(ge=1024)] = 512 * 1024
     """Bytes per second and device in those messages, likewise."""
     request_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """HTTP requests per second and key, as a burst; over it 429 with Retry-After."""

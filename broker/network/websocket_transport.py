@@ -148,8 +148,8 @@ class WebSocketTransport(TcpTransport):
             self._take(data)
 
     def _take(self, data: bytes) -> None:  # Hot path.
-        connection, frames = self._connection, self._frames
-        if connection is None or frames is None or self._receive is None:
+        connection, frames, receive = self._connection, self._frames, self._receive
+        if connection is None or frames is None or receive is None:
             return
         if self._left is not None and not self._may_say(len(data), frames, connection):
             return
@@ -174,7 +174,7 @@ class WebSocketTransport(TcpTransport):
                 extra += 1
         now = self._clock()
         if payload:
-            self._receive(payload, now)
+            receive(payload, now)
         if extra:
             self._count_frames(extra, len(data), connection, now)
         if self._receive is None:

@@ -75,7 +75,7 @@ def serve(
     device_message_rate: Annotated[
         int | None, typer.Option(help="Messages per second and device. Default: 500")
     ] = None,
-    device_byte_rate: Annotated[str | None, typer.Option(help="The same in bytes. Default: 1 MiB")] = None,
+    device_byte_rate: Annotated[str | None, typer.Option(help="The same in bytes. Default: 512 KiB")] = None,
     request_limit: Annotated[int | None, typer.Option(help="HTTP requests per second and key. Default: 20000")] = None,
     disk_reserve: Annotated[str | None, typer.Option(help="Bytes that stay free. Default: 32 MiB")] = None,
     retention_days: Annotated[float | None, typer.Option(help="For ended deliveries. Default: 30")] = None,
