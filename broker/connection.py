@@ -76,6 +76,8 @@ log = logging.getLogger(__name__)
 _PINGRESP: Final = encode(Pingresp(), V3_1_1)
 _CONNACK: Final = tuple(encode(Connack(present), V3_1_1) for present in (False, True))
 """Of 3.1.1, by session present."""
+_FREE_BYTES: Final = 128
+"""Bytes of a read without a whole packet that are not counted against a user's rate: 32 acknowledgements of ours."""
 
 
 class State(Enum):
@@ -175,7 +177,7 @@ class Connection:
         except Exception:
             log.exception("connection of %s failed", self.peer)  # ours, not the peer's: one connection pays for it
             self.end(ReasonCode.UNSPECIFIED_ERROR, "internal error")
-        if self._uncharged:
+        if self._uncharged or len(data) > _FREE_BYTES:
             packets, self._uncharged = self._uncharged, 0
             self.charge(packets, len(data), now)
         if not self._said_connack and self._decoder.buffered > environment.settings.connect_buffer:

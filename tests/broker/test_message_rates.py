@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.message_rates import BURST_SECONDS, MessageRates
+from broker.protocol.codec import encode
 from broker.protocol.packets import V5, Pingreq, Pingresp, Publish, Subscribe, SubscriptionRequest
 from broker.settings import BrokerSettings
 from tests.fakes import World
@@ -85,4 +86,13 @@ def test_each_filter_counts() -> None:
     world = World(BrokerSettings(max_message_rate=10))
     client = world.connect("kiosk-1", V5)
     client.send(Subscribe(1, [SubscriptionRequest(f"t/{n}", 0) for n in range(10 * BURST + 10)]))
+    assert client.transport.held
+
+
+def test_the_bytes_of_a_packet_in_pieces_count() -> None:
+    world = World(BrokerSettings(max_byte_rate=1_000))
+    client = world.connect("kiosk-1", V5)
+    packet = encode(Publish("x", bytes(1_100 * BURST)), V5)
+    for start in range(0, len(packet), 1_000):
+        client.send_bytes(packet[start : start + 1_000])
     assert client.transport.held
