@@ -23,6 +23,7 @@ from gateway.delivery.analytics import opted_out
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import (
     DEVICE_BITS,
+    DEVICE_MASK,
     Ledger,
     end_rows,
     handle_of,
@@ -127,9 +128,9 @@ def end_unwanted(
     rules: Rules,
     is_sent: Callable[[int, int], bool],
     now: int,
-) -> tuple[list[int], dict[int, str]]:
-    """End what waits for a device and is not wanted any more. Their handles; and reasons by handle for those that are
-    in flight, which end so if they come back."""
+) -> tuple[list[int], set[int]]:
+    """End what waits for a device and is not wanted any more. Their handles; and those of what is in flight and not
+    wanted."""
     consent, choices = connection.execute("SELECT consent, channels FROM device WHERE no = ?", (device_no,)).fetchone()
     waiting = connection.execute(
         "SELECT d.push_no, p.kind, p.channel, d.priority FROM delivery AS d INDEXED BY delivery_mailbox"
@@ -138,14 +139,14 @@ def end_unwanted(
     ).fetchall()
     wanted = choices_of(choices)
     ended: dict[str, list[int]] = {}
-    in_flight: dict[int, str] = {}
+    in_flight: set[int] = set()
     for push_no, kind, channel, priority in waiting:
         verdict = rules.judge(kind, channel, priority, consent, wanted)
         if verdict is None:
             continue
         handle = handle_of(push_no, device_no)
         if is_sent(push_no, device_no):
-            in_flight[handle] = verdict
+            in_flight.add(handle)
         else:
             ended.setdefault(verdict, []).append(handle)
     for reason, handles in ended.items():
@@ -230,7 +231,7 @@ def rejudge_rows(
     is_sent: Callable[[int, int], bool],
     now: int,
     after: tuple[int, int] = (0, 0),
-) -> tuple[list[int], dict[int, str], tuple[int, int] | None]:
+) -> tuple[list[int], set[int], tuple[int, int] | None]:
     """End what waits in an app behind a delivery (push and device number) and is not wanted under its rules, or as much
     of it as is good at once: as `end_unwanted`, and where to go on, None if there is no more."""
     pushes: dict[int, tuple[str, str | None, int]] = {}
@@ -250,7 +251,7 @@ def rejudge_rows(
     found.close()
     blocked = {consent for kind, _, _ in pushes.values() for consent in rules.policy.blocked(kind)}
     ended: dict[str, list[int]] = {}
-    in_flight: dict[int, str] = {}
+    in_flight: set[int] = set()
     count = 0
     # Device by device: a list of all who do not want something would be walked for each push.
     rows = connection.execute(
@@ -274,7 +275,7 @@ def rejudge_rows(
             continue
         handle = handle_of(push_no, device_no)
         if is_sent(push_no, device_no):
-            in_flight[handle] = reason
+            in_flight.add(handle)
             continue
         ended.setdefault(reason, []).append(handle)
         count += 1
@@ -285,6 +286,26 @@ def rejudge_rows(
     for why, handles in ended.items():
         end_rows(connection, handles, DeliveryState.SUPPRESSED, why, now)
     return [handle for handles in ended.values() for handle in handles], in_flight, goes_on
+
+
+def end_unwanted_handles(
+    connection: sqlite3.Connection, handles: list[int], book: PolicyBook, is_sent: Callable[[int, int], bool], now: int
+) -> list[int]:
+    """End those of the handles that wait and are not wanted; which."""
+    ended: dict[str, list[int]] = {}
+    for handle, app_no, kind, channel, priority, consent, choices in connection.execute(
+        "SELECT handle.value, p.app_no, p.kind, p.channel, d.priority, v.consent, v.channels"
+        " FROM json_each(?) AS handle CROSS JOIN delivery AS d"
+        "  ON d.push_no = handle.value >> 32 AND d.device_no = handle.value & 4294967295 AND +d.state = 0"
+        " CROSS JOIN push AS p ON p.no = d.push_no CROSS JOIN device AS v ON v.no = d.device_no",
+        (json.dumps(handles),),
+    ).fetchall():
+        reason = book.of(app_no).judge(kind, channel, priority, consent, choices_of(choices))
+        if reason is not None and not is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
+            ended.setdefault(reason, []).append(handle)
+    for reason, of_reason in ended.items():
+        end_rows(connection, of_reason, DeliveryState.SUPPRESSED, reason, now)
+    return [handle for of_reason in ended.values() for handle in of_reason]
 
 
 # -- on the loop -------------------------------------------------------------------------------------------------------
@@ -300,14 +321,15 @@ class Wishes:
         self._clock = clock
         self.on_stored: Callable[[int], None] = lambda device_no: None
         """Called when what a device wants is on disk; set to the gate's look."""
+        ledger.judge_unwanted = self.judge_lost
 
     def store(
         self, connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, now: int
-    ) -> tuple[list[int], dict[int, str]]:
+    ) -> tuple[list[int], set[int]]:
         """On the writer thread: what `settled` is to be told. Raises TooManyChoices."""
         app_no = store_settings(connection, device_no, settings, source, self._book, now)
         if app_no is None:
-            return [], {}
+            return [], set()
         # Before the commit, so that a push that is judged after it is judged by it.
         self._book.restricted.add(app_no)
         if settings.quiet_hours is not None:
@@ -319,13 +341,22 @@ class Wishes:
             self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
         return ended
 
-    def settled(self, ended: list[int], in_flight: dict[int, str]) -> None:
+    def settled(self, ended: list[int], in_flight: set[int]) -> None:
         """On the loop, when that is on disk."""
         if ended:
             self._ledger.changed.update([handle >> DEVICE_BITS for handle in ended])
             self._ledger.on_ended(ended)
         if in_flight:
             self._ledger.withhold(in_flight)
+
+    def judge_lost(self, handles: list[int]) -> None:
+        """End those of these deliveries that are not wanted: they were in flight when that was said, and came back. By
+        now their person may have changed their mind again."""
+        now = self._clock()
+        self._ledger.submit_until_done(
+            lambda connection: end_unwanted_handles(connection, handles, self._book, self._ledger.is_sent, now),
+            lambda ended: self.settled(ended, set()),
+        )
 
     async def change(self, app_no: int, device_no: int, settings: Settings, source: str) -> None:
         """As `store`, said over HTTP. Raises TooManyChoices."""
@@ -345,7 +376,7 @@ class Wishes:
         self._ledger.flush()
         now = self._clock()
 
-        def on_commit(found: tuple[list[int], dict[int, str], tuple[int, int] | None]) -> None:
+        def on_commit(found: tuple[list[int], set[int], tuple[int, int] | None]) -> None:
             ended, in_flight, goes_on = found
             self.settled(ended, in_flight)
             if goes_on is not None:
@@ -371,6 +402,7 @@ class Wishes:
         found = await self._database.write(
             lambda connection: rejudge_rows(connection, app_no, rules, self._ledger.is_sent, now, after)
         )
+        self.settled(*found[:2])  # what is past PUBREC is in flight already
         return found[2]
 
     async def preferences(self, app_no: int, device_no: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from gateway.delivery.states import RECEIPT_STATES, DeliveryState
+from gateway.delivery.states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
 from gateway.timestamps import rfc3339
 
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
@@ -74,7 +74,14 @@ def position_of(event_id: str) -> Position | None:
 
 # -- writing: inside the operation that stores what happened ----------------------------------------------------------
 
-_MOVED = {f"delivery.{name}": f"d.{name}_at IS NULL AND +d.state < 30" for name in RECEIPT_STATES}
+_HANDED_OVER_LATE = (*(set(ENDS_A_RECEIPT_REVIVES) - {DeliveryState.REFUSED}), DeliveryState.WAITING)
+HANDED_OVER = f"IN ({', '.join(str(int(state)) for state in sorted(_HANDED_OVER_LATE))})"
+"""The states out of which a delivery of QoS 0 becomes `sent`: it waited, or it was ended while it was handed over. What
+was refused was not handed over: it was too large."""
+_MOVED = {
+    "delivery.sent": f"+d.state {HANDED_OVER}",
+    **{f"delivery.{name}": f"d.{name}_at IS NULL AND +d.state < {DeliveryState.REVOKED}" for name in RECEIPT_STATES},
+}
 """Which deliveries an event moves; those that have not ended, for every other one."""
 _INSERT = "INSERT INTO event (app_no, at, type, reason, push_no, devices, size)"
 

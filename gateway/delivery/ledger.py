@@ -6,7 +6,7 @@ Laws
    `ActivePush.sent` has been handed over and is reported as `sent`. So a delivery costs one insert and one update,
    and a crash forgets nothing: what was in flight is simply still waiting.
 3. Nothing goes backwards: among receipts the furthest wins and each first time stamp is kept; a receipt for an end
-   that a receipt can revive moves it and leaves `after_<end>` as the reason; SUPPRESSED and REVOKED never move.
+   that a receipt can revive moves it and leaves `after_<end>` as the reason; REVOKED never moves.
 4. One order for everything. Operations run on the writer thread in the order in which the loop submitted them, and
    their callbacks come back in that order. Mailbox pages are read there too, so that at the moment of a callback `sent`
    holds exactly the hand-overs whose outcome that operation could not see. This is what makes "no push twice after
@@ -14,8 +14,8 @@ Laws
 
 Two kinds of functions: `*_rows` functions take the writer's connection and run inside an operation; the methods of
 `Ledger` belong to the loop. An operation may look into `ActivePush.sent` (a set of ints: one membership test, or one
-copy, is atomic under the interpreter lock). What the loop hands over between that look and the commit is settled by
-law 3.
+copy, is atomic under the interpreter lock). What the loop hands over between that look and the commit has ended on disk
+and is on its way all the same: law 3 has what arrives of it, and of QoS 0, where nobody will say so, what was sent.
 
 Cost: statements are over sets, one JSON array of device numbers per push, so that SQLite works with the interpreter
 lock released; acknowledgements collect while one flush is on its way and leave as one operation when it is back.
@@ -31,10 +31,10 @@ from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Any, TypeVar
 
-from gateway.delivery.event_log import log_deliveries, log_handles, log_moved, log_push
+from gateway.delivery.event_log import HANDED_OVER, log_deliveries, log_handles, log_moved, log_push
 from gateway.delivery.headroom import least_valuable_first
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
-from gateway.delivery.states import RECEIPT_STATES, DeliveryState
+from gateway.delivery.states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
 from gateway.errors import problem
 from gateway.store.protocols import Timers, Writer
 from gateway.store.rows import insert_rows
@@ -50,26 +50,29 @@ SWEEP_PUSHES = 200
 """Pushes whose lifetime ended that one sweep looks at; the writer is shared, so slices stay small."""
 
 _AFTER = (
-    "CASE state WHEN 20 THEN 'after_expired' WHEN 21 THEN 'after_superseded' WHEN 22 THEN 'after_cancelled' "
-    "WHEN 23 THEN 'after_overflowed' WHEN 24 THEN 'after_refused' ELSE reason END"
+    "CASE state "
+    + " ".join(f"WHEN {state:d} THEN 'after_{state.label}'" for state in ENDS_A_RECEIPT_REVIVES)
+    + " ELSE reason END"
 )
+_MOVES = f"< {DeliveryState.REVOKED:d}"
+"""States that a receipt may move."""
 # `+state` keeps SQLite on the primary key: without it the partial index over waiting rows looks attractive.
 _ACKNOWLEDGE = (
     f"UPDATE delivery SET reason = {_AFTER}, state = CASE WHEN state BETWEEN 10 AND 14 THEN state ELSE 10 END, qos = ?,"
     " delivered_at = coalesce(delivered_at, ?)"
-    " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state < 30"
+    f" WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state {_MOVES}"
 )
 _ACKNOWLEDGE_SINGLE = (
     f"UPDATE delivery SET reason = {_AFTER}, state = CASE WHEN state BETWEEN 10 AND 14 THEN state ELSE 10 END, qos = ?,"
     " delivered_at = coalesce(delivered_at, ?) FROM json_each(?) AS handle"
     " WHERE delivery.push_no = handle.value >> 32 AND delivery.device_no = handle.value & 4294967295"
-    " AND +delivery.state < 30"
+    f" AND +delivery.state {_MOVES}"
 )
 _FIRST = " AND delivery.delivered_at IS NULL"
 """With this after it: nothing was known to have arrived before."""
 _SENT = (
-    "UPDATE delivery SET state = 1, qos = 0"
-    " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state = 0"
+    f"UPDATE delivery SET reason = {_AFTER}, state = {DeliveryState.SENT:d}, qos = 0"
+    f" WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state {HANDED_OVER}"
 )
 _END_HANDLES = (
     "UPDATE delivery SET state = ?, reason = ?, ended_at = coalesce(ended_at, ?) FROM json_each(?) AS handle"
@@ -86,7 +89,7 @@ _RECEIPT = (
     " delivered_at = coalesce(delivered_at, ?1), {column} = coalesce({column}, ?1){extra}"
     " FROM json_each(?2) AS receipt"
     " WHERE delivery.push_no = receipt.value ->> 0 AND delivery.device_no = receipt.value ->> 1"
-    " AND +delivery.state < 30"
+    " AND +delivery.state {moves}"
 )
 _ACTION = (
     ", action = coalesce(action, receipt.value ->> 2),"
@@ -95,6 +98,7 @@ _ACTION = (
 _RECEIPT_STATEMENTS = {
     event: _RECEIPT.format(
         after=_AFTER,
+        moves=_MOVES,
         rank=int(state),
         column=f"{event}_at",
         extra=_ACTION if event == "acted" else "",
@@ -139,8 +143,10 @@ class Ledger:
         """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""
         self.gated = False
         """Whether any delivery may be gated (`Delivery.not_before`)."""
-        self._withheld: dict[int, str] = {}
-        """Handles in flight that are not wanted any more, with the reason: lost, they end `suppressed`."""
+        self._withheld: set[int] = set()
+        """Handles in flight that were not wanted any more when somebody last changed their mind."""
+        self.judge_unwanted: Callable[[list[int]], None] = lambda handles: None
+        """Set by `Wishes`: end those of these waiting deliveries that are still not wanted."""
 
     # -- what the mailbox reports ---------------------------------------------------------------------------------
 
@@ -169,9 +175,10 @@ class Ledger:
         if push is None or device_no not in push.sent:
             return
         self.pushes.settle(push, (device_no,))
-        if self._withheld and (reason := self._withheld.pop(handle_of(push_no, device_no), None)) is not None:
-            self.end([handle_of(push_no, device_no)], DeliveryState.SUPPRESSED, reason)
-        elif push.recalled or push.collapse_key is not None or push.expires_at <= self._clock():
+        if handle_of(push_no, device_no) in self._withheld:
+            self._withheld.discard(handle_of(push_no, device_no))
+            self.judge_unwanted([handle_of(push_no, device_no)])
+        if push.recalled or push.collapse_key is not None or push.expires_at <= self._clock():
             self.judge([handle_of(push_no, device_no)], lambda alive, loaded: None)
 
     def flush(self) -> None:
@@ -207,11 +214,11 @@ class Ledger:
                 self.pushes.settle(push, devices)
             self.changed.add(push_no)
             if self._withheld:
-                for device_no in devices:
-                    self._withheld.pop(handle_of(push_no, device_no), None)
+                self._withheld.difference_update([handle_of(push_no, device_no) for device_no in devices])
             if qos == 2:
                 exactly_once.extend(handle_of(push_no, device_no) for device_no in devices)
         for handle, _ in refusals:
+            self._withheld.discard(handle)
             push = self.pushes.get(handle >> DEVICE_BITS)
             if push is not None:
                 self.pushes.settle(push, (handle & DEVICE_MASK,))
@@ -254,13 +261,17 @@ class Ledger:
         if ended:
             log.info("%d deliveries were in flight when the server stopped, and had been recalled or superseded", ended)
 
-    def withhold(self, reasons: dict[int, str]) -> None:
-        """These handles are in flight and not wanted any more."""
-        self._withheld |= {
-            handle: reason
-            for handle, reason in reasons.items()
-            if self.is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK)
-        }
+    def withhold(self, handles: Iterable[int]) -> None:
+        """Have these deliveries judged if they are lost: they were in flight, and were not wanted, when an operation
+        looked. Those that have been lost since are judged at once."""
+        lost: list[int] = []
+        for handle in handles:
+            if self.is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
+                self._withheld.add(handle)
+            else:
+                lost.append(handle)
+        if lost:
+            self.judge_unwanted(lost)
 
     def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
         """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""
@@ -425,8 +436,9 @@ def suppress_rows(
     if not log_push(connection, app_no, "suppressed", now, push_no, reason, among, parameters):
         return 0
     return connection.execute(
-        f"UPDATE delivery SET state = 30, reason = ?, ended_at = ? WHERE push_no = ? AND +state = 0 AND {among}",
-        (reason, now, push_no, *parameters),
+        "UPDATE delivery SET state = ?, reason = ?, ended_at = ?"
+        f" WHERE push_no = ? AND +state = {DeliveryState.WAITING:d} AND {among}",
+        (int(DeliveryState.SUPPRESSED), reason, now, push_no, *parameters),
     ).rowcount
 
 
@@ -641,7 +653,8 @@ def judge_rows(
         "SELECT handle.value, d.not_before IS NOT NULL, p.recalled_at IS NOT NULL, p.expires_at <= ?,"
         " p.collapse_key IS NOT NULL AND EXISTS ("
         "  SELECT 1 FROM push AS q JOIN delivery AS n ON n.push_no = q.no AND n.device_no = d.device_no"
-        "  WHERE q.app_no = p.app_no AND q.collapse_key = p.collapse_key AND q.no > p.no AND n.state != 30)"
+        "  WHERE q.app_no = p.app_no AND q.collapse_key = p.collapse_key AND q.no > p.no"
+        f"   AND n.state != {DeliveryState.SUPPRESSED:d})"
         " FROM json_each(?) AS handle JOIN delivery AS d"
         "   ON d.push_no = handle.value >> 32 AND d.device_no = handle.value & 4294967295 AND +d.state = 0"
         " JOIN push AS p ON p.no = d.push_no ORDER BY handle.key",

@@ -349,8 +349,8 @@ class Stored:
     """Handles of the deliveries that have a receipt now, or have ended."""
     acted: list[int] = field(default_factory=list)
     """Handles of those with an action or a result."""
-    in_flight: dict[int, str] = field(default_factory=dict)
-    """Handles that are not wanted any more, with the reason, and are on their way."""
+    in_flight: set[int] = field(default_factory=set)
+    """Handles that are not wanted any more, and are on their way."""
     done: tuple[int, int] = (0, 0)
     """So many messages were stored, and so many receipts of the next one."""
     settings: list[Statement] = field(default_factory=list)

@@ -24,7 +24,7 @@ class DeliveryState(IntEnum):
     CANCELLED = 22  #: recalled, or the mailbox was emptied
     OVERFLOWED = 23  #: the mailbox was full
     REFUSED = 24  #: by the device's reason code, or larger than its maximum packet size
-    SUPPRESSED = 30  #: policy or the person's choice; never moves
+    SUPPRESSED = 30  #: policy or the person's choice
     REVOKED = 31  #: the device was removed; never moves
 
     @property
@@ -46,6 +46,7 @@ ENDS_A_RECEIPT_REVIVES = (
     DeliveryState.CANCELLED,
     DeliveryState.OVERFLOWED,
     DeliveryState.REFUSED,
+    DeliveryState.SUPPRESSED,
 )
 """A receipt for one of these proves that it arrived after all; the reason becomes `after_<end>`."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +14,8 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.audience.policy import ChannelFields, ConsentPolicy, NewChannel, Policy, WhenDenied
+from gateway.delivery.engine import Body, Message
+from gateway.delivery.submission import AcceptedPush
 from tests.gateway.delivery.world import APP, World
 
 ALERT = {"title": "Hi"}
@@ -115,6 +118,111 @@ def test_a_crash_does_not_bring_it_back(world: World) -> None:
     push_id = alert(world)
     world.says("settings", {"consent": "denied"})
     world.crash()
+    assert world.state(push_id) == ("suppressed", "no_consent")
+
+
+def say_together(world: World, *moves: Any) -> None:
+    """Submit operations one after the other, commit them as one group, and only then call back."""
+    for move in moves:
+        move()
+        world.loop.run_until_complete(asyncio.sleep(0))
+        world.timers.turn()
+    world.writer.commit_group()
+    world.writer.call_back()
+    world.settle()
+
+
+def publish(world: World, leaf: str, payload: Any) -> None:
+    identity = world.identities[1]
+    topic = f"default/devices/{identity.device_id}/{leaf}"
+    world.mailbox.published(identity.client_id, Message(topic, Body(json.dumps(payload).encode())), lambda code: None)
+
+
+def offered_while_consent_is_withdrawn(world: World, **fields: Any) -> str:
+    request = world.request(notification=ALERT, **fields)
+    accepting: list[asyncio.Task[AcceptedPush]] = []
+    say_together(
+        world,
+        lambda: accepting.append(world.loop.create_task(world.acceptance.accept(APP, request))),
+        lambda: publish(world, "settings", {"consent": "denied"}),
+    )
+    world.loop.run_until_complete(accepting[0])
+    return accepting[0].result().push_id
+
+
+def read_while_consent_is_withdrawn(world: World, **fields: Any) -> str:
+    world.disconnect()
+    push_id = alert(world, priority="critical", **fields)  # so that the first read finds it
+    say_together(
+        world,
+        lambda: world.engine.connect(world.identities[1], 1),
+        lambda: publish(world, "settings", {"consent": "denied"}),
+    )
+    return push_id
+
+
+RACES = pytest.mark.parametrize("race", [offered_while_consent_is_withdrawn, read_while_consent_is_withdrawn])
+
+
+@RACES
+def test_what_was_handed_over_while_consent_was_withdrawn_is_delivered_when_acknowledged(
+    world: World, race: Callable[..., str]
+) -> None:
+    world.connect()
+    push_id = race(world)
+    assert world.received() == [push_id]
+    world.acknowledge()
+    assert world.state(push_id) == ("delivered", "after_suppressed")
+    world.says("receipts", {"push_id": push_id, "event": "acted", "action": "play", "result": {"table": 7}})
+    assert world.state(push_id) == ("acted", "after_suppressed")
+    assert world.row("SELECT action, result FROM delivery") == ("play", '{"table": 7}')
+    assert world.counts(push_id) == {"targeted": 1, "acted": 1}
+    world.check_events()
+
+
+@RACES
+def test_what_was_handed_over_with_qos_0_while_consent_was_withdrawn_is_sent(
+    world: World, race: Callable[..., str]
+) -> None:
+    world.connect()
+    push_id = race(world, qos=0)
+    assert world.received() == [push_id]
+    assert world.state(push_id) == ("sent", "after_suppressed")
+    assert [event["type"] for event in world.events()].count("delivery.sent") == 1
+    world.check_events()
+
+
+def test_a_receipt_proves_that_a_suppressed_one_had_arrived(world: World) -> None:
+    """In flight when consent was withdrawn; the device took it, and its PUBACK was lost with the connection."""
+    world.connect()
+    push_id = alert(world)
+    world.says("settings", {"consent": "denied"})
+    world.disconnect()
+    assert world.state(push_id) == ("suppressed", "no_consent")
+    world.says("receipts", {"push_id": push_id, "event": "acted", "action": "play", "result": 1})
+    assert world.state(push_id) == ("acted", "after_suppressed")
+    world.check_events()
+
+
+def test_who_changes_their_mind_back_is_sent_again_what_was_in_flight(world: World) -> None:
+    world.connect()
+    push_id = alert(world)
+    world.says("settings", {"consent": "denied"})
+    world.says("settings", {"consent": "granted"})
+    world.disconnect()
+    assert world.state(push_id) == ("waiting", None)
+    world.connect()
+    assert world.received() == [push_id] * 2
+
+
+def test_what_is_lost_while_consent_is_being_withdrawn_is_not_sent_again(world: World) -> None:
+    world.connect()
+    push_id = alert(world)
+    publish(world, "settings", {"consent": "denied"})
+    world.timers.turn()
+    world.writer.commit_group()  # in flight, as the operation sees it
+    world.engine.disconnect_device("d1")
+    world.settle()
     assert world.state(push_id) == ("suppressed", "no_consent")
 
 
