@@ -303,8 +303,8 @@ def end_unwanted_handles(
         reason = book.of(app_no).judge(kind, channel, priority, consent, choices_of(choices))
         if reason is not None and not is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
             ended.setdefault(reason, []).append(handle)
-    for reason, of_reason in ended.items():
-        end_rows(connection, of_reason, DeliveryState.SUPPRESSED, reason, now)
+    for why, of_reason in ended.items():
+        end_rows(connection, of_reason, DeliveryState.SUPPRESSED, why, now)
     return [handle for of_reason in ended.values() for handle in of_reason]
 
 
