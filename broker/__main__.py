@@ -2,7 +2,7 @@
 
 Prints `broker ready mqtt=HOST:PORT` when clients may come; the line goes on with every further listener, as in
 ` ws=HOST:PORT`. SIGTERM and SIGINT drain it and end it with 0. What keeps it from starting is one line on stderr with
-the remedy, and exit code 2.
+the remedy, and exit code 2. A disk that does not confirm what it was given ends it with 74.
 
 Open by decision, never by omission: it needs `--password-file`, `--allow-anonymous` or client certificates, and an
 address that others can reach needs TLS or `--insecure`. Every limit of `BrokerSettings` is an option. SIGHUP reads the
@@ -39,7 +39,7 @@ from broker.network.password_file import (
 from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls, TlsError, TlsFiles
 from broker.settings import BrokerSettings
-from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
+from broker.sqlite_store import EXIT_UNSYNCED, SqliteStore, StoreInUse, StoreTooNew
 from broker.store import MemoryStore
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         doors = _doors(options, addresses)
         raise_open_files_limit()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(options, users, addresses, doors))
+            lost = runner.run(_serve(options, users, addresses, doors))
+            if lost is not None:
+                print(f"broker: {lost}: ended, so that the next start begins from what is on disk; have the disk "
+                      "looked at, and start again", file=sys.stderr)  # fmt: skip
+                # Not by returning: what is left of the store would be closed, and write to its file.
+                os._exit(EXIT_UNSYNCED)
     except CannotStart as problem:
         print(f"broker: {problem}", file=sys.stderr)
         return 2
@@ -79,7 +84,8 @@ async def _serve(
     users: dict[str, HashedPassword] | None,
     addresses: Sequence[ListenAddress],
     doors: Doors,
-) -> None:
+) -> str | None:
+    """Serve until told to stop; why the store could not go on, if that was the reason."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -113,7 +119,10 @@ async def _serve(
             names = ["mqtt", *(address.scheme for address in listening[1:])]
             places = [f"{name}={address.place}" for name, address in zip(names, listening, strict=True)]
             print("broker ready", *places, flush=True)
+            if store is not None:
+                store.lost.add_done_callback(lambda _: stop.set())
             await stop.wait()
+            return store.lost.result() if store is not None and store.lost.done() else None
         finally:
             await server.stop()
     finally:

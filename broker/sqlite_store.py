@@ -10,6 +10,9 @@ Laws
 2. A group that cannot be written (disk full, I/O error) is tried again until it can. Nothing is acknowledged meanwhile,
    so the clients hold their messages: the loser of a slow disk is the publisher's pace, never a promise.
 3. The file belongs to one process (a lock beside it); others may read it, for a backup.
+4. A sync that failed is not tried again: the kernel may have dropped what it could not write, and call the next sync a
+   success. Nothing is acknowledged and nothing written any more, `lost` says why, and whoever runs the broker ends the
+   process; the next start copies and syncs anew what the file holds.
 
 A group is handed over in the loop's next turn after a barrier was asked for; without one it gathers for `LINGER`,
 because nobody waits. Price: a session that changed costs about 400 bytes until its group is committed, a row 200.
@@ -31,7 +34,7 @@ from pathlib import Path
 from broker import sqlite_tables
 from broker.message import Message
 from broker.packet_ids import LAST_PACKET_ID
-from broker.sqlite_file import connect
+from broker.sqlite_file import Fault, connect, fault_of
 from broker.sqlite_tables import SCHEMA, SCHEMA_VERSION, UPGRADES, Group, SessionChanges
 from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription
 
@@ -43,6 +46,10 @@ RETRY_AFTER = 1.0
 """Seconds between attempts to write a group that failed."""
 WAL_PAGES = 4_000
 """Pages of 4 KiB in the write-ahead log between checkpoints: 16 MB."""
+
+
+EXIT_UNSYNCED = 74
+"""The exit code of a process that ends because of law 4: EX_IOERR of sysexits.h. A service manager starts it again."""
 
 
 class StoreInUse(Exception):
@@ -58,6 +65,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._path = path
         self._lock = _lock(path)
         try:
             self._connection = _open(path)
@@ -75,8 +83,11 @@ class SqliteStore:
         self._idle: asyncio.Future[None] | None = None
         self._groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
         self._stop_retrying = threading.Event()
+        self._unsynced = False
         self.error: str | None = None
         """Why the last attempt to write failed; None when it did not."""
+        self.lost: asyncio.Future[str] = loop.create_future()
+        """Why nothing is written any more, if a sync has failed (law 4)."""
         self._writer = threading.Thread(target=self._write_groups, name="broker-store", daemon=True)
         self._writer.start()
 
@@ -182,14 +193,19 @@ class SqliteStore:
         """Write what is left, run the callbacks that wait for it, and let go of the file.
 
         A disk that refuses the last group is told so once more and then given up: who waited was not acknowledged.
+        After a failed sync the file stays open: closing it would write.
         """
         self._closing = True
+        if self._unsynced:
+            return
         self._stop_retrying.set()
         if self._gathering.changed:
             self._hurry()
         if self._gathering.changed or self._writing is not None:
             self._idle = self._loop.create_future()
             await self._idle
+        if self.lost.done():  # meanwhile
+            return
         self._groups.put(None)
         self._writer.join()
         if self._unused_from is not None:  # a start that fails, again and again, must not come round to ranges in use
@@ -267,6 +283,9 @@ class SqliteStore:
                 if self.error != error:
                     logger.error("sessions cannot be stored, nothing is acknowledged until they can: %s", error)
                 self.error = error
+                if self._unsynced:
+                    self._loop.call_soon_threadsafe(self._lose, error)
+                    return
                 if self._stop_retrying.wait(RETRY_AFTER):
                     error = self._commit(group)
                     break
@@ -287,13 +306,20 @@ class SqliteStore:
             connection.execute("COMMIT")
         except Exception as error:
             # Not only SQLite's: a group that our own fault spoils must be as loud, and this thread must live on.
+            self._unsynced = fault_of(error) is Fault.UNSYNCED
             try:
-                if connection.in_transaction:
+                if not self._unsynced and connection.in_transaction:
                     connection.execute("ROLLBACK")
             except sqlite3.Error:
                 logger.exception("a failed group could not be rolled back")
             return f"{type(error).__name__}: {error}"
         return None
+
+    def _lose(self, error: str) -> None:
+        """On the loop: law 4."""
+        self.lost.set_result(f"{self._path}: the disk did not confirm what was written: {error}")
+        if self._idle is not None:
+            self._idle.set_result(None)
 
 
 def void_sessions(path: Path) -> None:
@@ -333,6 +359,7 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # law 4
         if not version:
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
             _sync_directory(path.parent)

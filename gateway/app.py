@@ -5,7 +5,8 @@ touched); databases, migrated; the rooms; what the broker still holds past PUBRE
 The end is the reverse: no new requests, those under way are answered; nothing more is handed to devices, what they have
 is acknowledged, they are told goodbye; what they said and acknowledged until then is on disk before the files close.
 
-What keeps the server from starting is one line on stderr with its remedy, and exit code 2.
+What keeps the server from starting is one line on stderr with its remedy, and exit code 2. A disk that does not confirm
+a commit ends it with 74: nobody knows what that file holds until it has been read anew.
 """
 
 from __future__ import annotations
@@ -17,25 +18,22 @@ import logging
 import os
 import signal
 import socket
-import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
-from sqlalchemy.exc import SQLAlchemyError
 
 from broker.broker import Broker
-from broker.clock import ServerClock
 from broker.network.acceptor import Entrance
 from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
 from broker.network.tls import ServerTls
 from broker.settings import BrokerSettings
-from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
-from gateway import data_directory, doors
+from broker.sqlite_store import EXIT_UNSYNCED
+from gateway import data_directory, doors, stores
 from gateway.api.admission import Admission
 from gateway.api.http import create_api
 from gateway.api.problems import ProblemCount
@@ -44,7 +42,7 @@ from gateway.api.services import Services
 from gateway.audience.devices import DeviceRegistry, MqttAddress
 from gateway.audience.policy import PolicyBook
 from gateway.audience.time_zones import time_zones
-from gateway.auth import SCOPES, DeviceAuthenticator, KeyRing, new_key, secret_hash
+from gateway.auth import DeviceAuthenticator, KeyRing
 from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
@@ -64,17 +62,13 @@ from gateway.delivery.notices import Notices
 from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
-from gateway.keys import Keys, insert_key
+from gateway.keys import Keys
 from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
 from gateway.outreach.webhooks import WebhookBook
-from gateway.program import PROGRAM
 from gateway.settings import Settings
-from gateway.store.database import Database, StorageFull
-from gateway.store.migrations import SchemaTooNew
-from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
-from gateway.timestamps import wall_time
+from gateway.stores import CannotStart, Stored
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +82,6 @@ NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio")
 """Kept at warnings: what they say below is not for an operator, and statements have values in them."""
 
 
-class CannotStart(Exception):
-    """One line for a person: what is wrong, and the remedy."""
-
-
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code."""
     logging.basicConfig(
@@ -103,7 +93,23 @@ def run(settings: Settings) -> int:
     os.umask(0o077)  # what is stored is nobody else's
     try:
         with data_directory.held(data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings))
+            try:
+                lost = runner.run(_serve(settings))
+            except (CannotStart, doors.BadDoor):
+                raise
+            except Exception:
+                # Whatever a damaged file leads to, it is one line; a fault of ours is none of it.
+                found = stores.damage(data_dir)
+                if found is None:
+                    raise
+                return _refuse(found)
+            if lost is not None:
+                print(f"fleetpush: {lost}: ended, so that the next start begins from what is on disk; have the disk "
+                      "looked at, and start again", file=sys.stderr)  # fmt: skip
+                sys.stdout.flush()
+                logging.shutdown()
+                # Not by returning: what is left of the databases would be closed, and write to their files.
+                os._exit(EXIT_UNSYNCED)
     except data_directory.DirectoryInUse as holder:
         return _refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
     except (CannotStart, doors.BadDoor) as refusal:
@@ -111,8 +117,9 @@ def run(settings: Settings) -> int:
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
             raise
-        why = "it is no directory" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
-        return _refuse(f"{error.filename}: {why}; mend that, or choose another --data-dir")
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return _refuse(f"{error.filename}: it is no directory; mend that, or choose another --data-dir")
+        return _refuse(str(stores.refusal(Path(error.filename), error)))
     return 0
 
 
@@ -122,7 +129,8 @@ def _refuse(text: str) -> int:
     return 2
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings) -> str | None:
+    """Serve until told to stop; why a database could not go on, if that was the reason."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -135,8 +143,8 @@ async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as ending:
         host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
         listener = ending.enter_context(_listen(host, settings.http_port))
-        stored = await _open_stores(settings, ending)
-        admin_key = await first_start(settings.data_dir, stored)
+        stored = await stores.open_stores(settings, ending)
+        admin_key = await stores.first_start(settings.data_dir, stored)
         rooms = Rooms(settings, stored)
         ending.push_async_callback(rooms.settle)
         await rooms.recover()
@@ -201,12 +209,20 @@ async def _serve(settings: Settings) -> None:
             f"fleetpush ready http={_bracketed(http_host)}:{http_port} mqtt={listening[0].place}", *further, flush=True
         )
         stopping = loop.create_task(stop.wait())
+        lost = stored.database.lost, stored.sessions.lost
+        for future in lost:
+            future.add_done_callback(lambda _: stop.set())
         await asyncio.wait([stopping, http.ended], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if http.ended.done():
             http.ended.result()
             raise RuntimeError("the HTTP server ended by itself")
-        log.info("ending: answering what was asked, saying goodbye to the devices")
+        reason = next((future.result() for future in lost if future.done()), None)
+        if reason is None:
+            log.info("ending: answering what was asked, saying goodbye to the devices")
+        else:
+            log.critical("ending: %s", reason)
+    return reason
 
 
 def _reload(rooms: Rooms, tls: ServerTls, http_tls: ServerTls) -> None:
@@ -223,97 +239,7 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         pass
 
 
-# -- what the rooms stand on -------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, frozen=True)
-class Stored:
-    """The two databases and the clock that continues theirs."""
-
-    database: Database
-    sessions: SqliteStore
-    clock: Callable[[], float]
-    """Server time in seconds, for the broker."""
-    milliseconds: Callable[[], int]
-    """The same for the gateway."""
-    wall_clock: WallClock | None
-    """None: the clock runs faster, and is nobody's on a wall."""
-
-
-async def _open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
-    """Open both files, migrated; `ending` closes them. Raises CannotStart."""
-    data_dir = settings.data_dir
-    if settings.clock_speed != 1 and (data_dir / data_directory.LEDGER).exists():
-        raise CannotStart(
-            f"--clock-speed: {data_dir} holds data already, and a faster clock is for a fresh data directory: choose "
-            "another --data-dir"
-        )
-    clock: ServerClock
-    stored_clock: StoredClock
-
-    def milliseconds() -> int:
-        return int(clock() * 1000)
-
-    def make_clock(stored: StoredClock) -> Callable[[], int]:
-        nonlocal clock, stored_clock
-        stored_clock = stored
-        origin = stored.boot_origin_ms if stored.is_of_this_boot else None
-        clock = ServerClock(
-            max(stored.last_ms / 1000, sessions.last_time()),
-            settings.clock_speed,
-            None if origin is None else origin / 1000,
-        )
-        return milliseconds
-
-    try:
-        sessions = SqliteStore(data_dir / data_directory.BROKER, asyncio.get_running_loop())
-        ending.push_async_callback(sessions.close)
-        database = await Database.open(data_dir / data_directory.LEDGER, make_clock)
-        ending.push_async_callback(database.close)
-    except (SchemaTooNew, StoreTooNew) as error:
-        raise CannotStart(f"{data_dir}: {error}") from None
-    except StoreInUse:
-        raise CannotStart(f"{data_dir} is in use by another server: stop that, or choose another --data-dir") from None
-    except StorageFull as error:
-        raise CannotStart(f"{data_dir}: {error}; free some space") from None
-    except (sqlite3.Error, SQLAlchemyError) as error:
-        reason = getattr(error, "orig", None) or error
-        raise CannotStart(f"{data_dir}: a database cannot be opened: {reason}; restore a backup, or run "
-                          f"`{PROGRAM} doctor`") from None  # fmt: skip
-    sessions.keep_time(clock)
-    wall_clock = None
-    if settings.clock_speed == 1:
-        wall_clock = WallClock(database, milliseconds, round(clock.boot_origin * 1000), stored_clock, wall_time)
-        wall_clock.start()
-        if wall_clock.ahead_ms < -TOLD_MS:
-            log.warning(
-                "stored times are %s s ahead of the machine's clock, and are shown by that clock: if it is right, stop"
-                " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
-            )  # fmt: skip
-    return Stored(database, sessions, clock, milliseconds, wall_clock)
-
-
-async def first_start(data_dir: Path, stored: Stored) -> Path | None:
-    """Make the app `default` and its admin key if there is none; where the key is."""
-    exists = await stored.database.read(
-        lambda connection: connection.execute("SELECT 1 FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()
-    )
-    if exists is not None:
-        return None
-    key = new_key()
-    path = data_dir / data_directory.KEY_FILE
-    data_directory.write_private(path, key + "\n")
-    now = stored.milliseconds()
-
-    def make(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO application (id, created_at) VALUES (?, ?)", (DEFAULT_APP, now))
-        insert_key(connection, DEFAULT_APP, "first start", SCOPES, secret_hash(key), now)
-
-    try:
-        await stored.database.write(make)
-    except StorageFull as error:
-        raise CannotStart(f"{data_dir}: {error}; free some space") from None
-    return path
+# -- the rooms ---------------------------------------------------------------------------------------------------------
 
 
 class Rooms:
@@ -340,14 +266,15 @@ class Rooms:
         wishes.on_stored = lambda device_no: gate.look((device_no,))
         book.on_changed = self._rules_changed
         self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
-        gauge = data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time)
+        self._sessions = stored.sessions
+        self._gauge = data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time)
         self.attachments = Attachments(
             database,
             settings.data_dir / data_directory.ATTACHMENTS_DIR,
             AttachmentLimits(settings.max_attachment, settings.attachment_storage),
             clock,
             lambda: self.mqtt_address.http,
-            gauge.left,
+            self._storage_left,
         )
         self._acceptance = Acceptance(
             database,
@@ -361,7 +288,7 @@ class Rooms:
             ),
             clock,
             loop,
-            gauge.left,
+            self._storage_left,
             book,
             gate,
             numbers,
@@ -471,8 +398,23 @@ class Rooms:
             clock=self._clock,
             problems=self._problems,
             metrics=self.metrics,
-            unready=lambda: "the server is ending; try again when it is back" if ending() else None,
+            unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),
         )
+
+    def _trouble(self) -> str | None:
+        """Why no pushes are taken, if it is a database."""
+        if self._database.trouble is not None:
+            return self._database.trouble.detail
+        if self._sessions.error is not None:
+            return f"sessions cannot be stored: {self._sessions.error}"
+        return None
+
+    def _storage_left(self) -> bool:
+        """Is there room for more? Raises StorageError when the ledger is not to be trusted with it."""
+        trouble = self._database.trouble
+        if trouble is not None:
+            raise type(trouble)(*trouble.args)
+        return self._gauge.left()
 
     async def sweep(self) -> None:
         """End what has outlived its ttl, until cancelled."""

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ CA_KEY = "ca.key"
 SERVER_CERTIFICATE = "server.pem"
 SERVER_KEY = "server.key"
 DEVICES_DIR = "devices"
+TRACES = (KEY_FILE, SERVER_FILE, BROKER, ATTACHMENTS_DIR, f"{LEDGER}-wal", "before-restore-*")
+"""What a server leaves in its directory: beside them a ledger is missing, without them it is not there yet."""
 LOOK_SECONDS = 0.1
 """Between two looks at the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
 
@@ -49,11 +51,18 @@ def held(path: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
             raise DirectoryInUse(f"process {holder}" if holder.isdigit() else "another process") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # a full disk: who holds it is good to know, and no more
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def traces(path: Path) -> list[str]:
+    """Names of what an earlier server has left besides the ledger; empty files and folders say nothing."""
+    found = (trace for pattern in TRACES for trace in path.glob(pattern))
+    return sorted(trace.name for trace in found if (any(trace.iterdir()) if trace.is_dir() else trace.stat().st_size))
 
 
 def write_private(path: Path, text: str) -> None:

@@ -46,6 +46,9 @@ CATALOGUE: dict[str, Row] = {
     "rate_limited": Row(429, "Too many requests", retryable=True),
     "internal_error": Row(500, "The server failed", retryable=True),
     "busy": Row(503, "Too many at once", retryable=True),
+    "outcome_unknown": Row(503, "It may be stored, or not"),
+    "storage_damaged": Row(503, "The ledger is damaged", retryable=True),
+    "storage_failed": Row(503, "The disk failed", retryable=True),
     "unavailable": Row(503, "The server is not ready", retryable=True),
     "storage_full": Row(507, "The disk is full", retryable=True),
 }
@@ -58,6 +61,7 @@ class Problem(Exception):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+        self.retryable = CATALOGUE[code].retryable
 
     @property
     def status(self) -> int:
@@ -72,7 +76,7 @@ class Problem(Exception):
             "status": row.status,
             "code": self.code,
             "detail": self.detail,
-            "retryable": row.retryable,
+            "retryable": self.retryable,
         }
 
 

@@ -32,19 +32,27 @@ IO_MODULES = {
     "ssl", "subprocess", "threading", "time", "uvloop",
 }  # fmt: skip
 
-MAY_IMPORT_BROKER = ("gateway.delivery.engine", "gateway.auth", "gateway.app", "gateway.backup", "gateway.doors")
+MAY_IMPORT_BROKER = (
+    "gateway.delivery.engine",
+    "gateway.auth",
+    "gateway.backup",
+    "gateway.stores",
+    "gateway.app",
+    "gateway.doors",
+)
 OPEN_TO_THE_GATEWAY = ("broker.clock", "broker.sqlite_file")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
 
 GATEWAY_ROOMS = (
+    ("data_directory",),
     (
         "certificates",
-        "data_directory",
         "errors",
         "host_names",
         "merge_patch",
         "pages",
         "program",
+        "replacement",
         "settings",
         "timestamps",
     ),
@@ -55,6 +63,7 @@ GATEWAY_ROOMS = (
     ("metrics",),
     ("metrics",),
     ("doors",),
+    ("stores",),
     ("app",),
     ("backup",),
     ("cli", "demo", "__main__"),

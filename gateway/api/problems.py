@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from gateway.errors import CATALOGUE, Later, Problem, problem
-from gateway.store.database import StorageFull
+from gateway.store.errors import StorageBusy, StorageError, StorageFull, storage_problem
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,13 @@ SHOWN_NAME = 64
 """Characters of a field's name that are repeated to whoever sent it."""
 _HEADERS: dict[str, dict[str, str]] = {
     "unauthorized": {"WWW-Authenticate": "Bearer"},
+    "busy": {"Retry-After": "1"},
+    "outcome_unknown": {"Retry-After": "5"},
+    "storage_damaged": {"Retry-After": "60"},
+    "storage_failed": {"Retry-After": "5"},
     "unavailable": {"Retry-After": "1"},
     "storage_full": {"Retry-After": "60"},
 }
-_STORAGE_FULL = "the disk is full: nothing was stored; free space and send again"
 
 
 class ProblemCount:
@@ -59,8 +62,11 @@ def install(app: FastAPI, count: ProblemCount) -> None:
         assert isinstance(error, Problem), "registered for it"
         return answer(error)
 
-    async def on_storage_full(_: Request, error: Exception) -> Response:
-        return answer(problem("storage_full", _STORAGE_FULL))
+    async def on_storage(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StorageError), "registered for it"
+        if not isinstance(error, StorageFull | StorageBusy):  # which the answer explains
+            log.error("%s: %s", error.code, error)
+        return answer(storage_problem(error, has_key="idempotency-key" in request.headers))
 
     async def on_parameters(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError), "registered for it"
@@ -85,7 +91,7 @@ def install(app: FastAPI, count: ProblemCount) -> None:
         return answer(problem("internal_error", "the server failed on this request; its log says why"))
 
     app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(StorageFull, on_storage_full)
+    app.add_exception_handler(StorageError, on_storage)
     app.add_exception_handler(RequestValidationError, on_parameters)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(ClientDisconnect, on_disconnect)

@@ -52,14 +52,18 @@ from gateway.delivery.submission import (
     AppRef,
     Draft,
     Submission,
+    answer_of,
+    answer_unstored,
     draft_of,
+    drafts_among,
     key_reused,
     new_push_ids,
     nobody_known,
     stored_target,
 )
 from gateway.errors import Problem, problem
-from gateway.store.database import Database, StorageFull
+from gateway.store.database import Database
+from gateway.store.errors import OutcomeUnknown, StorageError
 from gateway.store.protocols import Timers
 from gateway.store.rows import insert_rows
 
@@ -100,6 +104,9 @@ class _Stored:
 class _Batch:
     drafts: list[Draft]
     stored: asyncio.Future[None]
+
+
+_NOT_STORED = "this line was not stored, others before it were; send it again"
 
 
 class Acceptance:
@@ -158,7 +165,7 @@ class Acceptance:
         self._single_at = self._clock()
         draft = self._draft(app, Submission(request, idempotency_key, body_hash))
         await self._store([draft])
-        answer = _answer_of(draft)
+        answer = answer_of(draft)
         if isinstance(answer, Problem):
             raise answer
         return answer
@@ -186,9 +193,9 @@ class Acceptance:
                 if gathered >= (CONSIDERATE_PUSHES if considerate else BATCH_PUSHES):
                     if under_way is not None:
                         await under_way[0]
-                        answers += map(_answer_of, under_way[1])
+                        answers += map(answer_of, under_way[1])
                         under_way = None
-                    under_way = asyncio.ensure_future(self._store(_drafts(judged))), judged
+                    under_way = asyncio.ensure_future(self._store(drafts_among(judged))), judged
                     judged, gathered = [], 0
                     if considerate:  # not the next one at once: the writer is everybody's
                         await asyncio.wait([under_way[0]])
@@ -197,23 +204,25 @@ class Acceptance:
                     considerate = self._has_others()
             if under_way is not None:
                 await under_way[0]
-                answers += map(_answer_of, under_way[1])
+                answers += map(answer_of, under_way[1])
                 under_way = None
-            await self._store(_drafts(judged))
-            answers += map(_answer_of, judged)
+            await self._store(drafts_among(judged))
+            answers += map(answer_of, judged)
         except Exception as error:
             if under_way is not None:  # whatever failed, it may be on disk
                 await asyncio.wait([under_way[0]])
                 if under_way[0].exception() is None:
-                    answers += map(_answer_of, under_way[1])
+                    answers += map(answer_of, under_way[1])
                     under_way = None
             if not answers:
                 raise
             log.error("the rest of a batch could not be stored: %s", error)
-            code = "storage_full" if isinstance(error, StorageFull) else "unavailable"
-            refusal = problem(code, "this line was not stored, others before it were; send it again")
-            rest = chain(under_way[1] if under_way is not None else (), judged, coming)
-            for number, answer in enumerate(rest, 1):
+            code = error.code if isinstance(error, StorageError) else "unavailable"
+            refusal = problem("unavailable" if code == OutcomeUnknown.code else code, _NOT_STORED)
+            # With an unknown outcome the slice that was to follow is told the same: it may have been under way as well.
+            tried = chain(under_way[1] if under_way is not None else (), judged)
+            answers += [answer_unstored(answer, error, refusal) for answer in tried]
+            for number, answer in enumerate(coming, 1):
                 answers.append(answer if isinstance(answer, Problem) else refusal)
                 if number % TURN == 0:
                     await asyncio.sleep(0)
@@ -580,14 +589,3 @@ PUSH_COLUMNS = (
     "no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size, accepted_at, expires_at,"
     " targeted, suppressed"
 )
-
-
-def _drafts(judged: list[Draft | Problem]) -> list[Draft]:
-    return [draft for draft in judged if isinstance(draft, Draft)]
-
-
-def _answer_of(judged: Draft | Problem) -> AcceptedPush | Problem:
-    if isinstance(judged, Problem):
-        return judged
-    assert judged.answer is not None, "every stored draft is answered"
-    return judged.answer

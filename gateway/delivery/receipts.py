@@ -42,7 +42,7 @@ from gateway.delivery.engine import Message, ReasonCode
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger, handle_of, receipt_rows
 from gateway.merge_patch import merge_patch
-from gateway.store.database import StorageFull
+from gateway.store.errors import StorageError
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
@@ -261,7 +261,7 @@ class Receipts:
                 self._submit()
 
         def on_error(error: BaseException) -> None:
-            if isinstance(error, StorageFull | sqlite3.OperationalError):  # of the disk, not of what was said
+            if isinstance(error, StorageError | sqlite3.OperationalError):  # of the disk, not of what was said
                 log.error("what devices say cannot be stored, trying again: %s", error)
                 self._timers.call_later(RETRY_SECONDS, lambda: self._store(groups))
             elif len(statements) > 1:  # one of them is at fault, and must not keep the others' from being stored

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from gateway.delivery.push import PUSH_ID_LENGTH, ActivePush, PushRequest, Target, not_yet_supported, wire_size
 from gateway.delivery.states import PRIORITIES
 from gateway.errors import Problem, problem
+from gateway.store.errors import OutcomeUnknown, storage_problem
 
 FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
 PUSH_ID_BYTES = 15
@@ -156,3 +157,23 @@ def new_push_ids(count: int) -> list[str]:
     """New ones. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut."""
     text = secrets.token_urlsafe(PUSH_ID_BYTES * count)
     return [text[start : start + PUSH_ID_LENGTH] for start in range(0, len(text), PUSH_ID_LENGTH)]
+
+
+def drafts_among(judged: list[Draft | Problem]) -> list[Draft]:
+    return [draft for draft in judged if isinstance(draft, Draft)]
+
+
+def answer_of(judged: Draft | Problem) -> AcceptedPush | Problem:
+    if isinstance(judged, Problem):
+        return judged
+    assert judged.answer is not None, "every stored draft is answered"
+    return judged.answer
+
+
+def answer_unstored(judged: Draft | Problem, error: Exception, refusal: Problem) -> Problem:
+    """The answer to a line of a batch that was to be stored when `error` came; `refusal` if it was not."""
+    if isinstance(judged, Problem):
+        return judged
+    if isinstance(error, OutcomeUnknown):
+        return storage_problem(error, has_key=judged.submission.idempotency_key is not None)
+    return refusal

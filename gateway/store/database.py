@@ -13,6 +13,10 @@ Laws
 4. Reads for an app take turns with those of other apps and are interrupted when they take long (`read_queue`). What the
    server reads for itself has a thread of its own, and so have look-ups of credentials: devices connect, and keys are
    known, however much is being read.
+5. A sync that failed is not tried again: the kernel may have dropped what it could not write and call the next sync a
+   success. The group's outcome is unknown, and is told so; nothing is written to the file any more, not even what
+   closing it would write; `lost` says so, and the process ends. The next start begins from what the file holds, which
+   `prepare` has copied and synced anew before anything is read.
 
 `synchronous=FULL` makes every commit an fsync of the WAL: an acknowledged write survives a power cut.
 """
@@ -30,10 +34,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session
 
-from broker.sqlite_file import connect
+from broker.sqlite_file import Fault, connect, fault_of
+from gateway.store.errors import StorageDamaged, StorageError, StorageFailed, explained
 from gateway.store.migrations import migrate
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
 from gateway.store.server_time import StoredClock, read_stored_clock
@@ -52,8 +58,11 @@ READERS = 3
 """Threads that read for apps, of which one app has two at most; the machine this is sized for has two cores."""
 PROGRESS_STEPS = 20_000
 """Steps of SQLite's machine, about 1 ms, after which a read for an app looks whether it has taken too long."""
-BUSY_MS = 10_000
-"""How long a connection waits for another process (a hot backup, a migration) before it gives up."""
+BUSY_MS = 2_500
+"""How long a connection waits for another process that has the file locked. Whoever asks may wait behind one that waits
+already, so at most twice as long: a client's usual patience is 10 s."""
+START_BUSY_MS = 10_000
+"""The same at start, when nobody waits yet: another start may be migrating."""
 CACHE_KIB = 65_536
 """Page cache of the writer: the hot end of the delivery table and its mailbox index stay in memory."""
 READER_CACHE_KIB = 4_096
@@ -63,11 +72,8 @@ AUTOCHECKPOINT_PAGES = 4_000
 """16 MiB of WAL between checkpoints: a checkpoint's own fsync is shared by some hundred groups."""
 CACHED_STATEMENTS = 256
 """Compiled statements of a connection: those of `rows.insert_rows`, 32 for each of two tables, and all others."""
-_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-
-
-class StorageFull(Exception):
-    """The disk has no room (or fails): nothing of the operation was stored."""
+_OF_ALL = frozenset({Fault.FULL, Fault.FAILED, Fault.UNSYNCED, Fault.LOCKED})
+"""Faults that are not of the operation in which they show: the disk's, or another process's."""
 
 
 class Database:
@@ -81,11 +87,16 @@ class Database:
         """Operations in them."""
         self.on_group: Callable[[], None] = lambda: None
         """Called on the loop after a group's callbacks; set to the event feed's."""
+        self.trouble: StorageError | None = None
+        """What keeps the file from being trusted, since it was seen; a new start may mend it."""
+        self.lost: asyncio.Future[str] = loop.create_future()
+        """Why nothing is written any more, if a sync has failed (law 5)."""
         self._engine = engine
         self._clock = clock
         self._loop = loop
         self._queue = WriteQueue()
         self._closed = False
+        self._unsynced = False
         self._readers = ThreadPoolExecutor(READERS, "database-reader")
         self._own_reader = ThreadPoolExecutor(1, "database-own-reader")
         self._look_ups = ThreadPoolExecutor(1, "database-look-up")
@@ -96,14 +107,16 @@ class Database:
         self._writer.start()
 
     @classmethod
-    async def open(cls, path: Path, make_clock: Callable[[StoredClock], Callable[[], int]]) -> Database:
-        """Migrate under a lock, then start the threads.
+    async def open(
+        cls, path: Path, make_clock: Callable[[StoredClock], Callable[[], int]], *, fresh: bool = True
+    ) -> Database:
+        """Migrate under a lock, then start the threads. `fresh`: the file may be made or filled, if there is nothing.
 
         `make_clock` is given what earlier runs have left of server time and answers the clock of this run, so that time
-        never goes back over a restart. Raises SchemaTooNew, StorageFull.
+        never goes back over a restart. Raises SchemaTooNew, NoSchema, StorageError.
         """
         loop = asyncio.get_running_loop()
-        stored_clock = await loop.run_in_executor(None, prepare, path)
+        stored_clock = await loop.run_in_executor(None, prepare, path, fresh)
         return cls(path, make_engine(path), make_clock(stored_clock), loop)
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -126,7 +139,7 @@ class Database:
         self._queue.put(WriteOperation(operation, on_commit, on_error, app_no))
 
     async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
-        """Wait for the commit. Raises the operation's own exception, or StorageFull; for an app Problem 503 when that
+        """Wait for the commit. Raises the operation's own exception, or StorageError; for an app Problem 503 when that
         has too many changes waiting.
 
         A caller that is cancelled does not take its operation back.
@@ -160,22 +173,50 @@ class Database:
         while group := self._queue.take(GROUP_OPERATIONS):
             self._run_group(raw, group)
             self._loop.call_soon_threadsafe(self._call_back, group)
-        self._writer_connection.close()
+        if not self._unsynced:
+            self._writer_connection.close()
 
     def _run_group(self, raw: sqlite3.Connection, group: list[WriteOperation]) -> None:
+        if self._unsynced:
+            for operation in group:
+                operation.error = StorageFailed("the disk has not confirmed an earlier commit; the server is ending")
+            return
         try:
             self._run_together(raw, group)
         except Exception as error:  # whatever it is, the thread must live: everyone waits for it
-            _roll_back(raw)
-            if len(group) == 1 or _code(error) == sqlite3.SQLITE_BUSY:
-                # Busy: another process kept the file locked for all of BUSY_MS; asking again would take as long each.
+            fault = fault_of(error)
+            if fault is Fault.UNSYNCED:
+                self._give_up(error)
+            else:
+                _roll_back(raw)
+            if len(group) == 1 or fault in (Fault.UNSYNCED, Fault.LOCKED):
+                # Locked: another process has had the file for all of BUSY_MS; asking again would take as long each.
                 for operation in group:
-                    operation.error = _explained(error)
+                    operation.error = self._explained(error)
                 return
             log.warning("a group of %d operations was refused (%s): running them one by one", len(group), error)
             for operation in group:
                 operation.error = None
                 self._run_group(raw, [operation])
+        for operation in group:
+            if operation.error is not None:
+                operation.error = self._explained(operation.error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Law 5, on the writer thread."""
+        self._unsynced = True
+        self.trouble = StorageFailed("the disk does not confirm what is written; the server is ending")
+        self._loop.call_soon_threadsafe(
+            self.lost.set_result, f"{self.path}: the disk did not confirm a commit: {error}"
+        )
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """What the callers are told. On any thread."""
+        found = explained(error)
+        if isinstance(found, StorageDamaged) and self.trouble is None:
+            self.trouble = found
+            log.critical("%s is damaged (%s): stop the server, check the disk, restore a backup", self.path, found)
+        return found
 
     def _run_together(self, raw: sqlite3.Connection, group: list[WriteOperation]) -> None:
         raw.execute("BEGIN IMMEDIATE")
@@ -192,7 +233,7 @@ class Database:
                     self._queue.put_back(group[count:])
                     del group[count:]
         except Exception as error:
-            if len(group) == 1 or _code(error) in (*_FULL, sqlite3.SQLITE_BUSY):
+            if len(group) == 1 or fault_of(error) in _OF_ALL:
                 raise
             _roll_back(raw)
             raw.execute("BEGIN IMMEDIATE")
@@ -223,13 +264,13 @@ class Database:
 
     async def read(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
         """Run `operation` on a reader thread over one snapshot: in the turn of the app that it is done for, or for the
-        server itself. Raises its exception; for an app Problem 503 when that has too much to read."""
+        server itself. Raises its exception, or StorageError; for an app Problem 503 when that has too much to read."""
         if app_no is None:
             return await self._loop.run_in_executor(self._own_reader, self._read, operation)
         try:
             return await self.reads.run(app_no, lambda: self._read_in_time(operation))
         except Exception as error:
-            if _code(error) == sqlite3.SQLITE_INTERRUPT:
+            if _is_interrupted(error):
                 raise self.reads.refusal(app_no, "too_long", f"this takes longer than {READ_SECONDS:g} s") from None
             raise
 
@@ -239,7 +280,14 @@ class Database:
 
     async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run a single statement, of some rows at most, on the thread that is kept for such look-ups."""
-        return await self._loop.run_in_executor(self._look_ups, lambda: operation(self._reader()))
+
+        def run() -> T:
+            try:
+                return operation(self._reader())
+            except Exception as error:
+                raise self._explained(error) from error
+
+        return await self._loop.run_in_executor(self._look_ups, run)
 
     def look_up(
         self,
@@ -256,19 +304,25 @@ class Database:
             try:
                 result = operation(self._reader())
             except Exception as error:
-                self._loop.call_soon_threadsafe(on_error, error)
+                self._loop.call_soon_threadsafe(on_error, self._explained(error))
             else:
                 self._loop.call_soon_threadsafe(on_done, result)
 
         self._look_ups.submit(run)
 
     def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        raw = self._reader()
-        raw.execute("BEGIN")
         try:
-            return operation(raw)
-        finally:
-            _roll_back(raw)
+            raw = self._reader()
+            raw.execute("BEGIN")
+            try:
+                return operation(raw)
+            finally:
+                _roll_back(raw)
+        except Exception as error:
+            found = self._explained(error)
+            if found is error:
+                raise
+            raise found from error
 
     def _read_in_time(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         deadline = time.monotonic() + READ_SECONDS
@@ -288,7 +342,10 @@ class Database:
         return raw_connection(self._local.connection)
 
     async def close(self) -> None:
-        """Everything submitted is committed and called back; then the threads end."""
+        """Everything submitted is committed and called back; then the threads end.
+
+        After a failed sync the connections stay open: closing the last one would write to the file.
+        """
         if self._closed:
             return
         self._closed = True
@@ -298,6 +355,8 @@ class Database:
         self.reads.close()
         for threads in (self._readers, self._own_reader, self._look_ups):
             await self._loop.run_in_executor(None, threads.shutdown)
+        if self._unsynced:
+            return
         for connection in self._reader_connections:
             connection.close()
         self._engine.dispose()
@@ -311,13 +370,14 @@ class _Connection(sqlite3.Connection):
     def rollback(self) -> None: ...
 
 
-def make_engine(path: Path) -> Engine:
+def make_engine(path: Path, busy_ms: int | None = None) -> Engine:
     """A SQLAlchemy engine whose connections have our pragmas and leave transactions to us."""
+    wait_ms = BUSY_MS if busy_ms is None else busy_ms
 
     def open_file() -> sqlite3.Connection:
         return connect(
             path,
-            timeout=BUSY_MS / 1000,
+            timeout=wait_ms / 1000,
             check_same_thread=False,
             factory=_Connection,
             cached_statements=CACHED_STATEMENTS,
@@ -337,22 +397,41 @@ def make_engine(path: Path) -> Engine:
             "temp_store = MEMORY",
             f"cache_size = -{CACHE_KIB}",
             f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
-            f"busy_timeout = {BUSY_MS}",
+            f"busy_timeout = {wait_ms}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
 
 
-def prepare(path: Path) -> StoredClock:
-    """Create or migrate the file; what it says of server time."""
-    engine = make_engine(path)
+def prepare(path: Path, fresh: bool = True) -> StoredClock:
+    """Create or migrate the file; what it says of server time.
+
+    Everything in the log goes into the file and is synced (law 5): what an earlier run wrote but could not sync is in
+    the kernel's memory only, until it is written anew. Raises SchemaTooNew, NoSchema, StorageError.
+    """
+    engine = make_engine(path, START_BUSY_MS)
     try:
-        migrate(engine, path.with_name(path.name + ".migrate.lock"))
+        migrate(engine, path.with_name(path.name + ".migrate.lock"), fresh=fresh)
         with engine.connect() as connection:
+            _empty_log(raw_connection(connection))
             return read_stored_clock(raw_connection(connection))
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        found = explained(error)
+        if found is error:
+            raise
+        raise found from error
     finally:
         engine.dispose()
+
+
+def _empty_log(raw: sqlite3.Connection) -> None:
+    try:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        if fault_of(error) is not Fault.FULL:
+            raise
+        log.warning("the disk is full: the ledger's log stays as it is until there is room")
 
 
 def raw_connection(connection: Any) -> sqlite3.Connection:
@@ -367,7 +446,7 @@ def _run_in_savepoint(raw: sqlite3.Connection, operation: WriteOperation) -> Non
     try:
         operation.result = operation.run(raw)
     except Exception as error:
-        if not raw.in_transaction or _code(error) in _FULL:
+        if not raw.in_transaction or fault_of(error) in _OF_ALL:
             raise  # SQLite gave the whole transaction up, or the disk did
         operation.error = error
         raw.execute("ROLLBACK TO operation")
@@ -385,21 +464,16 @@ def _in_session(connection: Any, operation: Callable[[Session], T]) -> T:
 
 def _roll_back(raw: sqlite3.Connection) -> None:
     if raw.in_transaction:
-        raw.execute("ROLLBACK")
+        try:
+            raw.execute("ROLLBACK")
+        except sqlite3.Error as error:  # what led here is the cause, and is told
+            log.error("a transaction could not be rolled back: %s", error)
 
 
-def _code(error: BaseException | None) -> int | None:
-    """SQLite's primary result code for the *first* failure behind an error.
-
-    SQLAlchemy wraps the driver's errors, and a disk that is full may be hidden by what follows from it (SQLite has
-    rolled everything back, so the session finds no savepoint to return to).
-    """
-    code: int | None = None
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Did the progress handler end the statement? SQLAlchemy wraps the driver's error."""
     while error is not None:
-        code = getattr(error, "sqlite_errorcode", code)
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            return True
         error = error.__context__
-    return code & 0xFF if code is not None else None
-
-
-def _explained(error: Exception) -> Exception:
-    return StorageFull(f"the disk has no room for it: {error}") if _code(error) in _FULL else error
+    return False

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from sqlmodel import SQLModel
 
 from broker.clock import boot_id
+from broker.sqlite_file import connect
 from gateway.store import models
 from gateway.timestamps import WallTime
 
@@ -203,7 +204,7 @@ class _opened:
     """A file's connection and one transaction, committed if nothing fails."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection = connect(path, isolation_level=None)
 
     def __enter__(self) -> sqlite3.Connection:
         self._connection.execute("PRAGMA synchronous = FULL")

@@ -113,7 +113,9 @@ def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
     assert "--data-dir" in said
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "fleetpush.db").write_text("this is not a database, and long enough to be looked at" * 20)
-    assert "cannot be opened" in refused(tmp_path / "damaged", *FREE)
+    said = refused(tmp_path / "damaged", *FREE)
+    assert "is damaged" in said
+    assert "restore" in said
 
 
 def test_a_newer_schema_is_refused_and_left_alone(start: Start) -> None:

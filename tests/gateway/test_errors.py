@@ -26,4 +26,6 @@ def test_what_may_succeed_later_says_so() -> None:
         "busy",
         "unavailable",
         "storage_full",
+        "storage_damaged",
+        "storage_failed",
     }

@@ -24,10 +24,22 @@ class SchemaTooNew(Exception):
     """The file was written by a newer version of the program; this one would damage it."""
 
 
-def migrate(engine: Engine, lock_path: Path) -> None:
-    """Bring the schema up to this program's version. Raises SchemaTooNew."""
+class NoSchema(Exception):
+    """The file is no ledger: it is empty where there should be one, or another program's."""
+
+
+def migrate(engine: Engine, lock_path: Path, *, fresh: bool = True) -> None:
+    """Bring the schema up to this program's version. Raises SchemaTooNew, NoSchema.
+
+    `fresh`: the file may be new, and is filled then.
+    """
     with _locked(lock_path), engine.connect() as connection:
         current = _revision(connection)
+        if current is None:
+            if connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first() is not None:
+                raise NoSchema("it holds the tables of another program")
+            if not fresh:
+                raise NoSchema("it is empty")
         if current != HEAD:
             _upgrade(connection, current)
 

@@ -11,10 +11,11 @@ import httpx2
 
 from broker.sqlite_store import SqliteStore
 from gateway.api.http import create_api
-from gateway.app import Rooms, Stored, first_start
+from gateway.app import Rooms
 from gateway.audience.devices import MqttAddress
 from gateway.settings import Settings
 from gateway.store.database import Database
+from gateway.stores import Stored, first_start
 
 START = 1_800_000_000_000
 

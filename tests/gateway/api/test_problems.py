@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from gateway.api.problems import explain, problem_response, validation_problem
 from gateway.delivery.acceptance import Acceptance
 from gateway.errors import CATALOGUE, RateLimited, problem
-from gateway.store.database import StorageFull
+from gateway.store.errors import StorageFull
 from tests.gateway.api.house import House
 
 

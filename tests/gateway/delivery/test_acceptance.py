@@ -12,7 +12,7 @@ import pytest
 from gateway.delivery.acceptance import BATCH_PUSHES, CONSIDERATE_MS, CONSIDERATE_PUSHES
 from gateway.delivery.submission import AcceptedPush, Submission
 from gateway.errors import Problem, problem
-from gateway.store.database import StorageFull
+from gateway.store.errors import StorageFull
 from tests.gateway.delivery.world import APP, World
 
 

@@ -15,7 +15,7 @@ import pytest
 from gateway.delivery.event_log import Position
 from gateway.outreach import couriers, look_ups
 from gateway.outreach.webhooks import LANES, MAX_WEBHOOKS
-from gateway.store.database import StorageFull
+from gateway.store.errors import StorageFull
 from tests.gateway.api.house import House
 from tests.gateway.outreach.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
 from tests.receiver import Answer, Receiver, Request

@@ -13,7 +13,8 @@ import pytest
 from sqlmodel import select
 
 from gateway.errors import Later
-from gateway.store.database import Database, StorageFull
+from gateway.store.database import Database
+from gateway.store.errors import StorageBusy, StorageFull
 from gateway.store.models import Application, UplinkMessage
 from gateway.store.server_time import StoredClock
 
@@ -184,7 +185,7 @@ async def test_a_file_that_another_process_keeps_locked_is_an_error_not_the_end(
     database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000)
     with contextlib.closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(sqlite3.OperationalError, match="locked"):
+        with pytest.raises(StorageBusy, match="locked"):
             await database.write(insert(1))
     await database.write(insert(2))
     assert await numbers(database) == [2]

@@ -1,0 +1,89 @@
+"""What the ledger's file can refuse, in the words of the API's catalogue."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from broker.sqlite_file import Fault, fault_of
+from gateway.errors import Problem, problem
+from gateway.program import PROGRAM
+
+
+class StorageError(Exception):
+    """The file could not be used; `str` of it is for the log, `detail` for whoever asked."""
+
+    code: ClassVar[str] = "storage_failed"
+    detail: ClassVar[str] = (
+        "the server's disk refused to read or write (its log says what): nothing was stored; have the disk looked at, "
+        "and send again"
+    )
+
+
+class StorageFull(StorageError):
+    """The disk has no room: nothing of the operation was stored."""
+
+    code = "storage_full"
+    detail = "the disk is full: nothing was stored; free space and send again"
+
+
+class StorageBusy(StorageError):
+    """Another process kept the file locked: nothing of the operation was stored."""
+
+    code = "busy"
+    detail = "another program keeps the ledger locked: nothing was stored; send again, and end that program"
+
+
+class StorageFailed(StorageError):
+    """The disk refused, or the file is given up: nothing of the operation was stored."""
+
+
+class StorageForbidden(StorageFailed):
+    """The file may not be opened or written: nothing of the operation was stored."""
+
+
+class StorageDamaged(StorageError):
+    """The file holds what SQLite never wrote: nothing of the operation was stored."""
+
+    code = "storage_damaged"
+    detail = (
+        f"the ledger is damaged: nothing was stored; stop the server, check the disk, and restore a backup "
+        f"(`{PROGRAM} restore FILE --force`)"
+    )
+
+
+class OutcomeUnknown(StorageError):
+    """The disk did not confirm the commit (a failed fsync): it may be stored, or not."""
+
+    code = "outcome_unknown"
+    detail = (
+        "the disk did not confirm what was written: it may be stored, or not; the server ends because of it. Send "
+        "again when it is back, a push with the same Idempotency-Key, so that it is sent once"
+    )
+
+
+_BY_FAULT: dict[Fault, type[StorageError]] = {
+    Fault.FULL: StorageFull,
+    Fault.UNSYNCED: OutcomeUnknown,
+    Fault.FAILED: StorageFailed,
+    Fault.DAMAGED: StorageDamaged,
+    Fault.LOCKED: StorageBusy,
+    Fault.FORBIDDEN: StorageForbidden,
+}
+
+
+def explained(error: BaseException) -> BaseException:
+    """The StorageError for what SQLite says of its file; any other error as it is."""
+    fault = fault_of(error)
+    if fault is None or isinstance(error, StorageError):
+        return error
+    said = getattr(error, "orig", None) or error  # SQLAlchemy adds the statement
+    name = getattr(said, "sqlite_errorname", None)
+    return _BY_FAULT[fault](f"{said} ({name})" if name else str(said))
+
+
+def storage_problem(error: StorageError, *, has_key: bool) -> Problem:
+    """The API's answer. `has_key`: the request has an idempotency key, so that sending it again does it once."""
+    found = problem(error.code, error.detail)
+    if isinstance(error, OutcomeUnknown):
+        found.retryable = has_key
+    return found

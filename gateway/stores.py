@@ -1,0 +1,283 @@
+"""The two databases of a data directory: opened, or refused in one line with the remedy that fits.
+
+Which remedy is the point. "Restore a backup" costs what was accepted since, so it is said of damage alone: not of a
+full disk, of another owner's file, nor of one that another program has locked. A directory that lost its ledger is not
+taken for a new one, since that would make a new key, and strangers of all devices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import pwd
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker.clock import ServerClock
+from broker.sqlite_file import Fault, connect, fault_of
+from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
+from gateway import data_directory, replacement
+from gateway.auth import SCOPES, new_key, secret_hash
+from gateway.data_directory import BROKER, LEDGER
+from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.keys import insert_key
+from gateway.program import PROGRAM
+from gateway.settings import Settings
+from gateway.store.database import Database
+from gateway.store.errors import StorageError
+from gateway.store.migrations import NoSchema, SchemaTooNew
+from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
+from gateway.timestamps import wall_time
+
+log = logging.getLogger(__name__)
+
+
+class CannotStart(Exception):
+    """One line for a person: what is wrong, and the remedy."""
+
+
+@dataclass(slots=True, frozen=True)
+class Stored:
+    """The two databases and the clock that continues theirs."""
+
+    database: Database
+    sessions: SqliteStore
+    clock: Callable[[], float]
+    """Server time in seconds, for the broker."""
+    milliseconds: Callable[[], int]
+    """The same for the gateway."""
+    wall_clock: WallClock | None
+    """None: the clock runs faster, and is nobody's on a wall."""
+
+
+async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
+    """Open both files, migrated; `ending` closes them. The ledger first, so that beside anything else it is missing,
+    and not yet there. Raises CannotStart."""
+    data_dir = settings.data_dir
+    finish_restore(data_dir)
+    ledger = data_dir / LEDGER
+    if settings.clock_speed != 1 and ledger.exists():
+        raise CannotStart(
+            f"--clock-speed: {data_dir} holds data already, and a faster clock is for a fresh data directory: choose "
+            "another --data-dir"
+        )
+    traces = data_directory.traces(data_dir)
+    if traces and (not ledger.exists() or ledger.stat().st_size == 0):
+        raise CannotStart(_without_ledger(data_dir, traces))
+    clock: ServerClock
+    sessions: SqliteStore
+    stored_clock: StoredClock
+
+    def milliseconds() -> int:
+        return int(clock() * 1000)
+
+    def make_clock(stored: StoredClock) -> Callable[[], int]:
+        nonlocal clock, sessions, stored_clock
+        stored_clock = stored
+        sessions = _open_sessions(data_dir, is_new=stored.last_ms == 0)
+        ending.push_async_callback(sessions.close)
+        origin = stored.boot_origin_ms if stored.is_of_this_boot else None
+        clock = ServerClock(
+            max(stored.last_ms / 1000, sessions.last_time()),
+            settings.clock_speed,
+            None if origin is None else origin / 1000,
+        )
+        return milliseconds
+
+    try:
+        _require_regular_file(ledger)
+        database = await Database.open(ledger, make_clock, fresh=not traces)
+    except (SchemaTooNew, NoSchema, StorageError, OSError, sqlite3.Error, SQLAlchemyError) as error:
+        raise refusal(ledger, error) from error
+    ending.push_async_callback(database.close)
+    sessions.keep_time(clock)
+    wall_clock = None
+    if settings.clock_speed == 1:
+        wall_clock = WallClock(database, milliseconds, round(clock.boot_origin * 1000), stored_clock, wall_time)
+        wall_clock.start()
+        if wall_clock.ahead_ms < -TOLD_MS:
+            log.warning(
+                "stored times are %s s ahead of the machine's clock, and are shown by that clock: if it is right, stop"
+                " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
+            )  # fmt: skip
+    return Stored(database, sessions, clock, milliseconds, wall_clock)
+
+
+def _open_sessions(data_dir: Path, *, is_new: bool) -> SqliteStore:
+    path = data_dir / BROKER
+    if not is_new and not path.exists():
+        log.warning("%s is missing: sessions begin anew, and devices subscribe again", path)
+    try:
+        _require_regular_file(path)
+        return SqliteStore(path, asyncio.get_running_loop())
+    except (StoreTooNew, StoreInUse, OSError, sqlite3.Error) as error:
+        raise refusal(path, error) from error
+
+
+def finish_restore(data_dir: Path) -> None:
+    """Carry out a restore that was decided and then interrupted. Raises CannotStart."""
+    try:
+        if replacement.finish(data_dir):
+            log.warning("a restore had been interrupted: %s is as its backup was now", data_dir)
+    except OSError as error:
+        raise CannotStart(
+            f"{data_dir}: a restore was interrupted and cannot be finished: {error.filename}: {error.strerror}; "
+            "mend that, and start again"
+        ) from None
+
+
+async def first_start(data_dir: Path, stored: Stored) -> Path | None:
+    """Make the app `default` and its admin key if there is none; where the key is. Raises CannotStart."""
+    exists = await stored.database.read(
+        lambda connection: connection.execute("SELECT 1 FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()
+    )
+    if exists is not None:
+        return None
+    key = new_key()
+    path = data_dir / data_directory.KEY_FILE
+    now = stored.milliseconds()
+
+    def make(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO application (id, created_at) VALUES (?, ?)", (DEFAULT_APP, now))
+        insert_key(connection, DEFAULT_APP, "first start", SCOPES, secret_hash(key), now)
+
+    try:
+        data_directory.write_private(path, key + "\n")
+        await stored.database.write(make)
+    except (OSError, StorageError) as error:
+        raise refusal(path if isinstance(error, OSError) else data_dir / LEDGER, error) from error
+    return path
+
+
+# -- what is wrong, and the remedy -------------------------------------------------------------------------------------
+
+
+def refusal(path: Path, error: Exception) -> CannotStart:
+    """Why `path` cannot be used, and what to do about it."""
+    match error:
+        case CannotStart():
+            return error
+        case SchemaTooNew() | StoreTooNew():
+            return CannotStart(f"{path.parent}: {error}")
+        case NoSchema():
+            return CannotStart(f"{path}: {error}; {_begin_anew(path.parent)}")
+        case StoreInUse():
+            return CannotStart(f"{path.parent} is in use by another server: stop that, or choose another --data-dir")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            fault: Fault | None = Fault.FULL
+        case OSError():
+            fault = Fault.FORBIDDEN
+        case _:
+            fault = fault_of(error)
+    if fault is Fault.FORBIDDEN and _is_full(path.parent):
+        fault = Fault.FULL  # SQLite says of a file that it cannot make only that it cannot be opened
+    return CannotStart(f"{path}: {_explained(path, fault, _reason(error))}")
+
+
+def _explained(path: Path, fault: Fault | None, reason: str) -> str:
+    match fault:
+        case Fault.FULL:
+            return f"the disk is full ({reason}): free some space and start again; nothing that was accepted is lost"
+        case Fault.LOCKED:
+            return f"another program keeps it locked (`fuser -v {path}` shows which): end that, and start again"
+        case Fault.FORBIDDEN:
+            return f"it cannot be opened: {_obstacle(path) or reason}"
+        case Fault.UNSYNCED | Fault.FAILED:
+            return f"the disk fails ({reason}): have it looked at, and start again; the file may be sound"
+        case Fault.DAMAGED:
+            return (
+                f"it is damaged ({reason}): have the disk looked at, then restore a backup (`{PROGRAM} restore FILE "
+                "--force` keeps what is there aside)"
+            )
+    return f"it cannot be used: {reason}; `{PROGRAM} doctor` looks closer"
+
+
+def _without_ledger(data_dir: Path, traces: list[str]) -> str:
+    return (
+        f"{data_dir} holds {', '.join(traces)} of an earlier server, and its ledger ({LEDGER}) is missing or empty: "
+        + _begin_anew(data_dir)
+    )
+
+
+def _begin_anew(data_dir: Path) -> str:
+    return (
+        f"put the ledger back, or restore a backup (`{PROGRAM} restore FILE --force --data-dir {data_dir}`); to begin "
+        "anew, with other keys and no devices, move what is there away, or choose another --data-dir"
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(getattr(error, "orig", None) or error)
+
+
+def _require_regular_file(path: Path) -> None:
+    """Raises CannotStart for a folder, a socket and the like in the file's place; reading some of them never ends."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise refusal(path, error) from None
+    if not stat.S_ISREG(mode):
+        raise CannotStart(f"{path} is no file: {_kind(mode)}; move it away, or choose another --data-dir")
+
+
+def _kind(mode: int) -> str:
+    names = {stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket", stat.S_IFIFO: "a pipe"}
+    return names.get(stat.S_IFMT(mode), "a device")
+
+
+def _obstacle(path: Path) -> str | None:
+    """What stands in the way of reading and writing a database, with the remedy."""
+    for place in (path.parent, path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        try:
+            found = place.stat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"{place}: {error.strerror}"
+        if os.statvfs(place).f_flag & os.ST_RDONLY:
+            return f"{place} is on a read-only disk: make it writable, or choose another --data-dir"
+        if not os.access(place, os.R_OK | os.W_OK | (os.X_OK if place == path.parent else 0)):
+            return (
+                f"{place} belongs to {_user(found.st_uid)} (mode {stat.S_IMODE(found.st_mode):04o}), and this is "
+                f"{_user(os.geteuid())}: start the server as its owner, or `chown -R` the folder to who starts it"
+            )
+    return None
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _is_full(folder: Path) -> bool:
+    disk = os.statvfs(folder)
+    return disk.f_bavail == 0 or (disk.f_files > 0 and disk.f_favail == 0)
+
+
+def damage(data_dir: Path) -> str | None:
+    """What SQLite finds wrong in the databases, with the remedy: for a start that failed in a way nobody thought of."""
+    for path in (data_dir / LEDGER, data_dir / BROKER):
+        try:
+            with closing(connect(path, must_exist=True)) as database:
+                (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        except FileNotFoundError:
+            continue
+        except (sqlite3.Error, OSError) as error:
+            return str(refusal(path, error))
+        if verdict != "ok":
+            return f"{path}: {_explained(path, Fault.DAMAGED, verdict.splitlines()[-1])}"
+    return None
