@@ -98,11 +98,13 @@ def _read(files: TlsFiles) -> ServerTls:
 
 
 def for_requests(tls: ServerTls) -> ServerTls:
-    """What the HTTP port speaks. Who comes with a key needs no certificate, whatever devices need; those that come
-    there over WebSocket are asked for it afterwards (`WebSocketRules.certificate`). Raises BadDoor."""
-    if tls.files.client_certificates != "required":
+    """What the HTTP port speaks: browsers come there, so it asks for no certificate that is optional. Where devices
+    need one it asks; requests with a key are served without, and a WebSocket is refused without one afterwards
+    (`WebSocketRules.certificate`). Raises BadDoor."""
+    wanted = tls.files.client_certificates
+    if wanted == "none":
         return tls
-    return _read(replace(tls.files, client_certificates="optional"))
+    return _read(replace(tls.files, client_certificates="optional" if wanted == "required" else "none"))
 
 
 def reload(*in_use: ServerTls) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
 import re
 import subprocess
 import threading
@@ -44,9 +45,11 @@ Setting = Literal["granted", "denied", "prompt"]
 
 
 class Browser:
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, home: Path | None = None) -> None:
+        """`home`: of a person who trusts certificates of their own, in `.pki/nssdb`."""
         self._process = subprocess.Popen(
             [require("chromium"), *OPTIONS, f"--user-data-dir={profile}", "about:blank"],
+            env=os.environ if home is None else os.environ | {"HOME": str(home)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

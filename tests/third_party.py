@@ -18,6 +18,7 @@ import pytest
 
 PACKAGES = {
     "cc": "gcc",
+    "certutil": "libnss3-tools",
     "chromium": "chromium",
     "haproxy": "haproxy",
     "mosquitto": "mosquitto",

@@ -6,8 +6,8 @@ short task: PROXY header, handshake, then the protocol takes over and the task i
 Laws
 1. Nothing of a PROXY header is believed unless its sender is a trusted proxy; anybody else is cut off. Exactly the
    header is read, so that the TLS after it is whole.
-2. Whoever fails is logged with address and reason, and counted. Who just hangs up is logged for debugging only: health
-   checks of load balancers do it all the time.
+2. Whoever fails is logged with address and reason, and counted. Who hangs up without a word is logged for debugging
+   only: health checks of load balancers do it all the time.
 3. Bounded: whoever is on the way in counts as a socket of the owner (`room`), and has `timeout` seconds.
 """
 
@@ -17,6 +17,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,8 +49,16 @@ class Entrance:
     """What stands before the protocol."""
 
     tls: ServerTls | None = None
+    browsers: bool = False
+    """Browsers come here: nobody is asked for a certificate that is optional."""
     proxies: TrustedProxies | None = None
     """Given: each connection begins with a PROXY header from one of them."""
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        if self.tls is None:
+            return None
+        return self.tls.browser_context if self.browsers else self.tls.context
 
 
 class Acceptor:
@@ -123,7 +132,8 @@ class Acceptor:
 
     async def _enter(self, arrived: socket.socket, address: Any) -> None:
         peer = peer_text(address)
-        context = self._entrance.tls.context if self._entrance.tls is not None else None
+        context = self._entrance.context
+        handshake = tls.Handshake(arrived)
         try:
             if self._entrance.proxies is not None:
                 async with asyncio.timeout(self._timeout):
@@ -138,7 +148,7 @@ class Acceptor:
             arrived.close()
             return
         if context is not None:
-            tls.arriving.set(arrived)
+            tls.arriving.set(handshake)
         try:
             await self._loop.connect_accepted_socket(
                 lambda: self._protocol(peer),
@@ -147,7 +157,7 @@ class Acceptor:
                 ssl_handshake_timeout=self._timeout if context is not None else None,
             )
         except (OSError, UnicodeError) as error:
-            self._turn_away(arrived, peer, tls.failure(error))
+            self._turn_away(arrived, peer, tls.failure(error, handshake))
 
     async def _announced(self, arrived: socket.socket, address: Any, proxies: TrustedProxies) -> str | None:
         """The client's address from the PROXY header; None if the proxy speaks for itself (its health check)."""

@@ -1,8 +1,9 @@
 """Where to listen, as people write it: `mqtt://127.0.0.1:1883`, `mqtts://0.0.0.0:8883`, `ws://[::1]:9001/mqtt`,
 `wss://:443/mqtt`, `unix:/run/fleetpush.sock`.
 
-Behind `?`: `proxy=v2` (each connection begins with a PROXY header, version 2; `acceptor`), and for a Unix socket
-`mode=660` (who may open it, in octal; without it its owner).
+Behind `?`: `proxy=v2` (each connection begins with a PROXY header, version 2; `acceptor`); for a Unix socket `mode=660`
+(who may open it, in octal; without it its owner); for `wss` `certificates=ask` (clients are asked for a certificate as
+on the ports of MQTT; browsers are not otherwise).
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class ListenAddress:
     """Connections come from a proxy that says in a PROXY header for whom."""
     mode: int = OWNER_ONLY
     """Of the Unix socket."""
+    certificates: bool = False
+    """Of a WebSocket: clients are asked for an optional certificate, too, although browsers then give up."""
 
     @property
     def is_tls(self) -> bool:
@@ -82,8 +85,11 @@ def parse_address(text: str) -> ListenAddress:
     if scheme == "unix":
         return ListenAddress(scheme, path=_socket_path(text, parts.netloc, parts.path), proxy=proxy,
                              mode=_mode(text, options))  # fmt: skip
+    if certificates := scheme == "wss" and options.get("certificates") == "ask":
+        options.pop("certificates")
     if options:
-        raise BadAddress(f"{text!r}: {next(iter(options))} is no option of {scheme}://; proxy=v2 is")
+        others = "proxy=v2 and certificates=ask are" if scheme == "wss" else "proxy=v2 is"
+        raise BadAddress(f"{text!r}: {'='.join(next(iter(options.items())))} is no option of {scheme}://; {others}")
     host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname or "0.0.0.0"
     try:
         ipaddress.ip_address(host)
@@ -96,7 +102,7 @@ def parse_address(text: str) -> ListenAddress:
         raise BadAddress(f"{text!r}: only ws:// and wss:// have a path")
     else:
         path = ""
-    return ListenAddress(scheme, host, PORTS[scheme] if port is None else port, path, proxy)
+    return ListenAddress(scheme, host, PORTS[scheme] if port is None else port, path, proxy, certificates=certificates)
 
 
 def _proxy(text: str, options: dict[str, str]) -> bool:

@@ -93,6 +93,7 @@ class BrokerServer:
         if address.is_tls or address.proxy:
             entrance = Entrance(
                 tls=self.doors.tls if address.is_tls else None,
+                browsers=address.is_websocket and not address.certificates,
                 proxies=self.doors.proxies if address.proxy else None,
             )
             self.accept(listener, entrance, self._protocol(address))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socket import socket
 from typing import Any, Final, Literal, NamedTuple
@@ -44,14 +44,22 @@ class TlsFiles:
 
 
 class ServerTls:
+    context: ssl.SSLContext
+    browser_context: ssl.SSLContext
+    """The same, but nobody is asked for a certificate that is optional. A browser that is asked wants to ask its user,
+    and Chromium gives a WebSocket up instead (net::ERR_SSL_CLIENT_AUTH_CERT_NEEDED)."""
+
     def __init__(self, files: TlsFiles) -> None:
         """Raises TlsError."""
         self.files = files
-        self.context = _context(files)
+        self.reload()
 
     def reload(self) -> None:
         """For connections that come from now on. Raises TlsError, and then all stays as it was."""
-        self.context = _context(self.files)
+        context = browser_context = _context(self.files)
+        if self.files.client_certificates == "optional":
+            browser_context = _context(replace(self.files, client_certificates="none"))
+        self.context, self.browser_context = context, browser_context
 
 
 def _context(files: TlsFiles) -> ssl.SSLContext:
@@ -142,10 +150,16 @@ _FAILURES: Final[dict[str, Failure]] = {
     "TLSV1_ALERT_PROTOCOL_VERSION": Failure("tls_version", "it wants another version of TLS than 1.2 and 1.3"),
 }
 """OpenSSL's reason -> what it means here."""
-HUNG_UP: Final = Failure("tls_hung_up", "it hung up in the TLS handshake")
+HUNG_UP: Final = Failure("tls_hung_up", "it hung up before the TLS handshake")
+"""What health checks of load balancers do."""
+GAVE_UP: Final = Failure(
+    "tls_gave_up",
+    "it gave up in the middle of the TLS handshake without saying why: it may not trust our certificate, or is a "
+    "browser that was asked for one of its own",
+)
 
 
-def failure(error: OSError | UnicodeError) -> Failure:
+def failure(error: OSError | UnicodeError, handshake: Handshake) -> Failure:
     """Why a handshake failed, or was given up."""
     if isinstance(error, UnicodeError):  # `ssl` takes the names in it for UTF-8, and gives up where they are not
         return Failure("tls_client_certificate", f"its client certificate cannot be read: {error}")
@@ -155,15 +169,27 @@ def failure(error: OSError | UnicodeError) -> Failure:
         return _FAILURES.get(error.reason or "", Failure("tls_failed", f"the TLS handshake failed: {_words(error)}"))
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return Failure("tls_timeout", "it did not finish the TLS handshake in time")
-    return HUNG_UP
+    return GAVE_UP if handshake.answered else HUNG_UP
 
 
 def _words(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).lower().replace("_", " ")
 
 
-arriving: ContextVar[socket] = ContextVar("arriving")
-"""The socket whose handshake begins in this context: where an alert goes."""
+class Handshake:
+    """One that is under way."""
+
+    __slots__ = ("answered", "socket")
+
+    def __init__(self, socket: socket) -> None:
+        self.socket = socket
+        """Where an alert goes."""
+        self.answered = False
+        """The client has begun, and our certificate is on its way to it."""
+
+
+arriving: ContextVar[Handshake] = ContextVar("arriving")
+"""The handshake that begins in this context."""
 
 
 class _Context(ssl.SSLContext):
@@ -175,19 +201,22 @@ class _Context(ssl.SSLContext):
 
 
 class _SslObject(ssl.SSLObject):
-    handshake: tuple[socket, ssl.MemoryBIO] | None
+    handshake: tuple[Handshake, ssl.MemoryBIO] | None
     """Until it is done."""
 
     def do_handshake(self) -> None:
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            if self.handshake is not None and self.handshake[1].pending:
+                self.handshake[0].answered = True
             raise
         except ssl.SSLError:
             if self.handshake is not None:
-                peer, outgoing = self.handshake
+                handshake, outgoing = self.handshake
                 try:
-                    peer.send(outgoing.read())  # an alert of 7 to 30 bytes: a socket that does not take it has hung up
+                    # An alert of 7 to 30 bytes: a socket that does not take it has hung up.
+                    handshake.socket.send(outgoing.read())
                 except OSError:
                     pass
             raise

@@ -94,6 +94,7 @@ def browser(server: Server, device: Identity) -> str:
         lines += [
             f"openssl pkcs12 -export -in {certificate} -inkey {key} -out {p12} -passout pass:",
             f"pk12util -d {NSS_DATABASE} -i {p12} -W ''",
+            "# the server asks for it on a listener of its own: --listen 'wss://0.0.0.0:8084/mqtt?certificates=ask'",
         ]
     return "\n".join([*lines, f"# then open https://{_in_url(server.host)}:{server.http_port}"])
 

@@ -102,7 +102,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path_factory.mktemp("tls"))
+    fleet = Fleet(tmp_path_factory.mktemp("tls"), "--listen", "wss://127.0.0.1:0/mqtt?certificates=ask")
     with fleet.server:
         yield fleet
 
@@ -135,7 +135,10 @@ class PahoDevice:
         subscribed = threading.Event()
         self.client.on_subscribe = lambda *_: subscribed.set()
         self.client.on_message = lambda _c, _u, message: self.messages.put(json.loads(message.payload))
-        self.client.connect("localhost", fleet.server.mqtt_port if transport == "tcp" else fleet.server.http_port)
+        port = fleet.server.mqtt_port
+        if transport == "websockets":
+            port = fleet.server.http_port if pair is None else int(fleet.server.listening[0].rpartition(":")[2])
+        self.client.connect("localhost", port)
         self.client.loop_start()
         assert subscribed.wait(15), "not connected and subscribed"
 
@@ -264,6 +267,30 @@ def test_without_token_and_certificate_nobody_comes_in(fleet: Fleet) -> None:
         client.send(connect("kiosk"))
         client.expect(REFUSED)
     fleet.server.wait_log("CONNECT of 'kiosk' .* neither a token nor a certificate")
+
+
+def test_the_port_of_pages_asks_for_no_certificate(fleet: Fleet, kiosk: tuple[Device, tuple[Path, Path]]) -> None:
+    """Chromium gives a WebSocket up whose server asks."""
+    device, pair = kiosk
+    with fleet.dial(pair, websocket=True) as client:
+        client.send(connect(device.id))
+        client.expect(REFUSED)
+
+
+def test_who_gives_up_in_the_middle_of_a_handshake_is_in_the_log(fleet: Fleet) -> None:
+    """And who hangs up before it has begun is not: health checks do."""
+    with socket.create_connection(("127.0.0.1", fleet.server.mqtt_port), timeout=10) as silent:
+        quiet = silent.getsockname()[1]
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = fleet.trust().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    with socket.create_connection(("127.0.0.1", fleet.server.mqtt_port), timeout=10) as connected:
+        connected.sendall(outgoing.read())
+        assert connected.recv(1), "the server's part of the handshake"
+        port = connected.getsockname()[1]
+    fleet.server.wait_log(rf"127\.0\.0\.1:{port}: it gave up in the middle of the TLS handshake")
+    assert f"127.0.0.1:{quiet}" not in fleet.server.errors
 
 
 def test_where_certificates_are_required_devices_need_one_and_senders_do_not(name: Name, tmp_path: Path) -> None:
