@@ -28,16 +28,20 @@ import uvloop
 
 from broker.broker import Broker
 from broker.network.acceptor import Entrance
+from broker.network.descriptor_shares import share_of, share_out
 from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
+from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls
 from broker.settings import BrokerSettings
 from broker.sqlite_store import EXIT_UNSYNCED
 from gateway import data_directory, doors, stores
 from gateway.api.admission import Admission
+from gateway.api.connection_limiter import CONNECTIONS, ConnectionLimiter
 from gateway.api.http import create_api
+from gateway.api.http_connection import MQTT_PATH
 from gateway.api.problems import ProblemCount
-from gateway.api.server import BACKLOG, MQTT_PATH, HttpServer
+from gateway.api.server import BACKLOG, HttpServer
 from gateway.api.services import Services
 from gateway.audience.devices import DeviceRegistry, MqttAddress
 from gateway.audience.policy import PolicyBook
@@ -162,7 +166,8 @@ async def _serve(settings: Settings) -> str | None:
             websocket=f"ws{web.removeprefix('http')}{MQTT_PATH}",
         )
 
-        http = HttpServer(create_api(rooms.services(stop.is_set)), mqtt.websocket, settings.trusted_proxies)
+        api = create_api(rooms.services(stop.is_set))
+        http = HttpServer(api, mqtt.websocket, rooms.connections, settings.trusted_proxies)
         if tls is None:
             await http.start(listener)
             # Without a handler the signal would end us, and a service manager sends it for "reload".
@@ -317,6 +322,9 @@ class Rooms:
         self._authenticator = DeviceAuthenticator(database, facts.on_denied, loop)
         self._admission = Admission(self._ring, settings.request_limit, loop.time)
         self._problems = ProblemCount()
+        shares = share_out(raise_open_files_limit(), CONNECTIONS)
+        proxies = TrustedProxies(settings.trusted_proxies)
+        self.connections = ConnectionLimiter(shares.http, loop.time, share_of, proxies.trusts)
         self.broker = Broker(
             _broker_settings(settings),
             stored.sessions,
@@ -346,6 +354,7 @@ class Rooms:
                 keys=self._ring,
                 authenticator=self._authenticator,
                 admission=self._admission,
+                connections=self.connections,
                 problems=self._problems,
                 acceptance=self._acceptance,
                 ledger=ledger,

@@ -31,6 +31,7 @@ CATALOGUE: dict[str, Row] = {
     "attachment_not_found": Row(404, "No such attachment"),
     "key_not_found": Row(404, "No such key"),
     "method_not_allowed": Row(405, "Not with this method"),
+    "request_timeout": Row(408, "The body came too slowly", retryable=True),
     "device_exists": Row(409, "The device exists"),
     "app_exists": Row(409, "The app exists"),
     "channel_exists": Row(409, "The channel exists"),

@@ -25,6 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from gateway.api.admission import Admission
+from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.problems import ProblemCount
 from gateway.auth import DeviceAuthenticator, KeyRing
 from gateway.delivery.acceptance import Acceptance
@@ -56,6 +57,7 @@ class Sources:
     keys: KeyRing
     authenticator: DeviceAuthenticator
     admission: Admission
+    connections: ConnectionLimiter
     problems: ProblemCount
     acceptance: Acceptance
     ledger: Ledger
@@ -199,6 +201,11 @@ class _Rooms(Collector):
         yield _counter("http_requests_admitted", "Requests with a valid key.", rooms.admission.admitted)
         yield _by_label(
             CounterMetricFamily, "http_problems", "Requests refused, by problem.", "code", rooms.problems.by_code
+        )
+        yield _gauge("http_connections", "Open HTTP connections.", rooms.connections.open)
+        limits = rooms.connections.counts
+        yield _by_label(
+            CounterMetricFamily, "http_limits", "Times that a limit of HTTP connections has acted.", "limit", limits
         )
         attempts = {"succeeded": rooms.couriers.succeeded, "failed": rooms.couriers.failed}
         yield _by_label(

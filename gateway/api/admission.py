@@ -16,6 +16,8 @@ from gateway.errors import Problem, RateLimited, problem
 
 log = logging.getLogger(__name__)
 
+ADMITTED = "fleetpush.admitted"
+"""In the scope of a request whose key is valid: its connection is not a stranger's any more."""
 MAX_BUCKETS = 10_000
 """Buckets in memory; over it all are forgotten, which is generous for a second."""
 
@@ -69,16 +71,17 @@ class Admission:
         """`device` is its user name or id, and its token."""
         try:
             if device is not None:
-                return self._let_in(await self._keys.authenticate_device(*device))
+                return self._let_in(request, await self._keys.authenticate_device(*device))
             principal = await self._keys.authenticate(request.headers.get("authorization"))
         except Problem as refusal:
             log.info("%s: %s", request.client.host if request.client is not None else "unknown", refusal.detail)
             raise
         if or_scope is None or or_scope not in principal.scopes:
             principal.require(scope)
-        return self._let_in(principal)
+        return self._let_in(request, principal)
 
-    def _let_in(self, principal: Principal) -> Principal:
+    def _let_in(self, request: Request, principal: Principal) -> Principal:
+        request.scope[ADMITTED] = True
         now = self._clock()
         left, since = self._buckets.get(principal.key_id, (self._rate, now))
         left = min(self._rate, left + (now - since) * self._rate) - 1

@@ -19,6 +19,7 @@ def test_a_problem_answers_every_question_once() -> None:
 def test_what_may_succeed_later_says_so() -> None:
     retryable = {code for code, row in CATALOGUE.items() if row.retryable}
     assert retryable == {
+        "request_timeout",
         "too_many_calls",
         "too_many_streams",
         "rate_limited",

@@ -12,13 +12,20 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI, Request, Response
 
-from gateway.api import server
-from gateway.api.server import HEAD_LIMIT, HttpServer
+from broker.network.descriptor_shares import share_of
+from gateway.api import http_connection, server
+from gateway.api.connection_limiter import CONNECTIONS, ConnectionLimiter
+from gateway.api.http_framing import HEAD_LIMIT
+from gateway.api.server import HttpServer
 from tests.broker.network.test_transport import until
 from tests.certificates import Authority
 
 LARGE = 32 * 1024 * 1024
 """Bytes: more than the kernel keeps for who does not read."""
+
+
+def limiter() -> ConnectionLimiter:
+    return ConnectionLimiter(CONNECTIONS, asyncio.get_running_loop().time, share_of)
 
 
 @dataclass
@@ -60,7 +67,7 @@ async def running() -> AsyncIterator[Running]:
         return "answered"
 
     listener = socket.create_server(("127.0.0.1", 0))
-    http = HttpServer(app, asyncio.Protocol)
+    http = HttpServer(app, asyncio.Protocol, limiter())
     await http.start(listener)
     yield Running(http, listener.getsockname()[1], entered, release)
     release.set()
@@ -89,7 +96,7 @@ async def test_the_head_of_a_request_is_bounded(running: Running, head: bytes) -
 
 
 async def test_a_head_that_takes_too_long_is_cut_off(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.05)
     assert await running.say(b"GET /quick HTTP/1.1\r\n") == b""
     assert b"here" in await running.say(b"GET /quick HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 
@@ -111,7 +118,7 @@ REFUSED = b"POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
 async def test_nor_is_more_awaited_for_ever(
     running: Running, monkeypatch: pytest.MonkeyPatch, first: bytes, later: bytes, pieces: int
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     writer.write(first)
     await reader.readuntil(b"\r\n\r\n")
@@ -130,7 +137,7 @@ async def test_a_body_that_comes_after_its_answer_is_the_end_of_nothing(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection is idle then, for the next request or until that takes too long."""
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.2)
     running.http.config.timeout_keep_alive = 1
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port)
     writer.write(REFUSED)
@@ -152,7 +159,7 @@ async def test_a_body_that_comes_after_its_answer_is_the_end_of_nothing(
 async def test_who_does_not_read_its_answer_is_cut_off(
     running: Running, monkeypatch: pytest.MonkeyPatch, ending: bytes
 ) -> None:
-    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "UNREAD_SECONDS", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1_000)
     writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\n" + ending + b"\r\n")
     connections = running.http.server_state.connections
@@ -164,7 +171,7 @@ async def test_who_does_not_read_its_answer_is_cut_off(
 
 
 async def test_who_reads_its_answer_slowly_gets_all_of_it(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "UNREAD_SECONDS", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", running.port, limit=1_000)
     writer.write(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     got = 0
@@ -181,7 +188,7 @@ async def test_the_end_does_not_wait_for_idle_clients_to_say_goodbye(tmp_path: P
     pair = authority.issue("server", "localhost")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pair.certificate, pair.key)
-    http = HttpServer(FastAPI(), asyncio.Protocol)
+    http = HttpServer(FastAPI(), asyncio.Protocol, limiter())
     await http.start(None)
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(http.protocol, "127.0.0.1", 0, ssl=context)
@@ -211,7 +218,7 @@ async def test_on_a_socket_for_both_ipv4_is_itself(trusted: str, client: str) ->
         return request.client.host
 
     listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    http = HttpServer(app, asyncio.Protocol, [trusted])
+    http = HttpServer(app, asyncio.Protocol, limiter(), [trusted])
     await http.start(listener)
     running = Running(http, listener.getsockname()[1], asyncio.Event(), asyncio.Event())
     asked = b"GET /client HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n"

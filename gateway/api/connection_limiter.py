@@ -1,0 +1,159 @@
+"""Who may have an HTTP connection: so many in all, so many of one address, and the longest idle one leaves first.
+
+A connection costs a descriptor and up to 32 KiB before anybody has said who they are, and devices need descriptors on
+the same process. So their number is bounded. At a bound nobody who works is cut off and nobody who comes is refused as
+long as somebody is idle: a connection without a request under way makes room, that of the same address, or of the
+address which has most of them; first those on which nobody has shown a valid key yet, so that strangers do not end the
+pools of senders. Only when all are at work the newcomer is told to come again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS: Final = 2_048
+"""HTTP connections at a time, if the descriptors suffice: 1,000 calls that wait and 200 streams of events have room,
+and 2,048 strangers with half a head and a read of 16 KiB each stay below 64 MiB."""
+ADDRESS_PART: Final = 4
+"""An address has a fourth of them: 512 requests of one sender under way at once, and four addresses to take all."""
+LAST_WORDS: Final = 32
+"""Connections at a time that are refused with an answer, beyond the limits; further ones are closed without."""
+LOG_SECONDS: Final = 10.0
+"""Between two log lines about the same limit; the second says how often it acted."""
+
+
+class Connection(Protocol):
+    def evict(self) -> None:
+        """End at once: another one needs the descriptor."""
+
+
+class _Address:
+    __slots__ = ("count", "idle", "known", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self.idle: dict[Connection, None] = {}
+        """Without a request under way, the longest first."""
+        self.known: dict[Connection, None] = {}
+        """Likewise, after a request with a valid key."""
+
+    def longest_idle(self) -> Connection | None:
+        return next(iter(self.idle), None) or next(iter(self.known), None)
+
+
+class Place:
+    """One connection's place in the books. Made by `ConnectionLimiter.enter`."""
+
+    __slots__ = ("_address", "_connection", "_limiter")
+
+    def __init__(self, limiter: ConnectionLimiter, address: _Address, connection: Connection) -> None:
+        self._limiter: ConnectionLimiter | None = limiter
+        self._address = address
+        self._connection = connection
+
+    def busy(self) -> None:  # Hot path.
+        """A request is under way: nobody takes the place."""
+        self._address.idle.pop(self._connection, None)
+        self._address.known.pop(self._connection, None)
+
+    def idle(self, *, is_known: bool = False) -> None:  # Hot path.
+        """`is_known`: somebody has shown a valid key."""
+        (self._address.known if is_known else self._address.idle)[self._connection] = None
+
+    def leave(self) -> None:
+        """Harmless when called again."""
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            self.busy()
+            limiter.left(self._address)
+
+
+class ConnectionLimiter:
+    def __init__(
+        self,
+        connections: int,
+        clock: Callable[[], float],
+        share_of: Callable[[str], str],
+        is_proxy: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """`connections` in all; `clock` gives seconds; `share_of` an address says whose share it counts for; one that
+        `is_proxy` speaks for many, and is bounded by the number in all alone."""
+        self.limit = connections
+        self.limit_of_address = max(1, connections // ADDRESS_PART)
+        self.open = 0
+        self._saying_why = 0
+        self.counts: dict[str, int] = {}
+        """How often each limit of the HTTP port has acted, for metrics."""
+        self._share_of = share_of
+        self._is_proxy = is_proxy
+        self._clock = clock
+        self._addresses: dict[str, _Address] = {}
+        self._logged: dict[str, tuple[float, int]] = {}
+        """Limit -> (when it was logged, how often it had acted then)."""
+
+    def enter(self, connection: Connection, host: str) -> Place | None:
+        """None: there is no room, and everybody is at work."""
+        name = self._share_of(host)
+        address = self._addresses.get(name)
+        if address is None:
+            address = _Address(name)
+        if address.count >= self.limit_of_address and not self._is_proxy(host):
+            if not self._evict(address, "evicted_by_own_address"):
+                self.acted("too_many_of_address", f"{name} has {address.count} HTTP connections, all at work")
+                return None
+        elif self.open >= self.limit and not self._make_room():
+            self.acted("too_many", f"all {self.limit} HTTP connections are at work; {name} has {address.count} of them")
+            return None
+        self.open += 1
+        address.count += 1
+        self._addresses[name] = address
+        place = Place(self, address, connection)
+        place.idle()
+        return place
+
+    def may_say_why(self) -> bool:
+        """Whether a connection that was refused may stay for an answer; `has_said_why` when it has gone."""
+        if self._saying_why >= LAST_WORDS:
+            return False
+        self._saying_why += 1
+        return True
+
+    def has_said_why(self) -> None:
+        self._saying_why -= 1
+
+    def acted(self, limit: str, text: str) -> None:
+        """Count it, and log it unless that was done a moment ago."""
+        count = self.counts[limit] = self.counts.get(limit, 0) + 1
+        at, before = self._logged.get(limit, (-LOG_SECONDS, count - 1))
+        now = self._clock()
+        if now - at >= LOG_SECONDS:
+            self._logged[limit] = now, count
+            again = f" ({count - before} times since the last line)" if count - before > 1 else ""
+            log.warning("%s: %s%s", limit, text, again)
+
+    def left(self, address: _Address) -> None:
+        """A place of the address is free."""
+        self.open -= 1
+        address.count -= 1
+        if not address.count:
+            self._addresses.pop(address.name, None)
+
+    def _make_room(self) -> bool:
+        """An idle connection of whoever has most makes room."""
+        most = max(
+            (one for one in self._addresses.values() if one.idle or one.known), key=lambda one: one.count, default=None
+        )
+        return most is not None and self._evict(most, "evicted")
+
+    def _evict(self, address: _Address, limit: str) -> bool:
+        longest = address.longest_idle()
+        if longest is None:
+            return False
+        self.acted(limit, f"an idle HTTP connection of {address.name}, which has {address.count}, made room")
+        longest.evict()
+        return True

@@ -1,0 +1,545 @@
+"""One HTTP connection: bytes in, one request after the other to the application, its answers out.
+
+`httptools` parses, uvicorn's `RequestResponseCycle` speaks ASGI; what lies between is bounded here, because a stranger
+without a key can say all of it.
+
+Laws
+1. One request at a time. What comes behind one that is not answered is held, and its socket is not read, so pipelined
+   requests and an upgrade behind them wait in a buffer of at most two reads.
+2. The parser is never fed past the end of a message, and every part of one has its limit (`http_framing`). What has
+   come is parsed `STEPS_PER_TURN` parts in a turn of the loop.
+3. Every wait has an end: for a head, for a body (`BODY_BYTES_PER_SECOND`), for the next request, for the reader of an
+   answer, for who is hung up on.
+4. Whoever is answered before all of its body came is told `Connection: close`, unless the rest is short, and what still
+   comes is thrown away unparsed: closing the socket at once would destroy the answer on its way (RFC 9112, 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import urllib.parse
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, Literal, cast
+
+import httptools
+from uvicorn._types import HTTPScope
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from gateway.api.admission import ADMITTED
+from gateway.api.connection_limiter import ConnectionLimiter, Place
+from gateway.api.http_framing import HEAD, NEXT, NOTHING, Framing, OutOfBounds
+from gateway.api.problems import MEDIA_TYPE
+from gateway.errors import Problem, problem
+
+log = logging.getLogger(__name__)
+
+MQTT_PATH: Final = "/mqtt"
+"""Where this port speaks MQTT over WebSocket."""
+READ_BYTES: Final = 16 * 1024
+"""Taken from a socket at a time; what a connection holds is a small multiple of it."""
+STEPS_PER_TURN: Final = 128
+"""Parts of messages that a connection may have parsed in one turn of the loop: about 0.3 ms."""
+HEAD_SECONDS: float = 30.0
+"""From the connection to the end of its first request's head; from the first byte on for each later one, and for what
+comes of a body after its answer."""
+BODY_SECONDS: float = 30.0
+"""Between two looks at how much has come of a body."""
+BODY_BYTES_PER_SECOND: float = 1_024.0
+"""What a body has to bring between two looks: the slowest mobile network there is (GPRS) brings more."""
+WHOLE_BODY_SECONDS: float = 600.0
+"""For all of a body: 16 MiB at 27 KiB/s."""
+UNREAD_SECONDS: float = 30.0
+"""Between two looks at how much its reader has taken of an answer that waits to be sent."""
+UNREAD_BYTES_PER_SECOND: float = 1_024.0
+"""What a reader has to take between two looks, or all of it."""
+LINGER_SECONDS: float = 5.0
+"""From hanging up until the socket is cut off, while what still comes is thrown away (nginx's `lingering_timeout`)."""
+REST_LIMIT: Final = 64 * 1024
+"""Bytes of a body that are still taken after its answer, so that the connection lives on."""
+GOODBYE_SECONDS: float = 0.2
+"""For an idle connection to hang up after us, when the server ends: over TLS its goodbye is waited for, and a pool of
+connections that nobody looks at says none."""
+
+
+_READ: Final = memoryview(bytearray(READ_BYTES))
+"""One for all connections: the loop fills it and has it emptied before it reads another socket."""
+
+
+class _Flow(FlowControl):
+    """While something that came is held, nobody has the socket read, whatever the application waits for."""
+
+    is_holding = False
+
+    def resume_reading(self) -> None:
+        if not self.is_holding:
+            super().resume_reading()
+
+
+class HttpConnection(asyncio.BufferedProtocol):
+    """`websocket` makes the protocol that takes an open connection over: it gets the head of the request first."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        limiter: ConnectionLimiter,
+        websocket: Callable[[], asyncio.Protocol],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._state = server_state
+        self._app_state = app_state
+        self._limiter = limiter
+        self._websocket = websocket
+        self._loop = _loop or asyncio.get_running_loop()
+        self._parser: httptools.HttpRequestParser = self._new_parser()
+        self._transport: asyncio.Transport
+        self._flow: _Flow
+        self.write: Callable[[bytes], None]
+        self._place: Place | None = None
+        self._server: tuple[str, int | None] | None = None
+        self._client: tuple[str, int] | None = None
+        self._scheme: Literal["http", "https"] = "http"
+        self._deadline: asyncio.TimerHandle | None = None
+        """The one thing that is waited for: a head, a body, the next request, the other side's goodbye."""
+        self._unread: asyncio.TimerHandle | None = None
+        self._held = b""
+        """What has come and is not parsed yet."""
+        self._is_going_on = False
+        self._is_idle = False
+        """Whether it is the next request that is waited for."""
+        self._is_known = False
+        """Whether a request on it has shown a valid key."""
+        self._is_turned_away = False
+        self._framing = Framing()
+        # Of the message that is being read:
+        self._body_began = 0.0
+        self._url = b""
+        self._expects_100 = False
+        self._keep_alive = True
+        self._upgrade: Literal["mqtt", "unknown"] | None = None
+        self._cycle: RequestResponseCycle | None = None
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # What follows the last request of a connection is no error: it is not looked at.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    # -- what the event loop calls ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._flow = _Flow(self._transport)
+        self.write = self._transport.write
+        self._server = get_local_addr(self._transport)
+        self._client = get_remote_addr(self._transport)
+        if self._client is not None and self._client[0].startswith("::ffff:"):
+            # IPv4 on a socket for both: uvicorn compares it with the trusted proxies as it stands.
+            self._client = self._client[0].removeprefix("::ffff:"), self._client[1]
+        self._scheme = "https" if is_ssl(self._transport) else "http"
+        self._state.connections.add(self)  # type: ignore[arg-type]  # all it does with them is `shutdown`
+        self._place = self._limiter.enter(self, self._client[0] if self._client is not None else "")
+        if self._place is None:
+            self._turn_away()
+            return
+        self._wait(HEAD_SECONDS, self._head_is_late)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # Hot path.
+        return _READ
+
+    def buffer_updated(self, nbytes: int) -> None:  # Hot path.
+        if self._framing.part is NOTHING:
+            return
+        data = bytes(_READ[:nbytes])
+        if self._held:
+            self._hold(self._held + data)
+        else:
+            self._take(data)
+
+    def eof_received(self) -> None:
+        """The loop closes the socket."""
+
+    def pause_writing(self) -> None:
+        self._flow.pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._flow.resume_writing()
+        self._watch_reader()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._let_go()
+        self._framing.part = NOTHING
+        self._flow.resume_writing()
+        if self._is_turned_away:
+            self._limiter.has_said_why()
+
+    def _let_go(self) -> None:
+        """It ends, or is somebody else's. Parser and cycle refer to us and we to them: such circles would stay in
+        memory until the collector comes."""
+        self._state.connections.discard(self)
+        self._stop_waiting()
+        self._stop_watching()
+        self._held = b""
+        self._abandon_request()
+        self._cycle = None
+        self._parser = None  # type: ignore[assignment]  # nobody parses any more
+        if self._place is not None:
+            self._place.leave()
+
+    def _abandon_request(self) -> None:
+        """Nothing of its answer leaves any more."""
+        cycle = self._cycle
+        if cycle is not None:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+            cycle.message_event.set()
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
+
+    def _take(self, data: bytes) -> None:
+        """Have what has come parsed, part by part, until a request waits for its answer or the turn is over."""
+        framing = self._framing
+        at, end = 0, len(data)
+        steps = STEPS_PER_TURN
+        try:
+            while at < end:
+                if framing.part is NOTHING:
+                    return
+                if framing.part is NEXT or not steps:
+                    self._hold(data[at:])
+                    return
+                stop = framing.end_of_part(data, at, end)
+                self._parser.feed_data(data if stop - at == end else data[at:stop])
+                at = stop
+                steps -= 1
+        except httptools.HttpParserUpgrade:
+            self._leave_http(data[stop:])
+            return
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, OutOfBounds):
+                self._refuse("malformed", problem("malformed_request", "the request line is none"))
+                return
+            self._refuse(cause.limit, problem("malformed_request", str(cause)))
+            return
+        except httptools.HttpParserError as error:
+            self._refuse("malformed", problem("malformed_request", f"this is no HTTP request: {error}"))
+            return
+        except OutOfBounds as error:
+            self._refuse(error.limit, problem("malformed_request", str(error)))
+            return
+        if self._is_idle and self._framing.head_bytes:
+            self._is_idle = False
+            self._wait(HEAD_SECONDS, self._head_is_late)
+
+    def _hold(self, data: bytes) -> None:
+        """Keep it until the request before is answered, or for the next turn; the socket is not read meanwhile."""
+        self._held = data
+        self._flow.is_holding = True
+        self._flow.pause_reading()
+        if self._framing.part is not NEXT:
+            self._go_on_soon()
+
+    def _go_on_soon(self) -> None:
+        if not self._is_going_on:
+            self._is_going_on = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._is_going_on = False
+        if self._framing.part is NOTHING or self._framing.part is NEXT:
+            return
+        data, self._held = self._held, b""
+        self._flow.is_holding = False
+        self._take(data)
+        if not self._held and not self.is_closing():
+            self._flow.resume_reading()
+
+    # -- what the parser calls ----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        assert self._framing.part is HEAD, "the parser is never fed past the end of a message"
+        self._framing.begin_message()
+        self._url = b""
+        self._expects_100 = False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # Hot path.
+        name = name.lower()
+        if name == b"expect":
+            self._expects_100 = value.lower() == b"100-continue"
+        self._framing.add_header(name, value)
+
+    def on_headers_complete(self) -> None:  # Hot path.
+        self._stop_waiting()
+        self._is_idle = False
+        parser = self._parser
+        if parser.should_upgrade():
+            self._framing.head_bytes = 0
+            is_ours = self._url.partition(b"?")[0] == MQTT_PATH.encode() and self._asks_for_websocket()
+            self._upgrade = "mqtt" if is_ours else "unknown"
+            return
+        version = parser.get_http_version()
+        self._keep_alive = version != "1.0" and parser.should_keep_alive()
+        self._framing.end_head()
+        if self._framing.part is not NEXT:
+            self._body_began = self._loop.time()
+            self._wait(BODY_SECONDS, self._look_at_body, 0)
+        self._begin_request(parser.get_method().decode("ascii"), version)
+
+    def _asks_for_websocket(self) -> bool:
+        return any(name == b"upgrade" and value.lower() == b"websocket" for name, value in self._framing.headers)
+
+    def _begin_request(self, method: str, version: str) -> None:
+        url = httptools.parse_url(self._url)
+        raw_path = url.path
+        path = raw_path.decode("ascii")
+        scope: HTTPScope = {
+            "type": "http",
+            "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self._server,
+            "client": self._client,
+            "scheme": self._scheme,
+            "method": method,
+            "root_path": "",
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": url.query or b"",
+            "headers": self._framing.headers,
+            "state": self._app_state.copy(),
+        }
+        if self._place is not None:
+            self._place.busy()
+        is_whole = self._framing.part is NEXT
+        self._cycle = cycle = RequestResponseCycle(
+            scope=scope,
+            transport=self,  # type: ignore[arg-type]  # it writes, closes, and asks whether that was done
+            flow=self._flow,
+            logger=log,
+            access_logger=log,
+            access_log=False,
+            default_headers=self._state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self._expects_100,
+            # Until its body is whole an answer ends the connection, unless what is left is short.
+            keep_alive=self._keep_alive
+            and (
+                is_whole
+                or (not self._framing.is_chunked and self._framing.left <= REST_LIMIT and not self._expects_100)
+            ),
+            on_response=self._answered,
+        )
+        task = self._loop.create_task(cycle.run_asgi(self._config.loaded_app))
+        task.add_done_callback(self._state.tasks.discard)
+        self._state.tasks.add(task)
+
+    def on_body(self, body: bytes) -> None:  # Hot path.
+        cycle = self._cycle
+        if cycle is None or cycle.response_complete or cycle.disconnected:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self._flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:  # Hot path.
+        if self._upgrade is not None:
+            return
+        self._stop_waiting()
+        self._framing.part = NEXT
+        cycle = self._cycle
+        assert cycle is not None, "made at the end of the head"
+        if cycle.response_complete:
+            self._await_request()
+            return
+        cycle.more_body = False
+        if not cycle.response_started:
+            cycle.keep_alive = self._keep_alive
+        cycle.message_event.set()
+
+    # -- what the request's cycle calls -------------------------------------------------------------------------------
+
+    def is_closing(self) -> bool:
+        return self._framing.part is NOTHING or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Send what is written, then hang up. With something unread in the socket that would be a reset, which destroys
+        what the other side has not read yet: then our half only is closed, and what still comes is thrown away."""
+        part, self._framing.part = self._framing.part, NOTHING
+        if part is NOTHING or self._transport.is_closing():
+            return
+        self._stop_waiting()
+        if self._held or self._framing.head_bytes or (part is not NEXT and part is not HEAD):
+            self._linger()
+        else:
+            self._transport.close()
+        self._watch_reader()
+
+    def _linger(self) -> None:
+        self._held = b""
+        if self._place is not None:
+            self._place.idle()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._flow.is_holding = False
+        self._flow.resume_reading()
+        self._wait(LINGER_SECONDS, self._transport.abort)
+
+    def _answered(self) -> None:
+        self._state.total_requests += 1
+        self._watch_reader()
+        if self.is_closing():
+            return
+        if self._framing.part is NEXT:
+            self._await_request()
+        else:
+            self._wait(HEAD_SECONDS, self._transport.abort)  # the rest of its body
+            self._flow.resume_reading()
+
+    def _await_request(self) -> None:
+        self._framing.part = HEAD
+        if self._place is not None:
+            self._is_known = self._is_known or (self._cycle is not None and ADMITTED in self._cycle.scope)
+            self._place.idle(is_known=self._is_known)
+        self._is_idle = True
+        self._wait(self._config.timeout_keep_alive, self._transport.close)
+        if self._held:
+            self._go_on_soon()
+        else:
+            self._flow.resume_reading()
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """The server ends: at once if nothing is under way, else after the answer."""
+        cycle = self._cycle
+        if cycle is not None and not cycle.response_complete and self._framing.part is not NOTHING:
+            cycle.keep_alive = self._keep_alive = False
+            return
+        self._transport.close()
+        if not self._transport.get_write_buffer_size():
+            # TLS waits for the other side's goodbye, and a client that is idle does not read ours.
+            self._loop.call_later(GOODBYE_SECONDS, self._transport.abort)
+
+    def evict(self) -> None:
+        if self._place is not None:
+            self._place.leave()
+        self._transport.abort()
+
+    def _refuse(self, limit: str, refusal: Problem, headers: Mapping[str, str] | None = None) -> None:
+        """Answer what the application does not get to see, or whose body it will not get whole; then hang up."""
+        self._limiter.acted(limit, f"{self._client[0] if self._client is not None else 'unknown'}: {refusal.detail}")
+        cycle = self._cycle
+        self._abandon_request()
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            self.write(_response(refusal, headers))
+        self.close()
+
+    def _turn_away(self) -> None:
+        """There is no room."""
+        self._framing.part = NOTHING
+        if not self._limiter.may_say_why():
+            self._transport.abort()
+            return
+        self._is_turned_away = True
+        refusal = problem("busy", "all HTTP connections are at work; wait as long as Retry-After says")
+        self.write(_response(refusal, {"Retry-After": "1"}))
+        self._linger()
+
+    def _head_is_late(self) -> None:
+        self._limiter.acted("head_late", f"{self._client}: no whole head of a request in {HEAD_SECONDS:g} s")
+        self._transport.abort()
+
+    def _look_at_body(self, seen: int) -> None:
+        self._deadline = None
+        took = self._loop.time() - self._body_began
+        is_slow = self._framing.body_bytes - seen < BODY_BYTES_PER_SECOND * BODY_SECONDS and not self._flow.read_paused
+        if is_slow or took > WHOLE_BODY_SECONDS:
+            detail = (
+                f"a body has to bring {BODY_BYTES_PER_SECOND:g} bytes a second and end within {WHOLE_BODY_SECONDS:g} s"
+            )
+            self._refuse("body_late", problem("request_timeout", detail))
+        else:
+            self._wait(BODY_SECONDS, self._look_at_body, self._framing.body_bytes)
+
+    def _wait(self, seconds: float, end: Callable[..., None], *arguments: object) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(seconds, end, *arguments)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _watch_reader(self) -> None:
+        """Until all is sent: who takes next to nothing of it is cut off. Without that neither its answer nor `close`
+        ends."""
+        self._stop_watching()
+        if waiting := self._transport.get_write_buffer_size():
+            self._unread = self._loop.call_later(UNREAD_SECONDS, self._look_at_reader, waiting)
+
+    def _look_at_reader(self, waited: int) -> None:
+        waiting = self._transport.get_write_buffer_size()
+        if waiting and waited - waiting < min(waited, UNREAD_BYTES_PER_SECOND * UNREAD_SECONDS):
+            self._limiter.acted("answer_unread", f"{self._client}: takes nothing of its answer")
+            self._transport.abort()
+        else:
+            self._watch_reader()
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    # -- another protocol ---------------------------------------------------------------------------------------------
+
+    def _leave_http(self, rest: bytes) -> None:
+        """The parser has stopped at a request that asks for another protocol."""
+        upgrade, self._upgrade = self._upgrade, None
+        method = self._parser.get_method()
+        if upgrade == "unknown" and method != b"CONNECT":
+            # A server may ignore it (RFC 9110, 7.8); Java's client asks for HTTP/2 so, also when it sends a body.
+            headers = [header for header in self._framing.headers if header[0] != b"upgrade"]
+            self._parser = self._new_parser()
+            self._take(_head(method, self._url, headers) + rest)
+        elif upgrade == "unknown":
+            self._refuse("malformed", problem("malformed_request", "this is no proxy"))
+        else:
+            head = _head(method, self._url, self._framing.headers)
+            transport, protocol = self._transport, self._websocket()
+            self._framing.part = NOTHING
+            self._let_go()
+            # Not while it is being read: the loop chose how to read it by the protocol that it had.
+            transport.pause_reading()
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+            protocol.data_received(head + rest)
+            if not transport.is_closing():
+                transport.resume_reading()
+
+
+def _head(method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, url, lines)
+
+
+def _response(refusal: Problem, headers: Mapping[str, str] | None) -> bytes:
+    content = json.dumps(refusal.document()).encode()
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    status = HTTPStatus(refusal.status)
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n{lines}"
+    return f"{head}content-length: {len(content)}\r\nconnection: close\r\n\r\n".encode() + content
