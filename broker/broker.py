@@ -31,12 +31,13 @@ from broker.message_rates import MessageRates
 from broker.metrics import BrokerMetrics
 from broker.packet_ids import PacketIds, range_size
 from broker.protocol.packets import ReasonCode
+from broker.reception import PACKET_ID_BITS
 from broker.retained import RetainedMessages
 from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, Router
 from broker.session import Session
 from broker.session_queue import SharedMessage
 from broker.settings import BrokerSettings
-from broker.store import SessionStore, StoredWill
+from broker.store import PublishedWill, SessionStore, StoredWill
 from broker.system_topics import SYSTEM, SystemTopics
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Broker:
         self.rates = MessageRates(settings.max_message_rate, settings.max_byte_rate)
         self._connections: dict[str, tuple[Connection, ...]] = {}
         """By principal; almost always one, and a tuple of one is the smallest collection there is."""
+        self._published_wills: list[PublishedWill] = []
+        """Of earlier runs: the embedder is told of them once more."""
         self._leaving = 0
         """How many clients there were when they began to be sent away."""
 
@@ -80,6 +83,7 @@ class Broker:
         environment.packet_ids = PacketIds(environment.store.claim_packet_ids(size), size)
         messages = {key: SharedMessage(message, key) for key, message in state.messages.items()}
         environment.last_message_key = max(messages, default=0)
+        self._published_wills = state.wills
         for stored in state.sessions:
             session = Session(stored.client_id, stored.principal, environment, self._look)
             session.restore(stored, messages, now)
@@ -88,6 +92,7 @@ class Broker:
                 self._router.subscribe(topic_filter, session, options)
             self.metrics.subscriptions += len(session.subscriptions)
             self._schedule(session)
+        environment.last_number = max(self.numbers(), default=0)
         for shared in messages.values():
             if not shared.references:
                 environment.store.delete_message(shared.key)
@@ -104,6 +109,10 @@ class Broker:
         """Do what is due. Call it about four times a second."""
         self.environment.now = now
         self.wheel.advance(now)
+        if self._published_wills:
+            wills, self._published_wills = self._published_wills, []
+            for will in wills:
+                self._tell_of_will(will)
 
     def deliver(self, client_id: str, message: Message, handle: int) -> bool:  # Hot path.
         """Hand a message to one connected, subscribed client. True: taken, and its outcome will be `settled` (QoS 0:
@@ -159,6 +168,13 @@ class Broker:
     def unfinished(self) -> list[int]:
         """Handles of QoS 2 before PUBREC: right after a restart those of the last run, in no order with others."""
         return [handle for session in self.sessions.values() for handle in session.awaiting_pubrec()]
+
+    def numbers(self) -> set[int]:
+        """Of what `published` may tell of again: identifiers of other sessions and wills (those shifted by
+        `PACKET_ID_BITS`) are not needed any more. For the embedder, at its start."""
+        numbers = {session.number for session in self.sessions.values()}
+        numbers |= {session.will.number for session in self.sessions.values() if session.will is not None}
+        return numbers | {will.number for will in self._published_wills}
 
     def publish(self, message: Message) -> None:
         """Ordinary MQTT: to every subscriber, and retained if it says so. The message object may be used again."""
@@ -265,6 +281,7 @@ class Broker:
         if session is None:
             session = Session(client_id, connection.principal, self.environment, self._look)
             session.durable = terms.expiry_interval > 0
+            session.number = self.environment.new_number()
             # [MQTT-3.1.3-2] [3.1.1: MQTT-3.1.3-2]
             self.sessions[client_id] = session
             self.metrics.sessions = len(self.sessions)
@@ -275,6 +292,8 @@ class Broker:
         # An earlier will that was waiting for its delay is not published any more [MQTT-3.1.3-9].
         # [MQTT-3.1.2-7] [3.1.1: MQTT-3.1.2-8] [3.1.1: MQTT-3.1.2-12]
         session.will = will
+        if will is not None:
+            will.number = self.environment.new_number()
         session.save()
         connection.session = session
         self._connections[connection.principal] = (*self._connections.get(connection.principal, ()), connection)
@@ -415,7 +434,23 @@ class Broker:
     def _publish_will(self, client_id: str, will: StoredWill) -> None:
         message = published_will(will, self.environment.now)
         self.route(message, None)
-        self.environment.events.published(client_id, message, _nobody_waits)
+        if not self.embedded or not message.qos:
+            self.environment.events.published(client_id, message, _nobody_waits)
+            return
+        # In the group in which the session loses it: nobody else has it any more, and the embedder has its own disk.
+        published = PublishedWill(will.number or self.environment.new_number(), client_id, message)
+        self.environment.store.save_published_will(published)
+        self._tell_of_will(published)
+
+    def _tell_of_will(self, will: PublishedWill) -> None:
+        environment = self.environment
+        identifier = will.number << PACKET_ID_BITS
+
+        def stored(_: int) -> None:
+            environment.store.delete_published_will(will.number)
+            environment.store.barrier(lambda: environment.events.released(will.client_id, [identifier], lambda: None))
+
+        environment.events.published(will.client_id, will.message, stored, identifier)
 
     def _retain(self, message: Message) -> None:
         store = self.environment.store
@@ -469,5 +504,10 @@ class _NoEvents:
         # Left by an embedder of an earlier run.
         done({})
 
-    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
+    def published(
+        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
+    ) -> None:
         done(ReasonCode.SUCCESS)
+
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        done()

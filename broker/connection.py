@@ -484,10 +484,10 @@ class Connection:
             topic = self._aliases.resolve(topic, properties.topic_alias, environment.settings.topic_alias_maximum)
         qos = publish.qos
         # [3.1.1: MQTT-4.3.3-2] [MQTT-4.3.3-13]
-        if qos == 2 and not session.receive(publish.packet_id):
-            # Repeated: acknowledged again, not routed again [MQTT-4.3.3-10]. Of QoS 1 nothing is noted: each PUBLISH is
-            # a new message [MQTT-4.3.2-5].
-            self._owe(Pubrec(publish.packet_id), session.durable)
+        repeated = qos == 2 and session.has_received(publish.packet_id)
+        # Repeated: acknowledged again, not routed again [MQTT-4.3.3-10]. Of QoS 1 nothing is noted: each PUBLISH is
+        # a new message [MQTT-4.3.2-5].
+        if repeated and self._acknowledge_again(session, publish):
             return
         if qos:
             self._unstored_bytes += len(publish.payload)
@@ -505,16 +505,37 @@ class Connection:
             refusal = ReasonCode.PAYLOAD_FORMAT_INVALID
         if refusal:
             if qos:
-                self._owe_acknowledgement(publish, 0)(refusal)
+                ends = repeated and self.version == V5  # the handshake; an earlier run had noted the message
+                if ends:
+                    session.release(publish.packet_id)
+                acknowledge = partial(self._owe_acknowledgement(publish, 0), refusal)
+                session.tell_released(publish.packet_id, acknowledge) if ends else acknowledge()
             return
         message = Message(topic, body, qos, publish.retain)
-        anybody = self._broker.route(message, session)
+        # Noted and routed in one group of the store.
+        reception = session.receive(publish.packet_id) if qos == 2 else None
+        anybody = repeated or self._broker.route(message, session)
+        done: Callable[[int], None] = _nothing
+        identifier: int | None = None
         if qos:
             unheard = 0 if anybody or self._broker.embedded else ReasonCode.NO_MATCHING_SUBSCRIBERS
             done = self._owe_acknowledgement(publish, unheard)
-        else:
-            done = _nothing
-        environment.events.published(session.client_id, message, done)
+        if reception is not None:
+            reception.answer = done
+            done, identifier = reception, session.identifier(publish.packet_id)
+        environment.events.published(session.client_id, message, done, identifier)
+
+    def _acknowledge_again(self, session: Session, publish: Publish) -> bool:
+        """PUBREC for a repetition, when its content is stored. False: an earlier run may have noted the message without
+        its content; ask the embedder again."""
+        assert session.received is not None, "it is a repetition"
+        reception = session.received[publish.packet_id]
+        if reception is None:
+            self._owe(Pubrec(publish.packet_id), session.durable)
+        elif reception.answer is not None:
+            self._unstored_bytes += len(publish.payload)
+            reception.answer = self._owe_acknowledgement(publish, 0)
+        return reception is None or reception.answer is not None
 
     def _owe_acknowledgement(self, publish: Publish, unheard: int) -> Callable[[int], None]:
         """PUBACK or PUBREC, when what PUBLISH has changed is stored and the function returned was called."""
@@ -538,9 +559,12 @@ class Connection:
         # Unknown: completed before the connection was lost, or never begun. 3.1.1 answers both alike.
         code = ReasonCode.SUCCESS if known or self.version != V5 else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
         self.environment.metrics.unsolicited_acknowledgements += not known
-        # Not before it is stored that the identifier is free: a new message under it would pass for a repetition.
-        # [MQTT-3.7.2-1] [MQTT-4.3.3-11] [MQTT-4.3.3-12]
-        self._owe(Pubcomp(pubrel.packet_id, code), stored=known and session.durable)
+        # Not before it is stored that the identifier is free: a new message under it would pass for a repetition. An
+        # earlier run may have stored that here, and the embedder not. [MQTT-3.7.2-1] [MQTT-4.3.3-11] [MQTT-4.3.3-12]
+        waits = self._broker.embedded and session.durable
+        fulfil = self._owe(Pubcomp(pubrel.packet_id, code), stored=known and session.durable, waits=waits)
+        if waits:
+            session.tell_released(pubrel.packet_id, fulfil)
 
     def _pubrec(self, pubrec: Pubrec) -> None:
         self._accepted_session().pubrec(pubrec.packet_id, pubrec.reason_code)
@@ -667,11 +691,10 @@ class Connection:
         self.answer(data)
         if isinstance(packet, Puback | Pubcomp):
             self._unacknowledged = max(self._unacknowledged - 1, 0)
-        elif isinstance(packet, Pubrec) and packet.reason_code >= 0x80 and self.session is not None:
+        elif isinstance(packet, Pubrec) and packet.reason_code >= 0x80:
             # [MQTT-4.3.3-9]
             # The handshake ends here, and the identifier is free (MQTT 5.0, 4.3.3).
             self._unacknowledged -= 1
-            self.session.release(packet.packet_id)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

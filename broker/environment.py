@@ -56,7 +56,18 @@ class Transport(Protocol):
 class Environment:
     """What the sessions of one broker share."""
 
-    __slots__ = ("clock", "draining", "events", "last_message_key", "metrics", "now", "packet_ids", "settings", "store")
+    __slots__ = (
+        "clock",
+        "draining",
+        "events",
+        "last_message_key",
+        "last_number",
+        "metrics",
+        "now",
+        "packet_ids",
+        "settings",
+        "store",
+    )
 
     def __init__(
         self,
@@ -76,8 +87,15 @@ class Environment:
         self.packet_ids = PacketIds(1, range_size(settings.max_inflight))
         """Of this run; set by `Broker.start`."""
         self.last_message_key = 0
+        self.last_number = 0
+        """Of the sessions and wills that were ever numbered."""
         self.draining = False
         """The broker is on its way out: no session begins to send anything more."""
+
+    def new_number(self) -> int:
+        """Greater than every one before, also than those of earlier runs that nobody remembers: a time."""
+        self.last_number = max(self.last_number + 1, int(self.now * 1000))
+        return self.last_number
 
     def keep(self, shared: SharedMessage) -> None:
         """A durable session holds this message: see that it is stored, once."""

@@ -63,9 +63,19 @@ class BrokerEvents(Protocol):
         is sent, and the broker reports LOST for each handle that was in the mapping with a message.
         """
 
-    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
+    def published(
+        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
+    ) -> None:
         """A client (or its will) published, permitted. `done(reason_code)` releases PUBACK or PUBREC, in order.
 
         The broker has also routed the message to ordinary subscribers; the acknowledgement leaves when that is stored
         and `done` was called, whichever is later. For QoS 0 and wills `done` must be called all the same.
+
+        With an `identifier` the same message may be told of again, by the next run of the server: store the identifier
+        in the commit that stores the content, and if it is there already, only call `done`. A message that `done`
+        refuses (0x80 and above) is not stored, nor is its identifier.
         """
+
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        """Messages of these identifiers, known or not, are not told of again, and the identifiers may mean others from
+        now on. Call `done` when they are forgotten, on disk: the client's PUBCOMP waits for it."""

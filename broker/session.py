@@ -17,6 +17,7 @@ from broker.environment import Environment, SessionConnection
 from broker.events import LOST
 from broker.inflight import ABANDONED, FORGET_DUE, POSTPONED, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
 from broker.protocol.topic_filters import split_shared
+from broker.reception import PACKET_ID_BITS, Reception
 from broker.router import (
     IDENTIFIER_SHIFT,
     NO_LOCAL,
@@ -34,13 +35,15 @@ from broker.window import InflightWindow
 
 
 class Session(InflightWindow):
-    __slots__ = ("expires_at", "expiry_interval", "look", "principal", "received", "slot", "will")
+    __slots__ = ("expires_at", "expiry_interval", "look", "number", "principal", "received", "slot", "will")
 
     def __init__(
         self, client_id: str, principal: str, environment: Environment, look: Callable[[Session, float], float | None]
     ) -> None:
         super().__init__(client_id, environment)
         self.principal = principal
+        self.number = 0
+        """Of a durable one: no other session ever has it. See `identifier`."""
         self.look = look
         """The broker's: what to do when a deadline of this session has come."""
         self.expiry_interval = 0
@@ -48,8 +51,8 @@ class Session(InflightWindow):
         self.expires_at: float | None = None
         """Server time; None while connected, or never."""
         self.will: StoredWill | None = None
-        self.received: set[int] | None = None
-        """Packet identifiers of inbound QoS 2 messages between PUBREC and PUBREL."""
+        self.received: dict[int, Reception | None] | None = None
+        """By packet identifier, inbound QoS 2 messages before PUBREL. None: its content is stored."""
         self.slot = -1
         """The timing wheel's note."""
 
@@ -141,22 +144,39 @@ class Session(InflightWindow):
 
     # -- inbound QoS 2 ------------------------------------------------------------------------------------------------
 
-    def receive(self, packet_id: int) -> bool:
-        """Note an inbound QoS 2 message; False: it is a repetition, not to be routed again [MQTT-4.3.3-10]."""
+    def has_received(self, packet_id: int) -> bool:
+        """Whether a QoS 2 PUBLISH is a repetition, not to be routed again [MQTT-4.3.3-10]."""
+        return self.received is not None and packet_id in self.received
+
+    def receive(self, packet_id: int) -> Reception:
+        """Note an inbound QoS 2 message, unless an earlier run has: its content is to be stored."""
         if self.received is None:
-            self.received = set()
-        elif packet_id in self.received:
-            return False
-        self.received.add(packet_id)
-        if self.durable:
-            self.environment.store.save_received(self.client_id, packet_id)
-        return True
+            self.received = {}
+        reception = self.received.get(packet_id)
+        if reception is None:
+            reception = self.received[packet_id] = Reception(self, packet_id)
+            if self.durable:
+                self.environment.store.save_received(self.client_id, packet_id)
+        return reception
+
+    def identifier(self, packet_id: int) -> int | None:
+        """What the embedder stores with the content of an inbound QoS 2 message, to know it again. None: nobody asks
+        for it again, because the session ends with the process."""
+        return self.number << PACKET_ID_BITS | packet_id if self.durable else None
+
+    def tell_released(self, packet_id: int, done: Callable[[], None]) -> None:
+        """Have the embedder let go of an identifier as well, which `done` waits for."""
+        identifier = self.identifier(packet_id)
+        if identifier is None:
+            done()
+        else:
+            self.environment.events.released(self.client_id, [identifier], done)
 
     def release(self, packet_id: int) -> bool:
         """PUBREL, or our refusal in PUBREC: the identifier is free. False: it was not in use."""
         if self.received is None or packet_id not in self.received:
             return False
-        self.received.remove(packet_id)
+        del self.received[packet_id]
         if not self.received:
             self.received = None
         if self.durable:
@@ -169,12 +189,20 @@ class Session(InflightWindow):
         """The session's own facts, will included."""
         if self.durable:
             self.environment.store.save_session(
-                StoredSession(self.client_id, self.principal, self.expiry_interval, self.expires_at, will=self.will)
+                StoredSession(
+                    self.client_id,
+                    self.principal,
+                    self.expiry_interval,
+                    self.expires_at,
+                    will=self.will,
+                    number=self.number,
+                )
             )
 
     def restore(self, stored: StoredSession, messages: dict[int, SharedMessage], now: float) -> None:
         """Become what was stored. Rows that refer to nothing are removed from the store."""
         self.durable = True
+        self.number = stored.number
         self.expiry_interval = stored.expiry_interval
         self.expires_at = stored.expires_at
         if stored.expires_at is None and stored.expiry_interval != NEVER_EXPIRES:
@@ -192,7 +220,7 @@ class Session(InflightWindow):
                 subscription.subscription_identifier or 0,
             )
             self.wildcards += _is_wildcard(subscription.topic_filter)
-        self.received = set(stored.received) or None
+        self.received = {packet_id: Reception(self, packet_id) for packet_id in stored.received} or None
         for row in sorted(stored.outbound, key=lambda row: row.sequence):
             self.sequence = row.sequence
             self._restore_outbound(row, messages)
@@ -233,6 +261,9 @@ class Session(InflightWindow):
                 self.environment.let_go(copy.shared)
         if self.durable:
             self.environment.store.delete_session(self.client_id)
+            if self.received is not None:
+                identifiers = [self.number << PACKET_ID_BITS | packet_id for packet_id in self.received]
+                self.environment.events.released(self.client_id, identifiers, lambda: None)
             self.durable = False
         self.inflight = {}
         self.packet_of_handle = None

@@ -29,6 +29,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from broker import sqlite_tables
@@ -36,7 +37,7 @@ from broker.message import Message
 from broker.packet_ids import LAST_PACKET_ID
 from broker.sqlite_file import Fault, connect, fault_of
 from broker.sqlite_tables import SCHEMA, SCHEMA_VERSION, UPGRADES, Group, SessionChanges
-from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription
+from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription
 
 logger = logging.getLogger(__name__)
 
@@ -116,15 +117,9 @@ class SqliteStore:
 
     def save_session(self, session: StoredSession) -> None:
         self._unused_from = None
-        # A snapshot: the will's due time changes under the same object.
-        will = session.will
-        row = (session.principal, session.expiry_interval, session.expires_at)
-        self._of(session.client_id).session = (
-            *row,
-            None if will is None else will.message,
-            None if will is None else will.due_at,
-            None if will is None else will.delay,
-        )
+        if session.will is not None:  # a snapshot: the will's due time changes under the same object
+            session = replace(session, will=replace(session.will))
+        self._of(session.client_id).session = session
 
     def delete_session(self, client_id: str) -> None:
         self._changed()
@@ -168,6 +163,14 @@ class SqliteStore:
     def delete_retained(self, topic: str) -> None:
         self._changed()
         self._gathering.retained[topic] = None
+
+    def save_published_will(self, will: PublishedWill) -> None:
+        self._changed()
+        self._gathering.wills[will.number] = will
+
+    def delete_published_will(self, number: int) -> None:
+        self._changed()
+        self._gathering.wills[number] = None
 
     def barrier(self, callback: Callable[[], None]) -> None:  # Hot path of ordinary messages.
         if self._gathering.changed:

@@ -22,9 +22,9 @@ from typing import Any
 from broker.message import Body, Message
 from broker.packet_ids import LAST_PACKET_ID
 from broker.protocol.packets import Properties
-from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription, StoredWill
+from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription, StoredWill
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ROWS_PER_STATEMENT = 500
 """Building the JSON array holds the interpreter lock: about 0.3 ms for this many rows."""
 BYTES_PER_STATEMENT = 8 * 1024 * 1024
@@ -34,7 +34,8 @@ SCHEMA = """
 CREATE TABLE session (
     client_id TEXT PRIMARY KEY, principal TEXT NOT NULL, expiry_interval INTEGER NOT NULL, expires_at INTEGER,
     will_topic TEXT, will_payload BLOB, will_qos INTEGER, will_retain INTEGER, will_properties TEXT,
-    will_expires_at INTEGER, will_due_at INTEGER, will_delay INTEGER
+    will_expires_at INTEGER, will_due_at INTEGER, will_delay INTEGER, number INTEGER NOT NULL DEFAULT 0,
+    will_number INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE subscription (
     client_id TEXT, topic_filter TEXT, qos INTEGER NOT NULL, no_local INTEGER NOT NULL,
@@ -54,11 +55,28 @@ CREATE TABLE message (
 CREATE TABLE retained (
     topic TEXT PRIMARY KEY, payload BLOB NOT NULL, qos INTEGER NOT NULL, properties TEXT, expires_at INTEGER
 );
+CREATE TABLE published_will (
+    number INTEGER PRIMARY KEY, client_id TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL,
+    qos INTEGER NOT NULL, retain INTEGER NOT NULL, properties TEXT, expires_at INTEGER
+);
 CREATE TABLE server (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1), time INTEGER NOT NULL, next_packet_id INTEGER NOT NULL DEFAULT 1
 );
 """
-UPGRADES = {1: "ALTER TABLE server ADD COLUMN next_packet_id INTEGER NOT NULL DEFAULT 1;"}
+UPGRADES = {
+    1: "ALTER TABLE server ADD COLUMN next_packet_id INTEGER NOT NULL DEFAULT 1;",
+    2: """
+ALTER TABLE session ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE session ADD COLUMN will_number INTEGER;
+UPDATE session SET number = numbered.number
+    FROM (SELECT client_id, row_number() OVER () AS number FROM session) AS numbered
+    WHERE session.client_id = numbered.client_id;
+CREATE TABLE published_will (
+    number INTEGER PRIMARY KEY, client_id TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL,
+    qos INTEGER NOT NULL, retain INTEGER NOT NULL, properties TEXT, expires_at INTEGER
+);
+""",
+}
 """What makes the next version of a file of this one."""
 
 
@@ -69,14 +87,15 @@ class SessionChanges:
 
     def __init__(self) -> None:
         self.wiped = False
-        self.session: tuple[str, int, float | None, Message | None, float | None, int | None] | None = None
+        self.session: StoredSession | None = None
+        """Its own facts, without its lists."""
         self.subscriptions: dict[str, StoredSubscription | None] = {}
         self.outbound: dict[int, StoredOutbound | None] = {}
         self.received: dict[int, bool] = {}
 
 
 class Group:
-    __slots__ = ("callbacks", "changed", "messages", "next_packet_id", "retained", "sessions", "time")
+    __slots__ = ("callbacks", "changed", "messages", "next_packet_id", "retained", "sessions", "time", "wills")
 
     def __init__(self) -> None:
         self.changed = False
@@ -85,6 +104,7 @@ class Group:
         self.retained: dict[str, Message | None] = {}
         self.time: float | None = None
         self.next_packet_id: int | None = None
+        self.wills: dict[int, PublishedWill | None] = {}
         self.callbacks: list[Callable[[], None]] = []
 
 
@@ -118,6 +138,18 @@ def apply(connection: sqlite3.Connection, group: Group) -> None:
             ([topic, message.qos, *_body(message.body)], message.body.payload)
             for topic, message in retained
             if message is not None
+        ],
+    )
+    told = [[number] for number, will in group.wills.items() if will is None]
+    _run(connection, "DELETE FROM published_will WHERE number IN (SELECT {0} FROM json_each(?1))", told)
+    _run_with_payloads(
+        connection,
+        "INSERT OR REPLACE INTO published_will (number, client_id, topic, qos, retain, properties, expires_at, payload)"
+        " SELECT {0}, {1}, {2}, {3}, {4}, {5}, {6}, {payload} FROM json_each(?1)",
+        [
+            ((number, will.client_id, *_message_columns(will.message)), will.message.body.payload)
+            for number, will in group.wills.items()
+            if will is not None
         ],
     )
     if group.time is not None:
@@ -205,25 +237,26 @@ def _apply_sessions(connection: sqlite3.Connection, sessions: dict[str, SessionC
     for client_id, changes in sessions.items():
         if changes.session is None:
             continue
-        principal, expiry_interval, expires_at, will, due_at, delay = changes.session
-        own = (client_id, principal, expiry_interval, _optional_microseconds(expires_at))
+        session, will = changes.session, changes.session.will
+        expires_at = _optional_microseconds(session.expires_at)
+        own = (client_id, session.principal, session.expiry_interval, expires_at, session.number)
         if will is None:
             rows.append(own)
         else:
-            message = (will.topic, will.qos, int(will.retain), *_body(will.body))
-            saved.append(((*own, *message, _optional_microseconds(due_at), delay), will.body.payload))
+            times = (_optional_microseconds(will.due_at), will.delay, will.number)
+            saved.append(((*own, *_message_columns(will.message), *times), will.message.body.payload))
     # Without a will, as most: the other columns become null.
     _run(
         connection,
-        "INSERT OR REPLACE INTO session (client_id, principal, expiry_interval, expires_at)"
-        " SELECT {0}, {1}, {2}, {3} FROM json_each(?1)",
+        "INSERT OR REPLACE INTO session (client_id, principal, expiry_interval, expires_at, number)"
+        " SELECT {0}, {1}, {2}, {3}, {4} FROM json_each(?1)",
         rows,
     )
     _run_with_payloads(
         connection,
-        "INSERT OR REPLACE INTO session (client_id, principal, expiry_interval, expires_at, will_topic, will_qos,"
-        " will_retain, will_properties, will_expires_at, will_due_at, will_delay, will_payload)"
-        " SELECT {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {payload} FROM json_each(?1)",
+        "INSERT OR REPLACE INTO session (client_id, principal, expiry_interval, expires_at, number, will_topic,"
+        " will_qos, will_retain, will_properties, will_expires_at, will_due_at, will_delay, will_number, will_payload)"
+        " SELECT {0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}, {11}, {12}, {payload} FROM json_each(?1)",
         saved,
     )
 
@@ -232,7 +265,7 @@ _DELETE_PAIRS = (
     # Without the casts SQLite does not know the types and would search by the first column alone.
     "DELETE FROM {0} WHERE (client_id, {1}) IN (SELECT CAST({{0}} AS TEXT), CAST({{1}} AS {2}) FROM json_each(?1))"
 )
-_COLUMNS = [f"json_extract(value, '$[{column}]')" for column in range(14)]
+_COLUMNS = [f"json_extract(value, '$[{column}]')" for column in range(16)]
 """`{3}` in a statement: the fourth element of a row in the JSON array `?1`."""
 
 
@@ -281,16 +314,16 @@ def restore(connection: sqlite3.Connection) -> StoredState:
     sessions: dict[str, StoredSession] = {}
     for row in connection.execute(
         "SELECT client_id, principal, expiry_interval, expires_at, will_topic, will_payload, will_qos, will_retain,"
-        " will_properties, will_expires_at, will_due_at, will_delay FROM session"
+        " will_properties, will_expires_at, will_due_at, will_delay, will_number, number FROM session"
     ):
         client_id, principal, expiry_interval, expires_at = row[:4]
         will = None
         if row[4] is not None:
-            topic, payload, qos, retain, properties, will_expires_at, due_at, delay = row[4:]
+            topic, payload, qos, retain, properties, will_expires_at, due_at, delay, will_number = row[4:13]
             message = _message(topic, payload, qos, retain, properties, will_expires_at)
-            will = StoredWill(message, _optional_seconds(due_at), delay)
+            will = StoredWill(message, _optional_seconds(due_at), delay, will_number or 0)
         sessions[client_id] = StoredSession(
-            client_id, principal, expiry_interval, _optional_seconds(expires_at), will=will
+            client_id, principal, expiry_interval, _optional_seconds(expires_at), will=will, number=row[13]
         )
     for client_id, topic_filter, qos, no_local, as_published, handling, identifier in connection.execute(
         "SELECT * FROM subscription"
@@ -320,7 +353,11 @@ def restore(connection: sqlite3.Connection) -> StoredState:
         _message(topic, payload, qos, 1, properties, expires_at)
         for topic, payload, qos, properties, expires_at in connection.execute("SELECT * FROM retained")
     ]
-    return StoredState(list(sessions.values()), messages, retained)
+    wills = [
+        PublishedWill(number, client_id, _message(*columns))
+        for number, client_id, *columns in connection.execute("SELECT * FROM published_will ORDER BY number")
+    ]
+    return StoredState(list(sessions.values()), messages, retained, wills)
 
 
 def _message(
@@ -331,6 +368,11 @@ def _message(
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _message_columns(message: Message) -> tuple[Any, ...]:
+    """Topic, QoS, RETAIN, properties and expiry; the payload goes its own way."""
+    return message.topic, message.qos, int(message.retain), *_body(message.body)
 
 
 def _body(body: Body) -> tuple[str | None, int | None]:

@@ -51,6 +51,8 @@ class StoredWill:
     due_at: float | None
     """Server time at which it must be published; None while the client is connected."""
     delay: int = 0
+    number: int = 0
+    """No other will, and no session, ever has it; 0: of an earlier version."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,18 @@ class StoredSession:
     received: list[int] = field(default_factory=list)
     """Packet identifiers of inbound QoS 2 messages whose PUBREL has not come."""
     will: StoredWill | None = None
+    number: int = 0
+    """Of `Session.number`."""
+
+
+@dataclass(slots=True)
+class PublishedWill:
+    """A will that was routed, and that the embedder has not stored yet, as far as is known."""
+
+    number: int
+    """Of `StoredWill.number`."""
+    client_id: str
+    message: Message
 
 
 @dataclass(slots=True)
@@ -73,6 +87,7 @@ class StoredState:
     sessions: list[StoredSession] = field(default_factory=list)
     messages: dict[int, Message] = field(default_factory=dict)
     retained: list[Message] = field(default_factory=list)
+    wills: list[PublishedWill] = field(default_factory=list)
 
 
 class SessionStore(Protocol):
@@ -111,6 +126,10 @@ class SessionStore(Protocol):
 
     def delete_retained(self, topic: str) -> None: ...
 
+    def save_published_will(self, will: PublishedWill) -> None: ...
+
+    def delete_published_will(self, number: int) -> None: ...
+
     def barrier(self, callback: Callable[[], None]) -> None: ...
 
 
@@ -146,6 +165,10 @@ class MemoryStore:
     def save_retained(self, message: Message) -> None: ...
 
     def delete_retained(self, topic: str) -> None: ...
+
+    def save_published_will(self, will: PublishedWill) -> None: ...
+
+    def delete_published_will(self, number: int) -> None: ...
 
     def barrier(self, callback: Callable[[], None]) -> None:
         callback()

@@ -333,6 +333,7 @@ class Rooms:
             stored.clock,
         )
         mailbox.on_published = self._receipts.published
+        mailbox.on_released = self._receipts.released
         mailbox.on_revoked = self._authenticator.forget
         engine = EmbeddedEngine(self.broker)
         mailbox.attach(engine)
@@ -375,6 +376,7 @@ class Rooms:
         await self._book.load()
         await self._gate.load()
         await self.mailbox.recover()
+        await self._receipts.recover(self.broker.numbers())
         await self._wishes.recover()
         await self.analytics.load()
         await self._webhooks.load()
@@ -464,6 +466,7 @@ class Rooms:
                 await self._database.write(lambda connection: None)
             except Exception as error:
                 log.error("the last outcomes could not be stored; their pushes will be sent again: %s", error)
+        self._receipts.end()
 
 
 # -- ports -------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from broker.protocol.packets import (
     Will,
 )
 from broker.settings import BrokerSettings
-from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription
+from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription
 
 AnyPacket = TypeVar("AnyPacket")
 
@@ -88,11 +88,13 @@ class FakeStore:
         """Names and arguments of all calls that change something, in order."""
         self._pending: list[Callable[[], None]] = []
         self._sessions = {session.client_id: session for session in self.state.sessions}
+        self._wills = {will.number: will for will in self.state.wills}
 
     def crashed(self) -> FakeStore:
         """What another process would find."""
         sessions = deepcopy(list(self._sessions.values()))
-        store = FakeStore(StoredState(sessions, dict(self.state.messages), list(self.state.retained)))
+        wills = list(self._wills.values())
+        store = FakeStore(StoredState(sessions, dict(self.state.messages), list(self.state.retained), wills))
         store.next_packet_id = self.next_packet_id
         return store
 
@@ -192,6 +194,12 @@ class FakeStore:
 
         self._change("delete_retained", topic, step)
 
+    def save_published_will(self, will: PublishedWill) -> None:
+        self._change("save_published_will", will, lambda: self._wills.update({will.number: will}))
+
+    def delete_published_will(self, number: int) -> None:
+        self._change("delete_published_will", number, lambda: self._wills.pop(number, None))
+
     def session(self, client_id: str) -> StoredSession:
         return self._sessions[client_id]
 
@@ -222,6 +230,10 @@ class RecordingEvents:
         self.held = False
         self.dones: list[Callable[[int], None]] = []
         self.reason_code = 0
+        self.identifiers: set[int] = set()
+        """Of the messages whose content is stored; the next run of the embedder finds them."""
+        self.held_releases: list[Callable[[], None]] | None = None
+        """What waits to be forgotten; None: all of it is at once."""
         self.resumable: Callable[[Sequence[int]], Mapping[int, Message | None]] | None = lambda handles: {}
         self.resumes: list[tuple[list[int], Callable[[Mapping[int, Message | None]], None]]] = []
         self.on_settled: Callable[[str, int, int], None] | None = None
@@ -259,7 +271,22 @@ class RecordingEvents:
         if self.resumable is not None:
             done(self.resumable(handles))
 
-    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        self.identifiers.difference_update(identifiers)
+        if self.held_releases is None:
+            done()
+        else:
+            self.held_releases.append(done)
+
+    def published(
+        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
+    ) -> None:
+        if identifier is not None:
+            if identifier in self.identifiers:
+                done(0)
+                return
+            if not self.held and self.reason_code < 0x80:
+                self.identifiers.add(identifier)
         self.log.append(("published", client_id, message.topic, message.body.payload))
         self.published_messages.append(message)
         if self.held:
@@ -440,7 +467,9 @@ class World:
 
     def crash(self) -> World:
         """The process dies; another one starts on what was on disk."""
-        return World(self.broker.settings, self.store.crashed(), clock=self.clock)
+        world = World(self.broker.settings, self.store.crashed(), clock=self.clock)
+        world.events.identifiers = set(self.events.identifiers)
+        return world
 
 
 def message(topic: str = "a", payload: bytes = b"x", qos: int = 1, **of_body: Any) -> Message:

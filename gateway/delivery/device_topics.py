@@ -24,6 +24,12 @@ def client_id(app_id: str, device_id: str) -> str:
     return device_id if app_id == DEFAULT_APP else f"{app_id}/{device_id}"
 
 
+def split_client_id(client_id: str) -> tuple[str, str]:
+    """(app id, device id) of a device's own connection."""
+    app_id, slash, device_id = client_id.rpartition("/")
+    return (app_id if slash else DEFAULT_APP), device_id
+
+
 def split_topic(topic: str) -> tuple[str, str, str] | None:
     """`APP/devices/ID/LEAF[/..]` -> (app id, device id, leaf with all below it); None for any other topic."""
     parts = topic.split("/", 3)

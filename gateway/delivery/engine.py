@@ -17,11 +17,13 @@ from broker.broker import Broker
 from broker.events import ACKNOWLEDGED, COMPLETED, LOST, BrokerEvents
 from broker.message import Body, Message
 from broker.protocol.packets import Properties, ReasonCode
+from broker.reception import PACKET_ID_BITS
 
 __all__ = [
     "ACKNOWLEDGED",
     "COMPLETED",
     "LOST",
+    "PACKET_ID_BITS",
     "Body",
     "EmbeddedEngine",
     "Engine",
@@ -69,6 +71,9 @@ class Engine(Protocol):
     def unfinished(self) -> list[int]:
         """Handles of QoS 2 before PUBREC: right after a restart those of the last run."""
 
+    def numbers(self) -> set[int]:
+        """Of the sessions and wills whose messages may be told of again (`Receipts.recover`)."""
+
     def principals(self) -> list[str]:
         """Whose sessions the carrier keeps, connected or not."""
 
@@ -114,6 +119,9 @@ class EmbeddedEngine:
 
     def unfinished(self) -> list[int]:
         return self._broker.unfinished()
+
+    def numbers(self) -> set[int]:
+        return self._broker.numbers()
 
     def principals(self) -> list[str]:
         return [session.principal for session in self._broker.sessions.values()]

@@ -74,8 +74,10 @@ class Mailbox:
         self._offers = Offers()
         self._offer_scheduled = False
         self._message = Message(topic="", body=Body(payload=b""))
-        self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None]], None]
+        self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None], int | None], None]
         """What a device says; set by the composition root to `Receipts.published`."""
+        self.on_released: Callable[[str, Sequence[int], Callable[[], None]], None] = lambda client_id, ids, done: done()
+        """Set by the composition root to `Receipts.released`."""
         self.on_returned: Callable[[int, str, str], None] = lambda device_no, app_id, device_id: None
         """Device number, app, device id: it can take pushes, for the first time on this connection."""
         self.on_ready: Callable[[int, bool], None] = lambda device_no, first: None
@@ -396,8 +398,13 @@ class Mailbox:
 
         self._ledger.judge(list(handles), judged, self._engine.awaiting_pubrec(client_id))
 
-    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
-        self.on_published(client_id, self._identities.get(client_id), message, done)
+    def published(
+        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
+    ) -> None:
+        self.on_published(client_id, self._identities.get(client_id), message, done, identifier)
+
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        self.on_released(client_id, identifiers, done)
 
     def _ended(self, handles: list[int]) -> None:
         """Waiting deliveries have ended on disk before anybody was offered them."""

@@ -8,6 +8,9 @@ what passes a limit is dropped, counted, and shown as `last_error`.
 
 Messages that arrive while one operation is on its way are stored together by the next: one of each device in turn, and
 as many as there is time for in SLICE_SECONDS. So whoever says much waits for itself.
+
+Of QoS 2 the broker's identifier is stored in the commit that stores the content: after a kill the device says the same
+again, and it is neither lost nor stored twice. It is removed when the device has released it, before PUBCOMP.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -37,8 +40,8 @@ from gateway.audience.time_zones import is_time_zone
 from gateway.auth import DeviceIdentity
 from gateway.delivery.consent import CONSENT_ACTIONS, Settings, TooManyChoices, Wishes
 from gateway.delivery.device_facts import DeviceFacts
-from gateway.delivery.device_topics import split_topic
-from gateway.delivery.engine import Message, ReasonCode
+from gateway.delivery.device_topics import split_client_id, split_topic
+from gateway.delivery.engine import PACKET_ID_BITS, Message, ReasonCode
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger, handle_of, receipt_rows
 from gateway.merge_patch import merge_patch
@@ -118,8 +121,20 @@ class Statement:
     done: Callable[[int], None]
     unpromised: int = 0
     """What it counts for as a message of QoS 0."""
+    identifier: int | None = None
+    """Of QoS 2: it is stored with the content, so that the message is known when it comes again."""
     answer: int = ReasonCode.SUCCESS
     complaint: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Release:
+    """Identifiers of a device's messages that cannot come again, in their turn among its statements."""
+
+    app_id: str
+    device_id: str
+    identifiers: Sequence[int]
+    done: Callable[[], None]
 
 
 @dataclass(slots=True, frozen=True)
@@ -154,16 +169,40 @@ class Receipts:
         """Called with the handles of the deliveries of which somebody has acted; set to the calls' `answered`."""
         self.on_zone: Callable[[int], None] = lambda device_no: None
         """Called when a device may have moved to another time zone."""
-        self._pending: dict[tuple[str, str], deque[Statement]] = {}
+        self._pending: dict[tuple[str, str], deque[Statement | Release]] = {}
         """By app and device id; the first is the next to have its turn."""
         self._scheduled = False
         self._under_way = False
         self._unpromised = 0
+        self._ended = False
         self.received = 0
         """Messages taken from devices, for metrics."""
 
+    async def recover(self, numbers: Collection[int]) -> None:
+        """After a restart, before the first connection: forget messages of sessions and wills that are no more, those
+        of `numbers` being there (`Engine.numbers`)."""
+
+        def operation(connection: sqlite3.Connection) -> None:
+            found = {no >> PACKET_ID_BITS for (no,) in connection.execute("SELECT identifier FROM received_message")}
+            for number in found.difference(numbers):
+                connection.execute("DELETE FROM received_message WHERE identifier >> ? = ?", (PACKET_ID_BITS, number))
+
+        try:
+            await self._database.write(operation)
+        except StorageError as error:  # nobody asks for them: the next start may remove them
+            log.warning("messages of sessions that are gone could not be forgotten: %s", error)
+
+    def end(self) -> None:
+        """The ledger is about to be closed: what still comes is not stored, and not acknowledged."""
+        self._ended = True
+
     def published(
-        self, client_id: str, identity: DeviceIdentity | None, message: Message, done: Callable[[int], None]
+        self,
+        client_id: str,
+        identity: DeviceIdentity | None,
+        message: Message,
+        done: Callable[[int], None],
+        identifier: int | None = None,
     ) -> None:
         """A device published on one of its topics. See `broker.events.BrokerEvents.published`."""
         where = split_topic(message.topic)
@@ -190,14 +229,22 @@ class Receipts:
             return
         self.received += 1
         self._unpromised += unpromised
-        statement = Statement(app_id, device_id, device_no, leaf, content, done, unpromised)
-        self._pending.setdefault((app_id, device_id), deque()).append(statement)
+        self._add(Statement(app_id, device_id, device_no, leaf, content, done, unpromised, identifier))
+
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        """See `broker.events.BrokerEvents.released`."""
+        self._add(Release(*split_client_id(client_id), identifiers, done))
+
+    def _add(self, said: Statement | Release) -> None:
+        self._pending.setdefault((said.app_id, said.device_id), deque()).append(said)
         if not self._scheduled and not self._under_way:
             self._scheduled = True
             self._timers.call_soon(self._submit)
 
     def _submit(self) -> None:
         self._scheduled = False
+        if self._ended:
+            return
         statements = self._take()
         if not statements:
             return
@@ -206,9 +253,9 @@ class Receipts:
         self._ledger.flush()
         self._store([statements])
 
-    def _take(self) -> list[Statement]:
+    def _take(self) -> list[Statement | Release]:
         """What is stored next, of each device in turn."""
-        taken: list[Statement] = []
+        taken: list[Statement | Release] = []
         while self._pending and len(taken) < SLICE_STATEMENTS:
             key = next(iter(self._pending))
             queue = self._pending.pop(key)
@@ -217,16 +264,16 @@ class Receipts:
                 self._pending[key] = queue  # behind the others
         return taken
 
-    def _put_back(self, statements: list[Statement]) -> None:
+    def _put_back(self, statements: list[Statement | Release]) -> None:
         """There was no time for these, which were taken last: they come first."""
-        pending: dict[tuple[str, str], deque[Statement]] = {}
+        pending: dict[tuple[str, str], deque[Statement | Release]] = {}
         for statement in statements:
             pending.setdefault((statement.app_id, statement.device_id), deque()).append(statement)
         for key, queue in self._pending.items():
             pending.setdefault(key, deque()).extend(queue)
         self._pending = pending
 
-    def _store(self, groups: list[list[Statement]]) -> None:
+    def _store(self, groups: list[list[Statement | Release]]) -> None:
         """Store the first group, then the others; then what has come meanwhile."""
         statements, rest = groups[0], groups[1:]
         now = self._clock()
@@ -243,17 +290,21 @@ class Receipts:
                 self.on_settings(statement.app_id, statement.device_id)
             whole, receipts = changed.done
             if whole < len(statements):
-                if receipts:
-                    del statements[whole].content[:receipts]
+                partly = statements[whole]
+                if receipts and isinstance(partly, Statement):
+                    del partly.content[:receipts]
                 self._put_back(statements[whole:])
-            for statement in statements[:whole]:
-                self._answer(statement)
-                if statement.leaf == "report" and statement.device_no is not None and "timezone" in statement.content:
-                    self.on_zone(statement.device_no)
+            for said in statements[:whole]:
+                if isinstance(said, Release):
+                    said.done()
+                    continue
+                self._answer(said)
+                if said.leaf == "report" and said.device_no is not None and "timezone" in said.content:
+                    self.on_zone(said.device_no)
             go_on()
 
         def go_on() -> None:
-            if rest:
+            if rest and not self._ended:
                 self._store(rest)
                 return
             self._under_way = False
@@ -267,15 +318,19 @@ class Receipts:
             elif len(statements) > 1:  # one of them is at fault, and must not keep the others' from being stored
                 self._store([[statement] for statement in statements] + rest)
             else:
-                log.error(
-                    "what %s said on %s cannot be stored", statements[0].device_id, statements[0].leaf, exc_info=error
-                )
-                statements[0].answer = ReasonCode.UNSPECIFIED_ERROR
-                statements[0].complaint = f"{statements[0].leaf}: cannot be stored ({type(error).__name__})"
-                self._answer(statements[0])
+                self._refuse(statements[0], error)
                 go_on()
 
         self._database.submit(operation, on_commit, on_error)
+
+    def _refuse(self, said: Statement | Release, error: BaseException) -> None:
+        if isinstance(said, Release):
+            log.error("messages of %s cannot be released, nor acknowledged", said.device_id, exc_info=error)
+            return
+        log.error("what %s said on %s cannot be stored", said.device_id, said.leaf, exc_info=error)
+        said.answer = ReasonCode.UNSPECIFIED_ERROR
+        said.complaint = f"{said.leaf}: cannot be stored ({type(error).__name__})"
+        self._answer(said)
 
     def _answer(self, statement: Statement) -> None:
         self._unpromised -= statement.unpromised
@@ -358,7 +413,11 @@ class Stored:
 
 
 def store_statements(
-    connection: sqlite3.Connection, statements: list[Statement], uplink: UplinkLimits, wishes: Wishes, now: int
+    connection: sqlite3.Connection,
+    statements: Sequence[Statement | Release],
+    uplink: UplinkLimits,
+    wishes: Wishes,
+    now: int,
 ) -> Stored:
     """Store what devices said, in the order in which they said it, until that has taken SLICE_SECONDS; complaints are
     left on the statements."""
@@ -375,11 +434,17 @@ def store_statements(
         changed.done = count, 0
         if count and time.monotonic() > deadline:
             break
+        if isinstance(statement, Release):
+            forgotten = [(identifier,) for identifier in statement.identifiers]
+            connection.executemany("DELETE FROM received_message WHERE identifier = ?", forgotten)
+            continue
         statement.answer = ReasonCode.SUCCESS
         if statement.device_no is None:
             statement.device_no = _device_number(connection, statement)
         if statement.device_no is None:
             continue  # removed meanwhile: there is nobody to say it of
+        if statement.identifier is not None and _is_known(connection, statement.identifier):
+            continue  # said again after a kill: an earlier run has stored it
         if statement.leaf == "receipts":
             for number, receipt in enumerate(statement.content, 1):
                 receipts.append((statement, receipt))
@@ -396,10 +461,17 @@ def store_statements(
             _merge_report(connection, statement, now)
         else:
             _store_uplink(connection, statement, uplink, now)
+        if statement.identifier is not None and statement.answer < 0x80:  # with the last part of it
+            connection.execute("INSERT OR IGNORE INTO received_message VALUES (?)", (statement.identifier,))
     else:
         changed.done = len(statements), 0
     store_receipts()
     return changed
+
+
+def _is_known(connection: sqlite3.Connection, identifier: int) -> bool:
+    row = connection.execute("SELECT 1 FROM received_message WHERE identifier = ?", (identifier,)).fetchone()
+    return row is not None
 
 
 def _store_settings(

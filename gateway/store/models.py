@@ -406,6 +406,14 @@ class UplinkMessage(SQLModel, table=True):
     received_at: int
 
 
+class ReceivedMessage(SQLModel, table=True):
+    """A QoS 2 message of a device (or a will) whose content is stored, until it cannot come again."""
+
+    __tablename__ = "received_message"
+    identifier: int | None = Field(default=None, primary_key=True)
+    """Given by the broker: see `broker.events.BrokerEvents.published`."""
+
+
 class ClockRow(SQLModel, table=True):
     """One row: the last stored server time, so that a restart never goes back (`no` = 1)."""
 

@@ -21,8 +21,35 @@ from broker import sqlite_store, sqlite_tables
 from broker.message import Body, Message
 from broker.protocol.packets import Properties
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew, void_sessions
-from broker.store import StoredOutbound, StoredSession, StoredState, StoredSubscription, StoredWill
+from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription, StoredWill
 
+VERSION_1 = """
+CREATE TABLE session (
+    client_id TEXT PRIMARY KEY, principal TEXT NOT NULL, expiry_interval INTEGER NOT NULL, expires_at INTEGER,
+    will_topic TEXT, will_payload BLOB, will_qos INTEGER, will_retain INTEGER, will_properties TEXT,
+    will_expires_at INTEGER, will_due_at INTEGER, will_delay INTEGER
+) WITHOUT ROWID;
+CREATE TABLE subscription (
+    client_id TEXT, topic_filter TEXT, qos INTEGER NOT NULL, no_local INTEGER NOT NULL,
+    retain_as_published INTEGER NOT NULL, retain_handling INTEGER NOT NULL, subscription_identifier INTEGER,
+    PRIMARY KEY (client_id, topic_filter)
+) WITHOUT ROWID;
+CREATE TABLE outbound (
+    client_id TEXT, sequence INTEGER, message_key INTEGER, handle INTEGER, qos INTEGER NOT NULL,
+    packet_id INTEGER NOT NULL, released INTEGER NOT NULL, retain INTEGER NOT NULL, subscription_identifiers TEXT,
+    PRIMARY KEY (client_id, sequence)
+) WITHOUT ROWID;
+CREATE TABLE received (client_id TEXT, packet_id INTEGER, PRIMARY KEY (client_id, packet_id)) WITHOUT ROWID;
+CREATE TABLE message (
+    message_key INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL,
+    retain INTEGER NOT NULL, properties TEXT, expires_at INTEGER
+);
+CREATE TABLE retained (
+    topic TEXT PRIMARY KEY, payload BLOB NOT NULL, qos INTEGER NOT NULL, properties TEXT, expires_at INTEGER
+);
+CREATE TABLE server (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), time INTEGER NOT NULL);
+"""
+"""What released versions have written."""
 ROOT = Path(__file__).resolve().parents[2]
 Result = TypeVar("Result")
 
@@ -38,10 +65,11 @@ def with_store(path: Path, use: Callable[[SqliteStore], Awaitable[Result]]) -> R
     return asyncio.run(run())
 
 
-def restored(path: Path) -> dict[str, Any]:
-    async def read(store: SqliteStore) -> StoredState:
-        return store.restore()
+async def read(store: SqliteStore) -> StoredState:
+    return store.restore()
 
+
+def restored(path: Path) -> dict[str, Any]:
     return plain(with_store(path, read))
 
 
@@ -65,8 +93,8 @@ def plain(state: StoredState) -> dict[str, Any]:
     def session(value: StoredSession) -> dict[str, Any]:
         will = value.will
         return {
-            "facts": (value.principal, value.expiry_interval, value.expires_at),
-            "will": None if will is None else (message(will.message), will.due_at, will.delay),
+            "facts": (value.principal, value.expiry_interval, value.expires_at, value.number),
+            "will": None if will is None else (message(will.message), will.due_at, will.delay, will.number),
             "subscriptions": {s.topic_filter: s for s in value.subscriptions},
             "outbound": [(o.sequence, o) for o in value.outbound],
             "received": set(value.received),
@@ -76,6 +104,7 @@ def plain(state: StoredState) -> dict[str, Any]:
         "sessions": {value.client_id: session(value) for value in state.sessions},
         "messages": {key: message(value) for key, value in state.messages.items()},
         "retained": {value.topic: message(value) for value in state.retained},
+        "wills": {value.number: (value.client_id, message(value.message)) for value in state.wills},
     }
 
 
@@ -89,17 +118,19 @@ class Model:
         self.sessions: dict[str, StoredSession] = {}
         self.messages: dict[int, Message] = {}
         self.retained: dict[str, Message] = {}
+        self.wills: dict[int, PublishedWill] = {}
 
     def state(self) -> StoredState:
         for session in self.sessions.values():
             session.outbound.sort(key=lambda row: row.sequence)
-        return StoredState(list(self.sessions.values()), self.messages, list(self.retained.values()))
+        kept = list(self.retained.values())
+        return StoredState(list(self.sessions.values()), self.messages, kept, list(self.wills.values()))
 
     def save_session(self, session: StoredSession) -> None:
         old = self.sessions.get(session.client_id, session)
         lists = (old.subscriptions, old.outbound, old.received)
         facts = (session.client_id, session.principal, session.expiry_interval, session.expires_at)
-        self.sessions[session.client_id] = StoredSession(*facts, *lists, session.will)
+        self.sessions[session.client_id] = StoredSession(*facts, *lists, session.will, session.number)
 
     def delete_session(self, client_id: str) -> None:
         self.sessions.pop(client_id, None)
@@ -140,6 +171,12 @@ class Model:
     def delete_retained(self, topic: str) -> None:
         self.retained.pop(topic, None)
 
+    def save_published_will(self, will: PublishedWill) -> None:
+        self.wills[will.number] = will
+
+    def delete_published_will(self, number: int) -> None:
+        self.wills.pop(number, None)
+
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
 client_ids = st.sampled_from(["", "kiosk-1", "käse 🧀", '"; DROP TABLE session --'])
@@ -161,9 +198,15 @@ properties = st.none() | st.builds(
 )
 bodies = st.builds(Body, payload=st.binary(max_size=20), properties=properties, expires_at=times)
 messages = st.builds(Message, topic=topics, body=bodies, qos=qos, retain=st.booleans())
-wills = st.none() | st.builds(StoredWill, message=messages, due_at=times, delay=numbers)
+wills = st.none() | st.builds(StoredWill, message=messages, due_at=times, delay=numbers, number=numbers)
 sessions = st.builds(
-    StoredSession, client_id=client_ids, principal=text, expiry_interval=numbers, expires_at=times, will=wills
+    StoredSession,
+    client_id=client_ids,
+    principal=text,
+    expiry_interval=numbers,
+    expires_at=times,
+    will=wills,
+    number=st.integers(0, 2**47),
 )
 subscriptions = st.builds(
     StoredSubscription,
@@ -200,6 +243,11 @@ calls = st.one_of(
     st.tuples(st.just("delete_received"), client_ids, packet_ids),
     st.tuples(st.just("save_retained"), messages),
     st.tuples(st.just("delete_retained"), topics),
+    st.tuples(
+        st.just("save_published_will"),
+        st.builds(PublishedWill, number=st.integers(1, 4), client_id=client_ids, message=messages),
+    ),
+    st.tuples(st.just("delete_published_will"), st.integers(1, 4)),
     st.tuples(st.just(COMMIT)),
 )
 
@@ -471,12 +519,19 @@ async def test_a_start_needs_no_space_for_them(tmp_path: Path, monkeypatch: pyte
 
 def test_a_file_of_version_1_is_upgraded(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
-    claimed(path, 2_048)
     with closing(sqlite3.connect(path)) as older:
-        older.executescript("ALTER TABLE server DROP COLUMN next_packet_id; PRAGMA user_version = 1;")
-    assert claimed(path, 2_048) == 1
-    assert claimed(path, 2_048) == 2_049
-    assert set(restored(path)["sessions"]) == {"kiosk-1"}
+        older.executescript(f"{VERSION_1} PRAGMA user_version = 1;")
+        for client_id in ("kiosk-1", "kiosk-2"):
+            older.execute(
+                "INSERT INTO session (client_id, principal, expiry_interval, will_topic, will_payload, will_qos,"
+                " will_retain, will_delay) VALUES (?1, ?1, 7, 'w', x'', 1, 0, 0)",
+                (client_id,),
+            )
+        older.commit()
+    assert [claimed(path, 2_048, used=False) for _ in range(2)] == [1, 1]
+    sessions = {session.client_id: session for session in with_store(path, read).sessions}
+    assert {session.number for session in sessions.values()} == {1, 2}
+    assert [session.will.number for session in sessions.values() if session.will is not None] == [0, 0]
 
 
 def test_a_copy_of_an_earlier_time_goes_on_without_its_sessions(tmp_path: Path) -> None:

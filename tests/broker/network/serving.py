@@ -38,8 +38,13 @@ class Events:
     ) -> None:
         done({})
 
-    def published(self, client_id: str, message: Message, done: Callable[[int], None]) -> None:
+    def published(
+        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
+    ) -> None:
         done(0)
+
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        done()
 
 
 class Serving:

@@ -214,6 +214,9 @@ class FakeEngine:
     def held(self) -> list[tuple[str, int]]:
         return []
 
+    def numbers(self) -> set[int]:
+        return set()
+
     def awaiting_pubrec(self, client_id: str) -> set[int]:
         return {hand_over.handle for hand_over in self.session(client_id).inflight if hand_over.qos == 2}
 

@@ -121,6 +121,7 @@ class World:
         self.engine.events = self.mailbox
         self.mailbox.attach(self.engine)
         self.mailbox.on_published = self.receipts.published
+        self.mailbox.on_released = self.receipts.released
         self.receipts.on_zone = self.gate.zone_changed
         self.run(self.book.load())
         self.run(self.gate.load())

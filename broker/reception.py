@@ -1,0 +1,50 @@
+"""An inbound QoS 2 message between its PUBLISH and PUBREL, and whether its content is stored.
+
+Laws
+1. Each store that keeps content keeps the identifier in the same commit: what is routed to durable sessions is in one
+   group of the broker's store with the packet identifier; the embedder stores its content together with the number that
+   it is given for it (`BrokerEvents.published`). So a kill between the two commits neither loses nor doubles anything:
+   when the client repeats its PUBLISH, each side recognises what it has.
+2. PUBREC leaves when both have it [MQTT-4.3.3-8], also for a repetition: one that comes while the first is on its way
+   takes over its answer, and one of a message that an earlier run has noted asks the embedder again.
+3. PUBCOMP leaves when both have let go: until then the identifier means this message [MQTT-4.3.3-10], from then on a
+   new one. A refusal (5.0) ends the handshake at PUBREC, and lets go before it [MQTT-4.3.3-9].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from broker.protocol.packets import V5
+
+if TYPE_CHECKING:
+    from broker.session import Session
+
+PACKET_ID_BITS = 16
+
+
+class Reception:
+    """A message whose content is not known to be stored. The embedder calls it when it is, with the reason code."""
+
+    __slots__ = ("answer", "packet_id", "session")
+
+    def __init__(self, session: Session, packet_id: int) -> None:
+        self.session = session
+        self.packet_id = packet_id
+        self.answer: Callable[[int], None] | None = None
+        """Sends PUBREC to whoever has sent PUBLISH last. None: noted by an earlier run, the embedder is not asked."""
+
+    def __call__(self, reason_code: int) -> None:
+        session, packet_id, answer = self.session, self.packet_id, self.answer
+        assert answer is not None, "the embedder was asked"
+        received = session.received
+        if received is None or received.get(packet_id) is not self:
+            answer(reason_code)  # released meanwhile, or the session has ended
+        elif reason_code >= 0x80 and session.version == V5:
+            session.release(packet_id)
+            session.environment.store.barrier(partial(answer, reason_code))
+        else:
+            received[packet_id] = None
+            answer(reason_code)
