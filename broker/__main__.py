@@ -27,6 +27,7 @@ from pathlib import Path
 from broker.authorization import AllowAll, Authenticator, ByCertificate
 from broker.broker import Broker
 from broker.clock import ServerClock
+from broker.log_writer import LogWriter, print_aside
 from broker.network.listen_address import WEBSOCKET_PATH, BadAddress, ListenAddress, parse_address
 from broker.network.listeners import BrokerServer, Doors, raise_open_files_limit, settle_collector
 from broker.network.password_file import (
@@ -55,9 +56,6 @@ class CannotStart(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
     try:
         if options.hash_password is not None:
             print(_hashed_line(options.hash_password))
@@ -66,11 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         users = _checked(options, addresses)
         doors = _doors(options, addresses)
         raise_open_files_limit()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            lost = runner.run(_serve(options, users, addresses, doors))
+        level = logging.INFO if options.verbose else logging.WARNING
+        with (
+            LogWriter(level, "%(asctime)s %(levelname)s %(message)s") as log_writer,
+            asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        ):
+            lost = runner.run(_serve(options, users, addresses, doors, log_writer))
             if lost is not None:
-                print(f"broker: {lost}: ended, so that the next start begins from what is on disk; have the disk "
-                      "looked at, and start again", file=sys.stderr)  # fmt: skip
+                log_writer.say(f"broker: {lost}: ended, so that the next start begins from what is on disk; have the "
+                               "disk looked at, and start again")  # fmt: skip
+                log_writer.end()
                 # Not by returning: what is left of the store would be closed, and write to its file.
                 os._exit(EXIT_UNSYNCED)
     except CannotStart as problem:
@@ -84,6 +87,7 @@ async def _serve(
     users: dict[str, HashedPassword] | None,
     addresses: Sequence[ListenAddress],
     doors: Doors,
+    log_writer: LogWriter,
 ) -> str | None:
     """Serve until told to stop; why the store could not go on, if that was the reason."""
     loop = asyncio.get_running_loop()
@@ -113,12 +117,12 @@ async def _serve(
             listening = [await _listen(server, *each) for each in zip(addresses, given_by, strict=True)]
             if store is None:
                 notice = "without --data-dir sessions and retained messages end with this process"
-                print(f"broker: {notice}", file=sys.stderr)
+                log_writer.say(f"broker: {notice}")
             settle_collector()
             # The first is named as it always was; what scheme it speaks, who started us knows.
             names = ["mqtt", *(address.scheme for address in listening[1:])]
             places = [f"{name}={address.place}" for name, address in zip(names, listening, strict=True)]
-            print("broker ready", *places, flush=True)
+            print_aside(" ".join(["broker ready", *places]))
             if store is not None:
                 store.lost.add_done_callback(lambda _: stop.set())
             await stop.wait()

@@ -175,7 +175,8 @@ class Connection:
         except MqttError as error:
             self._refuse_packet(error)
         except Exception:
-            log.exception("connection of %s failed", self.peer)  # ours, not the peer's: one connection pays for it
+            # Ours, not the peer's: one connection pays for it.
+            log.exception("connection of %s failed", self.peer, extra={"peer": self.peer})
             self.end(ReasonCode.UNSPECIFIED_ERROR, "internal error")
         if self._uncharged or len(data) > _FREE_BYTES:
             packets, self._uncharged = self._uncharged, 0
@@ -197,7 +198,8 @@ class Connection:
         if not self._resting_until:
             self.environment.metrics.limited_senders += 1
             if self._broker.rates.is_new(self.principal):
-                log.warning("%s: %.64r says more than its rate: it is read more slowly", self.peer, self.principal)
+                text = "%s: %.64r says more than its rate: it is read more slowly"
+                log.warning(text, self.peer, self.principal, extra={"peer": self.peer})
             if not self._holding:
                 self._transport.pause_reading()
         self._resting_until = until
@@ -357,7 +359,14 @@ class Connection:
             return  # it has gone meanwhile
         if isinstance(answer, Refused):
             name = connect.username or (self._certificate.common_name if self._certificate is not None else "")
-            log.info("%s: CONNECT of %.64r as %.64r is refused: %s", self.peer, terms.client_id, name, answer.reason)
+            log.info(
+                "%s: CONNECT of %.64r as %.64r is refused: %s",
+                self.peer,
+                terms.client_id,
+                name,
+                answer.reason,
+                extra={"peer": self.peer},
+            )
             guess = (name, connect.password if self._enhanced is None else self.peer)
             self._broker.failed.note(self.peer, guess, answer.reason_code, self.environment.now)
             # [MQTT-3.1.4-2] [MQTT-4.12.0-4]
@@ -699,7 +708,7 @@ class Connection:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def _refuse_packet(self, error: MqttError) -> None:
-        log.info("%s: %s (%s)", self.peer, error, error.label)
+        log.info("%s: %s (%s)", self.peer, error, error.label, extra={"peer": self.peer})
         if self._state is State.AWAITING_CONNECT:
             # The version may be known although CONNECT is not understood. Garbage gets no answer.
             self.version = self._decoder.version

@@ -27,6 +27,7 @@ from pathlib import Path
 import uvloop
 
 from broker.broker import Broker
+from broker.log_writer import LogWriter, print_aside
 from broker.network.acceptor import Entrance
 from broker.network.descriptor_shares import share_of, share_out
 from broker.network.listen_address import ListenAddress
@@ -82,23 +83,26 @@ DAY = 86_400_000
 HOUR = 3_600_000
 MAX_UNSTORED_BYTES = 512 * 1024
 """Of one connection of a device. Each byte of it is there several times on its way to the disk."""
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio")
 """Kept at warnings: what they say below is not for an operator, and statements have values in them."""
 
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     data_dir = settings.data_dir
     os.umask(0o077)  # what is stored is nobody else's
     try:
-        with data_directory.held(data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        log_writer = LogWriter(settings.log_level.upper(), LOG_FORMAT)
+        with (
+            data_directory.held(data_dir),
+            log_writer,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
             try:
-                lost = runner.run(_serve(settings))
+                lost = runner.run(_serve(settings, log_writer))
             except (CannotStart, doors.BadDoor):
                 raise
             except Exception:
@@ -108,10 +112,9 @@ def run(settings: Settings) -> int:
                     raise
                 return _refuse(found)
             if lost is not None:
-                print(f"fleetpush: {lost}: ended, so that the next start begins from what is on disk; have the disk "
-                      "looked at, and start again", file=sys.stderr)  # fmt: skip
-                sys.stdout.flush()
-                logging.shutdown()
+                log_writer.say(f"fleetpush: {lost}: ended, so that the next start begins from what is on disk; have "
+                               "the disk looked at, and start again")  # fmt: skip
+                log_writer.end()
                 # Not by returning: what is left of the databases would be closed, and write to their files.
                 os._exit(EXIT_UNSYNCED)
     except data_directory.DirectoryInUse as holder:
@@ -133,7 +136,7 @@ def _refuse(text: str) -> int:
     return 2
 
 
-async def _serve(settings: Settings) -> str | None:
+async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
     """Serve until told to stop; why a database could not go on, if that was the reason."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -149,7 +152,7 @@ async def _serve(settings: Settings) -> str | None:
         listener = ending.enter_context(_listen(host, settings.http_port))
         stored = await stores.open_stores(settings, ending)
         admin_key = await stores.first_start(settings.data_dir, stored)
-        rooms = Rooms(settings, stored)
+        rooms = Rooms(settings, stored, log_writer)
         ending.push_async_callback(rooms.settle)
         await rooms.recover()
         rooms.certificate_ends = doors.certificate_ends(tls)
@@ -204,15 +207,13 @@ async def _serve(settings: Settings) -> str | None:
             facts["certificate"] = str(tls.files.certificate.absolute())
         ending.enter_context(data_directory.announced(settings.data_dir, facts))
         if admin_key is not None:
-            print(
-                f"fleetpush: first start: made the app {DEFAULT_APP!r} and an admin key for it in {admin_key}",
-                file=sys.stderr,
+            log_writer.say(
+                f"fleetpush: first start: made the app {DEFAULT_APP!r} and an admin key for it in {admin_key}"
             )
         settle_collector()
         further = [f"{address.scheme}={address.place}" for address in listening[1:]]
-        print(
-            f"fleetpush ready http={_bracketed(http_host)}:{http_port} mqtt={listening[0].place}", *further, flush=True
-        )
+        ready = f"fleetpush ready http={_bracketed(http_host)}:{http_port} mqtt={listening[0].place}"
+        print_aside(" ".join([ready, *further]))
         stopping = loop.create_task(stop.wait())
         lost = stored.database.lost, stored.sessions.lost
         for future in lost:
@@ -250,7 +251,7 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 class Rooms:
     """Every room of the gateway, wired."""
 
-    def __init__(self, settings: Settings, stored: Stored) -> None:
+    def __init__(self, settings: Settings, stored: Stored, log_writer: LogWriter) -> None:
         database, clock = stored.database, stored.milliseconds
         loop = asyncio.get_running_loop()
         self.mqtt_address: MqttAddress
@@ -368,6 +369,7 @@ class Rooms:
                 feed=self.feed,
                 event_room=self.event_room,
                 certificates=lambda: self.certificate_ends,
+                log_lines=lambda: {"queue_full": log_writer.dropped, "many_alike": log_writer.left_out},
             )
         )
 

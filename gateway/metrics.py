@@ -71,6 +71,8 @@ class Sources:
     broker: object
     certificates: Callable[[], Mapping[str, float]]
     """Of each certificate in use (`server`, `ca`) the end, in Unix time; nothing without TLS."""
+    log_lines: Callable[[], Mapping[str, int]]
+    """Lines that the log lacks, by reason."""
 
 
 BROKER_GAUGES = {
@@ -231,6 +233,9 @@ class _Rooms(Collector):
         )
         yield _counter("database_groups", "Transactions committed (one fsync each).", rooms.database.groups)
         yield _counter("database_operations", "Operations in those transactions.", rooms.database.operations)
+        yield _by_label(
+            CounterMetricFamily, "log_lines_dropped", "Lines that the log lacks.", "reason", rooms.log_lines()
+        )
         path = rooms.database.path
         yield _gauge("database_size_bytes", "The database and its log.", _size(path))
         yield _gauge("disk_free_bytes", "Free on the disk of the data directory.", _free(path))

@@ -20,6 +20,7 @@ PACKAGES = ("broker", "gateway", "client_sim")
 
 BELOW_THE_IO_LINE = (
     "broker.clock",
+    "broker.log_writer",
     "broker.sqlite_file",
     "broker.sqlite_store",
     "broker.sqlite_tables",

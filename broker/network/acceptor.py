@@ -176,7 +176,8 @@ class Acceptor:
     def _turn_away(self, arrived: socket.socket, peer: str, failure: Failure) -> None:
         arrived.close()
         self._refused(failure.label)
-        log.log(logging.DEBUG if failure is tls.HUNG_UP else logging.WARNING, "%s: %s", peer, failure.text)
+        level = logging.DEBUG if failure is tls.HUNG_UP else logging.WARNING
+        log.log(level, "%s: %s", peer, failure.text, extra={"peer": peer})
 
 
 def peer_text(address: Any) -> str:

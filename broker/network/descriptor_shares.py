@@ -8,9 +8,10 @@ Laws
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Final
+
+from broker.addresses import address_of
 
 OWN: Final = 384
 """Databases and their readers (about 40), log and listeners (10), attachments being read and written (100 and 64),
@@ -19,8 +20,6 @@ OWN_PART: Final = 4
 """No more than a fourth where there are few."""
 HTTP_PART: Final = 4
 """HTTP connections have at most a fourth of the rest's whole: devices stay for days, requests for moments."""
-SUBNET_BITS: Final = 64
-"""What a provider gives one customer in IPv6 (RFC 6177): its addresses are one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,4 @@ def share_out(descriptors: int, http: int) -> DescriptorShares:
 def share_of(host: str) -> str:
     """Whose share a connection of this host counts for: an IPv4 address, an IPv6 network of a customer, or the text
     itself when it is no address."""
-    if ":" not in host:
-        return host
-    try:
-        address = ipaddress.IPv6Address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address) >> SUBNET_BITS << SUBNET_BITS, SUBNET_BITS)))
+    return address_of(host)

@@ -99,7 +99,8 @@ class WebSocketTransport(TcpTransport):
         if self._request is not None:
             self._request = None
             if self._connection is not None:
-                log.info("%s: closed before the opening handshake was over", self._connection.peer)
+                peer = self._connection.peer
+                log.info("%s: closed before the opening handshake was over", peer, extra={"peer": peer})
         elif frames is not None and not self._socket.is_closing():
             if frames.state is State.OPEN:
                 frames.send_close(CloseCode.NORMAL_CLOSURE)
@@ -281,5 +282,6 @@ class WebSocketTransport(TcpTransport):
 
     def _end(self, connection: Connection, reason_code: int, reason: str, detail: str) -> None:
         """`reason` is for people and metrics, `detail` for the log."""
-        log.info("%s: %s (%s)", connection.peer, detail, reason.replace(" ", "_"))
+        peer = connection.peer
+        log.info("%s: %s (%s)", peer, detail, reason.replace(" ", "_"), extra={"peer": peer})
         connection.end(reason_code, reason)

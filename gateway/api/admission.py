@@ -74,7 +74,8 @@ class Admission:
                 return self._let_in(request, await self._keys.authenticate_device(*device))
             principal = await self._keys.authenticate(request.headers.get("authorization"))
         except Problem as refusal:
-            log.info("%s: %s", request.client.host if request.client is not None else "unknown", refusal.detail)
+            peer = request.client.host if request.client is not None else "unknown"
+            log.info("%s: %s", peer, refusal.detail, extra={"peer": peer})
             raise
         if or_scope is None or or_scope not in principal.scopes:
             principal.require(scope)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 
+from broker.log_writer import LogWriter
 from broker.sqlite_store import SqliteStore
 from gateway.api.http import create_api
 from gateway.app import Rooms
@@ -54,7 +55,7 @@ class House:
         stored = Stored(database, sessions, clock, lambda: clock.milliseconds, None)
         path = await first_start(folder, stored)
         assert path is not None, "a fresh folder"
-        rooms = Rooms(Settings(data_dir=folder, **settings), stored)
+        rooms = Rooms(Settings(data_dir=folder, **settings), stored, LogWriter("INFO", "%(message)s"))
         rooms.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
         house = cls(rooms, database, clock, ending)
         house.key = path.read_text().strip()

@@ -1,0 +1,27 @@
+"""Whose address it is: what limits per address count by."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Final
+
+IPV6_PREFIX: Final = 64
+"""Bits. A network of that size belongs to one subscriber, who may use any address in it (RFC 6177)."""
+
+
+def address_of(peer: str) -> str:
+    """The host of `peer` (HOST:PORT, or a host alone); of IPv6 its network, and of IPv4 in IPv6 the IPv4 address."""
+    if peer.startswith("["):
+        host = peer[1:].partition("]")[0]
+    elif peer.count(":") < 2:
+        return peer.partition(":")[0]
+    else:
+        host = peer
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    network = int(address) >> (128 - IPV6_PREFIX) << (128 - IPV6_PREFIX)
+    return f"{ipaddress.IPv6Address(network)}/{IPV6_PREFIX}"

@@ -1,0 +1,238 @@
+"""The log, written by a thread of its own: a log that nobody reads (a stalled pipe, Ctrl-S in a terminal) stops nobody.
+
+`with LogWriter(level, format):` has all loggers of the process write through it. A record that is about a peer says so:
+`log.info("%s: ..", peer, extra={"peer": peer})`.
+
+Laws
+1. Whoever logs never waits. A line goes into a queue of `QUEUE_LINES`; if that is full the newest is dropped and
+   counted, and a line says how many as soon as something can be written again.
+2. Strangers cannot fill a disk: of each kind of line (its text before anything is filled in) `LINES_PER_PEER` about one
+   address and `LINES_PER_KIND` in all are written in `WINDOW_SECONDS`; a line at the end says how many were left out.
+3. A record is a line, at most `LINE_CHARACTERS` long, without control characters: who chose its words cannot forge
+   another, nor speak to a terminal. A traceback follows on lines of its own.
+4. The end waits for the queue for `FLUSH_SECONDS` at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import re
+import select
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from broker.addresses import address_of
+
+QUEUE_LINES: Final = 2_000
+"""At most 4 MB; what a busy server says in a minute."""
+LINE_CHARACTERS: Final = 2_000
+TRACEBACK_CHARACTERS: Final = 8_000
+"""Its end, which says most."""
+WINDOW_SECONDS: Final = 60.0
+LINES_PER_PEER: Final = 5
+LINES_PER_KIND: Final = 100
+"""About 30 MB a day of a kind, at most; there are some fifteen that strangers can cause."""
+MAX_COUNTED: Final = 10_000
+"""Kinds and addresses; beyond it the oldest begins anew."""
+FLUSH_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0
+"""How often the thread looks for windows that have ended, when nobody logs."""
+
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters of both sets, line separators, changes of the writing direction, halves of characters."""
+_UNSAFE_BUT_LINES: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+
+
+def printable(text: str, unsafe: re.Pattern[str] = _UNSAFE) -> str:
+    """The text with control characters written as escapes: `\\x1b`."""
+    return unsafe.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]} ..."
+
+
+class LineFormatter(logging.Formatter):
+    """One record, one line of bounded length."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = printable(_shortened(record.getMessage(), LINE_CHARACTERS))
+        if self.usesTime():
+            record.asctime = self.formatTime(record, self.datefmt)
+        line = self.formatMessage(record)
+        if record.exc_info:
+            traceback = self.formatException(record.exc_info)[-TRACEBACK_CHARACTERS:]
+            line = f"{line}\n{printable(traceback, _UNSAFE_BUT_LINES)}"
+        return line
+
+
+class _Count:
+    """Lines of one kind, or of one kind about one address, since a moment."""
+
+    __slots__ = ("left_out", "lines", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.lines = 0
+        self.left_out = 0
+
+
+class LogWriter(logging.Handler):
+    """The only handler of the root logger, from entering to leaving."""
+
+    def __init__(self, level: int | str, line_format: str, descriptor: int = 2) -> None:
+        super().__init__()
+        self.setFormatter(LineFormatter(line_format))
+        self.dropped = 0
+        """Lines lost because nobody read the log fast enough."""
+        self.left_out = 0
+        """Lines that were not written because there had been many of their kind."""
+        self._root_level = level
+        self._descriptor = descriptor
+        self._queue: queue.Queue[str | None] = queue.Queue(QUEUE_LINES)
+        self._told = 0
+        """Of `dropped`, how many the log has told of."""
+        self._counts: dict[tuple[str, str], _Count] = {}
+        """By kind and address; the address is empty for a kind as a whole. The oldest first."""
+        self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
+
+    def __enter__(self) -> Self:
+        root = logging.getLogger()
+        root.setLevel(self._root_level)
+        root.addHandler(self)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Write what waits, for a bounded time, and no more."""
+        root = logging.getLogger()
+        if self not in root.handlers:
+            return
+        root.removeHandler(self)
+        deadline = time.monotonic() + FLUSH_SECONDS
+        try:
+            self._queue.put(None, timeout=FLUSH_SECONDS)
+        except queue.Full:
+            return  # nobody reads: the thread goes with the process
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def say(self, text: str) -> None:
+        """A line that is no record: for a person who has started the server."""
+        self._put(text)
+
+    # -- whoever logs -------------------------------------------------------------------------------------------------
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`; the handler's lock is held."""
+        try:
+            if self._is_one_too_many(record):
+                self.left_out += 1
+                return
+            self._put(self.format(record))
+        except Exception:  # a mistake in a log call must not end what it tells of
+            self._put(f"a log line of {record.name} could not be written: {printable(str(record.msg))[:200]}")
+
+    def _put(self, line: str) -> None:
+        try:
+            self._queue.put_nowait(line)
+        except queue.Full:
+            self.dropped += 1
+
+    def _is_one_too_many(self, record: logging.LogRecord) -> bool:
+        kind = str(record.msg)
+        peer = getattr(record, "peer", None)
+        if isinstance(peer, str) and not self._counted((kind, address_of(peer)), LINES_PER_PEER, record.created):
+            return True
+        return not self._counted((kind, ""), LINES_PER_KIND, record.created)
+
+    def _counted(self, key: tuple[str, str], limit: int, now: float) -> bool:
+        """Whether one more may be written."""
+        count = self._counts.get(key)
+        if count is None or not 0 <= now - count.since < WINDOW_SECONDS:
+            if count is not None:
+                del self._counts[key]
+                self._put_summary(key, count)
+            elif len(self._counts) >= MAX_COUNTED:
+                oldest = next(iter(self._counts))
+                self._put_summary(oldest, self._counts.pop(oldest))
+            count = self._counts[key] = _Count(now)
+        if count.lines >= limit:
+            count.left_out += 1
+            return False
+        count.lines += 1
+        return True
+
+    def _put_summary(self, key: tuple[str, str], count: _Count) -> None:
+        if count.left_out:
+            kind, address = key
+            about = f" about {printable(address)}" if address else ""
+            self._put(f"{count.left_out} more lines{about} were left out: {printable(kind)[:200]}")
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _write_lines(self) -> None:
+        ended = False
+        while not ended:
+            lines: list[str | None] = []
+            try:
+                lines.append(self._queue.get(timeout=LOOK_SECONDS))
+                while len(lines) < 100:
+                    lines.append(self._queue.get_nowait())
+            except queue.Empty:
+                pass
+            ended = None in lines
+            text = "".join(f"{line}\n" for line in lines if line is not None)
+            if text and write_all(self._descriptor, text) and self.dropped > self._told:
+                told = self.dropped
+                lost = told - self._told
+                if write_all(self._descriptor, f"{lost} log lines were dropped: the log was not read fast enough\n"):
+                    self._told = told
+            self._end_windows(time.time(), everything=ended)
+            if ended:
+                self._write_rest()
+
+    def _end_windows(self, now: float, *, everything: bool) -> None:
+        with self.lock or threading.RLock():
+            while self._counts:
+                key, count = next(iter(self._counts.items()))
+                if not everything and 0 <= now - count.since < WINDOW_SECONDS:
+                    break  # the oldest is first
+                del self._counts[key]
+                self._put_summary(key, count)
+
+    def _write_rest(self) -> None:
+        try:
+            while True:
+                write_all(self._descriptor, f"{self._queue.get_nowait()}\n")
+        except queue.Empty:
+            pass
+
+
+def write_all(descriptor: int, text: str) -> bool:
+    """Write it, however long that takes; False if nobody can ever read it."""
+    data = text.encode(errors="backslashreplace")
+    try:
+        while data:
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # whoever shares the terminal has set it so
+                select.select([], [descriptor], [])
+    except OSError:
+        return False
+    return True
+
+
+def print_aside(text: str) -> None:
+    """Print a line to the standard output without waiting for whoever should read it."""
+    sys.stdout.flush()
+    threading.Thread(target=write_all, args=(1, f"{text}\n"), name="stdout", daemon=True).start()

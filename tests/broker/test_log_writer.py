@@ -1,0 +1,152 @@
+"""The log is written aside: nobody waits for it, strangers cannot fill it, and a record is one harmless line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from broker import log_writer
+from broker.log_writer import LINE_CHARACTERS, LINES_PER_KIND, LINES_PER_PEER, QUEUE_LINES, LogWriter, printable
+
+log = logging.getLogger("test.log_writer")
+Read = Callable[[], str]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
+
+
+def read(reading: int) -> list[str]:
+    os.set_blocking(reading, False)
+    data = b""
+    try:
+        while part := os.read(reading, 1 << 20):
+            data += part
+    except BlockingIOError:
+        pass
+    return data.decode().splitlines()
+
+
+def test_a_record_is_a_line(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    with LogWriter("INFO", "%(levelname)s %(message)s", writing) as writer:
+        log.info("%s: hello", "192.0.2.1:9")
+        log.debug("not this")
+        log.info("a\nforged line \x1b[31mred\x9b\u202e \udc80 ü")
+        log.info("x" * 10_000)
+        writer.handle(logging.LogRecord("test", logging.INFO, "", 0, "%d", ("no number",), None))
+        try:
+            raise ValueError("with\x1b\r\nlines")
+        except ValueError:
+            log.exception("it failed")
+    lines = read(reading)
+    assert lines[0] == "INFO 192.0.2.1:9: hello"
+    assert lines[1] == r"INFO a\nforged line \x1b[31mred\x9b\u202e \udc80 ü"
+    assert lines[2] == f"INFO {'x' * LINE_CHARACTERS} ..."
+    assert lines[3] == "a log line of test could not be written: %d"
+    assert lines[4:6] == ["ERROR it failed", "Traceback (most recent call last):"]
+    assert lines[-2:] == [r"ValueError: with\x1b\r", "lines"]
+    assert not any(printable(line) != line for line in lines)
+
+
+def test_nobody_waits_for_a_log_that_is_not_read(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    with LogWriter("INFO", "%(message)s", writing) as writer:
+        began = time.monotonic()
+        for number in range(4 * QUEUE_LINES):
+            # Each of another kind.
+            writer.handle(logging.LogRecord("test", logging.INFO, "", 0, f"{number}{' ' * 100}", None, None))
+        assert time.monotonic() - began < 5
+        assert writer.dropped > 0
+        said = read(reading)
+        deadline = time.monotonic() + 10
+        while not any("log lines were dropped" in line for line in said) and time.monotonic() < deadline:
+            writer.say("again")
+            time.sleep(0.01)
+            said += read(reading)
+    notes = [line for line in said if "log lines were dropped: the log was not read fast enough" in line]
+    assert int(notes[0].split()[0]) > 0
+
+
+def test_the_end_does_not_wait_for_it_either(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "FLUSH_SECONDS", 0.2)
+    _, writing = pipe
+    began = time.monotonic()
+    with LogWriter("INFO", "%(message)s", writing) as writer:
+        while writer.dropped == 0:
+            writer.say("x" * 1_000)
+    assert time.monotonic() - began < 5
+
+
+def test_an_address_has_few_lines_of_a_kind_and_then_a_count(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    with LogWriter("INFO", "%(message)s", writing) as writer:
+        for number in range(50):
+            peer = f"192.0.2.1:{number}"
+            log.info("%s: guess %d", peer, number, extra={"peer": peer})
+        for peer in ("192.0.2.2:1", "[2001:db8::1]:1"):
+            log.info("%s: guess %d", peer, 1, extra={"peer": peer})
+        for number in range(10):
+            peer = f"[2001:db8::{number}]:1"
+            log.info("%s: guess %d", peer, 2, extra={"peer": peer})
+        log.info("%s: something else", "192.0.2.1:1", extra={"peer": "192.0.2.1:1"})
+    lines = read(reading)
+    assert sum("192.0.2.1:" in line and "guess" in line for line in lines) == LINES_PER_PEER
+    assert sum("192.0.2.2:" in line for line in lines) == 1
+    assert sum("[2001:db8::" in line for line in lines) == LINES_PER_PEER
+    assert "192.0.2.1:1: something else" in lines
+    assert f"{50 - LINES_PER_PEER} more lines about 192.0.2.1 were left out: %s: guess %d" in lines
+    assert f"{11 - LINES_PER_PEER} more lines about 2001:db8::/64 were left out: %s: guess %d" in lines
+    assert writer.left_out == 61 - 2 * LINES_PER_PEER
+
+
+def test_many_addresses_have_no_more_than_a_kind_may(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    with LogWriter("INFO", "%(message)s", writing):
+        for number in range(1_000):
+            peer = f"192.0.{number // 250}.{number % 250}:1"
+            log.info("%s: guess", peer, extra={"peer": peer})
+    lines = read(reading)
+    assert sum(line.endswith(": guess") for line in lines) == LINES_PER_KIND + 1
+    assert f"{1_000 - LINES_PER_KIND} more lines were left out: %s: guess" in lines
+
+
+def test_a_window_ends_by_itself(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "WINDOW_SECONDS", 0.1)
+    monkeypatch.setattr(log_writer, "LOOK_SECONDS", 0.01)
+    reading, writing = pipe
+    with LogWriter("INFO", "%(message)s", writing):
+        for _ in range(LINES_PER_PEER + 3):
+            log.info("%s: guess", "192.0.2.1:1", extra={"peer": "192.0.2.1:1"})
+        lines: list[str] = []
+        deadline = time.monotonic() + 10
+        while not any("more lines" in line for line in lines) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            lines += read(reading)
+        log.info("%s: guess", "192.0.2.1:1", extra={"peer": "192.0.2.1:1"})
+    assert "3 more lines about 192.0.2.1 were left out: %s: guess" in lines
+    assert "192.0.2.1:1: guess" in read(reading)
+
+
+def test_a_ready_line_waits_for_nobody() -> None:
+    """Standard output is a pipe that is full and not read."""
+    code = (
+        "import os, fcntl; os.set_blocking(1, False)\n"
+        "try:\n while os.write(1, b'x' * 65536): pass\n"
+        "except BlockingIOError: os.set_blocking(1, True)\n"
+        "from broker.log_writer import print_aside\nprint_aside('ready')\nos.write(2, b'went on')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.wait(20) == 0
+        assert process.stderr.read() == b"went on"
