@@ -42,7 +42,8 @@ def test_a_record_is_a_line(pipe: tuple[int, int]) -> None:
     with LogWriter("INFO", "%(levelname)s %(message)s", writing) as writer:
         log.info("%s: hello", "192.0.2.1:9")
         log.debug("not this")
-        log.info("a\nforged line \x1b[31mred\x9b\u202e \udc80 ü")
+        forged = "a\nforged line \x1b[31mred\x9b\u202e \udc80 ü"  # which pytest's own handler could not report
+        writer.handle(logging.LogRecord("test", logging.INFO, "", 0, forged, None, None))
         log.info("x" * 10_000)
         writer.handle(logging.LogRecord("test", logging.INFO, "", 0, "%d", ("no number",), None))
         try:
