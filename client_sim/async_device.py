@@ -153,8 +153,9 @@ class AsyncDevice:
     async def opened(self, push: Push) -> None:
         await self._say(self._device.opened, push)
 
-    async def dismissed(self, push: Push) -> None:
-        await self._say(self._device.dismissed, push)
+    async def dismissed(self, push: Push, reason: str | None = None) -> None:
+        """As `Device.dismissed`."""
+        await self._say(self._device.dismissed, push, reason)
 
     async def act(self, push: Push, action: str, text: str | None = None) -> Any:
         """Run the handler of an action, or of the command that it names, here and now, and book it as acted with what

@@ -258,8 +258,9 @@ class Device:
     def opened(self, push: Push) -> None:
         self._say(*receipt(push, "opened"))
 
-    def dismissed(self, push: Push) -> None:
-        self._say(*receipt(push, "dismissed"))
+    def dismissed(self, push: Push, reason: str | None = None) -> None:
+        """The person put it away; or the program did and says why (`ttl`, `screen_full`; `[a-z0-9_]{1,32}`)."""
+        self._say(*receipt(push, "dismissed", reason=reason))
 
     def act(self, push: Push, action: str, text: str | None = None) -> Any:
         """Run the handler of an action, or of the command that it names, here and now, and book it as acted with what

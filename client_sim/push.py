@@ -96,6 +96,13 @@ class Push:
         return max(0, found) if isinstance(found, int) else 0
 
     @property
+    def leaves_screen_in(self) -> float | None:
+        """Seconds until it is to leave the screen by itself; None: it stays there until somebody answers it."""
+        if self.notification.get("expires") != "screen" or self.expires_in <= 0:
+            return None
+        return self.expires_in - (time.monotonic() - self.received_at)
+
+    @property
     def expired(self) -> bool:
         """Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now."""
         return self.expires_in > 0 and time.monotonic() - self.received_at > self.expires_in

@@ -25,7 +25,7 @@ def is_choice(name: object, wanted: object) -> bool:
     return isinstance(name, str) and 1 <= len(name) <= 64 and isinstance(wanted, bool)
 
 
-def receipt(push: Push, event: str, action: str | None = None, result: Any = None) -> Saying:
+def receipt(push: Push, event: str, action: str | None = None, result: Any = None, reason: str | None = None) -> Saying:
     """A receipt as it is said. A result that is no JSON, or too long, is replaced by an error that says so."""
     said: dict[str, Any] = {
         "push_id": push.push_id,
@@ -34,6 +34,8 @@ def receipt(push: Push, event: str, action: str | None = None, result: Any = Non
     }
     if action is not None:
         said["action"] = action
+    if reason is not None:
+        said["reason"] = reason
     if result is not None:
         try:
             size = len(json.dumps(result, allow_nan=False))

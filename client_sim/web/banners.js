@@ -1,12 +1,17 @@
 /**
- * The pushes on display: a card each, newest on top, until somebody answers it.
+ * The pushes on display: a card each, newest on top, until somebody answers it. What leaves without an answer is
+ * dismissed with the reason: `screen_full`, `collapse_key` (a newer one takes its place), `ttl` (it asked for that).
  *
  * What a push says is others' text and is only ever set as text; its addresses are used if they are http(s). Everything
  * can be reached and answered by keyboard. A new card takes no focus away; one that goes gives its focus to the next.
  */
 
-/** Cards on display; of more, the oldest leaves without an answer. */
+import { isolated, text } from "./texts.js";
+
+/** Cards on display; of more, the oldest leaves. More than a person reads, and a screen of 1,080 lines holds six. */
 const MOST = 20;
+/** Milliseconds that a browser's timer can wait at most: 24 days. */
+const LONGEST_TIMER = 2 ** 31 - 1;
 /** Milliseconds for the browser to begin saving a file. */
 const SAVED = 60_000;
 
@@ -21,8 +26,8 @@ export class Banners {
   /**
    * list     the element that holds them.
    * resting  the element that takes the focus when the last card goes.
-   * answer   { opened(push), acted(push, action, text), dismissed(push), muted(push) }; each resolves when the answer is
-   *          kept. `text` is what was typed, where the action asks.
+   * answer   { opened(push), acted(push, action, text), dismissed(push, reason), muted(push) }; each resolves when the
+   *          answer is kept. `text` is what was typed, where the action asks; `reason` why no person put it away.
    * source   (push, address) -> the address, where a browser may load an image or a file of it; of what takes the
    *          device's credential a promise of a blob: address.
    */
@@ -36,16 +41,30 @@ export class Banners {
     });
   }
 
-  /** Show it; in place of the one with its collapse key, if that is still there. */
-  show(push) {
-    const banner = { push, opened: false, answered: false, element: null };
+  /** Show it; in place of the one with its collapse key, if that is still there. `opened`: somebody had done so before. */
+  show(push, opened = false) {
+    const banner = { push, opened, answered: false, element: null };
     banner.element = this.#draw(banner);
     const { collapseKey } = push;
     const old = collapseKey === null ? undefined : this.#shown.find((other) => other.push.collapseKey === collapseKey);
     this.#shown.unshift(banner);
     this.#list.prepend(banner.element);
-    if (old) this.#remove(old);
-    if (this.#shown.length > MOST) this.#remove(this.#shown.at(-1));
+    if (old) this.#leave(old, "collapse_key");
+    const unanswered = this.#shown.filter(({ answered }) => !answered);
+    if (unanswered.length > MOST) this.#leave(unanswered.at(-1), "screen_full");
+    this.#leaveInTime(banner);
+  }
+
+  /** No person put it away. */
+  #leave(banner, reason) {
+    this.#end(banner, () => this.#answer.dismissed(banner.push, reason));
+  }
+
+  #leaveInTime(banner) {
+    const left = banner.push.leavesScreenIn;
+    if (left === null || banner.answered) return;
+    if (left <= 0) this.#leave(banner, "ttl");
+    else setTimeout(() => this.#leaveInTime(banner), Math.min(left, LONGEST_TIMER));
   }
 
   /** Take it away unanswered: it was recalled. The push, if it was there. */
@@ -88,9 +107,11 @@ export class Banners {
     const field = make("input", "banner-input");
     field.maxLength = 1000;
     field.required = true;
+    field.dir = "auto";
     field.setAttribute("aria-label", action.input);
     field.placeholder = action.input;
     const send = make("button", "banner-action", action.title ?? action.id);
+    send.dir = "auto";
     form.append(field, send);
     const buttons = banner.element.querySelector(".banner-actions");
     form.addEventListener("submit", (event) => {
@@ -156,6 +177,7 @@ export class Banners {
     if (address === null) return null;
     const called = String(name || lastPart(address));
     const link = make("a", "banner-file", called);
+    link.dir = "auto";
     link.href = address;
     link.target = "_blank";
     link.rel = "noopener noreferrer";
@@ -181,7 +203,7 @@ export class Banners {
       link.textContent = called;
     } catch (error) {
       console.warn(`no file: ${error.message}`);
-      link.textContent = `${called}: not to be had`;
+      link.textContent = text("file_missing", { file: called });
     } finally {
       link.removeAttribute("aria-busy");
     }
@@ -212,10 +234,10 @@ export class Banners {
       this.#load(picture, push, image);
       element.append(picture);
     }
-    const text = button("banner-text", () => this.open(push));
-    if (title) text.append(make("strong", "banner-title", title));
-    if (body) text.append(make("span", "banner-body", body));
-    element.append(text);
+    const words = button("banner-text", () => this.open(push));
+    if (title) words.append(others("strong", "banner-title", title));
+    if (body) words.append(others("span", "banner-body", body));
+    element.append(words);
     const link = this.#link(push);
     if (link !== null) element.append(link);
     if (push.actions.length > 0) {
@@ -223,6 +245,7 @@ export class Banners {
       for (const action of push.actions) {
         const choice = button("banner-action", () => this.#act(banner, action));
         choice.textContent = String(action.title ?? action.id);
+        choice.dir = "auto";
         choice.dataset.action = action.id;
         actions.append(choice);
       }
@@ -230,11 +253,11 @@ export class Banners {
     }
     if (push.channel !== null) {
       const mute = button("banner-mute", () => this.#end(banner, () => this.#answer.muted(push)));
-      mute.textContent = `Mute ${push.channel}`;
+      mute.textContent = text("mute", { channel: isolated(push.channel) });
       element.append(mute);
     }
     const close = button("banner-close", () => this.#dismiss(banner));
-    close.setAttribute("aria-label", `Dismiss: ${title ?? body}`);
+    close.setAttribute("aria-label", text("dismiss", { title: isolated(title ?? body) }));
     close.textContent = "×";
     element.append(close);
     return element;
@@ -263,6 +286,13 @@ export function make(tag, className, text) {
   const element = document.createElement(tag);
   element.className = className;
   if (text !== undefined) element.textContent = String(text);
+  return element;
+}
+
+/** Words of others, from right to left if they are. */
+export function others(tag, className, words) {
+  const element = make(tag, className, words);
+  element.dir = "auto";
   return element;
 }
 

@@ -12,7 +12,8 @@
  * 3. An acknowledgement belongs to the connection its push came by. Packet identifiers are reused, so a late one on a
  *    new connection would acknowledge another push.
  * 4. Reconnecting has full jitter: a fleet cut off at once does not return at once.
- * 5. One tab is the device. A second one with the same client id would throw the first out, and be thrown out by it;
+ * 5. What is on the screen unanswered is in the journal (`onRestore`): a page that is reloaded, or died, shows it again.
+ * 6. One tab is the device. A second one with the same client id would throw the first out, and be thrown out by it;
  *    the tabs of a browser share a lock, whose holder connects. It passes on when its tab goes.
  *
  * Pushes are handled one at a time, in order; callbacks may be asynchronous and slow. MQTT.js reads nothing while it
@@ -23,7 +24,7 @@
  */
 
 import mqtt from "./node_modules/mqtt/dist/mqtt.esm.js";
-import { FINISHED, INTERRUPTED, Journal } from "./journal.js";
+import { FINISHED, GONE, INTERRUPTED, Journal } from "./journal.js";
 
 export const CLIENT = "fleetpush-web/1";
 /** Receipts travel in lists, well below the 4 KiB of a small device's packet. */
@@ -47,12 +48,13 @@ const FETCH_ATTEMPTS = 6;
 
 /** A push as it arrived. `message` is the whole JSON object, with fields that this version does not know. */
 export class Push {
-  constructor(message) {
+  /** `age`: milliseconds since it arrived. */
+  constructor(message, age = 0) {
     this.message = message;
     this.pushId = message.push_id;
     this.kind = String(message.kind ?? "alert");
     this.expiresIn = Number.isInteger(message.expires_in) ? message.expires_in : 0;
-    this.receivedAt = performance.now();
+    this.receivedAt = performance.now() - Math.max(0, age);
   }
 
   /** Throws for what cannot be a push. */
@@ -108,6 +110,12 @@ export class Push {
     return Number.isInteger(this.message.fetch_within) ? Math.max(0, this.message.fetch_within) : 0;
   }
 
+  /** Milliseconds until it is to leave the screen by itself; null if it stays there until somebody answers it. */
+  get leavesScreenIn() {
+    if (this.notification.expires !== "screen" || this.expiresIn <= 0) return null;
+    return this.expiresIn * 1000 - (performance.now() - this.receivedAt);
+  }
+
   /** Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now. */
   get expired() {
     return this.expiresIn > 0 && performance.now() - this.receivedAt > this.expiresIn * 1000;
@@ -133,9 +141,12 @@ export class FleetpushDevice {
    *                what it returns is the result; nothing is {"error": "interrupted"}.
    * onState        (`waiting` | `connecting` | `connected` | `disconnected` | `refused`, detail in words); `waiting`
    *                for another tab that is the device.
+   * onRestore      called at the start with each push that was on the screen, unanswered, when an earlier page went, and
+   *                { displayed, opened }: what was said of it. With it the journal keeps an alert or `in_app` until
+   *                `dismissed`, `act` or, of one without actions, `opened` is called for it.
    * onNotice       what the server tells about pushes, { type: "gap" | "preferences" | "clear", .. }. May come twice.
    */
-  constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onState, onNotice, keepAlive = 60, backoff }) {
+  constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onRestore, onState, onNotice, keepAlive = 60, backoff }) {
     this.deviceId = deviceId;
     /** Action id -> handler, which is given the push. Without a prototype: ids come from others, "constructor" too. */
     this.actions = Object.create(null);
@@ -145,6 +156,7 @@ export class FleetpushDevice {
     this.#tls = new URL(url).protocol === "wss:";
     this.#onPush = onPush;
     this.#onInterrupted = onInterrupted;
+    this.#onRestore = onRestore;
     this.#onState = onState;
     this.#onNotice = onNotice;
     this.#backoff = backoff ?? new Backoff();
@@ -173,6 +185,7 @@ export class FleetpushDevice {
   #name;
   #onPush;
   #onInterrupted;
+  #onRestore;
   #onState;
   #onNotice;
   #backoff;
@@ -255,15 +268,17 @@ export class FleetpushDevice {
   // What a device says
 
   displayed(push) {
-    return this.#receipt(push, "displayed");
+    return this.#receipt(push, "displayed", {}, { displayed: true });
   }
 
+  /** It stays on the screen while there are actions to choose from. */
   opened(push) {
-    return this.#receipt(push, "opened");
+    return this.#receipt(push, "opened", {}, push.actions.length > 0 ? { opened: true } : GONE);
   }
 
-  dismissed(push) {
-    return this.#receipt(push, "dismissed");
+  /** Put away: by the person, or by the program, which then says why (`ttl`, `screen_full`; `[a-z0-9_]{1,32}`). */
+  dismissed(push, reason) {
+    return this.#receipt(push, "dismissed", { reason }, GONE);
   }
 
   /**
@@ -279,7 +294,7 @@ export class FleetpushDevice {
       : typeof command === "string"
         ? { error: `unknown command '${command}'` }
         : await this.#answer(push, action, text);
-    await this.#receipt(push, "acted", { action, result });
+    await this.#receipt(push, "acted", { action, result }, GONE);
     return result;
   }
 
@@ -365,9 +380,11 @@ export class FleetpushDevice {
     return Promise.race([said, pause(timeout).then(() => false)]);
   }
 
-  #receipt(push, event, more = {}) {
+  /** `screen`: what it means for the push on the screen (`Journal.addReceipt`). */
+  async #receipt(push, event, more, screen) {
     const receipt = { push_id: push.pushId, event, at: new Date().toISOString(), ...more };
-    return this.#say("receipts", JSON.stringify(receipt));
+    await this.#journal.addReceipt(JSON.stringify(receipt), push.pushId, screen);
+    this.#speak();
   }
 
   async #say(leaf, payload) {
@@ -429,9 +446,12 @@ export class FleetpushDevice {
     });
   }
 
-  #noticed(packet, connection) {
+  async #noticed(packet, connection) {
     try {
       const notice = JSON.parse(new TextDecoder().decode(packet.payload));
+      if (notice?.type === "clear" && Array.isArray(notice.push_ids)) {
+        await this.#journal.withdraw(notice.push_ids.filter((pushId) => typeof pushId === "string"));
+      }
       if (isObject(notice)) this.#onNotice?.(notice);
     } catch (error) {
       console.error("a notice could not be handled:", error);
@@ -440,15 +460,17 @@ export class FleetpushDevice {
   }
 
   async #handle(push) {
-    const known = await this.#journal.begin(push.pushId);
+    const shown = this.#onRestore && (push.kind === "alert" || push.kind === "in_app") && !push.expired;
+    const known = await this.#journal.begin(push.pushId, shown ? push.message : undefined);
     if (known === FINISHED) return;
     if (known === INTERRUPTED) {
       console.warn(`push ${push.pushId} was begun before and its page went: not begun again`);
-      const result = this.#onInterrupted && (await outcome(this.#onInterrupted, push));
-      if (push.kind === "command") await this.#receipt(push, "acted", { result: result ?? { error: "interrupted" } });
-    } else if (!push.expired) {
+      // What was to be shown is on the screen again already.
+      const result = shown ? undefined : this.#onInterrupted && (await outcome(this.#onInterrupted, push));
+      if (push.kind === "command") await this.#receipt(push, "acted", { result: result ?? { error: "interrupted" } }, GONE);
+    } else if (shown || !push.expired) {
       const result = await outcome(this.#onPush, push);
-      if (push.kind === "command") await this.#receipt(push, "acted", { result });
+      if (push.kind === "command") await this.#receipt(push, "acted", { result }, GONE);
     }
     await this.#journal.finish(push.pushId);
   }
@@ -466,7 +488,17 @@ export class FleetpushDevice {
     addEventListener("online", () => this.#hurry(), { signal });
     addEventListener("offline", () => this.#probe(), { signal });
     document.addEventListener("visibilitychange", () => document.hidden || this.#hurry(), { signal });
-    this.#connect();
+    this.#restore()
+      .catch((error) => console.error("the screen could not be restored:", error))
+      .finally(() => this.#connect());
+  }
+
+  async #restore() {
+    if (!this.#onRestore) return;
+    // A wall clock is all that outlives a page; one that was set back makes nothing older than it is.
+    for (const { message, arrived_at, displayed, opened } of await this.#journal.onScreen()) {
+      await this.#onRestore(new Push(message, Date.now() - arrived_at), { displayed, opened });
+    }
   }
 
   #listen() {

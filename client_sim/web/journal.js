@@ -1,6 +1,6 @@
 /**
- * What a device must not forget when its page goes: which pushes it has begun to handle, and what it has to say to the
- * server and could not yet. The twin of client_sim/journal.py, in IndexedDB.
+ * What a device must not forget when its page goes: which pushes it has begun to handle, which of them are on the screen
+ * unanswered, and what it has to say to the server and could not yet. The twin of client_sim/journal.py, in IndexedDB.
  *
  * The once-only rule lives in two steps. `begin` commits the push id before the effect, `finish` after it, and only
  * then may the PUBACK leave. A push that was begun and never finished died inside its effect (the page was closed or
@@ -14,12 +14,16 @@
 export const REMEMBERED = 20_000;
 /** Statements kept for a server that does not come back; after that the oldest are lost. */
 export const UNSAID = 10_000;
+/** Pushes kept for a screen that is to be restored, the oldest forgotten first; five times what the page shows. */
+export const ON_SCREEN = 100;
 
 /** What the journal says of a push id. */
 export const NEW = "new";
 /** Begun by an earlier page that went before it finished. */
 export const INTERRUPTED = "interrupted";
 export const FINISHED = "finished";
+/** Of a receipt: its push has left the screen. */
+export const GONE = "gone";
 
 export class Journal {
   #database;
@@ -31,8 +35,11 @@ export class Journal {
   }
 
   static async open(name) {
-    const request = indexedDB.open(name, 1);
-    request.onupgradeneeded = () => {
+    const request = indexedDB.open(name, 2);
+    request.onupgradeneeded = ({ oldVersion }) => {
+      const screen = request.result.createObjectStore("screen", { keyPath: "no", autoIncrement: true });
+      screen.createIndex("push_id", "push_id", { unique: true });
+      if (oldVersion === 1) return;
       const handled = request.result.createObjectStore("handled", { keyPath: "no", autoIncrement: true });
       handled.createIndex("push_id", "push_id", { unique: true });
       request.result.createObjectStore("outbox", { keyPath: "no", autoIncrement: true });
@@ -41,14 +48,22 @@ export class Journal {
     return new Journal(await answer(request));
   }
 
-  /** Commit that handling starts, unless it had started before. */
-  begin(pushId) {
-    return this.#write(["handled"], async (transaction) => {
+  /**
+   * Commit that handling starts, unless it had started before. `message` is what will be on the screen from now on, until
+   * somebody answers it; undefined for what is not shown.
+   */
+  begin(pushId, message) {
+    return this.#write(["handled", "screen"], async (transaction) => {
       const handled = transaction.objectStore("handled");
       const row = await answer(handled.index("push_id").get(pushId));
       if (row !== undefined) return row.finished ? FINISHED : INTERRUPTED;
       const no = await answer(handled.add({ push_id: pushId, finished: false }));
       forget(handled, no - REMEMBERED);
+      if (message !== undefined) {
+        const screen = transaction.objectStore("screen");
+        const row = { push_id: pushId, message, arrived_at: Date.now(), displayed: false, opened: false };
+        forget(screen, (await answer(screen.add(row))) - ON_SCREEN);
+      }
       return NEW;
     });
   }
@@ -64,6 +79,26 @@ export class Journal {
   /** Something to say below the device's topics: receipts, settings, report, uplink/… */
   add(leaf, payload) {
     return this.#write(["outbox"], (transaction) => say(transaction, leaf, payload));
+  }
+
+  /** The same of a receipt, and in the same step what it means for the screen: `gone`, or facts to note with the push. */
+  addReceipt(payload, pushId, screen) {
+    return this.#write(["outbox", "screen"], async (transaction) => {
+      await note(transaction, pushId, screen);
+      await say(transaction, "receipts", payload);
+    });
+  }
+
+  /** What was on the screen, unanswered, when an earlier page went: { message, arrived_at, displayed, opened }, in order. */
+  onScreen() {
+    return answer(this.#database.transaction(["screen"]).objectStore("screen").getAll());
+  }
+
+  /** These have left the screen without an answer of this device. */
+  withdraw(pushIds) {
+    return this.#write(["screen"], async (transaction) => {
+      for (const pushId of pushIds) await note(transaction, pushId, GONE);
+    });
   }
 
   /**
@@ -131,6 +166,14 @@ export class Journal {
 async function say(transaction, leaf, payload) {
   const outbox = transaction.objectStore("outbox");
   forget(outbox, (await answer(outbox.add({ leaf, payload }))) - UNSAID);
+}
+
+async function note(transaction, pushId, facts) {
+  const screen = transaction.objectStore("screen");
+  const row = await answer(screen.index("push_id").get(pushId));
+  if (row === undefined) return;
+  if (facts === GONE) screen.delete(row.no);
+  else screen.put({ ...row, ...facts });
 }
 
 function forget(store, lastNo) {

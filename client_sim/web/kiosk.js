@@ -2,37 +2,32 @@
  * The page: a kiosk that is a device. It shows what is pushed, lets a person answer, plays music when told to.
  *
  * The credential comes once in the address's fragment (#device=kiosk-1&token=…&url=ws://…/mqtt, which no server is ever
- * sent and which leaves the address bar at once), or from the form; it is kept in localStorage. Whoever can open the
+ * sent and which leaves the address bar at once), or from the form; it is kept in localStorage. An address that would make
+ * the page another device has to be confirmed by the person: anybody can send a link. Whoever can open the
  * developer tools of this browser can read it there: it opens this one device, and `fleetpush devices rotate` voids it.
  *
  * The other scripts of a page find the device as `fleetpush.device`, and what silent pushes bring as the window's event
  * `fleetpush-data` (its `detail` is the push).
  */
 
-import { Banners, make } from "./banners.js";
+import { Banners, make, others } from "./banners.js";
 import { Player } from "./player.js";
+import { fillIn, hasText, isolated, language, text } from "./texts.js";
 
 /** Where the permission that the server knows of is kept. */
 const PERMISSION = "permission";
 const CREDENTIAL = "fleetpush.credential";
-const STATES = {
-  waiting: () => "Not this tab",
-  connecting: () => "Connecting",
-  connected: () => "Connected",
-  disconnected: () => "Offline, trying again",
-  refused: () => "Refused by the server",
-};
 /** Lines of what was pushed lately. */
 const RECENT = 6;
 
 const $ = (id) => document.getElementById(id);
 const player = new Player(drawPlayer);
 const answers = {
-  opened: (push) => answered(push, "opened", device.opened(push)),
-  dismissed: (push) => answered(push, "dismissed", device.dismissed(push)),
+  opened: (push) => answered(push, text("what_opened"), device.opened(push)),
+  dismissed: (push, reason) => answered(push, text(`what_${reason ?? "dismissed"}`), device.dismissed(push, reason)),
   muted: async (push) => {
     await device.setChannels({ [push.channel]: false });
-    await answered(push, `muted: ${push.channel}`, device.dismissed(push));
+    await answered(push, text("what_muted", { channel: isolated(push.channel) }), device.dismissed(push));
   },
   acted: async (push, action, text) => {
     const result = await device.act(push, action.id, text);
@@ -46,6 +41,7 @@ const banners = new Banners($("banners"), $("name"), answers, (push, address) =>
 const notifications = new Map();
 let device = null;
 
+fillIn(document);
 takeCredential();
 addEventListener("hashchange", () => takeCredential() && location.reload());
 drawClock();
@@ -58,23 +54,50 @@ await begin();
 
 // Who we are
 
-/** From the fragment into localStorage, and out of the address bar (and so of the history). */
+/**
+ * From the fragment into localStorage, and out of the address bar (and so of the history). True: it is there now. A page
+ * that has another one asks first: whoever can make somebody open a link must not take the device away, or give another.
+ */
 function takeCredential() {
   const given = new URLSearchParams(location.hash.slice(1));
   if (!given.has("token")) return false;
   history.replaceState(null, "", location.pathname + location.search);
-  keep(given);
+  const wanted = credentialOf(given);
+  const kept = localStorage.getItem(CREDENTIAL);
+  if (kept === JSON.stringify(wanted)) return false;
+  if (kept !== null) {
+    askToReplace(JSON.parse(kept), wanted);
+    return false;
+  }
+  keep(wanted);
   return true;
 }
 
-function keep(given) {
+function askToReplace(kept, wanted) {
+  const called = ({ device, url }) => isolated(`${device} (${URL.canParse(url) ? new URL(url).host : url})`);
+  $("replace-text").textContent = text("replace_text", { new: called(wanted), old: called(kept) });
+  $("replace-no").textContent = text("replace_no", { old: isolated(kept.device) });
+  $("replace-no").onclick = () => ($("replace").hidden = true);
+  $("replace-yes").onclick = () => {
+    keep(wanted);
+    location.reload();
+  };
+  $("replace").hidden = false;
+  $("replace-no").focus();
+}
+
+function credentialOf(given) {
   const { device, token, url, app = "default" } = Object.fromEntries(given);
-  localStorage.setItem(CREDENTIAL, JSON.stringify({ device, token, url, app }));
+  return { device, token, url, app };
+}
+
+function keep(credential) {
+  localStorage.setItem(CREDENTIAL, JSON.stringify(credential));
 }
 
 function enter(event) {
   event.preventDefault();
-  keep(new FormData($("setup")));
+  keep(credentialOf(new FormData($("setup"))));
   location.reload();
 }
 
@@ -82,7 +105,7 @@ async function begin() {
   const credential = JSON.parse(localStorage.getItem(CREDENTIAL) ?? "null");
   if (credential === null) {
     drawState("refused", "");
-    $("state-text").textContent = "Not set up";
+    $("state-text").textContent = text("not_set_up");
     drawSetup({});
     return;
   }
@@ -97,7 +120,8 @@ async function begin() {
       url: credential.url,
       app: credential.app,
       onPush: handle,
-      onInterrupted: (push) => remember(push, "interrupted"),
+      onInterrupted: (push) => remember(push, text("what_interrupted")),
+      onRestore: restore,
       onState: drawState,
       onNotice: heed,
     });
@@ -125,7 +149,7 @@ async function ask() {
   // What this device must remember should not be what the browser clears first when the disk is full.
   await navigator.storage?.persist?.();
   if (permission !== "default") {
-    await device.consent(permission, $("ask-text").dataset.version);
+    await device.consent(permission, text("ask_version"));
     localStorage.setItem(PERMISSION, permission);
   }
   drawAsk();
@@ -165,10 +189,21 @@ function handle(push) {
 }
 
 async function show(push) {
-  remember(push, "new");
+  remember(push, text("what_new"));
   banners.show(push);
   const displayed = once(() => device.displayed(push));
   if (push.kind === "alert" && permissionNow() === "granted") notify(push, displayed);
+  await seen(push, displayed);
+}
+
+/** What an earlier page showed and nobody has answered. Its operating system notification is not made anew. */
+async function restore(push, { displayed, opened }) {
+  remember(push, text(opened ? "what_opened" : "what_new"));
+  banners.show(push, opened);
+  if (!displayed) await seen(push, once(() => device.displayed(push)));
+}
+
+async function seen(push, displayed) {
   if (!document.hidden) await displayed();
   // In the background nobody has seen the banner yet.
   else document.addEventListener("visibilitychange", () => banners.has(push) && displayed(), { once: true });
@@ -180,7 +215,7 @@ function heed(notice) {
   if (notice.type !== "clear" || !Array.isArray(notice.push_ids)) return;
   for (const pushId of notice.push_ids) {
     const push = banners.withdraw(pushId);
-    if (push !== undefined) answered(push, "withdrawn");
+    if (push !== undefined) answered(push, text("what_withdrawn"));
   }
 }
 
@@ -193,6 +228,7 @@ function notify(push, displayed) {
       body: title === undefined ? undefined : body,
       tag,
       renotify: true,
+      dir: "auto",
       icon: "icon.svg",
       requireInteraction: push.priority === "critical",
     });
@@ -240,7 +276,7 @@ function once(call) {
 
 function drawState(state, detail) {
   $("state").dataset.state = state;
-  const words = state === "refused" || state === "waiting" ? [STATES[state](), detail] : [STATES[state]()];
+  const words = state === "refused" || state === "waiting" ? [text(state), detail] : [text(state)];
   $("state-text").textContent = words.filter(Boolean).join(": ");
   if (state === "refused" && detail) drawSetup(JSON.parse(localStorage.getItem(CREDENTIAL)));
   if (state === "connected") $("setup").hidden = true;
@@ -265,9 +301,9 @@ function remember(push, what) {
     line = make("li", "");
     line.dataset.push = push.pushId;
     line.append(
-      make("time", "", new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })),
-      make("span", "recent-title", title ?? body ?? push.kind),
-      make("span", "recent-what"),
+      make("time", "", timeOf(new Date())),
+      others("span", "recent-title", title ?? body ?? push.kind),
+      others("span", "recent-what"),
     );
     list.prepend(line);
     while (list.children.length > RECENT) list.lastElementChild.remove();
@@ -277,22 +313,28 @@ function remember(push, what) {
 
 /** What ended while the device was away: one line for all of it. */
 function rememberGap({ count, reasons }) {
-  const words = Object.entries(Object(reasons)).map(([state, number]) => `${number} ${state}`);
-  const gap = { pushId: `gap ${Date.now()}`, kind: "gap", notification: { title: "Missed while away" } };
+  const words = Object.entries(Object(reasons)).map(([state, number]) =>
+    text(hasText(`missed_${state}`) ? `missed_${state}` : "missed_other", { count: number, state }),
+  );
+  const gap = { pushId: `gap ${Date.now()}`, kind: "gap", notification: { title: text("missed") } };
   remember(gap, words.length > 0 ? words.join(", ") : String(count));
 }
 
 function drawPlayer() {
   const { playing } = player;
   $("player").dataset.playing = playing;
-  $("track-state").textContent = playing ? "Playing" : "Paused";
+  $("track-state").textContent = text(playing ? "playing" : "paused");
   $("track").textContent = player.title;
   $("progress").value = player.progress;
-  $("play").textContent = playing ? "Pause" : "Play";
+  $("play").textContent = text(playing ? "pause" : "play");
+}
+
+function timeOf(moment) {
+  return moment.toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" });
 }
 
 function drawClock() {
   const now = new Date();
-  $("clock").textContent = now.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  $("clock").textContent = timeOf(now);
   setTimeout(drawClock, 60_000 - (now % 60_000));
 }

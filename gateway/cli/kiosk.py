@@ -38,8 +38,25 @@ from gateway.cli.terminal import PROGRAM, Failure, note
 
 DEFAULT_PORT = 8090
 MQTT_JS = "node_modules/mqtt/dist/mqtt.esm.js"
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-PAGE = ("index.html", "kiosk.js", "kiosk.css", "banners.js", "player.js", "device.js", "journal.js", "icon.svg")
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+}
+PAGE = (
+    "index.html",
+    "kiosk.js",
+    "kiosk.css",
+    "banners.js",
+    "player.js",
+    "device.js",
+    "journal.js",
+    "texts.js",
+    "texts.json",
+    "icon.svg",
+)
 """All that is served, besides MQTT.js."""
 HEADERS = {
     "Cache-Control": "no-store",
@@ -55,6 +72,10 @@ PROBE_TIMEOUT = 5.0
 def kiosk(
     device_id: Annotated[str, typer.Argument(metavar="[ID]", help="The device to be")] = "kiosk",
     port: Annotated[int, typer.Option(help="Of the page, on 127.0.0.1; 0: any free one")] = DEFAULT_PORT,
+    texts: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help='Words of the page: {"fr": {"connected": "Connecté"}}'),
+    ] = None,
     rotate: Annotated[bool, typer.Option("--rotate", help="Take a new token for a device that exists")] = False,
     server: ServerUrl = None,
     data_dir: DataDir = None,
@@ -66,7 +87,7 @@ def kiosk(
         websocket = websocket_of(credential, client)
         trust = client.tls or tls_context(None)
     ended = end_told()
-    with serving(pages(web_folder(), mqtt_js), port) as origin:
+    with serving(pages(web_folder(), mqtt_js, texts), port) as origin:
         if (complaint := refusal_of(websocket, origin, trust)) is not None:
             note(complaint)
         if websocket.startswith("wss:"):
@@ -147,9 +168,10 @@ def fetch(web: Path, folder: Path, version: str) -> None:
 # The page
 
 
-def pages(web: Path, mqtt_js: Path) -> dict[str, Path]:
-    """Path of the address -> file. Nothing else is served."""
-    return {"/": web / "index.html"} | {f"/{name}": web / name for name in PAGE} | {f"/{MQTT_JS}": mqtt_js}
+def pages(web: Path, mqtt_js: Path, texts: Path | None = None) -> dict[str, Path]:
+    """Path of the address -> file. Nothing else is served. `texts` takes the place of our empty texts.json."""
+    found = {"/": web / "index.html"} | {f"/{name}": web / name for name in PAGE} | {f"/{MQTT_JS}": mqtt_js}
+    return found if texts is None else found | {"/texts.json": texts}
 
 
 class PageHandler(BaseHTTPRequestHandler):

@@ -43,7 +43,7 @@ BACKSPACE = "\x08\x7f"
 LONGEST_INPUT = 1_000
 """Characters of an answer in words; the server takes 4 KiB of JSON."""
 OPEN_PUSHES = 100
-"""Unanswered pushes that keys still reach; a screenful and more."""
+"""Unanswered pushes that keys still reach; a screenful and more. Of more the oldest is dismissed: `screen_full`."""
 
 
 def listen(
@@ -188,6 +188,7 @@ class Screen:
         """What is being answered in words: the push, the action and its label."""
         self._typed = ""
         self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._said = ""
 
     def show(self, push: Push) -> dict[str, Any] | None:
@@ -202,12 +203,13 @@ class Screen:
                 self.device.displayed(push)
                 labels = dict(action_choices(push.message).values())
                 if push.collapse_key is not None:
-                    self._take_away([old.push_id for old in self._open if old.collapse_key == push.collapse_key])
+                    self._leave([old for old in self._open if old.collapse_key == push.collapse_key], "collapse_key")
                 if self._answer in labels:
                     self._act(push, str(self._answer), labels[str(self._answer)])
                 else:
                     self._open.append(push)
-                    del self._open[:-OPEN_PUSHES]
+                    self._leave(self._open[:-OPEN_PUSHES], "screen_full")
+                    self._leave_in_time()
                     if not self._as_json:
                         note(self._hint(push))
             if self._left is not None:
@@ -245,7 +247,33 @@ class Screen:
         self._open = [push for push in self._open if push not in gone]
         if self._typing is not None and self._typing[0] in gone:
             self._typing, self._typed = None, ""
-        return [str(push.notification.get("title") or push.notification.get("body")) for push in gone]
+        return [title_of(push) for push in gone]
+
+    def _leave(self, pushes: list[Push], reason: str) -> None:
+        """No person answers these any more, and the sender is told why."""
+        assert self.device is not None, "there is a push, so there is a device"
+        for push in pushes:
+            self.device.dismissed(push, reason)
+        self._take_away([push.push_id for push in pushes])
+
+    def _leave_in_time(self) -> None:
+        """Those whose lifetime is over leave, and the next one is waited for: one timer for all."""
+        left = {push.push_id: push.leaves_screen_in for push in self._open}
+        over = [push for push in self._open if (seconds := left[push.push_id]) is not None and seconds <= 0]
+        self._leave(over, "ttl")
+        for push in over:
+            note(f"no longer valid: {printable(title_of(push))}")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if waiting := [seconds for seconds in left.values() if seconds is not None and seconds > 0]:
+            self._timer = threading.Timer(min(waiting), self._timer_is_up)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _timer_is_up(self) -> None:
+        with self._lock:
+            self._leave_in_time()
 
     def _hint(self, push: Push) -> str:
         keys = [f"{key} {printable(label)}" for key, (_, label) in action_choices(push.message).items()]
@@ -346,6 +374,10 @@ class Screen:
             self._said = state
             where = f"{self.device_id} is {'listening' if state == 'connected' else 'disconnected; trying again'}"
             note(where + (f" ({detail})" if detail and state != "connected" else ""))
+
+
+def title_of(push: Push) -> str:
+    return str(push.notification.get("title") or push.notification.get("body"))
 
 
 def describe(result: Any) -> str:

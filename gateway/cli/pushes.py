@@ -53,6 +53,7 @@ def push(
     attach: Annotated[str | None, typer.Option(help="A file, or the URL of one")] = None,
     url: Annotated[str | None, typer.Option(help="What opening it opens")] = None,
     sound: Annotated[str | None, typer.Option()] = None,
+    expires: Annotated[str | None, typer.Option(help="screen: it leaves the screen, too, when its ttl is over")] = None,
     data: Annotated[str | None, typer.Option(help="JSON for the program on the device")] = None,
     kind: Annotated[str | None, typer.Option(help="alert, in_app, silent or command")] = None,
     priority: Annotated[str | None, typer.Option(help="critical, high, normal or low")] = None,
@@ -70,6 +71,7 @@ def push(
     """Send a push: `push kiosk-1 'Hello' --action play`, or `push --all 'Hello'`."""
     target, text = target_and_text(words or [], device or [], tag, everyone)
     notification: dict[str, Any] = {"title": title, "body": text, "image": image, "url": url, "sound": sound}
+    notification["expires"] = expires
     if action:
         notification["actions"] = [titled(choice) for choice in action]
     notification = {name: value for name, value in notification.items() if value is not None}

@@ -49,11 +49,23 @@ RETRY_SECONDS = 0.5
 SWEEP_PUSHES = 200
 """Pushes whose lifetime ended that one sweep looks at; the writer is shared, so slices stay small."""
 
-_AFTER = (
+_BECOMES = (
     "CASE state "
     + " ".join(f"WHEN {state:d} THEN 'after_{state.label}'" for state in ENDS_A_RECEIPT_REVIVES)
-    + " ELSE reason END"
+    + " ELSE {otherwise} END"
 )
+_AFTER = _BECOMES.format(otherwise="reason")
+_UNLESS_ANSWERED = (
+    f"CASE WHEN state > {DeliveryState.DISMISSED:d} THEN reason ELSE coalesce(reason, receipt.value ->> 2) END"
+)
+_ONLY_OF_AN_END = "CASE WHEN reason LIKE 'after_%' THEN reason END"
+_REASON_OF = {
+    "dismissed": _BECOMES.format(otherwise=_UNLESS_ANSWERED),
+    "opened": _BECOMES.format(otherwise=_ONLY_OF_AN_END),
+    "acted": _BECOMES.format(otherwise=_ONLY_OF_AN_END),
+}
+"""What a receipt makes of the reason, where it is not kept: a device says why it dismissed a push by itself, and a
+person's answer is stronger than that."""
 _MOVES = f"< {DeliveryState.REVOKED:d}"
 """States that a receipt may move."""
 # `+state` keeps SQLite on the primary key: without it the partial index over waiting rows looks attractive.
@@ -97,7 +109,7 @@ _ACTION = (
 )
 _RECEIPT_STATEMENTS = {
     event: _RECEIPT.format(
-        after=_AFTER,
+        after=_REASON_OF.get(event, _AFTER),
         moves=_MOVES,
         rank=int(state),
         column=f"{event}_at",
@@ -632,10 +644,13 @@ def receipt_rows(
     receipts: Sequence[tuple[int, int, str, str | None, str | None]],
     now: int,
 ) -> None:
-    """Receipts as (push_no, device_no, event, action, result JSON), all of existing deliveries; first ones win."""
+    """Receipts as (push_no, device_no, event, detail, result JSON), all of existing deliveries; first ones win.
+
+    The detail is the action of an `acted`, the reason of a `dismissed`.
+    """
     by_event: dict[str, dict[tuple[int, int], list[Any]]] = {}
-    for push_no, device_no, event, action, result in receipts:
-        by_event.setdefault(event, {}).setdefault((push_no, device_no), [push_no, device_no, action, result])
+    for push_no, device_no, event, detail, result in receipts:
+        by_event.setdefault(event, {}).setdefault((push_no, device_no), [push_no, device_no, detail, result])
     for event in RECEIPT_STATES:  # in the order of a delivery's life; what a device has shown it also has
         of_event = by_event.get(event, {}) if event != "delivered" else dict.fromkeys(chain(*by_event.values()))
         if of_event:

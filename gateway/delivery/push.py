@@ -120,6 +120,9 @@ class Notification(_Strict):
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None
     attachment: Enclosure | None = None
     actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] | None = None
+    expires: Literal["screen"] | None = None
+    """`screen`: it also leaves the screen when its ttl is over. Without it the ttl ends what has not arrived, and what
+    is shown stays until somebody answers it."""
 
     @field_validator("actions", mode="before")
     @classmethod

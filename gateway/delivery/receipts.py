@@ -93,6 +93,8 @@ class Receipt(BaseModel):
     event: Literal["delivered", "displayed", "opened", "dismissed", "acted"]
     action: Annotated[str, StringConstraints(max_length=64)] | None = None
     result: Annotated[Any, AfterValidator(_finite)] = None
+    reason: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")] | None = None
+    """Why the device dismissed it by itself; without one a person did. Of other events it is not looked at."""
     at: Annotated[AwareDatetime, Field(strict=False)] | None = None
     """The device's own clock; checked for form, not believed: the server's time stamps are its own."""
 
@@ -533,7 +535,8 @@ def _store_receipts(
         if result is not None and len(result.encode(errors="replace")) > MAX_RESULT:
             statement.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT} bytes"
             result = None
-        rows.append((push_no, statement.device_no, receipt.event, receipt.action, result))
+        detail = receipt.reason if receipt.event == "dismissed" else receipt.action
+        rows.append((push_no, statement.device_no, receipt.event, detail, result))
         if receipt.event != "acted" or acted or (push_no, statement.device_no) in answered:
             continue  # only the first time: a receipt may come twice, and late
         answered.add((push_no, statement.device_no))

@@ -16,7 +16,7 @@ class DeliveryState(IntEnum):
     SENT = 1  #: effective QoS 0, handed to a connection; final until a receipt proves more
     DELIVERED = 10  #: the broker's acknowledgement, or a receipt of the device
     DISPLAYED = 11  #: shown to the person
-    DISMISSED = 12  #: the person put it away
+    DISMISSED = 12  #: the person put it away, or the device did and says why
     OPENED = 13  #: the person opened it
     ACTED = 14  #: an action was executed
     EXPIRED = 20  #: its ttl was over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from client_sim.push import Push
-from gateway.cli.listen import Screen, load_or_enrol
+from gateway.cli.listen import OPEN_PUSHES, Screen, load_or_enrol
 from gateway.cli.server_client import Refused, ServerClient
 from gateway.cli.terminal import Failure
 
@@ -21,6 +22,7 @@ class RecordingDevice:
     def __init__(self) -> None:
         self.said: list[tuple[str, ...]] = []
         self.actions: dict[str, Callable[[Push], Any]] = {}
+        self.spoke = threading.Event()
 
     def displayed(self, push: Push) -> None:
         self.said.append(("displayed", push.push_id))
@@ -28,8 +30,9 @@ class RecordingDevice:
     def opened(self, push: Push) -> None:
         self.said.append(("opened", push.push_id))
 
-    def dismissed(self, push: Push) -> None:
-        self.said.append(("dismissed", push.push_id))
+    def dismissed(self, push: Push, reason: str | None = None) -> None:
+        self.said.append(("dismissed", push.push_id) if reason is None else ("dismissed", push.push_id, reason))
+        self.spoke.set()
 
     def act(self, push: Push, action: str, text: str | None = None) -> Any:
         self.said.append((action, push.push_id) if text is None else (action, push.push_id, text))
@@ -99,7 +102,28 @@ def test_a_newer_push_takes_the_place_of_the_one_with_its_collapse_key() -> None
     for push in (asking("p1", "menu"), alert("p2"), asking("p3", "menu")):
         screen.show(push)
     type_in(screen, "ddd")
-    assert [said for said in device.said if said[0] == "dismissed"] == [("dismissed", "p3"), ("dismissed", "p2")]
+    dismissed = [said for said in device.said if said[0] == "dismissed"]
+    assert dismissed == [("dismissed", "p1", "collapse_key"), ("dismissed", "p3"), ("dismissed", "p2")]
+
+
+def test_a_push_leaves_the_screen_with_its_lifetime_if_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, device = screen_of()
+    for push_id, expires in (("stays", None), ("goes", "screen")):
+        notification = {"title": push_id} | ({} if expires is None else {"expires": expires})
+        message = {"push_id": push_id, "kind": "alert", "expires_in": 1, "notification": notification}
+        screen.show(Push.parse(json.dumps(message).encode()))
+    assert device.spoke.wait(10)
+    assert device.said[2:] == [("dismissed", "goes", "ttl")]
+    screen.press("d")
+    assert device.said[3:] == [("dismissed", "stays")]
+    assert "no longer valid: goes" in capsys.readouterr().err
+
+
+def test_what_no_key_reaches_any_more_is_named() -> None:
+    screen, device = screen_of()
+    for number in range(OPEN_PUSHES + 1):
+        screen.show(alert(f"p{number}"))
+    assert [said for said in device.said if said[0] == "dismissed"] == [("dismissed", "p0", "screen_full")]
 
 
 def test_what_was_recalled_leaves_the_screen(capsys: pytest.CaptureFixture[str]) -> None:

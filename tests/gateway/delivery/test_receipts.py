@@ -44,6 +44,33 @@ def test_receipts_may_skip_come_late_and_never_go_back(world: World, push_id: st
     assert report["reached"] == {"delivered": 1, "displayed": 1, "opened": 1, "acted": 1}
 
 
+def test_a_device_says_why_it_dismissed_a_push_by_itself(world: World, push_id: str) -> None:
+    world.says("receipts", {"push_id": push_id, "event": "displayed", "reason": "ttl"})
+    assert world.state(push_id) == ("displayed", None), "shown is shown"
+    world.says("receipts", {"push_id": push_id, "event": "dismissed", "reason": "screen_full"})
+    world.says("receipts", {"push_id": push_id, "event": "dismissed", "reason": "ttl"})
+    assert world.state(push_id) == ("dismissed", "screen_full"), "the first one holds"
+    world.says("receipts", {"push_id": push_id, "event": "opened"})
+    assert world.state(push_id) == ("opened", None), "a person's answer is stronger"
+    world.says("receipts", {"push_id": push_id, "event": "dismissed", "reason": "ttl"})
+    assert world.state(push_id) == ("opened", None)
+
+
+def test_the_reason_of_an_end_is_kept_over_that_of_a_device(world: World) -> None:
+    push_id = world.push(ttl=5).push_id
+    world.passes(6)
+    world.says("receipts", {"push_id": push_id, "event": "dismissed", "reason": "ttl"})
+    assert world.state(push_id) == ("dismissed", "after_expired")
+    world.says("receipts", {"push_id": push_id, "event": "acted"})
+    assert world.state(push_id) == ("acted", "after_expired")
+
+
+@pytest.mark.parametrize("reason", ["", "Screen full", "x" * 33, 7])
+def test_a_reason_that_is_no_name_is_refused(world: World, push_id: str, reason: Any) -> None:
+    assert world.says("receipts", {"push_id": push_id, "event": "dismissed", "reason": reason}) == 0x99
+    assert world.state(push_id) == ("delivered", None)
+
+
 def test_a_bare_push_id_means_delivered(world: World) -> None:
     push_id = world.push().push_id
     assert world.says("receipts", push_id.encode()) == 0
