@@ -222,11 +222,16 @@ class PolicyBook:
         """The apps of which that is so."""
         return [app_no for app_no in self.timed.union(self._rules) if self.has_tempo(app_no)]
 
-    def is_gated(self, app_no: int, kind: str, channel: str | None, priority: int) -> bool:
-        """Whether such a push is judged when it is handed over: an alert that may have to wait, or a critical one that
-        a person may have muted."""
-        if kind == "alert" and (app_no in self.timed or self.of(app_no).has_tempo(channel)):
-            return True
+    def judged_at_hand_over(self) -> set[int]:
+        """The apps of which some push may be: an alert that may have to wait, or a critical one that somebody muted."""
+        return self.restricted.union(self.tempered())
+
+    def is_gated(self, app_no: int, kind: str, channel: str | None) -> bool:
+        """Whether such a push is judged when it is handed over, to everybody: an alert that may have to wait."""
+        return kind == "alert" and (app_no in self.timed or self.of(app_no).has_tempo(channel))
+
+    def may_pass_mute(self, app_no: int, kind: str, channel: str | None, priority: int) -> bool:
+        """Whether such a push is judged when it is handed over to those who have muted its channel: a critical one."""
         return priority == CRITICAL and app_no in self.restricted and self.of(app_no).mutable(kind, channel)
 
     def _put(self, app_no: int, channel_id: str, channel: Channel) -> None:

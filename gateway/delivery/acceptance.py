@@ -32,6 +32,7 @@ from gateway.delivery.ledger import (
     DEVICE_MASK,
     Ledger,
     end_rows,
+    gate_muted_rows,
     gate_rows,
     handle_of,
     insert_listed_rows,
@@ -338,6 +339,9 @@ class Acceptance:
             if draft.gated:
                 self._gate.offer(draft.push_no, devices, ttl)
                 continue
+            if draft.muted:
+                self._gate.offer(draft.push_no, [device_no for device_no in devices if device_no in draft.muted], ttl)
+                devices = [device_no for device_no in devices if device_no not in draft.muted]
             # Most of a batch: the device is away, and there is nothing to do.
             if devices and (len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], draft.priority)):
                 offered.append((draft.active_push(now), devices))
@@ -348,6 +352,7 @@ class Acceptance:
     def _store_rows(self, connection: sqlite3.Connection, drafts: list[Draft], now: int) -> _Stored:
         for draft in drafts:  # an operation may run twice (see `Database`, law 2)
             draft.answer, draft.push_no, draft.devices, draft.unknown, draft.suppressed = None, 0, (), (), 0
+            draft.muted = frozenset()
         last_no = self._numbers.last(connection)
         known = self._known_devices(connection, drafts)
         wishes = self._known_wishes(connection, known)
@@ -389,10 +394,7 @@ class Acceptance:
         insert_single_rows(connection, single)
         for reason, handles in withheld.items():
             end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
-        for draft in drafts:
-            if draft.push_no and draft.gated:
-                self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
-                gate_rows(connection, draft.push_no)
+        self._gate_rows(connection, drafts)
         stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)
         for draft in drafts:
             if draft.push_no:
@@ -408,6 +410,23 @@ class Acceptance:
             ],
         )
         return stored
+
+    def _gate_rows(self, connection: sqlite3.Connection, drafts: list[Draft]) -> None:
+        """What is judged when it is handed over, to everybody or to those who muted its channel."""
+        stored = [draft for draft in drafts if draft.push_no]
+        gated = [draft.push_no for draft in stored if draft.gated]
+        if gated:
+            gate_rows(connection, gated)
+            self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
+        for draft in stored:
+            request = draft.request
+            assert request.kind is not None, "filled in by validation"
+            if draft.gated or not self._book.may_pass_mute(draft.app.no, request.kind, request.channel, draft.priority):
+                continue
+            assert request.channel is not None, "what has none cannot be muted"
+            draft.muted = frozenset(gate_muted_rows(connection, draft.push_no, request.channel))
+            if draft.muted:
+                self._ledger.gated = True
 
     def _known_wishes(
         self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]
@@ -511,7 +530,7 @@ class Acceptance:
         if draft.is_fetched:
             draft.fetch_within = fetch_within(draft.targeted, request.ttl)
         assert request.kind is not None, "filled in by validation"
-        draft.gated = self._book.is_gated(draft.app.no, request.kind, request.channel, priority)
+        draft.gated = self._book.is_gated(draft.app.no, request.kind, request.channel)
         pushes.append(
             (
                 push_no,

@@ -26,6 +26,7 @@ from gateway.delivery.ledger import (
     DEVICE_MASK,
     Ledger,
     end_rows,
+    gate_channels_rows,
     handle_of,
     regate_device_rows,
     suppress_rows,
@@ -336,8 +337,14 @@ class Wishes:
             self._book.timed.add(app_no)
         rules = self._book.of(app_no)
         ended = end_unwanted(connection, device_no, rules, self._ledger.is_sent, now)
-        limits = app_no in self._book.timed or self._ledger.gated or settings.channels
-        if limits and regate_device_rows(connection, device_no):
+        # What the change does not touch stays where it is in its mailbox.
+        gated = 0
+        if "quiet_hours" in settings.model_fields_set:
+            gated += regate_device_rows(connection, device_no, now, gated_only=settings.quiet_hours is None)
+        muted = [name for name, wanted in (settings.channels or {}).items() if not wanted and rules.may_mute(name)]
+        if muted:
+            gated += gate_channels_rows(connection, device_no, muted)
+        if gated:
             self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
         return ended
 

@@ -1,9 +1,9 @@
 """The gate: what limits how often and when a person is disturbed, judged when an alert is handed over and not before.
 
-An alert under such rules is stored as *gated* (`Delivery.not_before`): it is left out of the mailbox's own ways, the
-offers and the drain, and only the gate hands it over. So ten days offline do not arrive at once, and what was accepted
-by day does not arrive at night. A gated delivery waits like any other until then: it can expire, be superseded,
-recalled or overflow.
+An alert under such rules, or a critical push for those who have muted its channel, is stored as *gated*
+(`Delivery.not_before`), and nothing else is: it is left out of the mailbox's own ways, the offers and the drain, and
+only the gate hands it over. So ten days offline do not arrive at once, and what was accepted by day does not arrive at
+night. A gated delivery waits like any other until then: it can expire, be superseded, recalled or overflow.
 
 Laws
 1. A cap holds over every hour, day or week, whatever was lost or crashed between: an alert that is let through is
@@ -40,6 +40,8 @@ from gateway.delivery.ledger import (
     Ledger,
     defer_rows,
     end_rows,
+    gate_muted_rows,
+    gate_rows,
     handle_of,
     regate_device_rows,
     regate_push_rows,
@@ -208,10 +210,10 @@ class Gate:
 
     async def load(self) -> None:
         """Before the first connection. What had not been put under new rules yet is put there."""
-        for app_no in self._book.tempered():
+        for app_no in self._book.judged_at_hand_over():
             after: int | None = 0
             while after is not None:
-                after = await self._database.write(partial(_regate_rows, app_no=app_no, after=after, anew=False))
+                after = await self._database.write(self._regating(app_no, after, anew=False))
         found = await self._database.read(
             lambda connection: connection.execute(
                 "SELECT EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_gated"
@@ -263,18 +265,18 @@ class Gate:
     def zone_changed(self, device_no: int) -> None:
         """Its person's clock shows another time now."""
         if self._ledger.gated:
+            now = self._clock()
             self._database.submit(
-                lambda connection: regate_device_rows(connection, device_no),
+                lambda connection: regate_device_rows(connection, device_no, now, gated_only=True),
                 lambda _: self.look((device_no,)),
                 lambda error: log.error("a new time zone could not be applied to what waits: %s", error),
             )
 
     def rules_changed(self, app_no: int) -> None:
         """Everything that waits in the app is judged by the new rules when it is handed over; now, if it may be."""
-        if not self._book.has_tempo(app_no) and not self._ledger.gated:
-            return
-        self._ledger.gated = True
-        self._regate(app_no, 0)
+        if app_no in self._book.judged_at_hand_over() or self._ledger.gated:
+            self._ledger.gated = True
+            self._regate(app_no, 0)
 
     def wall_clock_set(self) -> None:
         """The machine's clock was set: quiet hours begin and end at other moments than what waits was told."""
@@ -288,7 +290,10 @@ class Gate:
             else:
                 self.look(self._mailbox.online_devices(app_no))
 
-        self._ledger.submit_until_done(partial(_regate_rows, app_no=app_no, after=after, anew=True), on_commit)
+        self._ledger.submit_until_done(self._regating(app_no, after, anew=True), on_commit)
+
+    def _regating(self, app_no: int, after: int, anew: bool) -> Callable[[sqlite3.Connection], int | None]:
+        return partial(_regate_rows, app_no=app_no, after=after, anew=anew, book=self._book, now=self._clock())
 
     def _judge(self) -> None:
         self._scheduled = False
@@ -382,18 +387,26 @@ class Gate:
 # -- on the writer thread ----------------------------------------------------------------------------------------------
 
 
-def _regate_rows(connection: sqlite3.Connection, app_no: int, after: int, anew: bool) -> int | None:
-    """Put what waits of some pushes behind the gate; the number of the last of them, None if there are no more."""
-    numbers = [
-        no
-        for (no,) in connection.execute(
-            "SELECT no FROM push WHERE closed_at IS NULL AND app_no = ? AND kind = 'alert' AND no > ?"
-            " ORDER BY no LIMIT ?",
-            (app_no, after, REGATED_PUSHES),
-        )
-    ]
-    regate_push_rows(connection, numbers, anew)
-    return numbers[-1] if len(numbers) == REGATED_PUSHES else None
+def _regate_rows(
+    connection: sqlite3.Connection, app_no: int, after: int, anew: bool, book: PolicyBook, now: int
+) -> int | None:
+    """Have what waits of some pushes judged at hand-over if a rule may hold it, `anew` what already is; the number of
+    the last of them, None if there are no more. What no rule may hold is left alone: it would lose its place."""
+    found = connection.execute(
+        "SELECT no, kind, channel, priority FROM push WHERE closed_at IS NULL AND app_no = ? AND no > ?"
+        " AND (CASE kind WHEN 'alert' THEN ? OR priority = ? WHEN 'in_app' THEN priority = ? END) ORDER BY no LIMIT ?",
+        (app_no, after, anew or book.has_tempo(app_no), CRITICAL, CRITICAL, REGATED_PUSHES),
+    ).fetchall()
+    held = [no for no, kind, channel, _ in found if book.is_gated(app_no, kind, channel)]
+    if anew:
+        regate_push_rows(connection, held, now, gated_only=False)
+        regate_push_rows(connection, [no for no, *_ in found], now, gated_only=True)
+    else:
+        gate_rows(connection, held)
+    for no, kind, channel, priority in found:
+        if book.may_pass_mute(app_no, kind, channel, priority):
+            gate_muted_rows(connection, no, channel)
+    return found[-1][0] if len(found) == REGATED_PUSHES else None
 
 
 def judge_rows(

@@ -454,27 +454,68 @@ def suppress_rows(
     ).rowcount
 
 
-def gate_rows(connection: sqlite3.Connection, push_no: int) -> None:
-    """What waits of a push is judged at hand-over (`gate`)."""
-    connection.execute("UPDATE delivery SET not_before = 0 WHERE push_no = ? AND +state = 0", (push_no,))
-
-
-def regate_push_rows(connection: sqlite3.Connection, push_nos: list[int], anew: bool) -> None:
-    """The same of several; `anew`: whatever was said of it before."""
-    only = "" if anew else " AND not_before IS NULL"
+def gate_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
+    """What waits of these pushes is judged at hand-over (`gate`), if that was not said of it before."""
     connection.execute(
-        f"UPDATE delivery SET not_before = 0 WHERE push_no IN (SELECT value FROM json_each(?)) AND +state = 0{only}",
+        "UPDATE delivery SET not_before = 0"
+        " WHERE push_no IN (SELECT value FROM json_each(?)) AND +state = 0 AND not_before IS NULL",
         (json.dumps(push_nos),),
     )
 
 
-def regate_device_rows(connection: sqlite3.Connection, device_no: int) -> int:
-    """What waits for a device and may be limited is judged at hand-over, whatever was said of it before; how much."""
+_MUTED = "(SELECT v.channels ->> ? FROM device AS v WHERE v.no = delivery.device_no) = 0"
+
+
+def gate_muted_rows(connection: sqlite3.Connection, push_no: int, channel: str) -> list[int]:
+    """What waits of a push for those who have muted its channel is judged at hand-over; those devices."""
+    rows = connection.execute(
+        f"UPDATE delivery SET not_before = 0 WHERE push_no = ? AND +state = 0 AND not_before IS NULL AND {_MUTED}"
+        " RETURNING device_no",
+        (push_no, f'$."{channel}"'),
+    )
+    return [device_no for (device_no,) in rows.fetchall()]
+
+
+_DUE = "not_before = min(coalesce(not_before, 0), ?)"
+"""Judged as soon as may be. What a cap has held back keeps a time, so that it is known to have been (see `gate`)."""
+
+
+def regate_push_rows(connection: sqlite3.Connection, push_nos: list[int], now: int, gated_only: bool) -> None:
+    """What waits of these pushes is judged at hand-over, whatever was said of it before; `gated_only`: what already is,
+    so that nothing else loses its place."""
+    only = " AND not_before IS NOT NULL" if gated_only else ""
+    connection.execute(
+        f"UPDATE delivery SET {_DUE} WHERE push_no IN (SELECT value FROM json_each(?)) AND +state = 0{only}",
+        (now, json.dumps(push_nos)),
+    )
+
+
+def regate_device_rows(connection: sqlite3.Connection, device_no: int, now: int, gated_only: bool) -> int:
+    """The same of the alerts that wait for a device; how many."""
+    if gated_only:
+        among = (
+            "SELECT push_no FROM delivery INDEXED BY delivery_gated"
+            " WHERE device_no = ?2 AND state = 0 AND not_before IS NOT NULL"
+        )
+    else:
+        among = (
+            "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+            " WHERE d.device_no = ?2 AND d.state = 0 AND p.kind = 'alert'"
+        )
     return connection.execute(
-        "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND push_no IN (SELECT d.push_no FROM delivery AS d"
-        " INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ?1 AND d.state = 0"
-        " AND (p.kind = 'alert' OR (p.kind = 'in_app' AND p.priority = 0)))",
-        (device_no,),
+        f"UPDATE delivery SET {_DUE.replace('?', '?1')} WHERE device_no = ?2 AND push_no IN ({among})",
+        (now, device_no),
+    ).rowcount
+
+
+def gate_channels_rows(connection: sqlite3.Connection, device_no: int, channels: Sequence[str]) -> int:
+    """The critical ones of these channels that wait for a device are judged at hand-over; how many."""
+    return connection.execute(
+        "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND not_before IS NULL AND push_no IN ("
+        " SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        " WHERE d.device_no = ?1 AND d.state = 0 AND d.priority = 0 AND p.kind IN ('alert', 'in_app')"
+        " AND p.channel IN (SELECT value FROM json_each(?2)))",
+        (device_no, json.dumps(list(channels))),
     ).rowcount
 
 

@@ -69,7 +69,9 @@ class Draft:
     unknown: tuple[str, ...] = ()
     targeted: int = 0
     gated: bool = False
-    """It is judged when it is handed over."""
+    """It is judged when it is handed over, to everybody."""
+    muted: frozenset[int] = frozenset()
+    """Devices to which alone it is, because it is critical and they have muted its channel."""
     suppressed: int = 0
     """Of those, the deliveries that nobody wants; not among `devices`."""
     is_fetched: bool = False

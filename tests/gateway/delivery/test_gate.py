@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
 from gateway.audience.tempo import WINDOWS, Hours, is_quiet
-from gateway.delivery.states import PRIORITIES
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.test_consent import full_disk
 from tests.gateway.delivery.world import APP, START, World, items
@@ -65,6 +64,79 @@ def test_one_too_many_is_dropped_with_its_reason(world: World) -> None:
     world.passes(HOUR + 1)
     again = alert(world)
     assert world.received()[-1] == again
+
+
+def some_of_each(world: World, **fields: Any) -> list[str]:
+    """Alerts and data in turn, all of one priority."""
+    return [alert(world, **fields) if number % 2 == 0 else world.push(**fields).push_id for number in range(6)]
+
+
+@pytest.mark.parametrize("priority", ["critical", "normal"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"channels": {"unrelated": True}},
+        {"channels": {"unrelated": False}},
+        {"channels": {"offers": True}},
+        {"consent": "granted"},
+        {"quiet_hours": None},
+    ],
+    ids=str,
+)
+def test_a_choice_that_changes_nothing_for_an_alert_leaves_it_in_its_place(
+    world: World, choice: dict[str, Any], priority: str
+) -> None:
+    set_policy(world, caps=cap(1, "hour", "defer"))
+    held = [alert(world, {"device": "d2"}) for _ in range(2)]
+    set_policy(world)
+    assert world.ledger.gated, "something is judged at hand-over somewhere"
+    before = some_of_each(world, priority=priority, channel="offers")
+    world.says("settings", choice)
+    world.says("settings", {"channels": {"offers": False}}, 3)
+    world.says("report", {"timezone": "Europe/Berlin"})
+    set_policy(world, critical={"per_day": 3})
+    after = some_of_each(world, priority=priority, channel="offers")
+    world.connect()
+    world.acknowledge_all()
+    assert world.received() == before + after
+    world.connect(2)
+    assert world.received(2) == held, "what is not limited any more comes in its order"
+
+
+def test_a_critical_alert_is_judged_for_those_alone_who_have_muted_its_channel(world: World) -> None:
+    set_policy(world, critical={"per_day": 1})
+    world.says("settings", {"channels": {"offers": False}}, 2)
+    everybody = {"priority": "critical", "channel": "offers", "notification": ALERT}
+    sent = [
+        world.push({"all": True}, kind=kind, **everybody).push_id for kind in ("alert", "silent", "alert", "silent")
+    ]
+    for device_no in (1, 2):
+        world.connect(device_no)
+        world.acknowledge_all(device_no)
+    assert world.received(1) == sent
+    assert sorted(world.received(2)) == sorted([sent[0], sent[1], sent[3]])
+    assert world.state(sent[2], 2) == ("suppressed", "channel_muted")
+    now = [world.push({"all": True}, kind=kind, **everybody).push_id for kind in ("alert", "silent")]
+    assert world.received(1) == sent + now
+    assert world.state(now[0], 2) == ("suppressed", "channel_muted")
+
+
+def test_a_critical_alert_that_waits_is_judged_when_its_channel_is_muted(world: World) -> None:
+    set_policy(world, critical={"per_day": 0})
+    waiting = alert(world, channel="offers", priority="critical")
+    world.says("settings", {"channels": {"offers": False}})
+    world.connect()
+    assert world.state(waiting) == ("suppressed", "channel_muted")
+
+
+def test_what_a_cap_has_held_back_comes_as_a_digest_after_a_choice_too(world: World) -> None:
+    offers_digested(world)
+    world.connect()
+    first, *others = (alert(world, channel="offers") for _ in range(3))
+    world.says("settings", {"channels": {"news": False}, "quiet_hours": None})
+    assert world.received() == [first]
+    world.passes(HOUR + 1)
+    assert [world.state(push_id) for push_id in others] == [("superseded", "digested")] * 2
 
 
 def test_one_too_many_waits_for_the_next_free_time(world: World) -> None:
@@ -562,7 +634,7 @@ class Schedules(RuleBasedStateMachine):
 
     def send(self, to: dict[str, Any], kind: str, channel: str | None, priority: str, ttl: int) -> None:
         fields = {} if channel is None else {"channel": channel}
-        gated = self.world.book.is_gated(APP.no, kind, channel, PRIORITIES.index(priority))
+        gated = self.world.book.is_gated(APP.no, kind, channel)
         self.coming = {"kind": kind, "channel": channel, "priority": priority, "ttl": ttl, "gated": gated}
         accepted = self.world.push(to, kind=kind, notification=ALERT, priority=priority, ttl=ttl, **fields)
         self.pushes[accepted.push_id] = self.coming
