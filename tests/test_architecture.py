@@ -248,7 +248,8 @@ def test_only_the_doors_know_http() -> None:
 
 
 def test_one_module_writes_delivery_states() -> None:
-    """The ledger is the only writer of `delivery` (design 2); retention removes rows whose states are final."""
+    """The ledger is the only writer of `delivery` (design 2); retention removes rows whose states are final. When a
+    waiting one is handed over (`not_before`) is no state."""
     writing = re.compile(r"\b(INSERT (OR \w+ )?INTO|UPDATE( OR \w+)?|REPLACE INTO)\s+delivery\b", re.IGNORECASE)
     removing = re.compile(r"\bDELETE FROM\s+delivery\b", re.IGNORECASE)
 
@@ -261,7 +262,9 @@ def test_one_module_writes_delivery_states() -> None:
         )
         return {name for name, text in texts if pattern.search(text)}
 
-    assert says(writing) <= {"gateway.delivery.ledger"}
+    assert says(writing) <= {"gateway.delivery.ledger", "gateway.delivery.not_before"}
+    changes = re.findall(r"UPDATE delivery SET (\w+)", (ROOT / "gateway/delivery/not_before.py").read_text())
+    assert set(changes) == {"not_before"}
     assert says(removing) <= {"gateway.delivery.ledger", "gateway.delivery.retention"}
 
 

@@ -32,8 +32,6 @@ from gateway.delivery.ledger import (
     DEVICE_MASK,
     Ledger,
     end_rows,
-    gate_muted_rows,
-    gate_rows,
     handle_of,
     insert_listed_rows,
     insert_selected_rows,
@@ -43,6 +41,7 @@ from gateway.delivery.ledger import (
     waiting_devices,
 )
 from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.not_before import gate_accepted_rows
 from gateway.delivery.push import (
     ActivePush,
     PushRequest,
@@ -394,7 +393,8 @@ class Acceptance:
         insert_single_rows(connection, single)
         for reason, handles in withheld.items():
             end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
-        self._gate_rows(connection, drafts)
+        if gate_accepted_rows(connection, drafts, self._book):
+            self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
         stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)
         for draft in drafts:
             if draft.push_no:
@@ -410,23 +410,6 @@ class Acceptance:
             ],
         )
         return stored
-
-    def _gate_rows(self, connection: sqlite3.Connection, drafts: list[Draft]) -> None:
-        """What is judged when it is handed over, to everybody or to those who muted its channel."""
-        stored = [draft for draft in drafts if draft.push_no]
-        gated = [draft.push_no for draft in stored if draft.gated]
-        if gated:
-            gate_rows(connection, gated)
-            self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
-        for draft in stored:
-            request = draft.request
-            assert request.kind is not None, "filled in by validation"
-            if draft.gated or not self._book.may_pass_mute(draft.app.no, request.kind, request.channel, draft.priority):
-                continue
-            assert request.channel is not None, "what has none cannot be muted"
-            draft.muted = frozenset(gate_muted_rows(connection, draft.push_no, request.channel))
-            if draft.muted:
-                self._ledger.gated = True
 
     def _known_wishes(
         self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]

@@ -26,11 +26,10 @@ from gateway.delivery.ledger import (
     DEVICE_MASK,
     Ledger,
     end_rows,
-    gate_channels_rows,
     handle_of,
-    regate_device_rows,
     suppress_rows,
 )
+from gateway.delivery.not_before import gate_channels_rows, regate_device_rows
 from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none

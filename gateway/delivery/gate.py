@@ -38,15 +38,17 @@ from gateway.delivery.ledger import (
     DEVICE_BITS,
     RETRY_SECONDS,
     Ledger,
-    defer_rows,
     end_rows,
+    handle_of,
+)
+from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.not_before import (
+    defer_rows,
     gate_muted_rows,
     gate_rows,
-    handle_of,
     regate_device_rows,
     regate_push_rows,
 )
-from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery.states import DeliveryState
 from gateway.store.database import Database

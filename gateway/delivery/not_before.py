@@ -1,0 +1,108 @@
+"""Which waiting deliveries are judged when they are handed over, and when: `Delivery.not_before`.
+
+NULL: not at all, the delivery has its place in the mailbox. 0: as soon as it can be handed over. A time in
+milliseconds: it was held back, and is judged again from then on. The state of a delivery is not changed here (`ledger`), and the
+judgement itself is the gate's (`gate`). Everything runs on the writer thread, inside an operation.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from gateway.audience.policy import PolicyBook
+from gateway.delivery.submission import Draft
+
+
+def gate_accepted_rows(connection: sqlite3.Connection, drafts: Iterable[Draft], book: PolicyBook) -> bool:
+    """Have deliveries of new pushes judged at hand-over: to everybody, or to those who have muted the channel, which
+    are noted in the draft. Whether there are any."""
+    stored = [draft for draft in drafts if draft.push_no]
+    gated = [draft.push_no for draft in stored if draft.gated]
+    if gated:
+        gate_rows(connection, gated)
+    for draft in stored:
+        request = draft.request
+        assert request.kind is not None, "filled in by validation"
+        if draft.gated or not book.may_pass_mute(draft.app.no, request.kind, request.channel, draft.priority):
+            continue
+        assert request.channel is not None, "what has none cannot be muted"
+        draft.muted = frozenset(gate_muted_rows(connection, draft.push_no, request.channel))
+    return any(draft.gated or draft.muted for draft in stored)
+
+
+def gate_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
+    """What waits of these pushes is judged at hand-over (`gate`), if that was not said of it before."""
+    connection.execute(
+        "UPDATE delivery SET not_before = 0"
+        " WHERE push_no IN (SELECT value FROM json_each(?)) AND +state = 0 AND not_before IS NULL",
+        (json.dumps(push_nos),),
+    )
+
+
+_MUTED = "(SELECT v.channels ->> ? FROM device AS v WHERE v.no = delivery.device_no) = 0"
+
+
+def gate_muted_rows(connection: sqlite3.Connection, push_no: int, channel: str) -> list[int]:
+    """What waits of a push for those who have muted its channel is judged at hand-over; those devices."""
+    rows = connection.execute(
+        f"UPDATE delivery SET not_before = 0 WHERE push_no = ? AND +state = 0 AND not_before IS NULL AND {_MUTED}"
+        " RETURNING device_no",
+        (push_no, f'$."{channel}"'),
+    )
+    return [device_no for (device_no,) in rows.fetchall()]
+
+
+_DUE = "min(coalesce(not_before, 0), ?1)"
+"""Judged as soon as may be. What a cap has held back keeps a time, so that it is known to have been (see `gate`)."""
+
+
+def regate_push_rows(connection: sqlite3.Connection, push_nos: list[int], now: int, gated_only: bool) -> None:
+    """What waits of these pushes is judged at hand-over, whatever was said of it before; `gated_only`: what already is,
+    so that nothing else loses its place."""
+    only = " AND not_before IS NOT NULL" if gated_only else ""
+    connection.execute(
+        f"UPDATE delivery SET not_before = {_DUE} WHERE push_no IN (SELECT value FROM json_each(?2)) AND +state = 0{only}",
+        (now, json.dumps(push_nos)),
+    )
+
+
+def regate_device_rows(connection: sqlite3.Connection, device_no: int, now: int, gated_only: bool) -> int:
+    """The same of the alerts that wait for a device; how many."""
+    if gated_only:
+        among = (
+            "SELECT push_no FROM delivery INDEXED BY delivery_gated"
+            " WHERE device_no = ?2 AND state = 0 AND not_before IS NOT NULL"
+        )
+    else:
+        among = (
+            "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+            " WHERE d.device_no = ?2 AND d.state = 0 AND p.kind = 'alert'"
+        )
+    return connection.execute(
+        f"UPDATE delivery SET not_before = {_DUE} WHERE device_no = ?2 AND push_no IN ({among})",
+        (now, device_no),
+    ).rowcount
+
+
+def gate_channels_rows(connection: sqlite3.Connection, device_no: int, channels: Sequence[str]) -> int:
+    """The critical ones of these channels that wait for a device are judged at hand-over; how many."""
+    return connection.execute(
+        "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND not_before IS NULL AND push_no IN ("
+        " SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        " WHERE d.device_no = ?1 AND d.state = 0 AND d.priority = 0 AND p.kind IN ('alert', 'in_app')"
+        " AND p.channel IN (SELECT value FROM json_each(?2)))",
+        (device_no, json.dumps(list(channels))),
+    ).rowcount
+
+
+def defer_rows(connection: sqlite3.Connection, deferred: list[tuple[int, int]]) -> None:
+    """(handle, time): judged again then."""
+    if deferred:
+        connection.execute(
+            "UPDATE delivery SET not_before = wanted.value ->> 1 FROM json_each(?) AS wanted"
+            " WHERE delivery.push_no = (wanted.value ->> 0) >> 32"
+            " AND delivery.device_no = (wanted.value ->> 0) & 4294967295 AND +delivery.state = 0",
+            (json.dumps(deferred),),
+        )
