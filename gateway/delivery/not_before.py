@@ -1,8 +1,8 @@
 """Which waiting deliveries are judged when they are handed over, and when: `Delivery.not_before`.
 
 NULL: not at all, the delivery has its place in the mailbox. 0: as soon as it can be handed over. A time in
-milliseconds: it was held back, and is judged again from then on. The state of a delivery is not changed here (`ledger`), and the
-judgement itself is the gate's (`gate`). Everything runs on the writer thread, inside an operation.
+milliseconds: it was held back, and is judged again from then on. The state of a delivery is not changed here (`ledger`),
+and the judgement itself is the gate's (`gate`). Everything runs on the writer thread, inside an operation.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def regate_push_rows(connection: sqlite3.Connection, push_nos: list[int], now: i
     so that nothing else loses its place."""
     only = " AND not_before IS NOT NULL" if gated_only else ""
     connection.execute(
-        f"UPDATE delivery SET not_before = {_DUE} WHERE push_no IN (SELECT value FROM json_each(?2)) AND +state = 0{only}",
+        f"UPDATE delivery SET not_before = {_DUE}"
+        f" WHERE push_no IN (SELECT value FROM json_each(?2)) AND +state = 0{only}",
         (now, json.dumps(push_nos)),
     )
 
