@@ -1,7 +1,7 @@
 """Which waiting deliveries are judged when they are handed over, and when: `Delivery.not_before`.
 
 NULL: not at all, the delivery has its place in the mailbox. 0: as soon as it can be handed over. A time in
-milliseconds: it was held back, and is judged again from then on. The state of a delivery is not changed here (`ledger`),
+milliseconds: it was held back, and is judged again from then on. The state of a delivery is the ledger's (`ledger`),
 and the judgement itself is the gate's (`gate`). Everything runs on the writer thread, inside an operation.
 """
 
