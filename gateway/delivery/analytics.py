@@ -12,8 +12,9 @@ are the commands that were carried out as well. A push belongs to the hour in wh
 and to open are kept as histograms whose steps are a fifth apart, of every delivery up to SAMPLE of a push, of a sample
 beyond.
 
-After a restart the last RECOUNTED pushes are counted anew; what came to older ones in the last moments before a crash
-is missing until something more comes, or somebody asks for the push.
+A crash loses no count. When everything that had changed up to a moment has been counted, the operation that counts the
+last of it stores how far the event log and the pushes had come by then (`analytics_position`). After a restart what is
+behind that position is counted anew, whatever its age: each change of a delivery that counts is in the event log.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from gateway.audience.policy import SHOWN, PolicyBook
+from gateway.delivery.event_log import last_position
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.push import push_number
+from gateway.delivery.push import last_push_no, push_number
 from gateway.delivery.states import DeliveryState
 from gateway.errors import problem
 from gateway.store.database import Database
@@ -55,7 +57,8 @@ LOOK = 0.5
 REST = 4
 """How many times as long as it took to count one of those is no other one counted: a fifth of a core at most."""
 RECOUNTED = 10_000
-"""Pushes that a restart counts anew, besides those that were never counted, and ten times as many at most."""
+"""Newest pushes that a restart counts anew when it does not know what had changed: after an upgrade, or when events
+left that had not been counted."""
 AGE = 2_000
 """Milliseconds that changes gather before they are counted, so that most pushes are counted once, when they have been
 accepted and delivered."""
@@ -96,8 +99,14 @@ class Analytics:
         self._large: set[int] = set()
         """Those of them that are counted on a reader."""
         self._now: set[int] = set()
-        self._large_now: int | None = None
-        """What is being counted, on the writer and on a reader."""
+        """What is being counted on the writer."""
+        self._on_reader: list[int] = []
+        """What is being counted on a reader, or is the next to be."""
+        self._asked: set[int] = set()
+        """What is being counted because somebody asked."""
+        self._position: Position | None = None
+        """Everything up to here is in those sets, or has been counted."""
+        self._looking = False
         self._counted: set[int] = set()
         """Large ones that this server has counted: what has come to them since is in one of those sets."""
         self._lock = asyncio.Lock()
@@ -105,25 +114,28 @@ class Analytics:
 
     async def load(self) -> None:
         """After a restart."""
-        numbers = await self._database.read(
-            lambda connection: connection.execute(
-                "SELECT no FROM push WHERE no > coalesce((SELECT max(push_no) FROM push_funnel), 0) - ?1"
-                " ORDER BY no DESC LIMIT ?1 * 11",
-                (RECOUNTED,),
-            ).fetchall()
-        )
-        self._ledger.changed.update(no for (no,) in numbers)
+        numbers, is_known = await self._database.read(uncounted_pushes)
+        if not is_known:
+            log.info("what had not been counted before the restart is not known: the newest pushes are counted anew")
+        self._ledger.changed.update(numbers)
 
     def tick(self) -> None:
         """Count what has changed. Called a few times a second."""
-        now = self._clock()
-        if not self._aged and now - self._aged_at >= AGE:
-            self._aged, self._ledger.changed = self._ledger.changed, set()
-            self._aged_at = now
+        if not self._aged and self._clock() - self._aged_at >= AGE and self._ledger.changed and not self._looking:
+            self._looking = True
+            self._database.submit(position, self._begin, self._failed_to_look)
         if self._now or not self._aged:
             return
         changed = [self._aged.pop() for _ in range(min(len(self._aged), PUSHES))]
         self._now = set(changed)
+        reached = self._position if not self._aged else None
+        later = self._large.union(self._asked, self._on_reader)
+
+        def operation(connection: sqlite3.Connection) -> Rest:
+            rest = count_rows(connection, changed)
+            if reached is not None and not rest.left:
+                store_position(connection, reached, later.union(rest.large))
+            return rest
 
         def on_commit(rest: Rest) -> None:
             self._now = set()
@@ -137,7 +149,20 @@ class Analytics:
             self._now = set()
             self._aged.update(changed)
 
-        self._database.submit(lambda connection: count_rows(connection, changed), on_commit, on_error)
+        self._database.submit(operation, on_commit, on_error)
+
+    def _begin(self, reached: Position) -> None:
+        """What changed up to a position has been noted, since callbacks come in the order of the operations."""
+        self._looking = False
+        self._position = reached
+        self._aged |= self._ledger.changed
+        self._ledger.changed = set()
+        self._aged_at = self._clock()
+        self.tick()
+
+    def _failed_to_look(self, error: BaseException) -> None:
+        log.error("pushes cannot be counted, trying again: %s", error)
+        self._looking = False
 
     async def count_large(self) -> None:
         """Count pushes of many deliveries, until cancelled."""
@@ -159,13 +184,19 @@ class Analytics:
         self._ledger.flush()
         await self._database.write(lambda connection: None)  # what was flushed is called back
         # And what is being counted: it may have been read before its last change.
-        changed = self._aged | self._ledger.changed | self._large | self._now
-        if self._large_now is not None:
-            changed.add(self._large_now)
+        changed = self._aged.union(self._ledger.changed, self._large, self._now, self._on_reader)
         if push_no is not None:  # an old one may never have been counted, or not since a crash
             changed = {push_no} if push_no in changed or push_no not in self._counted else set()
         for waiting in (self._aged, self._ledger.changed, self._large):
             waiting -= changed
+        asked = frozenset(changed)
+        self._asked |= asked
+        try:
+            await self._count_asked(changed)
+        finally:
+            self._asked -= asked
+
+    async def _count_asked(self, changed: set[int]) -> None:
         while changed:
             some = [changed.pop() for _ in range(min(len(changed), PUSHES))]
             try:
@@ -174,13 +205,13 @@ class Analytics:
                 for large in rest.large:
                     await self._count_on_reader(large)
             except BaseException:
-                self._ledger.changed |= changed.union(some)
+                self._aged |= changed.union(some)
                 raise
 
     async def _count_on_reader(self, push_no: int) -> None:
-        async with self._lock:
-            self._large_now = push_no
-            try:
+        self._on_reader.append(push_no)
+        try:
+            async with self._lock:
                 tally: Tally = Counter()
                 tags: dict[str, Tally] = defaultdict(Counter)
                 after: int | None = 0
@@ -197,8 +228,8 @@ class Analytics:
                 if len(self._counted) >= RECOUNTED:
                     self._counted.clear()
                 self._counted.add(push_no)
-            finally:
-                self._large_now = None
+        finally:
+            self._on_reader.remove(push_no)
 
     async def of_push(self, app_no: int, push_id: str) -> dict[str, Any]:
         """Raises Problem 404, 410."""
@@ -275,6 +306,53 @@ def _percentiles(tally: Mapping[str, int], prefix: str) -> dict[str, int] | None
 
 
 # -- on the threads of the database ------------------------------------------------------------------------------------
+
+
+class Position(NamedTuple):
+    """How far the log and the pushes have come."""
+
+    event_no: int
+    push_no: int
+
+
+def position(connection: sqlite3.Connection) -> Position:
+    return Position(last_position(connection).entry, last_push_no(connection))
+
+
+def store_position(connection: sqlite3.Connection, reached: Position, later: Iterable[int]) -> None:
+    """All is counted up to here, but for the pushes that are counted `later`."""
+    connection.execute(
+        "INSERT OR REPLACE INTO analytics_position (no, event_no, push_no, later) VALUES (1, ?, ?, ?)",
+        (*reached, json.dumps(sorted(later))),
+    )
+
+
+def uncounted_pushes(connection: sqlite3.Connection) -> tuple[set[int], bool]:
+    """The pushes of which something may not have been counted; False if some of them may be missing."""
+    numbers: set[int] = set()
+    row = connection.execute("SELECT event_no, push_no, later FROM analytics_position").fetchone()
+    if row is not None:
+        event_no, push_no, later = row
+        numbers.update(json.loads(later))
+        numbers.update(no for (no,) in connection.execute("SELECT no FROM push WHERE no > ?", (push_no,)))
+        numbers.update(
+            no
+            for (no,) in connection.execute(
+                "SELECT DISTINCT push_no FROM event WHERE no > ? AND push_no IS NOT NULL", (event_no,)
+            )
+        )
+        (lost_to,) = connection.execute("SELECT coalesce(max(events_lost_to), 0) FROM application").fetchone()
+        if lost_to <= event_no:
+            return numbers, True
+    numbers.update(
+        no
+        for (no,) in connection.execute(
+            "SELECT no FROM push WHERE no > coalesce((SELECT max(push_no) FROM push_funnel), 0) - ?1"
+            " ORDER BY no DESC LIMIT ?1 * 11",
+            (RECOUNTED,),
+        )
+    )
+    return numbers, row is None and not numbers
 
 
 class Rest(NamedTuple):

@@ -275,6 +275,17 @@ class PushFunnel(SQLModel, table=True):
     content: str = Field(sa_column=Column(Text, nullable=False))
 
 
+class AnalyticsPosition(SQLModel, table=True):
+    """One row: everything up to here has been counted (`delivery/analytics`)."""
+
+    __tablename__ = "analytics_position"
+    no: int | None = Field(default=None, primary_key=True)
+    event_no: int
+    push_no: int
+    later: str = Field(sa_column=Column(Text, nullable=False))
+    """Numbers of pushes that have not been, as a JSON array: large ones, which are counted by themselves."""
+
+
 class Funnel(SQLModel, table=True):
     """The tallies of the pushes that were accepted in an hour, together: of a channel, a tag, or the app (`all`)."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.audience.policy import NewChannel
 from gateway.delivery.analytics import STAGES
+from gateway.delivery.event_log import last_position, remove_events_to
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, START, World
 
@@ -164,6 +165,69 @@ def test_a_push_that_no_restart_counted_is_counted_when_it_is_asked_for(
     world.acknowledge_all(1)
     world.crash()
     assert funnel(world, push_id)["delivered"] == 1
+
+
+def count(world: World) -> None:
+    """Until nothing is left that was not counted."""
+    for _ in range(4):
+        world.passes(5)
+        world.analytics.tick()
+        world.settle()
+
+
+def test_what_comes_just_before_a_crash_is_counted_however_old_the_push(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.delivery.analytics.RECOUNTED", 0)
+    world.connect(1)
+    old, newer = push(world, channel="old"), [push(world, channel="newer") for _ in range(3)]
+    world.acknowledge_all(1)
+    count(world)
+    assert stages(by(world, "channel")["old"]) == [3, 3, 1, 0, 0, 0, 0]
+    says(world, old, "acted")
+    waiting = push(world, channel="waiting")
+    world.crash()
+    assert world.ledger.changed == {4 + 1, 1}, "and no more than that"
+    assert stages(by(world, "channel")["old"]) == [3, 3, 1, 1, 0, 1, 1]
+    assert stages(by(world, "channel")["newer"]) == [9, 9, 3, 0, 0, 0, 0]
+    assert stages(by(world, "channel")["waiting"]) == [3, 3, 0, 0, 0, 0, 0]
+    assert stages(funnel(world, waiting)) == [3, 3, 0, 0, 0, 0, 0]
+    says(world, newer[0], "opened")
+    world.crash()
+    assert stages(by(world, "channel")["newer"]) == [9, 9, 3, 1, 0, 1, 0]
+
+
+def test_a_crash_while_changes_are_counted_loses_none_of_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.analytics.RECOUNTED", 0)
+    monkeypatch.setattr("gateway.delivery.analytics.PUSHES", 1)
+    monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
+    small = [push(world, {"device": "d1"}) for _ in range(3)]
+    large = push(world)
+    count(world)
+    assert stages(funnel(world, large)) == [3, 3, 0, 0, 0, 0, 0]
+    for step in range(8):
+        for push_id in (*small, large):
+            says(world, push_id, ("delivered", "displayed", "opened", "acted")[step % 4])
+        world.passes(5)
+        world.analytics.tick()
+        for _ in range(step):
+            world.turn()
+            world.timers.later_turn()
+        world.crash()
+        hours = by(world, "hour")["08"]
+        reached = [world.run(world.reports.push(APP.no, push_id))["reached"] for push_id in (*small, large)]
+        for stage in ("delivered", "displayed", "opened", "acted"):
+            assert hours[stage] == sum(found[stage] for found in reached), (step, stage)
+
+
+def test_what_changed_without_an_event_that_is_left_is_looked_for_among_the_newest(world: World) -> None:
+    world.connect(1)
+    push_id = push(world, {"device": "d1"})
+    count(world)
+    world.acknowledge_all(1)
+    remove_events_to(world.connection, last_position(world.connection).entry)
+    world.crash()
+    assert by(world, "channel")[None]["delivered"] == 1, push_id
 
 
 def test_what_is_being_counted_is_counted_once_more_for_who_asks(world: World) -> None:

@@ -1,0 +1,25 @@
+"""How far the event log and the pushes had come when everything up to there had been counted.
+
+Revision ID: 0012
+Revises: 0011
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "analytics_position",
+        sa.Column("no", sa.Integer(), primary_key=True),
+        sa.Column("event_no", sa.Integer(), nullable=False),
+        sa.Column("push_no", sa.Integer(), nullable=False),
+        sa.Column("later", sa.Text(), nullable=False),
+    )
