@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-HEAD = "0012"
+HEAD = "0013"
 """The newest revision in `versions/`; a test compares."""
 
 
