@@ -102,6 +102,7 @@ def run(settings: Settings) -> int:
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             try:
+                stores.finish_restore(data_dir)
                 lost = runner.run(_serve(settings, log_writer))
             except (CannotStart, doors.BadDoor):
                 raise

@@ -16,11 +16,13 @@ Laws
 The archive is a plain tar (gzip if the name ends in `.gz` or `.tgz`): `manifest.json`, the databases, `admin.key`, what
 pushes refer to (`attachments`, by the rows of the copied database), and the fleet CA with the server's certificate:
 without that CA a restored server would be a stranger to its own devices. What devices show is not in it; they have it.
-It needs free space for one more copy of the databases beside it while it is made.
+It needs free space for one more copy of the databases beside it while it is made. Whoever made an archive, reading it
+takes no more disk and memory than its manifest says, and writes nowhere else.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -31,16 +33,18 @@ import sqlite3
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from broker.sqlite_file import connect
 from broker.sqlite_store import StoreTooNew, void_sessions
+from gateway import replacement
 from gateway.data_directory import (
     ATTACHMENTS_DIR,
     BROKER,
@@ -48,14 +52,15 @@ from gateway.data_directory import (
     CA_KEY,
     KEY_FILE,
     LEDGER,
-    LOCK_FILE,
     SERVER_CERTIFICATE,
     SERVER_KEY,
+    STAGING,
     TLS_DIR,
     DirectoryInUse,
     held,
     sync_directory,
 )
+from gateway.program import PROGRAM
 
 FORMAT = 1
 DATABASES = (BROKER, LEDGER)
@@ -64,6 +69,9 @@ ATTACHMENT = re.compile(rf"{ATTACHMENTS_DIR}/[0-9a-f]{{64}}")
 PLAIN_FILES = (KEY_FILE, *(f"{TLS_DIR}/{name}" for name in (CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY)))
 """By their names in the data directory, and in the archive."""
 MANIFEST = "manifest.json"
+MANIFEST_BYTES = 16 << 20
+"""20,000 attachments (`delivery.attachments`) take 5 MB of it, and it is read into memory."""
+GZIP = b"\x1f\x8b"
 BLOCK = 1 << 20
 BUSY_SECONDS = 30.0
 """How long a backup waits for whoever keeps a database locked, a migration for example."""
@@ -71,6 +79,10 @@ BUSY_SECONDS = 30.0
 
 class BackupError(Exception):
     """The message says what is wrong and what to do."""
+
+
+class RestoreUnfinished(BackupError):
+    """The backup counts already, and is not in its place yet."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +114,30 @@ class Manifest:
         if document["format"] != FORMAT:
             raise BackupError(f"the backup has format {document['format']}; this version reads {FORMAT}")
         files = [StoredFile(**file) for file in document["files"]]
-        names = {file.name for file in files if not ATTACHMENT.fullmatch(file.name)}
-        if not names <= {*DATABASES, *PLAIN_FILES}:
+        names = [file.name for file in files]
+        if len(set(names)) < len(names) or not all(
+            name in (*DATABASES, *PLAIN_FILES) or ATTACHMENT.fullmatch(name) for name in names
+        ):
             raise BackupError("the manifest lists files that no backup has")
-        return cls(document["created_at"], document["fleetpush"], files)
+        if not all(type(file["size"]) is int and file["size"] >= 0 for file in document["files"]):
+            raise BackupError("the manifest lists a size that no file has")
+        return cls(str(document["created_at"]), str(document["fleetpush"]), files)
 
 
 def create(data_dir: Path, archive: Path, *, overwrite: bool = False) -> Manifest:
-    """Write `archive` from the data directory of a server that may be running."""
+    """Write `archive` from the data directory of a server that may be running. Raises BackupError, and leaves then
+    nothing under that name that was not there before."""
     if not (data_dir / LEDGER).exists():
         raise BackupError(f"{data_dir} holds no {LEDGER}: give the server's data directory with --data-dir")
+    if replacement.unfinished(data_dir):
+        raise BackupError(f"{data_dir}: a restore was interrupted; `{PROGRAM} serve` finishes it")
     if archive.exists() and not overwrite:
         raise BackupError(f"{archive} exists; give another name, or --force to replace it")
+    with explained():
+        return write_backup(data_dir, archive)
+
+
+def write_backup(data_dir: Path, archive: Path) -> Manifest:
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fleetpush-backup-", dir=archive.parent) as folder:
         copies = Path(folder)
@@ -195,7 +219,7 @@ def describe(folder: Path, name: str, schema: str | None = None, rows: dict[str,
 
 def write_archive(path: Path, manifest: Manifest, folder: Path, *, compress: bool) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        with tarfile.open(fileobj=file, mode="w:gz" if compress else "w") as tar:
+        with tarfile.open(fileobj=file, mode="w:gz" if compress else "w", format=tarfile.GNU_FORMAT) as tar:
             text = json.dumps(manifest.as_dict(), indent=1).encode()
             tar.addfile(member(MANIFEST, len(text)), io.BytesIO(text))
             for stored in manifest.files:
@@ -214,36 +238,43 @@ def member(name: str, size: int) -> tarfile.TarInfo:
 
 
 def restore(archive: Path, data_dir: Path, *, replace: bool = False) -> Manifest:
-    """Fill `data_dir` from a backup whose proof holds. What was there is moved aside, never deleted."""
+    """Fill `data_dir` from a backup whose proof holds. What was there is moved aside, never deleted.
+
+    One rename decides (`replacement`): killed before it, the old state holds; after it the next `serve` or `restore`
+    carries out what is left. Raises BackupError.
+    """
     try:
-        with held(data_dir):
+        with held(data_dir), explained(f"{data_dir}: "):
+            replacement.finish(data_dir)
+            replacement.remove_leftovers(data_dir)
             return fill(archive, data_dir, replace=replace)
     except DirectoryInUse as holder:
         raise BackupError(f"{data_dir} is in use by {holder}: stop that server, or give another --data-dir") from None
 
 
 def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
+    if replacement.present(data_dir) and not replace:
+        raise BackupError(
+            f"{data_dir} is not empty; restore into another --data-dir, or with --force, which moves what is "
+            "there into a folder of its own"
+        )
     with unpacked(archive, data_dir) as (manifest, staging):
-        present = [path for path in data_dir.iterdir() if path != staging and path.name != LOCK_FILE]
-        if present and not replace:
-            raise BackupError(
-                f"{data_dir} is not empty; restore into another --data-dir, or with --force, which moves what is "
-                "there into a folder of its own"
-            )
+        names = {stored.name for stored in manifest.files}
+        if LEDGER not in names:
+            raise BackupError(f"{archive} holds no {LEDGER}: it is no whole backup")
         number_events_anew(staging / LEDGER)
         void_sessions_of(staging / BROKER)
-        if present:
-            aside = data_dir / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-            aside.mkdir(mode=0o700)
-            for path in present:
-                os.replace(path, aside / path.name)
-        # The ledger last: a directory without it is not mistaken for a restored one.
-        for stored in sorted(manifest.files, key=lambda stored: stored.name == LEDGER):
-            target = data_dir / stored.name
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            os.replace(staging / stored.name, target)
-        for folder in {(data_dir / stored.name).parent for stored in manifest.files}:
-            sync_directory(folder)
+        for name in names & set(DATABASES):
+            sync_file(staging / name)
+        try:
+            replacement.replace(data_dir, staging)
+        except OSError as error:
+            if not replacement.unfinished(data_dir):
+                raise
+            raise RestoreUnfinished(
+                f"the backup is unpacked, and counts, but cannot be put in its place: {error.filename}: "
+                f"{error.strerror}; mend that, and `{PROGRAM} serve` finishes it"
+            ) from error
     return manifest
 
 
@@ -280,34 +311,75 @@ def check(archive: Path) -> Manifest:
         return found
 
 
+class Header(tarfile.TarInfo):
+    """A member of an archive that `create` may have made: a plain file. Others can make tarfile read into memory what
+    they like (long names, extended headers, sparse maps), or write elsewhere (links)."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        found = super().frombuf(buf, encoding, errors)
+        if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise BackupError(f"it holds something else than files: {found.name!r}")
+        return found
+
+
+@contextmanager
+def opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    """Read from its beginning to its end, and never farther than is asked for."""
+    if not archive.is_file():
+        raise BackupError("there is no such file" if not archive.exists() else "it is no file")
+    with archive.open("rb") as file:
+        is_compressed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+        stream = gzip.GzipFile(fileobj=file) if is_compressed else file
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=Header) as tar:
+            yield tar
+
+
 @contextmanager
 def unpacked(archive: Path, folder: Path) -> Iterator[tuple[Manifest, Path]]:
-    """The archive's files in a directory inside `folder`, every claim of the manifest checked."""
+    """The archive's files in a directory inside `folder`, every claim of the manifest checked. Raises BackupError."""
+    with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder, ignore_cleanup_errors=True) as name:
+        staging = Path(name)
+        with explained(f"{archive}: "):
+            manifest = unpack_all(archive, staging)
+        yield manifest, staging
+
+
+def unpack_all(archive: Path, staging: Path) -> Manifest:
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix=".fleetpush-restore-", dir=folder, ignore_cleanup_errors=True) as name,
-            tarfile.open(archive) as tar,
-        ):
-            staging = Path(name)
+        with opened(archive) as tar:
             first = tar.next()
             content = tar.extractfile(first) if first is not None and first.name == MANIFEST else None
-            if content is None:
-                raise BackupError(f"{archive} is no Fleetpush backup: it does not begin with {MANIFEST}")
+            if first is None or content is None:
+                raise BackupError(f"it is no Fleetpush backup: it does not begin with {MANIFEST}")
+            if first.size > MANIFEST_BYTES:
+                raise BackupError(f"its manifest has {first.size:,} bytes; no backup has more than {MANIFEST_BYTES:,}")
             manifest = Manifest.parse(content.read())
+            free = shutil.disk_usage(staging).free
+            if manifest.size > free:
+                raise BackupError(f"it needs {manifest.size:,} bytes, and {staging.parent} has {free:,} left")
             for stored in manifest.files:
-                # Only what the manifest names, by the names a backup may have: an archive cannot write elsewhere.
-                content = tar.extractfile(stored.name)
-                if content is None:
-                    raise BackupError(f"{archive}: {stored.name} is not a file")
+                # In the manifest's order, as they were written; and of the sizes that were looked at above.
+                found = tar.next()
+                if found is None or found.name != stored.name or found.size != stored.size:
+                    raise BackupError(f"it does not hold {stored.name} as its manifest says")
+                content = tar.extractfile(found)
+                assert content is not None, "a plain file"
                 unpack(content, staging, stored)
-            yield manifest, staging
-    except OSError as error:
-        if error.filename is None:
-            raise
-        raise BackupError(f"{error.filename}: {error.strerror}") from error
-    except (tarfile.TarError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
-        why = str(error).partition("\n")[0].rstrip(":")  # tarfile adds a line for every compression that it is not
-        raise BackupError(f"{archive} is damaged or no Fleetpush backup: {why}") from error
+    except (
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        gzip.BadGzipFile,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        why = str(error).partition("\n")[0]
+        raise BackupError(f"it is damaged or no Fleetpush backup: {why}") from error
+    return manifest
 
 
 def unpack(content: IO[bytes], staging: Path, stored: StoredFile) -> None:
@@ -322,9 +394,46 @@ def unpack(content: IO[bytes], staging: Path, stored: StoredFile) -> None:
     if stored.name in DATABASES:
         with closing(connect(target)) as database:
             database.execute("PRAGMA query_only = 1")
+            require_plain_schema(database, stored.name)
             schema, rows = prove(database, stored.name)
     if (found := describe(staging, stored.name, schema, rows)) != stored:
         raise BackupError(f"{stored.name} is not what the manifest says: {found} instead of {stored}")
+
+
+def require_plain_schema(database: sqlite3.Connection, name: str) -> None:
+    """No triggers, views or virtual tables: we have none, and they would run in the server. Raises BackupError."""
+    try:
+        found = database.execute(
+            "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+        ).fetchone()
+    except sqlite3.DatabaseError as error:
+        raise BackupError(f"{name} is damaged: {error}") from error
+    if found is not None:
+        raise BackupError(f"{name} holds the {found[0]} {found[1]!r}, which no Fleetpush made")
+
+
+@contextmanager
+def explained(prefix: str = "") -> Iterator[None]:
+    """Make a BackupError of one line of what disk and databases refuse."""
+    try:
+        yield
+    except BackupError as error:
+        if not prefix or str(error).startswith(prefix) or isinstance(error, RestoreUnfinished):
+            raise
+        raise BackupError(f"{prefix}{error}") from error.__cause__
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else prefix
+        raise BackupError(f"{place}{error.strerror or error}") from error
+    except sqlite3.Error as error:
+        raise BackupError(f"{prefix}{error}") from error
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def installed_version() -> str:

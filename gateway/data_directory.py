@@ -30,8 +30,12 @@ CA_KEY = "ca.key"
 SERVER_CERTIFICATE = "server.pem"
 SERVER_KEY = "server.key"
 DEVICES_DIR = "devices"
-TRACES = (KEY_FILE, SERVER_FILE, BROKER, ATTACHMENTS_DIR, f"{LEDGER}-wal", "before-restore-*")
-"""What a server leaves in its directory: beside them a ledger is missing, without them it is not there yet."""
+STAGING = ".restore-staging-"
+ASIDE = "before-restore-"
+"""What the names begin with of the folder that a restore fills, and of those that keep old states (`replacement`)."""
+TRACES = (KEY_FILE, SERVER_FILE, BROKER, ATTACHMENTS_DIR, f"{LEDGER}-wal", f"{STAGING}*", f"{ASIDE}*")
+"""What a server leaves in its directory, or a restore that was interrupted: beside them a ledger is missing, without
+them it is not there yet."""
 LOOK_SECONDS = 0.1
 """Between two looks at the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
 
@@ -60,9 +64,13 @@ def held(path: Path) -> Iterator[None]:
 
 
 def traces(path: Path) -> list[str]:
-    """Names of what an earlier server has left besides the ledger; empty files and folders say nothing."""
-    found = (trace for pattern in TRACES for trace in path.glob(pattern))
-    return sorted(trace.name for trace in found if (any(trace.iterdir()) if trace.is_dir() else trace.stat().st_size))
+    """Names of what an earlier server has left besides the ledger; empty files say nothing, nor does an empty store."""
+    found = [trace for pattern in TRACES for trace in path.glob(pattern)]
+    return sorted(
+        trace.name
+        for trace in found
+        if (trace.name != ATTACHMENTS_DIR or any(trace.iterdir()) if trace.is_dir() else trace.stat().st_size)
+    )
 
 
 def write_private(path: Path, text: str) -> None:

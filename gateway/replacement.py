@@ -19,14 +19,11 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateway.data_directory import LOCK_FILE, sync_directory
+from gateway.data_directory import ASIDE, LOCK_FILE, STAGING, sync_directory
 
-STAGING = ".restore-staging-"
-"""What the names of unfinished folders begin with."""
 DECIDED = ".restore-decided-"
 PLACING = ".restore-placing-"
-ASIDE = "before-restore-"
-"""What the names of folders of old states begin with; as with the two above, the time of the decision follows."""
+"""As in the name of the old state's folder, the time of the decision follows."""
 
 
 def unfinished(data_dir: Path) -> bool:

@@ -62,16 +62,13 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
     """Open both files, migrated; `ending` closes them. The ledger first, so that beside anything else it is missing,
     and not yet there. Raises CannotStart."""
     data_dir = settings.data_dir
-    finish_restore(data_dir)
     ledger = data_dir / LEDGER
     if settings.clock_speed != 1 and ledger.exists():
         raise CannotStart(
             f"--clock-speed: {data_dir} holds data already, and a faster clock is for a fresh data directory: choose "
             "another --data-dir"
         )
-    traces = data_directory.traces(data_dir)
-    if traces and (not ledger.exists() or ledger.stat().st_size == 0):
-        raise CannotStart(_without_ledger(data_dir, traces))
+    is_new = is_new_directory(data_dir)
     clock: ServerClock
     sessions: SqliteStore
     stored_clock: StoredClock
@@ -93,8 +90,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
         return milliseconds
 
     try:
-        _require_regular_file(ledger)
-        database = await Database.open(ledger, make_clock, fresh=not traces)
+        database = await Database.open(ledger, make_clock, fresh=is_new)
     except (SchemaTooNew, NoSchema, StorageError, OSError, sqlite3.Error, SQLAlchemyError) as error:
         raise refusal(ledger, error) from error
     ending.push_async_callback(database.close)
@@ -111,12 +107,22 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
     return Stored(database, sessions, clock, milliseconds, wall_clock)
 
 
+def is_new_directory(data_dir: Path) -> bool:
+    """May the ledger be made? Raises CannotStart where it is missing."""
+    traces = data_directory.traces(data_dir)
+    ledger = data_dir / LEDGER
+    _require_regular_file(ledger)
+    if traces and (not ledger.exists() or ledger.stat().st_size == 0):
+        raise CannotStart(_without_ledger(data_dir, traces))
+    return not traces
+
+
 def _open_sessions(data_dir: Path, *, is_new: bool) -> SqliteStore:
     path = data_dir / BROKER
-    if not is_new and not path.exists():
-        log.warning("%s is missing: sessions begin anew, and devices subscribe again", path)
     try:
         _require_regular_file(path)
+        if not is_new and not path.exists():
+            log.warning("%s is missing: sessions begin anew, and devices subscribe again", path)
         return SqliteStore(path, asyncio.get_running_loop())
     except (StoreTooNew, StoreInUse, OSError, sqlite3.Error) as error:
         raise refusal(path, error) from error

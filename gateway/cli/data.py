@@ -44,6 +44,8 @@ def restore(
             return
         into = found_data_dir(data_dir)
         manifest = archive.restore(file, into, replace=force)
+    except archive.RestoreUnfinished as error:
+        fail(str(error))
     except (archive.BackupError, OSError) as error:
         fail(f"nothing was restored: {error}")
     print_manifest(manifest.as_dict(), as_json)

@@ -414,6 +414,10 @@ def prepare(path: Path, fresh: bool = True) -> StoredClock:
     try:
         migrate(engine, path.with_name(path.name + ".migrate.lock"), fresh=fresh)
         with engine.connect() as connection:
+            # A file that may only be read is refused now; BEGIN IMMEDIATE alone does not mind.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+            connection.exec_driver_sql("ROLLBACK")
             _empty_log(raw_connection(connection))
             return read_stored_clock(raw_connection(connection))
     except (sqlite3.Error, SQLAlchemyError) as error:

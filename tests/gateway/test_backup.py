@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import io
 import json
+import os
+import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import threading
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +23,7 @@ import pytest
 from gateway import backup
 from gateway.backup import BackupError
 from gateway.data_directory import held
+from gateway.stores import CannotStart, finish_restore, is_new_directory
 
 
 def database(path: Path, rows: int) -> None:
@@ -211,3 +221,219 @@ def test_an_archive_cannot_write_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(BackupError):
         backup.restore(file, tmp_path / "data")
     assert not (tmp_path / "escaped").exists()
+
+
+# A restore that is killed, at any moment.
+
+
+STEPS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.scandir", "os.listdir", "sqlite3.connect")
+
+
+def killed_restore(file: Path, into: Path, at: int) -> bool:
+    """Restore in a process that kills itself when it comes to its step `at`; False if it was done before."""
+    child = os.fork()
+    if child == 0:
+        steps = 0
+
+        def kill_at_step(name: str, _: object) -> None:
+            nonlocal steps
+            if name in STEPS:
+                steps += 1
+                if steps > at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill_at_step)
+        try:
+            backup.restore(file, into, replace=True)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def found_by_a_server(into: Path) -> tuple[str, int, int] | None:
+    """What a start would serve: admin key, rows of ledger and broker. None: it refuses, with the remedy."""
+    with held(into):
+        finish_restore(into)
+        try:
+            is_new = is_new_directory(into)
+        except CannotStart as refusal:
+            return None if "restore a backup" in str(refusal) else (str(refusal), 0, 0)
+        if not (into / "fleetpush.db").exists():
+            assert is_new
+            return ("", 0, 0)
+    return (into / "admin.key").read_text().strip(), rows(into / "fleetpush.db"), rows(into / "broker.db")
+
+
+@pytest.mark.parametrize("before", ["nothing", "another fleet"])
+def test_a_restore_killed_at_any_moment_leaves_the_old_state_or_the_new(
+    data_dir: Path, tmp_path: Path, before: str, full: int
+) -> None:
+    file = tmp_path / "fleet.tar"
+    backup.create(data_dir, file)
+    old = tmp_path / "old"
+    old.mkdir()
+    if before == "another fleet":
+        database(old / "fleetpush.db", 7)
+        database(old / "broker.db", 5)
+        (old / "admin.key").write_text("key_old\n")
+        (old / "attachments").mkdir()
+        (old / "attachments" / "a").write_text("old")
+    new = ("key_secret", 100, 10)
+    outcomes = []
+    at, killed = 0, True
+    while killed:
+        into = tmp_path / f"into-{at}"
+        shutil.copytree(old, into)
+        killed = killed_restore(file, into, at)
+        found = found_by_a_server(into)
+        outcomes.append(found)
+        if found == new:
+            assert not (into / "attachments").exists()
+            if before == "another fleet":
+                (aside,) = into.glob("before-restore-*")
+                assert (aside / "admin.key").read_text() == "key_old\n"
+                assert (aside / "attachments" / "a").read_text() == "old"
+                assert rows(aside / "fleetpush.db") == 7
+        backup.restore(file, into, replace=True)  # whatever was there, it can be done again
+        assert found_by_a_server(into) == new
+        assert not list(into.glob(".restore-*"))
+        at += 1 if full > 1 else 4
+    allowed = {new, ("", 0, 0), None} if before == "nothing" else {new, ("key_old", 7, 5)}
+    assert set(outcomes) <= allowed
+    assert outcomes[-1] == new
+    assert outcomes.index(new) < len(outcomes) - 2, "some were killed after the decision"
+    if before == "nothing":
+        assert None in outcomes
+        assert ("", 0, 0) not in outcomes[outcomes.index(None) :], "what has begun is no first start any more"
+
+
+def test_what_cannot_be_put_in_its_place_is_finished_later(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, into = tmp_path / "fleet.tar", tmp_path / "into"
+    backup.create(data_dir, file)
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target).name == "broker.db":
+            raise OSError(5, "Input/output error", str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(backup.RestoreUnfinished, match="finishes it"):
+        backup.restore(file, into)
+    (into / "fleetpush.db").touch()
+    with pytest.raises(BackupError, match="interrupted"):
+        backup.create(into, tmp_path / "half.tar")
+    (into / "fleetpush.db").unlink()
+    monkeypatch.undo()
+    assert found_by_a_server(into) == ("key_secret", 100, 10)
+
+
+# Archives that somebody else made.
+
+
+def archive(file: Path, manifest: object, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w") -> Path:
+    text = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
+    with tarfile.open(file, mode, format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
+        for info, content in ((tarfile.TarInfo("manifest.json"), text), *members):
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file
+
+
+def listed(*files: dict[str, object]) -> dict[str, object]:
+    usual: dict[str, object] = {"sha256": "0" * 64, "schema": None, "rows": {}}
+    return {"format": 1, "created_at": "now", "fleetpush": "1", "files": [usual | file for file in files]}
+
+
+def hostile(kind: str, file: Path) -> Path:
+    key, ledger = tarfile.TarInfo("admin.key"), tarfile.TarInfo("fleetpush.db")
+    match kind:
+        case "a file larger than it says":
+            return archive(file, listed({"name": "admin.key", "size": 3}), (key, bytes(1 << 24)), mode="w:gz")
+        case "larger than the disk":
+            return archive(file, listed({"name": "admin.key", "size": 1 << 60}), (key, b"x"))
+        case "a manifest that fills the memory":
+            return archive(file, b'"' + b" " * (1 << 26) + b'"', mode="w:gz")
+        case "a link":
+            key.type, key.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            return archive(file, listed({"name": "admin.key", "size": 0}), (key, b""))
+        case "a long name":
+            return archive(file, listed(), (tarfile.TarInfo("x" * (1 << 22)), b""), mode="w:gz")
+        case "a sparse map":
+            key.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "admin.key"}
+            return archive(file, listed({"name": "admin.key", "size": 1}), (key, b"9" * (1 << 22)), mode="w:gz")
+        case "a name twice":
+            return archive(file, listed(*[{"name": "admin.key", "size": 1}] * 2), (key, b"x"), (key, b"y"))
+        case "another order":
+            two = listed({"name": "admin.key", "size": 1}, {"name": "fleetpush.db", "size": 1})
+            return archive(file, two, (ledger, b"x"), (key, b"x"))
+        case "a path":
+            return archive(file, listed({"name": "attachments/../../x", "size": 1}), (tarfile.TarInfo("x"), b"x"))
+        case "a size below zero":
+            return archive(file, listed({"name": "admin.key", "size": -1}), (key, b"x"))
+        case "a manifest of lists":
+            return archive(file, b"[" * 100_000)
+        case "no ledger":
+            digest = hashlib.sha256(b"x").hexdigest()
+            return archive(file, listed({"name": "admin.key", "size": 1, "sha256": digest}), (key, b"x"))
+        case "another compression":
+            return archive(file, listed(), mode="w:xz")
+        case "broken compression":
+            file.write_bytes(gzip.compress(bytes(100_000))[:50])
+            return file
+        case "a trigger":
+            made = file.with_name("made.db")
+            with closing(sqlite3.connect(made)) as opened:
+                opened.execute("CREATE TABLE thing (no)")
+                opened.execute("CREATE TRIGGER t AFTER INSERT ON thing BEGIN DELETE FROM thing; END")
+                opened.commit()
+            content = made.read_bytes()
+            one = {"name": "fleetpush.db", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            return archive(file, listed(one | {"schema": "0", "rows": {"thing": 0}}), (ledger, content))
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "a file larger than it says", "larger than the disk", "a manifest that fills the memory", "a link",
+        "a long name", "a sparse map", "a name twice", "another order", "a path", "a size below zero",
+        "a manifest of lists", "no ledger", "another compression", "broken compression", "a trigger",
+    ],
+)  # fmt: skip
+def test_a_hostile_archive_is_refused_in_one_line_for_little(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    file, into = hostile(kind, folder / "hostile.tar"), tmp_path / "into"
+    tracemalloc.start()
+    try:
+        with pytest.raises(BackupError) as refusal:
+            backup.restore(file, into)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 1_000
+    assert peak < 40 << 20
+    assert [path.name for path in into.iterdir()] == ["lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "into"]
+
+
+def test_a_full_disk_leaves_no_half_backup(data_dir: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with closing(sqlite3.connect(data_dir / "fleetpush.db")) as opened:
+        opened.execute("INSERT INTO thing (twin) VALUES (zeroblob(3000000))")
+        opened.commit()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with pytest.raises(BackupError, match="full") as refusal:
+            backup.create(data_dir, disk / "fleet.tar")
+        assert "\n" not in str(refusal.value)
+        assert os.listdir(disk) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
