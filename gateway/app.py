@@ -64,6 +64,7 @@ from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.notices import Notices
+from gateway.delivery.push import most_values
 from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
@@ -410,6 +411,7 @@ class Rooms:
             feed=self.feed,
             webhooks=self._webhooks,
             clock=self._clock,
+            push_values=most_values(self._settings.max_payload),
             problems=self._problems,
             metrics=self.metrics,
             unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),

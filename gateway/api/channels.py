@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from gateway.api import answers
-from gateway.api.bodies import MERGE_PATCH, json_response, read_body, read_model
+from gateway.api.bodies import MERGE_PATCH, json_response, parse_patch, read_body, read_model
 from gateway.api.docs import takes
 from gateway.api.problems import validation_problem
 from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
 from gateway.delivery.reports import cursor_number
-from gateway.errors import problem
 from gateway.merge_patch import merge_patch
 
 router = APIRouter(prefix="/v1", tags=["channels and policy"])
@@ -47,10 +44,7 @@ async def change_channel(channel_id: str, request: Request, principal: Administr
     body = await read_body(request, MERGE_PATCH)
     book = services(request).book
     current = book.channel(principal.app_no, channel_id)
-    try:
-        patch = json.loads(body)
-    except ValueError as error:
-        raise problem("malformed_json", f"the body does not parse as JSON: {error}") from None
+    patch = parse_patch(body)
     known = {name: current[name] for name in ChannelFields.model_fields}
     try:
         merged = ChannelFields.model_validate(merge_patch(known, patch))

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from gateway.api import answers
-from gateway.api.bodies import BULK_LIMIT, MERGE_PATCH, TURN, json_response, page_response, parse, read_body, read_model
+from gateway.api.bodies import (
+    BODY_LIMIT,
+    BULK_LIMIT,
+    DEVICE_VALUES,
+    MERGE_PATCH,
+    PUSH_LIMIT,
+    TURN,
+    UNCOUNTED_BYTES,
+    json_response,
+    page_response,
+    parse,
+    parse_patch,
+    read_body,
+    read_model,
+)
 from gateway.api.docs import takes
+from gateway.api.json_items import items_of
 from gateway.api.problems import validation_problem
 from gateway.api.services import (
     Cursor,
@@ -60,7 +75,7 @@ async def enrol(request: Request, principal: DeviceManager) -> Response:
 async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     """Enrol up to 10,000; one result per item, in order: a credential, or the item's problem. Some hundreds are stored
     together; should the server end half way, those are enrolled and the rest is not."""
-    items = parse(BulkRequest, await read_body(request, limit=BULK_LIMIT)).devices
+    items = await items_of(await read_body(request, limit=BULK_LIMIT), "devices", BULK_DEVICES)
     judged: list[NewDevice | Problem] = []
     for item in items:
         judged.append(_judged(item))
@@ -77,16 +92,32 @@ async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     return Response(b'{"devices":[%b]}' % b",".join(results), 201, media_type="application/json")
 
 
-def _judged(item: Any) -> NewDevice | Problem:
+def _judged(item: bytes) -> NewDevice | Problem:
+    """Raises Problem 400: then the whole list is no JSON."""
+    if len(item) > BODY_LIMIT:
+        return problem("payload_too_large", f"a device may have {BODY_LIMIT} bytes")
     try:
-        return NewDevice.model_validate(item)
-    except ValidationError as error:
-        return validation_problem(error)
+        return parse(NewDevice, item)
+    except Problem as refusal:
+        if refusal.code == "malformed_json":
+            raise
+        return refusal
 
 
-def _refused(item: Any, refusal: Problem) -> dict[str, Any]:
-    device_id = item.get("device_id") if isinstance(item, dict) else None
-    return {"device_id": device_id if isinstance(device_id, str) else None, "error": refusal.document()}
+def _refused(item: bytes, refusal: Problem) -> dict[str, Any]:
+    return {"device_id": _id_in(item), "error": refusal.document()}
+
+
+def _id_in(item: bytes) -> str | None:
+    """What a device that cannot be enrolled calls itself, if that can be told."""
+    if len(item) > UNCOUNTED_BYTES:
+        return None
+    try:
+        found = from_json(item)
+    except ValueError:
+        return None
+    device_id = found.get("device_id") if isinstance(found, dict) else None
+    return device_id if isinstance(device_id, str) else None
 
 
 @router.get("", response_model=answers.Devices)
@@ -110,7 +141,7 @@ async def change_device(device_id: str, request: Request, principal: DeviceManag
     parse(DeviceFields, body)  # by itself it must be valid as well: the problem then speaks of what was sent
     try:
         found = services(request)
-        changed = await found.devices.change(principal.app_no, device_id, json.loads(body))
+        changed = await found.devices.change(principal.app_no, device_id, parse_patch(body))
         found.gate.zone_changed(await found.devices.number(principal.app_no, device_id))
         return json_response(changed)
     except ValidationError as error:
@@ -160,7 +191,7 @@ async def show_preferences(device_id: str, request: Request, principal: DeviceRe
 @router.patch("/{device_id}/preferences", response_model=answers.Preferences, openapi_extra=takes(PreferencesChange))
 async def change_preferences(device_id: str, request: Request, principal: DeviceManagerOrOwner) -> Response:
     """What the device can say on its `settings` topic, said over HTTP, by the device or on behalf of its person."""
-    change = await read_model(request, PreferencesChange)
+    change = await read_model(request, PreferencesChange, values=DEVICE_VALUES)
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     try:
@@ -183,8 +214,8 @@ async def show_consent(device_id: str, request: Request, principal: DeviceReader
 async def call(device_id: str, request: Request, principal: Sender) -> Response:
     """Send a command and wait for what the device answers: 200 with its result, or with how it ended; 202 `queued`
     when there was no answer in `wait` seconds. It goes on then, and the result can be looked up by its id."""
-    order = await read_model(request, CallRequest)
     found = services(request)
+    order = await read_model(request, CallRequest, PUSH_LIMIT, found.push_values)
     device_no = await found.devices.number(principal.app_no, device_id)
     try:
         answer = await found.calls.call(app_of(principal), device_no, device_id, order)

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 SHOWN_ERRORS = 3
 """Mistakes that one detail names; more are rarely read."""
+MANY_ERRORS = 100
+"""More mistakes are counted and not named: each takes 10 us to be put into words."""
 SHOWN_NAME = 64
 """Characters of a field's name that are repeated to whoever sent it."""
 _HEADERS: dict[str, dict[str, str]] = {
@@ -134,10 +136,18 @@ def allowed_methods(request: Request) -> list[str]:
 
 def validation_problem(error: ValidationError, body: bytes = b"") -> Problem:
     """400 when the body is not JSON, 422 when it is JSON but not what is wanted."""
+    mistakes = error.error_count()
+    if mistakes > MANY_ERRORS:
+        text = f"{mistakes} fields are unknown or not what they should be; /docs shows what this call takes"
+        return problem("invalid_request", text)
     errors = error.errors(include_url=False, include_input=False, include_context=True)
     if errors[0]["type"] != "json_invalid":
         return problem("invalid_request", explain(errors))
-    reason = str(errors[0]["msg"]).removeprefix("Invalid JSON: ")
+    return json_problem(str(errors[0]["msg"]).removeprefix("Invalid JSON: "), body)
+
+
+def json_problem(reason: str, body: bytes) -> Problem:
+    """Why the body is no JSON that can be used, by the words of its parser."""
     if "hex escape" in reason and _is_json(body):
         return problem("invalid_request", f"an unpaired surrogate cannot be written in UTF-8: {reason}")
     if "recursion limit" in reason:

@@ -7,12 +7,21 @@ import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
-from pydantic import StringConstraints, ValidationError
+from pydantic import StringConstraints
 
 from gateway.api import answers
-from gateway.api.bodies import BULK_LIMIT, NDJSON, TURN, json_response, page_response, parse, read_body, read_model
+from gateway.api.bodies import (
+    BULK_LIMIT,
+    NDJSON,
+    PUSH_LIMIT,
+    TURN,
+    json_response,
+    page_response,
+    parse,
+    read_body,
+    read_model,
+)
 from gateway.api.docs import idempotent, takes
-from gateway.api.problems import validation_problem
 from gateway.api.services import Cursor, Limit, ReaderOf, Sender, app_of, services
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, Submission
@@ -31,17 +40,14 @@ class BatchLine(PushRequest):
     idempotency_key: Annotated[str, StringConstraints(pattern=rf"^[\x20-\x7e]{{1,{MAX_KEY}}}$")] | None = None
 
 
-_batch_line = BatchLine.model_validate_json
-
-
 @router.post("", status_code=202, response_model=answers.AcceptedPush, openapi_extra=idempotent(takes(PushRequest)))
 async def send(request: Request) -> Response:  # Hot path.
     """Accept a push; answered when it is on disk. The same `Idempotency-Key` and body is one push."""
     found = services(request)
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     app = app_of(await found.admission.admit(request, "send"))
-    body = await read_body(request)
-    push = parse(PushRequest, body)
+    body = await read_body(request, limit=PUSH_LIMIT)
+    push = parse(PushRequest, body, found.push_values)
     key = request.headers.get("idempotency-key")
     if key is None:
         accepted = await found.acceptance.accept(app, push)
@@ -66,10 +72,13 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     are skipped.
     """
     body = await read_body(request, NDJSON, BULK_LIMIT)
-    lines = [line for line in body.split(b"\n") if line and not line.isspace()]
-    if len(lines) > BATCH_LINES:
-        raise problem("payload_too_large", f"{len(lines)} lines: send at most {BATCH_LINES} in one batch")
-    answers = await services(request).acceptance.accept_many(app_of(principal), map(_judged, lines))
+    found = services(request)
+    breaks = body.count(b"\n")
+    lines = [] if breaks > 2 * BATCH_LINES else [line for line in body.split(b"\n") if line and not line.isspace()]
+    if breaks > 2 * BATCH_LINES or len(lines) > BATCH_LINES:
+        raise problem("payload_too_large", f"{len(lines) or breaks} lines: send at most {BATCH_LINES} in one batch")
+    judged = (_judged(line, found.push_values) for line in lines)
+    answers = await found.acceptance.accept_many(app_of(principal), judged)
     results: list[bytes] = []
     for answer in answers:
         results.append(_line(answer))
@@ -78,11 +87,11 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     return Response(b"".join(results), media_type=NDJSON[0])
 
 
-def _judged(line: bytes) -> Submission | Problem:
+def _judged(line: bytes, values: int) -> Submission | Problem:
     try:
-        push = _batch_line(line)
-    except ValidationError as error:
-        return validation_problem(error, line)
+        push = parse(BatchLine, line, values)
+    except Problem as refusal:
+        return refusal
     key = push.idempotency_key
     return Submission(push, key, hashlib.sha256(line.strip()).digest()) if key is not None else Submission(push)
 
@@ -96,8 +105,9 @@ def _line(answer: AcceptedPush | Problem) -> bytes:
 @router.post("/forecast", response_model=answers.Forecast, openapi_extra=takes(PushRequest))
 async def forecast(request: Request, principal: Sender) -> Response:
     """Whom this push would reach now. Stores and sends nothing."""
-    push = await read_model(request, PushRequest)
-    return json_response(await services(request).forecast.of(app_of(principal), push))
+    found = services(request)
+    push = await read_model(request, PushRequest, PUSH_LIMIT, found.push_values)
+    return json_response(await found.forecast.of(app_of(principal), push))
 
 
 @router.get("", response_model=answers.Pushes)

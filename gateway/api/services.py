@@ -55,6 +55,8 @@ class Services:
     webhooks: WebhookBook
     clock: Callable[[], int]
     """Server time in milliseconds."""
+    push_values: int
+    """JSON values that the largest push may have, with those it is for."""
     problems: ProblemCount
     metrics: Metrics
     unready: Callable[[], str | None]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gateway.api import answers
-from gateway.api.bodies import MERGE_PATCH, json_response, page_response, parse, read_body, read_model
+from gateway.api.bodies import MERGE_PATCH, json_response, page_response, parse, parse_patch, read_body, read_model
 from gateway.api.docs import takes
 from gateway.api.problems import validation_problem
 from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
-from gateway.errors import problem
 from gateway.merge_patch import merge_patch
 from gateway.outreach.webhooks import NewWebhook, WebhookFields
 
@@ -54,10 +52,7 @@ async def change_webhook(webhook_id: str, request: Request, principal: Administr
     body = await read_body(request, MERGE_PATCH)
     book = services(request).webhooks
     webhook = book.get(principal.app_no, webhook_id)
-    try:
-        patch = json.loads(body)
-    except ValueError as error:
-        raise problem("malformed_json", f"the body does not parse as JSON: {error}") from None
+    patch = parse_patch(body)
     try:
         merged = WebhookFields.model_validate(merge_patch(webhook.fields.model_dump(), patch))
     except ValidationError as error:

@@ -34,6 +34,8 @@ MAX_TTL = 31_536_000
 """One year in seconds (design: ttl 0 .. 1 year)."""
 DEFAULT_TTL = 86_400
 MAX_DEVICES = 10_000
+MAX_WHERE = 4_096
+"""Characters of a target's expression."""
 MAX_ACTIONS = 8
 """More than any platform draws on a notification (Android 3, iOS 4), with room for media controls."""
 ENVELOPE = 512
@@ -62,7 +64,7 @@ class Target(_Strict):
     devices: Annotated[list[DeviceId], Field(min_length=1, max_length=MAX_DEVICES)] | None = None
     tag: Name | None = None
     topic: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    where: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
+    where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE)] | None = None
     all: Literal[True] | None = None
 
     @model_validator(mode="after")
@@ -196,6 +198,12 @@ class PushRequest(_Strict):
                 "or nested too deeply): send it without",
             ) from error
         return f"{{{text}}}"
+
+
+def most_values(max_payload: int) -> int:
+    """JSON values, and commas in texts, that a push of so many bytes on the wire can have: each takes a byte there, but
+    for those of its target."""
+    return max_payload + MAX_DEVICES + MAX_WHERE
 
 
 def not_yet_supported(request: PushRequest) -> str | None:

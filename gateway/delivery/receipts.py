@@ -55,6 +55,8 @@ MAX_RECEIPTS = 1_000
 """Receipts in one message; a device that was away sends several."""
 MAX_MESSAGE = 65_536
 """Bytes of a message that is parsed; uplink payloads are bounded by the broker's packet size alone."""
+MANY_ERRORS = 100
+"""Mistakes in a message; more are not put into words, which takes 10 us each."""
 MAX_RESULT = 4_096
 """Bytes of an action's result as JSON text."""
 MAX_ATTRIBUTES = 16_384
@@ -382,6 +384,8 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
     try:
         return adapter.validate_json(payload)
     except ValidationError as error:
+        if error.error_count() > MANY_ERRORS:
+            raise Unusable(f"{error.error_count()} of its fields are not what they should be") from None
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Unusable(f"{where}: {first['msg']}" if where else str(first["msg"])) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.end_to_end.harness import Server
+from tests.end_to_end.harness import Api, Server
 from tests.hostile.canary import Canary
 from tests.hostile.peer import descriptors
 
@@ -107,3 +107,30 @@ def test_strangers_who_stay(tmp_path: Path) -> None:
                     assert descriptors(server.pid) < FEW_DESCRIPTORS / 2
         assert metrics(server, "fleetpush_http_limits_total")["evicted_by_own_address"] > 0
         assert "evicted_by_own_address" in server.errors
+
+
+def test_one_request_that_is_all_mistakes(server: Server, full: int) -> None:
+    """Of a device with its own token, and of a sender: refused before it is parsed, or parsed a part at a time."""
+    device = server.api.enrol()
+    owner = Api(server.url, device.token)
+    unknown = b",".join(b'"%x":1' % number for number in range(360_000))
+    empty = b"[]," * 1_300_000 + b"[]"
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    requests: list[tuple[Api, str, str, bytes, dict[str, str]]] = [
+        (owner, "PATCH", f"/v1/devices/{device.id}/preferences", b"{" + unknown + b"}", {}),
+        (owner, "PATCH", f"/v1/devices/{device.id}/preferences", b"{" + unknown[:30_000] + b'"x":1}', {}),
+        (server.api, "POST", "/v1/pushes", b"{" + unknown + b"}", {}),
+        (server.api, "POST", "/v1/pushes", b'{"target":{"all":true},"data":[' + empty + b"]}", {}),
+        (server.api, "POST", "/v1/pushes/batch", b"\n" * 16_000_000, ndjson),
+        (server.api, "POST", "/v1/pushes/batch", b"\n".join([b"{" + unknown[:1_500] + b'"x":1}'] * 9_000), ndjson),
+        (server.api, "POST", "/v1/devices/bulk", b'{"devices":[' + empty * 3 + b"]}", {}),
+        (server.api, "POST", "/v1/devices/bulk", b'{"devices":[[' + empty * 3 + b"]]}", {}),
+        (server.api, "POST", "/v1/devices/bulk", b'{"devices":["' + b'\\"' * 5_000_000, {}),
+    ]
+    with Canary(server):
+        for _ in range(full):
+            for api, method, path, body, headers in requests:
+                headers = headers or {"Content-Type": "application/json"}
+                answer = api.request(method, path, content=body, headers=headers)
+                assert answer.status_code in (200, 201, 400, 413, 422), answer.text
+    owner.close()

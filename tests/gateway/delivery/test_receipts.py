@@ -343,3 +343,13 @@ def test_a_message_of_many_answers_is_stored_in_parts(world: World, monkeypatch:
     assert [world.state(push_id) for push_id in ids] == [("acted", None)] * 3
     assert sum(1 for size in groups if size) >= 3
     assert len(world.run(world.wishes.consents(1, 1))) == 3
+
+
+def test_a_message_that_is_all_mistakes_is_not_put_into_words() -> None:
+    channels = {str(number): 1 for number in range(5_000)}
+    with pytest.raises(Unusable, match=r"^5000 of its fields"):
+        parse("settings", json.dumps({"channels": channels}).encode())
+    for leaf in ("settings", "report", "receipts"):
+        for deep in (b"[" * 30_000, b'{"a":' * 10_000, b'[{"push_id":"x","event":"acted","result":' + b"[" * 30_000):
+            with pytest.raises(Unusable):
+                parse(leaf, deep)
