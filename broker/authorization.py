@@ -37,6 +37,9 @@ class Credentials(NamedTuple):
     peer: str
     certificate: ClientCertificate | None = None
     """None without TLS, and if the client has shown none."""
+    suspect: bool = False
+    """Its address has tried `max_failed_authentications` different wrong ones of late: whoever has to work for a
+    judgement may take its time. Right ones are still to be let in."""
 
 
 class Accepted(NamedTuple):

@@ -36,6 +36,7 @@ from broker.authorization import (
 from broker.broker import Broker
 from broker.enhanced_authentication import EnhancedAuthentication
 from broker.environment import Environment, Transport
+from broker.failed_authentications import LATE_SECONDS
 from broker.forwarding import body_of
 from broker.handshake import Terms, connack_of, goodbye, may_have_identifier, sent_away, terms_of, will_of
 from broker.message import Message
@@ -332,9 +333,6 @@ class Connection:
         if not may_have_identifier(connect, terms, settings):
             self._refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
             return
-        if self._broker.failed.too_many(self.peer, self.environment.now):
-            self.end(ReasonCode.CONNECTION_RATE_EXCEEDED, "too many failed authentications")
-            return
         if self._broker.is_busy():
             self._refused(ReasonCode.SERVER_BUSY)
             return
@@ -343,7 +341,13 @@ class Connection:
         self._decoder.pause()
         authenticator = self._broker.authenticator
         credentials = Credentials(
-            terms.client_id, connect.username, connect.password, self.version, self.peer, self._certificate
+            terms.client_id,
+            connect.username,
+            connect.password,
+            self.version,
+            self.peer,
+            self._certificate,
+            self._broker.failed.too_many(self.peer, self.environment.now),
         )
         decided = partial(self._authenticated, connect, terms)
         method = properties.authentication_method if properties is not None else None
@@ -369,6 +373,11 @@ class Connection:
             )
             guess = (name, connect.password if self._enhanced is None else self.peer)
             self._broker.failed.note(self.peer, guess, answer.reason_code, self.environment.now)
+            if self._broker.failed.begin_late(self.peer, answer.reason_code, self.environment.now):
+                self.environment.metrics.late_refusals += 1
+                late = _LateRefusal(self, answer.reason_code, self._broker)
+                self._broker.wheel.schedule(late, self.environment.now + LATE_SECONDS)
+                return
             # [MQTT-3.1.4-2] [MQTT-4.12.0-4]
             self._refused(answer.reason_code)
             return
@@ -426,6 +435,11 @@ class Connection:
         if self._uncharged:
             packets, self._uncharged = self._uncharged, 0
             self.charge(packets, 0, self.environment.now)
+
+    def refuse_late(self, reason_code: int) -> None:
+        """The time of a refusal that waited has come."""
+        if self._state is State.AUTHENTICATING:
+            self._refused(reason_code)
 
     def _refused(self, reason_code: int) -> None:
         self.end(reason_code, ReasonCode(reason_code).name.lower().replace("_", " "))
@@ -744,6 +758,24 @@ class Connection:
         session = self.session
         assert session is not None, "the table lets these packets through only when CONNECT was accepted"
         return session
+
+
+class _LateRefusal:
+    """A refusal of wrong credentials that waits in the timing wheel."""
+
+    __slots__ = ("_broker", "_connection", "_peer", "_reason_code", "slot")
+
+    def __init__(self, connection: Connection, reason_code: int, broker: Broker) -> None:
+        self._connection = connection
+        self._reason_code = reason_code
+        self._broker = broker
+        self._peer = connection.peer
+        self.slot = -1
+
+    def due(self, now: float) -> float | None:
+        self._broker.failed.end_late(self._peer)
+        self._connection.refuse_late(self._reason_code)
+        return None
 
 
 def _nothing(_: int) -> None:

@@ -36,6 +36,8 @@ class BrokerMetrics:
     slow_consumers: int = 0
     """Times a socket stopped taking bytes (its buffer rose above the high-water mark)."""
 
+    late_refusals: int = 0
+    """Wrong credentials from an address that had tried many, answered late."""
     held_publishers: int = 0
     """Times a socket was not read because its client says more than can be stored."""
     limited_senders: int = 0

@@ -33,9 +33,10 @@ class BrokerSettings:
     """UTF-8 bytes. 23 is what a server has to allow [MQTT-3.1.3-5]; longer identifiers cost memory only."""
 
     max_failed_authentications: int = 100
-    """Different wrong credentials per remote address and minute; then its CONNECTs are refused unasked (0x9F; 3.1.1:
-    return code 3) until the minute is over. Successes do not count, nor the same mistake again: a fleet sits behind
-    one address."""
+    """Different wrong credentials per remote address and minute; then the answer to wrong ones from there is a second
+    late, until the minute is over. Right ones are let in at once: a fleet sits behind one address, and so may who
+    guesses. A password file judges one unknown pair a second from there; more are told to come back (0x9F; 3.1.1:
+    return code 3)."""
 
     server_keep_alive: int | None = None
     """Seconds that the keep alive of a 5.0 client is at most; one that asks for more, or for none, is told

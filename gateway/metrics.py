@@ -90,6 +90,7 @@ BROKER_COUNTERS = {
     "taken_over": "Connections ended by a newer one with the same client identifier.",
     "slow_consumers": "Times a socket stopped taking bytes.",
     "held_publishers": "Times a socket was not read because its client said more than could be stored.",
+    "late_refusals": "Wrong credentials from an address that had tried many, answered late.",
     "limited_senders": "Times a device was not read because it said more than its rate.",
     "publishes_in": "PUBLISH packets from clients.",
     "publishes_out": "PUBLISH packets to clients.",

@@ -9,8 +9,13 @@ made by `python -m broker --hash-password USER`, which asks for the password.
 Laws
 1. A wrong file is refused at start, with its line number; nothing is guessed.
 2. An unknown user costs the same time as a wrong password, and hears the same.
-3. Hashing runs on threads of its own, without the interpreter lock: the broker goes on meanwhile. At most
-   `MAX_WAITING` CONNECTs wait for it; one more hears that the server is busy.
+3. Hashing runs on threads of its own, without the interpreter lock: the broker goes on meanwhile. Addresses take turns
+   at them. At most `MAX_WAITING` CONNECTs wait, `WAITING_PER_ADDRESS` of them from one address; one more hears that the
+   server is busy.
+4. Who was let in before is let in at once, without hashing: of each user the password that was right is remembered,
+   as a digest under a key that only this process knows. So nobody's guesses shut out a device that has been here.
+5. Of an address that has guessed much (`Credentials.suspect`), one that is not known so is judged in `SUSPECT_SECONDS`;
+   the others are told to come back.
 
 Any user may use any topic and any client identifier: rules for topics are the embedder's (`authorization`).
 """
@@ -23,11 +28,15 @@ import binascii
 import hashlib
 import hmac
 import os
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+from broker.addresses import address_of
 from broker.authorization import Accepted, Credentials, Permissions, Refused
 from broker.protocol.packets import ReasonCode
 
@@ -41,6 +50,12 @@ SALT_BYTES = 12
 HASH_BYTES = 64
 THREADS = 2
 MAX_WAITING = 10_000
+WAITING_PER_ADDRESS = 500
+"""Two seconds of both threads with our own lines."""
+SUSPECT_SECONDS = 1.0
+"""Sixty guesses a minute, as against the hundred before an address is a suspect."""
+MAX_SUSPECTS = 1_000
+"""Addresses; beyond it all begin anew."""
 
 
 class BadPasswordFile(Exception):
@@ -80,6 +95,18 @@ def read_password_file(path: Path) -> dict[str, HashedPassword]:
     return users
 
 
+class _Question(NamedTuple):
+    """A CONNECT that waits for its judgement."""
+
+    user: str
+    password: bytes
+    digest: bytes
+    answer: Callable[[Accepted | Refused], None]
+
+
+_NOBODY_WAITS: deque[_Question] = deque()
+
+
 class PasswordFileAuthenticator:
     """Made on the event loop's thread; `close` when the broker has ended."""
 
@@ -88,7 +115,15 @@ class PasswordFileAuthenticator:
         self._permissions = permissions
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="broker-passwords")
+        self._at_work = 0
         self._waiting = 0
+        self._queues: dict[str, deque[_Question]] = {}
+        """By address, in the order of their turns."""
+        self._judged_at: dict[str, float] = {}
+        """When a suspect address was judged last."""
+        self._secret = os.urandom(32)
+        self._known: dict[str, bytes] = {}
+        """By user, the digest of the password that let it in."""
         # What an unknown user's password is compared with: as slow as the slowest line.
         slowest = max((user.iterations for user in users.values()), default=ITERATIONS)
         self._nobody = HashedPassword(slowest, os.urandom(SALT_BYTES), bytes(HASH_BYTES))
@@ -99,28 +134,65 @@ class PasswordFileAuthenticator:
         if user is None or password is None:
             answer(Refused(ReasonCode.NOT_AUTHORIZED))
             return
-        if self._waiting >= MAX_WAITING:
+        digest = self._digest(user, password)
+        if hmac.compare_digest(self._known.get(user, b""), digest):
+            answer(Accepted(principal=user, permissions=self._permissions))
+            return
+        address = address_of(credentials.peer)
+        if credentials.suspect and not self._may_ask(address):
+            answer(Refused(ReasonCode.CONNECTION_RATE_EXCEEDED, "its address has tried too many wrong passwords"))
+            return
+        queue = self._queues.get(address, _NOBODY_WAITS)
+        if self._waiting >= MAX_WAITING or len(queue) >= WAITING_PER_ADDRESS:
             answer(Refused(ReasonCode.SERVER_BUSY))
             return
         self._waiting += 1
-        expected = self._users.get(user, self._nobody)
+        self._queues.setdefault(address, deque()).append(_Question(user, password, digest, answer))
+        self._judge_next()
 
-        def decide(matched: asyncio.Future[bool]) -> None:
-            self._waiting -= 1
-            if matched.cancelled():
-                return  # the broker is ending
-            if matched.result():
-                answer(Accepted(principal=user, permissions=self._permissions))
-            else:
-                answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD))
+    def _digest(self, user: str, password: bytes) -> bytes:
+        return hmac.digest(self._secret, f"{user}\0".encode() + password, "sha256")
 
-        self._loop.run_in_executor(self._threads, expected.matches, password).add_done_callback(decide)
+    def _may_ask(self, address: str) -> bool:
+        now = self._loop.time()
+        if now - self._judged_at.get(address, -SUSPECT_SECONDS) < SUSPECT_SECONDS:
+            return False
+        if len(self._judged_at) >= MAX_SUSPECTS:
+            self._judged_at.clear()
+        self._judged_at[address] = now
+        return True
+
+    def _judge_next(self) -> None:
+        """Keep the threads at work; each address has its turn."""
+        while self._at_work < THREADS and self._queues:
+            address = next(iter(self._queues))
+            queue = self._queues.pop(address)
+            question = queue.popleft()
+            if queue:
+                self._queues[address] = queue
+            self._at_work += 1
+            expected = self._users.get(question.user, self._nobody)
+            judged = self._loop.run_in_executor(self._threads, expected.matches, question.password)
+            judged.add_done_callback(partial(self._answer, question))
+
+    def _answer(self, question: _Question, matched: asyncio.Future[bool]) -> None:
+        self._at_work -= 1
+        self._waiting -= 1
+        if matched.cancelled():
+            return  # the broker is ending
+        if matched.result():
+            self._known[question.user] = question.digest
+            question.answer(Accepted(principal=question.user, permissions=self._permissions))
+        else:
+            question.answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD))
+        self._judge_next()
 
     def exchange(self, method: str, credentials: Credentials) -> None:
         """A file of passwords knows no method of enhanced authentication."""
         return
 
     def close(self) -> None:
+        self._queues.clear()
         self._threads.shutdown(cancel_futures=True)
 
 

@@ -1,9 +1,17 @@
-"""Guesses per address: only wrong credentials count, each once, for a minute, and of so many addresses."""
+"""Guesses per address: only wrong credentials count, each once, for a minute; who is wrong waits, and nobody else."""
 
 from __future__ import annotations
 
-from broker.failed_authentications import MAX_ADDRESSES, WINDOW, FailedAuthentications
-from broker.protocol.packets import V5, Connack, Connect, ReasonCode
+import pytest
+
+from broker.failed_authentications import (
+    LATE_PER_ADDRESS,
+    LATE_SECONDS,
+    MAX_ADDRESSES,
+    WINDOW,
+    FailedAuthentications,
+)
+from broker.protocol.packets import V3_1_1, V5, Connack, Connect, ReasonCode
 from broker.settings import BrokerSettings
 from tests.fakes import World
 
@@ -45,19 +53,64 @@ def test_addresses_are_bounded_and_the_oldest_is_forgotten() -> None:
     assert failed.too_many(f"address-{MAX_ADDRESSES}:1", 10.0)
 
 
-def test_a_connection_is_refused_unasked_and_the_connected_stay() -> None:
+def test_a_network_of_ipv6_is_one_address() -> None:
+    failed = FailedAuthentications(2)
+    failed.note("[2001:db8::1]:9", 1, WRONG, 0.0)
+    failed.note("[2001:db8::2]:9", 2, WRONG, 0.0)
+    assert failed.too_many("[2001:db8::3]:9", 0.0)
+    assert not failed.too_many("[2001:db8:0:1::3]:9", 0.0)
+
+
+def test_what_is_remembered_of_an_address_is_bounded() -> None:
+    failed = FailedAuthentications(10)
+    for number in range(1_000):
+        failed.note("192.0.2.1:1", number, WRONG, 0.0)
+    assert len(failed._by_address["192.0.2.1"][1]) == 10
+
+
+def test_late_answers_are_bounded() -> None:
+    failed = FailedAuthentications(1)
+    assert not failed.begin_late("192.0.2.1:1", WRONG, 0.0)
+    failed.note("192.0.2.1:1", 1, WRONG, 0.0)
+    assert not failed.begin_late("192.0.2.1:1", ReasonCode.SERVER_BUSY, 0.0)
+    for _ in range(LATE_PER_ADDRESS):
+        assert failed.begin_late("192.0.2.1:1", WRONG, 0.0)
+    assert not failed.begin_late("192.0.2.1:1", WRONG, 0.0)
+    failed.end_late("192.0.2.1:5")
+    assert failed.begin_late("192.0.2.1:1", WRONG, 0.0)
+
+
+@pytest.mark.parametrize("version", [V3_1_1, V5])
+def test_who_is_wrong_waits_and_who_is_right_does_not(version: int) -> None:
     world = World(BrokerSettings(max_failed_authentications=3))
-    there = world.connect("there", V5)
-    for number in range(20):
-        world.connect(f"well-{number}", V5)
+    there = world.connect("there", version)
     for name in ("a", "b", "b", "b", "b", "c"):
-        client = world.client(V5)
-        client.send(Connect("guess", V5, username=name, password=b"wrong"))
-        assert client.receive(Connack).reason_code == 0x86
-    asked = len(world.authenticator.asked)
-    client = world.client(V5)
-    client.send(Connect("guess", V5, password=b"right"))
-    assert client.receive(Connack).reason_code == 0x9F
-    assert len(world.authenticator.asked) == asked
+        client = world.client(version)
+        client.send(Connect("guess", version, username=name, password=b"wrong"))
+        if name != "c":
+            assert client.receive(Connack).reason_code == (0x86 if version == V5 else 4)
+    world.advance(0.0)
+    late = client
+    assert not late.received(), "one too many: it waits"
+    right = world.client(version)
+    right.send(Connect("right", version, username="d", password=b"right"))
+    assert right.receive(Connack).reason_code == 0, "at once"
+    assert [asked.suspect for asked, _ in world.authenticator.asked[-2:]] == [False, True]
+    world.advance(LATE_SECONDS + 0.5)
+    assert late.receive(Connack).reason_code == (0x86 if version == V5 else 4)
+    assert late.is_closed()
     assert not there.is_closed()
-    assert world.broker.metrics.refused["too_many_failed_authentications"] == 1
+    assert world.broker.metrics.late_refusals == 1
+    assert world.broker.metrics.handshakes == 0
+
+
+def test_who_waits_for_a_refusal_may_leave() -> None:
+    world = World(BrokerSettings(max_failed_authentications=1))
+    for _ in range(2):
+        client = world.client()
+        client.send(Connect("guess", username="a", password=b"wrong"))
+        client.drop()
+    world.advance(LATE_SECONDS + 0.5)
+    assert world.broker.metrics.handshakes == 0
+    for _ in range(LATE_PER_ADDRESS):
+        assert world.broker.failed.begin_late("192.0.2.1:1", WRONG, world.clock.now)

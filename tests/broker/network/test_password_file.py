@@ -91,9 +91,15 @@ def authenticator() -> PasswordFileAuthenticator:
     return PasswordFileAuthenticator({"kiosk-1": password_file._parsed(hashed, 1)}, AllowAll())
 
 
-async def answer_to(asked: PasswordFileAuthenticator, user: str | None, password: bytes | None) -> Accepted | Refused:
+async def answer_to(
+    asked: PasswordFileAuthenticator,
+    user: str | None,
+    password: bytes | None,
+    peer: str = "127.0.0.1:1",
+    suspect: bool = False,
+) -> Accepted | Refused:
     answered: asyncio.Future[Accepted | Refused] = asyncio.get_running_loop().create_future()
-    asked.authenticate(Credentials("any-client", user, password, 4, "127.0.0.1:1"), answered.set_result)
+    asked.authenticate(Credentials("any-client", user, password, 4, peer, None, suspect), answered.set_result)
     return await answered
 
 
@@ -131,5 +137,52 @@ async def test_a_storm_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await answer_to(asked, "kiosk-1", b"secret") == Refused(ReasonCode.SERVER_BUSY)
     held.set()
     assert all(isinstance(answer, Accepted) for answer in await asyncio.gather(*waiting))
+    assert isinstance(await answer_to(asked, "kiosk-1", b"other"), Accepted)
+    asked.close()
+
+
+async def test_who_was_let_in_before_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = authenticator()
     assert isinstance(await answer_to(asked, "kiosk-1", b"secret"), Accepted)
+    monkeypatch.setattr(password_file, "MAX_WAITING", 0)
+    assert isinstance(await answer_to(asked, "kiosk-1", b"secret", suspect=True), Accepted)
+    assert await answer_to(asked, "kiosk-1", b"Secret") == Refused(ReasonCode.SERVER_BUSY)
+    assert await answer_to(asked, "kiosk-2", b"secret") == Refused(ReasonCode.SERVER_BUSY)
+    asked.close()
+
+
+async def test_a_suspect_address_is_judged_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(password_file, "SUSPECT_SECONDS", 1_000.0)
+    asked = authenticator()
+    wrong, later = Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD), Refused(ReasonCode.CONNECTION_RATE_EXCEEDED)
+    assert await answer_to(asked, "kiosk-1", b"a", "192.0.2.1:1", suspect=True) == wrong
+    assert await answer_to(asked, "kiosk-1", b"b", "192.0.2.1:2", suspect=True) == later
+    assert await answer_to(asked, "kiosk-1", b"b", "192.0.2.2:1", suspect=True) == wrong
+    assert isinstance(await answer_to(asked, "kiosk-1", b"secret", "192.0.2.3:1"), Accepted)
+    assert isinstance(await answer_to(asked, "kiosk-1", b"secret", "192.0.2.1:3", suspect=True), Accepted)
+    asked.close()
+
+
+async def test_addresses_take_turns_at_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that asks much has its own line, which is bounded."""
+    monkeypatch.setattr(password_file, "THREADS", 1)
+    monkeypatch.setattr(password_file, "WAITING_PER_ADDRESS", 20)
+    judged: list[bytes] = []
+    held = threading.Event()
+
+    def matches(_: HashedPassword, password: bytes) -> bool:
+        held.wait(10.0)
+        judged.append(password)
+        return False
+
+    monkeypatch.setattr(HashedPassword, "matches", matches)
+    asked = authenticator()
+    crowd = [asyncio.create_task(answer_to(asked, "kiosk-1", b"crowd", "192.0.2.1:1")) for _ in range(30)]
+    other = asyncio.create_task(answer_to(asked, "kiosk-1", b"other", "192.0.2.2:1"))
+    await asyncio.sleep(0)
+    held.set()
+    await other
+    answers = await asyncio.gather(*crowd)
+    assert judged.index(b"other") == 2
+    assert answers.count(Refused(ReasonCode.SERVER_BUSY)) == 9, "one is judged, 20 wait"
     asked.close()
