@@ -36,7 +36,7 @@ from broker.authorization import (
 from broker.broker import Broker
 from broker.enhanced_authentication import EnhancedAuthentication
 from broker.environment import Environment, Transport
-from broker.failed_authentications import LATE_SECONDS
+from broker.failed_authentications import LATE_SECONDS, LateAnswer
 from broker.forwarding import body_of
 from broker.handshake import Terms, connack_of, goodbye, may_have_identifier, sent_away, terms_of, will_of
 from broker.message import Message
@@ -375,7 +375,7 @@ class Connection:
             self._broker.failed.note(self.peer, guess, answer.reason_code, self.environment.now)
             if self._broker.failed.begin_late(self.peer, answer.reason_code, self.environment.now):
                 self.environment.metrics.late_refusals += 1
-                late = _LateRefusal(self, answer.reason_code, self._broker)
+                late = LateAnswer(self._broker.failed, self.peer, partial(self._refuse_late, answer.reason_code))
                 self._broker.wheel.schedule(late, self.environment.now + LATE_SECONDS)
                 return
             # [MQTT-3.1.4-2] [MQTT-4.12.0-4]
@@ -436,7 +436,7 @@ class Connection:
             packets, self._uncharged = self._uncharged, 0
             self.charge(packets, 0, self.environment.now)
 
-    def refuse_late(self, reason_code: int) -> None:
+    def _refuse_late(self, reason_code: int) -> None:
         """The time of a refusal that waited has come."""
         if self._state is State.AUTHENTICATING:
             self._refused(reason_code)
@@ -758,24 +758,6 @@ class Connection:
         session = self.session
         assert session is not None, "the table lets these packets through only when CONNECT was accepted"
         return session
-
-
-class _LateRefusal:
-    """A refusal of wrong credentials that waits in the timing wheel."""
-
-    __slots__ = ("_broker", "_connection", "_peer", "_reason_code", "slot")
-
-    def __init__(self, connection: Connection, reason_code: int, broker: Broker) -> None:
-        self._connection = connection
-        self._reason_code = reason_code
-        self._broker = broker
-        self._peer = connection.peer
-        self.slot = -1
-
-    def due(self, now: float) -> float | None:
-        self._broker.failed.end_late(self._peer)
-        self._connection.refuse_late(self._reason_code)
-        return None
 
 
 def _nothing(_: int) -> None:

@@ -16,7 +16,7 @@ Laws
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from broker.addresses import address_of
@@ -86,3 +86,21 @@ class FailedAuthentications:
         waiting = self._late.pop(address) - 1
         if waiting:
             self._late[address] = waiting
+
+
+class LateAnswer:
+    """A refusal that waits in the timing wheel."""
+
+    __slots__ = ("_failed", "_give", "_peer", "slot")
+
+    def __init__(self, failed: FailedAuthentications, peer: str, give: Callable[[], None]) -> None:
+        """After `begin_late`."""
+        self._failed = failed
+        self._peer = peer
+        self._give = give
+        self.slot = -1
+
+    def due(self, now: float) -> float | None:
+        self._failed.end_late(self._peer)
+        self._give()
+        return None
