@@ -305,7 +305,9 @@ class Broker:
         self.environment.events.connected(client_id, connection.identity, present)
         return session, present, ended or (session.durable and (not present or will is not None))
 
-    def connection_ended(self, connection: Connection, session: Session, reason: str, keep_will: bool) -> None:
+    def connection_ended(
+        self, connection: Connection, session: Session, reason: str, keep_will: bool, detail: str
+    ) -> None:
         """The connection is closed: its deliveries are lost, its will is due, and the session expires or ends."""
         connections = self._connections.pop(connection.principal)
         if len(connections) > 1:
@@ -313,7 +315,7 @@ class Broker:
             self._connections[connection.principal] = others
         self.metrics.connections -= 1
         session.detach()
-        self.environment.events.disconnected(session.client_id, reason)
+        self.environment.events.disconnected(session.client_id, reason, detail)
         if self.sessions.get(session.client_id) is not session or session.connection is not None:
             return  # a listener has removed it
         now = self.environment.now
@@ -492,7 +494,7 @@ class _NoEvents:
 
     def connected(self, client_id: str, identity: object, session_present: bool) -> None: ...
 
-    def disconnected(self, client_id: str, reason: str) -> None: ...
+    def disconnected(self, client_id: str, reason: str, detail: str) -> None: ...
 
     def ready(self, client_id: str, room: int) -> None: ...
 

@@ -151,8 +151,7 @@ class Connection:
         """None while nothing is owed: an empty deque takes 600 bytes."""
         self._unacknowledged = 0
         """QoS 1 and 2 messages from the client that we have not acknowledged: its send quota (MQTT 5.0, 4.9)."""
-        self._unread_bytes = 0
-        self._unstored_bytes = 0
+        self._unread_bytes = self._unstored_bytes = 0
         """Payload bytes of the messages whose acknowledgements wait for the store."""
         self._holding = False
         """We do not read for now."""
@@ -241,7 +240,7 @@ class Connection:
         elif self._state is not State.CLOSED:
             # [3.1.1: MQTT-3.1.0-1] [3.1.1: MQTT-3.1.0-2]
             # A second CONNECT [MQTT-3.1.0-2], another packet before the first [MQTT-3.1.0-1], AUTH that nobody began.
-            self.end(ReasonCode.PROTOCOL_ERROR, "protocol error")
+            self.end(ReasonCode.PROTOCOL_ERROR, "protocol error", f"{type(packet).__name__.upper()} may not come now")
 
     # -- what the session calls ---------------------------------------------------------------------------------------
 
@@ -256,8 +255,8 @@ class Connection:
                 return
         self._transport.write(data)
 
-    def end(self, reason_code: int, reason: str) -> None:
-        """Close for a reason, and tell it to a client that can be told. `reason` is for people and metrics."""
+    def end(self, reason_code: int, reason: str, detail: str = "") -> None:
+        """Close for a reason, and tell it to a client that can be told. `detail` is for the embedder."""
         if self._state is State.CLOSED:
             return
         self.environment.metrics.refuse(reason.replace(" ", "_"))
@@ -270,7 +269,7 @@ class Connection:
             # Its CONNECT was understood: the refusal is a CONNACK.
             # [MQTT-3.2.2-6] [MQTT-3.2.2-8] [3.1.1: MQTT-3.2.2-4]: session present 0, and a code of the table.
             self._transport.write(sent_away(reason_code, self.version, self._terms, hint))
-        self._finish(reason, keep_will=True)
+        self._finish(reason, True, detail)
 
     def has_something_under_way(self) -> bool:
         """The client owes us an acknowledgement, or we owe it an answer."""
@@ -662,7 +661,8 @@ class Connection:
             session.expiry_interval = min(interval, self.environment.settings.max_session_expiry)
         # [MQTT-3.1.2-10] [3.1.1: MQTT-3.1.2-10] [3.1.1: MQTT-3.14.4-3]
         # Reason code 0, and every DISCONNECT of 3.1.1, takes the will back [MQTT-3.14.4-3].
-        self._finish("disconnected", keep_will=disconnect.reason_code != 0)
+        code = disconnect.reason_code
+        self._finish("disconnected", code != 0, f"reason code 0x{code:02x}" if code >= 0x80 else "")
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -730,9 +730,9 @@ class Connection:
             code = error.reason_code if self.version == V5 else error.return_code
             if code is not None:
                 self._transport.write(encode(Connack(False, code), self.version))
-        self.end(error.reason_code, error.label.replace("_", " "))
+        self.end(error.reason_code, error.label.replace("_", " "), str(error))
 
-    def _finish(self, reason: str, keep_will: bool) -> None:
+    def _finish(self, reason: str, keep_will: bool, detail: str = "") -> None:
         if self._state is State.CLOSED:
             return
         # [MQTT-3.2.2-7] [MQTT-3.14.4-1] [MQTT-3.14.4-2] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [3.1.1: MQTT-3.2.2-5]
@@ -749,7 +749,7 @@ class Connection:
         self._transport.close()
         session, self.session = self.session, None
         if session is not None:
-            self._broker.connection_ended(self, session, reason, keep_will)
+            self._broker.connection_ended(self, session, reason, keep_will, detail)
 
     def _give_up(self, _: Disconnect) -> None:
         self._finish("disconnected", keep_will=False)  # instead of the AUTH that was asked for

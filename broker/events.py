@@ -25,11 +25,12 @@ class BrokerEvents(Protocol):
     def connected(self, client_id: str, identity: object, session_present: bool) -> None:
         """CONNECT was accepted. `identity` is what the authenticator attached. Side connections are reported too."""
 
-    def disconnected(self, client_id: str, reason: str) -> None:
+    def disconnected(self, client_id: str, reason: str, detail: str) -> None:
         """The connection ended (for a take-over: the old one, before `connected` of the new one).
 
-        `reason` is one short word group for logs and metrics. Every handle of the connection that is not settled has
-        been reported LOST before, except those past PUBREC, which cannot be taken back.
+        `reason` is one short word group for logs and metrics, `detail` what else is known of it, or empty. Every handle
+        of the connection that is not settled has been reported LOST before, except those past PUBREC, which cannot be
+        taken back.
         """
 
     def ready(self, client_id: str, room: int) -> None:

@@ -52,6 +52,7 @@ from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
 from gateway.delivery.calls import Calls
+from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP
@@ -335,6 +336,11 @@ class Rooms:
             mailbox,
             stored.clock,
         )
+        self.connection_events = connections = ConnectionEvents(
+            database, facts, clock, loop, logged=settings.log_connections
+        )
+        mailbox.on_connected = connections.connected
+        mailbox.on_disconnected = connections.disconnected
         mailbox.on_published = self._receipts.published
         mailbox.on_released = self._receipts.released
         mailbox.on_revoked = self._authenticator.forget
@@ -365,6 +371,7 @@ class Rooms:
                 mailbox=mailbox,
                 receipts=self._receipts,
                 facts=facts,
+                connection_events=self.connection_events,
                 broker=self.broker.metrics,
                 attachments=self.attachments,
                 couriers=self.couriers,
@@ -465,6 +472,7 @@ class Rooms:
     async def settle(self) -> None:
         """See that everything said and acknowledged so far is on disk and called back."""
         for _ in range(2):  # what the first round calls back may have left something for the second
+            self.connection_events.flush()
             self.facts.flush()
             self._ledger.flush()
             try:

@@ -30,6 +30,7 @@ from gateway.api.problems import ProblemCount
 from gateway.auth import DeviceAuthenticator, KeyRing
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
+from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.event_room import EventRoom
 from gateway.delivery.ledger import Ledger
@@ -64,6 +65,7 @@ class Sources:
     mailbox: Mailbox
     receipts: Receipts
     facts: DeviceFacts
+    connection_events: ConnectionEvents
     attachments: Attachments
     couriers: Couriers
     feed: EventFeed
@@ -196,6 +198,10 @@ class _Rooms(Collector):
         yield _gauge("devices_online", "Devices connected.", rooms.mailbox.online)
         yield _counter("device_messages", "Messages taken from devices.", rooms.receipts.received)
         yield _counter("device_messages_dropped", "Messages of devices that said nothing usable.", rooms.facts.dropped)
+        yield _by_label(
+            CounterMetricFamily, "device_disconnections", "Connections of devices that have ended.", "reason",
+            rooms.connection_events.ended,
+        )  # fmt: skip
         yield _counter("device_topics_denied", "Topics refused to devices.", rooms.facts.denied)
         failures = {"key": rooms.keys.failures, "device": rooms.authenticator.failures}
         yield _by_label(

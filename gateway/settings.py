@@ -135,6 +135,8 @@ class Settings(BaseSettings):
     clock_speed: Annotated[float, Field(gt=0, le=100_000)] = 1.0
     """Runs the server's clock this much faster, for simulations: loopback and a fresh data directory only."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_connections: bool = True
+    """A line for each device that connects or disconnects, at `info`; a storm is one line."""
 
     @field_validator("bind")
     @classmethod

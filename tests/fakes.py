@@ -249,7 +249,7 @@ class RecordingEvents:
     def connected(self, client_id: str, identity: object, session_present: bool) -> None:
         self.log.append(("connected", client_id, session_present))
 
-    def disconnected(self, client_id: str, reason: str) -> None:
+    def disconnected(self, client_id: str, reason: str, detail: str) -> None:
         self.log.append(("disconnected", client_id, reason))
 
     def ready(self, client_id: str, room: int) -> None:

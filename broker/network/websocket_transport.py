@@ -284,4 +284,4 @@ class WebSocketTransport(TcpTransport):
         """`reason` is for people and metrics, `detail` for the log."""
         peer = connection.peer
         log.info("%s: %s (%s)", peer, detail, reason.replace(" ", "_"), extra={"peer": peer})
-        connection.end(reason_code, reason)
+        connection.end(reason_code, reason, detail)

@@ -28,7 +28,9 @@ from gateway.timestamps import rfc3339
 
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
 DELIVERY_TYPES = ("delivery.sent", *(f"delivery.{name}" for name in (*RECEIPT_STATES, *(end.label for end in ENDS))))
-TYPES = (*DELIVERY_TYPES, "device.settings", "device.uplink", "device.gap", "policy.critical", "webhook.disabled")
+CONNECTION_TYPES = ("device.connected", "device.disconnected")
+DEVICE_TYPES = (*CONNECTION_TYPES, "device.settings", "device.uplink", "device.gap")
+TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, "policy.critical", "webhook.disabled")
 """Every type there is; `events.lost` stands in a reader's stream for what has left."""
 ENTRIES = 2_000
 """Entries that one read looks at."""
@@ -159,6 +161,14 @@ def log_of_device(
     )
 
 
+def log_connections(connection: sqlite3.Connection, event: str, at: int, app_no: int, items: list[list[Any]]) -> None:
+    """Of many devices of an app: (device number, when, the event's `data` but for the device) each."""
+    connection.execute(
+        "INSERT INTO event (app_no, at, type, devices, size) VALUES (?, ?, ?, ?, ?)",
+        (app_no, at, event, json.dumps(items, ensure_ascii=False), len(items)),
+    )
+
+
 def log_of_app(connection: sqlite3.Connection, event: str, at: int, app_no: int, content: dict[str, Any]) -> None:
     connection.execute(
         "INSERT INTO event (app_no, at, type, content, size) VALUES (?, ?, ?, ?, 1)",
@@ -197,11 +207,19 @@ _DELIVERIES = (
     " CROSS JOIN device AS v ON v.no = d.device_no"
     " WHERE (e.no > ?2 OR x.key > ?3) AND x.value % ?4 = ?5 LIMIT ?6"
 )
+_CONNECTIONS = (
+    "SELECT e.no, x.key, e.type, x.value ->> 1, v.id, x.value ->> 2"
+    " FROM json_each(?1) AS w CROSS JOIN event AS e ON e.no = w.value"
+    " CROSS JOIN json_each(e.devices) AS x CROSS JOIN device AS v ON v.no = x.value ->> 0"
+    " WHERE (e.no > ?2 OR x.key > ?3) AND v.no % ?4 = ?5 LIMIT ?6"
+)
 _OTHER = (
     "SELECT e.no, 0, e.type, e.at, v.id, e.content FROM json_each(?1) AS w CROSS JOIN event AS e ON e.no = w.value"
     " LEFT JOIN device AS v ON v.no = e.device_no"
     " WHERE (e.no > ?2 OR 0 > ?3) AND coalesce(e.device_no, 0) % ?4 = ?5 LIMIT ?6"
 )
+_FORMS = dict.fromkeys(DELIVERY_TYPES, _DELIVERIES) | dict.fromkeys(CONNECTION_TYPES, _CONNECTIONS)
+"""How the entries of a type are read."""
 
 
 def read_events(
@@ -216,18 +234,18 @@ def read_events(
     """The next events of an app, at most `limit`, and no more than memory has room for; of the devices of one lane, if
     there are several. `wanted` is asked for types."""
     entries = connection.execute(
-        "SELECT no, type, push_no IS NULL, size FROM event WHERE app_no = ? AND no > ? ORDER BY no LIMIT ?",
+        "SELECT no, type, size FROM event WHERE app_no = ? AND no > ? ORDER BY no LIMIT ?",
         (app_no, after.entry - (after.place < END_OF_ENTRY), ENTRIES),
     ).fetchall()
     forms: dict[str, list[int]] = {}
     room, last, more = limit * lanes, after.entry, False
-    for no, event, is_other, size in entries:
+    for no, event, size in entries:
         if room <= 0:
             more = True
             break
         last = no
         if wanted(event):
-            forms.setdefault(_OTHER if is_other else _DELIVERIES, []).append(no)
+            forms.setdefault(_FORMS.get(event, _OTHER), []).append(no)
             room -= size
     more = more or len(entries) == ENTRIES
     found: list[tuple[Position, Event]] = []
@@ -238,7 +256,7 @@ def read_events(
             some, end = _with_room(rows)
             found += some
         else:
-            found += map(_of_delivery, rows.fetchall())
+            found += map(_of_delivery if statement is _DELIVERIES else _other, rows.fetchall())
     found.sort(key=lambda event: event[0])
     whole = len(found)
     found = [event for event in found[:limit] if end is None or event[0] < end]

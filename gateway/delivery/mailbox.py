@@ -78,6 +78,9 @@ class Mailbox:
         """What a device says; set by the composition root to `Receipts.published`."""
         self.on_released: Callable[[str, Sequence[int], Callable[[], None]], None] = lambda client_id, ids, done: done()
         """Set by the composition root to `Receipts.released`."""
+        self.on_connected: Callable[[DeviceIdentity, int], None] = lambda identity, now: None
+        self.on_disconnected: Callable[[DeviceIdentity, int, str, str], None] = lambda *end: None
+        """Set by the composition root to those of `ConnectionEvents`; side connections are not told of."""
         self.on_returned: Callable[[int, str, str], None] = lambda device_no, app_id, device_id: None
         """Device number, app, device id: it can take pushes, for the first time on this connection."""
         self.on_ready: Callable[[int, bool], None] = lambda device_no, first: None
@@ -325,8 +328,9 @@ class Mailbox:
         self._by_device[identity.device_no] = slot
         self._facts.connected(identity.device_no, now)
         self._drain.noticed_connection(now)
+        self.on_connected(identity, now)
 
-    def disconnected(self, client_id: str, reason: str) -> None:
+    def disconnected(self, client_id: str, reason: str, detail: str = "") -> None:
         identity = self._identities.pop(client_id, None)
         slot = self._slots.pop(client_id, None)
         if slot is not None:
@@ -334,6 +338,8 @@ class Mailbox:
             self._by_device.pop(slot.device_no, None)
         if identity is not None:
             self._facts.seen(identity.device_no, self._clock())
+            if slot is not None:
+                self.on_disconnected(identity, slot.connected_at, reason, detail)
 
     def ready(self, client_id: str, room: int) -> None:
         slot = self._slots.get(client_id)

@@ -311,7 +311,8 @@ class EventEntry(SQLModel, table=True):
     push_no: int | None = None
     """Of an event of deliveries."""
     devices: str | None = Field(default=None, sa_column=Column(Text))
-    """JSON array of the device numbers; none: those of the push that ended at this time for this reason."""
+    """JSON array of the device numbers; none: those of the push that ended at this time for this reason. Of
+    connections: (device number, when, content) each."""
     reason: str | None = None
     device_no: int | None = None
     """Of any other event of a device."""

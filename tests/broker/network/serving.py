@@ -25,7 +25,7 @@ class Events:
 
     def connected(self, client_id: str, identity: object, session_present: bool) -> None: ...
 
-    def disconnected(self, client_id: str, reason: str) -> None:
+    def disconnected(self, client_id: str, reason: str, detail: str) -> None:
         self.ends.append((client_id, reason))
         self.end_noted.set()
 

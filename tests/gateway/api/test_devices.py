@@ -125,7 +125,7 @@ async def test_presence_and_errors_that_are_in_memory_only_are_shown(house: Hous
     assert (shown["online"], shown["connected_at"]) == (True, "2027-01-15T08:00:00.000Z")
     assert shown["last_error"] == "said something odd"
     house.clock.milliseconds += 60_000
-    house.rooms.mailbox.disconnected("kiosk-1", "gone")
+    house.rooms.mailbox.disconnected("kiosk-1", "connection lost")
     await house.rooms.settle()
     shown = await house.call("GET", "/v1/devices/kiosk-1")
     assert (shown["online"], shown["last_seen"]) == (False, "2027-01-15T08:01:00.000Z")
