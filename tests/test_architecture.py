@@ -52,6 +52,7 @@ GATEWAY_ROOMS = (
         "host_names",
         "merge_patch",
         "pages",
+        "printable",
         "program",
         "replacement",
         "settings",

@@ -30,6 +30,7 @@ from gateway.delivery.reports import cursor_number
 from gateway.errors import Problem, problem
 from gateway.merge_patch import merge_patch
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
+from gateway.printable import Printable
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows
 from gateway.timestamps import rfc3339, rfc3339_or_none
@@ -55,7 +56,7 @@ class DeviceFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    name: Annotated[Printable, StringConstraints(min_length=1, max_length=128)] | None = None
     """For people."""
     tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] | None = None
     attributes: dict[str, Any] | None = None
@@ -76,13 +77,6 @@ class DeviceFields(BaseModel):
     def _bounded(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         if value is not None:
             attributes_text(value)
-        return value
-
-    @field_validator("name")
-    @classmethod
-    def _printable(cls, value: str | None) -> str | None:
-        if value is not None and not value.isprintable():
-            raise ValueError("only printable characters, please")
         return value
 
 

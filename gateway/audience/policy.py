@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from gateway.audience.tempo import Caps, QuietHours
 from gateway.audience.time_zones import is_time_zone
 from gateway.errors import Problem, problem
+from gateway.printable import Printable
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -82,8 +83,8 @@ class Policy(_Strict):
 class ChannelFields(_Strict):
     """A category of pushes, as people see it in their settings."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    description: Annotated[str, StringConstraints(max_length=512)] | None = None
+    name: Annotated[Printable, StringConstraints(min_length=1, max_length=64)]
+    description: Annotated[Printable, StringConstraints(max_length=512)] | None = None
     importance: Literal["high", "default", "low"] = "default"
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None
     may_mute: bool = True
@@ -92,13 +93,6 @@ class ChannelFields(_Strict):
     """Alerts of this channel to a device, besides what the app's caps say."""
     quiet_hours: QuietHours | None = None
     """Instead of the app's."""
-
-    @field_validator("name", "description")
-    @classmethod
-    def _printable(cls, value: str | None) -> str | None:
-        if value is not None and not value.isprintable():
-            raise ValueError("only printable characters, please")
-        return value
 
 
 class NewChannel(ChannelFields):

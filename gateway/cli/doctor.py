@@ -26,7 +26,7 @@ import typer
 from broker.sqlite_file import connect
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import Distrusted, Refused, ServerClient
-from gateway.cli.terminal import PROGRAM, Failure, fail, print_json
+from gateway.cli.terminal import PROGRAM, Failure, fail, print_json, say
 from gateway.data_directory import BROKER, CA_CERTIFICATE, CA_KEY, LEDGER, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def doctor(
     for finding in examine(set_up):
         findings.append(finding)
         if not as_json:
-            print(f"{finding.level:<5} {finding.subject}: {finding.text}")
+            say(f"{finding.level:<5} {finding.subject}: {finding.text}")
             if finding.level != "ok" and finding.remedy:
-                print(f"      -> {finding.remedy}")
+                say(f"      -> {finding.remedy}")
     if as_json:
         print_json([asdict(finding) for finding in findings])
     if any(finding.level == "fail" for finding in findings):

@@ -30,8 +30,18 @@ import typer
 from gateway.cli.options import DataDir, ServerUrl, client_of
 from gateway.cli.player import Player
 from gateway.cli.server_client import Refused, ServerClient, segment, tls_context
-from gateway.cli.terminal import PROGRAM, Failure, action_choices, draw_notification, fail, is_terminal, note, printable
+from gateway.cli.terminal import (
+    PROGRAM,
+    Failure,
+    action_choices,
+    draw_notification,
+    fail,
+    is_terminal,
+    json_text,
+    note,
+)
 from gateway.data_directory import write_private
+from gateway.printable import UNPRINTABLE, printable
 
 if TYPE_CHECKING:
     from client_sim.device import Device
@@ -196,7 +206,7 @@ class Screen:
         assert self.device is not None, "set before the device starts"
         with self._lock:
             if self._as_json:
-                print(json.dumps(push.message, ensure_ascii=False), flush=True)
+                print(json_text(push.message), flush=True)
             else:
                 draw_notification(f"{self.device_id}  {datetime.now().astimezone():%H:%M:%S}", push.message)
             if push.kind in ("alert", "in_app"):
@@ -330,7 +340,7 @@ class Screen:
         elif key in BACKSPACE:
             self._typed = self._typed[:-1]
         elif key not in "\r\n":
-            self._typed = (self._typed + key)[:LONGEST_INPUT] if key.isprintable() else self._typed
+            self._typed = (self._typed + key)[:LONGEST_INPUT] if not UNPRINTABLE.search(key) else self._typed
         elif text := self._typed.strip():
             push, action, label = self._typing
             self._typing = None
@@ -352,7 +362,7 @@ class Screen:
     def notice(self, notice: dict[str, Any]) -> None:
         """The device's on_notice."""
         if self._as_json:
-            print(json.dumps(notice, ensure_ascii=False), flush=True)
+            print(json_text(notice), flush=True)
         if notice.get("type") == "clear":
             cleared = notice.get("push_ids")
             with self._lock:

@@ -24,6 +24,7 @@ from gateway.cli.terminal import (
     ended_undelivered,
     fail,
     is_terminal,
+    json_text,
     note,
     print_facts,
     print_json,
@@ -224,7 +225,7 @@ def watch_push(client: ServerClient, push_id: str, *, timeout: float | None, as_
             found = client.call("GET", path)
             counts = found["counts"]
             words = describe_counts(counts) + (deferred(client, path) if counts["waiting"] else "")
-            line = json.dumps(found, ensure_ascii=False) if as_json else f"{push_id}  {words}"
+            line = json_text(found) if as_json else f"{push_id}  {words}"
             if line != said:
                 # A terminal keeps one line, a pipe gets a line per change.
                 if is_terminal() and not as_json:

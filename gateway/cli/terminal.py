@@ -3,18 +3,24 @@
 On a terminal it draws; into a pipe it prints plain lines without colour, boxes or cursor movement. What a script would
 read goes to standard output; what a person should know besides goes to standard error.
 
+What others wrote (a device its errors, a sender its texts) is printed by way of this module, whose functions all take
+out what a terminal would obey (`gateway.printable`). Text from right to left is isolated on a terminal, so that it does
+not turn the frame or the column beside it around.
+
 rich is loaded where something is drawn: most commands draw nothing, and `serve` least of all.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from gateway.printable import UNPRINTABLE_BUT_LINES, printable
 from gateway.program import PROGRAM as PROGRAM  # for the commands, which say everything by way of this module
 
 if TYPE_CHECKING:
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 ENDED_UNDELIVERED = ("expired", "superseded", "cancelled", "suppressed", "overflowed", "refused", "revoked")
+RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]")
+"""Hebrew, Arabic and the other blocks that Unicode reserves for such scripts (UAX 9, table 4)."""
+CARD_COLUMNS = 60
 BORDERS = {"critical": "bold red", "high": "yellow", "normal": "cyan", "low": "dim"}
 
 
@@ -46,7 +55,12 @@ def is_terminal() -> bool:
 
 def note(text: str) -> None:
     """For the person, beside the output."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
+
+
+def say(text: str) -> None:
+    """A line of the output."""
+    print(printable(text), flush=True)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -55,7 +69,19 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2 if is_terminal() else None))
+    print(json_text(value, indent=2 if is_terminal() else None), flush=True)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON says the same of a character and its escape: those that a terminal would obey are escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return UNPRINTABLE_BUT_LINES.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def isolated(text: str) -> str:
+    """Printable, and on a terminal text from right to left between U+2068 and U+2069, which have no width."""
+    text = printable(text)
+    return f"\u2068{text}\u2069" if RIGHT_TO_LEFT.search(text) and is_terminal() else text
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str, *, aligned: bool = False) -> None:
@@ -69,11 +95,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
 
         table = Table(*columns, header_style="bold", box=None, pad_edge=False)
         for row in cells:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(isolated(cell)) for cell in row))
         console().print(table)
     else:
         for row in [[column.upper() for column in columns], *cells]:
-            print("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+            print("\t".join(printable(cell.replace("\t", " ").replace("\n", " ")) for cell in row))
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -82,7 +108,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if value not in (None, "", [], {}):
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            print(f"{name.ljust(width)}  {printable(text)}")
+            print(f"{name.ljust(width)}  {isolated(text)}")
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -93,11 +119,6 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 def ended_undelivered(counts: Mapping[str, int]) -> int:
     return sum(counts[state] for state in ENDED_UNDELIVERED)
-
-
-def printable(text: str) -> str:
-    """Without control characters: what others send must not move our cursor or change our colours."""
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
 
 
 def draw_notification(heading: str, message: Mapping[str, Any]) -> None:
@@ -120,22 +141,34 @@ def draw_notification(heading: str, message: Mapping[str, Any]) -> None:
     if choices := action_choices(message):
         buttons = Text()
         for key, (_, label) in choices.items():
-            buttons.append(f" [{key}] {printable(label)} ", style="reverse")
+            buttons.append(f" [{key}] {isolated(label)} ", style="reverse")
             buttons.append("  ")
         lines.append(buttons)
     if is_terminal():
         from rich.console import Group
         from rich.panel import Panel
 
-        content: RenderableType = Group(*lines)
+        content: RenderableType = Group(*(row for line in lines for row in isolated_rows(line)))
         style = BORDERS.get(str(message.get("priority")), "cyan")
-        panel = Panel(content, title=Text(printable(heading)), title_align="left", border_style=style, width=60)
+        panel = Panel(
+            content, title=Text(isolated(heading)), title_align="left", border_style=style, width=CARD_COLUMNS
+        )
         console().print(panel)
     else:
         print(f"-- {printable(heading)}")
         for line in lines:
             print(f"   {line.plain.rstrip()}")
         sys.stdout.flush()
+
+
+def isolated_rows(line: Text) -> list[Text]:
+    """The rows that a line takes on a card, each isolated: what begins on one row cannot end on another."""
+    if not RIGHT_TO_LEFT.search(line.plain) or "\u2068" in line.plain:
+        return [line]
+    rows = list(line.wrap(console(), CARD_COLUMNS - len("│  │")))
+    for row in rows:
+        row.plain = isolated(row.plain)
+    return rows
 
 
 def action_choices(message: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -28,6 +28,7 @@ from pydantic_core import to_json
 from gateway.delivery.engine import Body, Properties
 from gateway.delivery.states import PRIORITIES
 from gateway.errors import problem
+from gateway.printable import Printable
 from gateway.timestamps import rfc3339
 
 MAX_TTL = 31_536_000
@@ -155,17 +156,10 @@ class PushRequest(_Strict):
     priority: Literal["critical", "high", "normal", "low"] = "normal"
     qos: Literal[0, 1, 2] = 1
     ttl: Annotated[int, Field(ge=0, le=MAX_TTL)] = DEFAULT_TTL
-    collapse_key: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    collapse_key: Annotated[Printable, StringConstraints(min_length=1, max_length=64)] | None = None
     send_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
     deadline: Annotated[int, Field(ge=1, le=86_400)] | None = None
     """Of a command: seconds that the device has for its result."""
-
-    @field_validator("collapse_key")
-    @classmethod
-    def _printable(cls, value: str | None) -> str | None:
-        if value is not None and not value.isprintable():
-            raise ValueError("only printable characters, please")
-        return value
 
     @model_validator(mode="after")
     def _kind_fits(self) -> PushRequest:

@@ -19,6 +19,7 @@ from tests.end_to_end.conftest import Name, StartServer, Wire
 from tests.end_to_end.harness import ROOT, Api, Server, clean_environment, fleetpush, wait_for
 from tests.end_to_end.wire_device import WireDevice
 from tests.third_party import require
+from tests.wire import RawClient, connect, puback, publish
 
 
 class Terminal:
@@ -267,6 +268,28 @@ def test_listen_is_a_device_in_a_terminal(start_server: StartServer, tmp_path: P
     for path in tmp_path.rglob("*"):
         if path.is_file() and "fleetpush-data" not in path.parts and "dev_" in path.read_text(errors="replace"):
             assert path.stat().st_mode & 0o077 == 0, f"{path} holds a token"
+
+
+def test_what_a_device_says_does_not_command_the_terminal(terminal: Terminal, server: Server, name: Name) -> None:
+    device = server.api.enrol(name(), name="till \u200d\U0001fae9")
+    with RawClient(server.mqtt_port) as client:
+        client.enter(connect(device.id, username=device.id, password=device.token))
+        facts = {"version": "\x1b]0;mine\x07", "note": "\x9b31mred", "file": "photo\u202egpj.exe"}
+        client.send(publish(device.topics["report"], json.dumps(facts, ensure_ascii=False).encode(), 1, 1))
+        client.expect(puback(1))
+        client.send(publish("others/\u202emine", b"", 1, 2))
+        client.expect(puback(2))
+        assert "\u202e" in server.api.wait_last_error(device.id), "the server keeps what was said"
+        push_id = server.api.push(device.id, kind="command", data={"command": "look"})
+        receipt = {"push_id": push_id, "event": "acted", "result": {"error": "\x9b2J\x1b[2J"}}
+        client.send(publish(device.topics["receipts"], json.dumps(receipt, ensure_ascii=False).encode(), 1, 3))
+        server.api.wait_counts(push_id, acted=1)
+    for command in (("devices", "list"), ("devices", "show", device.id), ("watch", push_id)):
+        for flags in ((), ("--json",)):
+            printed = terminal.run(*command, *flags)
+            obeyed = re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", printed)
+            assert obeyed is None, (command, flags, printed)
+    assert "\U0001fae9" in terminal.run("devices", "list")
 
 
 @pytest.mark.timeout(120)

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import re
 
-from gateway.cli.terminal import action_choices, describe_counts, draw_notification, print_table, printable
+import pytest
+import typer
+
+from gateway.cli.terminal import (
+    CARD_COLUMNS,
+    RIGHT_TO_LEFT,
+    action_choices,
+    describe_counts,
+    draw_notification,
+    fail,
+    note,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+)
+from gateway.printable import UNPRINTABLE_BUT_LINES, printable
 
 
 def test_control_characters_of_others_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,6 +30,44 @@ def test_control_characters_of_others_do_not_reach_the_terminal(capsys: pytest.C
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "[bold]" in shown, "no markup is looked up"
+
+
+HOSTILE = "a\x1b[2J\x9b1m\u202eb\ud800"
+
+
+def test_whatever_is_printed_is_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    for aligned in (False, True):
+        print_table(("device",), [(HOSTILE,)], "none", aligned=aligned)
+    print_facts({"last_error": HOSTILE, "attributes": {HOSTILE: HOSTILE}})
+    print_json({"name": HOSTILE})
+    say(HOSTILE)
+    note(HOSTILE)
+    with pytest.raises(typer.Exit):
+        fail(HOSTILE)
+    output, errors = capsys.readouterr()
+    assert not UNPRINTABLE_BUT_LINES.search(output + errors)
+
+
+def test_json_says_what_there_was(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"name": HOSTILE})
+    assert json.loads(capsys.readouterr().out) == {"name": HOSTILE}
+
+
+def test_text_from_right_to_left_turns_no_frame_around(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cli.terminal.is_terminal", lambda: True)
+    words = "שלום עולם " * 12
+    draw_notification(
+        "kiosk", {"notification": {"title": "Hi", "body": words, "actions": [{"id": "a", "title": "כן"}]}}
+    )
+    rows = [row for row in capsys.readouterr().out.splitlines() if RIGHT_TO_LEFT.search(row)]
+    assert len(rows) == 4, "three of the body, one of the buttons"
+    for row in rows:
+        assert row.count("\u2068") == row.count("\u2069") == 1
+        assert len(re.sub("[\u2068\u2069]", "", row)) == CARD_COLUMNS
+    print_table(("name", "id"), [("שלום", "x")], "none")
+    assert "\u2068שלום\u2069" in capsys.readouterr().out
 
 
 def test_a_notification_in_a_pipe_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
