@@ -9,6 +9,7 @@ import pytest
 from gateway.delivery import receipts
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.receipts import Unusable, parse, store_statements
+from gateway.delivery.states import DeliveryState
 from gateway.store.errors import StorageFull
 from tests.gateway.delivery.world import World, items
 
@@ -353,3 +354,81 @@ def test_a_message_that_is_all_mistakes_is_not_put_into_words() -> None:
         for deep in (b"[" * 30_000, b'{"a":' * 10_000, b'[{"push_id":"x","event":"acted","result":' + b"[" * 30_000):
             with pytest.raises(Unusable):
                 parse(leaf, deep)
+
+
+def once(world: World, identifier: int, leaf: str, payload: Any) -> list[int]:
+    """Said with QoS 2, under an identifier of the broker; the reason codes of its acknowledgement."""
+    answers: list[int] = []
+    raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    message = Message(f"default/devices/d1/{leaf}", Body(raw), 2)
+    world.mailbox.published("d1", message, answers.append, identifier)
+    world.settle()
+    return answers
+
+
+def let_go(world: World, *identifiers: int) -> bool:
+    done: list[bool] = []
+    world.mailbox.released("d1", identifiers, lambda: done.append(True))
+    assert not done, "not before it is on disk"
+    world.settle()
+    return bool(done)
+
+
+def test_what_is_said_again_after_a_kill_is_stored_once_until_it_is_released(world: World) -> None:
+    assert once(world, 77, "uplink/door", b"open") == [0]
+    world.crash()
+    assert once(world, 77, "uplink/door", b"open") == [0]
+    assert once(world, 78, "uplink/door", b"open") == [0], "another one"
+    assert world.row("SELECT count(*) FROM uplink_message") == (2,)
+    assert let_go(world, 77)
+    assert once(world, 77, "uplink/door", b"shut") == [0]
+    assert world.row("SELECT count(*) FROM uplink_message") == (3,)
+    assert world.row("SELECT count(*) FROM received_message") == (2,)
+
+
+def test_settings_said_again_do_not_undo_what_was_said_since(world: World) -> None:
+    """Without a sequence number the order of arrival counts."""
+    once(world, 77, "settings", {"channels": {"offers": False}})
+    world.says("settings", {"channels": {"offers": True}})
+    world.crash()
+    assert once(world, 77, "settings", {"channels": {"offers": False}}) == [0]
+    assert json.loads(world.row("SELECT channels FROM device WHERE no = 1")[0]) == {"offers": True}
+
+
+def test_an_identifier_is_not_kept_of_what_was_refused(world: World) -> None:
+    assert once(world, 77, "report", {"attribute": "x" * 20_000}) == [0x97]
+    assert once(world, 78, "report", b"[") == [0x99]
+    assert once(world, 77, "uplink/door", b"open") == [0]
+    assert once(world, 78, "uplink/door", b"open") == [0]
+    assert world.row("SELECT count(*) FROM uplink_message") == (2,)
+
+
+def test_a_message_that_is_stored_in_parts_is_known_with_its_last(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receipts, "SLICE_SECONDS", -1.0)
+    monkeypatch.setattr(receipts, "RECEIPTS_TOGETHER", 1)
+    world.connect()
+    ids = [world.push().push_id for _ in range(3)]
+    world.acknowledge_all()
+    raw = json.dumps([{"push_id": push_id, "event": "opened"} for push_id in ids]).encode()
+    message = Message("default/devices/d1/receipts", Body(raw), 2)
+    world.mailbox.published("d1", message, lambda code: None, 77)
+    world.timers.turn()
+    world.writer.commit_group()
+    states = [
+        world.row("SELECT state FROM delivery WHERE push_no = (SELECT no FROM push WHERE id = ?)", i) for i in ids
+    ]
+    assert (DeliveryState.OPENED,) in states, "the first part is stored"
+    assert (DeliveryState.DELIVERED,) in states, "and not the last"
+    world.crash()
+    assert once(world, 77, "receipts", raw) == [0]
+    assert [world.state(push_id) for push_id in ids] == [("opened", None)] * 3
+
+
+def test_identifiers_of_sessions_that_are_gone_are_forgotten_at_the_start(world: World) -> None:
+    for identifier in (5 << 16 | 1, 5 << 16 | 2, 6 << 16 | 1, 7 << 16):
+        once(world, identifier, "uplink/door", b"open")
+    world.run(world.receipts.recover({5, 7, 9}))
+    kept = world.connection.execute("SELECT identifier >> 16 FROM received_message ORDER BY identifier").fetchall()
+    assert kept == [(5,), (5,), (7,)]
