@@ -20,6 +20,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from broker.addresses import address_of
 from broker.authorization import Authenticator
 from broker.deadlines import TimingWheel
 from broker.environment import Environment
@@ -69,6 +70,10 @@ class Broker:
         """By principal; almost always one, and a tuple of one is the smallest collection there is."""
         self._published_wills: list[PublishedWill] = []
         """Of earlier runs: the embedder is told of them once more."""
+        self._by_address: dict[str, int] = {}
+        """Connections past CONNECT of each address (`address_of`)."""
+        self.max_connections = settings.max_connections
+        """Or fewer, where the system gives us no more descriptors."""
         self._leaving = 0
         """How many clients there were when they began to be sent away."""
 
@@ -239,7 +244,7 @@ class Broker:
         """So many clients may come back together, when we send them away."""
         return max(self._leaving, self.metrics.connections + self.metrics.handshakes)
 
-    def refusal(self, client_id: str, principal: str) -> int:
+    def refusal(self, client_id: str, principal: str, peer: str) -> int:
         """The reason code for an authenticated client that there is no room for, or that asks for another's session;
         0 if it may have one."""
         if self.environment.draining:
@@ -252,7 +257,16 @@ class Broker:
                 return ReasonCode.QUOTA_EXCEEDED
         elif session.connection is not None:
             return ReasonCode.SUCCESS  # it takes its own place over
-        if self.metrics.connections >= self.settings.max_connections:
+        metrics, settings = self.metrics, self.settings
+        # A user's own client, which has its name, has its place besides them.
+        others = len(self._connections.get(principal, ())) - self.is_connected(principal)
+        if client_id != principal and others >= settings.max_connections_per_user:
+            metrics.refuse("too_many_connections_of_a_user")
+            return ReasonCode.QUOTA_EXCEEDED
+        if self._by_address.get(address_of(peer), 0) >= settings.max_connections_per_address:
+            metrics.refuse("too_many_connections_of_an_address")
+            return ReasonCode.QUOTA_EXCEEDED
+        if metrics.connections >= self.max_connections:
             return ReasonCode.QUOTA_EXCEEDED
         return ReasonCode.SUCCESS
 
@@ -297,6 +311,8 @@ class Broker:
         session.save()
         connection.session = session
         self._connections[connection.principal] = (*self._connections.get(connection.principal, ()), connection)
+        address = address_of(connection.peer)
+        self._by_address[address] = self._by_address.get(address, 0) + 1
         metrics = self.metrics
         metrics.connects += 1
         metrics.connections += 1
@@ -313,6 +329,10 @@ class Broker:
         if len(connections) > 1:
             others = tuple(other for other in connections if other is not connection)
             self._connections[connection.principal] = others
+        address = address_of(connection.peer)
+        left = self._by_address.pop(address) - 1
+        if left:
+            self._by_address[address] = left
         self.metrics.connections -= 1
         session.detach()
         self.environment.events.disconnected(session.client_id, reason, detail)

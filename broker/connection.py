@@ -391,7 +391,7 @@ class Connection:
                 return
         if not answer.persistent:
             terms = terms._replace(expiry_interval=0)
-        refusal = self._broker.refusal(terms.client_id, answer.principal)
+        refusal = self._broker.refusal(terms.client_id, answer.principal, self.peer)
         if refusal:
             self._refused(refusal)
             return

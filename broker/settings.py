@@ -16,6 +16,12 @@ NEVER_EXPIRES = 0xFFFFFFFF
 class BrokerSettings:
     max_connections: int = 100_000
     """Network connections past CONNECT. One more is answered with 0x97 (3.1.1: return code 3)."""
+    max_connections_per_user: int = 100_000
+    """Of those, of one user, besides the client that has the user's name as its identifier; by default a fleet may
+    share one. One more is answered with 0x97 (3.1.1: return code 3)."""
+    max_connections_per_address: int = 50_000
+    """Of those, from one remote address (of IPv6 its /64): half of them. A fleet sits behind one address. One more is
+    answered with 0x97 (3.1.1: return code 3)."""
     max_sessions: int = 1_000_000
     """Sessions, connected or not, about 1 KiB each. A new one more is answered with 0x97 (3.1.1: return code 3)."""
     connect_timeout: float = 10.0

@@ -83,6 +83,8 @@ SWEEP_SECONDS = 0.25
 """How late `expired` may be booked; nothing is handed over late, whatever this is."""
 DAY = 86_400_000
 HOUR = 3_600_000
+SIDE_CONNECTIONS = 8
+"""Of one device, besides its own: a helper or two, and what the network has not yet told us is gone."""
 MAX_UNSTORED_BYTES = 512 * 1024
 """Of one connection of a device. Each byte of it is there several times on its way to the disk."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -508,6 +510,8 @@ def _broker_settings(settings: Settings) -> BrokerSettings:
         max_message_rate=settings.device_message_rate / speed,
         max_byte_rate=settings.device_byte_rate / speed,
         max_unstored_bytes=MAX_UNSTORED_BYTES,
+        max_connections_per_user=SIDE_CONNECTIONS,
+        max_connections_per_address=settings.connections_per_address,
     )
     return replace(
         usual, connect_timeout=usual.connect_timeout * speed, keep_alive_grace=usual.keep_alive_grace * speed

@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     """Unacknowledged pushes to one device; its own receive maximum may lower it."""
     ack_timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds after which a device that does not acknowledge is disconnected."""
+    connections_per_address: Annotated[int, Field(ge=1)] = 50_000
+    """Devices connected from one remote address (of IPv6 its /64): a fleet sits behind one."""
     device_message_rate: Annotated[int, Field(ge=1)] = 500
     """Messages per second and device, all its connections together; ten seconds' worth may come at once. Over it the
     device is read more slowly. A message costs up to 0.2 ms: a tenth of the server's one core."""

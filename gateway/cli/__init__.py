@@ -72,6 +72,9 @@ def serve(
     mailbox_bytes: Annotated[str | None, typer.Option(help="The same in bytes. Default: 4 MiB")] = None,
     max_inflight: Annotated[int | None, typer.Option(help="Unacknowledged per device. Default: 512")] = None,
     ack_timeout: Annotated[float | None, typer.Option(help="Seconds. Default: 300")] = None,
+    connections_per_address: Annotated[
+        int | None, typer.Option(help="Devices connected from one address. Default: 50000")
+    ] = None,
     device_message_rate: Annotated[
         int | None, typer.Option(help="Messages per second and device. Default: 500")
     ] = None,

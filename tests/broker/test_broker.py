@@ -562,3 +562,37 @@ def test_the_hot_path_allocates_and_does_no_more_than_it_must() -> None:
     assert len(world.events.of("settled")) == 100
     assert world.store.log == []
     assert world.broker.metrics.publishes_out == world.broker.metrics.acknowledged == 100
+
+
+@pytest.mark.parametrize("version", [V3_1_1, V5])
+def test_the_connections_of_a_user_are_bounded_and_its_own_has_a_place(version: int) -> None:
+    world = World(BrokerSettings(max_connections_per_user=3))
+    sides = [world.connect(f"kiosk-1:{number}", version) for number in range(3)]
+    refused = world.client(version)
+    refused.send(Connect("kiosk-1:x", version))
+    assert refused.receive(Connack).reason_code == (0x97 if version == V5 else 3)
+    assert world.broker.metrics.refused["too_many_connections_of_a_user"] == 1
+    world.connect("kiosk-1", version)
+    world.connect("kiosk-1:1", version)  # it takes its own place over
+    world.connect("kiosk-2:1", version)
+    sides[0].drop()
+    sides[2].drop()
+    world.connect("kiosk-1:x", version)
+
+
+@pytest.mark.parametrize("version", [V3_1_1, V5])
+def test_the_connections_of_an_address_are_bounded(version: int) -> None:
+    world = World(BrokerSettings(max_connections_per_address=2))
+    first = world.connect("kiosk-1", version)
+    world.connect("kiosk-2", version)
+    refused = world.client(version)
+    refused.send(Connect("kiosk-3", version))
+    assert refused.receive(Connack).reason_code == (0x97 if version == V5 else 3)
+    world.connect("kiosk-2", version)
+    elsewhere = world.client(version)
+    elsewhere.connection.peer = "192.0.2.9:1"
+    elsewhere.send(Connect("kiosk-4", version))
+    assert elsewhere.receive(Connack).reason_code == 0
+    first.drop()
+    world.connect("kiosk-3", version)
+    assert world.broker._by_address == {"192.0.2.1": 2, "192.0.2.9": 1}

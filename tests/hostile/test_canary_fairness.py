@@ -20,6 +20,7 @@ from tests.end_to_end.harness import Device, Server
 from tests.hostile.canary import Canary
 from tests.wire import V4, V5
 
+SIDE_CONNECTIONS = 8
 SECONDS = 0.5
 HEAP = 1_000_000
 """Bytes that are sent at a time."""
@@ -125,3 +126,22 @@ def test_nobody_is_late_while_a_device_floods(tmp_path: Path, full: int) -> None
         metrics = server.api.request("GET", "/metrics").text
     limited = next(line for line in metrics.splitlines() if line.startswith("fleetpush_broker_limited_senders_total"))
     assert float(limited.split()[1]) > 0
+
+
+def test_the_side_connections_of_a_device_take_no_descriptors_of_others(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", open_files=256) as server, contextlib.ExitStack() as held:
+        device = server.api.enrol("ID")
+        codes = []
+        with Canary(server) as canary:
+            for number in range(300):
+                raw = held.enter_context(socket.create_connection(("127.0.0.1", server.mqtt_port), timeout=5))
+                raw.sendall(wire.connect(f"ID:{number}", username="ID", password=device.token))
+                codes.append(raw.recv(4)[3])
+                if codes[-1]:
+                    raw.close()
+        assert codes.count(0) == SIDE_CONNECTIONS
+        assert set(codes) == {0, 3}
+        assert canary.report.descriptors_most < canary.report.descriptors_before + 64
+        with socket.create_connection(("127.0.0.1", server.mqtt_port), timeout=5) as own:
+            own.sendall(wire.connect("ID", username="ID", password=device.token))
+            assert own.recv(4) == wire.connack_4()
