@@ -71,6 +71,34 @@ MUST_BE_ZERO = (
     Figure(
         "violations", "Violations", "against the protocol", "times the server broke the MQTT protocol", ("violation",)
     ),
+    Figure(
+        "unexplained",
+        "Unexplained",
+        "ended without a cause",
+        "ended, or did not end, against what was sent, the clock, and what devices did",
+        ("ended_without_cause", "not_superseded"),
+    ),
+    Figure(
+        "contradictions",
+        "Contradictions",
+        "contradictory answers",
+        "the server's counts, lists, times and presence do not agree",
+        ("contradiction",),
+    ),
+    Figure(
+        "events_wrong",
+        "Events wrong",
+        "events missing or wrong",
+        "what the event stream or the webhook left out, told twice, or made up",
+        ("event",),
+    ),
+    Figure(
+        "unanswered",
+        "Unanswered",
+        "receipts unanswered",
+        "receipts of connected devices that the server never acknowledged",
+        ("unanswered",),
+    ),
 )
 REDELIVERED = Figure(
     "redelivered", "Redelivered", "redelivered", "copies of a push that its device had already; allowed, dropped there"
@@ -89,6 +117,11 @@ KIND_WORDS: dict[FindingKind, str] = {
     "booked_without_arrival": "booked, never arrived",
     "arrived_without_booking": "arrived, not booked",
     "violation": "protocol violation",
+    "ended_without_cause": "ended without a cause",
+    "not_superseded": "not superseded",
+    "contradiction": "contradiction",
+    "event": "event missing or wrong",
+    "unanswered": "never acknowledged",
 }
 
 

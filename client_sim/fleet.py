@@ -84,6 +84,8 @@ class Observation:
     offline: list[tuple[int, float]] = field(default_factory=list)
     violations: list[tuple[int, float, str]] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
+    unanswered: list[tuple[int, int]] = field(default_factory=list)
+    """At the end: (push number, device) of receipts that the server has not acknowledged."""
     redelivered: int = 0
     connected: int = 0
     unsettled: int = 0
@@ -195,6 +197,8 @@ class Fleet:
                     self._happen((network, rate * len(self._devices), event, None))
 
     def do_end(self) -> None:
+        for index, device in self._devices.items():
+            self._seen.unanswered += [(number, index) for number in device.unanswered()]
         for device in self._devices.values():
             device.leave()
         # Goodbyes leave before the process does.

@@ -48,6 +48,20 @@ class ServerDelivery:
     device_id: str | None
     state: str
     reason: str | None
+    at: str | None = None
+    """When it came to that state."""
+    result: Any = None
+
+
+@dataclass(frozen=True)
+class ServerPush:
+    """What the server says of a push as a whole."""
+
+    targeted: int
+    counts: dict[str, int]
+    reached: dict[str, int]
+    sent_at: str
+    expires_at: str
 
 
 @dataclass(frozen=True)
@@ -146,10 +160,47 @@ class GatewayClient:
                 "GET", f"/v1/pushes/{push_id}/deliveries", 200, 404, params={"limit": PAGE, **cursor}
             )
             items = page.get("items", ())
-            found += [ServerDelivery(item["device_id"], item["state"], item["reason"]) for item in items]
+            found += [
+                ServerDelivery(
+                    item["device_id"],
+                    item["state"],
+                    item["reason"],
+                    item.get(f"{item['state']}_at") or item.get("ended_at"),
+                    item.get("result"),
+                )
+                for item in items
+            ]
             if not page.get("next_cursor"):
                 return found
             cursor = {"cursor": page["next_cursor"]}
+
+    async def push_report(self, push_id: str) -> ServerPush | None:
+        """None: the server does not know it. Raises GatewayError."""
+        body = await self._ask("GET", f"/v1/pushes/{push_id}", 200, 404)
+        if "counts" not in body:
+            return None
+        return ServerPush(body["targeted"], body["counts"], body["reached"], body["sent_at"], body["expires_at"])
+
+    async def offline_devices(self) -> list[str]:
+        """The devices of the app that the server holds for not connected. Raises GatewayError."""
+        found: list[str] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = await self._ask("GET", "/v1/devices", 200, params={"limit": PAGE, **cursor})
+            found += [item["device_id"] for item in page["items"] if not item["online"]]
+            if not page.get("next_cursor"):
+                return found
+            cursor = {"cursor": page["next_cursor"]}
+
+    async def policy(self) -> dict[str, Any]:
+        """The app's rules and its channels' ids. Raises GatewayError."""
+        channels = await self._ask("GET", "/v1/channels", 200, params={"limit": PAGE})
+        return {**await self._ask("GET", "/v1/policy", 200), "channels": channels["items"]}
+
+    async def add_webhook(self, url: str, types: Sequence[str]) -> str:
+        """Its secret. Raises GatewayError."""
+        body = await self._ask("POST", "/v1/webhooks", 201, json={"url": url, "types": list(types)})
+        return str(body["secret"])
 
     async def _ask(
         self, method: str, path: str, *expected: int, patience: float = PATIENCE, **options: Any

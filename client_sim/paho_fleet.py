@@ -152,6 +152,10 @@ class PahoDevice:
                 obeyed, self._obeyed = self._obeyed, []
                 self._unanswered += obeyed
 
+    def unanswered(self) -> list[int]:
+        """The pushes of which the server has not acknowledged a receipt, while it is connected."""
+        return [number for number, _ in self._unanswered] if self.connected else []
+
 
 class PahoFleet:
     """The main thread obeys and reports; callbacks of the devices come from theirs."""
@@ -186,6 +190,9 @@ class PahoFleet:
             if work is None:
                 break
             work()
+        for device in self._devices.values():
+            device.look()
+            self._seen.unanswered += [(number, device.index) for number in device.unanswered()]
         with self._hands:
             for device in self._devices.values():
                 self._hands.submit(device.leave)

@@ -34,9 +34,17 @@ class SenderEvents(Protocol):
     """Whom the sender tells; `number` is what `sending` gave the push."""
 
     def sending(
-        self, intended: float, requested: float, targets: Sequence[int] | None, ttl: float, priority: str
+        self,
+        intended: float,
+        requested: float,
+        targets: Sequence[int] | None,
+        ttl: float,
+        priority: str,
+        collapse_key: str | None = None,
+        size: int = 0,
     ) -> int:
-        """The first request of a push is about to leave; its number. Targets: device indexes, None: all of them."""
+        """The first request of a push is about to leave; its number. Targets: device indexes, None: all of them.
+        `size`: bytes of its padding."""
 
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None: ...
 
@@ -139,7 +147,9 @@ class Sender:
 
     def _request(self, due: _Due) -> _Request:
         stream = due.stream
-        number = self._events.sending(due.intended, time.monotonic(), due.targets, stream.ttl, due.priority)
+        number = self._events.sending(
+            due.intended, time.monotonic(), due.targets, stream.ttl, due.priority, due.collapse_key, stream.size
+        )
         if due.targets is None:
             target: dict[str, Any] = {"tag": self._run}
         elif len(due.targets) == 1:
@@ -149,7 +159,12 @@ class Sender:
         body: dict[str, Any] = {
             "target": target,
             "kind": stream.kind,
-            "data": {"sim": number, **({"padding": "x" * stream.size} if stream.size else {})},
+            # What the device must find around it (`simulated_device`): nothing of a push may change on its way.
+            "data": {
+                "sim": number,
+                "as": [stream.kind, due.priority, stream.qos, int(stream.ttl), stream.size],
+                **({"padding": "x" * stream.size} if stream.size else {}),
+            },
             "priority": due.priority,
             "qos": stream.qos,
             "ttl": int(stream.ttl),

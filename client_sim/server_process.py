@@ -43,6 +43,7 @@ class ServerProcess:
         command += ["--http-port", str(self.http_port), "--mqtt-port", str(self.mqtt_port), *self._options]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETPUSH_")}
         root = str(Path(__file__).resolve().parent.parent)
+        environment["FLEETPUSH_WEBHOOK_NETWORKS"] = "127.0.0.0/8"  # the simulation's own receiver
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
         began = time.monotonic()
         with self._log.open("ab") as log:

@@ -94,6 +94,7 @@ class SimulatedDevice(asyncio.Protocol):
         "_next_id",
         "_owed",
         "_retry_after",
+        "_subscribed",
         "_token",
         "_topics",
         "_transport",
@@ -128,6 +129,8 @@ class SimulatedDevice(asyncio.Protocol):
         self._link: ShapedLink | None = None
         self._failures = 0
         self._retry_after: int | None = None
+        self._subscribed = False
+        """A SUBACK came: from then on its session is there whenever it returns."""
         self._begun = 0.0
         self._heard = False
         self._next_id = 0
@@ -142,6 +145,12 @@ class SimulatedDevice(asyncio.Protocol):
     def settled(self) -> bool:
         """Nothing it has said is unanswered, and it owes nothing."""
         return not (self._unanswered or self._waiting or self._owed)
+
+    def unanswered(self) -> list[int]:
+        """The pushes of which a receipt was sent on this connection and not acknowledged."""
+        if self.state != ONLINE:
+            return []
+        return [number for _, number, _ in (self._unanswered or {}).values()]
 
     # What the scenario does to it
 
@@ -348,6 +357,8 @@ class SimulatedDevice(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.close()
             return
+        if self._subscribed and not packet.session_present:
+            self._fleet.violated(self, "the session was lost: CONNACK says it is a new one")  # [MQTT-3.2.2-2]
         subscription = SubscriptionRequest(f"{self._topics}push", qos=1)
         self._write(encode(Subscribe(SUBSCRIBE_ID, [subscription]), self._version))
 
@@ -357,6 +368,7 @@ class SimulatedDevice(asyncio.Protocol):
             return
         now = time.monotonic()
         self.state = ONLINE
+        self._subscribed = True
         self._failures = 0
         fleet = self._fleet
         fleet.online(self, now, now - self._begun)
@@ -379,6 +391,8 @@ class SimulatedDevice(asyncio.Protocol):
         except (ValueError, KeyError, TypeError):
             self._fleet.violated(self, "a message that is no push of this simulation")
             return
+        if changed := _changed(packet, message, number, f"{self._topics}push"):
+            self._fleet.violated(self, f"push {push_id} came with {changed}")
         new = self._fleet.effect(self, number, push_id, now)
         answer = b""
         if packet.qos == 1:
@@ -453,6 +467,25 @@ class _Abandoned(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport) -> None:
         if not transport.is_closing():
             transport.resume_reading()
+
+
+def _changed(packet: Publish, message: dict[str, Any], number: int, topic: str) -> str:
+    """What is not as the sender asked for, in words; nothing when all is."""
+    sent_as = message["data"].get("as")
+    if sent_as is None:
+        return ""  # of another sender
+    kind, priority, qos, ttl, size = sent_as
+    if message["kind"] != kind or message.get("priority") != priority:
+        return f"kind {message['kind']} and priority {message.get('priority')}, sent as {kind} and {priority}"
+    if not 0 <= message.get("expires_in", -1) <= ttl:
+        return f"expires_in {message.get('expires_in')}, sent with a ttl of {ttl}"
+    if packet.qos != qos or packet.retain or packet.topic != topic:
+        return f"QoS {packet.qos}, retain {packet.retain}, topic {packet.topic}, sent with QoS {qos}"
+    if len(message["data"].get("padding", "")) != size:
+        return f"{len(message['data'].get('padding', ''))} bytes of padding, sent with {size}"
+    if kind in SHOWN and message.get("notification", {}).get("title") != f"Push {number}":
+        return f"another notification than it was sent with: {message.get('notification')}"
+    return ""
 
 
 def _retry_after(properties: Properties | None) -> int | None:

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 from client_sim.crew import Crew, Worker, paho_devices
+from client_sim.event_observer import TYPES, EventObserver, ObserverPlan, webhook_types
 from client_sim.file_limit import need_files
 from client_sim.fleet import DevicePlan, FleetPlan, Observation
 from client_sim.gateway_client import Enrolled, GatewayClient, GatewayError
 from client_sim.people import People
 from client_sim.scenario import Phase, Scenario
 from client_sim.sender import Sender
+from client_sim.server_answers import contradictions
 from client_sim.server_process import ServerProcess
 from client_sim.shaped_link import Network
 from client_sim.simulation_ledger import Ledger
@@ -40,6 +44,11 @@ CHURN_SECONDS = 0.1
 CONNECT_SECONDS = 120.0
 """For a fleet to be connected, beyond what its rate makes of it."""
 LOOK_SECONDS = 0.1
+EVENT_SECONDS = 12.0
+"""Of silence, after which events that are still missing do not come any more: a webhook whose server was killed is
+tried again after five seconds, and after five to ten more."""
+EVENT_QUIET_SECONDS = 1.0
+"""The same when none is missing that must come: the others follow at their heels."""
 QUIET_SECONDS = 2.0
 """Nothing arrived, nothing unanswered: then it is time to ask the server what it thinks."""
 READERS = 8
@@ -100,6 +109,8 @@ class Simulation:
         self._network: Network | None = None
         self._worst_network = 0.0
         self._last_arrival = 0.0
+        self._last_look = False
+        """Time is over: what the server says now is its last word."""
 
     # From begin to end
 
@@ -124,7 +135,9 @@ class Simulation:
             self._watcher.phase("enrol", "")
             if self._target is not None:
                 stack.push_async_callback(self._remove, gateway)
+            self._ledger.may_suppress = _suppressing(await gateway.policy())
             enrolled = await gateway.enrol(self._ids, self._name)
+            observer = await self._observe_events(stack, gateway, target)
             self._crew.start(self._plan(enrolled, target), self._processes)
             stack.push_async_callback(asyncio.to_thread, self._crew.end)
             sampling = asyncio.create_task(self._sample())
@@ -133,12 +146,61 @@ class Simulation:
             for phase in self._scenario.phases:
                 await self._phase(phase, sender, began)
             await self._settle(gateway, sender)
+            await self._compare_presence(gateway)
+            await self._compare_events(observer)
             sampling.cancel()
             with suppress(asyncio.CancelledError):
                 await sampling
             await asyncio.to_thread(self._crew.end)
             await asyncio.sleep(0)  # what they said at their end
             return self._report(began_at, time.monotonic() - began)
+
+    async def _observe_events(self, stack: AsyncExitStack, gateway: GatewayClient, target: Target) -> EventObserver:
+        """A process that follows the events; with a webhook of its own where the server is ours, and may reach us."""
+        port = None
+        if self._target is None:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+        plan = ObserverPlan(target.url, target.key, target.ca, port, f"{self._name}-")
+        observer = await asyncio.to_thread(EventObserver, plan, "0" if port is not None else None)
+        stack.push_async_callback(asyncio.to_thread, observer.end)
+        if not await asyncio.to_thread(observer.wait_started, CONNECT_SECONDS):
+            raise SimulationFailed(f"{target.url}/v1/events cannot be followed with this key")
+        if port is not None:
+            types = webhook_types(self._scenario.devices)
+            observer.expect_signature(await gateway.add_webhook(f"http://127.0.0.1:{port}/", types))
+        return observer
+
+    async def _compare_events(self, observer: EventObserver) -> None:
+        """Give what was told to the ledger, when nothing more comes."""
+        self._watcher.phase("events", "what the event stream and the webhook have told")
+        deadline = time.monotonic() + self._scenario.settle
+        types = {"the event stream": TYPES}
+        if self._target is None:
+            types["the webhook"] = tuple(webhook_types(self._scenario.devices))
+        while True:
+            books = await asyncio.to_thread(observer.books)
+            told = {"the event stream": books.stream, "the webhook": books.webhook}
+            missing = any(self._ledger.untold(told[source], asked) for source, asked in types.items())
+            if not missing and books.idle_seconds > EVENT_QUIET_SECONDS:
+                break
+            if books.idle_seconds > EVENT_SECONDS or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.5)
+        for source, asked in types.items():
+            self._ledger.told(source, told[source], asked)
+        for complaint in books.complaints:
+            self._ledger.event_complaint(complaint)
+
+    async def _compare_presence(self, gateway: GatewayClient) -> None:
+        """Everybody is connected now, and the server must say so."""
+        if self._crew.connected < len(self._known):
+            return
+        known = {self._ids[index]: index for index in self._known}
+        for device_id in await gateway.offline_devices():
+            if device_id in known and known[device_id] in self._online:
+                self._ledger.contradicts(-1, known[device_id], "the device is connected; the server says offline")
 
     async def _start_server(self, stack: AsyncExitStack) -> Target:
         server = self._server
@@ -224,6 +286,8 @@ class Simulation:
         for share, command, before in ((phase.deaf, "deaf", self._deaf), (phase.mute, "mute", self._mute)):
             chosen = set(self._dice.sample(simulated, min(round(share * scenario.devices), len(simulated))))
             self._absent(chosen - before)
+            for index in chosen:
+                self._ledger.hindered(index)
             self._crew.tell(command, chosen - before, True)
             self._crew.tell(command, before - chosen, False)
             self._present((before - chosen) & self._online)
@@ -308,13 +372,14 @@ class Simulation:
             )
         asked: set[int] = set()
         while True:
+            self._last_look = time.monotonic() > deadline
             while self._under_way() and time.monotonic() < deadline:
                 self._check()
                 await asyncio.sleep(LOOK_SECONDS)
             self._statistics.all_arrived()
             self._watcher.phase("compare", "what the server says of each push")
             asked = await self._ask_server(gateway, asked)
-            if len(asked) == len(self._ledger.pushes()) or time.monotonic() > deadline:
+            if len(asked) == len(self._ledger.pushes()):
                 return
             await asyncio.sleep(1.0)
 
@@ -332,10 +397,13 @@ class Simulation:
         async def read() -> None:
             for number, push_id in todo:
                 self._check()
-                items = await gateway.deliveries(push_id)
-                self._ledger.server_says(number, [(self._index(one.device_id), one.state, one.reason) for one in items])
-                if not any(one.state in OPEN for one in items):
+                report, items = await gateway.push_report(push_id), await gateway.deliveries(push_id)
+                said = [(self._index(one.device_id), one.state, one.reason) for one in items]
+                self._ledger.server_says(number, said, time.monotonic())
+                if not any(one.state in OPEN for one in items) or self._last_look:
                     final.add(number)
+                    for device_id, what in contradictions(report, items):
+                        self._ledger.contradicts(number, self._index(device_id), what)
 
         async with asyncio.TaskGroup() as readers:
             for _ in range(READERS):
@@ -416,6 +484,8 @@ class Simulation:
             statistics.went_offline(index)
         for index, when, what in seen.violations:
             ledger.violation(index, when, what)
+        for number, index in seen.unanswered:
+            ledger.unanswered(number, index)
         ledger.redelivered(seen.redelivered)
         if seen.arrived or seen.duplicated or seen.redelivered:
             self._last_arrival = time.monotonic()
@@ -424,10 +494,17 @@ class Simulation:
     # What the sender tells (SenderEvents)
 
     def sending(
-        self, intended: float, requested: float, targets: Sequence[int] | None, ttl: float, priority: str
+        self,
+        intended: float,
+        requested: float,
+        targets: Sequence[int] | None,
+        ttl: float,
+        priority: str,
+        collapse_key: str | None = None,
+        size: int = 0,
     ) -> int:
         self._statistics.sending(self._crew, intended, requested)
-        return self._ledger.sending(requested, targets, ttl, priority)
+        return self._ledger.sending(requested, targets, ttl, priority, collapse_key, size)
 
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None:
         self._ledger.accepted(number, push_id, answered, targeted)
@@ -448,6 +525,19 @@ class Simulation:
             pid = server.running_pid if self._target is None and server is not None else None
             sample = self._statistics.second(time.monotonic(), self._crew, pid)
             self._watcher.second(sample)
+
+
+def _suppressing(rules: dict[str, Any]) -> frozenset[str]:
+    """The reasons for which an app with these rules may suppress what a simulation sends."""
+    reasons = set()
+    parts = [rules, *rules["channels"]]
+    if rules.get("consent", {}).get("unknown") == "suppress":
+        reasons.add("no_consent")
+    if any(part.get("caps") for part in parts):
+        reasons.add("capped")
+    if any(part.get("quiet_hours") for part in parts):
+        reasons.add("quiet_hours")
+    return frozenset(reasons)
 
 
 def _first(failed: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -22,6 +22,19 @@ disagreement
     An effect that the server does not book, a booking without an effect, or another level (delivered, displayed,
     opened, acted) than the receipts that it has acknowledged to the device. A push that arrived after the server gave
     it up is booked once a receipt proves it; its reason then keeps `after_<end>`.
+ended without a cause
+    The server says that a delivery ended, and nothing that was done calls for it: `expired` before its ttl was over, or
+    though its device was connected for a long while within it; `superseded` without a later push with its collapse key
+    to the same device; `overflowed` though fewer pushes were ever sent to the device than a mailbox holds; `refused`
+    though the device never let one go unacknowledged; `suppressed` though the app has no rule that does it;
+    `cancelled` and `revoked`, which a simulation never asks for.
+not superseded
+    It reached a device that came back after a newer push with its collapse key had been accepted for it.
+events
+    The last state of each delivery must have been told, by the stream and by the webhook, and nothing that was not so;
+    and what one of them has told the other must have told too.
+unanswered
+    A connected device sent a receipt that was never acknowledged.
 
 Two million deliveries take less than a gibibyte: arrivals and levels lie in arrays, one of each per push.
 """
@@ -36,6 +49,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from client_sim.event_observer import BITS, TYPES
 from client_sim.figures import ARRIVED, ENDED, OPEN
 from client_sim.people import ACTED, DISPLAYED, OPENED
 from client_sim.simulation_report import FINDINGS, Finding, FindingKind
@@ -46,6 +60,19 @@ STATES = ("unknown", *OPEN, *ARRIVED, *ENDED)
 _CODES = {state: code for code, state in enumerate(STATES)}
 _NEVER = 0.0
 """No arrival; the clock starts above it."""
+PRIORITIES = ("critical", "high", "normal", "low")
+MAILBOX_DELIVERIES = 1_000
+MAILBOX_BYTES = 4 * 1024 * 1024
+"""Below both, a mailbox of the default size cannot overflow."""
+PUSH_BYTES = 600
+"""Of a push of the simulator besides its padding, at most."""
+HEARING_SECONDS = 15.0
+"""A device that hears for so long without a break has been given what waits for it: the longest drain of the built-in
+scenarios after a mass return takes a third of that."""
+GOODBYE_SECONDS = 1.0
+"""From the order to leave until the server has read the DISCONNECT."""
+EARLY_SECONDS = 0.1
+"""How much earlier than by our count a ttl may be over: the server's clock counts whole milliseconds."""
 
 
 @dataclass
@@ -62,6 +89,10 @@ class Judgement:
     expired_online: int = 0
     disagreements: int = 0
     violations: int = 0
+    unexplained: int = 0
+    contradictions: int = 0
+    events_wrong: int = 0
+    unanswered: int = 0
     redelivered: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     server_states: Counter[str] = field(default_factory=Counter)
@@ -77,6 +108,10 @@ class Judgement:
             or self.expired_online
             or self.disagreements
             or self.violations
+            or self.unexplained
+            or self.contradictions
+            or self.events_wrong
+            or self.unanswered
         )
 
     def fields(self) -> dict[str, Any]:
@@ -87,9 +122,12 @@ class _Push:
     __slots__ = (
         "answered",
         "arrivals",
+        "collapse_key",
         "levels",
         "priority",
         "push_id",
+        "read_at",
+        "reasons",
         "requested",
         "said",
         "states",
@@ -97,13 +135,20 @@ class _Push:
         "ttl",
     )
 
-    def __init__(self, requested: float, targets: Sequence[int], ttl: float, priority: str) -> None:
+    def __init__(
+        self, requested: float, targets: Sequence[int], ttl: float, priority: str, collapse_key: str | None
+    ) -> None:
         self.requested = requested
         self.answered = inf
         self.push_id: str | None = None
         self.targets = targets
         self.ttl = ttl
         self.priority = priority
+        self.collapse_key = collapse_key
+        self.read_at = inf
+        """When the server was asked what became of it, the last time."""
+        self.reasons: dict[int, str] | None = None
+        """Of the places that have one."""
         self.arrivals = array("d", (_NEVER,)) * len(targets)
         self.levels = bytearray(len(targets))
         self.states = bytearray(len(targets))
@@ -132,15 +177,46 @@ class Ledger:
         self._away = bytearray(len(ids))
         self._spans: list[array[float] | None] = [None] * len(ids)
         """When a device was there to hear: begin, end, begin, .."""
+        self._connected = array("d", (0.0,)) * len(ids)
+        self._disconnected = array("d", (0.0,)) * len(ids)
+        """When it came and when it went, the last time."""
+        self._left = array("d", (-inf,)) * len(ids)
+        """When the scenario sent it away, the last time."""
+        self._returned_with = bytearray(len(ids))
+        """The least urgent priority that came of what had waited, since it connected; 0: none yet."""
+        self._hindered = bytearray(len(ids))
+        """It was deaf or mute at some time."""
+        self._sent_to = array("I", (0,)) * len(ids)
+        self._bytes_to = array("Q", (0,)) * len(ids)
+        self._of_key: dict[str, list[int]] = {}
+        """Collapse key -> numbers of its pushes."""
+        self.may_suppress: frozenset[str] = frozenset()
+        """Reasons for which the app's own rules suppress."""
+        self._events: list[tuple[str, dict[tuple[str, int], int], int]] = []
+        """Source, what it told, the types that it was asked for."""
 
     # The sender says
 
-    def sending(self, requested: float, targets: Sequence[int] | None, ttl: float, priority: str) -> int:
+    def sending(
+        self,
+        requested: float,
+        targets: Sequence[int] | None,
+        ttl: float,
+        priority: str,
+        collapse_key: str | None = None,
+        size: int = 0,
+    ) -> int:
         """The first request of a push is about to leave; its number. Targets None: everyone. `ttl` in seconds of the
-        server's clock."""
+        server's clock, `size` in bytes of padding."""
         to = self._everyone if targets is None else tuple(sorted(targets))
-        self._pushes.append(_Push(requested, to, ttl / self._speed, priority))
-        return len(self._pushes) - 1
+        number = len(self._pushes)
+        self._pushes.append(_Push(requested, to, ttl / self._speed, priority, collapse_key))
+        if collapse_key is not None:
+            self._of_key.setdefault(collapse_key, []).append(number)
+        for index in to:
+            self._sent_to[index] += 1
+            self._bytes_to[index] += size + PUSH_BYTES
+        return number
 
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None:
         push = self._pushes[number]
@@ -185,6 +261,21 @@ class Ledger:
             self._find("out_of_order", number, index, f"overtaken by one that was asked for {late:.3f} s after its 202")
         if push.requested > newest:
             self._newest[key] = push.requested
+        self._drained(number, index, push, when)
+
+    def _drained(self, number: int, index: int, push: _Push, when: float) -> None:
+        """What had waited while its device was away, and was never handed over before, comes by priority. That needs a
+        device that said goodbye: to a connection that has died unseen something may have been handed over."""
+        came, left = self._connected[index], self._left[index]
+        said_goodbye = left <= self._disconnected[index] < left + GOODBYE_SECONDS < push.requested
+        if self._hindered[index] or not (said_goodbye and push.answered < came <= when):
+            return
+        rank = PRIORITIES.index(push.priority) + 1
+        if rank < self._returned_with[index]:
+            self._found.out_of_order += 1
+            before = PRIORITIES[self._returned_with[index] - 1]
+            self._find("out_of_order", number, index, f"{push.priority} came after {before}; both had waited")
+        self._returned_with[index] = max(rank, self._returned_with[index])
 
     def duplicated(self, number: int, index: int, when: float) -> None:
         self._found.duplicated += 1
@@ -209,16 +300,29 @@ class Ledger:
 
     def online(self, index: int, when: float) -> None:
         self._online[index] = 1
+        self._connected[index] = when
+        self._returned_with[index] = 0
         self._hears(index, when)
 
     def offline(self, index: int, when: float) -> None:
         self._online[index] = 0
+        self._disconnected[index] = when
         self._hears(index, when)
 
     def away(self, index: int, when: float) -> None:
         """From now on the scenario keeps it from hearing."""
         self._away[index] = 1
+        self._left[index] = when
         self._hears(index, when)
+
+    def hindered(self, index: int) -> None:
+        """The scenario has made it deaf or mute."""
+        self._hindered[index] = 1
+
+    def unanswered(self, number: int, index: int) -> None:
+        """At the end, connected, it still waits for the acknowledgement of a receipt."""
+        self._found.unanswered += 1
+        self._find("unanswered", number, index, "the server never acknowledged a receipt of it")
 
     def back(self, index: int, when: float) -> None:
         self._away[index] = 0
@@ -238,9 +342,11 @@ class Ledger:
         """Numbers and ids of those that were accepted, or arrived without an answer to their request."""
         return [(number, push.push_id) for number, push in enumerate(self._pushes) if push.push_id is not None]
 
-    def server_says(self, number: int, deliveries: Iterable[tuple[int, str, str | None]]) -> None:
-        """Device, state and reason of each delivery, so far; -1 is a device that is none of ours."""
+    def server_says(self, number: int, deliveries: Iterable[tuple[int, str, str | None]], read_at: float = inf) -> None:
+        """Device, state and reason of each delivery, so far; -1 is a device that is none of ours. `read_at`: when the
+        server was asked."""
         push = self._pushes[number]
+        push.read_at = read_at
         for index, state, reason in deliveries:
             place = push.place(index)
             if place < 0:
@@ -250,9 +356,38 @@ class Ledger:
                 )
             else:
                 push.states[place] = _CODES.get(state, 0)
+                if reason:
+                    push.reasons = push.reasons or {}
+                    push.reasons[place] = reason
                 if state in ENDED and not reason:
                     self._find("lost", number, index, f"the server says {state} and gives no reason")
                     self._found.lost += 1
+
+    def contradicts(self, number: int, index: int, what: str) -> None:
+        """Answers of the server do not agree with each other, or with what is plain to see. -1: not of one push, not of
+        one device."""
+        self._found.contradictions += 1
+        self._find("contradiction", number, index, what)
+
+    def untold(self, books: dict[tuple[str, int], int], types: Sequence[str]) -> bool:
+        """Whether a source that was asked for `types` still owes the last state of some delivery."""
+        asked = sum(BITS[name] for name in types)
+        bits = [BITS.get(f"delivery.{state}", 0) & asked for state in STATES]
+        return any(
+            bits[push.states[place]] and not books.get((push.push_id, index), 0) & bits[push.states[place]]
+            for push in self._pushes
+            if push.push_id is not None
+            for place, index in enumerate(push.targets)
+        )
+
+    def told(self, source: str, books: dict[tuple[str, int], int], types: Sequence[str]) -> None:
+        """By (push id, device): the event types that a source has told, as `event_observer.BITS`. It was asked for
+        `types`."""
+        self._events.append((source, books, sum(BITS[name] for name in types)))
+
+    def event_complaint(self, what: str) -> None:
+        self._found.events_wrong += 1
+        self._find("event", -1, -1, what)
 
     # The judgement
 
@@ -276,8 +411,13 @@ class Ledger:
                         self._find(
                             "late", number, index, f"it took effect {when - deadline + grace:.3f} s after its end"
                         )
+                    self._judge_supersession(number, index, push, when)
                 else:
                     self._judge_absence(number, index, push, state)
+                told = [(source, books.get((push.push_id, index), 0), asked) for source, books, asked in self._events]
+                for one in told:
+                    self._judge_events(number, index, state, (push.reasons or {}).get(place), *one)
+                self._compare_sources(number, index, told)
         return found
 
     def _judge_arrival(self, number: int, index: int, push: _Push, state: str, level: int) -> None:
@@ -299,7 +439,10 @@ class Ledger:
             found.ended[state] += 1
             if state == "expired" and self._heard(index, push.requested, push.answered + push.ttl):
                 found.expired_online += 1
-                self._find("expired_online", number, index, "it expired, and the device was online all the while")
+                self._find("expired_online", number, index, "it expired, and the device was online long enough")
+            elif complaint := self._no_cause(number, index, push, state):
+                found.unexplained += 1
+                self._find("ended_without_cause", number, index, complaint)
             return
         found.lost += 1
         if state in ARRIVED:
@@ -308,12 +451,91 @@ class Ledger:
         else:
             self._find("lost", number, index, f"it never arrived; the server says {state}")
 
-    def _heard(self, index: int, begin: float, end: float) -> bool:
+    def _no_cause(self, number: int, index: int, push: _Push, state: str) -> str | None:
+        """Why a delivery cannot have ended so, in words; None when it can."""
+        reason = (push.reasons or {}).get(push.place(index), "")
+        if state == "expired":
+            early = push.requested + push.ttl - EARLY_SECONDS - push.read_at
+            return f"it had expired {early:.1f} s before its ttl was over" if early > 0 else None
+        if state == "superseded":
+            newer = self._newer(number, index, push)
+            return None if newer is not None else "it was superseded, and no later push has its collapse key"
+        if state == "overflowed":
+            few = self._sent_to[index] < MAILBOX_DELIVERIES and self._bytes_to[index] < MAILBOX_BYTES
+            return f"it overflowed; only {self._sent_to[index]} pushes were ever sent to this device" if few else None
+        if state == "refused":
+            known = reason == "not_acknowledged" and (self._hindered[index] or len(self._spans[index] or ()) > 1)
+            return None if known else f"it was refused ({reason}); the device has refused nothing"
+        if state == "suppressed" and reason in self.may_suppress:
+            return None
+        return f"it was {state} ({reason}); nobody asked for that"
+
+    def _newer(self, number: int, index: int, push: _Push) -> _Push | None:
+        """The first later push with the same collapse key to this device that the server has."""
+        numbers = self._of_key.get(push.collapse_key or "", [])
+        for later in numbers[bisect_left(numbers, number) + 1 :]:
+            other = self._pushes[later]
+            if other.push_id is not None and other.place(index) >= 0:
+                return other
+        # Two that were under way at a time may have been accepted the other way round.
+        for earlier in numbers[: bisect_left(numbers, number)]:
+            other = self._pushes[earlier]
+            if other.push_id is not None and other.answered > push.requested and other.place(index) >= 0:
+                return other
+        return None
+
+    def _judge_supersession(self, number: int, index: int, push: _Push, when: float) -> None:
+        if push.collapse_key is None or self._hindered[index]:
+            return
         spans = self._spans[index] or ()
-        return any(
-            spans[start] <= begin and (start + 1 == len(spans) or end <= spans[start + 1])
-            for start in range(0, len(spans), 2)
-        )
+        begins = [spans[start] for start in range(0, len(spans), 2) if spans[start] <= when]
+        numbers = self._of_key[push.collapse_key]
+        for later in numbers[bisect_left(numbers, number) + 1 :]:
+            newer = self._pushes[later]
+            if newer.requested > push.answered and newer.place(index) >= 0:
+                if begins and newer.answered < begins[-1]:
+                    self._found.unexplained += 1
+                    told = f"push {newer.push_id} had its collapse key and was accepted before the device came"
+                    self._find("not_superseded", number, index, told)
+                return
+
+    def _judge_events(
+        self, number: int, index: int, state: str, reason: str | None, source: str, told: int, asked: int
+    ) -> None:
+        last = BITS.get(f"delivery.{state}", 0)
+        if last & asked and not told & last:
+            self._found.events_wrong += 1
+            self._find("event", number, index, f"{source} never told that it is {state}")
+        may = last | BITS["delivery.sent"]
+        if state in ARRIVED:
+            furthest = ARRIVED.index(state)
+            may |= sum(BITS[f"delivery.{one}"] for one in ARRIVED[: furthest + 1])
+            if reason is not None:
+                may |= BITS.get(f"delivery.{reason.removeprefix('after_')}", 0)
+        if told & ~may:
+            false = [name for name in TYPES if BITS[name] & told & ~may]
+            self._found.events_wrong += 1
+            self._find("event", number, index, f"{source} told {', '.join(false)}; it is {state}")
+
+    def _compare_sources(self, number: int, index: int, told: Sequence[tuple[str, int, int]]) -> None:
+        """What one source has told and another that was asked for it has not."""
+        for source, bits, _ in told:
+            for other, others, asked in told:
+                if missing := bits & asked & ~others:
+                    names = ", ".join(name for name in TYPES if BITS[name] & missing)
+                    self._found.events_wrong += 1
+                    self._find("event", number, index, f"{other} never told {names}, as {source} did")
+
+    def _heard(self, index: int, begin: float, end: float) -> bool:
+        """Whether it heard all the while, or for so long that it must have been given what waited."""
+        spans = self._spans[index] or ()
+        for start in range(0, len(spans), 2):
+            came, went = spans[start], spans[start + 1] if start + 1 < len(spans) else inf
+            if came <= begin and end <= went:
+                return True
+            if min(end, went) - max(begin, came) >= HEARING_SECONDS:
+                return True
+        return False
 
     def _find(self, kind: FindingKind, number: int, index: int, detail: str) -> None:
         """The first of each kind are written out, so that one kind cannot crowd out another."""

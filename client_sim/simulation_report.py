@@ -23,6 +23,11 @@ FindingKind = Literal[
     "booked_without_arrival",
     "arrived_without_booking",
     "violation",
+    "ended_without_cause",
+    "not_superseded",
+    "contradiction",
+    "event",
+    "unanswered",
 ]
 
 
@@ -128,6 +133,12 @@ class SimulationReport(_Part):
     expired_online: int = Field(description="Ended `expired` though their device was connected all the while")
     disagreements: int = Field(description="Deliveries of which the two ledgers do not say the same")
     violations: int = Field(description="Times the server broke the protocol, as the devices see it")
+    unexplained: int = Field(
+        default=0, description="Ended, or not ended, otherwise than what was sent, the clock and the devices call for"
+    )
+    contradictions: int = Field(default=0, description="Answers of the server about a push that do not agree")
+    events_wrong: int = Field(default=0, description="Events that were not told, told twice, or told of nothing")
+    unanswered: int = Field(default=0, description="Receipts that the server never acknowledged to a connected device")
     redelivered: int = Field(description="Copies of a push that its device had already; allowed, and dropped there")
     ended: dict[str, int] = Field(description="Deliveries that the server ended undelivered, by state")
     server_states: dict[str, int] = Field(description="All deliveries by the state that the server's ledger gives them")

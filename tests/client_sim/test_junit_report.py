@@ -39,6 +39,10 @@ def test_every_truth_and_every_threshold_is_a_case() -> None:
         ("restart.truth", "expired_online == 0"),
         ("restart.truth", "disagreements == 0"),
         ("restart.truth", "violations == 0"),
+        ("restart.truth", "unexplained == 0"),
+        ("restart.truth", "contradictions == 0"),
+        ("restart.truth", "events_wrong == 0"),
+        ("restart.truth", "unanswered == 0"),
         ("restart.thresholds", "lost == 0"),
         ("restart.thresholds", "delivery_p50 < 20ms"),
         ("restart.thresholds", "connect_p99 < 2s"),
@@ -80,4 +84,4 @@ def test_no_name_breaks_the_document() -> None:
     )
     suite = suite_of(report)
     assert suite.get("name") == "]]>��[2J�<failure/>&\"'\n"
-    assert len(suite.findall("testcase")) == 8
+    assert len(suite.findall("testcase")) == 12

@@ -100,7 +100,14 @@ class Book:
     retries: list[str] = field(default_factory=list)
 
     def sending(
-        self, intended: float, requested: float, targets: Sequence[int] | None, ttl: float, priority: str
+        self,
+        intended: float,
+        requested: float,
+        targets: Sequence[int] | None,
+        ttl: float,
+        priority: str,
+        collapse_key: str | None = None,
+        size: int = 0,
     ) -> int:
         self.intended.append(intended)
         self.requested.append(requested)
@@ -236,7 +243,7 @@ async def test_a_push_is_what_its_stream_says() -> None:
         {
             "target": {"tag": "run"},
             "kind": "command",
-            "data": {"sim": 0, "padding": "x" * 10},
+            "data": {"sim": 0, "as": ["command", "normal", 0, 3_600, 10], "padding": "x" * 10},
             "priority": "normal",
             "qos": 0,
             "ttl": 3_600,

@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client_sim.event_observer import BITS as EVENT_BITS
+from client_sim.event_observer import TYPES
 from client_sim.people import ACTED, DISPLAYED, OPENED
 from client_sim.simulation_ledger import Judgement, Ledger
 
 A, B = 0, 1
+BITS = {name.removeprefix("delivery."): bit for name, bit in EVENT_BITS.items()}
 IDS = ["kiosk-a", "kiosk-b"]
 
 
@@ -27,8 +30,16 @@ class History:
         for index in (A, B):
             self.ledger.online(index, 0.5)
 
-    def push(self, at: float, *targets: int, ttl: float = 60, priority: str = "normal", answer: float = 0.1) -> int:
-        number = self.ledger.sending(at, targets or None, ttl, priority)
+    def push(
+        self,
+        at: float,
+        *targets: int,
+        ttl: float = 60,
+        priority: str = "normal",
+        answer: float = 0.1,
+        key: str | None = None,
+    ) -> int:
+        number = self.ledger.sending(at, targets or None, ttl, priority, key)
         self.ledger.accepted(number, f"push-{number}", at + answer, len(targets) or len(IDS))
         return number
 
@@ -52,7 +63,19 @@ def found(history: History) -> dict[str, int]:
     judgement = history.judge()
     counts = {
         name: getattr(judgement, name)
-        for name in ("lost", "duplicated", "late", "out_of_order", "expired_online", "disagreements", "violations")
+        for name in (
+            "lost",
+            "duplicated",
+            "late",
+            "out_of_order",
+            "expired_online",
+            "disagreements",
+            "violations",
+            "unexplained",
+            "contradictions",
+            "events_wrong",
+            "unanswered",
+        )
     }
     wrong = {name: count for name, count in counts.items() if count}
     assert judgement.clean == (not wrong)
@@ -81,11 +104,157 @@ def booked_only(history: History) -> None:
 
 
 def ended_with_a_reason(history: History) -> None:
-    history.server(history.push(1, A), (A, "superseded", "collapse_key"))
+    history.ledger.offline(A, 0.9)
+    history.server(history.push(1, A, key="k"), (A, "superseded", "collapse_key"))
+    history.server(history.push(2, A, ttl=3), (A, "expired", "ttl"))
+    newer = history.push(3, A, key="k")
+    history.ledger.online(A, 9)
+    history.delivered(newer, A, 9.1)
 
 
 def ended_without_a_reason(history: History) -> None:
-    history.server(history.push(1, A), (A, "superseded"))
+    history.push(1, A, key="k")
+    history.server(0, (A, "superseded"))
+    history.delivered(history.push(2, A, key="k"), A, 2.2)
+
+
+def superseded_by_nothing(history: History) -> None:
+    history.server(history.push(1, A, key="k"), (A, "superseded", "collapse_key"))
+    history.delivered(history.push(2, B, key="k"), B, 2.2)  # of another device
+    history.delivered(history.push(2, A, key="j"), A, 2.2)  # of another key
+
+
+def superseded_by_what_was_under_way(history: History) -> None:
+    """Two requests at a time are accepted in either order."""
+    first, second = history.push(1, A, key="k", answer=0.5), history.push(1.2, A, key="k")
+    history.delivered(first, A, 1.6)
+    history.server(second, (A, "superseded", "collapse_key"))
+
+
+def came_although_superseded(history: History) -> None:
+    history.ledger.offline(A, 0.9)
+    older, newer = history.push(1, A, key="k"), history.push(2, A, key="k")
+    history.ledger.online(A, 5)
+    history.delivered(older, A, 5.1)
+    history.delivered(newer, A, 5.2)
+
+
+def came_before_it_was_superseded(history: History) -> None:
+    for at in (1, 2):
+        history.delivered(history.push(at, A, key="k"), A, at + 0.5)
+
+
+def expired_early(history: History) -> None:
+    """A ttl of an hour, and the server calls it over after ten seconds."""
+    history.ledger.offline(A, 0.9)
+    number = history.push(1, A, ttl=3_600)
+    history.ledger.server_says(number, [(A, "expired", "ttl")], read_at=11)
+
+
+def expired_though_long_connected(history: History) -> None:
+    history.ledger.offline(A, 0.9)
+    number = history.push(1, A, ttl=60)
+    history.ledger.online(A, 20)
+    history.ledger.offline(A, 40)
+    history.server(number, (A, "expired", "ttl"))
+
+
+def overflowed_too_soon(history: History) -> None:
+    history.server(history.push(1, A), (A, "overflowed", "mailbox_limit"))
+
+
+def overflowed(history: History) -> None:
+    history.ledger.offline(A, 0.9)
+    for _ in range(1_001):
+        history.server(history.push(1, A, ttl=0), (A, "overflowed", "mailbox_limit"))
+
+
+def refused_by_nobody(history: History) -> None:
+    history.server(history.push(1, A), (A, "refused", "reason_code_0x97"))
+
+
+def refused_by_a_mute_device(history: History) -> None:
+    history.ledger.hindered(A)
+    history.server(history.push(1, A), (A, "refused", "not_acknowledged"))
+
+
+def cancelled_by_nobody(history: History) -> None:
+    history.server(history.push(1, A), (A, "cancelled", "recalled"))
+
+
+def suppressed_by_no_rule(history: History) -> None:
+    history.ledger.may_suppress = frozenset({"capped"})
+    history.server(history.push(1, A), (A, "suppressed", "no_consent"))
+
+
+def suppressed_by_a_rule(history: History) -> None:
+    history.ledger.may_suppress = frozenset({"capped"})
+    history.server(history.push(1, A), (A, "suppressed", "capped"))
+
+
+def drained_out_of_priority(history: History) -> None:
+    history.ledger.away(A, 0.5)
+    history.ledger.offline(A, 0.6)
+    low, critical = history.push(2, A, priority="low"), history.push(3, A, priority="critical")
+    history.ledger.back(A, 4)
+    history.ledger.online(A, 4)
+    history.delivered(low, A, 4.1)
+    history.delivered(critical, A, 4.2)
+
+
+def in_no_priority_after_a_cut(history: History) -> None:
+    """To a connection that died unseen something may have been handed over; that comes first."""
+    history.ledger.offline(A, 0.6)
+    low, critical = history.push(2, A, priority="low"), history.push(3, A, priority="critical")
+    history.ledger.online(A, 4)
+    history.delivered(low, A, 4.1)
+    history.delivered(critical, A, 4.2)
+
+
+def an_event_untold(history: History) -> None:
+    number = history.push(1)
+    for index in (A, B):
+        history.arrive(number, index, 1.2)
+    history.server(number, (A, "delivered"), (B, "delivered"))
+    history.ledger.told("the webhook", {("push-0", A): BITS["delivered"]}, ("delivery.delivered",))
+
+
+def told_by_one_alone(history: History) -> None:
+    number = history.push(1, A)
+    history.arrive(number, A, 1.2)
+    history.ledger.said(number, A, DISPLAYED)
+    history.server(number, (A, "displayed"))
+    displayed, both = BITS["displayed"], BITS["displayed"] | BITS["delivered"]
+    history.ledger.told("the event stream", {("push-0", A): displayed}, TYPES)
+    history.ledger.told("the webhook", {("push-0", A): both}, ("delivery.delivered", "delivery.displayed"))
+
+
+def an_event_of_nothing(history: History) -> None:
+    history.delivered(history.push(1, A), A, 1.2)
+    history.ledger.told("the event stream", {("push-0", A): BITS["delivered"] | BITS["opened"]}, TYPES)
+
+
+def an_event_that_was_not_asked_for(history: History) -> None:
+    history.delivered(history.push(1, A), A, 1.2)
+    history.ledger.told("the webhook", {}, ("delivery.acted",))
+
+
+def revived(history: History) -> None:
+    """Both events are true: it expired, and a receipt proved that it had arrived."""
+    number = history.push(1, A, ttl=2)
+    history.arrive(number, A, 1.5)
+    history.server(number, (A, "delivered", "after_expired"))
+    history.ledger.told("the event stream", {("push-0", A): BITS["expired"] | BITS["delivered"]}, TYPES)
+
+
+def never_acknowledged(history: History) -> None:
+    history.delivered(history.push(1, A), A, 1.2)
+    history.ledger.unanswered(0, A)
+
+
+def contradictory(history: History) -> None:
+    history.delivered(history.push(1, A), A, 1.2)
+    history.ledger.contradicts(0, -1, "counts sum to 2")
 
 
 def for_too_few(history: History) -> None:
@@ -231,6 +400,28 @@ def unanswered_but_arrived(history: History) -> None:
         (booked_only, {"lost": 1, "disagreements": 1}),
         (ended_with_a_reason, {}),
         (ended_without_a_reason, {"lost": 1}),
+        (superseded_by_nothing, {"unexplained": 1}),
+        (superseded_by_what_was_under_way, {}),
+        (came_although_superseded, {"unexplained": 1}),
+        (came_before_it_was_superseded, {}),
+        (expired_early, {"unexplained": 1}),
+        (expired_though_long_connected, {"expired_online": 1}),
+        (overflowed_too_soon, {"unexplained": 1}),
+        (overflowed, {}),
+        (refused_by_nobody, {"unexplained": 1}),
+        (refused_by_a_mute_device, {}),
+        (cancelled_by_nobody, {"unexplained": 1}),
+        (suppressed_by_no_rule, {"unexplained": 1}),
+        (suppressed_by_a_rule, {}),
+        (drained_out_of_priority, {"out_of_order": 1}),
+        (in_no_priority_after_a_cut, {}),
+        (an_event_untold, {"events_wrong": 1}),
+        (an_event_of_nothing, {"events_wrong": 1}),
+        (told_by_one_alone, {"events_wrong": 1}),
+        (an_event_that_was_not_asked_for, {}),
+        (revived, {}),
+        (never_acknowledged, {"unanswered": 1}),
+        (contradictory, {"contradictions": 1}),
         (for_too_few, {"lost": 1}),
         (twice, {"duplicated": 1}),
         (two_pushes_of_one_request, {"duplicated": 1}),
