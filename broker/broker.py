@@ -334,7 +334,7 @@ class Broker:
         if left:
             self._by_address[address] = left
         self.metrics.connections -= 1
-        session.detach()
+        session.detach(reason)
         self.environment.events.disconnected(session.client_id, reason, detail)
         if self.sessions.get(session.client_id) is not session or session.connection is not None:
             return  # a listener has removed it

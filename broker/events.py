@@ -17,6 +17,8 @@ COMPLETED = 1
 """`settled` outcome: PUBCOMP. The broker keeps its record of the handle until `forget`."""
 LOST = -1
 """`settled` outcome: the connection ended first. A session that outlives it may offer the handle to `resume`."""
+NOT_TAKEN = -2
+"""`settled` outcome: LOST, and the client has shown that it did not take the message (`untaken`)."""
 # Any other outcome is `refused`: the reason code >= 0x80 of PUBACK or PUBREC, or 0x95 when the message is larger than
 # the client's maximum packet size and was therefore not sent [MQTT-3.1.2-24].
 
@@ -42,8 +44,8 @@ class BrokerEvents(Protocol):
         """
 
     def settled(self, client_id: str, handle: int, outcome: int) -> None:
-        """What became of a handle that `deliver` took with QoS 1 or 2: ACKNOWLEDGED, COMPLETED, LOST, or a reason
-        code >= 0x80.
+        """What became of a handle that `deliver` took with QoS 1 or 2: ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN, or a
+        reason code >= 0x80.
 
         After COMPLETED the caller owes a `Broker.forget(client_id, handle)` once it has stored the outcome: until then
         the broker keeps its own record, so that a crash between the two cannot deliver twice.

@@ -26,7 +26,7 @@ from functools import partial
 from struct import Struct
 
 from broker.environment import Environment, SessionConnection
-from broker.events import ACKNOWLEDGED, COMPLETED, LOST
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN
 from broker.forwarding import forwarded_properties, identifier_properties, render
 from broker.inflight import (
     ABANDONED,
@@ -44,6 +44,7 @@ from broker.protocol.packets import V5, Pubrel, ReasonCode
 from broker.router import IDENTIFIER_SHIFT, QOS, matching_options
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
 from broker.topic_aliases import OutboundAliases
+from broker.untaken import untaken
 
 DUP = 0x08
 _PACKET_ID = Struct(">H").pack
@@ -613,8 +614,9 @@ class InflightWindow:
         self.wanted_room = 1
         self.pump()
 
-    def detach(self) -> None:
+    def detach(self, reason: str) -> None:
         """The connection has ended; every delivery that can still be lost is reported so."""
+        not_taken = untaken(self, reason)
         self.connection = None
         self.write = None
         self.resend = None
@@ -631,7 +633,7 @@ class InflightWindow:
         settled = self.environment.events.settled
         for entry in list(self.inflight.values()):
             if entry.handle is not None and entry.phase < PUBCOMP_DUE:
-                settled(self.client_id, entry.handle, LOST)
+                settled(self.client_id, entry.handle, NOT_TAKEN if entry in not_taken else LOST)
 
     def _send_again(self, connection: SessionConnection, resend: list[tuple[Inflight, Message | None]]) -> None:
         """In the original order [MQTT-4.6.0-1] [3.1.1: MQTT-4.6.0-1], with the original identifiers [MQTT-4.4.0-1]

@@ -268,7 +268,7 @@ class Rooms:
         self._clock = clock
         self._wall_clock = stored.wall_clock
         self.facts = facts = DeviceFacts(database, clock, loop)
-        self._ledger = ledger = Ledger(database, clock, loop)
+        self._ledger = ledger = Ledger(database, clock, loop, settings.max_attempts)
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
         self._book = book = PolicyBook(database, clock)
         self._wishes = wishes = Wishes(database, ledger, book, clock)

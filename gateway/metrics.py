@@ -202,6 +202,8 @@ class _Rooms(Collector):
             CounterMetricFamily, "device_disconnections", "Connections of devices that have ended.", "reason",
             rooms.connection_events.ended,
         )  # fmt: skip
+        failed = rooms.ledger.failed_attempts
+        yield _counter("delivery_attempts_failed", "Times that a device did not take what it was sent.", failed)
         yield _counter("device_topics_denied", "Topics refused to devices.", rooms.facts.denied)
         failures = {"key": rooms.keys.failures, "device": rooms.authenticator.failures}
         yield _by_label(

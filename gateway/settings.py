@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     device is read more slowly. A message costs up to 0.2 ms: a tenth of the server's one core."""
     device_byte_rate: Annotated[Bytes, Field(ge=1024)] = 512 * 1024
     """Bytes per second and device in those messages, likewise."""
+    max_attempts: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Times that a device may not take a push (not acknowledged, or the end of its connection) before it is refused."""
     request_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """HTTP requests per second and key, as a burst; over it 429 with Retry-After."""
     disk_reserve: Annotated[Bytes, Field(ge=0)] = 32 * 1024 * 1024

@@ -121,6 +121,7 @@ class WaitingPush(_Answer):
     expires_at: str
     size: int = Field(description="Bytes on the wire.")
     not_before: str | None = Field(description="Deferred by caps or quiet hours: judged again then.")
+    attempts: int = Field(description="Times that it was sent and the device did not take it.")
 
 
 class Mailbox(_Answer):
@@ -227,6 +228,7 @@ class Delivery(_Answer):
     acted_at: str | None
     ended_at: str | None = Field(description="When it ended without delivery.")
     replaced_by: str | None = Field(description="The digest that it went into.")
+    attempts: int = Field(description="Times that it was sent and the device did not take it.")
     not_before: str | None = Field(description="It waits because of caps or quiet hours, and is judged again then.")
     action: str | None
     result: Any

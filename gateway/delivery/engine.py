@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from broker.broker import Broker
-from broker.events import ACKNOWLEDGED, COMPLETED, LOST, BrokerEvents
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN, BrokerEvents
 from broker.message import Body, Message
 from broker.protocol.packets import Properties, ReasonCode
 from broker.reception import PACKET_ID_BITS
@@ -23,6 +23,7 @@ __all__ = [
     "ACKNOWLEDGED",
     "COMPLETED",
     "LOST",
+    "NOT_TAKEN",
     "PACKET_ID_BITS",
     "Body",
     "EmbeddedEngine",

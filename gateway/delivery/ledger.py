@@ -31,6 +31,7 @@ from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Any, TypeVar
 
+from gateway.delivery.attempts import count_attempts
 from gateway.delivery.event_log import HANDED_OVER, log_deliveries, log_handles, log_moved, log_push
 from gateway.delivery.headroom import least_valuable_first
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
@@ -44,6 +45,9 @@ T = TypeVar("T")
 
 DEVICE_BITS = 32
 DEVICE_MASK = (1 << DEVICE_BITS) - 1
+MAX_ATTEMPTS = 10
+"""Times that a device may not take a push before that ends `refused`: with the usual `ack_timeout` an hour of attempts,
+and more starts than a device needs to find a bad moment."""
 RETRY_SECONDS = 0.5
 """Pause before an operation that the disk refused is tried again; acknowledgements wait in memory meanwhile."""
 SWEEP_PUSHES = 200
@@ -132,7 +136,9 @@ class Ledger:
     the handles of deliveries that have ended, or have a receipt, although they may not have been offered to anybody.
     """
 
-    def __init__(self, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
+    def __init__(
+        self, database: Writer, clock: Callable[[], int], timers: Timers, max_attempts: int = MAX_ATTEMPTS
+    ) -> None:
         self.pushes = ActivePushes()
         self.on_recorded: Callable[[list[int]], None] = lambda handles: None
         self.on_ended: Callable[[list[int]], None] = lambda handles: None
@@ -143,6 +149,10 @@ class Ledger:
         self._timers = timers
         self._outcomes: dict[tuple[int, int], list[int]] = {}
         self._refusals: list[tuple[int, int]] = []
+        self._not_taken: list[int] = []
+        self._max_attempts = max_attempts
+        self.failed_attempts = 0
+        """Times that a device did not take what it was sent, for metrics."""
         self._flush_scheduled = self._flush_under_way = False
         self._next_expiry = 0
         self._sweep_under_way = False
@@ -181,6 +191,15 @@ class Ledger:
             self._flush_scheduled = True
             self._timers.call_soon(self._flush)
 
+    def not_taken(self, push_no: int, device_no: int) -> None:
+        """Lost, and the device has shown that it did not take it: an attempt that failed (`attempts`)."""
+        self.failed_attempts += 1
+        self._not_taken.append(handle_of(push_no, device_no))
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._timers.call_soon(self._flush)
+        self.lost(push_no, device_no)
+
     def lost(self, push_no: int, device_no: int) -> None:
         """The connection ended first. It is waiting again, unless it is judged to have ended."""
         push = self.pushes.get(push_no)
@@ -203,14 +222,18 @@ class Ledger:
             return  # its callback flushes again: acknowledgements batch by themselves, at the pace of the disk
         outcomes, self._outcomes = self._outcomes, {}
         refusals, self._refusals = self._refusals, []
+        not_taken, self._not_taken = self._not_taken, []
         self._flush_scheduled = False
-        if not outcomes and not refusals:
+        if not outcomes and not refusals and not not_taken:
             return
         self._flush_under_way = True
         now = self._clock()
 
         def operation(connection: sqlite3.Connection) -> None:
             record_outcomes(connection, outcomes, refusals, now)
+            if not_taken:
+                spent = count_attempts(connection, not_taken, self._max_attempts)
+                end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", now)
 
         self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
 

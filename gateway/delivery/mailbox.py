@@ -26,7 +26,7 @@ from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import DEFAULT_APP, device_topic
 from gateway.delivery.device_topics import client_id as client_id_of
 from gateway.delivery.drain import Drain, Lane, Slot
-from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, Body, Engine, Message, ReasonCode
+from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN, Body, Engine, Message, ReasonCode
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
@@ -367,6 +367,9 @@ class Mailbox:
         elif outcome == LOST:
             self._interrupted.discard(handle)  # it was handed over in this run
             self._ledger.lost(handle >> DEVICE_BITS, handle & DEVICE_MASK)
+        elif outcome == NOT_TAKEN:
+            self._interrupted.discard(handle)
+            self._ledger.not_taken(handle >> DEVICE_BITS, handle & DEVICE_MASK)
         else:
             self._ledger.refused(handle >> DEVICE_BITS, handle & DEVICE_MASK, outcome)
 

@@ -103,8 +103,9 @@ class Reports:
             rows = connection.execute(
                 "SELECT d.device_no, v.id, d.state, d.reason, d.qos, d.delivered_at, d.displayed_at, d.dismissed_at,"
                 " d.opened_at, d.acted_at, d.ended_at, d.action, d.result, d.not_before,"
-                " r.id FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
+                " r.id, coalesce(a.count, 0) FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
                 " LEFT JOIN push AS r ON r.no = d.replaced_by"
+                " LEFT JOIN failed_attempt AS a ON a.push_no = d.push_no AND a.device_no = d.device_no"
                 " WHERE d.push_no = ? AND d.device_no > ? ORDER BY d.device_no LIMIT ?",
                 (push_no, after if after is not None else 0, limit + 1),
             )
@@ -124,8 +125,9 @@ class Reports:
         def read(connection: sqlite3.Connection) -> dict[str, Any]:
             rows = connection.execute(
                 "SELECT d.priority, d.push_no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at, d.size,"
-                " d.not_before"
+                " d.not_before, coalesce(a.count, 0)"
                 " FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+                " LEFT JOIN failed_attempt AS a ON a.push_no = d.push_no AND a.device_no = d.device_no"
                 " WHERE d.device_no = ? AND d.state = 0 AND (d.priority, d.push_no) > (?, ?)"
                 " ORDER BY d.priority, d.push_no LIMIT ?",
                 (device_no, priority, after, limit + 1),
@@ -141,6 +143,7 @@ class Reports:
                     "expires_at": rfc3339(row[6]),
                     "size": row[7],
                     "not_before": rfc3339_or_none(row[8] or None),
+                    "attempts": row[9],
                 }
                 for row in rows[:limit]
             ]
@@ -219,6 +222,7 @@ def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
         "ended_at": rfc3339_or_none(row[10]),
         "not_before": rfc3339_or_none(row[13] or None) if state is DeliveryState.WAITING else None,
         "replaced_by": row[14],
+        "attempts": row[15],
         "action": row[11],
         "result": json.loads(row[12]) if row[12] is not None else None,
     }

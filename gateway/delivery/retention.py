@@ -169,6 +169,7 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
         removed += count
         if count == room:  # there may be more of it
             break
+        connection.execute("DELETE FROM failed_attempt WHERE push_no = ?", (push_no,))
         connection.execute("UPDATE push SET swept_at = closed_at WHERE no = ?", (push_no,))
     return removed + len(pushes)
 

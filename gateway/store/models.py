@@ -187,6 +187,16 @@ class Push(SQLModel, table=True):
     """When the counts went as well: the row is a tombstone, and the push answers 410 for as long as they were kept."""
 
 
+class FailedAttempt(SQLModel, table=True):
+    """How often a delivery was sent to its device, which did not take it (`delivery/attempts`)."""
+
+    __tablename__ = "failed_attempt"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    push_no: int = Field(primary_key=True)
+    device_no: int = Field(primary_key=True)
+    count: int
+
+
 class Delivery(SQLModel, table=True):
     """One push to one device; while waiting it is the entry of the device's mailbox."""
 

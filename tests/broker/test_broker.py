@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.events import ACKNOWLEDGED, LOST
+from broker.events import ACKNOWLEDGED, LOST, NOT_TAKEN
 from broker.message import Body, Message
 from broker.protocol.packets import (
     V3_1_1,
@@ -520,7 +520,7 @@ def test_a_listener_may_remove_the_session_from_within(version: int) -> None:
     world.events.on_settled = lambda client_id, handle, outcome: world.broker.remove_session(client_id)
     client.drop()
     assert world.events.of("settled", "disconnected") == [
-        ("settled", "c", 1, LOST),
+        ("settled", "c", 1, NOT_TAKEN),
         ("disconnected", "c", "connection lost"),
     ]
     assert world.broker.sessions == {}

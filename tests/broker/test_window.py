@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.events import ACKNOWLEDGED, COMPLETED, LOST
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN
 from broker.inflight import ABANDONED, PUBCOMP_DUE
 from broker.message import Body, Message
 from broker.protocol.packets import (
@@ -413,7 +413,7 @@ def test_an_ended_connection_loses_what_was_not_acknowledged(version: int) -> No
     world.events.take()
     client.drop()
     assert world.events.take() == [
-        ("settled", "c", 2, LOST),
+        ("settled", "c", 2, NOT_TAKEN),
         ("settled", "c", 3, LOST),
         ("disconnected", "c", "connection lost"),
     ]

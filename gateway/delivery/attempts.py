@@ -1,0 +1,33 @@
+"""Attempts that failed: how often a delivery was sent to its device, which did not take it.
+
+A push that is larger than the device's buffer, or that crashes it, would be sent first at each start until its ttl is
+over. So attempts are counted, those that the broker says the device did not take (`broker.untaken`), and after
+`max_attempts` the delivery ends `refused`, reason `not_acknowledged`. A receipt may still prove that it arrived.
+
+A row is written when an attempt has failed, and only then: a delivery costs one insert and one update. Rows outlive the
+server, so a device that crashes reaches the limit across restarts; they leave with their deliveries (`retention`).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+
+def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit: int) -> list[int]:
+    """Note that these deliveries were not taken once more; those that have reached the limit. On the writer thread."""
+    listed = json.dumps(handles)
+    connection.execute(
+        "INSERT INTO failed_attempt (push_no, device_no, count) SELECT d.push_no, d.device_no, 1"
+        " FROM json_each(?) AS handle CROSS JOIN delivery AS d"
+        " ON d.push_no = handle.value >> 32 AND d.device_no = handle.value & 4294967295 AND +d.state = 0"
+        " WHERE true ON CONFLICT DO UPDATE SET count = count + 1",
+        (listed,),
+    )
+    (text,) = connection.execute(
+        "SELECT json_group_array(handle.value) FROM json_each(?) AS handle CROSS JOIN failed_attempt AS a"
+        " ON a.push_no = handle.value >> 32 AND a.device_no = handle.value & 4294967295 WHERE a.count >= ?",
+        (listed, limit),
+    ).fetchone()
+    return list(json.loads(text))
