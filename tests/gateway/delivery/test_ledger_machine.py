@@ -3,7 +3,8 @@
 Real ledger, mailbox, acceptance and receipts on a real SQLite database; the writer, the clock, the timers and the
 engine move by hand, so that every interleaving of commit, callback, hand-over and crash can happen. After every step:
 the states of each push sum to what was targeted; each row moved along an allowed arrow; first time stamps stayed;
-nothing was handed over after its acknowledgement was recorded, its recall was answered, or its ttl.
+nothing was handed over after its acknowledgement was recorded, its recall or a refusal by its person was answered, or
+its ttl. In the end whatever a device has acknowledged, or sent a receipt of, counts as delivered.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEVICES = 3
 MAILBOX_LIMIT = 5
 RECEIPTS = range(10, 15)
 EVENTS = list(RECEIPT_STATES)
-REVIVED = {20, 21, 22, 23, 24}
+REVIVED = {20, 21, 22, 23, 24, 30}
 STAMPS = "delivered_at, displayed_at, dismissed_at, opened_at, acted_at, ended_at"
 
 
@@ -49,8 +50,8 @@ def allowed(old: int, new: int, reason: str | None) -> bool:
         return new in RECEIPTS
     if old in RECEIPTS:
         return new in RECEIPTS and new > old
-    if old in REVIVED:
-        return new in RECEIPTS and reason == f"after_{DeliveryState(old).label}"
+    if old in REVIVED:  # 1: of QoS 0, and handed over while it was ended
+        return (new in RECEIPTS or new == 1) and reason == f"after_{DeliveryState(old).label}"
     return False
 
 
@@ -68,6 +69,12 @@ class Life(RuleBasedStateMachine):
         self.recalled: set[int] = set()
         self.rows: dict[tuple[int, int], tuple[Any, ...]] = {}
         self.recorded: set[tuple[int, int]] = set()
+        self.proved: set[tuple[int, int]] = set()
+        """Acknowledged by its device, or of a receipt that the server has answered."""
+        self.refused: dict[int, set[str]] = {}
+        """By device: `alert`, or a channel, of which the server has answered that it comes no more."""
+        self.saying: dict[int, int] = {}
+        """By device: changes of mind that have not been answered."""
         self.tasks: list[asyncio.Task[AcceptedPush]] = []
         self.boot()
 
@@ -96,8 +103,9 @@ class Life(RuleBasedStateMachine):
 
     def handed_over(self, client_id: str, hand_over: HandOver) -> None:
         push_no, device_no = hand_over.handle >> DEVICE_BITS, hand_over.handle & DEVICE_MASK
-        state, ttl, expires_at, priority = self.world.connection.execute(
-            "SELECT d.state, p.ttl, p.expires_at, p.priority FROM delivery d JOIN push p ON p.no = d.push_no"
+        state, ttl, expires_at, priority, kind, channel = self.world.connection.execute(
+            "SELECT d.state, p.ttl, p.expires_at, p.priority, p.kind, p.channel FROM delivery d"
+            " JOIN push p ON p.no = d.push_no"
             " WHERE d.push_no = ? AND d.device_no = ?",
             (push_no, device_no),
         ).fetchone()
@@ -108,6 +116,8 @@ class Life(RuleBasedStateMachine):
         assert state not in RECEIPTS or (push_no, device_no) not in self.recorded, "again, although recorded"
         assert push_no not in self.recalled, "handed over after the recall was answered"
         assert ttl == 0 or expires_at > self.world.now, "handed over after its ttl"
+        if kind == "alert" and not self.saying.get(device_no):
+            assert not self.refused.get(device_no, set()) & {"alert", channel}, "handed over though nobody wants it"
         twice = [one.handle for one in session.inflight].count(hand_over.handle)
         assert twice <= 1, "in flight twice on one connection"
         wire = json.loads(hand_over.payload)
@@ -139,9 +149,18 @@ class Life(RuleBasedStateMachine):
         ttl=st.sampled_from([0, 5, 60, 86_400]),
         collapse_key=st.sampled_from([None, None, "k"]),
         at_once=st.booleans(),
+        alert=st.booleans(),
     )
     def accept(
-        self, whom: str, device: int, priority: str, qos: int, ttl: int, collapse_key: str | None, at_once: bool
+        self,
+        whom: str,
+        device: int,
+        priority: str,
+        qos: int,
+        ttl: int,
+        collapse_key: str | None,
+        at_once: bool,
+        alert: bool,
     ) -> None:
         ids = [identity.device_id for identity in self.world.identities.values()]
         target: dict[str, Any] = {"all": True}
@@ -152,6 +171,10 @@ class Life(RuleBasedStateMachine):
         body: dict[str, Any] = {"target": target, "priority": priority, "qos": qos, "ttl": ttl, "data": 1}
         if collapse_key is not None:
             body["collapse_key"] = collapse_key
+        if alert:
+            body["notification"] = {"title": "x"}
+            if priority == "low":
+                body["channel"] = "offers"
         request = PushRequest.model_validate(body)
         self.tasks.append(self.world.loop.create_task(self.world.acceptance.accept(APP, request)))
         self.world.loop.run_until_complete(asyncio.sleep(0))
@@ -211,7 +234,9 @@ class Life(RuleBasedStateMachine):
     def settle(self, device: int, index: int, outcome: int) -> None:
         client_id, count = self.inflight(device)
         if count:
-            self.world.engine.settle(client_id, index % count, outcome)
+            handle = self.world.engine.settle(client_id, index % count, outcome).handle
+            if not outcome:
+                self.proved.add((handle >> DEVICE_BITS, handle & DEVICE_MASK))
 
     @rule(seconds=st.sampled_from([1, 6, 61]))
     def time_passes(self, seconds: int) -> None:
@@ -247,15 +272,52 @@ class Life(RuleBasedStateMachine):
     def receipt(self, device: int, index: int, event: str) -> None:
         identity = self.identity(device)
         push_id = list(self.accepted)[-min(index, len(self.accepted))]
-        payload = json.dumps({"push_id": push_id, "event": event, "action": "play", "result": {"n": 1}}).encode()
-        topic = f"default/devices/{identity.device_id}/receipts"
-        self.world.receipts.published(identity.client_id, identity, Message(topic, Body(payload)), lambda code: None)
+        (push_no,) = self.world.connection.execute("SELECT no FROM push WHERE id = ?", (push_id,)).fetchone()
+        self.say(
+            identity,
+            "receipts",
+            {"push_id": push_id, "event": event, "action": "play", "result": {"n": 1}},
+            lambda: self.proved.add((push_no, identity.device_no)),
+        )
+
+    def say(self, identity: DeviceIdentity, leaf: str, content: dict[str, Any], answered: Callable[[], object]) -> None:
+        topic, body = f"default/devices/{identity.device_id}/{leaf}", Body(json.dumps(content).encode())
+        receipts = self.world.receipts
+
+        def done(code: int) -> None:
+            if receipts is self.world.receipts:  # else it has crashed meanwhile
+                answered()
+
+        receipts.published(identity.client_id, identity, Message(topic, body), done)
+
+    @rule(device=st.integers(0, 2), what=st.sampled_from(["alert", "offers"]), wanted=st.booleans())
+    def change_mind(self, device: int, what: str, wanted: bool) -> None:
+        identity = self.identity(device)
+        device_no = identity.device_no
+        refused = self.refused.setdefault(device_no, set())
+        self.saying[device_no] = self.saying.get(device_no, 0) + 1
+
+        def answered() -> None:
+            self.saying[device_no] -= 1
+            (refused.discard if wanted else refused.add)(what)
+
+        consent = {"consent": "granted" if wanted else "denied"}
+        self.say(identity, "settings", consent if what == "alert" else {"channels": {what: wanted}}, answered)
 
     @rule()
     def crash(self) -> None:
         self.abandon_requests()
+        self.proved &= {key for key, (state, *_) in self.rows_now().items() if state in RECEIPTS}
+        for device_no, consent, channels in self.world.connection.execute("SELECT no, consent, channels FROM device"):
+            self.refused[device_no] = {"alert"} if consent == "denied" else set()
+            self.refused[device_no].update(name for name, wanted in json.loads(channels).items() if not wanted)
+        self.saying = {}
         self.boot()
         self.world.run(self.world.mailbox.recover())
+
+    def rows_now(self) -> dict[tuple[int, int], tuple[Any, ...]]:
+        rows = self.world.connection.execute("SELECT push_no, device_no, state FROM delivery")
+        return {(push_no, device_no): rest for push_no, device_no, *rest in rows}
 
     # -- what always holds
 
@@ -323,6 +385,12 @@ class Life(RuleBasedStateMachine):
             self.world.writer.drain()
         self.states_are_conserved_and_move_along_the_arrows()
         assert self.world.connection.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone() == (0,)
+        states = {key: state for key, (state,) in self.rows_now().items()}
+        proved = {key: states[key] for key in self.proved if key in states}  # a receipt may be of another's push
+        assert not {key: state for key, state in proved.items() if state not in {*RECEIPTS, DeliveryState.REVOKED}}
+        assert not self.world.connection.execute(
+            "SELECT 1 FROM delivery WHERE state = 14 AND (action IS NULL OR result IS NULL)"
+        ).fetchone(), "a result was lost"
 
 
 Life.TestCase.settings = settings(stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -351,6 +419,7 @@ def live(life: Life, dice: random.Random) -> None:
             dice.choice([0, 5, 60, 86_400]),
             dice.choice([None, None, "k"]),
             dice.random() < 0.5,
+            dice.random() < 0.5,
         ),
         lambda: life.connect(dice.randrange(3), dice.choice([0, 1, 1, 2])),
         lambda: life.settle(dice.randrange(3), dice.randrange(3), dice.choice([0, 0, 0, 0x97])),
@@ -359,6 +428,7 @@ def live(life: Life, dice: random.Random) -> None:
             if life.accepted
             else None
         ),
+        lambda: life.change_mind(dice.randrange(3), dice.choice(["alert", "offers"]), dice.random() < 0.6),
         life.turn,
         lambda: life.commit(dice.choice([1, 2, None])),
         life.call_back,
@@ -370,7 +440,7 @@ def live(life: Life, dice: random.Random) -> None:
         lambda: life.remove(dice.randrange(3)),
         life.crash,
     ]
-    weights = [8, 4, 8, 3, 6, 6, 6, 2, 3, 2, 1, 0.3, 0.3, 0.3]
+    weights = [8, 4, 8, 3, 2, 6, 6, 6, 2, 3, 2, 1, 0.3, 0.3, 0.3]
     for _ in range(400):
         dice.choices(moves, weights)[0]()
         life.states_are_conserved_and_move_along_the_arrows()
