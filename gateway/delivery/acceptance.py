@@ -339,7 +339,7 @@ class Acceptance:
                 self._gate.offer(draft.push_no, devices, ttl)
                 continue
             if draft.muted:
-                self._gate.offer(draft.push_no, [device_no for device_no in devices if device_no in draft.muted], ttl)
+                self._gate.offer_muted(draft.push_no, [no for no in devices if no in draft.muted], ttl)
                 devices = [device_no for device_no in devices if device_no not in draft.muted]
             # Most of a batch: the device is away, and there is nothing to do.
             if devices and (len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], draft.priority)):

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.delivery.engine import Message
-from gateway.delivery.ledger import RETRY_SECONDS, Ledger
+from gateway.delivery.ledger import DEVICE_BITS, RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, last_push_no, load_pushes
 from gateway.delivery.states import PRIORITIES
 from gateway.store.protocols import Timers, Writer
@@ -92,6 +92,14 @@ class _Page:
     next_priority: int
     """The most urgent priority below it that something waits with; ALL: nothing waits."""
 
+    def with_judged(self, push_nos: list[int]) -> _Page:
+        """With those that were judged, up to where the page ends."""
+        if not push_nos:
+            return self
+        end = None if self.is_last else self.push_nos[-1] if self.push_nos else 0
+        here = [no for no in push_nos if end is None or no < end]
+        return _Page(sorted([*self.push_nos, *here]), self.is_last, self.next_priority)
+
 
 class Drain:
     """`hand_over` gives a slot what was read for it and says whether there was room; `in_flight` counts what a client
@@ -112,6 +120,11 @@ class Drain:
         self._timers = timers
         self._hand_over = hand_over
         self._in_flight = in_flight
+        self.judge_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]] = (
+            lambda connection, devices, now: ({}, [])
+        )
+        """Set by the gate. On the writer thread, of these devices: the critical pushes that are let through though they
+        are muted, in order, and the handles of those that have ended."""
         self._lines: list[dict[int, Slot]] = [{} for _ in PRIORITIES]
         self._scheduled = self._under_way = self._holding = False
         self._second_began = self._second_count = 0
@@ -132,6 +145,13 @@ class Drain:
         """The device can take pushes: read its mailbox from the most urgent on."""
         slot.drained = 0
         self._stand(slot, 0)
+
+    def read_again(self, slot: Slot) -> None:
+        """Something was stored for the device that is judged when its mailbox is read, in its place: until then nothing
+        goes straight to the socket."""
+        if slot.lane is not Lane.CLOSED and slot.lane is not Lane.FULL:  # those are read from the first on anyway
+            self.leave(slot, Lane.FULL)
+            self.begin(slot)
 
     def leave(self, slot: Slot, lane: Lane) -> None:
         """Nothing can be handed to it for now."""
@@ -213,14 +233,18 @@ class Drain:
 
     def _operation(
         self, slots: list[Slot], priority: int, limit: int, now: int
-    ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush]]]:
+    ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush], list[int]]]:
         devices = [slot.device_no for slot in slots]
         ledger = self._ledger
 
-        def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush]]:
+        def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush], list[int]]:
             pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now, ledger.gated)
+            ended: list[int] = []
+            if ledger.gated and priority == 0:
+                passed, ended = self.judge_in_place(connection, devices, now)
+                pages = [page.with_judged(passed.get(no, [])) for no, page in zip(devices, pages, strict=False)]
             missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
-            return last_push_no(connection), pages, load_pushes(connection, missing) if missing else []
+            return last_push_no(connection), pages, load_pushes(connection, missing) if missing else [], ended
 
         return operation
 
@@ -235,8 +259,13 @@ class Drain:
                 self._stand(slot, slot.line)
         self._go_on()
 
-    def _found(self, slots: list[Slot], read_to: int, pages: list[_Page], loaded: list[ActivePush]) -> None:
+    def _found(
+        self, slots: list[Slot], read_to: int, pages: list[_Page], loaded: list[ActivePush], ended: list[int]
+    ) -> None:
         self._under_way = False
+        if ended:
+            self._ledger.changed.update([handle >> DEVICE_BITS for handle in ended])
+            self._ledger.on_ended(ended)
         unknown = {push.no: push for push in loaded}
         # Before the next is read: whoever stands in a line again may be in that, and must be given nothing of this.
         given = [(slot, page) for slot, page in zip(slots, pages, strict=False) if slot.lane is Lane.READING]

@@ -2,7 +2,8 @@
 
 An alert under such rules, or a critical push for those who have muted its channel, is stored as *gated*
 (`Delivery.not_before`), and nothing else is: it is left out of the mailbox's own ways, the offers and the drain, and
-only the gate hands it over. So ten days offline do not arrive at once, and what was accepted by day does not arrive at
+only the gate hands it over. (A critical one that caps and quiet hours do not concern is judged here, and handed over by
+the drain, in its place.) So ten days offline do not arrive at once, and what was accepted by day does not arrive at
 night. A gated delivery waits like any other until then: it can expire, be superseded, recalled or overflow.
 
 Laws
@@ -50,7 +51,7 @@ from gateway.delivery.not_before import (
     regate_push_rows,
 )
 from gateway.delivery.push import ActivePush, load_pushes
-from gateway.delivery.states import DeliveryState
+from gateway.delivery.states import PRIORITIES, DeliveryState
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
 from gateway.timestamps import rfc3339, wall_time
@@ -171,6 +172,8 @@ class _Judged:
     again: list[int] = field(default_factory=list)
     """Devices that there was no time for."""
     ended: list[int] = field(default_factory=list)
+    in_place: set[int] = field(default_factory=set)
+    """Devices of which something is judged only when their mailbox is read."""
     digests: list[int] = field(default_factory=list)
     """Pushes that were made of others."""
     loaded: list[ActivePush] = field(default_factory=list)
@@ -207,6 +210,7 @@ class Gate:
         """Push number of ttl 0 -> devices for which it is being judged."""
         self._under_way = self._scheduled = False
         mailbox.on_ready = self.ready
+        mailbox.judge_muted_with(self._judge_in_place)
         self._offers_act_now = ledger.act_now
         ledger.act_now = lambda: [*self._offers_act_now(), *self._act_now]
 
@@ -236,6 +240,13 @@ class Gate:
             if present:
                 self._act_now[push_no] = present
         self.look(here)
+
+    def offer_muted(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
+        """A critical push was accepted for these, who have muted its channel. It keeps its place in the mailbox."""
+        if ttl:
+            self._mailbox.read_again(devices)
+        else:
+            self.offer(push_no, devices, ttl)
 
     def look(self, devices: Iterable[int]) -> None:
         """Judge what waits for these, soon. Those that are not connected are judged when they come."""
@@ -329,8 +340,16 @@ class Gate:
 
         self._database.submit(operation, lambda judged: self._judged(devices, judged), on_error)
 
+    def _judge_in_place(
+        self, connection: sqlite3.Connection, devices: list[int], now: int
+    ) -> tuple[dict[int, list[int]], list[int]]:
+        """On the writer thread, while mailboxes are read."""
+        judged = judge_rows(connection, devices, self._book, self._ledger.is_sent, self._digests, now, in_place=True)
+        return judged.passed, judged.ended
+
     def _judged(self, devices: list[int], judged: _Judged) -> None:
         self._under_way = False
+        self._mailbox.read_again(judged.in_place)
         if judged.ended:
             self._ledger.changed.update([handle >> DEVICE_BITS for handle in judged.ended])
             self._ledger.on_ended(judged.ended)
@@ -418,8 +437,13 @@ def judge_rows(
     is_sent: Callable[[int, int], bool],
     digests: Digests,
     now: int,
+    in_place: bool = False,
 ) -> _Judged:
-    """Judge what waits for these devices. What is let through is counted, the rest ended or deferred."""
+    """Judge what waits for these devices. What is let through is counted, the rest ended or deferred.
+
+    `in_place`: only what no cap and no quiet hours may hold back, which is critical and muted: it is let through or
+    ends, and keeps its place among what else is critical (`drain`). Otherwise only the rest.
+    """
     judged = _Judged()
     counts = dict(
         connection.execute(
@@ -433,17 +457,17 @@ def judge_rows(
     total = 0
     for position, device_no in enumerate(devices):
         total += counts.get(device_no, 0)
-        if chosen and total > JUDGED_ROWS:
+        if chosen and total > JUDGED_ROWS and not in_place:
             judged.again = devices[position:]
             break
         chosen.append(device_no)
     rows = connection.execute(
         "SELECT d.device_no, d.push_no, d.not_before, p.kind, p.channel, p.priority, p.ttl, p.expires_at"
         " FROM json_each(?) AS wanted CROSS JOIN delivery AS d INDEXED BY delivery_gated"
-        "  ON d.device_no = wanted.value AND d.state = 0 AND d.not_before IS NOT NULL"
+        "  ON d.device_no = wanted.value AND d.state = 0 AND d.not_before IS NOT NULL AND d.priority <= ?"
         " JOIN push AS p ON p.no = d.push_no WHERE p.recalled_at IS NULL"
         " ORDER BY wanted.key, d.priority, d.push_no",
-        (json.dumps(chosen),),
+        (json.dumps(chosen), CRITICAL if in_place else len(PRIORITIES)),
     ).fetchall()
     persons = _persons(connection, {row[0] for row in rows}, book, now)
     suppressed: dict[str, list[int]] = defaultdict(list)
@@ -461,6 +485,10 @@ def judge_rows(
             continue
         if not_before > now:
             _note(judged.later, device_no, not_before)
+            continue
+        if in_place != (priority == CRITICAL and ttl > 0 and not book.is_gated(person.app_no, kind, channel)):
+            if not in_place:
+                judged.in_place.add(device_no)
             continue
         verdict = judge(Alert(push_no, kind, channel, priority, ttl), person, now)
         if verdict.reason is None:

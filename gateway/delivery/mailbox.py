@@ -289,6 +289,19 @@ class Mailbox:
         slot = self._by_device.get(device_no)
         return slot is not None and slot.lane is not Lane.CLOSED
 
+    def judge_muted_with(
+        self, judge: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]]
+    ) -> None:
+        """Have critical pushes that are muted judged by this while mailboxes are read (`Drain.judge_in_place`)."""
+        self._drain.judge_in_place = judge
+
+    def read_again(self, device_nos: Iterable[int]) -> None:
+        """What is judged in its place waits for these devices: read their mailboxes, if they are connected."""
+        for device_no in device_nos:
+            slot = self._by_device.get(device_no)
+            if slot is not None:
+                self._drain.read_again(slot)
+
     def hand_over_passed(self, device_no: int, pushes: list[ActivePush]) -> bool:
         """What the gate has let through for a device; False if it had no room for all of it."""
         slot = self._by_device.get(device_no)

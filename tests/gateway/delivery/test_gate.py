@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -114,11 +115,37 @@ def test_a_critical_alert_is_judged_for_those_alone_who_have_muted_its_channel(w
         world.connect(device_no)
         world.acknowledge_all(device_no)
     assert world.received(1) == sent
-    assert sorted(world.received(2)) == sorted([sent[0], sent[1], sent[3]])
+    assert world.received(2) == [sent[0], sent[1], sent[3]]
     assert world.state(sent[2], 2) == ("suppressed", "channel_muted")
     now = [world.push({"all": True}, kind=kind, **everybody).push_id for kind in ("alert", "silent")]
     assert world.received(1) == sent + now
+    assert world.received(2) == [sent[0], sent[1], sent[3], now[1]]
     assert world.state(now[0], 2) == ("suppressed", "channel_muted")
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_a_critical_push_of_a_muted_channel_keeps_its_place(world: World, online: bool) -> None:
+    world.says("settings", {"channels": {"offers": False}})
+    if online:
+        world.connect()
+    requests = [
+        world.request(notification=ALERT, kind=kind, channel="offers", priority="critical", ttl=ttl)
+        for kind, ttl in (("silent", DAY), ("alert", DAY), ("silent", DAY), ("in_app", 60), ("command", 60))
+    ]
+    accepting = [world.loop.create_task(world.acceptance.accept(APP, request)) for request in requests]
+    world.run(asyncio.sleep(0))
+    world.settle()
+    sent = [world.loop.run_until_complete(task).push_id for task in accepting]
+    if not online:
+        world.connect()
+    while len(world.received()) < 5:
+        world.acknowledge_all()
+    assert world.received() == sent
+    assert world.row("SELECT count(*) FROM critical_use") == (2,)
+    world.acknowledge_all()
+    assert [world.state(push_id) for push_id in sent] == [("delivered", None)] * 5
+    again = [alert(world, channel="offers", priority="critical") for _ in range(2)]
+    assert world.received()[5:] == again
 
 
 def test_a_critical_alert_that_waits_is_judged_when_its_channel_is_muted(world: World) -> None:

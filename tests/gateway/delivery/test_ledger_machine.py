@@ -117,7 +117,8 @@ class Life(RuleBasedStateMachine):
         assert push_no not in self.recalled, "handed over after the recall was answered"
         assert ttl == 0 or expires_at > self.world.now, "handed over after its ttl"
         if kind == "alert" and not self.saying.get(device_no):
-            assert not self.refused.get(device_no, set()) & {"alert", channel}, "handed over though nobody wants it"
+            unwanted = {"alert", channel} if priority else {"alert"}  # what is critical passes a muted channel
+            assert not self.refused.get(device_no, set()) & unwanted, "handed over though nobody wants it"
         twice = [one.handle for one in session.inflight].count(hand_over.handle)
         assert twice <= 1, "in flight twice on one connection"
         wire = json.loads(hand_over.payload)
@@ -173,7 +174,7 @@ class Life(RuleBasedStateMachine):
             body["collapse_key"] = collapse_key
         if alert:
             body["notification"] = {"title": "x"}
-            if priority == "low":
+            if priority != "normal":
                 body["channel"] = "offers"
         request = PushRequest.model_validate(body)
         self.tasks.append(self.world.loop.create_task(self.world.acceptance.accept(APP, request)))
