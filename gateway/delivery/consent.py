@@ -349,9 +349,7 @@ class Wishes:
 
     def settled(self, ended: list[int], in_flight: set[int]) -> None:
         """On the loop, when that is on disk."""
-        if ended:
-            self._ledger.changed.update([handle >> DEVICE_BITS for handle in ended])
-            self._ledger.on_ended(ended)
+        self._ledger.note_ended(ended)
         if in_flight:
             self._ledger.withhold(in_flight)
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from gateway.delivery.engine import Message
-from gateway.delivery.ledger import DEVICE_BITS, RETRY_SECONDS, Ledger
+from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, last_push_no, load_pushes
 from gateway.delivery.states import PRIORITIES
 from gateway.store.protocols import Timers, Writer
@@ -120,11 +120,6 @@ class Drain:
         self._timers = timers
         self._hand_over = hand_over
         self._in_flight = in_flight
-        self.judge_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]] = (
-            lambda connection, devices, now: ({}, [])
-        )
-        """Set by the gate. On the writer thread, of these devices: the critical pushes that are let through though they
-        are muted, in order, and the handles of those that have ended."""
         self._lines: list[dict[int, Slot]] = [{} for _ in PRIORITIES]
         self._scheduled = self._under_way = self._holding = False
         self._second_began = self._second_count = 0
@@ -241,7 +236,7 @@ class Drain:
             pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now, ledger.gated)
             ended: list[int] = []
             if ledger.gated and priority == 0:
-                passed, ended = self.judge_in_place(connection, devices, now)
+                passed, ended = ledger.judge_in_place(connection, devices, now)
                 pages = [page.with_judged(passed.get(no, [])) for no, page in zip(devices, pages, strict=False)]
             missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
             return last_push_no(connection), pages, load_pushes(connection, missing) if missing else [], ended
@@ -263,9 +258,7 @@ class Drain:
         self, slots: list[Slot], read_to: int, pages: list[_Page], loaded: list[ActivePush], ended: list[int]
     ) -> None:
         self._under_way = False
-        if ended:
-            self._ledger.changed.update([handle >> DEVICE_BITS for handle in ended])
-            self._ledger.on_ended(ended)
+        self._ledger.note_ended(ended)
         unknown = {push.no: push for push in loaded}
         # Before the next is read: whoever stands in a line again may be in that, and must be given nothing of this.
         given = [(slot, page) for slot, page in zip(slots, pages, strict=False) if slot.lane is Lane.READING]

@@ -36,7 +36,6 @@ from gateway.audience.tempo import LONGEST, WINDOWS, Caps, Hours, free_at, quiet
 from gateway.delivery.digest import Digests
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import (
-    DEVICE_BITS,
     RETRY_SECONDS,
     Ledger,
     end_rows,
@@ -210,7 +209,7 @@ class Gate:
         """Push number of ttl 0 -> devices for which it is being judged."""
         self._under_way = self._scheduled = False
         mailbox.on_ready = self.ready
-        mailbox.judge_muted_with(self._judge_in_place)
+        ledger.judge_in_place = self._judge_in_place
         self._offers_act_now = ledger.act_now
         ledger.act_now = lambda: [*self._offers_act_now(), *self._act_now]
 
@@ -350,9 +349,7 @@ class Gate:
     def _judged(self, devices: list[int], judged: _Judged) -> None:
         self._under_way = False
         self._mailbox.read_again(judged.in_place)
-        if judged.ended:
-            self._ledger.changed.update([handle >> DEVICE_BITS for handle in judged.ended])
-            self._ledger.on_ended(judged.ended)
+        self._ledger.note_ended(judged.ended)
         self._ledger.changed.update(judged.digests)
         for push in judged.loaded:
             self._ledger.expects_expiry(push.expires_at)

@@ -167,6 +167,11 @@ class Ledger:
         """Whether any delivery may be gated (`Delivery.not_before`)."""
         self._withheld: set[int] = set()
         """Handles in flight that were not wanted any more when somebody last changed their mind."""
+        self.judge_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]] = (
+            lambda connection, devices, now: ({}, [])
+        )
+        """Set by the gate. On the writer thread, of these devices: the critical pushes that are let through though they
+        are muted, in order, and the handles of those that have ended."""
         self.judge_unwanted: Callable[[list[int]], None] = lambda handles: None
         """Set by `Wishes`: end those of these waiting deliveries that are still not wanted."""
 
@@ -270,24 +275,40 @@ class Ledger:
         handles: list[int],
         done: Callable[[list[int], list[ActivePush]], None],
         awaiting_pubrec: AbstractSet[int] = frozenset(),
+        device_no: int | None = None,
     ) -> None:
         """End those of the handles that are recalled, over or superseded; the rest is still worth sending.
 
         Gated ones are left to the gate, except those of `awaiting_pubrec`: of QoS 2, let through before, and perhaps
-        received. `done(alive, pushes)` is called on the loop: handles still waiting, oldest first as given, and the
-        pushes of them that were not in memory at the time of reading.
+        received; and, if all are of `device_no`, what is judged in its place. `done(alive, pushes)` is called on the
+        loop: handles still waiting, oldest first as given, and the pushes of them that were not in memory when it was
+        read.
         """
         self.flush()
         now = self._clock()
 
-        def operation(
-            connection: sqlite3.Connection,
-        ) -> tuple[list[int], list[ActivePush]]:
+        def operation(connection: sqlite3.Connection) -> tuple[list[int], list[ActivePush], list[int]]:
             alive = judge_rows(connection, handles, now, awaiting_pubrec)
+            ended: list[int] = []
+            if self.gated and device_no is not None:
+                passed, ended = self.judge_in_place(connection, [device_no], now)
+                known = {*alive, *(handle_of(push_no, device_no) for push_no in passed.get(device_no, ()))}
+                alive = [handle for handle in handles if handle in known]
             missing = {handle >> DEVICE_BITS for handle in alive}
-            return alive, load_pushes(connection, [no for no in missing if self.pushes.get(no) is None])
+            return alive, load_pushes(connection, [no for no in missing if self.pushes.get(no) is None]), ended
 
-        self.submit_until_done(operation, lambda found: done(*found))
+        def on_commit(found: tuple[list[int], list[ActivePush], list[int]]) -> None:
+            alive, loaded, ended = found
+            self.note_ended(ended)
+            done(alive, loaded)
+
+        self.submit_until_done(operation, on_commit)
+
+    def note_ended(self, handles: list[int]) -> None:
+        """These have ended on disk, by a rule."""
+        if handles:
+            self.changed.update([handle >> DEVICE_BITS for handle in handles])
+            self.on_ended(handles)
 
     async def recover(self, held: Sequence[int]) -> None:
         """After a restart, before the first connection: every connection of the last run has ended."""

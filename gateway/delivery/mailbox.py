@@ -289,12 +289,6 @@ class Mailbox:
         slot = self._by_device.get(device_no)
         return slot is not None and slot.lane is not Lane.CLOSED
 
-    def judge_muted_with(
-        self, judge: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]]
-    ) -> None:
-        """Have critical pushes that are muted judged by this while mailboxes are read (`Drain.judge_in_place`)."""
-        self._drain.judge_in_place = judge
-
     def read_again(self, device_nos: Iterable[int]) -> None:
         """What is judged in its place waits for these devices: read their mailboxes, if they are connected."""
         for device_no in device_nos:
@@ -418,7 +412,7 @@ class Mailbox:
                 messages[handle] = Message(topic=slot.topic, body=push.body(now), qos=push.qos)
             done(messages)
 
-        self._ledger.judge(list(handles), judged, self._engine.awaiting_pubrec(client_id))
+        self._ledger.judge(list(handles), judged, self._engine.awaiting_pubrec(client_id), slot.device_no)
 
     def published(
         self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None

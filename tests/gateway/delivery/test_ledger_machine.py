@@ -174,7 +174,7 @@ class Life(RuleBasedStateMachine):
             body["collapse_key"] = collapse_key
         if alert:
             body["notification"] = {"title": "x"}
-            if priority != "normal":
+            if priority == "low" or (priority == "critical" and ttl):  # muted and now or never: judged at once
                 body["channel"] = "offers"
         request = PushRequest.model_validate(body)
         self.tasks.append(self.world.loop.create_task(self.world.acceptance.accept(APP, request)))
