@@ -28,6 +28,7 @@ from broker.authorization import AllowAll, Authenticator, ByCertificate
 from broker.broker import Broker
 from broker.clock import ServerClock
 from broker.log_writer import LogWriter, print_aside
+from broker.network.descriptor_shares import share_out
 from broker.network.listen_address import WEBSOCKET_PATH, BadAddress, ListenAddress, parse_address
 from broker.network.listeners import BrokerServer, Doors, raise_open_files_limit, settle_collector
 from broker.network.password_file import (
@@ -63,13 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         addresses = _addresses(options)
         users = _checked(options, addresses)
         doors = _doors(options, addresses)
-        raise_open_files_limit()
+        descriptors = share_out(raise_open_files_limit(), http=0).devices
         level = logging.INFO if options.verbose else logging.WARNING
         with (
             LogWriter(level, "%(asctime)s %(levelname)s %(message)s") as log_writer,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            lost = runner.run(_serve(options, users, addresses, doors, log_writer))
+            lost = runner.run(_serve(options, users, addresses, doors, descriptors, log_writer))
             if lost is not None:
                 log_writer.say(f"broker: {lost}: ended, so that the next start begins from what is on disk; have the "
                                "disk looked at, and start again")  # fmt: skip
@@ -87,6 +88,7 @@ async def _serve(
     users: dict[str, HashedPassword] | None,
     addresses: Sequence[ListenAddress],
     doors: Doors,
+    descriptors: int,
     log_writer: LogWriter,
 ) -> str | None:
     """Serve until told to stop; why the store could not go on, if that was the reason."""
@@ -110,7 +112,7 @@ async def _serve(
             authenticator = ByCertificate(permissions, authenticator)
         broker = Broker(_settings(options), store or MemoryStore(), authenticator, None, clock)
         broker.start()
-        server = BrokerServer(broker, doors)
+        server = BrokerServer(broker, doors, descriptors)
         try:
             given_by = ["--port"] if options.ws_port is None else ["--port", "--ws-port"]
             given_by += ["--listen"] * len(options.listen)

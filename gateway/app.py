@@ -161,7 +161,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         ending.push_async_callback(rooms.settle)
         await rooms.recover()
         rooms.certificate_ends = doors.certificate_ends(tls)
-        mqtt = BrokerServer(rooms.broker, at_the_doors)
+        mqtt = BrokerServer(rooms.broker, at_the_doors, rooms.device_descriptors)
         ending.push_async_callback(mqtt.stop)
         listening = [await _open_mqtt(mqtt, address, main=address is wanted[0]) for address in wanted]
         http_host, http_port = listener.getsockname()[:2]
@@ -329,6 +329,7 @@ class Rooms:
         self._admission = Admission(self._ring, settings.request_limit, loop.time)
         self._problems = ProblemCount()
         shares = share_out(raise_open_files_limit(), CONNECTIONS)
+        self.device_descriptors = shares.devices
         proxies = TrustedProxies(settings.trusted_proxies)
         self.connections = ConnectionLimiter(shares.http, loop.time, share_of, proxies.trusts)
         self.broker = Broker(

@@ -85,7 +85,8 @@ class Acceptor:
         self._room = room
         self._refused = refused
         self._loop = asyncio.get_running_loop()
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._arriving: dict[asyncio.Task[None], None] = {}
+        """In the order of their coming."""
         self._paused: asyncio.TimerHandle | None = None
         self._loop.add_reader(listener.fileno(), self._accept)
 
@@ -110,20 +111,26 @@ class Acceptor:
                 if error.errno not in _NO_DESCRIPTOR:
                     raise
                 log.error("no connection can be taken: %s", error.strerror)
+                self._refused("no_descriptor")
                 self._loop.remove_reader(self._listener.fileno())
                 self._paused = self._loop.call_later(PAUSE, self._go_on)
                 return
             if not self._room(len(self._arriving)):
-                self._refused("too_many_sockets")
-                arrived.close()
-                continue
+                oldest = next(iter(self._arriving), None)
+                if oldest is None:
+                    self._refused("too_many_sockets")
+                    arrived.close()
+                    continue
+                self._refused("evicted_stranger")
+                del self._arriving[oldest]
+                oldest.cancel()
             arrived.setblocking(False)
             task = self._loop.create_task(self._enter(arrived, address))
-            self._arriving.add(task)
+            self._arriving[task] = None
             task.add_done_callback(partial(self._arrived, arrived))
 
     def _arrived(self, arrived: socket.socket, task: asyncio.Task[None]) -> None:
-        self._arriving.discard(task)
+        self._arriving.pop(task, None)
         if task.cancelled():
             arrived.close()  # perhaps it had not even begun
 

@@ -2,7 +2,8 @@
 
 Laws
 1. Sockets are bounded: `max_connections` clients, which `Broker` counts after CONNECT, and `MAX_STRANGERS` sockets
-   beyond them that have not proved who they are. The newest loses; it is cut off without an answer.
+   beyond them that have not proved who they are; both together fewer where the system gives us fewer descriptors. When
+   all places are taken a stranger is cut off for a newcomer (`strangers`); the newcomer, if there is none.
 2. The order of an end: no new sockets, and nothing more begins to be sent; what is owed is stored and answered, what is
    inflight acknowledged; goodbye to the clients, spread over the settings' `disconnect_spread`; whoever has not hung up
    is cut off. The caller then closes the store. Each of the steps is bounded, and takes no time where nothing is to do.
@@ -24,11 +25,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from broker.addresses import address_of
 from broker.broker import Broker
 from broker.network.acceptor import Acceptor, Entrance
 from broker.network.listen_address import WEBSOCKET_PATH, ListenAddress
 from broker.network.proxies import TrustedProxies
 from broker.network.read_turns import ReadTurns
+from broker.network.strangers import Strangers
 from broker.network.tls import ServerTls
 from broker.network.transport import TcpTransport
 from broker.network.websocket_handshake import WebSocketRules
@@ -43,6 +46,15 @@ TICK: Final = 0.25
 """Seconds: the resolution of the timing wheel."""
 MAX_STRANGERS: Final = 10_000
 """Sockets beyond `max_connections`. Each takes 3 KiB and lasts `connect_timeout` at most."""
+NEWCOMERS: Final = 256
+"""Descriptors kept for clients on their way in, when there are few: what 10,000 connects a second need."""
+NEWCOMERS_PART: Final = 8
+"""No more than an eighth of them."""
+LOOK_AT_DESCRIPTORS: Final = 4
+"""Ticks between two looks whether any descriptor is left: the loop's own servers close whom they cannot take without a
+word."""
+EVICTED_AT_ONCE: Final = 16
+"""Strangers that leave when there is none."""
 DRAIN: Final = 5.0
 """Seconds for what is owed, and again for what is inflight. For the hanging up a backstop: each transport cuts its
 client off after a second."""
@@ -72,7 +84,8 @@ class Doors:
 class BrokerServer:
     """Make it on the event loop's thread, with a started broker."""
 
-    def __init__(self, broker: Broker, doors: Doors | None = None) -> None:
+    def __init__(self, broker: Broker, doors: Doors | None = None, descriptors: int | None = None) -> None:
+        """`descriptors`: how many sockets may be open; None: as many as the settings allow."""
         self.broker = broker
         self.doors = doors or Doors()
         self._loop = asyncio.get_running_loop()
@@ -85,6 +98,14 @@ class BrokerServer:
         self._stopping = False
         self._ticker = self._loop.call_later(TICK, self._tick)
         self._limit = broker.settings.max_connections + MAX_STRANGERS
+        if descriptors is not None and descriptors < self._limit:
+            self._limit = descriptors
+            # Who is over it is told so, instead of being cut off.
+            broker.max_connections = min(
+                broker.max_connections, descriptors - min(NEWCOMERS, descriptors // NEWCOMERS_PART)
+            )
+        self._strangers: Strangers[TcpTransport] = Strangers()
+        self._ticks = 0
 
     async def listen(self, address: ListenAddress) -> ListenAddress:
         """Open it; with the port that it got. Raises OSError if that cannot be."""
@@ -115,7 +136,7 @@ class BrokerServer:
             entrance,
             protocol,
             timeout=self.broker.settings.connect_timeout,
-            room=self._has_room,
+            room=self._has_room_or_evicts,
             refused=self.broker.metrics.refuse,
         )
         self._acceptors.append(acceptor)
@@ -195,18 +216,33 @@ class BrokerServer:
 
     # -- what the transports call -------------------------------------------------------------------------------------
 
-    def opened(self, transport: TcpTransport) -> bool:
-        if self._stopping or not self._has_room(0):
+    def opened(self, transport: TcpTransport, peer: str) -> bool:
+        address = address_of(peer)
+        if self._stopping or not (self._has_room(0) or self._evict(address)):
             self.broker.metrics.refuse("too_many_sockets")
             return False
         self._transports.add(transport)
+        self._strangers.add(transport, address)
         return True
 
     def _has_room(self, arriving: int) -> bool:
         return len(self._transports) + arriving < self._limit
 
+    def _has_room_or_evicts(self, arriving: int) -> bool:
+        return self._has_room(arriving) or self._evict("")
+
+    def _evict(self, address: str) -> bool:
+        """Cut off a stranger for a newcomer from this address."""
+        victim = self._strangers.take_victim(address)
+        if victim is None:
+            return False
+        self.broker.metrics.refuse("evicted_stranger")
+        victim.abort()
+        return True
+
     def closed(self, transport: TcpTransport) -> None:
         self._transports.discard(transport)
+        self._strangers.discard(transport)
         if not self._transports and self._stopping:
             self._nobody_left.set()
 
@@ -214,10 +250,24 @@ class BrokerServer:
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(TICK, self._tick)
+        self._strangers.forget_accepted()
+        self._ticks += 1
+        if self._ticks % LOOK_AT_DESCRIPTORS == 0:
+            self._look_at_descriptors()
         try:
             self.broker.tick(self.broker.environment.clock())
         except Exception:
             log.exception("a deadline's work failed")  # one deadline's fault must not stop all the others
+
+    def _look_at_descriptors(self) -> None:
+        """Say so when there is none, and have strangers make room."""
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            log.error("no connection can be taken: %s; give the server more (ulimit -n)", error.strerror)
+            self.broker.metrics.refuse("no_descriptor")
+            for _ in range(EVICTED_AT_ONCE):
+                self._evict("")
 
 
 def _bound(address: ListenAddress) -> socket.socket:

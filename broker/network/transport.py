@@ -40,8 +40,8 @@ class Owner(Protocol):
     broker: Broker
     read_turns: ReadTurns
 
-    def opened(self, transport: TcpTransport) -> bool:
-        """False: there is no room, the socket is cut off at once."""
+    def opened(self, transport: TcpTransport, peer: str) -> bool:
+        """False: there is no room, the socket is cut off at once. `peer` is its remote address."""
 
     def closed(self, transport: TcpTransport) -> None: ...
 
@@ -130,6 +130,11 @@ class TcpTransport(asyncio.Protocol):
         elif not self._socket.is_closing():
             self._socket.resume_reading()
 
+    @property
+    def is_stranger(self) -> bool:
+        """Nobody has been accepted here, or is any more."""
+        return self._connection is None or self._connection.session is None
+
     def abort(self) -> None:
         """Cut off now; what is written and not sent is lost."""
         self._socket.abort()
@@ -147,13 +152,13 @@ class TcpTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)
         self.send = self._sender()
-        if not self._owner.opened(self):
+        peer = self._peer or _text(transport.get_extra_info("peername"))
+        if not self._owner.opened(self, peer):
             self._closing = True
             self._socket.abort()
             return
         self._socket.set_write_buffer_limits(high=self._owner.broker.settings.write_buffer)
         # TCP_NODELAY both loops set by themselves (and a test asks the kernel): to say it again costs 10 us.
-        peer = self._peer or _text(transport.get_extra_info("peername"))
         certificate = client_certificate(transport)
         self._connection = Connection(self._owner.broker, self, peer, self._clock(), certificate)
         self._receive = self._connection.data_received

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import resource
 import socket
 import struct
@@ -13,7 +15,7 @@ import pytest
 from broker.message import Body, Message
 from broker.network import listeners
 from broker.network.listen_address import ListenAddress
-from broker.network.listeners import raise_open_files_limit
+from broker.network.listeners import BrokerServer, raise_open_files_limit
 from broker.settings import BrokerSettings
 from broker.store import MemoryStore
 from tests import wire
@@ -82,7 +84,7 @@ def test_one_deadline_that_fails_does_not_stop_the_clock(
     assert "on purpose" in caplog.text
 
 
-def test_one_socket_too_many_is_cut_off(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_is_cut_off_for_a_newcomer(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners, "MAX_STRANGERS", 1)
 
     async def scenario() -> None:
@@ -90,16 +92,74 @@ def test_one_socket_too_many_is_cut_off(run: Run[None], monkeypatch: pytest.Monk
             first, second = await joined(server, "kiosk-1"), await server.client()
             await until(lambda: len(server.server._transports) == 2, "both to be accepted")
             third = await server.client()
-            third.send(wire.connect("kiosk-3"))
             with suppress(ConnectionError):
-                assert await third.rest() == b""
+                assert await second.rest() == b""
+            third.send(wire.connect("kiosk-3"))
+            await third.expect(wire.connack_4(code=3))
             first.send(wire.PINGREQ)
             await first.expect(wire.PINGRESP)
-            assert server.metrics.refused == {"too_many_sockets": 1}
+            assert server.metrics.refused == {"evicted_stranger": 1, "quota_exceeded": 1}
             for client in (first, second, third):
                 await client.hang_up()
 
     run(scenario())
+
+
+def test_nobody_who_is_accepted_is_cut_off(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MAX_STRANGERS", 0)
+
+    async def scenario() -> None:
+        async with serving(BrokerSettings(max_connections=1)) as server:
+            first, second = await joined(server, "kiosk-1"), await server.client()
+            with suppress(ConnectionError):
+                assert await second.rest() == b""
+            first.send(wire.PINGREQ)
+            await first.expect(wire.PINGRESP)
+            assert server.metrics.refused == {"too_many_sockets": 1}
+            for client in (first, second):
+                await client.hang_up()
+
+    run(scenario())
+
+
+def test_few_descriptors_are_said_in_connack(run: Run[None]) -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            BrokerServer(server.broker, descriptors=16)
+            clients = [await joined(server, f"kiosk-{number}") for number in range(14)]
+            refused = await server.client()
+            refused.send(wire.connect("kiosk-14"))
+            await refused.expect(wire.connack_4(code=3))
+            for client in (*clients, refused):
+                await client.hang_up()
+
+    run(scenario())
+
+
+def test_no_descriptor_is_said_in_log_and_metrics(
+    run: Run[None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(listeners, "LOOK_AT_DESCRIPTORS", 1)
+
+    def nothing_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def scenario() -> None:
+        async with serving() as server:
+            first, silent = await joined(server, "kiosk-1"), await server.client()
+            await until(lambda: len(server.server._transports) == 2, "both to be accepted")
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "open", nothing_left)
+                with suppress(ConnectionError):
+                    assert await silent.rest() == b""
+            first.send(wire.PINGREQ)
+            await first.expect(wire.PINGRESP)
+            assert server.metrics.refused["no_descriptor"] >= 1
+            for client in (first, silent):
+                await client.hang_up()
+
+    run(scenario())
+    assert "no connection can be taken: Too many open files" in caplog.text
 
 
 def test_an_end_answers_what_is_owed_and_says_goodbye(run: Run[None]) -> None:

@@ -912,7 +912,7 @@ class OneBroker:
         self.loop = asyncio.new_event_loop()
         self.read_turns: ReadTurns = AtOnce(self.loop)
 
-    def opened(self, transport: TcpTransport) -> bool:
+    def opened(self, transport: TcpTransport, peer: str) -> bool:
         return True
 
     def closed(self, transport: TcpTransport) -> None: ...
