@@ -16,6 +16,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import httpx2
@@ -28,6 +30,26 @@ ATTEMPTS = 6
 TIMEOUT = 30.0
 FIRST_PAUSE = 1.0
 """Seconds before the second attempt, about; twice as long each time, or as long as the server says."""
+
+
+LONGEST_WAIT = 3_600.0
+"""Seconds that a server may ask for; who says more has a wrong clock, or none of our business."""
+
+
+def seconds_asked(retry_after: str | None, now: datetime) -> float:
+    """Of a Retry-After header, which is seconds or a date (RFC 9110, 10.2.3); 0 when it is neither."""
+    if retry_after is None:
+        return 0.0
+    text = retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:9]), LONGEST_WAIT))
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return min(max((date - now).total_seconds(), 0.0), LONGEST_WAIT)
 
 
 class FetchFailed(Exception):
@@ -88,8 +110,7 @@ class Fetcher:
                     raise FetchFailed(f"{url!r}: {error}") from None
                 if attempt == ATTEMPTS:
                     break
-                seconds = float(asked) if asked is not None and asked.isascii() and asked.isdigit() else 0.0
-                self._wait(seconds + pause * self._dice(), stopping)
+                self._wait(seconds_asked(asked, datetime.now(UTC)) + pause * self._dice(), stopping)
                 pause *= 2
         raise FetchFailed(f"{url}: {why}, {ATTEMPTS} times")
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-READY = re.compile(r"^fleetpush ready http=(\S+):(\d+) mqtt=(\S+):(\d+)$")
+READY = re.compile(r"^fleetpush ready https?=(\S+):(\d+) mqtts?=(\S+):(\d+)$")
 START_SECONDS = 60.0
 """After kill -9 with a large journal, on a machine that is busy with other things."""
 STOP_SECONDS = 30.0

@@ -217,7 +217,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             )
         settle_collector()
         further = [f"{address.scheme}={address.place}" for address in listening[1:]]
-        ready = f"fleetpush ready http={_bracketed(http_host)}:{http_port} mqtt={listening[0].place}"
+        secure = "" if tls is None else "s"
+        ready = f"fleetpush ready http{secure}={_bracketed(http_host)}:{http_port} mqtt{secure}={listening[0].place}"
         print_aside(" ".join([ready, *further]))
         stopping = loop.create_task(stop.wait())
         lost = stored.database.lost, stored.sessions.lost

@@ -89,6 +89,13 @@ class Later(Problem):
         self.retry_after = retry_after
 
 
+class BasicUnauthorized(Problem):
+    """401 where a device identifies itself with HTTP Basic (RFC 7617), and is to be asked for it."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("unauthorized", detail)
+
+
 class RateLimited(Later):
     """429."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +22,13 @@ from operator import attrgetter
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from gateway.api.admission import Admission
@@ -39,6 +46,7 @@ from gateway.delivery.receipts import Receipts
 from gateway.delivery.states import DeliveryState
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
+from gateway.program import installed_version
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
@@ -48,6 +56,7 @@ CENSUS_INTERVAL = 60.0
 CENSUS_SHARE = 100
 """And at least this many times as long as the last one took."""
 DAY = 86_400.0
+BUILD = {"version": installed_version(), "python": platform.python_version()}
 
 
 @dataclass(slots=True, frozen=True)
@@ -124,6 +133,8 @@ class Census:
         self._next = 0.0
         self._under_way = False
         self.by_state: dict[str, int] = {state.label: 0 for state in DeliveryState}
+        self.devices = 0
+        """Enrolled."""
         self.counted_at = 0.0
         """Wall clock, as Prometheus wants it; 0: not yet."""
 
@@ -134,7 +145,7 @@ class Census:
         self._under_way = True
         began = time.monotonic()
         try:
-            rows = await self._database.read(_count_states)
+            rows, self.devices = await self._database.read(_count_rows)
         finally:
             self._under_way = False
             self._next = now + max(CENSUS_INTERVAL, CENSUS_SHARE * (time.monotonic() - began))
@@ -148,8 +159,11 @@ class Census:
         self.counted_at = time.time()
 
 
-def _count_states(connection: sqlite3.Connection) -> list[tuple[int, int]]:
-    return connection.execute("SELECT state, count(*) FROM delivery GROUP BY state").fetchall()
+def _count_rows(connection: sqlite3.Connection) -> tuple[list[tuple[int, int]], int]:
+    """Deliveries by state, and devices."""
+    states = connection.execute("SELECT state, count(*) FROM delivery GROUP BY state").fetchall()
+    devices = connection.execute("SELECT count(*) FROM device WHERE removed_at IS NULL").fetchone()
+    return states, devices[0]
 
 
 class Metrics:
@@ -183,6 +197,7 @@ class _Rooms(Collector):
 
     def _gateway(self) -> Iterable[Metric]:
         rooms = self._sources
+        yield InfoMetricFamily("fleetpush_build", "What runs here.", value=BUILD)
         yield _counter("pushes_accepted", "Pushes answered 202.", rooms.acceptance.accepted)
         yield _counter("deliveries_targeted", "Deliveries of those pushes.", rooms.acceptance.targeted)
         yield _by_label(
@@ -195,6 +210,13 @@ class _Rooms(Collector):
             "deliveries_in_flight", "Handed over, not yet recorded as delivered.", rooms.ledger.pushes.in_flight()
         )
         yield _gauge("pushes_in_memory", "Pushes with something on its way, or lately.", len(rooms.ledger.pushes))
+        yield HistogramMetricFamily(
+            "fleetpush_hand_over_seconds",
+            "From the acceptance of a push to its hand-over to the connection of a device that waited for it.",
+            buckets=rooms.mailbox.latency.buckets(),
+            sum_value=rooms.mailbox.latency.sum_ms / 1000,
+        )
+        yield _gauge("devices_enrolled", "Devices, as of the last count.", self._census.devices)
         yield _gauge("devices_online", "Devices connected.", rooms.mailbox.online)
         yield _counter("device_messages", "Messages taken from devices.", rooms.receipts.received)
         yield _counter("device_messages_dropped", "Messages of devices that said nothing usable.", rooms.facts.dropped)

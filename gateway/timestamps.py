@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 
@@ -68,3 +69,17 @@ def _format(milliseconds: int) -> str:
 
 def rfc3339_or_none(server_ms: int | None) -> str | None:
     return None if server_ms is None else rfc3339(server_ms)
+
+
+def retry_after_ms(header: str, wall_ms: int) -> int:
+    """How long a Retry-After header asks for: seconds or a date (RFC 9110, 10.2.3); 0 when it is neither, or over."""
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return int(text[:9]) * 1000
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return 0
+    if date.tzinfo is None:  # `-0000`, or none at all
+        date = date.replace(tzinfo=UTC)
+    return max(int(date.timestamp() * 1000) - wall_ms, 0)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fastapi import Request
 
 from gateway.auth import KeyRing, Principal, basic_credential, token_of
-from gateway.errors import Problem, RateLimited, problem
+from gateway.errors import BasicUnauthorized, Problem, RateLimited
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,13 @@ class Admission:
         Raises Problem 401, 403, 429."""
         header = request.headers.get("authorization")
         if token_of(header):  # no path says here whose it is
-            raise problem("unauthorized", "a device sends HTTP Basic here: its MQTT user name, and its token")
-        return await self._admit(request, scope, or_scope, basic_credential(header))
+            raise BasicUnauthorized("a device sends HTTP Basic here: its MQTT user name, and its token")
+        try:
+            return await self._admit(request, scope, or_scope, basic_credential(header))
+        except Problem as refusal:
+            if refusal.code == "unauthorized":
+                raise BasicUnauthorized(refusal.detail) from None
+            raise
 
     async def still_admitted(self, request: Request) -> bool:
         """Whether the key of a request that goes on and on has not been revoked meanwhile."""

@@ -26,6 +26,8 @@ AWAY = (1, 30)
 """Seconds."""
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 """What clients say that were not told: the bytes are not a form's."""
+UPLOADED = ("application/octet-stream", "image/png", "image/jpeg", "text/plain")
+"""What the form at `/docs` offers; any other content type is taken as well."""
 HEADERS = {
     "Cache-Control": "private, max-age=31536000, immutable",
     # What somebody has uploaded is shown by whoever fetched it, and runs nowhere in our name.
@@ -47,7 +49,8 @@ Id = Annotated[str, Path(pattern=f"^{ATTACHMENT_ID.pattern}$")]
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+            # By name: a form that is to send `*/*` sends just that, and it is no content type.
+            "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in UPLOADED},
         }
     },
 )

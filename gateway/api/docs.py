@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
 
+from gateway.api import examples
 from gateway.api.answers import ProblemDocument
 from gateway.errors import CATALOGUE
 
@@ -73,7 +74,13 @@ def describe(app: FastAPI) -> dict[str, Any]:
         "content": {"application/problem+json": {"schema": {"$ref": _REF.format(model=ProblemDocument.__name__)}}},
     }
     for path, operations in document["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
+            for parameter in operation.get("parameters", ()):
+                if parameter["in"] == "path" and parameter["name"] in examples.PARAMETERS:
+                    parameter["example"] = examples.PARAMETERS[parameter["name"]]
+            if (method, path) in examples.BODIES:
+                for content in operation["requestBody"]["content"].values():
+                    content["example"] = examples.BODIES[method, path]
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = refusal
             if path.startswith("/v1/"):
@@ -83,6 +90,27 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 
 _pages = APIRouter(include_in_schema=False)
+_STYLE = (
+    "<style>body{font:16px/1.5 sans-serif;margin:2em}td,th{text-align:left;padding:.2em 1em .2em 0}"
+    ":target{background:#ffd}</style>"
+)
+_PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+
+
+@_pages.get("/")
+async def front() -> Response:
+    """What this is, for a person who has only the address."""
+    text = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Fleetpush</title>{_STYLE}<h1>Fleetpush</h1>'
+        "<p>Push for a private fleet of devices. This is the server's HTTP port.</p><ul>"
+        '<li><a href="/docs">Try the API</a>, with a key'
+        '<li><a href="/docs/problems">What a refusal means</a>'
+        '<li><a href="/openapi.json">The API as an OpenAPI document</a>'
+        '<li><a href="/readyz">Whether the server takes pushes</a>'
+        '<li><a href="/metrics">Metrics for Prometheus</a>'
+        "</ul><p>Devices speak MQTT: on a port of its own, and here as WebSocket at <code>/mqtt</code>.</html>"
+    )
+    return Response(text, headers=_PAGE_HEADERS, media_type="text/html")
 
 
 @_pages.get("/docs")
@@ -107,8 +135,7 @@ async def problems() -> Response:
     )
     text = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Problems</title>'
-        "<style>body{font:16px/1.5 sans-serif;margin:2em}td,th{text-align:left;padding:.2em 1em .2em 0}"
-        ":target{background:#ffd}</style><h1>Problems</h1>"
+        f"{_STYLE}<h1>Problems</h1>"
         "<p>Every refusal is <code>application/problem+json</code> (RFC 9457) with a stable <code>code</code>.</p>"
         f"<table><tr><th>code<th>status<th>title<th>try again unchanged?{rows}</table></html>"
     )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from fastapi import FastAPI, Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api import (
     analytics,
@@ -22,6 +20,7 @@ from gateway.api import (
     webhooks,
 )
 from gateway.api.services import Services, provide
+from gateway.program import installed_version
 
 
 class Api(FastAPI):
@@ -32,6 +31,8 @@ class Api(FastAPI):
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # Hot path.
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _head_of(send)
         if scope["type"] != "http" or scope["path"] != pushes.PATH or scope["method"] != "POST":
             await super().__call__(scope, receive, send)
             return
@@ -48,11 +49,23 @@ class Api(FastAPI):
             await response(scope, receive, send)
 
 
+def _head_of(send: Send) -> Send:
+    """Sends the head of an answer and none of its body: to HEAD everything answers as to GET (RFC 9110, 9.3.2)."""
+
+    async def only_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            # At once, and not when the body ends: a stream of events does not.
+            await send({"type": "http.response.body", "body": b""})
+
+    return only_head
+
+
 def create_api(found: Services) -> FastAPI:
     # Our own pages instead of the framework's; no redirects, because a redirected POST loses its body.
     api = Api(
         title="Fleetpush",
-        version=_version(),
+        version=installed_version(),
         description=docs.DESCRIPTION,
         docs_url=None,
         redoc_url=None,
@@ -75,10 +88,3 @@ def create_api(found: Services) -> FastAPI:
         api.include_router(door.router)
     docs.install(api)
     return api
-
-
-def _version() -> str:
-    try:
-        return version("fleetpush")
-    except PackageNotFoundError:
-        return "unknown"

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from gateway.errors import CATALOGUE, Later, Problem, problem
+from gateway.errors import CATALOGUE, BasicUnauthorized, Later, Problem, problem
 from gateway.store.errors import StorageBusy, StorageError, StorageFull, storage_problem
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ MANY_ERRORS = 100
 """More mistakes are counted and not named: each takes 10 us to be put into words."""
 SHOWN_NAME = 64
 """Characters of a field's name that are repeated to whoever sent it."""
+BASIC_CHALLENGE = 'Basic realm="Fleetpush device", charset="UTF-8"'
+"""Clients that wait to be asked (wget, Java, .NET, urllib) send user name and token when they see it."""
 _HEADERS: dict[str, dict[str, str]] = {
     "unauthorized": {"WWW-Authenticate": "Bearer"},
     "busy": {"Retry-After": "1"},
@@ -109,6 +111,8 @@ async def answer(request: Request, error: Exception) -> tuple[Response, bool]:
 
 def problem_response(refusal: Problem, headers: Mapping[str, str] | None = None) -> Response:
     all_headers = {**_HEADERS.get(refusal.code, {}), **(headers or {})}
+    if isinstance(refusal, BasicUnauthorized):
+        all_headers["WWW-Authenticate"] = BASIC_CHALLENGE
     if isinstance(refusal, Later):
         all_headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     content = json.dumps(refusal.document(), ensure_ascii=False).encode(errors="replace")
@@ -127,11 +131,12 @@ def translated(error: HTTPException) -> Problem:
 
 def allowed_methods(request: Request) -> list[str]:
     """What the path takes. The framework names the methods of the first route it finds; a path here has several."""
-    return [
+    found = [
         method
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
+    return ["GET", "HEAD", *found[1:]] if found[:1] == ["GET"] else found
 
 
 def validation_problem(error: ValidationError, body: bytes = b"") -> Problem:

@@ -27,6 +27,7 @@ from gateway.delivery.device_topics import DEFAULT_APP, device_topic
 from gateway.delivery.device_topics import client_id as client_id_of
 from gateway.delivery.drain import Drain, Lane, Slot
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN, Body, Engine, Message, ReasonCode
+from gateway.delivery.latency import LatencyHistogram
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
@@ -73,6 +74,8 @@ class Mailbox:
         self._drain = Drain(database, ledger, clock, timers, self._hand_over_page, self._count_in_flight)
         self._offers = Offers()
         self._offer_scheduled = False
+        self.latency = LatencyHistogram()
+        """From the acceptance of a push to its hand-over to devices that were waiting for it, for metrics."""
         self._message = Message(topic="", body=Body(payload=b""))
         self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None], int | None], None]
         """What a device says; set by the composition root to `Receipts.published`."""
@@ -171,6 +174,7 @@ class Mailbox:
         push_no = push.no
         handle = push_no << DEVICE_BITS
         sent = push.sent
+        before = len(sent)
         unacknowledged = push.qos == 0
         message = self._message
         message.body = push.body(now)
@@ -203,6 +207,8 @@ class Mailbox:
                 self._drain.leave(slot, Lane.FULL)
             if act_now:
                 missed.append(handle_of(push_no, device_no))
+        if handed_over := len(sent) - before:
+            self.latency.add(now - push.accepted_at, handed_over)
         if missed:
             self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
 
@@ -214,6 +220,7 @@ class Mailbox:
             for push in map(self._ledger.pushes.add, pushes)
             if push.expires_at > now and not self._ledger.is_recalled(push)
         ]
+        before = [len(sent) for _, _, sent, _ in alive]
         slots = self._by_device
         engine = self._engine
         priority = pushes[0].priority
@@ -243,6 +250,9 @@ class Mailbox:
                         break
             finally:
                 engine.scatter(slot.client_id)
+        for (push, _, sent, _), count in zip(alive, before, strict=True):
+            if handed_over := len(sent) - count:
+                self.latency.add(now - push.accepted_at, handed_over)
 
     def _hand_over_page(self, slot: Slot, pushes: list[ActivePush]) -> bool:
         """What was read of a mailbox, as far as there is room; False if there was not enough."""

@@ -34,7 +34,7 @@ from gateway.outreach.guarded_client import Answer, GuardedClient, Network
 from gateway.outreach.look_ups import Failed, LookUps, Shares
 from gateway.outreach.webhooks import DEAD_LETTERS, LANES, THIS, Lane, Webhook, WebhookBook, key_of
 from gateway.store.database import Database
-from gateway.timestamps import rfc3339, wall_time
+from gateway.timestamps import retry_after_ms, rfc3339, wall_time
 
 log = logging.getLogger(__name__)
 
@@ -353,8 +353,8 @@ class Couriers:
         delay = min(FIRST_DELAY_MS * 2 ** min(attempts - 1, 20), LONGEST_DELAY_MS)
         delay = int(delay * (1 - self._dice() / 2))
         asked = outcome.retry_after if isinstance(outcome, Answer) else None
-        if asked is not None and asked.isascii() and asked.isdigit():
-            delay = max(delay, min(int(asked[:9]) * 1000, LONGEST_DELAY_MS))
+        if asked is not None:
+            delay = max(delay, min(retry_after_ms(asked, wall_time.of(self._clock())), LONGEST_DELAY_MS))
         return delay
 
     # -- dead letters ------------------------------------------------------------------------------------------------

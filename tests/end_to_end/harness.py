@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import httpx2
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = re.compile(r"^fleetpush ready http=(\S+):(\d+) mqtt=(\S+):(\d+)((?: \w+=\S+)*)$")
+READY = re.compile(r"^fleetpush ready https?=(\S+):(\d+) mqtts?=(\S+):(\d+)((?: \w+=\S+)*)$")
 THIS_TREE = (sys.executable, "-m", "gateway")
 START_TIMEOUT = 30.0
 """Generous: a machine that runs eight test processes on two cores starts Python slowly."""

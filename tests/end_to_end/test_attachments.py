@@ -7,6 +7,7 @@ import hashlib
 import queue
 import ssl
 import threading
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from client_sim.async_device import AsyncDevice
-from client_sim.attachments import Fetcher, FetchFailed
+from client_sim.attachments import LONGEST_WAIT, Fetcher, FetchFailed, seconds_asked
 from client_sim.device import Device
 from client_sim.push import Push
 from tests.end_to_end.conftest import Name, StartServer
@@ -203,3 +204,19 @@ def test_a_device_waits_for_its_moment_and_not_after_its_end() -> None:
     with pytest.raises(FetchFailed, match="closing"):
         Fetcher("kiosk-1", "t", None, lambda: 0.5).fetch(push, "http://127.0.0.1:9/", Clocked())
     assert 29 < waited[0] <= 30
+
+
+def test_a_server_may_say_when_to_come_again_with_a_date() -> None:
+    """RFC 9110, 10.2.3."""
+    now = datetime(2026, 12, 1, 8, 30, tzinfo=UTC)
+    for header, seconds in (
+        ("120", 120),
+        ("Tue, 01 Dec 2026 08:31:00 GMT", 60),
+        ("Tue, 01 Dec 2026 08:31:00 -0000", 60),
+        ("Tue, 01 Dec 2026 07:31:00 GMT", 0),
+        ("9" * 400, LONGEST_WAIT),
+        ("Tue, 01 Dec 2099 08:31:00 GMT", LONGEST_WAIT),
+        ("soon", 0),
+        (None, 0),
+    ):
+        assert seconds_asked(header, now) == seconds

@@ -457,3 +457,9 @@ def test_what_cannot_be_served_is_one_line_with_the_remedy(
     assert done.returncode == 2, done.stderr
     assert remedy in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_ready_line_says_that_it_is_tls(fleet: Fleet) -> None:
+    server = fleet.server
+    line = next(line for line in server.stdout.splitlines() if line.startswith("fleetpush ready "))
+    assert f" https=0.0.0.0:{server.http_port} mqtts=0.0.0.0:{server.mqtt_port}" in line

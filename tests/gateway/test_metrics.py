@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from broker.metrics import BrokerMetrics
 from gateway.auth import DeviceIdentity
+from gateway.delivery.push import ActivePush
 from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL
 from tests.gateway.api.house import House
 
@@ -38,7 +39,7 @@ async def test_names_and_help_are_as_prometheus_wants_them(house: House) -> None
         assert family.documentation
         for sample in family.samples:
             assert (family.type == "counter") == sample.name.endswith("_total")
-            known = {"state", "kind", "code", "reason", "certificate", "outcome"}
+            known = {"limit", "le", "version", "python", "state", "kind", "code", "reason", "certificate", "outcome"}
             assert set(sample.labels) <= known, "no device, push or app in a label"
 
 
@@ -88,3 +89,28 @@ async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> Non
     assert samples(house)["fleetpush_deliveries{waiting}"] == 2
     await census.count_if_due(CENSUS_INTERVAL * 10)
     assert samples(house)["fleetpush_deliveries{waiting}"] == 3
+
+
+async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_pushes(house: House) -> None:
+    await house.enrol("kiosk-1", "kiosk-2")
+    await house.rooms.metrics.census.count_if_due(CENSUS_INTERVAL)
+    mailbox = house.rooms.mailbox
+    push = ActivePush(
+        no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None, content="{}",
+        accepted_at=house.clock.milliseconds, expires_at=house.clock.milliseconds + 60_000,
+    )  # fmt: skip
+    assert not samples(house)["fleetpush_hand_over_seconds_count"]
+    mailbox.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
+    slot = mailbox._by_device[1]
+    slot.deliver, slot.drained, slot.granted = (lambda message, handle: True), 9, 1
+    house.clock.milliseconds += 4
+    mailbox.offer([(push, [1, 2])])
+    found = samples(house)
+    assert found["fleetpush_devices_enrolled"] == 2
+    assert found["fleetpush_hand_over_seconds_count"] == 1
+    assert found["fleetpush_hand_over_seconds_sum"] == 0.004
+    assert (found["fleetpush_hand_over_seconds_bucket{0.002}"], found["fleetpush_hand_over_seconds_bucket{0.005}"]) == (
+        0,
+        1,
+    )
+    assert any(name.startswith("fleetpush_build_info{") and value == 1 for name, value in found.items())

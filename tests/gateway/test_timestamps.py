@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from gateway.timestamps import WallTime, rfc3339, rfc3339_or_none
+import pytest
+
+from gateway.timestamps import WallTime, retry_after_ms, rfc3339, rfc3339_or_none
 
 
 def test_times_are_utc_with_milliseconds() -> None:
@@ -24,3 +26,24 @@ def test_a_time_on_the_wall_is_found_again() -> None:
     for at in (500, 1_000, 2_000, 5_000):
         assert wall.to_server(wall.of(at)) == at
     assert wall.to_server(1_100) == 1_000, "the clock was set past it"
+
+
+@pytest.mark.parametrize(
+    ("header", "milliseconds"),
+    [
+        ("0", 0),
+        (" 120 ", 120_000),
+        ("9" * 400, 999_999_999_000),
+        ("Tue, 01 Dec 2026 08:30:30 GMT", 30_000),
+        ("Tuesday, 01-Dec-26 08:30:30 GMT", 30_000),
+        ("Tue, 01 Dec 2026 09:30:30 +0100", 30_000),
+        ("Tue, 01 Dec 2026 08:30:30 -0000", 30_000),
+        ("Tue, 01 Dec 2026 08:00:00 GMT", 0),
+        ("soon", 0),
+        ("", 0),
+        ("-5", 0),
+        ("Tue, 99 Dec 2026 08:30:30 GMT", 0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str, milliseconds: int) -> None:
+    assert retry_after_ms(header, 1_796_113_800_000) == milliseconds

@@ -400,3 +400,14 @@ async def test_a_page_of_another_origin_may_ask_with_a_credential(house: House) 
 async def test_an_id_is_never_a_path(house: House) -> None:
     for path in ("..%2fadmin.key", "../admin.key", "x", ID.upper()):
         assert (await house.http.get(f"/v1/attachments/{path}")).status_code in (404, 422)
+
+
+async def test_who_comes_without_credentials_is_asked_for_those_of_a_device(house: House) -> None:
+    """wget, Java, .NET and urllib send user name and password when they are asked for them; elsewhere it is a key."""
+    path = f"/v1/attachments/{'0' * 64}"
+    for http in (house.client(None), house.client("wrong")):
+        for answer in (await http.get(path), await http.head(path)):
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == 'Basic realm="Fleetpush device", charset="UTF-8"'
+    assert (await house.client(None).delete(path)).headers["www-authenticate"] == "Bearer"
+    assert (await house.client(None).get("/v1/pushes")).headers["www-authenticate"] == "Bearer"

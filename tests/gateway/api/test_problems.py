@@ -88,9 +88,9 @@ async def test_what_the_framework_refuses_is_a_problem_too(house: House) -> None
     await house.refused("GET", "/v1/pushes/", 404, "not_found")
     await house.refused("GET", "/docs/static/nothing.js", 404, "not_found")
     answer = await house.http.put("/v1/pushes")
-    assert answer.headers["allow"] == "GET, POST"
+    assert answer.headers["allow"] == "GET, HEAD, POST"
     document = await house.refused("PUT", "/v1/pushes", 405, "method_not_allowed")
-    assert "GET, POST" in document["detail"]
+    assert "GET, HEAD, POST" in document["detail"]
     document = await house.refused("GET", "/v1/pushes?limit=many", 422, "invalid_request")
     assert document["detail"].startswith("limit: must be a valid integer")
     await house.refused("GET", "/v1/pushes?cursor=" + "x" * 200, 422, "invalid_request")

@@ -7,6 +7,7 @@ import itertools
 import random
 import threading
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,10 @@ async def test_attempts_come_rarer_and_not_all_together(house: House, fleet: Fle
     assert len({times[12] for times in at.values()}) > 1
 
 
-async def test_retry_after_is_waited_for(house: House, fleet: Fleet, receiver: Receiver) -> None:
-    receiver.answer = answering(429, **{"Retry-After": "1800"})
+@pytest.mark.parametrize("is_date", [False, True])
+async def test_retry_after_is_waited_for(house: House, fleet: Fleet, receiver: Receiver, is_date: bool) -> None:
+    date = formatdate(house.clock.milliseconds / 1000 + 31 * MINUTE / 1000, usegmt=True)
+    receiver.answer = answering(429, **{"Retry-After": date if is_date else "1800"})
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
     await fleet.until(lambda: len(receiver.requests) == 1 and not house.rooms.couriers.at_work, "the first attempt")
