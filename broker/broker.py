@@ -15,6 +15,7 @@ sockets go.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -43,6 +44,9 @@ from broker.system_topics import SYSTEM, SystemTopics
 
 if TYPE_CHECKING:
     from broker.connection import Connection
+
+
+log = logging.getLogger(__name__)
 
 
 class Broker:
@@ -284,6 +288,12 @@ class Broker:
             session.connection.end(ReasonCode.SESSION_TAKEN_OVER, "session taken over")  # [MQTT-3.1.4-3]
             session = self.sessions.get(client_id)
         ended = False
+        if session is not None and session.is_worn_out():
+            log.warning(
+                "%s: its session ends, for it has left %d handshakes unfinished", client_id, len(session.inflight)
+            )
+            self.metrics.worn_out_sessions += 1
+            clean_start = True
         if session is not None and clean_start:
             ended = session.durable
             # [3.1.1: MQTT-3.1.2-6]

@@ -49,6 +49,8 @@ class BrokerMetrics:
     """QoS 1 and 2 handshakes to clients that were completed."""
     unsolicited_acknowledgements: int = 0
     """PUBACK, PUBREC, PUBREL and PUBCOMP that came twice or for nothing: they change nothing."""
+    worn_out_sessions: int = 0
+    """Sessions that ended because their clients had left too many QoS 2 handshakes unfinished."""
     out_of_packet_ids: int = 0
     """Times a client was sent nothing because its unfinished QoS 2 handshakes had every identifier of this run."""
     bytes_in: int = 0

@@ -25,7 +25,7 @@ although they take no place in the window."""
 class PacketIds:
     """The range of one run, `first` to `last`, for windows of at most `window` messages."""
 
-    __slots__ = ("first", "last", "most_inflight", "window")
+    __slots__ = ("first", "last", "most_abandoned", "most_inflight", "window")
 
     def __init__(self, first: int, size: int) -> None:
         self.first = first
@@ -33,6 +33,9 @@ class PacketIds:
         self.most_inflight = size - 1
         """Entries of one session, those included that have kept an identifier without a place in the window."""
         self.window = size // 2
+        self.most_abandoned = size // 4
+        """Then the session ends when its client comes the next time and loses nothing by it: the client alone could
+        free these identifiers, and clients do not."""
 
     def find_free(self, start: int, used: Container[int]) -> tuple[int, int]:
         """The first identifier from `start` on, round the range, that is not used; and the one to start from next."""

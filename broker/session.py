@@ -101,6 +101,15 @@ class Session(InflightWindow):
             self.inflight = {}
             self.packet_of_handle = None
 
+    def is_worn_out(self) -> bool:
+        """Nothing is left of it but QoS 2 handshakes that the client never finishes, and too many of those."""
+        return (
+            len(self.inflight) > self.environment.packet_ids.most_abandoned
+            and self.received is None
+            and self.queue is None
+            and all(entry.phase == ABANDONED for entry in self.inflight.values())
+        )
+
     def held(self) -> list[int]:
         """Handles past PUBREC: they cannot be taken back."""
         return self._handles_in(PUBCOMP_DUE, FORGET_DUE)

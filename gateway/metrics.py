@@ -107,6 +107,7 @@ BROKER_COUNTERS = {
     "publishes_out": "PUBLISH packets to clients.",
     "acknowledged": "QoS 1 and 2 handshakes completed by clients.",
     "unsolicited_acknowledgements": "Acknowledgements from clients that came twice or for nothing.",
+    "worn_out_sessions": "Sessions that ended because of too many unfinished QoS 2 handshakes.",
     "out_of_packet_ids": "Times a client's unfinished QoS 2 handshakes left no packet identifier to send it more.",
     "bytes_in": "Bytes from clients.",
     "bytes_out": "Bytes to clients.",

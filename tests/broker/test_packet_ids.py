@@ -9,7 +9,7 @@ from broker.inflight import ABANDONED
 from broker.packet_ids import LAST_PACKET_ID, PacketIds, range_size
 from broker.protocol.packets import V3_1_1, V5, Puback, Pubcomp, Publish, Pubrec, Pubrel
 from broker.settings import BrokerSettings
-from tests.fakes import FakeStore, World, message
+from tests.fakes import FakeClient, FakeStore, World, message
 
 both_versions = pytest.mark.parametrize("version", [V3_1_1, V5])
 
@@ -88,14 +88,54 @@ def test_nothing_is_sent_when_unfinished_handshakes_have_every_identifier(versio
     assert world.broker.deliver("c", message("a", qos=2), handle)
 
 
+def never_answering(world: World, version: int, connections: int) -> tuple[FakeClient, int]:
+    """A client that never answers, and pushes that are over when it returns; so many were delivered."""
+    handle = 0
+    for _ in range(connections):
+        client = world.connect("c", version, clean=False)
+        client.subscribe(("a", 2))
+        for _ in range(100):
+            assert world.broker.deliver("c", message("a", qos=2), handle)
+            handle += 1
+        client.received()
+        client.drop()
+    client = world.connect("c", version, clean=False)
+    return client, handle
+
+
+@both_versions
+def test_a_session_of_nothing_but_unfinished_handshakes_ends(version: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Its identifiers would be used up some day. Both sides begin anew, and nobody loses anything."""
+    world = World(BrokerSettings(max_inflight=100))
+    _, delivered = never_answering(world, version, 5)
+    assert world.broker.metrics.worn_out_sessions == 0
+    assert len(world.broker.sessions["c"].inflight) == delivered
+    world = world.crash()
+    client, _ = never_answering(world, version, 1)
+    assert world.broker.metrics.worn_out_sessions == 0, "not before it comes the next time"
+    client.send(Publish("b", b"half", 2, packet_id=7))
+    client.received()
+    client.drop()
+    client = world.connect("c", version, clean=False)
+    assert world.broker.metrics.worn_out_sessions == 0, "nor while it has something to finish"
+    client.send(Pubrel(7))
+    client.drop()
+    world.events.take()
+    client = world.connect("c", version, clean=False)
+    assert world.events.of("connected") == [("connected", "c", False)]
+    assert "600 handshakes unfinished" in caplog.text
+    assert world.store.session("c").outbound == []
+    assert world.broker.sessions["c"].inflight == {}
+
+
 @both_versions
 def test_abandoned_identifiers_are_bounded_and_come_back(version: int) -> None:
     world = World(BrokerSettings(max_inflight=1_000))
     handle = 0
+    client = world.connect("c", version, clean=False)
+    client.subscribe(("a", 2))
+    client.send(Publish("b", b"half", 2, packet_id=7))  # so that its session does not end
     while True:  # a client that never answers, and pushes that are over when it returns
-        client = world.connect("c", version, clean=False)
-        if not handle:
-            client.subscribe(("a", 2))
         before = handle
         while world.broker.deliver("c", message("a", qos=2), handle):
             handle += 1
@@ -103,6 +143,7 @@ def test_abandoned_identifiers_are_bounded_and_come_back(version: int) -> None:
             break
         client.received()
         client.drop()
+        client = world.connect("c", version, clean=False)
     session = world.broker.sessions["c"]
     assert len(session.inflight) == world.broker.environment.packet_ids.most_inflight
     abandoned = next(packet_id for packet_id, entry in session.inflight.items() if entry.phase == ABANDONED)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-import pytest
-
 from tests.end_to_end.conftest import StartServer, Wire
 from tests.end_to_end.harness import Api, Device, Server, fleetpush, wait_for
 from tests.end_to_end.wire_device import PUBCOMP, PUBREC, V4, V5, WireDevice
@@ -34,12 +32,15 @@ def uplink(api: Api, device: Device) -> list[str]:
     return [item["payload"] for item in api.items(f"/v1/devices/{device.id}/uplink")]
 
 
-@pytest.mark.parametrize(("stalled", "version"), [(LEDGER, V4), (BROKER, V5)])
 def test_what_a_device_says_with_qos_2_is_stored_once_when_killed_before_pubrec(
-    start_server: StartServer, wire: Wire, stalled: str, version: int
+    start_server: StartServer, wire: Wire, full: int
 ) -> None:
     """Its identifier and its content are in two files, and the kill comes when one of them is written."""
-    server = start_server()
+    for stalled, version in [(LEDGER, V4), (BROKER, V5)][:full]:
+        kill_while_stalled(start_server(), wire, stalled, version)
+
+
+def kill_while_stalled(server: Server, wire: Wire, stalled: str, version: int) -> None:
     api = server.api
     enrolled = api.enrol("kiosk-1")
     client: WireDevice = wire(server, enrolled, version=version).start()
@@ -61,13 +62,9 @@ def test_what_a_device_says_with_qos_2_is_stored_once_when_killed_before_pubrec(
         server.kill9()
     server.start()
     assert client.connect().session_present
-    for again in range(2):
-        for packet_id, (leaf, content) in zip(identifiers, said, strict=True):
-            client.send_publish(client.leaf(leaf), content, qos=2, again=packet_id)
-            assert client.wait_answer(PUBREC, packet_id) == 0
-        if not again:
-            server.restart()
-            assert client.connect().session_present
+    for packet_id, (leaf, content) in 2 * list(zip(identifiers, said, strict=True)):
+        client.send_publish(client.leaf(leaf), content, qos=2, again=packet_id)
+        assert client.wait_answer(PUBREC, packet_id) == 0
     assert api.only(push_id) == {"acted": 1}
     assert api.delivery(push_id)["result"] == {"table": 7}
     assert uplink(api, enrolled) == ["open"]
@@ -114,12 +111,13 @@ def test_a_repetition_is_not_acknowledged_before_its_content_is_stored(start_ser
     assert uplink(api, enrolled) == ["open"]
 
 
-@pytest.mark.parametrize(("stalled", "qos"), [(LEDGER, 2), (BROKER, 1)])
-def test_a_will_is_stored_once_when_the_server_is_killed(
-    start_server: StartServer, wire: Wire, stalled: str, qos: int
-) -> None:
+def test_a_will_is_stored_once_when_the_server_is_killed(start_server: StartServer, wire: Wire, full: int) -> None:
     """Nobody repeats it: the session has lost it in one file, before the other had it."""
-    server = start_server()
+    for stalled, qos in [(LEDGER, 2), (BROKER, 1)][:full]:
+        kill_with_a_will(start_server(), wire, stalled, qos)
+
+
+def kill_with_a_will(server: Server, wire: Wire, stalled: str, qos: int) -> None:
     api = server.api
     enrolled = api.enrol("kiosk-1")
     topic = f"default/devices/{enrolled.id}/uplink/gone"
@@ -134,14 +132,13 @@ def test_a_will_is_stored_once_when_the_server_is_killed(
     server.start()
     wait_for(lambda: uplink(api, enrolled) == ["lost"], what="the will")
     wait_for(lambda: not committed(server, BROKER, "SELECT number FROM published_will"), what="it to be done with")
-    server.restart()
     assert client.connect().session_present
     assert client.publish(client.leaf("uplink/here"), b"") == 0
     assert uplink(api, enrolled) == ["", "lost"]
 
 
 def test_a_late_acknowledgement_of_an_earlier_run_acknowledges_nothing_else(
-    start_server: StartServer, wire: Wire
+    start_server: StartServer, wire: Wire, full: int
 ) -> None:
     """Clients that acknowledge by hand do so after a reconnect, in their own time, and servers are killed in a row."""
     server = start_server()
@@ -151,7 +148,7 @@ def test_a_late_acknowledgement_of_an_earlier_run_acknowledges_nothing_else(
     client.answer = lambda publish: None
     pushed = [api.push(enrolled.id) for _ in range(3)]
     client.wait_received(3)
-    for run in range(2, 4):
+    for run in range(2, 3 + min(full, 2)):
         server.restart()
         assert client.connect().session_present
         pushed.append(api.push(enrolled.id, priority="critical"))
@@ -162,7 +159,7 @@ def test_a_late_acknowledgement_of_an_earlier_run_acknowledges_nothing_else(
             client.acknowledge(publish)
         client.ping()  # they have been read
         assert [api.only(push_id) for push_id in pushed] == [{"sent": 1}] * len(pushed)
-    for publish in [publish for publish in client.received if publish.connection == 3]:
+    for publish in [publish for publish in client.received if publish.connection == run]:
         client.acknowledge(publish)
     for push_id in pushed:
         api.wait_counts(push_id, delivered=1)
