@@ -88,8 +88,9 @@ SIDE_CONNECTIONS = 8
 MAX_UNSTORED_BYTES = 512 * 1024
 """Of one connection of a device. Each byte of it is there several times on its way to the disk."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio")
-"""Kept at warnings: what they say below is not for an operator, and statements have values in them."""
+NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio", "httpx2", "httpcore2", "h11")
+"""Kept at warnings: what they say below is not for an operator. Statements have values in them, and the addresses of
+webhooks their tokens."""
 
 
 def run(settings: Settings) -> int:

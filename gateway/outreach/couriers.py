@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.delivery.event_log import Event, Position, log_of_app
+from gateway.outreach.bounded_streams import ExtraReads
 from gateway.outreach.event_feed import EventFeed, Follower
 from gateway.outreach.guarded_client import Answer, GuardedClient, Network
 from gateway.outreach.look_ups import Failed, LookUps, Shares
@@ -111,6 +112,7 @@ class Couriers:
         self._routes: dict[str, _Route] = {}
         self._shares = Shares(ATTEMPTS, ATTEMPTS_OF_APP)
         self._look_ups = LookUps()
+        self._extra = ExtraReads()
         self._closing: set[asyncio.Task[None]] = set()
         self._ended = False
         self.succeeded = self.failed = self.buried = self.disabled = 0
@@ -158,7 +160,7 @@ class Couriers:
             return
         route = _Route(
             webhook,
-            GuardedClient(self._allowed, self._look_ups.of_app(webhook.app_no)),
+            GuardedClient(self._allowed, self._look_ups.of_app(webhook.app_no), extra=self._extra),
             self._feed.follow(webhook.app_no, lambda: self._woken(webhook.id)),
             webhook.fields.url,
         )

@@ -3,7 +3,8 @@
 Who may set a webhook could otherwise have the server ask its neighbours (SSRF). So a name is resolved once, here, what
 it resolves to is judged, and the connection goes to that very address: a name that resolves to something else a moment
 later (DNS rebinding) changes nothing. The name is still what the certificate is checked against, and the Host header.
-Redirects are not followed, proxies of the environment are not used, and little is read of an answer.
+Redirects are not followed, proxies of the environment are not used, and little is read of an answer
+(`bounded_streams`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import httpcore2
 import httpx2
 
+from gateway.outreach.bounded_streams import AnswerTooLong, BoundedNetwork, ExtraReads
 from gateway.outreach.look_ups import Failed, Resolve
 
 ATTEMPT_SECONDS = 15.0
 """From the look-up of the name to the end of the answer."""
-ANSWER_BYTES = 65_536
-"""Read of an answer; more is not waited for."""
+TEXT_BYTES = 200
+"""Of an answer's body that is kept."""
 CONNECTIONS = 8
+KEEP_ALIVE_SECONDS = 5.0
+"""That a connection is kept for the next request."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -44,13 +49,20 @@ class Answer:
 class GuardedClient:
     """One for each receiver: its connections are kept, and must not be those of another name."""
 
-    def __init__(self, allowed: Sequence[Network], resolve: Resolve, trust: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        allowed: Sequence[Network],
+        resolve: Resolve,
+        trust: ssl.SSLContext | None = None,
+        extra: ExtraReads | None = None,
+    ) -> None:
         """`allowed` are networks that may be asked although they are private. Without `trust` whoever the system
-        trusts vouches for receivers (or `SSL_CERT_FILE`, as everywhere)."""
+        trusts vouches for receivers (or `SSL_CERT_FILE`, as everywhere). `extra` is shared with other clients."""
         self._allowed = allowed
         self._resolve = resolve
         self._trust = trust
-        self._client: httpx2.AsyncClient | None = None
+        self._extra = extra if extra is not None else ExtraReads()
+        self._pool: httpcore2.AsyncConnectionPool | None = None
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
         """Raises Failed."""
@@ -61,43 +73,63 @@ class GuardedClient:
             raise Failed(f"no answer within {ATTEMPT_SECONDS:.0f} seconds") from None
         except Failed:
             raise
+        except AnswerTooLong as error:
+            raise Failed(str(error)) from None
         except Exception as error:  # whatever it is, this was an attempt, and the next one may go better
             raise Failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
 
     async def _post(self, url: httpx2.URL, body: bytes, headers: dict[str, str]) -> Answer:
-        if self._client is None:
-            self._client = httpx2.AsyncClient(
-                verify=self._trust or _system_trust(),
-                trust_env=False,
-                follow_redirects=False,
-                timeout=ATTEMPT_SECONDS,
-                limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+        if self._pool is None:
+            self._pool = httpcore2.AsyncConnectionPool(
+                self._trust or _system_trust(),
+                max_connections=CONNECTIONS,
+                max_keepalive_connections=CONNECTIONS,
+                keepalive_expiry=KEEP_ALIVE_SECONDS,
+                network_backend=BoundedNetwork(self._extra),
             )
         addresses = await self._addresses(url)
+        fields = {
+            **headers,
+            "Host": url.netloc.decode("ascii"),
+            "Accept": "*/*",
+            "Content-Length": str(len(body)),
+        }
         for address in addresses:
-            request = self._client.build_request(
+            request = httpcore2.Request(
                 "POST",
-                url.copy_with(host=address),
+                httpcore2.URL(scheme=url.raw_scheme, host=address, port=url.port, target=url.raw_path),
+                headers=list(fields.items()),
                 content=body,
-                headers={**headers, "Host": url.netloc.decode("ascii")},
-                extensions={"sni_hostname": url.host},
-                timeout=httpx2.Timeout(ATTEMPT_SECONDS, connect=ATTEMPT_SECONDS / len(addresses)),
+                extensions={
+                    "sni_hostname": url.host,
+                    "timeout": {
+                        "connect": ATTEMPT_SECONDS / len(addresses),
+                        "read": ATTEMPT_SECONDS,
+                        "write": ATTEMPT_SECONDS,
+                        "pool": ATTEMPT_SECONDS,
+                    },
+                },
             )
             try:
-                response = await self._client.send(request, stream=True)
+                response = await self._pool.handle_async_request(request)
                 break
-            except (httpx2.ConnectError, httpx2.ConnectTimeout):  # it has not been asked
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):  # it has not been asked
                 if address == addresses[-1]:
                     raise
+        text = b""
         try:
-            text = b""
-            async for chunk in response.aiter_raw(4_096):
-                text += chunk
-                if len(text) > ANSWER_BYTES:
-                    break
+            async for chunk in response.aiter_stream():
+                text = (text + chunk)[:TEXT_BYTES]
+        except AnswerTooLong:
+            pass  # what it answered is known
         finally:
             await response.aclose()
-        return Answer(response.status_code, response.headers.get("retry-after"), text[:200].decode(errors="replace"))
+        retry_after = next((value for name, value in response.headers if name.lower() == b"retry-after"), None)
+        return Answer(
+            response.status,
+            None if retry_after is None else retry_after.decode("latin-1"),
+            text.decode(errors="replace"),
+        )
 
     async def _addresses(self, url: httpx2.URL) -> list[str]:
         """At least one."""
@@ -113,8 +145,8 @@ class GuardedClient:
         )
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
+        if self._pool is not None:
+            await self._pool.aclose()
 
 
 @functools.cache

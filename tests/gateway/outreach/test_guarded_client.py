@@ -210,6 +210,96 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
         await client.close()
 
 
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"),
+        (HEAD, b"X-More: and more\r\n"),
+        (HEAD + b"X-Long: ", b"x" * 100),
+        (b"", b"1"),
+    ],
+    ids=["continue", "hints", "headers", "a-header", "no-http"],
+)
+async def test_everything_that_is_answered_counts(first: bytes, again: bytes) -> None:
+    """What comes before the answer's end is an attempt that failed, soon."""
+    sent = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(first)
+        with suppress(ConnectionError):
+            while True:
+                writer.write(again * 100)
+                sent += len(again) * 100
+                await writer.drain()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        client = GuardedClient(THIS, LookUps().of_app(1))
+        with pytest.raises(Failed):
+            await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 5)
+        await client.close()
+
+
+@pytest.mark.parametrize("endless", [b"1\r\nx\r\n", b"1;" + b"e" * 200 + b"\r\nx\r\n"], ids=["chunks", "extensions"])
+async def test_a_body_that_never_ends_was_answered(endless: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(endless * 100)
+                await writer.drain()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        client = GuardedClient(THIS, LookUps().of_app(1))
+        assert (await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 5)).status == 200
+        await client.close()
+
+
+async def test_byte_by_byte_is_not_listened_to_for_long() -> None:
+    sent = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionError):
+            for byte in HEAD + b"X: " + b"x" * 100_000:
+                writer.write(bytes([byte]))
+                sent += 1
+                await asyncio.sleep(0)
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        client = GuardedClient(THIS, LookUps().of_app(1))
+        with pytest.raises(Failed, match="more than 16384 bytes"):
+            await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 15)
+        await client.close()
+
+
+async def test_every_request_of_a_connection_has_its_whole_answer() -> None:
+    body = b"x" * 5_000
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"{}"):
+                writer.write(HEAD + b"Content-Length: 5000\r\nRetry-After: 7\r\n\r\n" + body)
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        client = GuardedClient(THIS, LookUps().of_app(1))
+        for _ in range(5):
+            answered = await client.post(url_of(server), b"{}", {})
+            assert (answered.status, answered.retry_after, answered.text) == (200, "7", "x" * 200)
+        assert connections == 1
+        await client.close()
+
+
 async def test_who_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded_client, "ATTEMPT_SECONDS", 0.1)
     ended = asyncio.Event()
