@@ -80,5 +80,5 @@ def test_an_answer_without_end(tmp_path: Path, kind: str) -> None:
                 hours = {"start": f"{number % 24:02}:00", "end": "23:59"}
                 for device in devices:
                     server.api.call("PATCH", f"/v1/devices/{device.id}/preferences", 200, json={"quiet_hours": hours})
-            wait_for(attempted, what="an attempt to have ended")
+            wait_for(attempted, timeout=40, what="an attempt to have ended")
         assert "sesame" not in server.errors
