@@ -249,11 +249,13 @@ class _Rooms(Collector):
         yield _counter("webhooks_disabled", "Webhooks disabled because they failed.", rooms.couriers.disabled)
         yield _gauge("webhook_lanes_at_work", "Parts of webhooks that are being sent.", rooms.couriers.at_work)
         yield _gauge("attachment_bytes", "Of files that pushes refer to.", rooms.attachments.stored)
+        yield _counter("attachment_uploads_refused", "For want of room.", rooms.attachments.refused)
         yield _gauge("attachment_downloads", "Under way.", rooms.attachments.downloads)
         yield _gauge("event_log_bytes", "Events that are kept, about.", rooms.event_room.size)
         yield _counter(
             "event_entries_removed", "Entries of the event log that left for want of room.", rooms.event_room.removed
         )
+        yield _counter("event_streams_refused", "Answered 429.", rooms.feed.streams_refused)
         yield _gauge("event_streams", "Open streams of events.", rooms.feed.streams)
         yield _gauge("reads_waiting", "Reads for apps that wait for a thread.", rooms.database.reads.waiting)
         yield _by_label(

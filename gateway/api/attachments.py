@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path as FilePath
@@ -14,14 +16,23 @@ from starlette.types import Receive, Scope, Send
 from gateway.api import answers
 from gateway.api.bodies import json_response
 from gateway.api.services import Fetcher, Sender, services
-from gateway.delivery.attachments import ATTACHMENT_ID, CONTENT_TYPE, DEFAULT_TTL, Attachments
+from gateway.delivery.attachments import ATTACHMENT_ID, CONTENT_TYPE, DEFAULT_TTL, Attachment, Attachments
 from gateway.delivery.push import MAX_TTL
 from gateway.errors import Later, problem
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/attachments", tags=["pushes"])
 
 DOWNLOADS = 100
 """At a time; who comes then is sent away for a random while."""
+DOWNLOADS_OF_APP = 75
+"""Of one app's devices and keys."""
+DOWNLOADS_OF_ONE = 20
+"""Of one device or key: a browser opens six."""
+DOWNLOAD_SECONDS = 30.0
+"""That a download may take, and as long again as it takes at:"""
+DOWNLOAD_BYTES_PER_SECOND = 8_192
+"""What a poor mobile network (EDGE) manages."""
 AWAY = (1, 30)
 """Seconds."""
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -81,13 +92,15 @@ async def fetch_attachment(attachment_id: Id, request: Request, principal: Fetch
     path = attachments.path_of(attachment)
     if not path.is_file():  # a backup that was made while it expired
         raise problem("attachment_not_found", "its file is not here any more: upload it again")
-    if attachments.downloads >= DOWNLOADS:
+    of_app, of_one = attachments.downloads_of((principal.app_no, principal.key_id))
+    if attachments.downloads >= DOWNLOADS or of_app >= DOWNLOADS_OF_APP or of_one >= DOWNLOADS_OF_ONE:
         raise Later(
             "busy",
-            f"{DOWNLOADS} downloads are under way; wait as long as Retry-After says",
+            f"{attachments.downloads} downloads are under way, {of_app} of this app and {of_one} of this device or key;"
+            " wait as long as Retry-After says",
             random.uniform(*AWAY),
         )
-    return _Download(path, {**HEADERS, "ETag": tag}, attachment.content_type, attachments)
+    return _Download(path, {**HEADERS, "ETag": tag}, attachment, attachments, (principal.app_no, principal.key_id))
 
 
 @router.options("/{attachment_id}", include_in_schema=False)
@@ -105,16 +118,28 @@ async def remove_attachment(attachment_id: Id, request: Request, principal: Send
 
 
 class _Download(FileResponse):
-    def __init__(self, path: FilePath, headers: Mapping[str, str], media_type: str, attachments: Attachments) -> None:
-        super().__init__(path, headers=headers, media_type=media_type)
+    """Ends by itself when it is read too slowly: it has one of the places that others wait for."""
+
+    def __init__(
+        self,
+        path: FilePath,
+        headers: Mapping[str, str],
+        attachment: Attachment,
+        attachments: Attachments,
+        reader: tuple[int, str],
+    ) -> None:
+        super().__init__(path, headers=headers, media_type=attachment.content_type)
         self._attachments = attachments
+        self._reader = reader
+        self._seconds = DOWNLOAD_SECONDS + attachment.size / DOWNLOAD_BYTES_PER_SECOND
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._attachments.downloads += 1
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._attachments.downloads -= 1
+        with self._attachments.download(self._reader):
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
+            except TimeoutError:  # what is missing tells the reader; the connection ends with it
+                log.info("a download by %s of app %d took more than %.0f s", *self._reader[::-1], self._seconds)
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:

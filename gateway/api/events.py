@@ -42,13 +42,13 @@ async def follow_events(
     if position is None:
         raise problem("invalid_request", "since: the id of an event, as it came, or 0")
     wanted = type_filter(None if types is None else types.split(","))
-    feed.admit_stream(principal.key_id)
+    feed.admit_stream(principal.app_no, principal.key_id)
 
     async def frames(position: Position) -> AsyncIterator[bytes]:
         more = asyncio.Event()
         follower = feed.follow(principal.app_no, more.set)
         try:
-            with feed.stream(principal.key_id):
+            with feed.stream(principal.app_no, principal.key_id):
                 yield b"retry: 3000\n\n"
                 while not feed.ended and await admission.still_admitted(request):
                     more.clear()

@@ -19,20 +19,25 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gateway.data_directory import sync_directory
 from gateway.delivery.push import PushRequest
-from gateway.errors import problem
+from gateway.errors import Later, problem
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
+
+log = logging.getLogger(__name__)
 
 SCHEME = "attachment:"
 ATTACHMENT_ID = re.compile(r"[0-9a-f]{64}")
@@ -48,6 +53,14 @@ FETCHES_PER_SECOND = 100
 """That a fleet is asked to keep to; a push to more devices says how long they have (`fetch_within`)."""
 LONGEST_SPREAD = 3_600
 """Seconds."""
+APP_SHARE = 0.75
+"""Of the room and the number of attachments that one app has at most: a quarter is left for the others, or for what is
+pushed next."""
+UPLOADS_OF_APP = 20
+"""Under way at a time: each has a file open and a chunk in memory."""
+UPLOADS = 60
+"""Of all apps."""
+RETRY_SECONDS = 5.0
 PARTIAL = ".partial"
 
 
@@ -92,12 +105,21 @@ class Attachments:
         """Of each file the apps that have it."""
         self._naming: set[tuple[int, str]] = set()
         """Those whose rows are on their way to the disk: nothing of them is removed meanwhile."""
-        self._arriving = 0
-        """Bytes of uploads under way."""
+        self._arriving: Counter[int] = Counter()
+        """Bytes of uploads under way that have come, by app."""
+        self._uploads: Counter[int] = Counter()
+        """How many are under way, by app."""
+        self._of_app: Counter[int] = Counter()
+        """Bytes of an app's attachments."""
+        self._count_of_app: Counter[int] = Counter()
+        self.full = False
+        """The last upload found no room, for the log."""
+        self.refused = 0
+        """Uploads for which there was no room, for metrics."""
         self.stored = 0
         """Bytes of files, for metrics."""
-        self.downloads = 0
-        """Under way."""
+        self._downloads: Counter[tuple[int, str]] = Counter()
+        """Under way, by app and who reads: a device or a key."""
 
     async def load(self) -> None:
         """After a restart: what there is, and away with what has no row."""
@@ -117,6 +139,26 @@ class Attachments:
             raise problem("attachment_not_found", "there is no such attachment, or no longer: upload it again")
         return found
 
+    @property
+    def downloads(self) -> int:
+        """Under way."""
+        return self._downloads.total()
+
+    def downloads_of(self, reader: tuple[int, str]) -> tuple[int, int]:
+        """How many are under way of this reader's app, and of this reader (app number, device or key)."""
+        of_app = sum(count for (app_no, _), count in self._downloads.items() if app_no == reader[0])
+        return of_app, self._downloads[reader]
+
+    @contextmanager
+    def download(self, reader: tuple[int, str]) -> Iterator[None]:
+        """While one is under way."""
+        self._downloads[reader] += 1
+        try:
+            yield
+        finally:
+            self._downloads[reader] -= 1
+            self._downloads += Counter()  # forgets who has none
+
     def path_of(self, attachment: Attachment) -> Path:
         return self._folder / attachment.id
 
@@ -134,32 +176,54 @@ class Attachments:
         self, app_no: int, content_type: str, ttl: int, length: int | None, chunks: AsyncIterator[bytes]
     ) -> tuple[Attachment, bool]:
         """Keep what arrives, for `ttl` seconds at least; whether the app did not have it. `length`: of it, if that is
-        known before. Raises Problem 413, 422, 507."""
+        known before. Raises Problem 413, 422, 503, 507."""
         if length is not None and length > self.limits.size:
             raise _too_large(self.limits.size)
         if not self._storage_left():
             raise problem("storage_full", "the disk is full: nothing was stored; free space and send again")
-        reserved = length if length is not None else self.limits.size
-        if self.stored + self._arriving + reserved > self.limits.storage or len(self._known) >= MOST:
-            raise problem(
-                "storage_full",
-                f"attachments fill their {self.limits.storage} bytes ({MOST} at most): wait until some have expired, or"
-                " raise attachment_storage",
+        self._see_room(app_no, length or 1)
+        if self._uploads[app_no] >= UPLOADS_OF_APP or self._uploads.total() >= UPLOADS:
+            raise Later(
+                "busy",
+                f"{UPLOADS_OF_APP} uploads of an app, {UPLOADS} of all, may be under way: wait for some",
+                RETRY_SECONDS,
             )
         partial = self._folder / f"{secrets.token_hex(16)}{PARTIAL}"
-        self._arriving += reserved
+        self._uploads[app_no] += 1
+        arrived = [0]
         try:
-            attachment_id, size = await self._receive(partial, chunks)
+            attachment_id, size = await self._receive(app_no, partial, chunks, arrived)
             return await self._name(app_no, attachment_id, content_type, size, ttl, partial)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise problem("storage_full", "the disk is full: nothing was stored; free space") from error
             raise
         finally:
-            self._arriving -= reserved
+            self._arriving[app_no] -= arrived[0]
+            self._uploads[app_no] -= 1
             partial.unlink(missing_ok=True)
 
-    async def _receive(self, partial: Path, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
+    def _see_room(self, app_no: int, more: int) -> None:
+        """Raises Problem 507 unless there is room for so many bytes more, of this app and of all."""
+        size = self.stored + self._arriving.total() + more
+        of_app = self._of_app[app_no] + self._arriving[app_no] + more
+        storage = self.limits.storage
+        whose = "this app's" if size <= storage and len(self._known) < MOST else "all"
+        if whose == "all" or of_app > storage * APP_SHARE or self._count_of_app[app_no] >= MOST * APP_SHARE:
+            self.refused += 1
+            if not self.full:
+                self.full = True
+                log.warning("attachments are refused: %s fill their room (app %d)", whose, app_no)
+            raise problem(
+                "storage_full",
+                f"{whose} attachments fill their room ({storage} bytes and {MOST} of all, three quarters of one app): "
+                "wait until some have expired, or raise attachment_storage",
+            )
+        self.full = False
+
+    async def _receive(
+        self, app_no: int, partial: Path, chunks: AsyncIterator[bytes], arrived: list[int]
+    ) -> tuple[str, int]:
         digest = hashlib.sha256()
         size = 0
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -169,6 +233,9 @@ class Attachments:
                 size += len(chunk)
                 if size > self.limits.size:
                     raise _too_large(self.limits.size)
+                self._see_room(app_no, len(chunk))
+                self._arriving[app_no] += len(chunk)
+                arrived[0] += len(chunk)
                 digest.update(chunk)
                 rest = memoryview(chunk)
                 while rest:  # one write may take a part only, above all the last one that fits on the disk
@@ -227,6 +294,8 @@ class Attachments:
         keys = [key for key in keys if key not in self._naming]
         for key in keys:
             attachment = self._known.pop(key)
+            self._of_app[key[0]] -= attachment.size
+            self._count_of_app[key[0]] -= 1
             owners = self._owners[attachment.id]
             owners.discard(key[0])
             if not owners:
@@ -310,6 +379,8 @@ class Attachments:
 
     def _keep(self, app_no: int, attachment: Attachment) -> None:
         self._known[app_no, attachment.id] = attachment
+        self._of_app[app_no] += attachment.size
+        self._count_of_app[app_no] += 1
         owners = self._owners.setdefault(attachment.id, set())
         if not owners:
             self.stored += attachment.size

@@ -27,6 +27,8 @@ STREAMS = 200
 """`GET /v1/events` at a time."""
 STREAMS_OF_KEY = 20
 """Of one key."""
+STREAMS_OF_APP = 100
+"""Of one app, whatever its keys."""
 
 
 class Follower:
@@ -51,8 +53,10 @@ class EventFeed:
         self.seen = 0
         """Number of the last entry that followers have been told of."""
         self.ended = False
-        self._streams: Counter[str] = Counter()
-        """Key id -> how many it has open."""
+        self._streams: Counter[tuple[int, str]] = Counter()
+        """App number and key id -> how many it has open."""
+        self.streams_refused = 0
+        """For metrics."""
         database.on_group = self._grown
 
     def follow(self, app_no: int, wake: Callable[[], None]) -> Follower:
@@ -68,22 +72,25 @@ class EventFeed:
         """Open ones, for metrics."""
         return self._streams.total()
 
-    def admit_stream(self, key_id: str) -> None:
+    def admit_stream(self, app_no: int, key_id: str) -> None:
         """Raises Problem 429 when the holder of this key may not have one more."""
-        if self.streams >= STREAMS or self._streams[key_id] >= STREAMS_OF_KEY:
+        of_app = sum(count for (owner, _), count in self._streams.items() if owner == app_no)
+        if self.streams >= STREAMS or of_app >= STREAMS_OF_APP or self._streams[app_no, key_id] >= STREAMS_OF_KEY:
+            self.streams_refused += 1
             raise problem(
                 "too_many_streams",
-                f"there are {STREAMS} streams at most, {STREAMS_OF_KEY} of a key: end one, or use a webhook",
+                f"there are {STREAMS} streams at most, {STREAMS_OF_APP} of an app and {STREAMS_OF_KEY} of a key: end"
+                " one, or use a webhook",
             )
 
     @contextmanager
-    def stream(self, key_id: str) -> Iterator[None]:
+    def stream(self, app_no: int, key_id: str) -> Iterator[None]:
         """While one is open."""
-        self._streams[key_id] += 1
+        self._streams[app_no, key_id] += 1
         try:
             yield
         finally:
-            self._streams[key_id] -= 1
+            self._streams[app_no, key_id] -= 1
             self._streams += Counter()  # forgets who has none
 
     def end(self) -> None:

@@ -33,6 +33,7 @@ async def receiver(first: bytes, again: bytes) -> AsyncIterator[int]:
             while True:
                 writer.write(again * 1_000)
                 await writer.drain()
+        writer.transport.abort()
 
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
         yield server.sockets[0].getsockname()[1]
@@ -49,8 +50,9 @@ def receiving(first: bytes, again: bytes) -> Iterator[int]:
             ports.append(port)
             ready.set()
             await asyncio.to_thread(over.wait)
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
+        answering = asyncio.all_tasks() - {asyncio.current_task()}
+        if answering:  # the server's end aborts their connections
+            await asyncio.wait(answering)
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()

@@ -7,6 +7,8 @@ import base64
 import hashlib
 import json
 import resource
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from gateway.api import answers
 from gateway.api import attachments as door
+from gateway.delivery.attachments import UPLOADS_OF_APP
 from tests.gateway.api.house import House
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
@@ -376,6 +379,73 @@ async def test_what_fits_on_the_disk_in_part_only_is_refused_and_leaves_nothing(
     assert files(folder) == []
     assert house.rooms.attachments.stored == 0
     await house.call("POST", "/v1/attachments", 201, content=bytes((1 << 20) + 1))
+
+
+async def test_uploads_that_hardly_come_reserve_what_has_come(tmp_path: Path) -> None:
+    house = await House.build(tmp_path, asyncio.get_running_loop(), attachment_storage=10_000, max_attachment=6_000)
+    over, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        begun.release()
+        await over.wait()
+        yield b"y"
+
+    headers = {"Content-Length": "5000"}
+    uploads = [
+        asyncio.ensure_future(house.http.post("/v1/attachments", content=slow(), headers=headers))
+        for _ in range(UPLOADS_OF_APP)
+    ]
+    try:
+        for _ in uploads:
+            await asyncio.wait_for(begun.acquire(), 10)
+        later = await house.refused("POST", "/v1/attachments", 503, "busy", content=b"z")
+        assert "uploads of an app" in later["detail"]
+        await house.call("POST", "/v1/apps", 201, json={"id": "other"})
+        await upload_with(await house.key_for("send", app="other"), b"o" * 5_000)
+        over.set()
+        await asyncio.gather(*uploads)
+        await house.call("POST", "/v1/attachments", 201, content=b"x" * 2_000)
+    finally:
+        over.set()
+        await asyncio.gather(*uploads)
+        await house.close()
+
+
+async def upload_with(client: httpx2.AsyncClient, content: bytes) -> None:
+    answer = await client.post("/v1/attachments", content=content)
+    assert answer.status_code == 201, answer.text
+
+
+async def test_one_app_leaves_room_for_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = await House.build(tmp_path, asyncio.get_running_loop(), attachment_storage=10_000, max_attachment=6_000)
+    try:
+        await house.call("POST", "/v1/attachments", 201, content=b"a" * 5_000)
+        await house.call("POST", "/v1/attachments", 201, content=b"b" * 2_400)
+        for _ in range(2):
+            problem = await house.refused("POST", "/v1/attachments", 507, "storage_full", content=b"c" * 200)
+        assert "this app's" in problem["detail"]
+        assert house.rooms.attachments.refused == 2
+        assert len([line for line in caplog.messages if "attachments are refused" in line]) == 1
+        await house.call("POST", "/v1/apps", 201, json={"id": "other"})
+        await upload_with(await house.key_for("send", app="other"), b"o" * 2_500)
+    finally:
+        await house.close()
+
+
+async def test_one_reader_leaves_downloads_to_others(house: House) -> None:
+    await upload(house)
+    attachments = house.rooms.attachments
+    with ExitStack() as held:
+        for _ in range(door.DOWNLOADS_OF_ONE):
+            held.enter_context(attachments.download((1, "device 7")))
+        assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200
+        for number in range(door.DOWNLOADS_OF_APP - door.DOWNLOADS_OF_ONE):
+            held.enter_context(attachments.download((1, f"device {number + 100}")))
+        assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 503
+        assert attachments.downloads_of((2, "k")) == (0, 0)
+    assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200
+    assert attachments.downloads == 0
 
 
 async def test_too_many_downloads_are_sent_away_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
+import pytest
+
 from gateway.delivery.event_log import PAGE_BYTES, Position, log_of_device, remove_events
+from gateway.errors import Problem
+from gateway.outreach.event_feed import STREAMS_OF_APP, STREAMS_OF_KEY
 from tests.gateway.api.house import House
 from tests.gateway.outreach.conftest import HOUR, Fleet
 
@@ -78,3 +83,17 @@ async def test_a_page_ends_when_it_has_enough_bytes(house: House, fleet: Fleet) 
         assert set(read) == set(ids)
         if lanes == 1:
             assert read == ids
+
+
+async def test_an_app_with_many_keys_leaves_streams_to_others(house: House) -> None:
+    feed = house.rooms.feed
+    with ExitStack() as held:
+        for number in range(STREAMS_OF_APP):
+            feed.admit_stream(1, f"key {number // STREAMS_OF_KEY}")
+            held.enter_context(feed.stream(1, f"key {number // STREAMS_OF_KEY}"))
+        with pytest.raises(Problem, match="too_many_streams"):
+            feed.admit_stream(1, "another key")
+        assert feed.streams_refused == 1
+        feed.admit_stream(2, "key of another app")
+    feed.admit_stream(1, "another key")
+    assert feed.streams == 0
