@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api.services import ReaderOf, services
-from gateway.delivery.event_log import Event, Position, position_of
+from gateway.delivery.event_log import Page, Position, position_of
 from gateway.errors import problem
-from gateway.outreach.event_feed import type_filter
-from gateway.pages import to_json
+from gateway.outreach.event_feed import wanted_types
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
 PAGE = 200
 """Events read at a time."""
+PIECE_BYTES = 65_536
+"""Sent at a time, about what a socket takes."""
+STALL_SECONDS = 60.0
+"""That a stream may stand still while there is something to send; who is away for longer comes back."""
 HEARTBEAT = 15.0
 """Seconds of silence after which a comment is sent, so that nobody on the way gives the connection up."""
 
@@ -41,31 +49,71 @@ async def follow_events(
     position = await feed.last() if after is None else position_of(after)
     if position is None:
         raise problem("invalid_request", "since: the id of an event, as it came, or 0")
-    wanted = type_filter(None if types is None else types.split(","))
+    wanted_types(types)
     feed.admit_stream(principal.app_no, principal.key_id)
 
-    async def frames(position: Position) -> AsyncIterator[bytes]:
+    async def pieces(position: Position) -> AsyncIterator[bytes]:
         more = asyncio.Event()
         follower = feed.follow(principal.app_no, more.set)
         try:
-            with feed.stream(principal.app_no, principal.key_id):
-                yield b"retry: 3000\n\n"
-                while not feed.ended and await admission.still_admitted(request):
-                    more.clear()
-                    page = await feed.read(principal.app_no, position, PAGE, wanted)
-                    position = page.position
-                    if page.events:
-                        yield b"".join(_frame(event) for _, event in page.events)
-                    elif not page.more:
-                        try:
-                            await asyncio.wait_for(more.wait(), HEARTBEAT)
-                        except TimeoutError:
-                            yield b":\n\n"
+            yield b"retry: 3000\n\n"
+            while not feed.ended and await admission.still_admitted(request):
+                more.clear()
+                page = await feed.read_shared(principal.app_no, position, PAGE, types)
+                position = page.position
+                for piece in _pieces(page):
+                    yield piece
+                if not page.events and not page.more:
+                    try:
+                        await asyncio.wait_for(more.wait(), HEARTBEAT)
+                    except TimeoutError:
+                        yield b":\n\n"
         finally:
             feed.leave(follower)
 
-    return StreamingResponse(frames(position), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return _EventStream(pieces(position), lambda: feed.stream(principal.app_no, principal.key_id))
 
 
-def _frame(event: Event) -> bytes:
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (event["id"].encode(), event["type"].encode(), to_json(event))
+class _EventStream(StreamingResponse):
+    """Ends when nothing of it is read for a while: it has one of the places that others wait for. Who comes back says
+    where it was, and misses nothing."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], place: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stalled = False
+
+        async def send_in_time(message: Message) -> None:
+            nonlocal stalled
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                stalled = True
+                raise
+
+        with self._place():
+            try:
+                await super().__call__(scope, receive, send_in_time)
+            except (ClientDisconnect, TimeoutError):
+                if not stalled:
+                    raise
+                log.info("a stream of events was not read for %.0f s: it is ended", STALL_SECONDS)
+
+
+def _pieces(page: Page) -> Iterator[bytes]:
+    """A page's events, a little at a time: a connection that does not read them has no more than that in memory."""
+    gathered: list[bytes] = []
+    size = 0
+    for _, event in page.events:
+        frame = b"id: %b\nevent: %b\ndata: %b\n\n" % (event.id.encode(), event.type.encode(), event.json)
+        gathered.append(frame)
+        size += len(frame)
+        if size >= PIECE_BYTES:
+            whole = b"".join(gathered)
+            yield from (whole[start : start + PIECE_BYTES] for start in range(0, size, PIECE_BYTES))
+            gathered, size = [], 0
+    if gathered:
+        yield b"".join(gathered)

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gateway.delivery.states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
+from gateway.pages import to_json
 from gateway.timestamps import rfc3339
 
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
@@ -41,8 +42,15 @@ ENTRY_DEVICES = 5_000
 END_OF_ENTRY = 2**53
 """A place after every other one."""
 
-Event = dict[str, Any]
-"""`{"id", "type", "timestamp", "data"}`, see README."""
+
+class Event(NamedTuple):
+    """An event as it is sent: encoded once, on a reader, whoever it goes to."""
+
+    id: str
+    type: str
+    timestamp: str
+    json: bytes
+    """`{"id", "type", "timestamp", "data"}`, see README."""
 
 
 class Position(NamedTuple):
@@ -270,7 +278,7 @@ def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Posi
     found: list[tuple[Position, Event]] = []
     room = PAGE_BYTES
     for row in rows:
-        size = len(row[-1])
+        size = len(row[-1].encode(errors="replace"))
         if found and size > room:
             rows.close()
             return found, Position(row[0], row[1])
@@ -301,14 +309,22 @@ def _of_delivery(row: Sequence[Any]) -> tuple[Position, Event]:
     data = {"push_id": push_id, "device_id": device_id, "channel": channel, "reason": reason}
     if event == "delivery.acted":
         data |= {"action": action, "result": None if result is None else json.loads(result)}
-    return _event(Position(no, place), event, at, {name: value for name, value in data.items() if value is not None})
+    present = {name: value for name, value in data.items() if value is not None}
+    position = Position(no, place)
+    return position, make_event(position, event, at, to_json(present))
 
 
 def _other(row: Sequence[Any]) -> tuple[Position, Event]:
     no, place, event, at, device_id, content = row
-    of_device = {} if device_id is None else {"device_id": device_id}
-    return _event(Position(no, place), event, at, {**of_device, **json.loads(content)})
+    data = content.encode(errors="replace")  # as it was stored: it may be a mebibyte, escaped
+    if device_id is not None:
+        data = to_json({"device_id": device_id})[:-1] + (b"}" if data == b"{}" else b"," + data[1:])
+    position = Position(no, place)
+    return position, make_event(position, event, at, data)
 
 
-def _event(position: Position, event: str, at: int, data: dict[str, Any]) -> tuple[Position, Event]:
-    return position, {"id": str(position), "type": event, "timestamp": rfc3339(at), "data": data}
+def make_event(position: Position, event: str, at: int, data: bytes) -> Event:
+    """`data` is JSON."""
+    timestamp = rfc3339(at)
+    head = to_json({"id": str(position), "type": event, "timestamp": timestamp})[:-1]
+    return Event(str(position), event, timestamp, b'%b,"data":%b}' % (head, data))

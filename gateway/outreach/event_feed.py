@@ -7,20 +7,24 @@ the log. What has left is said in its place, by an event `events.lost`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gateway.delivery.event_log import TYPES, Page, Position, last_position, lost_before, read_events
+from gateway.delivery.event_log import TYPES, Page, Position, last_position, lost_before, make_event, read_events
 from gateway.errors import problem
+from gateway.pages import to_json
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
-from gateway.timestamps import rfc3339
 
 log = logging.getLogger(__name__)
 
+SHARED_BYTES = 8 * 1024 * 1024
+"""Of pages that are kept because several streams may be about to read them: a page of each of eight apps, as large as
+pages are."""
 LINGER = 0.2
 """Seconds that entries gather before their followers are told."""
 STREAMS = 200
@@ -53,6 +57,8 @@ class EventFeed:
         self.seen = 0
         """Number of the last entry that followers have been told of."""
         self.ended = False
+        self._shared: dict[tuple[int, Position, int, str | None], asyncio.Future[Page]] = {}
+        self._shared_bytes = 0
         self._streams: Counter[tuple[int, str]] = Counter()
         """App number and key id -> how many it has open."""
         self.streams_refused = 0
@@ -119,15 +125,34 @@ class EventFeed:
             if lost is None:
                 return read_events(connection, app_no, after, limit, wanted, lane, lanes)
             page = read_events(connection, app_no, lost, limit, wanted, lane, lanes)
-            event = {
-                "id": str(lost),
-                "type": "events.lost",
-                "timestamp": rfc3339(self._clock()),
-                "data": {"after": str(after)},
-            }
+            event = make_event(lost, "events.lost", self._clock(), to_json({"after": str(after)}))
             return Page([(lost, event), *page.events], page.position, page.more)
 
         return await self._database.read(read, app_no)
+
+    async def read_shared(self, app_no: int, after: Position, limit: int, types: str | None) -> Page:
+        """As `read`, of events whose types are given as people give them (see `wanted_types`); who reads the same page
+        at about the same time is given the same. It may end before what has come since."""
+        key = app_no, after, limit, types
+        reading = self._shared.get(key)
+        if reading is None:
+            reading = asyncio.ensure_future(self.read(app_no, after, limit, wanted_types(types)))
+            self._shared[key] = reading
+            reading.add_done_callback(lambda reading: self._keep_page(key, reading))
+        return await asyncio.shield(reading)
+
+    def _keep_page(self, key: tuple[int, Position, int, str | None], reading: asyncio.Future[Page]) -> None:
+        """A page that was read is kept for others while it is among the newest SHARED_BYTES."""
+        del self._shared[key]
+        if reading.cancelled() or reading.exception() is not None or not reading.result().events:
+            return
+        self._shared[key] = reading  # as the newest
+        self._shared_bytes += _size(reading)
+        for older, kept in list(self._shared.items()):
+            if self._shared_bytes <= SHARED_BYTES:
+                return
+            if kept.done():
+                self._shared_bytes -= _size(self._shared.pop(older))
 
     def _grown(self) -> None:
         """A group has committed."""
@@ -155,6 +180,15 @@ class EventFeed:
         for follower in list(self._followers):
             if follower.app_no in grown:
                 follower.wake()
+
+
+def _size(read: asyncio.Future[Page]) -> int:
+    return sum(len(event.json) for _, event in read.result().events)
+
+
+def wanted_types(types: str | None) -> Callable[[str], bool]:
+    """As `type_filter`, of names with commas between them. Raises Problem 422."""
+    return type_filter(None if types is None else types.split(","))
 
 
 def type_filter(types: list[str] | None) -> Callable[[str], bool]:

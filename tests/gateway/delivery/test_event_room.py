@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -62,9 +63,9 @@ async def test_the_oldest_make_room_and_readers_are_told(house: House) -> None:
     assert house.rooms.event_room.removed == 330 - count
     page = await read(house, start[-1][0])
     (_, lost), *rest = page.events
-    assert (lost["type"], lost["data"]) == ("events.lost", {"after": start[-1][1]["id"]})
+    assert (lost.type, json.loads(lost.json)["data"]) == ("events.lost", {"after": start[-1][1].id})
     assert len(rest) == count
-    assert [event["type"] for _, event in (await read(house, rest[0][0])).events] == ["device.uplink"] * (count - 1)
+    assert [event.type for _, event in (await read(house, rest[0][0])).events] == ["device.uplink"] * (count - 1)
 
 
 async def test_one_event_is_kept_however_large_the_next_are(house: House) -> None:

@@ -234,7 +234,7 @@ class World:
             page = Page([], Position(0), True)
             while page.more:
                 page = read_events(self.connection, APP.no, page.position, limit, lambda _: True, lane, lanes)
-                events += [event for _, event in page.events]
+                events += [json.loads(event.json) for _, event in page.events]
         return events
 
     def check_events(self) -> None:

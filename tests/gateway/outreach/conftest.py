@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class Fleet:
         events: list[dict[str, Any]] = []
         while page.more:
             page = await self.house.rooms.feed.read(1, page.position, 100_000, lambda event: True)
-            events += [event for _, event in page.events]
+            events += [json.loads(event.json) for _, event in page.events]
         return events
 
     async def status(self) -> dict[str, Any]:

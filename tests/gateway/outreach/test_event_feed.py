@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from gateway.delivery.event_log import PAGE_BYTES, Position, log_of_device, remove_events
 from gateway.errors import Problem
+from gateway.outreach import event_feed
 from gateway.outreach.event_feed import STREAMS_OF_APP, STREAMS_OF_KEY
 from tests.gateway.api.house import House
 from tests.gateway.outreach.conftest import HOUR, Fleet
@@ -18,7 +21,7 @@ DAY = 24 * HOUR
 
 async def read(house: House, after: Position, limit: int = 100) -> tuple[list[dict[str, Any]], Position]:
     page = await house.rooms.feed.read(1, after, limit, lambda event: True)
-    return [event for _, event in page.events], page.position
+    return [json.loads(event.json) for _, event in page.events], page.position
 
 
 async def test_who_has_read_half_of_an_entry_that_left_is_told(house: House, fleet: Fleet) -> None:
@@ -75,9 +78,9 @@ async def test_a_page_ends_when_it_has_enough_bytes(house: House, fleet: Fleet) 
             position, more = Position(0), True
             while more:
                 page = await house.rooms.feed.read(1, position, 200, lambda event: True, lane, lanes)
-                sizes = [len(event["data"].get("payload", "")) for _, event in page.events]
+                sizes = [len(json.loads(event.json)["data"].get("payload", "")) for _, event in page.events]
                 assert sum(sizes) <= max(sizes, default=0) + PAGE_BYTES
-                read += [event["id"] for _, event in page.events]
+                read += [event.id for _, event in page.events]
                 position, more = page.position, page.more
         assert len(read) == len(ids)
         assert set(read) == set(ids)
@@ -97,3 +100,41 @@ async def test_an_app_with_many_keys_leaves_streams_to_others(house: House) -> N
         feed.admit_stream(2, "key of another app")
     feed.admit_stream(1, "another key")
     assert feed.streams == 0
+
+
+async def test_streams_that_read_the_same_page_share_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await house.enrol("d1")
+    await house.call("PATCH", "/v1/devices/d1/preferences", json={"consent": "granted"})
+    feed = house.rooms.feed
+    reads = 0
+    read_page = feed.read
+
+    async def counted(*arguments: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read_page(*arguments)
+
+    monkeypatch.setattr(feed, "read", counted)
+    pages = await asyncio.gather(*(feed.read_shared(1, Position(0), 200, None) for _ in range(50)))
+    assert reads == 1
+    assert len({id(page) for page in pages}) == 1
+    assert (await feed.read_shared(1, Position(0), 200, None)).events == pages[0].events
+    assert reads == 1
+    end = pages[0].position
+    for number in (2, 3):  # where there is nothing yet there may be something the next time
+        assert (await feed.read_shared(1, end, 200, None)).events == []
+        assert reads == number
+    assert (await feed.read_shared(1, Position(0), 200, "device.gap")).events == []
+
+
+async def test_pages_that_are_shared_have_room_for_so_much(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_feed, "SHARED_BYTES", 400)
+    await house.enrol("d1")
+    for _ in range(5):
+        await house.call("PATCH", "/v1/devices/d1/preferences", json={"consent": "granted"})
+    feed = house.rooms.feed
+    position = Position(0)
+    first = await feed.read_shared(1, position, 1, None)
+    for _ in range(5):
+        position = (await feed.read_shared(1, position, 1, None)).position
+    assert (await feed.read_shared(1, Position(0), 1, None)) is not first

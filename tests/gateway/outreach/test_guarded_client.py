@@ -237,6 +237,7 @@ async def test_everything_that_is_answered_counts(first: bytes, again: bytes) ->
                 writer.write(again * 100)
                 sent += len(again) * 100
                 await writer.drain()
+        writer.transport.abort()
 
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
         client = GuardedClient(THIS, LookUps().of_app(1))
@@ -254,6 +255,7 @@ async def test_a_body_that_never_ends_was_answered(endless: bytes) -> None:
             while True:
                 writer.write(endless * 100)
                 await writer.drain()
+        writer.transport.abort()
 
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
         client = GuardedClient(THIS, LookUps().of_app(1))
@@ -272,6 +274,7 @@ async def test_byte_by_byte_is_not_listened_to_for_long() -> None:
                 writer.write(bytes([byte]))
                 sent += 1
                 await asyncio.sleep(0)
+        writer.transport.abort()
 
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
         client = GuardedClient(THIS, LookUps().of_app(1))
@@ -290,6 +293,7 @@ async def test_every_request_of_a_connection_has_its_whole_answer() -> None:
         with suppress(asyncio.IncompleteReadError):
             while await reader.readuntil(b"{}"):
                 writer.write(HEAD + b"Content-Length: 5000\r\nRetry-After: 7\r\n\r\n" + body)
+        writer.transport.abort()
 
     async with await asyncio.start_server(answer, "127.0.0.1") as server:
         client = GuardedClient(THIS, LookUps().of_app(1))
