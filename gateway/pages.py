@@ -31,15 +31,19 @@ def to_json(document: Any) -> bytes:
 
 
 def fill_page(
-    rows: Iterable[Row], limit: int, describe: Callable[[Row], dict[str, Any]], cursor_of: Callable[[Row], Any]
+    rows: Iterable[Row],
+    limit: int,
+    describe: Callable[[Row], dict[str, Any]],
+    cursor_of: Callable[[Row], Any],
+    least_size: Callable[[Row], int] = lambda row: 0,
 ) -> ListPage:
     """As many of the rows as there is room for, at least one. They are read one by one, and there may be more of them
-    than `limit`. For a reader's thread: each item is encoded here."""
+    than `limit`. For a reader's thread: each item is encoded here, unless `least_size` says that it will not fit."""
     items: list[bytes] = []
     room = PAGE_BYTES
     last: Row | None = None
     for row in rows:
-        full = len(items) == limit
+        full = len(items) == limit or (last is not None and least_size(row) > room)
         item = b"" if full else to_json(describe(row))
         if last is not None and (full or len(item) > room):
             return ListPage(items, str(cursor_of(last)))

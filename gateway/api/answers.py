@@ -136,7 +136,7 @@ class EmptiedMailbox(_Answer):
 class UplinkMessage(_Answer):
     topic: str = Field(description="Below `uplink/`.")
     received_at: str
-    payload: str | None = Field(default=None, description="If it is UTF-8.")
+    payload: str | None = Field(default=None, description="If it is UTF-8, and not above all control characters.")
     payload_base64: str | None = Field(default=None, description="If it is not.")
 
 

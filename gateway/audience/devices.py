@@ -326,7 +326,11 @@ class DeviceRegistry:
                 (device_no, before if before is not None else 2**62, limit + 1),
             )
             return fill_page(
-                rows, limit, lambda row: {**said(row[1], row[2]), "received_at": rfc3339(row[3])}, itemgetter(0)
+                rows,
+                limit,
+                lambda row: {**said(row[1], row[2]), "received_at": rfc3339(row[3])},
+                itemgetter(0),
+                lambda row: len(row[2]),
             )
 
         return await self._database.read(read, app_no)

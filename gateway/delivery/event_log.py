@@ -278,7 +278,7 @@ def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Posi
     found: list[tuple[Position, Event]] = []
     room = PAGE_BYTES
     for row in rows:
-        size = len(row[-1].encode(errors="replace"))
+        size = len(row[-1])
         if found and size > room:
             rows.close()
             return found, Position(row[0], row[1])

@@ -64,6 +64,10 @@ MAX_ATTRIBUTES = 16_384
 
 MAX_UNPROMISED = 16 * 1024 * 1024
 """Bytes of QoS 0 messages that wait for the disk, all devices together: no window of theirs bounds them."""
+LONG_TEXT = 1_024
+"""Bytes of an uplink message from which on it is looked at what it would be as JSON."""
+CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
+"""JSON writes each as `\\u00..`."""
 SLICE_SECONDS = 0.01
 """Of the writer that one operation takes; pushes, and what others want of it, come in between."""
 SLICE_STATEMENTS = 1_000
@@ -392,7 +396,12 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
 
 
 def said(topic: str, payload: bytes) -> dict[str, str]:
-    """An uplink message as others see it: text as `payload`, anything else as `payload_base64`."""
+    """An uplink message as others see it: text as `payload`, anything else as `payload_base64`; so too what is text in
+    form only, a kilobyte and more of which every fifth character is one that JSON writes with six."""
+    if len(payload) > LONG_TEXT:
+        escaped = len(payload) - len(payload.translate(None, CONTROL_CHARACTERS))
+        if escaped * 5 > len(payload):
+            return {"topic": topic, "payload_base64": base64.b64encode(payload).decode()}
     try:
         return {"topic": topic, "payload": payload.decode()}
     except UnicodeDecodeError:

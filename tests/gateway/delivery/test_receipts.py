@@ -432,3 +432,22 @@ def test_identifiers_of_sessions_that_are_gone_are_forgotten_at_the_start(world:
     world.run(world.receipts.recover({5, 7, 9}))
     kept = world.connection.execute("SELECT identifier >> 16 FROM received_message ORDER BY identifier").fetchall()
     assert kept == [(5,), (5,), (7,)]
+
+
+@pytest.mark.parametrize(
+    ("payload", "is_text"),
+    [
+        (b"x" * 100_000, True),
+        (b'{"a":"b"}' * 10_000, True),
+        (b'"' * 100_000, True),
+        (b"\n\t\r" * 10_000, True),
+        (("é" * 10_000).encode(), True),
+        (b"\x01", True),
+        (b"\x01" * 100_000, False),
+        (b"\xff", False),
+    ],
+)
+def test_an_uplink_message_is_no_larger_as_json_than_it_has_to_be(payload: bytes, is_text: bool) -> None:
+    found = receipts.said("x", payload)
+    assert ("payload" in found) is is_text
+    assert len(json.dumps(found, ensure_ascii=False).encode()) < 2.1 * len(payload) + 50
