@@ -69,6 +69,7 @@ from gateway.delivery.push import most_values
 from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
+from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.keys import Keys
 from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
@@ -309,6 +310,7 @@ class Rooms:
         )
         self.analytics = Analytics(database, ledger, book, clock, loop)
         self.event_room = EventRoom(database)
+        self.uplink_quota = UplinkQuota(database)
         self.feed = feed = EventFeed(database, clock, loop)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
         self._webhooks = WebhookBook(database, clock, networks)
@@ -382,6 +384,7 @@ class Rooms:
                 couriers=self.couriers,
                 feed=self.feed,
                 event_room=self.event_room,
+                uplink_quota=self.uplink_quota,
                 certificates=lambda: self.certificate_ends,
                 log_lines=lambda: {"queue_full": log_writer.dropped, "many_alike": log_writer.left_out},
             )
@@ -466,12 +469,13 @@ class Rooms:
             await asyncio.sleep(self._retention.pause)
 
     async def make_room(self) -> None:
-        """Keep the event log within its bounds, until cancelled."""
+        """Keep the event log, and what devices say, within their bounds, until cancelled."""
         while True:
             try:
                 await self.event_room.run()
+                await self.uplink_quota.run()
             except Exception as error:  # above all a full disk: it is tried again
-                log.warning("the oldest events cannot be removed: %s", error)
+                log.warning("the oldest events or messages cannot be removed: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def settle(self) -> None:

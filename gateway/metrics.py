@@ -44,6 +44,7 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.states import DeliveryState
+from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
 from gateway.program import installed_version
@@ -79,6 +80,7 @@ class Sources:
     couriers: Couriers
     feed: EventFeed
     event_room: EventRoom
+    uplink_quota: UplinkQuota
     broker: object
     certificates: Callable[[], Mapping[str, float]]
     """Of each certificate in use (`server`, `ca`) the end, in Unix time; nothing without TLS."""
@@ -251,6 +253,8 @@ class _Rooms(Collector):
         yield _gauge("attachment_bytes", "Of files that pushes refer to.", rooms.attachments.stored)
         yield _counter("attachment_uploads_refused", "For want of room.", rooms.attachments.refused)
         yield _gauge("attachment_downloads", "Under way.", rooms.attachments.downloads)
+        yield _gauge("uplink_bytes", "Of what devices have said, at most.", rooms.uplink_quota.size)
+        yield _counter("uplink_messages_removed", "Because there were too many bytes.", rooms.uplink_quota.removed)
         yield _gauge("event_log_bytes", "Events that are kept, about.", rooms.event_room.size)
         yield _counter(
             "event_entries_removed", "Entries of the event log that left for want of room.", rooms.event_room.removed

@@ -1,0 +1,141 @@
+"""How much of what devices say is kept: a share of each app, and a bound for all of them together.
+
+A device has its last hundred messages, which may be as many mebibytes; a fleet of them would fill any disk. So what is
+stored is measured on a reader, after its commit, and when an app has more than BYTES_OF_APP, or all have more than
+BYTES, the oldest messages of that app (of the one with most) leave, a slice at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import Counter
+from typing import NamedTuple
+
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+BYTES_OF_APP = 256 * 1024 * 1024
+"""As much as its events: a fleet of 2,500 devices with a hundred messages of a KiB each."""
+BYTES = 1024 * 1024 * 1024
+"""Of all apps: four as large as can be."""
+KEPT_SHARE = 0.9
+"""Of the bound, when it was passed: so that not every message that comes makes another go."""
+MESSAGE_BYTES = 64
+"""Of a message besides its topic and payload, with its places in the indexes, about."""
+MEASURED_TOGETHER = 2_000
+"""Messages that one read measures, about 2 ms: only their lengths are read."""
+REMOVED_BYTES = 4 * 1024 * 1024
+"""That one operation removes, about 5 ms of the writer: a thousand pages."""
+REMOVED_MESSAGES = 1_000
+
+
+class _Measured(NamedTuple):
+    sizes: dict[int, int]
+    """By app."""
+    to: int
+    """Number of the last message that was looked at."""
+    more: bool
+
+
+class UplinkQuota:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sizes: Counter[int] = Counter()
+        """By app, without what has left since it was measured anew."""
+        self._seen = 0
+        self._looked_at = -1
+        """`Database.operations` when everything had been measured."""
+        self.removed = 0
+        """Messages that left because there were too many bytes, for metrics."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all apps at most, for metrics."""
+        return self._sizes.total()
+
+    async def run(self) -> None:
+        """Measure what has been said, and keep to the bounds. Called a few times a second; not again before it ends."""
+        operations = self._database.operations
+        if self._looked_at == operations:
+            return
+        more = True
+        while more:
+            seen = self._seen
+            found = await self._database.read(lambda connection: measure(connection, seen))  # noqa: B023  awaited here
+            self._sizes.update(found.sizes)
+            self._seen, more = found.to, found.more
+        for app_no in [app_no for app_no, size in self._sizes.items() if size > BYTES_OF_APP]:
+            await self._shrink(app_no, self._sizes[app_no] - int(BYTES_OF_APP * KEPT_SHARE))
+        if self._sizes.total() > BYTES:
+            app_no, _ = self._sizes.most_common(1)[0]
+            await self._shrink(app_no, self._sizes.total() - int(BYTES * KEPT_SHARE))
+        self._looked_at = operations
+
+    async def _shrink(self, app_no: int, too_much: int) -> None:
+        """Measure an app anew, since messages leave by number and age as well; remove what is still too much."""
+        before = self._sizes[app_no]
+        size = 0
+        after: int | None = 0
+        while after is not None:
+            seen = after
+            part, after = await self._database.read(
+                lambda connection: measure_app(connection, app_no, seen)  # noqa: B023  awaited here
+            )
+            size += part
+        self._sizes[app_no] = size
+        too_much -= before - size
+        if too_much <= 0:
+            return
+        log.warning("app %d has %d MiB of uplink messages: the oldest are removed", app_no, size >> 20)
+        while too_much > 0:
+            count, freed = await self._database.write(lambda connection: remove_oldest(connection, app_no))
+            if not count:
+                return
+            self.removed += count
+            self._sizes[app_no] -= freed
+            too_much -= freed
+
+
+def measure(connection: sqlite3.Connection, after: int) -> _Measured:
+    """What apps have in messages behind this one."""
+    rows = connection.execute(
+        f"SELECT u.no, d.app_no, {_SIZE} FROM uplink_message AS u"
+        " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
+        (after, MEASURED_TOGETHER),
+    ).fetchall()
+    sizes: Counter[int] = Counter()
+    for no, app_no, size in rows:
+        sizes[app_no] += size
+        after = no
+    return _Measured(sizes, after, len(rows) == MEASURED_TOGETHER)
+
+
+_SIZE = f"{MESSAGE_BYTES} + length(u.topic) + length(u.payload)"
+
+
+def measure_app(connection: sqlite3.Connection, app_no: int, after: int) -> tuple[int, int | None]:
+    """Bytes of an app's messages behind this one, of some, and where to go on; None: that was all."""
+    rows = connection.execute(
+        f"SELECT u.no, iif(d.app_no = ?, {_SIZE}, 0) FROM uplink_message AS u"
+        " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
+        (app_no, after, MEASURED_TOGETHER),
+    ).fetchall()
+    return sum(size for _, size in rows), rows[-1][0] if len(rows) == MEASURED_TOGETHER else None
+
+
+def remove_oldest(connection: sqlite3.Connection, app_no: int) -> tuple[int, int]:
+    """Remove an app's oldest messages, some; how many, and their bytes."""
+    rows = connection.execute(
+        f"SELECT u.no, {_SIZE} FROM uplink_message AS u CROSS JOIN device AS d ON d.no = u.device_no"
+        " WHERE d.app_no = ? ORDER BY u.no LIMIT ?",
+        (app_no, REMOVED_MESSAGES),
+    ).fetchall()
+    count = freed = 0
+    for no, size in rows:
+        connection.execute("DELETE FROM uplink_message WHERE no = ?", (no,))
+        count, freed = count + 1, freed + size
+        if freed >= REMOVED_BYTES:
+            break
+    return count, freed
