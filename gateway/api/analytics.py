@@ -42,14 +42,16 @@ async def funnels(
     as_: Annotated[Literal["json", "csv", "ndjson"], Query(alias="format")] = "json",
 ) -> Response:
     """The funnels of all pushes that were accepted in a time, together, by channel, tag or hour of the day. Whole hours
-    count; `opted_out` are people who have muted the channel, or withdrawn consent, in that time."""
+    count, and 500 tags of an app in an hour. `opted_out` are people who have muted the channel, or withdrawn consent,
+    in that time."""
     first, last = _milliseconds("from", since), _milliseconds("to", to)
-    items = await services(request).analytics.by(principal.app_no, by, first, last)
+    found = await services(request).analytics.by(principal.app_no, by, first, last)
+    items = found["items"]
     if as_ == "csv":
         return Response(_csv(by, items), media_type="text/csv; charset=utf-8")
     if as_ == "ndjson":
         return Response(b"".join(to_json(item) + b"\n" for item in items), media_type="application/x-ndjson")
-    return json_response({"items": items})
+    return json_response(found)
 
 
 def _milliseconds(name: str, text: str | None) -> int | None:

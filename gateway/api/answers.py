@@ -411,7 +411,9 @@ class Funnel(Stages):
 
 
 class Funnels(_Answer):
-    items: list[Funnel]
+    items: list[Funnel] = Field(description="The 1,000 with most deliveries, if there are more.")
+    limited: bool = Field(description="There may be more tags than are counted: 500 of a push, and in an hour.")
+    uncounted: int = Field(description="Pushes that have changed and will be counted soon.")
 
 
 class Webhook(_Answer):

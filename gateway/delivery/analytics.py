@@ -26,7 +26,7 @@ import math
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -48,8 +48,17 @@ HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 PUSHES = 100
 """Pushes that one operation counts, about 1.7 ms of the writer: others wait for it."""
+WRITER_DELIVERIES = 1_000
+"""Deliveries of those: with 64 tags of each device about 25 ms, with a few about 2."""
 DELIVERIES = 5_000
-"""Deliveries of those, and of a part of a larger push."""
+"""Deliveries of a part of a larger push."""
+TAGS = 500
+"""Tags that are counted of a push, those with most of its deliveries; and in an hour of an app, the first that there
+are. The writer stores them all each time that a push is counted, in about 10 ms."""
+SETTLE_SECONDS = 1.0
+"""That a question about all pushes waits for what has changed to be counted."""
+ITEMS = 1_000
+"""Of an answer, those with most deliveries."""
 PAUSE = 0.05
 """Seconds between two operations."""
 LOOK = 0.5
@@ -179,8 +188,9 @@ class Analytics:
                 pause = max(PAUSE, REST * (time.monotonic() - began))
             await asyncio.sleep(pause)
 
-    async def settle(self, push_no: int | None = None) -> None:
-        """Count everything that has changed until now; of one push, or of all."""
+    async def settle(self, push_no: int | None = None) -> int:
+        """Count everything that has changed until now, of one push; or of all, as far as SETTLE_SECONDS allow. How many
+        pushes are left, which are counted later."""
         self._ledger.flush()
         await self._database.write(lambda connection: None)  # what was flushed is called back
         # And what is being counted: it may have been read before its last change.
@@ -192,18 +202,24 @@ class Analytics:
         asked = frozenset(changed)
         self._asked |= asked
         try:
-            await self._count_asked(changed)
+            await self._count_asked(changed, None if push_no is not None else time.monotonic() + SETTLE_SECONDS)
         finally:
             self._asked -= asked
+        self._aged |= changed
+        return len(changed)
 
-    async def _count_asked(self, changed: set[int]) -> None:
-        while changed:
+    async def _count_asked(self, changed: set[int], deadline: float | None) -> None:
+        """What there was no time for is left in `changed`."""
+        while changed and (deadline is None or time.monotonic() < deadline):
             some = [changed.pop() for _ in range(min(len(changed), PUSHES))]
             try:
                 rest = await self._database.write(partial(count_rows, push_nos=some))
                 changed.update(rest.left)
                 for large in rest.large:
-                    await self._count_on_reader(large)
+                    if deadline is not None and time.monotonic() > deadline:
+                        changed.add(large)
+                    else:
+                        await self._count_on_reader(large)
             except BaseException:
                 self._aged |= changed.union(some)
                 raise
@@ -213,13 +229,14 @@ class Analytics:
         try:
             async with self._lock:
                 tally: Tally = Counter()
-                tags: dict[str, Tally] = defaultdict(Counter)
+                tags: dict[str, Tally] = {}
                 after: int | None = 0
                 while after is not None:
                     part, part_of_tags, after = await self._database.read(partial(_part, push_no=push_no, after=after))
                     tally.update(part)
                     for tag, of_tag in part_of_tags.items():
-                        tags[tag].update(of_tag)
+                        tags.setdefault(tag, Counter()).update(of_tag)
+                tags = dict(sorted(tags.items(), key=lambda item: (-item[1]["targeted"], item[0]))[:TAGS])
                 await self._database.write(
                     lambda connection: _store(
                         connection, _open(connection, [push_no]), {push_no: tally}, {push_no: tags}
@@ -252,25 +269,35 @@ class Analytics:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
         return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock())}
 
-    async def by(self, app_no: int, by: By, since: int | None, until: int | None) -> list[dict[str, Any]]:
-        """One item per channel, tag or hour of the day, of pushes accepted from `since` to before `until` (ms)."""
-        await self.settle()
+    async def by(self, app_no: int, by: By, since: int | None, until: int | None) -> dict[str, Any]:
+        """One item per channel, tag or hour of the day, of pushes accepted from `since` to before `until` (ms).
+
+        `limited`: there may be more tags than are counted. `uncounted`: so many pushes have changed since they were
+        counted.
+        """
+        uncounted = await self.settle()
         first = (since or 0) // HOUR_MS
         last = 2**53 if until is None else -(-until // HOUR_MS)
-        dimension = "all" if by == "hour" else by
-        rows = await self._database.read(
-            lambda connection: connection.execute(
-                "SELECT key, hour, content FROM funnel WHERE app_no = ? AND dimension = ? AND hour >= ? AND hour < ?",
-                (app_no, dimension, first, last),
-            ).fetchall()
-        )
         zone = ZoneInfo(self._book.of(app_no).policy.timezone)
-        tallies: dict[str, Tally] = defaultdict(Counter)
-        for key, hour, content in rows:
-            shown_ms = wall_time.of((hour + 1) * HOUR_MS - 1)
-            name = f"{datetime.fromtimestamp(shown_ms / 1000, zone):%H}" if by == "hour" else key
-            tallies[name].update(json.loads(content))
-        return [{by: key or None, **_described(tallies[key])} for key in sorted(tallies)]
+
+        def read(connection: sqlite3.Connection) -> tuple[dict[str, Tally], bool]:
+            tallies: dict[str, Tally] = defaultdict(Counter)
+            of_hour: Counter[int] = Counter()
+            for key, hour, content in connection.execute(
+                "SELECT key, hour, content FROM funnel WHERE app_no = ? AND dimension = ? AND hour >= ? AND hour < ?",
+                (app_no, "all" if by == "hour" else by, first, last),
+            ):
+                shown_ms = wall_time.of((hour + 1) * HOUR_MS - 1)
+                name = f"{datetime.fromtimestamp(shown_ms / 1000, zone):%H}" if by == "hour" else key
+                tallies[name].update(json.loads(content))
+                of_hour[hour] += 1
+            chosen = sorted(tallies, key=lambda name: (-tallies[name]["targeted"], name))[:ITEMS]
+            full = any(count >= TAGS for count in of_hour.values())
+            return {name: tallies[name] for name in sorted(chosen)}, by == "tag" and (full or len(tallies) > ITEMS)
+
+        found, limited = await self._database.read(read, app_no)
+        items = [{by: key or None, **_described(tally)} for key, tally in found.items()]
+        return {"items": items, "limited": limited, "uncounted": uncounted}
 
 
 def _described(tally: Mapping[str, int]) -> dict[str, Any]:
@@ -361,7 +388,7 @@ class Rest(NamedTuple):
     left: list[int]
     """There was no time for them."""
     large: list[int]
-    """They have more than DELIVERIES."""
+    """They have more than WRITER_DELIVERIES."""
 
 
 def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Rest:
@@ -370,9 +397,9 @@ def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Rest:
     rest = Rest([], [])
     size = 0
     for push_no, push in _open(connection, push_nos).items():
-        if push.targeted > DELIVERIES:
+        if push.targeted > WRITER_DELIVERIES:
             rest.large.append(push_no)
-        elif size + push.targeted > DELIVERIES:
+        elif size + push.targeted > WRITER_DELIVERIES:
             rest.left.append(push_no)
         else:
             size += push.targeted
@@ -475,9 +502,12 @@ def _counted(
         _add_state(tallies[push_no], kind in SHOWN, state, count)
     for push_no, kind, tag, state, count in _rows(
         connection,
-        "SELECT json_group_array(json_array(no, kind, tag, state, count)) FROM (SELECT p.no, p.kind, t.tag, d.state,"
-        f" count(*) AS count FROM {_WANTED} CROSS JOIN device_tag AS t ON t.device_no = d.device_no"
-        " GROUP BY p.no, t.tag, d.state)",
+        "WITH found AS MATERIALIZED (SELECT p.no, p.kind, t.tag, d.state, count(*) AS count"
+        f" FROM {_WANTED} CROSS JOIN device_tag AS t ON t.device_no = d.device_no GROUP BY p.no, t.tag, d.state),"
+        " ranked AS (SELECT no, tag, row_number() OVER (PARTITION BY no ORDER BY sum(count) DESC, tag) AS place"
+        "  FROM found GROUP BY no, tag)"
+        " SELECT json_group_array(json_array(no, kind, tag, state, count)) FROM found JOIN ranked USING (no, tag)"
+        f" WHERE place <= {TAGS}",
         wanted,
     ):
         _add_state(by_tag[push_no][tag], kind in SHOWN, state, count)
@@ -523,7 +553,7 @@ def _add_state(tally: Tally, shown: bool, state: int, count: int) -> None:
 
 def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]) -> None:
     """Add to hours: (app, dimension, key, hour since the epoch) -> counts."""
-    wanted = [[*key, dict(tally)] for key, tally in added.items() if tally]
+    wanted = [[*key, dict(tally)] for key, tally in _counted_tags(connection, added) if tally]
     if not wanted:
         return
     totals: list[list[Any]] = []
@@ -542,6 +572,30 @@ def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str,
         " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value -> 4 FROM json_each(?)",
         (json.dumps(totals),),
     )
+
+
+def _counted_tags(
+    connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]
+) -> Iterator[tuple[tuple[int, str, str, int], Mapping[str, int]]]:
+    """Without tags that would be more than TAGS in their hour."""
+    tags: dict[tuple[int, int], set[str]] = {}
+    for key, tally in added.items():
+        app_no, dimension, tag, hour = key
+        if dimension == "tag":
+            known = tags.get((app_no, hour))
+            if known is None:
+                known = tags[app_no, hour] = {
+                    known_tag
+                    for (known_tag,) in connection.execute(
+                        "SELECT key FROM funnel INDEXED BY funnel_age WHERE hour = ? AND app_no = ? AND dimension = ?",
+                        (hour, app_no, "tag"),
+                    )
+                }
+            if tag not in known:
+                if len(known) >= TAGS:
+                    continue
+                known.add(tag)
+        yield key, tally
 
 
 def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]:

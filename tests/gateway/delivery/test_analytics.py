@@ -36,7 +36,7 @@ def funnel(world: World, push_id: str) -> dict[str, Any]:
 
 
 def by(world: World, what: Any, since: int | None = None, until: int | None = None) -> dict[Any, dict[str, Any]]:
-    items = world.run(world.analytics.by(APP.no, what, since, until))
+    items = world.run(world.analytics.by(APP.no, what, since, until))["items"]
     return {item[what]: item for item in items}
 
 
@@ -201,6 +201,7 @@ def test_a_crash_while_changes_are_counted_loses_none_of_them(world: World, monk
     monkeypatch.setattr("gateway.delivery.analytics.RECOUNTED", 0)
     monkeypatch.setattr("gateway.delivery.analytics.PUSHES", 1)
     monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.analytics.WRITER_DELIVERIES", 2)
     small = [push(world, {"device": "d1"}) for _ in range(3)]
     large = push(world)
     count(world)
@@ -248,6 +249,7 @@ def test_what_is_being_counted_is_counted_once_more_for_who_asks(world: World) -
 
 def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.analytics.WRITER_DELIVERIES", 2)
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'foyer', 3)")
     for device_no in (1, 2, 3):
         world.connect(device_no)
@@ -264,6 +266,7 @@ def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.Monk
 
 def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.analytics.WRITER_DELIVERIES", 2)
     counting = world.loop.create_task(world.analytics.count_large())
     large = push(world)
     world.passes(5)
@@ -277,6 +280,39 @@ def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytes
 def test_a_slice_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.analytics.PUSHES", 2)
     monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 4)
+    monkeypatch.setattr("gateway.delivery.analytics.WRITER_DELIVERIES", 4)
     for _ in range(5):
         push(world)
     assert by(world, "channel")[None]["targeted"] == 15
+
+
+def test_tags_beyond_a_bound_are_not_counted_and_that_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.analytics.TAGS", 4)
+    rows = [(1, f"own-{device_no}-{number}", device_no) for device_no in (1, 2, 3) for number in range(3)]
+    rows += [(1, "common", device_no) for device_no in (1, 2, 3)]
+    world.connection.executemany("INSERT INTO device_tag (app_no, tag, device_no) VALUES (?, ?, ?)", rows)
+    push(world)
+    found = world.run(world.analytics.by(APP.no, "tag", None, None))
+    assert found["limited"] is True
+    assert found["items"][0]["tag"] == "common"
+    assert len(found["items"]) == 4
+    assert found["items"][0]["targeted"] == 3
+    others = push(world)
+    world.connect(1)
+    world.acknowledge_all(1)
+    again = world.run(world.analytics.by(APP.no, "tag", None, None))["items"]
+    assert {item["tag"] for item in again} == {item["tag"] for item in found["items"]}
+    assert again[0]["targeted"] == 6
+    assert again[0]["delivered"] == 2
+    assert funnel(world, others)["targeted"] == 3
+    assert world.run(world.analytics.by(APP.no, "channel", None, None))["limited"] is False
+
+
+def test_a_question_waits_so_long_for_what_is_not_counted_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.analytics.SETTLE_SECONDS", -1.0)
+    push(world)
+    found = world.run(world.analytics.by(APP.no, "channel", None, None))
+    assert (found["items"], found["uncounted"]) == ([], 1)
+    monkeypatch.setattr("gateway.delivery.analytics.SETTLE_SECONDS", 10.0)
+    found = world.run(world.analytics.by(APP.no, "channel", None, None))
+    assert (found["items"][0]["targeted"], found["uncounted"]) == (3, 0)

@@ -6,9 +6,10 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,6 +211,31 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
         await client.close()
 
 
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(answer: Handler) -> AsyncIterator[asyncio.Server]:
+    """A server; at the end its connections have ended, since its clients are closed then."""
+    handlers: set[asyncio.Task[Any]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a handler is a task"
+        handlers.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await answer(reader, writer)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(handle, "127.0.0.1") as server:
+        yield server
+        if handlers:
+            _, late = await asyncio.wait(handlers, timeout=10)
+            assert not late
+
+
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -237,9 +263,8 @@ async def test_everything_that_is_answered_counts(first: bytes, again: bytes) ->
                 writer.write(again * 100)
                 sent += len(again) * 100
                 await writer.drain()
-        writer.transport.abort()
 
-    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+    async with serving(answer) as server:
         client = GuardedClient(THIS, LookUps().of_app(1))
         with pytest.raises(Failed):
             await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 5)
@@ -255,9 +280,8 @@ async def test_a_body_that_never_ends_was_answered(endless: bytes) -> None:
             while True:
                 writer.write(endless * 100)
                 await writer.drain()
-        writer.transport.abort()
 
-    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+    async with serving(answer) as server:
         client = GuardedClient(THIS, LookUps().of_app(1))
         assert (await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 5)).status == 200
         await client.close()
@@ -274,9 +298,9 @@ async def test_byte_by_byte_is_not_listened_to_for_long() -> None:
                 writer.write(bytes([byte]))
                 sent += 1
                 await asyncio.sleep(0)
-        writer.transport.abort()
+                await writer.drain()
 
-    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+    async with serving(answer) as server:
         client = GuardedClient(THIS, LookUps().of_app(1))
         with pytest.raises(Failed, match="more than 16384 bytes"):
             await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 15)
@@ -293,9 +317,8 @@ async def test_every_request_of_a_connection_has_its_whole_answer() -> None:
         with suppress(asyncio.IncompleteReadError):
             while await reader.readuntil(b"{}"):
                 writer.write(HEAD + b"Content-Length: 5000\r\nRetry-After: 7\r\n\r\n" + body)
-        writer.transport.abort()
 
-    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+    async with serving(answer) as server:
         client = GuardedClient(THIS, LookUps().of_app(1))
         for _ in range(5):
             answered = await client.post(url_of(server), b"{}", {})
