@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.audience.policy import CRITICAL, Consent, PolicyBook, Rules, choices_of
 from gateway.audience.tempo import Hours
-from gateway.delivery.analytics import opted_out
 from gateway.delivery.event_log import log_of_device
+from gateway.delivery.funnels import opted_out
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,

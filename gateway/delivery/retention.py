@@ -16,8 +16,8 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
-from gateway.delivery.analytics import HOUR_MS, finish_row
 from gateway.delivery.event_log import remove_events
+from gateway.delivery.funnels import HOUR_MS, finish_row
 from gateway.delivery.reports import count_states
 from gateway.store.database import Database
 

@@ -157,7 +157,7 @@ def test_a_push_that_no_restart_counted_is_counted_when_it_is_asked_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The newest are counted after a restart; what came to an older one just before a crash is not lost."""
-    monkeypatch.setattr("gateway.delivery.analytics.RECOUNTED", 0)
+    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED", 0)
     push_id = push(world)
     world.crash()
     assert funnel(world, push_id)["delivered"] == 0
@@ -178,7 +178,7 @@ def count(world: World) -> None:
 def test_what_comes_just_before_a_crash_is_counted_however_old_the_push(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.delivery.analytics.RECOUNTED", 0)
+    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED", 0)
     world.connect(1)
     old, newer = push(world, channel="old"), [push(world, channel="newer") for _ in range(3)]
     world.acknowledge_all(1)
@@ -198,10 +198,10 @@ def test_what_comes_just_before_a_crash_is_counted_however_old_the_push(
 
 
 def test_a_crash_while_changes_are_counted_loses_none_of_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.analytics.RECOUNTED", 0)
+    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED", 0)
     monkeypatch.setattr("gateway.delivery.analytics.PUSHES", 1)
-    monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
-    monkeypatch.setattr("gateway.delivery.analytics.WRITER_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
     small = [push(world, {"device": "d1"}) for _ in range(3)]
     large = push(world)
     count(world)
@@ -248,8 +248,8 @@ def test_what_is_being_counted_is_counted_once_more_for_who_asks(world: World) -
 
 
 def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
-    monkeypatch.setattr("gateway.delivery.analytics.WRITER_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'foyer', 3)")
     for device_no in (1, 2, 3):
         world.connect(device_no)
@@ -265,8 +265,8 @@ def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.Monk
 
 
 def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 2)
-    monkeypatch.setattr("gateway.delivery.analytics.WRITER_DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
     counting = world.loop.create_task(world.analytics.count_large())
     large = push(world)
     world.passes(5)
@@ -279,15 +279,16 @@ def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytes
 
 def test_a_slice_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.analytics.PUSHES", 2)
-    monkeypatch.setattr("gateway.delivery.analytics.DELIVERIES", 4)
-    monkeypatch.setattr("gateway.delivery.analytics.WRITER_DELIVERIES", 4)
+    monkeypatch.setattr("gateway.delivery.funnels.DELIVERIES", 4)
+    monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 4)
     for _ in range(5):
         push(world)
     assert by(world, "channel")[None]["targeted"] == 15
 
 
 def test_tags_beyond_a_bound_are_not_counted_and_that_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.analytics.TAGS", 4)
+    for module in ("funnels", "analytics"):
+        monkeypatch.setattr(f"gateway.delivery.{module}.TAGS", 4)
     rows = [(1, f"own-{device_no}-{number}", device_no) for device_no in (1, 2, 3) for number in range(3)]
     rows += [(1, "common", device_no) for device_no in (1, 2, 3)]
     world.connection.executemany("INSERT INTO device_tag (app_no, tag, device_no) VALUES (?, ?, ?)", rows)

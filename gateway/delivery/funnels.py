@@ -1,0 +1,358 @@
+"""Funnels: what pushes count in the database, by push and by hour of a channel, tag and app.
+
+Statements of `analytics`, for the writer's thread and the readers'. What a push counted before is kept with it
+(`push_funnel`), so that the difference can be added to the hours (`funnel`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from gateway.audience.policy import SHOWN
+from gateway.delivery.event_log import last_position
+from gateway.delivery.push import last_push_no
+from gateway.delivery.states import DeliveryState
+
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+WRITER_DELIVERIES = 1_000
+"""Deliveries of those: with 64 tags of each device about 25 ms, with a few about 2."""
+DELIVERIES = 5_000
+"""Deliveries of a part of a larger push."""
+TAGS = 500
+"""Tags that are counted of a push, those with most of its deliveries; and in an hour of an app, the first that there
+are. The writer stores them all each time that a push is counted, in about 10 ms."""
+SAMPLE = 10_000
+"""Deliveries of a push whose times are looked at one by one."""
+STEP = math.log(1.2)
+LAST_DEVICE = 2**53
+RECOUNTED = 10_000
+"""Newest pushes that a restart counts anew when it does not know what had changed: after an upgrade, or when events
+left that had not been counted."""
+
+Tally = Counter[str]
+"""Stages; `d<step>` and `o<step>` for the times to deliver and to open; `opted_out`; and `shown`, `acted_on`: what was
+delivered and acted of what people see."""
+
+
+class Position(NamedTuple):
+    """How far the log and the pushes have come."""
+
+    event_no: int
+    push_no: int
+
+
+def position(connection: sqlite3.Connection) -> Position:
+    return Position(last_position(connection).entry, last_push_no(connection))
+
+
+def store_position(connection: sqlite3.Connection, reached: Position, later: Iterable[int]) -> None:
+    """All is counted up to here, but for the pushes that are counted `later`."""
+    connection.execute(
+        "INSERT OR REPLACE INTO analytics_position (no, event_no, push_no, later) VALUES (1, ?, ?, ?)",
+        (*reached, json.dumps(sorted(later))),
+    )
+
+
+def uncounted_pushes(connection: sqlite3.Connection) -> tuple[set[int], bool]:
+    """The pushes of which something may not have been counted; False if some of them may be missing."""
+    numbers: set[int] = set()
+    row = connection.execute("SELECT event_no, push_no, later FROM analytics_position").fetchone()
+    if row is not None:
+        event_no, push_no, later = row
+        numbers.update(json.loads(later))
+        numbers.update(no for (no,) in connection.execute("SELECT no FROM push WHERE no > ?", (push_no,)))
+        numbers.update(
+            no
+            for (no,) in connection.execute(
+                "SELECT DISTINCT push_no FROM event WHERE no > ? AND push_no IS NOT NULL", (event_no,)
+            )
+        )
+        (lost_to,) = connection.execute("SELECT coalesce(max(events_lost_to), 0) FROM application").fetchone()
+        if lost_to <= event_no:
+            return numbers, True
+    numbers.update(
+        no
+        for (no,) in connection.execute(
+            "SELECT no FROM push WHERE no > coalesce((SELECT max(push_no) FROM push_funnel), 0) - ?1"
+            " ORDER BY no DESC LIMIT ?1 * 11",
+            (RECOUNTED,),
+        )
+    )
+    return numbers, row is None and not numbers
+
+
+class Rest(NamedTuple):
+    """Pushes that were not counted."""
+
+    left: list[int]
+    """There was no time for them."""
+    large: list[int]
+    """They have more than WRITER_DELIVERIES."""
+
+
+def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Rest:
+    """Count these pushes anew and add the difference to their hours."""
+    listed: dict[int, OpenPush] = {}
+    rest = Rest([], [])
+    size = 0
+    for push_no, push in open_pushes(connection, push_nos).items():
+        if push.targeted > WRITER_DELIVERIES:
+            rest.large.append(push_no)
+        elif size + push.targeted > WRITER_DELIVERIES:
+            rest.left.append(push_no)
+        else:
+            size += push.targeted
+            listed[push_no] = push
+    if listed:
+        store_counts(connection, listed, *_counted(connection, list(listed)))
+    return rest
+
+
+class OpenPush(NamedTuple):
+    """A push whose counts are not final."""
+
+    app_no: int
+    channel: str | None
+    accepted_at: int
+    targeted: int
+
+
+def open_pushes(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int, OpenPush]:
+    """Those of these pushes."""
+    rows = _rows(
+        connection,
+        "SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted)) FROM push"
+        " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
+        json.dumps(push_nos),
+    )
+    return {no: OpenPush(*rest) for no, *rest in rows}
+
+
+def count_part(connection: sqlite3.Connection, push_no: int, after: int) -> tuple[Tally, dict[str, Tally], int | None]:
+    """Count the deliveries of a push to the next DELIVERIES devices behind a number; the number of the last, if there
+    may be more."""
+    row = connection.execute(
+        "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
+        (push_no, after, DELIVERIES - 1),
+    ).fetchone()
+    last: int | None = None if row is None else row[0]
+    tallies, by_tag = _counted(connection, [push_no], after, LAST_DEVICE if last is None else last)
+    return tallies[push_no], by_tag[push_no], last
+
+
+def store_counts(
+    connection: sqlite3.Connection,
+    pushes: dict[int, OpenPush],
+    tallies: dict[int, Tally],
+    by_tag: dict[int, dict[str, Tally]],
+) -> None:
+    """What these pushes count now, and the difference in their hours."""
+    wanted = json.dumps(list(pushes))
+    before: dict[int, Any] = dict(
+        _rows(
+            connection,
+            "SELECT json_group_array(json_array(push_no, json(content))) FROM push_funnel"
+            " WHERE push_no IN (SELECT value FROM json_each(?))",
+            wanted,
+        )
+    )
+    added: dict[tuple[int, str, str, int], Tally] = defaultdict(Counter)
+    for push_no, (app_no, channel, accepted_at, _) in pushes.items():
+        hour = accepted_at // HOUR_MS
+        old = before.get(push_no, {"tally": {}, "tags": {}})
+        tally = tallies[push_no]
+        difference = _less(tally, old["tally"])
+        added[app_no, "all", "", hour].update(difference)
+        added[app_no, "channel", channel or "", hour].update(difference)
+        for tag in by_tag[push_no].keys() | old["tags"].keys():
+            added[app_no, "tag", tag, hour].update(_less(by_tag[push_no].get(tag, {}), old["tags"].get(tag, {})))
+    counted = [[push_no, {"tally": tallies[push_no], "tags": by_tag[push_no]}] for push_no in pushes]
+    connection.execute(
+        "INSERT OR REPLACE INTO push_funnel (push_no, content) SELECT value ->> 0, value -> 1 FROM json_each(?)",
+        (json.dumps(counted),),
+    )
+    add_rows(connection, added)
+
+
+def _less(new: Mapping[str, int], old: Mapping[str, int]) -> dict[str, int]:
+    found = {name: new.get(name, 0) - old.get(name, 0) for name in new.keys() | old.keys()}
+    return {name: count for name, count in found.items() if count}
+
+
+_WANTED = (
+    "json_each(?1, '$[0]') AS wanted CROSS JOIN push AS p ON p.no = wanted.value CROSS JOIN delivery AS d"
+    " ON d.push_no = p.no AND d.device_no > ?1 ->> 1 AND d.device_no <= ?1 ->> 2"
+)
+
+
+def _counted(
+    connection: sqlite3.Connection, push_nos: list[int], after: int = 0, last: int = LAST_DEVICE
+) -> tuple[dict[int, Tally], dict[int, dict[str, Tally]]]:
+    """Of the devices with numbers behind `after`, up to `last`."""
+    wanted = json.dumps([push_nos, after, last])
+    tallies: dict[int, Tally] = {push_no: Counter() for push_no in push_nos}
+    by_tag: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Counter))
+    for push_no, kind, state, count in _rows(
+        connection,
+        "SELECT json_group_array(json_array(no, kind, state, count)) FROM (SELECT p.no, p.kind, d.state,"
+        f" count(*) AS count FROM {_WANTED} GROUP BY p.no, d.state)",
+        wanted,
+    ):
+        _add_state(tallies[push_no], kind in SHOWN, state, count)
+    for push_no, kind, tag, state, count in _rows(
+        connection,
+        "WITH found AS MATERIALIZED (SELECT p.no, p.kind, t.tag, d.state, count(*) AS count"
+        f" FROM {_WANTED} CROSS JOIN device_tag AS t ON t.device_no = d.device_no GROUP BY p.no, t.tag, d.state),"
+        " ranked AS (SELECT no, tag, row_number() OVER (PARTITION BY no ORDER BY sum(count) DESC, tag) AS place"
+        "  FROM found GROUP BY no, tag)"
+        " SELECT json_group_array(json_array(no, kind, tag, state, count)) FROM found JOIN ranked USING (no, tag)"
+        f" WHERE place <= {TAGS}",
+        wanted,
+    ):
+        _add_state(by_tag[push_no][tag], kind in SHOWN, state, count)
+    for push_no, delivered, opened in _rows(
+        connection,
+        "SELECT json_group_array(json_array(no, json(delivered), json(opened))) FROM (SELECT p.no,"
+        " json_group_array(d.delivered_at - p.accepted_at) FILTER (WHERE d.delivered_at IS NOT NULL) AS delivered,"
+        " json_group_array(coalesce(d.opened_at, d.acted_at) - p.accepted_at)"
+        f"  FILTER (WHERE p.kind IN {SHOWN} AND (d.opened_at IS NOT NULL OR d.acted_at IS NOT NULL)) AS opened"
+        f" FROM {_WANTED} AND d.device_no % (1 + p.targeted / {SAMPLE}) = 0 GROUP BY p.no)",
+        wanted,
+    ):
+        for prefix, times in (("d", delivered), ("o", opened)):
+            for milliseconds in times:
+                tallies[push_no][f"{prefix}{_step(milliseconds)}"] += 1
+    return tallies, by_tag
+
+
+def _step(milliseconds: int) -> int:
+    return int(math.log(max(milliseconds, 0) + 1) / STEP)
+
+
+def _add_state(tally: Tally, shown: bool, state: int, count: int) -> None:
+    tally["targeted"] += count
+    if state != DeliveryState.SUPPRESSED:
+        tally["eligible"] += count
+    if not DeliveryState.DELIVERED <= state <= DeliveryState.ACTED:
+        return
+    tally["delivered"] += count
+    if state == DeliveryState.ACTED:
+        tally["acted"] += count
+    if not shown:
+        return
+    tally["shown"] += count
+    for stage in ("displayed", "opened"):
+        if state >= DeliveryState[stage.upper()]:
+            tally[stage] += count
+    if state == DeliveryState.DISMISSED:
+        tally["dismissed"] += count
+    if state == DeliveryState.ACTED:
+        tally["acted_on"] += count
+
+
+def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]) -> None:
+    """Add to hours: (app, dimension, key, hour since the epoch) -> counts."""
+    wanted = [[*key, dict(tally)] for key, tally in _counted_tags(connection, added) if tally]
+    if not wanted:
+        return
+    totals: list[list[Any]] = []
+    for app_no, dimension, name, hour, tally, before in _rows(
+        connection,
+        "SELECT json_group_array(json_array(value ->> 0, value ->> 1, value ->> 2, value ->> 3, json(value -> 4),"
+        " (SELECT json(f.content) FROM funnel AS f WHERE f.app_no = value ->> 0 AND f.dimension = value ->> 1"
+        "  AND f.key = value ->> 2 AND f.hour = value ->> 3))) FROM json_each(?)",
+        json.dumps(wanted),
+    ):
+        total: Tally = Counter(before or {})
+        total.update(tally)
+        totals.append([app_no, dimension, name, hour, {stage: count for stage, count in total.items() if count}])
+    connection.execute(
+        "INSERT OR REPLACE INTO funnel (app_no, dimension, key, hour, content)"
+        " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value -> 4 FROM json_each(?)",
+        (json.dumps(totals),),
+    )
+
+
+def _counted_tags(
+    connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]
+) -> Iterator[tuple[tuple[int, str, str, int], Mapping[str, int]]]:
+    """Without tags that would be more than TAGS in their hour."""
+    tags: dict[tuple[int, int], set[str]] = {}
+    for key, tally in added.items():
+        app_no, dimension, tag, hour = key
+        if dimension == "tag":
+            known = tags.get((app_no, hour))
+            if known is None:
+                known = tags[app_no, hour] = {
+                    known_tag
+                    for (known_tag,) in connection.execute(
+                        "SELECT key FROM funnel INDEXED BY funnel_age WHERE hour = ? AND app_no = ? AND dimension = ?",
+                        (hour, app_no, "tag"),
+                    )
+                }
+            if tag not in known:
+                if len(known) >= TAGS:
+                    continue
+                known.add(tag)
+        yield key, tally
+
+
+def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]:
+    """What a statement finds, as the one row of JSON that it answers: each row is a pass of the interpreter lock."""
+    (text,) = connection.execute(sql, (parameter,)).fetchone()
+    found: list[Any] = json.loads(text)
+    return found
+
+
+def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
+    """How many people withdrew consent within a day of having been sent this push. Read from its deliveries, if they
+    are few, else from the withdrawals since."""
+    targeted, accepted_at, closed_at = connection.execute(
+        "SELECT targeted, accepted_at, closed_at FROM push WHERE no = ?", (push_no,)
+    ).fetchone()
+    within = "c.consent = 'denied' AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ?2"
+    if targeted <= DELIVERIES:
+        rows = connection.execute(
+            "SELECT count(*) FROM delivery AS d WHERE d.push_no = ?1 AND EXISTS (SELECT 1 FROM consent_record AS c"
+            f" INDEXED BY consent_record_of_device WHERE c.device_no = d.device_no AND {within})",
+            (push_no, DAY_MS),
+        )
+    else:
+        until = 2**53 if closed_at is None else closed_at + 2 * DAY_MS
+        rows = connection.execute(
+            "SELECT count(DISTINCT d.device_no) FROM consent_record AS c INDEXED BY consent_denied"
+            f" CROSS JOIN delivery AS d ON d.push_no = ?1 AND d.device_no = c.device_no AND {within}"
+            " WHERE c.consent = 'denied' AND c.recorded_at BETWEEN ?3 AND ?4",
+            (push_no, DAY_MS, accepted_at, until),
+        )
+    found: int = rows.fetchone()[0]
+    return found
+
+
+def finish_row(connection: sqlite3.Connection, push_no: int) -> None:
+    """Its deliveries are about to be removed: keep what is read from them."""
+    connection.execute(
+        "UPDATE push_funnel SET content = json_set(content, '$.tally.opted_out', ?) WHERE push_no = ?",
+        (opted_out_after(connection, push_no), push_no),
+    )
+
+
+def opted_out(
+    connection: sqlite3.Connection, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now: int
+) -> None:
+    """A person has denied consent, or muted channels: counted in this hour."""
+    hour = now // HOUR_MS
+    added: dict[tuple[int, str, str, int], Mapping[str, int]] = {
+        (app_no, "channel", channel, hour): {"opted_out": 1} for channel in muted
+    }
+    if denied:
+        added[app_no, "all", "", hour] = {"opted_out": 1}
+        for (tag,) in connection.execute("SELECT tag FROM device_tag WHERE device_no = ?", (device_no,)):
+            added[app_no, "tag", tag, hour] = {"opted_out": 1}
+    add_rows(connection, added)
