@@ -33,13 +33,14 @@ from broker.network.listen_address import WEBSOCKET_PATH, BadAddress, ListenAddr
 from broker.network.listeners import BrokerServer, Doors, raise_open_files_limit, settle_collector
 from broker.network.password_file import (
     BadPasswordFile,
-    HashedPassword,
     PasswordFileAuthenticator,
     hashed_line,
     read_password_file,
 )
+from broker.network.password_hashes import PasswordHash
 from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls, TlsError, TlsFiles
+from broker.protocol.packets import ReasonCode
 from broker.settings import BrokerSettings
 from broker.sqlite_store import EXIT_UNSYNCED, SqliteStore, StoreInUse, StoreTooNew
 from broker.store import MemoryStore
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def _serve(
     options: argparse.Namespace,
-    users: dict[str, HashedPassword] | None,
+    users: dict[str, PasswordHash] | None,
     addresses: Sequence[ListenAddress],
     doors: Doors,
     descriptors: int,
@@ -94,10 +95,9 @@ async def _serve(
     """Serve until told to stop; why the store could not go on, if that was the reason."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP before the start is over: ignored")
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, doors.tls)
-
     permissions = AllowAll(options.deny_filter)
     passwords = None if users is None else PasswordFileAuthenticator(users, permissions)
     store = _open_store(options.data_dir, loop)
@@ -112,6 +112,7 @@ async def _serve(
             authenticator = ByCertificate(permissions, authenticator)
         broker = Broker(_settings(options), store or MemoryStore(), authenticator, None, clock)
         broker.start()
+        loop.add_signal_handler(signal.SIGHUP, _reload, doors.tls, options.password_file, passwords, broker)
         server = BrokerServer(broker, doors, descriptors)
         try:
             given_by = ["--port"] if options.ws_port is None else ["--port", "--ws-port"]
@@ -155,7 +156,7 @@ def _addresses(options: argparse.Namespace) -> list[ListenAddress]:
     return found
 
 
-def _checked(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> dict[str, HashedPassword] | None:
+def _checked(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> dict[str, PasswordHash] | None:
     """The users; None if there is no list of them."""
     if options.password_file is None and not options.allow_anonymous and options.client_certificates != "required":
         raise CannotStart(
@@ -172,16 +173,16 @@ def _checked(options: argparse.Namespace, addresses: Sequence[ListenAddress]) ->
             )
         if address.proxy and not options.trusted_proxy and address.scheme != "unix":
             raise CannotStart(f"{address} waits for a proxy; say which with --trusted-proxy ADDRESS")
-    if options.password_file is None:
-        return None
+    return None if options.password_file is None else _read_users(options.password_file)
+
+
+def _read_users(path: Path) -> dict[str, PasswordHash]:
     try:
-        return read_password_file(options.password_file)
+        return read_password_file(path)
     except OSError as error:
-        raise CannotStart(f"{options.password_file}: {error.strerror}; check the path of --password-file") from None
+        raise CannotStart(f"{path}: {error.strerror}; check the path of --password-file") from None
     except (BadPasswordFile, UnicodeDecodeError) as error:
-        raise CannotStart(
-            f"{options.password_file}: {error}; --hash-password USER makes a line as it should be"
-        ) from None
+        raise CannotStart(f"{path}: {error}; --hash-password USER makes a line as it should be") from None
 
 
 def _doors(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> Doors:
@@ -212,8 +213,20 @@ def _doors(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> D
     return doors
 
 
-def _reload(tls: ServerTls | None) -> None:
+def _reload(
+    tls: ServerTls | None, file: Path | None, passwords: PasswordFileAuthenticator | None, broker: Broker
+) -> None:
     """SIGHUP."""
+    if file is not None and passwords is not None:
+        try:
+            users = _read_users(file)
+        except CannotStart as error:
+            log.error("the passwords stay as they are: %s", error)
+        else:
+            changed = passwords.replace(users)
+            for user in changed:
+                broker.disconnect_principal(user, ReasonCode.NOT_AUTHORIZED)
+            log.warning("%d passwords read again, %d of them gone or changed: theirs end", len(users), len(changed))
     if tls is None:
         return
     try:

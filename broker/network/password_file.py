@@ -2,8 +2,8 @@
 
     kiosk-1:$7$10000$c2FsdHNhbHRzYWx0$5v1Q…==
 
-That is user name, then `$7$`, the iterations, the salt and the hash in base64: PBKDF2 with SHA-512, the format of
-mosquitto_passwd, so that its files work as they are. Empty lines and lines that begin with `#` are skipped. A line is
+That is user name and hash, in the formats of mosquitto_passwd (`password_hashes`), so that its files work as they are.
+Empty lines and lines that begin with `#` are skipped. A line is
 made by `python -m broker --hash-password USER`, which asks for the password.
 
 Laws
@@ -17,37 +17,29 @@ Laws
 5. Of an address that has guessed much (`Credentials.suspect`), one that is not known so is judged in `SUSPECT_SECONDS`;
    the others are told to come back.
 
+6. A file that is read again counts as a whole and at once, or not at all: what was remembered is forgotten, and a
+   password that is being judged is judged anew if its line has changed.
+
 Any user may use any topic and any client identifier: rules for topics are the embedder's (`authorization`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import hmac
 import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from broker.addresses import address_of
 from broker.authorization import Accepted, Credentials, Permissions, Refused
+from broker.network.password_hashes import BadHash, PasswordHash, new_hash, nobody_like, parse_hash
 from broker.protocol.packets import ReasonCode
 
-SCHEME = "7"
-"""mosquitto's number for PBKDF2-SHA512."""
-ITERATIONS = 10_000
-"""Of the lines we make: about 7 ms per CONNECT. Foreign lines bring their own (mosquitto 2.0: 101)."""
-MAX_ITERATIONS = 10_000_000
-"""A line that asks for more is a mistake: 7 s per CONNECT."""
-SALT_BYTES = 12
-HASH_BYTES = 64
 THREADS = 2
 MAX_WAITING = 10_000
 WAITING_PER_ADDRESS = 500
@@ -62,27 +54,15 @@ class BadPasswordFile(Exception):
     """The message names the line and what is wrong with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class HashedPassword:
-    iterations: int
-    salt: bytes
-    hash: bytes
-
-    def matches(self, password: bytes) -> bool:
-        return hmac.compare_digest(_pbkdf2(password, self.salt, self.iterations, len(self.hash)), self.hash)
-
-
 def hashed_line(user: str, password: bytes) -> str:
     """A line for the file."""
     if not user or ":" in user or "\n" in user or user.startswith("#"):
         raise ValueError("a user name is not empty, has no colon and no line break, and does not begin with #")
-    salt = os.urandom(SALT_BYTES)
-    encoded = [base64.b64encode(part).decode() for part in (salt, _pbkdf2(password, salt, ITERATIONS, HASH_BYTES))]
-    return f"{user}:${SCHEME}${ITERATIONS}${encoded[0]}${encoded[1]}"
+    return f"{user}:{new_hash(password)}"
 
 
-def read_password_file(path: Path) -> dict[str, HashedPassword]:
-    users: dict[str, HashedPassword] = {}
+def read_password_file(path: Path) -> dict[str, PasswordHash]:
+    users: dict[str, PasswordHash] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -91,7 +71,10 @@ def read_password_file(path: Path) -> dict[str, HashedPassword]:
             raise BadPasswordFile(f"line {number}: not USER:HASH")
         if user in users:
             raise BadPasswordFile(f"line {number}: a second entry for {user}")
-        users[user] = _parsed(hashed, number)
+        try:
+            users[user] = parse_hash(hashed)
+        except BadHash as error:
+            raise BadPasswordFile(f"line {number}: {error}") from None
     return users
 
 
@@ -110,7 +93,7 @@ _NOBODY_WAITS: deque[_Question] = deque()
 class PasswordFileAuthenticator:
     """Made on the event loop's thread; `close` when the broker has ended."""
 
-    def __init__(self, users: dict[str, HashedPassword], permissions: Permissions) -> None:
+    def __init__(self, users: dict[str, PasswordHash], permissions: Permissions) -> None:
         self._users = users
         self._permissions = permissions
         self._loop = asyncio.get_running_loop()
@@ -124,9 +107,16 @@ class PasswordFileAuthenticator:
         self._secret = os.urandom(32)
         self._known: dict[str, bytes] = {}
         """By user, the digest of the password that let it in."""
-        # What an unknown user's password is compared with: as slow as the slowest line.
-        slowest = max((user.iterations for user in users.values()), default=ITERATIONS)
-        self._nobody = HashedPassword(slowest, os.urandom(SALT_BYTES), bytes(HASH_BYTES))
+        self._nobody = nobody_like(list(users.values()))
+        """What an unknown user's password is compared with."""
+
+    def replace(self, users: dict[str, PasswordHash]) -> list[str]:
+        """The file has been read again; whose password is no longer what it was."""
+        changed = [user for user, known in self._users.items() if users.get(user) != known]
+        self._users = users
+        self._known.clear()
+        self._nobody = nobody_like(list(users.values()))
+        return changed
 
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
         user = credentials.username
@@ -173,14 +163,17 @@ class PasswordFileAuthenticator:
             self._at_work += 1
             expected = self._users.get(question.user, self._nobody)
             judged = self._loop.run_in_executor(self._threads, expected.matches, question.password)
-            judged.add_done_callback(partial(self._answer, question))
+            judged.add_done_callback(partial(self._answer, question, address, expected))
 
-    def _answer(self, question: _Question, matched: asyncio.Future[bool]) -> None:
+    def _answer(self, question: _Question, address: str, expected: PasswordHash, matched: asyncio.Future[bool]) -> None:
         self._at_work -= 1
         self._waiting -= 1
         if matched.cancelled():
             return  # the broker is ending
-        if matched.result():
+        if self._users.get(question.user, expected) != expected:  # the file was read again meanwhile
+            self._waiting += 1
+            self._queues.setdefault(address, deque()).append(question)
+        elif question.user in self._users and matched.result():
             self._known[question.user] = question.digest
             question.answer(Accepted(principal=question.user, permissions=self._permissions))
         else:
@@ -194,22 +187,3 @@ class PasswordFileAuthenticator:
     def close(self) -> None:
         self._queues.clear()
         self._threads.shutdown(cancel_futures=True)
-
-
-def _pbkdf2(password: bytes, salt: bytes, iterations: int, length: int) -> bytes:
-    return hashlib.pbkdf2_hmac("sha512", password, salt, iterations, length)
-
-
-def _parsed(hashed: str, number: int) -> HashedPassword:
-    parts = hashed.split("$")
-    if len(parts) != 5 or parts[0] or parts[1] != SCHEME:
-        raise BadPasswordFile(f"line {number}: not $7$ITERATIONS$SALT$HASH (a plain or older hash?)")
-    try:
-        iterations = int(parts[2])
-        salt = base64.b64decode(parts[3], validate=True)
-        expected = base64.b64decode(parts[4], validate=True)
-    except (ValueError, binascii.Error):
-        raise BadPasswordFile(f"line {number}: iterations, salt or hash cannot be read") from None
-    if not 0 < iterations <= MAX_ITERATIONS or not salt or len(expected) < 16:
-        raise BadPasswordFile(f"line {number}: iterations, salt or hash are out of range")
-    return HashedPassword(iterations, salt, expected)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -139,6 +142,42 @@ def test_lets_in_who_knows_a_password_and_nobody_else(tmp_path: Path) -> None:
             client.send(wire.connect("any"))
             client.expect(wire.connack_4(code=5))
             client.expect_end()
+
+
+def test_passwords_are_read_again_on_sighup(tmp_path: Path) -> None:
+    """Whose line is gone or changed is disconnected; a wrong file changes nothing."""
+
+    def line(user: str, password: str) -> str:
+        return run("--hash-password", user, stdin=f"{password}\n").stdout
+
+    def answer(user: str, password: str) -> bytes:
+        with wire.RawClient(broker.port) as client:
+            client.send(wire.connect(f"{user}-too", username=user, password=password))
+            return client.read()
+
+    file, said = tmp_path / "passwords", tmp_path / "log"
+    stays = line("stays", "secret")
+    file.write_text(stays + line("changes", "old"))
+    with BrokerProcess(None, "--password-file", str(file), log=said) as broker:
+        with wire.RawClient(broker.port) as client, wire.RawClient(broker.port) as other:
+            client.enter(wire.connect("a", username="changes", password="old"))
+            other.enter(wire.connect("b", username="stays", password="secret"))
+            file.write_text("nonsense")
+            os.kill(broker.pid, signal.SIGHUP)
+            deadline = time.monotonic() + 20
+            while "stay as they are" not in said.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert "line 1" in said.read_text()
+            client.expect_silence()
+            file.write_text(stays + line("changes", "new") + line("comes", "secret"))
+            os.kill(broker.pid, signal.SIGHUP)
+            client.expect_end()
+            other.expect_silence()
+        assert answer("changes", "old") == wire.connack_4(code=4)
+        assert [answer(*each) for each in (("changes", "new"), ("comes", "secret"), ("stays", "secret"))] == [
+            wire.connack_4()
+        ] * 3
 
 
 def test_limits_and_refused_filters_are_options() -> None:

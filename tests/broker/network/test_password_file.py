@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import subprocess
 import threading
 from pathlib import Path
@@ -11,11 +13,11 @@ from broker.authorization import Accepted, AllowAll, Credentials, Refused
 from broker.network import password_file
 from broker.network.password_file import (
     BadPasswordFile,
-    HashedPassword,
     PasswordFileAuthenticator,
     hashed_line,
     read_password_file,
 )
+from broker.network.password_hashes import HashedPassword, new_hash, nobody_like, parse_hash
 from broker.protocol.packets import ReasonCode
 from tests.third_party import require
 
@@ -43,6 +45,49 @@ def test_reads_what_mosquitto_passwd_writes(tmp_path: Path) -> None:
     assert not users["kiosk-1"].matches(b"Secret")
 
 
+SHA512 = "$6$c2FsdHNhbHQ=$" + base64.b64encode(hashlib.sha512(b"secret" + b"saltsalt").digest()).decode()
+"""As mosquitto_passwd 1.x wrote it."""
+ARGON2 = "$argon2id$v=19$m=47104,t=1,p=1$YWFhYWFhYWFhYWFhYWFhYQ$"
+"""As 2.1 writes it, without the hash."""
+
+
+@pytest.mark.parametrize("text", [SHA512, ARGON2 + "3xsJAHxnkh7/fYYm8T0uCQhBNQJ8cDKmRFCnXxHHOV0"], ids=["1.x", "2.1"])
+async def test_lines_of_older_and_newer_mosquittos_are_read(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "passwords"
+    file.write_text(f"kiosk-1:{text}\n")
+    users = read_password_file(file)
+    right, wrong = (b"secret", b"Secret") if text == SHA512 else (b"x", b"y")
+    assert users["kiosk-1"].matches(right)
+    assert not users["kiosk-1"].matches(wrong)
+    assert not nobody_like(list(users.values())).matches(right)
+    asked = PasswordFileAuthenticator(users, AllowAll())
+    assert isinstance(await answer_to(asked, "kiosk-1", right), Accepted)
+    assert isinstance(await answer_to(asked, "kiosk-1", wrong), Refused)
+    assert isinstance(await answer_to(asked, "kiosk-2", right), Refused)
+    asked.close()
+
+
+def test_an_unknown_user_costs_what_the_slowest_line_does(tmp_path: Path) -> None:
+    fast, slow = parse_hash(SHA512), parse_hash(ARGON2 + "A" * 43)
+    assert nobody_like([]).seconds > fast.seconds
+    assert nobody_like([fast, slow]).seconds == slow.seconds
+
+
+async def test_a_file_that_is_read_again_counts_at_once() -> None:
+    old, new, other = (parse_hash(new_hash(password)) for password in (b"old", b"new", b"other"))
+    asked = PasswordFileAuthenticator({"kiosk-1": old, "kiosk-2": other, "kiosk-3": other}, AllowAll())
+    assert isinstance(await answer_to(asked, "kiosk-1", b"old"), Accepted)
+    late = asyncio.create_task(answer_to(asked, "kiosk-2", b"other"))
+    changing = asyncio.create_task(answer_to(asked, "kiosk-1", b"new"))
+    await asyncio.sleep(0)
+    assert asked.replace({"kiosk-1": new, "kiosk-3": other}) == ["kiosk-1", "kiosk-2"]
+    assert isinstance(await late, Refused), "it was being judged, and is gone"
+    assert isinstance(await changing, Accepted), "it was being judged by the line before"
+    assert isinstance(await answer_to(asked, "kiosk-1", b"old"), Refused), "although it was let in before"
+    assert isinstance(await answer_to(asked, "kiosk-3", b"other"), Accepted)
+    asked.close()
+
+
 GOOD_HASH = "$7$101$c2FsdHNhbHQ=$" + "A" * 86 + "=="
 
 
@@ -59,6 +104,13 @@ GOOD_HASH = "$7$101$c2FsdHNhbHQ=$" + "A" * 86 + "=="
         "kiosk-1:" + GOOD_HASH.replace("c2FsdHNhbHQ=", "?"),
         "kiosk-1:" + GOOD_HASH.replace("c2FsdHNhbHQ=", ""),
         "kiosk-1:$7$101$c2FsdHNhbHQ=$AAAA",
+        "kiosk-1:$6$c2FsdHNhbHQ=$AAAA",
+        "kiosk-1:$6$$" + "A" * 86 + "==",
+        "kiosk-1:" + ARGON2,
+        "kiosk-1:" + ARGON2.replace("47104", "99999999") + "A" * 43,
+        "kiosk-1:" + ARGON2.replace("t=1", "t=0") + "A" * 43,
+        "kiosk-1:" + ARGON2.replace("p=1", "p=0") + "A" * 43,
+        "kiosk-1:" + ARGON2.replace("argon2id", "argon2i") + "A" * 43,
     ],
 )
 def test_a_wrong_line_is_named_and_its_content_is_not(tmp_path: Path, text: str) -> None:
@@ -88,7 +140,7 @@ def test_a_user_name_that_would_break_the_file_is_refused(user: str) -> None:
 
 def authenticator() -> PasswordFileAuthenticator:
     hashed = hashed_line("kiosk-1", b"secret").partition(":")[2]
-    return PasswordFileAuthenticator({"kiosk-1": password_file._parsed(hashed, 1)}, AllowAll())
+    return PasswordFileAuthenticator({"kiosk-1": parse_hash(hashed)}, AllowAll())
 
 
 async def answer_to(
