@@ -86,9 +86,10 @@ _ACKNOWLEDGE_SINGLE = (
 )
 _FIRST = " AND delivery.delivered_at IS NULL"
 """With this after it: nothing was known to have arrived before."""
-_SENT = (
-    f"UPDATE delivery SET reason = {_AFTER}, state = {DeliveryState.SENT:d}, qos = 0"
-    f" WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state {HANDED_OVER}"
+_OF_PUSH = " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state "
+_SENT = f"UPDATE delivery SET state = {DeliveryState.SENT:d}, qos = 0{_OF_PUSH}= {DeliveryState.WAITING:d}"
+_SENT_AFTER_END = (
+    f"UPDATE delivery SET reason = {_AFTER}, state = {DeliveryState.SENT:d}, qos = 0{_OF_PUSH}{HANDED_OVER}"
 )
 _END_HANDLES = (
     "UPDATE delivery SET state = ?, reason = ?, ended_at = coalesce(ended_at, ?) FROM json_each(?) AS handle"
@@ -563,7 +564,9 @@ def record_outcomes(
     if given:
         log_deliveries(connection, "sent", now, given)
         for push_no, devices in given:
-            connection.execute(_SENT, (push_no, json.dumps(devices)))
+            of_push = (push_no, json.dumps(devices))
+            if connection.execute(_SENT, of_push).rowcount < len(devices):
+                connection.execute(_SENT_AFTER_END, of_push)
 
 
 def _first_of(connection: sqlite3.Connection, handles: list[int], qos: int, now: int) -> list[int]:
