@@ -8,15 +8,13 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from gateway.api import answers
 from gateway.api.bodies import json_response
-from gateway.api.services import ReaderOf, services
+from gateway.api.services import ReaderOf, services, time_parameter
 from gateway.delivery.analytics import By
-from gateway.errors import problem
 from gateway.pages import to_json
-from gateway.timestamps import wall_time
 
 router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
 
@@ -44,7 +42,7 @@ async def funnels(
     """The funnels of all pushes that were accepted in a time, together, by channel, tag or hour of the day. Whole hours
     count, and 500 tags of an app in an hour. `opted_out` are people who have muted the channel, or withdrawn consent,
     in that time."""
-    first, last = _milliseconds("from", since), _milliseconds("to", to)
+    first, last = time_parameter("from", since), time_parameter("to", to)
     found = await services(request).analytics.by(principal.app_no, by, first, last)
     items = found["items"]
     if as_ == "csv":
@@ -52,15 +50,6 @@ async def funnels(
     if as_ == "ndjson":
         return Response(b"".join(to_json(item) + b"\n" for item in items), media_type="application/x-ndjson")
     return json_response(found)
-
-
-def _milliseconds(name: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return wall_time.to_server(int(_TIME.validate_python(text).timestamp() * 1000))
-    except ValidationError:
-        raise problem("invalid_request", f"{name}: a time with its offset, such as 2026-12-01T00:00:00Z") from None
 
 
 _WITHIN: dict[str, type[BaseModel]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
@@ -38,7 +38,9 @@ from gateway.api.services import (
     Sender,
     app_of,
     services,
+    time_parameter,
 )
+from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.devices import DeviceFields, NewDevice
 from gateway.delivery.calls import CallRequest
 from gateway.delivery.consent import Settings, TooManyChoices
@@ -122,10 +124,26 @@ def _id_in(item: bytes) -> str | None:
 
 @router.get("", response_model=answers.Devices)
 async def list_devices(
-    request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
+    request: Request,
+    principal: DeviceReader,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    online: Annotated[bool | None, Query(description="Whether it is connected now.")] = None,
+    tag: Annotated[str | None, Query(max_length=64, description="It has this tag.")] = None,
+    q: Annotated[
+        str | None, Query(min_length=1, max_length=100, description="In its id or name, whatever the case.")
+    ] = None,
+    last_seen_before: Annotated[
+        str | None,
+        Query(max_length=40, description="Not connected, and last seen before this time (RFC 3339), or never."),
+    ] = None,
+    has_error: Annotated[bool | None, Query(description="Whether it has a `last_error`.")] = None,
+    waiting: Annotated[bool | None, Query(description="Whether a push waits for it, or is in flight to it.")] = None,
 ) -> Response:
-    """By id, with presence."""
-    return json_response(await services(request).devices.page(principal.app_no, limit, cursor))
+    """By id, with presence. Several conditions all hold; what they are compared with is some seconds old at most."""
+    before = time_parameter("last_seen_before", last_seen_before)
+    wanted = DeviceFilter(online, tag, q, before, has_error, waiting)
+    return json_response(await services(request).devices.page(principal.app_no, limit, cursor, wanted))
 
 
 @router.get("/{device_id}", response_model=answers.Device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api import (
@@ -19,7 +19,7 @@ from gateway.api import (
     pushes,
     webhooks,
 )
-from gateway.api.services import Services, provide
+from gateway.api.services import Services, known_parameters, provide
 from gateway.program import installed_version
 
 
@@ -33,7 +33,8 @@ class Api(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # Hot path.
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _head_of(send)
-        if scope["type"] != "http" or scope["path"] != pushes.PATH or scope["method"] != "POST":
+        ours = scope["type"] == "http" and scope["path"] == pushes.PATH and scope["method"] == "POST"
+        if not ours or scope["query_string"]:
             await super().__call__(scope, receive, send)
             return
         scope["app"] = self
@@ -85,6 +86,6 @@ def create_api(found: Services) -> FastAPI:
         keys,
         health,
     ):  # routes are tried in this order: the busiest first
-        api.include_router(door.router)
+        api.include_router(door.router, dependencies=[Depends(known_parameters)])
     docs.install(api)
     return api

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import StringConstraints
 
 from gateway.api import answers
@@ -24,6 +24,7 @@ from gateway.api.bodies import (
 from gateway.api.docs import idempotent, takes
 from gateway.api.services import Cursor, Limit, ReaderOf, Sender, app_of, services
 from gateway.delivery.push import PushRequest
+from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AcceptedPush, Submission
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
@@ -31,6 +32,22 @@ from gateway.pages import to_json
 PATH = "/v1/pushes"
 router = APIRouter(prefix=PATH, tags=["pushes"])
 
+StateName = Literal[
+    "waiting",
+    "sent",
+    "delivered",
+    "displayed",
+    "dismissed",
+    "opened",
+    "acted",
+    "expired",
+    "superseded",
+    "cancelled",
+    "suppressed",
+    "overflowed",
+    "refused",
+    "revoked",
+]
 BATCH_LINES = 10_000
 MAX_KEY = 255
 """Characters of an idempotency key."""
@@ -124,10 +141,16 @@ async def show_push(push_id: str, request: Request, principal: ReaderOf) -> Resp
 
 @router.get("/{push_id}/deliveries", response_model=answers.Deliveries)
 async def list_deliveries(
-    push_id: str, request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
+    push_id: str,
+    request: Request,
+    principal: ReaderOf,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    state: Annotated[StateName | None, Query(description="Only those in this state.")] = None,
 ) -> Response:
     """Per device: state, reason, effective QoS, time stamps."""
-    return page_response(await services(request).reports.deliveries(principal.app_no, push_id, limit, cursor))
+    wanted = None if state is None else DeliveryState[state.upper()]
+    return page_response(await services(request).reports.deliveries(principal.app_no, push_id, limit, cursor, wanted))
 
 
 @router.delete("/{push_id}", response_model=answers.Recall)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, cast
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any, Protocol, cast, get_type_hints
 
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request, params
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from gateway.api.admission import Admission
 from gateway.api.problems import ProblemCount
@@ -24,10 +27,14 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.notices import Notices
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
+from gateway.errors import problem
 from gateway.keys import Keys
 from gateway.outreach.event_feed import EventFeed
 from gateway.outreach.webhooks import WebhookBook
 from gateway.store.database import Database
+from gateway.timestamps import wall_time
+
+_TIME: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
 
 
 class Metrics(Protocol):
@@ -100,6 +107,39 @@ def device_or(scope: str, or_scope: str) -> Callable[[Request], Coroutine[Any, A
         return await services(request).admission.admit_device_or(request, scope, or_scope)
 
     return admitted
+
+
+def time_parameter(name: str, text: str | None) -> int | None:
+    """A time that a query gives, as server time in milliseconds. Raises Problem 422."""
+    if text is None:
+        return None
+    try:
+        return wall_time.to_server(int(_TIME.validate_python(text).timestamp() * 1000))
+    except (ValidationError, OverflowError):
+        raise problem("invalid_request", f"{name}: a time with its offset, such as 2026-12-01T00:00:00Z") from None
+
+
+async def known_parameters(request: Request) -> None:
+    """What a query asks for and nobody knows is not left out in silence. Raises Problem 422."""
+    if not request.url.query:
+        return
+    known = _query_parameters(request.scope["endpoint"])
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        there = f"there are {', '.join(sorted(known))}" if known else "it takes none"
+        raise problem("invalid_request", f"query: no parameter is called {unknown[0]!r}; {there}")
+
+
+@cache
+def _query_parameters(endpoint: Callable[..., Any]) -> frozenset[str]:
+    """The names that an endpoint's signature declares with `Query`."""
+    hints = get_type_hints(endpoint, include_extras=True)
+    return frozenset(
+        found.alias or name
+        for name, hint in hints.items()
+        for found in getattr(hint, "__metadata__", ())
+        if isinstance(found, params.Query)
+    )
 
 
 Sender = Annotated[Principal, Depends(require("send"))]

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.targeting import device_rows
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import new_token, secret_hash
@@ -109,6 +110,9 @@ class MqttAddress(NamedTuple):
         return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
 
 
+ALL_DEVICES = DeviceFilter()
+
+
 class DeviceRegistry:
     """`mqtt_address` answers where enrolled devices connect (`MqttAddress`), once the broker listens."""
 
@@ -187,8 +191,11 @@ class DeviceRegistry:
         del found[0]["size"]
         return self._present(found[0])
 
-    async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+    async def page(
+        self, app_no: int, limit: int, cursor: str | None, wanted: DeviceFilter = ALL_DEVICES
+    ) -> dict[str, Any]:
         """By id."""
+        also, values = wanted.conditions(self._mailbox.online_devices(app_no))
 
         def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool]:
             found: list[dict[str, Any]] = []
@@ -196,8 +203,8 @@ class DeviceRegistry:
             while True:
                 some = self._described(
                     connection,
-                    "app_no = ? AND id > ? AND removed_at IS NULL ORDER BY id LIMIT ?",
-                    (app_no, after, LISTED_TOGETHER),
+                    f"app_no = ? AND id > ? AND removed_at IS NULL{also} ORDER BY id LIMIT ?",
+                    (app_no, after, *values, LISTED_TOGETHER),
                 )
                 for device in some:
                     room -= device.pop("size")

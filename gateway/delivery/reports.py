@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -88,11 +88,16 @@ class Reports:
 
         return await self._database.read(read, app_no)
 
-    async def deliveries(self, app_no: int, push_id: str, limit: int, cursor: str | None) -> ListPage:
-        """Per device, in order of enrolment: state, reason, effective QoS, time stamps. Raises Problem 404, 410."""
+    async def deliveries(
+        self, app_no: int, push_id: str, limit: int, cursor: str | None, state: DeliveryState | None = None
+    ) -> ListPage:
+        """Per device, in order of enrolment: state, reason, effective QoS, time stamps; of all states, or of one.
+        Raises Problem 404, 410."""
         after = cursor_number(cursor)
         push_no = await self._number(app_no, push_id)
         in_flight = set(self._ledger.sent_of(push_no))
+        # What is in flight waits on disk.
+        stored = None if state is DeliveryState.SENT else state
 
         def read(connection: sqlite3.Connection) -> ListPage:
             kept = connection.execute("SELECT 1 FROM push WHERE no = ? AND final_counts IS NULL", (push_no,))
@@ -100,15 +105,19 @@ class Reports:
                 raise problem(
                     "gone", "the deliveries of this push were removed by retention; its counts remain a while"
                 )
-            rows = connection.execute(
+            rows: Iterable[Any] = connection.execute(
                 "SELECT d.device_no, v.id, d.state, d.reason, d.qos, d.delivered_at, d.displayed_at, d.dismissed_at,"
                 " d.opened_at, d.acted_at, d.ended_at, d.action, d.result, d.not_before,"
                 " r.id, coalesce(a.count, 0) FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
                 " LEFT JOIN push AS r ON r.no = d.replaced_by"
                 " LEFT JOIN failed_attempt AS a ON a.push_no = d.push_no AND a.device_no = d.device_no"
-                " WHERE d.push_no = ? AND d.device_no > ? ORDER BY d.device_no LIMIT ?",
-                (push_no, after if after is not None else 0, limit + 1),
+                " WHERE d.push_no = ? AND d.device_no > ? AND (?3 IS NULL OR d.state = ?3) ORDER BY d.device_no",
+                (push_no, after if after is not None else 0, stored),
             )
+            if state is DeliveryState.WAITING:
+                rows = (row for row in rows if row[0] not in in_flight)
+            elif state is DeliveryState.SENT:
+                rows = (row for row in rows if row[0] in in_flight or row[2] == DeliveryState.SENT)
             return fill_page(rows, limit, lambda row: _describe_delivery(row, row[0] in in_flight), itemgetter(0))
 
         return await self._database.read(read, app_no)

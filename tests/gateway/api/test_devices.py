@@ -269,3 +269,58 @@ async def test_devices_of_another_app_do_not_exist(house: House) -> None:
     assert answer["mqtt"]["username"] == "hotel/kiosk-1"
     assert answer["mqtt"]["topics"]["push"] == "hotel/devices/kiosk-1/push"
     assert (await house.call("POST", "/v1/pushes", 202, theirs, json={"target": {"all": True}}))["targeted"] == 1
+
+
+async def test_a_list_has_the_devices_that_were_asked_for(house: House) -> None:
+    for device_id, more in (
+        ("kiosk-1", {"tags": ["hall"], "name": "Main hall"}),
+        ("kiosk-2", {"tags": ["hall", "bar"]}),
+        ("sign_1", {"name": "100% Hall"}),
+    ):
+        await house.call("POST", "/v1/devices", 201, json={"device_id": device_id, **more})
+    connect(house, 1, "kiosk-1")
+    await house.call("POST", "/v1/pushes", 202, json={"target": {"device": "sign_1"}})
+    await house.database.write(
+        lambda connection: connection.execute(
+            "UPDATE device SET last_error = 'x', last_seen = ? WHERE id = 'kiosk-2'", (house.clock.milliseconds,)
+        )
+    )
+    for query, expected in (
+        ("online=true", ["kiosk-1"]),
+        ("online=false", ["kiosk-2", "sign_1"]),
+        ("tag=hall", ["kiosk-1", "kiosk-2"]),
+        ("tag=nobody", []),
+        ("q=HALL", ["kiosk-1", "sign_1"]),
+        ("q=%25", ["sign_1"]),
+        ("q=n_1", ["sign_1"]),
+        ("has_error=true", ["kiosk-2"]),
+        ("has_error=false", ["kiosk-1", "sign_1"]),
+        ("waiting=true", ["sign_1"]),
+        ("waiting=false&online=false", ["kiosk-2"]),
+        ("last_seen_before=2020-01-01T00:00:00Z", ["sign_1"]),
+        ("last_seen_before=2999-01-01T00:00:00Z&tag=hall", ["kiosk-2"]),
+    ):
+        items = (await house.call("GET", f"/v1/devices?{query}"))["items"]
+        assert [item["device_id"] for item in items] == expected, query
+    first = await house.call("GET", "/v1/devices?tag=hall&limit=1")
+    assert [item["device_id"] for item in first["items"]] == ["kiosk-1"]
+    second = await house.call("GET", f"/v1/devices?tag=hall&limit=1&cursor={first['next_cursor']}")
+    assert [item["device_id"] for item in second["items"]] == ["kiosk-2"]
+    assert second["next_cursor"] is None
+    for query in ("online=perhaps", "last_seen_before=yesterday", "last_seen_before=2020-01-01T00:00:00", "q="):
+        await house.refused("GET", f"/v1/devices?{query}", 422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/devices?tags=hall"),
+        ("GET", "/v1/pushes?Limit=3"),
+        ("POST", "/v1/pushes?dry_run=true"),
+        ("GET", "/v1/policy?x"),
+        ("GET", "/healthz?verbose=1"),
+    ],
+)
+async def test_a_parameter_that_nobody_knows_is_refused(house: House, method: str, path: str) -> None:
+    problem = await house.refused(method, path, 422, "invalid_request", json={"target": {"all": True}})
+    assert "no parameter is called" in problem["detail"]

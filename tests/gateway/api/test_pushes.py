@@ -179,3 +179,19 @@ async def test_a_batch_has_its_limits(house: House) -> None:
     results = await batch(house, *[line] * 600)
     assert {result["status"] for result in results} == {404}
     assert len(results) == 600
+
+
+async def test_deliveries_are_listed_by_state(house: House) -> None:
+    devices = [{"device_id": f"kiosk-{number}"} for number in range(3)]
+    await house.call("POST", "/v1/devices/bulk", 201, json={"devices": devices})
+    pushed = await house.call("POST", "/v1/pushes", 202, json={"target": {"all": True}})
+    path = f"/v1/pushes/{pushed['push_id']}/deliveries"
+    await house.call("DELETE", "/v1/devices/kiosk-1/mailbox")
+    for state, expected in (("waiting", ["kiosk-0", "kiosk-2"]), ("cancelled", ["kiosk-1"]), ("sent", [])):
+        listed = await house.call("GET", f"{path}?state={state}")
+        assert [item["device_id"] for item in listed["items"]] == expected, state
+    first = await house.call("GET", f"{path}?state=waiting&limit=1")
+    rest = await house.call("GET", f"{path}?state=waiting&limit=1&cursor={first['next_cursor']}")
+    assert [item["device_id"] for item in first["items"] + rest["items"]] == ["kiosk-0", "kiosk-2"]
+    assert rest["next_cursor"] is None
+    await house.refused("GET", f"{path}?state=lost", 422, "invalid_request")

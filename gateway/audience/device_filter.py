@@ -1,0 +1,52 @@
+"""Which devices a list is asked for: conditions that all hold, as SQL over the table `device`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True, frozen=True)
+class DeviceFilter:
+    """None: no condition. Times are server time in milliseconds."""
+
+    online: bool | None = None
+    tag: str | None = None
+    q: str | None = None
+    """In the id or the name, whatever its case."""
+    last_seen_before: int | None = None
+    """Not connected now, and last seen before that, or never."""
+    has_error: bool | None = None
+    waiting: bool | None = None
+    """Whether a push waits for it or is in flight to it."""
+
+    def conditions(self, online: Iterable[int]) -> tuple[str, list[Any]]:
+        """What follows `WHERE ..`, beginning with ` AND` if anything does, and its parameters. `online`: the numbers of
+        the devices that are connected."""
+        parts: list[str] = []
+        parameters: list[Any] = []
+
+        def add(condition: str, *values: Any) -> None:
+            parts.append(f" AND {condition}")
+            parameters.extend(values)
+
+        connected = json.dumps(list(online)) if self.online is not None or self.last_seen_before is not None else "[]"
+        if self.online is not None:
+            add(f"no {'' if self.online else 'NOT '}IN (SELECT value FROM json_each(?))", connected)
+        if self.last_seen_before is not None:
+            add("no NOT IN (SELECT value FROM json_each(?))", connected)
+            add("(last_seen IS NULL OR last_seen < ?)", self.last_seen_before)
+        if self.tag is not None:
+            add("EXISTS (SELECT 1 FROM device_tag AS t WHERE t.app_no = device.app_no AND t.tag = ?"
+                " AND t.device_no = device.no)", self.tag)  # fmt: skip
+        if self.q is not None:
+            pattern = "".join(f"\\{letter}" if letter in "%_\\" else letter for letter in self.q)
+            add("(id LIKE ? ESCAPE '\\' OR name LIKE ? ESCAPE '\\')", f"%{pattern}%", f"%{pattern}%")
+        if self.has_error is not None:
+            add(f"last_error IS {'NOT ' if self.has_error else ''}NULL")
+        if self.waiting is not None:
+            exists = "EXISTS (SELECT 1 FROM delivery WHERE device_no = device.no AND state = 0)"
+            add(exists if self.waiting else f"NOT {exists}")
+        return "".join(parts), parameters
