@@ -77,12 +77,13 @@ function askToReplace(kept, wanted) {
   const called = ({ device, url }) => isolated(`${device} (${URL.canParse(url) ? new URL(url).host : url})`);
   $("replace-text").textContent = text("replace_text", { new: called(wanted), old: called(kept) });
   $("replace-no").textContent = text("replace_no", { old: isolated(kept.device) });
-  $("replace-no").onclick = () => ($("replace").hidden = true);
+  $("replace-no").onclick = () => $("replace").close();
   $("replace-yes").onclick = () => {
     keep(wanted);
     location.reload();
   };
-  $("replace").hidden = false;
+  // Above everything, the messages included; Escape is no.
+  if (!$("replace").open) $("replace").showModal();
   $("replace-no").focus();
 }
 
@@ -276,7 +277,9 @@ function once(call) {
 
 function drawState(state, detail) {
   $("state").dataset.state = state;
-  const words = state === "refused" || state === "waiting" ? [text(state), detail] : [text(state)];
+  const words = [text(state)];
+  if (state === "refused") words.push(detail);
+  if (state === "waiting") words.push(text(`other_${detail.split(" ").at(-1)}`));
   $("state-text").textContent = words.filter(Boolean).join(": ");
   if (state === "refused" && detail) drawSetup(JSON.parse(localStorage.getItem(CREDENTIAL)));
   if (state === "connected") $("setup").hidden = true;

@@ -35,6 +35,8 @@ from gateway.cli.listen import Credential, load_or_enrol
 from gateway.cli.options import DataDir, ServerUrl, client_of
 from gateway.cli.server_client import ServerClient, tls_context
 from gateway.cli.terminal import PROGRAM, Failure, note
+from gateway.cli.tls_recipes import trust_lines
+from gateway.data_directory import CA_CERTIFICATE, TLS_DIR
 
 DEFAULT_PORT = 8090
 MQTT_JS = "node_modules/mqtt/dist/mqtt.esm.js"
@@ -91,11 +93,20 @@ def kiosk(
         if (complaint := refusal_of(websocket, origin, trust)) is not None:
             note(complaint)
         if websocket.startswith("wss:"):
-            note(f"The browser must trust the server's certificate, too: `{PROGRAM} tls show` prints how.")
+            note(trust_of(client.found_in))
         note(f"Open this in a browser on this machine. It makes the browser {device_id}: show it to nobody.")
         print(address_of(origin, credential, websocket), flush=True)
         note("Ctrl-C ends it; the page then stays connected until it is closed.")
         ended.wait()
+
+
+def trust_of(data_dir: Path | None) -> str:
+    """How the browser comes to trust the server; with a fleet CA on this machine, the lines to paste."""
+    ca = None if data_dir is None else data_dir / TLS_DIR / CA_CERTIFICATE
+    if ca is None or not ca.exists():
+        return "The browser must trust the server's certificate, too: import the CA that signed it, if it is your own."
+    lines = "\n".join(f"    {line}" for line in trust_lines(ca))
+    return f"The browser must trust the fleet's CA, too. Chromium on Linux does after\n{lines}"
 
 
 # MQTT.js

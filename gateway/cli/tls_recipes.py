@@ -83,11 +83,16 @@ def paho(server: Server, device: Identity) -> str:
     ])  # fmt: skip
 
 
-def browser(server: Server, device: Identity) -> str:
-    lines = [
+def trust_lines(ca: Path) -> list[str]:
+    """For Chromium on Linux."""
+    return [
         "mkdir -p $HOME/.pki/nssdb",
-        f"certutil -d {NSS_DATABASE} -A -t C,, -n fleetpush -i {shlex.quote(str(server.ca))}",
+        f"certutil -d {NSS_DATABASE} -A -t C,, -n fleetpush -i {shlex.quote(str(ca))}",
     ]
+
+
+def browser(server: Server, device: Identity) -> str:
+    lines = trust_lines(server.ca)
     if device.certificate is not None and device.key is not None:
         bundle = device.certificate.with_suffix(".p12")
         certificate, key, p12 = (shlex.quote(str(path)) for path in (device.certificate, device.key, bundle))

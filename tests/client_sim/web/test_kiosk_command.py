@@ -50,6 +50,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+def test_an_operator_s_words_take_the_place_of_ours(server: Server, tmp_path: Path) -> None:
+    words = tmp_path / "own.json"
+    words.write_text('{"fr": {"connected": "Connecté"}}')
+    with (
+        kiosk(server, "shop-fr", "--texts", str(words)) as (address, _),
+        httpx2.Client(base_url=f"http://{urlsplit(address).netloc}", trust_env=False) as client,
+    ):
+        assert client.get("/texts.json").json() == {"fr": {"connected": "Connecté"}}
+        assert "TEXTS" in client.get("/texts.js").text
+
+
 def test_the_page_and_nothing_else_is_served(server: Server) -> None:
     with kiosk(server, "shop") as (address, _):
         parts = urlsplit(address)

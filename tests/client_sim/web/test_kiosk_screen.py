@@ -102,11 +102,13 @@ def test_a_push_leaves_the_screen_with_its_lifetime_if_it_says_so(kiosk: Kiosk) 
 
 def test_a_link_does_not_make_the_page_another_device(kiosk: Kiosk) -> None:
     page = kiosk.connected()
+    for _ in range(3):  # cards that could lie over the question
+        ended(kiosk, kiosk.push("play"), "displayed")
     other = kiosk.api.enrol()
     url = f"ws://127.0.0.1:{kiosk.relay.port}/mqtt"
     link = f"location.hash = {json.dumps(urlencode({'device': other.id, 'token': other.token, 'url': url}))}"
     page.evaluate(link)
-    page.wait_for('!document.querySelector("#replace").hidden')
+    page.wait_for('document.querySelector("#replace").open')
     assert page.evaluate("location.hash") == "", "the token has left the address bar"
     assert other.id in page.text("#replace-text")
     page.click("#replace-no")
@@ -136,5 +138,20 @@ def test_text_from_right_to_left_is_drawn_so(kiosk: Kiosk) -> None:
     page = kiosk.connected()
     kiosk.push(notification={"title": "שלום עולם!", "body": "Fresh bread"})
     page.wait_for(f"{TITLES}.length === 1")
-    direction = "getComputedStyle(document.querySelector('.banner-%s')).direction"
-    assert [page.evaluate(direction % part) for part in ("title", "body")] == ["rtl", "ltr"]
+    style = """(({ direction, textAlign }) => `${direction} ${textAlign}`)(
+        getComputedStyle(document.querySelector('.banner-%s')))"""
+    assert [page.evaluate(style % part) for part in ("title", "body")] == ["rtl start", "ltr start"]
+
+
+def test_a_language_of_the_operator_is_spoken_from_right_to_left(kiosk: Kiosk) -> None:
+    own = {"ar": {"direction": "rtl", "connected": "متصل"}}
+    answer = f"""globalThis.fetch = ((real) => (to, ...more) => to === "texts.json"
+        ? Promise.resolve(new Response({json.dumps(json.dumps(own))})) : real(to, ...more))(fetch);"""
+    arabic = 'Object.defineProperty(navigator, "languages", { get: () => ["ar-EG"] });'
+    fragment = {"device": kiosk.id, "token": kiosk.device.token, "url": f"ws://127.0.0.1:{kiosk.relay.port}/mqtt"}
+    page = kiosk.context.open(f"{kiosk.origin}/#{urlencode(fragment)}", arabic + answer + WATCH)
+    kiosk.pages.append(page)
+    page.wait_for(CONNECTED)
+    assert page.text("#state-text") == "متصل"
+    assert page.evaluate("document.documentElement.dir") == "rtl"
+    assert page.text("#recent-title") == "Recently", "what is missing is said in English"

@@ -42,6 +42,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def secure(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Server]:
     pair = authority.issue("server", "127.0.0.1")
     options = ["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), "--tls-ca", str(authority.certificate)]
+    options += ["--listen", "wss://127.0.0.1:0/mqtt?certificates=ask"]
     with Server(tmp_path_factory.mktemp("secure") / "data", *options, ca=authority.certificate) as server:
         yield server
 
@@ -83,7 +84,7 @@ def test_over_wss_with_a_certificate_in_place_of_the_token(secure: Server, modul
     device = secure.api.enrol()
     pair: Pair = authority.issue(device.client_id)
     files = {"ca": str(authority.certificate), "cert": str(pair.certificate), "key": str(pair.key)}
-    with connected(module, device, device.mqtt["websocket"], **files) as said:
+    with connected(module, device, f"wss://{secure.listening[0]}/mqtt", **files) as said:
         round_trip(secure.api, device, said)
 
 
