@@ -184,7 +184,9 @@ class Acceptor:
         arrived.close()
         self._refused(failure.label)
         level = logging.DEBUG if failure is tls.HUNG_UP else logging.WARNING
-        log.log(level, "%s: %s", peer, failure.text, extra={"peer": peer})
+        # The label is part of the line's form: lines are limited by form and address, and one reason hides no other.
+        form = f"%s: %s ({failure.label})"
+        log.log(level, form, peer, failure.text, extra={"peer": peer})
 
 
 def peer_text(address: Any) -> str:

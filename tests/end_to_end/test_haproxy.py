@@ -222,4 +222,4 @@ def test_who_has_a_wrong_key_is_named_in_the_log(site: Site, front: str) -> None
         client.send(request, b"X-Forwarded-For: 192.0.2.1\r\n\r\n")  # what the client itself claims, before the proxy
         assert client.receive(12) == b"HTTP/1.1 401"
     named = CLIENT if front != "web_untrusted" else "127.0.0.1"
-    assert f" {named}: this key is wrong" in server.errors[before:]
+    wait_for(lambda: f" {named}: this key is wrong" in server.errors[before:], what="the line in the log")
