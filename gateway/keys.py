@@ -16,6 +16,10 @@ from gateway.store.database import Database
 from gateway.store.models import ApiKey, Application
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
+MAX_APPS = 1_000
+MAX_KEYS = 1_000
+"""Of an app, those that are valid."""
+
 
 class Keys:
     def __init__(self, database: Database, ring: KeyRing) -> None:
@@ -23,11 +27,13 @@ class Keys:
         self._ring = ring
 
     async def add_app(self, by_app: int, app_id: str, now: int) -> dict[str, Any]:
-        """In the turn of the app that asks, `by_app`. Raises Problem 409."""
+        """In the turn of the app that asks, `by_app`. Raises Problem 409, 422."""
 
         def write(session: Session) -> dict[str, Any]:
             if session.exec(select(Application).where(Application.id == app_id)).first() is not None:
                 raise problem("app_exists", f"there is an app {app_id!r} already")
+            if len(session.exec(select(Application.no).limit(MAX_APPS)).all()) >= MAX_APPS:
+                raise problem("invalid_request", f"there are {MAX_APPS} apps, and no more can be made")
             session.add(Application(id=app_id, created_at=now))
             return {"id": app_id, "created_at": rfc3339(now)}
 
@@ -47,11 +53,18 @@ class Keys:
         return await self._database.read_models(read, app_no)
 
     async def add_key(self, by_app: int, app_id: str, name: str, scopes: list[str], now: int) -> dict[str, Any]:
-        """The answer holds the key itself, this once. Raises Problem 404 for an unknown app."""
+        """The answer holds the key itself, this once. Raises Problem 404 for an unknown app, 422."""
         key = new_key()
         ordered = sorted(set(scopes))
 
         def write(connection: sqlite3.Connection) -> str:
+            (valid,) = connection.execute(
+                "SELECT count(*) FROM api_key AS k JOIN application AS a ON a.no = k.app_no"
+                " WHERE a.id = ? AND k.revoked_at IS NULL",
+                (app_id,),
+            ).fetchone()
+            if valid >= MAX_KEYS:
+                raise problem("invalid_request", f"an app has at most {MAX_KEYS} valid keys: revoke one first")
             return insert_key(connection, app_id, name, ordered, secret_hash(key), now)
 
         key_id = await self._database.write(write, by_app)

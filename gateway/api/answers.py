@@ -427,7 +427,7 @@ class Webhook(_Answer):
     succeeded_at: str | None = Field(description="The last time that the receiver took something.")
     failed_at: str | None
     last_error: str | None
-    dead_letters_dropped: int = Field(description="The oldest of more than 1,000.")
+    dead_letters_dropped: int = Field(description="The oldest of more than 1,000, or of more than 32 MiB.")
     created_at: str
     updated_at: str
 

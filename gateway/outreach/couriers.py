@@ -33,7 +33,7 @@ from gateway.outreach.bounded_streams import ExtraReads
 from gateway.outreach.event_feed import EventFeed, Follower
 from gateway.outreach.guarded_client import Answer, GuardedClient, Network
 from gateway.outreach.look_ups import Failed, LookUps, Shares
-from gateway.outreach.webhooks import DEAD_LETTERS, LANES, THIS, Lane, Webhook, WebhookBook, key_of
+from gateway.outreach.webhooks import DEAD_LETTERS, LANES, LETTERS_BYTES, THIS, Lane, Webhook, WebhookBook, key_of
 from gateway.pages import to_json
 from gateway.store.database import Database
 from gateway.timestamps import retry_after_ms, rfc3339, wall_time
@@ -484,13 +484,19 @@ def _bury(
         "INSERT INTO dead_letter (webhook_no, events, attempts, error, at) VALUES (?, ?, ?, ?, ?)",
         (webhook.no, (b"[%b]" % b",".join(event.json for event in events)).decode(), attempts, error, now),
     )
-    dropped = webhook.dropped + (
-        connection.execute(
-            "DELETE FROM dead_letter WHERE webhook_no = ?1 AND no <= (SELECT no FROM dead_letter"
-            " WHERE webhook_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",
-            (webhook.no, DEAD_LETTERS),
-        ).rowcount
+    dropped = webhook.dropped
+    letters = connection.execute(
+        "SELECT no, length(events) FROM dead_letter WHERE webhook_no = ? ORDER BY no DESC", (webhook.no,)
     )
+    room = LETTERS_BYTES
+    for count, (no, size) in enumerate(letters):
+        room -= size
+        if count and (count >= DEAD_LETTERS or room < 0):
+            letters.close()
+            dropped += connection.execute(
+                "DELETE FROM dead_letter WHERE webhook_no = ? AND no <= ?", (webhook.no, no)
+            ).rowcount
+            break
     connection.execute("UPDATE webhook SET dropped = ? WHERE no = ?", (dropped, webhook.no))
     return dropped
 

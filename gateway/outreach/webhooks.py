@@ -36,6 +36,8 @@ LANES = 4
 holds up a quarter."""
 DEAD_LETTERS = 1_000
 """Of a webhook; the oldest makes room."""
+LETTERS_BYTES = 32 * 1024 * 1024
+"""Of a webhook's dead letters, the newest excepted: a thousand batches of common events."""
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"
 THIS = "(SELECT no FROM webhook WHERE no = ? AND id = ?)"

@@ -109,3 +109,17 @@ async def test_the_last_way_in_cannot_be_revoked(house: House) -> None:
     second = await house.key_for("admin")
     await house.call("DELETE", f"/v1/keys/{first['id']}", 204, http=second)
     await house.refused("GET", "/v1/keys", 401)
+
+
+async def test_an_app_has_so_many_valid_keys_and_there_are_so_many_apps(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.keys.MAX_KEYS", 2)
+    monkeypatch.setattr("gateway.keys.MAX_APPS", 2)
+    body = {"name": "x", "scopes": ["read"]}
+    made = await house.call("POST", "/v1/keys", 201, json=body)
+    await house.refused("POST", "/v1/keys", 422, "invalid_request", json=body)
+    await house.call("DELETE", f"/v1/keys/{made['id']}", 204)
+    await house.call("POST", "/v1/keys", 201, json=body)
+    await house.call("POST", "/v1/apps", 201, json={"id": "other"})
+    await house.refused("POST", "/v1/apps", 422, "invalid_request", json={"id": "another"})

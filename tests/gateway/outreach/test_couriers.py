@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.event_log import Position
+from gateway.delivery.event_log import Event, Position
 from gateway.outreach import couriers, look_ups
 from gateway.outreach.webhooks import LANES, MAX_WEBHOOKS
+from gateway.pages import to_json
 from gateway.store.errors import StorageFull
 from tests.gateway.api.house import House
 from tests.gateway.outreach.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
@@ -578,3 +579,18 @@ async def test_whatever_receivers_do_nothing_is_lost(house: House, fleet: Fleet,
     assert await fleet.dead_letters() == []
     page = await house.rooms.feed.read(1, Position(0), 1, lambda event: event == "webhook.disabled")
     assert page.events == []
+
+
+async def test_dead_letters_have_room_by_their_bytes_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(couriers, "LETTERS_BYTES", 1_000)
+    webhook = house.rooms._webhooks.webhooks[
+        (await house.call("POST", "/v1/webhooks", 201, json={"url": "http://127.0.0.1:9/"}))["id"]
+    ]
+
+    def bury(size: int) -> Any:
+        event = Event("1.0", "device.uplink", "t", to_json({"id": "1.0", "text": "x" * size}))
+        return lambda connection: couriers._bury(connection, webhook, [event], 1, "no", house.clock.milliseconds)
+
+    for size, dropped in ((320, 0), (320, 0), (320, 1), (320, 2), (5_000, 4), (10, 5)):
+        webhook.dropped = await house.database.write(bury(size))
+        assert webhook.dropped == dropped
