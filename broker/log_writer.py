@@ -6,8 +6,9 @@
 Laws
 1. Whoever logs never waits. A line goes into a queue of `QUEUE_LINES`; if that is full the newest is dropped and
    counted, and a line says how many as soon as something can be written again.
-2. Strangers cannot fill a disk: of each kind of line (its text before anything is filled in) `LINES_PER_PEER` about one
-   address and `LINES_PER_KIND` in all are written in `WINDOW_SECONDS`; a line at the end says how many were left out.
+2. Nobody can fill a disk: of each kind of line (its text before anything is filled in) `LINES_PER_KIND` are written in
+   `WINDOW_SECONDS`; of a kind that is about peers `LINES_PER_PEERS_KIND`, and `LINES_PER_PEER` about one address. A
+   line at the end says how many were left out.
 3. A record is a line, at most `LINE_CHARACTERS` long, without control characters: who chose its words cannot forge
    another, nor speak to a terminal. A traceback follows on lines of its own.
 4. The end waits for the queue for `FLUSH_SECONDS` at most.
@@ -35,8 +36,10 @@ TRACEBACK_CHARACTERS: Final = 8_000
 """Its end, which says most."""
 WINDOW_SECONDS: Final = 60.0
 LINES_PER_PEER: Final = 5
-LINES_PER_KIND: Final = 100
-"""About 30 MB a day of a kind, at most; there are some fifteen that strangers can cause."""
+LINES_PER_PEERS_KIND: Final = 100
+"""About all addresses together: some 30 MB a day of a kind at most; there are fifteen that strangers can cause."""
+LINES_PER_KIND: Final = 1_000
+"""Of those that are about nobody's address: a fleet that returns may fill a minute with it."""
 MAX_COUNTED: Final = 10_000
 """Kinds and addresses; beyond it the oldest begins anew."""
 FLUSH_SECONDS: Final = 1.0
@@ -151,14 +154,17 @@ class LogWriter(logging.Handler):
     def _is_one_too_many(self, record: logging.LogRecord) -> bool:
         kind = str(record.msg)
         peer = getattr(record, "peer", None)
-        if isinstance(peer, str) and not self._counted((kind, address_of(peer)), LINES_PER_PEER, record.created):
-            return True
-        return not self._counted((kind, ""), LINES_PER_KIND, record.created)
+        if not isinstance(peer, str):
+            return not self._counted((kind, ""), LINES_PER_KIND, record.created)
+        return not (
+            self._counted((kind, address_of(peer)), LINES_PER_PEER, record.created)
+            and self._counted((kind, ""), LINES_PER_PEERS_KIND, record.created)
+        )
 
     def _counted(self, key: tuple[str, str], limit: int, now: float) -> bool:
         """Whether one more may be written."""
         count = self._counts.get(key)
-        if count is None or not 0 <= now - count.since < WINDOW_SECONDS:
+        if count is None or abs(now - count.since) >= WINDOW_SECONDS:
             if count is not None:
                 del self._counts[key]
                 self._put_summary(key, count)
@@ -205,7 +211,7 @@ class LogWriter(logging.Handler):
         with self.lock or threading.RLock():
             while self._counts:
                 key, count = next(iter(self._counts.items()))
-                if not everything and 0 <= now - count.since < WINDOW_SECONDS:
+                if not everything and abs(now - count.since) < WINDOW_SECONDS:
                     break  # the oldest is first
                 del self._counts[key]
                 self._put_summary(key, count)

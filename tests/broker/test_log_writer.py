@@ -12,7 +12,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from broker import log_writer
-from broker.log_writer import LINE_CHARACTERS, LINES_PER_KIND, LINES_PER_PEER, QUEUE_LINES, LogWriter, printable
+from broker.log_writer import (
+    LINE_CHARACTERS,
+    LINES_PER_KIND,
+    LINES_PER_PEER,
+    LINES_PER_PEERS_KIND,
+    QUEUE_LINES,
+    LogWriter,
+    printable,
+)
 
 log = logging.getLogger("test.log_writer")
 Read = Callable[[], str]
@@ -118,8 +126,18 @@ def test_many_addresses_have_no_more_than_a_kind_may(pipe: tuple[int, int]) -> N
             peer = f"192.0.{number // 250}.{number % 250}:1"
             log.info("%s: guess", peer, extra={"peer": peer})
     lines = read(reading)
-    assert sum(line.endswith(": guess") for line in lines) == LINES_PER_KIND + 1
-    assert f"{1_000 - LINES_PER_KIND} more lines were left out: %s: guess" in lines
+    assert sum(line.endswith(": guess") for line in lines) == LINES_PER_PEERS_KIND + 1
+    assert f"{1_000 - LINES_PER_PEERS_KIND} more lines were left out: %s: guess" in lines
+
+
+def test_a_kind_that_is_about_nobody_has_more(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    with LogWriter("INFO", "%(message)s", writing) as writer:
+        for number in range(LINES_PER_KIND + 50):
+            writer.handle(logging.LogRecord("test", logging.INFO, "", 0, "device %d", (number,), None))
+    lines = read(reading)
+    assert sum(line.startswith("device ") for line in lines) == LINES_PER_KIND
+    assert "50 more lines were left out: device %d" in lines
 
 
 def test_a_window_ends_by_itself(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
