@@ -35,7 +35,7 @@ from pathlib import Path
 from broker import sqlite_tables
 from broker.message import Message
 from broker.packet_ids import LAST_PACKET_ID
-from broker.sqlite_file import Fault, connect, fault_of
+from broker.sqlite_file import PAGE_BYTES, Fault, connect, fault_of, log_pages
 from broker.sqlite_tables import SCHEMA, SCHEMA_VERSION, UPGRADES, Group, SessionChanges
 from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription
 
@@ -45,9 +45,6 @@ LINGER = 0.01
 """Seconds that changes without a barrier wait for company: about the length of one fsync on a slow disk."""
 RETRY_AFTER = 1.0
 """Seconds between attempts to write a group that failed."""
-WAL_PAGES = 4_000
-"""Pages of 4 KiB in the write-ahead log between checkpoints: 16 MB."""
-
 
 EXIT_UNSYNCED = 74
 """The exit code of a process that ends because of law 4: EX_IOERR of sysexits.h. A service manager starts it again."""
@@ -361,7 +358,9 @@ def _open(path: Path) -> sqlite3.Connection:
             raise StoreTooNew(f"{path} has schema {version}, this program knows {SCHEMA_VERSION}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+        pages = log_pages(os.statvfs(path.parent))
+        connection.execute(f"PRAGMA wal_autocheckpoint={pages}")
+        connection.execute(f"PRAGMA journal_size_limit={pages * PAGE_BYTES}")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # law 4
         if not version:
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls
 from broker.settings import BrokerSettings
 from broker.sqlite_store import EXIT_UNSYNCED
-from gateway import data_directory, doors, stores
+from gateway import data_directory, disk_space, doors, stores
 from gateway.api.admission import Admission
 from gateway.api.connection_limiter import CONNECTIONS, ConnectionLimiter
 from gateway.api.http import create_api
@@ -70,18 +70,22 @@ from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
 from gateway.delivery.uplink_quota import UplinkQuota
+from gateway.disk_space import DiskSpace
 from gateway.keys import Keys
 from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
 from gateway.outreach.webhooks import WebhookBook
 from gateway.settings import Settings
+from gateway.store.errors import StorageError
 from gateway.stores import CannotStart, Stored
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.25
 """How late `expired` may be booked; nothing is handed over late, whatever this is."""
+DISK_SECONDS = 2.0
+"""Between two looks after the disk: how long pushes are refused that there is room for again."""
 DAY = 86_400_000
 HOUR = 3_600_000
 SIDE_CONNECTIONS = 8
@@ -108,16 +112,21 @@ def run(settings: Settings) -> int:
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             try:
+                disk_space.release_for_start(data_dir)
                 stores.finish_restore(data_dir)
                 lost = runner.run(_serve(settings, log_writer))
             except (CannotStart, doors.BadDoor):
                 raise
+            except StorageError as error:
+                return _refuse(str(stores.refusal(data_dir / data_directory.LEDGER, error)))
             except Exception:
                 # Whatever a damaged file leads to, it is one line; a fault of ours is none of it.
                 found = stores.damage(data_dir)
                 if found is None:
                     raise
                 return _refuse(found)
+            with suppress(OSError):
+                disk_space.put_by_at_end(data_dir)
             if lost is not None:
                 log_writer.say(f"fleetpush: {lost}: ended, so that the next start begins from what is on disk; have "
                                "the disk looked at, and start again")  # fmt: skip
@@ -196,6 +205,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         for work in (
             rooms.sweep(),
             rooms.retire(),
+            rooms.watch_disk(),
             rooms.make_room(),
             rooms.analytics.count_large(),
             rooms.metrics.keep_counting(),
@@ -281,7 +291,8 @@ class Rooms:
         book.on_changed = self._rules_changed
         self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
         self._sessions = stored.sessions
-        self._gauge = data_directory.StorageGauge(settings.data_dir, settings.disk_reserve, loop.time)
+        self._gauge = DiskSpace(settings.data_dir, settings.disk_reserve, loop.time, lambda: database.free_bytes)
+        database.on_full = lambda: disk_space.release(settings.data_dir)
         self.attachments = Attachments(
             database,
             settings.data_dir / data_directory.ATTACHMENTS_DIR,
@@ -464,9 +475,24 @@ class Rooms:
             try:
                 await self._retention.run(self._clock())
                 await self.attachments.remove_expired()
+                while await self._database.give_back():
+                    pass
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("nothing could be removed: %s", error)
             await asyncio.sleep(self._retention.pause)
+
+    async def watch_disk(self) -> None:
+        """Look after the ledger's file while the disk is full, and put something by while it is not."""
+        while True:
+            try:
+                if not self._gauge.left():
+                    await self._database.look_after_file()
+                    while not self._gauge.left() and await self._database.give_back(all_pages=True):
+                        pass
+                await asyncio.to_thread(disk_space.put_by, self._settings.data_dir)
+            except Exception as error:  # above all a full disk: it is tried again
+                log.warning("the disk cannot be looked after: %s", error)
+            await asyncio.sleep(DISK_SECONDS)
 
     async def make_room(self) -> None:
         """Keep the event log, and what devices say, within their bounds, until cancelled."""

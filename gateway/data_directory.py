@@ -8,13 +8,17 @@ next start that makes another, never a server that nobody has a key for.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
 SERVER_FILE = "server.json"
@@ -36,8 +40,6 @@ ASIDE = "before-restore-"
 TRACES = (KEY_FILE, SERVER_FILE, BROKER, ATTACHMENTS_DIR, f"{LEDGER}-wal", f"{STAGING}*", f"{ASIDE}*")
 """What a server leaves in its directory, or a restore that was interrupted: beside them a ledger is missing, without
 them it is not there yet."""
-LOOK_SECONDS = 0.1
-"""Between two looks at the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
 
 
 class DirectoryInUse(Exception):
@@ -96,29 +98,14 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def announced(path: Path, facts: dict[str, Any]) -> Iterator[None]:
-    """`server.json` while the server runs."""
-    write_private(path / SERVER_FILE, json.dumps(facts) + "\n")
+    """`server.json` while the server runs. On a full disk it is left out: the server is more than who finds it."""
+    try:
+        write_private(path / SERVER_FILE, json.dumps(facts) + "\n")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        log.warning("the disk is full: commands on this machine do not find the server (no %s)", SERVER_FILE)
+        for leftover in (SERVER_FILE, f".{SERVER_FILE}.partial"):
+            (path / leftover).unlink(missing_ok=True)
     yield
     (path / SERVER_FILE).unlink(missing_ok=True)
-
-
-class StorageGauge:
-    """Whether there is room to accept more: what is free exceeds the reserve, or a twentieth of a small file system.
-
-    Looked at a few times a second, not per push: the call lets go of the interpreter lock and queues for it again.
-    """
-
-    def __init__(self, path: Path, reserve: int, clock: Callable[[], float]) -> None:
-        self._path = path
-        self._reserve = reserve
-        self._clock = clock
-        self._next_look = 0.0
-        self._left = True
-
-    def left(self) -> bool:
-        now = self._clock()
-        if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
-            disk = os.statvfs(self._path)
-            self._left = disk.f_bavail * disk.f_frsize > min(self._reserve, disk.f_blocks * disk.f_frsize // 20)
-        return self._left

@@ -116,8 +116,8 @@ class Settings(BaseSettings):
     request_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """HTTP requests per second and key, as a burst; over it 429 with Retry-After."""
     disk_reserve: Annotated[Bytes, Field(ge=0)] = 32 * 1024 * 1024
-    """Bytes that stay free (at most a twentieth of the file system), so that what was accepted can still be recorded;
-    below it new pushes are refused with 507."""
+    """Bytes that stay free (at most an eighth of the disk), beside what the logs may still take, so that what
+    was accepted can be recorded; pages that are free inside the ledger count. Below it new pushes get 507."""
     retention_days: Annotated[float, Field(gt=0)] = 30.0
     """Days that deliveries and receipts stay after their push has fully ended."""
     counts_days: Annotated[float, Field(gt=0)] = 400.0

@@ -181,6 +181,8 @@ def refusal(path: Path, error: Exception) -> CannotStart:
             fault: Fault | None = Fault.FULL
         case OSError():
             fault = Fault.FORBIDDEN
+        case StorageError():
+            fault = error.fault
         case _:
             fault = fault_of(error)
     if fault is Fault.FORBIDDEN and _is_full(path.parent):

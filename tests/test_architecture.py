@@ -48,6 +48,7 @@ GATEWAY_ROOMS = (
     ("data_directory",),
     (
         "certificates",
+        "disk_space",
         "errors",
         "host_names",
         "merge_patch",

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -38,7 +39,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session
 
-from broker.sqlite_file import Fault, connect, fault_of
+from broker.sqlite_file import PAGE_BYTES, Fault, connect, fault_of, log_pages
 from gateway.store.errors import StorageDamaged, StorageError, StorageFailed, explained
 from gateway.store.migrations import migrate
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
@@ -68,8 +69,18 @@ CACHE_KIB = 65_536
 READER_CACHE_KIB = 4_096
 """Page cache of a reader. In WAL mode the next read after anybody's commit begins with an empty one, so it serves one
 read; the rest would be memory that is filled and given back, and fragments."""
-AUTOCHECKPOINT_PAGES = 4_000
-"""16 MiB of WAL between checkpoints: a checkpoint's own fsync is shared by some hundred groups."""
+LOOK_SECONDS = 1.0
+"""Between two looks at the log's size and the pages that are free."""
+LOG_BUSY_MS = 100
+"""How long the writer waits for readers when it cuts a log that has grown; it tries again at the next look."""
+VACUUM_PAGES = 256
+"""Pages that one operation gives back to the disk, 1 MiB: about 10 ms of the writer."""
+KEPT_FREE_PAGES = 4_096
+"""16 MiB of free pages are kept, and a quarter of the file: what comes tomorrow goes into them."""
+INCREMENTAL = 2
+"""`PRAGMA auto_vacuum` of a file that can give back pages."""
+LOG_BOUND = 2
+"""A log of so many times its pages between checkpoints has been let grow by a reader, and is cut."""
 CACHED_STATEMENTS = 256
 """Compiled statements of a connection: those of `rows.insert_rows`, 32 for each of two tables, and all others."""
 _OF_ALL = frozenset({Fault.FULL, Fault.FAILED, Fault.UNSYNCED, Fault.LOCKED})
@@ -87,6 +98,10 @@ class Database:
         """Operations in them."""
         self.on_group: Callable[[], None] = lambda: None
         """Called on the loop after a group's callbacks; set to the event feed's."""
+        self.on_full: Callable[[], bool] = lambda: False
+        """Called on the writer thread when the disk is full: has it made room?"""
+        self.free_bytes = 0
+        """Of the pages that are free inside the file, as of the last look."""
         self.trouble: StorageError | None = None
         """What keeps the file from being trusted, since it was seen; a new start may mend it."""
         self.lost: asyncio.Future[str] = loop.create_future()
@@ -96,6 +111,8 @@ class Database:
         self._loop = loop
         self._queue = WriteQueue()
         self._closed = False
+        self._log = path.with_name(f"{path.name}-wal")
+        self._log_bytes = log_pages(os.statvfs(path.parent)) * PAGE_BYTES
         self._unsynced = False
         self._readers = ThreadPoolExecutor(READERS, "database-reader")
         self._own_reader = ThreadPoolExecutor(1, "database-own-reader")
@@ -170,9 +187,13 @@ class Database:
     def _write_groups(self) -> None:
         self._writer_connection = self._engine.connect()
         raw = raw_connection(self._writer_connection)
+        next_look = 0.0
         while group := self._queue.take(GROUP_OPERATIONS):
             self._run_group(raw, group)
             self._loop.call_soon_threadsafe(self._call_back, group)
+            if time.monotonic() >= next_look and not self._unsynced:
+                next_look = time.monotonic() + LOOK_SECONDS
+                self._look_after_file(raw)
         if not self._unsynced:
             self._writer_connection.close()
 
@@ -189,6 +210,9 @@ class Database:
                 self._give_up(error)
             else:
                 _roll_back(raw)
+            if fault is Fault.FULL and self.on_full():
+                self._run_group(raw, group)
+                return
             if len(group) == 1 or fault in (Fault.UNSYNCED, Fault.LOCKED):
                 # Locked: another process has had the file for all of BUSY_MS; asking again would take as long each.
                 for operation in group:
@@ -201,6 +225,36 @@ class Database:
         for operation in group:
             if operation.error is not None:
                 operation.error = self._explained(operation.error)
+
+    def _look_after_file(self, raw: sqlite3.Connection) -> None:
+        """Count the pages that are free, and cut a log that readers let grow. Writer thread, between groups."""
+        try:
+            self.free_bytes = raw.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES
+            if self._log.stat().st_size > LOG_BOUND * self._log_bytes:
+                raw.execute(f"PRAGMA busy_timeout = {LOG_BUSY_MS}")
+                try:
+                    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                finally:
+                    raw.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        except FileNotFoundError:
+            pass
+        except (sqlite3.Error, OSError) as error:
+            if fault_of(error) is Fault.UNSYNCED:
+                self._give_up(error)
+            else:
+                self._explained(error)
+
+    async def look_after_file(self) -> None:
+        """Have the writer look, even if nothing else is written: a disk that was full may not be any more."""
+        await self.write(lambda connection: None)
+
+    async def give_back(self, *, all_pages: bool = False) -> int:
+        """Give a slice of the free pages back to the disk, beyond what is kept for tomorrow or all of them; how many.
+
+        Of a file that was made by a version before this one, none: only a whole copy (backup and restore) can change
+        that, and until then its free pages are used again, but stay in the file.
+        """
+        return await self.write(lambda connection: _vacuum_slice(connection, all_pages))
 
     def _give_up(self, error: Exception) -> None:
         """Law 5, on the writer thread."""
@@ -388,6 +442,10 @@ def make_engine(path: Path, busy_ms: int | None = None) -> Engine:
     @event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None  # we say BEGIN and COMMIT ourselves: groups, savepoints, snapshots
+        pages = log_pages(os.statvfs(path.parent))
+        if path.stat().st_size == 0:
+            # Before anything else; see `give_back`. Not of any other file: it would write to that.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         for pragma in (
             "journal_mode = WAL",
             "synchronous = FULL",
@@ -396,7 +454,8 @@ def make_engine(path: Path, busy_ms: int | None = None) -> Engine:
             "foreign_keys = OFF",
             "temp_store = MEMORY",
             f"cache_size = -{CACHE_KIB}",
-            f"wal_autocheckpoint = {AUTOCHECKPOINT_PAGES}",
+            f"wal_autocheckpoint = {pages}",
+            f"journal_size_limit = {pages * PAGE_BYTES}",
             f"busy_timeout = {wait_ms}",
         ):
             connection.execute(f"PRAGMA {pragma}")
@@ -455,6 +514,19 @@ def _run_in_savepoint(raw: sqlite3.Connection, operation: WriteOperation) -> Non
         operation.error = error
         raw.execute("ROLLBACK TO operation")
     raw.execute("RELEASE operation")
+
+
+def _vacuum_slice(connection: sqlite3.Connection, all_pages: bool) -> int:
+    """See `give_back`. Writer thread."""
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    surplus = free - (0 if all_pages else max(KEPT_FREE_PAGES, pages // 4))
+    if mode != INCREMENTAL or surplus <= 0:
+        return 0
+    given: int = min(surplus, VACUUM_PAGES)
+    connection.execute(f"PRAGMA incremental_vacuum({given})").fetchall()
+    return given
 
 
 def _in_session(connection: Any, operation: Callable[[Session], T]) -> T:

@@ -12,6 +12,7 @@ from gateway.program import PROGRAM
 class StorageError(Exception):
     """The file could not be used; `str` of it is for the log, `detail` for whoever asked."""
 
+    fault: ClassVar[Fault] = Fault.FAILED
     code: ClassVar[str] = "storage_failed"
     detail: ClassVar[str] = (
         "the server's disk refused to read or write (its log says what): nothing was stored; have the disk looked at, "
@@ -22,6 +23,7 @@ class StorageError(Exception):
 class StorageFull(StorageError):
     """The disk has no room: nothing of the operation was stored."""
 
+    fault = Fault.FULL
     code = "storage_full"
     detail = "the disk is full: nothing was stored; free space and send again"
 
@@ -29,6 +31,7 @@ class StorageFull(StorageError):
 class StorageBusy(StorageError):
     """Another process kept the file locked: nothing of the operation was stored."""
 
+    fault = Fault.LOCKED
     code = "busy"
     detail = "another program keeps the ledger locked: nothing was stored; send again, and end that program"
 
@@ -40,10 +43,13 @@ class StorageFailed(StorageError):
 class StorageForbidden(StorageFailed):
     """The file may not be opened or written: nothing of the operation was stored."""
 
+    fault = Fault.FORBIDDEN
+
 
 class StorageDamaged(StorageError):
     """The file holds what SQLite never wrote: nothing of the operation was stored."""
 
+    fault = Fault.DAMAGED
     code = "storage_damaged"
     detail = (
         f"the ledger is damaged: nothing was stored; stop the server, check the disk, and restore a backup "
@@ -54,6 +60,7 @@ class StorageDamaged(StorageError):
 class OutcomeUnknown(StorageError):
     """The disk did not confirm the commit (a failed fsync): it may be stored, or not."""
 
+    fault = Fault.UNSYNCED
     code = "outcome_unknown"
     detail = (
         "the disk did not confirm what was written: it may be stored, or not; the server ends because of it. Send "
@@ -62,12 +69,8 @@ class OutcomeUnknown(StorageError):
 
 
 _BY_FAULT: dict[Fault, type[StorageError]] = {
-    Fault.FULL: StorageFull,
-    Fault.UNSYNCED: OutcomeUnknown,
-    Fault.FAILED: StorageFailed,
-    Fault.DAMAGED: StorageDamaged,
-    Fault.LOCKED: StorageBusy,
-    Fault.FORBIDDEN: StorageForbidden,
+    kind.fault: kind
+    for kind in (StorageFull, StorageBusy, StorageFailed, StorageForbidden, StorageDamaged, OutcomeUnknown)
 }
 
 

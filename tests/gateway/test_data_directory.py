@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data_directory import DirectoryInUse, StorageGauge, announced, held, write_private
+from gateway.data_directory import DirectoryInUse, announced, held, write_private
 
 
 def test_a_directory_is_made_private_and_held_once(tmp_path: Path) -> None:
@@ -52,23 +52,3 @@ def test_a_server_is_announced_while_it_runs(tmp_path: Path) -> None:
     with announced(tmp_path, {"url": "http://127.0.0.1:1"}):
         assert '"url"' in (tmp_path / "server.json").read_text()
     assert not (tmp_path / "server.json").exists()
-
-
-def test_a_reserve_stays_free_but_never_more_than_a_twentieth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free, looks, now = 50, 0, 0.0
-
-    def statvfs(_: Path) -> os.statvfs_result:
-        nonlocal looks
-        looks += 1
-        return os.statvfs_result((1024, 1024, 1000, free, free, 0, 0, 0, 0, 255))
-
-    monkeypatch.setattr(os, "statvfs", statvfs)
-    gauge = StorageGauge(tmp_path, 1 << 30, lambda: now)
-    assert not gauge.left(), "50 of 1000 blocks are the twentieth that stays free"
-    free = 51
-    assert not gauge.left(), "not looked at again so soon"
-    assert looks == 1
-    now = 1.0
-    assert gauge.left()
-    free = 11
-    assert StorageGauge(tmp_path, 10 * 1024, lambda: now).left()

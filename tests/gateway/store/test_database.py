@@ -340,3 +340,78 @@ async def test_changes_of_an_app_take_turns_and_have_a_bound(
     assert found.index(10) <= 1
     assert found.index(20) <= 2
     assert [number for number in found if number < 10] == [0, 1, 2]
+
+
+def insert_bytes(count: int) -> Any:
+    def operation(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (1, '', zeroblob(?), 0)",
+            (count,),
+        )
+
+    return operation
+
+
+async def test_a_log_that_a_reader_let_grow_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.sqlite_file.LOG_PAGES", 64)
+    monkeypatch.setattr("gateway.store.database.LOOK_SECONDS", 0.0)
+    path = tmp_path / "test.db"
+    log = tmp_path / "test.db-wal"
+    database = await Database.open(path, lambda stored: lambda: 1_000)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM uplink_message").fetchone()
+        for _ in range(30):
+            await database.write(insert_bytes(100_000))
+        assert log.stat().st_size > 3_000_000
+        other.execute("ROLLBACK")
+    await database.look_after_file()
+    await database.look_after_file()
+    assert log.stat().st_size <= 2 * 64 * 4_096
+    await database.close()
+
+
+async def test_pages_that_are_free_are_counted_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.database.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.store.database.KEPT_FREE_PAGES", 300)
+    path = tmp_path / "test.db"
+    database = await Database.open(path, lambda stored: lambda: 1_000)
+    for _ in range(10):
+        await database.write(insert_bytes(1_000_000))
+    await database.write(lambda connection: connection.execute("DELETE FROM uplink_message"))
+    await database.look_after_file()
+    await database.look_after_file()
+    assert database.free_bytes > 9_000_000
+    given = 0
+    while slice_ := await database.give_back():
+        given += slice_
+    assert given * 4_096 > 5_000_000
+    await database.look_after_file()
+    await database.look_after_file()
+    assert 300 * 4_096 <= database.free_bytes < 4_500_000, "some are kept for tomorrow"
+    while await database.give_back(all_pages=True):
+        pass
+    await database.close()
+    assert path.stat().st_size < 1_000_000
+
+
+async def test_a_full_disk_is_tried_again_when_something_was_given_up_for_it(small_disk: Path) -> None:
+    database = await Database.open(small_disk / "test.db", lambda stored: lambda: 1_000)
+    kept = small_disk / "kept"
+    kept.write_bytes(bytes(300_000))
+    fill(small_disk / "ballast")
+
+    def give_up() -> bool:
+        if not kept.exists():
+            return False
+        kept.unlink()
+        return True
+
+    database.on_full = give_up
+    written = 0
+    while kept.exists():
+        await database.write(insert_bytes(5_000))
+        written += 1
+    assert len(await numbers(database)) == written
+    (small_disk / "ballast").unlink()
+    await database.close()

@@ -1,0 +1,126 @@
+"""Disk space: whether there is enough to accept more, and what is put by for a start on a full disk.
+
+What has been accepted still has to write: outcomes, events, sessions. That goes through the logs of the two databases,
+which grow up to a bound, and then into their files, which have pages free inside when retention has removed something.
+So new pushes are refused as long as
+
+- the logs could not grow to their bounds, or
+- less than the reserve would be left for the files, the pages that are free inside the ledger included.
+
+A start needs some space of its own (SQLite's shared memory beside each database, the first page of each log), and other
+programs fill disks as well. `RESERVE_FILE` is there to be removed then: at a start that finds the disk full, or when
+the ledger does.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from broker.sqlite_file import PAGE_BYTES, log_pages
+from gateway.data_directory import BROKER, LEDGER
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1
+"""Between two looks at the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
+RESERVE_SHARE = 8
+"""The reserve is no more than this part of a small disk: an eighth."""
+LOG_BOUND = 2
+"""How many times its pages between checkpoints a log may take: it is copied back after the transaction that passes
+them, and that can be as large (a push to 10,000 devices writes 5 MiB)."""
+RESERVE_FILE = "reserve"
+RESERVE_FILE_BYTES = 1 << 20
+"""A start takes about 100 KiB, a recorded outcome some hundred bytes."""
+START_BYTES = 128 << 10
+RESERVE_FILE_SHARE = 16
+"""It is no more than this part of a small disk."""
+
+
+class DiskSpace:
+    """Looked at a few times a second, not per push: the call lets go of the interpreter lock and waits for it."""
+
+    def __init__(self, path: Path, reserve: int, clock: Callable[[], float], free_inside: Callable[[], int]) -> None:
+        """`reserve`: bytes. `free_inside`: bytes of the pages that are free inside the ledger."""
+        self._path = path
+        self._reserve = reserve
+        self._clock = clock
+        self._free_inside = free_inside
+        self._logs = [path / f"{name}-wal" for name in (LEDGER, BROKER)]
+        self._next_look = 0.0
+        self._left = True
+
+    def left(self) -> bool:
+        """Is there room to accept more?"""
+        now = self._clock()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            disk = os.statvfs(self._path)
+            reserve = min(self._reserve, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
+            bound = LOG_BOUND * log_pages(disk) * PAGE_BYTES if reserve else 0
+            beside_logs = disk.f_bavail * disk.f_frsize - sum(max(bound - _size(path), 0) for path in self._logs)
+            left = beside_logs >= 0 and beside_logs + self._free_inside() > reserve
+            if left is not self._left:
+                log.warning("new pushes are %s", "accepted again" if left else "refused: the disk is nearly full")
+            self._left = left
+        return self._left
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def put_by(data_dir: Path) -> None:
+    """While the server runs: make the reserve file if it is not there and there is room for more than it."""
+    disk = os.statvfs(data_dir)
+    size = min(RESERVE_FILE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_FILE_SHARE)
+    if not (data_dir / RESERVE_FILE).exists() and disk.f_bavail * disk.f_frsize >= 4 * size:
+        _reserve(data_dir, size)
+
+
+def put_by_at_end(data_dir: Path) -> None:
+    """When the databases are closed, and their logs are gone: keep of that what the next start needs."""
+    if (data_dir / RESERVE_FILE).exists():
+        return
+    disk = os.statvfs(data_dir)
+    size = min(RESERVE_FILE_BYTES, disk.f_bavail * disk.f_frsize)
+    if size >= START_BYTES:
+        _reserve(data_dir, size)
+
+
+def _reserve(data_dir: Path, size: int) -> None:
+    path = data_dir / RESERVE_FILE
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            log.warning("nothing is put by for a full disk: %s", error)
+    finally:
+        os.close(descriptor)
+
+
+def release(data_dir: Path) -> bool:
+    """Remove the reserve file; was there one? On any thread."""
+    try:
+        (data_dir / RESERVE_FILE).unlink()
+    except OSError:
+        return False
+    log.warning("the disk is full: %s is given up, so that what was accepted can be recorded", RESERVE_FILE)
+    return True
+
+
+def release_for_start(data_dir: Path) -> None:
+    """At start, before anything is written: on a full disk remove the reserve file."""
+    with suppress(OSError):
+        disk = os.statvfs(data_dir)
+        if disk.f_bavail * disk.f_frsize < RESERVE_FILE_BYTES:
+            release(data_dir)
