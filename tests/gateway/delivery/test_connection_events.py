@@ -81,8 +81,9 @@ def test_events_of_a_device_come_in_their_order(world: World, connections: Conne
 @pytest.mark.parametrize("was_online", [False, True])
 @pytest.mark.parametrize("is_online", [False, True])
 def test_flaps_are_counted_and_not_told_one_by_one(
-    world: World, connections: ConnectionEvents, was_online: bool, is_online: bool
+    world: World, connections: ConnectionEvents, was_online: bool, is_online: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     if was_online:
         world.connect()
         told(world)
@@ -104,6 +105,7 @@ def test_flaps_are_counted_and_not_told_one_by_one(
         }[was_online, is_online]
     )
     assert all(data["flaps"] >= 49 for _, data in events)
+    assert all("times more)" in record.getMessage() for record in caplog.records[-len(events) :])
 
 
 def test_a_storm_is_one_entry_and_one_line(
