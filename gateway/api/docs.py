@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from gateway.api import examples
 from gateway.api.answers import ProblemDocument
 from gateway.errors import CATALOGUE
+from gateway.pages import to_json
 
 _REF = "#/components/schemas/{model}"
 _models: dict[str, type[BaseModel]] = {ProblemDocument.__name__: ProblemDocument}
@@ -55,6 +56,15 @@ def install(app: FastAPI) -> None:
     app.include_router(_pages)
     static = resources.files("fastapi_offline").joinpath("static")
     app.mount("/docs/static", StaticFiles(directory=str(static)), "docs-static")
+    document: list[bytes] = []
+
+    async def described() -> Response:
+        """Encoded once: that takes as long as a hundred pushes, and strangers may ask for it."""
+        if not document:
+            document.append(to_json(describe(app)))
+        return Response(document[0], media_type="application/json")
+
+    app.add_api_route("/openapi.json", described, include_in_schema=False)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 

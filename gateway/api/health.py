@@ -36,5 +36,5 @@ async def ready(request: Request) -> Response:
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
-    """Prometheus text."""
+    """Prometheus text; the last one if it is asked for too often."""
     return Response(services(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -70,6 +70,7 @@ def create_api(found: Services) -> FastAPI:
         description=docs.DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
     )
     provide(api, found)

@@ -100,7 +100,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._limiter = limiter
         self._websocket = websocket
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser: httptools.HttpRequestParser = self._new_parser()
         self._transport: asyncio.Transport
         self._flow: _Flow
         self.write: Callable[[bytes], None]
@@ -120,10 +119,11 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Whether a request on it has shown a valid key."""
         self._is_turned_away = False
         self._framing = Framing()
+        self.on_header = self._framing.add_header
+        self._parser: httptools.HttpRequestParser = self._new_parser()
         # Of the message that is being read:
         self._body_began = 0.0
         self._url = b""
-        self._expects_100 = False
         self._keep_alive = True
         self._upgrade: Literal["mqtt", "unknown"] | None = None
         self._cycle: RequestResponseCycle | None = None
@@ -238,9 +238,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         except OutOfBounds as error:
             self._refuse(error.limit, problem("malformed_request", str(error)))
             return
-        if self._is_idle and self._framing.head_bytes:
-            self._is_idle = False
-            self._wait(HEAD_SECONDS, self._head_is_late)
+        part = framing.part
+        if part is HEAD:
+            if self._is_idle and framing.head_bytes:
+                self._is_idle = False
+                self._wait(HEAD_SECONDS, self._head_is_late)
+        elif part is not NEXT and self._deadline is None:
+            self._body_began = self._loop.time()
+            self._wait(BODY_SECONDS, self._look_at_body, framing.body_bytes)
 
     def _hold(self, data: bytes) -> None:
         """Keep it until the request before is answered, or for the next turn; the socket is not read meanwhile."""
@@ -271,16 +276,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         assert self._framing.part is HEAD, "the parser is never fed past the end of a message"
         self._framing.begin_message()
         self._url = b""
-        self._expects_100 = False
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:  # Hot path.
-        name = name.lower()
-        if name == b"expect":
-            self._expects_100 = value.lower() == b"100-continue"
-        self._framing.add_header(name, value)
 
     def on_headers_complete(self) -> None:  # Hot path.
         self._stop_waiting()
@@ -294,9 +292,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         version = parser.get_http_version()
         self._keep_alive = version != "1.0" and parser.should_keep_alive()
         self._framing.end_head()
-        if self._framing.part is not NEXT:
-            self._body_began = self._loop.time()
-            self._wait(BODY_SECONDS, self._look_at_body, 0)
         self._begin_request(parser.get_method().decode("ascii"), version)
 
     def _asks_for_websocket(self) -> bool:
@@ -333,12 +328,12 @@ class HttpConnection(asyncio.BufferedProtocol):
             access_log=False,
             default_headers=self._state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self._expects_100,
+            expect_100_continue=self._framing.expects_100,
             # Until its body is whole an answer ends the connection, unless what is left is short.
             keep_alive=self._keep_alive
             and (
                 is_whole
-                or (not self._framing.is_chunked and self._framing.left <= REST_LIMIT and not self._expects_100)
+                or (not self._framing.is_chunked and self._framing.left <= REST_LIMIT and not self._framing.expects_100)
             ),
             on_response=self._answered,
         )

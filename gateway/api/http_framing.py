@@ -53,8 +53,10 @@ class OutOfBounds(Exception):
 class Framing:
     """The message that is being read on a connection."""
 
-    __slots__ = ("_chunks", "_line", "_trailer_bytes", "body_bytes", "head_bytes", "headers", "is_chunked", "left",
-                 "part")  # fmt: skip
+    __slots__ = (
+        "_chunks", "_line", "_trailer_bytes", "body_bytes", "expects_100", "head_bytes", "headers", "is_chunked",
+        "left", "part",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.part = HEAD
@@ -64,7 +66,7 @@ class Framing:
 
     def begin_message(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []
-        self.is_chunked = False
+        self.is_chunked = self.expects_100 = False
         self.left = 0
         """Bytes of the body, or of the chunk and its end of line, that have not come."""
         self._line = b""
@@ -74,13 +76,16 @@ class Framing:
         """With everything around the chunks."""
 
     def add_header(self, name: bytes, value: bytes) -> None:  # Hot path.
-        """`name` in lower case. What stands in a trailer is no header (RFC 9110, 6.5.1). Raises OutOfBounds."""
+        """What stands in a trailer is no header (RFC 9110, 6.5.1). Raises OutOfBounds."""
         if self.part is not HEAD:
             return
+        name = name.lower()
         if name == b"content-length":
             self.left = int(value)  # the parser has checked that it is a number
         elif name == b"transfer-encoding":
             self.is_chunked = True
+        elif name == b"expect":
+            self.expects_100 = value.lower() == b"100-continue"
         if len(self.headers) == HEADERS_LIMIT:
             raise OutOfBounds("too_many_headers", f"a request may have {HEADERS_LIMIT} headers")
         self.headers.append((name, value))

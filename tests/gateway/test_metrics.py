@@ -10,9 +10,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.metrics import BrokerMetrics
+from gateway import metrics
 from gateway.auth import DeviceIdentity
 from gateway.delivery.push import ActivePush
-from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL
+from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL, TEXTS_PER_SECOND
 from tests.gateway.api.house import House
 
 
@@ -114,3 +115,21 @@ async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_
         1,
     )
     assert any(name.startswith("fleetpush_build_info{") and value == 1 for name, value in found.items())
+
+
+async def test_strangers_who_ask_again_and_again_get_the_last_text(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+
+    def text(registry: object) -> bytes:
+        nonlocal made
+        made += 1
+        return b"%d" % made
+
+    monkeypatch.setattr(metrics, "generate_latest", text)
+    answers = [house.rooms.metrics.text() for _ in range(10 * TEXTS_PER_SECOND)]
+    assert answers[:TEXTS_PER_SECOND] == [b"%d" % number for number in range(1, TEXTS_PER_SECOND + 1)]
+    assert set(answers[TEXTS_PER_SECOND:]) == {b"%d" % TEXTS_PER_SECOND}
+    house.rooms.metrics._second -= 1.0
+    assert house.rooms.metrics.text() == b"%d" % (TEXTS_PER_SECOND + 1)
