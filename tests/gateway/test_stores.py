@@ -238,3 +238,22 @@ def test_damage_is(data_dir: Path, name: str) -> None:
     (data_dir / name).write_bytes(b"this is no database, and long enough to be looked at" * 100)
     assert RESTORE in refused(data_dir)
     assert RESTORE in (damage(data_dir) or "")
+
+
+@pytest.mark.parametrize("name", ["fleetpush.db", "broker.db"])
+def test_a_damaged_page_is_one_line_or_does_no_harm(data_dir: Path, tmp_path: Path, name: str, full: int) -> None:
+    sound = (data_dir / name).read_bytes()
+    pages = len(sound) // 4_096
+    for page in range(0, pages, 1 if full > 1 else max(1, pages // 8)):
+        folder = Path(shutil.copytree(data_dir, tmp_path / f"page-{page}"))
+        (folder / name).write_bytes(sound[: page * 4_096] + os.urandom(4_096) + sound[(page + 1) * 4_096 :])
+        try:
+            opened(folder)
+        except CannotStart as refusal:
+            said = str(refusal)
+        except Exception as error:
+            said = damage(folder) or f"a traceback: {error!r}"
+        else:
+            continue
+        assert "\n" not in said
+        assert RESTORE in said, (page, said)

@@ -14,7 +14,7 @@ from sqlmodel import select
 
 from gateway.errors import Later
 from gateway.store.database import Database
-from gateway.store.errors import StorageBusy, StorageFull
+from gateway.store.errors import StorageBusy, StorageDamaged, StorageFull
 from gateway.store.models import Application, UplinkMessage
 from gateway.store.server_time import StoredClock
 
@@ -414,4 +414,24 @@ async def test_a_full_disk_is_tried_again_when_something_was_given_up_for_it(sma
         written += 1
     assert len(await numbers(database)) == written
     (small_disk / "ballast").unlink()
+    await database.close()
+
+
+async def test_damage_that_is_met_is_told_and_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    database = await Database.open(path, lambda stored: lambda: 1_000)
+    await database.write(insert(1))
+    await database.close()
+    with contextlib.closing(sqlite3.connect(path)) as opened:
+        (root,) = opened.execute("SELECT rootpage FROM sqlite_master WHERE name = 'uplink_message'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4_096)
+        file.write(b"\xff" * 4_096)
+    database = await Database.open(path, lambda stored: lambda: 1_000)
+    assert not database.trouble
+    with pytest.raises(StorageDamaged):
+        await numbers(database)
+    assert isinstance(database.trouble, StorageDamaged)
+    with pytest.raises(StorageDamaged):
+        await database.write(insert(2))
     await database.close()
