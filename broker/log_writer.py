@@ -98,6 +98,7 @@ class LogWriter(logging.Handler):
         self._root_level = level
         self._descriptor = descriptor
         self._queue: queue.Queue[str | None] = queue.Queue(QUEUE_LINES)
+        self._ending = False
         self._told = 0
         """Of `dropped`, how many the log has told of."""
         self._counts: dict[tuple[str, str], _Count] = {}
@@ -122,6 +123,7 @@ class LogWriter(logging.Handler):
         if self not in root.handlers:
             return
         root.removeHandler(self)
+        self._ending = True
         deadline = time.monotonic() + FLUSH_SECONDS
         try:
             self._queue.put(None, timeout=FLUSH_SECONDS)
@@ -196,7 +198,7 @@ class LogWriter(logging.Handler):
                     lines.append(self._queue.get_nowait())
             except queue.Empty:
                 pass
-            ended = None in lines
+            ended = None in lines or (self._ending and self._queue.empty())
             text = "".join(f"{line}\n" for line in lines if line is not None)
             if text and write_all(self._descriptor, text) and self.dropped > self._told:
                 told = self.dropped
