@@ -250,8 +250,8 @@ class FleetUnderKills:
         while self._staying.is_set() if staying else time.monotonic() < until and not self._staying.is_set():
             if not wire.connected:
                 raise Disconnected(device.id)
-            if manner == "twice" and wire.received and dice.random() < 0.3:
-                wire.acknowledge_again(wire.received[-1])
+            if manner == "twice" and wire.acknowledged and dice.random() < 0.3:
+                wire.acknowledge_again(wire.acknowledged[-1])
             self._think(device, dice, staying)
             while device.outbox:
                 self._say(device)
