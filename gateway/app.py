@@ -396,6 +396,7 @@ class Rooms:
                 feed=self.feed,
                 event_room=self.event_room,
                 uplink_quota=self.uplink_quota,
+                calls=self._calls,
                 certificates=lambda: self.certificate_ends,
                 log_lines=lambda: {"queue_full": log_writer.dropped, "many_alike": log_writer.left_out},
             )

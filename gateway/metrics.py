@@ -37,6 +37,7 @@ from gateway.api.problems import ProblemCount
 from gateway.auth import DeviceAuthenticator, KeyRing
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
+from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.event_room import EventRoom
@@ -83,11 +84,23 @@ class Sources:
     feed: EventFeed
     event_room: EventRoom
     uplink_quota: UplinkQuota
+    calls: Calls
     broker: object
     certificates: Callable[[], Mapping[str, float]]
     """Of each certificate in use (`server`, `ca`) the end, in Unix time; nothing without TLS."""
     log_lines: Callable[[], Mapping[str, int]]
     """Lines that the log lacks, by reason."""
+
+    def over_share(self) -> dict[str, int]:
+        """How often something was more than a share."""
+        return {
+            "calls": self.calls.refused,
+            "downloads": self.attachments.downloads_sent_away,
+            "event_streams": self.feed.streams_refused,
+            "slow_downloads": self.attachments.downloads_ended,
+            "unread_event_streams": self.feed.streams_stalled,
+            "uploads": self.attachments.uploads_sent_away,
+        }
 
 
 BROKER_GAUGES = {
@@ -265,14 +278,19 @@ class _Rooms(Collector):
         yield _gauge("webhook_lanes_at_work", "Parts of webhooks that are being sent.", rooms.couriers.at_work)
         yield _gauge("attachment_bytes", "Of files that pushes refer to.", rooms.attachments.stored)
         yield _counter("attachment_uploads_refused", "For want of room.", rooms.attachments.refused)
+        yield _gauge("attachment_uploads", "Under way.", rooms.attachments.uploads)
         yield _gauge("attachment_downloads", "Under way.", rooms.attachments.downloads)
+        yield _gauge("calls_waiting", "Calls that wait for their devices.", rooms.calls.waiting)
+        yield _by_label(
+            CounterMetricFamily, "requests_over_share", "Requests refused, or ended, because their app, key or device"
+            " had its share or all had what there is.", "limit", rooms.over_share(),
+        )  # fmt: skip
         yield _gauge("uplink_bytes", "Of what devices have said, at most.", rooms.uplink_quota.size)
         yield _counter("uplink_messages_removed", "Because there were too many bytes.", rooms.uplink_quota.removed)
         yield _gauge("event_log_bytes", "Events that are kept, about.", rooms.event_room.size)
         yield _counter(
             "event_entries_removed", "Entries of the event log that left for want of room.", rooms.event_room.removed
         )
-        yield _counter("event_streams_refused", "Answered 429.", rooms.feed.streams_refused)
         yield _gauge("event_streams", "Open streams of events.", rooms.feed.streams)
         yield _gauge("reads_waiting", "Reads for apps that wait for a thread.", rooms.database.reads.waiting)
         yield _by_label(

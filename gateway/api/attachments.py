@@ -94,6 +94,11 @@ async def fetch_attachment(attachment_id: Id, request: Request, principal: Fetch
         raise problem("attachment_not_found", "its file is not here any more: upload it again")
     of_app, of_one = attachments.downloads_of((principal.app_no, principal.key_id))
     if attachments.downloads >= DOWNLOADS or of_app >= DOWNLOADS_OF_APP or of_one >= DOWNLOADS_OF_ONE:
+        attachments.downloads_sent_away += 1
+        log.warning(
+            "app %d: a download is refused: %d are under way, %d of this app, %d of %s",
+            principal.app_no, attachments.downloads, of_app, of_one, principal.key_id,
+        )  # fmt: skip
         raise Later(
             "busy",
             f"{attachments.downloads} downloads are under way, {of_app} of this app and {of_one} of this device or key;"
@@ -140,6 +145,7 @@ class _Download(FileResponse):
                     await super().__call__(scope, receive, send)
             except TimeoutError:  # what is missing tells the reader; the connection ends with it
                 log.info("a download by %s of app %d took more than %.0f s", *self._reader[::-1], self._seconds)
+                self._attachments.downloads_ended += 1
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:

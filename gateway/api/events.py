@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -16,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.api.services import ReaderOf, services
 from gateway.delivery.event_log import Page, Position, position_of
 from gateway.errors import problem
-from gateway.outreach.event_feed import wanted_types
+from gateway.outreach.event_feed import EventFeed, wanted_types
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/events", tags=["events"])
@@ -71,16 +70,18 @@ async def follow_events(
         finally:
             feed.leave(follower)
 
-    return _EventStream(pieces(position), lambda: feed.stream(principal.app_no, principal.key_id))
+    return _EventStream(pieces(position), feed, (principal.app_no, principal.key_id))
 
 
 class _EventStream(StreamingResponse):
     """Ends when nothing of it is read for a while: it has one of the places that others wait for. Who comes back says
     where it was, and misses nothing."""
 
-    def __init__(self, pieces: AsyncIterator[bytes], place: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, pieces: AsyncIterator[bytes], feed: EventFeed, reader: tuple[int, str]) -> None:
+        """`reader`: app number and key id."""
         super().__init__(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._place = place
+        self._feed = feed
+        self._reader = reader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stalled = False
@@ -94,13 +95,17 @@ class _EventStream(StreamingResponse):
                 stalled = True
                 raise
 
-        with self._place():
+        with self._feed.stream(*self._reader):
             try:
                 await super().__call__(scope, receive, send_in_time)
             except (ClientDisconnect, TimeoutError):
                 if not stalled:
                     raise
-                log.info("a stream of events was not read for %.0f s: it is ended", STALL_SECONDS)
+                self._feed.streams_stalled += 1
+                log.info(
+                    "app %d: a stream of events of key %s was not read for %.0f s: it is ended",
+                    *self._reader, STALL_SECONDS,
+                )  # fmt: skip
 
 
 def _pieces(page: Page) -> Iterator[bytes]:

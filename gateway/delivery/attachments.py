@@ -116,6 +116,12 @@ class Attachments:
         """The last upload found no room, for the log."""
         self.refused = 0
         """Uploads for which there was no room, for metrics."""
+        self.uploads_sent_away = 0
+        """Because too many were under way, for metrics."""
+        self.downloads_sent_away = 0
+        """Likewise."""
+        self.downloads_ended = 0
+        """Because they were read too slowly, for metrics."""
         self.stored = 0
         """Bytes of files, for metrics."""
         self._downloads: Counter[tuple[int, str]] = Counter()
@@ -138,6 +144,11 @@ class Attachments:
         if found is None or found.expires_at <= self._clock():
             raise problem("attachment_not_found", "there is no such attachment, or no longer: upload it again")
         return found
+
+    @property
+    def uploads(self) -> int:
+        """Under way."""
+        return self._uploads.total()
 
     @property
     def downloads(self) -> int:
@@ -183,6 +194,11 @@ class Attachments:
             raise problem("storage_full", "the disk is full: nothing was stored; free space and send again")
         self._see_room(app_no, length or 1)
         if self._uploads[app_no] >= UPLOADS_OF_APP or self._uploads.total() >= UPLOADS:
+            self.uploads_sent_away += 1
+            log.warning(
+                "app %d: an upload is refused: %d are under way, %d of this app",
+                app_no, self.uploads, self._uploads[app_no],
+            )  # fmt: skip
             raise Later(
                 "busy",
                 f"{UPLOADS_OF_APP} uploads of an app, {UPLOADS} of all, may be under way: wait for some",

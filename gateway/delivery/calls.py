@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AppRef
 from gateway.errors import problem
 from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
 
 MAX_WAITING = 1_000
 """Calls that wait at a time, of everybody."""
@@ -62,6 +65,8 @@ class Calls:
         self._waiting: dict[int, asyncio.Event] = {}
         """By handle."""
         self._of_app: dict[int, int] = {}
+        self.refused = 0
+        """For metrics."""
 
     @property
     def waiting(self) -> int:
@@ -83,6 +88,8 @@ class Calls:
         """
         of_app = self._of_app.get(app.no, 0)
         if len(self._waiting) >= MAX_WAITING or of_app >= MAX_WAITING_OF_APP:
+            self.refused += 1
+            log.warning("app %d: a call is refused: %d wait, %d of this app", app.no, self.waiting, of_app)
             raise problem(
                 "too_many_calls",
                 f"{of_app} calls of this app wait for their devices: wait for some, or send pushes of kind command",

@@ -63,6 +63,8 @@ class EventFeed:
         """App number and key id -> how many it has open."""
         self.streams_refused = 0
         """For metrics."""
+        self.streams_stalled = 0
+        """Ended because nobody read them, for metrics."""
         database.on_group = self._grown
 
     def follow(self, app_no: int, wake: Callable[[], None]) -> Follower:
@@ -83,6 +85,10 @@ class EventFeed:
         of_app = sum(count for (owner, _), count in self._streams.items() if owner == app_no)
         if self.streams >= STREAMS or of_app >= STREAMS_OF_APP or self._streams[app_no, key_id] >= STREAMS_OF_KEY:
             self.streams_refused += 1
+            log.warning(
+                "app %d: a stream of events is refused: %d are open, %d of this app, %d of its key %s",
+                app_no, self.streams, of_app, self._streams[app_no, key_id], key_id,
+            )  # fmt: skip
             raise problem(
                 "too_many_streams",
                 f"there are {STREAMS} streams at most, {STREAMS_OF_APP} of an app and {STREAMS_OF_KEY} of a key: end"

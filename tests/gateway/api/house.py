@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from starlette.types import Message, Scope, Send
 
 from broker.log_writer import LogWriter
 from broker.sqlite_store import SqliteStore
@@ -101,6 +102,26 @@ class House:
         """A client with a new key."""
         body = {"name": "test", "scopes": list(scopes)} | ({} if app is None else {"app": app})
         return self.client((await self.call("POST", "/v1/keys", 201, json=body))["key"])
+
+    async def ask(self, path: str, send: Send) -> None:
+        """GET with the admin key, of a client that takes the answer as `send` does."""
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError("a client that stays")
+
+        scope: Scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "query_string": b"",
+            "headers": [(b"authorization", f"Bearer {self.key}".encode())],
+            "client": ("10.0.0.1", 1),
+            "server": ("test", 80),
+            "scheme": "http",
+            "http_version": "1.1",
+        }
+        await self.api(scope, receive, send)
 
     async def enrol(self, *device_ids: str, **fields: Any) -> None:
         devices = [{"device_id": device_id, **fields} for device_id in device_ids]

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.types import Message
 
 from gateway.api import answers
 from gateway.api import attachments as door
@@ -446,6 +447,26 @@ async def test_one_reader_leaves_downloads_to_others(house: House) -> None:
         assert attachments.downloads_of((2, "k")) == (0, 0)
     assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200
     assert attachments.downloads == 0
+
+
+async def test_a_download_that_nobody_reads_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await upload(house)
+    monkeypatch.setattr(door, "DOWNLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(door, "DOWNLOAD_BYTES_PER_SECOND", 1e9)
+    attachments = house.rooms.attachments
+    began = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        began.set()
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()  # the socket takes nothing more
+
+    answering = asyncio.create_task(house.ask(f"/v1/attachments/{ID}", send))
+    await began.wait()
+    assert attachments.downloads == 1
+    await asyncio.wait_for(answering, 10)
+    assert attachments.downloads == 0
+    assert attachments.downloads_ended == 1
 
 
 async def test_too_many_downloads_are_sent_away_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
