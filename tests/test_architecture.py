@@ -233,7 +233,8 @@ def test_certificates_are_made_in_one_module_that_commands_load_when_run() -> No
 def test_a_message_names_the_command_that_the_person_has() -> None:
     """In a checkout that is `python3 run.py`, and no `fleetpush` is on the path."""
     command = re.compile(
-        r"\bfleetpush (backup|demo|devices|doctor|keys|kiosk|listen|push|restore|serve|simulate|tls|watch)\b(?!:)"
+        r"\bfleetpush (analytics|apps|attachments|backup|call|channels|consent|demo|devices|doctor|events|keys|kiosk"
+        r"|listen|mailbox|policy|preferences|push|pushes|restore|serve|simulate|tls|watch|webhooks)\b(?!:)"
     )
 
     def messages(tree: ast.Module) -> Iterator[str]:

@@ -147,10 +147,15 @@ async def list_deliveries(
     limit: Limit = 100,
     cursor: Cursor = None,
     state: Annotated[StateName | None, Query(description="Only those in this state.")] = None,
+    device: Annotated[str | None, Query(max_length=64, description="Only the one to this device.")] = None,
 ) -> Response:
     """Per device: state, reason, effective QoS, time stamps."""
+    found = services(request)
     wanted = None if state is None else DeliveryState[state.upper()]
-    return page_response(await services(request).reports.deliveries(principal.app_no, push_id, limit, cursor, wanted))
+    device_no = None if device is None else await found.devices.number(principal.app_no, device)
+    return page_response(
+        await found.reports.deliveries(principal.app_no, push_id, limit, cursor, wanted, device_no=device_no)
+    )
 
 
 @router.delete("/{push_id}", response_model=answers.Recall)

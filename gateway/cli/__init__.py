@@ -11,21 +11,54 @@ from __future__ import annotations
 
 import gc
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from gateway.cli.data import backup, restore
-from gateway.cli.devices import devices
-from gateway.cli.doctor import doctor
-from gateway.cli.keys import keys
-from gateway.cli.kiosk import kiosk
-from gateway.cli.listen import listen as listen_command
-from gateway.cli.options import load_settings
-from gateway.cli.pushes import push, watch
+from gateway.cli.options import HELP_NAMES, MARKUP, command_group, load_settings
 from gateway.cli.terminal import PROGRAM, Failure, note
-from gateway.cli.tls import tls
+
+COMMANDS = {
+    "serve": "gateway.cli:serve",
+    "demo": "gateway.cli:demo",
+    "devices": "gateway.cli.devices:devices",
+    "push": "gateway.cli.push:push",
+    "watch": "gateway.cli.watch:watch",
+    "pushes": "gateway.cli.pushes:pushes",
+    "attachments": "gateway.cli.attachments:attachments",
+    "keys": "gateway.cli.keys:keys",
+    "listen": "gateway.cli.listen:listen",
+    "kiosk": "gateway.cli.kiosk:kiosk",
+    "simulate": "gateway.cli:simulate",
+    "tls": "gateway.cli.tls:tls",
+    "doctor": "gateway.cli.doctor:doctor",
+    "backup": "gateway.cli.data:backup",
+    "restore": "gateway.cli.data:restore",
+}
+"""Name -> module:attribute, a function or a group of commands; in the order of the help."""
+
+
+class Commands(TyperGroup):
+    """All commands. Each is imported and built when it is wanted, so that none pays for the others."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands: Any = dict.fromkeys(COMMANDS)  # their names, for the list and for who mistypes one
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        found = getattr(import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            function, found = found, command_group()
+            found.command(**OWN_ARGUMENTS if cmd_name == "simulate" else {})(function)
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
 
 
 def main() -> None:
@@ -123,28 +156,36 @@ def simulate(arguments: typer.Context) -> None:
     raise typer.Exit(main(arguments.args))
 
 
+def print_version(wanted: bool) -> None:
+    if wanted:
+        from gateway.program import installed_version
+
+        print(f"fleetpush {installed_version()}")
+        raise typer.Exit
+
+
+def fleetpush(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version")
+    ] = False,
+) -> None:
+    """Push for private fleets: an MQTT broker, a gateway with a ledger, and devices."""
+
+
+OWN_ARGUMENTS: Any = {
+    "add_help_option": False,
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+}
+"""The simulator stands on its own (`python -m client_sim`) and reads its own arguments, `--help` too."""
+
 app = typer.Typer(
     name="fleetpush",
-    help="Push for private fleets: an MQTT broker, a gateway with a ledger, and devices.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    # A shell completes the name of a program: `python3 run.py` is none.
+    add_completion=" " not in PROGRAM,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    rich_markup_mode=MARKUP,
+    context_settings=HELP_NAMES,
 )
-app.command()(serve)
-app.command()(demo)
-app.add_typer(devices, name="devices")
-app.command()(push)
-app.command()(watch)
-app.add_typer(keys, name="keys")
-app.command("listen")(listen_command)
-app.command()(kiosk)
-# The simulator stands on its own (`python -m client_sim`) and reads its own arguments, `--help` too.
-app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-)(simulate)
-app.add_typer(tls, name="tls")
-app.command()(doctor)
-app.command()(backup)
-app.command()(restore)
+app.callback()(fleetpush)

@@ -9,12 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
+from gateway.cli.lists import Columns, Cursor, Limit, print_list
+from gateway.cli.options import (
+    AsJson,
+    DataDir,
+    DeviceId,
+    ServerUrl,
+    changes,
+    client_of,
+    command_group,
+    name_and_value,
+    time_of,
+)
 from gateway.cli.server_client import EVERY_ADDRESS, ServerClient, segment
-from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json, print_table
+from gateway.cli.terminal import PROGRAM, note, print_facts, print_json, print_table
 
-devices = typer.Typer(help="Enrol, list, show, remove devices; give them new tokens.", no_args_is_help=True)
-DeviceId = Annotated[str, typer.Argument(metavar="ID", help="The device's id")]
+devices = command_group("Enrol, list, show, change, remove devices; give them new tokens.")
+CLEARABLE = ("name", "tags", "locale", "timezone")
 
 
 @devices.command("add")
@@ -40,30 +51,43 @@ def devices_add(
 
 @devices.command("list")
 def devices_list(
-    limit: Annotated[int, typer.Option(min=1, help="How many at most")] = 1000,
+    online: Annotated[bool | None, typer.Option("--online/--offline", help="Connected now, or not")] = None,
+    tag: Annotated[str | None, typer.Option(help="With this tag")] = None,
+    search: Annotated[str | None, typer.Option(help="With this in the id or name, whatever the case")] = None,
+    last_seen_before: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Offline, and last seen more than 2d ago, or before a time")
+    ] = None,
+    has_error: Annotated[bool | None, typer.Option("--has-error/--no-error", help="With a last error")] = None,
+    waiting: Annotated[
+        bool | None, typer.Option("--waiting/--not-waiting", help="A push waits for it, or is in flight")
+    ] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
     server: ServerUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """All devices, with presence."""
+    """All devices, with presence; or those for which every option given holds."""
+    wanted = {
+        "online": online,
+        "tag": tag,
+        "q": search,
+        "last_seen_before": None if last_seen_before is None else time_of(last_seen_before, "--last-seen-before"),
+        "has_error": has_error,
+        "waiting": waiting,
+    }
+    columns: Columns = {
+        "device": "device_id",
+        "name": "name",
+        "presence": lambda item: "online" if item.get("online") else "offline",
+        "last seen": "last_seen",
+        "tags": "tags",
+        "last error": "last_error",
+    }
+    filtered = any(value is not None for value in wanted.values())
+    empty = "No device is like that." if filtered else f"No devices yet. Enrol one: {PROGRAM} devices add kiosk-1"
     with client_of(server, data_dir) as client:
-        items = list(client.items("/v1/devices", limit))
-    if as_json:
-        print_json({"items": items})
-        return
-    rows = [
-        (
-            item["device_id"],
-            item.get("name"),
-            "online" if item.get("online") else "offline",
-            item.get("last_seen"),
-            ", ".join(item.get("tags") or ()),
-            item.get("last_error"),
-        )
-        for item in items
-    ]
-    columns = ("device", "name", "presence", "last seen", "tags", "last error")
-    print_table(columns, rows, f"No devices yet. Enrol one: {PROGRAM} devices add kiosk-1")
+        print_list(client, "/v1/devices", columns, empty=empty, as_json=as_json, limit=limit, cursor=cursor, **wanted)
 
 
 @devices.command("show")
@@ -84,6 +108,30 @@ def devices_show(
         print_table(("waiting push", "state", "priority", "expires at"), rows, "")
 
 
+@devices.command("change")
+def devices_change(
+    device_id: DeviceId,
+    name: Annotated[str | None, typer.Option(help="For people")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="Instead of the tags it has; may be repeated")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="NAME=null removes it; may be repeated")
+    ] = None,
+    locale: Annotated[str | None, typer.Option()] = None,
+    timezone: Annotated[str | None, typer.Option(help="As Europe/Berlin")] = None,
+    clear: Annotated[list[str] | None, typer.Option(help=f"{', '.join(CLEARABLE)}; may be repeated")] = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change what is known of a device; what is not given stays."""
+    attributes = dict(name_and_value(text) for text in attribute) if attribute else None
+    fields = {"name": name, "tags": tag or None, "attributes": attributes, "locale": locale, "timezone": timezone}
+    body = changes(fields, clear, CLEARABLE)
+    with client_of(server, data_dir) as client:
+        device = client.call("PATCH", f"/v1/devices/{segment(device_id)}", json=body)
+    print_json(device) if as_json else print_facts(device)
+
+
 @devices.command("remove")
 def devices_remove(device_id: DeviceId, server: ServerUrl = None, data_dir: DataDir = None) -> None:
     """Remove a device: what waits for it ends `revoked`, its connection closes."""
@@ -99,6 +147,26 @@ def devices_rotate(
     """Give a device a new token. The old one is void at once."""
     with client_of(server, data_dir) as client:
         print_credential(client, client.call("POST", f"/v1/devices/{segment(device_id)}/token"), as_json)
+
+
+@devices.command("uplink")
+def devices_uplink(
+    device_id: DeviceId,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a device has said on its uplink topics, the newest first."""
+    columns: Columns = {
+        "received": "received_at",
+        "topic": "topic",
+        "payload": lambda item: item.get("payload") or f"(Base64) {item.get('payload_base64') or ''}",
+    }
+    with client_of(server, data_dir) as client:
+        path = f"/v1/devices/{segment(device_id)}/uplink"
+        print_list(client, path, columns, empty="It has said nothing.", as_json=as_json, limit=limit, cursor=cursor)
 
 
 def print_credential(client: ServerClient, answer: dict[str, Any], as_json: bool) -> None:
@@ -146,14 +214,3 @@ def trust_options(client: ServerClient) -> list[str]:
         return ["--cafile", str(client.fleet_ca)]
     authority = os.environ.get("FLEETPUSH_CA")
     return ["--cafile", authority] if authority else ["--tls-use-os-certs"]
-
-
-def name_and_value(text: str) -> tuple[str, Any]:
-    """`battery=81`: a value that reads as JSON is taken as such, any other is a string."""
-    name, separator, value = text.partition("=")
-    if not separator:
-        fail(f"--attribute {text!r}: write NAME=VALUE", 2)
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
+from gateway.cli.lists import Columns, Cursor, Limit, print_list
+from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, command_group
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import note, print_json, print_table
+from gateway.cli.terminal import note, print_json
 
-keys = typer.Typer(help="Keys of applications.", no_args_is_help=True)
+keys = command_group("Make, list and revoke the keys of apps.")
 
 
 @keys.command("add")
@@ -34,18 +35,24 @@ def keys_add(
 
 
 @keys.command("list")
-def keys_list(server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def keys_list(
+    limit: Limit = None,
+    cursor: Cursor = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
     """All keys of the application, without their secrets."""
+    columns: Columns = {
+        "key": "id",
+        "app": "app",
+        "name": "name",
+        "scopes": lambda item: " ".join(item["scopes"]),
+        "created": "created_at",
+        "revoked": "revoked_at",
+    }
     with client_of(server, data_dir) as client:
-        items = list(client.items("/v1/keys"))
-    if as_json:
-        print_json({"items": items})
-        return
-    rows = [
-        (item["id"], item["name"], " ".join(item["scopes"]), item["created_at"], item.get("revoked_at"))
-        for item in items
-    ]
-    print_table(("key", "name", "scopes", "created", "revoked"), rows, "No keys.")
+        print_list(client, "/v1/keys", columns, empty="No keys.", as_json=as_json, limit=limit, cursor=cursor)
 
 
 @keys.command("revoke")

@@ -1,14 +1,19 @@
-"""What several commands share: how to say which server is meant, and how an answer is wanted."""
+"""What several commands share: which server is meant, how an answer is wanted, and how times and changes are said."""
 
 from __future__ import annotations
 
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from gateway.cli.server_client import ServerClient
-from gateway.cli.terminal import Failure
+from gateway.cli.terminal import Failure, fail
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -25,6 +30,24 @@ ServerUrl = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
+DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id")]
+PushId = Annotated[str, typer.Argument(metavar="PUSH_ID")]
+MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() else None
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+DURATION = re.compile(r"(\d+)([smhd]?)")
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+HOURS = re.compile(r"(\d\d:\d\d)-(\d\d:\d\d)")
+
+
+def command_group(description: str | None = None) -> typer.Typer:
+    """The commands of one noun, `fleetpush NOUN VERB`."""
+    return typer.Typer(
+        help=description,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=MARKUP,
+        context_settings=HELP_NAMES,
+    )
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:
@@ -44,3 +67,75 @@ def found_data_dir(given: Path | None) -> Path:
 
 def client_of(url: str | None, data_dir: Path | None) -> ServerClient:
     return ServerClient.find(url, found_data_dir(data_dir))
+
+
+def seconds_of(duration: str, option: str = "--ttl") -> int:
+    match = DURATION.fullmatch(duration)
+    if match is None:
+        fail(f"{option} {duration!r}: seconds, or a number with s, m, h or d behind it", 2)
+    return int(match[1]) * SECONDS[match[2]]
+
+
+def time_of(text: str, option: str) -> str:
+    """A time as the API takes it, of `2d` (that long ago) or a time of day, which is local where it has no offset."""
+    match = DURATION.fullmatch(text)
+    try:
+        if match is not None and match[2]:
+            found = datetime.now(UTC) - timedelta(seconds=int(match[1]) * SECONDS[match[2]])
+        else:
+            found = datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        fail(f"{option} {text!r}: 90s, 10m, 8h or 2d ago, or a time such as 2026-12-01T09:00 or 2026-12-01T08:00Z", 2)
+    return found.isoformat()
+
+
+def json_of(text: str, option: str) -> Any:
+    """The value of an option that is JSON."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        fail(f"{option} is not JSON ({error}). Text needs its quotes inside: {option} '\"text\"'", 2)
+
+
+def value_of(text: str) -> Any:
+    """A value as a person writes it: JSON where it says the same as JSON does, else text (`1.10` and `007` are no
+    numbers)."""
+    try:
+        found = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(found, int | float) and json.dumps(found) != text else found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def name_and_value(text: str, option: str = "--attribute") -> tuple[str, Any]:
+    """`battery=81`."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        fail(f"{option} {text!r}: write NAME=VALUE", 2)
+    return name, value_of(value)
+
+
+def hours_of(text: str, option: str = "--quiet-hours") -> dict[str, str]:
+    """`22:00-07:00`."""
+    match = HOURS.fullmatch(text)
+    if match is None:
+        fail(f"{option} {text!r}: write it as 22:00-07:00", 2)
+    return {"start": match[1], "end": match[2]}
+
+
+def changes(fields: Mapping[str, Any], cleared: Iterable[str] | None, clearable: Iterable[str]) -> dict[str, Any]:
+    """A merge patch (RFC 7396): the fields that were given, and null for those that are cleared."""
+    body = {name: value for name, value in fields.items() if value is not None}
+    for name in cleared or ():
+        if name not in clearable:
+            fail(f"--clear {name!r}: one of {', '.join(clearable)}", 2)
+        if name in body:
+            fail(f"{name} is given and cleared: which of them?", 2)
+        body[name] = None
+    if not body:
+        fail("nothing to change: give an option that says what (-h lists them)", 2)
+    return body

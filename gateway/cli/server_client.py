@@ -14,6 +14,7 @@ import re
 import ssl
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -24,8 +25,18 @@ from gateway.cli.terminal import PROGRAM, Failure
 from gateway.data_directory import CA_CERTIFICATE, KEY_FILE, SERVER_CERTIFICATE, SERVER_FILE, TLS_DIR
 
 TIMEOUT = 30.0
+PAGE_ITEMS = 1000
+"""Of a list: the most that the API gives at a time."""
+STREAM_TIMEOUT = 45.0
+"""Seconds without a byte after which a stream counts as lost: the server says something every 15."""
 EVERY_ADDRESS = ("0.0.0.0", "::")
-COMMANDS = {"POST /v1/devices": "devices add ID", "POST /v1/keys": "keys add NAME --scope SCOPE"}
+COMMANDS = {
+    "POST /v1/devices": "devices add ID",
+    "POST /v1/keys": "keys add NAME --scope SCOPE",
+    "POST /v1/apps": "apps add ID",
+    "POST /v1/channels": "channels add ID --name NAME",
+    "GET /v1/webhooks": "webhooks list",
+}
 """What the API says to call, and what does that here."""
 CALL = re.compile(rf"\b({'|'.join(COMMANDS)})\b(?!/)")
 RETRIES = 3
@@ -35,9 +46,10 @@ RETRIES = 3
 class Refused(Failure):
     """The server answered no; `code` is the problem's, empty if the answer was none of ours."""
 
-    def __init__(self, message: str, code: str) -> None:
+    def __init__(self, message: str, code: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.retryable = retryable
 
 
 class Distrusted(Failure):
@@ -147,8 +159,38 @@ class ServerClient:
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of a successful answer, None if it is empty. Raises Refused, or Failure if there is no answer."""
+        answer = self.request(method, path, **options)
         try:
+            return answer.json() if answer.content else None
+        except ValueError:
+            raise Failure(f"{self.url} answers, but not as Fleetpush does: is it another server?") from None
+
+    def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """A successful answer. Raises Refused, or Failure if there is none."""
+        with self._explained():
             answer = self._client.request(method, path, **options)
+        if not answer.is_success:
+            raise refusal(answer)
+        return answer
+
+    def stream(self, path: str, parameters: dict[str, str], headers: dict[str, str]) -> Iterator[bytes]:
+        """The bytes of an answer as they come, until it ends. Raises Refused, or Failure if it breaks off."""
+        with (
+            self._explained(),
+            self._client.stream(
+                "GET", path, params=parameters, headers=headers, timeout=httpx2.Timeout(TIMEOUT, read=STREAM_TIMEOUT)
+            ) as answer,
+        ):
+            if not answer.is_success:
+                answer.read()
+                raise refusal(answer)
+            yield from answer.iter_bytes()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the HTTP client raises as a Failure with its remedy."""
+        try:
+            yield
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise Failure(f"{self.url!r} is no address of a server: write it as http://HOST:PORT", 2) from error
         except httpx2.TransportError as error:
@@ -159,12 +201,6 @@ class ServerClient:
                 f"no answer from {self.url}{where}: {str(error) or type(error).__name__}. Is the server running? "
                 f"`{PROGRAM} serve` starts it, `{PROGRAM} doctor` looks closer."
             ) from error
-        if answer.is_success:
-            try:
-                return answer.json() if answer.content else None
-            except ValueError:
-                raise Failure(f"{self.url} answers, but not as Fleetpush does: is it another server?") from None
-        raise refusal(answer)
 
     def _distrusted(self, why: str) -> tuple[str, str]:
         """The finding, and the remedy."""
@@ -196,17 +232,31 @@ class ServerClient:
                     raise
         raise AssertionError("the loop returns or raises")
 
-    def items(self, path: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """A list, page by page, up to `limit` items."""
-        cursor, left = None, limit
+    def pages(
+        self, path: str, limit: int | None = None, cursor: str | None = None, **parameters: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The pages of a list, up to `limit` items; parameters that are None are left out."""
+        given = {name: _query(value) for name, value in parameters.items() if value is not None}
+        left = limit
         while left is None or left > 0:
-            parameters = {"limit": str(min(1000, left or 1000))} | ({} if cursor is None else {"cursor": cursor})
-            page = self.call("GET", path, params=parameters)
-            yield from page["items"]
+            position = {"limit": str(min(PAGE_ITEMS, left or PAGE_ITEMS))} | (
+                {} if cursor is None else {"cursor": cursor}
+            )
+            page = self.call("GET", path, params=given | position)
+            yield page
             left = None if left is None else left - len(page["items"])
-            cursor = page["next_cursor"]
+            cursor = page.get("next_cursor")
             if cursor is None:
                 return
+
+    def items(self, path: str, limit: int | None = None, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """The items of a list, page by page, up to `limit`."""
+        for page in self.pages(path, limit, **parameters):
+            yield from page["items"]
+
+
+def _query(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def tls_context(certificate: Path | None, fleet_ca: Path | None = None) -> ssl.SSLContext:
@@ -253,12 +303,13 @@ def refusal(answer: httpx2.Response) -> Refused:
         document = answer.json()
         code = str(document["code"])
         text = f"{for_terminals(str(document['detail']))} ({code})"
+        retryable = document.get("retryable") is True
     except (ValueError, KeyError, TypeError):
-        code = ""
+        code, retryable = "", False
         text = f"the server answered {answer.status_code} {answer.reason_phrase}"
     if answer.status_code == 401:
         text += ". Is FLEETPUSH_KEY, or admin.key, of this server?"
-    return Refused(text, code)
+    return Refused(text, code, retryable=retryable)
 
 
 def segment(name: str) -> str:

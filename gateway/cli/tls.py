@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from broker.sqlite_file import connect
-from gateway.cli.options import AsJson, DataDir, load_settings
+from gateway.cli.options import AsJson, DataDir, command_group, load_settings
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json, print_table
 from gateway.cli.tls_recipes import Identity, Server, curl, recipes
 from gateway.data_directory import CA_CERTIFICATE, DEVICES_DIR, LEDGER, SERVER_CERTIFICATE, SERVER_FILE, TLS_DIR
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.certificates import Facts, Initialized
     from gateway.settings import Settings
 
-tls = typer.Typer(help="Make and look at the fleet's certificates.", no_args_is_help=True)
+tls = command_group("Make and look at the fleet's certificates.")
 
 
 @tls.command("init")

@@ -89,10 +89,17 @@ class Reports:
         return await self._database.read(read, app_no)
 
     async def deliveries(
-        self, app_no: int, push_id: str, limit: int, cursor: str | None, state: DeliveryState | None = None
+        self,
+        app_no: int,
+        push_id: str,
+        limit: int,
+        cursor: str | None,
+        state: DeliveryState | None = None,
+        *,
+        device_no: int | None = None,
     ) -> ListPage:
-        """Per device, in order of enrolment: state, reason, effective QoS, time stamps; of all states, or of one.
-        Raises Problem 404, 410."""
+        """Per device, in order of enrolment: state, reason, effective QoS, time stamps; of all states and devices, or
+        of one. Raises Problem 404, 410."""
         after = cursor_number(cursor)
         push_no = await self._number(app_no, push_id)
         in_flight = set(self._ledger.sent_of(push_no))
@@ -111,8 +118,9 @@ class Reports:
                 " r.id, coalesce(a.count, 0) FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
                 " LEFT JOIN push AS r ON r.no = d.replaced_by"
                 " LEFT JOIN failed_attempt AS a ON a.push_no = d.push_no AND a.device_no = d.device_no"
-                " WHERE d.push_no = ? AND d.device_no > ? AND (?3 IS NULL OR d.state = ?3) ORDER BY d.device_no",
-                (push_no, after if after is not None else 0, stored),
+                " WHERE d.push_no = ? AND d.device_no > ? AND (?3 IS NULL OR d.state = ?3)"
+                f"{'' if device_no is None else ' AND d.device_no = ?4'} ORDER BY d.device_no",
+                (push_no, after if after is not None else 0, stored, *(() if device_no is None else (device_no,))),
             )
             if state is DeliveryState.WAITING:
                 rows = (row for row in rows if row[0] not in in_flight)

@@ -181,7 +181,7 @@ async def test_a_batch_has_its_limits(house: House) -> None:
     assert len(results) == 600
 
 
-async def test_deliveries_are_listed_by_state(house: House) -> None:
+async def test_deliveries_are_listed_by_state_and_device(house: House) -> None:
     devices = [{"device_id": f"kiosk-{number}"} for number in range(3)]
     await house.call("POST", "/v1/devices/bulk", 201, json={"devices": devices})
     pushed = await house.call("POST", "/v1/pushes", 202, json={"target": {"all": True}})
@@ -195,3 +195,7 @@ async def test_deliveries_are_listed_by_state(house: House) -> None:
     assert [item["device_id"] for item in first["items"] + rest["items"]] == ["kiosk-0", "kiosk-2"]
     assert rest["next_cursor"] is None
     await house.refused("GET", f"{path}?state=lost", 422, "invalid_request")
+    (one,) = (await house.call("GET", f"{path}?device=kiosk-1"))["items"]
+    assert (one["device_id"], one["state"]) == ("kiosk-1", "cancelled")
+    assert (await house.call("GET", f"{path}?device=kiosk-1&state=waiting"))["items"] == []
+    await house.refused("GET", f"{path}?device=nobody", 404, "device_not_found")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
 from typing import Any, cast
 
 import pytest
 import typer
 
-from gateway.cli.pushes import EXPLAINED, print_accepted, seconds_of, target_and_text, titled, watch_push
-from gateway.cli.server_client import Refused, ServerClient
-from gateway.cli.terminal import Failure
+from gateway.cli.push import EXPLAINED, print_accepted, target_and_text, titled
+from gateway.cli.server_client import ServerClient
+from tests.gateway.cli.deliveries import Deliveries
 
 
 @pytest.mark.parametrize(
@@ -44,32 +40,9 @@ def test_wrong_use_ends_with_2(
     assert capsys.readouterr().err.startswith("fleetpush: ")
 
 
-def test_durations_and_buttons() -> None:
-    assert [seconds_of(text) for text in ("0", "90", "90s", "10m", "8h", "2d")] == [0, 90, 90, 600, 28_800, 172_800]
+def test_buttons() -> None:
     assert titled("play") == {"id": "play", "title": "Play"}
     assert titled("open_door=Let them in") == {"id": "open_door", "title": "Let them in"}
-    with pytest.raises(typer.Exit):
-        seconds_of("soon")
-
-
-class Deliveries:
-    """As much of a server as what it says of one push."""
-
-    def __init__(self, *deliveries: tuple[str, str | None, str | None], may_read: bool = True) -> None:
-        """(state, reason, not_before) of each."""
-        names = ("state", "reason", "not_before")
-        self.deliveries = [dict(zip(names, delivery, strict=True)) | {"qos": 1} for delivery in deliveries]
-        self.may_read = may_read
-
-    def call(self, method: str, path: str, **_: Any) -> Any:
-        counts = Counter({"targeted": len(self.deliveries), "waiting": 0, "sent": 0})
-        counts.update(str(delivery["state"]) for delivery in self.deliveries)
-        return {"counts": counts}
-
-    def items(self, path: str, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        if not self.may_read:
-            raise Refused("no", "forbidden")
-        return islice(iter(self.deliveries), limit)
 
 
 def accepted_by(server: Deliveries, capsys: pytest.CaptureFixture[str]) -> str:
@@ -89,24 +62,3 @@ def test_what_is_suppressed_is_told_with_the_reason(capsys: pytest.CaptureFixtur
     many = Deliveries(*[denied] * EXPLAINED, muted)
     assert "1001 of them suppressed (no_consent). " in accepted_by(many, capsys), "without a number that is not known"
     assert "1 of them suppressed. " in accepted_by(Deliveries(denied, may_read=False), capsys)
-
-
-def test_what_waits_until_a_time_is_told_with_the_time(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    try:
-        later, sooner = ("waiting", None, "2026-12-01T07:00:00.000Z"), ("waiting", None, "2026-12-01T06:00:00.000Z")
-        for server, words in (
-            (Deliveries(sooner), "1 waiting; 1 deferred by caps or quiet hours, until 2026-12-01 07:00 CET"),
-            (Deliveries(later, ("waiting", None, None), sooner), "2 deferred by caps or quiet hours, the first until"),
-            (Deliveries(("waiting", None, None)), "still open after 0 s: 1 targeted: 1 waiting"),
-        ):
-            with pytest.raises(Failure) as failure:
-                watch_push(cast(ServerClient, server), "p1", timeout=0, as_json=False)
-            assert words in str(failure.value)
-            assert str(failure.value).removeprefix("still open after 0 s: ") in capsys.readouterr().out
-    finally:
-        monkeypatch.undo()
-        time.tzset()

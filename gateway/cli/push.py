@@ -1,0 +1,165 @@
+"""`fleetpush push`: send a push over the public HTTP interface, with the files that belong to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.attachments import upload
+from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, json_of, seconds_of
+from gateway.cli.server_client import Refused, ServerClient, segment
+from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
+from gateway.cli.watch import watch_push
+
+EXPLAINED = 1000
+"""Suppressed deliveries that are looked at for the reasons of an answer: one page."""
+
+
+def push(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID] [TEXT]", help="The device's id, then the text to show")
+    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Instead of ID; may be repeated")] = None,
+    tag: Annotated[str | None, typer.Option(help="All devices with this tag")] = None,
+    everyone: Annotated[bool, typer.Option("--all", help="All devices")] = False,
+    title: Annotated[str | None, typer.Option()] = None,
+    action: Annotated[list[str] | None, typer.Option(metavar="ID[=TITLE]", help="A button; may be repeated")] = None,
+    image: Annotated[str | None, typer.Option(help="A picture: its URL, or a file, which is uploaded")] = None,
+    attach: Annotated[str | None, typer.Option(help="A file, or the URL of one")] = None,
+    url: Annotated[str | None, typer.Option(help="What opening it opens")] = None,
+    sound: Annotated[str | None, typer.Option()] = None,
+    expires: Annotated[str | None, typer.Option(help="screen: it leaves the screen, too, when its ttl is over")] = None,
+    data: Annotated[str | None, typer.Option(help="JSON for the program on the device")] = None,
+    kind: Annotated[str | None, typer.Option(help="alert, in_app, silent or command")] = None,
+    priority: Annotated[str | None, typer.Option(help="critical, high, normal or low")] = None,
+    ttl: Annotated[str | None, typer.Option(help="Lifetime: seconds, or 90s, 10m, 8h, 2d; 0: now or never")] = None,
+    collapse_key: Annotated[str | None, typer.Option(help="A newer push with this key replaces a waiting one")] = None,
+    channel: Annotated[str | None, typer.Option()] = None,
+    qos: Annotated[int | None, typer.Option(min=0, max=2)] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Repeating the command sends nothing new")] = None,
+    forecast: Annotated[bool, typer.Option("--forecast", help="Who would get it; send nothing")] = False,
+    follow: Annotated[bool, typer.Option("--watch", help="Stay until it has ended everywhere")] = False,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a push: `push kiosk-1 'Hello' --action play`, or `push --all 'Hello'`."""
+    target, text = target_and_text(words or [], device or [], tag, everyone)
+    notification: dict[str, Any] = {"title": title, "body": text, "image": image, "url": url, "sound": sound}
+    notification["expires"] = expires
+    if action:
+        notification["actions"] = [titled(choice) for choice in action]
+    notification = {name: value for name, value in notification.items() if value is not None}
+    body: dict[str, Any] = {
+        "target": target,
+        "notification": notification or None,
+        "kind": kind,
+        "priority": priority,
+        "ttl": None if ttl is None else seconds_of(ttl),
+        "collapse_key": collapse_key,
+        "channel": channel,
+        "qos": qos,
+    }
+    body = {name: value for name, value in body.items() if value is not None}
+    if data is not None:
+        body["data"] = json_of(data, "--data")
+    if not notification and data is None and kind not in ("silent", "command"):
+        fail("nothing to send: give a text, --title, --data, or --kind silent", 2)
+    if attach is not None and not (title or text):
+        fail("a file needs words: give a text or --title", 2)
+    with client_of(server, data_dir) as client:
+        if image is not None:
+            notification["image"] = address_of(client, image)
+        if attach is not None:
+            notification["attachment"] = {"url": address_of(client, attach)}
+            if not is_address(attach):
+                notification["attachment"]["name"] = Path(attach).name[:128]
+        if forecast:
+            print_forecast(client.call("POST", "/v1/pushes/forecast", json=body), as_json)
+            return
+        accepted = client.post_push(body, idempotency_key)
+        if as_json:
+            print_json(accepted)
+        else:
+            print_accepted(client, accepted)
+        if not accepted["targeted"]:
+            note(f"{nobody(target)}, so nobody gets this push.")
+        if follow:
+            watch_push(client, accepted["push_id"], timeout=None, as_json=as_json)
+
+
+def is_address(text: str) -> bool:
+    return "://" in text or text.startswith("attachment:")
+
+
+def address_of(client: ServerClient, text: str) -> str:
+    """An address as it is; a file is uploaded, and is `attachment:ID` then."""
+    if is_address(text):
+        return text
+    return f"attachment:{upload(client, text)['id']}"
+
+
+def target_and_text(
+    words: list[str], device: list[str], tag: str | None, everyone: bool
+) -> tuple[dict[str, Any], str | None]:
+    chosen = [bool(device), tag is not None, everyone]
+    if not any(chosen):
+        if not words:
+            fail("for whom? Give a device's id, --device, --tag or --all", 2)
+        device, words = words[:1], words[1:]
+    elif sum(chosen) > 1:
+        fail("one target, please: an id, --device (repeated), --tag or --all", 2)
+    if len(words) > 1:
+        fail(f"what is {words[1]!r}? A text of several words needs quotes", 2)
+    text = words[0] if words else None
+    if everyone:
+        return {"all": True}, text
+    if tag is not None:
+        return {"tag": tag}, text
+    return ({"device": device[0]} if len(device) == 1 else {"devices": device}), text
+
+
+def titled(choice: str) -> dict[str, str]:
+    """`play` or `play=Listen now`."""
+    action, _, label = choice.partition("=")
+    return {"id": action, "title": label or action.replace("_", " ").replace("-", " ").capitalize()}
+
+
+def print_accepted(client: ServerClient, accepted: dict[str, Any]) -> None:
+    print(accepted["push_id"])
+    parts = [f"accepted for {accepted['targeted']} device{'' if accepted['targeted'] == 1 else 's'}"]
+    if accepted.get("suppressed"):
+        reasons = suppression(client, accepted)
+        parts.append(f"{accepted['suppressed']} of them suppressed" + (f" ({reasons})" if reasons else ""))
+    if accepted.get("unknown"):
+        parts.append(f"unknown: {', '.join(accepted['unknown'])}")
+    note(f"{'; '.join(parts)}. Follow it: {PROGRAM} watch {accepted['push_id']}")
+
+
+def nobody(target: dict[str, Any]) -> str:
+    """Why a target is empty."""
+    if "tag" in target:
+        return f"No device has the tag {target['tag']!r} (`{PROGRAM} devices list` shows who has which)"
+    return f"There are no devices yet (`{PROGRAM} devices add ID` enrols one)"
+
+
+def suppression(client: ServerClient, accepted: dict[str, Any]) -> str:
+    """`2 no_consent, 1 channel_muted`, without numbers where not all are looked at; empty for a key that may only
+    send."""
+    path = f"/v1/pushes/{segment(accepted['push_id'])}/deliveries"
+    try:
+        found = Counter(item["reason"] for item in client.items(path, EXPLAINED, state="suppressed"))
+    except Refused:
+        return ""
+    complete = found.total() == accepted["suppressed"]
+    return ", ".join(f"{number} {reason}" if complete else str(reason) for reason, number in found.most_common())
+
+
+def print_forecast(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        print_facts(answer)
