@@ -229,7 +229,7 @@ def test_a_backup_taken_under_load_restores_to_a_truthful_ledger(
     for push_id in known:
         assert copy.api.counts(push_id)["targeted"] == 2
     device: WireDevice = wire(copy, present)
-    assert device.connect().session_present, "the broker's sessions are in the backup too"
+    assert not device.connect().session_present, "it may hold identifiers that the backup has never heard of"
     late: WireDevice = wire(copy, absent).start()
     late.wait_received(len(before) + len(known))
     assert late.push_ids() == before + known
