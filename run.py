@@ -32,6 +32,7 @@ python3 run.py demo             the main job on real sockets, in under a minute
 python3 run.py serve            broker and gateway; data in ./fleetpush-data
 python3 run.py simulate [NAME]  a fleet of simulated devices, judged to the last push (--list names them)
 python3 run.py kiosk [ID]       a browser as a device (fetches MQTT.js with npm)
+python3 run.py broker [...]     the MQTT broker alone, without gateway and pushes
 python3 run.py test [--full]    all tests (more pytest arguments may follow)
 python3 run.py bench [NAME]     the benchmarks (tests/benchmarks/README.md)
 python3 run.py COMMAND ...      any other fleetpush command; `python3 run.py --help` lists them
@@ -218,6 +219,8 @@ def main(arguments: list[str]) -> int:
     if command == "bench":
         os.chdir(ROOT)
         start("tests.benchmarks", *rest)
+    if command == "broker":
+        start("broker", *rest)
     # As it was typed, so that what our messages say to type works from the same place.
     os.environ["FLEETPUSH_PROGRAM"] = f"python3 {shlex.quote(sys.argv[0])}"
     start("gateway", *arguments)

@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"`{scenario.name}` kills the server or changes its clock, and does so only to one that it has started "
                 "itself: leave --server out"
             )
+        if options.compare is not None and options.report is None:
+            raise BadUse("--compare draws an earlier run beside this one in the report: give --report FILE, too")
         earlier = _earlier(options.compare)
         files = {path: kind for kind in ("report", "json", "junit") if (path := getattr(options, kind)) is not None}
         for path in files:
@@ -94,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--server", metavar="URL", help="one that runs, with the key in FLEETPUSH_KEY; default: one is started"
     )
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM file of who vouches for --server")
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="PEM file of who vouches for --server; default: FLEETPUSH_CA"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the report as one HTML file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it as JSON")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write it as JUnit XML")
@@ -127,14 +131,20 @@ def _target(options: argparse.Namespace) -> Target | None:
         return None
     if not options.server.startswith(("http://", "https://")):
         raise BadUse(f"--server {options.server}: an address begins with http:// or https://")
-    key = os.environ.get("FLEETPUSH_KEY")
+    # A file or a shell may leave a line break behind it.
+    key = (os.environ.get("FLEETPUSH_KEY") or "").strip()
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise BadUse("FLEETPUSH_KEY is no key: it has a character that none has")
     if not key:
         raise BadUse(
             f"set FLEETPUSH_KEY to a key with the scopes send, read and devices (`{PROGRAM} keys add` makes one)"
         )
-    if options.ca is not None and not options.ca.is_file():
-        raise BadUse(f"--ca {options.ca}: there is no such file")
-    return Target(options.server.rstrip("/"), key, None if options.ca is None else str(options.ca))
+    ca, name = options.ca, "--ca"
+    if ca is None and os.environ.get("FLEETPUSH_CA"):
+        ca, name = Path(os.environ["FLEETPUSH_CA"]), "FLEETPUSH_CA"
+    if ca is not None and not ca.is_file():
+        raise BadUse(f"{name} {ca}: there is no such file")
+    return Target(options.server.rstrip("/"), key, None if ca is None else str(ca))
 
 
 def _earlier(path: Path | None) -> SimulationReport | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -61,6 +62,11 @@ class Journal:
         self._lock = threading.Lock()
         # Absolute: `file:x` and `:memory:` are names of files too, and SQLite takes them for something else.
         place = ":memory:" if path is None else path.absolute()
+        if path is not None:
+            # What a person decided and does is nobody else's: SQLite would leave the mode to the umask. Its side files
+            # take the mode of the file.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            path.chmod(0o600)
         self._database = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version > VERSION:

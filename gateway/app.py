@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -71,6 +72,7 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.disk_space import DiskSpace
+from gateway.hangup import Hangups
 from gateway.keys import Keys
 from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
@@ -158,6 +160,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    hangups = Hangups(stop.set)
+    loop.add_signal_handler(signal.SIGHUP, hangups)
     at_the_doors = doors.open_doors(settings)
     wanted = doors.addresses(settings, at_the_doors)
     tls = at_the_doors.tls
@@ -189,13 +193,12 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         http = HttpServer(api, mqtt.websocket, rooms.connections, settings.trusted_proxies)
         if tls is None:
             await http.start(listener)
-            # Without a handler the signal would end us, and a service manager sends it for "reload".
-            loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP: there are no certificates to read again")
+            hangups.ready(partial(log.info, "SIGHUP: there are no certificates to read again"))
         else:
             await http.start(None)
             http_tls = doors.for_requests(tls)
             entrance = mqtt.accept(listener, Entrance(http_tls), lambda _: http.protocol())
-            loop.add_signal_handler(signal.SIGHUP, _reload, rooms, tls, http_tls)
+            hangups.ready(partial(_reload, rooms, tls, http_tls))
         ending.push_async_callback(http.stop)
         ending.callback(rooms.feed.end)  # before that: a stream would keep it waiting
         rooms.couriers.start()

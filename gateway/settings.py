@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -24,6 +25,9 @@ from pydantic_settings import (
 )
 
 CONFIG_FILE = Path("fleetpush.toml")
+PREFIX = "FLEETPUSH_"
+OTHER_VARIABLES = {f"{PREFIX}{name}" for name in ("URL", "KEY", "CA", "PROGRAM")}
+"""Of commands that talk to a server, and of `run.py`."""
 MAX_PAYLOAD = 262_144
 """The most that `max_payload` may be: a quarter of the broker's largest packet."""
 ORIGIN = re.compile(
@@ -62,7 +66,7 @@ class BadSettings(Exception):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="FLEETPUSH_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     data_dir: Path = Path("fleetpush-data")
     """Everything is kept here."""
@@ -200,12 +204,23 @@ class Settings(BaseSettings):
     @classmethod
     def load(cls, config: Path | None = None, **given: Any) -> Settings:
         """The settings of this run; `given` are the flags. Raises BadSettings."""
+        _check_environment()
         from_file = _read_config(config)
         sources: dict[str, Any] = {**given, "from_file": from_file}
         try:
             return cls(**sources)
         except ValidationError as error:
             raise BadSettings(_explain(error, given, from_file, config or CONFIG_FILE)) from None
+
+
+def _check_environment() -> None:
+    """A variable that is written wrongly would leave its default in force, unseen."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise BadSettings(f"{name} is set, and there is no such setting{hint} (`unset {name}` takes it out)")
 
 
 def _read_config(config: Path | None) -> dict[str, Any]:
@@ -217,6 +232,8 @@ def _read_config(config: Path | None) -> dict[str, Any]:
         if config is None:
             return {}
         raise BadSettings(f"{path}: no such file; create it, or leave --config out") from None
+    except UnicodeDecodeError as error:
+        raise BadSettings(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8, as TOML asks") from None
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise BadSettings(f"{path}: {error}") from None
     for name in values:

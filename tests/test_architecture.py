@@ -50,6 +50,7 @@ GATEWAY_ROOMS = (
         "certificates",
         "disk_space",
         "errors",
+        "hangup",
         "host_names",
         "merge_patch",
         "pages",

@@ -55,6 +55,8 @@ BODY_BYTES_PER_SECOND: float = 1_024.0
 """What a body has to bring between two looks: the slowest mobile network there is (GPRS) brings more."""
 WHOLE_BODY_SECONDS: float = 600.0
 """For all of a body: 16 MiB at 27 KiB/s."""
+LAST_BODY_SECONDS: float = 1.0
+"""For the rest of a body when the server ends."""
 UNREAD_SECONDS: float = 30.0
 """Between two looks at how much its reader has taken of an answer that waits to be sent."""
 UNREAD_BYTES_PER_SECOND: float = 1_024.0
@@ -423,6 +425,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         cycle = self._cycle
         if cycle is not None and not cycle.response_complete and self._framing.part is not NOTHING:
             cycle.keep_alive = self._keep_alive = False
+            if cycle.more_body:
+                self._wait(LAST_BODY_SECONDS, self._refuse_body)
             return
         self._transport.close()
         if not self._transport.get_write_buffer_size():
@@ -469,6 +473,13 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._refuse("body_late", problem("request_timeout", detail))
         else:
             self._wait(BODY_SECONDS, self._look_at_body, self._framing.body_bytes)
+
+    def _refuse_body(self) -> None:
+        """The server ends, and devices are told goodbye when the last request is answered: not when somebody's upload
+        has come in."""
+        self._deadline = None
+        self._refuse("body_late", problem("unavailable", "the server is ending; send it again when it is back"))
+        self._loop.call_later(GOODBYE_SECONDS, self._transport.abort)
 
     def _wait(self, seconds: float, end: Callable[..., None], *arguments: object) -> None:
         if self._deadline is not None:

@@ -10,6 +10,8 @@ Exit codes: 0 done; 1 it could not be done (the reason and its remedy are on std
 from __future__ import annotations
 
 import gc
+import io
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +22,7 @@ from typer.core import TyperGroup
 
 from gateway.cli.options import HELP_NAMES, MARKUP, command_group, load_settings
 from gateway.cli.terminal import PROGRAM, Failure, note
+from gateway.hangup import hold_hangups
 
 COMMANDS = {
     "serve": "gateway.cli:serve",
@@ -62,6 +65,13 @@ class Commands(TyperGroup):
 
 
 def main() -> None:
+    # Closed (`>&-`): what is printed goes nowhere, and no file that is opened takes its number.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # for the whole process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # the same
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows ASCII only shows a question mark where it cannot show a letter.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name=PROGRAM)
     except Failure as failure:
@@ -131,6 +141,7 @@ def serve(
 ) -> None:
     """Run broker and gateway in this process until SIGTERM or Ctrl-C. README.md explains every setting."""
     given = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
+    hold_hangups()
     settings = load_settings(config, **given)
     # What is imported stays, and it is much: a collector that looks through it time and again while it grows takes a
     # sixth of the start.

@@ -73,13 +73,14 @@ def doctor(
     server: ServerUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
+    config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./fleetpush.toml if there")] = None,
     mend_clock: Annotated[
         bool, typer.Option("--mend-clock", help="Take stored times that a wrong clock has put into the future back.")
     ] = False,
 ) -> None:
     """Check a set-up: data directory, disk, limits, clock, schema, certificates, ports, server, key. Exit code 1 on a
     failure."""
-    settings = load_settings()
+    settings = load_settings(config)
     if mend_clock:
         mend_stored_times(data_dir or settings.data_dir)
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from gateway.cli.server_client import ServerClient
-from gateway.cli.terminal import Failure, fail
+from gateway.cli.terminal import Failure, fail, is_terminal
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -32,7 +31,7 @@ ServerUrl = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id")]
 PushId = Annotated[str, typer.Argument(metavar="PUSH_ID")]
-MARKUP: Literal["rich"] | None = "rich" if sys.stdout.isatty() else None
+MARKUP: Literal["rich"] | None = "rich" if is_terminal() else None
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 DURATION = re.compile(r"(\d+)([smhd]?)")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import re
+import socket
 import ssl
 import uuid
 from collections.abc import Iterator
@@ -106,13 +107,18 @@ class ServerClient:
                     f"no server found: there is no {data_dir / SERVER_FILE}. Start one with `{PROGRAM} serve`, give "
                     "its data directory with --data-dir, or its address with --server or FLEETPUSH_URL."
                 ) from None
-        key = os.environ.get("FLEETPUSH_KEY")
+        key = given_key()
+        if key and found_in is not None and not is_this_machine(url, found_in / SERVER_FILE):
+            raise Failure(
+                f"{found_in / SERVER_FILE} is not your own server's, or names another machine ({url}): FLEETPUSH_KEY is"
+                " not sent there. Give the address with --server or FLEETPUSH_URL."
+            )
         if not key and found_in is None and not is_loopback(url):
             # admin.key opens the server of this machine; it is not for whatever address somebody typed.
             raise Failure(f"no key for {url}: set FLEETPUSH_KEY. The one in {data_dir} is not sent to other machines.")
         if not key:
             try:
-                key = (data_dir / KEY_FILE).read_text().strip()
+                key = checked_key((data_dir / KEY_FILE).read_text(errors="replace"), str(data_dir / KEY_FILE))
             except OSError as error:
                 raise Failure(
                     f"no key: set FLEETPUSH_KEY, or run this where {data_dir / KEY_FILE} is readable "
@@ -193,6 +199,11 @@ class ServerClient:
             yield
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise Failure(f"{self.url!r} is no address of a server: write it as http://HOST:PORT", 2) from error
+        except httpx2.LocalProtocolError:
+            # What the library would say repeats a header, and one of them is the key.
+            raise Failure(
+                f"the request to {self.url} cannot be written: a value has a character that is not allowed", 2
+            ) from None
         except httpx2.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Distrusted(*self._distrusted(str(error))) from error
@@ -275,6 +286,36 @@ def tls_context(certificate: Path | None, fleet_ca: Path | None = None) -> ssl.S
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
+
+
+def given_key() -> str | None:
+    """FLEETPUSH_KEY; None if it is not set. Raises Failure for what can be no key."""
+    key = os.environ.get("FLEETPUSH_KEY")
+    return checked_key(key, "FLEETPUSH_KEY") if key else None
+
+
+def checked_key(text: str, source: str) -> str:
+    """Without the white space around it that a file or a shell leaves. Raises Failure, which does not repeat it."""
+    key = text.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise Failure(f"{source} is no key: it has a character that none has, a line break for example", 2)
+    return key
+
+
+def is_this_machine(url: str, facts: Path) -> bool:
+    """Whether `server.json` was written by ourselves or by root, and names an address of this machine."""
+    try:
+        if facts.stat().st_uid not in (0, os.geteuid()):
+            return False
+        host = urlsplit(url).hostname or ""
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        if address.is_loopback:
+            return True
+        with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))  # only an address of our own can be bound
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def is_loopback(url: str) -> bool:

@@ -46,11 +46,11 @@ def console() -> Console:
     """Standard output as it is now (tests and pipes replace it). Looks up no markup in what others wrote."""
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(markup=False, highlight=False, soft_wrap=not is_terminal())
 
 
 def is_terminal() -> bool:
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()  # None: it is closed
 
 
 def note(text: str) -> None:

@@ -1,0 +1,54 @@
+"""SIGHUP: a service manager that says "read your certificates again", or the end of the terminal we were started in.
+
+Until the server can do either, a hang-up is kept (`hold_hangups`, then `Hangups`): it must not end a start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+_ignored_from_outside = False
+
+
+def hold_hangups() -> None:
+    """First thing of a server: from now on SIGHUP does not end the process. Who started it with `nohup` has asked for
+    it to outlive the terminal."""
+    global _ignored_from_outside
+    _ignored_from_outside = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def has_terminal() -> bool:
+    """Whether there is a terminal that belongs to this process."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+class Hangups:
+    """Call it for each SIGHUP."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        """`stop` ends the server: the terminal that it was started in is gone, and nobody else would."""
+        self._stop = stop
+        self._reload: Callable[[], None] | None = None
+        self._waiting = False
+        self._had_terminal = has_terminal() and not _ignored_from_outside
+
+    def __call__(self) -> None:
+        if self._had_terminal and not has_terminal():
+            self._stop()
+        elif self._reload is None:
+            self._waiting = True
+        else:
+            self._reload()
+
+    def ready(self, reload: Callable[[], None]) -> None:
+        """From now on `reload` is called; at once, if it was asked for meanwhile."""
+        self._reload = reload
+        if self._waiting:
+            reload()
