@@ -25,14 +25,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 
 from client_sim.figures import ARRIVED, ENDED
+from client_sim.simulated_push import result_of
 
 TYPES = tuple(f"delivery.{state}" for state in ("sent", *ARRIVED, *ENDED))
 BITS = {name: 1 << place for place, name in enumerate(TYPES)}
+CONNECTIONS = ("device.connected", "device.disconnected")
+_STAGES = tuple(f"delivery.{state}" for state in ARRIVED)
+_LATER = {name: _STAGES[place + 1 :] for place, name in enumerate(_STAGES)}
+"""Of the events of a delivery those that cannot come before."""
 FEW_DEVICES = 500
 """A webhook tells events in order, by four requests at a time: of a larger fleet it is asked for `FEW_TYPES` only, or
 it would still be telling long after the last phase."""
@@ -56,14 +61,24 @@ class ObserverPlan:
     """Of the device ids of this simulation, `sim-abc123-`."""
 
 
+class Complaint(NamedTuple):
+    """What must not be, whatever the fleet did, in words; and whom it is about, where it is about one."""
+
+    what: str
+    push_id: str = ""
+    device: int = -1
+    """Its index."""
+
+
 @dataclass
 class EventBooks:
     """What was told, by (push id, device index): bits of `BITS`."""
 
     stream: dict[tuple[str, int], int] = field(default_factory=dict)
     webhook: dict[tuple[str, int], int] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
-    """What must not be, whatever the fleet did, in words: an event under two ids, a wrong signature."""
+    presence: dict[int, str] = field(default_factory=dict)
+    """By device index: the last that the stream told of its connection, `device.connected` for example."""
+    complaints: list[Complaint] = field(default_factory=list)
     idle_seconds: float = 0.0
     """Since the last new event, of either."""
 
@@ -71,13 +86,16 @@ class EventBooks:
 class _Book:
     """Of one way to be told. `ids` tells an event that is repeated from one that happened twice."""
 
-    def __init__(self, source: str, prefix: str, complaints: list[str]) -> None:
+    def __init__(self, source: str, prefix: str, complaints: list[Complaint]) -> None:
         self.bits: dict[tuple[str, int], int] = {}
+        self.presence: dict[int, str] = {}
         self.heard = time.monotonic()
         self._source = source
         self._prefix = prefix
         self._complaints = complaints
         self._ids: dict[tuple[str, int, str], str] = {}
+        self._last: dict[int, tuple[int, int]] = {}
+        """By device: the id of its last event."""
 
     def note(self, event: dict[str, Any]) -> None:
         kind, data = event["type"], event["data"]
@@ -86,26 +104,55 @@ class _Book:
             return
         device_id = str(data.get("device_id", ""))
         number = device_id.removeprefix(self._prefix)
-        if kind not in BITS or number == device_id or not number.isdecimal():
+        if number == device_id or not number.isdecimal():
+            return
+        if kind in CONNECTIONS:
+            self.presence[int(number)] = kind
+            self.heard = time.monotonic()
+        if kind not in BITS:
             return
         place = str(data["push_id"]), int(number)
+        told = self.bits.get(place, 0)
         before = self._ids.setdefault((*place, kind), event["id"])
         if before != event["id"]:
-            self.complain(f"{kind} of push {place[0]} to {device_id} was told twice, as {before} and {event['id']}")
+            self.complain(f"{kind} was told twice, as {before} and {event['id']}", *place)
             return
-        if not self.bits.get(place, 0) & BITS[kind]:
-            self.bits[place] = self.bits.get(place, 0) | BITS[kind]
-            self.heard = time.monotonic()
+        if told & BITS[kind]:
+            return  # at least once
+        self._judge_turn(event, place, told)
+        if kind == "delivery.acted":
+            self._judge_result(data, place)
+        self.bits[place] = told | BITS[kind]
+        self.heard = time.monotonic()
 
-    def complain(self, what: str) -> None:
+    def _judge_turn(self, event: dict[str, Any], place: tuple[str, int], told: int) -> None:
+        """Events of a device come in order, and those of a delivery in the order of its life."""
+        push_id, index = place
+        entry, _, number = event["id"].partition(".")
+        position = int(entry), int(number or 0)
+        if position < self._last.get(index, position):
+            self.complain(f"{event['type']} with the id {event['id']} was told behind a later one", push_id, index)
+        self._last[index] = max(position, self._last.get(index, position))
+        later = [name for name in _LATER.get(event["type"], ()) if told & BITS[name]]
+        if later:
+            self.complain(f"{event['type']} was told behind {later[0]}", push_id, index)
+
+    def _judge_result(self, data: dict[str, Any], place: tuple[str, int]) -> None:
+        push_id, index = place
+        expected = result_of(push_id, data["device_id"])
+        if data.get("result") != expected:
+            told = f"the result {data.get('result')}, and the device's was {expected}"
+            self.complain(f"delivery.acted has {told}", push_id, index)
+
+    def complain(self, what: str, push_id: str = "", index: int = -1) -> None:
         if len(self._complaints) < MAX_COMPLAINTS:
-            self._complaints.append(f"{self._source}: {what}")
+            self._complaints.append(Complaint(f"{self._source}: {what}", push_id, index))
 
 
 class _Observer:
     def __init__(self, plan: ObserverPlan) -> None:
         self._plan = plan
-        self._complaints: list[str] = []
+        self._complaints: list[Complaint] = []
         self.stream = _Book("the event stream", plan.prefix, self._complaints)
         self.webhook = _Book("the webhook", plan.prefix, self._complaints)
         self.secret = ""
@@ -113,7 +160,11 @@ class _Observer:
     def books(self) -> EventBooks:
         heard = max(self.stream.heard, self.webhook.heard)
         return EventBooks(
-            dict(self.stream.bits), dict(self.webhook.bits), list(self._complaints), time.monotonic() - heard
+            dict(self.stream.bits),
+            dict(self.webhook.bits),
+            dict(self.stream.presence),
+            list(self._complaints),
+            time.monotonic() - heard,
         )
 
     # The stream

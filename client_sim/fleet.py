@@ -13,7 +13,6 @@ import random
 import resource
 import ssl
 import threading
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -72,21 +71,23 @@ class FleetPlan:
 class Observation:
     """What happened since the last one, and how things stand."""
 
-    named: list[tuple[int, str]] = field(default_factory=list)
-    """Push numbers that were seen for the first time, and their push ids."""
-    arrived: list[tuple[int, int, float]] = field(default_factory=list)
-    """(push number, device, when): it took effect."""
+    named: list[tuple[int, int, str]] = field(default_factory=list)
+    """(push number, device, push id) of pushes that were seen for the first time."""
+    arrived: list[tuple[int, int, float, int]] = field(default_factory=list)
+    """(push number, device, when, the seconds that `expires_in` said): it took effect."""
     duplicated: list[tuple[int, int, float]] = field(default_factory=list)
     said: list[tuple[int, int, int]] = field(default_factory=list)
     """(push number, device, level) of receipts that the server has acknowledged."""
     online: list[tuple[int, float, float]] = field(default_factory=list)
     """(device, when, seconds since the attempt began)."""
     offline: list[tuple[int, float]] = field(default_factory=list)
-    violations: list[tuple[int, float, str]] = field(default_factory=list)
+    violations: list[tuple[int, int, str]] = field(default_factory=list)
+    """(push number or -1, device, in words)."""
     failures: Counter[str] = field(default_factory=Counter)
     unanswered: list[tuple[int, int]] = field(default_factory=list)
     """At the end: (push number, device) of receipts that the server has not acknowledged."""
-    redelivered: int = 0
+    redelivered: list[tuple[int, int, float]] = field(default_factory=list)
+    """(push number, device, when) of copies that were dropped."""
     connected: int = 0
     unsettled: int = 0
     """Devices that are to be connected and are not, or have said something that is not answered yet."""
@@ -245,24 +246,24 @@ class Fleet:
         self._connected -= 1
         self._seen.offline.append((device.index, now))
 
-    def effect(self, device: SimulatedDevice, number: int, push_id: str, now: float) -> bool:
+    def effect(self, device: SimulatedDevice, number: int, push_id: str, now: float, expires_in: int) -> bool:
         key = number << 24 | device.index
         before = self._effects.get(key)
         name = self._names.get(number)
         if name is None:
             self._names[number] = name = push_id
-            self._seen.named.append((number, push_id))
+            self._seen.named.append((number, device.index, push_id))
         if before is None:
             self._effects[key] = device.connection
-            self._seen.arrived.append((number, device.index, now))
+            self._seen.arrived.append((number, device.index, now, expires_in))
             return True
         if name != push_id:
             self._seen.duplicated.append((number, device.index, now))
             return True
         if before == device.connection:
-            self.violated(device, f"push {push_id} came twice on one connection")  # [MQTT-4.4.0-1]
+            self.violated(device, f"push {push_id} came twice on one connection", number)  # [MQTT-4.4.0-1]
         self._effects[key] = device.connection
-        self._seen.redelivered += 1
+        self._seen.redelivered.append((number, device.index, now))
         return False
 
     def said(self, device: SimulatedDevice, number: int, level: int) -> None:
@@ -271,8 +272,8 @@ class Fleet:
     def failed(self, what: str) -> None:
         self._seen.failures[what] += 1
 
-    def violated(self, device: SimulatedDevice, what: str) -> None:
-        self._seen.violations.append((device.index, time.monotonic(), what))
+    def violated(self, device: SimulatedDevice, what: str, number: int = -1) -> None:
+        self._seen.violations.append((number, device.index, what))
 
     # What the conductor is told
 

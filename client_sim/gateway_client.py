@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 from urllib.parse import quote
 
 import httpx2
+
+from client_sim.figures import ARRIVED
 
 BULK = 1_000
 """Devices that are enrolled with one request."""
@@ -51,12 +53,17 @@ class ServerDelivery:
     at: str | None = None
     """When it came to that state."""
     result: Any = None
+    qos: int | None = None
+    times: dict[str, str] = field(default_factory=dict)
+    """By state that it went through."""
 
 
 @dataclass(frozen=True)
 class ServerPush:
     """What the server says of a push as a whole."""
 
+    push_id: str
+    kind: str
     targeted: int
     counts: dict[str, int]
     reached: dict[str, int]
@@ -167,6 +174,8 @@ class GatewayClient:
                     item["reason"],
                     item.get(f"{item['state']}_at") or item.get("ended_at"),
                     item.get("result"),
+                    item.get("qos"),
+                    {state: item[f"{state}_at"] for state in ARRIVED if item.get(f"{state}_at") is not None},
                 )
                 for item in items
             ]
@@ -179,17 +188,31 @@ class GatewayClient:
         body = await self._ask("GET", f"/v1/pushes/{push_id}", 200, 404)
         if "counts" not in body:
             return None
-        return ServerPush(body["targeted"], body["counts"], body["reached"], body["sent_at"], body["expires_at"])
+        counted = body["targeted"], body["counts"], body["reached"]
+        return ServerPush(push_id, body["kind"], *counted, body["sent_at"], body["expires_at"])
 
-    async def offline_devices(self) -> list[str]:
-        """The devices of the app that the server holds for not connected. Raises GatewayError."""
-        found: list[str] = []
+    async def funnel(self, push_id: str) -> dict[str, Any]:
+        """The analytics of a push; empty if the server does not know it. Raises GatewayError."""
+        body = await self._ask("GET", f"/v1/analytics/pushes/{push_id}", 200, 404)
+        return body if "targeted" in body else {}
+
+    async def presence(self) -> dict[str, bool]:
+        """The devices of the app, and whether the server holds them for connected. Raises GatewayError."""
+        return {item["device_id"]: item["online"] async for item in self._items("/v1/devices")}
+
+    async def mailbox(self, device_id: str) -> list[str]:
+        """The ids of the pushes that wait for a device, in order. Raises GatewayError."""
+        return [item["push_id"] async for item in self._items(f"/v1/devices/{quote(device_id)}/mailbox")]
+
+    async def _items(self, path: str) -> AsyncIterator[dict[str, Any]]:
+        """Those of a list, page by page."""
         cursor: dict[str, str] = {}
         while True:
-            page = await self._ask("GET", "/v1/devices", 200, params={"limit": PAGE, **cursor})
-            found += [item["device_id"] for item in page["items"] if not item["online"]]
+            page = await self._ask("GET", path, 200, params={"limit": PAGE, **cursor})
+            for item in page["items"]:
+                yield item
             if not page.get("next_cursor"):
-                return found
+                return
             cursor = {"cursor": page["next_cursor"]}
 
     async def policy(self) -> dict[str, Any]:

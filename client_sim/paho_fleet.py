@@ -28,6 +28,7 @@ from client_sim.fleet import REPORT_SECONDS, DevicePlan, FleetPlan, Observation,
 from client_sim.people import ACTED, DISPLAYED, OPENED, SHOWN
 from client_sim.push import Push
 from client_sim.shaped_link import Network
+from client_sim.simulated_push import ACTION, result_of
 
 MOST = 300
 """Devices in a process: two threads and four descriptors each."""
@@ -75,7 +76,7 @@ class PahoDevice:
             tls=fleet.plan.tls(),
             backoff=Backoff(cap=30.0),
         )
-        device.actions["play"] = lambda push: {"state": "playing"}
+        device.actions[ACTION] = self._answer
         device.start()
 
     def leave(self) -> None:
@@ -103,16 +104,19 @@ class PahoDevice:
         try:
             number = int(push.data["sim"])
         except (KeyError, TypeError, ValueError):
-            self._fleet.tell("violations", (self.index, now, "a message that is no push of this simulation"))
+            self._fleet.tell("violations", (-1, self.index, "a message that is no push of this simulation"))
             return None
-        if not self._fleet.effect(self.index, number, push.push_id, now):
+        if not self._fleet.effect(self.index, number, push, now):
             return None
         if push.kind == "command":
             self._obeyed.append((number, ACTED))
-            return {"state": "playing"}
+            return self._answer(push)
         if push.kind in SHOWN:
             self._show(push, number)
         return None
+
+    def _answer(self, push: Push) -> dict[str, str]:
+        return result_of(push.push_id, self._plan.topics.split("/")[2])
 
     def _show(self, push: Push, number: int) -> None:
         people = self._fleet.plan.people
@@ -133,7 +137,7 @@ class PahoDevice:
             return  # its person went with it
         with self._lock:
             if level == ACTED:
-                device.act(push, "play")
+                device.act(push, ACTION)
             elif level == OPENED:
                 device.opened(push)
             else:
@@ -259,17 +263,17 @@ class PahoFleet:
 
     # What happened
 
-    def effect(self, index: int, number: int, push_id: str, now: float) -> bool:
+    def effect(self, index: int, number: int, push: Push, now: float) -> bool:
         """Whether it is the first of this push on this device. The journal lets no copy of a push id through."""
         with self._lock:
             if number not in self._names:
-                self._names[number] = push_id
-                self._seen.named.append((number, push_id))
+                self._names[number] = push.push_id
+                self._seen.named.append((number, index, push.push_id))
             if (number, index) in self._effects:
                 self._seen.duplicated.append((number, index, now))
                 return False
             self._effects.add((number, index))
-            self._seen.arrived.append((number, index, now))
+            self._seen.arrived.append((number, index, now, push.expires_in))
             return True
 
     def tell(self, what: str, item: Any) -> None:

@@ -21,6 +21,7 @@ import httpx2
 from client_sim.backoff import Backoff
 from client_sim.gateway_client import Answer, GatewayClient, said
 from client_sim.scenario import Scenario, Stream
+from client_sim.simulated_push import push_body
 
 TICK = 0.01
 CONNECTIONS = 32
@@ -28,6 +29,8 @@ BATCH = 500
 REPEATED = (429, 500, 502, 503, 504, 507)
 """Answers that say nothing about the push itself."""
 ACCEPTED = 202
+REPEAT_EVERY = 20
+"""One push of so many, of those that leave alone, is asked for twice."""
 
 
 class SenderEvents(Protocol):
@@ -42,11 +45,15 @@ class SenderEvents(Protocol):
         priority: str,
         collapse_key: str | None = None,
         size: int = 0,
+        qos: int = 1,
     ) -> int:
         """The first request of a push is about to leave; its number. Targets: device indexes, None: all of them.
         `size`: bytes of its padding."""
 
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None: ...
+
+    def repeated(self, number: int, push_id: str) -> None:
+        """It was asked for again, with the same key, and answered with this push."""
 
     def refused(self, number: int, why: str) -> None:
         """For good; the push does not exist."""
@@ -148,7 +155,14 @@ class Sender:
     def _request(self, due: _Due) -> _Request:
         stream = due.stream
         number = self._events.sending(
-            due.intended, time.monotonic(), due.targets, stream.ttl, due.priority, due.collapse_key, stream.size
+            due.intended,
+            time.monotonic(),
+            due.targets,
+            stream.ttl,
+            due.priority,
+            due.collapse_key,
+            stream.size,
+            stream.qos,
         )
         if due.targets is None:
             target: dict[str, Any] = {"tag": self._run}
@@ -156,25 +170,8 @@ class Sender:
             target = {"device": self._device(due.targets[0])}
         else:
             target = {"devices": [self._device(index) for index in due.targets]}
-        body: dict[str, Any] = {
-            "target": target,
-            "kind": stream.kind,
-            # What the device must find around it (`simulated_device`): nothing of a push may change on its way.
-            "data": {
-                "sim": number,
-                "as": [stream.kind, due.priority, stream.qos, int(stream.ttl), stream.size],
-                **({"padding": "x" * stream.size} if stream.size else {}),
-            },
-            "priority": due.priority,
-            "qos": stream.qos,
-            "ttl": int(stream.ttl),
-        }
-        if stream.kind in ("alert", "in_app"):
-            actions = [{"id": "play", "title": "Play"}, {"id": "next", "title": "Next"}]
-            body["notification"] = {"title": f"Push {number}", "body": "From the simulator", "actions": actions}
-        if due.collapse_key is not None:
-            body["collapse_key"] = due.collapse_key
-        return _Request(number, f"{self._run}-{number}", body)
+        body = push_body(number, stream.kind, due.priority, stream.qos, int(stream.ttl), stream.size, due.collapse_key)
+        return _Request(number, f"{self._run}-{number}", {"target": target, **body})
 
     def _device(self, index: int) -> str:
         return f"{self._run}-{index:05d}"
@@ -194,7 +191,18 @@ class Sender:
         for request, answer in zip(requests, answers, strict=False):
             if not self._heard(request, answer, answered):
                 again.append(request)
+        if alone and requests[0].number % REPEAT_EVERY == REPEAT_EVERY - 1 and answers[0].status == ACCEPTED:
+            await self._repeat(requests[0])
         return again
+
+    async def _repeat(self, request: _Request) -> None:
+        """A request whose answer somebody has lost: the same key must be answered with the same push."""
+        try:
+            answer = await self._gateway.push(request.body, request.key)
+        except httpx2.TransportError:
+            return
+        if answer.status == ACCEPTED:
+            self._events.repeated(request.number, str(answer.body["push_id"]))
 
     def _heard(self, request: _Request, answer: Answer, answered: float) -> bool:
         """Whether that was the last word on it."""

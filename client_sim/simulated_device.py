@@ -37,6 +37,7 @@ from broker.protocol.packets import (
 from client_sim.backoff import Backoff
 from client_sim.people import ACTED, DISPLAYED, EVENTS, SHOWN, People
 from client_sim.shaped_link import Network, ShapedLink
+from client_sim.simulated_push import ACTION, change_on_the_way, result_of
 from client_sim.timing_wheel import TimingWheel
 
 CONNECT_SECONDS = 20.0
@@ -71,7 +72,7 @@ class Surroundings(Protocol):
 
     def offline(self, device: SimulatedDevice, now: float) -> None: ...
 
-    def effect(self, device: SimulatedDevice, number: int, push_id: str, now: float) -> bool:
+    def effect(self, device: SimulatedDevice, number: int, push_id: str, now: float, expires_in: int) -> bool:
         """Whether it is to be executed: False for a copy of what this device has had."""
 
     def said(self, device: SimulatedDevice, number: int, level: int) -> None:
@@ -79,7 +80,8 @@ class Surroundings(Protocol):
 
     def failed(self, what: str) -> None: ...
 
-    def violated(self, device: SimulatedDevice, what: str) -> None: ...
+    def violated(self, device: SimulatedDevice, what: str, number: int = -1) -> None:
+        """`number` of the push that it is about, if it is about one."""
 
 
 class SimulatedDevice(asyncio.Protocol):
@@ -326,7 +328,7 @@ class SimulatedDevice(asyncio.Protocol):
         if entry is None:
             self._fleet.violated(self, f"PUBACK for packet identifier {packet_id}, which is not in flight")
         elif reason_code >= 0x80:
-            self._fleet.violated(self, f"a receipt was refused with reason code {reason_code:#04x}")
+            self._fleet.violated(self, f"a receipt was refused with reason code {reason_code:#04x}", entry[1])
         else:
             _, number, level = entry
             self._fleet.said(self, number, level)
@@ -391,9 +393,9 @@ class SimulatedDevice(asyncio.Protocol):
         except (ValueError, KeyError, TypeError):
             self._fleet.violated(self, "a message that is no push of this simulation")
             return
-        if changed := _changed(packet, message, number, f"{self._topics}push"):
-            self._fleet.violated(self, f"push {push_id} came with {changed}")
-        new = self._fleet.effect(self, number, push_id, now)
+        if changed := change_on_the_way(packet, message, number, f"{self._topics}push", self._version):
+            self._fleet.violated(self, f"push {push_id} came with {changed}", number)
+        new = self._fleet.effect(self, number, push_id, now, message.get("expires_in", 0))
         answer = b""
         if packet.qos == 1:
             if self.mute:
@@ -403,7 +405,7 @@ class SimulatedDevice(asyncio.Protocol):
             else:
                 answer = _PUBACK(0x40, 2, packet.packet_id)
         elif packet.qos == 2:
-            self._fleet.violated(self, "QoS 2 for a subscription with QoS 1")
+            self._fleet.violated(self, "QoS 2 for a subscription with QoS 1", number)
         if new and kind == "command":
             answer += self._receipt(number, push_id, ACTED, ACTED)
         elif new and kind in SHOWN:
@@ -428,9 +430,11 @@ class SimulatedDevice(asyncio.Protocol):
         """The packet, if it may leave now; otherwise it waits for its turn."""
         said = []
         for level in range(first, last + 1):
-            more = ', "action": "play", "result": {"state": "playing"}' if level == ACTED else ""
-            said.append(f'{{"push_id": "{push_id}", "event": "{EVENTS[level]}"{more}}}')
-        payload = (said[0] if len(said) == 1 else f"[{', '.join(said)}]").encode()
+            receipt: dict[str, Any] = {"push_id": push_id, "event": EVENTS[level]}
+            if level == ACTED:
+                receipt |= {"action": ACTION, "result": result_of(push_id, self._topics.split("/")[2])}
+            said.append(receipt)
+        payload = json.dumps(said[0] if len(said) == 1 else said).encode()
         if self._unanswered is None:
             self._unanswered = {}
         if self.state != ONLINE or len(self._unanswered) >= IN_FLIGHT or self._waiting:
@@ -467,25 +471,6 @@ class _Abandoned(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport) -> None:
         if not transport.is_closing():
             transport.resume_reading()
-
-
-def _changed(packet: Publish, message: dict[str, Any], number: int, topic: str) -> str:
-    """What is not as the sender asked for, in words; nothing when all is."""
-    sent_as = message["data"].get("as")
-    if sent_as is None:
-        return ""  # of another sender
-    kind, priority, qos, ttl, size = sent_as
-    if message["kind"] != kind or message.get("priority") != priority:
-        return f"kind {message['kind']} and priority {message.get('priority')}, sent as {kind} and {priority}"
-    if not 0 <= message.get("expires_in", -1) <= ttl:
-        return f"expires_in {message.get('expires_in')}, sent with a ttl of {ttl}"
-    if packet.qos != qos or packet.retain or packet.topic != topic:
-        return f"QoS {packet.qos}, retain {packet.retain}, topic {packet.topic}, sent with QoS {qos}"
-    if len(message["data"].get("padding", "")) != size:
-        return f"{len(message['data'].get('padding', ''))} bytes of padding, sent with {size}"
-    if kind in SHOWN and message.get("notification", {}).get("title") != f"Push {number}":
-        return f"another notification than it was sent with: {message.get('notification')}"
-    return ""
 
 
 def _retry_after(properties: Properties | None) -> int | None:

@@ -26,7 +26,7 @@ from client_sim.gateway_client import Enrolled, GatewayClient, GatewayError
 from client_sim.people import People
 from client_sim.scenario import Phase, Scenario
 from client_sim.sender import Sender
-from client_sim.server_answers import contradictions
+from client_sim.server_checks import ServerChecks
 from client_sim.server_process import ServerProcess
 from client_sim.shaped_link import Network
 from client_sim.simulation_ledger import Ledger
@@ -51,11 +51,7 @@ EVENT_QUIET_SECONDS = 1.0
 """The same when none is missing that must come: the others follow at their heels."""
 QUIET_SECONDS = 2.0
 """Nothing arrived, nothing unanswered: then it is time to ask the server what it thinks."""
-READERS = 8
-"""Requests at a time for the server's ledger."""
 SPARE_FILES = 200
-OPEN = ("waiting", "sent")
-"""States that a delivery must not end in."""
 RUN_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
@@ -109,8 +105,6 @@ class Simulation:
         self._network: Network | None = None
         self._worst_network = 0.0
         self._last_arrival = 0.0
-        self._last_look = False
-        """Time is over: what the server says now is its last word."""
 
     # From begin to end
 
@@ -137,16 +131,22 @@ class Simulation:
                 stack.push_async_callback(self._remove, gateway)
             self._ledger.may_suppress = _suppressing(await gateway.policy())
             enrolled = await gateway.enrol(self._ids, self._name)
+            if self._target is not None:
+                self._ledger.least_attempts = 1  # whoever runs it may have set it so
+            checks = ServerChecks(gateway, self._ledger, self._ids)
             observer = await self._observe_events(stack, gateway, target)
             self._crew.start(self._plan(enrolled, target), self._processes)
             stack.push_async_callback(asyncio.to_thread, self._crew.end)
             sampling = asyncio.create_task(self._sample())
             stack.callback(sampling.cancel)
+            watching = asyncio.create_task(checks.watch_counts())
+            stack.callback(watching.cancel)
             sender = Sender(gateway, self._name, self._scenario, self)
             for phase in self._scenario.phases:
-                await self._phase(phase, sender, began)
-            await self._settle(gateway, sender)
-            await self._compare_presence(gateway)
+                await self._phase(phase, sender, began, checks)
+            await self._settle(checks, sender)
+            await checks.compare_presence(self._connected_now, self._known)
+            await checks.compare_funnels()
             await self._compare_events(observer)
             sampling.cancel()
             with suppress(asyncio.CancelledError):
@@ -183,6 +183,8 @@ class Simulation:
             books = await asyncio.to_thread(observer.books)
             told = {"the event stream": books.stream, "the webhook": books.webhook}
             missing = any(self._ledger.untold(told[source], asked) for source, asked in types.items())
+            uncounted = [index for index in self._online if books.presence.get(index) != "device.connected"]
+            missing = missing or bool(uncounted)
             if not missing and books.idle_seconds > EVENT_QUIET_SECONDS:
                 break
             if books.idle_seconds > EVENT_SECONDS or time.monotonic() > deadline:
@@ -191,16 +193,10 @@ class Simulation:
         for source, asked in types.items():
             self._ledger.told(source, told[source], asked)
         for complaint in books.complaints:
-            self._ledger.event_complaint(complaint)
-
-    async def _compare_presence(self, gateway: GatewayClient) -> None:
-        """Everybody is connected now, and the server must say so."""
-        if self._crew.connected < len(self._known):
-            return
-        known = {self._ids[index]: index for index in self._known}
-        for device_id in await gateway.offline_devices():
-            if device_id in known and known[device_id] in self._online:
-                self._ledger.contradicts(-1, known[device_id], "the device is connected; the server says offline")
+            self._ledger.event_complaint(*complaint)
+        for index in uncounted:
+            last = books.presence.get(index)
+            self._ledger.event_complaint(f"the device is connected; the event stream told {last} last", index=index)
 
     async def _start_server(self, stack: AsyncExitStack) -> Target:
         server = self._server
@@ -239,7 +235,7 @@ class Simulation:
 
     # Phases
 
-    async def _phase(self, phase: Phase, sender: Sender, began: float) -> None:
+    async def _phase(self, phase: Phase, sender: Sender, began: float, checks: ServerChecks) -> None:
         start = time.monotonic()
         self._watcher.phase(phase.name, phase.says())
         self._set_up(phase)
@@ -264,6 +260,9 @@ class Simulation:
                 await streams
             for task in tasks:
                 task.cancel()
+        if phase.away:
+            await checks.compare_absent(self._away & self._known)
+            await checks.compare_presence(set, self._away & self._known)
         self._phases.append(
             PhaseReport(name=phase.name, began=start - began, ended=time.monotonic() - began, description=phase.says())
         )
@@ -276,6 +275,7 @@ class Simulation:
         if network != self._network:
             self._network = network
             self._worst_network = max(self._worst_network, network.worst if network else 0.0)
+            self._ledger.shaped = self._ledger.shaped or network is not None
             self._crew.tell_all("network", network)
         away = set(self._dice.sample(everyone, round(phase.away * scenario.devices)))
         back = self._away - away
@@ -354,12 +354,13 @@ class Simulation:
 
     def _restart(self, server: ServerProcess) -> None:
         self._statistics.server_ends(server.pid)
+        self._ledger.killed(time.monotonic())
         server.kill()
         server.start()
 
     # The end
 
-    async def _settle(self, gateway: GatewayClient, sender: Sender) -> None:
+    async def _settle(self, checks: ServerChecks, sender: Sender) -> None:
         """Everybody is back and hears well, until nothing is under way any more and both ledgers have their last word,
         or `settle` has passed."""
         self._watcher.phase("settle", "everybody is back; until nothing is under way any more")
@@ -372,13 +373,13 @@ class Simulation:
             )
         asked: set[int] = set()
         while True:
-            self._last_look = time.monotonic() > deadline
+            last_look = time.monotonic() > deadline
             while self._under_way() and time.monotonic() < deadline:
                 self._check()
                 await asyncio.sleep(LOOK_SECONDS)
             self._statistics.all_arrived()
             self._watcher.phase("compare", "what the server says of each push")
-            asked = await self._ask_server(gateway, asked)
+            asked = await checks.ask_pushes(asked, last_look, self._check)
             if len(asked) == len(self._ledger.pushes()):
                 return
             await asyncio.sleep(1.0)
@@ -388,32 +389,6 @@ class Simulation:
         if self._crew.unsettled or self._crew.connected < len(self._known):
             return True
         return now - self._last_arrival < QUIET_SECONDS
-
-    async def _ask_server(self, gateway: GatewayClient, asked: set[int]) -> set[int]:
-        """Tell the ledger what the server says; the pushes of which that is the last word."""
-        todo = iter([(number, push_id) for number, push_id in self._ledger.pushes() if number not in asked])
-        final = set(asked)
-
-        async def read() -> None:
-            for number, push_id in todo:
-                self._check()
-                report, items = await gateway.push_report(push_id), await gateway.deliveries(push_id)
-                said = [(self._index(one.device_id), one.state, one.reason) for one in items]
-                self._ledger.server_says(number, said, time.monotonic())
-                if not any(one.state in OPEN for one in items) or self._last_look:
-                    final.add(number)
-                    for device_id, what in contradictions(report, items):
-                        self._ledger.contradicts(number, self._index(device_id), what)
-
-        async with asyncio.TaskGroup() as readers:
-            for _ in range(READERS):
-                readers.create_task(read())
-        return final
-
-    def _index(self, device_id: str | None) -> int:
-        """-1: none of ours."""
-        run, _, number = (device_id or "").rpartition("-")
-        return int(number) if run == self._name and number.isdecimal() else -1
 
     def _report(self, began_at: datetime, seconds: float) -> SimulationReport:
         scenario = self._scenario
@@ -460,20 +435,23 @@ class Simulation:
     def _online(self) -> set[int]:
         return self._statistics.online
 
+    def _connected_now(self) -> set[int]:
+        return set(self._online)
+
     def _observed(self, worker: Worker, seen: Observation) -> None:
         """Everything a worker tells goes to the ledger, and what is measured to the statistics."""
         ledger, statistics = self._ledger, self._statistics
         for index, when, took in seen.online:
-            ledger.online(index, when)
+            ledger.online(index, when, when - took)
             statistics.came_online(index, took)
             # It was away until now; its own fault is over only when it is back.
             if index not in self._away and index not in self._deaf and index not in self._mute:
                 ledger.back(index, when)
                 statistics.present(index, when)
-        for number, push_id in seen.named:
-            ledger.named(number, push_id)
-        for number, index, when in seen.arrived:
-            ledger.arrived(number, index, when)
+        for number, index, push_id in seen.named:
+            ledger.named(number, index, push_id)
+        for number, index, when, expires_in in seen.arrived:
+            ledger.arrived(number, index, when, expires_in)
             statistics.arrived(number, index, when)
         for number, index, when in seen.duplicated:
             ledger.duplicated(number, index, when)
@@ -482,11 +460,12 @@ class Simulation:
         for index, when in seen.offline:
             ledger.offline(index, when)
             statistics.went_offline(index)
-        for index, when, what in seen.violations:
-            ledger.violation(index, when, what)
+        for number, index, what in seen.violations:
+            ledger.violation(number, index, what)
         for number, index in seen.unanswered:
             ledger.unanswered(number, index)
-        ledger.redelivered(seen.redelivered)
+        for number, index, when in seen.redelivered:
+            ledger.redelivered(number, index, when)
         if seen.arrived or seen.duplicated or seen.redelivered:
             self._last_arrival = time.monotonic()
         statistics.observed(worker, seen)
@@ -502,15 +481,20 @@ class Simulation:
         priority: str,
         collapse_key: str | None = None,
         size: int = 0,
+        qos: int = 1,
     ) -> int:
         self._statistics.sending(self._crew, intended, requested)
-        return self._ledger.sending(requested, targets, ttl, priority, collapse_key, size)
+        return self._ledger.sending(requested, targets, ttl, priority, collapse_key, size, qos)
 
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None:
         self._ledger.accepted(number, push_id, answered, targeted)
         self._statistics.accepted(number, answered)
 
+    def repeated(self, number: int, push_id: str) -> None:
+        self._ledger.repeated(number, push_id)
+
     def refused(self, number: int, why: str) -> None:
+        self._ledger.refused(number, why)
         self._statistics.errors[why] += 1
 
     def retried(self, why: str) -> None:

@@ -27,7 +27,7 @@ from client_sim.simulation_report import Host, Latency, Resources, Sample, Simul
 if TYPE_CHECKING:
     from client_sim.crew import Crew, Worker
     from client_sim.fleet import Observation
-    from client_sim.simulation_ledger import Judgement
+    from client_sim.judgement import Judgement
 
 BUSY_LAG = 0.1
 """Seconds. From here on what the simulator measures is also itself."""

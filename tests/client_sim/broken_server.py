@@ -11,26 +11,86 @@ miscounts      the counts of a push leave a delivery out
 no-answer      one receipt of 100 is booked and never acknowledged
 no-webhook     one request of three to a webhook is not made, and counts as taken
 no-event       the first event of one page of three is not sent on an event stream
+
+On the way to the device:
+wrong-device   one of 100 goes to another device, and is booked for the right one
+mixed-up       one of 100 has the content of the push before it
+truncated      one of 100 loses the actions of its notification
+downgraded     one of 100 is sent with QoS 0 and booked as delivered
+retained       one of 20 has the RETAIN flag
+no-expiry      devices that speak 5.0 are told no message expiry interval
+fresh-expiry   `expires_in` is always that of the acceptance
+backwards      what has waited is handed over newest first
+urgent-last    what has waited is handed over least urgent first
+new-names      what was in flight is repeated under another push id
+again          whoever comes back gets the last push that it has acknowledged once more
+never-drained  one device of three that comes back is not given what waits
+gives-up       a push that was not taken once ends `refused`
+
+At acceptance:
+collapses-none     a newer push supersedes nothing
+collapses-newest   a newer push ends instead of the one that waits
+overflows-newest   a full mailbox loses its newest push
+twice              an idempotency key is ignored
+fewer              one of seven devices is left out
+shuffled           the answers of a batch are turned round
+turned-away        one valid push of 20 is refused
+refused-and-sent   one valid push of 20 is refused, and sent all the same
+
+What devices say:
+misbooked      one receipt of 20 is booked on the device's push before
+no-result      one result of three is lost
+late-booking   receipts are acknowledged a second before they are stored
+
+What senders are told:
+stale-counts       counts stay what they were when somebody asked first
+misreached         `reached` leaves those out who acted
+no-time            what was acted on has no `delivered_at`
+wrong-qos          deliveries are listed with QoS 2
+short-mailbox      the list of what waits for a device leaves the first out
+wrong-funnel       analytics of a push count one delivery too many
+always-online      a device that was online once is online for ever
+wrong-push         one event of 20 names the push of the event before it
+wrong-webhook      one request of three to a webhook names another device in its last event
+bare-acted         `delivery.acted` has neither action nor result
+newest-first       a webhook is told the newest of its events first
+no-coming          `device.connected` is not told of one device of three
+
+After a kill:
+no-sessions    sessions are not restored
+no-mailbox     one of 20 waiting deliveries is gone
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from broker import window
+from broker.broker import Broker
 from broker.connection import Connection
 from broker.protocol.packets import Publish
 from gateway.cli import main
-from gateway.delivery import acceptance, reports
-from gateway.delivery.engine import ACKNOWLEDGED, EmbeddedEngine, Engine, Message
-from gateway.delivery.event_log import Page, log_handles
-from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK
-from gateway.delivery.mailbox import Mailbox
+from gateway.delivery import acceptance, event_log, ledger, receipts, reports
+from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.analytics import Analytics
+from gateway.delivery.connection_events import ConnectionEvents
+from gateway.delivery.drain import Lane
+from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Engine, Message
+from gateway.delivery.event_log import Event, Page, log_handles
+from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK, Ledger, end_rows, handle_of
+from gateway.delivery.mailbox import Mailbox, Presence
+from gateway.delivery.push import ActivePush
+from gateway.delivery.receipts import Receipts
+from gateway.delivery.reports import Reports
 from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AppRef, Draft, Submission, draft_of
+from gateway.errors import problem
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
 from gateway.outreach.guarded_client import Answer
@@ -43,7 +103,8 @@ LONGER = 30
 Deliver = Callable[[Message, int], bool]
 
 
-def drops() -> None:
+def remembered_mailboxes() -> list[Mailbox]:
+    """The server's one mailbox, when it is there."""
     attach = Mailbox.attach
     mailboxes: list[Mailbox] = []
 
@@ -51,11 +112,17 @@ def drops() -> None:
         mailboxes.append(self)
         attach(self, engine)
 
+    Mailbox.attach = attach_and_remember  # type: ignore[method-assign]
+    return mailboxes
+
+
+def drops() -> None:
+    mailboxes = remembered_mailboxes()
+
     def pretend(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
         asyncio.get_running_loop().call_soon(mailboxes[0].settled, client_id, handle, ACKNOWLEDGED)
         return True
 
-    Mailbox.attach = attach_and_remember  # type: ignore[method-assign]
     now_and_then(pretend)
 
 
@@ -113,12 +180,7 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
     """Instead of being sent one of 100 ends in `state`; its event is told, as of one that ended so by right."""
 
     def plant() -> None:
-        attach = Mailbox.attach
-        mailboxes: list[Mailbox] = []
-
-        def attach_and_remember(self: Mailbox, engine: Engine) -> None:
-            mailboxes.append(self)
-            attach(self, engine)
+        mailboxes = remembered_mailboxes()
 
         def end(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
             mailbox = mailboxes[0]
@@ -134,7 +196,6 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
             mailbox._database.submit(operation, lambda _: None, lambda error: None)
             return False
 
-        Mailbox.attach = attach_and_remember  # type: ignore[method-assign]
         now_and_then(end, 100)
 
     return plant
@@ -190,6 +251,407 @@ def no_event() -> None:
     EventFeed.read = read_mostly  # type: ignore[method-assign]
 
 
+# On the way to the device
+
+
+def changed_messages(change: Callable[[Message], Message], every: int) -> Callable[[], None]:
+    """One of so many messages is handed over as `change` makes it."""
+
+    def plant() -> None:
+        now_and_then(lambda client_id, deliver, message, handle: deliver(change(message), handle), every)
+
+    return plant
+
+
+def with_payload(message: Message, payload: bytes) -> Message:
+    body = message.body
+    return Message(message.topic, Body(payload, body.properties, body.expires_at), message.qos)
+
+
+def wrong_device() -> None:
+    others: dict[str, tuple[str, Deliver]] = {}
+
+    def to_another(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
+        others[client_id] = message.topic, deliver
+        topic, other = next((found for name, found in others.items() if name != client_id), (message.topic, deliver))
+        return other(Message(topic, message.body, message.qos), handle)
+
+    now_and_then(to_another, 100)
+
+
+def mixed_up() -> None:
+    before = Body(b"")
+
+    def with_the_body_before(message: Message) -> Message:
+        nonlocal before
+        body, before = before, message.body
+        return Message(message.topic, body if body.payload else message.body, message.qos)
+
+    changed_messages(with_the_body_before, 50)()
+
+
+def truncated(message: Message) -> Message:
+    return with_payload(message, re.sub(rb',"actions":\[[^]]*\]', b"", message.body.payload))
+
+
+def downgraded() -> None:
+    mailboxes = remembered_mailboxes()
+
+    def at_most_once(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
+        asyncio.get_running_loop().call_soon(mailboxes[0].settled, client_id, handle, ACKNOWLEDGED)
+        return deliver(Message(message.topic, message.body, 0), handle)
+
+    now_and_then(at_most_once, 100)
+
+
+def retained() -> None:
+    head_of: Callable[[int, int], bytes] = vars(window)["head_at_least_once"]
+    heads = 0
+
+    def head_with_retain(topic_length: int, payload_length: int) -> bytes:
+        nonlocal heads
+        heads += 1
+        head = head_of(topic_length, payload_length)
+        return head if heads % 20 else bytes([head[0] | 1]) + head[1:]
+
+    vars(window)["head_at_least_once"] = head_with_retain
+
+
+def no_expiry(message: Message) -> Message:
+    return Message(message.topic, Body(message.body.payload, message.body.properties), message.qos)
+
+
+def fresh_expiry() -> None:
+    body = ActivePush.body
+    ActivePush.body = lambda self, now: body(self, self.accepted_at)  # type: ignore[method-assign]
+
+
+def reordered_page(order: Callable[[list[ActivePush]], list[ActivePush]]) -> Callable[[], None]:
+    def plant() -> None:
+        hand_over = Mailbox._hand_over_page
+        Mailbox._hand_over_page = lambda self, slot, pushes: hand_over(self, slot, order(pushes))  # type: ignore[method-assign]
+
+    return plant
+
+
+def urgent_last() -> None:
+    insert = vars(acceptance)["insert_single_rows"]
+
+    def insert_upside_down(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int, int]]) -> None:
+        insert(connection, [(push, device, 3 - priority, size, state) for push, device, priority, size, state in rows])
+
+    vars(acceptance)["insert_single_rows"] = insert_upside_down
+
+
+def new_names() -> None:
+    resume = Mailbox.resume
+
+    def resume_renamed(self: Mailbox, client_id: str, handles: Sequence[int], done: Callable[..., None]) -> None:
+        def renamed(messages: Mapping[int, Message | None]) -> None:
+            done({handle: message and anew(message) for handle, message in messages.items()})
+
+        resume(self, client_id, handles, renamed)
+
+    def anew(message: Message) -> Message:
+        name = secrets.token_urlsafe(15).encode()
+        return with_payload(
+            message, re.sub(rb'"push_id":"[^"]*"', b'"push_id":"%b"' % name, message.body.payload, count=1)
+        )
+
+    Mailbox.resume = resume_renamed  # type: ignore[method-assign]
+
+
+def again() -> None:
+    outlet, ready = EmbeddedEngine.outlet, Mailbox.ready
+    last: dict[str, tuple[Message, int]] = {}
+
+    def noting_outlet(self: EmbeddedEngine, client_id: str) -> Deliver:
+        deliver = outlet(self, client_id)
+
+        def deliver_and_note(message: Message, handle: int) -> bool:
+            last[client_id] = Message(message.topic, message.body, message.qos), handle
+            return deliver(message, handle)
+
+        return deliver_and_note
+
+    def ready_and_again(self: Mailbox, client_id: str, room: int) -> None:
+        slot = self._slots.get(client_id)
+        if slot is not None and slot.lane is Lane.CLOSED and client_id in last:
+            slot.deliver(*last[client_id])
+        ready(self, client_id, room)
+
+    EmbeddedEngine.outlet = noting_outlet  # type: ignore[method-assign]
+    Mailbox.ready = ready_and_again  # type: ignore[method-assign]
+
+
+def never_drained() -> None:
+    ready = Mailbox.ready
+    seen: set[str] = set()
+
+    def ready_mostly(self: Mailbox, client_id: str, room: int) -> None:
+        slot = self._slots.get(client_id)
+        returned = slot is not None and slot.lane is Lane.CLOSED and client_id in seen
+        seen.add(client_id)
+        if not (returned and slot is not None and slot.device_no % 3 == 0):
+            ready(self, client_id, room)
+
+    Mailbox.ready = ready_mostly  # type: ignore[method-assign]
+
+
+def gives_up() -> None:
+    lost = Ledger.lost
+
+    def lost_for_good(self: Ledger, push_no: int, device_no: int) -> None:
+        lost(self, push_no, device_no)
+        self.end([handle_of(push_no, device_no)], DeliveryState.REFUSED, "not_acknowledged")
+
+    Ledger.lost = lost_for_good  # type: ignore[method-assign]
+
+
+# At acceptance
+
+
+def collapses_newest() -> None:
+    supersede = vars(acceptance)["supersede_rows"]
+
+    def supersede_newest(connection: sqlite3.Connection, push_no: int, *rest: Any) -> list[int]:
+        connection.execute("SAVEPOINT tried")
+        older = supersede(connection, push_no, *rest)
+        connection.execute("ROLLBACK TO tried")
+        newer = [handle_of(push_no, handle & DEVICE_MASK) for handle in older]
+        end_rows(connection, newer, DeliveryState.SUPERSEDED, "collapse_key", rest[-1])
+        return newer
+
+    vars(acceptance)["supersede_rows"] = supersede_newest
+
+
+def overflows_newest() -> None:
+    in_order = vars(ledger)["least_valuable_first"]
+    vars(ledger)["least_valuable_first"] = lambda *arguments, **named: reversed(list(in_order(*arguments, **named)))
+
+
+def twice() -> None:
+    Acceptance._remembered = lambda self, connection, draft, key, now: None  # type: ignore[method-assign]
+
+
+def fewer() -> None:
+    insert: Callable[..., int] = vars(acceptance)["insert_selected_rows"]
+
+    def insert_fewer(
+        connection: sqlite3.Connection, push_no: int, priority: int, size: int, select: str, *rest: Any
+    ) -> int:
+        return insert(connection, push_no, priority, size, f"SELECT no FROM ({select}) WHERE no % 7", *rest)
+
+    vars(acceptance)["insert_selected_rows"] = insert_fewer
+
+
+def shuffled() -> None:
+    accept_many = Acceptance.accept_many
+
+    async def accept_and_shuffle(self: Acceptance, *arguments: Any) -> Any:
+        return (await accept_many(self, *arguments))[::-1]
+
+    Acceptance.accept_many = accept_and_shuffle  # type: ignore[method-assign, assignment]
+
+
+def refuses(also_sends: bool) -> Callable[[], None]:
+    def plant() -> None:
+        accept = Acceptance.accept
+        asked = 0
+
+        async def accept_mostly(self: Acceptance, *arguments: Any, **named: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked % 20:
+                return await accept(self, *arguments, **named)
+            if also_sends:
+                await accept(self, *arguments, **named)
+            raise problem("invalid_request", "it is Sunday")
+
+        Acceptance.accept = accept_mostly  # type: ignore[method-assign]
+
+    return plant
+
+
+# What devices say
+
+
+def changed_receipts(change: Callable[[sqlite3.Connection, tuple[Any, ...]], tuple[Any, ...]]) -> Callable[[], None]:
+    def plant() -> None:
+        store = vars(receipts)["receipt_rows"]
+
+        def store_changed(connection: sqlite3.Connection, said: Sequence[tuple[Any, ...]], now: int) -> None:
+            store(connection, [change(connection, one) for one in said], now)
+
+        vars(receipts)["receipt_rows"] = store_changed
+
+    return plant
+
+
+def misbook(connection: sqlite3.Connection, receipt: tuple[Any, ...]) -> tuple[Any, ...]:
+    push_no, device_no, *rest = receipt
+    if push_no % 20:
+        return receipt
+    (before,) = connection.execute(
+        "SELECT max(push_no) FROM delivery WHERE device_no = ? AND push_no < ?", (device_no, push_no)
+    ).fetchone()
+    return before or push_no, device_no, *rest
+
+
+def forget_result(connection: sqlite3.Connection, receipt: tuple[Any, ...]) -> tuple[Any, ...]:
+    return receipt if receipt[0] % 3 else (*receipt[:4], None)
+
+
+def late_booking() -> None:
+    add = Receipts._add
+
+    def answer_and_add(self: Receipts, said: Any) -> None:
+        said.done(0)
+        said.done = lambda *_: None
+        asyncio.get_running_loop().call_later(1.0, add, self, said)
+
+    Receipts._add = answer_and_add  # type: ignore[method-assign]
+
+
+# What senders are told
+
+
+def stale_counts() -> None:
+    count_states = reports.count_states
+    first: dict[int, dict[str, int]] = {}
+
+    def count_once(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:
+        return first.setdefault(push_no, count_states(connection, push_no, sent))
+
+    vars(reports)["count_states"] = count_once
+
+
+def misreached() -> None:
+    reached = reports.reached
+    vars(reports)["reached"] = lambda counts: reached({**counts, "acted": 0})
+
+
+def told_otherwise(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[], None]:
+    def plant() -> None:
+        describe = reports._describe_delivery
+        vars(reports)["_describe_delivery"] = lambda row, in_flight: change(describe(row, in_flight))
+
+    return plant
+
+
+def short_mailbox() -> None:
+    mailbox = Reports.mailbox
+
+    async def mailbox_without_first(self: Reports, *arguments: Any, **named: Any) -> dict[str, Any]:
+        page = await mailbox(self, *arguments, **named)
+        return {**page, "items": page["items"][1:]}
+
+    Reports.mailbox = mailbox_without_first  # type: ignore[method-assign]
+
+
+def wrong_funnel() -> None:
+    of_push = Analytics.of_push
+
+    async def one_too_many(self: Analytics, *arguments: Any) -> dict[str, Any]:
+        found = await of_push(self, *arguments)
+        return {**found, "delivered": found["delivered"] + 1}
+
+    Analytics.of_push = one_too_many  # type: ignore[method-assign, assignment]
+
+
+def always_online() -> None:
+    connected, presence = Mailbox.connected, Mailbox.presence
+    seen: set[int] = set()
+
+    def connected_for_ever(self: Mailbox, client_id: str, identity: Any, session_present: bool) -> None:
+        seen.add(identity.device_no)
+        connected(self, client_id, identity, session_present)
+
+    Mailbox.connected = connected_for_ever  # type: ignore[method-assign]
+    patched: Any = Mailbox
+    patched.presence = lambda self, no: Presence(True, 0, None) if no in seen else presence(self, no)
+
+
+def changed_events(change: Callable[[list[Any]], list[Any]]) -> Callable[[], None]:
+    """`change` is given number, place, type, time, push id, device id, channel, reason, action and result."""
+
+    def plant() -> None:
+        of_delivery = event_log._of_delivery
+        vars(event_log)["_of_delivery"] = lambda row: of_delivery(change(list(row)))
+
+    return plant
+
+
+def wrong_push() -> None:
+    before = ""
+
+    def renamed(row: list[Any]) -> list[Any]:
+        nonlocal before
+        before, now = row[4], before
+        if now and row[0] % 20 == 0:
+            row[4] = now
+        return row
+
+    changed_events(renamed)()
+
+
+def changed_requests(change: Callable[[list[Event]], list[Event]], every: int) -> Callable[[], None]:
+    def plant() -> None:
+        attempt = Couriers._attempt
+        attempts = 0
+
+        async def attempt_changed(self: Couriers, route: Any, events: list[Event]) -> Any:
+            nonlocal attempts
+            attempts += 1
+            return await attempt(self, route, events if attempts % every else change(events))
+
+        Couriers._attempt = attempt_changed  # type: ignore[method-assign]
+
+    return plant
+
+
+def name_another(events: list[Event]) -> list[Event]:
+    last = events[-1]
+    changed = re.sub(rb'"device_id":"(.*?)\d"', rb'"device_id":"\g<1>0"', last.json)
+    return [*events[:-1], last._replace(json=changed)]
+
+
+def no_coming() -> None:
+    connected = ConnectionEvents.connected
+
+    def connected_mostly(self: ConnectionEvents, identity: Any, now: int) -> None:
+        if identity.device_no % 3:
+            connected(self, identity, now)
+
+    ConnectionEvents.connected = connected_mostly  # type: ignore[method-assign]
+
+
+# After a kill
+
+
+def no_sessions() -> None:
+    start = Broker.start
+
+    def start_anew(self: Broker) -> None:
+        start(self)
+        self.sessions.clear()
+
+    Broker.start = start_anew  # type: ignore[method-assign]
+
+
+def no_mailbox() -> None:
+    recover = Mailbox.recover
+
+    async def recover_mostly(self: Mailbox) -> None:
+        def lose(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM delivery WHERE state = 0 AND push_no % 20 = 0")
+
+        await self._database.write(lose)
+        await recover(self)
+
+    Mailbox.recover = recover_mostly  # type: ignore[method-assign]
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "superseded": ends(DeliveryState.SUPERSEDED, "collapse_key"),
     "suppressed": ends(DeliveryState.SUPPRESSED, "no_consent"),
@@ -205,6 +667,46 @@ FAULTS: dict[str, Callable[[], None]] = {
     "sends-twice": sends_twice,
     "answers-twice": answers_twice,
     "too-late": too_late,
+    "wrong-device": wrong_device,
+    "mixed-up": mixed_up,
+    "truncated": changed_messages(truncated, 100),
+    "downgraded": downgraded,
+    "retained": retained,
+    "no-expiry": changed_messages(no_expiry, 100),
+    "fresh-expiry": fresh_expiry,
+    "backwards": reordered_page(lambda pushes: pushes[::-1]),
+    "urgent-last": urgent_last,
+    "new-names": new_names,
+    "again": again,
+    "never-drained": never_drained,
+    "gives-up": gives_up,
+    "collapses-none": lambda: vars(acceptance).update(supersede_rows=lambda *_: []),
+    "collapses-newest": collapses_newest,
+    "overflows-newest": overflows_newest,
+    "twice": twice,
+    "fewer": fewer,
+    "shuffled": shuffled,
+    "turned-away": refuses(also_sends=False),
+    "refused-and-sent": refuses(also_sends=True),
+    "misbooked": changed_receipts(misbook),
+    "no-result": changed_receipts(forget_result),
+    "late-booking": late_booking,
+    "stale-counts": stale_counts,
+    "misreached": misreached,
+    "no-time": told_otherwise(
+        lambda told: {**told, "delivered_at": told["delivered_at"] if not told["action"] else None}
+    ),
+    "wrong-qos": told_otherwise(lambda told: {**told, "qos": 2}),
+    "short-mailbox": short_mailbox,
+    "wrong-funnel": wrong_funnel,
+    "always-online": always_online,
+    "wrong-push": wrong_push,
+    "wrong-webhook": changed_requests(name_another, 3),
+    "bare-acted": changed_events(lambda row: [*row[:8], None, None]),
+    "newest-first": changed_requests(lambda events: events[::-1], 1),
+    "no-coming": no_coming,
+    "no-sessions": no_sessions,
+    "no-mailbox": no_mailbox,
 }
 
 if __name__ == "__main__":

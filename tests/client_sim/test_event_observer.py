@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from client_sim.event_observer import BITS, FEW_DEVICES, TYPES, _Book, _is_signed, webhook_types
+from client_sim.event_observer import BITS, FEW_DEVICES, TYPES, Complaint, _Book, _is_signed, webhook_types
+from client_sim.simulated_push import result_of
 
 SECRET = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtMDEyMzQ1Njc="
 
 
 def event(number: str, kind: str = "delivery.delivered", device_id: str = "sim-x-00007") -> dict[str, Any]:
-    return {"id": number, "type": kind, "data": {"push_id": "p", "device_id": device_id}}
+    data = {"push_id": "p", "device_id": device_id, "result": result_of("p", device_id)}
+    return {"id": number, "type": kind, "data": data}
 
 
 def test_what_was_told_is_kept_by_push_and_device() -> None:
-    complaints: list[str] = []
+    complaints: list[Complaint] = []
     book = _Book("the webhook", "sim-x-", complaints)
     book.note(event("1.0"))
     book.note(event("1.0"))  # at least once
@@ -31,16 +33,39 @@ def test_what_was_told_is_kept_by_push_and_device() -> None:
 
 @pytest.mark.parametrize(
     ("second", "said"),
-    [(event("2.0"), "told twice, as 1.0 and 2.0"), ({"id": "9", "type": "events.lost", "data": {}}, "were removed")],
+    [
+        (event("2.0"), "told twice, as 1.0 and 2.0"),
+        ({"id": "9", "type": "events.lost", "data": {}}, "were removed"),
+        (event("0.9", "delivery.displayed"), "told behind a later one"),
+        ({**event("2.0", "delivery.acted"), "data": {"push_id": "p", "device_id": "sim-x-00007"}}, "the result None"),
+    ],
 )
 def test_what_must_not_be_is_a_complaint(second: dict[str, Any], said: str) -> None:
-    complaints: list[str] = []
+    complaints: list[Complaint] = []
     book = _Book("the event stream", "sim-x-", complaints)
     book.note(event("1.0"))
     book.note(second)
     (complaint,) = complaints
-    assert complaint.startswith("the event stream: ")
-    assert said in complaint
+    assert complaint.what.startswith("the event stream: ")
+    assert said in complaint.what
+    assert second["type"] == "events.lost" or complaint[1:] == ("p", 7)
+
+
+def test_the_stages_of_a_delivery_come_in_order() -> None:
+    complaints: list[Complaint] = []
+    book = _Book("the webhook", "sim-x-", complaints)
+    book.note(event("1.0", "delivery.opened"))
+    book.note(event("2.0", "delivery.delivered"))
+    assert [complaint.what for complaint in complaints] == [
+        "the webhook: delivery.delivered was told behind delivery.opened"
+    ]
+
+
+def test_the_last_word_on_a_connection_is_kept() -> None:
+    book = _Book("the event stream", "sim-x-", [])
+    for number, kind in enumerate(("device.connected", "device.disconnected", "device.settings")):
+        book.note({"id": f"{number}.0", "type": kind, "data": {"device_id": "sim-x-00007"}})
+    assert book.presence == {7: "device.disconnected"}
 
 
 def test_a_signature_is_judged_as_its_standard_says() -> None:

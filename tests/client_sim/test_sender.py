@@ -15,7 +15,7 @@ import pytest
 
 from client_sim.gateway_client import GatewayClient, GatewayError
 from client_sim.scenario import Scenario
-from client_sim.sender import Sender
+from client_sim.sender import REPEAT_EVERY, Sender
 
 Reply = tuple[int, Any] | None
 """Status and JSON; None: the connection ends without an answer."""
@@ -96,6 +96,7 @@ class Book:
     targets: list[Sequence[int] | None] = field(default_factory=list)
     priorities: list[str] = field(default_factory=list)
     answers: dict[int, str] = field(default_factory=dict)
+    repetitions: dict[int, str] = field(default_factory=dict)
     refusals: dict[int, str] = field(default_factory=dict)
     retries: list[str] = field(default_factory=list)
 
@@ -108,6 +109,7 @@ class Book:
         priority: str,
         collapse_key: str | None = None,
         size: int = 0,
+        qos: int = 1,
     ) -> int:
         self.intended.append(intended)
         self.requested.append(requested)
@@ -118,6 +120,9 @@ class Book:
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None:
         assert number not in self.answers
         self.answers[number] = push_id
+
+    def repeated(self, number: int, push_id: str) -> None:
+        self.repetitions[number] = push_id
 
     def refused(self, number: int, why: str) -> None:
         self.refusals[number] = why
@@ -175,6 +180,15 @@ async def test_what_gets_no_answer_is_asked_again_under_its_key() -> None:
     assert len(book.retries) == 5
     assert sorted(book.answers.values()) == sorted(f"id-run-{number}" for number in range(4))
     assert all(len(said) == 1 for said in bodies.values()), "another body under the same key is another push"
+
+
+async def test_now_and_then_a_push_is_asked_for_twice() -> None:
+    """An answer may be lost: what the server says the second time must be known."""
+    async with gateway() as (server, client):
+        book = await send(client, scenario("rate = '50/s'\neven = true"), 0.5)
+        keys = [key for request in server.requests for key in request.idempotency_keys()]
+    assert book.repetitions == {REPEAT_EVERY - 1: f"id-run-{REPEAT_EVERY - 1}"}
+    assert len(keys) == len(set(keys)) + 1 == 26
 
 
 async def test_a_batch_that_was_cut_short_goes_on_with_the_rest() -> None:
@@ -243,7 +257,7 @@ async def test_a_push_is_what_its_stream_says() -> None:
         {
             "target": {"tag": "run"},
             "kind": "command",
-            "data": {"sim": 0, "as": ["command", "normal", 0, 3_600, 10], "padding": "x" * 10},
+            "data": {"sim": 0, "as": ["command", "normal", 0, 3_600, 10, "key-0"], "padding": "x" * 10},
             "priority": "normal",
             "qos": 0,
             "ttl": 3_600,

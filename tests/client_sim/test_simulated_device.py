@@ -15,6 +15,7 @@ from client_sim.backoff import Backoff
 from client_sim.people import ACTED, DISPLAYED, OPENED, People
 from client_sim.shaped_link import Network
 from client_sim.simulated_device import GONE, IN_FLIGHT, ONLINE, SimulatedDevice
+from client_sim.simulated_push import result_of
 from client_sim.timing_wheel import TimingWheel
 from tests.client_sim.scripted_broker import (
     DISCONNECT,
@@ -62,7 +63,7 @@ class Fleet:
     def offline(self, device: SimulatedDevice, now: float) -> None:
         self.offlines += 1
 
-    def effect(self, device: SimulatedDevice, number: int, push_id: str, now: float) -> bool:
+    def effect(self, device: SimulatedDevice, number: int, push_id: str, now: float, expires_in: int) -> bool:
         new = (number, push_id) not in self.effects
         self.effects.append((number, push_id))
         return new
@@ -73,7 +74,7 @@ class Fleet:
     def failed(self, what: str) -> None:
         self.failures[what] += 1
 
-    def violated(self, device: SimulatedDevice, what: str) -> None:
+    def violated(self, device: SimulatedDevice, what: str, number: int = -1) -> None:
         self.violations.append(what)
 
 
@@ -166,7 +167,7 @@ async def test_people_think_before_they_act(broker: ScriptedBroker) -> None:
     await expect(connection, PUBACK)
     said = [(await expect(connection, PUBLISH)).publish()[1:] for _ in range(2)]
     assert said[0][1] == {"push_id": "push-1", "event": "displayed"}
-    acted = {"push_id": "push-1", "event": "acted", "action": "play", "result": {"state": "playing"}}
+    acted = {"push_id": "push-1", "event": "acted", "action": "play", "result": result_of("push-1", "d1")}
     assert said[1][1] == [{"push_id": "push-1", "event": "opened"}, acted]
     assert not device.settled
     for packet_id, _ in said:

@@ -14,7 +14,7 @@ from client_sim.simulation import Simulation, Target
 from client_sim.simulation_report import SimulationReport
 
 BROKEN_SERVER = Path(__file__).with_name("broken_server.py")
-SAMPLED = ("superseded", "no-event")
+SAMPLED = ("superseded", "no-event", "fresh-expiry")
 """Of the faults that are planted, what the shorter run tries."""
 DEVICES, LASTS = 60, 6.0
 """Of the day whose funnel is compared."""
@@ -129,36 +129,174 @@ async def test_a_server_that_delivers_expired_pushes_is_found_out(tmp_path: Path
     assert set(good.ended) == {"expired"}
 
 
-SHORT_TRAFFIC = TRAFFIC.replace("4s", "2s").replace('settle = "20s"', 'settle = "8s"')
+SHORT = """
+title = "Short"
+devices = 20
+settle = "8s"
+[people]
+think_time = "100ms"
+opened = 0.6
+acted = 0.6
+[[phase]]
+name = "connect"
+"""
+SHORT_TRAFFIC = f"""{SHORT}
+[[phase]]
+name = "traffic"
+lasts = "2s"
+[[phase.push]]
+rate = "150/s"
+[[phase.push]]
+rate = "4/s"
+to = "all"
+"""
+RETURN = f"""{SHORT}
+[[phase]]
+name = "before"
+lasts = "1s"
+[[phase.push]]
+rate = "60/s"
+[[phase]]
+name = "absence"
+lasts = "4s"
+away = 1
+[[phase.push]]
+rate = "60/s"
+priority = ["critical", "high", "normal", "low"]
+ttl = "30s"
+[[phase.push]]
+rate = "20/s"
+collapse = 3
+[[phase]]
+name = "back"
+lasts = "1s"
+return_within = "500ms"
+"""
+CUTS = f"""{SHORT}
+[[phase]]
+name = "cuts"
+lasts = "4s"
+mute = 0.5
+cut = 1
+cut_every = "1500ms"
+[[phase.push]]
+rate = "150/s"
+kind = "silent"
+"""
+KILL = f"""{SHORT}
+[[phase]]
+name = "kill"
+lasts = "5s"
+kill_server = true
+away = 0.3
+[[phase.push]]
+rate = "150/s"
+"""
+FLOOD = f"""{SHORT.replace("devices = 20", "devices = 2")}
+[[phase]]
+name = "flood"
+lasts = "5s"
+away = 1
+[[phase.push]]
+rate = "500/s"
+kind = "silent"
+[[phase]]
+name = "back"
+lasts = "1s"
+"""
+AT_MOST_ONCE = f"""{SHORT}
+[[phase]]
+name = "traffic"
+lasts = "2s"
+cut = 0.2
+cut_every = "500ms"
+[[phase.push]]
+rate = "100/s"
+qos = 0
+[[phase.push]]
+rate = "50/s"
+kind = "silent"
+qos = 0
+"""
+
+FAULTS = {
+    "superseded": (SHORT_TRAFFIC, "ended_without_cause"),
+    "suppressed": (SHORT_TRAFFIC, "ended_without_cause"),
+    "overflowed": (SHORT_TRAFFIC, "ended_without_cause"),
+    "cancelled": (SHORT_TRAFFIC, "ended_without_cause"),
+    "refused": (SHORT_TRAFFIC, "ended_without_cause"),
+    "too-early": (SHORT_TRAFFIC, "expired_online"),
+    "miscounts": (SHORT_TRAFFIC, "contradiction"),
+    "no-answer": (SHORT_TRAFFIC, "unanswered"),
+    "no-webhook": (SHORT_TRAFFIC, "event"),
+    "no-event": (SHORT_TRAFFIC, "event"),
+    "wrong-device": (SHORT_TRAFFIC, "arrived_without_booking"),
+    "mixed-up": (SHORT_TRAFFIC, "booked_without_arrival"),
+    "truncated": (SHORT_TRAFFIC, "violation"),
+    "downgraded": (SHORT_TRAFFIC, "violation"),
+    "retained": (SHORT_TRAFFIC, "violation"),
+    "no-expiry": (SHORT_TRAFFIC, "violation"),
+    "fresh-expiry": (RETURN, "late"),
+    "backwards": (RETURN, "out_of_order"),
+    "urgent-last": (RETURN, "out_of_order"),
+    "new-names": (CUTS, "duplicated"),
+    "again": (RETURN, "violation"),
+    "never-drained": (RETURN, "lost"),
+    "gives-up": (CUTS, "arrived_without_booking"),
+    "collapses-none": (RETURN, "not_superseded"),
+    "collapses-newest": (RETURN, "ended_without_cause"),
+    "overflows-newest": (FLOOD, "ended_without_cause"),
+    "twice": (SHORT_TRAFFIC, "duplicated"),
+    "fewer": (SHORT_TRAFFIC, "lost"),
+    "shuffled": (SHORT_TRAFFIC, "duplicated"),
+    "turned-away": (SHORT_TRAFFIC, "contradiction"),
+    "refused-and-sent": (SHORT_TRAFFIC, "arrived_without_booking"),
+    "misbooked": (SHORT_TRAFFIC, "booked_without_arrival"),
+    "no-result": (SHORT_TRAFFIC, "contradiction"),
+    "late-booking": (KILL, "arrived_without_booking"),
+    "stale-counts": (SHORT_TRAFFIC, "contradiction"),
+    "misreached": (SHORT_TRAFFIC, "contradiction"),
+    "no-time": (SHORT_TRAFFIC, "contradiction"),
+    "wrong-qos": (SHORT_TRAFFIC, "contradiction"),
+    "short-mailbox": (RETURN, "contradiction"),
+    "wrong-funnel": (SHORT_TRAFFIC, "contradiction"),
+    "always-online": (RETURN, "contradiction"),
+    "wrong-push": (SHORT_TRAFFIC, "event"),
+    "wrong-webhook": (SHORT_TRAFFIC, "event"),
+    "bare-acted": (SHORT_TRAFFIC, "event"),
+    "newest-first": (SHORT_TRAFFIC, "event"),
+    "no-coming": (SHORT_TRAFFIC, "event"),
+    "no-sessions": (KILL, "violation"),
+    "no-mailbox": (KILL, "lost"),
+}
+"""What is planted, where, and as what it is found."""
+OF_NO_PUSH = ("always-online", "no-coming", "no-sessions", "turned-away")
+"""What they do wrong is done to a device; the last one makes no push."""
+OF_NO_DEVICE = ("miscounts", "misreached", "stale-counts", "fewer", "wrong-funnel")
+"""They miscount a push as a whole, which may be to many."""
 
 
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [
-        ("superseded", "ended_without_cause"),
-        ("suppressed", "ended_without_cause"),
-        ("overflowed", "ended_without_cause"),
-        ("cancelled", "ended_without_cause"),
-        ("refused", "ended_without_cause"),
-        ("too-early", "expired_online"),
-        ("miscounts", "contradiction"),
-        ("no-answer", "unanswered"),
-        ("no-webhook", "event"),
-        ("no-event", "event"),
-    ],
-)
-async def test_a_server_that_ends_or_tells_wrongly_is_found_out(
-    fault: str, kind: str, tmp_path: Path, full: int
-) -> None:
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_server_with_a_fault_is_found_out(fault: str, tmp_path: Path, full: int) -> None:
     """Some of them, and each with --full: every fault costs a server and a fleet."""
     if full == 1 and fault not in SAMPLED:
         pytest.skip("with --full only")
-    report = await simulate_broken(fault, SHORT_TRAFFIC, tmp_path)
+    text, kind = FAULTS[fault]
+    report = await simulate_broken(fault, text, tmp_path)
     assert not report.passed
     found = [finding for finding in report.findings if finding.kind == kind]
     assert found, report.findings
-    assert all(finding.push_id for finding in found)
-    assert all(finding.device_id for finding in found) or kind == "contradiction"
+    assert all(finding.push_id for finding in found) or fault in OF_NO_PUSH
+    assert all(finding.device_id for finding in found) or fault in OF_NO_DEVICE
+
+
+@pytest.mark.parametrize("text", [RETURN, CUTS, KILL, FLOOD, AT_MOST_ONCE])
+async def test_a_right_server_passes_where_faults_are_looked_for(text: str, tmp_path: Path, full: int) -> None:
+    if full == 1:
+        pytest.skip("with --full only")
+    report = await simulate(Scenario.parse("right", text, "right.toml"), tmp_path)
+    assert report.passed, report.findings
+    assert report.delivered > 0
 
 
 async def test_the_funnel_is_what_the_devices_saw(tmp_path: Path) -> None:

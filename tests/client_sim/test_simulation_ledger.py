@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from client_sim.event_observer import BITS as EVENT_BITS
 from client_sim.event_observer import TYPES
+from client_sim.judgement import Judgement
 from client_sim.people import ACTED, DISPLAYED, OPENED
-from client_sim.simulation_ledger import Judgement, Ledger
+from client_sim.simulation_ledger import MAILBOX_DELIVERIES, MAX_ATTEMPTS, Ledger
 
 A, B = 0, 1
 BITS = {name.removeprefix("delivery."): bit for name, bit in EVENT_BITS.items()}
@@ -38,13 +39,23 @@ class History:
         priority: str = "normal",
         answer: float = 0.1,
         key: str | None = None,
+        qos: int = 1,
     ) -> int:
-        number = self.ledger.sending(at, targets or None, ttl, priority, key)
+        number = self.ledger.sending(at, targets or None, ttl, priority, key, qos=qos)
         self.ledger.accepted(number, f"push-{number}", at + answer, len(targets) or len(IDS))
         return number
 
-    def arrive(self, number: int, index: int, when: float) -> None:
-        self.ledger.arrived(number, index, when)
+    def arrive(self, number: int, index: int, when: float, expires_in: int | None = None) -> None:
+        self.ledger.arrived(number, index, when, expires_in)
+
+    def leave(self, index: int, when: float) -> None:
+        """With a goodbye."""
+        self.ledger.away(index, when)
+        self.ledger.offline(index, when + 0.1)
+
+    def come_back(self, index: int, when: float) -> None:
+        self.ledger.back(index, when)
+        self.ledger.online(index, when, when - 0.1)
 
     def server(self, number: int, *deliveries: tuple[int, str] | tuple[int, str, str]) -> None:
         self.ledger.server_says(number, [(one[0], one[1], one[2] if len(one) > 2 else None) for one in deliveries])
@@ -173,9 +184,158 @@ def refused_by_nobody(history: History) -> None:
     history.server(history.push(1, A), (A, "refused", "reason_code_0x97"))
 
 
-def refused_by_a_mute_device(history: History) -> None:
+def given_up(history: History, attempts: int) -> None:
     history.ledger.hindered(A)
-    history.server(history.push(1, A), (A, "refused", "not_acknowledged"))
+    number = history.push(1, A)
+    for attempt in range(attempts):
+        history.ledger.offline(A, 2 + attempt)
+        history.ledger.online(A, 2.5 + attempt)
+    history.server(number, (A, "refused", "not_acknowledged"))
+
+
+def refused_by_a_mute_device(history: History) -> None:
+    given_up(history, MAX_ATTEMPTS)
+
+
+def given_up_too_soon(history: History) -> None:
+    given_up(history, MAX_ATTEMPTS - 1)
+
+
+def at_most_once(history: History) -> None:
+    """Of QoS 0 `sent` is the last word, be it that it arrived or that the connection ended."""
+    first, second = history.push(1, A, qos=0, ttl=5), history.push(2, A, qos=0)
+    history.arrive(first, A, 1.1)
+    history.ledger.offline(A, 2.1)
+    history.ledger.server_says(first, [(A, "sent", "after_expired")], 9)
+    history.ledger.server_says(second, [(A, "sent", None)], 9)
+
+
+def at_most_once_and_connected(history: History) -> None:
+    history.ledger.server_says(history.push(1, A, qos=0), [(A, "sent", None)], 9)
+
+
+def sent_for_good(history: History) -> None:
+    history.arrive(history.push(1, A), A, 1.1)
+    history.server(0, (A, "sent"))
+
+
+def revived_after_a_rule(history: History) -> None:
+    history.ledger.may_suppress = frozenset({"no_consent"})
+    history.arrive(history.push(1, A), A, 1.2)
+    history.server(0, (A, "delivered", "after_suppressed"))
+    history.ledger.told("the event stream", {("push-0", A): BITS["suppressed"] | BITS["delivered"]}, TYPES)
+
+
+def revived_after_nothing(history: History) -> None:
+    for at, end in ((1, "suppressed"), (2, "superseded"), (3, "overflowed"), (4, "cancelled"), (5, "refused")):
+        number = history.push(at, A)
+        history.arrive(number, A, at + 0.2)
+        history.server(number, (A, "delivered", f"after_{end}"))
+
+
+def refused_as_invalid(history: History) -> None:
+    number = history.ledger.sending(1, (A,), 60, "normal")
+    history.ledger.refused(number, "push refused: invalid_request")
+
+
+def sent_although_refused(history: History) -> None:
+    refused_as_invalid(history)
+    history.ledger.named(0, A, "push-0")
+    history.delivered(0, A, 1.2)
+
+
+def a_key_that_is_ignored(history: History) -> None:
+    history.delivered(history.push(1, A), A, 1.2)
+    history.ledger.repeated(0, "push-0")
+    history.ledger.repeated(0, "another")
+
+
+def waited(history: History, expires_in: int) -> None:
+    history.leave(A, 0.5)
+    number = history.push(1, A, ttl=60)
+    history.come_back(A, 11)
+    history.arrive(number, A, 11.5, expires_in)
+    history.server(number, (A, "delivered"))
+
+
+def told_what_is_left(history: History) -> None:
+    waited(history, 50)
+
+
+def told_the_expiry_of_the_acceptance(history: History) -> None:
+    waited(history, 60)
+
+
+def told_too_short_an_expiry(history: History) -> None:
+    waited(history, 40)
+
+
+def acknowledged_before_it_left(history: History) -> None:
+    history.delivered(history.push(1, A), A, 1.2)
+    history.leave(A, 2)
+    history.come_back(A, 5)
+    history.ledger.redelivered(0, A, 5.1)
+
+
+def acknowledged_before_a_kill(history: History) -> None:
+    history.delivered(history.push(1, A), A, 1.2)
+    history.ledger.killed(1.25)
+    history.leave(A, 2)
+    history.come_back(A, 5)
+    history.ledger.redelivered(0, A, 5.1)
+
+
+def overflowing(history: History, *ended: int) -> None:
+    """Four pushes wait, and these of them overflow when the fourth comes."""
+    history.leave(A, 0.5)
+    priorities = ("normal", "normal", "low", "normal")
+    numbers = [history.push(at, A, priority=priority) for at, priority in enumerate(priorities, 3)]
+    history.come_back(A, 10)
+    for number in sorted(numbers, key=lambda number: priorities[number], reverse=True):
+        if number in ended:
+            after = {A: 6.0 - (3 + number)}
+            history.ledger.server_says(number, [(A, "overflowed", "mailbox_limit")], 11, after)
+        else:
+            history.delivered(number, A, 10 + number / 10 + priorities[number].count("low"))
+    history.ledger._sent_to[A] = MAILBOX_DELIVERIES
+
+
+def overflowed_in_order(history: History) -> None:
+    overflowing(history, 0, 2)
+
+
+def overflowed_newest_first(history: History) -> None:
+    overflowing(history, 2, 3)
+
+
+def overflowed_urgent_first(history: History) -> None:
+    overflowing(history, 0)
+
+
+def listed(history: History, *numbers: int) -> None:
+    history.leave(A, 0.5)
+    for at, priority in enumerate(("low", "critical", "low"), 3):
+        history.push(at, A, priority=priority)
+    history.ledger.mailbox_says(A, [f"push-{number}" for number in numbers], (8, 8.1))
+    history.come_back(A, 10)
+    for turn, number in enumerate((1, 0, 2)):
+        history.delivered(number, A, 10.1 + turn / 10)
+
+
+def listed_in_order(history: History) -> None:
+    listed(history, 1, 0, 2)
+
+
+def left_out_of_the_list(history: History) -> None:
+    listed(history, 1, 2)
+
+
+def listed_out_of_order(history: History) -> None:
+    listed(history, 1, 2, 0)
+
+
+def listed_by_age(history: History) -> None:
+    listed(history, 0, 1, 2)
 
 
 def cancelled_by_nobody(history: History) -> None:
@@ -274,7 +434,7 @@ def twice(history: History) -> None:
 def two_pushes_of_one_request(history: History) -> None:
     number = history.push(1, A)
     history.delivered(number, A, 1.2)
-    history.ledger.named(number, "push-of-the-repetition")
+    history.ledger.named(number, A, "push-of-the-repetition")
 
 
 def under_way_at_its_end(history: History) -> None:
@@ -373,12 +533,13 @@ def receipts_in_another_order(history: History) -> None:
 
 
 def forbidden_by_the_protocol(history: History) -> None:
-    history.ledger.violation(A, 1.0, "PUBACK for packet identifier 7, which is not in flight")
+    history.ledger.violation(-1, A, "PUBACK for packet identifier 7, which is not in flight")
 
 
 def sent_again(history: History) -> None:
     history.delivered(history.push(1, A), A, 1.2)
-    history.ledger.redelivered(3)
+    for _ in range(3):
+        history.ledger.redelivered(0, A, 1.3)
 
 
 def unanswered_and_never_seen(history: History) -> None:
@@ -387,7 +548,7 @@ def unanswered_and_never_seen(history: History) -> None:
 
 def unanswered_but_arrived(history: History) -> None:
     number = history.ledger.sending(1, (A,), 60, "normal")
-    history.ledger.named(number, "push-0")
+    history.ledger.named(number, A, "push-0")
     history.delivered(number, A, 1.2)
 
 
@@ -410,6 +571,27 @@ def unanswered_but_arrived(history: History) -> None:
         (overflowed, {}),
         (refused_by_nobody, {"unexplained": 1}),
         (refused_by_a_mute_device, {}),
+        (given_up_too_soon, {"unexplained": 1}),
+        (at_most_once, {}),
+        (at_most_once_and_connected, {"lost": 1}),
+        (sent_for_good, {"disagreements": 1}),
+        (revived_after_a_rule, {}),
+        (revived_after_nothing, {"unexplained": 5}),
+        (refused_as_invalid, {"contradictions": 1}),
+        (sent_although_refused, {"contradictions": 1, "disagreements": 1}),
+        (a_key_that_is_ignored, {"duplicated": 1}),
+        (told_what_is_left, {}),
+        (told_the_expiry_of_the_acceptance, {"late": 1}),
+        (told_too_short_an_expiry, {"late": 1}),
+        (acknowledged_before_it_left, {"violations": 1}),
+        (acknowledged_before_a_kill, {}),
+        (overflowed_in_order, {}),
+        (overflowed_newest_first, {"unexplained": 1}),
+        (overflowed_urgent_first, {"unexplained": 1}),
+        (listed_in_order, {}),
+        (left_out_of_the_list, {"contradictions": 1}),
+        (listed_out_of_order, {"contradictions": 1}),
+        (listed_by_age, {"contradictions": 1}),
         (cancelled_by_nobody, {"unexplained": 1}),
         (suppressed_by_no_rule, {"unexplained": 1}),
         (suppressed_by_a_rule, {}),
