@@ -73,8 +73,9 @@ class Observation:
 
     named: list[tuple[int, int, str]] = field(default_factory=list)
     """(push number, device, push id) of pushes that were seen for the first time."""
-    arrived: list[tuple[int, int, float, int]] = field(default_factory=list)
-    """(push number, device, when, the seconds that `expires_in` said): it took effect."""
+    arrived: list[tuple[int, int, float, int | None]] = field(default_factory=list)
+    """(push number, device, when, the seconds that `expires_in` said): it took effect. None where it may have come by
+    the connection before."""
     duplicated: list[tuple[int, int, float]] = field(default_factory=list)
     said: list[tuple[int, int, int]] = field(default_factory=list)
     """(push number, device, level) of receipts that the server has acknowledged."""

@@ -273,7 +273,7 @@ class PahoFleet:
                 self._seen.duplicated.append((number, index, now))
                 return False
             self._effects.add((number, index))
-            self._seen.arrived.append((number, index, now, push.expires_in))
+            self._seen.arrived.append((number, index, now, None))
             return True
 
     def tell(self, what: str, item: Any) -> None:

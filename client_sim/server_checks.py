@@ -20,9 +20,9 @@ READERS = 8
 """Requests at a time for the server's ledger."""
 OPEN = ("waiting", "sent")
 """States that a delivery must not end in; of QoS 0 it may end as `sent`."""
-WATCH_SECONDS = 0.5
+WATCH_SECONDS = 0.25
 """Between two looks at the counts of a push while everything moves."""
-WATCHED = 50
+WATCHED = 10
 """Newest pushes of which one is looked at."""
 PRESENCE_SECONDS = 5.0
 """After which the server must have noticed who is there, on a busy machine."""
@@ -96,7 +96,8 @@ class ServerChecks:
         async def read() -> None:
             for number, push_id in todo:
                 check()
-                report, items = await self._gateway.push_report(push_id), await self._gateway.deliveries(push_id)
+                # In this order: when all are listed as ended, the counts have nothing left that is open.
+                items, report = await self._gateway.deliveries(push_id), await self._gateway.push_report(push_id)
                 ttl, qos = self._ledger.sent_with(number)
                 said = [(self._index(one.device_id), one.state, one.reason) for one in items]
                 ended_after = {} if report is None else self._ended_after(report, items)

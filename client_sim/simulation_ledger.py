@@ -265,7 +265,7 @@ class Ledger:
         first = push.arrivals[place] if place >= 0 else NEVER
         if self._hindered[index] or self.shaped or any(killed > first for killed in self._killed):
             return
-        if NEVER < first < left < when and self._has_said_goodbye(index):
+        if NEVER < first < left - GOODBYE_SECONDS and left < when and self._has_said_goodbye(index):
             self.violation(number, index, "it came again, acknowledged before the device said goodbye")
 
     def violation(self, number: int, index: int, what: str) -> None:
@@ -370,7 +370,7 @@ class Ledger:
 
     def mailbox_says(self, index: int, listed: Sequence[str], asked: tuple[float, float]) -> None:
         """What the server lists as waiting for a device that said goodbye. `asked`: begin and end of the question."""
-        if self.is_gone(index, asked[0]) and not (self._hindered[index] or self.shaped):
+        if self.is_gone(index, asked[0]) and not (self._hindered[index] or self.shaped or self.may_suppress):
             may_overflow = not self._has_room(index)
             went = self._disconnected[index]
             for number, what in mailbox_mistakes(self._pushes, self._numbers, index, listed, went, asked, may_overflow):
@@ -465,12 +465,12 @@ class Ledger:
         found = self._found
         if state in ENDED:
             found.ended[state] += 1
-            if state == "expired" and self._heard(index, push.requested, push.answered + push.ttl):
-                found.expired_online += 1
-                self._find("expired_online", number, index, "it expired, and the device was online long enough")
-            elif complaint := self._no_cause(number, index, push, state):
+            if complaint := self._no_cause(number, index, push, state):
                 found.unexplained += 1
                 self._find("ended_without_cause", number, index, complaint)
+            elif state == "expired" and self._heard(index, push.requested, push.answered + push.ttl):
+                found.expired_online += 1
+                self._find("expired_online", number, index, "it expired, and the device was online long enough")
             return
         if state == "sent" and not push.qos and not self._heard(index, push.requested, push.read_at, inf):
             found.ended[state] += 1  # at most once: it went to a connection that has ended

@@ -187,11 +187,11 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
             now = mailbox._clock()
 
             def operation(connection: sqlite3.Connection) -> None:
+                log_handles(connection, state.label, now, [handle], reason)
                 connection.execute(
                     "UPDATE delivery SET state = ?, reason = ?, ended_at = ? WHERE push_no = ? AND device_no = ?",
                     (state, reason, now, handle >> DEVICE_BITS, handle & DEVICE_MASK),
                 )
-                log_handles(connection, state.label, now, [handle], reason)
 
             mailbox._database.submit(operation, lambda _: None, lambda error: None)
             return False

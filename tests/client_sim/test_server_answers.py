@@ -59,8 +59,14 @@ def test_a_contradiction_is_named(
 
 
 def test_what_moves_between_two_requests_is_no_contradiction() -> None:
-    moving = replace(PUSH, counts={**COUNTS, "delivered": 0, "waiting": 1}, reached={**PUSH.reached, "delivered": 1})
-    assert list(contradictions(moving, DELIVERIES)) == []
+    listed_first = [ServerDelivery("a", "waiting", None), *DELIVERIES[1:]]
+    assert list(contradictions(PUSH, listed_first)) == []
+
+
+def test_what_is_open_behind_a_list_without_is_a_contradiction() -> None:
+    stale = replace(PUSH, counts={**COUNTS, "delivered": 0, "waiting": 1}, reached={**PUSH.reached, "delivered": 1})
+    (said,) = (what for _, what in contradictions(stale, DELIVERIES))
+    assert said == "it counts 0 delivered and lists 1, 1 waiting and lists 0"
 
 
 def test_analytics_must_say_what_the_counts_say() -> None:

@@ -134,7 +134,7 @@ title = "Short"
 devices = 20
 settle = "8s"
 [people]
-think_time = "100ms"
+think_time = "300ms"
 opened = 0.6
 acted = 0.6
 [[phase]]
@@ -183,7 +183,7 @@ cut_every = "1500ms"
 rate = "150/s"
 kind = "silent"
 """
-KILL = f"""{SHORT}
+KILL = f"""{SHORT.replace('settle = "8s"', 'settle = "60s"')}
 [[phase]]
 name = "kill"
 lasts = "5s"
@@ -225,7 +225,7 @@ FAULTS = {
     "overflowed": (SHORT_TRAFFIC, "ended_without_cause"),
     "cancelled": (SHORT_TRAFFIC, "ended_without_cause"),
     "refused": (SHORT_TRAFFIC, "ended_without_cause"),
-    "too-early": (SHORT_TRAFFIC, "expired_online"),
+    "too-early": (SHORT_TRAFFIC, "ended_without_cause"),
     "miscounts": (SHORT_TRAFFIC, "contradiction"),
     "no-answer": (SHORT_TRAFFIC, "unanswered"),
     "no-webhook": (SHORT_TRAFFIC, "event"),

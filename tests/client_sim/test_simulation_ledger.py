@@ -272,7 +272,7 @@ def told_too_short_an_expiry(history: History) -> None:
 
 def acknowledged_before_it_left(history: History) -> None:
     history.delivered(history.push(1, A), A, 1.2)
-    history.leave(A, 2)
+    history.leave(A, 3)
     history.come_back(A, 5)
     history.ledger.redelivered(0, A, 5.1)
 
@@ -280,7 +280,7 @@ def acknowledged_before_it_left(history: History) -> None:
 def acknowledged_before_a_kill(history: History) -> None:
     history.delivered(history.push(1, A), A, 1.2)
     history.ledger.killed(1.25)
-    history.leave(A, 2)
+    history.leave(A, 3)
     history.come_back(A, 5)
     history.ledger.redelivered(0, A, 5.1)
 
