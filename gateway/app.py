@@ -43,6 +43,7 @@ from gateway.api.connection_limiter import CONNECTIONS, ConnectionLimiter
 from gateway.api.http import create_api
 from gateway.api.http_connection import MQTT_PATH
 from gateway.api.problems import ProblemCount
+from gateway.api.request_turns import RequestTurns
 from gateway.api.server import BACKLOG, HttpServer
 from gateway.api.services import Services
 from gateway.audience.devices import DeviceRegistry, MqttAddress
@@ -190,7 +191,9 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         )
 
         api = create_api(rooms.services(stop.is_set))
-        http = HttpServer(api, mqtt.websocket, rooms.connections, settings.trusted_proxies)
+        http = HttpServer(
+            api, mqtt.websocket, rooms.connections, settings.trusted_proxies, rooms.turns, rooms.share_of_key
+        )
         if tls is None:
             await http.start(listener)
             hangups.ready(partial(log.info, "SIGHUP: there are no certificates to read again"))
@@ -344,6 +347,8 @@ class Rooms:
         )
         self._ring = KeyRing(database)
         self._authenticator = DeviceAuthenticator(database, facts.on_denied, loop)
+        self.share_of_key = self._ring.share_of
+        self.turns = RequestTurns(loop)
         self._admission = Admission(self._ring, settings.request_limit, loop.time)
         self._problems = ProblemCount()
         shares = share_out(raise_open_files_limit(), CONNECTIONS)
@@ -386,6 +391,7 @@ class Rooms:
                 authenticator=self._authenticator,
                 admission=self._admission,
                 connections=self.connections,
+                turns=self.turns,
                 problems=self._problems,
                 acceptance=self._acceptance,
                 ledger=ledger,
@@ -425,6 +431,7 @@ class Rooms:
         return Services(
             database=self._database,
             admission=self._admission,
+            turns=self.turns,
             keys=Keys(self._database, self._ring),
             devices=DeviceRegistry(self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address),
             book=self._book,

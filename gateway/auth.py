@@ -156,6 +156,16 @@ class KeyRing:
             self._known[digest] = principal
         return principal
 
+    def known(self, authorization: str) -> Principal | None:
+        """The principal of an `Authorization: Bearer KEY` header whose key has been looked up before."""
+        kind, _, key = authorization.partition(" ")
+        return self._known.get(secret_hash(key.strip())) if kind.lower() == "bearer" else None
+
+    def share_of(self, authorization: str) -> str | None:
+        """Whose turns and bytes a request counts for: those of its key, if that is one that `known` knows."""
+        principal = self.known(authorization)
+        return principal.key_id if principal is not None else None
+
     async def _find(self, digest: bytes) -> Principal | None:
         while True:
             revocations = self._revocations

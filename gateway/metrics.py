@@ -34,6 +34,7 @@ from prometheus_client.registry import Collector
 from gateway.api.admission import Admission
 from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.problems import ProblemCount
+from gateway.api.request_turns import RequestTurns
 from gateway.auth import DeviceAuthenticator, KeyRing
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
@@ -72,6 +73,7 @@ class Sources:
     authenticator: DeviceAuthenticator
     admission: Admission
     connections: ConnectionLimiter
+    turns: RequestTurns
     problems: ProblemCount
     acceptance: Acceptance
     ledger: Ledger
@@ -265,6 +267,9 @@ class _Rooms(Collector):
             CounterMetricFamily, "http_problems", "Requests refused, by problem.", "code", rooms.problems.by_code
         )
         yield _gauge("http_connections", "Open HTTP connections.", rooms.connections.open)
+        yield _gauge("http_requests_waiting", "HTTP requests that wait for their turn.", rooms.turns.waiting)
+        text = "HTTP requests that had to wait for another turn of the loop."
+        yield _counter("http_requests_waited", text, rooms.turns.waited)
         limits = rooms.connections.counts
         yield _by_label(
             CounterMetricFamily, "http_limits", "Times that a limit of HTTP connections has acted.", "limit", limits

@@ -17,7 +17,7 @@ from gateway.errors import BasicUnauthorized, Problem, RateLimited
 log = logging.getLogger(__name__)
 
 ADMITTED = "fleetpush.admitted"
-"""In the scope of a request whose key is valid: its connection is not a stranger's any more."""
+"""In the scope of a request whose key is valid its `Principal`: its connection is not a stranger's any more."""
 MAX_BUCKETS = 10_000
 """Buckets in memory; over it all are forgotten, which is generous for a second."""
 
@@ -87,7 +87,7 @@ class Admission:
         return self._let_in(request, principal)
 
     def _let_in(self, request: Request, principal: Principal) -> Principal:
-        request.scope[ADMITTED] = True
+        request.scope[ADMITTED] = principal
         now = self._clock()
         left, since = self._buckets.get(principal.key_id, (self._rate, now))
         left = min(self._rate, left + (now - since) * self._rate) - 1

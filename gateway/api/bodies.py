@@ -17,7 +17,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
+from gateway.api.admission import ADMITTED
 from gateway.api.problems import json_problem, validation_problem
+from gateway.api.services import services
 from gateway.errors import problem
 from gateway.pages import ListPage, to_json
 
@@ -65,8 +67,11 @@ async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit
             raise _too_large(limit)
         chunks.append(chunk)
         if not message.get("more_body"):
-            return b"".join(chunks)
+            break
         message = await request.receive()
+    if size > UNCOUNTED_BYTES:
+        await services(request).turns.wait_for_large_body(request.scope[ADMITTED].key_id)
+    return b"".join(chunks)
 
 
 def _too_large(limit: int) -> Exception:

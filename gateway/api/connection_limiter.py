@@ -56,6 +56,11 @@ class Place:
         self._address = address
         self._connection = connection
 
+    @property
+    def share(self) -> str:
+        """The address, or the network, that it counts for."""
+        return self._address.name
+
     def busy(self) -> None:  # Hot path.
         """A request is under way: nobody takes the place."""
         self._address.idle.pop(self._connection, None)

@@ -21,6 +21,7 @@ import json
 import logging
 import urllib.parse
 from collections.abc import Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Literal, cast
 
@@ -36,6 +37,7 @@ from gateway.api.admission import ADMITTED
 from gateway.api.connection_limiter import ConnectionLimiter, Place
 from gateway.api.http_framing import HEAD, NEXT, NOTHING, Framing, OutOfBounds
 from gateway.api.problems import MEDIA_TYPE
+from gateway.api.request_turns import RequestTurns
 from gateway.errors import Problem, problem
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,9 @@ class _Flow(FlowControl):
 
 
 class HttpConnection(asyncio.BufferedProtocol):
-    """`websocket` makes the protocol that takes an open connection over: it gets the head of the request first."""
+    """`websocket` makes the protocol that takes an open connection over: it gets the head of the request first.
+    `share_of_key` an `Authorization` says whose turn its request waits for, if that is a key which is known to be
+    valid."""
 
     def __init__(
         self,
@@ -93,6 +97,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
         limiter: ConnectionLimiter,
+        turns: RequestTurns,
+        share_of_key: Callable[[str], str | None],
         websocket: Callable[[], asyncio.Protocol],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
@@ -100,6 +106,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._state = server_state
         self._app_state = app_state
         self._limiter = limiter
+        self._turns = turns
+        self._share_of_key = share_of_key
         self._websocket = websocket
         self._loop = _loop or asyncio.get_running_loop()
         self._transport: asyncio.Transport
@@ -339,6 +347,20 @@ class HttpConnection(asyncio.BufferedProtocol):
             ),
             on_response=self._answered,
         )
+        self._turns.begin(self._share, partial(self._answer, cycle))
+
+    def _share(self) -> str:
+        """Whose turn a request waits for: that of its key, if it is known to be valid, or of its address."""
+        for name, value in self._framing.headers:
+            if name == b"authorization":
+                key = self._share_of_key(value.decode("latin-1"))
+                if key is not None:
+                    return key
+        return self._place.share if self._place is not None else ""
+
+    def _answer(self, cycle: RequestResponseCycle) -> None:  # Hot path.
+        if cycle.disconnected:
+            return
         task = self._loop.create_task(cycle.run_asgi(self._config.loaded_app))
         task.add_done_callback(self._state.tasks.discard)
         self._state.tasks.add(task)

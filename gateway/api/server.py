@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.http_connection import HttpConnection
+from gateway.api.request_turns import RequestTurns
 
 KEEP_ALIVE_SECONDS: Final = 75
 """An idle connection; more than the 60 s after which common proxies give theirs up, so that they close first."""
@@ -34,10 +35,19 @@ class HttpServer(uvicorn.Server):
         websocket: Callable[[], asyncio.Protocol],
         limiter: ConnectionLimiter,
         trusted_proxies: Sequence[str] = (),
+        turns: RequestTurns | None = None,
+        share_of_key: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """`websocket` makes the protocol that takes an open connection over: it gets the head of the request first.
-        X-Forwarded-For and X-Forwarded-Proto are believed from `trusted_proxies`, addresses and networks."""
-        self._connection = partial(HttpConnection, limiter=limiter, websocket=websocket)
+        X-Forwarded-For and X-Forwarded-Proto are believed from `trusted_proxies`, addresses and networks. `turns`:
+        those that others take as well; `share_of_key` as in `HttpConnection`."""
+        self._connection = partial(
+            HttpConnection,
+            limiter=limiter,
+            turns=turns or RequestTurns(asyncio.get_running_loop()),
+            share_of_key=share_of_key,
+            websocket=websocket,
+        )
         super().__init__(
             uvicorn.Config(
                 app,

@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from gateway.api.admission import Admission
 from gateway.api.problems import ProblemCount
+from gateway.api.request_turns import RequestTurns
 from gateway.audience.devices import DeviceRegistry
 from gateway.audience.policy import PolicyBook
 from gateway.auth import Principal
@@ -45,6 +46,7 @@ class Metrics(Protocol):
 class Services:
     database: Database
     admission: Admission
+    turns: RequestTurns
     keys: Keys
     devices: DeviceRegistry
     book: PolicyBook
