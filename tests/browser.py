@@ -182,7 +182,17 @@ class Page:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, timeout: float = 15.0) -> Any:
-        return wait_for(lambda: self.evaluate(expression), timeout=timeout, what=expression)
+        """Also over a page that is just being loaded anew: what it is asked in that moment it does not answer."""
+
+        def look() -> Any:
+            try:
+                return self.evaluate(expression)
+            except AssertionError as error:
+                if "navigated" in str(error) or "context" in str(error):
+                    return None
+                raise
+
+        return wait_for(look, timeout=timeout, what=expression)
 
     def text(self, selector: str) -> str:
         return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))

@@ -71,14 +71,16 @@ class Fleet:
             context.load_cert_chain(*pair)
         return context
 
-    def dial(self, pair: tuple[Path, Path] | None = None, *, websocket: bool = False) -> RawClient:
+    def dial(self, pair: tuple[Path, Path] | None = None, *, websocket: bool = False, source: str = "") -> RawClient:
+        """`source`: an address of one's own, for who looks for a line in the log: about one address it has five a
+        minute of a kind."""
         context = self.trust(pair)
 
         def wrap(connected: socket.socket) -> Stream:
             encrypted = context.wrap_socket(connected, server_hostname="localhost")
             return WebSocketStream(encrypted) if websocket else encrypted
 
-        return RawClient(self.server.http_port if websocket else self.server.mqtt_port, wrap=wrap)
+        return RawClient(self.server.http_port if websocket else self.server.mqtt_port, wrap=wrap, source=source)
 
     def shown(self, pair: tuple[Path, Path] | None = None) -> bytes:
         """The certificate that the server shows now, on both ports."""
@@ -223,7 +225,7 @@ def test_a_certificate_is_of_one_device(fleet: Fleet, name: Name, kiosk: tuple[D
     _, pair = kiosk
     other = fleet.api.enrol(name())
     for password in (None, other.token, "wrong"):
-        with fleet.dial(pair) as client:
+        with fleet.dial(pair, source="127.0.0.4") as client:
             client.send(connect(other.id, username=other.id, password=password))
             client.expect(REFUSED)
     fleet.server.wait_log(f"CONNECT of '{other.id}' as '{other.id}' is refused: its certificate is of 'kiosk'")
@@ -239,7 +241,7 @@ def test_a_new_token_voids_the_certificate(fleet: Fleet, name: Name) -> None:
         before.enter(connect(device.id))
         fleet.api.call("POST", f"/v1/devices/{device.id}/token", 200)
         before.expect_end()
-    with fleet.dial(pair) as client:
+    with fleet.dial(pair, source="127.0.0.5") as client:
         client.send(connect(device.id))
         client.expect(REFUSED)
     fleet.server.wait_log(f"CONNECT of '{device.id}' .* belongs to an earlier token")
@@ -251,19 +253,19 @@ def test_the_certificate_of_a_removed_device_is_void_even_if_its_id_comes_back(f
     device = fleet.api.enrol(name())
     pair = fleet.certify(device)
     fleet.api.call("DELETE", f"/v1/devices/{device.id}", 204)
-    with fleet.dial(pair) as client:
+    with fleet.dial(pair, source="127.0.0.2") as client:
         client.send(connect(device.id))
         client.expect(REFUSED)
     fleet.server.wait_log(f"CONNECT of '{device.id}' .* no such device is enrolled")
     fleet.api.enrol(device.id)
-    with fleet.dial(pair) as client:
+    with fleet.dial(pair, source="127.0.0.2") as client:
         client.send(connect(device.id))
         client.expect(REFUSED)
     fleet.server.wait_log(f"CONNECT of '{device.id}' .* belongs to an earlier token")
 
 
 def test_without_token_and_certificate_nobody_comes_in(fleet: Fleet) -> None:
-    with fleet.dial() as client:
+    with fleet.dial(source="127.0.0.3") as client:
         client.send(connect("kiosk"))
         client.expect(REFUSED)
     fleet.server.wait_log("CONNECT of 'kiosk' .* neither a token nor a certificate")
