@@ -25,10 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long tests come first, so that none is left running alone at the end. Ten times the work may take ten times as
-    long."""
+    """Long tests come first, so that none is left running alone at the end; what is for `--full` only comes then. Ten
+    times the work may take ten times as long."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full_only")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("full_only")]
         return
     for item in items:
         marker = item.get_closest_marker("timeout")

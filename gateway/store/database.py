@@ -34,7 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlmodel import Session
@@ -90,7 +90,14 @@ _OF_ALL = frozenset({Fault.FULL, Fault.FAILED, Fault.UNSYNCED, Fault.LOCKED})
 class Database:
     """See the module. Made by `open`; every method belongs to the loop's thread."""
 
-    def __init__(self, path: Path, engine: Engine, clock: Callable[[], int], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        path: Path,
+        engine: Engine,
+        writer_connection: Connection,
+        clock: Callable[[], int],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.path = path
         self.groups = 0
         """Transactions committed, for metrics."""
@@ -107,6 +114,7 @@ class Database:
         self.lost: asyncio.Future[str] = loop.create_future()
         """Why nothing is written any more, if a sync has failed (law 5)."""
         self._engine = engine
+        self._writer_connection = writer_connection
         self._clock = clock
         self._loop = loop
         self._queue = WriteQueue()
@@ -134,7 +142,10 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         stored_clock = await loop.run_in_executor(None, prepare, path, fresh)
-        return cls(path, make_engine(path), make_clock(stored_clock), loop)
+        engine = make_engine(path)
+        # Here, where who starts hears of it: the connection needs room for the log's index, and a disk may be full.
+        writer_connection = await loop.run_in_executor(None, _connect, engine)
+        return cls(path, engine, writer_connection, make_clock(stored_clock), loop)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -185,7 +196,6 @@ class Database:
         return await self.write(run, app_no)
 
     def _write_groups(self) -> None:
-        self._writer_connection = self._engine.connect()
         raw = raw_connection(self._writer_connection)
         next_look = 0.0
         while group := self._queue.take(GROUP_OPERATIONS):
@@ -461,6 +471,16 @@ def make_engine(path: Path, busy_ms: int | None = None) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
+
+
+def _connect(engine: Engine) -> Connection:
+    """A connection that has read the file. Raises StorageError."""
+    try:
+        connection = engine.connect()
+        raw_connection(connection).execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except Exception as error:
+        raise explained(error) from error
+    return connection
 
 
 def prepare(path: Path, fresh: bool = True) -> StoredClock:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx2
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from client_sim.scenario import Scenario, builtin_scenarios
 from client_sim.server_process import FLEETPUSH, ServerProcess
@@ -14,8 +16,6 @@ from client_sim.simulation import Simulation, Target
 from client_sim.simulation_report import SimulationReport
 
 BROKEN_SERVER = Path(__file__).with_name("broken_server.py")
-SAMPLED = ("superseded", "no-event", "fresh-expiry")
-"""Of the faults that are planted, what the shorter run tries."""
 DEVICES, LASTS = 60, 6.0
 """Of the day whose funnel is compared."""
 SECONDS = 3.0
@@ -59,6 +59,11 @@ return_within = "500ms"
 """
 
 
+def sampled(names: Iterable[str], *always: str) -> list[ParameterSet]:
+    """Parameters: some that every run tries, the others with --full."""
+    return [pytest.param(name, marks=() if name in always else pytest.mark.full_only) for name in names]
+
+
 async def simulate(scenario: Scenario, folder: Path, *program: str) -> SimulationReport:
     folder.mkdir(exist_ok=True)
     speed = [] if scenario.clock_speed == 1 else ["--clock-speed", f"{scenario.clock_speed:g}"]
@@ -72,7 +77,7 @@ async def simulate_broken(fault: str, text: str, folder: Path) -> SimulationRepo
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", builtin_scenarios())
+@pytest.mark.parametrize("name", sampled(builtin_scenarios(), "steady", "restart", "offline-drain"))
 async def test_a_built_in_scenario_passes(name: str, tmp_path: Path) -> None:
     scenario = Scenario.load(name).with_(devices=30, lasts=SECONDS)
     report = await simulate(scenario.model_copy(update={"thresholds": ()}), tmp_path)
@@ -103,6 +108,7 @@ async def test_a_server_that_drops_one_of_a_thousand_is_found_out(tmp_path: Path
     assert all(finding.push_id and finding.device_id for finding in report.findings)
 
 
+@pytest.mark.full_only
 async def test_a_server_that_sends_twice_is_found_out(tmp_path: Path) -> None:
     report = await simulate_broken("sends-twice", TRAFFIC, tmp_path)
     assert not report.passed
@@ -111,6 +117,7 @@ async def test_a_server_that_sends_twice_is_found_out(tmp_path: Path) -> None:
     assert (report.lost, report.duplicated) == (0, 0), "the device took them once"
 
 
+@pytest.mark.full_only
 async def test_a_server_that_acknowledges_twice_is_found_out(tmp_path: Path) -> None:
     report = await simulate_broken("answers-twice", TRAFFIC, tmp_path)
     assert not report.passed
@@ -119,6 +126,7 @@ async def test_a_server_that_acknowledges_twice_is_found_out(tmp_path: Path) -> 
     assert all("not in flight" in finding.detail for finding in report.findings)
 
 
+@pytest.mark.full_only
 async def test_a_server_that_delivers_expired_pushes_is_found_out(tmp_path: Path) -> None:
     report = await simulate_broken("too-late", ABSENCE, tmp_path)
     assert not report.passed
@@ -276,11 +284,9 @@ OF_NO_DEVICE = ("miscounts", "misreached", "stale-counts", "fewer", "wrong-funne
 """They miscount a push as a whole, which may be to many."""
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-async def test_a_server_with_a_fault_is_found_out(fault: str, tmp_path: Path, full: int) -> None:
+@pytest.mark.parametrize("fault", sampled(FAULTS, "superseded", "no-event", "fresh-expiry"))
+async def test_a_server_with_a_fault_is_found_out(fault: str, tmp_path: Path) -> None:
     """Some of them, and each with --full: every fault costs a server and a fleet."""
-    if full == 1 and fault not in SAMPLED:
-        pytest.skip("with --full only")
     text, kind = FAULTS[fault]
     report = await simulate_broken(fault, text, tmp_path)
     assert not report.passed
@@ -290,10 +296,9 @@ async def test_a_server_with_a_fault_is_found_out(fault: str, tmp_path: Path, fu
     assert all(finding.device_id for finding in found) or fault in OF_NO_DEVICE
 
 
+@pytest.mark.full_only
 @pytest.mark.parametrize("text", [RETURN, CUTS, KILL, FLOOD, AT_MOST_ONCE])
-async def test_a_right_server_passes_where_faults_are_looked_for(text: str, tmp_path: Path, full: int) -> None:
-    if full == 1:
-        pytest.skip("with --full only")
+async def test_a_right_server_passes_where_faults_are_looked_for(text: str, tmp_path: Path) -> None:
     report = await simulate(Scenario.parse("right", text, "right.toml"), tmp_path)
     assert report.passed, report.findings
     assert report.delivered > 0

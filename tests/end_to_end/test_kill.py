@@ -23,10 +23,10 @@ from tests.end_to_end.wire_device import PUBREC, V4, V5, WireDevice
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_kill_right_after_a_2xx_loses_nothing(start_server: StartServer, wire: Wire, full: int) -> None:
-    """20 kills, 200 with --full, on two servers side by side because most of it is their starting."""
+    """8 kills, 200 with --full, on two servers side by side because most of it is their starting."""
     servers = [start_server() for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        for strand in [pool.submit(kill_after_2xx, server, wire, 10 * full) for server in servers]:
+        for strand in [pool.submit(kill_after_2xx, server, wire, 4 if full == 1 else 100) for server in servers]:
             strand.result()
 
 
