@@ -230,6 +230,10 @@ class _Rooms(Collector):
         rooms = self._sources
         yield InfoMetricFamily("fleetpush_build", "What runs here.", value=BUILD)
         yield _counter("pushes_accepted", "Pushes answered 202.", rooms.acceptance.accepted)
+        text = "Operations that left accepted pushes to many devices to a later one."
+        yield _counter("acceptance_divided", text, rooms.acceptance.queue.divided)
+        text = "Mailboxes that were counted only after the push that may have filled them."
+        yield _counter("mailboxes_counted_later", text, rooms.acceptance.limits.counted_later)
         yield _counter("deliveries_targeted", "Deliveries of those pushes.", rooms.acceptance.targeted)
         yield _by_label(
             GaugeMetricFamily, "deliveries", "Deliveries kept, as of the last count.", "state", self._census.by_state

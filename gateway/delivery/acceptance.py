@@ -22,11 +22,11 @@ from typing import Any
 
 from gateway.audience import targeting
 from gateway.audience.policy import PolicyBook
+from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES, AcceptanceQueue
 from gateway.delivery.attachments import Attachments, fetch_within
 from gateway.delivery.consent import suppress_selected, unwanted, wishes_of
 from gateway.delivery.digest import PushNumbers
 from gateway.delivery.gate import Gate
-from gateway.delivery.headroom import Headroom, count_mailboxes, crowded_mailboxes
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
@@ -36,11 +36,10 @@ from gateway.delivery.ledger import (
     insert_listed_rows,
     insert_selected_rows,
     insert_single_rows,
-    overflow_rows,
     supersede_rows,
-    waiting_devices,
 )
 from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.mailbox_limits import Enforced, MailboxLimits
 from gateway.delivery.not_before import gate_accepted_rows
 from gateway.delivery.push import (
     ActivePush,
@@ -69,12 +68,11 @@ from gateway.store.rows import insert_rows
 
 log = logging.getLogger(__name__)
 
-BATCH_PUSHES = 500
-"""Pushes that one operation stores, about 8 ms; more wait for the next, and others have their turn in between."""
 TURN = 50
 """Pushes of a batch that are judged before the loop gets a turn, about 0.6 ms."""
 CONSIDERATE_PUSHES = 20
-"""Both of them while others send as well, one by one: they would wait for the batch at every step."""
+"""That, and the pushes of a batch that one operation stores, while others send as well, one by one: they would wait for
+the batch at every step."""
 CONSIDERATE_PAUSE = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
 CONSIDERATE_MS = 1_000
@@ -96,14 +94,8 @@ class _Stored:
 
     losers: list[int]
     """Handles of earlier deliveries that ended by it."""
-    counted: list[tuple[int, int, int]]
-    """Mailboxes, for `Headroom`."""
-
-
-@dataclass(slots=True, eq=False)
-class _Batch:
-    drafts: list[Draft]
-    stored: asyncio.Future[None]
+    limited: Enforced
+    """What was done about the limits of mailboxes."""
 
 
 _NOT_STORED = "this line was not stored, others before it were; send it again"
@@ -141,11 +133,11 @@ class Acceptance:
         self._clock = clock
         self._timers = timers
         self._storage_left = storage_left
-        self._headroom = Headroom(limits.mailbox_deliveries, limits.mailbox_bytes)
-        self._pending: list[_Batch] = []
+        self.limits = MailboxLimits(ledger, limits.mailbox_deliveries, limits.mailbox_bytes, clock)
+        self.limits.on_caught_up = self._submit_soon
+        self.queue = AcceptanceQueue()
         self._under_way = False
         self._scheduled = False
-        self._singles_had_their_turn = False
         self._single_at = 0
         """When a push came that was not of a batch."""
         self.accepted = 0
@@ -181,22 +173,25 @@ class Acceptance:
         answers: list[AcceptedPush | Problem] = []
         judged: list[Draft | Problem] = []
         """Those of the slice that is gathering."""
-        gathered = 0
+        gathered = deliveries = 0
         considerate = self._has_others()
         under_way: tuple[asyncio.Future[None], list[Draft | Problem]] | None = None
         coming = iter(submissions)
         try:
             for number, submission in enumerate(coming, 1):
                 judged.append(submission if isinstance(submission, Problem) else self._judged(app, submission))
-                if isinstance(judged[-1], Draft):
+                draft = judged[-1]
+                if isinstance(draft, Draft):
                     gathered += 1
-                if gathered >= (CONSIDERATE_PUSHES if considerate else BATCH_PUSHES):
+                    deliveries += self.queue.deliveries(draft)
+                limit = CONSIDERATE_PUSHES if considerate else BATCH_PUSHES
+                if gathered >= limit or deliveries >= OPERATION_DELIVERIES:
                     if under_way is not None:
                         await under_way[0]
                         answers += map(answer_of, under_way[1])
                         under_way = None
                     under_way = asyncio.ensure_future(self._store(drafts_among(judged))), judged
-                    judged, gathered = [], 0
+                    judged, gathered, deliveries = [], 0, 0
                     if considerate:  # not the next one at once: the writer is everybody's
                         await asyncio.wait([under_way[0]])
                 if number % (CONSIDERATE_PUSHES if considerate else TURN) == 0:
@@ -254,13 +249,16 @@ class Acceptance:
         if not self._storage_left():
             await self._refuse_new(drafts)
             return
-        batch = _Batch(drafts, asyncio.get_running_loop().create_future())
-        self._pending.append(batch)
-        if not self._scheduled and not self._under_way:
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.queue.put(drafts, stored)
+        self._submit_soon()
+        # Shielded by design: a caller that goes away does not take back what may already be on disk.
+        await stored
+
+    def _submit_soon(self) -> None:
+        if self.queue and not self._scheduled and not self._under_way:
             self._scheduled = True
             self._timers.call_soon(self._submit)
-        # Shielded by design: a caller that goes away does not take back what may already be on disk.
-        await batch.stored
 
     async def _refuse_new(self, drafts: list[Draft]) -> None:
         """The disk is full: what was accepted before under its key is answered again, the rest is refused."""
@@ -280,7 +278,7 @@ class Acceptance:
 
     def _submit(self) -> None:
         self._scheduled = False
-        batches = self._next_batches()
+        batches = self.queue.take(self.limits.behind)
         if not batches:
             return
         self._under_way = True
@@ -291,38 +289,25 @@ class Acceptance:
             for batch in batches:
                 if not batch.stored.done():
                     batch.stored.set_result(None)
-            self._headroom.counted(stored.counted)
+            self.queue.stored(drafts)
+            self.limits.enforced(stored.limited)
             self._ledger.on_ended(stored.losers)
             self._hand_out(drafts, now)
             self._under_way = False
             self._ledger.accepting_since = None
-            if self._pending:
+            if self.queue:
                 self._submit()
 
         def on_error(error: BaseException) -> None:
             self._under_way = False
             self._ledger.accepting_since = None
-            if self._pending:
+            if self.queue:
                 self._submit()
             for batch in batches:
                 if not batch.stored.done():
                     batch.stored.set_exception(error)
 
         self._database.submit(lambda connection: self._store_rows(connection, drafts, now), on_commit, on_error)
-
-    def _next_batches(self) -> list[_Batch]:
-        """Single pushes and slices of batches in turn, so that neither waits for two operations of the other."""
-        slices = [batch for batch in self._pending if len(batch.drafts) > 1]
-        singles = [batch for batch in self._pending if len(batch.drafts) == 1]
-        if slices and (self._singles_had_their_turn or not singles):
-            self._singles_had_their_turn = False
-            chosen = slices[:1]
-            self._pending = singles + slices[1:]
-        else:
-            self._singles_had_their_turn = True
-            chosen = singles[:BATCH_PUSHES]
-            self._pending = singles[BATCH_PUSHES:] + slices
-        return chosen
 
     def _hand_out(self, drafts: list[Draft], now: int) -> None:
         offered: list[tuple[ActivePush, Sequence[int]]] = []
@@ -387,7 +372,7 @@ class Acceptance:
                 answered[(draft.app.no, key)] = (draft.submission.body_hash, draft)
         if push_no == last_no:
             self._answer_twins(twins)
-            return _Stored([], [])
+            return _Stored([], Enforced([], [], {}))
         self._numbers.used(push_no)
         insert_rows(connection, "push", PUSH_COLUMNS, pushes)
         insert_single_rows(connection, single)
@@ -539,52 +524,22 @@ class Acceptance:
         self, connection: sqlite3.Connection, drafts: list[Draft], first_no: int, now: int
     ) -> _Stored:
         is_sent = self._ledger.is_sent
-        limits = self._limits
         losers: list[int] = []
         for draft in drafts:
             collapse_key = draft.request.collapse_key
             if draft.push_no and collapse_key is not None:
                 losers += supersede_rows(connection, draft.push_no, draft.app.no, collapse_key, is_sent, now)
-        counted = count_mailboxes(connection, suspects) if (suspects := self._suspects(drafts)) else []
-        crowded = {mailbox[0]: mailbox for mailbox in counted if self._is_crowded(mailbox)}
-        selecting = [draft.push_no for draft in drafts if draft.push_no and draft.listed is None]
-        if selecting:
-            for mailbox in crowded_mailboxes(connection, selecting, limits.mailbox_deliveries, limits.mailbox_bytes):
-                crowded[mailbox[0]] = mailbox
-        losers += overflow_rows(
-            connection, crowded.values(), limits.mailbox_deliveries, limits.mailbox_bytes, is_sent, now
-        )
+        limited = self.limits.accept_rows(connection, drafts, now)
+        losers += limited.losers
         lost_at_once: dict[int, set[int]] = {}
         for handle in losers:
             if handle >> DEVICE_BITS >= first_no:
                 lost_at_once.setdefault(handle >> DEVICE_BITS, set()).add(handle & DEVICE_MASK)
         for draft in drafts:
-            if not draft.push_no:
-                continue
-            if draft.listed is None:
-                draft.devices = waiting_devices(connection, draft.push_no)
-            elif draft.push_no in lost_at_once:
+            if draft.push_no in lost_at_once:
                 gone = lost_at_once[draft.push_no]
                 draft.devices = [device_no for device_no in draft.devices if device_no not in gone]
-        return _Stored([handle for handle in losers if handle >> DEVICE_BITS < first_no], counted)
-
-    def _suspects(self, drafts: list[Draft]) -> set[int]:
-        """Devices, of those that are listed, whose mailboxes may be over a limit now."""
-        take = self._headroom.take
-        suspects: set[int] = set()
-        for draft in drafts:
-            if not draft.push_no:
-                continue
-            size = draft.frame_size
-            if draft.listed is None:
-                self._headroom.take_everywhere(size)
-            else:
-                suspects.update([device_no for device_no in draft.devices if not take(device_no, size)])
-        return suspects
-
-    def _is_crowded(self, mailbox: tuple[int, int, int]) -> bool:
-        _, count, total = mailbox
-        return count > self._limits.mailbox_deliveries or total > self._limits.mailbox_bytes
+        return _Stored([handle for handle in losers if handle >> DEVICE_BITS < first_no], limited)
 
 
 PUSH_COLUMNS = (

@@ -13,6 +13,8 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 
+from gateway.delivery.states import PRIORITIES
+
 MAX_DEVICES = 200_000
 """Devices remembered, about 30 MB; over it all are forgotten, and counted again as they come."""
 
@@ -35,6 +37,11 @@ class Headroom:
         until[0] -= 1
         until[1] -= size
         return until[0] >= self._everybody[0] and until[1] >= self._everybody[1]
+
+    def has_room(self, device_no: int) -> bool:
+        """Whether what was accepted for everybody has left room in a mailbox. False: it has to be counted."""
+        until = self._until.get(device_no)
+        return until is not None and until[0] >= self._everybody[0] and until[1] >= self._everybody[1]
 
     def take_everywhere(self, size: int) -> None:
         """A push is accepted for devices that are not listed: any of them, or all."""
@@ -64,30 +71,15 @@ def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> l
     return [(device_no, count, total) for device_no, count, total in json.loads(text)]
 
 
-def crowded_mailboxes(
-    connection: sqlite3.Connection, push_nos: list[int], limit: int, limit_bytes: int
-) -> list[tuple[int, int, int]]:
-    """The same of those devices of some pushes whose mailbox is over one of the limits."""
-    return connection.execute(
-        "SELECT device_no, count(*), sum(size) FROM delivery INDEXED BY delivery_mailbox"
-        " WHERE state = 0 AND device_no IN (SELECT device_no FROM delivery"
-        "  WHERE push_no IN (SELECT value FROM json_each(?)))"
-        " GROUP BY device_no HAVING count(*) > ? OR sum(size) > ?",
-        (json.dumps(push_nos), limit, limit_bytes),
-    ).fetchall()
-
-
-def least_valuable_first(connection: sqlite3.Connection, device_no: int, with_sizes: bool) -> Iterator[tuple[int, int]]:
-    """(push number, bytes or 0) of what waits for a device, the least valuable first.
-
-    Read in the order of the index, one row per priority: to have SQLite sort it the other way takes as long again, and
-    sizes that nobody asked for three times as long.
-    """
-    size = "size" if with_sizes else "0"
-    rows = connection.execute(
-        f"SELECT json_group_array(push_no), json_group_array({size}) FROM delivery INDEXED BY delivery_mailbox"
-        " WHERE device_no = ? AND state = 0 GROUP BY priority ORDER BY priority",
-        (device_no,),
-    ).fetchall()
-    for push_nos, sizes in reversed(rows):
-        yield from sorted(zip(json.loads(push_nos), json.loads(sizes), strict=True))
+def least_valuable_first(connection: sqlite3.Connection, device_no: int) -> Iterator[tuple[int, int]]:
+    """(push number, bytes) of what waits for a device, the least valuable first; no more is read than is taken."""
+    for priority in reversed(range(len(PRIORITIES))):
+        rows = connection.execute(
+            "SELECT push_no, size FROM delivery INDEXED BY delivery_mailbox"
+            " WHERE device_no = ? AND state = 0 AND priority = ? ORDER BY push_no",
+            (device_no, priority),
+        )
+        try:
+            yield from rows
+        finally:
+            rows.close()

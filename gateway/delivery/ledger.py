@@ -638,7 +638,7 @@ def overflow_rows(
     losers: dict[str, list[int]] = {"mailbox_limit": [], "mailbox_bytes": []}
     for device_no, count, total in crowded:
         evicted = losers["mailbox_limit" if count > limit else "mailbox_bytes"]
-        for push_no, size in least_valuable_first(connection, device_no, with_sizes=total > limit_bytes):
+        for push_no, size in least_valuable_first(connection, device_no):
             if count <= limit and total <= limit_bytes:
                 break
             if is_sent(push_no, device_no):

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
+import sqlite3
 import time
 from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.harness import Server
+from tests.end_to_end.harness import Api, Server, wait_for
 from tests.hostile.canary import Canary
 
 ATTACK_SECONDS = 2.5
@@ -44,9 +45,14 @@ def _hammer(port: int, requests: list[bytes], connections: int, said: Any) -> No
     async def ask_all() -> Counter[int]:
         until = time.monotonic() + ATTACK_SECONDS
         statuses: Counter[int] = Counter()
-        async with asyncio.TaskGroup() as group:
-            for number in range(connections):
-                group.create_task(_ask(port, requests[number % len(requests)], until, statuses))
+        asking = [
+            asyncio.create_task(_ask(port, requests[number % len(requests)], until, statuses))
+            for number in range(connections)
+        ]
+        await asyncio.wait(asking, timeout=ATTACK_SECONDS)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
         return statuses
 
     os.nice(10)  # an attacker has a machine of its own
@@ -83,3 +89,51 @@ def test_strangers_who_ask_for_what_needs_no_key(tmp_path: Path) -> None:
             statuses = hammer(server, [request("GET", page) for page in pages], 480)
         assert set(statuses) == {200, 401}
         assert metric(server, "fleetpush_http_requests_waited_total") > 100
+
+
+def fill_mailboxes(ledger: Path, pushes: int) -> None:
+    """Have as many copies of the one push there is wait for each device."""
+    with sqlite3.connect(ledger) as connection:
+        (first,) = connection.execute("SELECT no FROM push").fetchone()
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(push)") if row[1] not in ("no", "id")]
+        listed = ", ".join(columns)
+        connection.execute(
+            f"WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {pushes - 1})"
+            f" INSERT INTO push (no, id, {listed}) SELECT {first} + x, 'copy-' || x, {listed} FROM n, push"
+        )
+        connection.execute(
+            "INSERT INTO delivery (push_no, device_no, priority, size, state)"
+            " SELECT p.no, d.no, 2, 100, 0 FROM push AS p, device AS d WHERE p.no > ?",
+            (first,),
+        )
+    connection.close()
+
+
+def test_pushes_to_all_without_end(tmp_path: Path) -> None:
+    """It was up to 500 of them in one operation of the writer, seconds of it."""
+    with Server(tmp_path / "data") as server:
+        key = app_key(server, "other", "send", "devices")
+        with contextlib.closing(Api(server.url, key)) as api:
+            api.enrol_many(f"d{number}" for number in range(1_500))
+        with Canary(server):
+            statuses = hammer(server, [request("POST", "/v1/pushes", key, {"target": {"all": True}})], 100)
+        assert statuses[202] > 10
+        assert metric(server, "fleetpush_acceptance_divided_total") > 0
+
+
+def test_pushes_to_full_mailboxes(tmp_path: Path) -> None:
+    """Each was 2 ms of the writer for each mailbox, counted and read as a whole, in one operation."""
+    with Server(tmp_path / "data") as server:
+        key = app_key(server, "other", "send", "devices")
+        with contextlib.closing(Api(server.url, key)) as api:
+            api.enrol_many(f"d{number}" for number in range(500))
+            api.push({"all": True})
+        server.stop()
+        fill_mailboxes(tmp_path / "data" / "fleetpush.db", 1_000)
+        server.start()
+        with Canary(server):
+            statuses = hammer(server, [request("POST", "/v1/pushes", key, {"target": {"all": True}})], 10)
+        assert statuses[202] > 0
+        assert metric(server, "fleetpush_mailboxes_counted_later_total") > 0
+        with contextlib.closing(Api(server.url, key)) as api:
+            wait_for(lambda: len(list(api.items("/v1/devices/d1/mailbox"))) == 1_000, what="a mailbox at its limit")

@@ -1,0 +1,103 @@
+"""What waits to be accepted: pushes to few devices together, those to many a few at a time, apps in turn.
+
+One operation of the writer stores what `take` gives. A push to one device takes 20 us of it, one to ten thousand a
+tenth of a second, and some of those together would keep everybody waiting. So pushes to few devices and the rest have
+turns, and of the rest one operation stores OPERATION_DELIVERIES at most, of one app, or a single push.
+
+How many devices a tag or `all` selects is known when it has been stored; until then it counts as too many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from gateway.delivery.submission import Draft
+
+BATCH_PUSHES = 500
+"""Pushes that one operation stores, about 8 ms; more wait for the next, and others have their turn in between."""
+OPERATION_DELIVERIES = 5_000
+"""Deliveries that one operation stores, unless a single push has more: about 50 ms."""
+FEW_DELIVERIES = 100
+"""What may still be stored with the pushes to one device each."""
+SELECTIONS = 10_000
+"""Tags whose number of devices is remembered, about 2 MB; over it all are forgotten."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Drafts that are stored by one operation, and by whom that is waited for."""
+
+    drafts: list[Draft]
+    stored: asyncio.Future[None]
+    deliveries: int = field(default=0)
+
+
+class AcceptanceQueue:
+    def __init__(self) -> None:
+        self._few: deque[Batch] = deque()
+        self._many: dict[int, deque[Batch]] = {}
+        """By app, only those that have something waiting; the first is the next to have its turn."""
+        self._few_are_next = True
+        self._selected: dict[tuple[int, str | None], int] = {}
+        """App number and tag, None for `all`: how many devices that was lately."""
+        self.divided = 0
+        """Operations that left pushes to many devices to a later one, for metrics."""
+
+    def __bool__(self) -> bool:
+        return bool(self._few or self._many)
+
+    def deliveries(self, draft: Draft) -> int:
+        """How many a push will have, as far as that is known."""
+        if draft.listed is not None:
+            return len(draft.listed)
+        return self._selected.get((draft.app.no, draft.request.target.tag), OPERATION_DELIVERIES)
+
+    def stored(self, drafts: Iterable[Draft]) -> None:
+        """Learn how many devices were selected."""
+        for draft in drafts:
+            if draft.listed is None and draft.push_no:
+                if len(self._selected) >= SELECTIONS:
+                    self._selected.clear()
+                self._selected[draft.app.no, draft.request.target.tag] = draft.targeted
+
+    def put(self, drafts: list[Draft], stored: asyncio.Future[None]) -> None:
+        batch = Batch(drafts, stored, sum(map(self.deliveries, drafts)))
+        if len(drafts) == 1 and batch.deliveries <= FEW_DELIVERIES:
+            self._few.append(batch)
+        else:
+            self._many.setdefault(drafts[0].app.no, deque()).append(batch)
+
+    def take(self, held: Container[int] = ()) -> list[Batch]:
+        """What one operation stores next; nothing if nothing waits, or only pushes to many devices of `held` apps."""
+        app_no = next((app_no for app_no in self._many if app_no not in held), None)
+        if self._few and (self._few_are_next or app_no is None):
+            self._few_are_next = False
+            return self._of_few()
+        self._few_are_next = True
+        return self._of_app(app_no) if app_no is not None else []
+
+    def _of_few(self) -> list[Batch]:
+        chosen: list[Batch] = []
+        deliveries = 0
+        while self._few and len(chosen) < BATCH_PUSHES and deliveries <= OPERATION_DELIVERIES:
+            chosen.append(self._few.popleft())
+            deliveries += chosen[-1].deliveries
+        return chosen
+
+    def _of_app(self, app_no: int) -> list[Batch]:
+        waiting = self._many.pop(app_no)
+        chosen = [waiting.popleft()]
+        pushes, deliveries = len(chosen[0].drafts), chosen[0].deliveries
+        while waiting:
+            pushes += len(waiting[0].drafts)
+            deliveries += waiting[0].deliveries
+            if pushes > BATCH_PUSHES or deliveries > OPERATION_DELIVERIES:
+                self.divided += 1
+                break
+            chosen.append(waiting.popleft())
+        if waiting:
+            self._many[app_no] = waiting  # behind the others
+        return chosen

@@ -1,0 +1,130 @@
+"""The limits of mailboxes: which may be over one now, and a few thousand rows at a time what has to leave them.
+
+To count a full mailbox takes 0.7 ms of the writer. So acceptance counts those that may be over a limit (`Headroom`)
+only as far as COUNTED_ROWS go in the operation that stores a push; operations of their own do the rest, and until they
+have, no further push to many devices of that app is accepted: a mailbox is over its limit by one operation's pushes at
+most, for a moment.
+
+`enforce_rows` runs on the writer thread, everything else on the loop.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+from gateway.delivery.headroom import Headroom, count_mailboxes
+from gateway.delivery.ledger import Ledger, overflow_rows, waiting_devices
+from gateway.delivery.submission import Draft
+
+COUNTED_ROWS = 20_000
+"""Deliveries that one operation counts, about 15 ms, and those of the mailboxes it has begun with."""
+MAILBOXES = 200
+"""Mailboxes that one statement counts at most: 140 ms if all are full after others that were not."""
+FIRST_MAILBOXES = 25
+"""That many first; twice as many while they turn out to be small."""
+
+
+@dataclass(slots=True, frozen=True)
+class Enforced:
+    """What an operation has to tell the loop."""
+
+    losers: list[int]
+    """Handles of deliveries that ended by it."""
+    counted: list[tuple[int, int, int]]
+    """Mailboxes, for `Headroom`."""
+    rest: dict[int, list[int]]
+    """App number -> devices whose mailboxes are still to be counted."""
+
+
+class MailboxLimits:
+    """`deliveries` and `size` (bytes) are the limits of a mailbox; `clock` gives server time in milliseconds."""
+
+    def __init__(self, ledger: Ledger, deliveries: int, size: int, clock: Callable[[], int]) -> None:
+        self._ledger = ledger
+        self._deliveries = deliveries
+        self._size = size
+        self._clock = clock
+        self._headroom = Headroom(deliveries, size)
+        self.behind: dict[int, dict[int, None]] = {}
+        """App number -> devices whose mailboxes are still to be counted; the first app is the next."""
+        self._under_way = False
+        self.counted_later = 0
+        """Mailboxes that were counted after the push that may have filled them, for metrics."""
+        self.on_caught_up: Callable[[], None] = lambda: None
+        """Called when nothing of an app is behind any more."""
+
+    def accept_rows(self, connection: sqlite3.Connection, drafts: Iterable[Draft], now: int) -> Enforced:
+        """See to the mailboxes of new pushes, and set the devices of those that select them."""
+        suspects: dict[int, dict[int, None]] = {}
+        headroom = self._headroom
+        for draft in drafts:
+            if not draft.push_no:
+                continue
+            size = draft.frame_size
+            if draft.listed is None:
+                headroom.take_everywhere(size)
+                draft.devices = waiting_devices(connection, draft.push_no)
+                full = [device_no for device_no in draft.devices if not headroom.has_room(device_no)]
+            else:
+                full = [device_no for device_no in draft.devices if not headroom.take(device_no, size)]
+            if full:
+                suspects.setdefault(draft.app.no, {}).update(dict.fromkeys(full))
+        return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now)
+
+    def enforce_rows(self, connection: sqlite3.Connection, suspects: dict[int, list[int]], now: int) -> Enforced:
+        """Count mailboxes and bring them below the limits, as far as is good at once."""
+        counted: list[tuple[int, int, int]] = []
+        rest: dict[int, list[int]] = {}
+        rows, step = 0, FIRST_MAILBOXES
+        for app_no, devices in suspects.items():
+            at = 0
+            while at < len(devices) and rows < COUNTED_ROWS:
+                found = count_mailboxes(connection, devices[at : at + step])
+                at += step
+                of_step = sum(count for _, count, _ in found)
+                rows += of_step
+                counted += found
+                step = min(2 * step, MAILBOXES) if of_step < 10 * step else FIRST_MAILBOXES
+            if at < len(devices):
+                rest[app_no] = devices[at:]
+        crowded = [mailbox for mailbox in counted if mailbox[1] > self._deliveries or mailbox[2] > self._size]
+        losers = overflow_rows(connection, crowded, self._deliveries, self._size, self._ledger.is_sent, now)
+        return Enforced(losers, counted, rest)
+
+    def enforced(self, found: Enforced) -> None:
+        """That is on disk: remember what was counted, and see to the rest."""
+        self._headroom.counted(found.counted)
+        for app_no, devices in found.rest.items():
+            self.behind.setdefault(app_no, {}).update(dict.fromkeys(devices))
+            self.counted_later += len(devices)
+        if self.behind and not self._under_way:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._under_way = True
+        app_no = next(iter(self.behind))
+        waiting = self.behind[app_no]
+        devices = list(islice(waiting, COUNTED_ROWS))
+        now = self._clock()
+
+        def on_commit(found: Enforced) -> None:
+            self._under_way = False
+            rest = found.rest.get(app_no, [])
+            for device_no in devices[: len(devices) - len(rest)]:
+                del waiting[device_no]
+            del self.behind[app_no]
+            if waiting:
+                self.behind[app_no] = waiting  # behind the others
+            self._headroom.counted(found.counted)
+            self._ledger.note_ended(found.losers)
+            if self.behind:
+                self._go_on()
+            if not waiting:
+                self.on_caught_up()
+
+        self._ledger.submit_until_done(
+            lambda connection: self.enforce_rows(connection, {app_no: devices}, now), on_commit
+        )

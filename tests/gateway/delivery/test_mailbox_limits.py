@@ -1,0 +1,45 @@
+"""Mailboxes that are counted, and emptied, a part at a time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.delivery import mailbox_limits
+from gateway.delivery.submission import Submission
+from tests.gateway.delivery.world import APP, World
+
+
+def test_what_there_is_no_time_for_is_limited_by_operations_of_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the three mailboxes takes five."""
+    monkeypatch.setattr(mailbox_limits, "FIRST_MAILBOXES", 1)
+    monkeypatch.setattr(mailbox_limits, "COUNTED_ROWS", 1)
+    everybody = Submission(world.request({"all": True}))
+    world.run(world.acceptance.accept_many(APP, [everybody] * 5))
+    world.run(world.acceptance.accept_many(APP, [everybody] * 3))
+    while world.acceptance.limits.behind:
+        world.turn()
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 0") == (15,)
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 23") == (9,)
+    assert world.acceptance.limits.counted_later > 0
+
+
+def test_pushes_to_many_devices_wait_for_it_and_others_do_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = world.acceptance.limits
+    limits.behind[APP.no] = {1: None}
+    monkeypatch.setattr(limits, "_under_way", True)
+    many = world.loop.create_task(world.acceptance.accept(APP, world.request({"all": True})))
+    one = world.loop.create_task(world.acceptance.accept(APP, world.request()))
+    for _ in range(10):
+        world.loop.run_until_complete(asyncio.sleep(0))
+        world.turn()
+    assert one.done()
+    assert not many.done()
+    del limits.behind[APP.no]
+    limits.on_caught_up()
+    while not many.done():
+        world.loop.run_until_complete(asyncio.sleep(0))
+        world.turn()
