@@ -39,6 +39,7 @@ from broker.settings import BrokerSettings
 from broker.sqlite_store import EXIT_UNSYNCED
 from gateway import data_directory, disk_space, doors, stores
 from gateway.api.admission import Admission
+from gateway.api.body_budget import BodyBudget
 from gateway.api.connection_limiter import CONNECTIONS, ConnectionLimiter
 from gateway.api.http import create_api
 from gateway.api.http_connection import MQTT_PATH
@@ -349,6 +350,7 @@ class Rooms:
         self._authenticator = DeviceAuthenticator(database, facts.on_denied, loop)
         self.share_of_key = self._ring.share_of
         self.turns = RequestTurns(loop)
+        self._bodies = BodyBudget(loop.time)
         self._admission = Admission(self._ring, settings.request_limit, loop.time)
         self._problems = ProblemCount()
         shares = share_out(raise_open_files_limit(), CONNECTIONS)
@@ -392,6 +394,7 @@ class Rooms:
                 admission=self._admission,
                 connections=self.connections,
                 turns=self.turns,
+                bodies=self._bodies,
                 problems=self._problems,
                 acceptance=self._acceptance,
                 ledger=ledger,
@@ -432,6 +435,7 @@ class Rooms:
             database=self._database,
             admission=self._admission,
             turns=self.turns,
+            bodies=self._bodies,
             keys=Keys(self._database, self._ring),
             devices=DeviceRegistry(self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address),
             book=self._book,

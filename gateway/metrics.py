@@ -32,6 +32,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from gateway.api.admission import Admission
+from gateway.api.body_budget import BodyBudget
 from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
@@ -74,6 +75,7 @@ class Sources:
     admission: Admission
     connections: ConnectionLimiter
     turns: RequestTurns
+    bodies: BodyBudget
     problems: ProblemCount
     acceptance: Acceptance
     ledger: Ledger
@@ -274,6 +276,9 @@ class _Rooms(Collector):
         yield _gauge("http_requests_waiting", "HTTP requests that wait for their turn.", rooms.turns.waiting)
         text = "HTTP requests that had to wait for another turn of the loop."
         yield _counter("http_requests_waited", text, rooms.turns.waited)
+        text = "Bytes of large request bodies in memory, and of what is parsed of them."
+        yield _gauge("http_body_bytes", text, rooms.bodies.bytes)
+        yield _counter("http_bodies_refused", "Requests refused because of too many such bytes.", rooms.bodies.refused)
         limits = rooms.connections.counts
         yield _by_label(
             CounterMetricFamily, "http_limits", "Times that a limit of HTTP connections has acted.", "limit", limits

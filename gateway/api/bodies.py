@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from gateway.api.admission import ADMITTED
+from gateway.api.body_budget import VALUE_BYTES, BodyCharge
 from gateway.api.problems import json_problem, validation_problem
 from gateway.api.services import services
 from gateway.errors import problem
@@ -39,6 +40,8 @@ UNCOUNTED_BYTES = 8 * 1024
 """A body that is parsed without counting first: 4,000 values at most."""
 TURN = 250
 """Items of a long list that are worked on before the loop gets a turn: about 2 ms."""
+BODY_CHARGE = "fleetpush.body_charge"
+"""In the scope of a request what its body is counted with, to be released when it is answered."""
 JSON = ("application/json",)
 MERGE_PATCH = ("application/merge-patch+json", "application/json")
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -58,6 +61,7 @@ async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit
     message = await request.receive()
     chunks: list[bytes] = []
     size = 0
+    charge: BodyCharge | None = None
     while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
@@ -66,12 +70,21 @@ async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit
         if size > limit:
             raise _too_large(limit)
         chunks.append(chunk)
+        if charge is not None:
+            charge.add(len(chunk))
+        elif size > UNCOUNTED_BYTES:
+            charge = request.scope[BODY_CHARGE] = services(request).bodies.charge(request.scope[ADMITTED])
+            charge.add(size)
         if not message.get("more_body"):
             break
         message = await request.receive()
-    if size > UNCOUNTED_BYTES:
+    body = b"".join(chunks)
+    if charge is not None:
+        if limit < BULK_LIMIT:  # longer ones are lists, of which a part is parsed at a time
+            charge.add(VALUE_BYTES * values_in(body))
+        chunks.clear()
         await services(request).turns.wait_for_large_body(request.scope[ADMITTED].key_id)
-    return b"".join(chunks)
+    return body
 
 
 def _too_large(limit: int) -> Exception:
@@ -90,8 +103,13 @@ def parse(model: type[Model], body: bytes, values: int = VALUES) -> Model:  # Ho
 
 def check_values(body: bytes, values: int) -> None:
     """Raises Problem 413. A comma in a text counts like one between values."""
-    if body.count(b",") + body.count(b"[") + body.count(b"{") > values:
+    if values_in(body) > values:
         raise problem("payload_too_large", f"the JSON may have {values} values (and commas): send less")
+
+
+def values_in(body: bytes) -> int:
+    """How many values a JSON text has at most."""
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
 def parse_patch(body: bytes) -> Any:

@@ -19,6 +19,8 @@ from gateway.api import (
     pushes,
     webhooks,
 )
+from gateway.api.bodies import BODY_CHARGE
+from gateway.api.body_budget import BodyCharge
 from gateway.api.services import Services, known_parameters, provide
 from gateway.program import installed_version
 
@@ -33,6 +35,14 @@ class Api(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # Hot path.
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, _head_of(send)
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            charge: BodyCharge | None = scope.pop(BODY_CHARGE, None)
+            if charge is not None:
+                charge.release()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:  # Hot path.
         ours = scope["type"] == "http" and scope["path"] == pushes.PATH and scope["method"] == "POST"
         if not ours or scope["query_string"]:
             await super().__call__(scope, receive, send)

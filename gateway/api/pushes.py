@@ -94,6 +94,7 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     lines = [] if breaks > 2 * BATCH_LINES else [line for line in body.split(b"\n") if line and not line.isspace()]
     if breaks > 2 * BATCH_LINES or len(lines) > BATCH_LINES:
         raise problem("payload_too_large", f"{len(lines) or breaks} lines: send at most {BATCH_LINES} in one batch")
+    del body  # its lines are a copy
     judged = (_judged(line, found.push_values) for line in lines)
     answers = await found.acceptance.accept_many(app_of(principal), judged)
     results: list[bytes] = []

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Query, Request, params
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from gateway.api.admission import Admission
+from gateway.api.body_budget import BodyBudget
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.audience.devices import DeviceRegistry
@@ -47,6 +48,7 @@ class Services:
     database: Database
     admission: Admission
     turns: RequestTurns
+    bodies: BodyBudget
     keys: Keys
     devices: DeviceRegistry
     book: PolicyBook

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import sqlite3
 import time
 from collections import Counter
@@ -89,6 +90,23 @@ def test_strangers_who_ask_for_what_needs_no_key(tmp_path: Path) -> None:
             statuses = hammer(server, [request("GET", page) for page in pages], 480)
         assert set(statuses) == {200, 401}
         assert metric(server, "fleetpush_http_requests_waited_total") > 100
+
+
+def test_large_bodies_that_do_not_end(tmp_path: Path) -> None:
+    """Each could be of 16 MiB, on 512 connections."""
+    with Server(tmp_path / "data") as server, contextlib.ExitStack() as held:
+        key = app_key(server, "other", "send", "devices")
+        began = request("POST", "/v1/pushes/batch", key, b" " * 15_000_000)[:12_000_000]
+        with Canary(server):
+            for _ in range(20):
+                raw = held.enter_context(socket.create_connection(("127.0.0.1", server.http_port), timeout=5))
+                with contextlib.suppress(OSError):  # refused before all of it was sent
+                    raw.sendall(began)
+            assert metric(server, "fleetpush_http_body_bytes") > 10_000_000
+        assert metric(server, "fleetpush_http_bodies_refused_total") > 0
+        assert "request bodies in memory" in server.errors
+        held.close()
+        wait_for(lambda: metric(server, "fleetpush_http_body_bytes") == 0, what="the bodies to be forgotten")
 
 
 def fill_mailboxes(ledger: Path, pushes: int) -> None:

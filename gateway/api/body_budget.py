@@ -1,0 +1,94 @@
+"""What large request bodies may take of the memory, of one app and of all.
+
+A body, and what is parsed of it, is in memory until its request is answered, and hundreds of connections may bring one
+at a time. Each is counted as it comes: its bytes, and for a body that is parsed as a whole VALUE_BYTES for each value.
+Bodies of less than 8 KiB are not: all that there can be are 16 MiB.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from gateway.auth import Principal
+from gateway.errors import Later
+
+log = logging.getLogger(__name__)
+
+ALL_BYTES: Final = 48 * 1024 * 1024
+"""Of all apps together."""
+APP_BYTES: Final = 20 * 1024 * 1024
+"""Of one app: a batch of pushes of the largest size, and some more."""
+DEVICE_BYTES: Final = 512 * 1024
+"""Of a device with its own token: it sends 128 KiB at a time."""
+VALUE_BYTES: Final = 128
+"""What a parsed value takes: a device id of 40 characters as text, in a list and in a dictionary."""
+RETRY_SECONDS: Final = 2.0
+LOG_SECONDS: Final = 60.0
+"""Between two lines in the log."""
+
+
+class BodyCharge:
+    """What one request is counted with. Made by `BodyBudget.charge`; to be released."""
+
+    __slots__ = ("_budget", "_limit", "_share", "size")
+
+    def __init__(self, budget: BodyBudget, share: str, limit: int) -> None:
+        self._budget = budget
+        self._share = share
+        self._limit = limit
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        """Raises Problem 503; what was counted before stays counted."""
+        self._budget.take(self._share, self._limit, size)
+        self.size += size
+
+    def release(self) -> None:
+        self._budget.give_back(self._share, self.size)
+        self.size = 0
+
+
+class BodyBudget:
+    """`clock` gives seconds that only grow."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._shares: Counter[str] = Counter()
+        self._said_at = -LOG_SECONDS
+        self.bytes = 0
+        """In memory now, for metrics."""
+        self.refused = 0
+        """Requests that were told to come again, for metrics."""
+
+    def charge(self, principal: Principal) -> BodyCharge:
+        if principal.is_device:
+            return BodyCharge(self, principal.key_id, DEVICE_BYTES)
+        return BodyCharge(self, f"app {principal.app_id}", APP_BYTES)
+
+    def take(self, share: str, limit: int, size: int) -> None:
+        of_share = self._shares[share] + size
+        if of_share > limit or self.bytes + size > ALL_BYTES:
+            self.refused += 1
+            now = self._clock()
+            if now - self._said_at >= LOG_SECONDS:
+                self._said_at = now
+                log.warning(
+                    "%s is answered 503: its request bodies in memory have %d bytes (of %d), those of all %d (of %d)",
+                    share,
+                    of_share,
+                    limit,
+                    self.bytes + size,
+                    ALL_BYTES,
+                )
+            raise Later("busy", "too many large requests are being worked on: send fewer at a time", RETRY_SECONDS)
+        self._shares[share] = of_share
+        self.bytes += size
+
+    def give_back(self, share: str, size: int) -> None:
+        self.bytes -= size
+        self._shares[share] -= size
+        if not self._shares[share]:
+            del self._shares[share]

@@ -1,0 +1,82 @@
+"""What large bodies are counted with, and when they are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.api.body_budget import ALL_BYTES, APP_BYTES, DEVICE_BYTES, LOG_SECONDS, VALUE_BYTES, BodyBudget
+from gateway.auth import Principal
+from gateway.errors import Later
+from tests.gateway.api.house import House
+
+
+def principal(app: str, device: int | None = None) -> Principal:
+    if device is not None:
+        return Principal(1, app, f"device {device}", frozenset(), is_device=True)
+    return Principal(1, app, f"key of {app}", frozenset(("send",)))
+
+
+def test_an_app_has_its_share_whatever_others_have() -> None:
+    budget = BodyBudget(lambda: 0.0)
+    first = budget.charge(principal("a"))
+    first.add(APP_BYTES)
+    with pytest.raises(Later):
+        budget.charge(principal("a")).add(1)
+    budget.charge(principal("b")).add(APP_BYTES)
+    with pytest.raises(Later):
+        budget.charge(principal("c")).add(ALL_BYTES - 2 * APP_BYTES + 1)
+    assert budget.refused == 2
+    first.release()
+    first.release()
+    budget.charge(principal("a")).add(APP_BYTES)
+
+
+def test_a_device_has_a_small_share_of_its_own() -> None:
+    budget = BodyBudget(lambda: 0.0)
+    budget.charge(principal("a", device=1)).add(DEVICE_BYTES)
+    with pytest.raises(Later):
+        budget.charge(principal("a", device=1)).add(1)
+    budget.charge(principal("a", device=2)).add(DEVICE_BYTES)
+    budget.charge(principal("a")).add(APP_BYTES)
+
+
+def test_a_refusal_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    times = iter((0.0, 1.0, LOG_SECONDS))
+    budget = BodyBudget(lambda: next(times))
+    for _ in range(3):
+        with pytest.raises(Later):
+            budget.charge(principal("a")).add(APP_BYTES + 1)
+    assert caplog.text.count("app a is answered 503") == 2
+    assert budget.bytes == 0
+
+
+async def test_a_body_is_counted_until_it_is_answered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = house.rooms.services(lambda: False).bodies
+    most = 0
+    take = budget.take
+
+    def noting(share: str, limit: int, size: int) -> None:
+        nonlocal most
+        take(share, limit, size)
+        most = max(most, budget.bytes)
+
+    monkeypatch.setattr(budget, "take", noting)
+    ids = [f"nobody-{number}" for number in range(3_000)]
+    body = json.dumps({"target": {"devices": ids}}).encode()
+    headers = {"Content-Type": "application/json"}
+    for path in ("/v1/pushes", "/v1/pushes/forecast"):
+        most = 0
+        await house.call("POST", path, 404, content=body, headers=headers)
+        assert most >= len(body) + 3_000 * VALUE_BYTES
+        assert budget.bytes == 0
+
+
+async def test_a_small_body_is_not_counted(house: House) -> None:
+    budget = house.rooms.services(lambda: False).bodies
+    budget.charge(principal("default")).add(APP_BYTES)
+    await house.call("POST", "/v1/devices", 201, json={"device_id": "d1"})
+    answer = await house.http.post("/v1/pushes", json={"target": {"devices": ["d1"] * 3_000}})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "2"
