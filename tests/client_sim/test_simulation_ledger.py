@@ -829,6 +829,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.full_only
 @pytest.mark.long
 def test_two_million_deliveries_fit() -> None:
     result = subprocess.run([sys.executable, "-c", SIZE], capture_output=True, text=True, check=False)

@@ -128,6 +128,7 @@ def test_nobody_is_late_while_a_device_floods(tmp_path: Path, full: int) -> None
     assert float(limited.split()[1]) > 0
 
 
+@pytest.mark.full_only
 def test_the_side_connections_of_a_device_take_no_descriptors_of_others(tmp_path: Path) -> None:
     with Server(tmp_path / "data", open_files=256) as server, contextlib.ExitStack() as held:
         device = server.api.enrol("ID")

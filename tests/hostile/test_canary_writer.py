@@ -9,6 +9,8 @@ import time
 from itertools import count
 from pathlib import Path
 
+import pytest
+
 from tests import wire
 from tests.end_to_end.harness import Api, Device, Server
 from tests.hostile.canary import Canary
@@ -49,6 +51,7 @@ def test_a_device_that_changes_its_mind_as_fast_as_it_can(tmp_path: Path) -> Non
         assert said > 10
 
 
+@pytest.mark.full_only
 def test_an_app_that_enrols_devices_with_tags_of_their_own(tmp_path: Path) -> None:
     with Server(tmp_path / "data") as server:
         over = threading.Event()
