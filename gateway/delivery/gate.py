@@ -532,7 +532,8 @@ def _companies(
     rows: Iterable[Sequence[Any]], persons: dict[int, Person], is_sent: Callable[[int, int], bool], now: int
 ) -> dict[tuple[int, str | None], list[int]]:
     """(device, channel) -> the pushes that go as one digest when there is room: those that are due, if a cap says so
-    and has held one of them back. What is critical goes by itself."""
+    and has held one of them back. What is critical goes by itself, and so does what was let through before: it counts
+    already, and may have arrived."""
     companies: dict[tuple[int, str | None], list[int]] = defaultdict(list)
     held: set[tuple[int, str | None]] = set()
     for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:
@@ -544,6 +545,7 @@ def _companies(
             or not ttl
             or expires_at <= now
             or not_before > now
+            or any(use.push_no == push_no for use in person.uses)
         ):
             continue
         caps = (person.rules.policy.caps, person.rules.caps(channel))

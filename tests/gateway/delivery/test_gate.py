@@ -166,6 +166,19 @@ def test_what_a_cap_has_held_back_comes_as_a_digest_after_a_choice_too(world: Wo
     assert [world.state(push_id) for push_id in others] == [("superseded", "digested")] * 2
 
 
+def test_what_was_let_through_before_a_crash_is_part_of_no_digest(world: World) -> None:
+    """It counts already, and may have arrived: the digest would be one too many."""
+    offers_digested(world)
+    world.connect()
+    first, *others = (alert(world, channel="offers") for _ in range(3))
+    assert world.received() == [first]
+    world.crash()
+    world.run(world.book.add_channel(1, NewChannel(id="news", name="News")))  # everything is judged anew
+    world.connect()
+    assert world.received() == [first]
+    assert [world.state(push_id) for push_id in others] == [("waiting", None)] * 2
+
+
 def test_one_too_many_waits_for_the_next_free_time(world: World) -> None:
     set_policy(world, caps=cap(1, "hour", "defer"))
     world.connect()
