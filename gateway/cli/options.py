@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,10 +32,21 @@ ServerUrl = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id")]
 PushId = Annotated[str, typer.Argument(metavar="PUSH_ID")]
+CapOption = Annotated[
+    list[str] | None, typer.Option(metavar="COUNT/PERIOD", help="Alerts per hour, day or week: 8/day; may be repeated")
+]
+CapExcess = Annotated[
+    Literal["drop", "defer", "digest"] | None, typer.Option(help="What becomes of an alert over a cap. Default: drop")
+]
+QuietHours = Annotated[str | None, typer.Option(metavar="START-END", help="No alerts from 22:00-07:00")]
+QuietExcess = Annotated[
+    Literal["defer", "drop"] | None, typer.Option(help="What becomes of an alert in quiet hours. Default: defer")
+]
 MARKUP: Literal["rich"] | None = "rich" if is_terminal() else None
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 DURATION = re.compile(r"(\d+)([smhd]?)")
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+CAP = re.compile(r"(\d{1,9})/(hour|day|week)")
 HOURS = re.compile(r"(\d\d:\d\d)-(\d\d:\d\d)")
 
 
@@ -124,6 +136,57 @@ def hours_of(text: str, option: str = "--quiet-hours") -> dict[str, str]:
     if match is None:
         fail(f"{option} {text!r}: write it as 22:00-07:00", 2)
     return {"start": match[1], "end": match[2]}
+
+
+def quiet_hours_of(hours: str | None, excess: str | None) -> dict[str, str] | None:
+    """Quiet hours as the API takes them; None if no option of them was given."""
+    found = {} if hours is None else hours_of(hours)
+    return (found if excess is None else {**found, "excess": excess}) or None
+
+
+def caps_of(caps: Iterable[str] | None, excess: str | None) -> dict[str, Any] | None:
+    """Caps as the API takes them, of `2/hour` and `8/day`; None if no option of them was given."""
+    limits = []
+    for text in caps or ():
+        match = CAP.fullmatch(text)
+        if match is None:
+            fail(f"--cap {text!r}: write it as 8/day (or /hour, /week)", 2)
+        limits.append({"count": int(match[1]), "per": match[2]})
+    found: dict[str, Any] = {"limits": limits} if limits else {}
+    return (found if excess is None else {**found, "excess": excess}) or None
+
+
+def describe_caps(caps: Mapping[str, Any] | None) -> str | None:
+    """`2/hour, 8/day, then drop`."""
+    if caps is None:
+        return None
+    limits = ", ".join(f"{limit['count']}/{limit['per']}" for limit in caps["limits"])
+    return f"{limits}, then {caps['excess']}"
+
+
+def describe_hours(hours: Mapping[str, Any] | None) -> str | None:
+    """`22:00-07:00, defer`; a person's own have no excess."""
+    if hours is None:
+        return None
+    return f"{hours['start']}-{hours['end']}" + (f", {hours['excess']}" if "excess" in hours else "")
+
+
+def read_input(file: str) -> bytes:
+    """A file, or standard input where it is `-`."""
+    if file == "-" and sys.stdin is None:
+        fail("-: standard input is closed", 2)
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        fail(f"{file!r} cannot be read: {error.strerror}", 2)
+
+
+def json_in(file: str) -> Any:
+    """What a file of JSON says, or standard input where it is `-`."""
+    try:
+        return json.loads(read_input(file), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        fail(f"{file!r} is not JSON: {error}", 2)
 
 
 def changes(fields: Mapping[str, Any], cleared: Iterable[str] | None, clearable: Iterable[str]) -> dict[str, Any]:
