@@ -81,7 +81,8 @@ async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit
     body = b"".join(chunks)
     if charge is not None:
         if limit < BULK_LIMIT:  # longer ones are lists, of which a part is parsed at a time
-            charge.add(VALUE_BYTES * values_in(body))
+            # A route refuses a body of more values than any may have before it makes them.
+            charge.add(VALUE_BYTES * min(values_in(body), services(request).push_values))
         chunks.clear()
         await services(request).turns.wait_for_large_body(request.scope[ADMITTED].key_id)
     return body

@@ -2,7 +2,8 @@
 
 A body, and what is parsed of it, is in memory until its request is answered, and hundreds of connections may bring one
 at a time. Each is counted as it comes: its bytes, and for a body that is parsed as a whole VALUE_BYTES for each value.
-Bodies of less than 8 KiB are not: all that there can be are 16 MiB.
+Bodies of less than 8 KiB are not: all that there can be are 16 MiB. A request that is alone is never told to come
+again, which would help it nothing: its route bounds it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class BodyCharge:
 
     def add(self, size: int) -> None:
         """Raises Problem 503; what was counted before stays counted."""
-        self._budget.take(self._share, self._limit, size)
+        self._budget.take(self._share, self._limit, size, self.size)
         self.size += size
 
     def release(self) -> None:
@@ -68,9 +69,12 @@ class BodyBudget:
             return BodyCharge(self, principal.key_id, DEVICE_BYTES)
         return BodyCharge(self, f"app {principal.app_id}", APP_BYTES)
 
-    def take(self, share: str, limit: int, size: int) -> None:
+    def take(self, share: str, limit: int, size: int, taken: int) -> None:
+        """`taken` is what the same request has of it already. Raises Problem 503 for what others have."""
+        others_of_share = self._shares[share] - taken
         of_share = self._shares[share] + size
-        if of_share > limit or self.bytes + size > ALL_BYTES:
+        over_share = of_share > limit and others_of_share > 0
+        if over_share or (self.bytes + size > ALL_BYTES and self.bytes > taken):
             self.refused += 1
             now = self._clock()
             if now - self._said_at >= LOG_SECONDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -77,12 +76,13 @@ async def enrol(request: Request, principal: DeviceManager) -> Response:
 async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     """Enrol up to 10,000; one result per item, in order: a credential, or the item's problem. Some hundreds are stored
     together; should the server end half way, those are enrolled and the rest is not."""
-    items = await items_of(await read_body(request, limit=BULK_LIMIT), "devices", BULK_DEVICES)
+    give_way = services(request).turns.give_way
+    items = await items_of(await read_body(request, limit=BULK_LIMIT), "devices", BULK_DEVICES, give_way)
     judged: list[NewDevice | Problem] = []
     for item in items:
         judged.append(_judged(item))
         if len(judged) % TURN == 0:
-            await asyncio.sleep(0)
+            await give_way()
     valid = [device for device in judged if isinstance(device, NewDevice)]
     enrolled = iter(await services(request).devices.enrol(principal.app_no, principal.app_id, valid))
     results: list[bytes] = []
@@ -90,7 +90,7 @@ async def enrol_many(request: Request, principal: DeviceManager) -> Response:
         answer = next(enrolled) if isinstance(device, NewDevice) else device
         results.append(to_json(_refused(item, answer) if isinstance(answer, Problem) else answer))
         if len(results) % TURN == 0:
-            await asyncio.sleep(0)
+            await give_way()
     return Response(b'{"devices":[%b]}' % b",".join(results), 201, media_type="application/json")
 
 

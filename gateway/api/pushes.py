@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from typing import Annotated, Literal
 
@@ -101,7 +100,7 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     for answer in answers:
         results.append(_line(answer))
         if len(results) % TURN == 0:
-            await asyncio.sleep(0)
+            await found.turns.give_way()
     return Response(b"".join(results), media_type=NDJSON[0])
 
 

@@ -3,6 +3,7 @@
 What answers a request is begun REQUESTS_PER_TURN at a time in a turn of the loop, and devices are served in between.
 Who has to wait stands in the queue of a share, and shares take turns, one request each: a share is a valid key, or an
 address that has shown none. What waits is bounded by the number of connections, since each has one request under way.
+A request that is long work does it in slices of a millisecond and gives way after each.
 
 Everything here belongs to the loop's thread.
 """
@@ -19,6 +20,9 @@ REQUESTS_PER_TURN: Final = 4
 until they are answered or wait for something; a push takes 0.3 ms, beside which a further turn costs nothing."""
 LARGE_BODY: Final = REQUESTS_PER_TURN
 """What a body of some thousand values counts for: parsing it takes a turn of its own."""
+SLICE_SECONDS: Final = 0.002
+"""From the begin of a slice of long work to that of the next, of all requests: half the time is left to others. Without
+the pause the loop would hardly be without Python's lock, for which each statement of the writer's thread waits 5 ms."""
 
 
 class RequestTurns:
@@ -30,6 +34,7 @@ class RequestTurns:
         """The next turn has been asked for."""
         self._queues: dict[str, deque[tuple[int, Callable[[], None]]]] = {}
         """By share, only those that wait; the first is the next to have its turn."""
+        self._next_slice_at = 0.0
         self.waiting = 0
         """For metrics."""
         self.waited = 0
@@ -53,6 +58,12 @@ class RequestTurns:
         turn = asyncio.Event()
         self.begin(lambda: share, turn.set, LARGE_BODY)
         await turn.wait()
+
+    async def give_way(self) -> None:
+        """Return when the caller may work for another millisecond."""
+        now = self._loop.time()
+        self._next_slice_at = max(now, self._next_slice_at) + SLICE_SECONDS
+        await asyncio.sleep(self._next_slice_at - now)
 
     def _next_turn(self) -> None:
         self._left = REQUESTS_PER_TURN

@@ -45,11 +45,25 @@ def test_a_device_has_a_small_share_of_its_own() -> None:
 def test_a_refusal_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     times = iter((0.0, 1.0, LOG_SECONDS))
     budget = BodyBudget(lambda: next(times))
+    budget.charge(principal("a")).add(1)
     for _ in range(3):
         with pytest.raises(Later):
-            budget.charge(principal("a")).add(APP_BYTES + 1)
+            budget.charge(principal("a")).add(APP_BYTES)
     assert caplog.text.count("app a is answered 503") == 2
-    assert budget.bytes == 0
+    assert budget.bytes == 1
+
+
+def test_one_that_is_alone_is_not_told_to_come_again() -> None:
+    budget = BodyBudget(lambda: 0.0)
+    first = budget.charge(principal("a"))
+    first.add(APP_BYTES)
+    first.add(ALL_BYTES)
+    with pytest.raises(Later):
+        budget.charge(principal("a")).add(1)
+    with pytest.raises(Later):
+        budget.charge(principal("b")).add(1)
+    first.release()
+    assert (budget.bytes, budget.refused) == (0, 2)
 
 
 async def test_a_body_is_counted_until_it_is_answered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,9 +71,9 @@ async def test_a_body_is_counted_until_it_is_answered(house: House, monkeypatch:
     most = 0
     take = budget.take
 
-    def noting(share: str, limit: int, size: int) -> None:
+    def noting(share: str, limit: int, size: int, taken: int) -> None:
         nonlocal most
-        take(share, limit, size)
+        take(share, limit, size, taken)
         most = max(most, budget.bytes)
 
     monkeypatch.setattr(budget, "take", noting)

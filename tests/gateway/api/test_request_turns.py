@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 
-from gateway.api.request_turns import REQUESTS_PER_TURN, RequestTurns
+from gateway.api.request_turns import REQUESTS_PER_TURN, SLICE_SECONDS, RequestTurns
 
 
 async def test_no_more_than_some_requests_are_begun_in_a_turn_of_the_loop() -> None:
@@ -58,3 +58,17 @@ async def test_a_large_body_is_parsed_in_a_turn_of_its_own() -> None:
         done.append(sum(body.done() for body in bodies))
     assert all(later - earlier <= 1 for earlier, later in pairwise(done))
     assert done[-1] == 3
+
+
+async def test_slices_of_long_work_leave_half_of_the_time_to_others() -> None:
+    """However many requests do some."""
+    loop = asyncio.get_running_loop()
+    turns = RequestTurns(loop)
+    began = loop.time()
+
+    async def work() -> None:
+        for _ in range(5):
+            await turns.give_way()
+
+    await asyncio.gather(work(), work(), work())
+    assert loop.time() - began >= 15 * SLICE_SECONDS
