@@ -229,7 +229,10 @@ class Session(InflightWindow):
                 subscription.subscription_identifier or 0,
             )
             self.wildcards += _is_wildcard(subscription.topic_filter)
-        self.received = {packet_id: Reception(self, packet_id) for packet_id in stored.received} or None
+        self.received = {
+            packet_id: None if packet_id in stored.stored else Reception(self, packet_id)
+            for packet_id in stored.received
+        } or None
         for row in sorted(stored.outbound, key=lambda row: row.sequence):
             self.sequence = row.sequence
             self._restore_outbound(row, messages)

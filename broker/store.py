@@ -70,6 +70,8 @@ class StoredSession:
     will: StoredWill | None = None
     number: int = 0
     """Of `Session.number`."""
+    stored: set[int] = field(default_factory=set)
+    """Those of `received` that an earlier version noted: the embedder has their content, but not the identifier."""
 
 
 @dataclass(slots=True)

@@ -69,6 +69,22 @@ def test_a_session_that_ends_with_its_connection_is_never_stored(version: int) -
     assert "c" not in world.broker.sessions
 
 
+def test_a_message_that_an_earlier_version_noted_is_not_routed_again() -> None:
+    world = World()
+    world.connect("c", clean=False).send(Publish("a", b"x", 2, packet_id=9))
+    world.store.session("c").stored.add(9)
+    world = world.crash()
+    world.events.identifiers.clear()  # that version did not tell them
+    again = world.connect("c", clean=False)
+    again.send(Publish("a", b"x", 2, dup=True, packet_id=9))
+    assert again.receive(Pubrec) == Pubrec(9)
+    assert not world.events.of("published")
+    again.send(Pubrel(9))
+    assert again.receive(Pubcomp) == Pubcomp(9)
+    again.send(Publish("a", b"y", 2, packet_id=9))
+    assert world.events.of("published") == [("published", "c", "a", b"y")]
+
+
 @both_versions
 def test_an_inbound_qos_2_message_is_routed_once_across_crashes(version: int) -> None:
     """[MQTT-4.3.3-10]"""

@@ -517,6 +517,22 @@ async def test_a_start_needs_no_space_for_them(tmp_path: Path, monkeypatch: pyte
     await store.close()
 
 
+def test_a_message_that_an_earlier_version_noted_is_not_stored_again(tmp_path: Path) -> None:
+    path = tmp_path / "broker.db"
+    with closing(sqlite3.connect(path)) as older:
+        older.executescript(f"{VERSION_1} PRAGMA user_version = 1;")
+        older.execute("INSERT INTO session (client_id, principal, expiry_interval) VALUES ('a', 'a', 7)")
+        older.execute("INSERT INTO received VALUES ('a', 77)")
+        older.commit()
+
+    async def receive(store: SqliteStore) -> None:
+        store.save_received("a", 78)
+
+    with_store(path, receive)
+    (session,) = with_store(path, read).sessions
+    assert (session.received, session.stored) == ([77, 78], {77})
+
+
 def test_a_file_of_version_1_is_upgraded(tmp_path: Path) -> None:
     path = tmp_path / "broker.db"
     with closing(sqlite3.connect(path)) as older:
