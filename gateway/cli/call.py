@@ -1,0 +1,53 @@
+"""`fleetpush call`: an order to a device and its answer, over the public HTTP interface."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gateway.cli.options import AsJson, DataDir, DeviceId, ServerUrl, client_of, json_of, seconds_of
+from gateway.cli.server_client import TIMEOUT, segment
+from gateway.cli.terminal import PROGRAM, Failure, fail, print_json
+
+LONGEST_WAIT = 120
+"""Seconds, as the API has it."""
+
+
+def call(
+    device_id: DeviceId,
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="What it is to do, as reboot")],
+    data: Annotated[str | None, typer.Option(help="What the command needs: a JSON object")] = None,
+    wait: Annotated[str, typer.Option(help="For the answer: seconds, or 2m; at most 120 s")] = "10",
+    ttl: Annotated[str | None, typer.Option(help="How late it may still be carried out. Default: --wait")] = None,
+    priority: Annotated[Literal["critical", "high", "normal", "low"] | None, typer.Option(help="Default: high")] = None,
+    deadline: Annotated[str | None, typer.Option(help="That the device has for its result: seconds, or 5m")] = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send a command and print what the device answers. Exit code 1 if it does not, in time, or cannot."""
+    seconds = seconds_of(wait, "--wait")
+    if seconds > LONGEST_WAIT:
+        fail(f"--wait {wait!r}: at most {LONGEST_WAIT} s. A push waits longer: `{PROGRAM} push ID --kind command`", 2)
+    body: dict[str, Any] = {"command": command, "wait": seconds}
+    if data is not None:
+        body["data"] = json_of(data, "--data")
+    body |= {} if ttl is None else {"ttl": seconds_of(ttl)}
+    body |= {} if priority is None else {"priority": priority}
+    body |= {} if deadline is None else {"deadline": seconds_of(deadline, "--deadline")}
+    with client_of(server, data_dir) as client:
+        path = f"/v1/devices/{segment(device_id)}/call"
+        answer = client.call("POST", path, json=body, timeout=TIMEOUT + seconds)
+    result = answer["result"]
+    if as_json:
+        print_json(answer)
+    elif answer["status"] == "answered":
+        print_json(result)
+    push_id = answer["push_id"]
+    if answer["status"] == "queued":
+        raise Failure(f"no answer in {seconds} s. It may still come: `{PROGRAM} pushes deliveries {push_id}`")
+    if answer["status"] == "ended":
+        raise Failure(f"it was not carried out: {answer['state']} ({answer['reason'] or 'no reason'})")
+    if isinstance(result, dict) and set(result) == {"error"}:
+        raise Failure(f"the device could not do it: {result['error']}")
