@@ -72,6 +72,7 @@ from gateway.delivery.push import most_values
 from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
+from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.disk_space import DiskSpace
 from gateway.hangup import Hangups
@@ -295,7 +296,8 @@ class Rooms:
         numbers = PushNumbers()
         self._gate = gate = Gate(database, ledger, mailbox, book, clock, loop, Digests(numbers))
         wishes.on_stored = lambda device_no: gate.look((device_no,))
-        book.on_changed = self._rules_changed
+        self._rule_changes = rule_changes = RuleChanges(database, ledger, wishes, gate, book, clock)
+        book.on_changed = rule_changes.begin
         self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
         self._sessions = stored.sessions
         self._gauge = DiskSpace(settings.data_dir, settings.disk_reserve, loop.time, lambda: database.free_bytes)
@@ -399,6 +401,7 @@ class Rooms:
                 acceptance=self._acceptance,
                 ledger=ledger,
                 mailbox=mailbox,
+                rule_changes=rule_changes,
                 receipts=self._receipts,
                 facts=facts,
                 connection_events=self.connection_events,
@@ -420,14 +423,10 @@ class Rooms:
         await self._gate.load()
         await self.mailbox.recover()
         await self._receipts.recover(self.broker.numbers())
-        await self._wishes.recover()
+        await self._rule_changes.recover()
         await self.analytics.load()
         await self._webhooks.load()
         await self.attachments.load()
-
-    def _rules_changed(self, app_no: int) -> None:
-        self._wishes.rules_changed(app_no)
-        self._gate.rules_changed(app_no)
 
     def services(self, ending: Callable[[], bool]) -> Services:
         """For the doors. `ending` says whether the server is on its way out."""
@@ -481,7 +480,7 @@ class Rooms:
             self.analytics.tick()
             self.couriers.tick()
             if self._wall_clock is not None and self._wall_clock.follow():
-                self._gate.wall_clock_set()
+                self._rule_changes.wall_clock_set()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def retire(self) -> None:

@@ -46,6 +46,7 @@ from gateway.delivery.event_room import EventRoom
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.receipts import Receipts
+from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.states import DeliveryState
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.outreach.couriers import Couriers
@@ -80,6 +81,7 @@ class Sources:
     acceptance: Acceptance
     ledger: Ledger
     mailbox: Mailbox
+    rule_changes: RuleChanges
     receipts: Receipts
     facts: DeviceFacts
     connection_events: ConnectionEvents
@@ -236,6 +238,10 @@ class _Rooms(Collector):
         yield _counter("acceptance_divided", text, rooms.acceptance.queue.divided)
         text = "Mailboxes that were counted only after the push that may have filled them."
         yield _counter("mailboxes_counted_later", text, rooms.acceptance.limits.counted_later)
+        text = "Operations that put some of what waits under new rules of its app."
+        yield _counter("rule_change_slices", text, rooms.rule_changes.slices)
+        text = "Apps of which something is still to be put under new rules."
+        yield _gauge("rule_changes_waiting", text, rooms.rule_changes.waiting)
         yield _counter("deliveries_targeted", "Deliveries of those pushes.", rooms.acceptance.targeted)
         yield _by_label(
             GaugeMetricFamily, "deliveries", "Deliveries kept, as of the last count.", "state", self._census.by_state

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -167,6 +167,10 @@ class PolicyBook:
         """Apps of which some device has quiet hours of its own."""
         self.on_changed: Callable[[int], None] = lambda app_no: None
         """Called when the rules of an app have changed: what waits is judged anew."""
+        self._changes = 0
+        self.last_changes: dict[int, int] = {}
+        """App number -> number of the last change of its rules that holds. The table `rule_change` has it as well until
+        everything that waits has been put under them (`delivery/rule_changes`)."""
 
     async def load(self) -> None:
         """Before the first push."""
@@ -193,6 +197,10 @@ class PolicyBook:
                     " WHERE app_no = application.no AND quiet_hours IS NOT NULL)"
                 )
             )
+
+            for app_no, number in connection.execute("SELECT app_no, number FROM rule_change"):
+                self.last_changes[app_no] = number
+                self._changes = max(self._changes, number)
 
         await self._database.read(read)
 
@@ -241,15 +249,13 @@ class PolicyBook:
     async def set_policy(self, app_no: int, policy: Policy) -> dict[str, Any]:
         now = self._clock()
         content = policy.model_dump_json()
-        await self._database.write(
-            lambda connection: connection.execute(
-                "INSERT OR REPLACE INTO app_policy (app_no, content, updated_at) VALUES (?, ?, ?)",
-                (app_no, content, now),
-            ),
+        number = await self._write(
             app_no,
+            "INSERT OR REPLACE INTO app_policy (app_no, content, updated_at) VALUES (?, ?, ?)",
+            (app_no, content, now),
         )
         self._rules[app_no] = replace(self.of(app_no), policy=policy)
-        self.on_changed(app_no)
+        self._changed(app_no, number)
         return self.policy(app_no)
 
     def channels(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
@@ -285,30 +291,39 @@ class PolicyBook:
 
     async def _store(self, app_no: int, channel_id: str, channel: Channel) -> dict[str, Any]:
         row = (app_no, channel_id, channel.fields.model_dump_json(), channel.created_at, channel.updated_at)
-        await self._database.write(
-            lambda connection: connection.execute(
-                "INSERT OR REPLACE INTO channel (app_no, id, content, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
-                row,
-            ),
+        number = await self._write(
             app_no,
+            "INSERT OR REPLACE INTO channel (app_no, id, content, created_at, updated_at) VALUES (?, ?, ?, ?, ?)",
+            row,
         )
         self._put(app_no, channel_id, channel)
-        self.on_changed(app_no)
+        self._changed(app_no, number)
         return _described(channel_id, channel)
 
     async def remove_channel(self, app_no: int, channel_id: str) -> None:
         """Pushes may go on naming it, and people's choices about it stay. Raises Problem 404."""
         if channel_id not in self.of(app_no).channels:
             raise _unknown(channel_id)
-        await self._database.write(
-            lambda connection: connection.execute(
-                "DELETE FROM channel WHERE app_no = ? AND id = ?", (app_no, channel_id)
-            ),
-            app_no,
-        )
+        number = await self._write(app_no, "DELETE FROM channel WHERE app_no = ? AND id = ?", (app_no, channel_id))
         rules = self.of(app_no)
         left = {name: channel for name, channel in rules.channels.items() if name != channel_id}
         self._rules[app_no] = replace(rules, channels=left)
+        self._changed(app_no, number)
+
+    async def _write(self, app_no: int, statement: str, parameters: Sequence[Any]) -> int:
+        """Store a change of an app's rules together with its number, which is answered."""
+        self._changes += 1
+        number = self._changes
+
+        def operation(connection: sqlite3.Connection) -> None:
+            connection.execute(statement, parameters)
+            connection.execute("INSERT OR REPLACE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
+
+        await self._database.write(operation, app_no)
+        return number
+
+    def _changed(self, app_no: int, number: int) -> None:
+        self.last_changes[app_no] = number
         self.on_changed(app_no)
 
 

@@ -28,11 +28,11 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 from gateway.audience.policy import CRITICAL, PolicyBook, Rules, choices_of
 from gateway.audience.tempo import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
+from gateway.delivery.app_slices import PushPart
 from gateway.delivery.digest import Digests
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import (
@@ -45,9 +45,8 @@ from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.not_before import (
     defer_rows,
     gate_muted_rows,
-    gate_rows,
     regate_device_rows,
-    regate_push_rows,
+    regate_part_rows,
 )
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery.states import PRIORITIES, DeliveryState
@@ -61,8 +60,6 @@ JUDGED_DEVICES = 250
 """Devices of one judgement."""
 JUDGED_ROWS = 2_000
 """Deliveries that one judgement looks at, or those of one mailbox."""
-REGATED_PUSHES = 100
-"""Pushes whose waiting deliveries one operation puts behind the gate when an app's rules change."""
 
 
 class Alert(NamedTuple):
@@ -214,18 +211,14 @@ class Gate:
         ledger.act_now = lambda: [*self._offers_act_now(), *self._act_now]
 
     async def load(self) -> None:
-        """Before the first connection. What had not been put under new rules yet is put there."""
-        for app_no in self._book.judged_at_hand_over():
-            after: int | None = 0
-            while after is not None:
-                after = await self._database.write(self._regating(app_no, after, anew=False))
+        """Before the first connection, and before what has not been put under new rules yet is put there."""
         found = await self._database.read(
             lambda connection: connection.execute(
                 "SELECT EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_gated"
                 " WHERE state = 0 AND not_before IS NOT NULL)"
             ).fetchone()
         )
-        self._ledger.gated = bool(found[0])
+        self._ledger.gated = bool(found[0]) or not self._book.judged_at_hand_over().isdisjoint(self._book.last_changes)
 
     def offer(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
         """A gated push was accepted for these."""
@@ -285,27 +278,14 @@ class Gate:
             )
 
     def rules_changed(self, app_no: int) -> None:
-        """Everything that waits in the app is judged by the new rules when it is handed over; now, if it may be."""
-        if app_no in self._book.judged_at_hand_over() or self._ledger.gated:
+        """What waits in the app is about to be put under new rules (`rule_changes`)."""
+        if app_no in self._book.judged_at_hand_over():
             self._ledger.gated = True
-            self._regate(app_no, 0)
 
-    def wall_clock_set(self) -> None:
-        """The machine's clock was set: quiet hours begin and end at other moments than what waits was told."""
-        for app_no in self._book.tempered():
-            self.rules_changed(app_no)
-
-    def _regate(self, app_no: int, after: int) -> None:
-        def on_commit(last: int | None) -> None:
-            if last is not None:
-                self._regate(app_no, last)
-            else:
-                self.look(self._mailbox.online_devices(app_no))
-
-        self._ledger.submit_until_done(self._regating(app_no, after, anew=True), on_commit)
-
-    def _regating(self, app_no: int, after: int, anew: bool) -> Callable[[sqlite3.Connection], int | None]:
-        return partial(_regate_rows, app_no=app_no, after=after, anew=anew, book=self._book, now=self._clock())
+    def look_at_app(self, app_no: int) -> None:
+        """It has been put there: judge what may be handed over now."""
+        if self._ledger.gated:
+            self.look(self._mailbox.online_devices(app_no))
 
     def _judge(self) -> None:
         self._scheduled = False
@@ -405,26 +385,18 @@ class Gate:
 # -- on the writer thread ----------------------------------------------------------------------------------------------
 
 
-def _regate_rows(
-    connection: sqlite3.Connection, app_no: int, after: int, anew: bool, book: PolicyBook, now: int
-) -> int | None:
-    """Have what waits of some pushes judged at hand-over if a rule may hold it, `anew` what already is; the number of
-    the last of them, None if there are no more. What no rule may hold is left alone: it would lose its place."""
-    found = connection.execute(
-        "SELECT no, kind, channel, priority FROM push WHERE closed_at IS NULL AND app_no = ? AND no > ?"
-        " AND (CASE kind WHEN 'alert' THEN ? OR priority = ? WHEN 'in_app' THEN priority = ? END) ORDER BY no LIMIT ?",
-        (app_no, after, anew or book.has_tempo(app_no), CRITICAL, CRITICAL, REGATED_PUSHES),
-    ).fetchall()
-    held = [no for no, kind, channel, _ in found if book.is_gated(app_no, kind, channel)]
-    if anew:
-        regate_push_rows(connection, held, now, gated_only=False)
-        regate_push_rows(connection, [no for no, *_ in found], now, gated_only=True)
-    else:
-        gate_rows(connection, held)
-    for no, kind, channel, priority in found:
-        if book.may_pass_mute(app_no, kind, channel, priority):
-            gate_muted_rows(connection, no, channel)
-    return found[-1][0] if len(found) == REGATED_PUSHES else None
+def regate_rows(
+    connection: sqlite3.Connection, app_no: int, parts: Iterable[PushPart], book: PolicyBook, now: int
+) -> None:
+    """Have what waits of some pushes judged at hand-over if a rule of the app may hold it, and anew if it was judged
+    before. What no rule may hold is left alone: it would lose its place."""
+    for part in parts:
+        if part.kind == "alert" or (part.kind == "in_app" and part.priority == CRITICAL):
+            held = book.is_gated(app_no, part.kind, part.channel)
+            regate_part_rows(connection, part, now, gated_only=not held)
+            if book.may_pass_mute(app_no, part.kind, part.channel, part.priority):
+                assert part.channel is not None, "what has none cannot be muted"
+                gate_muted_rows(connection, part.push_no, part.channel, part.after, part.last)
 
 
 def judge_rows(

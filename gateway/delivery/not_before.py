@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from gateway.audience.policy import PolicyBook
+from gateway.delivery.app_slices import EVERY_DEVICE, PushPart
 from gateway.delivery.submission import Draft
 
 
@@ -44,12 +45,15 @@ def gate_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
 _MUTED = "(SELECT v.channels ->> ? FROM device AS v WHERE v.no = delivery.device_no) = 0"
 
 
-def gate_muted_rows(connection: sqlite3.Connection, push_no: int, channel: str) -> list[int]:
-    """What waits of a push for those who have muted its channel is judged at hand-over; those devices."""
+def gate_muted_rows(
+    connection: sqlite3.Connection, push_no: int, channel: str, after: int = 0, last: int = EVERY_DEVICE
+) -> list[int]:
+    """What waits of a push, or of a part of it, for those who have muted its channel is judged at hand-over; those
+    devices."""
     rows = connection.execute(
-        f"UPDATE delivery SET not_before = 0 WHERE push_no = ? AND +state = 0 AND not_before IS NULL AND {_MUTED}"
-        " RETURNING device_no",
-        (push_no, f'$."{channel}"'),
+        "UPDATE delivery SET not_before = 0 WHERE push_no = ? AND device_no > ? AND device_no <= ? AND +state = 0"
+        f" AND not_before IS NULL AND {_MUTED} RETURNING device_no",
+        (push_no, after, last, f'$."{channel}"'),
     )
     return [device_no for (device_no,) in rows.fetchall()]
 
@@ -58,19 +62,19 @@ _DUE = "min(coalesce(not_before, 0), ?1)"
 """Judged as soon as may be. What a cap has held back keeps a time, so that it is known to have been (see `gate`)."""
 
 
-def regate_push_rows(connection: sqlite3.Connection, push_nos: list[int], now: int, gated_only: bool) -> None:
-    """What waits of these pushes is judged at hand-over, whatever was said of it before; `gated_only`: what already is,
-    so that nothing else loses its place."""
-    only = " AND not_before IS NOT NULL" if gated_only else ""
+def regate_part_rows(connection: sqlite3.Connection, part: PushPart, now: int, gated_only: bool) -> None:
+    """What waits of a part of a push is judged at hand-over, whatever was said of it before; `gated_only`: what already
+    is, so that nothing else loses its place."""
+    moved = "not_before > ?1" if gated_only else "(not_before IS NULL OR not_before > ?1)"
     connection.execute(
         f"UPDATE delivery SET not_before = {_DUE}"
-        f" WHERE push_no IN (SELECT value FROM json_each(?2)) AND +state = 0{only}",
-        (now, json.dumps(push_nos)),
+        f" WHERE push_no = ?2 AND device_no > ?3 AND device_no <= ?4 AND +state = 0 AND {moved}",
+        (now, *part.range),
     )
 
 
 def regate_device_rows(connection: sqlite3.Connection, device_no: int, now: int, gated_only: bool) -> int:
-    """The same of the alerts that wait for a device; how many."""
+    """Have the alerts that wait for a device judged at hand-over, `gated_only` as for a push; how many."""
     if gated_only:
         among = (
             "SELECT push_no FROM delivery INDEXED BY delivery_gated"

@@ -117,6 +117,15 @@ class AppPolicy(SQLModel, table=True):
     updated_at: int
 
 
+class RuleChange(SQLModel, table=True):
+    """The rules of an app have changed, and not all that waits has been put under them (`delivery/rule_changes`)."""
+
+    __tablename__ = "rule_change"
+    app_no: int = Field(primary_key=True)
+    number: int
+    """Of the last change, counted by `audience.policy.PolicyBook`."""
+
+
 class ChannelRow(SQLModel, table=True):
     __tablename__ = "channel"
     __table_args__ = ({"sqlite_with_rowid": False},)

@@ -155,3 +155,19 @@ def test_pushes_to_full_mailboxes(tmp_path: Path) -> None:
         assert metric(server, "fleetpush_mailboxes_counted_later_total") > 0
         with contextlib.closing(Api(server.url, key)) as api:
             wait_for(lambda: len(list(api.items("/v1/devices/d1/mailbox"))) == 1_000, what="a mailbox at its limit")
+
+
+def test_new_rules_for_many_waiting_pushes(tmp_path: Path) -> None:
+    """Each change took the writer for a second of each hundred thousand deliveries, in one operation."""
+    with Server(tmp_path / "data") as server:
+        key = app_key(server, "other", "send", "devices", "admin")
+        with contextlib.closing(Api(server.url, key)) as api:
+            api.enrol_many(f"d{number}" for number in range(1_500))
+            api.push({"all": True}, kind="alert", notification={"title": "x"})
+        server.stop()
+        fill_mailboxes(tmp_path / "data" / "fleetpush.db", 100)
+        server.start()
+        with Canary(server), contextlib.closing(Api(server.url, key)) as api:
+            api.call("PUT", "/v1/policy", 200, json={"caps": {"limits": [{"count": 3, "per": "day"}]}})
+            wait_for(lambda: metric(server, "fleetpush_rule_changes_waiting") == 0, what="the end of the pass")
+        assert metric(server, "fleetpush_rule_change_slices_total") >= 75

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-HEAD = "0014"
+HEAD = "0015"
 """The newest revision in `versions/`; a test compares."""
 
 

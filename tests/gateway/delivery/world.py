@@ -26,6 +26,7 @@ from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
 from gateway.delivery.receipts import Receipts, UplinkLimits
 from gateway.delivery.reports import Reports
+from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.delivery.submission import AcceptedPush, AppRef
 from gateway.pages import ListPage
@@ -90,7 +91,8 @@ class World:
         numbers = PushNumbers()
         self.gate = Gate(database, self.ledger, self.mailbox, self.book, self.clock, self.timers, Digests(numbers))
         self.wishes.on_stored = lambda device_no: self.gate.look((device_no,))
-        self.book.on_changed = self.rules_changed
+        self.rule_changes = RuleChanges(database, self.ledger, self.wishes, self.gate, self.book, self.clock)
+        self.book.on_changed = self.rule_changes.begin
         self.receipts = Receipts(
             database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger, self.wishes
         )
@@ -125,14 +127,10 @@ class World:
         self.receipts.on_zone = self.gate.zone_changed
         self.run(self.book.load())
         self.run(self.gate.load())
-        self.run(self.wishes.recover())
+        self.run(self.rule_changes.recover())
         self.run(self.analytics.load())
 
     crash = boot
-
-    def rules_changed(self, app_no: int) -> None:
-        self.wishes.rules_changed(app_no)
-        self.gate.rules_changed(app_no)
 
     def clock(self) -> int:
         return self.now

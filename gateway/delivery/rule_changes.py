@@ -1,0 +1,156 @@
+"""New rules of an app, put to what waits: a slice of the writer at a time, apps in turn.
+
+Rules are judged when a push is accepted, and hold for what waits as well: what is not wanted under the new ones ends
+(`consent`), what they may hold back is judged when it is handed over (`not_before`, `gate`). A fleet of ten thousand
+devices with thirty alerts each takes the writer two seconds, so that is done in slices, one at a time, and everybody
+else has the writer in between; until its slice comes, what waits goes by the rules before.
+
+Laws
+1. Everything that waits ends up under the last rules. A change while a pass is under way begins it anew, and a push
+   that is stored meanwhile is judged by the new rules already.
+2. A kill between two slices changes nothing: the change has a row (`RuleChange`), written together with the rules and
+   deleted together with the last slice; what has one at a start is done before the first connection. To put something
+   under the same rules twice does no harm.
+3. What the rules do not concern keeps its place in its mailbox.
+4. One pass of an app at most, however often its rules change; one slice of all apps at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.audience.policy import PolicyBook
+from gateway.delivery.app_slices import BEGIN, Position, cut, next_slice
+from gateway.delivery.consent import Wishes, rejudge_rows
+from gateway.delivery.gate import Gate, regate_rows
+from gateway.delivery.ledger import Ledger
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+LONG_PASS_MS = 2_000
+"""A pass that took longer is told in the log."""
+
+
+@dataclass(slots=True, eq=False)
+class _Pass:
+    """What is to be put under the rules of an app."""
+
+    app_no: int
+    began_at: int
+    after: Position = BEGIN
+    slices: int = 0
+
+
+@dataclass(slots=True)
+class _Slice:
+    """What an operation has to tell the loop."""
+
+    ended: list[int] = field(default_factory=list)
+    in_flight: set[int] = field(default_factory=set)
+    """Handles that are in flight and not wanted."""
+    goes_on: Position | None = None
+
+
+class RuleChanges:
+    """`clock` gives server time in milliseconds."""
+
+    def __init__(
+        self, database: Database, ledger: Ledger, wishes: Wishes, gate: Gate, book: PolicyBook, clock: Callable[[], int]
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._wishes = wishes
+        self._gate = gate
+        self._book = book
+        self._clock = clock
+        self._passes: dict[int, _Pass] = {}
+        """By app; the first is the next to have its turn."""
+        self._under_way = False
+        self.slices = 0
+        """Operations, for metrics."""
+
+    @property
+    def waiting(self) -> int:
+        """Apps of which something is still to be put under new rules, for metrics."""
+        return len(self._passes)
+
+    def begin(self, app_no: int) -> None:
+        """The rules of an app have changed, or what they say at this time: put what waits under them."""
+        self._gate.rules_changed(app_no)
+        before = self._passes.get(app_no)
+        self._passes[app_no] = _Pass(app_no, before.began_at if before is not None else self._clock())
+        if not self._under_way:
+            self._go_on()
+
+    def wall_clock_set(self) -> None:
+        """The machine's clock was set: quiet hours begin and end at other moments than what waits was told."""
+        for app_no in self._book.tempered():
+            self.begin(app_no)
+
+    def _go_on(self) -> None:
+        self._under_way = True
+        app_no, under_way = next(iter(self._passes.items()))
+        self._ledger.flush()
+
+        def on_commit(found: _Slice) -> None:
+            self._under_way = False
+            self.slices += 1
+            self._wishes.settled(found.ended, found.in_flight)
+            under_way.slices += 1
+            last = self._passes.pop(app_no)
+            if last is not under_way:  # the rules have changed again
+                self._passes[app_no] = last
+            elif found.goes_on is not None:
+                under_way.after = found.goes_on
+                self._passes[app_no] = under_way  # behind the others
+            else:
+                self._done(under_way)
+            if self._passes:
+                self._go_on()
+
+        self._ledger.submit_until_done(self._operation(app_no, under_way.after, regate=True), on_commit)
+
+    def _done(self, finished: _Pass) -> None:
+        self._gate.look_at_app(finished.app_no)
+        took = self._clock() - finished.began_at
+        if took > LONG_PASS_MS:
+            text = "new rules of app number %d: what waited has been put under them in %.1f s, in %d slices"
+            log.info(text, finished.app_no, took / 1000, finished.slices)
+
+    def _operation(self, app_no: int, after: Position, regate: bool) -> Callable[[sqlite3.Connection], _Slice]:
+        now, number = self._clock(), self._book.last_changes.get(app_no, 0)
+        book, is_sent = self._book, self._ledger.is_sent
+
+        def operation(connection: sqlite3.Connection) -> _Slice:
+            done = _Slice()
+            if regate and after == BEGIN:  # there already, unless it is the clock that has changed
+                connection.execute("INSERT OR IGNORE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
+            parts, done.goes_on = next_slice(connection, app_no, after)
+            if parts and book.is_guarded(app_no):
+                rules = book.of(app_no)
+                done.ended, done.in_flight, end = rejudge_rows(connection, rules, parts, is_sent, now)
+                if end is not None:
+                    done.goes_on = end
+                    parts = cut(parts, end)
+            if parts and regate and self._ledger.gated:
+                regate_rows(connection, app_no, parts, book, now)
+            if done.goes_on is None:
+                connection.execute("DELETE FROM rule_change WHERE app_no = ? AND number <= ?", (app_no, number))
+            return done
+
+        return operation
+
+    async def recover(self) -> None:
+        """After a restart, before the first connection: what had not been put under new rules; and of every app what
+        was in flight when somebody changed their mind."""
+        unfinished = set(self._book.last_changes)
+        for app_no in unfinished.union(self._book.guarded()):
+            after: Position | None = BEGIN
+            while after is not None:
+                found = await self._database.write(self._operation(app_no, after, app_no in unfinished))
+                self._wishes.settled(found.ended, found.in_flight)  # what is past PUBREC is in flight already
+                after = found.goes_on
