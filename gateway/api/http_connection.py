@@ -294,12 +294,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._stop_waiting()
         self._is_idle = False
         parser = self._parser
+        version = parser.get_http_version()
+        self._framing.check_head(version)
         if parser.should_upgrade():
             self._framing.head_bytes = 0
             is_ours = self._url.partition(b"?")[0] == MQTT_PATH.encode() and self._asks_for_websocket()
             self._upgrade = "mqtt" if is_ours else "unknown"
             return
-        version = parser.get_http_version()
         self._keep_alive = version != "1.0" and parser.should_keep_alive()
         self._framing.end_head()
         self._begin_request(parser.get_method().decode("ascii"), version)
@@ -309,7 +310,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _begin_request(self, method: str, version: str) -> None:
         url = httptools.parse_url(self._url)
-        raw_path = url.path
+        raw_path = url.path or b"/"  # `GET http://host` (RFC 9112, 3.2.2)
         path = raw_path.decode("ascii")
         scope: HTTPScope = {
             "type": "http",
@@ -538,16 +539,16 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _leave_http(self, rest: bytes) -> None:
         """The parser has stopped at a request that asks for another protocol."""
         upgrade, self._upgrade = self._upgrade, None
-        method = self._parser.get_method()
+        method, version = self._parser.get_method(), self._parser.get_http_version()
         if upgrade == "unknown" and method != b"CONNECT":
             # A server may ignore it (RFC 9110, 7.8); Java's client asks for HTTP/2 so, also when it sends a body.
             headers = [header for header in self._framing.headers if header[0] != b"upgrade"]
             self._parser = self._new_parser()
-            self._take(_head(method, self._url, headers) + rest)
+            self._take(_head(method, self._url, version, headers) + rest)
         elif upgrade == "unknown":
             self._refuse("malformed", problem("malformed_request", "this is no proxy"))
         else:
-            head = _head(method, self._url, self._framing.headers)
+            head = _head(method, self._url, version, self._framing.headers)
             transport, protocol = self._transport, self._websocket()
             self._framing.part = NOTHING
             self._let_go()
@@ -560,9 +561,9 @@ class HttpConnection(asyncio.BufferedProtocol):
                 transport.resume_reading()
 
 
-def _head(method: bytes, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+def _head(method: bytes, url: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> bytes:
     lines = b"".join(b"%b: %b\r\n" % header for header in headers)
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, url, lines)
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), lines)
 
 
 def _response(refusal: Problem, headers: Mapping[str, str] | None) -> bytes:

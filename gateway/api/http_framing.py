@@ -7,6 +7,7 @@ by itself, and what is too large is noticed before it costs anything. What is no
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from typing import Final
 
@@ -22,6 +23,10 @@ FREE_CHUNKS: int = 16_384
 BYTES_PER_CHUNK: Final = 64
 """A body may come in so many chunks, and in one more for each so many bytes of it: a chunk costs 2 us of the loop,
 however little is in it."""
+
+
+_HOST: Final = re.compile(rb"(\[[\w.:~!$&'()*+,;=%-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
+"""What a Host header may say (RFC 9110, 7.2; RFC 3986, 3.2.2)."""
 
 
 class Part(Enum):
@@ -43,7 +48,7 @@ HEAD, BODY, CHUNK_LINE, CHUNK, TRAILER, NEXT, NOTHING = Part
 
 
 class OutOfBounds(Exception):
-    """A message is larger than it may be. The text is for its sender."""
+    """A message is larger than it may be, or says of itself what no request may. The text is for its sender."""
 
     def __init__(self, limit: str, text: str) -> None:
         super().__init__(text)
@@ -54,8 +59,8 @@ class Framing:
     """The message that is being read on a connection."""
 
     __slots__ = (
-        "_chunks", "_line", "_trailer_bytes", "body_bytes", "expects_100", "head_bytes", "headers", "is_chunked",
-        "left", "part",
+        "_chunks", "_hosts", "_line", "_trailer_bytes", "body_bytes", "expects_100", "head_bytes", "headers",
+        "is_chunked", "left", "part",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -71,7 +76,7 @@ class Framing:
         """Bytes of the body, or of the chunk and its end of line, that have not come."""
         self._line = b""
         """What has come of a chunk's first line."""
-        self._chunks = self._trailer_bytes = 0
+        self._chunks = self._trailer_bytes = self._hosts = 0
         self.body_bytes = 0
         """With everything around the chunks."""
 
@@ -82,13 +87,29 @@ class Framing:
         name = name.lower()
         if name == b"content-length":
             self.left = int(value)  # the parser has checked that it is a number
+        elif name == b"host":
+            self._hosts += 1
+            if self._hosts > 1 or _HOST.fullmatch(value) is None:
+                raise OutOfBounds("malformed", "a request has one Host header, with a name or an address")
         elif name == b"transfer-encoding":
             self.is_chunked = True
+            if value.strip().lower() != b"chunked":  # the application would take what is encoded for the content
+                raise OutOfBounds("malformed", "of transfer codings this server knows `chunked` alone")
         elif name == b"expect":
             self.expects_100 = value.lower() == b"100-continue"
         if len(self.headers) == HEADERS_LIMIT:
             raise OutOfBounds("too_many_headers", f"a request may have {HEADERS_LIMIT} headers")
         self.headers.append((name, value))
+
+    def check_head(self, version: str) -> None:
+        """What the parser does not mind (RFC 9112, 3.2; RFC 9110, 10.1.1). Raises OutOfBounds."""
+        if version == "1.1":
+            if not self._hosts:
+                raise OutOfBounds("malformed", "a request of HTTP/1.1 has a Host header")
+        elif version == "1.0":
+            self.expects_100 = False
+        else:
+            raise OutOfBounds("malformed", "this server speaks HTTP/1.1")
 
     def end_head(self) -> None:
         self.head_bytes = 0

@@ -57,8 +57,8 @@ def attack(port: int, sockets: int, seconds: float, first: bytes, more: bytes) -
 
 ATTACKS = {
     "a trailer without end": (2, CHUNKED.replace(b"POST", b"GET") + b"0\r\n", b"a:b\r\n" * 9_000),
-    "requests without end": (20, b"", b"GET /healthz HTTP/1.1\r\n\r\n" * 9_000),
-    "large answers that nobody reads": (20, b"", b"GET /openapi.json HTTP/1.1\r\n\r\n" * 9_000),
+    "requests without end": (20, b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 9_000),
+    "large answers that nobody reads": (20, b"", b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 9_000),
     "chunks of a byte": (5, CHUNKED, b"1\r\nx\r\n" * 9_000),
     "chunks of a byte behind an answer": (5, CHUNKED.replace(b"POST", b"GET"), b"1\r\nx\r\n" * 9_000),
     "a head without end": (20, b"GET / HTTP/1.1\r\n", b"X: x\r\n" * 9_000),
