@@ -8,13 +8,13 @@ lifetimes that are left. Its members end `superseded`, reason `digested`, and na
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 from collections.abc import Sequence
 
 from gateway.delivery.ledger import digest_rows
-from gateway.delivery.push import PUSH_ID_LENGTH, PushRequest, last_push_no, wire_size
+from gateway.delivery.push import PushRequest, last_push_no, wire_size
 from gateway.delivery.states import PRIORITIES
+from gateway.delivery.submission import new_push_ids
 
 TITLES = 5
 TITLE_LENGTH = 80
@@ -67,7 +67,7 @@ class Digests:
             " expires_at, targeted, suppressed) VALUES (?, ?, ?, 'alert', ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
             (
                 number,
-                secrets.token_urlsafe(PUSH_ID_LENGTH * 3 // 4),
+                *new_push_ids(1),
                 rows[0][1],
                 priority,
                 request.qos,

@@ -156,9 +156,12 @@ def key_reused(key: str) -> Problem:
 
 
 def new_push_ids(count: int) -> list[str]:
-    """New ones. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut."""
+    """New ones. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut.
+
+    None begins with a hyphen: every command line would take it for an option."""
     text = secrets.token_urlsafe(PUSH_ID_BYTES * count)
-    return [text[start : start + PUSH_ID_LENGTH] for start in range(0, len(text), PUSH_ID_LENGTH)]
+    ids = [text[start : start + PUSH_ID_LENGTH] for start in range(0, len(text), PUSH_ID_LENGTH)]
+    return [push_id if push_id[0] != "-" else f"0{push_id[1:]}" for push_id in ids]
 
 
 def drafts_among(judged: list[Draft | Problem]) -> list[Draft]:
