@@ -37,9 +37,10 @@ COMMANDS = {
     "POST /v1/apps": "apps add ID",
     "POST /v1/channels": "channels add ID --name NAME",
     "GET /v1/webhooks": "webhooks list",
+    'PATCH it with {"enabled": true}': "webhooks change WEBHOOK --enable",
 }
 """What the API says to call, and what does that here."""
-CALL = re.compile(rf"\b({'|'.join(COMMANDS)})\b(?!/)")
+CALL = re.compile(rf"\b({'|'.join(map(re.escape, COMMANDS))})(?![\w/])")
 RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
@@ -88,7 +89,8 @@ class ServerClient:
             headers={"Authorization": f"Bearer {key}"},
             timeout=TIMEOUT,
             trust_env=False,
-            verify=True if self.tls is None else self.tls,
+            # Without TLS a context that trusts nobody: to load the system's authorities takes 80 ms of every command.
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self.tls is None else self.tls,
         )
 
     @classmethod
