@@ -39,6 +39,7 @@ def push(
     collapse_key: Annotated[str | None, typer.Option(help="A newer push with this key replaces a waiting one")] = None,
     channel: Annotated[str | None, typer.Option()] = None,
     qos: Annotated[int | None, typer.Option(min=0, max=2)] = None,
+    deadline: Annotated[str | None, typer.Option(help="Of a command, for its result: seconds, or 5m")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Repeating the command sends nothing new")] = None,
     forecast: Annotated[bool, typer.Option("--forecast", help="Who would get it; send nothing")] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until it has ended everywhere")] = False,
@@ -62,6 +63,7 @@ def push(
         "collapse_key": collapse_key,
         "channel": channel,
         "qos": qos,
+        "deadline": None if deadline is None else seconds_of(deadline, "--deadline"),
     }
     body = {name: value for name, value in body.items() if value is not None}
     if data is not None:

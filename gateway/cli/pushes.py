@@ -8,10 +8,12 @@ import typer
 
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, PushId, ServerUrl, client_of, command_group
+from gateway.cli.push_batch import pushes_batch
 from gateway.cli.server_client import segment
 from gateway.cli.terminal import PROGRAM, describe_counts, json_text, print_facts, print_json
 
-pushes = command_group("List pushes and their deliveries; recall a push.")
+pushes = command_group("List pushes and their deliveries; recall a push; send a file of them.")
+pushes.command("batch")(pushes_batch)
 
 State = Literal[
     "waiting",

@@ -13,6 +13,7 @@ rich is loaded where something is drawn: most commands draw nothing, and `serve`
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,6 +62,12 @@ def note(text: str) -> None:
 def say(text: str) -> None:
     """A line of the output."""
     print(printable(text), flush=True)
+
+
+def abandon_output() -> None:
+    """Standard output cannot be written: what is left of it goes nowhere, or Python would fail with it at its end."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

@@ -37,6 +37,17 @@ class Outcome:
     stderr: str
 
 
+def run_command(*arguments: str, input: bytes | None = None) -> Outcome:
+    """A command, as it is typed, in this process."""
+    result = CliRunner().invoke(app, list(arguments), input=input)
+    if isinstance(result.exception, Failure):  # what `main` makes of it
+        said = f"{result.stderr}fleetpush: {result.exception}\n"
+        return Outcome(result.exception.exit_code, result.stdout, said)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
 Answer = Callable[[Request], Any]
 """JSON for a 200, or a whole answer."""
 
@@ -67,14 +78,7 @@ class FakeServer:
         return answer if isinstance(answer, httpx2.Response) else httpx2.Response(200, json=answer)
 
     def run(self, *arguments: str, input: bytes | None = None) -> Outcome:
-        """A command, as it is typed."""
-        result = CliRunner().invoke(app, list(arguments), input=input)
-        if isinstance(result.exception, Failure):  # what `main` makes of it
-            said = f"{result.stderr}fleetpush: {result.exception}\n"
-            return Outcome(result.exception.exit_code, result.stdout, said)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Outcome(result.exit_code, result.stdout, result.stderr)
+        return run_command(*arguments, input=input)
 
     @property
     def only(self) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.gateway.cli.fake_server import FakeServer
+from tests.gateway.cli.fake_server import FakeServer, problem
 
 WEBHOOK = {
     "id": "w1",
@@ -62,3 +62,12 @@ def test_dead_letters_are_counted_by_type_and_replayed_by_name(fake: FakeServer)
     assert fake.requests[-1].json == {"ids": ["17", "18"]}
     fake.run("webhooks", "replay", "w1")
     assert fake.requests[-1].json == {}
+
+
+def test_a_disabled_webhook_is_enabled_by_the_command_that_it_names(fake: FakeServer) -> None:
+    detail = "webhook 'w1' is disabled: PATCH it with {\"enabled\": true} first"
+    fake.answer = lambda request: problem(422, "invalid_request", detail)
+    said = fake.run("webhooks", "replay", "w1").stderr
+    assert said == (
+        "fleetpush: webhook 'w1' is disabled: `fleetpush webhooks change WEBHOOK --enable` first (invalid_request)\n"
+    )

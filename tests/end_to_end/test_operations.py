@@ -1,0 +1,290 @@
+"""Whatever the API can do, the command line can: an operator's session that reaches every operation of `/openapi.json`.
+
+The commands run in this process against a real server, in an app of their own. What they ask for is noted down and
+held against the document: each operation, each parameter of a query and each field of a body, but for the lists below.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from client_sim.device import Device
+from client_sim.push import Push
+from gateway.cli.server_client import ServerClient
+from tests.end_to_end.conftest import Name
+from tests.end_to_end.harness import Api, Server
+from tests.gateway.cli.fake_server import Outcome, run_command
+
+WITHOUT_A_COMMAND = {
+    "GET /healthz": "for who watches over the process; a command would add nothing to its one word",
+    "GET /readyz": "the same; `doctor` asks whether the server answers",
+    "GET /metrics": "Prometheus reads it",
+}
+FIELDS_WITHOUT_AN_OPTION = {
+    "GET /v1/events since": "`--since` says it as Last-Event-ID, as it does when the stream has broken off",
+    "POST /v1/pushes send_at": "this version refuses it",
+    "POST /v1/pushes/forecast send_at": "this version refuses it",
+    "POST /v1/pushes/forecast deadline": "changes nothing of who would get it",
+    "PATCH /v1/devices/{device_id}/preferences seq": "a device's own count",
+}
+"""Operation and field, and why."""
+
+
+class Session:
+    """Commands in an app of their own; what they ask for is kept."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        self.operations = {
+            f"{method.upper()} {path}": operation
+            for path, operations in document["paths"].items()
+            for method, operation in operations.items()
+        }
+        self.reached: set[str] = set()
+        self.fields: set[str] = set()
+
+    def note(self, request: httpx2.Request) -> None:
+        operation = self.operation_of(request.method, request.url.path)
+        self.reached.add(operation)
+        self.fields |= {f"{operation} {name}" for name in request.url.params}
+        if request.headers.get("content-type") == "application/json":
+            self.fields |= {f"{operation} {name}" for name in json.loads(request.read())}
+
+    def operation_of(self, method: str, path: str) -> str:
+        """The one with the fewest names in its path that fits."""
+        fitting = [
+            operation
+            for operation in self.operations
+            if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", operation), f"{method} {path}")
+        ]
+        assert fitting, f"{method} {path} is in no document"
+        return min(fitting, key=lambda operation: operation.count("{"))
+
+    def wanted_fields(self) -> set[str]:
+        """Not those of the lines of a file, which is sent as it is."""
+        wanted = set()
+        for name, operation in self.operations.items():
+            if name == "POST /v1/pushes/batch":
+                continue
+            fields = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"}
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                reference = content["schema"].get("$ref", "").rpartition("/")[2]
+                fields |= set(self.document["components"]["schemas"].get(reference, {}).get("properties", ()))
+            wanted |= {f"{name} {field}" for field in fields}
+        return wanted
+
+    def run(self, *words: str, expect: int = 0) -> Outcome:
+        outcome = run_command(*words)
+        assert outcome.exit_code == expect, f"{words} ended with {outcome.exit_code}: {outcome.stderr}"
+        return outcome
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.run(*words, "--json").stdout)
+
+    def listed(self, *words: str) -> list[Any]:
+        """All items of a list, asked for in pages of one and as a whole, and as a table."""
+        whole = self.json(*words)
+        assert whole["next_cursor"] is None
+        first = self.json(*words, "--limit", "1")
+        found = list(first["items"])
+        if first["next_cursor"] is not None:
+            found += self.json(*words, "--cursor", first["next_cursor"])["items"]
+        else:
+            run_command(*words, "--cursor", "7")
+        assert found == whole["items"]
+        self.run(*words)
+        items: list[Any] = whole["items"]
+        return items
+
+
+@pytest.fixture
+def session(server: Server, api: Api, monkeypatch: pytest.MonkeyPatch) -> Session:
+    session = Session(api.call("GET", "/openapi.json", 200))
+    plain_find = ServerClient.find
+
+    def note_requests(url: str | None, data_dir: Path) -> ServerClient:
+        found = plain_find(url, data_dir)
+        found._client.event_hooks = {"request": [session.note]}
+        return found
+
+    monkeypatch.setattr(ServerClient, "find", note_requests)
+    monkeypatch.setenv("FLEETPUSH_URL", server.url)
+    monkeypatch.setenv("FLEETPUSH_KEY", server.admin_key)
+    return session
+
+
+def test_every_operation_of_the_api_has_a_command(
+    session: Session, server: Server, name: Name, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    app = name()
+    session.run("apps", "add", app)
+    assert app in {item["id"] for item in session.listed("apps", "list")}
+    made = session.json("keys", "add", "operator", "--app", app, "--scope", "admin")
+    monkeypatch.setenv("FLEETPUSH_KEY", made["key"])
+    spare = session.json("keys", "add", "spare", "--scope", "read")
+    assert {item["id"] for item in session.listed("keys", "list")} == {made["id"], spare["id"]}
+    session.run("keys", "revoke", spare["id"])
+    set_rules(session, tmp_path)
+    enrol_and_change(session, tmp_path)
+    send_and_follow(session, tmp_path)
+    order(session, server, app)
+    configure_webhooks(session, tmp_path)
+    session.run("devices", "remove", "till-1")
+    assert set(session.operations) - session.reached == set(WITHOUT_A_COMMAND)
+    assert session.wanted_fields() - session.fields - without_a_command(session) == set(FIELDS_WITHOUT_AN_OPTION)
+
+
+def without_a_command(session: Session) -> set[str]:
+    return {field for field in session.wanted_fields() if field.rpartition(" ")[0] in WITHOUT_A_COMMAND}
+
+
+def set_rules(session: Session, tmp_path: Path) -> None:
+    rules = ["--cap", "9/hour", "--excess", "defer", "--quiet-hours", "02:00-02:01", "--quiet-excess", "drop"]
+    texts = ["--description", "Cheap today", "--importance", "low", "--sound", "bell", "--may-mute"]
+    made = session.json("channels", "add", "offers", "--name", "Offers", *texts, *rules)
+    assert made["caps"] == {"limits": [{"count": 9, "per": "hour"}], "excess": "defer"}
+    session.run("channels", "add", "orders", "--name", "Orders", "--always-on")
+    assert [item["id"] for item in session.listed("channels", "list")] == ["offers", "orders"]
+    assert session.json("channels", "change", "offers", "--name", "All offers", *texts, *rules)["name"] == "All offers"
+    assert (
+        session.json("channels", "change", "offers", "--excess", "digest")["caps"]["limits"] == made["caps"]["limits"]
+    )
+    session.run("channels", "change", "offers", "--clear", "caps", "--clear", "quiet_hours")
+    assert session.json("channels", "show", "offers")["caps"] is None
+    session.run("channels", "remove", "orders")
+    before = session.json("policy", "show")
+    changed = session.json("policy", "change", "--denied-command", "suppress", "--critical-per-day", "3", *rules)
+    assert changed["consent"]["denied"] == before["consent"]["denied"] | {"command": "suppress"}
+    again = session.json("policy", "change", "--timezone", "Europe/Berlin", "--clear", "caps", "--clear", "quiet_hours")
+    assert again == changed | {"timezone": "Europe/Berlin", "caps": None, "quiet_hours": None}, "the rest stays"
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps(before))
+    assert session.json("policy", "set", str(file)) == before == session.json("policy", "show")
+    session.run("policy", "show")
+    session.listed("policy", "critical-uses")
+
+
+def enrol_and_change(session: Session, tmp_path: Path) -> None:
+    about = ["--name", "Till", "--tag", "foyer", "--attribute", "floor=1", "--locale", "de", "--timezone", "UTC"]
+    session.run("devices", "add", "till-1", *about)
+    table = tmp_path / "fleet.csv"
+    table.write_text(TABLE)
+    partly = session.run("devices", "enrol", str(table), "--tokens", str(tmp_path / "tokens.csv"), expect=1)
+    assert [line.partition(":")[0] for line in partly.stderr.splitlines()[:-1]] == ["line 4", "line 5", "line 6"]
+    assert "device_exists" in partly.stderr
+    enrolled = (tmp_path / "tokens.csv").read_text().splitlines()
+    assert len(enrolled) == 3, "the heading, and two devices"
+    kiosk = session.json("devices", "show", "kiosk-1")
+    assert (kiosk["tags"], kiosk["attributes"]) == (["foyer", "x"], {"floor": 2, "serial": "007"})
+    assert len(session.listed("devices", "list")) == 3
+    wanted = ["--tag", "foyer", "--offline", "--search", "till", "--last-seen-before", "0s", "--no-error"]
+    assert [item["device_id"] for item in session.listed("devices", "list", *wanted, "--not-waiting")] == ["till-1"]
+    session.run("devices", "change", "till-1", *about)
+    session.run("devices", "rotate", "kiosk-1")
+    session.listed("devices", "uplink", "kiosk-1")
+    proof = ["--text-version", "v3", "--client", "paper form"]
+    assert session.json("consent", "set", "till-1", "granted", *proof)["consent"] == "granted"
+    (record,) = session.json("consent", "show", "till-1")["items"]
+    assert (record["consent"], record["text_version"], record["source"]) == ("granted", "v3", "operator")
+    wishes = ["--mute", "offers", "--unmute", "news", "--quiet-hours", "23:00-06:00"]
+    session.run("preferences", "change", "till-1", *wishes)
+    shown = session.json("preferences", "show", "till-1")
+    assert {item["id"]: item["muted"] for item in shown["channels"]} == {"offers": True, "news": False}
+    cleared = session.json("preferences", "change", "till-1", "--unmute", "offers", "--clear", "quiet_hours")
+    assert cleared["quiet_hours"] is None
+    session.run("preferences", "show", "till-1")
+    session.run("consent", "show", "till-1")
+
+
+TABLE = """device_id,tags,attribute.floor,attribute.serial,locale
+kiosk-1,foyer x,2,007,de
+,,,,
+kiosk 3,,,,
+till-1,,,,
+kiosk-1,,,,
+kiosk-2,"foyer, y",,"a ""b"" c",
+"""
+
+
+def send_and_follow(session: Session, tmp_path: Path) -> None:
+    file = tmp_path / "menu.txt"
+    file.write_text("soup")
+    kept = session.json("attachments", "add", str(file), "--ttl", "1h")
+    session.run("attachments", "fetch", kept["id"], str(tmp_path / "fetched.txt"))
+    assert (tmp_path / "fetched.txt").read_text() == "soup"
+    session.run("attachments", "remove", kept["id"])
+    options = ["--ttl", "1h", "--collapse-key", "lunch", "--channel", "offers", "--qos", "1", "--priority", "high"]
+    lunch = ["push", "--tag", "foyer", "Lunch", "--data", "{}", "--kind", "alert", *options]
+    assert session.json(*lunch, "--forecast")["targeted"] == 3
+    first = session.json(*lunch)["push_id"]
+    session.run(
+        "push", "till-1", "--kind", "command", "--data", '{"command": "sing"}', "--deadline", "9", "--ttl", "60"
+    )
+    pushes = tmp_path / "pushes.ndjson"
+    pushes.write_text('{"target": {"device": "till-1"}, "kind": "silent"}\n\n{"target": {}}\nno JSON\n')
+    batch = session.run("pushes", "batch", str(pushes), "--idempotency-key", "run-1", expect=1)
+    repeated = session.run("pushes", "batch", str(pushes), "--idempotency-key", "run-1", expect=1)
+    assert batch.stdout == repeated.stdout, "the same push, sent once"
+    assert [line.partition(":")[0] for line in batch.stderr.splitlines()] == [
+        "line 3",
+        "line 4",
+        "1 accepted, 2 refused.",
+    ]
+    assert len(session.listed("pushes", "list")) == 3
+    assert session.json("pushes", "show", first)["counts"]["waiting"] == 3
+    assert len(session.listed("pushes", "deliveries", first)) == 3
+    session.listed("pushes", "deliveries", first, "--state", "waiting", "--device", "till-1")
+    waiting = session.listed("mailbox", "show", "till-1")
+    assert [item["priority"] for item in waiting] == ["high", "normal", "normal"]
+    assert session.json("mailbox", "empty", "till-1") == {"cancelled": 3}
+    assert session.json("pushes", "recall", first)["cancelled"] == 2
+    session.run("analytics", "push", first)
+    times = ["--from", "1d", "--to", "2100-01-01"]
+    assert session.run("analytics", "by", "channel", *times, "--format", "csv").stdout.startswith("channel,targeted")
+    session.run("analytics", "by", "hour", *times)
+    told = session.run("events", "--since", "0", "--type", "delivery.*", "--limit", "5", "--json")
+    ends = [json.loads(line) for line in told.stdout.splitlines()]
+    assert {event["type"] for event in ends} == {"delivery.cancelled"}
+    last = ends[-2]["id"]
+    assert json.loads(session.run("events", "--since", last, "--limit", "1", "--json").stdout) == ends[-1]
+
+
+def order(session: Session, server: Server, app: str) -> None:
+    credential = session.json("devices", "rotate", "till-1")
+    device = Device("till-1", credential["token"], port=server.mqtt_port, app=app)
+
+    @device.command("add")
+    def add(push: Push) -> int:
+        return int(push.data["a"]) + 1
+
+    with device:
+        options = ["--wait", "20", "--ttl", "30", "--priority", "critical", "--deadline", "9"]
+        assert session.run("call", "till-1", "add", "--data", '{"a": 1}', *options).stdout == "2\n"
+        assert "unknown command" in session.run("call", "till-1", "sing", "--wait", "20", expect=1).stderr
+
+
+def configure_webhooks(session: Session, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    fields = ["--type", "delivery.acted", "--type", "device.*", "--description", "The shop"]
+    address = "https://receiver.example/hooks"
+    made = session.json("webhooks", "add", address, *fields, "--disabled", "--secret-file", str(secret))
+    assert made["secret"] == secret.read_text().strip()
+    session.run("webhooks", "add", address, "--disabled")
+    assert [item["enabled"] for item in session.listed("webhooks", "list")] == [False, False]
+    webhook = made["id"]
+    session.run("webhooks", "change", webhook, "--url", f"{address}/2", *fields, "--disable")
+    assert session.json("webhooks", "show", webhook)["url"] == f"{address}/2"
+    assert session.json("webhooks", "rotate", webhook)["secret"] != made["secret"]
+    session.listed("webhooks", "dead-letters", webhook)
+    session.run("webhooks", "replay", webhook, expect=1)
+    session.run("webhooks", "change", webhook, "--enable")
+    assert session.json("webhooks", "replay", webhook) == {"replaying": 0}
+    session.run("webhooks", "replay", webhook, "17")
+    session.run("webhooks", "remove", webhook)
