@@ -66,7 +66,12 @@ CREATE TABLE server (
 );
 """
 UPGRADES = {
-    1: "ALTER TABLE server ADD COLUMN next_packet_id INTEGER NOT NULL DEFAULT 1;",
+    # Every run of that version began with 1: far from what clients may still acknowledge.
+    1: f"""
+ALTER TABLE server ADD COLUMN next_packet_id INTEGER NOT NULL DEFAULT 1;
+INSERT INTO server (only_row, time, next_packet_id) VALUES (1, 0, {LAST_PACKET_ID // 2})
+    ON CONFLICT DO UPDATE SET next_packet_id = excluded.next_packet_id;
+""",
     2: """
 ALTER TABLE session ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE session ADD COLUMN will_number INTEGER;
