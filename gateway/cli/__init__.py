@@ -9,6 +9,7 @@ Exit codes: 0 done; 1 it could not be done (the reason and its remedy are on std
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import os
@@ -21,7 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from gateway.cli.options import HELP_NAMES, MARKUP, command_group, load_settings
-from gateway.cli.terminal import PROGRAM, Failure, note
+from gateway.cli.terminal import PROGRAM, Failure, abandon_output, note
 from gateway.hangup import hold_hangups
 
 COMMANDS = {
@@ -83,7 +84,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        app(prog_name=PROGRAM)
+        try:
+            app(prog_name=PROGRAM)
+        finally:
+            sys.stdout.flush()  # what cannot be written is told below, not by Python at its end
     except Failure as failure:
         note(f"fleetpush: {failure}")
         sys.exit(failure.exit_code)
@@ -91,6 +95,12 @@ def main() -> None:
         # The reader of our output went away (`| head`); it has what it wanted.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        note(f"fleetpush: {error.filename or 'the output'} cannot be written: {error.strerror}")
+        abandon_output()
+        sys.exit(1)
 
 
 def serve(

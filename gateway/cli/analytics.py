@@ -28,8 +28,7 @@ def analytics_push(
     if as_json:
         print_json(found)
         return
-    rates = {name: percent(found["rates"][name]) for name in RATES}
-    stages = {name: f"{found[name]}  {rates.get(name) or ''}".rstrip() for name in STAGES}
+    stages = {name: share(found, name) for name in STAGES}
     times = {name.removesuffix("_ms"): describe_times(found[name]) for name in TIMES}
     print_facts({"push": found["push_id"], **stages, **times, "counted_at": found["counted_at"]})
 
@@ -48,7 +47,9 @@ def analytics_by(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """The funnels of all pushes accepted in a time, together, by channel, tag or hour of the day."""
+    """The funnels of all pushes accepted in a time, together, by channel, tag or hour of the day.
+
+    Each with its share of the stage before, and the median of the times to deliver; --json and --format have more."""
     if form is not None and as_json:
         fail("--json and --format: which of them?", 2)
     wanted = {
@@ -66,26 +67,27 @@ def analytics_by(
     if as_json:
         print_json(found)
         return
-    columns = (by, *STAGES, *(f"{name} %" for name in RATES), *(name.removesuffix("_ms") for name in TIMES))
+    columns = (by, "targeted", *(name.replace("_", " ") for name in RATES), "p50 ms")
     rows = [
         (
             item[by] if item[by] is not None else "(none)",
-            *(item[name] for name in STAGES),
-            *(percent(item["rates"][name]) for name in RATES),
-            *(describe_times(item[name]) for name in TIMES),
+            item["targeted"],
+            *(share(item, name) for name in RATES),
+            (item["time_to_deliver_ms"] or {}).get("p50"),
         )
         for item in found["items"]
     ]
-    print_table([column.replace("_", " ") for column in columns], rows, "Nothing was sent in that time.")
+    print_table(columns, rows, "Nothing was sent in that time.")
     if found["limited"]:
         note("There may be more than these: 500 tags of a push and in an hour are counted, and 1,000 lines shown.")
     if found["uncounted"]:
         note(f"{found['uncounted']} pushes have changed and will be counted soon.")
 
 
-def percent(rate: float | None) -> str | None:
-    """`12.5 %`."""
-    return None if rate is None else f"{rate * 100:.1f} %"
+def share(funnel: dict[str, Any], stage: str) -> str:
+    """`4 50.0%`: how many, and their share of the stage before, where it is one."""
+    rate = funnel["rates"].get(stage)
+    return str(funnel[stage]) if rate is None else f"{funnel[stage]} {rate:.1%}"
 
 
 def describe_times(times: dict[str, Any] | None) -> str | None:

@@ -126,8 +126,8 @@ class Enrolment:
             if self._output is sys.stdout:
                 abandon_output()
             raise Failure(
-                f"the tokens of {_lines(rows)} cannot be written: {error.strerror}. {self.summary()} Of these lines "
-                f"{len(made)} are enrolled, too: `{PROGRAM} devices rotate ID` gives a device a new token."
+                f"the tokens of {_lines(rows)} cannot be written: {error.strerror}. {self.summary()} Besides, "
+                f"{len(made)} of {_lines(rows)}: `{PROGRAM} devices rotate ID` gives a device a new token"
             ) from None
         self.enrolled += len(made)
 
@@ -138,10 +138,10 @@ class Enrolment:
         except (Failure, KeyboardInterrupt) as error:
             reason = f"{(str(error) or 'interrupted').rstrip('.')}. {self.summary()}"
             if isinstance(error, Refused) and not error.retryable:
-                raise Failure(f"{reason} Of {_lines(rows)} none is.") from None
+                raise Failure(f"{reason} Not {_lines(rows)} and what follows.") from None
             raise Failure(
-                f"{reason} Of {_lines(rows)} some may be, without their tokens: go on with --skip-existing; "
-                f"`{PROGRAM} devices rotate ID` gives a device a new token."
+                f"{reason} What is in {_lines(rows)} may be, without its token: go on with --skip-existing; "
+                f"`{PROGRAM} devices rotate ID` gives a device a new token"
             ) from None
         found: list[dict[str, Any]] = answer["devices"]
         if len(found) != len(rows):
@@ -164,7 +164,7 @@ class Enrolment:
             for answer in made:
                 mqtt = answer["mqtt"]
                 facts = answer | mqtt | {"host": self._dialled(mqtt["host"])}
-                writer.writerow(str(facts[name]) for name in TOKEN_COLUMNS)
+                writer.writerow(str(facts[name]).lower() if name == "tls" else facts[name] for name in TOKEN_COLUMNS)
             text = lines.getvalue()
         self._output.write(text)
         self._output.flush()
@@ -178,7 +178,8 @@ class Enrolment:
 
 
 def _lines(rows: list[Row]) -> str:
-    return f"lines {rows[0].line} to {rows[-1].line}"
+    first, last = rows[0].line, rows[-1].line
+    return f"line {first}" if first == last else f"lines {first} to {last}"
 
 
 @contextmanager

@@ -92,6 +92,8 @@ class Batch:
 
     def broken_off(self, error: BaseException) -> Failure:
         reason = str(error) or "interrupted"
+        if isinstance(error, OSError):
+            reason = f"the output cannot be written: {error.strerror}"
         return Failure(
             f"{reason.rstrip('.')}. Up to line {self._last}: {self.accepted} accepted, {self.refused} refused. The "
             f"same command with --idempotency-key {shlex.quote(self._key)} sends what is left, and nothing twice",

@@ -30,7 +30,7 @@ def test_the_funnel_of_a_push(fake: FakeServer) -> None:
     fake.answer = lambda request: FUNNEL | {"push_id": "p1", "counted_at": "now"}
     facts = [line.split(maxsplit=1) for line in fake.run("analytics", "push", "p1").stdout.splitlines()]
     assert fake.only.path == "/v1/analytics/pushes/p1"
-    assert ["delivered", "4  50.0 %"] in facts
+    assert ["delivered", "4 50.0%"] in facts
     assert ["time_to_deliver", "p50 12 ms, p90 40 ms, p99 90 ms"] in facts
 
 
@@ -45,7 +45,7 @@ def test_funnels_of_a_time(fake: FakeServer) -> None:
     ]
     heading, line = (row.split("\t") for row in shown.stdout.splitlines())
     assert len(heading) == len(line)
-    assert dict(zip(heading, line, strict=True))["DELIVERED %"] == "50.0 %"
+    assert dict(zip(heading, line, strict=True))["DELIVERED"] == "4 50.0%"
     assert line[0] == "(none)"
     assert "There may be more" in shown.stderr
     assert "2 pushes have changed" in shown.stderr

@@ -98,9 +98,9 @@ def test_lines_are_named_and_the_others_enrolled(fake: FakeServer, tmp_path: Pat
     ]
     assert stat.S_IMODE(tokens.stat().st_mode) == 0o600
     rows = list(csv.DictReader(tokens.read_text().splitlines()))
-    assert [(row["device_id"], row["token"], row["host"]) for row in rows] == [
-        ("k1", "dev_k1", "127.0.0.1"),
-        ("k4", "dev_k4", "127.0.0.1"),
+    assert [(row["device_id"], row["token"], row["host"], row["tls"]) for row in rows] == [
+        ("k1", "dev_k1", "127.0.0.1", "false"),
+        ("k4", "dev_k4", "127.0.0.1", "false"),
     ]
 
 
@@ -138,11 +138,14 @@ def test_who_breaks_off_has_the_tokens_so_far_and_knows_which_lines_are_open(
     tokens = tmp_path / "tokens.csv"
     ended = fake.run("devices", "enrol", "-", "--tokens", str(tokens), input=b"device_id\nk1\nk2\nk3\nk4\nk5\n")
     assert ended.exit_code == 1
-    assert "2 enrolled, 0 not enrolled. Of lines 4 to 5 some may be, without their tokens" in ended.stderr
+    assert "2 enrolled, 0 not enrolled. What is in lines 4 to 5 may be, without its token" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert len(tokens.read_text().splitlines()) == 3
     fake.answer = lambda request: problem(403, "forbidden", "the key lacks the scope devices")
-    assert "Of lines 2 to 2 none is." in fake.run("devices", "enrol", "-", input=b"device_id\nk1\n").stderr
+    assert (
+        "0 enrolled, 0 not enrolled. Not line 2 and what follows."
+        in fake.run("devices", "enrol", "-", input=b"device_id\nk1\n").stderr
+    )
 
 
 def test_large_devices_are_sent_a_few_at_a_time(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,3 +83,17 @@ def test_on_a_terminal_later_pages_keep_the_columns(fake: FakeServer, monkeypatc
     assert len(lines) == 2002, "one heading"
     assert {line.index("foyer") for line in lines[1:]} == {lines[0].index("tags")}
     assert json.loads(fake.run("devices", "list", "--json").stdout)["items"] == DEVICES
+
+
+def test_on_a_narrow_terminal_an_id_is_whole_and_nothing_is_cut_off(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    item = {"push_id": "sqIB0VqmCuEtUbdmotXI", "state": "waiting", "priority": "critical", "kind": "alert"}
+    times = {"expires_at": "2026-11-30T07:56:45.966Z", "not_before": "2026-11-29T22:00:00.000Z"}
+    fake.answer = pages_of([item | times])
+    shown = fake.run("mailbox", "show", "kiosk-1").stdout
+    assert "sqIB0VqmCuEtUbdmotXI" in shown
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 60

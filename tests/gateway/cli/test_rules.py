@@ -32,12 +32,12 @@ PREFERENCES: dict[str, Any] = {
 
 
 def test_a_mailbox_is_shown_in_its_order_and_emptied(fake: FakeServer) -> None:
-    item = {"push_id": "p1", "state": "waiting", "priority": "high", "kind": "alert", "collapse_key": "price\x1b[2J"}
+    item = {"push_id": "p1", "state": "waiting", "priority": "high", "kind": "al\x1b[2Jert", "attempts": 0}
     times = {"sent_at": "a", "expires_at": "b", "not_before": None}
-    fake.answer = lambda request: {"items": [item | times | {"size": 9, "attempts": 0}], "next_cursor": None}
+    fake.answer = lambda request: {"items": [item | times], "next_cursor": None}
     shown = fake.run("mailbox", "show", "kiosk/1")
     assert fake.only.path == "/v1/devices/kiosk/1/mailbox"
-    assert shown.stdout.splitlines()[1] == "p1\twaiting\thigh\talert\tprice�[2J\t9\ta\tb\t\t"
+    assert shown.stdout.splitlines()[1] == "p1\twaiting\thigh\tal�[2Jert\tb\t\t"
     fake.answer = lambda request: {"cancelled": 3}
     assert fake.run("mailbox", "empty", "kiosk-1").stdout == "3 cancelled\n"
     assert fake.requests[-1].method == "DELETE"
