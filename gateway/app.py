@@ -81,6 +81,7 @@ from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
 from gateway.outreach.webhooks import WebhookBook
+from gateway.periodic import repeat
 from gateway.settings import Settings
 from gateway.store.errors import StorageError
 from gateway.stores import CannotStart, Stored
@@ -473,15 +474,13 @@ class Rooms:
         return self._gauge.left()
 
     async def sweep(self) -> None:
-        """End what has outlived its ttl, until cancelled."""
-        while True:
-            self._ledger.sweep()
-            self._gate.tick()
-            self.analytics.tick()
-            self.couriers.tick()
-            if self._wall_clock is not None and self._wall_clock.follow():
-                self._rule_changes.wall_clock_set()
-            await asyncio.sleep(SWEEP_SECONDS)
+        """End what has outlived its ttl, and do what else is due, until cancelled."""
+        works = self._ledger.sweep, self._gate.tick, self.analytics.tick, self.couriers.tick, self._follow_wall_clock
+        await repeat(SWEEP_SECONDS, *works)
+
+    def _follow_wall_clock(self) -> None:
+        if self._wall_clock is not None and self._wall_clock.follow():
+            self._rule_changes.wall_clock_set()
 
     async def retire(self) -> None:
         """Remove what has been kept long enough, until cancelled."""

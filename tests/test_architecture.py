@@ -54,6 +54,7 @@ GATEWAY_ROOMS = (
         "host_names",
         "merge_patch",
         "pages",
+        "periodic",
         "printable",
         "program",
         "replacement",
