@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Annotated, Any
 
@@ -27,11 +29,11 @@ def events(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow what happens, until Ctrl-C: receipts, ends, devices that come and go, what they say.
+    """Follow what happens, until Ctrl-C or SIGTERM: receipts, ends, devices that come and go, what they say.
 
     A stream that breaks off is asked for again and goes on where it was. --json prints one event in each line."""
     last, shown = since, 0
-    with client_of(server, data_dir) as client:
+    with client_of(server, data_dir) as client, ended_by_signals():
         try:
             with closing(follow(client, ",".join(types) if types else None, since)) as stream:
                 for event in islice(stream, limit):
@@ -42,6 +44,18 @@ def events(
         finally:
             if shown:
                 note(f"{shown} shown. What comes after them: --since {last}")
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C. In the background of a script a process inherits that it ignores that, and Python leaves it
+    so."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def line_of(event: Event) -> str:

@@ -224,7 +224,7 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert session.json(*lunch, "--forecast")["targeted"] == 3
     first = session.json(*lunch)["push_id"]
     session.run(
-        "push", "till-1", "--kind", "command", "--data", '{"command": "sing"}', "--deadline", "9", "--ttl", "60"
+        "push", "till-1", "--kind", "command", "--data", '{"command": "sing"}', "--deadline", "9", "--ttl", "1h"
     )
     pushes = tmp_path / "pushes.ndjson"
     pushes.write_text('{"target": {"device": "till-1"}, "kind": "silent"}\n\n{"target": {}}\nno JSON\n')

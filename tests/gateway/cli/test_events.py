@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,6 +110,20 @@ def test_a_limit_ends_it_and_says_how_to_go_on(fake: FakeServer) -> None:
     ended = fake.run("events", "--limit", "3")
     assert (ended.exit_code, len(ended.stdout.splitlines())) == (0, 3)
     assert ended.stderr == "3 shown. What comes after them: --since 3.0\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_says_where_it_was(fake: FakeServer, number: signal.Signals) -> None:
+    class Interrupted(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield frame(event(1))
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    fake.answer = lambda request: httpx2.Response(200, stream=Interrupted())
+    ended = fake.run("events")
+    assert (ended.exit_code, ended.stderr) == (0, "1 shown. What comes after them: --since 1.0\n")
+    assert signal.getsignal(number) is before
 
 
 def test_a_line_keeps_to_its_line_and_commands_nothing() -> None:
