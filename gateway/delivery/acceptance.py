@@ -289,14 +289,16 @@ class Acceptance:
             for batch in batches:
                 if not batch.stored.done():
                     batch.stored.set_result(None)
-            self.queue.stored(drafts)
-            self.limits.enforced(stored.limited)
-            self._ledger.on_ended(stored.losers)
-            self._hand_out(drafts, now)
-            self._under_way = False
-            self._ledger.accepting_since = None
-            if self.queue:
-                self._submit()
+            try:
+                self.queue.stored(drafts)
+                self.limits.enforced(stored.limited)
+                self._ledger.on_ended(stored.losers)
+                self._hand_out(drafts, now)
+            finally:  # whatever one push did, the next are stored
+                self._under_way = False
+                self._ledger.accepting_since = None
+                if self.queue:
+                    self._submit()
 
         def on_error(error: BaseException) -> None:
             self._under_way = False

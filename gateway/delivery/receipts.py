@@ -179,10 +179,8 @@ class Receipts:
         """Called when a device may have moved to another time zone."""
         self._pending: dict[tuple[str, str], deque[Statement | Release]] = {}
         """By app and device id; the first is the next to have its turn."""
-        self._scheduled = False
-        self._under_way = False
+        self._scheduled = self._under_way = self._ended = False
         self._unpromised = 0
-        self._ended = False
         self.received = 0
         """Messages taken from devices, for metrics."""
 
@@ -251,9 +249,7 @@ class Receipts:
 
     def _submit(self) -> None:
         self._scheduled = False
-        if self._ended:
-            return
-        statements = self._take()
+        statements = [] if self._ended else self._take()
         if not statements:
             return
         self._under_way = True
@@ -290,6 +286,12 @@ class Receipts:
             return store_statements(connection, statements, self._uplink, self._wishes, now)
 
         def on_commit(changed: Stored) -> None:
+            try:
+                tell(changed)
+            finally:  # whatever one device said, what others say is stored
+                go_on()
+
+        def tell(changed: Stored) -> None:
             self._wishes.settled(changed.recorded, changed.in_flight)
             self.on_acted(changed.acted)
             for statement in changed.settings:
@@ -309,7 +311,6 @@ class Receipts:
                 self._answer(said)
                 if said.leaf == "report" and said.device_no is not None and "timezone" in said.content:
                     self.on_zone(said.device_no)
-            go_on()
 
         def go_on() -> None:
             if rest and not self._ended:

@@ -345,3 +345,15 @@ def test_what_is_stored_of_a_batch_is_said_whatever_fails_behind_it(world: World
     answers = world.run(world.acceptance.accept_many(APP, lines()))
     assert [type(answer) for answer in answers] == [AcceptedPush] * BATCH_PUSHES
     assert world.row("SELECT count(*) FROM push") == (BATCH_PUSHES,)
+
+
+def test_what_goes_wrong_with_one_push_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(accepted: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.mailbox, "offer", fail)
+        with pytest.raises(ZeroDivisionError):  # the database tells the log
+            world.push()
+    assert world.push().targeted == 1
+    assert world.ledger.accepting_since is None

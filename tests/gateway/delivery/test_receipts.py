@@ -451,3 +451,14 @@ def test_an_uplink_message_is_no_larger_as_json_than_it_has_to_be(payload: bytes
     found = receipts.said("x", payload)
     assert ("payload" in found) is is_text
     assert len(json.dumps(found, ensure_ascii=False).encode()) < 2.1 * len(payload) + 50
+
+
+def test_what_goes_wrong_with_one_message_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handles: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.receipts, "on_acted", fail)
+        with pytest.raises(ZeroDivisionError):  # the database tells the log
+            world.says("uplink/door", b"open")
+    assert world.says("uplink/door", b"shut") == 0
