@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 SHARED_BYTES = 8 * 1024 * 1024
 """Of pages that are kept because several streams may be about to read them: a page of each of eight apps, as large as
 pages are."""
+EVENT_BYTES = 400
+"""What an event takes besides its JSON: its objects, its id as text, its place in the page."""
 LINGER = 0.2
 """Seconds that entries gather before their followers are told."""
 STREAMS = 200
@@ -189,7 +191,7 @@ class EventFeed:
 
 
 def _size(read: asyncio.Future[Page]) -> int:
-    return sum(len(event.json) for _, event in read.result().events)
+    return sum(EVENT_BYTES + len(event.json) for _, event in read.result().events)
 
 
 def wanted_types(types: str | None) -> Callable[[str], bool]:

@@ -128,7 +128,7 @@ async def test_streams_that_read_the_same_page_share_it(house: House, monkeypatc
 
 
 async def test_pages_that_are_shared_have_room_for_so_much(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_feed, "SHARED_BYTES", 400)
+    monkeypatch.setattr(event_feed, "SHARED_BYTES", 2_000)  # of events whose JSON has 200
     await house.enrol("d1")
     for _ in range(5):
         await house.call("PATCH", "/v1/devices/d1/preferences", json={"consent": "granted"})
