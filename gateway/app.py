@@ -48,6 +48,7 @@ from gateway.api.request_turns import RequestTurns
 from gateway.api.server import BACKLOG, HttpServer
 from gateway.api.services import Services
 from gateway.audience.devices import DeviceRegistry, MqttAddress
+from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.policy import PolicyBook
 from gateway.audience.time_zones import time_zones
 from gateway.auth import DeviceAuthenticator, KeyRing
@@ -65,17 +66,20 @@ from gateway.delivery.event_room import EventRoom
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.gaps import Gaps
 from gateway.delivery.gate import Gate
+from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.notices import Notices
 from gateway.delivery.push import most_values
-from gateway.delivery.receipts import Receipts, UplinkLimits
+from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Keep, Retention
 from gateway.delivery.rule_changes import RuleChanges
+from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.disk_space import DiskSpace
 from gateway.hangup import Hangups
+from gateway.host_names import bracketed, reachable
 from gateway.keys import Keys
 from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
@@ -184,7 +188,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         ending.push_async_callback(mqtt.stop)
         listening = [await _open_mqtt(mqtt, address, main=address is wanted[0]) for address in wanted]
         http_host, http_port = listener.getsockname()[:2]
-        web_host = _bracketed(settings.public_host) if settings.public_host else _reachable(http_host)
+        web_host = bracketed(settings.public_host) if settings.public_host else reachable(http_host)
         web = settings.public_url or f"{'http' if tls is None else 'https'}://{web_host}:{http_port}"
         rooms.mqtt_address = MqttAddress(
             host=settings.public_host or listening[0].host,
@@ -223,7 +227,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             ending.push_async_callback(_cancel, task)
 
         facts = {
-            "url": f"{'http' if tls is None else 'https'}://{_reachable(http_host)}:{http_port}",
+            "url": f"{'http' if tls is None else 'https'}://{reachable(http_host)}:{http_port}",
             "pid": os.getpid(),
             "http_port": http_port,
             "mqtt_port": listening[0].port,
@@ -239,7 +243,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         settle_collector()
         further = [f"{address.scheme}={address.place}" for address in listening[1:]]
         secure = "" if tls is None else "s"
-        ready = f"fleetpush ready http{secure}={_bracketed(http_host)}:{http_port} mqtt{secure}={listening[0].place}"
+        ready = f"fleetpush ready http{secure}={bracketed(http_host)}:{http_port} mqtt{secure}={listening[0].place}"
         print_aside(" ".join([ready, *further]))
         stopping = loop.create_task(stop.wait())
         lost = stored.database.lost, stored.sessions.lost
@@ -329,6 +333,9 @@ class Rooms:
             numbers,
             self.attachments,
         )
+        self._idempotency_quota = IdempotencyQuota(database)
+        self._acceptance.on_remembered = self._idempotency_quota.added
+        self.enrolments = EnrolmentQuota(clock)
         self.analytics = Analytics(database, ledger, book, clock, loop)
         self.event_room = EventRoom(database)
         self.uplink_quota = UplinkQuota(database)
@@ -412,6 +419,8 @@ class Rooms:
                 feed=self.feed,
                 event_room=self.event_room,
                 uplink_quota=self.uplink_quota,
+                idempotency_quota=self._idempotency_quota,
+                enrolments=self.enrolments,
                 calls=self._calls,
                 certificates=lambda: self.certificate_ends,
                 log_lines=lambda: {"queue_full": log_writer.dropped, "many_alike": log_writer.left_out},
@@ -421,6 +430,7 @@ class Rooms:
     async def recover(self) -> None:
         """After a restart, before the first connection."""
         await self._book.load()
+        await self.enrolments.load(self._database)
         await self._gate.load()
         await self.mailbox.recover()
         await self._receipts.recover(self.broker.numbers())
@@ -437,7 +447,9 @@ class Rooms:
             turns=self.turns,
             bodies=self._bodies,
             keys=Keys(self._database, self._ring),
-            devices=DeviceRegistry(self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address),
+            devices=DeviceRegistry(
+                self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address, self.enrolments
+            ),
             book=self._book,
             wishes=self._wishes,
             gate=self._gate,
@@ -513,8 +525,9 @@ class Rooms:
             try:
                 await self.event_room.run()
                 await self.uplink_quota.run()
+                await self._idempotency_quota.run()
             except Exception as error:  # above all a full disk: it is tried again
-                log.warning("the oldest events or messages cannot be removed: %s", error)
+                log.warning("the oldest events, messages or answers cannot be removed: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def settle(self) -> None:
@@ -582,12 +595,3 @@ def _no_port(name: str, host: str, port: int, error: OSError) -> CannotStart:
         )
     reason = os.strerror(error.errno) if error.errno else error
     return CannotStart(f"cannot listen on {host}, port {port}: {reason}; choose others with --bind and --{name}-port")
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _reachable(host: str) -> str:
-    """An address of this machine for who is on it."""
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, _bracketed(host))

@@ -41,6 +41,7 @@ CATALOGUE: dict[str, Row] = {
     "unsupported_media_type": Row(415, "Another content type is needed"),
     "invalid_request": Row(422, "The request is not valid"),
     "not_yet_supported": Row(422, "Not available in this version"),
+    "too_many_devices": Row(422, "The app has as many devices as it may"),
     "idempotency_key_reused": Row(422, "The idempotency key belongs to another request"),
     "too_many_calls": Row(429, "Too many calls wait for their devices", retryable=True),
     "too_many_streams": Row(429, "Too many streams are open", retryable=True),

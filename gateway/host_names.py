@@ -56,6 +56,16 @@ def interface_addresses() -> list[str]:
     return found
 
 
+def bracketed(host: str) -> str:
+    """A host as it stands before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
+def reachable(host: str) -> str:
+    """An address of this machine for who is on it."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, bracketed(host))
+
+
 def _resolved(host: str) -> tuple[str | None, list[str]]:
     """The longer name of a host and its addresses, in one look-up, as `hostname --fqdn` has it."""
     try:

@@ -36,6 +36,7 @@ from gateway.api.body_budget import BodyBudget
 from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
+from gateway.audience.enrolments import EnrolmentQuota
 from gateway.auth import DeviceAuthenticator, KeyRing
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
@@ -43,6 +44,7 @@ from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.event_room import EventRoom
+from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.receipts import Receipts
@@ -81,6 +83,8 @@ class Sources:
     acceptance: Acceptance
     ledger: Ledger
     mailbox: Mailbox
+    idempotency_quota: IdempotencyQuota
+    enrolments: EnrolmentQuota
     rule_changes: RuleChanges
     receipts: Receipts
     facts: DeviceFacts
@@ -101,6 +105,7 @@ class Sources:
         """How often something was more than a share."""
         return {
             "calls": self.calls.refused,
+            "devices": self.enrolments.refused,
             "downloads": self.attachments.downloads_sent_away,
             "event_streams": self.feed.streams_refused,
             "slow_downloads": self.attachments.downloads_ended,
@@ -307,6 +312,8 @@ class _Rooms(Collector):
         )  # fmt: skip
         yield _gauge("uplink_bytes", "Of what devices have said, at most.", rooms.uplink_quota.size)
         yield _counter("uplink_messages_removed", "Because there were too many bytes.", rooms.uplink_quota.removed)
+        text = "Answers to idempotency keys that were forgotten before their time, because there were too many bytes."
+        yield _counter("idempotency_answers_removed", text, rooms.idempotency_quota.removed)
         yield _gauge("event_log_bytes", "Events that are kept, about.", rooms.event_room.size)
         yield _counter(
             "event_entries_removed", "Entries of the event log that left for want of room.", rooms.event_room.removed

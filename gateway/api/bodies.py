@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from gateway.api.admission import ADMITTED
-from gateway.api.body_budget import VALUE_BYTES, BodyCharge
+from gateway.api.body_budget import LINE_BYTES, VALUE_BYTES, BodyCharge
 from gateway.api.problems import json_problem, validation_problem
 from gateway.api.services import services
 from gateway.errors import problem
@@ -86,6 +86,13 @@ async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit
         chunks.clear()
         await services(request).turns.wait_for_large_body(request.scope[ADMITTED].key_id)
     return body
+
+
+def charge_lines(request: Request, lines: int) -> None:
+    """Count the lines of a batch until it is answered. Raises Problem 503."""
+    charge: BodyCharge | None = request.scope.get(BODY_CHARGE)
+    if charge is not None:  # otherwise it is a short one
+        charge.add(LINE_BYTES * lines)
 
 
 def _too_large(limit: int) -> Exception:

@@ -1,7 +1,8 @@
 """What large request bodies may take of the memory, of one app and of all.
 
 A body, and what is parsed of it, is in memory until its request is answered, and hundreds of connections may bring one
-at a time. Each is counted as it comes: its bytes, and for a body that is parsed as a whole VALUE_BYTES for each value.
+at a time. Each is counted as it comes: its bytes, and for a body that is parsed as a whole VALUE_BYTES for each value,
+for a batch of pushes LINE_BYTES for each line.
 Bodies of less than 8 KiB are not: all that there can be are 16 MiB. A request that is alone is never told to come
 again, which would help it nothing: its route bounds it.
 """
@@ -26,6 +27,8 @@ DEVICE_BYTES: Final = 512 * 1024
 """Of a device with its own token: it sends 128 KiB at a time."""
 VALUE_BYTES: Final = 128
 """What a parsed value takes: a device id of 40 characters as text, in a list and in a dictionary."""
+LINE_BYTES: Final = 512
+"""What a push of a batch takes until the whole batch is answered: its line, its answer, and of some the judged push."""
 RETRY_SECONDS: Final = 2.0
 LOG_SECONDS: Final = 60.0
 """Between two lines in the log."""

@@ -14,6 +14,7 @@ from gateway.api.bodies import (
     NDJSON,
     PUSH_LIMIT,
     TURN,
+    charge_lines,
     json_response,
     page_response,
     parse,
@@ -94,6 +95,7 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     if breaks > 2 * BATCH_LINES or len(lines) > BATCH_LINES:
         raise problem("payload_too_large", f"{len(lines) or breaks} lines: send at most {BATCH_LINES} in one batch")
     del body  # its lines are a copy
+    charge_lines(request, len(lines))
     judged = (_judged(line, found.push_values) for line in lines)
     answers = await found.acceptance.accept_many(app_of(principal), judged)
     results: list[bytes] = []

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from gateway.audience.device_filter import DeviceFilter
+from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.targeting import device_rows
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import new_token, secret_hash
@@ -26,8 +27,9 @@ from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import client_id, device_topics
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import DeviceId, Name
-from gateway.delivery.receipts import MAX_ATTRIBUTES, said
+from gateway.delivery.receipts import MAX_ATTRIBUTES
 from gateway.delivery.reports import cursor_number
+from gateway.delivery.uplink import said
 from gateway.errors import Problem, problem
 from gateway.merge_patch import merge_patch
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
@@ -123,8 +125,10 @@ class DeviceRegistry:
         facts: DeviceFacts,
         clock: Callable[[], int],
         mqtt_address: Callable[[], MqttAddress],
+        quota: EnrolmentQuota,
     ) -> None:
         self._database = database
+        self._quota = quota
         self._mailbox = mailbox
         self._facts = facts
         self._clock = clock
@@ -137,10 +141,14 @@ class DeviceRegistry:
         drafts = [_Draft(device, device.device_id or f"d-{secrets.token_hex(8)}", new_token()) for device in devices]
         answers: list[dict[str, Any] | Problem] = []
         for slice_ in _slices(drafts):
+            granted = self._quota.take(app_no, len(slice_))
+            refused = [too_many_devices()] * (len(slice_) - granted)
+            slice_ = slice_[:granted]
             try:
                 enrolled = await self._database.write(partial(_insert, app_no=app_no, drafts=slice_, now=now), app_no)
-            except Exception as error:
-                if not answers:
+            except BaseException as error:
+                self._quota.give_back(app_no, granted)
+                if not isinstance(error, Exception) or not answers:
                     raise
                 log.error("a bulk enrolment ended after %d of %d devices: %s", len(answers), len(drafts), error)
                 refusal = problem("unavailable", "this one could not be stored; send it again")
@@ -152,6 +160,8 @@ class DeviceRegistry:
                 else problem("device_exists", f"{draft.device_id!r} is enrolled; rotate its token, or remove it first")
                 for draft, new in zip(slice_, enrolled, strict=True)
             ]
+            answers += refused
+            self._quota.give_back(app_no, enrolled.count(False))
         return answers
 
     def _credential(self, app_id: str, device_id: str, token: str) -> dict[str, Any]:
@@ -310,16 +320,20 @@ class DeviceRegistry:
         """Its deliveries end `revoked`, its session is deleted, its connections close. Raises Problem 404."""
         device_no = await self.number(app_no, device_id)
 
+        removed = 0
+
         def forget(connection: sqlite3.Connection, now: int) -> None:
+            nonlocal removed
             connection.execute("DELETE FROM device_tag WHERE device_no = ?", (device_no,))
             connection.execute("DELETE FROM uplink_message WHERE device_no = ?", (device_no,))
-            connection.execute(
+            removed = connection.execute(
                 "UPDATE device SET removed_at = ?, token_hash = x'', name = NULL, attributes = '{}', channels = '{}'"
                 " WHERE no = ? AND removed_at IS NULL",
                 (now, device_no),
-            )
+            ).rowcount
 
         await self._mailbox.remove_device(device_no, client_id(app_id, device_id), forget, app_no)
+        self._quota.give_back(app_no, removed)
 
     async def uplink(self, app_no: int, device_id: str, limit: int, cursor: str | None) -> ListPage:
         """What it said, the newest first. Raises Problem 404, 422."""

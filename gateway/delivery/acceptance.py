@@ -75,6 +75,10 @@ CONSIDERATE_PUSHES = 20
 the batch at every step."""
 CONSIDERATE_PAUSE = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
+ANSWER_BYTES = 80
+"""Of an answer as it is kept with its idempotency key."""
+UNKNOWN_BYTES = 40
+"""Of each unknown device in it, about."""
 CONSIDERATE_MS = 1_000
 """How long after a single push batches are considerate."""
 
@@ -140,6 +144,8 @@ class Acceptance:
         self._scheduled = False
         self._single_at = 0
         """When a push came that was not of a batch."""
+        self.on_remembered: Callable[[int, int], None] = lambda app_no, size: None
+        """Called for each answer that is kept with its idempotency key: the app, and about how many bytes."""
         self.accepted = 0
         """Pushes answered 202, for metrics."""
         self.targeted = 0
@@ -319,6 +325,9 @@ class Acceptance:
             self._ledger.changed.add(draft.push_no)
             self.accepted += 1
             self.targeted += draft.targeted
+            key = draft.submission.idempotency_key
+            if key is not None:
+                self.on_remembered(draft.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(draft.unknown))
             ttl = draft.request.ttl
             self._ledger.expects_expiry(now + ttl * 1000)
             devices = draft.devices

@@ -15,7 +15,6 @@ again, and it is neither lost nor stored twice. It is removed when the device ha
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import sqlite3
@@ -42,8 +41,8 @@ from gateway.delivery.consent import CONSENT_ACTIONS, Settings, TooManyChoices, 
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.device_topics import split_client_id, split_topic
 from gateway.delivery.engine import PACKET_ID_BITS, Message, ReasonCode
-from gateway.delivery.event_log import log_of_device
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger, handle_of, receipt_rows
+from gateway.delivery.uplink import UplinkLimits, store_uplink
 from gateway.merge_patch import merge_patch
 from gateway.store.errors import StorageError
 from gateway.store.protocols import Timers, Writer
@@ -64,10 +63,6 @@ MAX_ATTRIBUTES = 16_384
 
 MAX_UNPROMISED = 16 * 1024 * 1024
 """Bytes of QoS 0 messages that wait for the disk, all devices together: no window of theirs bounds them."""
-LONG_TEXT = 1_024
-"""Bytes of an uplink message from which on it is looked at what it would be as JSON."""
-CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
-"""JSON writes each as `\\u00..`."""
 SLICE_SECONDS = 0.01
 """Of the writer that one operation takes; pushes, and what others want of it, come in between."""
 SLICE_STATEMENTS = 1_000
@@ -143,12 +138,6 @@ class Release:
     device_id: str
     identifiers: Sequence[int]
     done: Callable[[], None]
-
-
-@dataclass(slots=True, frozen=True)
-class UplinkLimits:
-    keep: int
-    """Messages kept per device."""
 
 
 class Receipts:
@@ -396,19 +385,6 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
         raise Unusable(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
 
 
-def said(topic: str, payload: bytes) -> dict[str, str]:
-    """An uplink message as others see it: text as `payload`, anything else as `payload_base64`; so too what is text in
-    form only, a kilobyte and more of which every fifth character is one that JSON writes with six."""
-    if len(payload) > LONG_TEXT:
-        escaped = len(payload) - len(payload.translate(None, CONTROL_CHARACTERS))
-        if escaped * 5 > len(payload):
-            return {"topic": topic, "payload_base64": base64.b64encode(payload).decode()}
-    try:
-        return {"topic": topic, "payload": payload.decode()}
-    except UnicodeDecodeError:
-        return {"topic": topic, "payload_base64": base64.b64encode(payload).decode()}
-
-
 # -- on the writer thread ----------------------------------------------------------------------------------------
 
 
@@ -476,7 +452,9 @@ def store_statements(
         elif statement.leaf == "report":
             _merge_report(connection, statement, now)
         else:
-            _store_uplink(connection, statement, uplink, now)
+            assert statement.device_no is not None, "looked up before"
+            topic = statement.leaf.removeprefix("uplink").removeprefix("/")
+            store_uplink(connection, statement.device_no, topic, statement.content, uplink, now)
         if statement.identifier is not None and statement.answer < 0x80:  # with the last part of it
             connection.execute("INSERT OR IGNORE INTO received_message VALUES (?)", (statement.identifier,))
     else:
@@ -581,19 +559,4 @@ def _merge_report(connection: sqlite3.Connection, statement: Statement, now: int
     connection.execute(
         "UPDATE device SET attributes = ?, timezone = coalesce(?, timezone), updated_at = ? WHERE no = ?",
         (merged, statement.content.get("timezone"), now, statement.device_no),
-    )
-
-
-def _store_uplink(connection: sqlite3.Connection, statement: Statement, limits: UplinkLimits, now: int) -> None:
-    assert statement.device_no is not None, "looked up before"
-    topic = statement.leaf.removeprefix("uplink").removeprefix("/")
-    connection.execute(
-        "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, ?, ?, ?)",
-        (statement.device_no, topic, statement.content, now),
-    )
-    log_of_device(connection, "device.uplink", now, statement.device_no, said(topic, statement.content))
-    connection.execute(
-        "DELETE FROM uplink_message WHERE device_no = ?1 AND no <= (SELECT no FROM uplink_message"
-        " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",
-        (statement.device_no, limits.keep),
     )

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from gateway.api.body_budget import ALL_BYTES, APP_BYTES, DEVICE_BYTES, LOG_SECONDS, VALUE_BYTES, BodyBudget
+from gateway.api.body_budget import (
+    ALL_BYTES,
+    APP_BYTES,
+    DEVICE_BYTES,
+    LINE_BYTES,
+    LOG_SECONDS,
+    VALUE_BYTES,
+    BodyBudget,
+)
 from gateway.auth import Principal
 from gateway.errors import Later
 from tests.gateway.api.house import House
@@ -94,3 +103,27 @@ async def test_a_small_body_is_not_counted(house: House) -> None:
     answer = await house.http.post("/v1/pushes", json={"target": {"devices": ["d1"] * 3_000}})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "2"
+
+
+async def test_the_pushes_of_batches_under_way_are_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short line takes more than its bytes."""
+    budget = house.rooms.services(lambda: False).bodies
+    await house.enrol("d1")
+    seen = []
+    accept_many = house.rooms._acceptance.accept_many
+
+    async def accept(*arguments: Any) -> Any:
+        seen.append(budget.bytes)
+        if len(seen) == 1:
+            document = await house.refused("POST", "/v1/pushes/batch", 503, "busy", content=lines, headers=ndjson)
+            assert document["retryable"]
+        return await accept_many(*arguments)
+
+    monkeypatch.setattr(house.rooms._acceptance, "accept_many", accept)
+    monkeypatch.setattr("gateway.api.body_budget.APP_BYTES", 500 * LINE_BYTES)
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    lines = b'{"target":{"device":"d1"}}\n' * 400
+    answer = await house.http.post("/v1/pushes/batch", content=lines, headers=ndjson)
+    assert answer.text.count('"status":202') == 400
+    assert seen == [len(lines) + 400 * LINE_BYTES]
+    assert budget.bytes == 0

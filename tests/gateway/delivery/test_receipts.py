@@ -434,25 +434,6 @@ def test_identifiers_of_sessions_that_are_gone_are_forgotten_at_the_start(world:
     assert kept == [(5,), (5,), (7,)]
 
 
-@pytest.mark.parametrize(
-    ("payload", "is_text"),
-    [
-        (b"x" * 100_000, True),
-        (b'{"a":"b"}' * 10_000, True),
-        (b'"' * 100_000, True),
-        (b"\n\t\r" * 10_000, True),
-        (("é" * 10_000).encode(), True),
-        (b"\x01", True),
-        (b"\x01" * 100_000, False),
-        (b"\xff", False),
-    ],
-)
-def test_an_uplink_message_is_no_larger_as_json_than_it_has_to_be(payload: bytes, is_text: bool) -> None:
-    found = receipts.said("x", payload)
-    assert ("payload" in found) is is_text
-    assert len(json.dumps(found, ensure_ascii=False).encode()) < 2.1 * len(payload) + 50
-
-
 def test_what_goes_wrong_with_one_message_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(handles: object) -> None:
         raise ZeroDivisionError

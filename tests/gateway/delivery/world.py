@@ -24,11 +24,12 @@ from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
-from gateway.delivery.receipts import Receipts, UplinkLimits
+from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.delivery.submission import AcceptedPush, AppRef
+from gateway.delivery.uplink import UplinkLimits
 from gateway.pages import ListPage
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 

@@ -1,0 +1,63 @@
+"""How many devices an app may have enrolled: a share of the disk, and of what looks at all devices.
+
+The counts are in memory: to count a million rows takes longer than to enrol a device. Everything runs on the loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+
+from gateway.errors import Problem, problem
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+DEVICES_OF_APP = 1_000_000
+"""With 1 KiB each a GiB of the disk; ten times the fleet that one server is meant for."""
+LOG_MS = 60_000
+"""Between two lines in the log about an app."""
+
+
+class EnrolmentQuota:
+    """`clock` gives server time in milliseconds."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._devices: Counter[int] = Counter()
+        """By app, those included that are on their way to the disk."""
+        self._said_at: dict[int, int] = {}
+        self.refused = 0
+        """Devices that were not enrolled, for metrics."""
+
+    async def load(self, database: Database) -> None:
+        """Before the first request."""
+
+        def read(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+            return connection.execute(
+                "SELECT app_no, count(*) FROM device WHERE removed_at IS NULL GROUP BY app_no"
+            ).fetchall()
+
+        self._devices.update(dict(await database.read(read)))
+
+    def take(self, app_no: int, wanted: int) -> int:
+        """How many of so many devices may be enrolled; they count from now on, and are given back if they are not."""
+        granted = max(min(wanted, DEVICES_OF_APP - self._devices[app_no]), 0)
+        self._devices[app_no] += granted
+        if granted < wanted:
+            self.refused += wanted - granted
+            now = self._clock()
+            if now - self._said_at.get(app_no, -LOG_MS) >= LOG_MS:
+                self._said_at[app_no] = now
+                log.warning("app number %d has %d devices: no more are enrolled", app_no, self._devices[app_no])
+        return granted
+
+    def give_back(self, app_no: int, count: int) -> None:
+        """So many were not enrolled after all, or have been removed."""
+        self._devices[app_no] -= count
+
+
+def too_many_devices() -> Problem:
+    return problem("too_many_devices", f"an app has at most {DEVICES_OF_APP} devices: remove some first")
