@@ -263,11 +263,11 @@ class Ledger:
             push = self.pushes.get(handle >> DEVICE_BITS)
             if push is not None:
                 self.pushes.settle(push, (handle & DEVICE_MASK,))
-        if exactly_once:
-            self.on_recorded(exactly_once)
         self._flush_under_way = False
         if self._flush_scheduled:
             self._flush()
+        if exactly_once:
+            self.on_recorded(exactly_once)
 
     # -- judgement -------------------------------------------------------------------------------------------------
 

@@ -319,3 +319,17 @@ def test_the_life_of_a_delivery_leaves_nothing_to_the_collector(world: World) ->
     left = [one for one in gc.garbage if str(getattr(one, "__module__", "")).startswith("gateway.")]
     gc.garbage.clear()
     assert left == []
+
+
+def test_what_goes_wrong_with_one_acknowledgement_holds_up_no_other(world: World) -> None:
+    def fail(handles: object) -> None:
+        raise ZeroDivisionError
+
+    world.connect(granted=2)
+    first, second = world.push(qos=2), world.push(qos=2)
+    recorded, world.ledger.on_recorded = world.ledger.on_recorded, fail
+    with pytest.raises(ZeroDivisionError):  # the database tells the log
+        world.acknowledge(outcome=COMPLETED)
+    world.ledger.on_recorded = recorded
+    world.acknowledge(outcome=COMPLETED)
+    assert [world.state(push.push_id)[0] for push in (first, second)] == ["delivered", "delivered"]
