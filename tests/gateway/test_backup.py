@@ -178,6 +178,27 @@ def test_a_damaged_database_is_not_backed_up(data_dir: Path, tmp_path: Path) -> 
     assert not (tmp_path / "fleet.tar").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("broker.db", "PRAGMA user_version = 99"),
+        ("fleetpush.db", "CREATE TABLE alembic_version AS SELECT '9999' AS version_num"),
+    ],
+)
+def test_a_backup_of_a_later_version_is_refused_and_touches_nothing(
+    data_dir: Path, tmp_path: Path, name: str, made: str
+) -> None:
+    with closing(sqlite3.connect(data_dir / name)) as later:
+        later.execute(made)
+    file = tmp_path / "fleet.tar"
+    backup.create(data_dir, file)
+    before = {path.name for path in data_dir.iterdir()}
+    for use in (backup.check, lambda archive: backup.restore(archive, data_dir, replace=True)):
+        with pytest.raises(BackupError, match=rf"{name} was written by a later version \(schema 9+\)"):
+            use(file)
+    assert {path.name for path in data_dir.iterdir()} - {"lock"} == before - {"lock"}
+
+
 @pytest.mark.parametrize("where", ["middle", "manifest", "other"])
 def test_a_damaged_archive_is_refused_and_touches_nothing(data_dir: Path, tmp_path: Path, where: str) -> None:
     file, into = tmp_path / "fleet.tar", tmp_path / "restored"
