@@ -467,8 +467,16 @@ class HttpConnection(asyncio.BufferedProtocol):
         cycle = self._cycle
         self._abandon_request()
         if cycle is None or cycle.response_complete or not cycle.response_started:
-            self.write(_response(refusal, headers))
+            self.write(self._response(refusal, headers))
         self.close()
+
+    def _response(self, refusal: Problem, headers: Mapping[str, str] | None) -> bytes:
+        content = json.dumps(refusal.document()).encode()
+        usual = {name.decode(): value.decode() for name, value in self._state.default_headers}  # the date
+        lines = "".join(f"{name}: {value}\r\n" for name, value in {**usual, **(headers or {})}.items())
+        status = HTTPStatus(refusal.status)
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n{lines}"
+        return f"{head}content-length: {len(content)}\r\nconnection: close\r\n\r\n".encode() + content
 
     def _turn_away(self) -> None:
         """There is no room."""
@@ -478,7 +486,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self._is_turned_away = True
         refusal = problem("busy", "all HTTP connections are at work; wait as long as Retry-After says")
-        self.write(_response(refusal, {"Retry-After": "1"}))
+        self.write(self._response(refusal, {"Retry-After": "1"}))
         self._linger()
 
     def _head_is_late(self) -> None:
@@ -564,11 +572,3 @@ class HttpConnection(asyncio.BufferedProtocol):
 def _head(method: bytes, url: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> bytes:
     lines = b"".join(b"%b: %b\r\n" % header for header in headers)
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), lines)
-
-
-def _response(refusal: Problem, headers: Mapping[str, str] | None) -> bytes:
-    content = json.dumps(refusal.document()).encode()
-    lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
-    status = HTTPStatus(refusal.status)
-    head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n{lines}"
-    return f"{head}content-length: {len(content)}\r\nconnection: close\r\n\r\n".encode() + content

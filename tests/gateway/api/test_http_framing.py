@@ -33,7 +33,9 @@ def test_what_a_head_may_say(run: Run[Any]) -> None:  # noqa: F811
     async def scene() -> None:
         async with serving() as running:
             for case, said in REFUSED.items():
-                assert (await running.say(said)).startswith(b"HTTP/1.1 400 "), case
+                answer = await running.say(said)
+                assert answer.startswith(b"HTTP/1.1 400 "), case
+                assert b"\r\ndate: " in answer, "RFC 9110, 6.6.1"
             assert limits(running)["malformed"] == len(REFUSED)
             for case, said in TAKEN.items():
                 assert (await running.say(said)).startswith(b"HTTP/1.1 200 "), case
