@@ -207,7 +207,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         else:
             await http.start(None)
             http_tls = doors.for_requests(tls)
-            entrance = mqtt.accept(listener, Entrance(http_tls), lambda _: http.protocol())
+            entrance = mqtt.accept(listener, Entrance(http_tls), lambda _: http.protocol(), rooms.connections.room_for)
             hangups.ready(partial(_reload, rooms, tls, http_tls))
         ending.push_async_callback(http.stop)
         ending.callback(rooms.feed.end)  # before that: a stream would keep it waiting

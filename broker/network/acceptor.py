@@ -1,14 +1,17 @@
 """Accepts connections that begin with something before their protocol: a PROXY header, TLS, or both in this order.
 
-The loop's own servers know only TLS, and say nothing of handshakes that fail. Here each connection that comes has a
-short task: PROXY header, handshake, then the protocol takes over and the task is gone.
+The loop's own servers know only TLS, and say nothing of handshakes that fail. Here each connection that comes is
+*silent* until its first byte; then it has a short task: PROXY header, handshake, then the protocol takes over and the
+task is gone.
 
 Laws
 1. Nothing of a PROXY header is believed unless its sender is a trusted proxy; anybody else is cut off. Exactly the
    header is read, so that the TLS after it is whole.
 2. Whoever fails is logged with address and reason, and counted. Who hangs up without a word is logged for debugging
    only: health checks of load balancers do it all the time.
-3. Bounded: whoever is on the way in counts as a socket of the owner (`room`), and has `timeout` seconds.
+3. Bounded: whoever is on the way in counts as a socket of the owner (`room`), and has `timeout` seconds. A silent one
+   has to go for a newcomer (`strangers`: of the same address, if that has many); only where none is, somebody in a
+   handshake.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from broker.addresses import address_of
 from broker.network import tls
 from broker.network.proxies import (
     PREFIX,
@@ -33,6 +37,7 @@ from broker.network.proxies import (
     host_and_port,
     parse_header,
 )
+from broker.network.strangers import Strangers
 from broker.network.tls import Failure, ServerTls
 
 log = logging.getLogger(__name__)
@@ -41,6 +46,7 @@ AT_ONCE: Final = 64
 """Sockets taken from the backlog in one turn of the loop; a TLS handshake costs it up to a millisecond."""
 PAUSE: Final = 1.0
 """Seconds without accepting when the process has no descriptor left, as asyncio does."""
+LATE_HEADER: Final = Failure(ProxyHeaderError.label, "its PROXY header did not come in time")
 _NO_DESCRIPTOR: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -61,6 +67,26 @@ class Entrance:
         return self.tls.browser_context if self.browsers else self.tls.context
 
 
+class _Silent:
+    """A socket that has not said a word yet."""
+
+    __slots__ = ("address", "late", "socket")
+    is_stranger = True
+
+    def __init__(self, arrived: socket.socket, address: Any) -> None:
+        self.socket = arrived
+        self.address = address
+        self.late: asyncio.TimerHandle
+        """Ends the waiting."""
+
+    def has_spoken(self) -> bool:
+        """Something has come, and the loop has not told us yet."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:  # nothing has, or it has hung up
+            return False
+
+
 class Acceptor:
     """`listener` is bound, listening and non-blocking; it belongs to the acceptor from here on.
 
@@ -74,10 +100,11 @@ class Acceptor:
         protocol: Callable[[str], asyncio.BaseProtocol],
         *,
         timeout: float,
-        room: Callable[[int], bool],
+        room: Callable[[Acceptor, str], bool],
         refused: Callable[[str], None],
     ) -> None:
-        """`room(n)`: whether n sockets on their way in may be one more. `refused(label)` counts."""
+        """`room(acceptor, address)`: whether there is room for a newcomer from there; it may make some with `evict`.
+        `refused(label)` counts."""
         self._listener = listener
         self._entrance = entrance
         self._protocol = protocol
@@ -85,8 +112,9 @@ class Acceptor:
         self._room = room
         self._refused = refused
         self._loop = asyncio.get_running_loop()
+        self._silent: Strangers[_Silent] = Strangers()
         self._arriving: dict[asyncio.Task[None], None] = {}
-        """In the order of their coming."""
+        """Those who have begun, in the order in which they did."""
         self._paused: asyncio.TimerHandle | None = None
         self._loop.add_reader(listener.fileno(), self._accept)
 
@@ -98,8 +126,46 @@ class Acceptor:
             self._paused.cancel()
         self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
+        while (silent := self._silent.take_victim("")) is not None:
+            self._no_longer_silent(silent)
+            silent.socket.close()
         for task in self._arriving:
             task.cancel()
+
+    @property
+    def silent(self) -> int:
+        """Who has not said a word yet."""
+        return len(self._silent)
+
+    @property
+    def arriving(self) -> int:
+        """Sockets on their way in, silent ones included."""
+        return len(self._silent) + len(self._arriving)
+
+    def evict_silent(self, address: str) -> bool:
+        """Cut off a silent one for a newcomer from this address; whether there was any."""
+        while (victim := self._silent.take_victim(address)) is not None:
+            if victim.has_spoken():
+                self._spoke(victim)
+                continue
+            self._refused("evicted_stranger")
+            self._no_longer_silent(victim)
+            victim.socket.close()
+            return True
+        return False
+
+    def evict(self, address: str) -> bool:
+        """Cut off a silent one for a newcomer from this address, or else whoever has begun first; whether there was
+        anybody."""
+        if self.evict_silent(address):
+            return True
+        first = next(iter(self._arriving), None)
+        if first is None:
+            return False
+        self._refused("evicted_stranger")
+        del self._arriving[first]
+        first.cancel()
+        return True
 
     def _accept(self) -> None:
         for _ in range(AT_ONCE):
@@ -115,19 +181,34 @@ class Acceptor:
                 self._loop.remove_reader(self._listener.fileno())
                 self._paused = self._loop.call_later(PAUSE, self._go_on)
                 return
-            if not self._room(len(self._arriving)):
-                oldest = next(iter(self._arriving), None)
-                if oldest is None:
-                    self._refused("too_many_sockets")
-                    arrived.close()
-                    continue
-                self._refused("evicted_stranger")
-                del self._arriving[oldest]
-                oldest.cancel()
+            share = address_of(_host(address))
+            if not self._room(self, share):
+                self._refused("too_many_sockets")
+                arrived.close()
+                continue
             arrived.setblocking(False)
-            task = self._loop.create_task(self._enter(arrived, address))
-            self._arriving[task] = None
-            task.add_done_callback(partial(self._arrived, arrived))
+            silent = _Silent(arrived, address)
+            silent.late = self._loop.call_later(self._timeout, self._silent_too_long, silent)
+            self._silent.add(silent, share)
+            self._loop.add_reader(arrived.fileno(), self._spoke, silent)
+
+    def _no_longer_silent(self, silent: _Silent) -> None:
+        self._silent.discard(silent)
+        silent.late.cancel()
+        self._loop.remove_reader(silent.socket.fileno())
+
+    def _spoke(self, silent: _Silent) -> None:
+        """It has said something, or hung up."""
+        self._no_longer_silent(silent)
+        left = max(silent.late.when() - self._loop.time(), 0.1)
+        task = self._loop.create_task(self._enter(silent.socket, silent.address, left))
+        self._arriving[task] = None
+        task.add_done_callback(partial(self._arrived, silent.socket))
+
+    def _silent_too_long(self, silent: _Silent) -> None:
+        self._no_longer_silent(silent)
+        late = LATE_HEADER if self._entrance.proxies is not None else tls.LATE
+        self._turn_away(silent.socket, peer_text(silent.address), late)
 
     def _arrived(self, arrived: socket.socket, task: asyncio.Task[None]) -> None:
         self._arriving.pop(task, None)
@@ -137,19 +218,19 @@ class Acceptor:
     def _go_on(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
-    async def _enter(self, arrived: socket.socket, address: Any) -> None:
+    async def _enter(self, arrived: socket.socket, address: Any, timeout: float) -> None:
         peer = peer_text(address)
         context = self._entrance.context
         handshake = tls.Handshake(arrived)
         try:
             if self._entrance.proxies is not None:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(timeout):
                     peer = await self._announced(arrived, address, self._entrance.proxies) or peer
         except ProxyHeaderError as error:
             self._turn_away(arrived, peer, Failure(error.label, str(error)))
             return
         except TimeoutError:
-            self._turn_away(arrived, peer, Failure(ProxyHeaderError.label, "its PROXY header did not come in time"))
+            self._turn_away(arrived, peer, LATE_HEADER)
             return
         except OSError:  # it hung up without a word, or in the middle of one
             arrived.close()
@@ -161,7 +242,7 @@ class Acceptor:
                 lambda: self._protocol(peer),
                 arrived,
                 ssl=context,
-                ssl_handshake_timeout=self._timeout if context is not None else None,
+                ssl_handshake_timeout=timeout if context is not None else None,
             )
         except (OSError, UnicodeError) as error:
             self._turn_away(arrived, peer, tls.failure(error, handshake))

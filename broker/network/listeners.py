@@ -92,6 +92,8 @@ class BrokerServer:
         self.read_turns = ReadTurns(self._loop)
         self._listeners: list[asyncio.Server] = []
         self._acceptors: list[Acceptor] = []
+        self._sharing: list[Acceptor] = []
+        """Those whose sockets count for our share."""
         self._socket_files: list[str] = []
         self._transports: set[TcpTransport] = set()
         self._nobody_left: asyncio.Event = asyncio.Event()
@@ -127,19 +129,26 @@ class BrokerServer:
         return address.at(port)
 
     def accept(
-        self, listener: socket.socket, entrance: Entrance, protocol: Callable[[str], asyncio.BaseProtocol]
+        self,
+        listener: socket.socket,
+        entrance: Entrance,
+        protocol: Callable[[str], asyncio.BaseProtocol],
+        room: Callable[[Acceptor, str], bool] | None = None,
     ) -> Acceptor:
         """Have a listening socket's connections enter this way, whatever protocol they speak behind it; `protocol` gets
-        the client's address. It ends with the server, if it is not closed before."""
+        the client's address. `room` as in `Acceptor`: given, they are not of our share. It ends with the server, if it
+        is not closed before."""
         acceptor = Acceptor(
             listener,
             entrance,
             protocol,
             timeout=self.broker.settings.connect_timeout,
-            room=self._has_room_or_evicts,
+            room=room or self._room_for,
             refused=self.broker.metrics.refuse,
         )
         self._acceptors.append(acceptor)
+        if room is None:
+            self._sharing.append(acceptor)
         return acceptor
 
     def websocket(self) -> WebSocketTransport:
@@ -218,7 +227,9 @@ class BrokerServer:
 
     def opened(self, transport: TcpTransport, peer: str) -> bool:
         address = address_of(peer)
-        if self._stopping or not (self._has_room(0) or self._evict(address)):
+        # Who comes through an acceptor is one of those that arrive, until its protocol has begun.
+        arriving = max(self._arriving() - 1, 0)
+        if self._stopping or not (self._has_room(arriving) or self._make_room(address)):
             self.broker.metrics.refuse("too_many_sockets")
             return False
         self._transports.add(transport)
@@ -228,8 +239,20 @@ class BrokerServer:
     def _has_room(self, arriving: int) -> bool:
         return len(self._transports) + arriving < self._limit
 
-    def _has_room_or_evicts(self, arriving: int) -> bool:
-        return self._has_room(arriving) or self._evict("")
+    def _arriving(self) -> int:
+        return sum(acceptor.arriving for acceptor in self._sharing)
+
+    def _room_for(self, acceptor: Acceptor, address: str) -> bool:
+        return self._has_room(self._arriving()) or self._make_room(address) or acceptor.evict(address)
+
+    def _make_room(self, address: str) -> bool:
+        """Cut off a stranger, or a socket that has not said a word before its handshake: of those that are more."""
+        most = max(self._sharing, key=lambda acceptor: acceptor.silent, default=None)
+        if most is None or not most.silent:
+            return self._evict(address)
+        if sum(acceptor.silent for acceptor in self._sharing) >= len(self._strangers):
+            return most.evict_silent(address)
+        return self._evict(address) or most.evict_silent(address)
 
     def _evict(self, address: str) -> bool:
         """Cut off a stranger for a newcomer from this address."""

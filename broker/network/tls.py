@@ -152,6 +152,7 @@ _FAILURES: Final[dict[str, Failure]] = {
 """OpenSSL's reason -> what it means here."""
 HUNG_UP: Final = Failure("tls_hung_up", "it hung up before the TLS handshake")
 """What health checks of load balancers do."""
+LATE: Final = Failure("tls_timeout", "it did not finish the TLS handshake in time")
 GAVE_UP: Final = Failure(
     "tls_gave_up",
     "it gave up in the middle of the TLS handshake without saying why: it may not trust our certificate, or is a "
@@ -168,7 +169,7 @@ def failure(error: OSError | UnicodeError, handshake: Handshake) -> Failure:
     if isinstance(error, ssl.SSLError):
         return _FAILURES.get(error.reason or "", Failure("tls_failed", f"the TLS handshake failed: {_words(error)}"))
     if isinstance(error, ConnectionAbortedError | TimeoutError):
-        return Failure("tls_timeout", "it did not finish the TLS handshake in time")
+        return LATE
     return GAVE_UP if handshake.answered else HUNG_UP
 
 

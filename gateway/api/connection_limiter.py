@@ -31,6 +31,15 @@ class Connection(Protocol):
         """End at once: another one needs the descriptor."""
 
 
+class Handshakes(Protocol):
+    """Connections on their way in (`broker.network.acceptor.Acceptor`)."""
+
+    @property
+    def arriving(self) -> int: ...
+
+    def evict(self, address: str) -> bool: ...
+
+
 class _Address:
     __slots__ = ("count", "idle", "known", "name")
 
@@ -120,6 +129,13 @@ class ConnectionLimiter:
         place = Place(self, address, connection)
         place.idle()
         return place
+
+    def room_for(self, handshakes: Handshakes, address: str) -> bool:
+        """Whether there is room for a newcomer who has to go through a TLS handshake first; one of those makes some if
+        need be. Some may come in even where there is no place: they end an idle connection, or are told why they
+        cannot stay."""
+        places = max(self.limit - self.open, min(self.limit, LAST_WORDS))
+        return handshakes.arriving < places or handshakes.evict(address)
 
     def may_say_why(self) -> bool:
         """Whether a connection that was refused may stay for an answer; `has_said_why` when it has gone."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -117,6 +118,8 @@ class Canary:
                 "device": [device.client_id, device.token, device.topics["push"]],
                 "newcomer": [newcomer.client_id, newcomer.token],
             }
+            if server.ca is not None:  # its devices come by another port, without TLS
+                self._settings |= {"ca": str(server.ca), "mqtt_port": int(server.listening[0].rpartition(":")[2])}
         else:
             self._settings |= {
                 "mqtt_port": server.port,
@@ -189,6 +192,7 @@ class _Song:
         self._http_port = str(settings["http_port"]) if "http_port" in settings else None
         self._mqtt_port = int(str(settings["mqtt_port"]))
         self._key = settings.get("key")
+        self._tls = ssl.create_default_context(cafile=str(settings["ca"])) if "ca" in settings else None
         self._device = list(map(str, settings["device"]))  # type: ignore[call-overload]  # a list of our own
         self._newcomer = list(map(str, settings["newcomer"]))  # type: ignore[call-overload]  # the same
         self.report = CanaryReport()
@@ -267,7 +271,7 @@ class _Song:
         )
         try:
             async with asyncio.timeout(GRACE_S):
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._http_port)
+                reader, writer = await asyncio.open_connection("localhost", self._http_port, ssl=self._tls)
                 writer.write((head + body).encode())
                 answer = await reader.read()
                 writer.close()

@@ -327,3 +327,82 @@ def test_descriptors_do_not_leak(run: Run[None], tmp_path: Path) -> None:
             assert server.metrics.refused == {"tls_plain_text": 21, "bad_proxy_header": 21}
 
     run(scenario())
+
+
+def test_the_silent_one_leaves_for_a_newcomer_and_not_who_has_begun(run: Run[None], tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue("broker", "localhost")
+    tls = ServerTls(TlsFiles(pair.certificate, pair.key))
+
+    async def scenario() -> None:
+        async with behind("mqtts://127.0.0.1:0", tls=tls) as (server, _, (address,)):
+            server.server._limit = 3
+            begun = await dial(address)
+            begun.writer.write(b"\x16\x03\x01\x02\x00")  # the head of a ClientHello
+            (acceptor,) = server.server._acceptors
+            await until(lambda: (acceptor.arriving, acceptor.silent) == (1, 0), "the handshake to begin")
+            first, second = await dial(address), await dial(address)
+            await until(lambda: acceptor.silent == 2, "two to be accepted")
+            third = await dial(address)
+            with suppress(ConnectionError):
+                assert await first.rest() == b""
+            assert (acceptor.arriving, acceptor.silent) == (3, 2)
+            assert server.metrics.refused == {"evicted_stranger": 1}
+            for client in (begun, first, second, third):
+                await client.hang_up()
+
+    run(scenario())
+
+
+def test_silent_sockets_of_all_ports_count_together(run: Run[None], tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue("broker", "localhost")
+    tls = ServerTls(TlsFiles(pair.certificate, pair.key))
+
+    async def scenario() -> None:
+        async with behind("mqtts://127.0.0.1:0", "wss://127.0.0.1:0", tls=tls) as (server, _, addresses):
+            server.server._limit = 4
+            clients = [await dial(address) for address in addresses for _ in range(4)]
+            await until(lambda: server.metrics.refused.get("evicted_stranger") == 4, "four to leave")
+            assert sum(acceptor.arriving for acceptor in server.server._acceptors) == 4
+            newcomer = await server.client()
+            newcomer.send(wire.connect("kiosk-1"))
+            await newcomer.expect(wire.connack_4())
+            for client in (*clients, newcomer):
+                await client.hang_up()
+
+    run(scenario())
+
+
+def test_who_is_silent_for_too_long_is_turned_away(
+    run: Run[None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = Authority(tmp_path).issue("broker", "localhost")
+
+    async def scenario() -> None:
+        tls = ServerTls(TlsFiles(pair.certificate, pair.key))
+        async with behind("mqtts://127.0.0.1:0", tls=tls, timeout=0.1) as (server, _, (address,)):
+            client = await dial(address)
+            assert await client.rest() == b""
+            assert server.metrics.refused == {"tls_timeout": 1}
+            await client.hang_up()
+
+    run(scenario())
+    assert "did not finish the TLS handshake in time" in caplog.text
+
+
+def test_what_has_been_said_and_not_been_read_yet_is_a_word(run: Run[None], tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue("broker", "localhost")
+    tls = ServerTls(TlsFiles(pair.certificate, pair.key))
+
+    async def scenario() -> None:
+        async with behind("mqtts://127.0.0.1:0", tls=tls) as (server, _, (address,)):
+            first, second = await dial(address), await dial(address)
+            (acceptor,) = server.server._acceptors
+            await until(lambda: acceptor.silent == 2, "both to be accepted")
+            first.writer.write(b"\x16")
+            assert acceptor.evict_silent("127.0.0.1")
+            assert (acceptor.arriving, acceptor.silent) == (1, 0)
+            assert await second.rest() == b""
+            for client in (first, second):
+                await client.hang_up()
+
+    run(scenario())

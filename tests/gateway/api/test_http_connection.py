@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from broker.network.descriptor_shares import share_of
 from gateway.api import http_connection, http_framing
 from gateway.api.admission import ADMITTED
-from gateway.api.connection_limiter import LOG_SECONDS, ConnectionLimiter
+from gateway.api.connection_limiter import LAST_WORDS, LOG_SECONDS, ConnectionLimiter
 from gateway.api.http_connection import MQTT_PATH, READ_BYTES, HttpConnection
 from gateway.api.http_framing import (
     BYTES_PER_CHUNK,
@@ -568,6 +568,38 @@ async def test_addresses_are_bounded_and_whoever_has_most_makes_room() -> None:
             one.place.leave()
             one.place.leave()
     assert limiter.open == 1
+
+
+class Arriving:
+    """TLS handshakes, of which so many are under way."""
+
+    def __init__(self, arriving: int, evicts: bool) -> None:
+        self.arriving = arriving
+        self.evicts = evicts
+        self.asked: list[str] = []
+
+    def evict(self, address: str) -> bool:
+        self.asked.append(address)
+        return self.evicts
+
+
+async def test_handshakes_are_of_the_same_share() -> None:
+    limiter = ConnectionLimiter(400, lambda: 0.0, share_of, is_proxy=lambda _: True)
+    connections = [Sleeper(limiter, "192.0.2.1") for _ in range(390)]
+    assert limiter.open == 390
+    handshakes = Arriving(LAST_WORDS - 1, evicts=False)
+    assert limiter.room_for(handshakes, "192.0.2.2"), "who comes may end an idle one"
+    handshakes.arriving = LAST_WORDS
+    assert not limiter.room_for(handshakes, "192.0.2.2")
+    handshakes.evicts = True
+    assert limiter.room_for(handshakes, "192.0.2.2")
+    assert handshakes.asked == ["192.0.2.2"] * 2
+    for one in connections[:100]:
+        assert one.place is not None
+        one.place.leave()
+    handshakes.arriving, handshakes.asked = 109, []
+    assert limiter.room_for(handshakes, "192.0.2.2")
+    assert handshakes.asked == []
 
 
 def test_a_limit_that_acts_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
