@@ -221,6 +221,8 @@ class Database:
             else:
                 _roll_back(raw)
             if fault is Fault.FULL and self.on_full():
+                for operation in group:
+                    operation.error = None
                 self._run_group(raw, group)
                 return
             if len(group) == 1 or fault in (Fault.UNSYNCED, Fault.LOCKED):

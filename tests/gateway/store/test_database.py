@@ -417,6 +417,35 @@ async def test_a_full_disk_is_tried_again_when_something_was_given_up_for_it(sma
     await database.close()
 
 
+async def test_what_fails_before_room_was_made_is_not_told_of_what_is_stored_after_it(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "test.db", lambda stored: lambda: 1_000)
+    database.on_full = lambda: True
+    may_go_on = threading.Event()
+    calls = 0
+
+    def fail_twice(connection: sqlite3.Connection) -> str:
+        nonlocal calls
+        calls += 1
+        if calls <= 2:
+            raise ZeroDivisionError
+        return "stored"
+
+    def meet_a_full_disk(connection: sqlite3.Connection) -> str:
+        if calls == 2:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return "stored"
+
+    database.submit(lambda connection: may_go_on.wait(5), lambda _: None, lambda error: None)  # the others are a group
+    answers = asyncio.gather(database.write(fail_twice), database.write(meet_a_full_disk))
+    await asyncio.sleep(0)
+    may_go_on.set()
+    first, second = await answers
+    assert first == second == "stored"
+    await database.close()
+
+
 async def test_damage_that_is_met_is_told_and_remembered(tmp_path: Path) -> None:
     path = tmp_path / "test.db"
     database = await Database.open(path, lambda stored: lambda: 1_000)
