@@ -46,7 +46,7 @@ def call(
         print_json(result)
     push_id = answer["push_id"]
     if answer["status"] == "queued":
-        raise Failure(f"no answer in {seconds} s. It may still come: `{PROGRAM} pushes deliveries {push_id}`")
+        raise Failure(f"no answer in {seconds} s. What came of it: `{PROGRAM} pushes deliveries {push_id}`")
     if answer["status"] == "ended":
         raise Failure(f"it was not carried out: {answer['state']} ({answer['reason'] or 'no reason'})")
     if isinstance(result, dict) and set(result) == {"error"}:

@@ -23,7 +23,7 @@ def backup(
     try:
         manifest = archive.create(found_data_dir(data_dir), file, overwrite=force)
     except (archive.BackupError, OSError) as error:
-        fail(f"no backup was made: {error}")
+        fail(f"no backup was made: {explained(error)}")
     print_manifest(manifest.as_dict(), as_json)
     note(f"{file} holds {manifest.size:,} bytes, and every key: keep it where only you can read it.")
 
@@ -47,9 +47,16 @@ def restore(
     except archive.RestoreUnfinished as error:
         fail(str(error))
     except (archive.BackupError, OSError) as error:
-        fail(f"nothing was restored: {error}")
+        fail(f"nothing was restored: {explained(error)}")
     print_manifest(manifest.as_dict(), as_json)
     note(f"Restored into {into}. Start it: {PROGRAM} serve --data-dir {into}")
+
+
+def explained(error: Exception) -> str:
+    """In words, without the system's number."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def print_manifest(manifest: dict[str, Any], as_json: bool) -> None:

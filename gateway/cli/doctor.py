@@ -154,12 +154,13 @@ def check_descriptors() -> Finding:
         import resource
     except ImportError:
         return Finding("ok", "open files", "this system has no such limit")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"ulimit -n is {soft} (hard limit {hard}); every connected device needs one"
-    if soft != resource.RLIM_INFINITY and soft < DESCRIPTORS:
-        return Finding(
-            "warn", "open files", text, f"ulimit -n {DESCRIPTORS} before `serve`, or LimitNOFILE= in its systemd unit"
-        )
+    # `serve` raises its own limit to the hard one; only root can raise that.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = "without limit" if hard == resource.RLIM_INFINITY else f"{hard} at most (ulimit -Hn)"
+    text = f"{most} for a server started here; every connected device needs one"
+    if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
+        remedy = f"for more: LimitNOFILE={DESCRIPTORS} in its systemd unit, or `ulimit -n {DESCRIPTORS}` as root"
+        return Finding("warn", "open files", text, remedy)
     return Finding("ok", "open files", text)
 
 

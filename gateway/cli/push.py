@@ -69,7 +69,8 @@ def push(
     if data is not None:
         body["data"] = json_of(data, "--data")
     if not notification and data is None and kind not in ("silent", "command"):
-        fail("nothing to send: give a text, --title, --data, or --kind silent", 2)
+        to = f" to {target['device']!r}" if "device" in target else ""
+        fail(f"nothing to send{to}: give a text, --title, --data, or --kind silent", 2)
     if attach is not None and not (title or text):
         fail("a file needs words: give a text or --title", 2)
     with client_of(server, data_dir) as client:

@@ -33,6 +33,8 @@ State = Literal[
 ]
 TIMES = ("acted_at", "opened_at", "dismissed_at", "displayed_at", "delivered_at", "ended_at")
 """Of a delivery, the furthest first."""
+LONGEST_TITLE = 40
+"""Characters."""
 
 
 @pushes.command("list")
@@ -49,7 +51,7 @@ def pushes_list(
         "sent at": "sent_at",
         "kind": "kind",
         "priority": "priority",
-        "title": lambda item: (item.get("notification") or {}).get("title"),
+        "title": lambda item: title_of(item.get("notification") or {}),
         "counts": lambda item: describe_counts(item["counts"]),
     }
     empty = f"No pushes yet. Send one: {PROGRAM} push kiosk-1 'Hello'"
@@ -112,6 +114,12 @@ def pushes_recall(push_id: PushId, server: ServerUrl = None, data_dir: DataDir =
             f"{result['cancelled']} cancelled, {result['in_flight']} in flight (their outcome is open), "
             f"{result['too_late']} too late"
         )
+
+
+def title_of(notification: dict[str, Any]) -> str | None:
+    """The title, or the text of what has none, shortened for a table."""
+    text: str | None = notification.get("title") or notification.get("body")
+    return text if text is None or len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1] + "…"
 
 
 def brief(value: Any) -> str:

@@ -41,6 +41,8 @@ COMMANDS = {
 }
 """What the API says to call, and what does that here."""
 CALL = re.compile(rf"\b({'|'.join(map(re.escape, COMMANDS))})(?![\w/])")
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL calls an answer that is no TLS, by its version."""
 RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
@@ -210,10 +212,16 @@ class ServerClient:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Distrusted(*self._distrusted(str(error))) from error
             where = f" (from {self.found_in / SERVER_FILE})" if self.found_in else ""
-            raise Failure(
-                f"no answer from {self.url}{where}: {str(error) or type(error).__name__}. Is the server running? "
-                f"`{PROGRAM} serve` starts it, `{PROGRAM} doctor` looks closer."
-            ) from error
+            why = str(error).rstrip(".") or type(error).__name__
+            raise Failure(f"no answer from {self.url}{where}: {why}. {self._remedy(error)}") from error
+
+    def _remedy(self, error: httpx2.TransportError) -> str:
+        if any(reason in str(error) for reason in NO_TLS):
+            return "It speaks no TLS: write its address as http://HOST:PORT."
+        cut = isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError)
+        if cut and self.found_in is None and self.tls is None:
+            return f"If it speaks TLS, write its address as https://HOST:PORT; `{PROGRAM} doctor` looks closer."
+        return f"Is the server running? `{PROGRAM} serve` starts it, `{PROGRAM} doctor` looks closer."
 
     def _distrusted(self, why: str) -> tuple[str, str]:
         """The finding, and the remedy."""

@@ -58,7 +58,7 @@ def watch_push(client: ServerClient, push_id: str, *, timeout: float | None, as_
                 else:
                     print(line, flush=True)
                 said = line
-            if not counts["waiting"] and not (counts["sent"] and any_in_flight(client, path)):
+            if not counts["waiting"] and not (counts["sent"] and any_in_flight(client, path, counts["sent"])):
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 raise Failure(f"still open after {timeout:g} s: {words}")
@@ -94,6 +94,12 @@ def deferred(client: ServerClient, path: str) -> str:
     return f"; {len(until)} deferred by caps or quiet hours, {'the first ' if len(until) > 1 else ''}until {first}"
 
 
-def any_in_flight(client: ServerClient, path: str) -> bool:
-    """Whether an acknowledgement is still owed. What was sent at QoS 0 gets none."""
-    return any(item["qos"] != 0 for item in client.items(f"{path}/deliveries", state="sent"))
+def any_in_flight(client: ServerClient, path: str, sent: int) -> bool:
+    """Whether an acknowledgement is still owed, or has come since `sent` deliveries were counted: then those counts are
+    not the last ones. What was sent at QoS 0 gets no acknowledgement."""
+    found = 0
+    for item in client.items(f"{path}/deliveries", state="sent"):
+        if item["qos"] != 0:
+            return True
+        found += 1
+    return found != sent

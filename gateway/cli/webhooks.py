@@ -40,7 +40,10 @@ def webhooks_add(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have events sent to an address from now on. The secret that they are signed with is shown this once."""
+    """Have events sent to an address from now on: all of them, or the types given.
+
+    The secret that they are signed with is shown this once.
+    """
     body: dict[str, Any] = {"url": url}
     body |= {"types": types} if types else {}
     body |= {} if description is None else {"description": description}

@@ -413,5 +413,7 @@ def _unknown(webhook_id: str) -> Problem:
 
 def _private(host: str) -> Problem:
     return problem(
-        "invalid_request", f"url: {host} is a private address; the setting webhook_networks can allow its network"
+        "invalid_request",
+        f"url: {host} is a private address; the server's setting webhook_networks can allow its network "
+        "(FLEETPUSH_WEBHOOK_NETWORKS)",
     )

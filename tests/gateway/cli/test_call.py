@@ -29,7 +29,7 @@ def test_a_call_prints_the_answer(fake: FakeServer) -> None:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (answered("queued", state="waiting"), "no answer in 10 s. It may still come: `fleetpush pushes deliveries p1`"),
+        (answered("queued", state="waiting"), "no answer in 10 s. What came of it: `fleetpush pushes deliveries p1`"),
         (answered("ended", state="expired"), "it was not carried out: expired (ttl_over)"),
         (answered(result={"error": "unknown command 'sing'"}), "the device could not do it: unknown command 'sing'"),
     ],

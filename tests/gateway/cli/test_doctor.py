@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from gateway.cli.doctor import (
     check_certificate,
     check_clock,
     check_data_dir,
+    check_descriptors,
     check_disk,
     check_ports,
     examine,
@@ -39,6 +41,18 @@ def test_a_data_directory_may_not_exist_yet(tmp_path: Path) -> None:
 def test_an_open_data_directory_warns(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     assert check_data_dir(tmp_path).level == "warn"
+
+
+def test_open_files_are_what_serve_may_raise_its_limit_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limits, level in (
+        ((1_024, 20_000), "warn"),
+        ((1_024, 65_536), "ok"),
+        ((1_024, resource.RLIM_INFINITY), "ok"),
+    ):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
+        finding = check_descriptors()
+        assert (finding.level, "LimitNOFILE=65536" in finding.remedy) == (level, level == "warn")
+        assert "1024" not in finding.text
 
 
 def test_a_clock_behind_server_time_warns() -> None:

@@ -97,3 +97,12 @@ def test_on_a_narrow_terminal_an_id_is_whole_and_nothing_is_cut_off(
     assert "sqIB0VqmCuEtUbdmotXI" in shown
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= 60
+
+
+def test_a_push_without_a_title_is_listed_with_its_text(fake: FakeServer) -> None:
+    said = [{"title": "Menu", "body": "Soup"}, {"body": "Hello"}, {"body": "x" * 41}, None]
+    counts = {"targeted": 0}
+    fake.answer = pages_of([{"push_id": "p1", "notification": words, "counts": counts} for words in said])
+    lines = fake.run("pushes", "list").stdout.splitlines()
+    title = lines[0].split("\t").index("TITLE")
+    assert [line.split("\t")[title] for line in lines[1:]] == ["Menu", "Hello", "x" * 39 + "…", ""]

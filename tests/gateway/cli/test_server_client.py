@@ -208,3 +208,15 @@ def test_an_address_that_is_none_is_wrong_use(url: str) -> None:
 def test_nobody_answers(tmp_path: Path) -> None:
     with ServerClient("http://127.0.0.1:9", "key_x") as client, pytest.raises(Failure, match=r"127\.0\.0\.1:9"):
         client.call("GET", "/v1/devices")
+
+
+def test_the_other_scheme_is_named(script: Script, tmp_path: Path) -> None:
+    with ServerClient(script.url.replace("http:", "https:"), "key_x") as client, pytest.raises(Failure) as failure:
+        client.call("GET", "/v1/devices")
+    assert str(failure.value).endswith("It speaks no TLS: write its address as http://HOST:PORT.")
+    initialize(tmp_path, ["127.0.0.1"], 825, datetime.now(UTC), host="vm")
+    speak_tls(script, tmp_path)
+    with ServerClient(script.url.replace("https:", "http:"), "key_x") as client, pytest.raises(Failure) as failure:
+        client.call("GET", "/v1/devices")
+    assert "If it speaks TLS, write its address as https://HOST:PORT" in str(failure.value)
+    assert ".." not in str(failure.value)

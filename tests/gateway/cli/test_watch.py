@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -53,3 +54,27 @@ def test_few_losses_are_all_shown(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr()
     assert [line.split("\t")[1] for line in printed.out.splitlines()[-2:]] == ["expired", "cancelled"]
     assert "more" not in printed.err
+
+
+class AcknowledgedMeanwhile(Deliveries):
+    """Acknowledges what is in flight between an answer's counts and the list of what is in flight."""
+
+    def items(self, path: str, limit: int | None = None, *, state: str) -> Iterator[dict[str, Any]]:
+        for delivery in self.deliveries:
+            delivery["state"] = "delivered"
+        return super().items(path, limit, state=state)
+
+
+def test_the_last_line_is_the_end_and_not_what_was_in_flight_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.cli.watch.WATCH_INTERVAL", 0)
+    watch_push(cast(ServerClient, AcknowledgedMeanwhile(("sent", None, None))), "p1", timeout=10, as_json=False)
+    assert capsys.readouterr().out.splitlines()[-1] == "p1  1 targeted: 1 delivered"
+
+
+def test_what_was_sent_at_qos_0_is_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    server = Deliveries(("sent", None, None))
+    server.deliveries[0]["qos"] = 0
+    watch_push(cast(ServerClient, server), "p1", timeout=0, as_json=False)
+    assert capsys.readouterr().out == "p1  1 targeted: 1 sent\n"
