@@ -66,10 +66,11 @@ CREATE TABLE server (
 );
 """
 UPGRADES = {
-    # Every run of that version began with 1: far from what clients may still acknowledge.
+    # Every run of that version began with 1: far from what clients may still acknowledge, also when the file is a copy
+    # of an earlier time (`void_sessions`).
     1: f"""
 ALTER TABLE server ADD COLUMN next_packet_id INTEGER NOT NULL DEFAULT 1;
-INSERT INTO server (only_row, time, next_packet_id) VALUES (1, 0, {LAST_PACKET_ID // 2})
+INSERT INTO server (only_row, time, next_packet_id) VALUES (1, 0, {LAST_PACKET_ID // 4})
     ON CONFLICT DO UPDATE SET next_packet_id = excluded.next_packet_id;
 """,
     2: """
