@@ -263,8 +263,7 @@ class Database:
     async def give_back(self, *, all_pages: bool = False) -> int:
         """Give a slice of the free pages back to the disk, beyond what is kept for tomorrow or all of them; how many.
 
-        Of a file that was made by a version before this one, none: only a whole copy (backup and restore) can change
-        that, and until then its free pages are used again, but stay in the file.
+        Of a file that was made without `auto_vacuum`, none: its free pages are used again, but stay in the file.
         """
         return await self.write(lambda connection: _vacuum_slice(connection, all_pages))
 
