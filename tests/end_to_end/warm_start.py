@@ -1,0 +1,178 @@
+"""A server process without the second and a half that Python takes to import it: forked from one that has it all.
+
+`WarmProcess` is what `subprocess.Popen` is to `harness.Server`. Each test process has one parent of servers, started
+with the first of them; it imports what `python -m gateway serve` imports, and then only forks. A server is a process
+of its own all the same, with its own threads, descriptors, environment and directory, that can be killed.
+
+What is different from a start by hand: the seed of `hash` is that of the parent, and variables that Python or the
+loader read when they begin (`PYTHON..`, `LD_..`) come too late. `can_start` says so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import io
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUEST_BYTES = 128 * 1024
+_starting = threading.Lock()
+NUMBER_BYTES = 8
+"""What the parent says of a process: its identifier, and when it has ended its exit code."""
+
+
+def can_start(environment: Mapping[str, str]) -> bool:
+    """Whether a forked process may have this environment."""
+    return all(
+        environment.get(name) == os.environ.get(name)
+        for name in {*environment, *os.environ}
+        if name.startswith(("LD_", "PYTHON", "FLEETPUSH_PROGRAM")) and name != "PYTHONPATH"
+    )
+
+
+@cache
+def _requests() -> socket.socket:
+    """To the parent of servers, which ends with us."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with its:
+        command = [sys.executable, "-m", __name__, str(its.fileno())]
+        parent = subprocess.Popen(command, cwd=ROOT, pass_fds=[its.fileno()])
+    atexit.register(parent.wait)
+    atexit.register(ours.close)  # the last that is registered comes first
+    return ours
+
+
+class WarmProcess:
+    """`arguments` are those of `fleetpush`. `stdout` is the reading end of a pipe."""
+
+    def __init__(self, arguments: Sequence[str], errors: int, environment: Mapping[str, str], folder: Path) -> None:
+        self.returncode: int | None = None
+        self._waiting = threading.Lock()
+        out, its_out = os.pipe()
+        self._status, its_status = os.pipe()
+        request = json.dumps({"arguments": arguments, "environment": dict(environment), "folder": str(folder)})
+        with _starting:
+            requests = _requests()
+        try:
+            socket.send_fds(requests, [request.encode()], [its_out, errors, its_status])
+        finally:
+            os.close(its_out)
+            os.close(its_status)
+        self.stdout: IO[str] = open(out, encoding="utf-8", errors="replace")  # noqa: SIM115  # its reader closes it
+        self.pid = int(os.read(self._status, NUMBER_BYTES))
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def poll(self) -> int | None:
+        return self._end(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises TimeoutExpired."""
+        code = self._end(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+        return code
+
+    def _end(self, timeout: float | None) -> int | None:
+        until = None if timeout is None else time.monotonic() + timeout
+        while self.returncode is None:
+            left = None if until is None else max(until - time.monotonic(), 0)
+            if not select.select([self._status], [], [], left)[0]:
+                return None
+            with self._waiting:
+                if self.returncode is None:
+                    said = os.read(self._status, NUMBER_BYTES)
+                    self.returncode = int(said) if said else -signal.SIGKILL  # the parent is gone
+                    os.close(self._status)
+        return self.returncode
+
+
+def serve_requests(requests: socket.socket) -> list[str] | None:
+    """In the parent. Returns in each process that it forks, with the arguments, and in itself when nobody asks any
+    more."""
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake)
+    status_of: dict[int, int] = {}
+    while True:
+        ready = select.select([requests.fileno(), woken], [], [])[0]
+        if woken in ready:
+            os.read(woken, 4096)
+            while status_of:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                os.write(status_of[pid], number(os.waitstatus_to_exitcode(status)))
+                os.close(status_of.pop(pid))
+        if requests.fileno() not in ready:
+            continue
+        request, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 3)
+        if not request:
+            return None
+        out, errors, status = descriptors
+        pid = os.fork()
+        if not pid:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in (requests.detach(), woken, wake, status, *status_of.values()):
+                os.close(descriptor)
+            return become(json.loads(request), out, errors)
+        os.close(out)
+        os.close(errors)
+        status_of[pid] = status
+        os.write(status, number(pid))
+
+
+def number(value: int) -> bytes:
+    return f"{value:{NUMBER_BYTES}}".encode()
+
+
+def become(request: dict[str, object], out: int, errors: int) -> list[str]:
+    """In a process that was just forked: be as if the shell had started it."""
+    arguments, environment, folder = request["arguments"], request["environment"], request["folder"]
+    assert isinstance(arguments, list)
+    assert isinstance(environment, dict)
+    assert isinstance(folder, str)
+    os.dup2(out, 1)
+    os.dup2(errors, 2)
+    os.close(out)
+    os.close(errors)
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
+    sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), errors="backslashreplace", write_through=True)
+    os.environ.clear()
+    os.environ.update(environment)
+    time.tzset()
+    os.chdir(folder)
+    return arguments
+
+
+def main() -> None:
+    gc.disable()
+    for module in ("uvloop", "gateway.app", "gateway.cli"):
+        import_module(module)
+    gc.freeze()
+    gc.enable()
+    arguments = serve_requests(socket.socket(fileno=int(sys.argv[1])))
+    if arguments is not None:
+        sys.argv[1:] = arguments
+        import_module("gateway.cli").main()
+
+
+if __name__ == "__main__":
+    main()
