@@ -177,6 +177,8 @@ class Settings(BaseSettings):
     def _safe(self) -> Self:
         if self.clock_speed != 1 and not self.loopback:
             raise ValueError("clock_speed: a faster clock is for simulations, on loopback only")
+        if self.mqtt_port == self.http_port != 0:
+            raise ValueError(f"mqtt_port and http_port are both {self.mqtt_port}: each needs a port of its own")
         return self
 
     @property

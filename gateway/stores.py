@@ -259,7 +259,8 @@ def _obstacle(path: Path) -> str | None:
         if not os.access(place, os.R_OK | os.W_OK | (os.X_OK if place == path.parent else 0)):
             return (
                 f"{place} belongs to {_user(found.st_uid)} (mode {stat.S_IMODE(found.st_mode):04o}), and this is "
-                f"{_user(os.geteuid())}: start the server as its owner, or `chown -R` the folder to who starts it"
+                f"{_user(os.geteuid())}: start the server as its owner, `chown -R` the data directory to "
+                "who starts it, or choose another --data-dir"
             )
     return None
 

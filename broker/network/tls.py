@@ -136,13 +136,16 @@ _FAILURES: Final[dict[str, Failure]] = {
     "NO_SHARED_CIPHER": Failure("tls_cipher", "it offers no cipher with forward secrecy and authenticated encryption"),
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": Failure("tls_client_certificate", "it has no client certificate"),
     "TLSV1_ALERT_UNKNOWN_CA": Failure(
-        "tls_server_certificate", "it does not trust our certificate's authority (unknown ca)"
+        "tls_server_certificate", "it does not trust our certificate's authority (unknown ca): give it the CA's ca.pem"
     ),
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": Failure("tls_server_certificate", "to its clock our certificate has expired"),
     "SSLV3_ALERT_BAD_CERTIFICATE": Failure(
         "tls_server_certificate", "it refuses our certificate (is the name it dials among the certificate's?)"
     ),
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": Failure("tls_server_certificate", "it refuses our certificate"),
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": Failure(
+        "tls_server_certificate",
+        "it refuses our certificate (does it trust the CA, and is the name it dials among the certificate's?)",
+    ),
     "TLSV1_ALERT_INTERNAL_ERROR": Failure(
         "tls_server_certificate",
         "it gave up (internal error): so do mosquitto's clients when the name they dial is not the certificate's",

@@ -127,6 +127,12 @@ def test_lists_come_from_flags_variables_and_the_file(nowhere: Path, monkeypatch
     assert Settings.load(trusted_proxies=["192.0.2.3"]).trusted_proxies == ("192.0.2.3",)
 
 
+def test_each_of_the_two_has_a_port_of_its_own(nowhere: Path) -> None:
+    with pytest.raises(BadSettings, match="mqtt_port and http_port are both 8080: each needs a port of its own"):
+        Settings.load(mqtt_port=8080)
+    assert Settings.load(mqtt_port=0, http_port=0).mqtt_port == 0
+
+
 def test_a_faster_clock_is_for_loopback() -> None:
     assert Settings.load(clock_speed=10).clock_speed == 10
     with pytest.raises(BadSettings, match="loopback"):

@@ -195,7 +195,8 @@ def test_the_files_of_another_owner_are_no_reason_to_restore(data_dir: Path) -> 
         (data_dir / name).chmod(mode)
         said = refused_to_nobody(data_dir)
         assert f"{name} belongs to root" in said
-        assert "chown" in said
+        assert "`chown -R` the data directory" in said
+        assert "--data-dir" in said
         assert RESTORE not in said
     data_dir.chmod(0o755)
     said = refused_to_nobody(data_dir)
