@@ -50,6 +50,10 @@ MAX_ATTEMPTS = 10
 and more starts than a device needs to find a bad moment."""
 RETRY_SECONDS = 0.5
 """Pause before an operation that the disk refused is tried again; acknowledgements wait in memory meanwhile."""
+ENDED_TOGETHER = 100
+"""Deliveries of a mailbox that one operation ends, about 4 ms: each is of another push, and has an event of its own."""
+RECALLED_TOGETHER = 500
+"""Deliveries of a push that one operation recalls, about 5 ms."""
 SWEEP_PUSHES = 200
 """Pushes whose lifetime ended that one sweep looks at; the writer is shared, so slices stay small."""
 
@@ -404,7 +408,19 @@ class Ledger:
             push.recalled = True
         self.flush()
         now = self._clock()
-        return await self._database.write(lambda rows: recall_rows(rows, push_no, self.sent_of(push_no), now), app_no)
+        final = await self._database.write(lambda connection: begin_recall(connection, push_no, now), app_no)
+        if final is not None:
+            return final
+        found = {"cancelled": 0, "in_flight": 0, "too_late": 0}
+        after: int | None = 0
+        while after is not None:  # if the server ends before the last, `recover_rows` does the rest
+            seen = after
+            part, after = await self._database.write(
+                lambda rows: recall_rows(rows, push_no, seen, self.sent_of(push_no), now),  # noqa: B023  awaited here
+                app_no,
+            )
+            found = {name: count + more for (name, count), more in zip(found.items(), part, strict=True)}
+        return found
 
     def is_recalled(self, push: ActivePush) -> bool:
         return push.recalled or push.no in self._recalled
@@ -414,13 +430,22 @@ class Ledger:
         self.flush()
         now = self._clock()
 
-        def operation(connection: sqlite3.Connection) -> tuple[int, list[int]]:
-            handles = self._waiting_handles(connection, device_no)
-            return end_rows(connection, handles, DeliveryState.CANCELLED, "mailbox_emptied", now), handles
+        last: int | None = None
 
-        ended, handles = await self._database.write(operation, app_no)
-        self.on_ended(handles)
-        return ended
+        def operation(connection: sqlite3.Connection) -> tuple[int, int, list[int]]:
+            handles = self._waiting_handles(connection, device_no)
+            newest = max(handles, default=0) if last is None else last
+            handles = [handle for handle in handles if handle <= newest][:ENDED_TOGETHER]
+            ended = end_rows(connection, handles, DeliveryState.CANCELLED, "mailbox_emptied", now)
+            return ended, newest, handles
+
+        total = 0
+        while True:
+            ended, last, handles = await self._database.write(operation, app_no)
+            self.on_ended(handles)
+            total += ended
+            if len(handles) < ENDED_TOGETHER:
+                return total
 
     def _waiting_handles(self, connection: sqlite3.Connection, device_no: int) -> list[int]:
         return [
@@ -763,36 +788,61 @@ def sweep_rows(
     return in_flight, len(due) == SWEEP_PUSHES, next_expiry
 
 
-def recall_rows(connection: sqlite3.Connection, push_no: int, sent: list[int], now: int) -> dict[str, int]:
-    """Raises Problem 410 for a push whose counts are no longer kept."""
-    row = connection.execute(
-        "SELECT final_counts, app_no FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)
-    ).fetchone()
+def begin_recall(connection: sqlite3.Connection, push_no: int, now: int) -> dict[str, int] | None:
+    """Note that a push is recalled; what is to be said of one without deliveries. Raises Problem 410 for a push whose
+    counts are no longer kept."""
+    row = connection.execute("SELECT final_counts FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
     if row is None:
         raise problem("gone", "this push ended long ago and its counts are no longer kept")
-    final, app_no = row
+    (final,) = row
     if final is not None:  # retention has removed its deliveries
         counts = json.loads(final)
         delivered = [state.label for state in DeliveryState if 1 <= state <= 14]
         return {"cancelled": 0, "in_flight": 0, "too_late": sum(counts[label] for label in delivered)}
-    cancelled, among, listed = 0, "device_no NOT IN (SELECT value FROM json_each(?))", json.dumps(sent)
     connection.execute("UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?", (now, push_no))
-    if log_push(connection, app_no, "cancelled", now, push_no, "recalled", among, (listed,)):
+    return None
+
+
+def recall_rows(
+    connection: sqlite3.Connection, push_no: int, after: int, sent: list[int], now: int
+) -> tuple[tuple[int, int, int], int | None]:
+    """Cancel what waits of a push for some devices, with numbers behind `after`; how many are cancelled, in flight and
+    too late among them, and where to go on."""
+    (app_no,) = connection.execute("SELECT app_no FROM push WHERE no = ?", (push_no,)).fetchone()
+    edge = connection.execute(
+        "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
+        (push_no, after, RECALLED_TOGETHER - 1),
+    ).fetchone()
+    here = (after, DEVICE_MASK if edge is None else edge[0])
+    cancelled, among = 0, "device_no > ? AND device_no <= ? AND device_no NOT IN (SELECT value FROM json_each(?))"
+    listed = (*here, json.dumps(sent))
+    if log_push(connection, app_no, "cancelled", now, push_no, "recalled", among, listed):
         cancelled = connection.execute(
             "UPDATE delivery SET state = 22, reason = 'recalled', ended_at = ?"
             f" WHERE push_no = ? AND +state = 0 AND {among}",
-            (now, push_no, listed),
+            (now, push_no, *listed),
         ).rowcount
     in_flight, too_late = connection.execute(
         "SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state BETWEEN 1 AND 14)"
-        " FROM delivery WHERE push_no = ?",
-        (push_no,),
+        " FROM delivery WHERE push_no = ? AND device_no > ? AND device_no <= ?",
+        (push_no, *here),
     ).fetchone()
-    return {"cancelled": cancelled, "in_flight": in_flight, "too_late": too_late}
+    return (cancelled, in_flight, too_late), None if edge is None else edge[0]
 
 
 def revoke_rows(connection: sqlite3.Connection, device_no: int, now: int) -> int:
-    """The device is removed: everything that had not ended, in flight or not, ends `revoked`; how many."""
-    waiting = connection.execute("SELECT push_no FROM delivery WHERE device_no = ? AND state = 0", (device_no,))
+    """The device is removed: what had not ended, in flight or not, ends `revoked`, ENDED_TOGETHER at most; how many."""
+    waiting = connection.execute(
+        "SELECT push_no FROM delivery WHERE device_no = ? AND state = 0 LIMIT ?", (device_no, ENDED_TOGETHER)
+    )
     handles = [handle_of(push_no, device_no) for (push_no,) in waiting]
     return end_rows(connection, handles, DeliveryState.REVOKED, "device_removed", now)
+
+
+def revoke_removed_rows(connection: sqlite3.Connection, now: int) -> int:
+    """At a start: as `revoke_rows`, of a device whose removal was interrupted."""
+    found = connection.execute(
+        "SELECT no FROM device INDEXED BY device_removed WHERE removed_at IS NOT NULL AND EXISTS (SELECT 1"
+        " FROM delivery INDEXED BY delivery_mailbox WHERE device_no = device.no AND state = 0) LIMIT 1"
+    ).fetchone()
+    return 0 if found is None else revoke_rows(connection, found[0], now)

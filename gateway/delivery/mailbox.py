@@ -31,8 +31,10 @@ from gateway.delivery.latency import LatencyHistogram
 from gateway.delivery.ledger import (
     DEVICE_BITS,
     DEVICE_MASK,
+    ENDED_TOGETHER,
     Ledger,
     handle_of,
+    revoke_removed_rows,
     revoke_rows,
 )
 from gateway.delivery.offers import BUNDLE_BYTES, Offers
@@ -102,6 +104,9 @@ class Mailbox:
         """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
         for principal in await self._strangers():
             self._engine.remove_session(principal, lambda: None)
+        now = self._clock()
+        while await self._database.write(lambda connection: revoke_removed_rows(connection, now)):
+            pass
         self._interrupted = set(self._engine.unfinished())
         held = self._engine.held()
         await self._ledger.recover([handle for _, handle in held])
@@ -465,10 +470,10 @@ class Mailbox:
         forget_device: Callable[[sqlite3.Connection, int], None],
         app_no: int | None = None,
     ) -> int:
-        """Remove a device: `forget_device(connection, now)` and the end of its deliveries are one commit.
+        """Remove a device: `forget_device(connection, now)` and the end of its first deliveries are one commit.
 
         Then its connections are closed and its session is deleted, on disk too: who enrols the id again after a crash
-        must not find it. How many deliveries ended `revoked`.
+        must not find it; and what else waits for it ends, after a kill at the next start. How many ended `revoked`.
         """
         self._ledger.flush()
         now = self._clock()
@@ -482,6 +487,10 @@ class Mailbox:
         self._engine.remove_session(client_id, forgotten.set)
         self.disconnect_device(client_id, ReasonCode.ADMINISTRATIVE_ACTION)
         await forgotten.wait()
+        more = revoked
+        while more == ENDED_TOGETHER:
+            more = await self._database.write(lambda connection: revoke_rows(connection, device_no, now), app_no)
+            revoked += more
         return revoked
 
     def disconnect_device(self, client_id: str, reason_code: int = ReasonCode.NOT_AUTHORIZED) -> int:

@@ -14,6 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.end_to_end.harness import Api, Server, wait_for
 from tests.hostile.canary import Canary
 
@@ -171,3 +173,25 @@ def test_new_rules_for_many_waiting_pushes(tmp_path: Path) -> None:
             api.call("PUT", "/v1/policy", 200, json={"caps": {"limits": [{"count": 3, "per": "day"}]}})
             wait_for(lambda: metric(server, "fleetpush_rule_changes_waiting") == 0, what="the end of the pass")
         assert metric(server, "fleetpush_rule_change_slices_total") >= 75
+
+
+@pytest.mark.full_only
+@pytest.mark.parametrize("what", ["recalls", "mailboxes", "devices"])
+def test_withdrawing_much_at_once(tmp_path: Path, what: str) -> None:
+    """Each recall, emptied mailbox and removed device was one operation, of as many deliveries as there were."""
+    with Server(tmp_path / "data") as server:
+        key = app_key(server, "other", "send", "devices")
+        with contextlib.closing(Api(server.url, key)) as api:
+            if what == "recalls":
+                api.enrol_many(f"d{number}" for number in range(10_000))
+                requests = [request("DELETE", f"/v1/pushes/{api.push({'all': True})}", key) for _ in range(10)]
+            else:
+                api.enrol_many(f"d{number}" for number in range(200))
+                api.push({"all": True})
+                server.stop()
+                fill_mailboxes(tmp_path / "data" / "fleetpush.db", 1_000)
+                server.start()
+                path = "/v1/devices/d{}/mailbox" if what == "mailboxes" else "/v1/devices/d{}"
+                requests = [request("DELETE", path.format(number), key) for number in range(200)]
+        with Canary(server):
+            hammer(server, requests, len(requests))
