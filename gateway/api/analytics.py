@@ -41,14 +41,17 @@ async def funnels(
 ) -> Response:
     """The funnels of all pushes that were accepted in a time, together, by channel, tag or hour of the day. Whole hours
     count, and 500 tags of an app in an hour. `opted_out` are people who have muted the channel, or withdrawn consent,
-    in that time."""
+    in that time. CSV and NDJSON say in the headers `Fleetpush-Limited` and `Fleetpush-Uncounted` what JSON has beside
+    its items."""
     first, last = time_parameter("from", since), time_parameter("to", to)
     found = await services(request).analytics.by(principal.app_no, by, first, last)
     items = found["items"]
+    beside = {"Fleetpush-Limited": str(found["limited"]).lower(), "Fleetpush-Uncounted": str(found["uncounted"])}
     if as_ == "csv":
-        return Response(_csv(by, items), media_type="text/csv; charset=utf-8")
+        return Response(_csv(by, items), headers=beside, media_type="text/csv; charset=utf-8")
     if as_ == "ndjson":
-        return Response(b"".join(to_json(item) + b"\n" for item in items), media_type="application/x-ndjson")
+        lines = b"".join(to_json(item) + b"\n" for item in items)
+        return Response(lines, headers=beside, media_type="application/x-ndjson")
     return json_response(found)
 
 

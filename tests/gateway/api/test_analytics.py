@@ -4,6 +4,8 @@ import csv
 import io
 import json
 
+import pytest
+
 from gateway.api import answers
 from tests.gateway.api.house import House
 
@@ -49,3 +51,20 @@ async def test_times_and_what_is_none(house: House) -> None:
     for query in ("", "?by=device", "?by=tag&from=yesterday", "?by=tag&from=2027-01-15T08:00:00", "?by=tag&format=pdf"):
         await house.refused("GET", f"/v1/analytics{query}", 422, "invalid_request")
     await house.refused("GET", "/v1/analytics?by=tag", 403, "forbidden", await house.key_for("send"))
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+async def test_exports_say_that_tags_are_left_out(house: House, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    for module in ("funnels", "analytics"):
+        monkeypatch.setattr(f"gateway.delivery.{module}.TAGS", 20)
+    await house.enrol("d1", tags=["common", *(f"rare-{number}" for number in range(10))])
+    await house.push({"all": True}, data=1)
+    answer = await house.http.get(f"/v1/analytics?by=tag&format={form}")
+    assert (answer.headers["fleetpush-limited"], answer.headers["fleetpush-uncounted"]) == ("false", "0")
+    await house.enrol("d2", tags=["common", *(f"own-{number}" for number in range(40))])
+    await house.push({"all": True}, data=1)
+    answer = await house.http.get(f"/v1/analytics?by=tag&format={form}")
+    assert answer.headers["fleetpush-limited"] == "true"
+    assert "common" in answer.text
+    assert len(answer.text.splitlines()) == 20 + (form == "csv")
+    assert (await house.http.get(f"/v1/analytics?by=channel&format={form}")).headers["fleetpush-limited"] == "false"
