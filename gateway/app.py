@@ -85,7 +85,7 @@ from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
 from gateway.outreach.webhooks import WebhookBook
-from gateway.periodic import repeat
+from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
 from gateway.store.errors import StorageError
 from gateway.stores import CannotStart, Stored
@@ -293,17 +293,18 @@ class Rooms:
         self._database = database
         self._clock = clock
         self._wall_clock = stored.wall_clock
-        self.facts = facts = DeviceFacts(database, clock, loop)
-        self._ledger = ledger = Ledger(database, clock, loop, settings.max_attempts)
-        self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, loop)
+        self._timers = timers = ServerTimers(loop)
+        self.facts = facts = DeviceFacts(database, clock, timers)
+        self._ledger = ledger = Ledger(database, clock, timers, settings.max_attempts)
+        self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, timers)
         self._book = book = PolicyBook(database, clock)
         self._wishes = wishes = Wishes(database, ledger, book, clock)
         numbers = PushNumbers()
-        self._gate = gate = Gate(database, ledger, mailbox, book, clock, loop, Digests(numbers))
+        self._gate = gate = Gate(database, ledger, mailbox, book, clock, timers, Digests(numbers))
         wishes.on_stored = lambda device_no: gate.look((device_no,))
         self._rule_changes = rule_changes = RuleChanges(database, ledger, wishes, gate, book, clock)
         book.on_changed = rule_changes.begin
-        self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, loop, ledger, wishes)
+        self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, timers, ledger, wishes)
         self._sessions = stored.sessions
         self._gauge = DiskSpace(settings.data_dir, settings.disk_reserve, loop.time, lambda: database.free_bytes)
         database.on_full = lambda: disk_space.release(settings.data_dir)
@@ -326,7 +327,7 @@ class Rooms:
                 idempotency_ms=int(settings.idempotency_hours * HOUR),
             ),
             clock,
-            loop,
+            timers,
             self._storage_left,
             book,
             gate,
@@ -336,10 +337,10 @@ class Rooms:
         self._idempotency_quota = IdempotencyQuota(database)
         self._acceptance.on_remembered = self._idempotency_quota.added
         self.enrolments = EnrolmentQuota(clock)
-        self.analytics = Analytics(database, ledger, book, clock, loop)
+        self.analytics = Analytics(database, ledger, book, clock, timers)
         self.event_room = EventRoom(database)
         self.uplink_quota = UplinkQuota(database)
-        self.feed = feed = EventFeed(database, clock, loop)
+        self.feed = feed = EventFeed(database, clock, timers)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
         self._webhooks = WebhookBook(database, clock, networks)
         self.couriers = Couriers(database, feed, self._webhooks, clock, networks)
@@ -357,7 +358,7 @@ class Rooms:
             ),
         )
         self._ring = KeyRing(database)
-        self._authenticator = DeviceAuthenticator(database, facts.on_denied, loop)
+        self._authenticator = DeviceAuthenticator(database, facts.on_denied, timers)
         self.share_of_key = self._ring.share_of
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)
@@ -375,7 +376,7 @@ class Rooms:
             stored.clock,
         )
         self.connection_events = connections = ConnectionEvents(
-            database, facts, clock, loop, logged=settings.log_connections
+            database, facts, clock, timers, logged=settings.log_connections
         )
         mailbox.on_connected = connections.connected
         mailbox.on_disconnected = connections.disconnected
@@ -388,7 +389,7 @@ class Rooms:
         self._gaps = Gaps(
             database,
             clock,
-            loop,
+            timers,
             lambda app_id, device_id: mailbox.is_subscribed(app_id, device_id, "notices"),
             lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
         )
@@ -541,6 +542,7 @@ class Rooms:
             except Exception as error:
                 log.error("the last outcomes could not be stored; their pushes will be sent again: %s", error)
         self._receipts.end()
+        self._timers.end()
 
 
 # -- ports -------------------------------------------------------------------------------------------------------------

@@ -19,3 +19,23 @@ async def repeat(seconds: float, *works: Callable[[], object]) -> None:
             except Exception:
                 log.exception("what is due could not be done, trying again")
         await asyncio.sleep(seconds)
+
+
+class ServerTimers:
+    """The loop's, until the server ends: what was to be looked at or tried again later then has no database any more,
+    and the next start looks at it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.call_soon: Callable[[Callable[[], None]], object] = loop.call_soon
+        self._loop = loop
+        self._ended = False
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> object:
+        return self._loop.call_later(delay, self._call, callback)
+
+    def end(self) -> None:
+        self._ended = True
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        if not self._ended:
+            callback()

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -64,6 +65,7 @@ class WarmProcess:
         self._waiting = threading.Lock()
         out, its_out = os.pipe()
         self._status, its_status = os.pipe()
+        weakref.finalize(self, os.close, self._status)  # not when it has ended: several threads may wait for that
         request = json.dumps({"arguments": arguments, "environment": dict(environment), "folder": str(folder)})
         with _starting:
             requests = _requests()
@@ -91,15 +93,16 @@ class WarmProcess:
 
     def _end(self, timeout: float | None) -> int | None:
         until = None if timeout is None else time.monotonic() + timeout
+        ready = select.poll()  # unlike `select`, of any number
+        ready.register(self._status, select.POLLIN)
         while self.returncode is None:
-            left = None if until is None else max(until - time.monotonic(), 0)
-            if not select.select([self._status], [], [], left)[0]:
+            left = None if until is None else max(until - time.monotonic(), 0) * 1000
+            if not ready.poll(left):
                 return None
             with self._waiting:
                 if self.returncode is None:
                     said = os.read(self._status, NUMBER_BYTES)
                     self.returncode = int(said) if said else -signal.SIGKILL  # the parent is gone
-                    os.close(self._status)
         return self.returncode
 
 
