@@ -539,7 +539,7 @@ class Acceptance:
         for draft in drafts:
             collapse_key = draft.request.collapse_key
             if draft.push_no and collapse_key is not None:
-                losers += supersede_rows(connection, draft.push_no, draft.app.no, collapse_key, is_sent, now)
+                losers += supersede_rows(connection, draft.push_no, collapse_key, is_sent, now)
         limited = self.limits.accept_rows(connection, drafts, now)
         losers += limited.losers
         lost_at_once: dict[int, set[int]] = {}

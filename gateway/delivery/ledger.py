@@ -623,25 +623,24 @@ def end_rows(
 def supersede_rows(
     connection: sqlite3.Connection,
     push_no: int,
-    app_no: int,
     collapse_key: str,
     is_sent: Callable[[int, int], bool],
     now: int,
 ) -> list[int]:
     """End older waiting deliveries with the push's collapse key on its devices; their handles.
 
-    Walks the mailboxes of the targeted devices (bounded by the mailbox limit), not all pushes with that key.
+    The index has what waits with that key: as a rule one of a device at most, and those in flight.
     """
+    connection.execute("UPDATE delivery SET collapse_key = ? WHERE push_no = ? AND +state = 0", (collapse_key, push_no))
     handles = [
         handle_of(older, device_no)
         for older, device_no in connection.execute(
             "SELECT d.push_no, d.device_no FROM delivery AS n"
-            " CROSS JOIN delivery AS d INDEXED BY delivery_mailbox"  # CROSS: in this order, whatever it estimates
-            "   ON d.device_no = n.device_no AND d.state = 0 AND d.push_no < n.push_no"
-            " CROSS JOIN push AS p ON p.no = d.push_no"
-            " WHERE n.push_no = ? AND +n.state = 0 AND p.collapse_key = ? AND p.app_no = ?",
-            (push_no, collapse_key, app_no),
-        ).fetchall()
+            " CROSS JOIN delivery AS d INDEXED BY delivery_collapse"  # CROSS: in this order, whatever it estimates
+            "   ON d.device_no = n.device_no AND d.state = 0 AND d.collapse_key = ?2 AND d.push_no < ?1"
+            " WHERE n.push_no = ?1 AND +n.state = 0",
+            (push_no, collapse_key),
+        )
         if not is_sent(older, device_no)
     ]
     end_rows(connection, handles, DeliveryState.SUPERSEDED, "collapse_key", now)

@@ -227,6 +227,13 @@ class Delivery(SQLModel, table=True):
             "not_before",
             sqlite_where=text("state = 0 AND not_before IS NOT NULL"),
         ),
+        Index(
+            "delivery_collapse",
+            "device_no",
+            "collapse_key",
+            "push_no",
+            sqlite_where=text("state = 0 AND collapse_key IS NOT NULL"),
+        ),
         Index("delivery_missed", "device_no", "ended_at", sqlite_where=text("state IN (20, 22, 23)")),
         {"sqlite_with_rowid": False},
     )
@@ -254,6 +261,9 @@ class Delivery(SQLModel, table=True):
     time on; 0 is at once."""
     replaced_by: int | None = None
     """Number of the push that it was digested into."""
+    collapse_key: str | None = None
+    """The push's, of those that were waiting when they were accepted: for the index, where a newer push finds what it
+    supersedes."""
 
 
 class AlertUse(SQLModel, table=True):

@@ -159,6 +159,25 @@ def test_pushes_to_full_mailboxes(tmp_path: Path) -> None:
             wait_for(lambda: len(list(api.items("/v1/devices/d1/mailbox"))) == 1_000, what="a mailbox at its limit")
 
 
+def test_a_collapse_key_for_full_mailboxes(tmp_path: Path) -> None:
+    """Each read the mailboxes of all its devices in one operation, whatever waited there."""
+    with Server(tmp_path / "data") as server:
+        key = app_key(server, "other", "send", "devices", "read")
+        with contextlib.closing(Api(server.url, key)) as api:
+            api.enrol_many(f"d{number}" for number in range(1_000))
+            api.push({"all": True}, collapse_key="price")
+        server.stop()
+        fill_mailboxes(tmp_path / "data" / "fleetpush.db", 300)
+        with sqlite3.connect(tmp_path / "data" / "fleetpush.db") as connection:
+            connection.execute("UPDATE push SET collapse_key = NULL WHERE id LIKE 'copy-%'")
+        connection.close()
+        server.start()
+        with contextlib.closing(Api(server.url, key)) as api:
+            with Canary(server):
+                newer = [api.push({"all": True}, collapse_key="price") for _ in range(2)]
+            assert [api.counts(push_id)["superseded"] for push_id in newer] == [1_000, 0]
+
+
 def test_new_rules_for_many_waiting_pushes(tmp_path: Path) -> None:
     """Each change took the writer for a second of each hundred thousand deliveries, in one operation."""
     with Server(tmp_path / "data") as server:

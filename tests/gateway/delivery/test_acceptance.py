@@ -11,6 +11,7 @@ import pytest
 
 from gateway.delivery.acceptance import CONSIDERATE_MS, CONSIDERATE_PUSHES
 from gateway.delivery.acceptance_queue import BATCH_PUSHES
+from gateway.delivery.ledger import supersede_rows
 from gateway.delivery.submission import AcceptedPush, Submission
 from gateway.errors import Problem, problem
 from gateway.store.errors import StorageFull
@@ -122,6 +123,41 @@ def test_a_collapse_key_supersedes_what_waits_on_the_devices_it_addresses(world:
     assert world.state(old, 2) == ("waiting", None)
     world.connect()
     assert world.received() == [other, new]
+
+
+def test_the_cost_of_a_collapse_key_does_not_grow_with_what_else_waits() -> None:
+    """Steps of SQLite's machine, with one older push and with forty others, of other collapse keys and of none."""
+    world = World(devices=50, mailbox_limit=100)
+
+    def steps() -> int:
+        older = world.push({"all": True}, collapse_key="price").push_id
+        (older_no,) = world.row("SELECT max(no) FROM push")
+        newer_no = older_no + 1
+        world.connection.execute(
+            "INSERT INTO delivery (push_no, device_no, priority, size, state) SELECT ?, no, 2, 1, 0 FROM device",
+            (newer_no,),
+        )
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        world.connection.set_progress_handler(count, 1)
+        ended = supersede_rows(world.connection, newer_no, "price", lambda push_no, device_no: False, world.now)
+        world.connection.set_progress_handler(None, 1)
+        assert len(ended) == 50
+        assert world.state(older) == ("superseded", "collapse_key")
+        world.connection.execute("DELETE FROM delivery WHERE push_no = ?", (newer_no,))
+        return counted
+
+    alone = steps()
+    for number in range(20):
+        world.push({"all": True}, collapse_key=f"menu-{number}")
+        world.push({"all": True})
+    assert steps() <= 1.1 * alone
+    world.close()
 
 
 def test_a_batch_may_supersede_and_overflow_within_itself(world: World) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlmodel import SQLModel, create_engine
 
@@ -61,6 +63,34 @@ def test_the_migrated_schema_is_that_of_the_models(tmp_path: Path) -> None:
 def test_the_newest_revision_is_the_one_that_starts_compare_with() -> None:
     script = ScriptDirectory(str(Path(migrations.__file__).parent))
     assert script.get_heads() == [migrations.HEAD]
+
+
+def test_what_waits_of_an_earlier_version_is_found_by_its_collapse_key(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as at_0015:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = at_0015
+        command.upgrade(config, "0015")
+        at_0015.commit()
+    engine.dispose()
+    connection = sqlite3.connect(path)
+    connection.executemany(
+        "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, collapse_key, target, content, size, accepted_at,"
+        " expires_at, closed_at, targeted, suppressed)"
+        " VALUES (?1, ?1, 1, 'silent', 2, 1, 60, ?2, '{}', '{}', 2, 0, 60000, ?3, 2, 0)",
+        [(1, None, None), (2, "price", None), (3, "price", 70_000)],
+    )
+    connection.executemany(
+        "INSERT INTO delivery (push_no, device_no, priority, size, state) VALUES (?, ?, 2, 2, ?)",
+        [(1, 1, 0), (2, 1, 0), (2, 2, 10), (3, 1, 20)],
+    )
+    connection.commit()
+    prepare(path)
+    rows = connection.execute("SELECT push_no, device_no FROM delivery WHERE collapse_key = 'price'").fetchall()
+    assert rows == [(2, 1)]
+    connection.close()
 
 
 def test_preparing_twice_changes_nothing(tmp_path: Path) -> None:
