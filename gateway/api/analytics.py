@@ -41,12 +41,14 @@ async def funnels(
 ) -> Response:
     """The funnels of all pushes that were accepted in a time, together, by channel, tag or hour of the day. Whole hours
     count, and 500 tags of an app in an hour. `opted_out` are people who have muted the channel, or withdrawn consent,
-    in that time. CSV and NDJSON say in the headers `Fleetpush-Limited` and `Fleetpush-Uncounted` what JSON has beside
-    its items."""
+    in that time. CSV and NDJSON say in the headers `Fleetpush-Limited`, `Fleetpush-Counted-From` and
+    `Fleetpush-Uncounted` what JSON has beside its items."""
     first, last = time_parameter("from", since), time_parameter("to", to)
     found = await services(request).analytics.by(principal.app_no, by, first, last)
     items = found["items"]
     beside = {"Fleetpush-Limited": str(found["limited"]).lower(), "Fleetpush-Uncounted": str(found["uncounted"])}
+    if found["counted_from"] is not None:
+        beside["Fleetpush-Counted-From"] = found["counted_from"]
     if as_ == "csv":
         return Response(_csv(by, items), headers=beside, media_type="text/csv; charset=utf-8")
     if as_ == "ndjson":

@@ -412,7 +412,13 @@ class Funnel(Stages):
 
 class Funnels(_Answer):
     items: list[Funnel] = Field(description="The 1,000 with most deliveries, if there are more.")
-    limited: bool = Field(description="There may be more tags than are counted: 500 of a push, and in an hour.")
+    limited: bool = Field(
+        description="There may be more tags than are counted: 500 of a push, and in an hour; or hours before "
+        "`counted_from`."
+    )
+    counted_from: str | None = Field(
+        description="There was no time to add up the hours before this one: ask for them with `from` and `to`."
+    )
     uncounted: int = Field(description="Pushes that have changed and will be counted soon.")
 
 

@@ -78,7 +78,11 @@ def analytics_by(
         for item in found["items"]
     ]
     print_table(columns, rows, "Nothing was sent in that time.")
-    if found["limited"]:
+    if found.get("counted_from") is not None:
+        note(
+            f"Of hours before {found['counted_from']} there was too much to add up: ask for them with --from and --to."
+        )
+    elif found["limited"]:
         note("There may be more than these: 500 tags of a push and in an hour are counted, and 1,000 lines shown.")
     if found["uncounted"]:
         note(f"{found['uncounted']} pushes have changed and will be counted soon.")

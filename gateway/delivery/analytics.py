@@ -30,19 +30,23 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from gateway.audience.policy import PolicyBook
 from gateway.delivery.funnels import (
     HOUR_MS,
+    KEPT,
     RECOUNTED,
     STEP,
     TAGS,
     Position,
     Rest,
     Tally,
+    add_up_hours,
     count_part,
     count_rows,
+    known_hours,
     open_pushes,
     opted_out_after,
     position,
@@ -65,6 +69,9 @@ SETTLE_SECONDS = 1.0
 """That a question about all pushes waits for what has changed to be counted."""
 ITEMS = 1_000
 """Of an answer, those with most deliveries."""
+ADD_UP_SECONDS = 10.0
+"""That a question has for adding up hours, the newest first, and for waiting for those before it: a week of 500 tags in
+every hour with all their times, so much more of fewer."""
 PAUSE = 0.05
 """Seconds between two operations."""
 LOOK = 0.5
@@ -113,6 +120,8 @@ class Analytics:
         self._looking = False
         self._counted: set[int] = set()
         """Large ones that this server has counted: what has come to them since is in one of those sets."""
+        self._adding_up: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        """By app."""
         self._lock = asyncio.Lock()
         """Held while a large push is counted: a later count must not be replaced by an earlier one."""
 
@@ -269,32 +278,60 @@ class Analytics:
     async def by(self, app_no: int, by: By, since: int | None, until: int | None) -> dict[str, Any]:
         """One item per channel, tag or hour of the day, of pushes accepted from `since` to before `until` (ms).
 
-        `limited`: there may be more tags than are counted. `uncounted`: so many pushes have changed since they were
-        counted.
+        `limited`: there may be more tags than are counted, or hours before `counted_from`, for which there was no time.
+        `uncounted`: so many pushes have changed since they were counted.
         """
         uncounted = await self.settle()
-        first = (since or 0) // HOUR_MS
-        last = 2**53 if until is None else -(-until // HOUR_MS)
+        deadline = time.monotonic() + ADD_UP_SECONDS
+        lock = self._adding_up.setdefault(app_no, asyncio.Lock())  # one question of an app at a time holds its sums
+        async with lock:
+            tallies, limited, counted_from = await self._add_up(app_no, by, since, until, deadline)
+        chosen = sorted(tallies, key=lambda name: (-tallies[name]["targeted"], name))[:ITEMS]
+        return {
+            "items": [{by: name or None, **_described(tallies[name])} for name in sorted(chosen)],
+            "limited": counted_from is not None or (by == "tag" and (limited or len(tallies) > ITEMS)),
+            "counted_from": None if counted_from is None else rfc3339(counted_from * HOUR_MS),
+            "uncounted": uncounted,
+        }
+
+    async def _add_up(
+        self, app_no: int, by: By, since: int | None, until: int | None, deadline: float
+    ) -> tuple[dict[str, Tally], bool, int | None]:
+        """The sums; whether there may be more tags; and the hour before which there was no time to read."""
         zone = ZoneInfo(self._book.of(app_no).policy.timezone)
 
-        def read(connection: sqlite3.Connection) -> tuple[dict[str, Tally], bool]:
-            tallies: dict[str, Tally] = defaultdict(Counter)
-            of_hour: Counter[int] = Counter()
-            for key, hour, content in connection.execute(
-                "SELECT key, hour, content FROM funnel WHERE app_no = ? AND dimension = ? AND hour >= ? AND hour < ?",
-                (app_no, "all" if by == "hour" else by, first, last),
-            ):
-                shown_ms = wall_time.of((hour + 1) * HOUR_MS - 1)
-                name = f"{datetime.fromtimestamp(shown_ms / 1000, zone):%H}" if by == "hour" else key
-                tallies[name].update(json.loads(content))
-                of_hour[hour] += 1
-            chosen = sorted(tallies, key=lambda name: (-tallies[name]["targeted"], name))[:ITEMS]
-            full = any(count >= TAGS for count in of_hour.values())
-            return {name: tallies[name] for name in sorted(chosen)}, by == "tag" and (full or len(tallies) > ITEMS)
+        def name_of(key: str, hour: int) -> str:
+            if by != "hour":
+                return key
+            shown_ms = wall_time.of((hour + 1) * HOUR_MS - 1)
+            return f"{datetime.fromtimestamp(shown_ms / 1000, zone):%H}"
 
-        found, limited = await self._database.read(read, app_no)
-        items = [{by: key or None, **_described(tally)} for key, tally in found.items()]
-        return {"items": items, "limited": limited, "uncounted": uncounted}
+        first, before = await self._database.read(known_hours, app_no)
+        first = max(first, (since or 0) // HOUR_MS)
+        before = before if until is None else min(before, -(-until // HOUR_MS))
+        dimension = "all" if by == "hour" else by
+        tallies: dict[str, Tally] = defaultdict(Counter)
+        limited = False
+        while before > first:
+            began = time.monotonic()
+            part = await self._database.read(
+                partial(add_up_hours, app_no=app_no, dimension=dimension, first=first, before=before, name_of=name_of),
+                app_no,
+            )
+            before = part.first
+            for name, tally in part.tallies.items():
+                tallies[name].update(tally)
+            limited = limited or part.is_full
+            if len(tallies) > KEPT:
+                limited = True
+                for name in sorted(tallies, key=lambda name: -tallies[name]["targeted"])[KEPT:]:
+                    del tallies[name]
+            if before > first:
+                ended = time.monotonic()
+                if ended > deadline:
+                    return tallies, limited, before
+                await asyncio.sleep((ended - began) / 2)  # the interpreter lock is everybody's
+        return tallies, limited, None
 
 
 def _described(tally: Mapping[str, int]) -> dict[str, Any]:

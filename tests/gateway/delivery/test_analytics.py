@@ -11,6 +11,7 @@ from gateway.audience.policy import NewChannel
 from gateway.delivery.analytics import STAGES
 from gateway.delivery.event_log import last_position, remove_events_to
 from gateway.errors import Problem
+from gateway.timestamps import rfc3339
 from tests.gateway.delivery.world import APP, START, World
 
 ALERT = {"title": "Hi"}
@@ -317,3 +318,52 @@ def test_a_question_waits_so_long_for_what_is_not_counted_yet(world: World, monk
     monkeypatch.setattr("gateway.delivery.analytics.SETTLE_SECONDS", 10.0)
     found = world.run(world.analytics.by(APP.no, "channel", None, None))
     assert (found["items"][0]["targeted"], found["uncounted"]) == (3, 0)
+
+
+def test_many_hours_are_added_up_a_part_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for hours in (0, 1, 2, 700, 2_000):
+        world.now = START + hours * 3_600_000
+        push(world, channel=f"at-{hours}")
+    whole = by(world, "channel")
+    assert whole.keys() == {"at-0", "at-1", "at-2", "at-700", "at-2000"}
+    some = by(world, "channel", START, START + 700 * 3_600_000)
+    assert some.keys() == {"at-0", "at-1", "at-2"}
+    monkeypatch.setattr("gateway.delivery.funnels.PART_HOURS", 100)
+    monkeypatch.setattr("gateway.delivery.funnels.PART_ROWS", 1)
+    assert by(world, "channel") == whole
+    assert sum(item["targeted"] for item in by(world, "hour").values()) == 15
+
+
+def test_the_newest_hours_are_the_answer_if_there_is_no_time_for_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for hours in range(5):
+        world.now = START + hours * 3_600_000
+        push(world, channel=f"at-{hours}")
+    world.run(world.analytics.settle())
+    monkeypatch.setattr("gateway.delivery.funnels.PART_ROWS", 2)
+    monkeypatch.setattr("gateway.delivery.analytics.ADD_UP_SECONDS", -1.0)
+    found = world.run(world.analytics.by(APP.no, "channel", None, None))
+    assert [item["channel"] for item in found["items"]] == ["at-3", "at-4"]
+    assert found["limited"] is True
+    first = START + 3 * 3_600_000
+    assert found["counted_from"] == rfc3339(first - first % 3_600_000)
+
+
+def test_the_sums_of_few_tags_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.delivery.analytics.KEPT", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.PART_ROWS", 1)
+    for hours in range(4):
+        world.connection.execute("DELETE FROM device_tag")
+        world.connection.executemany(
+            "INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, ?, ?)",
+            [("all", device_no) for device_no in (1, 2, 3)] + [(f"at-{hours}", 1)],
+        )
+        world.now = START + hours * 3_600_000
+        push(world)
+        world.run(world.analytics.settle())
+    found = world.run(world.analytics.by(APP.no, "tag", None, None))
+    assert found["limited"] is True
+    assert len(found["items"]) == 2
+    assert found["items"][0]["tag"] == "all"
+    assert found["items"][0]["targeted"] == 12
