@@ -17,6 +17,8 @@ MESSAGES, MESSAGE_BYTES = 6, 900 * 1024
 """Of control characters: each is six bytes of JSON."""
 STREAMS = 20
 ATTACK_SECONDS = 2.0
+GROWTH_BYTES = 48 * 1024 * 1024
+"""Each stream had a copy of the event that it stood at, 24 MB together."""
 
 
 async def say(port: int, device: Device) -> None:
@@ -62,7 +64,7 @@ def test_what_was_said_in_control_characters(tmp_path: Path) -> None:
             ended.set()
             await streams
 
-        with Canary(server):
+        with Canary(server, growth_bytes=GROWTH_BYTES):
             askers = [threading.Thread(target=ask) for _ in range(3)]
             for asker in askers:
                 asker.start()
