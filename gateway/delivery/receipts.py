@@ -27,7 +27,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
@@ -85,10 +84,12 @@ def _finite(value: Any) -> Any:
 PushId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
-class Receipt(BaseModel):
-    """Unknown fields are ignored: a device may be newer than the server."""
+@dataclass(slots=True)
+class Receipt:
+    """Unknown fields are ignored: a device may be newer than the server. No model, which takes a kilobyte: thousands of
+    a device may wait for the writer."""
 
-    model_config = ConfigDict(strict=True)
+    __pydantic_config__ = ConfigDict(strict=True)
 
     push_id: PushId
     event: Literal["delivered", "displayed", "opened", "dismissed", "acted"]

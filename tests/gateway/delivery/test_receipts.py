@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -443,3 +444,16 @@ def test_what_goes_wrong_with_one_message_holds_up_no_other(world: World, monkey
         with pytest.raises(ZeroDivisionError):  # the database tells the log
             world.says("uplink/door", b"open")
     assert world.says("uplink/door", b"shut") == 0
+
+
+def test_receipts_that_wait_for_the_writer_take_little_more_than_their_message() -> None:
+    """What a device may have waiting is bounded by the bytes of its messages; it was ten times that in memory."""
+    said = json.dumps([{"push_id": f"k5HhWznnwjlei1TGz6s-{n}", "event": "opened"} for n in range(800)]).encode()
+    parse("receipts", said)
+    tracemalloc.start()
+    try:
+        waiting = [parse("receipts", said) for _ in range(3)]
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3 * len(waiting) * len(said)
