@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 FULL_FACTOR = 10
+EXAMPLES = 50
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,10 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Property tests that do not say how many examples they want get ten times as many."""
-    if config.getoption("--full"):
-        hypothesis.settings.register_profile("full", max_examples=100 * FULL_FACTOR)
-        hypothesis.settings.load_profile("full")
+    """Property tests that do not say how many examples they want."""
+    hypothesis.settings.register_profile("default", max_examples=EXAMPLES)
+    hypothesis.settings.register_profile("full", max_examples=20 * EXAMPLES)
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "default")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

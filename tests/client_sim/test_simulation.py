@@ -285,7 +285,7 @@ OF_NO_DEVICE = ("miscounts", "misreached", "stale-counts", "fewer", "wrong-funne
 """They miscount a push as a whole, which may be to many."""
 
 
-@pytest.mark.parametrize("fault", sampled(FAULTS, "superseded", "no-event"))
+@pytest.mark.parametrize("fault", sampled(FAULTS, "superseded"))
 async def test_a_server_with_a_fault_is_found_out(fault: str, tmp_path: Path) -> None:
     """Some of them, and each with --full: every fault costs a server and a fleet."""
     text, kind = FAULTS[fault]

@@ -537,7 +537,7 @@ def test_the_round_trip_knows_every_packet(version: int, server: bool) -> None:
 
 @BOTH_WAYS
 def test_what_is_encoded_decodes_to_itself(version: int, server: bool, full: int) -> None:
-    @settings(max_examples=300 * full, deadline=None)
+    @settings(max_examples=150 * full, deadline=None)
     @given(st.lists(DIRECTIONS[version, server], min_size=1, max_size=4))
     def round_trip(packets: list[Packet]) -> None:
         data = b"".join(encode(packet, version) for packet in packets)
@@ -571,7 +571,7 @@ def test_any_bytes_in_any_pieces_are_packets_or_one_error(version: int, server: 
     )
     pieces = packets | small_lengths | st.binary(max_size=20) | st.sampled_from([v.data for v in REFUSED])
 
-    @settings(max_examples=500 * full, deadline=None)
+    @settings(max_examples=200 * full, deadline=None)
     @given(
         st.lists(pieces, max_size=5).map(b"".join),
         st.lists(st.integers(0, 10_000), max_size=8),
