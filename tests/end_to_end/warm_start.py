@@ -167,7 +167,7 @@ def become(request: dict[str, object], out: int, errors: int) -> list[str]:
 
 def main() -> None:
     gc.disable()
-    for module in ("uvloop", "gateway.app", "gateway.cli"):
+    for module in ("uvloop", "alembic.command", "gateway.app", "gateway.cli"):
         import_module(module)
     gc.freeze()
     gc.enable()

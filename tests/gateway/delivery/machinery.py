@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from sqlmodel import SQLModel, create_engine
@@ -27,10 +27,18 @@ APP_NO = 1
 def fresh_database() -> sqlite3.Connection:
     """All tables in memory, and one app."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    engine = create_engine("sqlite://", creator=lambda: connection)
-    SQLModel.metadata.create_all(engine)
-    connection.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
+    connection.deserialize(_fresh_database())
     return connection
+
+
+@cache
+def _fresh_database() -> bytes:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    SQLModel.metadata.create_all(create_engine("sqlite://", creator=lambda: connection))
+    connection.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
+    content = connection.serialize()
+    connection.close()
+    return content
 
 
 def add_device(connection: sqlite3.Connection, device_no: int, device_id: str) -> None:
