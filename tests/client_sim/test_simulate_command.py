@@ -69,6 +69,7 @@ def test_a_pipeline_gets_its_files_and_an_exit_code(scenario: str, tmp_path: Pat
     assert "<svg" in files["html"].read_text()
 
 
+@pytest.mark.full_only
 def test_a_threshold_that_does_not_hold_is_99(scenario: str, tmp_path: Path) -> None:
     json_file = tmp_path / "out.json"
     assert main([scenario, "--threshold", "delivery_p50 < 1us", "--json", str(json_file)]) == 99

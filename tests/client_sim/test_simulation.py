@@ -60,7 +60,7 @@ return_within = "500ms"
 
 
 def sampled(names: Iterable[str], *always: str) -> list[ParameterSet]:
-    """Parameters: some that every run tries, the others with --full."""
+    """Parameters: those that every run tries, and the others with --full."""
     return [pytest.param(name, marks=() if name in always else pytest.mark.full_only) for name in names]
 
 
@@ -285,7 +285,7 @@ OF_NO_DEVICE = ("miscounts", "misreached", "stale-counts", "fewer", "wrong-funne
 """They miscount a push as a whole, which may be to many."""
 
 
-@pytest.mark.parametrize("fault", sampled(FAULTS, "superseded"))
+@pytest.mark.parametrize("fault", sampled(FAULTS))
 async def test_a_server_with_a_fault_is_found_out(fault: str, tmp_path: Path) -> None:
     """Some of them, and each with --full: every fault costs a server and a fleet."""
     text, kind = FAULTS[fault]

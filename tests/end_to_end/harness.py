@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import httpx2
@@ -368,16 +369,24 @@ def fleetpush(
     stdin: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run one command of the command line to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
-        env=clean_environment(**(env or {})),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        input=stdin if stdin is not None else "",
-        check=False,
-    )
+    environment = clean_environment(**(env or {}))
+    command = [*THIS_TREE, *arguments]
+    if not warm_start.can_start(environment):
+        return subprocess.run(
+            command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout, input=stdin or ""
+        )
+    with TemporaryFile() as given, TemporaryFile() as errors:
+        given.write((stdin or "").encode())
+        given.seek(0)
+        process = WarmProcess(arguments, errors.fileno(), environment, cwd or Path.cwd(), given.fileno())
+        overdue = threading.Timer(timeout, process.send_signal, (signal.SIGKILL,))
+        overdue.start()
+        with process.stdout:
+            output = process.stdout.read()
+        code = process.wait(timeout)
+        overdue.cancel()
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, code, output, errors.read().decode(errors="replace"))
 
 
 def expect_problem(answer: httpx2.Response, status: int, code: str | None = None) -> dict[str, Any]:

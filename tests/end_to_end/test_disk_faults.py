@@ -87,7 +87,11 @@ def test_a_stand_alone_broker_ends_as_well(tmp_path: Path, faults: DiskFaults, m
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "code"), [(errno.EIO, 503, "storage_failed"), (errno.ENOSPC, 507, "storage_full")]
+    ("number", "status", "code"),
+    [
+        pytest.param(errno.EIO, 503, "storage_failed", marks=pytest.mark.full_only),
+        (errno.ENOSPC, 507, "storage_full"),
+    ],
 )
 def test_what_the_disk_refuses_is_not_stored_and_the_server_goes_on(
     start_server: StartServer, faults: DiskFaults, number: int, status: int, code: str

@@ -1,8 +1,8 @@
-"""A server process without the second and a half that Python takes to import it: forked from one that has it all.
+"""`fleetpush` without the second and a half that Python takes to import it: forked from a process that has it all.
 
-`WarmProcess` is what `subprocess.Popen` is to `harness.Server`. Each test process has one parent of servers, started
-with the first of them; it imports what `python -m gateway serve` imports, and then only forks. A server is a process
-of its own all the same, with its own threads, descriptors, environment and directory, that can be killed.
+`WarmProcess` is what `subprocess.Popen` is to `harness`. Each test process has one parent of servers, started
+with the first of them; it imports what `python -m gateway` imports, and then only forks. A server is a process of its
+own all the same, with its own threads, descriptors, environment and directory, that can be killed.
 
 What is different from a start by hand: the seed of `hash` is that of the parent, and variables that Python or the
 loader read when they begin (`PYTHON..`, `LD_..`) come too late. `can_start` says so.
@@ -41,7 +41,7 @@ def can_start(environment: Mapping[str, str]) -> bool:
     return all(
         environment.get(name) == os.environ.get(name)
         for name in {*environment, *os.environ}
-        if name.startswith(("LD_", "PYTHON", "FLEETPUSH_PROGRAM")) and name != "PYTHONPATH"
+        if name.startswith(("LANG", "LC_", "LD_", "PYTHON", "FLEETPUSH_PROGRAM")) and name != "PYTHONPATH"
     )
 
 
@@ -58,9 +58,17 @@ def _requests() -> socket.socket:
 
 
 class WarmProcess:
-    """`arguments` are those of `fleetpush`. `stdout` is the reading end of a pipe."""
+    """`arguments` are those of `fleetpush`, `errors` and `stdin` descriptors; without the latter nothing can be read.
+    `stdout` is the reading end of a pipe."""
 
-    def __init__(self, arguments: Sequence[str], errors: int, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        errors: int,
+        environment: Mapping[str, str],
+        folder: Path,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         self.returncode: int | None = None
         self._waiting = threading.Lock()
         out, its_out = os.pipe()
@@ -69,9 +77,12 @@ class WarmProcess:
         request = json.dumps({"arguments": arguments, "environment": dict(environment), "folder": str(folder)})
         with _starting:
             requests = _requests()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        given = nothing if stdin == subprocess.DEVNULL else stdin
         try:
-            socket.send_fds(requests, [request.encode()], [its_out, errors, its_status])
+            socket.send_fds(requests, [request.encode()], [its_out, errors, its_status, given])
         finally:
+            os.close(nothing)
             os.close(its_out)
             os.close(its_status)
         self.stdout: IO[str] = open(out, encoding="utf-8", errors="replace")  # noqa: SIM115  # its reader closes it
@@ -125,19 +136,20 @@ def serve_requests(requests: socket.socket) -> list[str] | None:
                 os.close(status_of.pop(pid))
         if requests.fileno() not in ready:
             continue
-        request, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 3)
+        request, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 4)
         if not request:
             return None
-        out, errors, status = descriptors
+        out, errors, status, given = descriptors
         pid = os.fork()
         if not pid:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for descriptor in (requests.detach(), woken, wake, status, *status_of.values()):
                 os.close(descriptor)
-            return become(json.loads(request), out, errors)
+            return become(json.loads(request), given, out, errors)
         os.close(out)
         os.close(errors)
+        os.close(given)
         status_of[pid] = status
         os.write(status, number(pid))
 
@@ -146,16 +158,16 @@ def number(value: int) -> bytes:
     return f"{value:{NUMBER_BYTES}}".encode()
 
 
-def become(request: dict[str, object], out: int, errors: int) -> list[str]:
+def become(request: dict[str, object], given: int, out: int, errors: int) -> list[str]:
     """In a process that was just forked: be as if the shell had started it."""
     arguments, environment, folder = request["arguments"], request["environment"], request["folder"]
     assert isinstance(arguments, list)
     assert isinstance(environment, dict)
     assert isinstance(folder, str)
-    os.dup2(out, 1)
-    os.dup2(errors, 2)
-    os.close(out)
-    os.close(errors)
+    for number, descriptor in enumerate((given, out, errors)):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # for the whole process
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), errors="backslashreplace", write_through=True)
     os.environ.clear()

@@ -19,12 +19,15 @@ from tests.hostile.codec_laws import check
 from tests.hostile.test_hostile_connections import mutated
 
 ROOT = Path(__file__).resolve().parents[2]
-GUIDED = 50_000
-DRAWN = 50_000
+INPUTS, INPUTS_IN_FULL = 20_000, 500_000
 PER_EXAMPLE = 250
 SEEDS = [((v.version == 5) | v.from_server << 1, v.data) for v in VECTORS] + [
     ((r.version == 5) | r.from_server << 1, r.data) for r in REFUSED
 ]
+
+
+def inputs_of(full: int) -> int:
+    return INPUTS if full == 1 else INPUTS_IN_FULL
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this Python")
@@ -35,7 +38,7 @@ def test_guided_by_coverage(full: int, tmp_path: Path, capsys: pytest.CaptureFix
     for number, (selector, data) in enumerate(SEEDS):
         (corpus / f"{number}").write_bytes(bytes([selector | 8]) + data)
     began = time.monotonic()
-    command = [sys.executable, "-m", "tests.hostile.fuzz_codec", str(corpus), f"-runs={GUIDED * full}", "-seed=3"]
+    command = [sys.executable, "-m", "tests.hostile.fuzz_codec", str(corpus), f"-runs={inputs_of(full)}", "-seed=3"]
     command += ["-max_len=600", "-timeout=5", f"-artifact_prefix={tmp_path}/"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
@@ -46,7 +49,7 @@ def test_guided_by_coverage(full: int, tmp_path: Path, capsys: pytest.CaptureFix
         print(
             f"\natheris: {runs[1]} inputs in {time.monotonic() - began:.0f} s, coverage {covered[0]} to {covered[-1]}"
         )
-    assert int(runs[1]) >= GUIDED * full
+    assert int(runs[1]) >= inputs_of(full)
     assert int(covered[-1]) > 200, "nothing was instrumented"
 
 
@@ -54,7 +57,7 @@ def test_guided_by_coverage(full: int, tmp_path: Path, capsys: pytest.CaptureFix
 def test_drawn_and_mutated(full: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Each example is a stream of vectors and a seed; it is damaged in many ways."""
     inputs = decoded = 0
-    examples = DRAWN * full // PER_EXAMPLE
+    examples = inputs_of(full) // PER_EXAMPLE
 
     @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.sampled_from(SEEDS), min_size=1, max_size=3), st.integers(0, 2**32))
@@ -70,5 +73,5 @@ def test_drawn_and_mutated(full: int, capsys: pytest.CaptureFixture[str]) -> Non
     survives()
     with capsys.disabled():
         print(f"\nhypothesis: {inputs} inputs in {time.monotonic() - began:.0f} s, {decoded} packets decoded")
-    assert inputs >= DRAWN * full
+    assert inputs >= inputs_of(full)
     assert decoded > inputs // 10, "hardly anything got past the first byte"
