@@ -48,6 +48,7 @@ GATEWAY_ROOMS = (
     ("data_directory",),
     (
         "certificates",
+        "described_model",
         "disk_space",
         "errors",
         "hangup",

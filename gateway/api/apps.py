@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import ConfigDict, StringConstraints
 
 from gateway.api import answers
 from gateway.api.bodies import json_response, read_model
@@ -13,16 +13,20 @@ from gateway.api.docs import takes
 from gateway.api.services import Administrator, Cursor, Limit, services
 from gateway.auth import Principal
 from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.described_model import DescribedModel
 from gateway.errors import problem
 
 router = APIRouter(prefix="/v1/apps", tags=["apps"])
 AppId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
 
 
-class AppRequest(BaseModel):
+class AppRequest(DescribedModel):
+    """An app to be made. There are 1,000 at most; one more: 422 `invalid_request`."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     id: AppId
+    """The app's id, 1 to 32 characters of `a-z`, `0-9` and `-`. It cannot be changed, and an app cannot be removed."""
 
 
 def manages_all(principal: Principal) -> bool:

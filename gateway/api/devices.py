@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
 from gateway.api import answers
@@ -43,6 +43,7 @@ from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.devices import DeviceFields, NewDevice
 from gateway.delivery.calls import CallRequest
 from gateway.delivery.consent import Settings, TooManyChoices
+from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
 
@@ -52,14 +53,19 @@ BULK_DEVICES = 10_000
 
 
 class PreferencesChange(Settings):
+    """What the person at a device wants. What is left out stays as it was."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class BulkRequest(BaseModel):
+class BulkRequest(DescribedModel):
+    """Many devices to be enrolled."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    devices: Annotated[list[Any], Field(max_length=BULK_DEVICES)]
-    """As in `POST /v1/devices`; each is judged by itself."""
+    devices: Annotated[list[NewDevice], Field(max_length=BULK_DEVICES)]
+    """At most 10,000 devices; more: 422 `invalid_request`. Each is judged by itself: one that cannot be enrolled does
+    not keep the others from it. A device has 128 KiB of JSON at most."""
 
 
 @router.post("", status_code=201, response_model=answers.EnrolledDevice, openapi_extra=takes(NewDevice))

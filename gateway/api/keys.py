@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.api import answers
 from gateway.api.apps import AppId, manages_all
@@ -17,20 +17,25 @@ from gateway.api.bodies import json_response, read_model
 from gateway.api.docs import takes
 from gateway.api.services import Administrator, Cursor, Limit, services
 from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.described_model import DescribedModel
 from gateway.errors import problem
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
 
-class KeyRequest(BaseModel):
+class KeyRequest(DescribedModel):
+    """A key to be made. An app has 1,000 valid ones at most; one more: 422 `invalid_request`."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)]
-    """What the key is for."""
+    """What the key is for, 1 to 128 characters."""
     scopes: Annotated[list[Literal["send", "read", "devices", "admin"]], Field(min_length=1)]
-    """`admin` includes the others."""
+    """What the key may do, at least one: `send` (pushes, calls, uploads), `read` (everything but keys and apps),
+    `devices` (enrol, change and remove devices), `admin` (all of that, and apps, keys, channels, policy, webhooks)."""
     app: AppId | None = None
-    """Left out: the app of the key that asks."""
+    """The id of the app that the key is for. Only a key of the app `default` makes keys of other apps. Left out: the app
+    of the key that asks."""
 
 
 @router.post("", status_code=201, response_model=answers.NewKey, openapi_extra=takes(KeyRequest))

@@ -54,7 +54,12 @@ MAX_KEY = 255
 
 
 class BatchLine(PushRequest):
+    """A line of a batch: a push, and what the header `Idempotency-Key` is for a single one."""
+
     idempotency_key: Annotated[str, StringConstraints(pattern=rf"^[\x20-\x7e]{{1,{MAX_KEY}}}$")] | None = None
+    """1 to 255 printable ASCII characters, remembered for 24 hours per app. The same key with the same line is one
+    push: the first answer is given again. With another line: 422 `idempotency_key_reused`. Left out: each line is a new
+    push."""
 
 
 @router.post("", status_code=202, response_model=answers.AcceptedPush, openapi_extra=idempotent(takes(PushRequest)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 
 from gateway.api import answers
 from gateway.api.bodies import MERGE_PATCH, json_response, page_response, parse, parse_patch, read_body, read_model
 from gateway.api.docs import takes
 from gateway.api.problems import validation_problem
 from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
+from gateway.described_model import DescribedModel
 from gateway.merge_patch import merge_patch
 from gateway.outreach.webhooks import NewWebhook, WebhookFields
 
@@ -20,11 +21,13 @@ router = APIRouter(prefix="/v1/webhooks", tags=["events"])
 LetterId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
 
 
-class Replay(BaseModel):
+class Replay(DescribedModel):
+    """Which dead letters are sent once more."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     ids: Annotated[list[LetterId], Field(min_length=1, max_length=1_000)] | None = None
-    """Of dead letters; left out: all."""
+    """Ids of 1 to 1,000 dead letters; those that there are not are left out. null or left out: all."""
 
 
 @router.post("", status_code=201, response_model=answers.NewWebhook, openapi_extra=takes(NewWebhook))

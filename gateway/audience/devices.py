@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
@@ -30,6 +30,7 @@ from gateway.delivery.push import DeviceId, Name
 from gateway.delivery.receipts import MAX_ATTRIBUTES
 from gateway.delivery.reports import cursor_number
 from gateway.delivery.uplink import said
+from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.merge_patch import merge_patch
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
@@ -54,19 +55,23 @@ _COLUMNS = (
 )
 
 
-class DeviceFields(BaseModel):
-    """What an operator may say of a device; all of it may be left out."""
+class DeviceFields(DescribedModel):
+    """What an operator knows about a device. Everything may be left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[Printable, StringConstraints(min_length=1, max_length=128)] | None = None
-    """For people."""
+    """Its name for people, 1 to 128 characters."""
     tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] | None = None
+    """At most 64 tags, by which pushes are targeted: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`
+    each. Duplicates count once."""
     attributes: dict[str, Any] | None = None
-    """Anything; a device merges its reports into them."""
+    """Free facts about the device, at most 16 KiB as JSON. What the device publishes to its `report` topic is merged
+    into them."""
     locale: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]{1,8}([-_][A-Za-z0-9]{1,8})*$")] | None = None
+    """Its language tag, such as `de-CH`."""
     timezone: str | None = None
-    """An IANA name, such as Europe/Berlin."""
+    """Its IANA time zone, such as `Europe/Berlin`, in which quiet hours are counted. null or left out: the policy's."""
 
     @field_validator("timezone")
     @classmethod
@@ -84,8 +89,11 @@ class DeviceFields(BaseModel):
 
 
 class NewDevice(DeviceFields):
+    """A device to be enrolled. An app has 1,000,000 at most; one more: 422 `too_many_devices`."""
+
     device_id: DeviceId | None = None
-    """Left out: the server chooses one."""
+    """Its id, unique within the app: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_` and `-`. Enrolled already: 409
+    `device_exists`. Left out: the server chooses one."""
 
 
 def attributes_text(value: dict[str, Any]) -> str:

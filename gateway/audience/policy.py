@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from gateway.audience.tempo import Caps, QuietHours
 from gateway.audience.time_zones import is_time_zone
+from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.printable import Printable
 from gateway.store.database import Database
@@ -33,38 +34,53 @@ SHOWN = ("alert", "in_app")
 """Kinds that a person sees; only those belong to a channel that can be muted."""
 
 
-class _Strict(BaseModel):
+class _Strict(DescribedModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class WhenDenied(_Strict):
-    """What a person who wants no alerts is still sent. An alert never."""
+    """What a device whose person denied consent still gets. It never gets an `alert`."""
 
     in_app: Verdict = "allow"
+    """Pushes of kind `in_app`: `allow`, or `suppress` (they end `suppressed`, reason `no_consent`)."""
     silent: Verdict = "allow"
+    """Pushes of kind `silent`: `allow`, or `suppress` (they end `suppressed`, reason `no_consent`)."""
     command: Verdict = "allow"
+    """Pushes of kind `command`: `allow`, or `suppress` (they end `suppressed`, reason `no_consent`)."""
 
 
 class ConsentPolicy(_Strict):
+    """What the consent of a person means for pushes."""
+
     unknown: Verdict = "allow"
-    """Alerts for people who have not been asked, or have not answered."""
+    """Alerts to devices whose person has not answered: `allow`, or `suppress` (they end `suppressed`, reason
+    `no_consent`)."""
     denied: WhenDenied = Field(default_factory=WhenDenied)
+    """Other pushes to devices whose person has denied consent. Default: all are allowed."""
 
 
 class CriticalPolicy(_Strict):
+    """How often critical pushes may pass other rules."""
+
     per_day: Annotated[int, Field(ge=0, le=1_000)] = 10
-    """Critical pushes that may pass a muted channel, a cap or quiet hours, of each device in any 24 hours; one more is
-    treated like any other."""
+    """Critical pushes to a device in any 24 hours that may pass a muted channel, a cap or quiet hours, 0 to 1,000,
+    default 10. One more is treated like any other push."""
 
 
 class Policy(_Strict):
+    """The rules of an app. Whatever is left out gets its default, not its present value."""
+
     consent: ConsentPolicy = Field(default_factory=ConsentPolicy)
+    """What the consent of a person means for pushes. Default: everything is allowed, but for alerts to people who have
+    denied it."""
     caps: Caps | None = None
-    """Alerts to a device, of all channels together."""
+    """Limits of alerts to a device, of all channels together. null or left out: none."""
     quiet_hours: QuietHours | None = None
+    """Hours in which no alert disturbs. null or left out: none."""
     timezone: str = "UTC"
-    """For devices that have not said theirs."""
+    """IANA time zone of devices that have not reported theirs, such as `Europe/Berlin`. Default `UTC`."""
     critical: CriticalPolicy = Field(default_factory=CriticalPolicy)
+    """How often critical pushes may pass other rules."""
 
     @field_validator("timezone")
     @classmethod
@@ -84,19 +100,27 @@ class ChannelFields(_Strict):
     """A category of pushes, as people see it in their settings."""
 
     name: Annotated[Printable, StringConstraints(min_length=1, max_length=64)]
+    """Its name for people, 1 to 64 characters."""
     description: Annotated[Printable, StringConstraints(max_length=512)] | None = None
+    """What it is about, for people, at most 512 characters."""
     importance: Literal["high", "default", "low"] = "default"
+    """A hint to the device how prominently to show its pushes."""
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None
+    """A hint to the device which sound to play, at most 256 characters. null or left out: none."""
     may_mute: bool = True
-    """False: a person cannot mute it, and choices against it are without effect."""
+    """Whether a person can mute it. false: choices against it have no effect."""
     caps: Caps | None = None
-    """Alerts of this channel to a device, besides what the app's caps say."""
+    """Limits of alerts of this channel to a device, besides the policy's. null or left out: none."""
     quiet_hours: QuietHours | None = None
-    """Instead of the app's."""
+    """Quiet hours of this channel, instead of the policy's. null or left out: the policy's."""
 
 
 class NewChannel(ChannelFields):
+    """A channel to be made. An app has 200 at most; one more: 422 `invalid_request`."""
+
     id: Name
+    """The channel's id, which pushes name in `channel`: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and
+    `-`. It cannot be changed."""
 
 
 class Channel(NamedTuple):

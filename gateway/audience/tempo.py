@@ -15,7 +15,9 @@ from functools import lru_cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from gateway.described_model import DescribedModel
 
 WINDOWS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
 """Milliseconds; rolling."""
@@ -32,15 +34,18 @@ def _wall_time(text: str) -> str:
 WallTime = Annotated[str, AfterValidator(_wall_time)]
 
 
-class _Strict(BaseModel):
+class _Strict(DescribedModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Hours(_Strict):
-    """Quiet from `start` to `end`."""
+    """Quiet hours of every day, by the clock in the device's time zone."""
 
     start: WallTime
+    """First quiet minute, `HH:MM` from `00:00` to `23:59`."""
     end: WallTime
+    """First minute that is not quiet any more, `HH:MM`. Earlier than `start`: on the next day. The same as `start`: 422
+    `invalid_request`."""
 
     @model_validator(mode="after")
     def _has_two_ends(self) -> Hours:
@@ -50,21 +55,30 @@ class Hours(_Strict):
 
 
 class QuietHours(Hours):
+    """Quiet hours of every day, and what becomes of alerts in them."""
+
     excess: Literal["defer", "drop"] = "defer"
-    """What becomes of an alert in quiet hours: it waits for their end, or ends `suppressed`."""
+    """What becomes of an alert in quiet hours: `defer` (it waits for their end, while its ttl runs) or `drop` (it ends
+    `suppressed`, reason `quiet_hours`)."""
 
 
 class Cap(_Strict):
+    """A limit of alerts to a device within a rolling window."""
+
     count: Annotated[int, Field(ge=1, le=1_000)]
+    """Alerts that a device gets within the window, 1 to 1,000."""
     per: Literal["hour", "day", "week"]
+    """The window: any `hour`, `day` (24 hours) or `week` (7 days)."""
 
 
 class Caps(_Strict):
+    """How many alerts a device gets, and what becomes of more."""
+
     limits: Annotated[list[Cap], Field(min_length=1, max_length=3)]
-    """All of them hold."""
+    """One to three limits; an alert must be within all of them."""
     excess: Literal["drop", "defer", "digest"] = "drop"
-    """What becomes of an alert that is one too many: it ends `suppressed`, or waits until there is room, then by itself
-    or together with others that wait for it."""
+    """What becomes of an alert over a limit: `drop` (it ends `suppressed`, reason `capped`), `defer` (it waits for
+    room, while its ttl runs) or `digest` (it waits, and comes together with others as one alert)."""
 
 
 def is_quiet(hours: Hours, zone: str, now: int) -> bool:

@@ -13,13 +13,14 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.ledger import handle_of
 from gateway.delivery.push import MAX_TTL, PushRequest, push_number
 from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AppRef
+from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.store.database import Database
 
@@ -33,18 +34,25 @@ MAX_WAIT = 120
 """Seconds: common proxies give up on a silent request soon after."""
 
 
-class CallRequest(BaseModel):
+class CallRequest(DescribedModel):
+    """A command for one device, whose answer is waited for."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     command: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    """The command's name, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`."""
     data: dict[str, Any] = Field(default_factory=dict)
-    """What the command needs; on the wire beside its name."""
+    """What the command needs, default `{}`. It reaches the device as the push's `data`, with the name as `command`."""
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT, strict=False)] = 10.0
-    """Seconds for the answer."""
+    """Seconds to wait for the answer, 0 to 120, default 10. When they are over, the answer is 202 with the status
+    `queued`."""
     ttl: Annotated[int, Field(ge=0, le=MAX_TTL)] | None = None
-    """How late it may still be carried out; left out: not after the caller has stopped waiting (at least a second)."""
+    """Time to live in seconds, 0 to 31,536,000. When it is over, the command is not carried out any more. Left out:
+    `wait` rounded up, at least 1."""
     priority: str = "high"
+    """`critical`, `high`, `normal` or `low`, as for a push."""
     deadline: int | None = None
+    """Seconds that the device has for its result, 1 to 86,400. Left out: no limit."""
 
     def push(self, device_id: str) -> dict[str, Any]:
         ttl = self.ttl if self.ttl is not None else max(1, -int(-self.wait // 1))

@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.audience.policy import CRITICAL, Consent, PolicyBook, Rules, choices_of
 from gateway.audience.tempo import Hours
@@ -32,6 +32,7 @@ from gateway.delivery.ledger import (
 )
 from gateway.delivery.not_before import gate_channels_rows, regate_device_rows
 from gateway.delivery.states import DeliveryState
+from gateway.described_model import DescribedModel
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none
 
@@ -50,18 +51,25 @@ CONSENT_ACTIONS: dict[str, Consent] = {"consent.granted": "granted", "consent.de
 """Actions of a push that asks: choosing one is the answer."""
 
 
-class Settings(BaseModel):
+class Settings(DescribedModel):
     """What a device says of its person's wishes. Unknown fields are ignored: a device may be newer than the server."""
 
     model_config = ConfigDict(strict=True)
 
     consent: Consent | None = None
+    """Whether the person wants to be notified: `unknown`, `granted` or `denied`. null or left out: as before."""
     channels: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], bool] | None = None
+    """Choices by channel id (1 to 64 characters): false mutes, true does not. Channels that are left out stay as they
+    were. A device has 16 KiB of choices at most; more: 422 `invalid_request`."""
     seq: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    """Sequence number, 0 to 2^53. A change whose number is not larger than the last one is ignored. Left out: the
+    change is made, in order of arrival."""
     text_version: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """Version of the text that asked for consent, at most 64 characters. Kept with the answer as proof."""
     client: Annotated[str, StringConstraints(max_length=128)] | None = None
+    """Program that asked for consent, at most 128 characters. Kept with the answer as proof."""
     quiet_hours: Hours | None = None
-    """The person's own, in the device's time zone; null: none."""
+    """The person's own quiet hours, in the device's time zone. null: none. Left out: as before."""
 
 
 class TooManyChoices(Exception):

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
@@ -27,6 +26,7 @@ from pydantic_core import to_json
 
 from gateway.delivery.engine import Body, Properties
 from gateway.delivery.states import PRIORITIES
+from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.printable import Printable
 from gateway.timestamps import rfc3339
@@ -54,19 +54,26 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 Kind = Literal["alert", "in_app", "silent", "command"]
 
 
-class _Strict(BaseModel):
+class _Strict(DescribedModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Target(_Strict):
-    """Exactly one of its fields."""
+    """Whom a push is for: exactly one of its fields. Which devices that are is fixed when the push is accepted."""
 
     device: DeviceId | None = None
+    """One device by its id. Unknown: 404 `device_not_found`."""
     devices: Annotated[list[DeviceId], Field(min_length=1, max_length=MAX_DEVICES)] | None = None
+    """1 to 10,000 devices by id; duplicates count once. Unknown ids are listed in the answer's `unknown`; if none is
+    known: 404 `device_not_found`. More than 10,000: 422 `invalid_request`."""
     tag: Name | None = None
+    """All devices with this tag, without a limit. None has it: accepted, with 0 deliveries."""
     topic: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    """Reserved. Not available in this version: 422 `not_yet_supported`."""
     where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE)] | None = None
+    """Reserved. Not available in this version: 422 `not_yet_supported`."""
     all: Literal[True] | None = None
+    """`true`: all devices of the app, without a limit. None is enrolled: accepted, with 0 deliveries."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Target:
@@ -77,15 +84,21 @@ class Target(_Strict):
 
 
 class Action(_Strict):
+    """A button of a notification. Choosing it is reported with the receipt `acted`."""
+
     id: Name
+    """The action's id, unique within the notification: what the receipt names. `consent.granted` and `consent.denied`
+    also record the person's consent."""
     title: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    """The text of the button, 1 to 128 characters."""
     icon: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """Address of a picture for the button, or `attachment:ID` of an upload; at most 2,048 characters."""
     url: Annotated[str, StringConstraints(max_length=2048)] | None = None
-    """Opened when it is chosen."""
+    """Address that the device opens when the action is chosen, at most 2,048 characters."""
     command: Name | None = None
-    """Carried out by the device when it is chosen, instead of what it has for the id."""
+    """Command that the device carries out when the action is chosen. Left out: what the device has for the id."""
     input: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
-    """The question that a text answers; that is the result."""
+    """A question, 1 to 128 characters: the person answers it with a text, which is the receipt's `result`."""
 
 
 ACTION_SETS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -109,23 +122,36 @@ class Enclosure(_Strict):
     """A file that belongs to a notification."""
 
     url: Fetched
+    """Whole address of the file, or `attachment:ID` of an upload; at most 2,048 characters."""
     name: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """File name for the person, 1 to 128 characters."""
     content_type: Annotated[str, StringConstraints(max_length=128)] | None = None
+    """Media type, such as `application/pdf`; at most 128 characters."""
     size: Annotated[int, Field(ge=0)] | None = None
-    """Bytes."""
+    """Size in bytes, 0 or more. For the person only: it is not compared with the file."""
 
 
 class Notification(_Strict):
+    """What a person sees. It needs a `title` or a `body`."""
+
     title: str | None = None
+    """The first line. Its length is bounded by the size of the push only."""
     body: str | None = None
+    """The text. Its length is bounded by the size of the push only."""
     image: Fetched | None = None
+    """Whole address of a picture that the device fetches, or `attachment:ID` of an upload; at most 2,048 characters."""
     url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """Address that the device opens when the person opens the notification, at most 2,048 characters."""
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None
+    """Name of a sound on the device, at most 256 characters. Left out: the device decides."""
     attachment: Enclosure | None = None
+    """A file that the person can open."""
     actions: Annotated[list[Action], Field(max_length=MAX_ACTIONS)] | None = None
+    """At most 8 buttons; or, instead of the list, the name of a ready set: `media` (play, pause, next) or `consent`
+    (allow, not now)."""
     expires: Literal["screen"] | None = None
-    """`screen`: it also leaves the screen when its ttl is over. Without it the ttl ends what has not arrived, and what
-    is shown stays until somebody answers it."""
+    """`screen`: the device also removes it from the screen when its ttl is over. Left out: the ttl ends what has not
+    arrived, and what is shown stays until the person answers it."""
 
     @field_validator("actions", mode="before")
     @classmethod
@@ -147,19 +173,41 @@ class Notification(_Strict):
 
 
 class PushRequest(_Strict):
+    """A push to one or many devices. On the wire it has at most `max_payload` bytes (default 4,096): larger ones are
+    refused with 413 `payload_too_large`."""
+
+    # After validation `kind` is never None.
     target: Target
+    """Whom the push is for."""
     kind: Kind | None = None
-    """None (left out): `alert` with a notification, else `silent`. After validation it is never None."""
+    """`alert` (wakes the device, shown to the person), `in_app` (shown inside the app), `silent` (data only) or
+    `command` (an order to the device, which answers with a result). `alert` and `in_app` need a `notification`. Left
+    out: `alert` if there is a `notification`, else `silent`."""
     notification: Notification | None = None
+    """What the person sees."""
     data: Any = None
+    """Any JSON for the device's program. Left out: none."""
     channel: Name | None = None
+    """Channel by which the person can mute it: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`. It
+    need not have been made. Left out: it cannot be muted."""
     priority: Literal["critical", "high", "normal", "low"] = "normal"
+    """A mailbox is sent in this order, the oldest first within one priority; when it is full, the oldest of the lowest
+    priority ends `overflowed`. `critical` also passes muted channels, caps and quiet hours, as often as the policy
+    allows."""
     qos: Literal[0, 1, 2] = 1
+    """MQTT QoS. The effective one is the smaller of this and what the device has subscribed with. With 0 nothing is
+    acknowledged, and the push may be lost after it was sent."""
     ttl: Annotated[int, Field(ge=0, le=MAX_TTL)] = DEFAULT_TTL
+    """Time to live in seconds, 0 to 31,536,000 (one year), default 86,400 (one day). When it is over, what was not
+    delivered ends `expired`. 0: deliver at once or not at all."""
     collapse_key: Annotated[Printable, StringConstraints(min_length=1, max_length=64)] | None = None
+    """1 to 64 characters. A newer push to the same device with the same key supersedes this one while it waits, and
+    replaces it on the screen. Left out: it is never superseded."""
     send_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
+    """Reserved: a time with its offset, RFC 3339. Not available in this version: 422 `not_yet_supported`."""
     deadline: Annotated[int, Field(ge=1, le=86_400)] | None = None
-    """Of a command: seconds that the device has for its result."""
+    """Seconds that the device has for the result of a `command`, 1 to 86,400. Left out: no limit. Other kinds with a
+    deadline: 422 `invalid_request`."""
 
     @model_validator(mode="after")
     def _kind_fits(self) -> PushRequest:

@@ -18,10 +18,11 @@ from operator import itemgetter
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from gateway.delivery.event_log import Position, last_position
 from gateway.delivery.reports import cursor_number
+from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
 from gateway.outreach.event_feed import type_filter
 from gateway.outreach.guarded_client import Network, may_be_asked
@@ -47,14 +48,23 @@ OLD_SECRET_MS = 86_400_000
 """How long it is signed with the secret before, too, when that was replaced: a day to deploy the new one."""
 
 
-class WebhookFields(BaseModel):
+EventTypes = Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=64)]
+
+
+class WebhookFields(DescribedModel):
+    """Where events are sent, and which."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
     url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-    types: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=64)] = ["*"]
-    """Event types; `delivery.*` is all that begin so, `*` everything."""
+    """Address that events are sent to with POST: `http` or `https`, 1 to 2,048 printable ASCII characters, without user
+    name and fragment. Private and loopback addresses need the server's setting `webhook_networks`."""
+    types: EventTypes = ["*"]  # noqa: RUF012  # a model's default is copied for each of its instances
+    """1 to 64 event types: names, `PREFIX.*` for all that begin so (`delivery.*`), `*` for all. Default: all."""
     description: Annotated[str, StringConstraints(max_length=256)] | None = None
+    """What it is for, at most 256 characters."""
     enabled: bool = True
+    """Whether events are sent. false: they wait, as long as the event log keeps them (7 days by default)."""
 
     @field_validator("url")
     @classmethod
@@ -71,8 +81,11 @@ class WebhookFields(BaseModel):
 
 
 class NewWebhook(WebhookFields):
+    """A webhook to be made. An app has 20 at most; one more: 422 `invalid_request`."""
+
     secret: str | None = None
-    """`whsec_` and 24 to 64 bytes in Base64; left out: one is made."""
+    """The secret that requests are signed with (Standard Webhooks, HMAC-SHA256): `whsec_` and 24 to 64 bytes in Base64.
+    Left out: the server makes one."""
 
     @field_validator("secret")
     @classmethod

@@ -1,0 +1,111 @@
+"""Answers about apps, keys, and the credentials of devices."""
+
+from __future__ import annotations
+
+from gateway.api.answers.common import Answer, ListPage, ProblemDocument
+
+
+class Application(Answer):
+    """An app: a tenant. Devices, pushes, channels, webhooks and keys belong to exactly one."""
+
+    id: str
+    """The app's id, 1 to 32 characters of `a-z`, `0-9` and `-`. It begins the MQTT topics of the app's devices."""
+    created_at: str
+    """When the app was made. RFC 3339, UTC, milliseconds."""
+
+
+class Applications(ListPage):
+    """A page of apps."""
+
+    items: list[Application]
+    """Apps in the order of their ids. A key of another app than `default` sees its own app only."""
+
+
+class Key(Answer):
+    """An API key, without its secret."""
+
+    id: str
+    """The key's id, to revoke it with. It is not the secret."""
+    app: str
+    """The id of the app that the key belongs to."""
+    name: str
+    """What the key is for, as given when it was made."""
+    scopes: list[str]
+    """What the key may do: some of `send`, `read`, `devices`, `admin`. `admin` includes the others."""
+    created_at: str
+    """When the key was made. RFC 3339, UTC, milliseconds."""
+    revoked_at: str | None
+    """When the key was revoked. RFC 3339, UTC, milliseconds. null: the key is valid."""
+
+
+class NewKey(Answer):
+    """A key that was just made, with its secret."""
+
+    id: str
+    """The key's id, to revoke it with. It is not the secret."""
+    key: str
+    """The secret, to be sent as `Authorization: Bearer KEY`. Shown this once: the server keeps its SHA-256 only."""
+    app: str
+    """The id of the app that the key belongs to."""
+    name: str
+    """What the key is for, as given in the request."""
+    scopes: list[str]
+    """What the key may do, without duplicates and in alphabetical order."""
+    created_at: str
+    """When the key was made. RFC 3339, UTC, milliseconds."""
+
+
+class Keys(ListPage):
+    """A page of keys."""
+
+    items: list[Key]
+    """Keys of the app in the order of their ids, revoked ones included."""
+
+
+class MqttAccess(Answer):
+    """What the device's MQTT client connects with. Clean session (clean start) must be off."""
+
+    host: str
+    """Host name or address of the MQTT broker: the server's setting `public_host`."""
+    port: int
+    """TCP port of the MQTT broker."""
+    tls: bool
+    """Whether this port expects TLS."""
+    websocket: str
+    """URL of MQTT over WebSocket, subprotocol `mqtt`, for browsers."""
+    client_id: str
+    """The MQTT client identifier: the device id, with `APP/` before it for an app other than `default`."""
+    username: str
+    """The MQTT user name, the same as the client identifier."""
+    password: str
+    """The MQTT password: the device's token. Shown this once."""
+    topics: dict[str, str]
+    """The device's MQTT topics by name. It subscribes to `push` (QoS 1, or 2) and may subscribe to `notices`; it
+    publishes to `receipts`, `settings`, `report`, `presence` and below `uplink`. All other topics are denied."""
+
+
+class EnrolledDevice(Answer):
+    """A device with its credential."""
+
+    device_id: str
+    """The device's id: the given one, or one that the server has chosen."""
+    token: str
+    """The device's token, its MQTT password. Shown this once: the server keeps its SHA-256 only."""
+    mqtt: MqttAccess
+    """Where and how the device connects with MQTT."""
+
+
+class RefusedDevice(Answer):
+    """A device of a bulk enrolment that was not enrolled."""
+
+    device_id: str | None
+    """The id that was asked for. null: the item has none that can be read."""
+    error: ProblemDocument
+    """Why it was not enrolled."""
+
+
+class EnrolledDevices(Answer):
+    """The results of a bulk enrolment."""
+
+    devices: list[EnrolledDevice | RefusedDevice]
+    """One result for each item of the request, in its order: a credential, or a problem."""

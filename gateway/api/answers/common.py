@@ -1,0 +1,41 @@
+"""The base of all answers, pages of lists, and the problem document."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from gateway.described_model import DescribedModel
+
+
+class Answer(DescribedModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ListPage(Answer):
+    next_cursor: str | None
+    """Send it as `cursor` to get the next page. null: this is the last page."""
+
+
+class ProblemDocument(Answer):
+    """A problem document (RFC 9457): why a request was refused."""
+
+    type: str
+    """URL of the explanation of this code, relative to the server: `/docs/problems#CODE`."""
+    title: str
+    """What the code means, in a few words. The same for every problem with this code."""
+    status: int
+    """The HTTP status."""
+    code: str
+    """A stable name of the problem, for programs. `/docs/problems` lists all codes."""
+    detail: str
+    """What was wrong with this request and what to do about it, for people. The text may change between versions."""
+    retryable: bool
+    """true: the same request may succeed later, unchanged; wait as long as the header `Retry-After` says, if there is
+    one. false: sending it again unchanged will not help."""
+
+
+class Health(Answer):
+    """The state of the server."""
+
+    status: str
+    """`ok` (the process answers), or `ready` (pushes are accepted)."""

@@ -1,0 +1,219 @@
+"""Answers about pushes, their deliveries, and the attachments that they refer to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.api.answers.common import Answer, ListPage
+
+
+class AcceptedPush(Answer):
+    """A push that is on disk."""
+
+    push_id: str
+    """The push's id, to look up its deliveries with and to recall it."""
+    targeted: int
+    """Devices that the push is for, fixed now: as many deliveries were stored. Includes the suppressed ones."""
+    suppressed: int
+    """Deliveries of these that ended `suppressed` at once, because of consent or a muted channel."""
+    unknown: list[str]
+    """Ids in the target's `devices` of which the app has no device. The push goes to the others."""
+
+
+class Forecast(Answer):
+    """What a push would reach if it were sent now."""
+
+    targeted: int
+    """Devices that the push would be for, the suppressed ones included."""
+    online: int
+    """Devices of these that are connected now."""
+    suppressed: dict[str, int]
+    """Deliveries that would end `suppressed` at once, by reason: `no_consent`, `channel_muted`. Caps and quiet hours
+    are judged when a push is sent to the device and are not counted here."""
+    unknown: list[str]
+    """Ids in the target's `devices` of which the app has no device."""
+
+
+class Counts(Answer):
+    """Deliveries of a push by their present state. Each is counted once, in one snapshot: the states sum to
+    `targeted`."""
+
+    targeted: int
+    """All deliveries of the push, fixed when it was accepted."""
+    waiting: int
+    """In the mailbox of a device that is offline, busy, or held back by caps or quiet hours."""
+    sent: int
+    """Sent with MQTT and not acknowledged yet. With QoS 0, which has no acknowledgement, this is final until a receipt
+    proves more."""
+    delivered: int
+    """Acknowledged by the device's MQTT client (PUBACK, or PUBCOMP for QoS 2), or by its receipt."""
+    displayed: int
+    """Shown to the person, by the device's receipt."""
+    dismissed: int
+    """Put away by the person, or by the device itself."""
+    opened: int
+    """Opened by the person."""
+    acted: int
+    """An action was chosen, or a command was carried out."""
+    expired: int
+    """Ended because the time to live was over."""
+    superseded: int
+    """Ended because a newer push has the same collapse key, or because it went into a digest."""
+    cancelled: int
+    """Ended because the push was recalled, or the mailbox emptied."""
+    suppressed: int
+    """Ended because of the person's consent, a muted channel, a cap or quiet hours."""
+    overflowed: int
+    """Ended because the mailbox was full: the oldest of the lowest priority makes room."""
+    refused: int
+    """Ended because the device refused it with an MQTT reason code, it is larger than the device's maximum packet size,
+    or the device did not acknowledge it again and again."""
+    revoked: int
+    """Ended because the device was removed."""
+
+
+class Reached(Answer):
+    """Deliveries of a push that came at least so far. Cumulative: one that was opened counts as displayed and delivered
+    as well."""
+
+    delivered: int
+    """Delivered or further."""
+    displayed: int
+    """Displayed or further."""
+    opened: int
+    """Opened or further."""
+    acted: int
+    """Acted."""
+
+
+class Push(Answer):
+    """A push and what became of its deliveries. Fields that the request left out are left out here, but for those with
+    a default."""
+
+    push_id: str
+    """The push's id."""
+    target: dict[str, Any]
+    """Whom the push is for, as in the request."""
+    kind: str
+    """`alert`, `in_app`, `silent` or `command`."""
+    priority: str
+    """`critical`, `high`, `normal` or `low`."""
+    qos: int
+    """The MQTT QoS that was asked for: 0, 1 or 2. Each delivery has its effective QoS."""
+    ttl: int
+    """Time to live in seconds, from `sent_at`."""
+    collapse_key: str | None = None
+    """A newer push with the same collapse key supersedes what still waits of this one. Left out: none."""
+    channel: str | None = None
+    """The channel that a person can mute it by. Left out: none."""
+    notification: dict[str, Any] | None = None
+    """What is shown, as in the request. Left out: nothing is."""
+    data: Any = None
+    """Any JSON for the device's program, as in the request. Left out: none."""
+    deadline: int | None = None
+    """Of a command: seconds that the device has for its result. Left out: no limit."""
+    fetch_from: str | None = None
+    """Origin of the server (`https://push.example`) from which devices fetch the push's attachments, showing their
+    credential. Left out: it has no attachment of this server."""
+    fetch_within: int | None = None
+    """Seconds over which its devices should spread their fetches, each at a random moment. Left out: at once."""
+    sent_at: str
+    """When the push was accepted. RFC 3339, UTC, milliseconds."""
+    expires_at: str
+    """When its time to live is over. RFC 3339, UTC, milliseconds."""
+    recalled_at: str | None
+    """When it was recalled. RFC 3339, UTC, milliseconds. null: it was not."""
+    targeted: int
+    """Deliveries of the push, fixed when it was accepted."""
+    suppressed: int
+    """Deliveries that ended `suppressed` when it was accepted. Later ones are in `counts`."""
+    counts: Counts
+    """Its deliveries by present state."""
+    reached: Reached
+    """Its deliveries by how far they came, cumulative."""
+
+
+class Pushes(ListPage):
+    """A page of pushes."""
+
+    items: list[Push]
+    """Pushes, the newest first. Fewer than `limit` when they are large or have many deliveries to count: a page has
+    1 MiB of JSON and 500,000 counted deliveries at most, beyond its first item."""
+
+
+class Delivery(Answer):
+    """A delivery: one push to one device. It is in exactly one state at every moment."""
+
+    device_id: str | None
+    """The device's id. null: the device was removed, and its row as well."""
+    state: str
+    """`waiting`, `sent`, `delivered`, `displayed`, `dismissed`, `opened` or `acted`; or an end without delivery:
+    `expired`, `superseded`, `cancelled`, `suppressed`, `overflowed`, `refused` or `revoked`."""
+    reason: str | None
+    """Why it ended: `ttl`, `collapse_key`, `digested`, `recalled`, `mailbox_emptied`, `no_consent`, `channel_muted`,
+    `capped`, `quiet_hours`, `mailbox_limit`, `mailbox_bytes`, `reason_code_0xNN`, `packet_too_large`,
+    `not_acknowledged` or `device_removed`; `after_<end>` if a receipt proved later that it arrived; or why the device
+    itself dismissed it. null: nothing to explain."""
+    qos: int | None
+    """The effective MQTT QoS: the smaller of what the push asked for and what the device subscribed with. null: it has
+    not been sent yet."""
+    delivered_at: str | None
+    """When it was first known to be delivered. RFC 3339, UTC, milliseconds. null: it is not."""
+    displayed_at: str | None
+    """When it was first reported displayed. RFC 3339, UTC, milliseconds. null: it was not."""
+    dismissed_at: str | None
+    """When it was first reported dismissed. RFC 3339, UTC, milliseconds. null: it was not."""
+    opened_at: str | None
+    """When it was first reported opened. RFC 3339, UTC, milliseconds. null: it was not."""
+    acted_at: str | None
+    """When it was first reported acted. RFC 3339, UTC, milliseconds. null: it was not."""
+    ended_at: str | None
+    """When it ended without delivery. RFC 3339, UTC, milliseconds. null: it did not."""
+    replaced_by: str | None
+    """The id of the digest push that it went into. null: none."""
+    attempts: int
+    """How often it was sent to the device and not acknowledged."""
+    not_before: str | None
+    """When the delivery, which caps or quiet hours hold back, is judged again. RFC 3339, UTC, milliseconds. null: it is
+    not held back."""
+    action: str | None
+    """The id of the action that was chosen. null: none."""
+    result: Any
+    """What the device answered with its action or command, at most 4 KiB of JSON. null: nothing."""
+
+
+class Deliveries(ListPage):
+    """A page of the deliveries of a push."""
+
+    items: list[Delivery]
+    """Deliveries in the order in which their devices were enrolled."""
+
+
+class Recall(Answer):
+    """What recalling a push did, by delivery."""
+
+    cancelled: int
+    """Deliveries that waited and ended `cancelled`, reason `recalled`."""
+    in_flight: int
+    """Deliveries that are sent and not acknowledged: acknowledged ones become `delivered`, lost ones `cancelled`."""
+    too_late: int
+    """Deliveries that the device has already. It is told to remove the push from its screen, if it subscribes to its
+    `notices` topic."""
+
+
+class Attachment(Answer):
+    """A file that pushes refer to and devices fetch."""
+
+    id: str
+    """The SHA-256 of its bytes in hexadecimal. Pushes refer to it as `attachment:ID`."""
+    url: str
+    """The address that devices fetch it from."""
+    content_type: str
+    """Its media type, as given by the header `Content-Type` of the upload."""
+    size: int
+    """Its size in bytes."""
+    created_at: str
+    """When it was first uploaded. RFC 3339, UTC, milliseconds."""
+    expires_at: str
+    """When it is removed, unless it is uploaded again or a push refers to it for longer. RFC 3339, UTC,
+    milliseconds."""

@@ -1,0 +1,202 @@
+"""Answers about what keeps pushes from people: channels, policy, consent, preferences."""
+
+from __future__ import annotations
+
+from gateway.api.answers.common import Answer, ListPage
+
+
+class Cap(Answer):
+    """A limit of alerts within a rolling window."""
+
+    count: int
+    """Alerts that a device gets within the window, 1 to 1,000."""
+    per: str
+    """The window: any `hour`, `day` (24 hours) or `week` (7 days)."""
+
+
+class Caps(Answer):
+    """Limits of how many alerts a device gets."""
+
+    limits: list[Cap]
+    """One to three limits; an alert must be within all of them."""
+    excess: str
+    """What becomes of an alert over a limit: `drop` (it ends `suppressed`, reason `capped`), `defer` (it waits for
+    room) or `digest` (it waits, and comes together with others as one alert)."""
+
+
+class Hours(Answer):
+    """A time span of every day, by the clock in the device's time zone."""
+
+    start: str
+    """First minute, `HH:MM`."""
+    end: str
+    """The minute after the last one, `HH:MM`. Earlier than `start`: on the next day."""
+
+
+class QuietHours(Hours):
+    """Hours in which no alert disturbs."""
+
+    excess: str
+    """What becomes of an alert in quiet hours: `defer` (it waits for their end) or `drop` (it ends `suppressed`, reason
+    `quiet_hours`)."""
+
+
+class CriticalPolicy(Answer):
+    """How often critical pushes may pass other rules."""
+
+    per_day: int
+    """Critical pushes to a device in any 24 hours that may pass a muted channel, a cap or quiet hours, 0 to 1,000. One
+    more is treated like any other push."""
+
+
+class Channel(Answer):
+    """A channel: a category of pushes that a person can mute."""
+
+    id: str
+    """The channel's id, which pushes name in `channel`."""
+    name: str
+    """Its name for people."""
+    description: str | None
+    """What it is about, for people. null: nothing was given."""
+    importance: str
+    """A hint to the device how prominently to show its pushes: `high`, `default` or `low`."""
+    sound: str | None
+    """A hint to the device which sound to play. null: none."""
+    may_mute: bool
+    """Whether a person can mute it. false: choices against it have no effect."""
+    caps: Caps | None
+    """Limits of alerts of this channel to a device, besides the policy's. null: none."""
+    quiet_hours: QuietHours | None
+    """Quiet hours of this channel, instead of the policy's. null: the policy's."""
+    created_at: str
+    """When the channel was made. RFC 3339, UTC, milliseconds."""
+    updated_at: str
+    """When it was last changed. RFC 3339, UTC, milliseconds."""
+
+
+class Channels(ListPage):
+    """A page of channels."""
+
+    items: list[Channel]
+    """Channels in the order of their ids."""
+
+
+class WhenDenied(Answer):
+    """What a device whose person denied consent still gets. It never gets an `alert`."""
+
+    in_app: str
+    """Pushes of kind `in_app`: `allow` or `suppress`."""
+    silent: str
+    """Pushes of kind `silent`: `allow` or `suppress`."""
+    command: str
+    """Pushes of kind `command`: `allow` or `suppress`."""
+
+
+class ConsentPolicy(Answer):
+    """What the consent of a person means for pushes."""
+
+    unknown: str
+    """Alerts to devices whose person has not answered: `allow` or `suppress`."""
+    denied: WhenDenied
+    """Other pushes to devices whose person has denied consent."""
+
+
+class Policy(Answer):
+    """The rules of an app. What was never set has its default."""
+
+    consent: ConsentPolicy
+    """What the consent of a person means for pushes."""
+    caps: Caps | None
+    """Limits of alerts to a device, of all channels together. null: none."""
+    quiet_hours: QuietHours | None
+    """Hours in which no alert disturbs. null: none."""
+    timezone: str
+    """IANA time zone of devices that have not reported theirs."""
+    critical: CriticalPolicy
+    """How often critical pushes may pass other rules."""
+
+
+class ChannelChoice(Answer):
+    """A channel and the person's choice. A channel that was muted and never made has `id` and `muted` only."""
+
+    id: str
+    """The channel's id."""
+    name: str | None = None
+    """Its name for people. Left out: the channel was not made."""
+    description: str | None = None
+    """What it is about, for people. null: nothing was given. Left out: the channel was not made."""
+    importance: str | None = None
+    """How prominently its pushes are shown: `high`, `default` or `low`. Left out: the channel was not made."""
+    sound: str | None = None
+    """A hint which sound to play. null: none. Left out: the channel was not made."""
+    may_mute: bool | None = None
+    """Whether a person can mute it. Left out: the channel was not made, and can be muted."""
+    caps: Caps | None = None
+    """Limits of its alerts. null: none. Left out: the channel was not made."""
+    quiet_hours: QuietHours | None = None
+    """Its own quiet hours. null: the policy's. Left out: the channel was not made."""
+    muted: bool
+    """Whether the person has muted it: its `alert` and `in_app` pushes end `suppressed`, reason `channel_muted`."""
+
+
+class Preferences(Answer):
+    """What the person at a device wants, for a settings screen."""
+
+    consent: str
+    """Whether they want to be notified: `unknown`, `granted` or `denied`."""
+    channels: list[ChannelChoice]
+    """Every channel of the app, and every other one that the person has made a choice about."""
+    quiet_hours: Hours | None
+    """Their own quiet hours, besides the app's. null: none."""
+    timezone: str
+    """The IANA time zone in which quiet hours are counted: the device's, or the policy's."""
+    seq: int | None
+    """The sequence number of the last change that had one: a change with the same or a smaller one is ignored. null:
+    none had one."""
+    changed_at: str | None
+    """When something was last changed. RFC 3339, UTC, milliseconds. null: never."""
+
+
+class ConsentRecord(Answer):
+    """An answer to the question for consent, kept as proof."""
+
+    consent: str
+    """The answer: `unknown`, `granted` or `denied`."""
+    text_version: str | None
+    """The version of the text that asked, as reported with the answer. null: none was reported."""
+    client: str | None
+    """The program that asked, as reported with the answer. null: none was reported."""
+    source: str
+    """How the answer came: `mqtt` (the device's `settings` topic), `http` (the device), `operator` (a key, on behalf of
+    the person) or `push` (an action of a push)."""
+    seq: int | None
+    """The sequence number that was reported with the answer. null: none."""
+    recorded_at: str
+    """When it was stored. RFC 3339, UTC, milliseconds."""
+
+
+class ConsentRecords(Answer):
+    """The answers of a device's person."""
+
+    items: list[ConsentRecord]
+    """The last 100 answers, the newest first. Older ones are forgotten."""
+
+
+class CriticalUse(Answer):
+    """A critical push that passed a rule which would have held any other push."""
+
+    device_id: str | None
+    """The device's id. null: the device was removed."""
+    push_id: str | None
+    """The push's id. null: the push is no longer kept."""
+    passed: str
+    """The rule that it passed: `channel_muted`, `capped` or `quiet_hours`."""
+    at: str
+    """When it was sent to the device. RFC 3339, UTC, milliseconds."""
+
+
+class CriticalUses(ListPage):
+    """A page of critical pushes that passed a rule."""
+
+    items: list[CriticalUse]
+    """Uses, the newest first."""
