@@ -12,37 +12,80 @@ from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
 from gateway.api import answers
 from gateway.api.bodies import json_response
-from gateway.api.services import ReaderOf, services, time_parameter
+from gateway.api.services import PushId, ReaderOf, services, time_parameter
 from gateway.delivery.analytics import By
 from gateway.pages import to_json
 
 router = APIRouter(prefix="/v1/analytics", tags=["analytics"])
 
 _TIME: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
-From = Annotated[str | None, Query(alias="from", description="Accepted at or after; RFC 3339 with an offset.")]
-To = Annotated[str | None, Query(description="Accepted before; RFC 3339 with an offset.")]
+From = Annotated[
+    str | None,
+    Query(
+        alias="from",
+        description="Pushes accepted from this time on, rounded down to the hour. RFC 3339 with an offset.",
+    ),
+]
+To = Annotated[
+    str | None,
+    Query(description="Pushes accepted before this time, rounded up to the hour. RFC 3339 with an offset."),
+]
 
 
 @router.get("/pushes/{push_id}", response_model=answers.PushFunnel)
-async def push_funnel(push_id: str, request: Request, principal: ReaderOf) -> Response:
-    """The funnel of a push, counted now: stages, rates, times to deliver and to open, and how many of those who got it
-    withdrew their consent within a day."""
+async def push_funnel(push_id: PushId, request: Request, principal: ReaderOf) -> Response:
+    """Show the funnel of a push, counted now: stages, rates, times to deliver and to open, and how many people withdrew
+    their consent within a day. Needs a key with the scope `read`."""
     return json_response(await services(request).analytics.of_push(principal.app_no, push_id))
 
 
-@router.get("", response_model=answers.Funnels)
+@router.get(
+    "",
+    response_model=answers.Funnels,
+    responses={
+        200: {
+            "description": "The funnels, in the media type that was asked for with `format`.",
+            "content": {
+                "text/csv": {"schema": {"type": "string", "description": "A line of headings, and one per funnel."}},
+                "application/x-ndjson": {"schema": {"type": "string", "description": "A funnel on each line."}},
+            },
+            "headers": {
+                "Fleetpush-Limited": {
+                    "description": "Of CSV and NDJSON: `limited` of the JSON answer, `true` or `false`.",
+                    "schema": {"type": "string"},
+                },
+                "Fleetpush-Counted-From": {
+                    "description": "Of CSV and NDJSON: `counted_from` of the JSON answer. Missing if that is null.",
+                    "schema": {"type": "string"},
+                },
+                "Fleetpush-Uncounted": {
+                    "description": "Of CSV and NDJSON: `uncounted` of the JSON answer.",
+                    "schema": {"type": "integer"},
+                },
+            },
+        }
+    },
+)
 async def funnels(
     request: Request,
     principal: ReaderOf,
-    by: Annotated[By, Query(description="`hour`: of the day, in the policy's time zone.")],
+    by: Annotated[
+        By,
+        Query(description="One funnel for each `channel`, `tag`, or `hour` of the day in the policy's time zone."),
+    ],
     since: From = None,
     to: To = None,
-    as_: Annotated[Literal["json", "csv", "ndjson"], Query(alias="format")] = "json",
+    as_: Annotated[
+        Literal["json", "csv", "ndjson"],
+        Query(alias="format", description="Media type of the answer: JSON, CSV or NDJSON."),
+    ] = "json",
 ) -> Response:
-    """The funnels of all pushes that were accepted in a time, together, by channel, tag or hour of the day. Whole hours
-    count, and 500 tags of an app in an hour. `opted_out` are people who have muted the channel, or withdrawn consent,
-    in that time. CSV and NDJSON say in the headers `Fleetpush-Limited`, `Fleetpush-Counted-From` and
-    `Fleetpush-Uncounted` what JSON has beside its items."""
+    """Show the funnels of all pushes that were accepted in a time, by channel, tag or hour of the day.
+
+    Only whole hours count: `from` is rounded down and `to` up. CSV and NDJSON have one line per funnel, and
+    the headers `Fleetpush-Limited`, `Fleetpush-Counted-From` and `Fleetpush-Uncounted` for what JSON has beside its
+    items. Needs a key with the scope `read`.
+    """
     first, last = time_parameter("from", since), time_parameter("to", to)
     found = await services(request).analytics.by(principal.app_no, by, first, last)
     items = found["items"]

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, StringConstraints
 
 from gateway.api import answers
 from gateway.api.bodies import json_response, read_model
-from gateway.api.docs import takes
+from gateway.api.openapi import takes
 from gateway.api.services import Administrator, Cursor, Limit, services
 from gateway.auth import Principal
 from gateway.delivery.device_topics import DEFAULT_APP
@@ -35,7 +35,8 @@ def manages_all(principal: Principal) -> bool:
 
 @router.post("", status_code=201, response_model=answers.Application, openapi_extra=takes(AppRequest))
 async def add_app(request: Request, principal: Administrator) -> Response:
-    """Make an app. Its first key is made with `POST /v1/keys` and `"app"`."""
+    """Make an app, a tenant of its own. Its first key is made with `POST /v1/keys` and `"app"`. Needs a key of the app
+    `default` with the scope `admin`."""
     body = await read_model(request, AppRequest)
     if not manages_all(principal):
         raise problem("forbidden", f"apps are made with an admin key of the app {DEFAULT_APP!r}")
@@ -45,6 +46,6 @@ async def add_app(request: Request, principal: Administrator) -> Response:
 
 @router.get("", response_model=answers.Applications)
 async def list_apps(request: Request, principal: Administrator, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """All apps, by id; with a key of another app than `default`, that one."""
+    """List all apps by id; a key of another app than `default` sees its own. Needs a key with the scope `admin`."""
     only = None if manages_all(principal) else principal.app_id
     return json_response(await services(request).keys.apps(principal.app_no, limit, cursor, only))

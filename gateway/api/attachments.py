@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.api import answers
 from gateway.api.bodies import json_response
+from gateway.api.openapi import FILE_SCHEMA, header
 from gateway.api.services import Fetcher, Sender, services
 from gateway.delivery.attachments import ATTACHMENT_ID, CONTENT_TYPE, DEFAULT_TTL, Attachment, Attachments
 from gateway.delivery.push import MAX_TTL
@@ -49,24 +50,48 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
 
-Ttl = Annotated[int, Query(ge=1, le=MAX_TTL, description="Seconds it is kept; pushes that refer to it make it longer.")]
-Id = Annotated[str, Path(pattern=f"^{ATTACHMENT_ID.pattern}$")]
+Ttl = Annotated[
+    int,
+    Query(
+        ge=1,
+        le=MAX_TTL,
+        description="Seconds that it is kept, 1 to 31,536,000, default 604,800 (7 days), and at least a day longer than"
+        " every push that refers to it.",
+    ),
+]
+Id = Annotated[
+    str,
+    Path(
+        pattern=f"^{ATTACHMENT_ID.pattern}$",
+        description="SHA-256 of the file in hexadecimal. None in this app, or expired: 404 `attachment_not_found`.",
+    ),
+]
 
 
 @router.post(
     "",
     status_code=201,
     response_model=answers.Attachment,
+    responses={
+        200: {"model": answers.Attachment, "description": "The app had this file: it is kept as long as either."}
+    },
     openapi_extra={
         "requestBody": {
+            "description": "The file, as it is. Any content type is taken but those of forms.",
             "required": True,
             # By name: a form that is to send `*/*` sends just that, and it is no content type.
-            "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in UPLOADED},
+            "content": {kind: {"schema": FILE_SCHEMA} for kind in UPLOADED},
         }
     },
 )
 async def upload_attachment(request: Request, principal: Sender, ttl: Ttl = DEFAULT_TTL) -> Response:
-    """Keep the body, as it is, under its SHA-256. 200 instead of 201: it was there; it is kept as long as either."""
+    """Store a file under the SHA-256 of its bytes; pushes refer to it as `attachment:ID`.
+
+    The body is the file itself, 5 MiB at most (setting `max_attachment`; larger: 413), with its media type as
+    `Content-Type`, not a form. 201, or 200 if the app had it: it is then kept as long as either upload asked
+    for. No room for it: 507 `storage_full`. At most 20 uploads of an app and 60 of all are under way: 503
+    `busy`. Needs a key with the scope `send`.
+    """
     content_type = request.headers.get("content-type", "application/octet-stream").strip().lower()
     if content_type.partition(";")[0] in FORMS or not CONTENT_TYPE.fullmatch(content_type):
         raise problem(
@@ -80,10 +105,30 @@ async def upload_attachment(request: Request, principal: Sender, ttl: Ttl = DEFA
     return json_response(attachments.described(attachment), 201 if is_new else 200)
 
 
-@router.get("/{attachment_id}", response_class=FileResponse, responses={200: {"content": {"*/*": {}}}})
+@router.get(
+    "/{attachment_id}",
+    response_class=FileResponse,
+    responses={
+        200: {
+            "description": "The file, with the content type of its upload.",
+            "content": {"*/*": {"schema": FILE_SCHEMA}},
+            "headers": {"ETag": {"description": "The attachment's id, quoted.", "schema": {"type": "string"}}},
+        },
+        304: {"description": "The client has it already, as `If-None-Match` says. The answer has no body."},
+    },
+    openapi_extra={
+        "parameters": [
+            header("If-None-Match", "The `ETag` of a copy that the client has. The same: 304, without body.")
+        ]
+    },
+)
 async def fetch_attachment(attachment_id: Id, request: Request, principal: Fetcher) -> Response:
-    """The bytes, for a key with `send` or `read`, or for a device with HTTP Basic: its MQTT user name and token. May
-    answer 503 with `Retry-After`: come again then."""
+    """Download an attachment.
+
+    For a key with the scope `send` or `read`, or for a device with HTTP Basic: its MQTT user name and its token.
+    At most 20 downloads of a key or device, 75 of an app and 100 of all are under way: 503 `busy` with
+    `Retry-After`. One that takes longer than 30 seconds and a second per 8 KiB is ended.
+    """
     attachments = services(request).attachments
     attachment = attachments.get(principal.app_no, attachment_id)
     tag = f'"{attachment.id}"'
@@ -117,7 +162,8 @@ async def permit_pages() -> Response:
 
 @router.delete("/{attachment_id}", status_code=204)
 async def remove_attachment(attachment_id: Id, request: Request, principal: Sender) -> Response:
-    """At once, also if pushes refer to it."""
+    """Remove an attachment at once, also if pushes refer to it: devices then get 404. Needs a key with the scope
+    `send`."""
     await services(request).attachments.remove(principal.app_no, attachment_id)
     return Response(status_code=204)
 

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from gateway.api import answers
 from gateway.api.bodies import MERGE_PATCH, json_response, parse_patch, read_body, read_model
-from gateway.api.docs import takes
+from gateway.api.openapi import takes, takes_patch
 from gateway.api.problems import validation_problem
-from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
+from gateway.api.services import Administrator, ChannelId, Cursor, Limit, ReaderOf, services
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
 from gateway.delivery.reports import cursor_number
 from gateway.merge_patch import merge_patch
@@ -19,28 +19,30 @@ router = APIRouter(prefix="/v1", tags=["channels and policy"])
 
 @router.post("/channels", status_code=201, response_model=answers.Channel, openapi_extra=takes(NewChannel))
 async def add_channel(request: Request, principal: Administrator) -> Response:
-    """Make a channel. Pushes may name one that was not made; only what was made has a name for people, and rules."""
+    """Make a channel: a category of pushes that a person can mute. A push may name a channel that was not made; only
+    one that was made has a name for people, and rules. Needs a key with the scope `admin`."""
     new = await read_model(request, NewChannel)
     return json_response(await services(request).book.add_channel(principal.app_no, new), 201)
 
 
 @router.get("/channels", response_model=answers.Channels)
 async def list_channels(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """By id."""
+    """List the channels of the app by id. Needs a key with the scope `read`."""
     return json_response(services(request).book.channels(principal.app_no, limit, cursor))
 
 
 @router.get("/channels/{channel_id}", response_model=answers.Channel)
-async def show_channel(channel_id: str, request: Request, principal: ReaderOf) -> Response:
-    """One channel."""
+async def show_channel(channel_id: ChannelId, request: Request, principal: ReaderOf) -> Response:
+    """Show a channel. Needs a key with the scope `read`."""
     return json_response(services(request).book.channel(principal.app_no, channel_id))
 
 
 @router.patch(
-    "/channels/{channel_id}", response_model=answers.Channel, openapi_extra=takes(ChannelFields, MERGE_PATCH[0])
+    "/channels/{channel_id}", response_model=answers.Channel, openapi_extra=takes_patch(ChannelFields, MERGE_PATCH[0])
 )
-async def change_channel(channel_id: str, request: Request, principal: Administrator) -> Response:
-    """JSON Merge Patch (RFC 7396). What waits is judged anew."""
+async def change_channel(channel_id: ChannelId, request: Request, principal: Administrator) -> Response:
+    """Change a channel with a JSON Merge Patch (RFC 7396): a given field replaces, null removes. New rules also hold
+    for what waits, soon after the answer. Needs a key with the scope `admin`."""
     body = await read_body(request, MERGE_PATCH)
     book = services(request).book
     current = book.channel(principal.app_no, channel_id)
@@ -54,8 +56,9 @@ async def change_channel(channel_id: str, request: Request, principal: Administr
 
 
 @router.delete("/channels/{channel_id}", status_code=204)
-async def remove_channel(channel_id: str, request: Request, principal: Administrator) -> Response:
-    """Pushes may go on naming it, and people's choices about it stay."""
+async def remove_channel(channel_id: ChannelId, request: Request, principal: Administrator) -> Response:
+    """Remove a channel. Pushes may go on naming it, and people's choices about it stay. Needs a key with the scope
+    `admin`."""
     await services(request).book.remove_channel(principal.app_no, channel_id)
     return Response(status_code=204)
 
@@ -64,18 +67,20 @@ async def remove_channel(channel_id: str, request: Request, principal: Administr
 async def list_critical_uses(
     request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """Every critical push that passed a muted channel, a cap or quiet hours: to whom and when, the newest first."""
+    """List every critical push that passed a muted channel, a cap or quiet hours, the newest first. Needs a key with
+    the scope `read`."""
     return json_response(await services(request).gate.critical_uses(principal.app_no, limit, cursor_number(cursor)))
 
 
 @router.get("/policy", response_model=answers.Policy)
 async def show_policy(request: Request, principal: ReaderOf) -> Response:
-    """The app's rules; what was never set has its default."""
+    """Show the rules of the app; what was never set has its default. Needs a key with the scope `read`."""
     return json_response(services(request).book.policy(principal.app_no))
 
 
 @router.put("/policy", response_model=answers.Policy, openapi_extra=takes(Policy))
 async def set_policy(request: Request, principal: Administrator) -> Response:
-    """Replace the app's rules; what is left out gets its default. What waits is judged anew."""
+    """Replace the rules of the app; what is left out gets its default. New rules also hold for what waits, soon after
+    the answer. Needs a key with the scope `admin`."""
     policy = await read_model(request, Policy)
     return json_response(await services(request).book.set_policy(principal.app_no, policy))

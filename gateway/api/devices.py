@@ -24,11 +24,12 @@ from gateway.api.bodies import (
     read_body,
     read_model,
 )
-from gateway.api.docs import takes
 from gateway.api.json_items import items_of
+from gateway.api.openapi import takes, takes_patch
 from gateway.api.problems import validation_problem
 from gateway.api.services import (
     Cursor,
+    DeviceId,
     DeviceManager,
     DeviceManagerOrOwner,
     DeviceReader,
@@ -51,6 +52,29 @@ router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 BULK_DEVICES = 10_000
 
+Online = Annotated[bool | None, Query(description="true: devices that are connected now. false: those that are not.")]
+Tag = Annotated[str | None, Query(max_length=64, description="Devices with this tag.")]
+Text = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=100,
+        description="Devices with this text in their id or name, in upper or lower case; 1 to 100 characters.",
+    ),
+]
+LastSeenBefore = Annotated[
+    str | None,
+    Query(
+        max_length=40,
+        description="Devices that are offline, and were last connected before this time (RFC 3339 with an offset) or"
+        " never.",
+    ),
+]
+HasError = Annotated[bool | None, Query(description="true: devices with a `last_error`. false: devices without.")]
+Waiting = Annotated[
+    bool | None, Query(description="true: devices for which a push waits or is in flight. false: the others.")
+]
+
 
 class PreferencesChange(Settings):
     """What the person at a device wants. What is left out stays as it was."""
@@ -70,7 +94,7 @@ class BulkRequest(DescribedModel):
 
 @router.post("", status_code=201, response_model=answers.EnrolledDevice, openapi_extra=takes(NewDevice))
 async def enrol(request: Request, principal: DeviceManager) -> Response:
-    """Enrol a device. Its token is shown this once."""
+    """Enrol a device. Its token, the MQTT password, is shown this once. Needs a key with the scope `devices`."""
     device = await read_model(request, NewDevice)
     (answer,) = await services(request).devices.enrol(principal.app_no, principal.app_id, [device])
     if isinstance(answer, Problem):
@@ -80,8 +104,11 @@ async def enrol(request: Request, principal: DeviceManager) -> Response:
 
 @router.post("/bulk", status_code=201, response_model=answers.EnrolledDevices, openapi_extra=takes(BulkRequest))
 async def enrol_many(request: Request, principal: DeviceManager) -> Response:
-    """Enrol up to 10,000; one result per item, in order: a credential, or the item's problem. Some hundreds are stored
-    together; should the server end half way, those are enrolled and the rest is not."""
+    """Enrol up to 10,000 devices in 16 MiB of JSON at most: one result per device, in order, a credential or a problem.
+
+    Devices are stored some hundreds at a time: if the server ends half way, those are enrolled and the rest is
+    not. The body is `{"devices": [..]}` and nothing else. Needs a key with the scope `devices`.
+    """
     give_way = services(request).turns.give_way
     items = await items_of(await read_body(request, limit=BULK_LIMIT), "devices", BULK_DEVICES, give_way)
     judged: list[NewDevice | Problem] = []
@@ -134,33 +161,30 @@ async def list_devices(
     principal: DeviceReader,
     limit: Limit = 100,
     cursor: Cursor = None,
-    online: Annotated[bool | None, Query(description="Whether it is connected now.")] = None,
-    tag: Annotated[str | None, Query(max_length=64, description="It has this tag.")] = None,
-    q: Annotated[
-        str | None, Query(min_length=1, max_length=100, description="In its id or name, whatever the case.")
-    ] = None,
-    last_seen_before: Annotated[
-        str | None,
-        Query(max_length=40, description="Not connected, and last seen before this time (RFC 3339), or never."),
-    ] = None,
-    has_error: Annotated[bool | None, Query(description="Whether it has a `last_error`.")] = None,
-    waiting: Annotated[bool | None, Query(description="Whether a push waits for it, or is in flight to it.")] = None,
+    online: Online = None,
+    tag: Tag = None,
+    q: Text = None,
+    last_seen_before: LastSeenBefore = None,
+    has_error: HasError = None,
+    waiting: Waiting = None,
 ) -> Response:
-    """By id, with presence. Several conditions all hold; what they are compared with is some seconds old at most."""
+    """List the devices of the app by id, with their presence. Conditions are combined with AND; what they are compared
+    with is some seconds old at most. Needs a key with the scope `devices` or `read`."""
     before = time_parameter("last_seen_before", last_seen_before)
     wanted = DeviceFilter(online, tag, q, before, has_error, waiting)
     return json_response(await services(request).devices.page(principal.app_no, limit, cursor, wanted))
 
 
 @router.get("/{device_id}", response_model=answers.Device)
-async def show_device(device_id: str, request: Request, principal: DeviceReader) -> Response:
-    """One device, with presence and its last error."""
+async def show_device(device_id: DeviceId, request: Request, principal: DeviceReader) -> Response:
+    """Show a device with its presence and its last error. Needs a key with the scope `devices` or `read`."""
     return json_response(await services(request).devices.show(principal.app_no, device_id))
 
 
-@router.patch("/{device_id}", response_model=answers.Device, openapi_extra=takes(DeviceFields, MERGE_PATCH[0]))
-async def change_device(device_id: str, request: Request, principal: DeviceManager) -> Response:
-    """JSON Merge Patch (RFC 7396): what is given replaces, null removes, `attributes` merge."""
+@router.patch("/{device_id}", response_model=answers.Device, openapi_extra=takes_patch(DeviceFields, MERGE_PATCH[0]))
+async def change_device(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
+    """Change a device with a JSON Merge Patch (RFC 7396): a given field replaces, null removes, `attributes` are
+    merged. Needs a key with the scope `devices`."""
     body = await read_body(request, MERGE_PATCH)
     parse(DeviceFields, body)  # by itself it must be valid as well: the problem then speaks of what was sent
     try:
@@ -173,48 +197,63 @@ async def change_device(device_id: str, request: Request, principal: DeviceManag
 
 
 @router.delete("/{device_id}", status_code=204)
-async def remove_device(device_id: str, request: Request, principal: DeviceManager) -> Response:
-    """Its deliveries end `revoked`, its session is deleted, its connections close."""
+async def remove_device(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
+    """Remove a device: its waiting deliveries end `revoked`, its MQTT session is deleted, its connections close within
+    a second.
+
+    The same id enrolled later is a new device, with a token and a mailbox of its own. Needs a key with the scope
+    `devices`.
+    """
     await services(request).devices.remove(principal.app_no, principal.app_id, device_id)
     return Response(status_code=204)
 
 
 @router.post("/{device_id}/token", response_model=answers.EnrolledDevice)
-async def rotate_token(device_id: str, request: Request, principal: DeviceManager) -> Response:
-    """A new token, shown this once; the old one is void at once and its connections close."""
+async def rotate_token(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
+    """Give a device a new token, shown this once; the old one is void at once and its connections close. What waits
+    stays. Needs a key with the scope `devices`."""
     return json_response(await services(request).devices.rotate(principal.app_no, principal.app_id, device_id))
 
 
 @router.get("/{device_id}/mailbox", response_model=answers.Mailbox)
 async def show_mailbox(
-    device_id: str, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
+    device_id: DeviceId, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """What waits for a device, in the order in which it will come."""
+    """List the pushes that wait for a device, in the order in which they will be sent. Needs a key with the scope
+    `devices` or `read`."""
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     return json_response(await found.reports.mailbox(device_no, limit, cursor, principal.app_no))
 
 
 @router.delete("/{device_id}/mailbox", response_model=answers.EmptiedMailbox)
-async def empty_mailbox(device_id: str, request: Request, principal: DeviceManager) -> Response:
-    """Cancel what waits (reason `mailbox_emptied`); what is in flight goes on."""
+async def empty_mailbox(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
+    """Cancel everything that waits for a device (state `cancelled`, reason `mailbox_emptied`). What is in flight goes
+    on. Needs a key with the scope `devices`."""
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     return json_response({"cancelled": await found.ledger.empty_mailbox(device_no, principal.app_no)})
 
 
 @router.get("/{device_id}/preferences", response_model=answers.Preferences)
-async def show_preferences(device_id: str, request: Request, principal: DeviceReaderOrOwner) -> Response:
-    """What the person at the device wants: consent, and every channel with their choice. Also for the device itself,
-    with its token as the key."""
+async def show_preferences(device_id: DeviceId, request: Request, principal: DeviceReaderOrOwner) -> Response:
+    """Show the consent of the person at a device, and every channel with their choice.
+
+    Needs a key with the scope `devices` or `read`, or the device's own token as the key.
+    """
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     return json_response(await found.wishes.preferences(principal.app_no, device_no))
 
 
 @router.patch("/{device_id}/preferences", response_model=answers.Preferences, openapi_extra=takes(PreferencesChange))
-async def change_preferences(device_id: str, request: Request, principal: DeviceManagerOrOwner) -> Response:
-    """What the device can say on its `settings` topic, said over HTTP, by the device or on behalf of its person."""
+async def change_preferences(device_id: DeviceId, request: Request, principal: DeviceManagerOrOwner) -> Response:
+    """Change consent, channel choices and quiet hours of the person at a device; what waits and is not wanted any more
+    ends `suppressed`.
+
+    A device can say the same on its MQTT topic `settings`. Needs a key with the scope `devices`, which acts on
+    behalf of the person, or the device's own token as the key.
+    """
     change = await read_model(request, PreferencesChange, values=DEVICE_VALUES)
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
@@ -227,17 +266,31 @@ async def change_preferences(device_id: str, request: Request, principal: Device
 
 
 @router.get("/{device_id}/consent", response_model=answers.ConsentRecords)
-async def show_consent(device_id: str, request: Request, principal: DeviceReader) -> Response:
-    """The proof: the last 100 answers of its person, the newest first, with the text that asked and how it was said."""
+async def show_consent(device_id: DeviceId, request: Request, principal: DeviceReader) -> Response:
+    """List the last 100 answers of a device's person to the question for consent, the newest first: the proof. Needs a
+    key with the scope `devices` or `read`."""
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     return json_response({"items": await found.wishes.consents(principal.app_no, device_no)})
 
 
-@router.post("/{device_id}/call", response_model=answers.CallAnswer, openapi_extra=takes(CallRequest))
-async def call(device_id: str, request: Request, principal: Sender) -> Response:
-    """Send a command and wait for what the device answers: 200 with its result, or with how it ended; 202 `queued`
-    when there was no answer in `wait` seconds. It goes on then, and the result can be looked up by its id."""
+@router.post(
+    "/{device_id}/call",
+    response_model=answers.CallAnswer,
+    response_description="The device has answered, or the command has ended without being carried out.",
+    responses={
+        202: {"model": answers.CallAnswer, "description": "No answer within `wait` seconds. The command goes on."}
+    },
+    openapi_extra=takes(CallRequest),
+)
+async def call(device_id: DeviceId, request: Request, principal: Sender) -> Response:
+    """Send a command to a device and wait for its answer.
+
+    200 when the device has answered, or when the command has ended without being carried out; 202 with the
+    status `queued` when `wait` seconds are over. The command then goes on, and its result can be looked up with
+    `push_id`. At most 250 calls of an app wait at a time, 1,000 of all: 429 `too_many_calls`. Needs a key with
+    the scope `send`.
+    """
     found = services(request)
     order = await read_model(request, CallRequest, PUSH_LIMIT, found.push_values)
     device_no = await found.devices.number(principal.app_no, device_id)
@@ -250,7 +303,8 @@ async def call(device_id: str, request: Request, principal: Sender) -> Response:
 
 @router.get("/{device_id}/uplink", response_model=answers.Uplink)
 async def show_uplink(
-    device_id: str, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
+    device_id: DeviceId, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """The last messages it said, the newest first."""
+    """List the messages that a device has published below its `uplink` topic, the newest first: by default the last
+    100, for 7 days. Needs a key with the scope `devices` or `read`."""
     return page_response(await services(request).devices.uplink(principal.app_no, device_id, limit, cursor))

@@ -1,54 +1,52 @@
 """The API describes itself: `/openapi.json`, a page to try it at `/docs`, and a page of all problems.
 
-Bodies are read by our own code (`bodies`), so a route declares its body with `takes(Model)`; the rest of the document
-is FastAPI's. The page's script and style come from a package on this machine: no other network is needed.
+The page's script and style come from a package on this machine: no other network is needed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import html
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 from starlette.staticfiles import StaticFiles
 
-from gateway.api import examples
-from gateway.api.answers import ProblemDocument
+from gateway.api.openapi import describe
+from gateway.api.operation_problems import OF_NO_OPERATION, operations_by_code
 from gateway.errors import CATALOGUE
 from gateway.pages import to_json
 
-_REF = "#/components/schemas/{model}"
-_models: dict[str, type[BaseModel]] = {ProblemDocument.__name__: ProblemDocument}
-"""What FastAPI does not see of the routes' shapes; filled by `takes` while they are defined."""
-DESCRIPTION = """
-Push for a private fleet of devices, told truthfully.
 
-Every call below `/v1` needs `Authorization: Bearer KEY`. Lists take `limit` and `cursor`. Every refusal is a problem
-document (RFC 9457); [all of them](/docs/problems).
-"""
+class _Documents:
+    """The OpenAPI document and the page of problems, each encoded once: that takes as long as some hundred pushes, and
+    strangers may ask for it."""
 
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._making = asyncio.Lock()
+        self._openapi: bytes | None = None
+        self._problems = b""
 
-def takes(model: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
-    """`openapi_extra` of a route that reads this body."""
-    _models[model.__name__] = model
-    schema = {"$ref": _REF.format(model=model.__name__)}
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+    async def openapi(self) -> bytes:
+        await self._make()
+        assert self._openapi is not None, "made"
+        return self._openapi
 
+    async def problems(self) -> bytes:
+        await self._make()
+        return self._problems
 
-def idempotent(extra: dict[str, Any]) -> dict[str, Any]:
-    header = {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "schema": {"type": "string", "maxLength": 255},
-        "description": "Kept 24 h: the same key and body answers the first result and sends nothing.",
-    }
-    return {**extra, "parameters": [header]}
+    async def _make(self) -> None:
+        """On a thread, so that the loop gets its turns meanwhile."""
+        async with self._making:
+            if self._openapi is None:
+                document = await asyncio.to_thread(describe, self._app)
+                self._problems = _problems_page(document).encode()
+                self._openapi = await asyncio.to_thread(to_json, document)
 
 
 def install(app: FastAPI) -> None:
@@ -56,52 +54,13 @@ def install(app: FastAPI) -> None:
     app.include_router(_pages)
     static = resources.files("fastapi_offline").joinpath("static")
     app.mount("/docs/static", StaticFiles(directory=str(static)), "docs-static")
-    document: list[bytes] = []
-
-    async def described() -> Response:
-        """Encoded once: that takes as long as a hundred pushes, and strangers may ask for it."""
-        if not document:
-            document.append(to_json(describe(app)))
-        return Response(document[0], media_type="application/json")
-
-    app.add_api_route("/openapi.json", described, include_in_schema=False)
+    app.state.documents = _Documents(app)
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
-
-
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, made once."""
-    if app.openapi_schema is not None:
-        return app.openapi_schema
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    _, definitions = models_json_schema([(model, "validation") for model in _models.values()], ref_template=_REF)
-    components = document.setdefault("components", {})
-    components.setdefault("schemas", {}).update(definitions.get("$defs", {}))
-    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}}
-    for name in ("HTTPValidationError", "ValidationError"):  # the framework's shape, which we never answer
-        components["schemas"].pop(name, None)
-    refusal = {
-        "description": "A problem.",
-        "content": {"application/problem+json": {"schema": {"$ref": _REF.format(model=ProblemDocument.__name__)}}},
-    }
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            for parameter in operation.get("parameters", ()):
-                if parameter["in"] == "path" and parameter["name"] in examples.PARAMETERS:
-                    parameter["example"] = examples.PARAMETERS[parameter["name"]]
-            if (method, path) in examples.BODIES:
-                for content in operation["requestBody"]["content"].values():
-                    content["example"] = examples.BODIES[method, path]
-            operation["responses"].pop("422", None)
-            operation["responses"]["default"] = refusal
-            if path.startswith("/v1/"):
-                operation["security"] = [{"key": []}]
-    app.openapi_schema = document
-    return document
 
 
 _pages = APIRouter(include_in_schema=False)
 _STYLE = (
-    "<style>body{font:16px/1.5 sans-serif;margin:2em}td,th{text-align:left;padding:.2em 1em .2em 0}"
+    "<style>body{font:16px/1.5 sans-serif;margin:2em}td,th{text-align:left;vertical-align:top;padding:.2em 1em .2em 0}"
     ":target{background:#ffd}</style>"
 )
 _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
@@ -135,18 +94,47 @@ async def page() -> Response:
     )
 
 
+@_pages.get("/openapi.json")
+async def document(request: Request) -> Response:
+    return Response(await request.app.state.documents.openapi(), media_type="application/json")
+
+
 @_pages.get("/docs/problems")
-async def problems() -> Response:
+async def problems(request: Request) -> Response:
     """What the `type` of each problem document points to."""
+    return Response(await request.app.state.documents.problems(), media_type="text/html")
+
+
+def _problems_page(document: dict[str, Any]) -> str:
+    below = [path for path in document["paths"] if path.startswith("/v1/")]
+    everywhere = sum(len(operations) for operations in document["paths"].values())
+    with_key = sum(len(document["paths"][path]) for path in below)
+    answering = operations_by_code(document)
+
+    def whose(code: str) -> str:
+        found = answering[code]
+        if len(found) == everywhere:
+            return "every operation"
+        if len(found) == with_key and all(" /v1/" in operation for operation in found):
+            return "every operation below <code>/v1</code>"
+        also = ["what is no operation"] if code in OF_NO_OPERATION else []
+        return ", ".join([*also, *(f"<code>{html.escape(operation)}</code>" for operation in found)])
+
     rows = "".join(
         f'<tr id="{code}"><td><code>{code}</code><td>{row.status}<td>{html.escape(row.title)}'
-        f"<td>{'yes, later' if row.retryable else 'no'}"
+        f"<td>{'yes, later' if row.retryable else 'no'}<td>{_marked_up(row.when)}<td>{whose(code)}"
         for code, row in CATALOGUE.items()
     )
-    text = (
+    return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Problems</title>'
         f"{_STYLE}<h1>Problems</h1>"
         "<p>Every refusal is <code>application/problem+json</code> (RFC 9457) with a stable <code>code</code>.</p>"
-        f"<table><tr><th>code<th>status<th>title<th>try again unchanged?{rows}</table></html>"
+        "<table><tr><th>code<th>status<th>title<th>try again unchanged?<th>when<th>answered by"
+        f"{rows}</table></html>"
     )
-    return Response(text, media_type="text/html")
+
+
+def _marked_up(text: str) -> str:
+    """Text with code between backticks, as HTML."""
+    parts: Iterable[str] = html.escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))

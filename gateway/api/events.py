@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.api.openapi import header
 from gateway.api.services import ReaderOf, services
 from gateway.delivery.event_log import Page, Position, position_of
 from gateway.errors import problem
@@ -30,19 +31,45 @@ HEARTBEAT = 15.0
 """Seconds of silence after which a comment is sent, so that nobody on the way gives the connection up."""
 
 Since = Annotated[
-    str | None, Query(max_length=40, description="The id of an event: what came after it. `0`: everything kept.")
+    str | None,
+    Query(
+        max_length=40,
+        description="The id of an event: the stream begins behind it. `0`: with the oldest kept. Left out: now.",
+    ),
 ]
 Types = Annotated[
-    str | None, Query(max_length=1024, description="Event types, comma-separated; `delivery.*` is all that begin so.")
+    str | None,
+    Query(
+        max_length=1024, description="Event types, comma-separated; `delivery.*` is all that begin so. Left out: all."
+    ),
 ]
 
 
-@router.get("", response_class=StreamingResponse, responses={200: {"content": {"text/event-stream": {"schema": {}}}}})
+@router.get(
+    "",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Server-sent events, until either side ends. A comment is sent after 15 seconds of silence.",
+            "content": {"text/event-stream": {"schema": {"type": "string", "description": "Server-sent events."}}},
+        }
+    },
+    openapi_extra={
+        "parameters": [
+            header("Last-Event-ID", "As `since`, which it goes before: browsers send it when they come back.")
+        ]
+    },
+)
 async def follow_events(
     request: Request, principal: ReaderOf, since: Since = None, types: Types = None
 ) -> StreamingResponse:
-    """A stream of server-sent events (`id`, `event`, `data`); without `since` of what happens from now on. A client
-    that comes back says `Last-Event-ID`, as browsers do, and misses nothing of the last days."""
+    """Follow what happens as server-sent events (`id`, `event`, `data`), until either side closes the connection.
+
+    Without `since` the stream has what happens from now on. A client that comes back with the id of the last
+    event, as `since` or in `Last-Event-ID` as browsers do, misses nothing that is still kept (by default 7 days,
+    256 MiB of an app). At most 20 streams of a key, 100 of an app and 200 of all are open: 429
+    `too_many_streams`. A stream that is not read for 60 seconds ends. Needs a key with the scope `read`.
+    """
     feed, admission = services(request).feed, services(request).admission
     after = request.headers.get("last-event-id", since)
     position = await feed.last() if after is None else position_of(after)

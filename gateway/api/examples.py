@@ -1,6 +1,8 @@
-"""A body for each call that the form at `/docs` is filled in with: sent as it stands, it does what it says and no harm.
+"""An example of each request body and of each answer, for the OpenAPI document and the form at `/docs`.
 
-They belong together: the device that one enrols is the one that the others change, and the push is for its tag.
+Sent as they stand, the requests do what they say and no harm. They belong together: the device that one enrols is the
+one that the others change, and the push is for its tag. A test sends them, and compares the answers with what is given
+here by their fields.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("patch", "/v1/devices/{device_id}"): {"name": "Entrance, left", "attributes": {"floor": 1}},
     ("patch", "/v1/devices/{device_id}/preferences"): {"channels": {"offers": True}},
     ("post", "/v1/devices/{device_id}/call"): {"command": "status", "wait": 2},
+    ("post", "/v1/attachments"): "Today: soup",
     ("post", "/v1/channels"): {"id": "offers", "name": "Offers"},
     ("patch", "/v1/channels/{channel_id}"): {"description": "What is cheap today"},
     ("put", "/v1/policy"): {"timezone": "Europe/Berlin"},
@@ -34,5 +37,282 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/apps"): {"id": "canteen"},
     ("post", "/v1/keys"): {"name": "A sender", "scopes": ["send"]},
 }
-PARAMETERS: Final = {"device_id": "kiosk-1", "channel_id": "offers"}
-"""In paths; other ids are made by the server."""
+PARAMETERS: Final = {"device_id": "kiosk-1", "channel_id": "offers", "by": "channel"}
+"""Those that a call cannot do without; other ids are made by the server."""
+
+_UPLOADED: Final = "text/plain"
+"""The only one of the content types of an upload that can be written here."""
+_PUSH_ID: Final = "Zk3vQm9xT2yLs8RbW4nA"
+_ACCEPTED: Final = {"push_id": _PUSH_ID, "targeted": 2, "suppressed": 0, "unknown": []}
+_AT: Final = "2026-12-01T11:00:00.000Z"
+_SOON: Final = "2026-12-01T11:00:00.412Z"
+_LATER: Final = "2026-12-01T12:00:00.000Z"
+_COUNTS: Final = {
+    "targeted": 2,
+    "waiting": 1,
+    "sent": 0,
+    "delivered": 0,
+    "displayed": 1,
+    "dismissed": 0,
+    "opened": 0,
+    "acted": 0,
+    "expired": 0,
+    "superseded": 0,
+    "cancelled": 0,
+    "suppressed": 0,
+    "overflowed": 0,
+    "refused": 0,
+    "revoked": 0,
+}
+_SENT: Final = {
+    "push_id": _PUSH_ID,
+    "target": {"tag": "lobby"},
+    "kind": "alert",
+    "priority": "normal",
+    "qos": 1,
+    "ttl": 3600,
+    "channel": "offers",
+    "notification": _PUSH["notification"],
+    "sent_at": _AT,
+    "expires_at": _LATER,
+    "recalled_at": None,
+    "targeted": 2,
+    "suppressed": 0,
+    "counts": _COUNTS,
+    "reached": {"delivered": 1, "displayed": 1, "opened": 0, "acted": 0},
+}
+_DELIVERY: Final = {
+    "device_id": "kiosk-1",
+    "state": "displayed",
+    "reason": None,
+    "qos": 1,
+    "delivered_at": _SOON,
+    "displayed_at": "2026-12-01T11:00:00.530Z",
+    "dismissed_at": None,
+    "opened_at": None,
+    "acted_at": None,
+    "ended_at": None,
+    "not_before": None,
+    "replaced_by": None,
+    "attempts": 0,
+    "action": None,
+    "result": None,
+}
+_TOKEN: Final = "dGhpcyBpcyBub3QgYSByZWFsIHRva2VuLCBzb3JyeSE"
+_CREDENTIAL: Final = {
+    "device_id": "kiosk-1",
+    "token": _TOKEN,
+    "mqtt": {
+        "host": "push.example",
+        "port": 1883,
+        "tls": False,
+        "websocket": "ws://push.example:8080/mqtt",
+        "client_id": "kiosk-1",
+        "username": "kiosk-1",
+        "password": _TOKEN,
+        "topics": {
+            "push": "default/devices/kiosk-1/push",
+            "receipts": "default/devices/kiosk-1/receipts",
+            "settings": "default/devices/kiosk-1/settings",
+            "report": "default/devices/kiosk-1/report",
+            "uplink": "default/devices/kiosk-1/uplink",
+            "presence": "default/devices/kiosk-1/presence",
+            "notices": "default/devices/kiosk-1/notices",
+        },
+    },
+}
+_KNOWN_DEVICE: Final = {
+    "device_id": "kiosk-1",
+    "name": "Entrance",
+    "tags": ["lobby"],
+    "attributes": {"floor": 1, "battery": 81},
+    "locale": None,
+    "timezone": "Europe/Berlin",
+    "created_at": _AT,
+    "updated_at": _AT,
+    "online": True,
+    "address": "10.0.0.17:51312",
+    "connected_at": _AT,
+    "last_seen": _SOON,
+    "last_error": None,
+    "last_error_at": None,
+    "consent": "granted",
+    "channels": {"offers": True},
+}
+_CHANNEL: Final = {
+    "id": "offers",
+    "name": "Offers",
+    "description": "What is cheap today",
+    "importance": "default",
+    "sound": None,
+    "may_mute": True,
+    "caps": None,
+    "quiet_hours": None,
+}
+_STORED_CHANNEL: Final = {**_CHANNEL, "created_at": _AT, "updated_at": _AT}
+_STAGES: Final = {
+    "targeted": 2,
+    "eligible": 2,
+    "delivered": 1,
+    "displayed": 1,
+    "dismissed": 0,
+    "opened": 0,
+    "acted": 0,
+    "opted_out": 0,
+    "rates": {"delivered": 0.5, "displayed": 1.0, "opened": 0.0, "acted": None, "opted_out": 0.0},
+    "time_to_deliver_ms": {"p50": 412, "p90": 412, "p99": 412},
+    "time_to_open_ms": None,
+}
+_FUNNEL: Final = {"channel": "offers", **_STAGES}
+_WEBHOOK: Final = {
+    "id": "wh_3v9QmxT2yLs8RbW4",
+    "url": "https://receiver.example/fleetpush",
+    "types": ["delivery.*"],
+    "description": "An example",
+    "enabled": True,
+    "disabled_at": None,
+    "disabled_reason": None,
+    "succeeded_at": None,
+    "failed_at": None,
+    "last_error": None,
+    "dead_letters_dropped": 0,
+    "created_at": _AT,
+    "updated_at": _AT,
+}
+_EVENT: Final = {
+    "id": "4711.0",
+    "type": "delivery.displayed",
+    "timestamp": "2026-12-01T11:00:00.530Z",
+    "data": {"push_id": _PUSH_ID, "device_id": "kiosk-1", "channel": "offers"},
+}
+_KEY: Final = {"id": "k_9f86d081884c", "app": "default", "name": "A sender", "scopes": ["send"], "created_at": _AT}
+_CALLED: Final = {"push_id": _PUSH_ID, "reason": None}
+
+
+def _page(item: Any) -> dict[str, Any]:
+    return {"items": [item], "next_cursor": None}
+
+
+ANSWERS: Final[dict[str, Any]] = {
+    "AcceptedPush": _ACCEPTED,
+    "Application": {"id": "canteen", "created_at": _AT},
+    "Applications": _page({"id": "default", "created_at": _AT}),
+    "Attachment": {
+        "id": "76e8d0a8cf1a24d2c4b9e5b2bb2a1d2c6d8f0f37e0a6f5c1b0a9d8c7b6a5f4e3",
+        "url": "http://push.example:8080/v1/attachments/76e8d0a8cf1a24d2c4b9e5b2bb2a1d2c6d8f0f37e0a6f5c1b0a9d8c7b6a5f4e3",
+        "content_type": "text/plain",
+        "size": 11,
+        "created_at": _AT,
+        "expires_at": "2026-12-08T11:00:00.000Z",
+    },
+    "CallAnswer": {**_CALLED, "status": "answered", "state": "acted", "result": {"volume": 3}},
+    "Channel": _STORED_CHANNEL,
+    "Channels": _page(_STORED_CHANNEL),
+    "ConsentRecords": {
+        "items": [
+            {
+                "consent": "granted",
+                "text_version": "v2",
+                "client": "kiosk 2.1",
+                "source": "mqtt",
+                "seq": 7,
+                "recorded_at": _AT,
+            }
+        ]
+    },
+    "CriticalUses": _page({"device_id": "kiosk-1", "push_id": _PUSH_ID, "passed": "quiet_hours", "at": _AT}),
+    "DeadLetters": _page(
+        {
+            "id": "12",
+            "events": [_EVENT],
+            "attempts": 31,
+            "error": "the receiver answered 500",
+            "at": "2026-12-02T11:00:00.000Z",
+            "replaying": False,
+        }
+    ),
+    "Deliveries": _page(_DELIVERY),
+    "Device": _KNOWN_DEVICE,
+    "Devices": _page(_KNOWN_DEVICE),
+    "EmptiedMailbox": {"cancelled": 1},
+    "EnrolledDevice": _CREDENTIAL,
+    "EnrolledDevices": {"devices": [_CREDENTIAL]},
+    "Forecast": {"targeted": 2, "online": 1, "suppressed": {}, "unknown": []},
+    "Funnels": {"items": [_FUNNEL], "limited": False, "counted_from": None, "uncounted": 0},
+    "Health": {"status": "ok"},
+    "Keys": _page({**_KEY, "revoked_at": None}),
+    "Mailbox": _page(
+        {
+            "push_id": _PUSH_ID,
+            "state": "waiting",
+            "priority": "normal",
+            "kind": "alert",
+            "collapse_key": None,
+            "sent_at": _AT,
+            "expires_at": _LATER,
+            "size": 231,
+            "not_before": None,
+            "attempts": 0,
+        }
+    ),
+    "NewKey": {**_KEY, "key": "fp_dGhpcyBpcyBub3QgYSByZWFsIGtleSwgc29ycnkh"},
+    "NewWebhook": {**_WEBHOOK, "secret": "whsec_dGhpcyBpcyBub3QgYSByZWFsIHNlY3JldCE="},
+    "Policy": {
+        "consent": {"unknown": "allow", "denied": {"in_app": "allow", "silent": "allow", "command": "allow"}},
+        "caps": None,
+        "quiet_hours": {"start": "22:00", "end": "07:00", "excess": "defer"},
+        "timezone": "Europe/Berlin",
+        "critical": {"per_day": 10},
+    },
+    "Preferences": {
+        "consent": "granted",
+        "channels": [{**_CHANNEL, "muted": False}],
+        "quiet_hours": None,
+        "timezone": "Europe/Berlin",
+        "seq": 7,
+        "changed_at": _AT,
+    },
+    "Push": _SENT,
+    "PushFunnel": {"push_id": _PUSH_ID, **_STAGES, "counted_at": _LATER},
+    "Pushes": _page(_SENT),
+    "Recall": {"cancelled": 1, "in_flight": 0, "too_late": 1},
+    "Replayed": {"replaying": 1},
+    "Uplink": _page({"topic": "door", "payload": "open", "received_at": _AT}),
+    "Webhook": _WEBHOOK,
+    "Webhooks": _page(_WEBHOOK),
+}
+"""By the model of the answer."""
+_SPECIAL: Final[dict[tuple[str, str, str], Any]] = {
+    ("post", "/v1/devices/{device_id}/call", "202"): {**_CALLED, "status": "queued", "state": "sent", "result": None},
+    ("get", "/readyz", "200"): {"status": "ready"},
+}
+"""Of operations and statuses that answer something else than their model's usual."""
+TEXTS: Final[dict[tuple[str, str, str], str]] = {
+    ("post", "/v1/pushes/batch", "application/x-ndjson"): f"{json.dumps({'status': 202, **_ACCEPTED})}\n" * 2,
+    ("get", "/v1/analytics", "application/x-ndjson"): f"{json.dumps(_FUNNEL)}\n",
+    ("get", "/v1/analytics", "text/csv"): "channel,targeted,eligible,delivered,displayed\r\noffers,2,2,1,1\r\n",
+    ("get", "/v1/attachments/{attachment_id}", "*/*"): "Today: soup",
+    (
+        "get",
+        "/v1/events",
+        "text/event-stream",
+    ): f"id: 4711.0\nevent: delivery.displayed\ndata: {json.dumps(_EVENT)}\n\n",
+    ("get", "/metrics", "text/plain"): (
+        "# HELP fleetpush_devices_online Devices that are connected.\n"
+        "# TYPE fleetpush_devices_online gauge\nfleetpush_devices_online 1.0\n"
+    ),
+}
+"""Answers that are no JSON."""
+
+
+def body_of(method: str, path: str, media_type: str) -> Any:
+    """The example of a request body; None if it cannot be written as text."""
+    if path == "/v1/attachments" and media_type != _UPLOADED:
+        return None
+    return BODIES.get((method, path))
+
+
+def answer_of(method: str, path: str, status: str, media_type: str, model: str) -> Any:
+    """The example of an answer; None for what has none."""
+    text = TEXTS.get((method, path, media_type))
+    return text if text is not None else _SPECIAL.get((method, path, status), ANSWERS.get(model))

@@ -15,13 +15,14 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", response_model=answers.Health)
 async def alive() -> Response:
-    """The process answers."""
+    """Check that the process answers. Needs no key."""
     return json_response({"status": "ok"})
 
 
 @router.get("/readyz", response_model=answers.Health)
 async def ready(request: Request) -> Response:
-    """200 when pushes are taken; 503 while the server ends, or when its database does not answer."""
+    """Check that pushes are accepted: 503 `unavailable` while the server ends, or when its database does not answer.
+    Needs no key."""
     found = services(request)
     reason = found.unready()
     if reason is None:
@@ -34,7 +35,17 @@ async def ready(request: Request) -> Response:
     return json_response({"status": "ready"})
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Metrics in the text format of Prometheus.",
+            "content": {"text/plain": {"schema": {"type": "string", "description": "Prometheus text."}}},
+        }
+    },
+)
 async def metrics(request: Request) -> Response:
-    """Prometheus text; the last one if it is asked for too often."""
+    """Get metrics as Prometheus text. They are made 20 times a second at most; asked for more often, the last ones are
+    sent. Needs no key."""
     return Response(services(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

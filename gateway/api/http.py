@@ -21,6 +21,7 @@ from gateway.api import (
 )
 from gateway.api.bodies import BODY_CHARGE
 from gateway.api.body_budget import BodyCharge
+from gateway.api.openapi import DESCRIPTION
 from gateway.api.services import Services, known_parameters, provide
 from gateway.program import installed_version
 
@@ -77,7 +78,7 @@ def create_api(found: Services) -> FastAPI:
     api = Api(
         title="Fleetpush",
         version=installed_version(),
-        description=docs.DESCRIPTION,
+        description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, StringConstraints
 from gateway.api import answers
 from gateway.api.apps import AppId, manages_all
 from gateway.api.bodies import json_response, read_model
-from gateway.api.docs import takes
-from gateway.api.services import Administrator, Cursor, Limit, services
+from gateway.api.openapi import takes
+from gateway.api.services import Administrator, Cursor, KeyId, Limit, services
 from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
@@ -34,13 +34,14 @@ class KeyRequest(DescribedModel):
     """What the key may do, at least one: `send` (pushes, calls, uploads), `read` (everything but keys and apps),
     `devices` (enrol, change and remove devices), `admin` (all of that, and apps, keys, channels, policy, webhooks)."""
     app: AppId | None = None
-    """The id of the app that the key is for. Only a key of the app `default` makes keys of other apps. Left out: the app
-    of the key that asks."""
+    """The id of the app that the key is for. Keys of the app `default` make keys of every app. Left out: the app of the
+    key that asks."""
 
 
 @router.post("", status_code=201, response_model=answers.NewKey, openapi_extra=takes(KeyRequest))
 async def add_key(request: Request, principal: Administrator) -> Response:
-    """Make a key. It is shown this once."""
+    """Make a key. Its secret is shown this once. Needs a key with the scope `admin`; one of the app `default` for
+    another app."""
     body = await read_model(request, KeyRequest)
     app_id = body.app or principal.app_id
     if app_id != principal.app_id and not manages_all(principal):
@@ -52,13 +53,14 @@ async def add_key(request: Request, principal: Administrator) -> Response:
 
 @router.get("", response_model=answers.Keys)
 async def list_keys(request: Request, principal: Administrator, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """The keys of the app, revoked ones included, without their secrets."""
+    """List the keys of the app by id, revoked ones too, without their secrets. Needs a key with the scope `admin`."""
     return json_response(await services(request).keys.keys(principal.app_no, limit, cursor))
 
 
 @router.delete("/{key_id}", status_code=204)
-async def revoke_key(key_id: str, request: Request, principal: Administrator) -> Response:
-    """Void at once."""
+async def revoke_key(key_id: KeyId, request: Request, principal: Administrator) -> Response:
+    """Revoke a key: it is void at once. Revoking it again does no harm; the last admin key of the app `default` stays
+    (409). Needs a key with the scope `admin`."""
     found = services(request)
     among = None if manages_all(principal) else principal.app_no
     await found.keys.revoke(principal.app_no, among, key_id, found.clock())

@@ -21,8 +21,8 @@ from gateway.api.bodies import (
     read_body,
     read_model,
 )
-from gateway.api.docs import idempotent, takes
-from gateway.api.services import Cursor, Limit, ReaderOf, Sender, app_of, services
+from gateway.api.openapi import idempotent, takes
+from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, app_of, services
 from gateway.delivery.push import PushRequest
 from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AcceptedPush, Submission
@@ -64,7 +64,11 @@ class BatchLine(PushRequest):
 
 @router.post("", status_code=202, response_model=answers.AcceptedPush, openapi_extra=idempotent(takes(PushRequest)))
 async def send(request: Request) -> Response:  # Hot path.
-    """Accept a push; answered when it is on disk. The same `Idempotency-Key` and body is one push."""
+    """Accept a push to one or many devices; answered when it is on disk (fsync).
+
+    With the header `Idempotency-Key` the same key and body is one push: the first answer is given again, and
+    nothing is sent twice. Needs a key with the scope `send`.
+    """
     found = services(request)
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     app = app_of(await found.admission.admit(request, "send"))
@@ -84,14 +88,20 @@ async def send(request: Request) -> Response:  # Hot path.
 @router.post(
     "/batch",
     response_class=Response,
-    responses={200: {"content": {NDJSON[0]: {}}}},
+    responses={
+        200: {
+            "description": "A line for each line of the request, in its order.",
+            "content": {NDJSON[0]: {"schema": {"type": "string", "description": "JSON documents, one per line."}}},
+        }
+    },
     openapi_extra=takes(BatchLine, NDJSON[0]),
 )
 async def send_batch(request: Request, principal: Sender) -> Response:
-    """Up to 10,000 pushes, one JSON object per line, each with an `idempotency_key` if you like.
+    """Accept up to 10,000 pushes, one JSON object per line, in 16 MiB at most; more is refused as a whole with 413.
 
-    One line comes back for each, in order, after its commit: `{"status": 202, "push_id", ..}` or a problem. Empty lines
-    are skipped.
+    The answer has one line for each line of the request, in its order, written after its commit: `{"status":
+    202, "push_id", "targeted", "suppressed", "unknown"}`, or a problem document. Empty lines are skipped. A line
+    that is refused does not keep the others from being accepted. Needs a key with the scope `send`.
     """
     body = await read_body(request, NDJSON, BULK_LIMIT)
     found = services(request)
@@ -128,7 +138,11 @@ def _line(answer: AcceptedPush | Problem) -> bytes:
 
 @router.post("/forecast", response_model=answers.Forecast, openapi_extra=takes(PushRequest))
 async def forecast(request: Request, principal: Sender) -> Response:
-    """Whom this push would reach now. Stores and sends nothing."""
+    """Count the devices that a push would reach if it were sent now; nothing is stored or sent.
+
+    Refused for the same reasons as the push would be. Consent and muted channels are judged; caps and quiet
+    hours, which are judged when a push is sent to the device, are not. Needs a key with the scope `send`.
+    """
     found = services(request)
     push = await read_model(request, PushRequest, PUSH_LIMIT, found.push_values)
     return json_response(await found.forecast.of(app_of(principal), push))
@@ -136,27 +150,38 @@ async def forecast(request: Request, principal: Sender) -> Response:
 
 @router.get("", response_model=answers.Pushes)
 async def list_pushes(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """The newest first, each with its counts."""
+    """List the pushes of the app with their counts, the newest first. Needs a key with the scope `read`."""
     return page_response(await services(request).reports.pushes(principal.app_no, limit, cursor))
 
 
 @router.get("/{push_id}", response_model=answers.Push)
-async def show_push(push_id: str, request: Request, principal: ReaderOf) -> Response:
-    """The push with `counts` (exclusive, one snapshot, they sum to `targeted`) and `reached` (cumulative)."""
+async def show_push(push_id: PushId, request: Request, principal: ReaderOf) -> Response:
+    """Show a push with the counts of its deliveries: `counts` by present state, which sum to `targeted` (one snapshot),
+    and `reached`, cumulative.
+
+    The counts are kept 400 days (setting `counts_days`) after the push has fully ended; then the answer is 410
+    `gone`, later 404. Needs a key with the scope `read`.
+    """
     return json_response(await services(request).reports.push(principal.app_no, push_id))
 
 
 @router.get("/{push_id}/deliveries", response_model=answers.Deliveries)
 async def list_deliveries(
-    push_id: str,
+    push_id: PushId,
     request: Request,
     principal: ReaderOf,
     limit: Limit = 100,
     cursor: Cursor = None,
-    state: Annotated[StateName | None, Query(description="Only those in this state.")] = None,
-    device: Annotated[str | None, Query(max_length=64, description="Only the one to this device.")] = None,
+    state: Annotated[StateName | None, Query(description="Only deliveries in this state.")] = None,
+    device: Annotated[
+        str | None, Query(max_length=64, description="Only the delivery to the device with this id.")
+    ] = None,
 ) -> Response:
-    """Per device: state, reason, effective QoS, time stamps."""
+    """List the deliveries of a push, one for each device: state, reason, effective QoS and time stamps.
+
+    They are kept 30 days (setting `retention_days`) after the push has fully ended; then the answer is 410
+    `gone`. Needs a key with the scope `read`.
+    """
     found = services(request)
     wanted = None if state is None else DeliveryState[state.upper()]
     device_no = None if device is None else await found.devices.number(principal.app_no, device)
@@ -166,9 +191,12 @@ async def list_deliveries(
 
 
 @router.delete("/{push_id}", response_model=answers.Recall)
-async def recall(push_id: str, request: Request, principal: Sender) -> Response:
-    """Take back what is still waiting. From the answer on nothing of it is handed over. Devices that have it, and
-    listen to their notices, are told to clear it from the screen."""
+async def recall(push_id: PushId, request: Request, principal: Sender) -> Response:
+    """Recall a push: what still waits ends `cancelled`, and nothing of it is sent to a device after the answer.
+
+    Devices that have it already are told on their `notices` topic to remove it from the screen. Recalling it
+    again does no harm. Needs a key with the scope `send`.
+    """
     found = services(request)
     result = await found.ledger.recall(principal.app_no, push_id)
     if result is None:

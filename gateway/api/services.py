@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Protocol, cast, get_type_hints
 
-from fastapi import Depends, FastAPI, Query, Request, params
+from fastapi import Depends, FastAPI, Path, Query, Request, params
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from gateway.api.admission import Admission
@@ -155,5 +155,28 @@ DeviceManagerOrOwner = Annotated[Principal, Depends(owner_or("devices"))]
 Fetcher = Annotated[Principal, Depends(device_or("send", "read"))]
 Administrator = Annotated[Principal, Depends(require("admin"))]
 
-Limit = Annotated[int, Query(ge=1, le=1000, description="Items of a page; it has fewer when they are large.")]
-Cursor = Annotated[str | None, Query(max_length=128, description="The `next_cursor` of the page before, unchanged.")]
+Limit = Annotated[
+    int, Query(ge=1, le=1000, description="Items of a page, 1 to 1,000; it has fewer when they are large. Default 100.")
+]
+Cursor = Annotated[
+    str | None,
+    Query(max_length=128, description="The `next_cursor` of the page before, unchanged. Left out: the first page."),
+]
+DeviceId = Annotated[
+    str,
+    Path(description="The device's id. No device of the key's app has it: 404 `device_not_found`."),
+]
+PushId = Annotated[
+    str,
+    Path(description="The push's id, as answered when it was sent. No push of the key's app: 404 `push_not_found`."),
+]
+ChannelId = Annotated[
+    str,
+    Path(description="The channel's id. It was not made in the key's app: 404 `channel_not_found`."),
+]
+WebhookId = Annotated[
+    str, Path(description="The webhook's id. No webhook of the key's app has it: 404 `webhook_not_found`.")
+]
+KeyId = Annotated[
+    str, Path(description="The key's id (`k_..`), which is not its secret. There is none: 404 `key_not_found`.")
+]

@@ -9,9 +9,9 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 
 from gateway.api import answers
 from gateway.api.bodies import MERGE_PATCH, json_response, page_response, parse, parse_patch, read_body, read_model
-from gateway.api.docs import takes
+from gateway.api.openapi import takes, takes_patch
 from gateway.api.problems import validation_problem
-from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, services
+from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, WebhookId, services
 from gateway.described_model import DescribedModel
 from gateway.merge_patch import merge_patch
 from gateway.outreach.webhooks import NewWebhook, WebhookFields
@@ -32,26 +32,28 @@ class Replay(DescribedModel):
 
 @router.post("", status_code=201, response_model=answers.NewWebhook, openapi_extra=takes(NewWebhook))
 async def add_webhook(request: Request, principal: Administrator) -> Response:
-    """Have events sent to an address from now on. The secret that they are signed with is shown this once."""
+    """Have events sent to an address from now on. The secret that requests are signed with is shown this once. Needs a
+    key with the scope `admin`."""
     new = await read_model(request, NewWebhook)
     return json_response(await services(request).webhooks.add(principal.app_no, new), 201)
 
 
 @router.get("", response_model=answers.Webhooks)
 async def list_webhooks(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
-    """In the order in which they were made."""
+    """List the webhooks of the app in the order in which they were made. Needs a key with the scope `read`."""
     return json_response(services(request).webhooks.page(principal.app_no, limit, cursor))
 
 
 @router.get("/{webhook_id}", response_model=answers.Webhook)
-async def show_webhook(webhook_id: str, request: Request, principal: ReaderOf) -> Response:
-    """One webhook, with what became of the last attempts."""
+async def show_webhook(webhook_id: WebhookId, request: Request, principal: ReaderOf) -> Response:
+    """Show a webhook with what became of the last attempts. Needs a key with the scope `read`."""
     return json_response(services(request).webhooks.get(principal.app_no, webhook_id).described())
 
 
-@router.patch("/{webhook_id}", response_model=answers.Webhook, openapi_extra=takes(WebhookFields, MERGE_PATCH[0]))
-async def change_webhook(webhook_id: str, request: Request, principal: Administrator) -> Response:
-    """JSON Merge Patch (RFC 7396). `{"enabled": true}` has it go on where it was."""
+@router.patch("/{webhook_id}", response_model=answers.Webhook, openapi_extra=takes_patch(WebhookFields, MERGE_PATCH[0]))
+async def change_webhook(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
+    """Change a webhook with a JSON Merge Patch (RFC 7396): a given field replaces, null removes. `{"enabled": true}`
+    has a disabled one go on where it was. Needs a key with the scope `admin`."""
     body = await read_body(request, MERGE_PATCH)
     book = services(request).webhooks
     webhook = book.get(principal.app_no, webhook_id)
@@ -64,34 +66,40 @@ async def change_webhook(webhook_id: str, request: Request, principal: Administr
 
 
 @router.delete("/{webhook_id}", status_code=204)
-async def remove_webhook(webhook_id: str, request: Request, principal: Administrator) -> Response:
-    """With its dead letters."""
+async def remove_webhook(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
+    """Remove a webhook with its dead letters. Needs a key with the scope `admin`."""
     book = services(request).webhooks
     await book.remove(book.get(principal.app_no, webhook_id))
     return Response(status_code=204)
 
 
 @router.post("/{webhook_id}/secret", response_model=answers.NewWebhook)
-async def rotate_secret(webhook_id: str, request: Request, principal: Administrator) -> Response:
-    """A new secret, shown this once. For 24 hours requests have a second signature, with the old one."""
+async def rotate_secret(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
+    """Give a webhook a new secret, shown this once. For 24 hours requests have a second signature, with the old one.
+    Needs a key with the scope `admin`."""
     book = services(request).webhooks
     return json_response(await book.rotate(book.get(principal.app_no, webhook_id)))
 
 
 @router.get("/{webhook_id}/dead-letters", response_model=answers.DeadLetters)
 async def list_dead_letters(
-    webhook_id: str, request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
+    webhook_id: WebhookId, request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """What the receiver has not taken within 24 hours, the newest first."""
+    """List the events that a webhook's receiver did not accept within 24 hours, the newest first. 1,000 and 32 MiB are
+    kept; the oldest make room. Needs a key with the scope `read`."""
     book = services(request).webhooks
     return page_response(await book.dead_letters(book.get(principal.app_no, webhook_id), limit, cursor))
 
 
 @router.post(
-    "/{webhook_id}/dead-letters/replay", status_code=202, response_model=answers.Replayed, openapi_extra=takes(Replay)
+    "/{webhook_id}/dead-letters/replay",
+    status_code=202,
+    response_model=answers.Replayed,
+    openapi_extra=takes(Replay, required=False),
 )
-async def replay_dead_letters(webhook_id: str, request: Request, principal: Administrator) -> Response:
-    """Send some of them once more, or all; what is taken leaves the list."""
+async def replay_dead_letters(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
+    """Send dead letters once more, all or some; what is accepted leaves the list. A webhook that is disabled: 422
+    `invalid_request`. Needs a key with the scope `admin`."""
     body = await read_body(request)
     wanted = parse(Replay, body) if body else Replay()
     book = services(request).webhooks

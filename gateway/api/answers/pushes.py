@@ -83,7 +83,7 @@ class Reached(Answer):
     opened: int
     """Opened or further."""
     acted: int
-    """Acted."""
+    """An action was chosen, or a command was carried out."""
 
 
 class Push(Answer):

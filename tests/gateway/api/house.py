@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2
 from starlette.types import Message, Scope, Send
@@ -15,6 +18,10 @@ from starlette.types import Message, Scope, Send
 from broker.log_writer import LogWriter
 from broker.sqlite_store import SqliteStore
 from gateway.api.http import create_api
+from gateway.api.openapi import describe
+from gateway.api.operation_problems import EVERYWHERE, OF_NO_OPERATION
+from gateway.api.problems import MEDIA_TYPE, ProblemCount
+from gateway.api.services import Services
 from gateway.app import Rooms
 from gateway.audience.devices import MqttAddress
 from gateway.settings import Settings
@@ -38,6 +45,34 @@ class Clock:
 
     def __call__(self) -> float:
         return self.milliseconds / 1000
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI document, which is the same in every house; it takes a while to make."""
+    return describe(create_api(cast(Services, SimpleNamespace(problems=ProblemCount()))))
+
+
+@cache
+def _operations() -> list[tuple[str, re.Pattern[str], list[str]]]:
+    """Method, path and problem codes of each operation, those with the fewest parameters first."""
+    found = []
+    for template, operations in sorted(openapi_document()["paths"].items(), key=lambda item: str(item[0]).count("{")):
+        pattern = re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)))
+        for method, operation in operations.items():
+            contents = [response.get("content", {}) for response in operation["responses"].values()]
+            codes = [code for content in contents for code in content.get(MEDIA_TYPE, {}).get("examples", ())]
+            found.append((method.upper(), pattern, codes))
+    return found
+
+
+def documented_codes(method: str, path: str) -> Sequence[str]:
+    """The problem codes that the OpenAPI document lists for a request."""
+    wanted = "GET" if method == "HEAD" else method
+    for name, pattern, codes in _operations():
+        if name == wanted and pattern.fullmatch(path.partition("?")[0]):
+            return codes
+    return (*OF_NO_OPERATION, *EVERYWHERE)
 
 
 class House:
@@ -107,6 +142,7 @@ class House:
         assert {"type", "title", "status", "code", "detail", "retryable"} == set(document)
         assert document["status"] == status
         assert code is None or document["code"] == code, document
+        assert document["code"] in documented_codes(method, path), f"{method} {path} is not said to answer it"
         return document
 
     async def key_for(self, *scopes: str, app: str | None = None) -> httpx2.AsyncClient:

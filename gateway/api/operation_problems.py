@@ -1,0 +1,99 @@
+"""Which problems each operation can answer, for the OpenAPI document and the page of all problems.
+
+Most follow from what an operation is: whether it needs a key, reads a body, changes something, names a device. What is
+left has a row in SPECIFIC. The tests hold every problem that they are answered against this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from gateway.errors import CATALOGUE
+
+Operation = tuple[str, str]
+"""Method in lower case, and path as the document has it."""
+
+OF_NO_OPERATION: Final = ("not_found", "method_not_allowed")
+"""Answered where there is no operation; `not_found` also by one that names an app."""
+EVERYWHERE: Final = ("malformed_request", "invalid_request", "internal_error", "busy")
+"""The head of the request, its query, our mistakes, and a server that has no connection free."""
+WITH_KEY: Final = ("unauthorized", "forbidden", "rate_limited", "storage_failed", "storage_damaged")
+"""A key is looked up in the ledger."""
+WITH_BODY: Final = ("request_timeout", "payload_too_large", "unsupported_media_type", "unavailable")
+"""`unavailable`: the server ends while the body comes."""
+WITH_JSON: Final = ("malformed_json",)
+ON_WRITER: Final = ("storage_full", "outcome_unknown")
+"""What is stored, or read between two commits, goes with its commit."""
+IN_PATH: Final = {
+    "device_id": ("device_not_found",),
+    "push_id": ("push_not_found", "gone"),
+    "channel_id": ("channel_not_found",),
+    "webhook_id": ("webhook_not_found",),
+    "attachment_id": ("attachment_not_found",),
+    "key_id": ("key_not_found",),
+}
+_PUSH: Final = ("device_not_found", "attachment_not_found", "not_yet_supported")
+_ENROLMENT: Final = ("device_exists", "too_many_devices")
+SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
+    ("post", "/v1/pushes"): (*_PUSH, "idempotency_key_reused"),
+    ("post", "/v1/pushes/forecast"): _PUSH,
+    ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
+    ("post", "/v1/devices"): _ENROLMENT,
+    ("post", "/v1/devices/{device_id}/call"): ("too_many_calls", "gone"),
+    ("post", "/v1/channels"): ("channel_exists",),
+    ("get", "/v1/events"): ("too_many_streams",),
+    ("post", "/v1/apps"): ("app_exists",),
+    ("post", "/v1/keys"): ("not_found",),
+    ("delete", "/v1/keys/{key_id}"): ("last_admin_key",),
+    ("get", "/readyz"): ("unavailable",),
+}
+OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
+    ("post", "/v1/pushes/batch"): (
+        *_PUSH,
+        "idempotency_key_reused",
+        "malformed_json",
+        "payload_too_large",
+        "invalid_request",
+        "unavailable",
+        "storage_failed",
+        "storage_damaged",
+        "storage_full",
+        "outcome_unknown",
+        "busy",
+    ),
+    ("post", "/v1/devices/bulk"): (*_ENROLMENT, "payload_too_large", "invalid_request", "unavailable", "busy"),
+}
+"""Problems of single lines or devices, within an answer that is a success."""
+READS: Final = (("post", "/v1/pushes/forecast"),)
+"""Operations that store nothing, whatever their method."""
+READS_ON_WRITER: Final = (("get", "/v1/devices/{device_id}/mailbox"),)
+
+
+def codes_of(method: str, path: str, operation: Mapping[str, Any]) -> list[str]:
+    """The codes that an operation of the OpenAPI document can answer, in the order of the catalogue."""
+    key = (method, path)
+    found = {*EVERYWHERE, *SPECIFIC.get(key, ())}
+    if path.startswith("/v1/"):
+        found.update(WITH_KEY)
+        if key in READS_ON_WRITER or (method != "get" and key not in READS):
+            found.update(ON_WRITER)
+    if "requestBody" in operation:
+        found.update(WITH_BODY)
+        if any(kind.endswith("json") and "ndjson" not in kind for kind in operation["requestBody"]["content"]):
+            found.update(WITH_JSON)
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "path":
+            found.update(IN_PATH[parameter["name"]])
+    return [code for code in CATALOGUE if code in found]
+
+
+def operations_by_code(document: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Code -> the operations of an OpenAPI document that can answer it, as `POST /v1/pushes`."""
+    found: dict[str, list[str]] = {code: [] for code in CATALOGUE}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            codes = {*codes_of(method, path, operation), *OF_ITEMS.get((method, path), ())}
+            for code in codes:
+                found[code].append(f"{method.upper()} {path}")
+    return found
