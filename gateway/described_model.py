@@ -39,8 +39,12 @@ def field_descriptions(model: type[DescribedModel]) -> dict[str, str]:
 
 @cache
 def _docstrings_of_module(name: str) -> dict[str, dict[str, str]]:
-    """Class name -> attribute name -> the string literal below it, for each class at the top of a module."""
-    tree = ast.parse(inspect.getsource(sys.modules[name]))
+    """Class name -> attribute name -> the string literal below it, for each class at the top of a module. Nothing for a
+    module that is there without its source."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[name]))
+    except (OSError, TypeError):
+        return {}
     return {node.name: _attribute_docstrings(node) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 

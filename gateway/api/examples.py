@@ -290,7 +290,12 @@ _SPECIAL: Final[dict[tuple[str, str, str], Any]] = {
 TEXTS: Final[dict[tuple[str, str, str], str]] = {
     ("post", "/v1/pushes/batch", "application/x-ndjson"): f"{json.dumps({'status': 202, **_ACCEPTED})}\n" * 2,
     ("get", "/v1/analytics", "application/x-ndjson"): f"{json.dumps(_FUNNEL)}\n",
-    ("get", "/v1/analytics", "text/csv"): "channel,targeted,eligible,delivered,displayed\r\noffers,2,2,1,1\r\n",
+    ("get", "/v1/analytics", "text/csv"): (
+        "channel,targeted,eligible,delivered,displayed,dismissed,opened,acted,opted_out,rates_delivered,"
+        "rates_displayed,rates_opened,rates_acted,rates_opted_out,time_to_deliver_ms_p50,time_to_deliver_ms_p90,"
+        "time_to_deliver_ms_p99,time_to_open_ms_p50,time_to_open_ms_p90,time_to_open_ms_p99\r\n"
+        "offers,2,2,1,1,0,0,0,0,0.5,1.0,0.0,,0.0,412,412,412,,,\r\n"
+    ),
     ("get", "/v1/attachments/{attachment_id}", "*/*"): "Today: soup",
     (
         "get",
@@ -298,7 +303,7 @@ TEXTS: Final[dict[tuple[str, str, str], str]] = {
         "text/event-stream",
     ): f"id: 4711.0\nevent: delivery.displayed\ndata: {json.dumps(_EVENT)}\n\n",
     ("get", "/metrics", "text/plain"): (
-        "# HELP fleetpush_devices_online Devices that are connected.\n"
+        "# HELP fleetpush_devices_online Devices connected.\n"
         "# TYPE fleetpush_devices_online gauge\nfleetpush_devices_online 1.0\n"
     ),
 }

@@ -107,7 +107,8 @@ class Push(Answer):
     channel: str | None = None
     """The channel that a person can mute it by. Left out: none."""
     notification: dict[str, Any] | None = None
-    """What is shown, as in the request. Left out: nothing is."""
+    """What is shown, as in the request, but with the address of each attachment instead of `attachment:ID`. Left out:
+    nothing is."""
     data: Any = None
     """Any JSON for the device's program, as in the request. Left out: none."""
     deadline: int | None = None
@@ -145,7 +146,7 @@ class Delivery(Answer):
     """A delivery: one push to one device. It is in exactly one state at every moment."""
 
     device_id: str | None
-    """The device's id. null: the device was removed, and its row as well."""
+    """The device's id. null: the device was removed."""
     state: str
     """`waiting`, `sent`, `delivered`, `displayed`, `dismissed`, `opened` or `acted`; or an end without delivery:
     `expired`, `superseded`, `cancelled`, `suppressed`, `overflowed`, `refused` or `revoked`."""

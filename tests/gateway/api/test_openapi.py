@@ -142,6 +142,11 @@ async def test_the_examples_are_accepted_as_they_stand(house: House) -> None:
             assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
             assert '"status":4' not in answer.text
             check_answer(operation["responses"][str(answer.status_code)], answer)
+            if path == "/v1/analytics":
+                for form in ("csv", "ndjson"):
+                    other = await house.http.get(path, params={**query, "format": form})
+                    check_answer(operation["responses"]["200"], other)
+                    assert {"fleetpush-limited", "fleetpush-uncounted"} <= set(other.headers)
             for name, (field, maker) in made.items():
                 if method == "post" and path == maker:
                     ids[name] = answer.json()[field]
@@ -152,13 +157,20 @@ def check_answer(response: Document, answer: Any) -> None:
     """The answer has the type that the document gives it, and the fields of its model and of its example."""
     kind = answer.headers.get("content-type", "").partition(";")[0]
     contents = response.get("content", {})
-    assert kind in contents or "*/*" in contents or not answer.content, f"{kind}: {response}"
-    if kind != "application/json":
+    if not answer.content or "*/*" in contents:
         return
-    content, found = contents[kind], answer.json()
-    model = content["schema"]["$ref"].rpartition("/")[2]
-    getattr(answers, model).model_validate(found)
-    assert set(found) == set(content["example"]), model
+    content = contents[kind]
+    shown = content["example"]
+    if kind == "application/json":
+        model, found = content["schema"]["$ref"].rpartition("/")[2], answer.json()
+        getattr(answers, model).model_validate(found)
+        assert set(found) == set(shown), model
+    elif kind == "application/x-ndjson":
+        for line in answer.text.splitlines():
+            assert set(json.loads(line)) == set(json.loads(shown.splitlines()[0]))
+    else:  # the headings of a table, the names of metrics
+        first = shown.splitlines()[0]
+        assert first in answer.text.splitlines(), first
 
 
 def test_a_request_and_an_answer_of_the_same_name_are_two_shapes() -> None:
