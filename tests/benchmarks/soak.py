@@ -148,6 +148,7 @@ KINDS = {
     "metric": Kind("", 1.2, 20.0, True),
     "rows": Kind("", 1.2, 20.0, False),
     "MiB": Kind("MiB", 1.2, 1.0, False),
+    "WAL": Kind("MiB", 1.2, 16.0, False),  # it keeps the size it once had, up to `journal_size_limit`: 4,000 pages
 }
 METRICS = (
     "pushes_in_memory",
@@ -162,8 +163,8 @@ METRICS = (
 def look(server: Server, api: Api) -> dict[str, float]:
     values = {"memory": resident(server.pid) / 2**20, "descriptors": float(open_files(server.pid))}
     for path in sorted(server.data_dir.glob("*.db")):
-        for file in (path, path.with_name(path.name + "-wal")):
-            values[f"MiB of {file.name}"] = file.stat().st_size / 2**20 if file.exists() else 0.0
+        for kind, file in (("MiB", path), ("WAL", path.with_name(path.name + "-wal"))):
+            values[f"{kind} of {file.name}"] = file.stat().st_size / 2**20 if file.exists() else 0.0
         with reading(path) as database:
             for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                 (values[f"rows of {path.stem}.{table}"],) = database.execute(
