@@ -10,6 +10,8 @@ import signal
 from collections.abc import Callable
 
 _ignored_from_outside = False
+_kept = False
+"""One came before there was anybody to call."""
 
 
 def hold_hangups() -> None:
@@ -17,7 +19,12 @@ def hold_hangups() -> None:
     it to outlive the terminal."""
     global _ignored_from_outside
     _ignored_from_outside = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, _keep)
+
+
+def _keep(*_: object) -> None:
+    global _kept
+    _kept = True
 
 
 def has_terminal() -> bool:
@@ -50,5 +57,5 @@ class Hangups:
     def ready(self, reload: Callable[[], None]) -> None:
         """From now on `reload` is called; at once, if it was asked for meanwhile."""
         self._reload = reload
-        if self._waiting:
-            reload()
+        if self._waiting or _kept:
+            self()
