@@ -24,7 +24,7 @@ from gateway.cli.options import (
     quiet_hours_of,
 )
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import PROGRAM, note, print_facts, print_json
+from gateway.cli.terminal import PROGRAM, note, print_answer
 
 channels = command_group("Make, list, show, change, remove the channels that people can mute.")
 CLEARABLE = ("description", "sound", "caps", "quiet_hours")
@@ -66,7 +66,7 @@ def channels_add(
     body = {field: value for field, value in body.items() if value is not None}
     with client_of(server, data_dir) as client:
         made = client.call("POST", "/v1/channels", json=body)
-    print_json(made) if as_json else print_facts(made)
+    print_answer(made, as_json)
 
 
 @channels.command("list")
@@ -99,7 +99,7 @@ def channels_show(
     """One channel and its rules."""
     with client_of(server, data_dir) as client:
         found = client.call("GET", f"/v1/channels/{segment(channel_id)}")
-    print_json(found) if as_json else print_facts(found)
+    print_answer(found, as_json)
 
 
 @channels.command("change")
@@ -132,7 +132,7 @@ def channels_change(
     body = changes(fields, clear, CLEARABLE)
     with client_of(server, data_dir) as client:
         changed = client.call("PATCH", f"/v1/channels/{segment(channel_id)}", json=body)
-    print_json(changed) if as_json else print_facts(changed)
+    print_answer(changed, as_json)
 
 
 @channels.command("remove")

@@ -21,7 +21,7 @@ from gateway.cli.options import (
     time_of,
 )
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import PROGRAM, note, print_facts, print_json, print_table
+from gateway.cli.terminal import PROGRAM, note, print_answer, print_facts, print_json, print_table
 
 devices = command_group("Enrol, list, show, change, remove devices; give them new tokens.")
 CLEARABLE = ("name", "tags", "locale", "timezone")
@@ -130,7 +130,7 @@ def devices_change(
     body = changes(fields, clear, CLEARABLE)
     with client_of(server, data_dir) as client:
         device = client.call("PATCH", f"/v1/devices/{segment(device_id)}", json=body)
-    print_json(device) if as_json else print_facts(device)
+    print_answer(device, as_json)
 
 
 @devices.command("remove")

@@ -21,7 +21,7 @@ from typing import IO, Annotated, Any, NamedTuple
 import typer
 
 from gateway.cli.credentials import dialled
-from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, value_of
+from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, open_input, value_of
 from gateway.cli.server_client import Refused, ServerClient, for_terminals
 from gateway.cli.terminal import PROGRAM, Failure, abandon_output, fail, json_text, note
 
@@ -72,7 +72,7 @@ def devices_enrol(
 
     Lines that cannot be enrolled are named, the others are enrolled; exit code 1 if there was one. Tokens come as CSV,
     with --json as one JSON object in each line."""
-    with client_of(server, data_dir) as client, opened_table(file) as table, token_file(tokens) as output:
+    with client_of(server, data_dir) as client, open_table(file) as table, token_file(tokens) as output:
         enrolment = Enrolment(client, output, as_json=as_json, skip_existing=skip_existing)
         try:
             for part in parts_of(rows_of(table)):
@@ -182,17 +182,9 @@ def _lines(rows: list[Row]) -> str:
     return f"line {first}" if first == last else f"lines {first} to {last}"
 
 
-@contextmanager
-def opened_table(file: str) -> Iterator[IO[str]]:
+def open_table(file: str) -> IO[str]:
     """A table's text; what is not UTF-8 in it is kept as surrogates, for the line to be named."""
-    if file == "-" and sys.stdin is None:
-        fail("-: standard input is closed", 2)
-    try:
-        raw = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115  # the wrapper below closes it
-    except OSError as error:
-        fail(f"{file!r} cannot be read: {error.strerror}", 2)
-    with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-        yield text
+    return io.TextIOWrapper(open_input(file), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -171,14 +171,23 @@ def describe_hours(hours: Mapping[str, Any] | None) -> str | None:
     return f"{hours['start']}-{hours['end']}" + (f", {hours['excess']}" if "excess" in hours else "")
 
 
-def read_input(file: str) -> bytes:
+def open_input(file: str) -> IO[bytes]:
     """A file, or standard input where it is `-`."""
     if file == "-" and sys.stdin is None:
         fail("-: standard input is closed", 2)
     try:
-        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return sys.stdin.buffer if file == "-" else open(file, "rb")  # the caller closes it
     except OSError as error:
         fail(f"{file!r} cannot be read: {error.strerror}", 2)
+
+
+def read_input(file: str) -> bytes:
+    """All of a file, or of standard input where it is `-`."""
+    with open_input(file) as content:
+        try:
+            return content.read()
+        except OSError as error:  # a folder, for example
+            fail(f"{file!r} cannot be read: {error.strerror}", 2)
 
 
 def json_in(file: str) -> Any:

@@ -12,13 +12,12 @@ import shlex
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO, Annotated, Any, NamedTuple
 
 import httpx2
 import typer
 
-from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of
+from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, open_input
 from gateway.cli.server_client import RETRIES, ServerClient, for_terminals
 from gateway.cli.terminal import Failure, abandon_output, fail, json_text, note
 
@@ -54,7 +53,7 @@ def pushes_batch(
     if not key.isascii() or not key.isprintable() or len(key) > MAX_KEY:
         fail(f"--idempotency-key: at most {MAX_KEY} printable ASCII characters", 2)
     batch = Batch(key, as_json=as_json)
-    with client_of(server, data_dir) as client, opened_lines(file) as lines:
+    with client_of(server, data_dir) as client, open_input(file) as lines:
         try:
             for part in parts_of(lines):
                 batch.print_answers(part, send(client, part, key))
@@ -132,18 +131,6 @@ def with_key(line: bytes, key: str) -> bytes:
         return line
     start = line.index(b"{") + 1
     return b'%b"idempotency_key":%b%b%b' % (line[:start], json.dumps(key).encode(), b"," if push else b"", line[start:])
-
-
-@contextmanager
-def opened_lines(file: str) -> Iterator[IO[bytes]]:
-    if file == "-" and sys.stdin is None:
-        fail("-: standard input is closed", 2)
-    try:
-        lines = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115  # closed below
-    except OSError as error:
-        fail(f"{file!r} cannot be read: {error.strerror}", 2)
-    with lines:
-        yield lines
 
 
 def parts_of(lines: IO[bytes]) -> Iterator[list[Line]]:

@@ -118,6 +118,11 @@ def print_facts(facts: Mapping[str, Any]) -> None:
             print(f"{name.ljust(width)}  {isolated(text)}")
 
 
+def print_answer(answer: Mapping[str, Any], as_json: bool) -> None:
+    """What the API answers of one thing, whole."""
+    print_json(answer) if as_json else print_facts(answer)
+
+
 def describe_counts(counts: Mapping[str, int]) -> str:
     """`3 targeted: 2 delivered, 1 waiting`."""
     states = [f"{number} {state}" for state, number in counts.items() if number and state != "targeted"]

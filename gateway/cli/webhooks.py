@@ -13,7 +13,7 @@ import typer
 from gateway.cli.lists import Columns, Cursor, Item, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, ServerUrl, changes, client_of, command_group, read_input
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
+from gateway.cli.terminal import PROGRAM, fail, note, print_answer, print_facts, print_json
 
 webhooks = command_group("Have events sent to an address; list, show, change, remove webhooks; replay dead letters.")
 CLEARABLE = ("description",)
@@ -83,7 +83,7 @@ def webhooks_show(
     """One webhook, with what became of the last attempts."""
     with client_of(server, data_dir) as client:
         found = client.call("GET", f"/v1/webhooks/{segment(webhook_id)}")
-    print_json(found) if as_json else print_facts(found)
+    print_answer(found, as_json)
 
 
 @webhooks.command("change")
@@ -105,7 +105,7 @@ def webhooks_change(
     body = changes(fields, clear, CLEARABLE)
     with client_of(server, data_dir) as client:
         changed = client.call("PATCH", f"/v1/webhooks/{segment(webhook_id)}", json=body)
-    print_json(changed) if as_json else print_facts(changed)
+    print_answer(changed, as_json)
 
 
 @webhooks.command("remove")
