@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain
@@ -411,7 +412,7 @@ class Ledger:
         final = await self._database.write(lambda connection: begin_recall(connection, push_no, now), app_no)
         if final is not None:
             return final
-        found = {"cancelled": 0, "in_flight": 0, "too_late": 0}
+        found = Counter(cancelled=0, in_flight=0, too_late=0)
         after: int | None = 0
         while after is not None:  # if the server ends before the last, `recover_rows` does the rest
             seen = after
@@ -419,8 +420,8 @@ class Ledger:
                 lambda rows: recall_rows(rows, push_no, seen, self.sent_of(push_no), now),  # noqa: B023  awaited here
                 app_no,
             )
-            found = {name: count + more for (name, count), more in zip(found.items(), part, strict=True)}
-        return found
+            found.update(part)
+        return dict(found)
 
     def is_recalled(self, push: ActivePush) -> bool:
         return push.recalled or push.no in self._recalled
@@ -804,7 +805,7 @@ def begin_recall(connection: sqlite3.Connection, push_no: int, now: int) -> dict
 
 def recall_rows(
     connection: sqlite3.Connection, push_no: int, after: int, sent: list[int], now: int
-) -> tuple[tuple[int, int, int], int | None]:
+) -> tuple[dict[str, int], int | None]:
     """Cancel what waits of a push for some devices, with numbers behind `after`; how many are cancelled, in flight and
     too late among them, and where to go on."""
     (app_no,) = connection.execute("SELECT app_no FROM push WHERE no = ?", (push_no,)).fetchone()
@@ -826,7 +827,8 @@ def recall_rows(
         " FROM delivery WHERE push_no = ? AND device_no > ? AND device_no <= ?",
         (push_no, *here),
     ).fetchone()
-    return (cancelled, in_flight, too_late), None if edge is None else edge[0]
+    counts = {"cancelled": cancelled, "in_flight": in_flight, "too_late": too_late}
+    return counts, None if edge is None else edge[0]
 
 
 def revoke_rows(connection: sqlite3.Connection, device_no: int, now: int) -> int:
