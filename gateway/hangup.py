@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 _ignored_from_outside = False
 _kept = False
-"""One came before there was anybody to call."""
+"""One came before it could be done."""
 
 
 def hold_hangups() -> None:
@@ -43,19 +43,18 @@ class Hangups:
         """`stop` ends the server: the terminal that it was started in is gone, and nobody else would."""
         self._stop = stop
         self._reload: Callable[[], None] | None = None
-        self._waiting = False
         self._had_terminal = has_terminal() and not _ignored_from_outside
 
     def __call__(self) -> None:
         if self._had_terminal and not has_terminal():
             self._stop()
         elif self._reload is None:
-            self._waiting = True
+            _keep()
         else:
             self._reload()
 
     def ready(self, reload: Callable[[], None]) -> None:
         """From now on `reload` is called; at once, if it was asked for meanwhile."""
         self._reload = reload
-        if self._waiting or _kept:
+        if _kept:
             self()
