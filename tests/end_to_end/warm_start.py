@@ -51,7 +51,7 @@ def _requests() -> socket.socket:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         command = [sys.executable, "-m", __name__, str(its.fileno())]
-        parent = subprocess.Popen(command, cwd=ROOT, pass_fds=[its.fileno()])
+        parent = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[its.fileno()])
     atexit.register(parent.wait)
     atexit.register(ours.close)  # the last that is registered comes first
     return ours
@@ -67,7 +67,7 @@ class WarmProcess:
         errors: int,
         environment: Mapping[str, str],
         folder: Path,
-        stdin: int = subprocess.DEVNULL,
+        stdin: int | None = None,
     ) -> None:
         self.returncode: int | None = None
         self._waiting = threading.Lock()
@@ -77,12 +77,10 @@ class WarmProcess:
         request = json.dumps({"arguments": arguments, "environment": dict(environment), "folder": str(folder)})
         with _starting:
             requests = _requests()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        given = nothing if stdin == subprocess.DEVNULL else stdin
+        given = () if stdin is None else (stdin,)
         try:
-            socket.send_fds(requests, [request.encode()], [its_out, errors, its_status, given])
+            socket.send_fds(requests, [request.encode()], [its_out, errors, its_status, *given])
         finally:
-            os.close(nothing)
             os.close(its_out)
             os.close(its_status)
         self.stdout: IO[str] = open(out, encoding="utf-8", errors="replace")  # noqa: SIM115  # its reader closes it
@@ -139,17 +137,16 @@ def serve_requests(requests: socket.socket) -> list[str] | None:
         request, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 4)
         if not request:
             return None
-        out, errors, status, given = descriptors
+        out, errors, status, *given = descriptors
         pid = os.fork()
         if not pid:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for descriptor in (requests.detach(), woken, wake, status, *status_of.values()):
                 os.close(descriptor)
-            return become(json.loads(request), given, out, errors)
-        os.close(out)
-        os.close(errors)
-        os.close(given)
+            return become(json.loads(request), out, errors, *given)
+        for descriptor in (out, errors, *given):
+            os.close(descriptor)
         status_of[pid] = status
         os.write(status, number(pid))
 
@@ -158,13 +155,13 @@ def number(value: int) -> bytes:
     return f"{value:{NUMBER_BYTES}}".encode()
 
 
-def become(request: dict[str, object], given: int, out: int, errors: int) -> list[str]:
+def become(request: dict[str, object], out: int, errors: int, *given: int) -> list[str]:
     """In a process that was just forked: be as if the shell had started it."""
     arguments, environment, folder = request["arguments"], request["environment"], request["folder"]
     assert isinstance(arguments, list)
     assert isinstance(environment, dict)
     assert isinstance(folder, str)
-    for number, descriptor in enumerate((given, out, errors)):
+    for number, descriptor in ((1, out), (2, errors), *((0, stdin) for stdin in given)):
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # for the whole process
