@@ -28,6 +28,8 @@ from client_sim.simulated_device import GONE, ONLINE, SimulatedDevice
 from client_sim.timing_wheel import TimingWheel
 
 REPORT_SECONDS = 0.25
+READING_SECONDS = 0.2
+"""The most that a busy server needs from one reading of its clock to the next for the same packet (7 ms were seen)."""
 DIALLERS = 64
 """Attempts at a time. A queue in front of the server's accept loop would only make them time out together."""
 PORTS_PER_ADDRESS = 25_000
@@ -56,6 +58,8 @@ class FleetPlan:
     """`ca` is the server's own certificate: it counts by whatever name the server is dialled."""
     keep_alive: int
     people: People
+    clock_speed: float
+    """How much faster than ours the server's clock runs."""
 
     def tls(self) -> ssl.SSLContext | None:
         if self.ca is None:
@@ -108,6 +112,7 @@ class Fleet:
     def __init__(self, plan: FleetPlan, commands: Connection, observations: Connection) -> None:
         self.people = plan.people
         self.keep_alive = plan.keep_alive
+        self.clock_slack = READING_SECONDS * (plan.clock_speed - 1)
         self.backoff = Backoff(cap=30.0)
         self.network: Network | None = None
         self._loop = asyncio.get_running_loop()

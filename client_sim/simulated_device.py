@@ -64,6 +64,8 @@ class Surroundings(Protocol):
     backoff: Backoff
     keep_alive: int
     network: Network | None
+    clock_slack: float
+    """Seconds of the server's clock that may pass between two of its readings for one packet."""
 
     def dial(self, device: SimulatedDevice) -> None:
         """Connect it, soon; then its `connection_made` is called, or `not_reached`."""
@@ -393,7 +395,8 @@ class SimulatedDevice(asyncio.Protocol):
         except (ValueError, KeyError, TypeError):
             self._fleet.violated(self, "a message that is no push of this simulation")
             return
-        if changed := change_on_the_way(packet, message, number, f"{self._topics}push", self._version):
+        topic, slack = f"{self._topics}push", self._fleet.clock_slack
+        if changed := change_on_the_way(packet, message, number, topic, self._version, slack):
             self._fleet.violated(self, f"push {push_id} came with {changed}", number)
         new = self._fleet.effect(self, number, push_id, now, message.get("expires_in", 0))
         answer = b""

@@ -231,6 +231,7 @@ class Simulation:
             exact=False,
             keep_alive=round(scenario.keep_alive),
             people=People(people.displayed, people.opened, people.acted, people.think_time, scenario.seed),
+            clock_speed=scenario.clock_speed,
         )
 
     # Phases

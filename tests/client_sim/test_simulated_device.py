@@ -44,6 +44,7 @@ class Fleet:
         self.people = people
         self.backoff = Backoff(base=0.0)
         self.keep_alive = keep_alive
+        self.clock_slack = 0.0
         self.network: Network | None = None
         self.effects: list[tuple[int, str]] = []
         self.said_levels: list[tuple[int, int]] = []
