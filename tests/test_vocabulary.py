@@ -1,0 +1,209 @@
+"""One vocabulary, checked by reading the source: class names, units of constants and times, first lines of docstrings.
+
+`UNTIL_DONE` names the packages that do not keep a law yet. Whoever has brought a package to a law takes it out of that
+law's row; nobody puts one in.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+from tests.test_architecture import MODULES, PACKAGES, trees, within
+
+UNTIL_DONE = {
+    "class names": {"broker", "gateway", "client_sim"},
+    "constants": {"broker", "gateway", "client_sim"},
+    "times": {"gateway"},
+    "docstrings": {"broker", "gateway", "client_sim"},
+}
+
+SHARED_CLASS_NAMES: dict[str, str] = {}
+"""`package.Name` of a name that two public classes of a package may share, and why."""
+
+NUMBERS_WITHOUT_UNIT = {
+    "broker.events.ACKNOWLEDGED": "an outcome",
+    "broker.events.COMPLETED": "an outcome",
+    "broker.events.LOST": "an outcome",
+    "broker.events.NOT_TAKEN": "an outcome",
+    "broker.forwarding.RETAIN": "a bit of the fixed header",
+    "broker.inflight": "phases of a message",
+    "broker.network.listen_address.OWNER_ONLY": "a file mode",
+    "broker.packet_ids.LAST_PACKET_ID": "an identifier",
+    "broker.protocol.packets": "protocol versions, as CONNECT has them",
+    "broker.router": "bits of subscription options",
+    "broker.sqlite_store.EXIT_UNSYNCED": "an exit code",
+    "broker.sqlite_tables.SCHEMA_VERSION": "a version",
+    "broker.window.DUP": "a bit of the fixed header",
+}
+"""Public numeric constants, or modules of them, that count and measure nothing."""
+
+TIMES_OF_ANOTHER_UNIT: dict[str, str] = {}
+"""Modules of the gateway that use `now` or `clock` for something else than milliseconds, and why."""
+
+PLAIN_UNITS = {"MS", "SHARE", "FACTOR", "DIVISOR", "RATIO", "PERCENT"}
+NOT_PLURAL = {"QOS", "ALIAS", "STATUS", "TLS", "WS", "SYS", "DNS", "AS", "IS", "HAS", "ALWAYS", "PREVIOUS"}
+
+FRAGMENTS = re.compile(
+    r"(Of|What|Whatever|Who|Whoever|Whom|Whose|Which|Whichever|Where|Wherever|When|While|Why|How|That|This|Those|These"
+    r"|As|For|From|In|On|At|By|To|With|Without|After|Before|Until|Under|Between|If|So|And|Or|But|Not|Never|Nothing"
+    r"|Nobody|None|No|It|Its|They|There|Here|Something|Somebody|Everybody|Anybody|Perhaps|Up|Likewise|Also|Else"
+    r"|The same|The rest|The other|The others|The way|Those of|Such)\b"
+)
+"""Beginnings of a first line that its neighbours, or the signature, would have to complete."""
+
+
+def public(name: str) -> bool:
+    return not name.startswith("_")
+
+
+def modules_of(package: str) -> list[str]:
+    return [name for name in MODULES if within(name, package)]
+
+
+def packages(law: str) -> list[str]:
+    return [package for package in PACKAGES if package not in UNTIL_DONE[law]]
+
+
+def classes(body: list[ast.stmt]) -> Iterator[ast.ClassDef]:
+    """Public classes of a module, those inside public classes included."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and public(node.name):
+            yield node
+            yield from classes(node.body)
+
+
+@cache
+def numeric_constants(module: str) -> dict[str, str]:
+    """Name, by the name's full path, of each public number at the level of the module or of a class; enums aside."""
+    found: dict[str, str] = {}
+
+    def is_number(node: ast.expr) -> bool:
+        match node:
+            case ast.Constant(value=bool()):
+                return False
+            case ast.Constant(value=int() | float()):
+                return True
+            case ast.BinOp(left=left, right=right):
+                return is_number(left) and is_number(right)
+            case ast.UnaryOp(operand=operand):
+                return is_number(operand)
+            case ast.Name(id=name):
+                return name in found.values()
+        return False
+
+    def walk(body: list[ast.stmt], path: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not any(re.search("Enum|Flag", ast.unparse(b)) for b in node.bases):
+                walk(node.body, f"{path}.{node.name}")
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            value = getattr(node, "value", None)
+            for target in targets:
+                named = isinstance(target, ast.Name) and re.fullmatch("[A-Z][A-Z0-9_]*", target.id)
+                if isinstance(target, ast.Name) and named and value is not None and is_number(value):
+                    found[f"{path}.{target.id}"] = target.id
+
+    walk(trees()[module].body, module)
+    return found
+
+
+def has_unit(constant: str) -> bool:
+    """More than one word, and one of them says what is counted or measured: a plural (BYTES, ROWS), MS, a share."""
+    words = constant.split("_")
+    plurals = (w.endswith("S") and not w.endswith("SS") and w not in NOT_PLURAL and len(w) > 2 for w in words)
+    return len(words) > 1 and (any(plurals) or any(word in PLAIN_UNITS for word in words))
+
+
+def documented(module: str) -> Iterator[tuple[str, str]]:
+    """The public things of a module that have a docstring: name and docstring."""
+
+    def walk(
+        node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, path: str
+    ) -> Iterator[tuple[str, str]]:
+        text = ast.get_docstring(node)
+        if text:
+            yield path, text
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and public(child.name):
+                yield from walk(child, f"{path}.{child.name}")
+
+    return walk(trees()[module], module)
+
+
+def stands_alone(docstring: str) -> bool:
+    """Its first line has a whole sentence, of two words at least, that does not begin as a fragment does."""
+    first_line = docstring.splitlines()[0]
+    sentence = re.match(r".*?[.!?:](?=[\s)]|$)", first_line)
+    return sentence is not None and " " in sentence[0] and not FRAGMENTS.match(first_line)
+
+
+@pytest.mark.parametrize("package", packages("class names"))
+def test_no_two_public_classes_of_a_package_share_a_name(package: str) -> None:
+    places: dict[str, list[str]] = {}
+    for module in modules_of(package):
+        for node in classes(trees()[module].body):
+            places.setdefault(node.name, []).append(module)
+    shared = {name: modules for name, modules in places.items() if len(modules) > 1}
+    allowed = {name.split(".")[1] for name in SHARED_CLASS_NAMES if within(name, package)}
+    assert {name: modules for name, modules in shared.items() if name not in allowed} == {}
+    assert allowed <= set(shared), "an exception that nothing needs any more"
+
+
+@pytest.mark.parametrize("package", packages("constants"))
+def test_public_numbers_carry_their_unit(package: str) -> None:
+    bare = {
+        path for module in modules_of(package) for path, name in numeric_constants(module).items() if not has_unit(name)
+    }
+    assert sorted(path for path in bare if not within(path, *NUMBERS_WITHOUT_UNIT)) == []
+    listed = [row for row in NUMBERS_WITHOUT_UNIT if within(row, package)]
+    assert [row for row in listed if not any(within(path, row) for path in bare)] == [], "exceptions that nothing needs"
+
+
+def times(module: str, names: set[str]) -> Iterator[str]:
+    """Parameters, variables and attributes of these names that the module defines."""
+    for node in ast.walk(trees()[module]):
+        match node:
+            case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                if name.lstrip("_") in names:
+                    yield f"{module}: {name}, line {node.lineno}"
+
+
+def test_times_of_the_gateway_are_milliseconds_and_say_so() -> None:
+    """`now` and `clock` are seconds, as in the broker and in Python; milliseconds are `now_ms` and `clock_ms`."""
+    if "gateway" in packages("times"):
+        found = {module: list(times(module, {"now", "clock"})) for module in modules_of("gateway")}
+        assert [
+            place for module, places in found.items() if module not in TIMES_OF_ANOTHER_UNIT for place in places
+        ] == []
+        assert [module for module in TIMES_OF_ANOTHER_UNIT if not found.get(module)] == [], "exceptions nothing needs"
+
+
+def test_times_of_the_broker_are_seconds() -> None:
+    """`now` and `clock`, without a suffix, because there is no other unit: no name of a time says another one."""
+    names = (
+        name
+        for module in modules_of("broker")
+        for node in ast.walk(trees()[module])
+        for name in [getattr(node, "arg", None) or getattr(node, "id", None) or getattr(node, "attr", None)]
+    )
+    assert [
+        name for name in names if isinstance(name, str) and re.search(r"_(ms|millis\w*)$", name, re.IGNORECASE)
+    ] == []
+
+
+@pytest.mark.parametrize("package", packages("docstrings"))
+def test_the_first_line_of_a_docstring_stands_alone(package: str) -> None:
+    texts = (found for module in modules_of(package) for found in documented(module))
+    assert [f"{path}: {text.splitlines()[0]}" for path, text in texts if not stands_alone(text)] == []
+
+
+def test_the_laws_find_what_they_are_for() -> None:
+    assert not any(map(has_unit, ["TURN", "PAGES", "MAX_HEADER", "AT_ONCE", "KEY_PER_ADDRESS"]))
+    assert all(map(has_unit, ["SWEEP_SECONDS", "PAGE_BYTES", "LOG_MS", "ROWS_PER_STATEMENT", "APP_SHARE"]))
+    fragments = ["Of one app.", "The same of handles.", "Who gets it.", "What a session sends.", "Loop."]
+    assert not any(map(stands_alone, [*fragments, "A sentence that begins here and ends on the\nnext line."]))
+    assert stands_alone("Suppress waiting deliveries, at most SLICE_ROWS per call.")
