@@ -47,7 +47,6 @@ from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.api.server import BACKLOG, HttpServer
 from gateway.api.services import Services
-from gateway.audience.devices import DeviceRegistry, MqttAddress
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.policy import PolicyBook
 from gateway.audience.time_zones import time_zones
@@ -59,7 +58,6 @@ from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
-from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import EmbeddedEngine
 from gateway.delivery.event_room import EventRoom
@@ -77,6 +75,8 @@ from gateway.delivery.retention import Keep, Retention
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery.uplink_quota import UplinkQuota
+from gateway.device_topics import DEFAULT_APP
+from gateway.devices import DeviceRegistry, MqttAddress
 from gateway.disk_space import DiskSpace
 from gateway.hangup import Hangups
 from gateway.host_names import bracketed, reachable

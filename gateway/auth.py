@@ -31,7 +31,7 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from broker.authorization import Accepted, ClientCertificate, Credentials, Refused
 from broker.protocol.packets import ReasonCode
-from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from gateway.auth import KeyRing, new_key, secret_hash
-from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
 from gateway.store.database import Database
 from gateway.store.models import ApiKey, Application

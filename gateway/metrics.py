@@ -49,8 +49,8 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
-from gateway.delivery.states import DeliveryState
 from gateway.delivery.uplink_quota import UplinkQuota
+from gateway.delivery_states import DeliveryState
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
 from gateway.program import installed_version

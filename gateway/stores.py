@@ -27,7 +27,7 @@ from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
 from gateway import data_directory, replacement
 from gateway.auth import SCOPES, new_key, secret_hash
 from gateway.data_directory import BROKER, LEDGER
-from gateway.delivery.device_topics import DEFAULT_APP
+from gateway.device_topics import DEFAULT_APP
 from gateway.keys import insert_key
 from gateway.program import PROGRAM
 from gateway.settings import Settings

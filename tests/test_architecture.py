@@ -42,14 +42,14 @@ MAY_IMPORT_BROKER = (
     "gateway.doors",
 )
 OPEN_TO_THE_GATEWAY = ("broker.clock", "broker.sqlite_file")
-MAY_IMPORT_CLIENT_SIM = ("gateway.cli", "gateway.demo")
+MAY_IMPORT_CLIENT_SIM = ("gateway.cli",)
 
 GATEWAY_ROOMS = (
-    ("data_directory",),
     (
-        "certificates",
+        "data_directory",
+        "delivery_states",
         "described_model",
-        "disk_space",
+        "device_topics",
         "errors",
         "hangup",
         "host_names",
@@ -58,23 +58,28 @@ GATEWAY_ROOMS = (
         "periodic",
         "printable",
         "program",
-        "replacement",
         "settings",
         "timestamps",
     ),
+    ("certificates", "disk_space", "replacement"),
     ("store",),
-    ("audience", "auth", "delivery", "keys"),
+    ("auth",),
+    ("keys",),
+    ("audience",),
+    ("delivery",),
+    ("devices",),
     ("outreach",),
     ("api",),
-    ("metrics",),
     ("metrics",),
     ("doors",),
     ("stores",),
     ("app",),
     ("backup",),
-    ("cli", "demo", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
-"""From the ground up; a room imports from its own row and those before it, never from a later one."""
+"""From the ground up; a room imports from the rows before its own, and from nothing else. So a folder has a row of its
+own, and no two import each other."""
 
 MODULE_LINES = 600
 LONGER_BY_DESIGN = {
@@ -195,15 +200,18 @@ def room_row(module: str) -> int:
 
 
 def test_gateway_rooms_import_downwards() -> None:
-    inside = (i for i in imports() if within(i.importer, "gateway") and i.of("gateway") and not i.for_types_only)
+    """Inside functions and for types as well: who reads a room has to know those below it, and no other."""
+    inside = (i for i in imports() if within(i.importer, "gateway") and i.of("gateway"))
     named = (i for i in inside if "gateway" not in (i.importer, i.imported))
-    assert not complaints(i for i in named if room_row(i.imported) > room_row(i.importer))
+    between = (i for i in named if i.importer.split(".")[1] != i.imported.split(".")[1])
+    assert not complaints(i for i in between if room_row(i.imported) >= room_row(i.importer))
 
 
 def test_no_module_imports_itself_through_others() -> None:
     graph: dict[str, set[str]] = {name: set() for name in MODULES}
     for found in imports():
-        if found.imported in MODULES and not found.inside_function and not found.for_types_only:
+        late = found.inside_function or found.for_types_only
+        if found.imported in MODULES and not (late and within(found.importer, "broker")):
             graph[found.importer].add(found.imported)
     done: set[str] = set()
 

@@ -12,8 +12,8 @@ from gateway.api.bodies import json_response, read_model
 from gateway.api.openapi import takes
 from gateway.api.services import Administrator, Cursor, Limit, services
 from gateway.auth import Principal
-from gateway.delivery.device_topics import DEFAULT_APP
 from gateway.described_model import DescribedModel
+from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
 
 router = APIRouter(prefix="/v1/apps", tags=["apps"])

@@ -41,10 +41,10 @@ from gateway.api.services import (
     time_parameter,
 )
 from gateway.audience.device_filter import DeviceFilter
-from gateway.audience.devices import DeviceFields, NewDevice
 from gateway.delivery.calls import CallRequest
 from gateway.delivery.consent import Settings, TooManyChoices
 from gateway.described_model import DescribedModel
+from gateway.devices import DeviceFields, NewDevice
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
 

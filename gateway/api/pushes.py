@@ -24,8 +24,8 @@ from gateway.api.bodies import (
 from gateway.api.openapi import idempotent, takes
 from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, app_of, services
 from gateway.delivery.push import PushRequest
-from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AcceptedPush, Submission
+from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
 

@@ -15,7 +15,6 @@ from gateway.api.admission import Admission
 from gateway.api.body_budget import BodyBudget
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
-from gateway.audience.devices import DeviceRegistry
 from gateway.audience.policy import PolicyBook
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
@@ -29,6 +28,7 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.notices import Notices
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
+from gateway.devices import DeviceRegistry
 from gateway.errors import problem
 from gateway.keys import Keys
 from gateway.outreach.event_feed import EventFeed

@@ -175,7 +175,7 @@ def serve(
 
 def demo() -> None:
     """The whole promise on real sockets, in under a minute: three devices, one kill -9, a ledger that adds up."""
-    from gateway.demo import run
+    from gateway.cli.demo import run
 
     run()
 

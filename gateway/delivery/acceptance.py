@@ -45,7 +45,6 @@ from gateway.delivery.push import (
     ActivePush,
     PushRequest,
 )
-from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import (
     AcceptedPush,
     AppRef,
@@ -60,6 +59,7 @@ from gateway.delivery.submission import (
     nobody_known,
     stored_target,
 )
+from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
 from gateway.store.errors import OutcomeUnknown, StorageError

@@ -18,8 +18,8 @@ from pydantic import ConfigDict, Field, StringConstraints
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.ledger import handle_of
 from gateway.delivery.push import MAX_TTL, PushRequest, push_number
-from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AppRef
+from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.store.database import Database

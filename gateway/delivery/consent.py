@@ -31,7 +31,7 @@ from gateway.delivery.ledger import (
     suppress_rows,
 )
 from gateway.delivery.not_before import gate_channels_rows, regate_device_rows
-from gateway.delivery.states import DeliveryState
+from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none

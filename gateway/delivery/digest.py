@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from gateway.delivery.ledger import digest_rows
 from gateway.delivery.push import PushRequest, last_push_no, wire_size
-from gateway.delivery.states import PRIORITIES
 from gateway.delivery.submission import new_push_ids
+from gateway.delivery_states import PRIORITIES
 
 TITLES = 5
 TITLE_LENGTH = 80

@@ -31,7 +31,7 @@ from enum import Enum
 from gateway.delivery.engine import Message
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, last_push_no, load_pushes
-from gateway.delivery.states import PRIORITIES
+from gateway.delivery_states import PRIORITIES
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)

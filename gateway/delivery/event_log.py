@@ -23,7 +23,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from gateway.delivery.states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
+from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
 from gateway.pages import to_json
 from gateway.timestamps import rfc3339
 

@@ -13,8 +13,8 @@ from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
-from gateway.delivery.states import PRIORITIES
 from gateway.delivery.submission import AppRef, Submission, draft_of, listed_ids, nobody_known
+from gateway.delivery_states import PRIORITIES
 from gateway.store.database import Database
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from gateway.audience.policy import SHOWN
 from gateway.delivery.event_log import last_position
 from gateway.delivery.push import last_push_no
-from gateway.delivery.states import DeliveryState
+from gateway.delivery_states import DeliveryState
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000

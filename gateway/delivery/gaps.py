@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gateway.delivery.event_log import log_of_device
-from gateway.delivery.states import DeliveryState
+from gateway.delivery_states import DeliveryState
 from gateway.store.protocols import Timers, Writer
 from gateway.timestamps import rfc3339
 

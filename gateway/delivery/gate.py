@@ -49,7 +49,7 @@ from gateway.delivery.not_before import (
     regate_part_rows,
 )
 from gateway.delivery.push import ActivePush, load_pushes
-from gateway.delivery.states import PRIORITIES, DeliveryState
+from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
 from gateway.timestamps import rfc3339, wall_time

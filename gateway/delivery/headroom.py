@@ -13,7 +13,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 
-from gateway.delivery.states import PRIORITIES
+from gateway.delivery_states import PRIORITIES
 
 MAX_DEVICES = 200_000
 """Devices remembered, about 30 MB; over it all are forgotten, and counted again as they come."""

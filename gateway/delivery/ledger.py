@@ -36,7 +36,7 @@ from gateway.delivery.attempts import count_attempts
 from gateway.delivery.event_log import HANDED_OVER, log_deliveries, log_handles, log_moved, log_push
 from gateway.delivery.headroom import least_valuable_first
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
-from gateway.delivery.states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
+from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
 from gateway.errors import problem
 from gateway.store.protocols import Timers, Writer
 from gateway.store.rows import insert_rows

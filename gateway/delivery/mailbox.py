@@ -23,8 +23,6 @@ from dataclasses import dataclass
 
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
-from gateway.delivery.device_topics import DEFAULT_APP, device_topic
-from gateway.delivery.device_topics import client_id as client_id_of
 from gateway.delivery.drain import Drain, Lane, Slot
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN, Body, Engine, Message, ReasonCode
 from gateway.delivery.latency import LatencyHistogram
@@ -39,7 +37,9 @@ from gateway.delivery.ledger import (
 )
 from gateway.delivery.offers import BUNDLE_BYTES, Offers
 from gateway.delivery.push import ActivePush, load_pushes
-from gateway.delivery.states import DeliveryState
+from gateway.delivery_states import DeliveryState
+from gateway.device_topics import DEFAULT_APP, device_topic
+from gateway.device_topics import client_id as client_id_of
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.delivery.consent import Wishes
-from gateway.delivery.device_topics import device_topic
-from gateway.delivery.states import DeliveryState
+from gateway.delivery_states import DeliveryState
+from gateway.device_topics import device_topic
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)

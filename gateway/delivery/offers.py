@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from gateway.delivery.push import ActivePush
-from gateway.delivery.states import PRIORITIES
+from gateway.delivery_states import PRIORITIES
 
 SLICE = 250
 """Deliveries that are handed over in one turn of the loop: about 4 ms. An offer to no more is small, undivided."""

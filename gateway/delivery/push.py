@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import to_json
 
 from gateway.delivery.engine import Body, Properties
-from gateway.delivery.states import PRIORITIES
+from gateway.delivery_states import PRIORITIES
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
 from gateway.printable import Printable

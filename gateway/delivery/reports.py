@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push import push_number
-from gateway.delivery.states import PRIORITIES, DeliveryState
+from gateway.delivery_states import PRIORITIES, DeliveryState
 from gateway.errors import problem
 from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gateway.delivery.push import PUSH_ID_LENGTH, ActivePush, PushRequest, Target, not_yet_supported, wire_size
-from gateway.delivery.states import PRIORITIES
+from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.errors import OutcomeUnknown, storage_problem
 

@@ -19,17 +19,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlmodel import SQLModel
 
 from broker.clock import boot_id
 from broker.sqlite_file import connect
 from gateway.store import models
+from gateway.store.protocols import Writer
 from gateway.timestamps import WallTime
-
-if TYPE_CHECKING:
-    from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +85,7 @@ class WallClock:
 
     def __init__(
         self,
-        database: Database,
+        database: Writer,
         server_ms: Callable[[], int],
         boot_origin_ms: int,
         stored: StoredClock,

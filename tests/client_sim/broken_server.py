@@ -88,8 +88,8 @@ from gateway.delivery.mailbox import Mailbox, Presence
 from gateway.delivery.push import ActivePush
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
-from gateway.delivery.states import DeliveryState
 from gateway.delivery.submission import AppRef, Draft, Submission, draft_of
+from gateway.delivery_states import DeliveryState
 from gateway.errors import problem
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed

@@ -22,7 +22,7 @@ from gateway.auth import (
     new_token,
     secret_hash,
 )
-from gateway.delivery.device_topics import device_topics
+from gateway.device_topics import device_topics
 from gateway.errors import Problem
 from gateway.store.database import Database
 from tests.gateway.delivery.machinery import fresh_database

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from gateway.audience.devices import NewDevice
 from gateway.audience.policy import NewChannel
 from gateway.delivery.push import PushRequest
+from gateway.devices import NewDevice
 from gateway.printable import printable
 
 WRITTEN = [

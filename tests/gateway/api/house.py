@@ -23,7 +23,7 @@ from gateway.api.operation_problems import EVERYWHERE, OF_NO_OPERATION
 from gateway.api.problems import MEDIA_TYPE, ProblemCount
 from gateway.api.services import Services
 from gateway.app import Rooms
-from gateway.audience.devices import MqttAddress
+from gateway.devices import MqttAddress
 from gateway.settings import Settings
 from gateway.store.database import Database, prepare
 from gateway.stores import Stored, first_start

@@ -26,8 +26,8 @@ from gateway.delivery.engine import Body, Message
 from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.push import PushRequest
 from gateway.delivery.reports import count_states
-from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.delivery.submission import AcceptedPush
+from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.errors import Problem
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.world import APP, World

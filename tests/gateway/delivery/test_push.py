@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway.delivery.push import IDLE_PUSHES, PUSH_ID_LENGTH, ActivePush, ActivePushes, PushRequest, wire_size
-from gateway.delivery.states import PRIORITIES
+from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem
 
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.delivery import receipts
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.receipts import Unusable, parse, store_statements
-from gateway.delivery.states import DeliveryState
+from gateway.delivery_states import DeliveryState
 from gateway.store.errors import StorageFull
 from tests.gateway.delivery.world import World, items
 

@@ -27,9 +27,9 @@ from gateway.delivery.push import PushRequest
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.rule_changes import RuleChanges
-from gateway.delivery.states import RECEIPT_STATES, DeliveryState
 from gateway.delivery.submission import AcceptedPush, AppRef
 from gateway.delivery.uplink import UplinkLimits
+from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.pages import ListPage
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 

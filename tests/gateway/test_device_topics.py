@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery.device_topics import client_id, device_topic, device_topics, split_topic
+from gateway.device_topics import client_id, device_topic, device_topics, split_topic
 
 ids = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 apps = st.from_regex(r"[a-z0-9-]{1,32}", fullmatch=True)

@@ -24,13 +24,13 @@ from gateway.audience.targeting import device_rows
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import new_token, secret_hash
 from gateway.delivery.device_facts import DeviceFacts
-from gateway.delivery.device_topics import client_id, device_topics
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import DeviceId, Name
 from gateway.delivery.receipts import MAX_ATTRIBUTES
 from gateway.delivery.reports import cursor_number
 from gateway.delivery.uplink import said
 from gateway.described_model import DescribedModel
+from gateway.device_topics import client_id, device_topics
 from gateway.errors import Problem, problem
 from gateway.merge_patch import merge_patch
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
