@@ -2,7 +2,7 @@
 
 A `Problem` is raised anywhere behind the doors and becomes an `application/problem+json` document at the edge. `code`
 is stable and meant for programs; `detail` says what to do; `retryable` says whether the same request may succeed
-later unchanged. README.md of this folder has the same table (a test compares).
+later unchanged. `docs/reference/errors.md` is made from this catalogue.
 """
 
 from __future__ import annotations

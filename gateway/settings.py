@@ -1,7 +1,7 @@
 """Every setting of the server, with its unit, its default and the reason for it.
 
 Flag over variable (`FLEETPUSH_NAME`) over `fleetpush.toml` (`name = value`) over default. A mistake is one line that
-names the setting, where it came from and what it may be. README.md lists all of them (a test compares).
+names the setting, where it came from and what it may be. `docs/reference/settings.md` is made from this class.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SIZE = re.compile(r"([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)\s*(|[kmg]ib)", re.IGNORECA
 
 
 def _bytes(value: object) -> object:
-    """As README.md and the help write them."""
+    """A number of bytes as the documents and the help write it."""
     if not isinstance(value, str):
         return value
     match = SIZE.fullmatch(value.strip())
@@ -69,41 +69,44 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     data_dir: Path = Path("fleetpush-data")
-    """Everything is kept here."""
+    """Directory in which everything is kept."""
     bind: str = "127.0.0.1"
     """Address to listen on. Another than loopback needs TLS, or `insecure`."""
     mqtt_port: Annotated[int, Field(ge=0, le=65_535)] = 1883
-    """0: any free one."""
+    """TCP port for MQTT. 0 picks a free one."""
     http_port: Annotated[int, Field(ge=0, le=65_535)] = 8080
-    """0: any free one."""
+    """TCP port for HTTP, and for WebSocket at `/mqtt`. 0 picks a free one."""
     listen: Listed = ()
-    """Further places where devices connect: `mqtt://`, `mqtts://`, `ws://`, `wss://HOST:PORT`, `unix:/path`
-    (`broker.network.listen_address`)."""
+    """Further places where devices connect: `mqtt://`, `mqtts://`, `ws://`, `wss://HOST:PORT` or `unix:/path`. With
+    `?proxy=v2` behind a proxy; `wss://…?certificates=ask` asks devices for a certificate."""
     insecure: bool = False
-    """Listen on another address than loopback without TLS."""
+    """Listen on another address than loopback although tokens cross the network unencrypted."""
     tls_cert: Path | None = None
-    """PEM, with its chain; unset: `tls/server.pem` of the data directory, if it is there."""
+    """Certificate (PEM, with its chain): both ports speak TLS. Unset: `tls/server.pem` of the data directory, if it is
+    there."""
     tls_key: Path | None = None
-    """PEM; unset: `tls/server.key` of the data directory."""
+    """Private key of the certificate (PEM). Unset: `tls/server.key` of the data directory."""
     tls_ca: Path | None = None
-    """PEM: who vouches for devices' certificates; unset: `tls/ca.pem` of the data directory, if it is there."""
+    """Authority that vouches for the certificates of devices (PEM). Unset: `tls/ca.pem` of the data directory, if it is
+    there."""
     client_certificates: Literal["none", "optional", "required"] = "optional"
-    """Whether a device may show a certificate instead of a token, or has to."""
+    """Whether a device may show a certificate instead of a token. `none`: it is not asked for one; `optional`: it is
+    asked by MQTT over TLS, not by the HTTP port and WebSockets; `required`: nobody connects without one."""
     ws_origins: Listed = ()
-    """Whose pages may open a WebSocket besides our own: `https://kiosk.example`, or `*`."""
+    """Origins whose pages may open a WebSocket besides the server's own: `https://kiosk.example`, or `*` for all."""
     trusted_proxies: Listed = ()
-    """Addresses and networks whose X-Forwarded-For and PROXY headers are believed."""
+    """Addresses and networks whose PROXY headers and X-Forwarded-For are believed."""
     public_host: str | None = None
-    """What enrolled devices are told to connect to; unset: `bind`."""
+    """Host name that enrolled devices are told to connect to. Unset: `bind`."""
     public_url: str | None = None
-    """What devices reach HTTP and WebSocket by, `https://push.example`, where a proxy stands in front; unset:
-    `public_host` and the port that is listened on."""
+    """Address at which devices reach HTTP and WebSocket where a proxy stands in front: `https://push.example`, without
+    a path. Unset: `public_host` and `http_port`."""
     max_payload: Annotated[Bytes, Field(ge=256, le=MAX_PAYLOAD)] = 4_096
     """Bytes of a push on the wire. 4 KiB is what FCM and APNs allow."""
     mailbox_deliveries: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Waiting deliveries per device; the oldest of the lowest priority loses."""
     mailbox_bytes: Annotated[Bytes, Field(ge=4_096)] = 4 * 1024 * 1024
-    """The same in bytes of wire payload."""
+    """Bytes of wire payload that wait per device; likewise."""
     max_inflight: Annotated[int, Field(ge=1, le=65_535)] = 512
     """Unacknowledged pushes to one device; its own receive maximum may lower it."""
     ack_timeout: Annotated[float, Field(gt=0)] = 300.0
@@ -120,31 +123,35 @@ class Settings(BaseSettings):
     request_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
     """HTTP requests per second and key, as a burst; over it 429 with Retry-After."""
     disk_reserve: Annotated[Bytes, Field(ge=0)] = 32 * 1024 * 1024
-    """Bytes that stay free (at most an eighth of the disk), beside what the logs may still take, so that what
-    was accepted can be recorded; pages that are free inside the ledger count. Below it new pushes get 507."""
+    """Bytes that stay free on the disk (at most an eighth of it), beside what the logs may still take, so that what was
+    accepted can be recorded; pages that are free inside the ledger count. Below it new pushes get 507."""
     retention_days: Annotated[float, Field(gt=0)] = 30.0
     """Days that deliveries and receipts stay after their push has fully ended."""
     counts_days: Annotated[float, Field(gt=0)] = 400.0
-    """Days that a push's final counts stay; then it answers 410 for as long again, and is forgotten."""
+    """Days that a push's final counts stay; then it answers 410 for as long again, then 404."""
     idempotency_hours: Annotated[float, Field(gt=0)] = 24.0
     """Hours that an Idempotency-Key is remembered."""
     uplink_keep: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Messages kept of what a device says."""
     uplink_days: Annotated[float, Field(gt=0)] = 7.0
-    """Days they are kept."""
+    """Days that they are kept."""
     event_days: Annotated[float, Field(gt=0)] = 7.0
-    """Days that `GET /v1/events` and webhooks can go back."""
+    """Days that `GET /v1/events` and webhooks can go back; no farther than `retention_days`."""
     webhook_networks: Listed = ()
-    """Private or loopback addresses and networks that webhooks may be sent to; public ones always may."""
+    """Private or loopback addresses and networks that webhooks may be sent to: `10.1.0.0/16`. Public ones always
+    may."""
     max_attachment: Annotated[Bytes, Field(ge=1)] = 5 * 1024 * 1024
-    """Bytes of what a push may refer to."""
+    """Bytes of a file that a push may refer to."""
     attachment_storage: Annotated[Bytes, Field(ge=0)] = 1024 * 1024 * 1024
-    """Bytes of all of it together; over it uploads get 507."""
+    """Bytes of all such files together; over it uploads get 507."""
     clock_speed: Annotated[float, Field(gt=0, le=100_000)] = 1.0
-    """Runs the server's clock this much faster, for simulations: loopback and a fresh data directory only."""
+    """Factor by which the server's clock runs faster, for simulations: loopback and a fresh data directory only. It
+    rules ttl and retention; waiting for devices takes as long as ever. Webhooks carry its time stamps, which verifiers
+    refuse as too far from their clock."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least serious lines of the log: `debug`, `info`, `warning` or `error`."""
     log_connections: bool = True
-    """A line for each device that connects or disconnects, at `info`; a storm is one line."""
+    """A line in the log, at `info`, for each device that connects or disconnects, and why; a storm is one line."""
 
     @field_validator("bind")
     @classmethod

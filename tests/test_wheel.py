@@ -133,7 +133,16 @@ def what_they_hold(source: Path, wheel: Path) -> None:
     assert not [name for name in packed if "node_modules" in name], "what npm fetched is not ours"
     with tarfile.open(source) as archive_of_source:
         names = {name.partition("/")[2] for name in archive_of_source.getnames()}
-    assert {"run.py", "constraints.txt", "pyproject.toml", "README.md", "LICENSE", "tests/test_wheel.py"} <= names
+    assert {
+        "run.py",
+        "constraints.txt",
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "docs/push.md",
+        "LICENSE",
+        "tests/test_wheel.py",
+    } <= names
 
 
 def small_scenario(folder: Path) -> Path:

@@ -159,7 +159,7 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default: info")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./fleetpush.toml if there")] = None,
 ) -> None:
-    """Run broker and gateway in this process until SIGTERM or Ctrl-C. README.md explains every setting."""
+    """Run broker and gateway in this process until SIGTERM or Ctrl-C. docs/reference/settings.md has every setting."""
     given = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
     hold_hangups()
     settings = load_settings(config, **given)

@@ -50,7 +50,7 @@ class Event(NamedTuple):
     type: str
     timestamp: str
     json: bytes
-    """`{"id", "type", "timestamp", "data"}`, see README."""
+    """`{"id", "type", "timestamp", "data"}`, as `docs/events.md` describes them."""
 
 
 class Position(NamedTuple):

@@ -303,10 +303,9 @@ def test_a_list_of_receipts_or_a_bare_id_will_do(server: FakeServer) -> None:
     assert server.complaints == []
 
 
-def test_the_examples_of_the_readme_work(tmp_path: Path) -> None:
-    text = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    section = text.split("## The device client in ten lines")[1].split("\n## ")[0]
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", section, re.MULTILINE)
+def test_the_examples_of_the_document_work(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "device-python.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
     program, example = (textwrap.dedent(block) for block in blocks if "device" in block)
     program = program.replace("kiosk-1.db", str(tmp_path / "kiosk-1.db"))
     with FakeServer() as server:
