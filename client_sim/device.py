@@ -58,8 +58,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from client_sim.attachments import Fetcher
 from client_sim.backoff import Backoff, ending_of, failure_of, retry_after_of
 from client_sim.journal import Journal, Known
+from client_sim.outgoing import RECEIPTS_PER_MESSAGE, is_choice, receipt, together
 from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome
-from client_sim.sayings import RECEIPTS_PER_MESSAGE, is_choice, receipt, together
 
 log = logging.getLogger(__name__)
 

@@ -162,6 +162,13 @@ def test_the_broker_imports_nothing_of_ours() -> None:
     assert not complaints(i for i in imports() if within(i.importer, "broker") and i.of("gateway", "client_sim"))
 
 
+def test_a_device_imports_nothing_of_the_simulator() -> None:
+    """Who installs a device gets the device: the simulator needs packages that a kiosk has no use for."""
+    device = (i for i in imports() if within(i.importer, "client_sim") and i.of("client_sim.simulator"))
+    command = "client_sim.__main__"
+    assert not complaints(i for i in device if not within(i.importer, "client_sim.simulator", command))
+
+
 def test_the_simulator_borrows_the_wire_protocol_and_nothing_else() -> None:
     ours = (i for i in imports() if within(i.importer, "client_sim") and i.of("gateway", "broker"))
     assert not complaints(i for i in ours if not i.of("broker.protocol"))
@@ -228,7 +235,8 @@ def test_no_module_imports_itself_through_others() -> None:
 
 @pytest.mark.parametrize("library", ["typer", "rich"])
 def test_only_the_terminal_rooms_know_the_terminal(library: str) -> None:
-    rooms = ("gateway.cli", "client_sim.text_report", "client_sim.simulation_progress", "client_sim.__main__")
+    simulator = ("command", "simulation_progress", "text_report")
+    rooms = ("gateway.cli", *(f"client_sim.simulator.{module}" for module in simulator))
     assert not complaints(i for i in imports() if i.of(library) and not within(i.importer, *rooms))
 
 

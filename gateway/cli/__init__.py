@@ -182,7 +182,7 @@ def demo() -> None:
 
 def simulate(arguments: typer.Context) -> None:
     """A fleet of simulated devices: is every push delivered as promised, and how fast? `simulate --help` says more."""
-    from client_sim.__main__ import main
+    from client_sim.simulator.command import main
 
     raise typer.Exit(main(arguments.args))
 

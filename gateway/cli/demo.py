@@ -103,14 +103,14 @@ def promise(what: str, kept: bool) -> None:
 
 class Demo:
     def __init__(self, folder: Path) -> None:
-        from client_sim.server_process import ServerProcess
+        from client_sim.simulator.server_process import ServerProcess
 
         self._folder = folder
         self._server = ServerProcess(folder)
         self._kiosks: dict[str, Kiosk] = {}
 
     def run(self) -> None:
-        from client_sim.server_process import ServerDidNotStart
+        from client_sim.simulator.server_process import ServerDidNotStart
 
         try:
             self._story()

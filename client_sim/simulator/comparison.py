@@ -1,0 +1,113 @@
+"""What a simulation knows of each push, and what its comparison with the server's ledger finds."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from client_sim.simulator.simulation_report import Finding
+
+NEVER = 0.0
+"""No arrival; the clock starts above it."""
+
+
+@dataclass
+class Comparison:
+    """Fields of the same name in `SimulationReport`, and `clean`: nothing is wrong."""
+
+    accepted: int = 0
+    deliveries: int = 0
+    delivered: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    late: int = 0
+    out_of_order: int = 0
+    expired_online: int = 0
+    disagreements: int = 0
+    violations: int = 0
+    unexplained: int = 0
+    contradictions: int = 0
+    events_wrong: int = 0
+    unanswered: int = 0
+    redelivered: int = 0
+    ended: Counter[str] = field(default_factory=Counter)
+    server_states: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not (
+            self.lost
+            or self.duplicated
+            or self.late
+            or self.out_of_order
+            or self.expired_online
+            or self.disagreements
+            or self.violations
+            or self.unexplained
+            or self.contradictions
+            or self.events_wrong
+            or self.unanswered
+        )
+
+    def fields(self) -> dict[str, Any]:
+        return {**vars(self), "ended": dict(self.ended), "server_states": dict(self.server_states)}
+
+
+class SentPush:
+    """What is known of a push: what was asked for, who had it when, and what the server says."""
+
+    __slots__ = (
+        "answered",
+        "arrivals",
+        "collapse_key",
+        "ended_after",
+        "levels",
+        "priority",
+        "push_id",
+        "qos",
+        "read_at",
+        "reasons",
+        "refused",
+        "requested",
+        "said",
+        "states",
+        "targets",
+        "ttl",
+    )
+
+    def __init__(
+        self, requested: float, targets: Sequence[int], ttl: float, priority: str, collapse_key: str | None, qos: int
+    ) -> None:
+        self.requested = requested
+        self.answered = inf
+        self.push_id: str | None = None
+        self.targets = targets
+        self.ttl = ttl
+        self.priority = priority
+        self.collapse_key = collapse_key
+        self.qos = qos
+        self.refused = ""
+        """What the server answered instead of accepting it."""
+        self.read_at = inf
+        """When the server was asked what became of it, the last time."""
+        self.reasons: dict[int, str] | None = None
+        """Of the places that have one."""
+        self.ended_after: dict[int, float] = {}
+        """By place, of those that overflowed: when, in seconds of the server's clock since it was accepted."""
+        self.arrivals = array("d", (NEVER,)) * len(targets)
+        self.levels = bytearray(len(targets))
+        self.states = bytearray(len(targets))
+
+    def place(self, index: int) -> int:
+        """Of a device among the targets; -1: it is none."""
+        targets = self.targets
+        if isinstance(targets, range):
+            return index if index in targets else -1
+        place = bisect_left(targets, index)
+        return place if place < len(targets) and targets[place] == index else -1

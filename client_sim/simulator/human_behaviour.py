@@ -1,0 +1,49 @@
+"""What people do with what they are shown: some open it, some of those act on it, after a moment.
+
+Nothing is drawn at run time: push number, device and seed decide, so that a run repeats however its messages interleave
+and however many processes share the fleet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DISPLAYED, OPENED, ACTED = 1, 2, 3
+"""Levels, as a ledger orders them; 0 is delivered only."""
+SHOWN = ("alert", "in_app")
+"""Kinds that a person sees. A command is carried out by the device at once, data is seen by nobody."""
+EVENTS = {DISPLAYED: "displayed", OPENED: "opened", ACTED: "acted"}
+
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+@dataclass(frozen=True)
+class HumanBehaviour:
+    """Shares: `displayed` of all pushes, `opened` of those displayed, `acted` of those opened. `think_time`: seconds,
+    the mean; anything from none to twice that."""
+
+    displayed: float
+    opened: float
+    acted: float
+    think_time: float
+    seed: int
+
+    def level(self, number: int, index: int) -> int:
+        """How far somebody goes with this push on this device."""
+        if dice(self.seed, number, index, 1) >= self.displayed:
+            return 0
+        if dice(self.seed, number, index, 2) >= self.opened:
+            return DISPLAYED
+        return ACTED if dice(self.seed, number, index, 3) < self.acted else OPENED
+
+    def pause(self, number: int, index: int) -> float:
+        """Seconds until they have decided."""
+        return dice(self.seed, number, index, 4) * 2 * self.think_time
+
+
+def dice(seed: int, number: int, index: int, salt: int) -> float:
+    """0 <= x < 1, the same for the same arguments: the finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
+    x = (seed * 0x9E37_79B9_7F4A_7C15 + number * 0xD1B5_4A32_D192_ED03 + index * 0x8CB9_2BA7_2F3D_8DD7 + salt) & _MASK
+    x = (x ^ (x >> 30)) * 0xBF58_476D_1CE4_E5B9 & _MASK
+    x = (x ^ (x >> 27)) * 0x94D0_49BB_1331_11EB & _MASK
+    return ((x ^ (x >> 31)) >> 11) / 9_007_199_254_740_992

@@ -1,0 +1,68 @@
+"""What must wait for a device that is away: whether the server's mailbox has it, and evicts in the right order.
+
+Only devices that said goodbye are looked at: to a connection that has died unseen something may have been handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from math import inf
+
+from client_sim.simulator.comparison import NEVER, SentPush
+
+PRIORITIES = ("critical", "high", "normal", "low")
+GOODBYE_SECONDS = 1.0
+"""From the order to leave until the server has read the DISCONNECT, at most."""
+
+
+def wrong_evictions(
+    pushes: Sequence[SentPush], index: int, absences: Sequence[tuple[float, float]]
+) -> Iterator[tuple[int, str]]:
+    """Number and what is wrong, of what overflowed although something of less value was waiting, and stayed."""
+    there = [(number, push, place) for number, push in enumerate(pushes) if (place := push.place(index)) >= 0]
+    for went, returned in absences:
+        settled = went + GOODBYE_SECONDS
+        stayed = dict.fromkeys(PRIORITIES, inf)
+        """By priority: when the first of those was accepted that waited all the while."""
+        for _, push, place in there:
+            if push.requested > settled and push.answered < returned < push.arrivals[place]:
+                stayed[push.priority] = min(stayed[push.priority], push.answered)
+        for number, push, place in there:
+            after = push.ended_after.get(place)
+            if after is None or push.requested + after < settled or push.answered + after > returned:
+                continue
+            evicted = push.requested + after
+            rank = PRIORITIES.index(push.priority)
+            if stayed[push.priority] < push.requested:
+                yield number, "it overflowed, and an older one of its priority stayed in the mailbox"
+            elif any(stayed[lower] < evicted for lower in PRIORITIES[rank + 1 :]):
+                yield number, "it overflowed, and a less urgent one stayed in the mailbox"
+
+
+def mailbox_mistakes(
+    pushes: Sequence[SentPush],
+    numbers: Mapping[str, int],
+    index: int,
+    listed: Sequence[str],
+    went: float,
+    asked: tuple[float, float],
+    may_overflow: bool,
+) -> Iterator[tuple[int, str]]:
+    """The same of what the server lists as waiting: `listed`, push ids in order; those of others are passed over.
+    `went`: when the device did; `asked`: begin and end of the question."""
+    begin, end = asked
+    ours = [numbers[push_id] for push_id in listed if push_id in numbers]
+    found = set(ours)
+    for number, push in enumerate(pushes):
+        place = push.place(index)
+        due = push.requested > went + GOODBYE_SECONDS and push.answered < begin and push.requested + push.ttl > end + 1
+        if place < 0 or not due or push.collapse_key is not None or may_overflow:
+            continue
+        if number not in found and push.arrivals[place] == NEVER:
+            yield number, "it waits for the device, and the server's list of what waits leaves it out"
+    for one, other in pairwise(ours):
+        first, second = pushes[one], pushes[other]
+        ranks = PRIORITIES.index(first.priority), PRIORITIES.index(second.priority)
+        if ranks[0] > ranks[1] or (ranks[0] == ranks[1] and second.answered < first.requested):
+            yield other, f"it waits for the device, and is listed behind push {first.push_id}"

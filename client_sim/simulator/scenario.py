@@ -1,0 +1,284 @@
+"""Scenarios: what happens to a fleet in a simulation, as a short TOML file, built in or the user's own.
+
+title = "A broadcast in the morning"
+devices = 500
+thresholds = ["delivery_p99 < 2s"]
+
+[[phase]]
+name = "connect"                # without `lasts` it ends when all are connected
+
+[[phase]]
+name = "news"
+lasts = "30s"
+away = 0.1                      # every tenth device is switched off meanwhile
+[[phase.push]]
+rate = "6/min"
+to = "all"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from client_sim.simulator.quantities import Duration, Rate, duration
+from client_sim.simulator.shaped_link import Network
+from client_sim.simulator.thresholds import Rule
+from client_sim.simulator.thresholds import parse as parse_threshold
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Priority = Literal["critical", "high", "normal", "low"]
+Kind = Literal["alert", "in_app", "silent", "command"]
+MAX_DEVICES = 100_000
+MAX_TTL = 31_536_000
+"""Seconds; the server's bound."""
+MAX_PADDING = 2_048
+"""Bytes; with envelope and notification it stays below the server's 4 KiB."""
+
+
+class BadScenario(ValueError):
+    """The message names the file, the key, and what is allowed there."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class PeopleHabits(_Part):
+    """Shares: of pushes that are displayed, of those that are opened, of those that are acted on."""
+
+    displayed: Share = 1.0
+    opened: Share = 0.25
+    acted: Share = 0.1
+    think_time: Duration = 1.0
+
+
+class NetworkConditions(_Part):
+    """Per device; rates are of events on its connection."""
+
+    latency: Duration = 0.0
+    jitter: Duration = 0.0
+    resets: Rate = 0.0
+    stalls: Rate = 0.0
+    stall: Duration = 3.0
+    half_open: Rate = 0.0
+
+    def shaped(self) -> Network:
+        return Network(self.latency, self.jitter, self.resets, self.stalls, self.stall, self.half_open)
+
+
+class Stream(_Part):
+    """Pushes at a rate: Poisson, or evenly spaced."""
+
+    rate: Annotated[Rate, Field(gt=0)]
+    even: bool = False
+    to: Literal["one", "all"] | Annotated[float, Field(gt=0, le=1)] = "one"
+    """One device, the whole fleet, or a random share of it."""
+    kind: Kind = "alert"
+    priority: Priority | Annotated[tuple[Priority, ...], Field(min_length=1)] = "normal"
+    """Several: one is drawn for each push."""
+    ttl: Annotated[Duration, Field(le=MAX_TTL)] = 3_600.0
+    qos: Literal[0, 1] = 1
+    collapse: Annotated[int, Field(ge=0)] = 0
+    """So many collapse keys to draw from; 0: none."""
+    size: Annotated[int, Field(ge=0, le=MAX_PADDING)] = 0
+    """Bytes of padding."""
+
+    @field_validator("ttl")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value != int(value):
+            raise ValueError("whole seconds, please")
+        return value
+
+
+class Phase(_Part):
+    name: Annotated[str, Field(min_length=1)]
+    lasts: Annotated[Duration, Field(gt=0)] | None = None
+    """None: until everybody is connected that is to be."""
+    connect_rate: Annotated[Rate, Field(gt=0)] = 1_000.0
+    """Of devices that connect for the first time."""
+    away: Share = 0.0
+    return_within: Duration | None = None
+    """Of those that were away in the phase before and are no longer."""
+    deaf: Share = 0.0
+    """They do not read from their socket."""
+    mute: Share = 0.0
+    """They read, and acknowledge nothing."""
+    cut: Share = 0.0
+    cut_every: Annotated[Duration, Field(gt=0)] | None = None
+    kill_server: bool = False
+    """kill -9 and a restart, in the middle."""
+    kill_every: Annotated[Duration, Field(gt=0)] | None = None
+    churn: Rate = 0.0
+    pushes: Annotated[tuple[Stream, ...], Field(alias="push")] = ()
+    network: NetworkConditions | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.lasts is None and (self.pushes or self.churn or self.kill_server or self.kill_every or self.cut_every):
+            raise ValueError("what goes on for a while needs `lasts`; without it a phase ends when all are connected")
+        if self.cut_every is not None and not self.cut:
+            raise ValueError("`cut_every` needs `cut`, the share of connections that are cut each time")
+        if self.lasts is not None and max(self.kill_every or 0, self.cut_every or 0) >= self.lasts:
+            raise ValueError("`kill_every` and `cut_every` must be shorter than `lasts`")
+        return self
+
+    def says(self) -> str:
+        """In words, for reports."""
+        said = [f"for {duration(self.lasts)}"] if self.lasts is not None else ["until all are connected"]
+        for share, what in ((self.away, "away"), (self.deaf, "deaf"), (self.mute, "without acknowledging")):
+            if share:
+                said.append(f"{share:.0%} {what}")
+        if self.cut:
+            again = "" if self.cut_every is None else f" every {duration(self.cut_every)}"
+            said.append(f"{self.cut:.0%} of the connections cut{again}")
+        if self.kill_server or self.kill_every:
+            again = "" if self.kill_every is None else f" every {duration(self.kill_every)}"
+            said.append(f"server killed{again}")
+        if self.churn:
+            said.append(f"{self.churn:g} devices/s vanish and return")
+        for stream in self.pushes:
+            to = f"{stream.to:.0%} of the fleet" if isinstance(stream.to, float) else stream.to
+            said.append(f"{_rate(stream.rate)} to {to}")
+        if self.network is not None:
+            said.append(
+                f"latency {duration(self.network.latency)} to {duration(self.network.latency + self.network.jitter)}"
+            )
+        return ", ".join(said)
+
+
+class Scenario(_Part):
+    name: str
+    title: Annotated[str, Field(min_length=1)]
+    description: str = ""
+    devices: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1_000
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    mqtt5: Share = 0.5
+    """Of the fleet; the others speak 3.1.1."""
+    keep_alive: Annotated[Duration, Field(ge=1, le=65_535)] = 60.0
+    clock_speed: Annotated[float, Field(ge=1, le=100_000)] = 1.0
+    """Of a server that the simulation starts."""
+    settle: Annotated[Duration, Field(gt=0)] = 60.0
+    """After the last phase, until which both ledgers must have their last word."""
+    thresholds: tuple[str, ...] = ()
+    people: PeopleHabits = PeopleHabits()
+    phases: Annotated[tuple[Phase, ...], Field(alias="phase", min_length=1)]
+    text: str = ""
+    """The TOML, and above it what was asked for besides."""
+
+    @field_validator("description")
+    @classmethod
+    def _one_line(cls, given: str) -> str:
+        return " ".join(given.split())
+
+    @field_validator("thresholds")
+    @classmethod
+    def _can_be_judged(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for text in given:
+            parse_threshold(text)
+        return given
+
+    @classmethod
+    def load(cls, name: str) -> Scenario:
+        """A built-in name, or the path of a file (with a `/`, or ending in `.toml`). Raises BadScenario."""
+        if "/" in name or name.endswith(".toml"):
+            path = Path(name)
+            try:
+                return cls.parse(path.stem, path.read_text(encoding="utf-8"), name)
+            except (OSError, UnicodeDecodeError) as error:
+                raise BadScenario(f"{name}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+        known = _built_in()
+        if name not in known:
+            raise BadScenario(
+                f"there is no scenario `{name}`. Built in are {', '.join(known)}; a file of your own is named by a "
+                f"path that ends in .toml"
+            )
+        return cls.parse(name, known[name], f"{name}.toml")
+
+    @classmethod
+    def parse(cls, name: str, text: str, source: str) -> Scenario:
+        """`source`: for messages. Raises BadScenario."""
+        try:
+            return cls.model_validate({**tomllib.loads(text), "name": name, "text": text})
+        except tomllib.TOMLDecodeError as error:
+            raise BadScenario(f"{source}: {error}") from None
+        except ValidationError as error:
+            raise BadScenario("\n".join(f"{source}: {_complaint(item)}" for item in error.errors())) from None
+
+    def with_(self, *, devices: int | None = None, lasts: float | None = None, seed: int | None = None) -> Scenario:
+        """The same with another fleet or seed. `lasts`: seconds of all phases together, each in its proportion.
+
+        Raises BadScenario.
+        """
+        fields: dict[str, Any] = {}
+        said = []
+        if devices is not None:
+            fields["devices"] = devices
+            said.append(f"devices = {devices}")
+        if seed is not None:
+            fields["seed"] = seed
+            said.append(f"seed = {seed}")
+        if lasts is not None:
+            total = sum(phase.lasts or 0.0 for phase in self.phases)
+            if not total:
+                raise BadScenario(f"scenario `{self.name}` has no phase that lasts for a time, so none can be changed")
+            fields["phases"] = tuple(_stretched(phase, lasts / total) for phase in self.phases)
+            said.append(f"duration = {duration(lasts)}, instead of {duration(total)}")
+        if said:
+            fields["text"] = "".join(f"# {line}\n" for line in said) + "\n" + self.text
+        changed = self.model_copy(update=fields)
+        if not (1 <= changed.devices <= MAX_DEVICES):
+            raise BadScenario(f"{changed.devices} devices: from 1 to {MAX_DEVICES:,}, please")
+        return changed
+
+    @property
+    def needs_own_server(self) -> bool:
+        """It kills the server, or needs its clock to run faster."""
+        return self.clock_speed != 1 or any(phase.kill_server or phase.kill_every for phase in self.phases)
+
+    def rules(self) -> list[Rule]:
+        return [parse_threshold(text) for text in self.thresholds]
+
+
+def _stretched(phase: Phase, factor: float) -> Phase:
+    """What happens every so often happens as many times as before, and who returns has the same share of the time."""
+    update = {
+        name: round(value * factor, 3)
+        for name in ("lasts", "return_within", "kill_every", "cut_every")
+        if (value := getattr(phase, name)) is not None
+    }
+    return phase.model_copy(update=update)
+
+
+def builtin_scenarios() -> dict[str, str]:
+    """Names and titles."""
+    return {name: Scenario.load(name).title for name in _built_in()}
+
+
+def _built_in() -> dict[str, str]:
+    folder = files("client_sim.simulator") / "scenarios"
+    found = {item.name.removesuffix(".toml"): item for item in folder.iterdir() if item.name.endswith(".toml")}
+    return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
+
+
+def _complaint(item: Mapping[str, Any]) -> str:
+    where = ""
+    for part in item["loc"]:
+        where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        message = "there is no such key"
+    return f"{where}: {message}" if where else message
+
+
+def _rate(value: float) -> str:
+    for unit, seconds in (("s", 1), ("min", 60), ("h", 3600)):
+        if value * seconds >= 1:
+            return f"{round(value * seconds, 2):g}/{unit}"
+    return f"{value * 86_400:g}/d"
