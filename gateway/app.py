@@ -1,9 +1,10 @@
-"""The composition root: `fleetpush serve` as one process on one loop. Everything is made, started and ended here.
+"""The server process, `fleetpush serve`: started, announced and ended here, on one loop (`composition` wires it).
 
 Order of the start: the data directory's lock; the HTTP port (so that a port in use is noticed before anything is
-touched); databases, migrated; the rooms; what the broker still holds past PUBREC; the MQTT port; HTTP; the ready line.
-The end is the reverse: no new requests, those under way are answered; nothing more is handed to devices, what they have
-is acknowledged, they are told goodbye; what they said and acknowledged until then is on disk before the files close.
+touched); databases, migrated; the components; what the broker still holds past PUBREC; the MQTT port; HTTP; the ready
+line. The end is the reverse: no new requests, those under way are answered; nothing more is handed to devices, what
+they have is acknowledged, they are told goodbye; what they said and acknowledged until then is on disk before the files
+close.
 
 What keeps the server from starting is one line on stderr with its remedy, and exit code 2. A disk that does not confirm
 a commit ends it with 74: nobody knows what that file holds until it has been read anew.
@@ -13,95 +14,39 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
-from broker.broker import Broker
 from broker.log_writer import LogWriter, print_aside
 from broker.network.acceptor import Entrance
-from broker.network.descriptor_shares import share_of, share_out
 from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
-from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls
-from broker.settings import BrokerSettings
 from broker.sqlite_store import EXIT_UNSYNCED
 from gateway import data_directory, disk_space, doors, stores
-from gateway.api.admission import Admission
-from gateway.api.body_budget import BodyBudget
-from gateway.api.connection_limiter import CONNECTIONS, ConnectionLimiter
 from gateway.api.http import create_api
 from gateway.api.http_connection import MQTT_PATH
-from gateway.api.problems import ProblemCount
-from gateway.api.request_turns import RequestTurns
 from gateway.api.server import BACKLOG, HttpServer
-from gateway.api.services import Services
-from gateway.audience.enrolments import EnrolmentQuota
-from gateway.audience.policy import PolicyBook
 from gateway.audience.time_zones import time_zones
-from gateway.auth import DeviceAuthenticator, KeyRing
-from gateway.delivery.acceptance import Acceptance, Limits
-from gateway.delivery.analytics import Analytics
-from gateway.delivery.attachments import AttachmentLimits, Attachments
-from gateway.delivery.calls import Calls
-from gateway.delivery.connection_events import ConnectionEvents
-from gateway.delivery.consent import Wishes
-from gateway.delivery.device_facts import DeviceFacts
-from gateway.delivery.digest import Digests, PushNumbers
-from gateway.delivery.engine import EmbeddedEngine
-from gateway.delivery.event_room import EventRoom
-from gateway.delivery.forecast import Forecast
-from gateway.delivery.gaps import Gaps
-from gateway.delivery.gate import Gate
-from gateway.delivery.idempotency_quota import IdempotencyQuota
-from gateway.delivery.ledger import Ledger
-from gateway.delivery.mailbox import Mailbox
-from gateway.delivery.notices import Notices
-from gateway.delivery.push import most_values
-from gateway.delivery.receipts import Receipts
-from gateway.delivery.reports import Reports
-from gateway.delivery.retention import Keep, Retention
-from gateway.delivery.rule_changes import RuleChanges
-from gateway.delivery.uplink import UplinkLimits
-from gateway.delivery.uplink_quota import UplinkQuota
+from gateway.composition import Components
 from gateway.device_topics import DEFAULT_APP
-from gateway.devices import DeviceRegistry, MqttAddress
-from gateway.disk_space import DiskSpace
+from gateway.devices import MqttAddress
 from gateway.hangup import Hangups
 from gateway.host_names import bracketed, reachable
-from gateway.keys import Keys
-from gateway.metrics import Metrics, Sources
-from gateway.outreach.couriers import Couriers
-from gateway.outreach.event_feed import EventFeed
-from gateway.outreach.webhooks import WebhookBook
-from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
 from gateway.store.errors import StorageError
-from gateway.stores import CannotStart, Stored
+from gateway.stores import CannotStart
 
 log = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 0.25
-"""How late `expired` may be booked; nothing is handed over late, whatever this is."""
-DISK_SECONDS = 2.0
-"""Between two looks after the disk: how long pushes are refused that there is room for again."""
-DAY = 86_400_000
-HOUR = 3_600_000
-SIDE_CONNECTIONS = 8
-"""Of one device, besides its own: a helper or two, and what the network has not yet told us is gone."""
-MAX_UNSTORED_BYTES = 512 * 1024
-"""Of one connection of a device. Each byte of it is there several times on its way to the disk."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 NOISY_LOGGERS = ("uvicorn", "alembic", "sqlalchemy", "asyncio", "httpx2", "httpcore2", "h11")
 """Kept at warnings: what they say below is not for an operator. Statements have values in them, and the addresses of
@@ -180,26 +125,31 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         listener = ending.enter_context(_listen(host, settings.http_port))
         stored = await stores.open_stores(settings, ending)
         admin_key = await stores.first_start(settings.data_dir, stored)
-        rooms = Rooms(settings, stored, log_writer)
-        ending.push_async_callback(rooms.settle)
-        await rooms.recover()
-        rooms.certificate_ends = doors.certificate_ends(tls)
-        mqtt = BrokerServer(rooms.broker, at_the_doors, rooms.device_descriptors)
+        components = Components(settings, stored, log_writer)
+        ending.push_async_callback(components.settle)
+        await components.recover()
+        components.certificate_ends = doors.certificate_ends(tls)
+        mqtt = BrokerServer(components.broker, at_the_doors, components.device_descriptors)
         ending.push_async_callback(mqtt.stop)
         listening = [await _open_mqtt(mqtt, address, main=address is wanted[0]) for address in wanted]
         http_host, http_port = listener.getsockname()[:2]
         web_host = bracketed(settings.public_host) if settings.public_host else reachable(http_host)
         web = settings.public_url or f"{'http' if tls is None else 'https'}://{web_host}:{http_port}"
-        rooms.mqtt_address = MqttAddress(
+        components.mqtt_address = MqttAddress(
             host=settings.public_host or listening[0].host,
             port=listening[0].port,
             tls=tls is not None,
             websocket=f"ws{web.removeprefix('http')}{MQTT_PATH}",
         )
 
-        api = create_api(rooms.services(stop.is_set))
+        api = create_api(components.services(stop.is_set))
         http = HttpServer(
-            api, mqtt.websocket, rooms.connections, settings.trusted_proxies, rooms.turns, rooms.share_of_key
+            api,
+            mqtt.websocket,
+            components.connections,
+            settings.trusted_proxies,
+            components.turns,
+            components.share_of_key,
         )
         if tls is None:
             await http.start(listener)
@@ -207,21 +157,23 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         else:
             await http.start(None)
             http_tls = doors.for_requests(tls)
-            entrance = mqtt.accept(listener, Entrance(http_tls), lambda _: http.protocol(), rooms.connections.room_for)
-            hangups.ready(partial(_reload, rooms, tls, http_tls))
+            entrance = mqtt.accept(
+                listener, Entrance(http_tls), lambda _: http.protocol(), components.connections.room_for
+            )
+            hangups.ready(partial(_reload, components, tls, http_tls))
         ending.push_async_callback(http.stop)
-        ending.callback(rooms.feed.end)  # before that: a stream would keep it waiting
-        rooms.couriers.start()
-        ending.push_async_callback(rooms.couriers.end)
+        ending.callback(components.feed.end)  # before that: a stream would keep it waiting
+        components.couriers.start()
+        ending.push_async_callback(components.couriers.end)
         if tls is not None:
             ending.callback(entrance.close)
         for work in (
-            rooms.sweep(),
-            rooms.retire(),
-            rooms.watch_disk(),
-            rooms.make_room(),
-            rooms.analytics.count_large(),
-            rooms.metrics.keep_counting(),
+            components.sweep(),
+            components.retire(),
+            components.watch_disk(),
+            components.make_room(),
+            components.analytics.count_large(),
+            components.metrics.keep_counting(),
         ):
             task = loop.create_task(work)
             ending.push_async_callback(_cancel, task)
@@ -262,10 +214,10 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
     return reason
 
 
-def _reload(rooms: Rooms, tls: ServerTls, http_tls: ServerTls) -> None:
+def _reload(components: Components, tls: ServerTls, http_tls: ServerTls) -> None:
     """SIGHUP."""
     if doors.reload(*{tls, http_tls}):
-        rooms.certificate_ends = doors.certificate_ends(tls)
+        components.certificate_ends = doors.certificate_ends(tls)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
@@ -274,275 +226,6 @@ async def _cancel(task: asyncio.Task[None]) -> None:
         await task
     except asyncio.CancelledError:
         pass
-
-
-# -- the rooms ---------------------------------------------------------------------------------------------------------
-
-
-class Rooms:
-    """Every room of the gateway, wired."""
-
-    def __init__(self, settings: Settings, stored: Stored, log_writer: LogWriter) -> None:
-        database, clock = stored.database, stored.milliseconds
-        loop = asyncio.get_running_loop()
-        self.mqtt_address: MqttAddress
-        """Once it is known."""
-        self.certificate_ends: Mapping[str, float] = {}
-        """See `metrics.Sources.certificates`."""
-        self._settings = settings
-        self._database = database
-        self._clock = clock
-        self._wall_clock = stored.wall_clock
-        self._timers = timers = ServerTimers(loop)
-        self.facts = facts = DeviceFacts(database, clock, timers)
-        self._ledger = ledger = Ledger(database, clock, timers, settings.max_attempts)
-        self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, timers)
-        self._book = book = PolicyBook(database, clock)
-        self._wishes = wishes = Wishes(database, ledger, book, clock)
-        numbers = PushNumbers()
-        self._gate = gate = Gate(database, ledger, mailbox, book, clock, timers, Digests(numbers))
-        wishes.on_stored = lambda device_no: gate.look((device_no,))
-        self._rule_changes = rule_changes = RuleChanges(database, ledger, wishes, gate, book, clock)
-        book.on_changed = rule_changes.begin
-        self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, timers, ledger, wishes)
-        self._sessions = stored.sessions
-        self._gauge = DiskSpace(settings.data_dir, settings.disk_reserve, loop.time, lambda: database.free_bytes)
-        database.on_full = lambda: disk_space.release(settings.data_dir)
-        self.attachments = Attachments(
-            database,
-            settings.data_dir / data_directory.ATTACHMENTS_DIR,
-            AttachmentLimits(settings.max_attachment, settings.attachment_storage),
-            clock,
-            lambda: self.mqtt_address.http,
-            self._storage_left,
-        )
-        self._acceptance = Acceptance(
-            database,
-            ledger,
-            mailbox,
-            Limits(
-                max_payload=settings.max_payload,
-                mailbox_deliveries=settings.mailbox_deliveries,
-                mailbox_bytes=settings.mailbox_bytes,
-                idempotency_ms=int(settings.idempotency_hours * HOUR),
-            ),
-            clock,
-            timers,
-            self._storage_left,
-            book,
-            gate,
-            numbers,
-            self.attachments,
-        )
-        self._idempotency_quota = IdempotencyQuota(database)
-        self._acceptance.on_remembered = self._idempotency_quota.added
-        self.enrolments = EnrolmentQuota(clock)
-        self.analytics = Analytics(database, ledger, book, clock, timers)
-        self.event_room = EventRoom(database)
-        self.uplink_quota = UplinkQuota(database)
-        self.feed = feed = EventFeed(database, clock, timers)
-        networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
-        self._webhooks = WebhookBook(database, clock, networks)
-        self.couriers = Couriers(database, feed, self._webhooks, clock, networks)
-        self._calls = Calls(database, self._acceptance)
-        self._receipts.on_acted = self._calls.answered
-        self._retention = Retention(
-            database,
-            Keep(
-                deliveries=int(settings.retention_days * DAY),
-                counts=int(settings.counts_days * DAY),
-                idempotency=int(settings.idempotency_hours * HOUR),
-                uplink=int(settings.uplink_days * DAY),
-                # An event says what is in the row of its delivery: it must not outlive it.
-                events=int(min(settings.event_days, settings.retention_days) * DAY),
-            ),
-        )
-        self._ring = KeyRing(database)
-        self._authenticator = DeviceAuthenticator(database, facts.on_denied, timers)
-        self.share_of_key = self._ring.share_of
-        self.turns = RequestTurns(loop)
-        self._bodies = BodyBudget(loop.time)
-        self._admission = Admission(self._ring, settings.request_limit, loop.time)
-        self._problems = ProblemCount()
-        shares = share_out(raise_open_files_limit(), CONNECTIONS)
-        self.device_descriptors = shares.devices
-        proxies = TrustedProxies(settings.trusted_proxies)
-        self.connections = ConnectionLimiter(shares.http, loop.time, share_of, proxies.trusts)
-        self.broker = Broker(
-            _broker_settings(settings),
-            stored.sessions,
-            self._authenticator,
-            mailbox,
-            stored.clock,
-        )
-        self.connection_events = connections = ConnectionEvents(
-            database, facts, clock, timers, logged=settings.log_connections
-        )
-        mailbox.on_connected = connections.connected
-        mailbox.on_disconnected = connections.disconnected
-        mailbox.on_published = self._receipts.published
-        mailbox.on_released = self._receipts.released
-        mailbox.on_revoked = self._authenticator.forget
-        engine = EmbeddedEngine(self.broker)
-        mailbox.attach(engine)
-        self._notices = Notices(database, wishes, engine.publish)
-        self._gaps = Gaps(
-            database,
-            clock,
-            timers,
-            lambda app_id, device_id: mailbox.is_subscribed(app_id, device_id, "notices"),
-            lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
-        )
-        mailbox.on_returned = self._gaps.returned
-        self._receipts.on_zone = gate.zone_changed
-        self._receipts.on_settings = self._notices.preferences_changed
-        self.broker.start()
-        self.metrics = Metrics(
-            Sources(
-                database=database,
-                keys=self._ring,
-                authenticator=self._authenticator,
-                admission=self._admission,
-                connections=self.connections,
-                turns=self.turns,
-                bodies=self._bodies,
-                problems=self._problems,
-                acceptance=self._acceptance,
-                ledger=ledger,
-                mailbox=mailbox,
-                rule_changes=rule_changes,
-                receipts=self._receipts,
-                facts=facts,
-                connection_events=self.connection_events,
-                broker=self.broker.metrics,
-                attachments=self.attachments,
-                couriers=self.couriers,
-                feed=self.feed,
-                event_room=self.event_room,
-                uplink_quota=self.uplink_quota,
-                idempotency_quota=self._idempotency_quota,
-                enrolments=self.enrolments,
-                calls=self._calls,
-                certificates=lambda: self.certificate_ends,
-                log_lines=lambda: {"queue_full": log_writer.dropped, "many_alike": log_writer.left_out},
-            )
-        )
-
-    async def recover(self) -> None:
-        """After a restart, before the first connection."""
-        await self._book.load()
-        await self.enrolments.load(self._database)
-        await self._gate.load()
-        await self.mailbox.recover()
-        await self._receipts.recover(self.broker.numbers())
-        await self._rule_changes.recover()
-        await self.analytics.load()
-        await self._webhooks.load()
-        await self.attachments.load()
-
-    def services(self, ending: Callable[[], bool]) -> Services:
-        """For the doors. `ending` says whether the server is on its way out."""
-        return Services(
-            database=self._database,
-            admission=self._admission,
-            turns=self.turns,
-            bodies=self._bodies,
-            keys=Keys(self._database, self._ring),
-            devices=DeviceRegistry(
-                self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address, self.enrolments
-            ),
-            book=self._book,
-            wishes=self._wishes,
-            gate=self._gate,
-            notices=self._notices,
-            acceptance=self._acceptance,
-            forecast=Forecast(self._database, self.mailbox, self._book, self.attachments, self._settings.max_payload),
-            calls=self._calls,
-            ledger=self._ledger,
-            reports=Reports(self._database, self._ledger),
-            analytics=self.analytics,
-            attachments=self.attachments,
-            feed=self.feed,
-            webhooks=self._webhooks,
-            clock=self._clock,
-            push_values=most_values(self._settings.max_payload),
-            problems=self._problems,
-            metrics=self.metrics,
-            unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),
-        )
-
-    def _trouble(self) -> str | None:
-        """Why no pushes are taken, if it is a database."""
-        if self._database.trouble is not None:
-            return self._database.trouble.detail
-        if self._sessions.error is not None:
-            return f"sessions cannot be stored: {self._sessions.error}"
-        return None
-
-    def _storage_left(self) -> bool:
-        """Is there room for more? Raises StorageError when the ledger is not to be trusted with it."""
-        trouble = self._database.trouble
-        if trouble is not None:
-            raise type(trouble)(*trouble.args)
-        return self._gauge.left()
-
-    async def sweep(self) -> None:
-        """End what has outlived its ttl, and do what else is due, until cancelled."""
-        works = self._ledger.sweep, self._gate.tick, self.analytics.tick, self.couriers.tick, self._follow_wall_clock
-        await repeat(SWEEP_SECONDS, *works)
-
-    def _follow_wall_clock(self) -> None:
-        if self._wall_clock is not None and self._wall_clock.follow():
-            self._rule_changes.wall_clock_set()
-
-    async def retire(self) -> None:
-        """Remove what has been kept long enough, until cancelled."""
-        while True:
-            try:
-                await self._retention.run(self._clock())
-                await self.attachments.remove_expired()
-                while await self._database.give_back():
-                    pass
-            except Exception as error:  # above all a full disk: it is tried again
-                log.warning("nothing could be removed: %s", error)
-            await asyncio.sleep(self._retention.pause)
-
-    async def watch_disk(self) -> None:
-        """Look after the ledger's file while the disk is full, and put something by while it is not."""
-        while True:
-            try:
-                if not self._gauge.left():
-                    await self._database.look_after_file()
-                    while not self._gauge.left() and await self._database.give_back(all_pages=True):
-                        pass
-                await asyncio.to_thread(disk_space.put_by, self._settings.data_dir)
-            except Exception as error:  # above all a full disk: it is tried again
-                log.warning("the disk cannot be looked after: %s", error)
-            await asyncio.sleep(DISK_SECONDS)
-
-    async def make_room(self) -> None:
-        """Keep the event log, and what devices say, within their bounds, until cancelled."""
-        while True:
-            try:
-                await self.event_room.run()
-                await self.uplink_quota.run()
-                await self._idempotency_quota.run()
-            except Exception as error:  # above all a full disk: it is tried again
-                log.warning("the oldest events, messages or answers cannot be removed: %s", error)
-            await asyncio.sleep(SWEEP_SECONDS)
-
-    async def settle(self) -> None:
-        """See that everything said and acknowledged so far is on disk and called back."""
-        for _ in range(2):  # what the first round calls back may have left something for the second
-            self.connection_events.flush()
-            self.facts.flush()
-            self._ledger.flush()
-            try:
-                await self._database.write(lambda connection: None)
-            except Exception as error:
-                log.error("the last outcomes could not be stored; their pushes will be sent again: %s", error)
-        self._receipts.end()
-        self._timers.end()
 
 
 # -- ports -------------------------------------------------------------------------------------------------------------
@@ -560,23 +243,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise _no_port("http", host, port, error) from None
     return listener
-
-
-def _broker_settings(settings: Settings) -> BrokerSettings:
-    """Devices and networks do not become faster with the clock: what is waited for from them takes as long as ever."""
-    speed = settings.clock_speed
-    usual = BrokerSettings(
-        max_inflight=settings.max_inflight,
-        ack_timeout=settings.ack_timeout * speed,
-        max_message_rate=settings.device_message_rate / speed,
-        max_byte_rate=settings.device_byte_rate / speed,
-        max_unstored_bytes=MAX_UNSTORED_BYTES,
-        max_connections_per_user=SIDE_CONNECTIONS,
-        max_connections_per_address=settings.connections_per_address,
-    )
-    return replace(
-        usual, connect_timeout=usual.connect_timeout * speed, keep_alive_grace=usual.keep_alive_grace * speed
-    )
 
 
 async def _open_mqtt(server: BrokerServer, address: ListenAddress, *, main: bool) -> ListenAddress:

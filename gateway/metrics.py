@@ -1,8 +1,8 @@
 """What Prometheus sees: `/metrics`.
 
-The rooms count in plain integers where things happen; here those are given names when somebody looks, so a push pays
-nothing. Names follow Prometheus: `fleetpush_` in front, base units, `_total` behind what only grows. No label has a
-device, a push or an app in it: the number of time series does not grow with the fleet.
+The components count in plain integers where things happen; here those are given names when somebody looks, so a push
+pays nothing. Names follow Prometheus: `fleetpush_` in front, base units, `_total` behind what only grows. No label has
+a device, a push or an app in it: the number of time series does not grow with the fleet.
 
 Deliveries by state are a walk over the whole table, so they are counted in the background for at most a hundredth of
 the time (`Census`), and the moment of the count is a metric beside them.
@@ -70,7 +70,7 @@ BUILD = {"version": installed_version(), "python": platform.python_version()}
 
 @dataclass(slots=True, frozen=True)
 class Sources:
-    """The rooms that are looked at. `broker` is the broker's own counters (`broker.metrics`)."""
+    """The components whose counters are read. `broker` is the broker's own counters (`broker.metrics`)."""
 
     database: Database
     keys: KeyRing
@@ -199,7 +199,7 @@ class Metrics:
     def __init__(self, sources: Sources) -> None:
         self.census = Census(sources.database, sources.ledger)
         self._registry = CollectorRegistry()
-        self._registry.register(_Rooms(sources, self.census))
+        self._registry.register(_Collector(sources, self.census))
         ProcessCollector(registry=self._registry)
         self._text = b""
         self._second = 0.0
@@ -226,7 +226,7 @@ class Metrics:
             await asyncio.sleep(1.0)
 
 
-class _Rooms(Collector):
+class _Collector(Collector):
     def __init__(self, sources: Sources, census: Census) -> None:
         self._sources = sources
         self._census = census
@@ -236,18 +236,18 @@ class _Rooms(Collector):
         yield from self._broker()
 
     def _gateway(self) -> Iterable[Metric]:
-        rooms = self._sources
+        sources = self._sources
         yield InfoMetricFamily("fleetpush_build", "What runs here.", value=BUILD)
-        yield _counter("pushes_accepted", "Pushes answered 202.", rooms.acceptance.accepted)
+        yield _counter("pushes_accepted", "Pushes answered 202.", sources.acceptance.accepted)
         text = "Operations that left accepted pushes to many devices to a later one."
-        yield _counter("acceptance_divided", text, rooms.acceptance.queue.divided)
+        yield _counter("acceptance_divided", text, sources.acceptance.queue.divided)
         text = "Mailboxes that were counted only after the push that may have filled them."
-        yield _counter("mailboxes_counted_later", text, rooms.acceptance.limits.counted_later)
+        yield _counter("mailboxes_counted_later", text, sources.acceptance.limits.counted_later)
         text = "Operations that put some of what waits under new rules of its app."
-        yield _counter("rule_change_slices", text, rooms.rule_changes.slices)
+        yield _counter("rule_change_slices", text, sources.rule_changes.slices)
         text = "Apps of which something is still to be put under new rules."
-        yield _gauge("rule_changes_waiting", text, rooms.rule_changes.waiting)
-        yield _counter("deliveries_targeted", "Deliveries of those pushes.", rooms.acceptance.targeted)
+        yield _gauge("rule_changes_waiting", text, sources.rule_changes.waiting)
+        yield _counter("deliveries_targeted", "Deliveries of those pushes.", sources.acceptance.targeted)
         yield _by_label(
             GaugeMetricFamily, "deliveries", "Deliveries kept, as of the last count.", "state", self._census.by_state
         )
@@ -255,87 +255,91 @@ class _Rooms(Collector):
             "deliveries_counted_timestamp_seconds", "When deliveries were last counted.", self._census.counted_at
         )
         yield _gauge(
-            "deliveries_in_flight", "Handed over, not yet recorded as delivered.", rooms.ledger.pushes.in_flight()
+            "deliveries_in_flight", "Handed over, not yet recorded as delivered.", sources.ledger.pushes.in_flight()
         )
-        yield _gauge("pushes_in_memory", "Pushes with something on its way, or lately.", len(rooms.ledger.pushes))
+        yield _gauge("pushes_in_memory", "Pushes with something on its way, or lately.", len(sources.ledger.pushes))
         yield HistogramMetricFamily(
             "fleetpush_hand_over_seconds",
             "From the acceptance of a push to its hand-over to the connection of a device that waited for it.",
-            buckets=rooms.mailbox.latency.buckets(),
-            sum_value=rooms.mailbox.latency.sum_ms / 1000,
+            buckets=sources.mailbox.latency.buckets(),
+            sum_value=sources.mailbox.latency.sum_ms / 1000,
         )
         yield _gauge("devices_enrolled", "Devices, as of the last count.", self._census.devices)
-        yield _gauge("devices_online", "Devices connected.", rooms.mailbox.online)
-        yield _counter("device_messages", "Messages taken from devices.", rooms.receipts.received)
-        yield _counter("device_messages_dropped", "Messages of devices that said nothing usable.", rooms.facts.dropped)
+        yield _gauge("devices_online", "Devices connected.", sources.mailbox.online)
+        yield _counter("device_messages", "Messages taken from devices.", sources.receipts.received)
+        yield _counter(
+            "device_messages_dropped", "Messages of devices that said nothing usable.", sources.facts.dropped
+        )
         yield _by_label(
             CounterMetricFamily, "device_disconnections", "Connections of devices that have ended.", "reason",
-            rooms.connection_events.ended,
+            sources.connection_events.ended,
         )  # fmt: skip
-        failed = rooms.ledger.failed_attempts
+        failed = sources.ledger.failed_attempts
         yield _counter("delivery_attempts_failed", "Times that a device did not take what it was sent.", failed)
-        yield _counter("device_topics_denied", "Topics refused to devices.", rooms.facts.denied)
-        failures = {"key": rooms.keys.failures, "device": rooms.authenticator.failures}
+        yield _counter("device_topics_denied", "Topics refused to devices.", sources.facts.denied)
+        failures = {"key": sources.keys.failures, "device": sources.authenticator.failures}
         yield _by_label(
             CounterMetricFamily, "authentication_failures", "Wrong or revoked credentials.", "kind", failures
         )
-        yield _counter("http_requests_admitted", "Requests with a valid key.", rooms.admission.admitted)
+        yield _counter("http_requests_admitted", "Requests with a valid key.", sources.admission.admitted)
         yield _by_label(
-            CounterMetricFamily, "http_problems", "Requests refused, by problem.", "code", rooms.problems.by_code
+            CounterMetricFamily, "http_problems", "Requests refused, by problem.", "code", sources.problems.by_code
         )
-        yield _gauge("http_connections", "Open HTTP connections.", rooms.connections.open)
-        yield _gauge("http_requests_waiting", "HTTP requests that wait for their turn.", rooms.turns.waiting)
+        yield _gauge("http_connections", "Open HTTP connections.", sources.connections.open)
+        yield _gauge("http_requests_waiting", "HTTP requests that wait for their turn.", sources.turns.waiting)
         text = "HTTP requests that had to wait for another turn of the loop."
-        yield _counter("http_requests_waited", text, rooms.turns.waited)
+        yield _counter("http_requests_waited", text, sources.turns.waited)
         text = "Bytes of large request bodies in memory, and of what is parsed of them."
-        yield _gauge("http_body_bytes", text, rooms.bodies.bytes)
-        yield _counter("http_bodies_refused", "Requests refused because of too many such bytes.", rooms.bodies.refused)
-        limits = rooms.connections.counts
+        yield _gauge("http_body_bytes", text, sources.bodies.bytes)
+        yield _counter(
+            "http_bodies_refused", "Requests refused because of too many such bytes.", sources.bodies.refused
+        )
+        limits = sources.connections.counts
         yield _by_label(
             CounterMetricFamily, "http_limits", "Times that a limit of HTTP connections has acted.", "limit", limits
         )
-        attempts = {"succeeded": rooms.couriers.succeeded, "failed": rooms.couriers.failed}
+        attempts = {"succeeded": sources.couriers.succeeded, "failed": sources.couriers.failed}
         yield _by_label(
             CounterMetricFamily, "webhook_requests", "Requests to webhooks' receivers.", "outcome", attempts
         )
-        yield _counter("webhook_dead_letters", "Batches that no receiver took within a day.", rooms.couriers.buried)
-        yield _counter("webhooks_disabled", "Webhooks disabled because they failed.", rooms.couriers.disabled)
-        yield _gauge("webhook_lanes_at_work", "Parts of webhooks that are being sent.", rooms.couriers.at_work)
-        yield _gauge("attachment_bytes", "Of files that pushes refer to.", rooms.attachments.stored)
-        yield _counter("attachment_uploads_refused", "For want of room.", rooms.attachments.refused)
-        yield _gauge("attachment_uploads", "Under way.", rooms.attachments.uploads)
-        yield _gauge("attachment_downloads", "Under way.", rooms.attachments.downloads)
-        yield _gauge("calls_waiting", "Calls that wait for their devices.", rooms.calls.waiting)
+        yield _counter("webhook_dead_letters", "Batches that no receiver took within a day.", sources.couriers.buried)
+        yield _counter("webhooks_disabled", "Webhooks disabled because they failed.", sources.couriers.disabled)
+        yield _gauge("webhook_lanes_at_work", "Parts of webhooks that are being sent.", sources.couriers.at_work)
+        yield _gauge("attachment_bytes", "Of files that pushes refer to.", sources.attachments.stored)
+        yield _counter("attachment_uploads_refused", "For want of room.", sources.attachments.refused)
+        yield _gauge("attachment_uploads", "Under way.", sources.attachments.uploads)
+        yield _gauge("attachment_downloads", "Under way.", sources.attachments.downloads)
+        yield _gauge("calls_waiting", "Calls that wait for their devices.", sources.calls.waiting)
         yield _by_label(
             CounterMetricFamily, "requests_over_share", "Requests refused, or ended, because their app, key or device"
-            " had its share or all had what there is.", "limit", rooms.over_share(),
+            " had its share or all had what there is.", "limit", sources.over_share(),
         )  # fmt: skip
-        yield _gauge("uplink_bytes", "Of what devices have said, at most.", rooms.uplink_quota.size)
-        yield _counter("uplink_messages_removed", "Because there were too many bytes.", rooms.uplink_quota.removed)
+        yield _gauge("uplink_bytes", "Of what devices have said, at most.", sources.uplink_quota.size)
+        yield _counter("uplink_messages_removed", "Because there were too many bytes.", sources.uplink_quota.removed)
         text = "Answers to idempotency keys that were forgotten before their time, because there were too many bytes."
-        yield _counter("idempotency_answers_removed", text, rooms.idempotency_quota.removed)
-        yield _gauge("event_log_bytes", "Events that are kept, about.", rooms.event_room.size)
+        yield _counter("idempotency_answers_removed", text, sources.idempotency_quota.removed)
+        yield _gauge("event_log_bytes", "Events that are kept, about.", sources.event_room.size)
         yield _counter(
-            "event_entries_removed", "Entries of the event log that left for want of room.", rooms.event_room.removed
+            "event_entries_removed", "Entries of the event log that left for want of room.", sources.event_room.removed
         )
-        yield _gauge("event_streams", "Open streams of events.", rooms.feed.streams)
-        yield _gauge("reads_waiting", "Reads for apps that wait for a thread.", rooms.database.reads.waiting)
+        yield _gauge("event_streams", "Open streams of events.", sources.feed.streams)
+        yield _gauge("reads_waiting", "Reads for apps that wait for a thread.", sources.database.reads.waiting)
         yield _by_label(
             CounterMetricFamily,
             "database_refused",
             "Reads and changes for apps that were answered 503.",
             "reason",
-            rooms.database.reads.refused,
+            sources.database.reads.refused,
         )
-        yield _counter("database_groups", "Transactions committed (one fsync each).", rooms.database.groups)
-        yield _counter("database_operations", "Operations in those transactions.", rooms.database.operations)
+        yield _counter("database_groups", "Transactions committed (one fsync each).", sources.database.groups)
+        yield _counter("database_operations", "Operations in those transactions.", sources.database.operations)
         yield _by_label(
-            CounterMetricFamily, "log_lines_dropped", "Lines that the log lacks.", "reason", rooms.log_lines()
+            CounterMetricFamily, "log_lines_dropped", "Lines that the log lacks.", "reason", sources.log_lines()
         )
-        path = rooms.database.path
+        path = sources.database.path
         yield _gauge("database_size_bytes", "The database and its log.", _size(path))
         yield _gauge("disk_free_bytes", "Free on the disk of the data directory.", _free(path))
-        if ends := rooms.certificates():
+        if ends := sources.certificates():
             now = time.time()
             left = {name: (end - now) / DAY for name, end in ends.items()}
             text = "Days until a certificate ends; negative afterwards."

@@ -39,12 +39,13 @@ MAY_IMPORT_BROKER = (
     "gateway.backup",
     "gateway.stores",
     "gateway.app",
+    "gateway.composition",
     "gateway.doors",
 )
 OPEN_TO_THE_GATEWAY = ("broker.clock", "broker.sqlite_file")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli",)
 
-GATEWAY_ROOMS = (
+GATEWAY_LAYERS = (
     (
         "data_directory",
         "delivery_states",
@@ -73,13 +74,14 @@ GATEWAY_ROOMS = (
     ("metrics",),
     ("doors",),
     ("stores",),
+    ("composition",),
     ("app",),
     ("backup",),
     ("cli",),
     ("__main__",),
 )
-"""From the ground up; a room imports from the rows before its own, and from nothing else. So a folder has a row of its
-own, and no two import each other."""
+"""From the lowest up; a component imports from the layers below its own, and from nothing else. So a folder has a layer
+of its own, and no two import each other."""
 
 MODULE_LINES = 600
 LONGER_BY_DESIGN = {
@@ -198,20 +200,20 @@ def test_the_wire_protocol_needs_nothing_else_of_the_broker() -> None:
     assert not complaints(i for i in inside if not i.of("broker.protocol"))
 
 
-def room_row(module: str) -> int:
-    room = module.split(".")[1] if "." in module else ""
-    for row, rooms in enumerate(GATEWAY_ROOMS):
-        if room in rooms:
-            return row
-    raise AssertionError(f"{module}: give it a room in GATEWAY_ROOMS")
+def layer_of(module: str) -> int:
+    component = module.split(".")[1] if "." in module else ""
+    for number, components in enumerate(GATEWAY_LAYERS):
+        if component in components:
+            return number
+    raise AssertionError(f"{module}: give it a layer in GATEWAY_LAYERS")
 
 
 def test_gateway_rooms_import_downwards() -> None:
-    """Inside functions and for types as well: who reads a room has to know those below it, and no other."""
+    """Inside functions and for types as well: a reader of one layer has to know those below it, and no other."""
     inside = (i for i in imports() if within(i.importer, "gateway") and i.of("gateway"))
     named = (i for i in inside if "gateway" not in (i.importer, i.imported))
     between = (i for i in named if i.importer.split(".")[1] != i.imported.split(".")[1])
-    assert not complaints(i for i in between if room_row(i.imported) >= room_row(i.importer))
+    assert not complaints(i for i in between if layer_of(i.imported) >= layer_of(i.importer))
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -234,10 +236,10 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 @pytest.mark.parametrize("library", ["typer", "rich"])
-def test_only_the_terminal_rooms_know_the_terminal(library: str) -> None:
+def test_only_terminal_modules_import_terminal_libraries(library: str) -> None:
     simulator = ("command", "simulation_progress", "text_report")
-    rooms = ("gateway.cli", *(f"client_sim.simulator.{module}" for module in simulator))
-    assert not complaints(i for i in imports() if i.of(library) and not within(i.importer, *rooms))
+    modules = ("gateway.cli", *(f"client_sim.simulator.{module}" for module in simulator))
+    assert not complaints(i for i in imports() if i.of(library) and not within(i.importer, *modules))
 
 
 def test_certificates_are_made_in_one_module_that_commands_load_when_run() -> None:

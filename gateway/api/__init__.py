@@ -1,5 +1,5 @@
 """The HTTP doors: they translate, and decide nothing.
 
 A request passes `admission` (key, scope, rate), then `bodies` (size, content type, JSON, model), then one route, which
-calls one room behind it; a refusal from anywhere leaves through `problems`.
+calls one component behind it; a refusal from anywhere leaves through `problems`.
 """

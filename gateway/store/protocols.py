@@ -1,4 +1,4 @@
-"""What the rooms need of the database and of the loop. Tests put hand-driven ones in their place."""
+"""What the components need of the database and of the loop. Tests put hand-driven ones in their place."""
 
 from __future__ import annotations
 

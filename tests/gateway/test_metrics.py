@@ -27,15 +27,15 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 def samples(house: House) -> dict[str, float]:
     """`name{label}` -> value."""
     found = {}
-    for family in text_string_to_metric_families(house.rooms.metrics.text().decode()):
+    for family in text_string_to_metric_families(house.components.metrics.text().decode()):
         for sample in family.samples:
             found[sample.name + "".join(f"{{{value}}}" for value in sample.labels.values())] = sample.value
     return found
 
 
 async def test_names_and_help_are_as_prometheus_wants_them(house: House) -> None:
-    house.rooms.certificate_ends = {"server": 0.0}
-    for family in text_string_to_metric_families(house.rooms.metrics.text().decode()):
+    house.components.certificate_ends = {"server": 0.0}
+    for family in text_string_to_metric_families(house.components.metrics.text().decode()):
         assert family.name.startswith(("fleetpush_", "process_"))
         assert family.documentation
         for sample in family.samples:
@@ -54,8 +54,8 @@ async def test_what_happens_is_counted(house: House) -> None:
     await house.push({"all": True})
     await house.refused("GET", "/v1/devices/nothing", 404)
     await house.refused("GET", "/v1/devices", 401, http=house.client("key_wrong"))
-    house.rooms.mailbox.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
-    house.rooms.broker.metrics.refuse("malformed_packet")
+    house.components.mailbox.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
+    house.components.broker.metrics.refuse("malformed_packet")
     found = samples(house)
     assert found["fleetpush_pushes_accepted_total"] == 1
     assert found["fleetpush_deliveries_targeted_total"] == 2
@@ -69,9 +69,9 @@ async def test_what_happens_is_counted(house: House) -> None:
 
 
 async def test_the_days_that_certificates_have_left(house: House) -> None:
-    assert b"tls_certificate" not in house.rooms.metrics.text(), "there is no TLS"
+    assert b"tls_certificate" not in house.components.metrics.text(), "there is no TLS"
     now = time.time()
-    house.rooms.certificate_ends = {"server": now + 30.5 * 86_400, "ca": now - 86_400}
+    house.components.certificate_ends = {"server": now + 30.5 * 86_400, "ca": now - 86_400}
     found = samples(house)
     assert found["fleetpush_tls_certificate_days_left{server}"] == pytest.approx(30.5, abs=0.001)
     assert found["fleetpush_tls_certificate_days_left{ca}"] == pytest.approx(-1, abs=0.001)
@@ -80,7 +80,7 @@ async def test_the_days_that_certificates_have_left(house: House) -> None:
 async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> None:
     await house.enrol("kiosk-1", "kiosk-2")
     await house.push({"all": True})
-    census = house.rooms.metrics.census
+    census = house.components.metrics.census
     assert samples(house)["fleetpush_deliveries{waiting}"] == 0
     await census.count_if_due(1.0)
     assert samples(house)["fleetpush_deliveries{waiting}"] == 2
@@ -94,8 +94,8 @@ async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> Non
 
 async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_pushes(house: House) -> None:
     await house.enrol("kiosk-1", "kiosk-2")
-    await house.rooms.metrics.census.count_if_due(CENSUS_INTERVAL)
-    mailbox = house.rooms.mailbox
+    await house.components.metrics.census.count_if_due(CENSUS_INTERVAL)
+    mailbox = house.components.mailbox
     push = ActivePush(
         no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None, content="{}",
         accepted_at=house.clock.milliseconds, expires_at=house.clock.milliseconds + 60_000,
@@ -128,8 +128,8 @@ async def test_strangers_who_ask_again_and_again_get_the_last_text(
         return b"%d" % made
 
     monkeypatch.setattr(metrics, "generate_latest", text)
-    answers = [house.rooms.metrics.text() for _ in range(10 * TEXTS_PER_SECOND)]
+    answers = [house.components.metrics.text() for _ in range(10 * TEXTS_PER_SECOND)]
     assert answers[:TEXTS_PER_SECOND] == [b"%d" % number for number in range(1, TEXTS_PER_SECOND + 1)]
     assert set(answers[TEXTS_PER_SECOND:]) == {b"%d" % TEXTS_PER_SECOND}
-    house.rooms.metrics._second -= 1.0
-    assert house.rooms.metrics.text() == b"%d" % (TEXTS_PER_SECOND + 1)
+    house.components.metrics._second -= 1.0
+    assert house.components.metrics.text() == b"%d" % (TEXTS_PER_SECOND + 1)

@@ -1,8 +1,8 @@
 """The shapes of what the API answers, for its OpenAPI document.
 
-Routes answer JSON that the rooms behind them have made; nothing is validated on the way out. A test holds real answers
-against these models, which forbid what they do not name, so the document cannot fall behind. The string below a field
-is its description there: what it is, its unit, and when it is null.
+Routes answer JSON that the components behind them have made; nothing is validated on the way out. A test holds real
+answers against these models, which forbid what they do not name, so the document cannot fall behind. The string below a
+field is its description there: what it is, its unit, and when it is null.
 """
 
 from gateway.api.answers.access import (

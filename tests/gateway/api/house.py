@@ -1,4 +1,4 @@
-"""A whole gateway but for its ports: what `gateway.app` composes, with a hand-moved clock and a client per key."""
+"""A whole gateway but for its ports: what `gateway.composition` wires, with a hand-moved clock and a client per key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.api.openapi import describe
 from gateway.api.operation_problems import EVERYWHERE, OF_NO_OPERATION
 from gateway.api.problems import MEDIA_TYPE, ProblemCount
 from gateway.api.services import Services
-from gateway.app import Rooms
+from gateway.composition import Components
 from gateway.devices import MqttAddress
 from gateway.settings import Settings
 from gateway.store.database import Database, prepare
@@ -78,14 +78,14 @@ def documented_codes(method: str, path: str) -> Sequence[str]:
 class House:
     """`call` for an expected success, `refused` for a problem, `http` for anything else; all with the admin key."""
 
-    def __init__(self, rooms: Rooms, database: Database, clock: Clock, ending: AsyncExitStack) -> None:
-        self.rooms = rooms
+    def __init__(self, components: Components, database: Database, clock: Clock, ending: AsyncExitStack) -> None:
+        self.components = components
         self.database = database
         self.clock = clock
         self.is_ending = False
         self.key = ""
         self._ending = ending
-        self.api = create_api(rooms.services(lambda: self.is_ending))
+        self.api = create_api(components.services(lambda: self.is_ending))
         # False: an exception of ours must become a 500, as it does behind a real server.
         self._transport = httpx2.ASGITransport(self.api, raise_app_exceptions=False)
         self.http = self.client(None)
@@ -102,17 +102,17 @@ class House:
         stored = Stored(database, sessions, clock, lambda: clock.milliseconds, None)
         path = await first_start(folder, stored)
         assert path is not None, "a fresh folder"
-        rooms = Rooms(Settings(data_dir=folder, **settings), stored, LogWriter("INFO", "%(message)s"))
-        rooms.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
-        house = cls(rooms, database, clock, ending)
+        components = Components(Settings(data_dir=folder, **settings), stored, LogWriter("INFO", "%(message)s"))
+        components.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
+        house = cls(components, database, clock, ending)
         house.key = path.read_text().strip()
         house.http = house.client(house.key)
         return house
 
     async def close(self) -> None:
-        self.rooms.feed.end()
-        await self.rooms.couriers.end()
-        await self.rooms.settle()
+        self.components.feed.end()
+        await self.components.couriers.end()
+        await self.components.settle()
         await self._ending.aclose()
 
     def client(self, key: str | None) -> httpx2.AsyncClient:

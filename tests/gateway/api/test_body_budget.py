@@ -76,7 +76,7 @@ def test_one_that_is_alone_is_not_told_to_come_again() -> None:
 
 
 async def test_a_body_is_counted_until_it_is_answered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = house.rooms.services(lambda: False).bodies
+    budget = house.components.services(lambda: False).bodies
     most = 0
     take = budget.take
 
@@ -97,7 +97,7 @@ async def test_a_body_is_counted_until_it_is_answered(house: House, monkeypatch:
 
 
 async def test_a_small_body_is_not_counted(house: House) -> None:
-    budget = house.rooms.services(lambda: False).bodies
+    budget = house.components.services(lambda: False).bodies
     budget.charge(principal("default")).add(APP_BYTES)
     await house.call("POST", "/v1/devices", 201, json={"device_id": "d1"})
     answer = await house.http.post("/v1/pushes", json={"target": {"devices": ["d1"] * 3_000}})
@@ -107,10 +107,10 @@ async def test_a_small_body_is_not_counted(house: House) -> None:
 
 async def test_the_pushes_of_batches_under_way_are_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short line takes more than its bytes."""
-    budget = house.rooms.services(lambda: False).bodies
+    budget = house.components.services(lambda: False).bodies
     await house.enrol("d1")
     seen = []
-    accept_many = house.rooms._acceptance.accept_many
+    accept_many = house.components._acceptance.accept_many
 
     async def accept(*arguments: Any) -> Any:
         seen.append(budget.bytes)
@@ -119,7 +119,7 @@ async def test_the_pushes_of_batches_under_way_are_counted(house: House, monkeyp
             assert document["retryable"]
         return await accept_many(*arguments)
 
-    monkeypatch.setattr(house.rooms._acceptance, "accept_many", accept)
+    monkeypatch.setattr(house.components._acceptance, "accept_many", accept)
     monkeypatch.setattr("gateway.api.body_budget.APP_BYTES", 500 * LINE_BYTES)
     ndjson = {"Content-Type": "application/x-ndjson"}
     lines = b'{"target":{"device":"d1"}}\n' * 400

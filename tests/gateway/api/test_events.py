@@ -24,7 +24,7 @@ async def test_a_stream_that_nobody_reads_ends(
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()  # the socket takes nothing more
 
-    feed = house.rooms.feed
+    feed = house.components.feed
     answering = asyncio.create_task(house.ask("/v1/events", send))
     await began.wait()
     assert feed.streams == 1

@@ -26,7 +26,7 @@ async def test_one_too_many_is_refused_until_one_has_left(house: House, caplog: 
     await house.enrol("d1", "d2", "d3")
     await house.refused("POST", "/v1/devices", 422, "too_many_devices", json={"device_id": "d4"})
     assert "no more are enrolled" in caplog.text
-    assert b'fleetpush_requests_over_share_total{limit="devices"} 1.0' in house.rooms.metrics.text()
+    assert b'fleetpush_requests_over_share_total{limit="devices"} 1.0' in house.components.metrics.text()
     await house.call("DELETE", "/v1/devices/d2", 204)
     await house.refused("DELETE", "/v1/devices/d2", 404)
     await house.call("POST", "/v1/devices", 201, json={"device_id": "d4"})

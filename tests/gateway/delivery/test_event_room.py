@@ -46,21 +46,21 @@ async def kept(house: House, app_no: int = 1) -> tuple[int, int]:
 
 
 async def read(house: House, after: Position) -> Page:
-    return await house.rooms.feed.read(1, after, 1_000, lambda event: True)
+    return await house.components.feed.read(1, after, 1_000, lambda event: True)
 
 
 async def test_the_oldest_make_room_and_readers_are_told(house: House) -> None:
     await says(house, 30)
-    await house.rooms.event_room.run()
+    await house.components.event_room.run()
     start = (await read(house, Position(0))).events
     assert len(start) == 30, "there is room"
     for _ in range(10):
         await says(house, 30)
-        await house.rooms.event_room.run()
+        await house.components.event_room.run()
         count, size = await kept(house)
         assert size <= ROOM
     assert size > 0.85 * ROOM
-    assert house.rooms.event_room.removed == 330 - count
+    assert house.components.event_room.removed == 330 - count
     page = await read(house, start[-1][0])
     (_, lost), *rest = page.events
     assert (lost.type, json.loads(lost.json)["data"]) == ("events.lost", {"after": start[-1][1].id})
@@ -70,7 +70,7 @@ async def test_the_oldest_make_room_and_readers_are_told(house: House) -> None:
 
 async def test_one_event_is_kept_however_large_the_next_are(house: House) -> None:
     await says(house, 3, size=ROOM - 200)
-    await house.rooms.event_room.run()
+    await house.components.event_room.run()
     assert (await kept(house))[0] == 1
 
 
@@ -83,7 +83,7 @@ async def test_other_apps_keep_theirs(house: House) -> None:
             lambda connection: log_of_app(connection, "webhook.disabled", START, 2, {"webhook_id": "x"})
         )
         await says(house, 50)
-    await house.rooms.event_room.run()
+    await house.components.event_room.run()
     assert (await kept(house))[1] <= ROOM
     assert (await kept(house, 2))[0] == 5
     lost = await house.database.read(
@@ -94,7 +94,7 @@ async def test_other_apps_keep_theirs(house: House) -> None:
 
 async def test_after_a_restart_it_is_measured_from_the_beginning(house: House) -> None:
     await says(house, 90)
-    await house.rooms.event_room.run()
+    await house.components.event_room.run()
     room = EventRoom(house.database)
     await says(house, 30)
     await room.run()
@@ -106,16 +106,16 @@ async def test_after_a_restart_it_is_measured_from_the_beginning(house: House) -
 async def test_what_leaves_by_age_makes_room(house: House) -> None:
     for _ in range(4):
         await says(house, 60)
-        await house.rooms.event_room.run()
+        await house.components.event_room.run()
         await house.database.write(lambda connection: remove_events(connection, START, 1_000))
     await says(house, 60)
-    await house.rooms.event_room.run()
+    await house.components.event_room.run()
     assert (await kept(house))[0] == 60
-    assert house.rooms.event_room.removed == 0
+    assert house.components.event_room.removed == 0
 
 
 async def test_it_is_done_while_the_server_runs(house: House) -> None:
-    running = asyncio.create_task(house.rooms.make_room())
+    running = asyncio.create_task(house.components.make_room())
     async with asyncio.timeout(15):
         await says(house, 200)
         while (await kept(house))[1] > ROOM:
@@ -125,7 +125,7 @@ async def test_it_is_done_while_the_server_runs(house: House) -> None:
 
 async def test_who_is_silent_is_not_measured(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await says(house, 1)
-    await house.rooms.event_room.run()
+    await house.components.event_room.run()
     monkeypatch.delattr(event_room, "measure")
-    await house.rooms.event_room.run()
-    assert house.rooms.event_room.size > SIZE
+    await house.components.event_room.run()
+    assert house.components.event_room.size > SIZE

@@ -37,7 +37,7 @@ async def kept(house: House) -> list[str]:
 
 
 async def test_the_oldest_of_an_app_are_forgotten(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    quota = house.rooms._idempotency_quota
+    quota = house.components._idempotency_quota
     await quota.run()
     first = await push(house, "9", 100)
     house.clock.milliseconds += MINUTE_MS
@@ -53,11 +53,11 @@ async def test_the_oldest_of_an_app_are_forgotten(house: House, caplog: pytest.L
     assert "the oldest are forgotten" in caplog.text
     assert await push(house, "7", 100) == pushed["7"]
     assert await push(house, "9", 100) != first, "it is a new push"
-    assert b"fleetpush_idempotency_answers_removed_total" in house.rooms.metrics.text()
+    assert b"fleetpush_idempotency_answers_removed_total" in house.components.metrics.text()
 
 
 async def test_what_has_left_by_age_is_not_counted(house: House) -> None:
-    quota = house.rooms._idempotency_quota
+    quota = house.components._idempotency_quota
     await quota.run()
     for number in range(20):
         await push(house, str(number), 100)

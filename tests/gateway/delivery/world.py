@@ -1,4 +1,4 @@
-"""The delivery rooms wired together around hand-driven parts (`machinery.py`), for the tests of each of them."""
+"""The components of delivery wired together around hand-driven parts (`machinery.py`), for the tests of each."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def items(page: ListPage) -> list[dict[str, Any]]:
 
 
 class World:
-    """One server's delivery rooms; `crash()` starts them anew over the same database."""
+    """One server's components of delivery; `crash()` starts them anew over the same database."""
 
     def __init__(
         self, *, devices: int = 3, window: int = 3, mailbox_limit: int = 5, mailbox_bytes: int = 1 << 20

@@ -50,7 +50,7 @@ class Fleet:
     def __init__(self, house: House) -> None:
         self.house = house
         self.webhook: dict[str, Any] = {}
-        house.rooms.feed.follow(1, lambda: None)  # it looks for those who follow
+        house.components.feed.follow(1, lambda: None)  # it looks for those who follow
 
     @property
     def path(self) -> str:
@@ -70,7 +70,7 @@ class Fleet:
 
     async def is_told(self) -> None:
         """Couriers know of all of it."""
-        feed = self.house.rooms.feed
+        feed = self.house.components.feed
         last = await feed.last()
         await self.until(lambda: feed.seen >= last.entry, "the feed has looked")
 
@@ -79,7 +79,7 @@ class Fleet:
         page = Page([], Position(0), True)
         events: list[dict[str, Any]] = []
         while page.more:
-            page = await self.house.rooms.feed.read(1, page.position, 100_000, lambda event: True)
+            page = await self.house.components.feed.read(1, page.position, 100_000, lambda event: True)
             events += [json.loads(event.json) for _, event in page.events]
         return events
 
@@ -91,7 +91,7 @@ class Fleet:
 
     async def passes(self, milliseconds: int) -> None:
         self.house.clock.milliseconds += milliseconds
-        self.house.rooms.couriers.tick()
+        self.house.components.couriers.tick()
 
     async def until(self, predicate: Callable[[], bool], what: str) -> None:
         """Time stands still. `what` is for who reads."""
@@ -102,7 +102,7 @@ class Fleet:
     async def passes_until(self, predicate: Callable[[], bool], step: int = MINUTE, most: int = 23 * HOUR) -> None:
         """Time goes on while nothing is under way."""
         end = self.house.clock.milliseconds + most
-        couriers = self.house.rooms.couriers
+        couriers = self.house.components.couriers
         while not predicate():
             assert self.house.clock.milliseconds < end, "it does not happen"
             await self.until(lambda: not couriers.at_work, "rest")

@@ -46,7 +46,7 @@ async def test_events_arrive_signed_in_order(house: House, fleet: Fleet, receive
     event = receiver.events()[0]
     assert set(event) == {"id", "type", "timestamp", "data"}
     assert event["type"] == "device.settings"
-    await fleet.until(lambda: not house.rooms.couriers.at_work, "the answers have been read")
+    await fleet.until(lambda: not house.components.couriers.at_work, "the answers have been read")
     status = await fleet.status()
     assert status["succeeded_at"] is not None
     assert (status["failed_at"], status["last_error"]) == (None, None)
@@ -111,7 +111,7 @@ async def test_a_receiver_that_is_down_for_an_hour_loses_nothing(
     start = house.clock.milliseconds
     while house.clock.milliseconds < start + HOUR:
         await fleet.happens(1, devices=3)
-        await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+        await fleet.until(lambda: not house.components.couriers.at_work, "rest")
         await fleet.passes(5 * MINUTE)
     assert "Connect" in (await fleet.status())["last_error"]
     back = make_receiver(port=receiver.port)
@@ -160,7 +160,9 @@ async def test_retry_after_is_waited_for(house: House, fleet: Fleet, receiver: R
     receiver.answer = answering(429, **{"Retry-After": date if is_date else "1800"})
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
-    await fleet.until(lambda: len(receiver.requests) == 1 and not house.rooms.couriers.at_work, "the first attempt")
+    await fleet.until(
+        lambda: len(receiver.requests) == 1 and not house.components.couriers.at_work, "the first attempt"
+    )
     start = house.clock.milliseconds
     receiver.answer = answering(200)
     await fleet.passes_until(lambda: bool(receiver.taken))
@@ -200,7 +202,7 @@ async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_l
     await house.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.passes_until(lambda: len(receiver.events()) == len(log) - 1, most=26 * HOUR)
     check_order(receiver.events(), [event for event in log if event != poison])
-    await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    await fleet.until(lambda: not house.components.couriers.at_work, "rest")
     (letter,) = await fleet.dead_letters()
     assert letter["events"] == [poison]
     assert letter["error"].startswith(f"answered {status}")
@@ -209,12 +211,12 @@ async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_l
 
     answer = await house.call("POST", f"{fleet.path}/dead-letters/replay", 202, json={"ids": [letter["id"]]})
     assert answer == {"replaying": 1}
-    await fleet.until(lambda: not house.rooms.couriers.at_work, "the replay")
+    await fleet.until(lambda: not house.components.couriers.at_work, "the replay")
     (letter,) = await fleet.dead_letters()
     assert not letter["replaying"], "it was refused once more"
     receiver.answer = answering(200)
     await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
-    await fleet.until(lambda: not house.rooms.couriers.at_work, "the replay")
+    await fleet.until(lambda: not house.components.couriers.at_work, "the replay")
     assert await fleet.dead_letters() == []
     assert {event["id"] for event in receiver.events()} == {event["id"] for event in log}
 
@@ -230,7 +232,7 @@ async def test_however_many_events_are_refused_they_delay_their_lane_by_a_day_in
     await house.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.passes_until(lambda: len(receiver.events()) == len(log) - len(bad), most=26 * HOUR)
     check_order(receiver.events(), [event for event in log if event["id"] not in bad])
-    await fleet.passes_until(lambda: house.rooms.couriers.buried == len(bad), most=HOUR)
+    await fleet.passes_until(lambda: house.components.couriers.buried == len(bad), most=HOUR)
     letters = await fleet.dead_letters()
     assert {letter["events"][0]["id"] for letter in letters} == bad
     assert {len(letter["events"]) for letter in letters} == {1}
@@ -247,7 +249,7 @@ async def test_who_refuses_everything_that_is_old_is_disabled_and_keeps_most_of_
     await fleet.happens(10)
     house.clock.milliseconds += 2 * DAY
     await house.call("PATCH", fleet.path, json={"enabled": True})
-    await fleet.passes_until(lambda: house.rooms.couriers.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
+    await fleet.passes_until(lambda: house.components.couriers.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
     letters = await fleet.dead_letters()
     assert 10 <= len(letters) <= 10 + 2 * LANES
     receiver.answer = answering(200)
@@ -308,7 +310,7 @@ async def test_who_takes_nothing_for_a_day_is_disabled_and_goes_on_where_it_was(
     await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
     expected = {event["id"] for event in await fleet.log()}
     await fleet.passes_until(lambda: {event["id"] for event in receiver.events()} == expected)
-    await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    await fleet.until(lambda: not house.components.couriers.at_work, "rest")
     assert await fleet.dead_letters() == []
 
 
@@ -334,7 +336,7 @@ async def test_gone_disables_at_once(house: House, fleet: Fleet, receiver: Recei
     receiver.answer = answering(410)
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
-    await fleet.until(lambda: bool(receiver.requests) and not house.rooms.couriers.at_work, "the attempt")
+    await fleet.until(lambda: bool(receiver.requests) and not house.components.couriers.at_work, "the attempt")
     status = await fleet.status()
     assert not status["enabled"]
     assert "410" in status["disabled_reason"]
@@ -373,7 +375,7 @@ async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_ne
     before = await everything_of_webhooks(house)
     assert before[0][0][0] == 1, "the number of the removed one"
     go.set()
-    await fleet.until(lambda: house.rooms.couriers.succeeded + house.rooms.couriers.failed == 1, "the answer")
+    await fleet.until(lambda: house.components.couriers.succeeded + house.components.couriers.failed == 1, "the answer")
     assert await everything_of_webhooks(house) == before
 
 
@@ -393,7 +395,7 @@ async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
         """A webhook with a dead letter, which is disabled by that."""
         await fleet.hook(url)
         await fleet.happens(1, devices=1)
-        await fleet.until(lambda: not house.rooms.couriers.at_work, "the attempt")
+        await fleet.until(lambda: not house.components.couriers.at_work, "the attempt")
         assert len(await fleet.dead_letters()) == 1
 
     receiver.answer = answering(500)
@@ -407,11 +409,13 @@ async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
     other.answer = answering(500)
     await fleet.hook(other.url)
     await fleet.happens(1, devices=1)
-    await fleet.until(lambda: house.rooms.couriers.buried == 2, "its dead letter")
+    await fleet.until(lambda: house.components.couriers.buried == 2, "its dead letter")
     before = await everything_of_webhooks(house)
     go.set()
-    done = house.rooms.couriers.succeeded + house.rooms.couriers.failed
-    await fleet.until(lambda: house.rooms.couriers.succeeded + house.rooms.couriers.failed > done, "the answer")
+    done = house.components.couriers.succeeded + house.components.couriers.failed
+    await fleet.until(
+        lambda: house.components.couriers.succeeded + house.components.couriers.failed > done, "the answer"
+    )
     assert await everything_of_webhooks(house) == before
 
 
@@ -442,7 +446,9 @@ async def test_a_name_that_resolves_to_this_machine_is_not_asked(tmp_path: Any, 
         for host in ("localhost", "2130706433", "0x7f000001"):  # the numbers are 127.0.0.1 to the resolver
             await fleet.hook(f"http://{host}:{receiver.port}/hook")
         await fleet.happens(1, devices=1)
-        await fleet.until(lambda: house.rooms.couriers.failed >= 3 and not house.rooms.couriers.at_work, "refusals")
+        await fleet.until(
+            lambda: house.components.couriers.failed >= 3 and not house.components.couriers.at_work, "refusals"
+        )
         for webhook in (await house.call("GET", "/v1/webhooks"))["items"]:
             assert "which is private" in webhook["last_error"]
         assert receiver.requests == []
@@ -472,7 +478,7 @@ async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
     for number in range(MAX_WEBHOOKS):
         await fleet.hook(f"http://hook{number}.dead:{receiver.port}/")
     await fleet.happens()
-    assert house.rooms.couriers.at_work == MAX_WEBHOOKS * LANES
+    assert house.components.couriers.at_work == MAX_WEBHOOKS * LANES
     quick = make_receiver()
     await another_app_has_an_event(house, f"http://shop.example:{quick.port}/")
     await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
@@ -501,7 +507,7 @@ async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
             await fleet.hook(receiver.url)
         await fleet.happens()
         await fleet.until(lambda: len(receiver.requests) == 5, "its share")
-        assert house.rooms.couriers.at_work == 3 * LANES
+        assert house.components.couriers.at_work == 3 * LANES
 
         quick = make_receiver()
         await another_app_has_an_event(house, quick.url)
@@ -534,7 +540,7 @@ async def test_events_that_retention_removed_are_named_as_lost(house: House, fle
     await fleet.happens(2)
     house.clock.milliseconds += 8 * DAY
     await fleet.happens(1, devices=1)
-    retiring = asyncio.create_task(house.rooms.retire())
+    retiring = asyncio.create_task(house.components.retire())
     while len(await fleet.log()) > 2:  # noqa: ASYNC110  it is on disk
         await asyncio.sleep(0.005)
     retiring.cancel()
@@ -548,14 +554,14 @@ async def test_what_was_not_wanted_is_never_lost(house: House, fleet: Fleet, rec
     """Long after, when it has left, a restart must not take it for a loss."""
     await fleet.hook(receiver.url, types=["webhook.disabled"])
     await fleet.happens(1)
-    await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    await fleet.until(lambda: not house.components.couriers.at_work, "rest")
     await fleet.passes(2 * HOUR)
     await fleet.happens(1)
-    await fleet.until(lambda: not house.rooms.couriers.at_work, "rest")
+    await fleet.until(lambda: not house.components.couriers.at_work, "rest")
     positions = await house.database.read(
         lambda connection: connection.execute("SELECT DISTINCT entry FROM webhook_lane").fetchall()
     )
-    last = await house.rooms.feed.last()
+    last = await house.components.feed.last()
     assert positions == [(last.entry,)]
 
 
@@ -565,7 +571,7 @@ async def test_whatever_receivers_do_nothing_is_lost(house: House, fleet: Fleet,
     answers = (200, 200, 204, 301, 400, 404, 408, 429, 500, 503)
     receiver.answer = lambda request: (dice.choice(answers), {})
     await fleet.hook(receiver.url)
-    couriers = house.rooms.couriers
+    couriers = house.components.couriers
     start = house.clock.milliseconds
     while house.clock.milliseconds < start + 12 * HOUR:
         await fleet.happens(dice.randrange(3), devices=dice.randrange(1, 9))
@@ -577,13 +583,13 @@ async def test_whatever_receivers_do_nothing_is_lost(house: House, fleet: Fleet,
     receiver.answer = answering(200)
     await fleet.all_arrives(receiver)
     assert await fleet.dead_letters() == []
-    page = await house.rooms.feed.read(1, Position(0), 1, lambda event: event == "webhook.disabled")
+    page = await house.components.feed.read(1, Position(0), 1, lambda event: event == "webhook.disabled")
     assert page.events == []
 
 
 async def test_dead_letters_have_room_by_their_bytes_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(couriers, "LETTERS_BYTES", 1_000)
-    webhook = house.rooms._webhooks.webhooks[
+    webhook = house.components._webhooks.webhooks[
         (await house.call("POST", "/v1/webhooks", 201, json={"url": "http://127.0.0.1:9/"}))["id"]
     ]
 

@@ -20,7 +20,7 @@ DAY = 24 * HOUR
 
 
 async def read(house: House, after: Position, limit: int = 100) -> tuple[list[dict[str, Any]], Position]:
-    page = await house.rooms.feed.read(1, after, limit, lambda event: True)
+    page = await house.components.feed.read(1, after, limit, lambda event: True)
     return [json.loads(event.json) for _, event in page.events], page.position
 
 
@@ -77,7 +77,7 @@ async def test_a_page_ends_when_it_has_enough_bytes(house: House, fleet: Fleet) 
         for lane in range(lanes):
             position, more = Position(0), True
             while more:
-                page = await house.rooms.feed.read(1, position, 200, lambda event: True, lane, lanes)
+                page = await house.components.feed.read(1, position, 200, lambda event: True, lane, lanes)
                 sizes = [len(json.loads(event.json)["data"].get("payload", "")) for _, event in page.events]
                 assert sum(sizes) <= max(sizes, default=0) + PAGE_BYTES
                 read += [event.id for _, event in page.events]
@@ -89,7 +89,7 @@ async def test_a_page_ends_when_it_has_enough_bytes(house: House, fleet: Fleet) 
 
 
 async def test_an_app_with_many_keys_leaves_streams_to_others(house: House) -> None:
-    feed = house.rooms.feed
+    feed = house.components.feed
     with ExitStack() as held:
         for number in range(STREAMS_OF_APP):
             feed.admit_stream(1, f"key {number // STREAMS_OF_KEY}")
@@ -105,7 +105,7 @@ async def test_an_app_with_many_keys_leaves_streams_to_others(house: House) -> N
 async def test_streams_that_read_the_same_page_share_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await house.enrol("d1")
     await house.call("PATCH", "/v1/devices/d1/preferences", json={"consent": "granted"})
-    feed = house.rooms.feed
+    feed = house.components.feed
     reads = 0
     read_page = feed.read
 
@@ -132,7 +132,7 @@ async def test_pages_that_are_shared_have_room_for_so_much(house: House, monkeyp
     await house.enrol("d1")
     for _ in range(5):
         await house.call("PATCH", "/v1/devices/d1/preferences", json={"consent": "granted"})
-    feed = house.rooms.feed
+    feed = house.components.feed
     position = Position(0)
     first = await feed.read_shared(1, position, 1, None)
     for _ in range(5):
