@@ -30,7 +30,7 @@ from broker.clock import ServerClock
 from broker.log_writer import LogWriter, print_aside
 from broker.network.descriptor_shares import share_out
 from broker.network.listen_address import WEBSOCKET_PATH, BadAddress, ListenAddress, parse_address
-from broker.network.listeners import BrokerServer, Doors, raise_open_files_limit, settle_collector
+from broker.network.listeners import BrokerServer, ListenerConfig, raise_open_files_limit, settle_collector
 from broker.network.password_file import (
     BadPasswordFile,
     PasswordFileAuthenticator,
@@ -64,14 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         addresses = _addresses(options)
         users = _checked(options, addresses)
-        doors = _doors(options, addresses)
+        config = _listener_config(options, addresses)
         descriptors = share_out(raise_open_files_limit(), http=0).devices
         level = logging.INFO if options.verbose else logging.WARNING
         with (
             LogWriter(level, "%(asctime)s %(levelname)s %(message)s") as log_writer,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
-            lost = runner.run(_serve(options, users, addresses, doors, descriptors, log_writer))
+            lost = runner.run(_serve(options, users, addresses, config, descriptors, log_writer))
             if lost is not None:
                 log_writer.say(f"broker: {lost}: ended, so that the next start begins from what is on disk; have the "
                                "disk looked at, and start again")  # fmt: skip
@@ -88,7 +88,7 @@ async def _serve(
     options: argparse.Namespace,
     users: dict[str, PasswordHash] | None,
     addresses: Sequence[ListenAddress],
-    doors: Doors,
+    config: ListenerConfig,
     descriptors: int,
     log_writer: LogWriter,
 ) -> str | None:
@@ -112,8 +112,8 @@ async def _serve(
             authenticator = ByCertificate(permissions, authenticator)
         broker = Broker(_settings(options), store or MemoryStore(), authenticator, None, clock)
         broker.start()
-        loop.add_signal_handler(signal.SIGHUP, _reload, doors.tls, options.password_file, passwords, broker)
-        server = BrokerServer(broker, doors, descriptors)
+        loop.add_signal_handler(signal.SIGHUP, _reload, config.tls, options.password_file, passwords, broker)
+        server = BrokerServer(broker, config, descriptors)
         try:
             given_by = ["--port"] if options.ws_port is None else ["--port", "--ws-port"]
             given_by += ["--listen"] * len(options.listen)
@@ -185,7 +185,7 @@ def _read_users(path: Path) -> dict[str, PasswordHash]:
         raise CannotStart(f"{path}: {error}; --hash-password USER makes a line as it should be") from None
 
 
-def _doors(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> Doors:
+def _listener_config(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> ListenerConfig:
     if options.ws_origin and not any(address.is_websocket for address in addresses):
         raise CannotStart("--ws-origin is for pages that come over WebSocket; give --ws-port as well")
     try:
@@ -206,11 +206,11 @@ def _doors(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> D
         if address.is_tls and tls is None:
             raise CannotStart(f"{address} needs a certificate; give --tls-cert FILE and --tls-key FILE")
     try:
-        doors = Doors(tls, proxies, frozenset(options.ws_origin))
-        doors.websocket_rules()
+        config = ListenerConfig(tls, proxies, frozenset(options.ws_origin))
+        config.websocket_rules()
     except ValueError as error:
         raise CannotStart(f"{error}; correct --ws-origin") from None
-    return doors
+    return config
 
 
 def _reload(

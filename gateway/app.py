@@ -31,7 +31,7 @@ from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
 from broker.network.tls import ServerTls
 from broker.sqlite_store import EXIT_UNSYNCED
-from gateway import data_directory, disk_space, doors, stores
+from gateway import data_directory, disk_space, listener_config, stores
 from gateway.api.http import create_api
 from gateway.api.http_connection import MQTT_PATH
 from gateway.api.server import BACKLOG, HttpServer
@@ -70,7 +70,7 @@ def run(settings: Settings) -> int:
                 disk_space.release_for_start(data_dir)
                 stores.finish_restore(data_dir)
                 lost = runner.run(_serve(settings, log_writer))
-            except (CannotStart, doors.BadDoor):
+            except (CannotStart, listener_config.BadListenerConfig):
                 raise
             except StorageError as error:
                 return _refuse(str(stores.refusal(data_dir / data_directory.LEDGER, error)))
@@ -90,7 +90,7 @@ def run(settings: Settings) -> int:
                 os._exit(EXIT_UNSYNCED)
     except data_directory.DirectoryInUse as holder:
         return _refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
-    except (CannotStart, doors.BadDoor) as refusal:
+    except (CannotStart, listener_config.BadListenerConfig) as refusal:
         return _refuse(str(refusal))
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
@@ -115,9 +115,9 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         loop.add_signal_handler(name, stop.set)
     hangups = Hangups(stop.set)
     loop.add_signal_handler(signal.SIGHUP, hangups)
-    at_the_doors = doors.open_doors(settings)
-    wanted = doors.addresses(settings, at_the_doors)
-    tls = at_the_doors.tls
+    listeners = listener_config.load_listener_config(settings)
+    wanted = listener_config.addresses(settings, listeners)
+    tls = listeners.tls
     raise_open_files_limit()
     time_zones()
     async with AsyncExitStack() as ending:
@@ -128,8 +128,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         components = Components(settings, stored, log_writer)
         ending.push_async_callback(components.settle)
         await components.recover()
-        components.certificate_ends = doors.certificate_ends(tls)
-        mqtt = BrokerServer(components.broker, at_the_doors, components.device_descriptors)
+        components.certificate_ends = listener_config.certificate_ends(tls)
+        mqtt = BrokerServer(components.broker, listeners, components.device_descriptors)
         ending.push_async_callback(mqtt.stop)
         listening = [await _open_mqtt(mqtt, address, main=address is wanted[0]) for address in wanted]
         http_host, http_port = listener.getsockname()[:2]
@@ -156,7 +156,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             hangups.ready(partial(log.info, "SIGHUP: there are no certificates to read again"))
         else:
             await http.start(None)
-            http_tls = doors.for_requests(tls)
+            http_tls = listener_config.for_requests(tls)
             entrance = mqtt.accept(
                 listener, Entrance(http_tls), lambda _: http.protocol(), components.connections.room_for
             )
@@ -216,8 +216,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
 
 def _reload(components: Components, tls: ServerTls, http_tls: ServerTls) -> None:
     """SIGHUP."""
-    if doors.reload(*{tls, http_tls}):
-        components.certificate_ends = doors.certificate_ends(tls)
+    if listener_config.reload(*{tls, http_tls}):
+        components.certificate_ends = listener_config.certificate_ends(tls)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -235,7 +235,7 @@ class Components:
         await self.attachments.load()
 
     def services(self, ending: Callable[[], bool]) -> Services:
-        """For the doors. `ending` says whether the server is on its way out."""
+        """What the API needs. `ending` says whether the server is on its way out."""
         return Services(
             database=self._database,
             admission=self._admission,

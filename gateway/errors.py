@@ -1,6 +1,6 @@
 """Every problem the API can answer, one row each (RFC 9457).
 
-A `Problem` is raised anywhere behind the doors and becomes an `application/problem+json` document at the edge. `code`
+A `Problem` is raised anywhere below the API and becomes an `application/problem+json` document at the edge. `code`
 is stable and meant for programs; `detail` says what to do; `retryable` says whether the same request may succeed
 later unchanged. `docs/reference/errors.md` is made from this catalogue.
 """

@@ -40,7 +40,7 @@ MAY_IMPORT_BROKER = (
     "gateway.stores",
     "gateway.app",
     "gateway.composition",
-    "gateway.doors",
+    "gateway.listener_config",
 )
 OPEN_TO_THE_GATEWAY = ("broker.clock", "broker.sqlite_file")
 MAY_IMPORT_CLIENT_SIM = ("gateway.cli",)
@@ -72,7 +72,7 @@ GATEWAY_LAYERS = (
     ("outreach",),
     ("api",),
     ("metrics",),
-    ("doors",),
+    ("listener_config",),
     ("stores",),
     ("composition",),
     ("app",),
@@ -177,10 +177,10 @@ def test_the_simulator_borrows_the_wire_protocol_and_nothing_else() -> None:
 
 
 def test_the_gateway_meets_the_broker_at_the_seam() -> None:
-    doors = (
+    users = (
         i for i in imports() if within(i.importer, "gateway") and i.of("broker") and not i.of(*OPEN_TO_THE_GATEWAY)
     )
-    assert not complaints(i for i in doors if i.importer not in MAY_IMPORT_BROKER)
+    assert not complaints(i for i in users if i.importer not in MAY_IMPORT_BROKER)
 
 
 def test_only_commands_import_the_simulator_and_only_when_run() -> None:
@@ -268,9 +268,9 @@ def test_a_message_names_the_command_that_the_person_has() -> None:
     assert not named
 
 
-def test_only_the_doors_know_http() -> None:
-    doors = ("gateway.api", "gateway.app", "gateway.auth", "gateway.errors")
-    assert not complaints(i for i in imports() if i.of("fastapi", "starlette") and not within(i.importer, *doors))
+def test_only_the_edge_knows_http() -> None:
+    edge = ("gateway.api", "gateway.app", "gateway.auth", "gateway.errors")
+    assert not complaints(i for i in imports() if i.of("fastapi", "starlette") and not within(i.importer, *edge))
 
 
 def test_one_module_writes_delivery_states() -> None:

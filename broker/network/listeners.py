@@ -67,7 +67,7 @@ GOODBYES: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class ListenerConfig:
     """What all listeners of a server have in common."""
 
     tls: ServerTls | None = None
@@ -84,10 +84,10 @@ class Doors:
 class BrokerServer:
     """Make it on the event loop's thread, with a started broker."""
 
-    def __init__(self, broker: Broker, doors: Doors | None = None, descriptors: int | None = None) -> None:
+    def __init__(self, broker: Broker, config: ListenerConfig | None = None, descriptors: int | None = None) -> None:
         """`descriptors`: how many sockets may be open; None: as many as the settings allow."""
         self.broker = broker
-        self.doors = doors or Doors()
+        self.config = config or ListenerConfig()
         self._loop = asyncio.get_running_loop()
         self.read_turns = ReadTurns(self._loop)
         self._listeners: list[asyncio.Server] = []
@@ -115,9 +115,9 @@ class BrokerServer:
         port = 0 if address.scheme == "unix" else int(listener.getsockname()[1])
         if address.is_tls or address.proxy:
             entrance = Entrance(
-                tls=self.doors.tls if address.is_tls else None,
+                tls=self.config.tls if address.is_tls else None,
                 browsers=address.is_websocket and not address.certificates,
-                proxies=self.doors.proxies if address.proxy else None,
+                proxies=self.config.proxies if address.proxy else None,
             )
             self.accept(listener, entrance, self._protocol(address))
         else:
@@ -154,13 +154,13 @@ class BrokerServer:
     def websocket(self) -> WebSocketTransport:
         """The protocol of an open connection that an HTTP server hands over. The server's TLS may let in who has no
         client certificate, for other requests."""
-        required = self.doors.tls is not None and self.doors.tls.files.client_certificates == "required"
-        return WebSocketTransport(self, self._loop, self.doors.websocket_rules(certificate=required))
+        required = self.config.tls is not None and self.config.tls.files.client_certificates == "required"
+        return WebSocketTransport(self, self._loop, self.config.websocket_rules(certificate=required))
 
     def _protocol(self, address: ListenAddress) -> Callable[..., TcpTransport]:
         """Makes a connection's protocol; takes the client's address if that is not the socket's own."""
         if address.is_websocket:
-            return partial(WebSocketTransport, self, self._loop, self.doors.websocket_rules(address.path))
+            return partial(WebSocketTransport, self, self._loop, self.config.websocket_rules(address.path))
         return partial(TcpTransport, self, self._loop)
 
     async def stop(self) -> None:

@@ -1,6 +1,6 @@
 """The opening handshake of a WebSocket: one HTTP request, looked at as a whole, and the one response to it.
 
-Everything that speaks HTTP comes to this door, above all browsers, which open it for any page that asks. So:
+Everything that speaks HTTP comes here, above all browsers, which open it for any page that asks. So:
 
 1. The path, and who asks: a page of another origin is refused unless it is on the list. A request without Origin comes
    from no browser, and a page served under the address it asks (the gateway's own) may always ask. A proxy in front

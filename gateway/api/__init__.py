@@ -1,4 +1,4 @@
-"""The HTTP doors: they translate, and decide nothing.
+"""The HTTP API: it translates, and decides nothing.
 
 A request passes `admission` (key, scope, rate), then `bodies` (size, content type, JSON, model), then one route, which
 calls one component behind it; a refusal from anywhere leaves through `problems`.

@@ -1,4 +1,4 @@
-"""All doors as one ASGI application."""
+"""The routes of the API as one ASGI application."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def create_api(found: Services) -> FastAPI:
     )
     provide(api, found)
     problems.install(api, found.problems)
-    for door in (
+    for module in (
         pushes,
         devices,
         channels,
@@ -98,6 +98,6 @@ def create_api(found: Services) -> FastAPI:
         keys,
         health,
     ):  # routes are tried in this order: the busiest first
-        api.include_router(door.router, dependencies=[Depends(known_parameters)])
+        api.include_router(module.router, dependencies=[Depends(known_parameters)])
     docs.install(api)
     return api

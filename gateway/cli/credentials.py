@@ -47,7 +47,7 @@ def dialled(client: ServerClient, host: str) -> str:
         except CertificateError:
             names = ()
         host = next((name for name in names if not name.startswith("*")), host)
-    return client.reached(host)
+    return client.reachable_host(host)
 
 
 def trust_options(client: ServerClient) -> list[str]:

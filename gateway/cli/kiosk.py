@@ -269,7 +269,7 @@ def websocket_of(credential: Credential, client: ServerClient) -> str:
     dialled = urlsplit(client.url)
     if client.found_in is not None or told.hostname is None:
         return urlunsplit(("wss" if dialled.scheme == "https" else "ws", dialled.netloc, "/mqtt", "", ""))
-    host = client.reached(told.hostname)
+    host = client.reachable_host(told.hostname)
     host = f"[{host}]" if ":" in host else host
     return urlunsplit(told._replace(netloc=host if told.port is None else f"{host}:{told.port}"))
 

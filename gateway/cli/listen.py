@@ -75,7 +75,7 @@ def listen(
         # On the server's own machine what it does now counts, whatever it did when the device was enrolled.
         secure = client.tls is not None if client.found_in is not None else credential.tls
         trust = client.tls or tls_context(None)
-        host, port = client.door(credential.host, credential.port)
+        host, port = client.mqtt_address(credential.host, credential.port)
     screen = Screen(device_id, as_json=as_json, count=count, answer=answer)
     device = Device(
         credential.device_id,

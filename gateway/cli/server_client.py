@@ -153,18 +153,18 @@ class ServerClient:
         """What has the server on this machine read its certificate again."""
         return f"kill -HUP {'PID' if self._pid is None else self._pid}"
 
-    def reached(self, host: str) -> str:
+    def reachable_host(self, host: str) -> str:
         """Where devices connect, by what enrolment says; a server that listens on every address does not know which of
         them is dialled, and then it is the one that this command has dialled."""
         dialled = urlsplit(self.url).hostname
         return dialled if dialled is not None and host in EVERY_ADDRESS else host
 
-    def door(self, host: str, port: int) -> tuple[str, int]:
-        """Where a device of this command connects, by what enrolment said. On the server's own machine that is here,
-        by whatever name the others dial it, and whatever the port was when the device was enrolled."""
+    def mqtt_address(self, host: str, port: int) -> tuple[str, int]:
+        """Host and port that a device of this command connects to, by what enrolment said. On the server's own machine
+        that is here, by whatever name the others dial it, and whatever the port was when the device was enrolled."""
         here = urlsplit(self.url).hostname
         if self.found_in is None or here is None:
-            return self.reached(host), port
+            return self.reachable_host(host), port
         return here, self._mqtt_port or port
 
     def call(self, method: str, path: str, **options: Any) -> Any:

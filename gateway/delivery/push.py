@@ -1,6 +1,6 @@
 """A push as people send it (`PushRequest`), and as the server holds it while it is being delivered (`ActivePush`).
 
-Every front door produces a `PushRequest`; nothing behind it sees a foreign vocabulary. An `ActivePush` exists only
+Every request to push becomes a `PushRequest`; nothing behind it sees a foreign vocabulary. An `ActivePush` exists only
 while some delivery of it is in flight or was lately (`ActivePushes` bounds the rest by count and bytes): it renders
 the wire body, at most once per second of remaining lifetime, and knows to whom it has been handed over.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.benchmarks.figures import GOAL, Figure
 from tests.benchmarks.tools import Fleet, Storm, amqtt, anonymous_devices, enrolled, floor, mosquitto, storm, tool
-from tests.benchmarks.transports import TCP_DOOR, Door
+from tests.benchmarks.transports import TCP_ENDPOINT, Endpoint
 from tests.end_to_end.harness import Server
 
 SUMMARY = "how many authenticated devices per second can connect"
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
         server.restart()  # no cache is warm, as after a power cut
         ours = storm(server.mqtt_port, server.pid, listed, devices).rate
         again = storm(server.mqtt_port, server.pid, listed, devices).rate
-    theirs = mosquitto_storm(TCP_DOOR, listed, devices, directory).rate
+    theirs = mosquitto_storm(TCP_ENDPOINT, listed, devices, directory).rate
     seconds, _ = floor(devices, 200, 1_000, [1], directory)
     few = min(devices, AMQTT_DEVICES)
     with amqtt() as (port, _), Fleet(port, anonymous_devices(few, directory), [], "--resume") as fleet:
@@ -47,10 +47,10 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
     ]
 
 
-def mosquitto_storm(door: Door, listed: Path, devices: int, directory: Path) -> Storm:
+def mosquitto_storm(endpoint: Endpoint, listed: Path, devices: int, directory: Path) -> Storm:
     passwords = directory / "passwords"
     names = [line.split()[1:3] for line in listed.read_text().splitlines()]
     passwords.write_text("".join(f"{name}:{password}\n" for name, password in names))
     subprocess.run([tool("mosquitto_passwd"), "-U", str(passwords)], check=True)
-    with mosquitto(directory, "allow_anonymous false", f"password_file {passwords}", door=door) as (port, pid):
-        return storm(port, pid, listed, devices, door.transport)
+    with mosquitto(directory, "allow_anonymous false", f"password_file {passwords}", endpoint=endpoint) as (port, pid):
+        return storm(port, pid, listed, devices, endpoint.transport)

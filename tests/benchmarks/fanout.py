@@ -31,7 +31,7 @@ from tests.benchmarks.tools import (
     mosquitto,
     without_the_impossible,
 )
-from tests.benchmarks.transports import TRANSPORTS, Door, Transport
+from tests.benchmarks.transports import TRANSPORTS, Endpoint, Transport
 from tests.end_to_end.harness import Api, Server, wait_for
 
 SUMMARY = "one push to N devices, until its last acknowledgement is in the ledger"
@@ -75,12 +75,12 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
         place = directory / transport
         place.mkdir()
         fleets = options.devices or (FLEETS if transport == "tcp" else OTHER_FLEETS)
-        figures += compare(Door.of(transport, place), fleets, options.pushes, options.stream, place)
+        figures += compare(Endpoint.of(transport, place), fleets, options.pushes, options.stream, place)
     return figures
 
 
-def compare(door: Door, fleets: Sequence[int], pushes: int, stream: int, directory: Path) -> list[Figure]:
-    plain = door.transport == "tcp"
+def compare(endpoint: Endpoint, fleets: Sequence[int], pushes: int, stream: int, directory: Path) -> list[Figure]:
+    plain = endpoint.transport == "tcp"
     figures: list[Figure] = []
     costs: dict[int, float] = {}
     for devices in fleets:
@@ -90,20 +90,20 @@ def compare(door: Door, fleets: Sequence[int], pushes: int, stream: int, directo
         others: dict[str, tuple[float, float]] = {}
         if plain:
             others[FLOOR] = rates(devices, floor(devices, PAYLOAD, WINDOW, batches, place)[1])
-        others[MOSQUITTO] = rates(devices, measure_mosquitto(door, devices, batches, place))
+        others[MOSQUITTO] = rates(devices, measure_mosquitto(endpoint, devices, batches, place))
         if plain and devices <= AMQTT_DEVICES:
             others[AMQTT] = rates(devices, measure_amqtt(devices, place))
-        ours = rates(devices, measure_fleetpush(door, devices, batches, place))
+        ours = rates(devices, measure_fleetpush(endpoint, devices, batches, place))
         costs[devices] = 1e6 / ours[1]
         for kind, what in enumerate(("single push", "stream")):
             for name, theirs in others.items():
                 counts = plain and kind == 1 and devices >= 1_000  # what the design sets a goal for
-                title = f"fan-out to {devices:,}{door.over}, {what}"
+                title = f"fan-out to {devices:,}{endpoint.over}, {what}"
                 goal = GOALS.get(name) if counts else None
                 figures.append(Figure(title, UNIT, ours[kind], name, theirs[kind], goal))
     smallest, largest = min(costs), max(costs)
     if largest > smallest:
-        title = f"cost of a delivery to {largest:,} devices{door.over}"
+        title = f"cost of a delivery to {largest:,} devices{endpoint.over}"
         figures.append(Figure(title, "µs", costs[largest], f"to {smallest:,} devices", costs[smallest], at_most=1.3))
     return figures
 
@@ -114,9 +114,9 @@ def rates(devices: int, batches: Sequence[Batch]) -> tuple[float, float]:
     return devices / median([batch.seconds for batch in singles]), devices * stream.rounds / stream.seconds
 
 
-def measure_mosquitto(door: Door, devices: int, batches: list[int], directory: Path) -> list[Batch]:
-    with mosquitto(directory, door=door) as (port, _):
-        return published(port, devices, batches, WINDOW, directory, door.transport)
+def measure_mosquitto(endpoint: Endpoint, devices: int, batches: list[int], directory: Path) -> list[Batch]:
+    with mosquitto(directory, endpoint=endpoint) as (port, _):
+        return published(port, devices, batches, WINDOW, directory, endpoint.transport)
 
 
 def measure_amqtt(devices: int, directory: Path) -> list[Batch]:
@@ -134,22 +134,22 @@ def published(
         return [fleet.batch() for _ in batches]
 
 
-def measure_fleetpush(door: Door, devices: int, batches: list[int], directory: Path) -> list[Batch]:
-    with door.server(directory / "data") as server:
+def measure_fleetpush(endpoint: Endpoint, devices: int, batches: list[int], directory: Path) -> list[Batch]:
+    with endpoint.server(directory / "data") as server:
         listed = enrolled(server, devices, directory)
-        with Fleet(door.port(server), listed, batches, transport=door.transport) as fleet:
-            results = [one_batch(server, door, fleet, rounds, devices) for rounds in batches]
+        with Fleet(endpoint.port(server), listed, batches, transport=endpoint.transport) as fleet:
+            results = [one_batch(server, endpoint, fleet, rounds, devices) for rounds in batches]
         if server.stop() != 0:
             raise CannotRun(f"The server did not end well:\n{server.output}")
         return results
 
 
-def one_batch(server: Server, door: Door, fleet: Fleet, rounds: int, devices: int) -> Batch:
+def one_batch(server: Server, endpoint: Endpoint, fleet: Fleet, rounds: int, devices: int) -> Batch:
     """The devices say when they have acknowledged everything; only then is the ledger asked, until it says so too."""
     start = time.perf_counter()
     body = json.dumps({"target": {"all": True}, "data": "x" * (PAYLOAD - ENVELOPE)})
     options = ["--requests", str(rounds), "--connections", str(min(rounds, SENDERS))]
-    sent = HttpLoad(server.http_port, "/v1/pushes", body, *options, key=server.admin_key, transport=door.http)
+    sent = HttpLoad(server.http_port, "/v1/pushes", body, *options, key=server.admin_key, transport=endpoint.http)
     fleet.batch()
     sent.result()
     wait_for(lambda: is_recorded(server.api, rounds, devices), what="the ledger")

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.benchmarks.connects import mosquitto_storm
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.tools import Storm, enrolled, storm, without_the_impossible
-from tests.benchmarks.transports import Door, Transport
+from tests.benchmarks.transports import Endpoint, Transport
 
 SUMMARY = "how many authenticated devices per second can connect over TLS"
 WHAT = "TLS handshakes and connects"
@@ -44,9 +44,9 @@ def both(transport: Transport, devices: int, directory: Path) -> tuple[Storm, St
     """Ours and Mosquitto's."""
     place = directory / transport
     place.mkdir()
-    door = Door.of(transport, place)
-    with door.server(place / "data") as server:
+    endpoint = Endpoint.of(transport, place)
+    with endpoint.server(place / "data") as server:
         listed = enrolled(server, devices, place)
         server.restart()
-        ours = storm(door.port(server), server.pid, listed, devices, transport)
-    return ours, mosquitto_storm(door, listed, devices, place)
+        ours = storm(endpoint.port(server), server.pid, listed, devices, transport)
+    return ours, mosquitto_storm(endpoint, listed, devices, place)

@@ -17,7 +17,7 @@ from tests.benchmarks.tools import (
     resident,
     without_the_impossible,
 )
-from tests.benchmarks.transports import TRANSPORTS, Door, Transport
+from tests.benchmarks.transports import TRANSPORTS, Endpoint, Transport
 
 SUMMARY = "memory per connected idle device"
 UNIT = "KiB"
@@ -43,14 +43,14 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
     for transport in without_the_impossible(options.transport):
         place = directory / transport
         place.mkdir()
-        door = Door.of(transport, place)
-        what = f"memory of an idle device{door.over}"
-        with door.server(place / "data") as server:
+        endpoint = Endpoint.of(transport, place)
+        what = f"memory of an idle device{endpoint.over}"
+        with endpoint.server(place / "data") as server:
             listed = enrolled(server, devices, place)
             server.restart()
             time.sleep(SETTLE)
-            ours = per_device(door.port(server), server.pid, listed, devices, transport)
-        with mosquitto(place, door=door) as (port, pid):
+            ours = per_device(endpoint.port(server), server.pid, listed, devices, transport)
+        with mosquitto(place, endpoint=endpoint) as (port, pid):
             theirs = per_device(port, pid, anonymous_devices(devices, place), devices, transport)
         if transport == "tcp":
             figures.append(Figure(what, UNIT, ours, GOAL, GOAL_KIB, at_most=1.0))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.benchmarks.figures import median
-from tests.benchmarks.transports import TCP_DOOR, Door, Transport, uses_tls
+from tests.benchmarks.transports import TCP_ENDPOINT, Endpoint, Transport, uses_tls
 from tests.end_to_end.harness import Device, Server
 
 HERE = Path(__file__).resolve().parent
@@ -294,7 +294,7 @@ def anonymous_devices(count: int, directory: Path) -> Path:
 
 
 @contextmanager
-def mosquitto(directory: Path, *lines: str, door: Door = TCP_DOOR) -> Iterator[tuple[int, int]]:
+def mosquitto(directory: Path, *lines: str, endpoint: Endpoint = TCP_ENDPOINT) -> Iterator[tuple[int, int]]:
     """Mosquitto with persistence off and nothing that would hold it back; its port and process id.
 
     `lines` are added to its configuration; without any it lets everybody in.
@@ -306,7 +306,7 @@ def mosquitto(directory: Path, *lines: str, door: Door = TCP_DOOR) -> Iterator[t
         "user root",  # if we are: the default user could not read this directory
         f"listener 0 {directory / 'mosquitto.socket'}",  # it does not start with listeners for WebSocket only
         f"listener {port} 127.0.0.1",
-        *door.mosquitto_lines(),
+        *endpoint.mosquitto_lines(),
         *("persistence false", "log_type error", "set_tcp_nodelay true"),
         *("max_inflight_messages 0", "max_queued_messages 0"),
         *(lines or ["allow_anonymous true"]),

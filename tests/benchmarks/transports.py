@@ -15,7 +15,7 @@ NAMES: dict[Transport, str] = {"tcp": "TCP", "tls": "TLS", "ws": "WebSocket", "w
 
 
 @dataclass(frozen=True)
-class Door:
+class Endpoint:
     """One listener, the same for all contestants of a run: with TLS they have one certificate (ECDSA, P-256)."""
 
     transport: Transport = "tcp"
@@ -64,7 +64,7 @@ class Door:
         return lines
 
 
-TCP_DOOR = Door()
+TCP_ENDPOINT = Endpoint()
 
 
 def uses_tls(transport: Transport) -> bool:

@@ -144,9 +144,9 @@ others are accepted.
 
 
 def metrics_page(house: House) -> str:
-    house.rooms.certificate_ends = {"server": 0.0, "ca": 0.0}
+    house.components.certificate_ends = {"server": 0.0, "ca": 0.0}
     rows = []
-    for family in sorted(house.rooms.metrics._registry.collect(), key=lambda family: family.name):
+    for family in sorted(house.components.metrics._registry.collect(), key=lambda family: family.name):
         if family.name.startswith("fleetpush_"):
             kind, name = family.type, family.name + SUFFIXES.get(family.type, "")
             labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)

@@ -1,4 +1,4 @@
-"""What is wrong is said clearly, at the door, and nothing that was accepted suffers from it.
+"""What is wrong is said clearly, at once, and nothing that was accepted suffers from it.
 
 HTTP answers a problem document, MQTT a reason code and the device's `last_error`, a start that cannot be one line on
 stderr with the remedy.

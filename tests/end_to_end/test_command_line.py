@@ -236,7 +236,7 @@ def test_a_backup_taken_under_load_restores_to_a_truthful_ledger(
 
 
 def test_listen_is_a_device_in_a_terminal(start_server: StartServer, tmp_path: Path) -> None:
-    # Here it connects by the door that is here: this machine need not know the name that others dial.
+    # Here it connects to the address that is here: this machine need not know the name that others dial.
     server = start_server("--public-host", "push.invalid", data_dir=tmp_path / "fleetpush-data")
     env = clean_environment(HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path / "share"))
     listener = subprocess.Popen(

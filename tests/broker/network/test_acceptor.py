@@ -15,7 +15,7 @@ import pytest
 from broker.authorization import Accepted, AllowAll, ClientCertificate, Credentials, Refused
 from broker.network import read_turns
 from broker.network.listen_address import ListenAddress, parse_address
-from broker.network.listeners import Doors
+from broker.network.listeners import ListenerConfig
 from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls, TlsFiles
 from broker.settings import BrokerSettings
@@ -57,7 +57,7 @@ async def behind(
 ) -> AsyncIterator[tuple[Serving, Peers, list[ListenAddress]]]:
     peers = Peers()
     async with serving(BrokerSettings(connect_timeout=timeout), authenticator=peers) as server:
-        server.server.doors = Doors(tls, TrustedProxies([trusted]))
+        server.server.config = ListenerConfig(tls, TrustedProxies([trusted]))
         addresses = [await server.server.listen(parse_address(text)) for text in listen]
         yield server, peers, addresses
 

@@ -26,7 +26,7 @@ from broker.clock import ServerClock
 from broker.connection import Connection
 from broker.network import transport as tcp_transport
 from broker.network.listen_address import ListenAddress
-from broker.network.listeners import Doors
+from broker.network.listeners import ListenerConfig
 from broker.network.proxies import TrustedProxies
 from broker.network.read_turns import BusyReader, ReadTurns
 from broker.network.transport import TcpTransport
@@ -121,7 +121,7 @@ async def web_serving(
 ) -> AsyncIterator[WebServing]:
     async with serving(limits, **others) as tcp:
         rules = rules or WebSocketRules()
-        tcp.server.doors = Doors(None, rules.proxies, rules.origins)
+        tcp.server.config = ListenerConfig(None, rules.proxies, rules.origins)
         address = await tcp.server.listen(ListenAddress("ws", "127.0.0.1", 0, rules.path))
         yield WebServing(tcp.server, tcp.events, address.port)
 

@@ -1,4 +1,4 @@
-"""The doors over a real database and a real broker without sockets: requests go straight into the ASGI application."""
+"""The API over a real database and a real broker without sockets: requests go straight into the ASGI application."""
 
 from __future__ import annotations
 

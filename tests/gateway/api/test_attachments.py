@@ -17,7 +17,7 @@ import pytest
 from starlette.types import Message
 
 from gateway.api import answers
-from gateway.api import attachments as door
+from gateway.api import attachments as routes
 from gateway.delivery.attachments import UPLOADS_OF_APP
 from tests.gateway.api.house import House
 
@@ -438,10 +438,10 @@ async def test_one_reader_leaves_downloads_to_others(house: House) -> None:
     await upload(house)
     attachments = house.components.attachments
     with ExitStack() as held:
-        for _ in range(door.DOWNLOADS_OF_ONE):
+        for _ in range(routes.DOWNLOADS_OF_ONE):
             held.enter_context(attachments.download((1, "device 7")))
         assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 200
-        for number in range(door.DOWNLOADS_OF_APP - door.DOWNLOADS_OF_ONE):
+        for number in range(routes.DOWNLOADS_OF_APP - routes.DOWNLOADS_OF_ONE):
             held.enter_context(attachments.download((1, f"device {number + 100}")))
         assert (await house.http.get(f"/v1/attachments/{ID}")).status_code == 503
         assert attachments.downloads_of((2, "k")) == (0, 0)
@@ -451,8 +451,8 @@ async def test_one_reader_leaves_downloads_to_others(house: House) -> None:
 
 async def test_a_download_that_nobody_reads_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await upload(house)
-    monkeypatch.setattr(door, "DOWNLOAD_SECONDS", 0.05)
-    monkeypatch.setattr(door, "DOWNLOAD_BYTES_PER_SECOND", 1e9)
+    monkeypatch.setattr(routes, "DOWNLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(routes, "DOWNLOAD_BYTES_PER_SECOND", 1e9)
     attachments = house.components.attachments
     began = asyncio.Event()
 
@@ -471,7 +471,7 @@ async def test_a_download_that_nobody_reads_ends(house: House, monkeypatch: pyte
 
 async def test_too_many_downloads_are_sent_away_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await upload(house)
-    monkeypatch.setattr(door, "DOWNLOADS", 0)
+    monkeypatch.setattr(routes, "DOWNLOADS", 0)
     answer = await house.http.get(f"/v1/attachments/{ID}")
     assert answer.status_code == 503
     assert answer.json()["code"] == "busy"

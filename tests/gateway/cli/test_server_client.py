@@ -82,10 +82,10 @@ def test_on_the_servers_machine_a_device_connects_here(tmp_path: Path) -> None:
     (tmp_path / "server.json").write_text(json.dumps({"url": "http://127.0.0.1:8080", "mqtt_port": 4711}))
     (tmp_path / "admin.key").write_text("key_admin\n")
     with ServerClient.find(None, tmp_path) as client:
-        assert client.door("push.example", 1883) == ("127.0.0.1", 4711)
+        assert client.mqtt_address("push.example", 1883) == ("127.0.0.1", 4711)
     with ServerClient("http://192.0.2.7:8080", "key_x") as client:
-        assert client.door("push.example", 1883) == ("push.example", 1883)
-        assert client.door("0.0.0.0", 1883) == ("192.0.2.7", 1883)
+        assert client.mqtt_address("push.example", 1883) == ("push.example", 1883)
+        assert client.mqtt_address("0.0.0.0", 1883) == ("192.0.2.7", 1883)
 
 
 def test_the_key_of_this_machine_is_not_sent_to_another(

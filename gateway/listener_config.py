@@ -1,4 +1,4 @@
-"""Where the server listens and what stands at its doors: addresses, certificates, trusted proxies, origins.
+"""How the server listens: addresses, certificates, trusted proxies, allowed origins, as the settings say.
 
 Laws
 1. With a certificate, named or found in the data directory, both main ports speak TLS; without one they do not. Client
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from broker.network.listen_address import BadAddress, ListenAddress, parse_address
-from broker.network.listeners import Doors
+from broker.network.listeners import ListenerConfig
 from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls, TlsError, TlsFiles
 from gateway.data_directory import CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
@@ -25,42 +25,43 @@ from gateway.settings import Settings
 log = logging.getLogger(__name__)
 
 
-class BadDoor(Exception):
+class BadListenerConfig(Exception):
     """One line: what is wrong with where or how to listen, and the remedy."""
 
 
-def open_doors(settings: Settings) -> Doors:
-    """Raises BadDoor."""
+def load_listener_config(settings: Settings) -> ListenerConfig:
+    """What all listeners of the server share. Raises BadListenerConfig."""
     try:
         proxies = TrustedProxies(settings.trusted_proxies)
     except ValueError as error:
-        raise BadDoor(f"trusted_proxies: {error}") from None
+        raise BadListenerConfig(f"trusted_proxies: {error}") from None
     try:
-        doors = Doors(_tls(settings), proxies, frozenset(settings.ws_origins))
-        doors.websocket_rules()
+        config = ListenerConfig(_tls(settings), proxies, frozenset(settings.ws_origins))
+        config.websocket_rules()
     except ValueError as error:
-        raise BadDoor(f"ws_origins: {error}") from None
-    return doors
+        raise BadListenerConfig(f"ws_origins: {error}") from None
+    return config
 
 
-def addresses(settings: Settings, doors: Doors) -> list[ListenAddress]:
-    """Where devices connect, the main one first; the gateway's own port is the composition root's. Raises BadDoor."""
+def addresses(settings: Settings, config: ListenerConfig) -> list[ListenAddress]:
+    """Where devices connect, the main one first; the gateway's own port is the composition root's. Raises
+    BadListenerConfig."""
     host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
-    found = [ListenAddress("mqtt" if doors.tls is None else "mqtts", host, settings.mqtt_port)]
+    found = [ListenAddress("mqtt" if config.tls is None else "mqtts", host, settings.mqtt_port)]
     try:
         found += [parse_address(text) for text in settings.listen]
     except BadAddress as error:
-        raise BadDoor(f"listen: {error}") from None
+        raise BadListenerConfig(f"listen: {error}") from None
     for address in found:
-        if address.is_tls and doors.tls is None:
-            raise BadDoor(
+        if address.is_tls and config.tls is None:
+            raise BadListenerConfig(
                 f"listen: {address} needs a certificate: `{PROGRAM} tls init` makes one, --tls-cert and --tls-key name "
                 "another"
             )
         if address.proxy and address.scheme != "unix" and not settings.trusted_proxies:
-            raise BadDoor(f"listen: {address} waits for a proxy: say which with --trusted-proxies")
+            raise BadListenerConfig(f"listen: {address} waits for a proxy: say which with --trusted-proxies")
         if address.crosses_networks and not address.is_tls and not settings.insecure:
-            raise BadDoor(
+            raise BadListenerConfig(
                 f"{'bind' if address is found[0] else 'listen'}: others can reach {address}, and every token would "
                 f"cross the network in the clear: `{PROGRAM} tls init` makes a certificate; or listen on 127.0.0.1 "
                 "behind a TLS proxy, or say --insecure"
@@ -72,12 +73,14 @@ def _tls(settings: Settings) -> ServerTls | None:
     directory = settings.data_dir / TLS_DIR
     certificate, key = settings.tls_cert, settings.tls_key
     if (certificate is None) is not (key is None):
-        raise BadDoor("tls_cert and tls_key belong together: name both, or neither")
+        raise BadListenerConfig("tls_cert and tls_key belong together: name both, or neither")
     if certificate is None or key is None:
         certificate, key = directory / SERVER_CERTIFICATE, directory / SERVER_KEY
         if not certificate.exists():
             if settings.client_certificates == "required":
-                raise BadDoor(f"client_certificates: they need TLS; `{PROGRAM} tls init` makes the certificate")
+                raise BadListenerConfig(
+                    f"client_certificates: they need TLS; `{PROGRAM} tls init` makes the certificate"
+                )
             return None
     authority = settings.tls_ca
     if authority is None and (directory / CA_CERTIFICATE).exists():
@@ -85,7 +88,7 @@ def _tls(settings: Settings) -> ServerTls | None:
     wanted = settings.client_certificates
     if authority is None:
         if wanted == "required":
-            raise BadDoor("client_certificates: who vouches for them? Name the authority with --tls-ca")
+            raise BadListenerConfig("client_certificates: who vouches for them? Name the authority with --tls-ca")
         wanted = "none"
     return _read(TlsFiles(certificate, key, authority, wanted))
 
@@ -94,13 +97,13 @@ def _read(files: TlsFiles) -> ServerTls:
     try:
         return ServerTls(files)
     except TlsError as error:
-        raise BadDoor(str(error)) from None
+        raise BadListenerConfig(str(error)) from None
 
 
 def for_requests(tls: ServerTls) -> ServerTls:
     """What the HTTP port speaks: browsers come there, so it asks for no certificate that is optional. Where devices
     need one it asks; requests with a key are served without, and a WebSocket is refused without one afterwards
-    (`WebSocketRules.certificate`). Raises BadDoor."""
+    (`WebSocketRules.certificate`). Raises BadListenerConfig."""
     wanted = tls.files.client_certificates
     if wanted == "none":
         return tls
