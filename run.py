@@ -214,8 +214,8 @@ def main(arguments: list[str]) -> int:
         os.chdir(ROOT)
         # A hundred servers are started; each would compile us anew where files of bytecode are not wanted.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-        # A small machine has two cores, and a third of the time tests wait: for clocks, disks, the other end.
-        start("pytest", "-n", "3", "--dist", "worksteal", *rest)
+        # A small machine has two cores, and half of the time tests wait: for clocks, disks, the other end.
+        start("pytest", "-n", "4", "--dist", "worksteal", *rest)
     if command == "bench":
         os.chdir(ROOT)
         start("tests.benchmarks", *rest)

@@ -109,6 +109,7 @@ def test_strangers_who_stay(tmp_path: Path) -> None:
         assert "evicted_by_own_address" in server.errors
 
 
+@pytest.mark.full_only
 def test_one_request_that_is_all_mistakes(server: Server, full: int) -> None:
     """Of a device with its own token, and of a sender: refused before it is parsed, or parsed a part at a time."""
     device = server.api.enrol()

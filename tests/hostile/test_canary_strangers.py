@@ -75,6 +75,7 @@ def test_guesses_lock_nobody_out_and_fill_no_log(tmp_path: Path, full: int) -> N
         assert "more lines about 127.0.0.1 were left out: %s: CONNECT of" in server.errors
 
 
+@pytest.mark.full_only
 @pytest.mark.timeout(60)
 def test_who_only_waits_keeps_nobody_out(tmp_path: Path, full: int) -> None:
     """More silent connections than there are descriptors, made anew when they are cut off."""

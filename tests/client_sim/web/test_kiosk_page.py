@@ -186,6 +186,22 @@ def test_a_page_that_goes_in_its_effect_does_not_repeat_it(kiosk: Kiosk) -> None
     assert "interrupted" in page.text("#recent")
 
 
+ALL_FINISHED = """
+(async () => {
+  const answer = (request) => new Promise((resolve) => { request.onsuccess = () => resolve(request.result); });
+  const [{ name }] = await indexedDB.databases();
+  const database = await answer(indexedDB.open(name));
+  try {
+    const handled = await answer(database.transaction("handled").objectStore("handled").getAll());
+    return handled.length > 0 && handled.every((row) => row.finished);
+  } finally {
+    database.close();
+  }
+})()
+"""
+"""Whether the page's journal has every push that it began as finished."""
+
+
 def test_a_page_that_goes_before_the_acknowledgement_does_not_repeat_its_effect(kiosk: Kiosk) -> None:
     page = kiosk.connected()
     push_id = kiosk.command("when_told")
@@ -194,6 +210,7 @@ def test_a_page_that_goes_before_the_acknowledgement_does_not_repeat_its_effect(
     page.wait_for('document.querySelector("#state")?.dataset.state === "disconnected"')
     page.evaluate("tell()")
     page.wait_for('document.querySelector("#recent")?.innerText.includes("when_told")')
+    page.wait_for(ALL_FINISHED)  # on disk: a page that goes before that is interrupted
     page.reload()
     kiosk.relay.mend()
     assert wait_state(kiosk, push_id, "acted")["result"] == {"done": True}
