@@ -127,8 +127,8 @@ class Principal:
             raise problem("forbidden", f"this key lacks the scope {scope!r}; make one with POST /v1/keys")
 
 
-class KeyRing:
-    """Looks keys up by hash and remembers them; `forget` makes a revocation immediate."""
+class KeyCache:
+    """Authenticates API keys by their hash, and remembers those it has found; `forget` makes a revocation immediate."""
 
     def __init__(self, database: Reader) -> None:
         self._database = database

@@ -22,8 +22,8 @@ from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.api.services import Services
 from gateway.audience.enrolments import EnrolmentQuota
-from gateway.audience.policy import PolicyBook
-from gateway.auth import DeviceAuthenticator, KeyRing
+from gateway.audience.policy import PolicyStore
+from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
@@ -54,7 +54,7 @@ from gateway.keys import Keys
 from gateway.metrics import Metrics, Sources
 from gateway.outreach.couriers import Couriers
 from gateway.outreach.event_feed import EventFeed
-from gateway.outreach.webhooks import WebhookBook
+from gateway.outreach.webhooks import WebhookStore
 from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
 from gateway.stores import Stored
@@ -91,13 +91,13 @@ class Components:
         self.facts = facts = DeviceFacts(database, clock, timers)
         self._ledger = ledger = Ledger(database, clock, timers, settings.max_attempts)
         self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, timers)
-        self._book = book = PolicyBook(database, clock)
-        self._wishes = wishes = Wishes(database, ledger, book, clock)
+        self._policies = policies = PolicyStore(database, clock)
+        self._wishes = wishes = Wishes(database, ledger, policies, clock)
         numbers = PushNumbers()
-        self._gate = gate = Gate(database, ledger, mailbox, book, clock, timers, Digests(numbers))
+        self._gate = gate = Gate(database, ledger, mailbox, policies, clock, timers, Digests(numbers))
         wishes.on_stored = lambda device_no: gate.look((device_no,))
-        self._rule_changes = rule_changes = RuleChanges(database, ledger, wishes, gate, book, clock)
-        book.on_changed = rule_changes.begin
+        self._rule_changes = rule_changes = RuleChanges(database, ledger, wishes, gate, policies, clock)
+        policies.on_changed = rule_changes.begin
         self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, timers, ledger, wishes)
         self._sessions = stored.sessions
         self._gauge = DiskSpace(settings.data_dir, settings.disk_reserve, loop.time, lambda: database.free_bytes)
@@ -123,7 +123,7 @@ class Components:
             clock,
             timers,
             self._storage_left,
-            book,
+            policies,
             gate,
             numbers,
             self.attachments,
@@ -131,12 +131,12 @@ class Components:
         self._idempotency_quota = IdempotencyQuota(database)
         self._acceptance.on_remembered = self._idempotency_quota.added
         self.enrolments = EnrolmentQuota(clock)
-        self.analytics = Analytics(database, ledger, book, clock, timers)
+        self.analytics = Analytics(database, ledger, policies, clock, timers)
         self.event_room = EventRoom(database)
         self.uplink_quota = UplinkQuota(database)
         self.feed = feed = EventFeed(database, clock, timers)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
-        self._webhooks = WebhookBook(database, clock, networks)
+        self._webhooks = WebhookStore(database, clock, networks)
         self.couriers = Couriers(database, feed, self._webhooks, clock, networks)
         self._calls = Calls(database, self._acceptance)
         self._receipts.on_acted = self._calls.answered
@@ -151,12 +151,12 @@ class Components:
                 events=int(min(settings.event_days, settings.retention_days) * DAY),
             ),
         )
-        self._ring = KeyRing(database)
+        self._key_cache = KeyCache(database)
         self._authenticator = DeviceAuthenticator(database, facts.on_denied, timers)
-        self.share_of_key = self._ring.share_of
+        self.share_of_key = self._key_cache.share_of
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)
-        self._admission = Admission(self._ring, settings.request_limit, loop.time)
+        self._admission = Admission(self._key_cache, settings.request_limit, loop.time)
         self._problems = ProblemCount()
         shares = share_out(raise_open_files_limit(), CONNECTIONS)
         self.device_descriptors = shares.devices
@@ -194,7 +194,7 @@ class Components:
         self.metrics = Metrics(
             Sources(
                 database=database,
-                keys=self._ring,
+                keys=self._key_cache,
                 authenticator=self._authenticator,
                 admission=self._admission,
                 connections=self.connections,
@@ -224,7 +224,7 @@ class Components:
 
     async def recover(self) -> None:
         """After a restart, before the first connection."""
-        await self._book.load()
+        await self._policies.load()
         await self.enrolments.load(self._database)
         await self._gate.load()
         await self.mailbox.recover()
@@ -241,16 +241,18 @@ class Components:
             admission=self._admission,
             turns=self.turns,
             bodies=self._bodies,
-            keys=Keys(self._database, self._ring),
+            keys=Keys(self._database, self._key_cache),
             devices=DeviceRegistry(
                 self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address, self.enrolments
             ),
-            book=self._book,
+            policies=self._policies,
             wishes=self._wishes,
             gate=self._gate,
             notices=self._notices,
             acceptance=self._acceptance,
-            forecast=Forecast(self._database, self.mailbox, self._book, self.attachments, self._settings.max_payload),
+            forecast=Forecast(
+                self._database, self.mailbox, self._policies, self.attachments, self._settings.max_payload
+            ),
             calls=self._calls,
             ledger=self._ledger,
             reports=Reports(self._database, self._ledger),

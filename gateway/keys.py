@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from gateway.auth import KeyRing, new_key, secret_hash
+from gateway.auth import KeyCache, new_key, secret_hash
 from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
 from gateway.store.database import Database
@@ -22,9 +22,9 @@ MAX_KEYS = 1_000
 
 
 class Keys:
-    def __init__(self, database: Database, ring: KeyRing) -> None:
+    def __init__(self, database: Database, cache: KeyCache) -> None:
         self._database = database
-        self._ring = ring
+        self._cache = cache
 
     async def add_app(self, by_app: int, app_id: str, now: int) -> dict[str, Any]:
         """In the turn of the app that asks, `by_app`. Raises Problem 409, 422."""
@@ -119,7 +119,7 @@ class Keys:
             connection.execute("UPDATE api_key SET revoked_at = ? WHERE no = ?", (now, row[0]))
 
         await self._database.write(write, by_app)
-        self._ring.forget(key_id)
+        self._cache.forget(key_id)
 
 
 def insert_key(

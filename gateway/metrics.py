@@ -37,7 +37,7 @@ from gateway.api.connection_limiter import ConnectionLimiter
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.audience.enrolments import EnrolmentQuota
-from gateway.auth import DeviceAuthenticator, KeyRing
+from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
@@ -73,7 +73,7 @@ class Sources:
     """The components whose counters are read. `broker` is the broker's own counters (`broker.metrics`)."""
 
     database: Database
-    keys: KeyRing
+    keys: KeyCache
     authenticator: DeviceAuthenticator
     admission: Admission
     connections: ConnectionLimiter

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from fastapi import Request
 
-from gateway.auth import KeyRing, Principal, basic_credential, token_of
+from gateway.auth import KeyCache, Principal, basic_credential, token_of
 from gateway.errors import BasicUnauthorized, Problem, RateLimited
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ MAX_BUCKETS = 10_000
 class Admission:
     """`clock` gives seconds of real time; `rate` is requests per second and key."""
 
-    def __init__(self, keys: KeyRing, rate: int, clock: Callable[[], float]) -> None:
+    def __init__(self, keys: KeyCache, rate: int, clock: Callable[[], float]) -> None:
         self._keys = keys
         self._rate = rate
         self._clock = clock

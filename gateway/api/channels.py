@@ -22,19 +22,19 @@ async def add_channel(request: Request, principal: Administrator) -> Response:
     """Make a channel: a category of pushes that a person can mute. A push may name a channel that was not made; only
     one that was made has a name for people, and rules. Needs a key with the scope `admin`."""
     new = await read_model(request, NewChannel)
-    return json_response(await services(request).book.add_channel(principal.app_no, new), 201)
+    return json_response(await services(request).policies.add_channel(principal.app_no, new), 201)
 
 
 @router.get("/channels", response_model=answers.Channels)
 async def list_channels(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """List the channels of the app by id. Needs a key with the scope `read`."""
-    return json_response(services(request).book.channels(principal.app_no, limit, cursor))
+    return json_response(services(request).policies.channels(principal.app_no, limit, cursor))
 
 
 @router.get("/channels/{channel_id}", response_model=answers.Channel)
 async def show_channel(channel_id: ChannelId, request: Request, principal: ReaderOf) -> Response:
     """Show a channel. Needs a key with the scope `read`."""
-    return json_response(services(request).book.channel(principal.app_no, channel_id))
+    return json_response(services(request).policies.channel(principal.app_no, channel_id))
 
 
 @router.patch(
@@ -44,22 +44,22 @@ async def change_channel(channel_id: ChannelId, request: Request, principal: Adm
     """Change a channel with a JSON Merge Patch (RFC 7396): a given field replaces, null removes. New rules also hold
     for what waits, soon after the answer. Needs a key with the scope `admin`."""
     body = await read_body(request, MERGE_PATCH)
-    book = services(request).book
-    current = book.channel(principal.app_no, channel_id)
+    policies = services(request).policies
+    current = policies.channel(principal.app_no, channel_id)
     patch = parse_patch(body)
     known = {name: current[name] for name in ChannelFields.model_fields}
     try:
         merged = ChannelFields.model_validate(merge_patch(known, patch))
     except ValidationError as error:
         raise validation_problem(error) from None
-    return json_response(await book.change_channel(principal.app_no, channel_id, merged))
+    return json_response(await policies.change_channel(principal.app_no, channel_id, merged))
 
 
 @router.delete("/channels/{channel_id}", status_code=204)
 async def remove_channel(channel_id: ChannelId, request: Request, principal: Administrator) -> Response:
     """Remove a channel. Pushes may go on naming it, and people's choices about it stay. Needs a key with the scope
     `admin`."""
-    await services(request).book.remove_channel(principal.app_no, channel_id)
+    await services(request).policies.remove_channel(principal.app_no, channel_id)
     return Response(status_code=204)
 
 
@@ -75,7 +75,7 @@ async def list_critical_uses(
 @router.get("/policy", response_model=answers.Policy)
 async def show_policy(request: Request, principal: ReaderOf) -> Response:
     """Show the rules of the app; what was never set has its default. Needs a key with the scope `read`."""
-    return json_response(services(request).book.policy(principal.app_no))
+    return json_response(services(request).policies.policy(principal.app_no))
 
 
 @router.put("/policy", response_model=answers.Policy, openapi_extra=takes(Policy))
@@ -83,4 +83,4 @@ async def set_policy(request: Request, principal: Administrator) -> Response:
     """Replace the rules of the app; what is left out gets its default. New rules also hold for what waits, soon after
     the answer. Needs a key with the scope `admin`."""
     policy = await read_model(request, Policy)
-    return json_response(await services(request).book.set_policy(principal.app_no, policy))
+    return json_response(await services(request).policies.set_policy(principal.app_no, policy))

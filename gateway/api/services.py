@@ -15,7 +15,7 @@ from gateway.api.admission import Admission
 from gateway.api.body_budget import BodyBudget
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
-from gateway.audience.policy import PolicyBook
+from gateway.audience.policy import PolicyStore
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
@@ -32,7 +32,7 @@ from gateway.devices import DeviceRegistry
 from gateway.errors import problem
 from gateway.keys import Keys
 from gateway.outreach.event_feed import EventFeed
-from gateway.outreach.webhooks import WebhookBook
+from gateway.outreach.webhooks import WebhookStore
 from gateway.store.database import Database
 from gateway.timestamps import wall_time
 
@@ -51,7 +51,7 @@ class Services:
     bodies: BodyBudget
     keys: Keys
     devices: DeviceRegistry
-    book: PolicyBook
+    policies: PolicyStore
     wishes: Wishes
     gate: Gate
     notices: Notices
@@ -63,7 +63,7 @@ class Services:
     analytics: Analytics
     attachments: Attachments
     feed: EventFeed
-    webhooks: WebhookBook
+    webhooks: WebhookStore
     clock: Callable[[], int]
     """Server time in milliseconds."""
     push_values: int

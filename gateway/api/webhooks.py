@@ -55,21 +55,21 @@ async def change_webhook(webhook_id: WebhookId, request: Request, principal: Adm
     """Change a webhook with a JSON Merge Patch (RFC 7396): a given field replaces, null removes. `{"enabled": true}`
     has a disabled one go on where it was. Needs a key with the scope `admin`."""
     body = await read_body(request, MERGE_PATCH)
-    book = services(request).webhooks
-    webhook = book.get(principal.app_no, webhook_id)
+    webhooks = services(request).webhooks
+    webhook = webhooks.get(principal.app_no, webhook_id)
     patch = parse_patch(body)
     try:
         merged = WebhookFields.model_validate(merge_patch(webhook.fields.model_dump(), patch))
     except ValidationError as error:
         raise validation_problem(error) from None
-    return json_response(await book.change(webhook, merged))
+    return json_response(await webhooks.change(webhook, merged))
 
 
 @router.delete("/{webhook_id}", status_code=204)
 async def remove_webhook(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
     """Remove a webhook with its dead letters. Needs a key with the scope `admin`."""
-    book = services(request).webhooks
-    await book.remove(book.get(principal.app_no, webhook_id))
+    webhooks = services(request).webhooks
+    await webhooks.remove(webhooks.get(principal.app_no, webhook_id))
     return Response(status_code=204)
 
 
@@ -77,8 +77,8 @@ async def remove_webhook(webhook_id: WebhookId, request: Request, principal: Adm
 async def rotate_secret(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
     """Give a webhook a new secret, shown this once. For 24 hours requests have a second signature, with the old one.
     Needs a key with the scope `admin`."""
-    book = services(request).webhooks
-    return json_response(await book.rotate(book.get(principal.app_no, webhook_id)))
+    webhooks = services(request).webhooks
+    return json_response(await webhooks.rotate(webhooks.get(principal.app_no, webhook_id)))
 
 
 @router.get("/{webhook_id}/dead-letters", response_model=answers.DeadLetters)
@@ -87,8 +87,8 @@ async def list_dead_letters(
 ) -> Response:
     """List the events that a webhook's receiver did not accept within 24 hours, the newest first. 1,000 and 32 MiB are
     kept; the oldest make room. Needs a key with the scope `read`."""
-    book = services(request).webhooks
-    return page_response(await book.dead_letters(book.get(principal.app_no, webhook_id), limit, cursor))
+    webhooks = services(request).webhooks
+    return page_response(await webhooks.dead_letters(webhooks.get(principal.app_no, webhook_id), limit, cursor))
 
 
 @router.post(
@@ -102,6 +102,6 @@ async def replay_dead_letters(webhook_id: WebhookId, request: Request, principal
     `invalid_request`. Needs a key with the scope `admin`."""
     body = await read_body(request)
     wanted = parse(Replay, body) if body else Replay()
-    book = services(request).webhooks
+    webhooks = services(request).webhooks
     ids = None if wanted.ids is None else [int(letter_id) for letter_id in wanted.ids]
-    return json_response({"replaying": await book.replay(book.get(principal.app_no, webhook_id), ids)}, 202)
+    return json_response({"replaying": await webhooks.replay(webhooks.get(principal.app_no, webhook_id), ids)}, 202)

@@ -178,8 +178,8 @@ class Rules:
 DEFAULT = Rules()
 
 
-class PolicyBook:
-    """The rules of all apps. `clock` gives server time in milliseconds."""
+class PolicyStore:
+    """Policies and channels of all apps, in memory and in the ledger. `clock` gives server time in milliseconds."""
 
     def __init__(self, database: Database, clock: Callable[[], int]) -> None:
         self._database = database

@@ -21,7 +21,7 @@ from itertools import chain
 from typing import Any
 
 from gateway.audience import targeting
-from gateway.audience.policy import PolicyBook
+from gateway.audience.policy import PolicyStore
 from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES, AcceptanceQueue
 from gateway.delivery.attachments import Attachments, fetch_within
 from gateway.delivery.consent import suppress_selected, unwanted, wishes_of
@@ -121,7 +121,7 @@ class Acceptance:
         clock: Callable[[], int],
         timers: Timers,
         storage_left: Callable[[], bool],
-        book: PolicyBook,
+        policies: PolicyStore,
         gate: Gate,
         numbers: PushNumbers,
         attachments: Attachments,
@@ -129,7 +129,7 @@ class Acceptance:
         self._attachments = attachments
         self._numbers = numbers
         self._gate = gate
-        self._book = book
+        self._policies = policies
         self._database = database
         self._ledger = ledger
         self._mailbox = mailbox
@@ -389,7 +389,7 @@ class Acceptance:
         insert_single_rows(connection, single)
         for reason, handles in withheld.items():
             end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
-        if gate_accepted_rows(connection, drafts, self._book):
+        if gate_accepted_rows(connection, drafts, self._policies):
             self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
         stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)
         for draft in drafts:
@@ -413,8 +413,8 @@ class Acceptance:
         """What the listed devices of each app want, where that may be less than everything."""
         found: dict[int, dict[int, tuple[str, str]]] = {}
         for app_no, numbers in known.items():
-            if self._book.is_guarded(app_no):
-                everybody = self._book.of(app_no).policy.consent.unknown == "suppress"
+            if self._policies.is_guarded(app_no):
+                everybody = self._policies.of(app_no).policy.consent.unknown == "suppress"
                 found[app_no] = wishes_of(connection, numbers.values(), everybody)
         return found
 
@@ -425,7 +425,7 @@ class Acceptance:
             return {}
         request = draft.request
         assert request.kind is not None, "filled in by validation"
-        rules = self._book.of(draft.app.no)
+        rules = self._policies.of(draft.app.no)
         return unwanted(rules, request.kind, request.channel, draft.priority, of_app, draft.devices)
 
     @staticmethod
@@ -489,9 +489,9 @@ class Acceptance:
             app_no = draft.app.no
             select, parameters = targeting.select_sql(app_no, target)
             draft.targeted = insert_selected_rows(connection, push_no, priority, draft.frame_size, select, parameters)
-            if self._book.is_guarded(app_no):
+            if self._policies.is_guarded(app_no):
                 assert request.kind is not None, "filled in by validation"
-                rules = self._book.of(app_no)
+                rules = self._policies.of(app_no)
                 draft.suppressed = suppress_selected(
                     connection, push_no, app_no, rules, request.kind, request.channel, priority, now
                 )
@@ -509,7 +509,7 @@ class Acceptance:
         if draft.is_fetched:
             draft.fetch_within = fetch_within(draft.targeted, request.ttl)
         assert request.kind is not None, "filled in by validation"
-        draft.gated = self._book.is_gated(draft.app.no, request.kind, request.channel)
+        draft.gated = self._policies.is_gated(draft.app.no, request.kind, request.channel)
         pushes.append(
             (
                 push_no,

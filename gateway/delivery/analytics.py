@@ -33,7 +33,7 @@ from typing import Any, Literal
 from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
-from gateway.audience.policy import PolicyBook
+from gateway.audience.policy import PolicyStore
 from gateway.delivery.funnels import (
     HOUR_MS,
     KEPT,
@@ -97,12 +97,12 @@ class Analytics:
     """`clock` gives server time in milliseconds."""
 
     def __init__(
-        self, database: Database, ledger: Ledger, book: PolicyBook, clock: Callable[[], int], timers: Timers
+        self, database: Database, ledger: Ledger, policies: PolicyStore, clock: Callable[[], int], timers: Timers
     ) -> None:
         self._timers = timers
         self._database = database
         self._ledger = ledger
-        self._book = book
+        self._policies = policies
         self._clock = clock
         self._aged: set[int] = set()
         """What is being counted; what changes meanwhile gathers in `Ledger.changed`."""
@@ -298,7 +298,7 @@ class Analytics:
         self, app_no: int, by: By, since: int | None, until: int | None, deadline: float
     ) -> tuple[dict[str, Tally], bool, int | None]:
         """The sums; whether there may be more tags; and the hour before which there was no time to read."""
-        zone = ZoneInfo(self._book.of(app_no).policy.timezone)
+        zone = ZoneInfo(self._policies.of(app_no).policy.timezone)
 
         def name_of(key: str, hour: int) -> str:
             if by != "hour":

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from gateway.audience.policy import CRITICAL, Consent, PolicyBook, Rules, choices_of
+from gateway.audience.policy import CRITICAL, Consent, PolicyStore, Rules, choices_of
 from gateway.audience.tempo import Hours
 from gateway.delivery.app_slices import BEGIN, Position, PushPart, ranges_json
 from gateway.delivery.event_log import log_of_device
@@ -80,7 +80,7 @@ class TooManyChoices(Exception):
 
 
 def store_settings(
-    connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, book: PolicyBook, now: int
+    connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, policies: PolicyStore, now: int
 ) -> int | None:
     """The highest sequence wins; without one the order of arrival. The number of the app, None if nothing changed.
 
@@ -98,7 +98,7 @@ def store_settings(
     muted = [
         name
         for name, wanted in (settings.channels or {}).items()
-        if not wanted and before.get(name, True) and book.of(row[0]).may_mute(name)
+        if not wanted and before.get(name, True) and policies.of(row[0]).may_mute(name)
     ]
     denied = settings.consent == "denied" and row[3] != "denied"
     if muted or denied:
@@ -279,7 +279,11 @@ def rejudge_rows(
 
 
 def end_unwanted_handles(
-    connection: sqlite3.Connection, handles: list[int], book: PolicyBook, is_sent: Callable[[int, int], bool], now: int
+    connection: sqlite3.Connection,
+    handles: list[int],
+    policies: PolicyStore,
+    is_sent: Callable[[int, int], bool],
+    now: int,
 ) -> list[int]:
     """End those of the handles that wait and are not wanted; which."""
     ended: dict[str, list[int]] = {}
@@ -290,7 +294,7 @@ def end_unwanted_handles(
         " CROSS JOIN push AS p ON p.no = d.push_no CROSS JOIN device AS v ON v.no = d.device_no",
         (json.dumps(handles),),
     ).fetchall():
-        reason = book.of(app_no).judge(kind, channel, priority, consent, choices_of(choices))
+        reason = policies.of(app_no).judge(kind, channel, priority, consent, choices_of(choices))
         if reason is not None and not is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
             ended.setdefault(reason, []).append(handle)
     for why, of_reason in ended.items():
@@ -304,10 +308,10 @@ def end_unwanted_handles(
 class Wishes:
     """Stores what people want, and sees to it. `clock` gives server time in milliseconds."""
 
-    def __init__(self, database: Database, ledger: Ledger, book: PolicyBook, clock: Callable[[], int]) -> None:
+    def __init__(self, database: Database, ledger: Ledger, policies: PolicyStore, clock: Callable[[], int]) -> None:
         self._database = database
         self._ledger = ledger
-        self._book = book
+        self._policies = policies
         self._clock = clock
         self.on_stored: Callable[[int], None] = lambda device_no: None
         """Called when what a device wants is on disk; set to the gate's look."""
@@ -317,14 +321,14 @@ class Wishes:
         self, connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, now: int
     ) -> tuple[list[int], set[int]]:
         """On the writer thread: what `settled` is to be told. Raises TooManyChoices."""
-        app_no = store_settings(connection, device_no, settings, source, self._book, now)
+        app_no = store_settings(connection, device_no, settings, source, self._policies, now)
         if app_no is None:
             return [], set()
         # Before the commit, so that a push that is judged after it is judged by it.
-        self._book.restricted.add(app_no)
+        self._policies.restricted.add(app_no)
         if settings.quiet_hours is not None:
-            self._book.timed.add(app_no)
-        rules = self._book.of(app_no)
+            self._policies.timed.add(app_no)
+        rules = self._policies.of(app_no)
         ended = end_unwanted(connection, device_no, rules, self._ledger.is_sent, now)
         # What the change does not touch stays where it is in its mailbox.
         gated = 0
@@ -348,7 +352,7 @@ class Wishes:
         now their person may have changed their mind again."""
         now = self._clock()
         self._ledger.submit_until_done(
-            lambda connection: end_unwanted_handles(connection, handles, self._book, self._ledger.is_sent, now),
+            lambda connection: end_unwanted_handles(connection, handles, self._policies, self._ledger.is_sent, now),
             lambda ended: self.settled(ended, set()),
         )
 
@@ -373,7 +377,7 @@ class Wishes:
 
         consent, text, seq, at, hours, zone = await self._database.read_soon(read)
         choices = choices_of(text)
-        rules = self._book.of(app_no)
+        rules = self._policies.of(app_no)
         channels = [
             {
                 "id": name,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.audience import targeting
-from gateway.audience.policy import PolicyBook
+from gateway.audience.policy import PolicyStore
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.mailbox import Mailbox
@@ -22,11 +22,11 @@ class Forecast:
     """`max_payload`: bytes of a wire payload."""
 
     def __init__(
-        self, database: Database, mailbox: Mailbox, book: PolicyBook, attachments: Attachments, max_payload: int
+        self, database: Database, mailbox: Mailbox, policies: PolicyStore, attachments: Attachments, max_payload: int
     ) -> None:
         self._database = database
         self._mailbox = mailbox
-        self._book = book
+        self._policies = policies
         self._attachments = attachments
         self._max_payload = max_payload
 
@@ -61,14 +61,14 @@ class Forecast:
         self, connection: sqlite3.Connection, app_no: int, request: PushRequest, select: str, parameters: Sequence[Any]
     ) -> dict[str, int]:
         """By reason, of the devices that a SELECT yields."""
-        if not self._book.is_guarded(app_no):
+        if not self._policies.is_guarded(app_no):
             return {}
         assert request.kind is not None, "filled in by validation"
         priority = PRIORITIES.index(request.priority)
         counts: dict[str, int] = {}
         before, used = "", list[Any]()
         for reason, who, more in unwanted_selects(
-            app_no, self._book.of(app_no), request.kind, request.channel, priority
+            app_no, self._policies.of(app_no), request.kind, request.channel, priority
         ):
             (count,) = connection.execute(
                 f"SELECT count(*) FROM ({select}) WHERE no IN ({who}){before}", (*parameters, *more, *used)

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gateway.audience.policy import CRITICAL, PolicyBook, Rules, choices_of
+from gateway.audience.policy import CRITICAL, PolicyStore, Rules, choices_of
 from gateway.audience.tempo import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
 from gateway.delivery.app_slices import PushPart
 from gateway.delivery.digest import Digests
@@ -183,7 +183,7 @@ class Gate:
         database: Database,
         ledger: Ledger,
         mailbox: Mailbox,
-        book: PolicyBook,
+        policies: PolicyStore,
         clock: Callable[[], int],
         timers: Timers,
         digests: Digests,
@@ -192,7 +192,7 @@ class Gate:
         self._database = database
         self._ledger = ledger
         self._mailbox = mailbox
-        self._book = book
+        self._policies = policies
         self._clock = clock
         self._timers = timers
         self._due: dict[int, None] = {}
@@ -218,7 +218,9 @@ class Gate:
                 " WHERE state = 0 AND not_before IS NOT NULL)"
             ).fetchone()
         )
-        self._ledger.gated = bool(found[0]) or not self._book.judged_at_hand_over().isdisjoint(self._book.last_changes)
+        self._ledger.gated = bool(found[0]) or not self._policies.judged_at_hand_over().isdisjoint(
+            self._policies.last_changes
+        )
 
     def offer(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
         """A gated push was accepted for these."""
@@ -279,7 +281,7 @@ class Gate:
 
     def rules_changed(self, app_no: int) -> None:
         """What waits in the app is about to be put under new rules (`rule_changes`)."""
-        if app_no in self._book.judged_at_hand_over():
+        if app_no in self._policies.judged_at_hand_over():
             self._ledger.gated = True
 
     def look_at_app(self, app_no: int) -> None:
@@ -305,7 +307,7 @@ class Gate:
         now = self._clock()
 
         def operation(connection: sqlite3.Connection) -> _Judged:
-            judged = judge_rows(connection, devices, self._book, self._ledger.is_sent, self._digests, now)
+            judged = judge_rows(connection, devices, self._policies, self._ledger.is_sent, self._digests, now)
             missing = {
                 no for numbers in judged.passed.values() for no in numbers if self._ledger.pushes.get(no) is None
             }
@@ -323,7 +325,9 @@ class Gate:
         self, connection: sqlite3.Connection, devices: list[int], now: int
     ) -> tuple[dict[int, list[int]], list[int]]:
         """On the writer thread, while mailboxes are read."""
-        judged = judge_rows(connection, devices, self._book, self._ledger.is_sent, self._digests, now, in_place=True)
+        judged = judge_rows(
+            connection, devices, self._policies, self._ledger.is_sent, self._digests, now, in_place=True
+        )
         return judged.passed, judged.ended
 
     def _judged(self, devices: list[int], judged: _Judged) -> None:
@@ -386,15 +390,15 @@ class Gate:
 
 
 def regate_rows(
-    connection: sqlite3.Connection, app_no: int, parts: Iterable[PushPart], book: PolicyBook, now: int
+    connection: sqlite3.Connection, app_no: int, parts: Iterable[PushPart], policies: PolicyStore, now: int
 ) -> None:
     """Have what waits of some pushes judged at hand-over if a rule of the app may hold it, and anew if it was judged
     before. What no rule may hold is left alone: it would lose its place."""
     for part in parts:
         if part.kind == "alert" or (part.kind == "in_app" and part.priority == CRITICAL):
-            held = book.is_gated(app_no, part.kind, part.channel)
+            held = policies.is_gated(app_no, part.kind, part.channel)
             regate_part_rows(connection, part, now, gated_only=not held)
-            if book.may_pass_mute(app_no, part.kind, part.channel, part.priority):
+            if policies.may_pass_mute(app_no, part.kind, part.channel, part.priority):
                 assert part.channel is not None, "what has none cannot be muted"
                 gate_muted_rows(connection, part.push_no, part.channel, part.after, part.last)
 
@@ -402,7 +406,7 @@ def regate_rows(
 def judge_rows(
     connection: sqlite3.Connection,
     devices: list[int],
-    book: PolicyBook,
+    policies: PolicyStore,
     is_sent: Callable[[int, int], bool],
     digests: Digests,
     now: int,
@@ -438,7 +442,7 @@ def judge_rows(
         " ORDER BY wanted.key, d.priority, d.push_no",
         (json.dumps(chosen), CRITICAL if in_place else len(PRIORITIES)),
     ).fetchall()
-    persons = _persons(connection, {row[0] for row in rows}, book, now)
+    persons = _persons(connection, {row[0] for row in rows}, policies, now)
     suppressed: dict[str, list[int]] = defaultdict(list)
     deferred: list[tuple[int, int]] = []
     counted: list[tuple[int, int, str | None, int]] = []
@@ -455,7 +459,7 @@ def judge_rows(
         if not_before > now:
             _note(judged.later, device_no, not_before)
             continue
-        if in_place != (priority == CRITICAL and ttl > 0 and not book.is_gated(person.app_no, kind, channel)):
+        if in_place != (priority == CRITICAL and ttl > 0 and not policies.is_gated(person.app_no, kind, channel)):
             if not in_place:
                 judged.in_place.add(device_no)
             continue
@@ -532,7 +536,9 @@ def _note(later: dict[int, int], device_no: int, at: int) -> None:
     later[device_no] = min(at, later.get(device_no, at))
 
 
-def _persons(connection: sqlite3.Connection, devices: Iterable[int], book: PolicyBook, now: int) -> dict[int, Person]:
+def _persons(
+    connection: sqlite3.Connection, devices: Iterable[int], policies: PolicyStore, now: int
+) -> dict[int, Person]:
     wanted = json.dumps(list(devices))
     persons: dict[int, Person] = {}
     for device_no, app_no, zone, hours, choices in connection.execute(
@@ -540,7 +546,7 @@ def _persons(connection: sqlite3.Connection, devices: Iterable[int], book: Polic
         " CROSS JOIN device AS v ON v.no = wanted.value",
         (wanted,),
     ):
-        rules = book.of(app_no)
+        rules = policies.of(app_no)
         persons[device_no] = Person(
             app_no=app_no,
             rules=rules,

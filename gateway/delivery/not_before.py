@@ -11,12 +11,12 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from gateway.audience.policy import PolicyBook
+from gateway.audience.policy import PolicyStore
 from gateway.delivery.app_slices import EVERY_DEVICE, PushPart
 from gateway.delivery.submission import Draft
 
 
-def gate_accepted_rows(connection: sqlite3.Connection, drafts: Iterable[Draft], book: PolicyBook) -> bool:
+def gate_accepted_rows(connection: sqlite3.Connection, drafts: Iterable[Draft], policies: PolicyStore) -> bool:
     """Have deliveries of new pushes judged at hand-over: to everybody, or to those who have muted the channel, which
     are noted in the draft. Whether there are any."""
     stored = [draft for draft in drafts if draft.push_no]
@@ -26,7 +26,7 @@ def gate_accepted_rows(connection: sqlite3.Connection, drafts: Iterable[Draft], 
     for draft in stored:
         request = draft.request
         assert request.kind is not None, "filled in by validation"
-        if draft.gated or not book.may_pass_mute(draft.app.no, request.kind, request.channel, draft.priority):
+        if draft.gated or not policies.may_pass_mute(draft.app.no, request.kind, request.channel, draft.priority):
             continue
         assert request.channel is not None, "what has none cannot be muted"
         draft.muted = frozenset(gate_muted_rows(connection, draft.push_no, request.channel))

@@ -22,7 +22,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.audience.policy import PolicyBook
+from gateway.audience.policy import PolicyStore
 from gateway.delivery.app_slices import BEGIN, Position, cut, next_slice
 from gateway.delivery.consent import Wishes, rejudge_rows
 from gateway.delivery.gate import Gate, regate_rows
@@ -59,13 +59,19 @@ class RuleChanges:
     """`clock` gives server time in milliseconds."""
 
     def __init__(
-        self, database: Database, ledger: Ledger, wishes: Wishes, gate: Gate, book: PolicyBook, clock: Callable[[], int]
+        self,
+        database: Database,
+        ledger: Ledger,
+        wishes: Wishes,
+        gate: Gate,
+        policies: PolicyStore,
+        clock: Callable[[], int],
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._wishes = wishes
         self._gate = gate
-        self._book = book
+        self._policies = policies
         self._clock = clock
         self._passes: dict[int, _Pass] = {}
         """By app; the first is the next to have its turn."""
@@ -88,7 +94,7 @@ class RuleChanges:
 
     def wall_clock_set(self) -> None:
         """The machine's clock was set: quiet hours begin and end at other moments than what waits was told."""
-        for app_no in self._book.tempered():
+        for app_no in self._policies.tempered():
             self.begin(app_no)
 
     def _go_on(self) -> None:
@@ -122,22 +128,22 @@ class RuleChanges:
             log.info(text, finished.app_no, took / 1000, finished.slices)
 
     def _operation(self, app_no: int, after: Position, regate: bool) -> Callable[[sqlite3.Connection], _Slice]:
-        now, number = self._clock(), self._book.last_changes.get(app_no, 0)
-        book, is_sent = self._book, self._ledger.is_sent
+        now, number = self._clock(), self._policies.last_changes.get(app_no, 0)
+        policies, is_sent = self._policies, self._ledger.is_sent
 
         def operation(connection: sqlite3.Connection) -> _Slice:
             done = _Slice()
             if regate and after == BEGIN:  # there already, unless it is the clock that has changed
                 connection.execute("INSERT OR IGNORE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
             parts, done.goes_on = next_slice(connection, app_no, after)
-            if parts and book.is_guarded(app_no):
-                rules = book.of(app_no)
+            if parts and policies.is_guarded(app_no):
+                rules = policies.of(app_no)
                 done.ended, done.in_flight, end = rejudge_rows(connection, rules, parts, is_sent, now)
                 if end is not None:
                     done.goes_on = end
                     parts = cut(parts, end)
             if parts and regate and self._ledger.gated:
-                regate_rows(connection, app_no, parts, book, now)
+                regate_rows(connection, app_no, parts, policies, now)
             if done.goes_on is None:
                 connection.execute("DELETE FROM rule_change WHERE app_no = ? AND number <= ?", (app_no, number))
             return done
@@ -147,8 +153,8 @@ class RuleChanges:
     async def recover(self) -> None:
         """After a restart, before the first connection: what had not been put under new rules; and of every app what
         was in flight when somebody changed their mind."""
-        unfinished = set(self._book.last_changes)
-        for app_no in unfinished.union(self._book.guarded()):
+        unfinished = set(self._policies.last_changes)
+        for app_no in unfinished.union(self._policies.guarded()):
             after: Position | None = BEGIN
             while after is not None:
                 found = await self._database.write(self._operation(app_no, after, app_no in unfinished))

@@ -33,7 +33,7 @@ from gateway.outreach.bounded_streams import ExtraReads
 from gateway.outreach.event_feed import EventFeed, Follower
 from gateway.outreach.guarded_client import Answer, GuardedClient, Network
 from gateway.outreach.look_ups import Failed, LookUps, Shares
-from gateway.outreach.webhooks import DEAD_LETTERS, LANES, LETTERS_BYTES, THIS, Lane, Webhook, WebhookBook, key_of
+from gateway.outreach.webhooks import DEAD_LETTERS, LANES, LETTERS_BYTES, THIS, Lane, Webhook, WebhookStore, key_of
 from gateway.pages import to_json
 from gateway.store.database import Database
 from gateway.timestamps import retry_after_ms, rfc3339, wall_time
@@ -99,14 +99,14 @@ class Couriers:
         self,
         database: Database,
         feed: EventFeed,
-        book: WebhookBook,
+        store: WebhookStore,
         clock: Callable[[], int],
         allowed: Sequence[Network],
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._database = database
         self._feed = feed
-        self._book = book
+        self._store = store
         self._clock = clock
         self._allowed = allowed
         self._dice = dice
@@ -118,8 +118,8 @@ class Couriers:
         self._ended = False
         self.succeeded = self.failed = self.buried = self.disabled = 0
         """Requests answered with 2xx and others, dead letters made, webhooks disabled; for metrics."""
-        book.on_changed = self._changed
-        book.on_replay = self._replay_wanted
+        store.on_changed = self._changed
+        store.on_replay = self._replay_wanted
 
     @property
     def at_work(self) -> int:
@@ -127,7 +127,7 @@ class Couriers:
         return sum(len(route.tasks) for route in self._routes.values())
 
     def start(self) -> None:
-        for webhook in self._book.webhooks.values():
+        for webhook in self._store.webhooks.values():
             self._changed(webhook)
 
     def tick(self) -> None:
@@ -156,7 +156,7 @@ class Couriers:
             self._drop(route).add_done_callback(lambda _: self._open(webhook))
 
     def _open(self, webhook: Webhook) -> None:
-        wanted = webhook.id in self._book.webhooks and webhook.fields.enabled
+        wanted = webhook.id in self._store.webhooks and webhook.fields.enabled
         if not wanted or self._ended or webhook.id in self._routes:
             return
         route = _Route(

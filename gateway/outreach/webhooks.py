@@ -171,7 +171,7 @@ class Webhook:
         }
 
 
-class WebhookBook:
+class WebhookStore:
     """`clock` gives server time in milliseconds; `allowed` are private networks that may be asked."""
 
     def __init__(self, database: Database, clock: Callable[[], int], allowed: Sequence[Network]) -> None:

@@ -123,7 +123,7 @@ class RuleChange(SQLModel, table=True):
     __tablename__ = "rule_change"
     app_no: int = Field(primary_key=True)
     number: int
-    """Of the last change, counted by `audience.policy.PolicyBook`."""
+    """Of the last change, counted by `audience.policy.PolicyStore`."""
 
 
 class ChannelRow(SQLModel, table=True):

@@ -16,7 +16,7 @@ from gateway.auth import (
     DeviceAuthenticator,
     DeviceIdentity,
     DevicePermissions,
-    KeyRing,
+    KeyCache,
     credential_generation,
     new_key,
     new_token,
@@ -93,7 +93,7 @@ def test_secrets_are_random_and_say_what_they_are() -> None:
 
 async def test_a_key_opens_its_app_with_its_scopes(rows: Rows) -> None:
     rows.add_key("k1", "key_a", "send read")
-    ring = KeyRing(rows)
+    ring = KeyCache(rows)
     principal = await ring.authenticate("Bearer key_a")
     assert (principal.app_id, principal.key_id) == ("default", "k1")
     principal.require("send")
@@ -108,14 +108,14 @@ async def test_a_key_opens_its_app_with_its_scopes(rows: Rows) -> None:
 async def test_without_a_valid_key_there_is_no_way_in(rows: Rows, header: str | None) -> None:
     rows.add_key("k1", "key_a", "admin")
     with pytest.raises(Problem) as refusal:
-        await KeyRing(rows).authenticate(header)
+        await KeyCache(rows).authenticate(header)
     assert refusal.value.code == "unauthorized"
     assert "key_b" not in str(refusal.value)
 
 
 async def test_a_revoked_key_is_void_at_once(rows: Rows) -> None:
     rows.add_key("k1", "key_a", "admin")
-    ring = KeyRing(rows)
+    ring = KeyCache(rows)
     await ring.authenticate("Bearer key_a")
     rows.connection.execute("UPDATE api_key SET revoked_at = 1")
     ring.forget("k1")
@@ -125,7 +125,7 @@ async def test_a_revoked_key_is_void_at_once(rows: Rows) -> None:
 
 async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(rows: Rows) -> None:
     rows.add_key("k1", "key_a", "admin")
-    ring = KeyRing(rows)
+    ring = KeyCache(rows)
 
     def revoke() -> None:
         rows.connection.execute("UPDATE api_key SET revoked_at = 1")

@@ -4,11 +4,11 @@ import pytest
 from fastapi import Request
 
 from gateway.api.admission import Admission
-from gateway.auth import KeyRing, Principal
+from gateway.auth import KeyCache, Principal
 from gateway.errors import Problem, RateLimited
 
 
-class OneKey(KeyRing):
+class OneKey(KeyCache):
     def __init__(self, *scopes: str) -> None:
         self.principal = Principal(1, "default", "k_1", frozenset(scopes))
 

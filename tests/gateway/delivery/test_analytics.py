@@ -107,7 +107,7 @@ def test_by_channel_and_by_tag(world: World) -> None:
 def test_by_hour_of_the_day_where_the_app_is_at_home(world: World) -> None:
     from gateway.audience.policy import Policy
 
-    world.run(world.book.set_policy(APP.no, Policy(timezone="Asia/Tokyo")))
+    world.run(world.policies.set_policy(APP.no, Policy(timezone="Asia/Tokyo")))
     push(world)
     world.passes(24 * 3_600)
     push(world)
@@ -124,7 +124,7 @@ def test_who_opts_out_is_counted(world: World) -> None:
     world.says("settings", {"channels": {"offers": False}})
     world.says("settings", {"consent": "denied"})
     world.says("settings", {"consent": "denied"})
-    world.run(world.book.add_channel(APP.no, NewChannel(id="safety", name="Safety", may_mute=False)))
+    world.run(world.policies.add_channel(APP.no, NewChannel(id="safety", name="Safety", may_mute=False)))
     world.says("settings", {"channels": {"safety": False}})
     assert "safety" not in by(world, "channel"), "it is without effect"
     assert by(world, "channel")["offers"]["opted_out"] == 1

@@ -26,7 +26,7 @@ def alert(world: World, target: dict[str, Any] | None = None, **fields: Any) -> 
 
 
 def set_policy(world: World, **fields: Any) -> None:
-    world.run(world.book.set_policy(APP.no, Policy.model_validate(fields)))
+    world.run(world.policies.set_policy(APP.no, Policy.model_validate(fields)))
     world.settle()
 
 
@@ -66,7 +66,7 @@ def test_what_waits_ends_when_consent_is_withdrawn(world: World) -> None:
 
 def test_new_rules_hold_for_all_that_waits_though_the_server_is_killed_meanwhile(world: World) -> None:
     waiting = [alert(world) for _ in range(3)]
-    world.loop.run_until_complete(world.book.set_policy(APP.no, Policy(consent=ConsentPolicy(unknown="suppress"))))
+    world.loop.run_until_complete(world.policies.set_policy(APP.no, Policy(consent=ConsentPolicy(unknown="suppress"))))
     world.crash()  # the rules are on disk, and nothing has been judged by them
     world.connect()
     assert world.received() == []
@@ -249,11 +249,11 @@ def test_a_muted_channel_is_not_shown(world: World) -> None:
 
 
 def test_a_channel_that_may_not_be_muted(world: World) -> None:
-    world.run(world.book.add_channel(APP.no, NewChannel(id="safety", name="Safety", may_mute=False)))
+    world.run(world.policies.add_channel(APP.no, NewChannel(id="safety", name="Safety", may_mute=False)))
     world.says("settings", {"channels": {"safety": False}})
     push_id = alert(world, channel="safety")
     assert world.state(push_id) == ("waiting", None)
-    world.run(world.book.change_channel(APP.no, "safety", ChannelFields(name="Safety")))
+    world.run(world.policies.change_channel(APP.no, "safety", ChannelFields(name="Safety")))
     world.settle()
     assert world.state(push_id) == ("suppressed", "channel_muted"), "from now on it may"
 
@@ -383,7 +383,7 @@ class Minds(RuleBasedStateMachine):
     def rules_change(self, unknown: Any, command: Any) -> None:
         self.check_received()
         self.policy = Policy(consent=ConsentPolicy(unknown=unknown, denied=WhenDenied(command=command)))
-        self.world.run(self.world.book.set_policy(APP.no, self.policy))
+        self.world.run(self.world.policies.set_policy(APP.no, self.policy))
         self.world.settle()
 
     @rule(device_no=devices)

@@ -29,7 +29,7 @@ def alert(world: World, target: dict[str, Any] | None = None, **fields: Any) -> 
 
 
 def set_policy(world: World, **fields: Any) -> None:
-    world.run(world.book.set_policy(APP.no, Policy.model_validate(fields)))
+    world.run(world.policies.set_policy(APP.no, Policy.model_validate(fields)))
     world.settle()
 
 
@@ -173,7 +173,7 @@ def test_what_was_let_through_before_a_crash_is_part_of_no_digest(world: World) 
     first, *others = (alert(world, channel="offers") for _ in range(3))
     assert world.received() == [first]
     world.crash()
-    world.run(world.book.add_channel(1, NewChannel(id="news", name="News")))  # everything is judged anew
+    world.run(world.policies.add_channel(1, NewChannel(id="news", name="News")))  # everything is judged anew
     world.connect()
     assert world.received() == [first]
     assert [world.state(push_id) for push_id in others] == [("waiting", None)] * 2
@@ -209,7 +209,7 @@ def test_ten_days_offline_do_not_arrive_at_once(world: World) -> None:
 
 def test_the_cap_of_a_channel_and_of_the_app(world: World) -> None:
     offers = NewChannel.model_validate({"id": "offers", "name": "Offers", "caps": cap(1, "day")})
-    world.run(world.book.add_channel(APP.no, offers))
+    world.run(world.policies.add_channel(APP.no, offers))
     set_policy(world, caps=cap(3, "day"))
     world.connect()
     sent = [alert(world, channel=channel) for channel in ("offers", "offers", "news", "news", "news")]
@@ -219,7 +219,7 @@ def test_the_cap_of_a_channel_and_of_the_app(world: World) -> None:
 
 def offers_digested(world: World) -> None:
     fields = {"id": "offers", "name": "offers of today", "caps": cap(1, "hour", "digest")}
-    world.run(world.book.add_channel(APP.no, NewChannel.model_validate(fields)))
+    world.run(world.policies.add_channel(APP.no, NewChannel.model_validate(fields)))
 
 
 def test_what_is_too_much_comes_as_one(world: World) -> None:
@@ -371,7 +371,7 @@ def test_quiet_hours_are_on_the_wall_of_the_person(world: World) -> None:
 
 def test_quiet_hours_of_a_channel_replace_those_of_the_app(world: World) -> None:
     fields = {"id": "news", "name": "News", "quiet_hours": {"start": "08:00", "end": "09:00"}}
-    world.run(world.book.add_channel(APP.no, NewChannel.model_validate(fields)))
+    world.run(world.policies.add_channel(APP.no, NewChannel.model_validate(fields)))
     set_policy(world, quiet_hours=NIGHT)
     world.connect()
     news, other = alert(world, channel="news"), alert(world)
@@ -454,7 +454,7 @@ def test_what_has_no_room_follows_when_there_is(world: World) -> None:
 
 def test_new_caps_hold_for_all_that_waits_though_the_server_is_killed_meanwhile(world: World) -> None:
     waiting = [alert(world) for _ in range(3)]
-    world.loop.run_until_complete(world.book.set_policy(APP.no, Policy.model_validate({"caps": cap(1, "day")})))
+    world.loop.run_until_complete(world.policies.set_policy(APP.no, Policy.model_validate({"caps": cap(1, "day")})))
     world.crash()  # the rules are on disk, and nothing has been put under them
     world.connect()
     assert world.received() == waiting[:1]
@@ -619,7 +619,7 @@ class Schedules(RuleBasedStateMachine):
         push = self.pushes.get(push_id) or self.coming
         now = self.world.now
         broken = self.broken(device_no, push_id, push, now)
-        counted = bool(push["gated"] and self.world.book.of(APP.no).counts)
+        counted = bool(push["gated"] and self.world.policies.of(APP.no).counts)
         self.arrivals[device_no].append((now, push_id, counted))
         if not broken:
             return
@@ -674,7 +674,7 @@ class Schedules(RuleBasedStateMachine):
 
     def send(self, to: dict[str, Any], kind: str, channel: str | None, priority: str, ttl: int) -> None:
         fields = {} if channel is None else {"channel": channel}
-        gated = self.world.book.is_gated(APP.no, kind, channel)
+        gated = self.world.policies.is_gated(APP.no, kind, channel)
         self.coming = {"kind": kind, "channel": channel, "priority": priority, "ttl": ttl, "gated": gated}
         accepted = self.world.push(to, kind=kind, notification=ALERT, priority=priority, ttl=ttl, **fields)
         self.pushes[accepted.push_id] = self.coming
@@ -688,7 +688,7 @@ class Schedules(RuleBasedStateMachine):
         self.policy = Policy.model_validate({"caps": caps, "quiet_hours": quiet, "critical": {"per_day": ration}})
         self.note_drops()
         self.note_gated()
-        self.world.run(self.world.book.set_policy(APP.no, self.policy))
+        self.world.run(self.world.policies.set_policy(APP.no, self.policy))
         self.world.settle()
 
     @rule(
@@ -700,17 +700,17 @@ class Schedules(RuleBasedStateMachine):
         self.offers = fields
         self.note_drops()
         self.note_gated()
-        book = self.world.book
-        if "offers" in book.of(APP.no).channels:
-            self.world.run(book.change_channel(APP.no, "offers", fields))
+        policies = self.world.policies
+        if "offers" in policies.of(APP.no).channels:
+            self.world.run(policies.change_channel(APP.no, "offers", fields))
         else:
-            self.world.run(book.add_channel(APP.no, NewChannel(id="offers", **fields.__dict__)))
+            self.world.run(policies.add_channel(APP.no, NewChannel(id="offers", **fields.__dict__)))
         self.world.settle()
 
     def note_gated(self) -> None:
         """What waits when rules come is under them."""
         rules = [fields for fields in (self.policy, self.offers) if fields is not None]
-        if self.world.book.timed or any(fields.caps or fields.quiet_hours for fields in rules):
+        if self.world.policies.timed or any(fields.caps or fields.quiet_hours for fields in rules):
             for push in self.pushes.values():
                 push["gated"] = True
 

@@ -209,7 +209,9 @@ def test_who_opted_out_after_a_push_is_known_when_its_deliveries_are_gone(world:
 
 
 def test_what_is_known_of_a_person_leaves_with_the_device(world: World) -> None:
-    world.run(world.book.set_policy(APP.no, Policy.model_validate({"caps": {"limits": [{"count": 9, "per": "day"}]}})))
+    world.run(
+        world.policies.set_policy(APP.no, Policy.model_validate({"caps": {"limits": [{"count": 9, "per": "day"}]}}))
+    )
     world.says("settings", {"consent": "granted"})
     world.connect()
     world.push(notification={"title": "Hi"})
@@ -225,7 +227,7 @@ def test_what_is_known_of_a_person_leaves_with_the_device(world: World) -> None:
 
 def test_uses_of_critical_are_on_record_as_long_as_counts(world: World) -> None:
     policy = {"caps": {"limits": [{"count": 1, "per": "day"}]}, "critical": {"per_day": 1}}
-    world.run(world.book.set_policy(APP.no, Policy.model_validate(policy)))
+    world.run(world.policies.set_policy(APP.no, Policy.model_validate(policy)))
     world.connect()
     for _ in range(2):
         world.push(notification={"title": "Hi"}, priority="critical")

@@ -28,7 +28,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def change(world: World, **fields: Any) -> None:
     """The rules are on disk and hold; nothing has been put under them."""
-    task = world.loop.create_task(world.book.set_policy(APP.no, Policy.model_validate(fields)))
+    task = world.loop.create_task(world.policies.set_policy(APP.no, Policy.model_validate(fields)))
     while not task.done():
         world.loop.run_until_complete(asyncio.sleep(0))
 
@@ -116,7 +116,7 @@ def test_a_change_in_the_middle_of_a_pass_begins_it_anew(world: World) -> None:
 def test_a_kill_after_the_last_slice_of_an_earlier_change_forgets_no_later_one(world: World) -> None:
     sent = alert(world)
     change(world, caps=cap(1, "day"))
-    later = world.loop.create_task(world.book.set_policy(APP.no, Policy.model_validate(NOBODY_ASKED)))
+    later = world.loop.create_task(world.policies.set_policy(APP.no, Policy.model_validate(NOBODY_ASKED)))
     world.loop.run_until_complete(asyncio.sleep(0))  # on disk; the loop has not heard of it
     if not later.done():
         world.writer.drain()
@@ -129,7 +129,7 @@ def test_what_the_rules_do_not_concern_keeps_its_place(world: World) -> None:
     change(world)
     one_slice(world)
     world.crash()
-    world.run(world.book.add_channel(APP.no, NewChannel(id="news", name="News")))
+    world.run(world.policies.add_channel(APP.no, NewChannel(id="news", name="News")))
     world.settle()
     world.connect()
     assert world.received() == sent

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.audience.policy import PolicyBook
+from gateway.audience.policy import PolicyStore
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.analytics import Analytics
@@ -87,17 +87,17 @@ class World:
         self.ledger = Ledger(database, self.clock, self.timers)
         self.facts = DeviceFacts(database, self.clock, self.timers)
         self.mailbox = Mailbox(database, self.ledger, self.facts, self.clock, self.timers)
-        self.book = PolicyBook(database, self.clock)
-        self.wishes = Wishes(database, self.ledger, self.book, self.clock)
+        self.policies = PolicyStore(database, self.clock)
+        self.wishes = Wishes(database, self.ledger, self.policies, self.clock)
         numbers = PushNumbers()
-        self.gate = Gate(database, self.ledger, self.mailbox, self.book, self.clock, self.timers, Digests(numbers))
+        self.gate = Gate(database, self.ledger, self.mailbox, self.policies, self.clock, self.timers, Digests(numbers))
         self.wishes.on_stored = lambda device_no: self.gate.look((device_no,))
-        self.rule_changes = RuleChanges(database, self.ledger, self.wishes, self.gate, self.book, self.clock)
-        self.book.on_changed = self.rule_changes.begin
+        self.rule_changes = RuleChanges(database, self.ledger, self.wishes, self.gate, self.policies, self.clock)
+        self.policies.on_changed = self.rule_changes.begin
         self.receipts = Receipts(
             database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger, self.wishes
         )
-        self.analytics = Analytics(database, self.ledger, self.book, self.clock, self.timers)
+        self.analytics = Analytics(database, self.ledger, self.policies, self.clock, self.timers)
         self.reports = Reports(database, self.ledger)
         self.attachments = Attachments(
             database,
@@ -115,18 +115,18 @@ class World:
             self.clock,
             self.timers,
             storage_left=lambda: self.storage_left,
-            book=self.book,
+            policies=self.policies,
             gate=self.gate,
             numbers=numbers,
             attachments=self.attachments,
         )
-        self.forecast = Forecast(database, self.mailbox, self.book, self.attachments, self.limits.max_payload)
+        self.forecast = Forecast(database, self.mailbox, self.policies, self.attachments, self.limits.max_payload)
         self.engine.events = self.mailbox
         self.mailbox.attach(self.engine)
         self.mailbox.on_published = self.receipts.published
         self.mailbox.on_released = self.receipts.released
         self.receipts.on_zone = self.gate.zone_changed
-        self.run(self.book.load())
+        self.run(self.policies.load())
         self.run(self.gate.load())
         self.run(self.rule_changes.recover())
         self.run(self.analytics.load())
