@@ -163,8 +163,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             hangups.ready(partial(_reload, components, tls, http_tls))
         ending.push_async_callback(http.stop)
         ending.callback(components.feed.end)  # before that: a stream would keep it waiting
-        components.couriers.start()
-        ending.push_async_callback(components.couriers.end)
+        components.webhook_sender.start()
+        ending.push_async_callback(components.webhook_sender.end)
         if tls is not None:
             ending.callback(entrance.close)
         for work in (

@@ -50,11 +50,11 @@ from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.devices import DeviceRegistry, MqttAddress
 from gateway.disk_space import DiskSpace
+from gateway.events.event_feed import EventFeed
+from gateway.events.webhook_sender import WebhookSender
+from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
 from gateway.metrics import Metrics, Sources
-from gateway.outreach.couriers import Couriers
-from gateway.outreach.event_feed import EventFeed
-from gateway.outreach.webhooks import WebhookStore
 from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
 from gateway.stores import Stored
@@ -137,7 +137,7 @@ class Components:
         self.feed = feed = EventFeed(database, clock, timers)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
         self._webhooks = WebhookStore(database, clock, networks)
-        self.couriers = Couriers(database, feed, self._webhooks, clock, networks)
+        self.webhook_sender = WebhookSender(database, feed, self._webhooks, clock, networks)
         self._calls = Calls(database, self._acceptance)
         self._receipts.on_acted = self._calls.answered
         self._retention = Retention(
@@ -210,7 +210,7 @@ class Components:
                 connection_events=self.connection_events,
                 broker=self.broker.metrics,
                 attachments=self.attachments,
-                couriers=self.couriers,
+                webhook_sender=self.webhook_sender,
                 feed=self.feed,
                 event_room=self.event_room,
                 uplink_quota=self.uplink_quota,
@@ -284,7 +284,13 @@ class Components:
 
     async def sweep(self) -> None:
         """End what has outlived its ttl, and do what else is due, until cancelled."""
-        works = self._ledger.sweep, self._gate.tick, self.analytics.tick, self.couriers.tick, self._follow_wall_clock
+        works = (
+            self._ledger.sweep,
+            self._gate.tick,
+            self.analytics.tick,
+            self.webhook_sender.tick,
+            self._follow_wall_clock,
+        )
         await repeat(SWEEP_SECONDS, *works)
 
     def _follow_wall_clock(self) -> None:

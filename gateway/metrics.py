@@ -51,8 +51,8 @@ from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.delivery_states import DeliveryState
-from gateway.outreach.couriers import Couriers
-from gateway.outreach.event_feed import EventFeed
+from gateway.events.event_feed import EventFeed
+from gateway.events.webhook_sender import WebhookSender
 from gateway.program import installed_version
 from gateway.store.database import Database
 
@@ -90,7 +90,7 @@ class Sources:
     facts: DeviceFacts
     connection_events: ConnectionEvents
     attachments: Attachments
-    couriers: Couriers
+    webhook_sender: WebhookSender
     feed: EventFeed
     event_room: EventRoom
     uplink_quota: UplinkQuota
@@ -298,13 +298,17 @@ class _Collector(Collector):
         yield _by_label(
             CounterMetricFamily, "http_limits", "Times that a limit of HTTP connections has acted.", "limit", limits
         )
-        attempts = {"succeeded": sources.couriers.succeeded, "failed": sources.couriers.failed}
+        attempts = {"succeeded": sources.webhook_sender.succeeded, "failed": sources.webhook_sender.failed}
         yield _by_label(
             CounterMetricFamily, "webhook_requests", "Requests to webhooks' receivers.", "outcome", attempts
         )
-        yield _counter("webhook_dead_letters", "Batches that no receiver took within a day.", sources.couriers.buried)
-        yield _counter("webhooks_disabled", "Webhooks disabled because they failed.", sources.couriers.disabled)
-        yield _gauge("webhook_lanes_at_work", "Parts of webhooks that are being sent.", sources.couriers.at_work)
+        yield _counter(
+            "webhook_dead_letters", "Batches that no receiver took within a day.", sources.webhook_sender.dead_letters
+        )
+        yield _counter("webhooks_disabled", "Webhooks disabled because they failed.", sources.webhook_sender.disabled)
+        yield _gauge(
+            "webhook_lanes_at_work", "Parts of webhooks that are being sent.", sources.webhook_sender.lanes_busy
+        )
         yield _gauge("attachment_bytes", "Of files that pushes refer to.", sources.attachments.stored)
         yield _counter("attachment_uploads_refused", "For want of room.", sources.attachments.refused)
         yield _gauge("attachment_uploads", "Under way.", sources.attachments.uploads)

@@ -69,7 +69,7 @@ GATEWAY_LAYERS = (
     ("audience",),
     ("delivery",),
     ("devices",),
-    ("outreach",),
+    ("events",),
     ("api",),
     ("metrics",),
     ("listener_config",),

@@ -16,7 +16,7 @@ from gateway.api.openapi import header
 from gateway.api.services import ReaderOf, services
 from gateway.delivery.event_log import Page, Position, position_of
 from gateway.errors import problem
-from gateway.outreach.event_feed import EventFeed, wanted_types
+from gateway.events.event_feed import EventFeed, wanted_types
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/events", tags=["events"])

@@ -30,9 +30,9 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
 from gateway.devices import DeviceRegistry
 from gateway.errors import problem
+from gateway.events.event_feed import EventFeed
+from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
-from gateway.outreach.event_feed import EventFeed
-from gateway.outreach.webhooks import WebhookStore
 from gateway.store.database import Database
 from gateway.timestamps import wall_time
 

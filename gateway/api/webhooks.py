@@ -13,8 +13,8 @@ from gateway.api.openapi import takes, takes_patch
 from gateway.api.problems import validation_problem
 from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, WebhookId, services
 from gateway.described_model import DescribedModel
+from gateway.events.webhooks import NewWebhook, WebhookFields
 from gateway.merge_patch import merge_patch
-from gateway.outreach.webhooks import NewWebhook, WebhookFields
 
 router = APIRouter(prefix="/v1/webhooks", tags=["events"])
 

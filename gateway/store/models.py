@@ -378,7 +378,7 @@ class Webhook(SQLModel, table=True):
 
 
 class WebhookLane(SQLModel, table=True):
-    """How far a part of the devices has been told of (`outreach/webhooks`)."""
+    """How far a part of the devices has been told of (`events/webhooks`)."""
 
     __tablename__ = "webhook_lane"
     __table_args__ = ({"sqlite_with_rowid": False},)

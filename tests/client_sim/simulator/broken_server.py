@@ -91,9 +91,9 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef, Draft, Submission, draft_of
 from gateway.delivery_states import DeliveryState
 from gateway.errors import problem
-from gateway.outreach.couriers import Couriers
-from gateway.outreach.event_feed import EventFeed
-from gateway.outreach.guarded_client import Answer
+from gateway.events.event_feed import EventFeed
+from gateway.events.guarded_client import ReceiverResponse
+from gateway.events.webhook_sender import WebhookSender
 
 EVERY = 1_000
 LONGER = 30
@@ -224,15 +224,15 @@ def no_answer() -> None:
 
 
 def no_webhook() -> None:
-    attempt = Couriers._attempt
+    attempt = WebhookSender._attempt
     attempts = 0
 
-    async def attempt_mostly(self: Couriers, route: Any, events: Any) -> Any:
+    async def attempt_mostly(self: WebhookSender, receiver: Any, events: Any) -> Any:
         nonlocal attempts
         attempts += 1
-        return await attempt(self, route, events) if attempts % 3 else Answer(200, None, "")
+        return await attempt(self, receiver, events) if attempts % 3 else ReceiverResponse(200, None, "")
 
-    Couriers._attempt = attempt_mostly  # type: ignore[method-assign]
+    WebhookSender._attempt = attempt_mostly  # type: ignore[method-assign]
 
 
 def no_event() -> None:
@@ -597,15 +597,15 @@ def wrong_push() -> None:
 
 def changed_requests(change: Callable[[list[Event]], list[Event]], every: int) -> Callable[[], None]:
     def plant() -> None:
-        attempt = Couriers._attempt
+        attempt = WebhookSender._attempt
         attempts = 0
 
-        async def attempt_changed(self: Couriers, route: Any, events: list[Event]) -> Any:
+        async def attempt_changed(self: WebhookSender, receiver: Any, events: list[Event]) -> Any:
             nonlocal attempts
             attempts += 1
-            return await attempt(self, route, events if attempts % every else change(events))
+            return await attempt(self, receiver, events if attempts % every else change(events))
 
-        Couriers._attempt = attempt_changed  # type: ignore[method-assign]
+        WebhookSender._attempt = attempt_changed  # type: ignore[method-assign]
 
     return plant
 

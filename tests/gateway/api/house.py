@@ -111,7 +111,7 @@ class House:
 
     async def close(self) -> None:
         self.components.feed.end()
-        await self.components.couriers.end()
+        await self.components.webhook_sender.end()
         await self.components.settle()
         await self._ending.aclose()
 

@@ -1,4 +1,4 @@
-"""Webhooks as their senders see them; what is sent is in tests/gateway/outreach."""
+"""Webhooks as their senders see them; what is sent is in tests/gateway/events."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.api import answers
-from gateway.outreach.webhooks import MAX_WEBHOOKS
+from gateway.events.webhooks import MAX_WEBHOOKS
 from tests.gateway.api.house import House
 
 URL = "https://hooks.example/fleet?app=1"

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import httpcore2
 import httpx2
 
-from gateway.outreach.bounded_streams import AnswerTooLong, BoundedNetwork, ExtraReads
-from gateway.outreach.look_ups import Failed, Resolve
+from gateway.events.bounded_streams import AnswerTooLong, BoundedNetwork, ExtraReads
+from gateway.events.dns import RequestFailed, Resolve
 
 ATTEMPT_SECONDS = 15.0
-"""From the look-up of the name to the end of the answer."""
+"""From the lookup of the name to the end of the answer."""
 TEXT_BYTES = 200
 """Of an answer's body that is kept."""
 CONNECTIONS = 8
@@ -39,7 +39,7 @@ way to write an IPv4 address: fec0::/10, ::127.0.0.1, ::ffff:0:127.0.0.1, 64:ff9
 
 
 @dataclass(slots=True, frozen=True)
-class Answer:
+class ReceiverResponse:
     status: int
     retry_after: str | None
     text: str
@@ -64,21 +64,21 @@ class GuardedClient:
         self._extra = extra if extra is not None else ExtraReads()
         self._pool: httpcore2.AsyncConnectionPool | None = None
 
-    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
-        """Raises Failed."""
+    async def post(self, url: str, body: bytes, headers: dict[str, str]) -> ReceiverResponse:
+        """Raises RequestFailed."""
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 return await self._post(httpx2.URL(url), body, headers)
         except TimeoutError:
-            raise Failed(f"no answer within {ATTEMPT_SECONDS:.0f} seconds") from None
-        except Failed:
+            raise RequestFailed(f"no answer within {ATTEMPT_SECONDS:.0f} seconds") from None
+        except RequestFailed:
             raise
         except AnswerTooLong as error:
-            raise Failed(str(error)) from None
+            raise RequestFailed(str(error)) from None
         except Exception as error:  # whatever it is, this was an attempt, and the next one may go better
-            raise Failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
+            raise RequestFailed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
 
-    async def _post(self, url: httpx2.URL, body: bytes, headers: dict[str, str]) -> Answer:
+    async def _post(self, url: httpx2.URL, body: bytes, headers: dict[str, str]) -> ReceiverResponse:
         if self._pool is None:
             self._pool = httpcore2.AsyncConnectionPool(
                 self._trust or _system_trust(),
@@ -125,7 +125,7 @@ class GuardedClient:
         finally:
             await response.aclose()
         retry_after = next((value for name, value in response.headers if name.lower() == b"retry-after"), None)
-        return Answer(
+        return ReceiverResponse(
             response.status,
             None if retry_after is None else retry_after.decode("latin-1"),
             text.decode(errors="replace"),
@@ -138,7 +138,7 @@ class GuardedClient:
         permitted = [address for address in found if may_be_asked(address, self._allowed)]
         if permitted:
             return permitted
-        raise Failed(
+        raise RequestFailed(
             f"{url.host} is {', '.join(found)}, which is private: the setting webhook_networks can allow it"
             if found
             else f"{url.host} has no address"

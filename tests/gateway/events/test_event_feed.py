@@ -11,10 +11,10 @@ import pytest
 
 from gateway.delivery.event_log import PAGE_BYTES, Position, log_of_device, remove_events
 from gateway.errors import Problem
-from gateway.outreach import event_feed
-from gateway.outreach.event_feed import STREAMS_OF_APP, STREAMS_OF_KEY
+from gateway.events import event_feed
+from gateway.events.event_feed import STREAMS_OF_APP, STREAMS_OF_KEY
 from tests.gateway.api.house import House
-from tests.gateway.outreach.conftest import HOUR, Fleet
+from tests.gateway.events.conftest import HOUR, Fleet
 
 DAY = 24 * HOUR
 

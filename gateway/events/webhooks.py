@@ -1,6 +1,6 @@
 """Webhooks: where an app wants its events sent, and what became of that.
 
-Kept in memory for every app, like its policy: couriers look at them all the time. A secret is stored as it is, because
+Kept in memory for every app, like its policy: the sender reads them all the time. A secret is stored as it is, because
 a signature needs it; it is shown once, when it is made.
 """
 
@@ -24,8 +24,8 @@ from gateway.delivery.event_log import Position, last_position
 from gateway.delivery.reports import cursor_number
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem
-from gateway.outreach.event_feed import type_filter
-from gateway.outreach.guarded_client import Network, may_be_asked
+from gateway.events.event_feed import type_filter
+from gateway.events.guarded_client import Network, may_be_asked
 from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
@@ -180,7 +180,7 @@ class WebhookStore:
         self._allowed = allowed
         self.webhooks: dict[str, Webhook] = {}
         self.on_changed: Callable[[Webhook], None] = lambda webhook: None
-        """Made, changed or removed; set to the couriers'."""
+        """Called when a webhook was made, changed or removed."""
         self.on_replay: Callable[[Webhook], None] = lambda webhook: None
 
     async def load(self) -> None:

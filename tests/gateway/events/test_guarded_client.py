@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from gateway.outreach import guarded_client
-from gateway.outreach.guarded_client import GuardedClient, may_be_asked
-from gateway.outreach.look_ups import Failed, LookUps
+from gateway.events import guarded_client
+from gateway.events.dns import DnsResolver, RequestFailed
+from gateway.events.guarded_client import GuardedClient, may_be_asked
 from tests.certificates import Authority
-from tests.gateway.outreach.conftest import MakeReceiver
+from tests.gateway.events.conftest import MakeReceiver
 from tests.receiver import Receiver
 
 THIS = [ipaddress.ip_network("127.0.0.1/32")]
@@ -95,7 +95,7 @@ async def test_a_name_is_resolved_once_and_what_was_judged_is_asked(receiver: Re
     assert (await client.post(url, b"{}", {})).status == 200
     assert asked == ["hooks.example"]
     assert receiver.requests[0].headers["host"] == f"hooks.example:{receiver.port}"
-    with pytest.raises(Failed, match=r"hooks\.example is 127\.0\.0\.2, which is private"):
+    with pytest.raises(RequestFailed, match=r"hooks\.example is 127\.0\.0\.2, which is private"):
         await client.post(url, b"{}", {})
     assert len(receiver.requests) == 1
     await client.close()
@@ -114,7 +114,7 @@ async def test_of_several_addresses_one_that_answers_is_asked(receiver: Receiver
     assert (await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})).status == 200
     assert len(receiver.requests) == 1
     receiver.close()
-    with pytest.raises(Failed, match="ConnectError"):
+    with pytest.raises(RequestFailed, match="ConnectError"):
         await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})
     await client.close()
 
@@ -144,33 +144,33 @@ async def test_what_was_asked_of_one_address_is_not_asked_of_the_next(receiver: 
     async with await asyncio.start_server(rude, "127.0.0.2", receiver.port):
         resolve, _ = names(["127.0.0.2", "127.0.0.1"])
         client = GuardedClient([ipaddress.ip_network("127.0.0.0/8")], resolve)
-        with pytest.raises(Failed):
+        with pytest.raises(RequestFailed):
             await client.post(f"http://hooks.example:{receiver.port}/", b"{}", {})
         await client.close()
     assert receiver.requests == []
 
 
 async def test_a_name_without_an_address() -> None:
-    client = GuardedClient(THIS, LookUps().of_app(1))
-    with pytest.raises(Failed, match=r"nowhere\.invalid cannot be resolved"):
+    client = GuardedClient(THIS, DnsResolver().of_app(1))
+    with pytest.raises(RequestFailed, match=r"nowhere\.invalid cannot be resolved"):
         await client.post("http://nowhere.invalid/", b"{}", {})
     resolve, _ = names([])
-    with pytest.raises(Failed, match="has no address"):
+    with pytest.raises(RequestFailed, match="has no address"):
         await GuardedClient(THIS, resolve).post("http://hooks.example/", b"{}", {})
     await client.close()
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".example", "..", "x\u0301" * 70, "exa mple"])
 async def test_what_is_no_name_is_a_failed_attempt(host: str) -> None:
-    client = GuardedClient(THIS, LookUps().of_app(1))
-    with pytest.raises(Failed):
+    client = GuardedClient(THIS, DnsResolver().of_app(1))
+    with pytest.raises(RequestFailed):
         await client.post(f"http://{host}/", b"{}", {})
     await client.close()
 
 
 async def test_the_environments_proxy_is_not_used(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    client = GuardedClient(THIS, LookUps().of_app(1))
+    client = GuardedClient(THIS, DnsResolver().of_app(1))
     assert (await client.post(receiver.url, b"{}", {})).status == 200
     await client.close()
 
@@ -186,11 +186,11 @@ async def test_the_certificate_is_the_names(make_receiver: MakeReceiver, tmp_pat
     assert (await client.post(f"https://hooks.example:{receiver.port}/hook", b"{}", {})).status == 200
     await client.close()
     client = GuardedClient(THIS, resolve, ssl.create_default_context(cafile=authority.certificate))
-    with pytest.raises(Failed, match=r"(?i)hostname mismatch"):
+    with pytest.raises(RequestFailed, match=r"(?i)hostname mismatch"):
         await client.post(f"https://other.example:{receiver.port}/hook", b"{}", {})
     await client.close()
     stranger = GuardedClient(THIS, resolve)
-    with pytest.raises(Failed, match=r"(?i)certificate verify failed"):
+    with pytest.raises(RequestFailed, match=r"(?i)certificate verify failed"):
         await stranger.post(f"https://hooks.example:{receiver.port}/hook", b"{}", {})
     await stranger.close()
 
@@ -205,7 +205,7 @@ async def test_an_endless_answer_is_not_read_to_its_end() -> None:
                 await writer.drain()
 
     async with await asyncio.start_server(endless, "127.0.0.1") as server:
-        client = GuardedClient(THIS, LookUps().of_app(1))
+        client = GuardedClient(THIS, DnsResolver().of_app(1))
         answer = await client.post(url_of(server), b"{}", {})
         assert (answer.status, answer.text) == (200, "x" * 200)
         await client.close()
@@ -265,8 +265,8 @@ async def test_everything_that_is_answered_counts(first: bytes, again: bytes) ->
                 await writer.drain()
 
     async with serving(answer) as server:
-        client = GuardedClient(THIS, LookUps().of_app(1))
-        with pytest.raises(Failed):
+        client = GuardedClient(THIS, DnsResolver().of_app(1))
+        with pytest.raises(RequestFailed):
             await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 5)
         await client.close()
 
@@ -282,7 +282,7 @@ async def test_a_body_that_never_ends_was_answered(endless: bytes) -> None:
                 await writer.drain()
 
     async with serving(answer) as server:
-        client = GuardedClient(THIS, LookUps().of_app(1))
+        client = GuardedClient(THIS, DnsResolver().of_app(1))
         assert (await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 5)).status == 200
         await client.close()
 
@@ -301,8 +301,8 @@ async def test_byte_by_byte_is_not_listened_to_for_long() -> None:
                 await writer.drain()
 
     async with serving(answer) as server:
-        client = GuardedClient(THIS, LookUps().of_app(1))
-        with pytest.raises(Failed, match="more than 16384 bytes"):
+        client = GuardedClient(THIS, DnsResolver().of_app(1))
+        with pytest.raises(RequestFailed, match="more than 16384 bytes"):
             await asyncio.wait_for(client.post(url_of(server), b"{}", {}), 15)
         await client.close()
 
@@ -319,7 +319,7 @@ async def test_every_request_of_a_connection_has_its_whole_answer() -> None:
                 writer.write(HEAD + b"Content-Length: 5000\r\nRetry-After: 7\r\n\r\n" + body)
 
     async with serving(answer) as server:
-        client = GuardedClient(THIS, LookUps().of_app(1))
+        client = GuardedClient(THIS, DnsResolver().of_app(1))
         for _ in range(5):
             answered = await client.post(url_of(server), b"{}", {})
             assert (answered.status, answered.retry_after, answered.text) == (200, "7", "x" * 200)
@@ -337,8 +337,8 @@ async def test_who_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         writer.close()
 
     async with await asyncio.start_server(silent, "127.0.0.1") as server:
-        client = GuardedClient(THIS, LookUps().of_app(1))
-        with pytest.raises(Failed, match="no answer within"):
+        client = GuardedClient(THIS, DnsResolver().of_app(1))
+        with pytest.raises(RequestFailed, match="no answer within"):
             await client.post(url_of(server), b"{}", {})
         await asyncio.wait_for(ended.wait(), 5)
         await client.close()
@@ -351,8 +351,8 @@ async def test_what_is_not_http_is_a_failure() -> None:
         writer.close()
 
     async with await asyncio.start_server(other, "127.0.0.1") as server:
-        client = GuardedClient(THIS, LookUps().of_app(1))
-        with pytest.raises(Failed, match="RemoteProtocolError"):
+        client = GuardedClient(THIS, DnsResolver().of_app(1))
+        with pytest.raises(RequestFailed, match="RemoteProtocolError"):
             await client.post(url_of(server), b"{}", {})
         await client.close()
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from gateway.delivery.event_log import Event, Position
-from gateway.outreach import couriers, look_ups
-from gateway.outreach.webhooks import LANES, MAX_WEBHOOKS
+from gateway.events import dns, webhook_sender
+from gateway.events.webhooks import LANES, MAX_WEBHOOKS
 from gateway.pages import to_json
 from gateway.store.errors import StorageFull
 from tests.gateway.api.house import House
-from tests.gateway.outreach.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
+from tests.gateway.events.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
 from tests.receiver import Answer, Receiver, Request
 
 DAY = 24 * HOUR
@@ -46,7 +46,7 @@ async def test_events_arrive_signed_in_order(house: House, fleet: Fleet, receive
     event = receiver.events()[0]
     assert set(event) == {"id", "type", "timestamp", "data"}
     assert event["type"] == "device.settings"
-    await fleet.until(lambda: not house.components.couriers.at_work, "the answers have been read")
+    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "the answers have been read")
     status = await fleet.status()
     assert status["succeeded_at"] is not None
     assert (status["failed_at"], status["last_error"]) == (None, None)
@@ -111,7 +111,7 @@ async def test_a_receiver_that_is_down_for_an_hour_loses_nothing(
     start = house.clock.milliseconds
     while house.clock.milliseconds < start + HOUR:
         await fleet.happens(1, devices=3)
-        await fleet.until(lambda: not house.components.couriers.at_work, "rest")
+        await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
         await fleet.passes(5 * MINUTE)
     assert "Connect" in (await fleet.status())["last_error"]
     back = make_receiver(port=receiver.port)
@@ -161,7 +161,7 @@ async def test_retry_after_is_waited_for(house: House, fleet: Fleet, receiver: R
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
     await fleet.until(
-        lambda: len(receiver.requests) == 1 and not house.components.couriers.at_work, "the first attempt"
+        lambda: len(receiver.requests) == 1 and not house.components.webhook_sender.lanes_busy, "the first attempt"
     )
     start = house.clock.milliseconds
     receiver.answer = answering(200)
@@ -202,7 +202,7 @@ async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_l
     await house.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.passes_until(lambda: len(receiver.events()) == len(log) - 1, most=26 * HOUR)
     check_order(receiver.events(), [event for event in log if event != poison])
-    await fleet.until(lambda: not house.components.couriers.at_work, "rest")
+    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
     (letter,) = await fleet.dead_letters()
     assert letter["events"] == [poison]
     assert letter["error"].startswith(f"answered {status}")
@@ -211,12 +211,12 @@ async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_l
 
     answer = await house.call("POST", f"{fleet.path}/dead-letters/replay", 202, json={"ids": [letter["id"]]})
     assert answer == {"replaying": 1}
-    await fleet.until(lambda: not house.components.couriers.at_work, "the replay")
+    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "the replay")
     (letter,) = await fleet.dead_letters()
     assert not letter["replaying"], "it was refused once more"
     receiver.answer = answering(200)
     await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
-    await fleet.until(lambda: not house.components.couriers.at_work, "the replay")
+    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "the replay")
     assert await fleet.dead_letters() == []
     assert {event["id"] for event in receiver.events()} == {event["id"] for event in log}
 
@@ -232,24 +232,24 @@ async def test_however_many_events_are_refused_they_delay_their_lane_by_a_day_in
     await house.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.passes_until(lambda: len(receiver.events()) == len(log) - len(bad), most=26 * HOUR)
     check_order(receiver.events(), [event for event in log if event["id"] not in bad])
-    await fleet.passes_until(lambda: house.components.couriers.buried == len(bad), most=HOUR)
+    await fleet.passes_until(lambda: house.components.webhook_sender.dead_letters == len(bad), most=HOUR)
     letters = await fleet.dead_letters()
     assert {letter["events"][0]["id"] for letter in letters} == bad
     assert {len(letter["events"]) for letter in letters} == {1}
-    assert min(letter["attempts"] for letter in letters) >= couriers.OLD_ATTEMPTS
+    assert min(letter["attempts"] for letter in letters) >= webhook_sender.OLD_ATTEMPTS
     assert (await fleet.status())["enabled"]
 
 
 async def test_who_refuses_everything_that_is_old_is_disabled_and_keeps_most_of_it(
     house: House, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(couriers, "OLD_LETTERS", 10)
+    monkeypatch.setattr(webhook_sender, "OLD_LETTERS", 10)
     receiver.answer = answering(500)
     await fleet.hook(receiver.url, enabled=False)
     await fleet.happens(10)
     house.clock.milliseconds += 2 * DAY
     await house.call("PATCH", fleet.path, json={"enabled": True})
-    await fleet.passes_until(lambda: house.components.couriers.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
+    await fleet.passes_until(lambda: house.components.webhook_sender.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
     letters = await fleet.dead_letters()
     assert 10 <= len(letters) <= 10 + 2 * LANES
     receiver.answer = answering(200)
@@ -310,7 +310,7 @@ async def test_who_takes_nothing_for_a_day_is_disabled_and_goes_on_where_it_was(
     await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
     expected = {event["id"] for event in await fleet.log()}
     await fleet.passes_until(lambda: {event["id"] for event in receiver.events()} == expected)
-    await fleet.until(lambda: not house.components.couriers.at_work, "rest")
+    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
     assert await fleet.dead_letters() == []
 
 
@@ -324,7 +324,7 @@ async def test_a_dead_letter_that_cannot_be_stored_is_not_passed_over(
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
     with monkeypatch.context() as patched:
-        patched.setattr(couriers, "_bury", full)
+        patched.setattr(webhook_sender, "_store_dead_letter", full)
         await fleet.passes_until(lambda: "no space left" in caplog.text, step=30 * MINUTE, most=26 * HOUR)
     assert (await fleet.status())["enabled"]
     receiver.answer = answering(200)
@@ -336,7 +336,7 @@ async def test_gone_disables_at_once(house: House, fleet: Fleet, receiver: Recei
     receiver.answer = answering(410)
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
-    await fleet.until(lambda: bool(receiver.requests) and not house.components.couriers.at_work, "the attempt")
+    await fleet.until(lambda: bool(receiver.requests) and not house.components.webhook_sender.lanes_busy, "the attempt")
     status = await fleet.status()
     assert not status["enabled"]
     assert "410" in status["disabled_reason"]
@@ -363,7 +363,7 @@ async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_ne
     house: House, fleet: Fleet, receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has the number that the removed one had."""
-    monkeypatch.setattr(couriers, "GIVE_UP_MS", 0)
+    monkeypatch.setattr(webhook_sender, "GIVE_UP_MS", 0)
     go = threading.Event()
     receiver.answer = answering_after(go, status)
     await fleet.hook(receiver.url)
@@ -375,7 +375,9 @@ async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_ne
     before = await everything_of_webhooks(house)
     assert before[0][0][0] == 1, "the number of the removed one"
     go.set()
-    await fleet.until(lambda: house.components.couriers.succeeded + house.components.couriers.failed == 1, "the answer")
+    await fleet.until(
+        lambda: house.components.webhook_sender.succeeded + house.components.webhook_sender.failed == 1, "the answer"
+    )
     assert await everything_of_webhooks(house) == before
 
 
@@ -388,14 +390,14 @@ async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
     status: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(couriers, "GIVE_UP_MS", 0)
+    monkeypatch.setattr(webhook_sender, "GIVE_UP_MS", 0)
     go = threading.Event()
 
     async def dies(url: str) -> None:
         """A webhook with a dead letter, which is disabled by that."""
         await fleet.hook(url)
         await fleet.happens(1, devices=1)
-        await fleet.until(lambda: not house.components.couriers.at_work, "the attempt")
+        await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "the attempt")
         assert len(await fleet.dead_letters()) == 1
 
     receiver.answer = answering(500)
@@ -409,12 +411,12 @@ async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
     other.answer = answering(500)
     await fleet.hook(other.url)
     await fleet.happens(1, devices=1)
-    await fleet.until(lambda: house.components.couriers.buried == 2, "its dead letter")
+    await fleet.until(lambda: house.components.webhook_sender.dead_letters == 2, "its dead letter")
     before = await everything_of_webhooks(house)
     go.set()
-    done = house.components.couriers.succeeded + house.components.couriers.failed
+    done = house.components.webhook_sender.succeeded + house.components.webhook_sender.failed
     await fleet.until(
-        lambda: house.components.couriers.succeeded + house.components.couriers.failed > done, "the answer"
+        lambda: house.components.webhook_sender.succeeded + house.components.webhook_sender.failed > done, "the answer"
     )
     assert await everything_of_webhooks(house) == before
 
@@ -447,7 +449,8 @@ async def test_a_name_that_resolves_to_this_machine_is_not_asked(tmp_path: Any, 
             await fleet.hook(f"http://{host}:{receiver.port}/hook")
         await fleet.happens(1, devices=1)
         await fleet.until(
-            lambda: house.components.couriers.failed >= 3 and not house.components.couriers.at_work, "refusals"
+            lambda: house.components.webhook_sender.failed >= 3 and not house.components.webhook_sender.lanes_busy,
+            "refusals",
         )
         for webhook in (await house.call("GET", "/v1/webhooks"))["items"]:
             assert "which is private" in webhook["last_error"]
@@ -474,11 +477,11 @@ async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
         assert host == "shop.example" or go.wait(30)
         return ["127.0.0.1"]
 
-    monkeypatch.setattr(look_ups, "addresses", addresses)
+    monkeypatch.setattr(dns, "addresses", addresses)
     for number in range(MAX_WEBHOOKS):
         await fleet.hook(f"http://hook{number}.dead:{receiver.port}/")
     await fleet.happens()
-    assert house.components.couriers.at_work == MAX_WEBHOOKS * LANES
+    assert house.components.webhook_sender.lanes_busy == MAX_WEBHOOKS * LANES
     quick = make_receiver()
     await another_app_has_an_event(house, f"http://shop.example:{quick.port}/")
     await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
@@ -490,8 +493,8 @@ async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
 async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
     tmp_path: Path, receiver: Receiver, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(couriers, "ATTEMPTS", 6)
-    monkeypatch.setattr(couriers, "ATTEMPTS_OF_APP", 5)
+    monkeypatch.setattr(webhook_sender, "ATTEMPTS", 6)
+    monkeypatch.setattr(webhook_sender, "ATTEMPTS_OF_APP", 5)
     house = await House.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
     go = threading.Event()
 
@@ -507,7 +510,7 @@ async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
             await fleet.hook(receiver.url)
         await fleet.happens()
         await fleet.until(lambda: len(receiver.requests) == 5, "its share")
-        assert house.components.couriers.at_work == 3 * LANES
+        assert house.components.webhook_sender.lanes_busy == 3 * LANES
 
         quick = make_receiver()
         await another_app_has_an_event(house, quick.url)
@@ -554,10 +557,10 @@ async def test_what_was_not_wanted_is_never_lost(house: House, fleet: Fleet, rec
     """Long after, when it has left, a restart must not take it for a loss."""
     await fleet.hook(receiver.url, types=["webhook.disabled"])
     await fleet.happens(1)
-    await fleet.until(lambda: not house.components.couriers.at_work, "rest")
+    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
     await fleet.passes(2 * HOUR)
     await fleet.happens(1)
-    await fleet.until(lambda: not house.components.couriers.at_work, "rest")
+    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
     positions = await house.database.read(
         lambda connection: connection.execute("SELECT DISTINCT entry FROM webhook_lane").fetchall()
     )
@@ -571,11 +574,11 @@ async def test_whatever_receivers_do_nothing_is_lost(house: House, fleet: Fleet,
     answers = (200, 200, 204, 301, 400, 404, 408, 429, 500, 503)
     receiver.answer = lambda request: (dice.choice(answers), {})
     await fleet.hook(receiver.url)
-    couriers = house.components.couriers
+    sender = house.components.webhook_sender
     start = house.clock.milliseconds
     while house.clock.milliseconds < start + 12 * HOUR:
         await fleet.happens(dice.randrange(3), devices=dice.randrange(1, 9))
-        await fleet.until(lambda: not couriers.at_work, "rest")
+        await fleet.until(lambda: not sender.lanes_busy, "rest")
         if dice.random() < 0.1:
             await house.call("PATCH", fleet.path, json={"enabled": False})
             await house.call("PATCH", fleet.path, json={"enabled": True})
@@ -588,14 +591,16 @@ async def test_whatever_receivers_do_nothing_is_lost(house: House, fleet: Fleet,
 
 
 async def test_dead_letters_have_room_by_their_bytes_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(couriers, "LETTERS_BYTES", 1_000)
+    monkeypatch.setattr(webhook_sender, "LETTERS_BYTES", 1_000)
     webhook = house.components._webhooks.webhooks[
         (await house.call("POST", "/v1/webhooks", 201, json={"url": "http://127.0.0.1:9/"}))["id"]
     ]
 
     def bury(size: int) -> Any:
         event = Event("1.0", "device.uplink", "t", to_json({"id": "1.0", "text": "x" * size}))
-        return lambda connection: couriers._bury(connection, webhook, [event], 1, "no", house.clock.milliseconds)
+        return lambda connection: webhook_sender._store_dead_letter(
+            connection, webhook, [event], 1, "no", house.clock.milliseconds
+        )
 
     for size, dropped in ((320, 0), (320, 0), (320, 1), (320, 2), (5_000, 4), (10, 5)):
         webhook.dropped = await house.database.write(bury(size))

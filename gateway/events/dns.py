@@ -1,7 +1,7 @@
-"""Looking up names, and who may take how much of what is shared.
+"""Resolve the names of receivers, and limit what one app may take of what all share.
 
-A look-up of a name whose name server is dead takes half a minute, and nothing ends it sooner, also not that nobody
-waits for it any more. So look-ups have threads of their own, and one app's dead names take a few of them: everybody
+A lookup of a name whose name server is dead takes half a minute, and nothing ends it sooner, also not that nobody
+waits for it any more. So lookups have threads of their own, and one app's dead names take a few of them: everybody
 else's webhooks go on. One name of an app is looked up once at a time, whoever waits for it: a dead one takes a thread,
 and not one for each attempt.
 """
@@ -16,19 +16,19 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-LOOK_UPS = 32
+MAX_LOOKUPS = 32
 """At a time: threads that wait, most of the time there is none."""
-LOOK_UPS_OF_APP = 4
+MAX_LOOKUPS_PER_APP = 4
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""(host, port) -> its addresses. Raises Failed."""
+"""(host, port) -> its addresses. Raises RequestFailed."""
 
 
-class Failed(Exception):
+class RequestFailed(Exception):
     """There is no answer; the text says why, for the operator of the webhook."""
 
 
-class Shares:
+class ConcurrencyLimit:
     """So many at a time, and fewer of one app: who waits then waits for its own."""
 
     def __init__(self, together: int, of_app: int) -> None:
@@ -37,16 +37,16 @@ class Shares:
         self._apps: dict[int, asyncio.Semaphore] = {}
 
     @asynccontextmanager
-    async def one(self, app_no: int) -> AsyncIterator[None]:
+    async def slot(self, app_no: int) -> AsyncIterator[None]:
         async with self._apps.setdefault(app_no, asyncio.Semaphore(self._of_app)), self._together:
             yield
 
 
-class LookUps:
+class DnsResolver:
     """Belongs to the loop's thread."""
 
     def __init__(self) -> None:
-        self._shares = Shares(LOOK_UPS, LOOK_UPS_OF_APP)
+        self._limit = ConcurrencyLimit(MAX_LOOKUPS, MAX_LOOKUPS_PER_APP)
         self._under_way: dict[tuple[int, str, int], asyncio.Task[Sequence[str]]] = {}
 
     def of_app(self, app_no: int) -> Resolve:
@@ -70,7 +70,7 @@ class LookUps:
             task.exception()  # is known to those who have waited for it, if there still are any
 
     async def _look_up(self, app_no: int, host: str, port: int) -> Sequence[str]:
-        async with self._shares.one(app_no):
+        async with self._limit.slot(app_no):
             return await _on_a_thread(lambda: addresses(host, port))
 
     async def close(self) -> None:
@@ -82,11 +82,11 @@ class LookUps:
 
 
 def addresses(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name; takes its time. Raises Failed."""
+    """The addresses of a name; takes its time. Raises RequestFailed."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: no name of the DNS
-        raise Failed(f"{host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from None
+        raise RequestFailed(f"{host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from None
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
@@ -115,5 +115,5 @@ async def _on_a_thread(work: Callable[[], Sequence[str]]) -> Sequence[str]:
         except RuntimeError:
             pass  # the loop has been closed meanwhile
 
-    threading.Thread(target=run, name="look-up", daemon=True).start()
+    threading.Thread(target=run, name="lookup", daemon=True).start()
     return await future

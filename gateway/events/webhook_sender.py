@@ -1,10 +1,10 @@
-"""Couriers: they bring events to webhooks, signed, in batches, and do not give up for a day.
+"""The webhook sender: it sends events to webhooks, signed, in batches, and does not give up for a day.
 
 Laws
 1. Nothing is lost while the event log has it: a position moves, on disk, when a receiver has answered 2xx, or with the
    dead letter that holds the events. So after a crash the last batch may come again; every event has its own id, and a
    batch that is sent again has the `webhook-id` that it had.
-2. The events of a device are brought in order: it belongs to one lane, and a lane has one request under way.
+2. The events of a device are sent in order: it belongs to one lane, and a lane has one request under way.
 3. What a receiver does not take holds up its lane alone, and is found: a batch that is refused, or that fails while
    others are taken, is halved until the one event is left that its program cannot take. That is a dead letter when it
    is a day old: one whose turn comes later gets a few attempts, so that many hold it up no longer than one does.
@@ -29,11 +29,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.delivery.event_log import Event, Position, log_of_app
-from gateway.outreach.bounded_streams import ExtraReads
-from gateway.outreach.event_feed import EventFeed, Follower
-from gateway.outreach.guarded_client import Answer, GuardedClient, Network
-from gateway.outreach.look_ups import Failed, LookUps, Shares
-from gateway.outreach.webhooks import DEAD_LETTERS, LANES, LETTERS_BYTES, THIS, Lane, Webhook, WebhookStore, key_of
+from gateway.events.bounded_streams import ExtraReads
+from gateway.events.dns import ConcurrencyLimit, DnsResolver, RequestFailed
+from gateway.events.event_feed import EventFeed, Follower
+from gateway.events.guarded_client import GuardedClient, Network, ReceiverResponse
+from gateway.events.webhooks import DEAD_LETTERS, LANES, LETTERS_BYTES, THIS, Lane, Webhook, WebhookStore, key_of
 from gateway.pages import to_json
 from gateway.store.database import Database
 from gateway.timestamps import retry_after_ms, rfc3339, wall_time
@@ -69,8 +69,8 @@ REMEMBERED = 300
 
 
 @dataclass(slots=True, eq=False)
-class _Route:
-    """What the couriers know of a webhook, besides what is on disk."""
+class _Receiver:
+    """A webhook's address while it is enabled: its client, its running tasks, and what has failed."""
 
     webhook: Webhook
     client: GuardedClient
@@ -92,7 +92,7 @@ class _Route:
     """There may be dead letters to send again."""
 
 
-class Couriers:
+class WebhookSender:
     """`clock` gives server time in milliseconds; `allowed` are private networks that may be asked."""
 
     def __init__(
@@ -110,21 +110,21 @@ class Couriers:
         self._clock = clock
         self._allowed = allowed
         self._dice = dice
-        self._routes: dict[str, _Route] = {}
-        self._shares = Shares(ATTEMPTS, ATTEMPTS_OF_APP)
-        self._look_ups = LookUps()
+        self._receivers: dict[str, _Receiver] = {}
+        self._limit = ConcurrencyLimit(ATTEMPTS, ATTEMPTS_OF_APP)
+        self._resolver = DnsResolver()
         self._extra = ExtraReads()
         self._closing: set[asyncio.Task[None]] = set()
         self._ended = False
-        self.succeeded = self.failed = self.buried = self.disabled = 0
+        self.succeeded = self.failed = self.dead_letters = self.disabled = 0
         """Requests answered with 2xx and others, dead letters made, webhooks disabled; for metrics."""
         store.on_changed = self._changed
-        store.on_replay = self._replay_wanted
+        store.on_replay = self._replay_asked
 
     @property
-    def at_work(self) -> int:
+    def lanes_busy(self) -> int:
         """Lanes that have something under way, for metrics."""
-        return sum(len(route.tasks) for route in self._routes.values())
+        return sum(len(receiver.tasks) for receiver in self._receivers.values())
 
     def start(self) -> None:
         for webhook in self._store.webhooks.values():
@@ -132,47 +132,47 @@ class Couriers:
 
     def tick(self) -> None:
         """Send what is due. Called a few times a second."""
-        for route in list(self._routes.values()):
-            self._go(route)
+        for receiver in list(self._receivers.values()):
+            self._start_due(receiver)
 
     async def end(self) -> None:
         """What is under way is given up: it is sent again after the start."""
         self._ended = True
-        routes, self._routes = list(self._routes.values()), {}
-        for route in routes:
-            self._drop(route)
+        receivers, self._receivers = list(self._receivers.values()), {}
+        for receiver in receivers:
+            self._drop(receiver)
         if self._closing:
             await asyncio.wait(self._closing)
-        await self._look_ups.close()
+        await self._resolver.close()
 
-    # -- routes ------------------------------------------------------------------------------------------------------
+    # -- receivers ---------------------------------------------------------------------------------------------------
 
     def _changed(self, webhook: Webhook) -> None:
-        """The old route ends before the new one begins: a lane has one request under way."""
-        route = self._routes.pop(webhook.id, None)
-        if route is None:
-            self._open(webhook)
+        """The old receiver ends before the new one begins: a lane has one request under way."""
+        receiver = self._receivers.pop(webhook.id, None)
+        if receiver is None:
+            self._add(webhook)
         else:
-            self._drop(route).add_done_callback(lambda _: self._open(webhook))
+            self._drop(receiver).add_done_callback(lambda _: self._add(webhook))
 
-    def _open(self, webhook: Webhook) -> None:
+    def _add(self, webhook: Webhook) -> None:
         wanted = webhook.id in self._store.webhooks and webhook.fields.enabled
-        if not wanted or self._ended or webhook.id in self._routes:
+        if not wanted or self._ended or webhook.id in self._receivers:
             return
-        route = _Route(
+        receiver = _Receiver(
             webhook,
-            GuardedClient(self._allowed, self._look_ups.of_app(webhook.app_no), extra=self._extra),
-            self._feed.follow(webhook.app_no, lambda: self._woken(webhook.id)),
+            GuardedClient(self._allowed, self._resolver.of_app(webhook.app_no), extra=self._extra),
+            self._feed.follow(webhook.app_no, lambda: self._has_events(webhook.id)),
             webhook.fields.url,
         )
-        self._routes[webhook.id] = route
-        self._go(route)
+        self._receivers[webhook.id] = receiver
+        self._start_due(receiver)
 
-    def _drop(self, route: _Route) -> asyncio.Task[None]:
+    def _drop(self, receiver: _Receiver) -> asyncio.Task[None]:
         """What is under way may end within GRACE: what was answered in time need not be sent again."""
-        route.dropped = True
-        self._feed.leave(route.follower)
-        tasks = list(route.tasks.values())
+        receiver.dropped = True
+        self._feed.leave(receiver.follower)
+        tasks = list(receiver.tasks.values())
 
         async def close() -> None:
             if tasks:
@@ -181,92 +181,92 @@ class Couriers:
                     task.cancel()
                 if late:
                     await asyncio.wait(late)
-            await route.client.close()
+            await receiver.client.close()
 
         closing = asyncio.get_running_loop().create_task(close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         return closing
 
-    def _woken(self, webhook_id: str) -> None:
-        route = self._routes.get(webhook_id)
-        if route is not None:
-            route.dirty.update(range(LANES))
-            self._go(route)
+    def _has_events(self, webhook_id: str) -> None:
+        receiver = self._receivers.get(webhook_id)
+        if receiver is not None:
+            receiver.dirty.update(range(LANES))
+            self._start_due(receiver)
 
-    def _replay_wanted(self, webhook: Webhook) -> None:
-        route = self._routes.get(webhook.id)
-        if route is not None:
-            route.replays = True
-            self._go(route)
+    def _replay_asked(self, webhook: Webhook) -> None:
+        receiver = self._receivers.get(webhook.id)
+        if receiver is not None:
+            receiver.replays = True
+            self._start_due(receiver)
 
-    def _go(self, route: _Route) -> None:
+    def _start_due(self, receiver: _Receiver) -> None:
         now = self._clock()
-        for lane in route.webhook.lanes:
-            if lane.no in route.dirty and lane.no not in route.tasks and lane.next_at <= now:
-                self._run(route, lane.no, self._bring(route, lane))
-        if route.replays and LANES not in route.tasks:
-            route.replays = False
-            self._run(route, LANES, self._replay(route))
+        for lane in receiver.webhook.lanes:
+            if lane.no in receiver.dirty and lane.no not in receiver.tasks and lane.next_at <= now:
+                self._run(receiver, lane.no, self._send_lane(receiver, lane))
+        if receiver.replays and LANES not in receiver.tasks:
+            receiver.replays = False
+            self._run(receiver, LANES, self._replay(receiver))
 
-    def _run(self, route: _Route, number: int, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, receiver: _Receiver, number: int, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        route.tasks[number] = task
+        receiver.tasks[number] = task
 
         def ended(task: asyncio.Task[None]) -> None:
-            if route.tasks.get(number) is task:
-                del route.tasks[number]
+            if receiver.tasks.get(number) is task:
+                del receiver.tasks[number]
             if not task.cancelled() and (error := task.exception()) is not None:
-                log.error("webhook %s: what is next cannot be sent: %s", route.webhook.id, error)
+                log.error("webhook %s: what is next cannot be sent: %s", receiver.webhook.id, error)
                 if number == LANES:
-                    route.replays = True
+                    receiver.replays = True
                 else:
-                    route.dirty.add(number)
-                    route.webhook.lanes[number].next_at = self._clock() + FIRST_DELAY_MS
+                    receiver.dirty.add(number)
+                    receiver.webhook.lanes[number].next_at = self._clock() + FIRST_DELAY_MS
 
         task.add_done_callback(ended)
 
     # -- a lane ------------------------------------------------------------------------------------------------------
 
-    async def _bring(self, route: _Route, lane: Lane) -> None:
+    async def _send_lane(self, receiver: _Receiver, lane: Lane) -> None:
         """Everything there is for a lane, until an attempt fails."""
-        webhook = route.webhook
-        while not route.dropped:
-            limit = route.limits.get(lane.no, BATCH)
-            batch = route.pending.get(lane.no)
+        webhook = receiver.webhook
+        while not receiver.dropped:
+            limit = receiver.limits.get(lane.no, BATCH)
+            batch = receiver.pending.get(lane.no)
             behind: Position | None = None
             if batch is None:
-                route.dirty.discard(lane.no)
+                receiver.dirty.discard(lane.no)
                 page = await self._feed.read(webhook.app_no, lane.position, limit, webhook.wanted, lane.no, LANES)
                 batch = page.events
                 behind = page.position
                 if not batch:
-                    await self._passed(webhook, lane, page.position)
+                    await self._skip_to(webhook, lane, page.position)
                     if page.more:
                         continue
                     return
-                route.dirty.add(lane.no)
-            sent = _fitting(batch[:limit])
-            outcome = await self._attempt(route, [event for _, event in sent])
-            if isinstance(outcome, Answer) and 200 <= outcome.status < 300:
+                receiver.dirty.add(lane.no)
+            sent = _one_request(batch[:limit])
+            outcome = await self._attempt(receiver, [event for _, event in sent])
+            if isinstance(outcome, ReceiverResponse) and 200 <= outcome.status < 300:
                 rest = batch[len(sent) :]
-                if rest and lane.no in route.pending:
-                    route.pending[lane.no] = rest
+                if rest and lane.no in receiver.pending:
+                    receiver.pending[lane.no] = rest
                 else:
-                    route.pending.pop(lane.no, None)
-                route.limits[lane.no] = min(BATCH, limit * 2)
-                route.old_letters = 0
-                await self._moved(webhook, lane, behind if behind is not None and not rest else sent[-1][0])
+                    receiver.pending.pop(lane.no, None)
+                receiver.limits[lane.no] = min(BATCH, limit * 2)
+                receiver.old_letters = 0
+                await self._record_success(webhook, lane, behind if behind is not None and not rest else sent[-1][0])
                 continue
-            route.pending[lane.no] = batch
-            if _is_refusal(outcome) or _takes_others(webhook, lane):
-                route.limits[lane.no] = max(1, len(sent) // 2)
-            if await self._held_up(route, lane, sent, outcome):
-                route.pending.pop(lane.no, None)
+            receiver.pending[lane.no] = batch
+            if _is_refusal(outcome) or _is_up(webhook, lane):
+                receiver.limits[lane.no] = max(1, len(sent) // 2)
+            if await self._record_failure(receiver, lane, sent, outcome):
+                receiver.pending.pop(lane.no, None)
                 continue
             return
 
-    async def _moved(self, webhook: Webhook, lane: Lane, position: Position) -> None:
+    async def _record_success(self, webhook: Webhook, lane: Lane, position: Position) -> None:
         now = self._clock()
         lane.position, lane.attempts, lane.failing_since, lane.next_at = position, 0, None, 0
         webhook.succeeded_at = now
@@ -277,7 +277,7 @@ class Couriers:
 
         await self._database.write(write, webhook.app_no)
 
-    async def _passed(self, webhook: Webhook, lane: Lane, position: Position) -> None:
+    async def _skip_to(self, webhook: Webhook, lane: Lane, position: Position) -> None:
         """Nothing was wanted up to there. On disk it is kept up now and then, so that after a restart what retention
         has removed since is not taken for something that was lost."""
         lane.position = position
@@ -286,25 +286,29 @@ class Couriers:
             lane.stored_at = now
             await self._database.write(lambda connection: _store_lane(connection, webhook, lane), webhook.app_no)
 
-    async def _held_up(
-        self, route: _Route, lane: Lane, sent: list[tuple[Position, Event]], outcome: Answer | Failed
+    async def _record_failure(
+        self,
+        receiver: _Receiver,
+        lane: Lane,
+        sent: list[tuple[Position, Event]],
+        outcome: ReceiverResponse | RequestFailed,
     ) -> bool:
         """An attempt has failed. Whether the lane goes on at once, behind what is a dead letter now."""
-        webhook, now = route.webhook, self._clock()
+        webhook, now = receiver.webhook, self._clock()
         error = _described(outcome)
         lane.attempts += 1
         lane.failing_since = lane.failing_since if lane.failing_since is not None else now
         old = (
             _is_refusal(outcome)
             and sent[0][1].timestamp <= rfc3339(now - GIVE_UP_MS)
-            and route.old_letters < OLD_LETTERS
+            and receiver.old_letters < OLD_LETTERS
         )
         lane.next_at = now + self._delay(1 if old else lane.attempts, outcome)
         webhook.failed_at, webhook.last_error = now, error
         before = lane.position, lane.attempts, lane.failing_since, lane.next_at
         letter: tuple[list[Event], int] | None = None
         why: str | None = None
-        if isinstance(outcome, Answer) and outcome.status == 410:
+        if isinstance(outcome, ReceiverResponse) and outcome.status == 410:
             why = "the receiver answered 410: it is gone for good"
         elif now - lane.failing_since >= GIVE_UP_MS:
             letter = [event for _, event in sent], lane.attempts
@@ -312,12 +316,12 @@ class Couriers:
                 why = f"it has taken nothing for a day: {error}"
         elif old and len(sent) == 1 and lane.attempts >= OLD_ATTEMPTS:
             letter = [sent[0][1]], lane.attempts
-            route.old_letters += 1
+            receiver.old_letters += 1
         if letter is not None:
             lane.position, lane.attempts, lane.failing_since, lane.next_at = sent[-1][0], 0, None, 0
-        if route.disabling:
+        if receiver.disabling:
             why = None
-        route.disabling = route.disabling or why is not None
+        receiver.disabling = receiver.disabling or why is not None
 
         def write(connection: sqlite3.Connection) -> bool:
             there = connection.execute(
@@ -327,7 +331,7 @@ class Couriers:
                 return False
             _store_lane(connection, webhook, lane)
             if letter is not None:
-                webhook.dropped = _bury(connection, webhook, *letter, error, now)
+                webhook.dropped = _store_dead_letter(connection, webhook, *letter, error, now)
             if why is not None:
                 _disable(connection, webhook, why, now)
             return True
@@ -338,10 +342,10 @@ class Couriers:
         except Exception:
             # Nothing is passed over that is on no disk.
             lane.position, lane.attempts, lane.failing_since, lane.next_at = before
-            route.disabling = route.disabling and why is None
+            receiver.disabling = receiver.disabling and why is None
             raise
         if letter is not None:
-            self.buried += 1
+            self.dead_letters += 1
             log.warning("webhook %s: %d events are dead letters now: %s", webhook.id, len(letter[0]), error)
         if why is not None:
             self.disabled += 1
@@ -350,28 +354,28 @@ class Couriers:
             log.warning("webhook %s is disabled: %s", webhook.id, why)
             # Not from within one of the tasks that this cancels.
             asyncio.get_running_loop().call_soon(self._changed, webhook)
-        return letter is not None and not route.disabling
+        return letter is not None and not receiver.disabling
 
-    def _delay(self, attempts: int, outcome: Answer | Failed) -> int:
+    def _delay(self, attempts: int, outcome: ReceiverResponse | RequestFailed) -> int:
         delay = min(FIRST_DELAY_MS * 2 ** min(attempts - 1, 20), LONGEST_DELAY_MS)
         delay = int(delay * (1 - self._dice() / 2))
-        asked = outcome.retry_after if isinstance(outcome, Answer) else None
+        asked = outcome.retry_after if isinstance(outcome, ReceiverResponse) else None
         if asked is not None:
             delay = max(delay, min(retry_after_ms(asked, wall_time.of(self._clock())), LONGEST_DELAY_MS))
         return delay
 
     # -- dead letters ------------------------------------------------------------------------------------------------
 
-    async def _replay(self, route: _Route) -> None:
+    async def _replay(self, receiver: _Receiver) -> None:
         """Send each letter for which somebody has asked once more, the oldest first."""
-        webhook = route.webhook
-        while not route.dropped:
-            row = await self._database.read(lambda connection: _wanted_again(connection, webhook), webhook.app_no)
+        webhook = receiver.webhook
+        while not receiver.dropped:
+            row = await self._database.read(lambda connection: _next_replay(connection, webhook), webhook.app_no)
             if row is None:
                 return
             number: int = row[0]
-            outcome = await self._attempt(route, row[1])
-            taken = isinstance(outcome, Answer) and 200 <= outcome.status < 300
+            outcome = await self._attempt(receiver, row[1])
+            taken = isinstance(outcome, ReceiverResponse) and 200 <= outcome.status < 300
             this = f"no = ? AND webhook_no = {THIS} AND replay_at IS NOT NULL"
             change = (
                 (f"DELETE FROM dead_letter WHERE {this}", (number, *webhook.key))
@@ -388,9 +392,9 @@ class Couriers:
 
     # -- a request ---------------------------------------------------------------------------------------------------
 
-    async def _attempt(self, route: _Route, events: list[Event]) -> Answer | Failed:
+    async def _attempt(self, receiver: _Receiver, events: list[Event]) -> ReceiverResponse | RequestFailed:
         now = self._clock()
-        webhook = route.webhook
+        webhook = receiver.webhook
         listed = b",".join(event.json for event in events)
         body = b'{"type":"events","timestamp":"%b","data":{"events":[%b]}}' % (rfc3339(now).encode(), listed)
         message_id = message_id_of(webhook.id, events)
@@ -402,10 +406,10 @@ class Couriers:
             "webhook-timestamp": str(seconds),
             "webhook-signature": signature(webhook.secrets(now), message_id, seconds, body),
         }
-        async with self._shares.one(route.webhook.app_no):
+        async with self._limit.slot(receiver.webhook.app_no):
             try:
-                answer = await route.client.post(route.url, body, headers)
-            except Failed as failure:
+                answer = await receiver.client.post(receiver.url, body, headers)
+            except RequestFailed as failure:
                 self.failed += 1
                 return failure
         if 200 <= answer.status < 300:
@@ -427,7 +431,7 @@ def signature(secrets: Sequence[str], message_id: str, seconds: int, body: bytes
     return " ".join(f"v1,{base64.b64encode(mac).decode()}" for mac in macs)
 
 
-def _fitting(events: list[tuple[Position, Event]]) -> list[tuple[Position, Event]]:
+def _one_request(events: list[tuple[Position, Event]]) -> list[tuple[Position, Event]]:
     """As many from the start as are good in one request."""
     size = 0
     for number, (_, event) in enumerate(events):
@@ -437,19 +441,19 @@ def _fitting(events: list[tuple[Position, Event]]) -> list[tuple[Position, Event
     return events
 
 
-def _takes_others(webhook: Webhook, lane: Lane) -> bool:
+def _is_up(webhook: Webhook, lane: Lane) -> bool:
     """Whether something was taken since this lane began to fail: it is up, and an event may be what brings it down."""
     since = lane.failing_since
     return since is not None and webhook.succeeded_at is not None and webhook.succeeded_at >= since
 
 
-def _is_refusal(outcome: Answer | Failed) -> bool:
+def _is_refusal(outcome: ReceiverResponse | RequestFailed) -> bool:
     """Whether it may be about the events: somebody was there who looked at them."""
-    return isinstance(outcome, Answer) and outcome.status not in BUSY and not 300 <= outcome.status < 400
+    return isinstance(outcome, ReceiverResponse) and outcome.status not in BUSY and not 300 <= outcome.status < 400
 
 
-def _described(outcome: Answer | Failed) -> str:
-    if isinstance(outcome, Failed):
+def _described(outcome: ReceiverResponse | RequestFailed) -> str:
+    if isinstance(outcome, RequestFailed):
         return str(outcome)[:REMEMBERED]
     if 300 <= outcome.status < 400:
         return f"answered {outcome.status}: redirects are not followed; change the webhook's url"
@@ -464,7 +468,7 @@ def _store_lane(connection: sqlite3.Connection, webhook: Webhook, lane: Lane) ->
     )
 
 
-def _wanted_again(connection: sqlite3.Connection, webhook: Webhook) -> tuple[int, list[Event]] | None:
+def _next_replay(connection: sqlite3.Connection, webhook: Webhook) -> tuple[int, list[Event]] | None:
     """The number and the events of its oldest dead letter that somebody wants sent again."""
     row = connection.execute(
         f"SELECT no, events FROM dead_letter WHERE webhook_no = {THIS} AND replay_at IS NOT NULL ORDER BY no LIMIT 1",
@@ -476,7 +480,7 @@ def _wanted_again(connection: sqlite3.Connection, webhook: Webhook) -> tuple[int
     return row[0], events
 
 
-def _bury(
+def _store_dead_letter(
     connection: sqlite3.Connection, webhook: Webhook, events: list[Event], attempts: int, error: str, now: int
 ) -> int:
     """Make a dead letter, and room for it; how many of the webhook had to go until now."""

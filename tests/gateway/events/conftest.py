@@ -69,7 +69,7 @@ class Fleet:
         await self.is_told()
 
     async def is_told(self) -> None:
-        """Couriers know of all of it."""
+        """WebhookSender know of all of it."""
         feed = self.house.components.feed
         last = await feed.last()
         await self.until(lambda: feed.seen >= last.entry, "the feed has looked")
@@ -91,7 +91,7 @@ class Fleet:
 
     async def passes(self, milliseconds: int) -> None:
         self.house.clock.milliseconds += milliseconds
-        self.house.components.couriers.tick()
+        self.house.components.webhook_sender.tick()
 
     async def until(self, predicate: Callable[[], bool], what: str) -> None:
         """Time stands still. `what` is for who reads."""
@@ -102,10 +102,10 @@ class Fleet:
     async def passes_until(self, predicate: Callable[[], bool], step: int = MINUTE, most: int = 23 * HOUR) -> None:
         """Time goes on while nothing is under way."""
         end = self.house.clock.milliseconds + most
-        couriers = self.house.components.couriers
+        sender = self.house.components.webhook_sender
         while not predicate():
             assert self.house.clock.milliseconds < end, "it does not happen"
-            await self.until(lambda: not couriers.at_work, "rest")
+            await self.until(lambda: not sender.lanes_busy, "rest")
             await self.is_told()
             if not predicate():
                 await self.passes(step)

@@ -1,1 +1,0 @@
-"""What senders do with what has happened: follow it, and be told."""
