@@ -1,4 +1,4 @@
-"""The table of normative statements in `broker/README.md` is whole and true: every number of both standards is there,
+"""The table of normative statements in `broker/CONFORMANCE.md` is whole and true: each number of both standards is there,
 every test it names exists and names the statement, and the statement stands at a line of the broker that obeys it."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "broker" / "README.md").read_text()
+CONFORMANCE = (ROOT / "broker" / "CONFORMANCE.md").read_text()
 ROW = re.compile(r"^\| (MQTT-[\d.-]+) \| (.+?) \| (.+) \|$", re.MULTILINE)
 TESTS = re.compile(r"`([\w]+)::(\w+)`")
 VERSIONS = {"3.1.1": "[3.1.1: {}]", "5.0": "[{}]"}
@@ -21,7 +21,7 @@ COUNTS = {"3.1.1": 141, "5.0": 251}
 
 
 def rows(version: str) -> list[tuple[str, str, str]]:
-    section = README.split(f"### Statements of MQTT {version}\n", 1)[1].split("\n#", 1)[0]
+    section = CONFORMANCE.split(f"## Statements of MQTT {version}\n", 1)[1].split("\n#", 1)[0]
     return ROW.findall(section)
 
 
