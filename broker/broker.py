@@ -19,12 +19,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from broker.addresses import address_of
 from broker.authorization import Authenticator
+from broker.connection_protocols import SessionConnection
 from broker.deadlines import TimingWheel
-from broker.environment import Environment
 from broker.events import BrokerEvents
 from broker.failed_authentications import FailedAuthentications
 from broker.handshake import Terms, published_will
@@ -39,14 +39,28 @@ from broker.router import IDENTIFIER_SHIFT, NO_LOCAL, QOS, RETAIN_AS_PUBLISHED, 
 from broker.session import Session
 from broker.session_queue import SharedMessage
 from broker.settings import BrokerSettings
+from broker.shared_state import SharedState
 from broker.store import PublishedWill, SessionStore, StoredWill
 from broker.system_topics import SYSTEM, SystemTopics
 
-if TYPE_CHECKING:
-    from broker.connection import Connection
-
-
 log = logging.getLogger(__name__)
+
+
+class ClientConnection(SessionConnection, Protocol):
+    """The part of a `Connection` that the broker uses: `connection` imports this module, not the other way round."""
+
+    peer: str
+    """Remote address, HOST:PORT."""
+    principal: str
+    identity: object
+    session: Session | None
+    """From CONNECT accepted to the end of the connection."""
+
+    def end(self, reason_code: int, reason: str, detail: str = "") -> None:
+        """Tell the client the reason, if its version can be told, and close; `detail` is for the embedder."""
+
+    def has_pending_acks(self) -> bool:
+        """Whether the client owes an acknowledgement, or is owed one."""
 
 
 class Broker:
@@ -64,13 +78,13 @@ class Broker:
         self.sessions: dict[str, Session] = {}
         self.embedded = events is not None
         """Somebody listens to what is published, subscribers or not."""
-        self.environment = Environment(settings, store, events or _NoEvents(), self.metrics, clock)
-        self.wheel = TimingWheel(self.environment.now)
+        self.shared_state = SharedState(settings, store, events or _NoEvents(), self.metrics, clock)
+        self.wheel = TimingWheel(self.shared_state.now)
         self._router: Router[Session] = Router()
         self._retained = RetainedMessages(settings.max_retained_messages, settings.max_retained_bytes)
         self.failed = FailedAuthentications(settings.max_failed_authentications)
         self.rates = MessageRates(settings.max_message_rate, settings.max_byte_rate)
-        self._connections: dict[str, tuple[Connection, ...]] = {}
+        self._connections: dict[str, tuple[ClientConnection, ...]] = {}
         """By principal; almost always one, and a tuple of one is the smallest collection there is."""
         self._published_wills: list[PublishedWill] = []
         """Of earlier runs: the embedder is told of them once more."""
@@ -78,36 +92,36 @@ class Broker:
         """Connections past CONNECT of each address (`address_of`)."""
         self.max_connections = settings.max_connections
         """Or fewer, where the system gives us no more descriptors."""
-        self._leaving = 0
+        self._clients_at_drain = 0
         """How many clients there were when they began to be sent away."""
 
     # -- what the embedder calls --------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Restore what is stored. To be called once, before the first connection."""
-        environment = self.environment
-        environment.now = now = environment.clock()
-        state = environment.store.restore()
+        shared_state = self.shared_state
+        shared_state.now = now = shared_state.clock()
+        state = shared_state.store.restore()
         size = range_size(self.settings.max_inflight)
-        environment.packet_ids = PacketIds(environment.store.claim_packet_ids(size), size)
+        shared_state.packet_ids = PacketIds(shared_state.store.claim_packet_ids(size), size)
         messages = {key: SharedMessage(message, key) for key, message in state.messages.items()}
-        environment.last_message_key = max(messages, default=0)
+        shared_state.last_message_key = max(messages, default=0)
         self._published_wills = state.wills
         for stored in state.sessions:
-            session = Session(stored.client_id, stored.principal, environment, self._look)
+            session = Session(stored.client_id, stored.principal, shared_state, self._session_due)
             session.restore(stored, messages, now)
             self.sessions[stored.client_id] = session
             for topic_filter, options in session.subscriptions.items():
                 self._router.subscribe(topic_filter, session, options)
             self.metrics.subscriptions += len(session.subscriptions)
             self._schedule(session)
-        environment.last_number = max(self.numbers(), default=0)
+        shared_state.last_number = max(self.numbers(), default=0)
         for shared in messages.values():
             if not shared.references:
-                environment.store.delete_message(shared.key)
+                shared_state.store.delete_message(shared.key)
         for message in state.retained:
             if message.body.has_expired(now) or not self._retained.set(message):
-                environment.store.delete_retained(message.topic)
+                shared_state.store.delete_retained(message.topic)
         self.metrics.sessions = len(self.sessions)
         self.metrics.retained = len(self._retained)
         if self.settings.system_interval:
@@ -116,34 +130,34 @@ class Broker:
 
     def tick(self, now: float) -> None:
         """Do what is due. Call it about four times a second."""
-        self.environment.now = now
+        self.shared_state.now = now
         self.wheel.advance(now)
         if self._published_wills:
             wills, self._published_wills = self._published_wills, []
             for will in wills:
-                self._tell_of_will(will)
+                self._publish_to_embedder(will)
 
     def deliver(self, client_id: str, message: Message, handle: int) -> bool:  # Hot path.
-        """Hand a message to one connected, subscribed client. True: taken, and its outcome will be `settled` (QoS 0:
-        written, and that is all). False: not connected, not subscribed, or no room; nothing is kept."""
+        """Hand a message to one connected, subscribed client. True: taken, and its end is told by `delivery_ended`
+        (QoS 0: written, and that is all). False: not connected, not subscribed, or no send quota; nothing is kept."""
         session = self.sessions.get(client_id)
         return session is not None and session.deliver(message, handle)
 
-    def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
+    def deliver_to(self, client_id: str) -> Callable[[Message, int], bool]:
         """`deliver` for one client that is connected now, without the look-up; good until it is not."""
         session = self.sessions.get(client_id)
         return session.deliver if session is not None else partial(self.deliver, client_id)
 
-    def gather(self, client_id: str) -> None:
-        """What is delivered to this client until `scatter`, in the same call stack, leaves with one system call."""
+    def cork(self, client_id: str) -> None:
+        """What is delivered to this client until `uncork`, in the same call stack, leaves with one system call."""
         session = self.sessions.get(client_id)
         if session is not None:
-            session.gather()
+            session.cork()
 
-    def scatter(self, client_id: str) -> None:
+    def uncork(self, client_id: str) -> None:
         session = self.sessions.get(client_id)
         if session is not None:
-            session.scatter()
+            session.uncork()
 
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         """The QoS a connected client has subscribed to a topic with; None without a subscription."""
@@ -164,9 +178,9 @@ class Broker:
         if session is not None:
             session.forget(handle)
 
-    def held(self) -> list[tuple[str, int]]:
+    def past_pubrec(self) -> list[tuple[str, int]]:
         """(client_id, handle) of QoS 2 deliveries past PUBREC, which cannot be taken back."""
-        return [(client_id, handle) for client_id, session in self.sessions.items() for handle in session.held()]
+        return [(client_id, handle) for client_id, session in self.sessions.items() for handle in session.past_pubrec()]
 
     def awaiting_pubrec(self, client_id: str) -> set[int]:
         """Handles of QoS 2 deliveries whose PUBLISH may have arrived: given to the client under another identifier,
@@ -187,7 +201,7 @@ class Broker:
 
     def publish(self, message: Message) -> None:
         """Ordinary MQTT: to every subscriber, and retained if it says so. The message object may be used again."""
-        self.environment.now = self.environment.clock()
+        self.shared_state.now = self.shared_state.clock()
         self.route(Message(message.topic, message.body, message.qos, message.retain), None)
 
     def remove_session(self, client_id: str, reason_code: int = ReasonCode.ADMINISTRATIVE_ACTION) -> None:
@@ -202,7 +216,7 @@ class Broker:
 
     def when_stored(self, callback: Callable[[], None]) -> None:
         """Call back, perhaps at once, when everything changed so far is on disk."""
-        self.environment.store.barrier(callback)
+        self.shared_state.store.barrier(callback)
 
     def disconnect_principal(self, principal: str, reason_code: int) -> int:
         """Close all connections of one credential, side connections included; how many there were."""
@@ -218,16 +232,16 @@ class Broker:
     def drain(self) -> None:
         """For good: nobody is let in any more, and nothing more begins to be sent. What is inflight can be acknowledged
         and what clients say is answered until `shutdown`; `deliver` answers False, its owner keeps what waits."""
-        self.environment.draining = True
-        self._leaving = self.metrics.connections
+        self.shared_state.draining = True
+        self._clients_at_drain = self.metrics.connections
         for connections in self._connections.values():
             for connection in connections:
                 if connection.session is not None:
-                    connection.session.close_gate()
+                    connection.session.pause_sending()
 
-    def has_something_under_way(self) -> bool:
+    def has_pending_acks(self) -> bool:
         """Any client owes an acknowledgement or is owed an answer."""
-        return any(c.has_something_under_way() for connections in self._connections.values() for c in connections)
+        return any(c.has_pending_acks() for connections in self._connections.values() for c in connections)
 
     def shutdown(self, at_most: int | None = None) -> bool:
         """Say goodbye (5.0 clients: 0x8B, and when to come back) to the clients of so many credentials at most, and
@@ -241,17 +255,17 @@ class Broker:
 
     def is_busy(self) -> bool:
         """One CONNECT too many, the one that asks included; or nobody is let in any more."""
-        return self.environment.draining or self.metrics.handshakes > self.settings.max_handshakes
+        return self.shared_state.draining or self.metrics.handshakes > self.settings.max_handshakes
 
     @property
-    def expected_back(self) -> int:
+    def expected_reconnects(self) -> int:
         """So many clients may come back together, when we send them away."""
-        return max(self._leaving, self.metrics.connections + self.metrics.handshakes)
+        return max(self._clients_at_drain, self.metrics.connections + self.metrics.handshakes)
 
     def refusal(self, client_id: str, principal: str, peer: str) -> int:
         """The reason code for an authenticated client that there is no room for, or that asks for another's session;
         0 if it may have one."""
-        if self.environment.draining:
+        if self.shared_state.draining:
             return ReasonCode.SERVER_BUSY
         session = self.sessions.get(client_id)
         if session is not None and session.principal != principal:
@@ -275,7 +289,7 @@ class Broker:
         return ReasonCode.SUCCESS
 
     def open_session(
-        self, connection: Connection, terms: Terms, clean_start: bool, will: StoredWill | None
+        self, connection: ClientConnection, terms: Terms, clean_start: bool, will: StoredWill | None
     ) -> tuple[Session, bool, bool]:
         """The session of an accepted client, whether it was there before [MQTT-3.2.2-2] [MQTT-3.2.2-3], and whether
         CONNACK promises something that the store has to hold first: that an old session has ended, a new one has
@@ -303,9 +317,9 @@ class Broker:
         # [3.1.1: MQTT-3.2.2-3]
         present = session is not None
         if session is None:
-            session = Session(client_id, connection.principal, self.environment, self._look)
+            session = Session(client_id, connection.principal, self.shared_state, self._session_due)
             session.durable = terms.expiry_interval > 0
-            session.number = self.environment.new_number()
+            session.number = self.shared_state.new_number()
             # [MQTT-3.1.3-2] [3.1.1: MQTT-3.1.3-2]
             self.sessions[client_id] = session
             self.metrics.sessions = len(self.sessions)
@@ -317,7 +331,7 @@ class Broker:
         # [MQTT-3.1.2-7] [3.1.1: MQTT-3.1.2-8] [3.1.1: MQTT-3.1.2-12]
         session.will = will
         if will is not None:
-            will.number = self.environment.new_number()
+            will.number = self.shared_state.new_number()
         session.save()
         connection.session = session
         self._connections[connection.principal] = (*self._connections.get(connection.principal, ()), connection)
@@ -328,11 +342,11 @@ class Broker:
         metrics.connections += 1
         if metrics.connections > metrics.most_connections:
             metrics.most_connections = metrics.connections
-        self.environment.events.connected(client_id, connection.identity, present)
+        self.shared_state.events.connected(client_id, connection.identity, present)
         return session, present, ended or (session.durable and (not present or will is not None))
 
     def connection_ended(
-        self, connection: Connection, session: Session, reason: str, keep_will: bool, detail: str
+        self, connection: ClientConnection, session: Session, reason: str, keep_will: bool, detail: str
     ) -> None:
         """The connection is closed: its deliveries are lost, its will is due, and the session expires or ends."""
         connections = self._connections.pop(connection.principal)
@@ -345,10 +359,10 @@ class Broker:
             self._by_address[address] = left
         self.metrics.connections -= 1
         session.detach(reason)
-        self.environment.events.disconnected(session.client_id, reason, detail)
+        self.shared_state.events.disconnected(session.client_id, reason, detail)
         if self.sessions.get(session.client_id) is not session or session.connection is not None:
             return  # a listener has removed it
-        now = self.environment.now
+        now = self.shared_state.now
         will = session.will
         if will is not None:
             delay = min(will.delay, session.expiry_interval)
@@ -363,7 +377,7 @@ class Broker:
         if session.expiry_interval > 0:
             # [MQTT-3.1.2-23] [MQTT-4.1.0-1] [3.1.1: MQTT-4.1.0-1] [3.1.1: MQTT-4.1.0-2]: it outlives its connection,
             # and never ends before.
-            session.leave(now)
+            session.start_expiry(now)
             self._schedule(session)
         else:
             self._end_session(session)
@@ -394,15 +408,15 @@ class Broker:
             # [3.1.1: MQTT-3.3.1-9]
             kept = retain and bool(options & RETAIN_AS_PUBLISHED)
             # [MQTT-3.8.4-8] [MQTT-3.3.1-3] [3.1.1: MQTT-3.8.4-6] [3.1.1: MQTT-3.3.1-3]: with DUP of its own.
-            session.offer(shared, min(qos, options & QOS), kept, match.identifiers)
+            session.send_or_queue(shared, min(qos, options & QOS), kept, match.identifiers)
         for group in matches.shared:
             # [MQTT-4.8.2-4] [MQTT-4.8.2-5] [MQTT-4.8.2-6]: one of them, and it stays with that one.
-            chosen = group.choose(_takes_now) or group.choose(_is_connected) or group.next()
+            chosen = group.choose(_can_send_now) or group.choose(_is_connected) or group.next()
             session, options = chosen
             identifier = options >> IDENTIFIER_SHIFT
             kept = retain and bool(options & RETAIN_AS_PUBLISHED)
             # [MQTT-4.8.2-3]
-            session.offer(shared, min(qos, options & QOS), kept, (identifier,) if identifier else ())
+            session.send_or_queue(shared, min(qos, options & QOS), kept, (identifier,) if identifier else ())
         return True
 
     def subscribe(self, session: Session, topic_filter: str, options: int) -> bool:
@@ -421,15 +435,15 @@ class Broker:
     def send_retained(self, session: Session, topic_filter: str, options: int) -> None:
         """The retained messages that a new subscription gets."""
         identifier = options >> IDENTIFIER_SHIFT
-        for message in self._retained.match(topic_filter, self.environment.now):
+        for message in self._retained.match(topic_filter, self.shared_state.now):
             if session.connection is None:
                 return
             qos = min(message.qos, options & QOS)
-            session.offer_retained(SharedMessage(message), qos, (identifier,) if identifier else ())
+            session.send_or_queue_retained(SharedMessage(message), qos, (identifier,) if identifier else ())
 
     # -- sessions and wills -------------------------------------------------------------------------------------------
 
-    def _look(self, session: Session, now: float) -> float | None:
+    def _session_due(self, session: Session, now: float) -> float | None:
         """The timing wheel has come by a session: is its will due, has it expired?"""
         if session.connection is not None:
             return None
@@ -464,28 +478,28 @@ class Broker:
             self._publish_will(session.client_id, will)
 
     def _publish_will(self, client_id: str, will: StoredWill) -> None:
-        message = published_will(will, self.environment.now)
+        message = published_will(will, self.shared_state.now)
         self.route(message, None)
         if not self.embedded or not message.qos:
-            self.environment.events.published(client_id, message, _nobody_waits)
+            self.shared_state.events.published(client_id, message, _no_acknowledgement)
             return
         # In the group in which the session loses it: nobody else has it any more, and the embedder has its own disk.
-        published = PublishedWill(will.number or self.environment.new_number(), client_id, message)
-        self.environment.store.save_published_will(published)
-        self._tell_of_will(published)
+        published = PublishedWill(will.number or self.shared_state.new_number(), client_id, message)
+        self.shared_state.store.save_published_will(published)
+        self._publish_to_embedder(published)
 
-    def _tell_of_will(self, will: PublishedWill) -> None:
-        environment = self.environment
+    def _publish_to_embedder(self, will: PublishedWill) -> None:
+        shared_state = self.shared_state
         identifier = will.number << PACKET_ID_BITS
 
         def stored(_: int) -> None:
-            environment.store.delete_published_will(will.number)
-            environment.store.barrier(lambda: environment.events.released(will.client_id, [identifier], lambda: None))
+            shared_state.store.delete_published_will(will.number)
+            shared_state.store.barrier(lambda: shared_state.events.released(will.client_id, [identifier], lambda: None))
 
-        environment.events.published(will.client_id, will.message, stored, identifier)
+        shared_state.events.published(will.client_id, will.message, stored, identifier)
 
     def _retain(self, message: Message) -> None:
-        store = self.environment.store
+        store = self.shared_state.store
         if message.topic.startswith(SYSTEM):
             self._retained.set(message)  # true for this run only
         # [MQTT-3.3.1-7] [3.1.1: MQTT-3.3.1-10] [3.1.1: MQTT-3.3.1-11]
@@ -500,22 +514,22 @@ class Broker:
         self.metrics.retained = len(self._retained)
 
     def _sweep_retained(self) -> bool:
-        expired = self._retained.expired(self.environment.now)
+        expired = self._retained.expired(self.shared_state.now)
         for topic in expired:
             self._retained.remove(topic)
-            self.environment.store.delete_retained(topic)
+            self.shared_state.store.delete_retained(topic)
         return bool(expired)
 
 
-def _takes_now(session: Session) -> bool:
-    return session.write is not None and session.queue is None and session.room > 0
+def _can_send_now(session: Session) -> bool:
+    return session.write is not None and session.queue is None and session.send_quota > 0
 
 
 def _is_connected(session: Session) -> bool:
     return session.connection is not None
 
 
-def _nobody_waits(_: int) -> None:
+def _no_acknowledgement(_: int) -> None:
     """What `done` means for a will."""
 
 
@@ -526,9 +540,9 @@ class _NoEvents:
 
     def disconnected(self, client_id: str, reason: str, detail: str) -> None: ...
 
-    def ready(self, client_id: str, room: int) -> None: ...
+    def ready(self, client_id: str, send_quota: int) -> None: ...
 
-    def settled(self, client_id: str, handle: int, outcome: int) -> None: ...
+    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None: ...
 
     def resume(
         self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]

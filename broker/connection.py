@@ -6,8 +6,8 @@ Laws
 2. Authentication comes first. Until the authenticator has answered, bytes are kept (bounded) and nothing is looked at;
    nor is it until CONNACK has left, which may have to wait for the store.
 3. What it answers, it has stored: an answer that promises something waits for the store's barrier, a PUBACK or PUBREC
-   for the embedder's `done` as well, and answers leave in the order of their questions (`answers`).
-4. Slow consumers are decided here, in the one place that writes (`answer`): messages stop at the session's gate while
+   for the embedder's `done` as well, and answers leave in the order of their questions (`pending_acks`).
+4. Slow consumers are decided here, in the one place that writes (`reply`): messages stop at the session's gate while
    the socket is full; answers cannot, so a client that asks without reading is closed when they pass a limit.
 
     AWAITING_CONNECT ─CONNECT─▶ AUTHENTICATING ─accepted─▶ CONNECTED ─▶ CLOSED         (any state ─error, lost─▶ CLOSED)
@@ -23,7 +23,6 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final
 
-from broker.answers import Answer, Answers
 from broker.authorization import (
     Accepted,
     ClientCertificate,
@@ -34,12 +33,13 @@ from broker.authorization import (
     subscribe_refusal,
 )
 from broker.broker import Broker
+from broker.connection_protocols import Transport
 from broker.enhanced_authentication import EnhancedAuthentication
-from broker.environment import Environment, Transport
 from broker.failed_authentications import LATE_SECONDS, LateAnswer
 from broker.forwarding import body_of
 from broker.handshake import Terms, connack_of, goodbye, may_have_identifier, sent_away, terms_of, will_of
 from broker.message import Message
+from broker.pending_acks import PendingAck, PendingAcks
 from broker.protocol.codec import Decoder, encode
 from broker.protocol.errors import MqttError, ProtocolError
 from broker.protocol.packets import (
@@ -70,6 +70,7 @@ from broker.protocol.topic_filters import SHARE
 from broker.retry_hint import retry_hint
 from broker.router import pack_options
 from broker.session import Session
+from broker.shared_state import SharedState
 from broker.topic_aliases import InboundAliases
 
 log = logging.getLogger(__name__)
@@ -91,24 +92,23 @@ class State(Enum):
 class Connection:
     __slots__ = (
         "_aliases",
-        "_answers",
         "_broker",
         "_certificate",
+        "_connack_sent",
         "_decoder",
         "_enhanced",
-        "_holding",
         "_opened_at",
+        "_pending_acks",
         "_permissions",
-        "_resting_until",
-        "_said_connack",
+        "_publisher_paused",
+        "_rate_paused_until",
         "_state",
         "_terms",
         "_transport",
         "_unacknowledged",
-        "_uncharged",
+        "_uncounted_packets",
         "_unread_bytes",
         "_unstored_bytes",
-        "environment",
         "identity",
         "last_received",
         "paused",
@@ -117,6 +117,7 @@ class Connection:
         "send",
         "send_together",
         "session",
+        "shared_state",
         "slot",
         "version",
     )
@@ -127,7 +128,7 @@ class Connection:
         self._broker = broker
         self._certificate = certificate
         self._transport = transport
-        self.environment: Environment = broker.environment
+        self.shared_state: SharedState = broker.shared_state
         self.peer = peer
         self.send: Callable[[bytes], None] = transport.send
         self.send_together: Callable[[list[bytes]], None] = transport.send_together
@@ -136,7 +137,7 @@ class Connection:
         self.principal = ""
         self.identity: object = None
         self.version = V3_1_1
-        self.paused = self._said_connack = False
+        self.paused = self._connack_sent = False
         self.last_received = self._opened_at = now
         self.slot = -1
         """The timing wheel's note."""
@@ -147,17 +148,17 @@ class Connection:
         """Only of a client that has named a method."""
         self._aliases: InboundAliases | None = None
         """Topic aliases the client has defined; None before the first."""
-        self._answers: Answers | None = None
+        self._pending_acks: PendingAcks | None = None
         """None while nothing is owed: an empty deque takes 600 bytes."""
         self._unacknowledged = 0
         """QoS 1 and 2 messages from the client that we have not acknowledged: its send quota (MQTT 5.0, 4.9)."""
         self._unread_bytes = self._unstored_bytes = 0
         """Payload bytes of the messages whose acknowledgements wait for the store."""
-        self._holding = False
+        self._publisher_paused = False
         """We do not read for now."""
-        self._uncharged = 0
+        self._uncounted_packets = 0
         """Packets of this read that its rate will count."""
-        self._resting_until = 0.0
+        self._rate_paused_until = 0.0
         """Its user says more than its rate: it is not read until then. 0: it is."""
         # A stranger's packet may be as large as what we keep for strangers.
         self._decoder = Decoder(self, broker.settings.connect_buffer)
@@ -167,9 +168,9 @@ class Connection:
 
     def data_received(self, data: bytes, now: float) -> None:  # Hot path.
         """Take bytes from the socket; never raises."""
-        environment = self.environment
-        environment.now = self.last_received = now
-        environment.metrics.bytes_in += len(data)
+        shared_state = self.shared_state
+        shared_state.now = self.last_received = now
+        shared_state.metrics.bytes_in += len(data)
         try:
             self._decoder.feed(data)
         except MqttError as error:
@@ -178,10 +179,10 @@ class Connection:
             # Ours, not the peer's: one connection pays for it.
             log.exception("connection of %s failed", self.peer, extra={"peer": self.peer})
             self.end(ReasonCode.UNSPECIFIED_ERROR, "internal error")
-        if self._uncharged or len(data) > _FREE_BYTES:
-            packets, self._uncharged = self._uncharged, 0
+        if self._uncounted_packets or len(data) > _FREE_BYTES:
+            packets, self._uncounted_packets = self._uncounted_packets, 0
             self.charge(packets, len(data), now)
-        if not self._said_connack and self._decoder.buffered > environment.settings.connect_buffer:
+        if not self._connack_sent and self._decoder.buffered > shared_state.settings.connect_buffer:
             self.end(ReasonCode.QUOTA_EXCEEDED, "too much before authentication")
 
     def charge(self, packets: int, size: int, now: float) -> None:
@@ -189,40 +190,40 @@ class Connection:
         if self.principal:  # a stranger may say no more than `connect_buffer`
             seconds = self._broker.rates.charge(self.principal, packets, size, now)
             if seconds > 0:
-                self._rest(now + seconds)
+                self._pause_for_rate(now + seconds)
 
-    def _rest(self, until: float) -> None:
+    def _pause_for_rate(self, until: float) -> None:
         """Read nothing until then."""
         if self._state is not State.CONNECTED:
             return
-        if not self._resting_until:
-            self.environment.metrics.limited_senders += 1
+        if not self._rate_paused_until:
+            self.shared_state.metrics.limited_senders += 1
             if self._broker.rates.is_new(self.principal):
                 text = "%s: %.64r says more than its rate: it is read more slowly"
                 log.warning(text, self.peer, self.principal, extra={"peer": self.peer})
-            if not self._holding:
+            if not self._publisher_paused:
                 self._transport.pause_reading()
-        self._resting_until = until
+        self._rate_paused_until = until
         self._broker.wheel.schedule(self, until)
 
     def connection_lost(self, now: float, reason: str = "connection lost") -> None:
         """The socket is gone. Harmless after our own `close`."""
-        self.environment.now = now
+        self.shared_state.now = now
         self._finish(reason, keep_will=True)
 
     def pause_writing(self) -> None:
         """The socket's buffer is above its high-water mark: a slow consumer, until it has read."""
         self.paused = True
-        self.environment.metrics.slow_consumers += 1
+        self.shared_state.metrics.slow_consumers += 1
         if self.session is not None:
-            self.session.close_gate()
+            self.session.pause_sending()
 
     def resume_writing(self, now: float) -> None:
-        self.environment.now = now
+        self.shared_state.now = now
         self.paused = False
         self._unread_bytes = 0
         if self.session is not None:
-            self.session.pump()
+            self.session.resume_sending()
 
     # -- what the decoder calls ---------------------------------------------------------------------------------------
 
@@ -233,7 +234,7 @@ class Connection:
 
     def packet(self, packet: Packet) -> None:
         """Everything but PUBACK, which goes from the decoder to the session."""
-        self._uncharged += 1
+        self._uncounted_packets += 1
         handler = _LEGAL[self._state].get(type(packet))
         if handler is not None:
             handler(self, packet)
@@ -244,13 +245,13 @@ class Connection:
 
     # -- what the session calls ---------------------------------------------------------------------------------------
 
-    def answer(self, data: bytes) -> None:
+    def reply(self, data: bytes) -> None:
         """Say what the protocol obliges us to say, even to a socket that is full."""
         if self._state is State.CLOSED:
             return
         if self.paused:
             self._unread_bytes += len(data)
-            if self._unread_bytes > self.environment.settings.max_unread_bytes:
+            if self._unread_bytes > self.shared_state.settings.max_unread_bytes:
                 self.end(ReasonCode.QUOTA_EXCEEDED, "slow consumer")
                 return
         self._transport.write(data)
@@ -259,10 +260,10 @@ class Connection:
         """Close for a reason, and tell it to a client that can be told. `detail` is for the embedder."""
         if self._state is State.CLOSED:
             return
-        self.environment.metrics.refuse(reason.replace(" ", "_"))
-        hint = retry_hint(reason_code, self._broker.expected_back)
+        self.shared_state.metrics.refuse(reason.replace(" ", "_"))
+        hint = retry_hint(reason_code, self._broker.expected_reconnects)
         # [MQTT-3.14.0-1]: DISCONNECT only after CONNACK.
-        if self._said_connack:
+        if self._connack_sent:
             if self.version == V5 and self._terms is not None:
                 self._transport.write(goodbye(reason_code, reason, self._terms, hint))
         elif self._state is not State.AWAITING_CONNECT:
@@ -271,26 +272,26 @@ class Connection:
             self._transport.write(sent_away(reason_code, self.version, self._terms, hint))
         self._finish(reason, True, detail)
 
-    def has_something_under_way(self) -> bool:
+    def has_pending_acks(self) -> bool:
         """The client owes us an acknowledgement, or we owe it an answer."""
         session = self.session
-        return self._answers is not None or (session is not None and session.oldest_sent_at() is not None)
+        return self._pending_acks is not None or (session is not None and session.oldest_sent_at() is not None)
 
     def due(self, now: float) -> float | None:
         """The timing wheel has come by."""
         if self._state is State.CLOSED:
             return None
-        settings = self.environment.settings
+        settings = self.shared_state.settings
         session = self.session
         # Also of a client that is accepted and waits for the disk: it takes a place among the handshakes.
-        if session is None or self._terms is None or not self._said_connack:
+        if session is None or self._terms is None or not self._connack_sent:
             until = self._opened_at + settings.connect_timeout
             if now >= until:
                 self.end(ReasonCode.UNSPECIFIED_ERROR, "connect timeout")
                 return None
             return until
-        if self._resting_until and now >= self._resting_until:
-            self._rested(now)
+        if self._rate_paused_until and now >= self._rate_paused_until:
+            self._rate_pause_over(now)
             if session.connection is not self:
                 return None  # what it had said ended it
         oldest = session.oldest_sent_at()
@@ -301,22 +302,22 @@ class Connection:
         if now >= ack_until:
             self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "ack timeout")
             return None
-        if self._resting_until:
-            return min(self._resting_until, ack_until)
+        if self._rate_paused_until:
+            return min(self._rate_paused_until, ack_until)
         if not self._terms.keep_alive:
             return ack_until
         silence = self._terms.keep_alive * settings.keep_alive_grace
-        alive_until = self.last_received + (max(silence, settings.ack_timeout) if self._holding else silence)
+        alive_until = self.last_received + (max(silence, settings.ack_timeout) if self._publisher_paused else silence)
         if now >= alive_until:
             self.end(ReasonCode.KEEP_ALIVE_TIMEOUT, "keep alive timeout")  # [MQTT-3.1.2-22] [3.1.1: MQTT-3.1.2-24]
             return None
         return min(alive_until, ack_until)
 
-    def _rested(self, now: float) -> None:
+    def _rate_pause_over(self, now: float) -> None:
         """Its user is within its rate again."""
-        self._resting_until = 0.0
+        self._rate_paused_until = 0.0
         self.last_received = now  # nobody has listened meanwhile
-        if not self._holding:
+        if not self._publisher_paused:
             self._transport.resume_reading()
         self._resume()
 
@@ -325,9 +326,9 @@ class Connection:
     def _connect(self, connect: Connect) -> None:
         self.version = max(connect.protocol_version, V3_1_1)
         self._state = State.AUTHENTICATING
-        self.environment.metrics.handshakes += 1
+        self.shared_state.metrics.handshakes += 1
         properties = connect.properties
-        settings = self.environment.settings
+        settings = self.shared_state.settings
         terms = self._terms = terms_of(connect, settings)
         if not may_have_identifier(connect, terms, settings):
             self._refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
@@ -346,7 +347,7 @@ class Connection:
             self.version,
             self.peer,
             self._certificate,
-            self._broker.failed.too_many(self.peer, self.environment.now),
+            self._broker.failed.too_many(self.peer, self.shared_state.now),
         )
         decided = partial(self._authenticated, connect, terms)
         method = properties.authentication_method if properties is not None else None
@@ -371,20 +372,20 @@ class Connection:
                 extra={"peer": self.peer},
             )
             guess = (name, connect.password if self._enhanced is None else self.peer)
-            self._broker.failed.note(self.peer, guess, answer.reason_code, self.environment.now)
-            if self._broker.failed.begin_late(self.peer, answer.reason_code, self.environment.now):
-                self.environment.metrics.late_refusals += 1
+            self._broker.failed.note(self.peer, guess, answer.reason_code, self.shared_state.now)
+            if self._broker.failed.begin_late(self.peer, answer.reason_code, self.shared_state.now):
+                self.shared_state.metrics.late_refusals += 1
                 late = LateAnswer(self._broker.failed, self.peer, partial(self._refuse_late, answer.reason_code))
-                self._broker.wheel.schedule(late, self.environment.now + LATE_SECONDS)
+                self._broker.wheel.schedule(late, self.shared_state.now + LATE_SECONDS)
                 return
             # [MQTT-3.1.4-2] [MQTT-4.12.0-4]
             self._refused(answer.reason_code)
             return
-        settings = self.environment.settings
+        settings = self.shared_state.settings
         will = will_of(connect) if connect.will is not None else None
         if will is not None:
             refused = publish_refusal(answer.permissions, will.message.topic, will.message.retain, settings)
-            if not will.message.body.is_what_it_says():
+            if not will.message.body.has_valid_payload_format():
                 refused = ReasonCode.PAYLOAD_FORMAT_INVALID
             if refused:
                 self.end(refused, "will refused")
@@ -400,7 +401,7 @@ class Connection:
             enhanced = self._enhanced
             authentication = enhanced.accepted(answer, self._authenticated_again) if enhanced is not None else None
             connack = connack_of(connect, terms, settings, authentication)
-            if not terms.take(connack):
+            if not terms.fits(connack):
                 self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "maximum packet size too small")
                 return
         self._permissions = answer.permissions
@@ -421,9 +422,9 @@ class Connection:
             connack.session_present = present
             data = encode(connack, V5)
         if stored:
-            self.environment.store.barrier(partial(self._begin, data))
+            self.shared_state.store.barrier(partial(self._connack_stored, data))
         else:
-            self._begin(data)
+            self._connack_stored(data)
 
     def _resume(self) -> None:
         """Look at what has come meanwhile."""
@@ -431,9 +432,9 @@ class Connection:
             self._decoder.resume()
         except MqttError as error:
             self._refuse_packet(error)
-        if self._uncharged:
-            packets, self._uncharged = self._uncharged, 0
-            self.charge(packets, 0, self.environment.now)
+        if self._uncounted_packets:
+            packets, self._uncounted_packets = self._uncounted_packets, 0
+            self.charge(packets, 0, self.shared_state.now)
 
     def _refuse_late(self, reason_code: int) -> None:
         """The time of a refusal that waited has come."""
@@ -447,9 +448,9 @@ class Connection:
         """The authenticator asks the client something, at CONNECT or later."""
         if self._state is State.CONNECTED:
             # [MQTT-3.15.2-1]
-            self._owe(auth, stored=False)
+            self._queue_ack(auth, stored=False)
         elif self._state is State.AUTHENTICATING:
-            if self._terms is None or not self._terms.take(auth):
+            if self._terms is None or not self._terms.fits(auth):
                 self.end(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "maximum packet size too small")
                 return
             self._transport.write(encode(auth, V5))
@@ -474,9 +475,9 @@ class Connection:
         else:
             self._permissions = answer.permissions
             self.identity = answer.identity
-            self._owe(Auth(ReasonCode.SUCCESS, self._enhanced.properties(answer.data)), stored=False)
+            self._queue_ack(Auth(ReasonCode.SUCCESS, self._enhanced.properties(answer.data)), stored=False)
 
-    def _begin(self, connack: bytes) -> None:
+    def _connack_stored(self, connack: bytes) -> None:
         """What CONNACK promises is stored: it leaves, and the session may speak."""
         session = self.session
         if session is None:
@@ -484,26 +485,26 @@ class Connection:
         # [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [3.1.1: MQTT-3.1.4-4] [3.1.1: MQTT-3.2.0-1]: once, before
         # anything but AUTH.
         self._transport.write(connack)
-        self._said_connack = True
-        self.environment.metrics.handshakes -= 1
+        self._connack_sent = True
+        self.shared_state.metrics.handshakes -= 1
         session.start()
-        ahead = self._broker.rates.seconds_over(self.principal, self.environment.now)
+        ahead = self._broker.rates.seconds_over(self.principal, self.shared_state.now)
         if ahead > 0:
-            self._rest(self.environment.now + ahead)
+            self._pause_for_rate(self.shared_state.now + ahead)
         else:
             self._resume()
 
     # -- PUBLISH from the client --------------------------------------------------------------------------------------
 
     def _publish(self, publish: Publish) -> None:
-        environment = self.environment
-        environment.metrics.publishes_in += 1
+        shared_state = self.shared_state
+        shared_state.metrics.publishes_in += 1
         session = self._accepted_session()
         topic, properties = publish.topic, publish.properties
         if properties is not None and properties.topic_alias is not None:
             if self._aliases is None:
                 self._aliases = InboundAliases()
-            topic = self._aliases.resolve(topic, properties.topic_alias, environment.settings.topic_alias_maximum)
+            topic = self._aliases.resolve(topic, properties.topic_alias, shared_state.settings.topic_alias_maximum)
         qos = publish.qos
         # [3.1.1: MQTT-4.3.3-2] [MQTT-4.3.3-13]
         repeated = qos == 2 and session.has_received(publish.packet_id)
@@ -515,37 +516,37 @@ class Connection:
             self._unstored_bytes += len(publish.payload)
             self._unacknowledged += 1
             # [MQTT-3.3.4-7]
-            if self.version == V5 and self._unacknowledged > environment.settings.receive_maximum:
+            if self.version == V5 and self._unacknowledged > shared_state.settings.receive_maximum:
                 self.end(ReasonCode.RECEIVE_MAXIMUM_EXCEEDED, "receive maximum exceeded")  # MQTT 5.0, 3.3.4
                 return
-        refusal = publish_refusal(self._permissions, topic, publish.retain, environment.settings)
-        body = body_of(publish.payload, properties, environment.now)
+        refusal = publish_refusal(self._permissions, topic, publish.retain, shared_state.settings)
+        body = body_of(publish.payload, properties, shared_state.now)
         if refusal:
-            environment.metrics.dropped_not_permitted += 1
-        elif not body.is_what_it_says():
-            environment.metrics.dropped_invalid += 1
+            shared_state.metrics.dropped_not_permitted += 1
+        elif not body.has_valid_payload_format():
+            shared_state.metrics.dropped_invalid += 1
             refusal = ReasonCode.PAYLOAD_FORMAT_INVALID
         if refusal:
             if qos:
                 ends = repeated and self.version == V5  # the handshake; an earlier run had noted the message
                 if ends:
                     session.release(publish.packet_id)
-                acknowledge = partial(self._owe_acknowledgement(publish, 0), refusal)
+                acknowledge = partial(self._queue_publish_ack(publish, 0), refusal)
                 session.tell_released(publish.packet_id, acknowledge) if ends else acknowledge()
             return
         message = Message(topic, body, qos, publish.retain)
         # Noted and routed in one group of the store.
         reception = session.receive(publish.packet_id) if qos == 2 else None
         anybody = repeated or self._broker.route(message, session)
-        done: Callable[[int], None] = _nothing
+        done: Callable[[int], None] = _no_acknowledgement
         identifier: int | None = None
         if qos:
             unheard = 0 if anybody or self._broker.embedded else ReasonCode.NO_MATCHING_SUBSCRIBERS
-            done = self._owe_acknowledgement(publish, unheard)
+            done = self._queue_publish_ack(publish, unheard)
         if reception is not None:
             reception.answer = done
             done, identifier = reception, session.identifier(publish.packet_id)
-        environment.events.published(session.client_id, message, done, identifier)
+        shared_state.events.published(session.client_id, message, done, identifier)
 
     def _acknowledge_again(self, session: Session, publish: Publish) -> bool:
         """PUBREC for a repetition, when its content is stored. False: an earlier run may have noted the message without
@@ -553,13 +554,13 @@ class Connection:
         assert session.received is not None, "it is a repetition"
         reception = session.received[publish.packet_id]
         if reception is None:
-            self._owe(Pubrec(publish.packet_id), session.durable)
+            self._queue_ack(Pubrec(publish.packet_id), session.durable)
         elif reception.answer is not None:
             self._unstored_bytes += len(publish.payload)
-            reception.answer = self._owe_acknowledgement(publish, 0)
+            reception.answer = self._queue_publish_ack(publish, 0)
         return reception is None or reception.answer is not None
 
-    def _owe_acknowledgement(self, publish: Publish, unheard: int) -> Callable[[int], None]:
+    def _queue_publish_ack(self, publish: Publish, unheard: int) -> Callable[[int], None]:
         """PUBACK or PUBREC, when what PUBLISH has changed is stored and the function returned was called."""
         # [MQTT-2.2.1-5] [MQTT-3.3.4-1] [MQTT-4.3.2-4] [MQTT-4.3.3-8] [3.1.1: MQTT-2.3.1-6] [3.1.1: MQTT-3.3.4-1]
         # [3.1.1: MQTT-4.3.2-2]: in its turn [MQTT-4.6.0-2] [MQTT-4.6.0-3].
@@ -572,7 +573,7 @@ class Connection:
                 packet.reason_code = reason_code or unheard
             release()
 
-        release = self._owe(packet, stored=True, waits=True)
+        release = self._queue_ack(packet, stored=True, waits=True)
         return done
 
     def _pubrel(self, pubrel: Pubrel) -> None:
@@ -580,13 +581,13 @@ class Connection:
         known = session.release(pubrel.packet_id)
         # Unknown: completed before the connection was lost, or never begun. 3.1.1 answers both alike.
         code = ReasonCode.SUCCESS if known or self.version != V5 else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
-        self.environment.metrics.unsolicited_acknowledgements += not known
+        self.shared_state.metrics.unsolicited_acknowledgements += not known
         # Not before it is stored that the identifier is free: a new message under it would pass for a repetition. An
         # earlier run may have stored that here, and the embedder not. [MQTT-3.7.2-1] [MQTT-4.3.3-11] [MQTT-4.3.3-12]
         waits = self._broker.embedded and session.durable
-        fulfil = self._owe(Pubcomp(pubrel.packet_id, code), stored=known and session.durable, waits=waits)
+        condition_met = self._queue_ack(Pubcomp(pubrel.packet_id, code), stored=known and session.durable, waits=waits)
         if waits:
-            session.tell_released(pubrel.packet_id, fulfil)
+            session.tell_released(pubrel.packet_id, condition_met)
 
     def _pubrec(self, pubrec: Pubrec) -> None:
         self._accepted_session().pubrec(pubrec.packet_id, pubrec.reason_code)
@@ -604,11 +605,11 @@ class Connection:
         codes: list[int] = []
         wanting_retained: list[tuple[str, int]] = []
         # [MQTT-3.8.4-5] [3.1.1: MQTT-3.8.4-4]: one after the other, and one SUBACK.
-        self._uncharged += len(subscribe.subscriptions)  # each is work of its own
+        self._uncounted_packets += len(subscribe.subscriptions)  # each is work of its own
         for request in subscribe.subscriptions:
             topic_filter = request.topic_filter
             refusal = subscribe_refusal(
-                self._permissions, topic_filter, session.subscriptions, self.environment.settings
+                self._permissions, topic_filter, session.subscriptions, self.shared_state.settings
             )
             if refusal:
                 # [MQTT-3.9.3-2]
@@ -630,24 +631,26 @@ class Connection:
         def subscribed() -> None:
             for topic_filter, options in wanting_retained:
                 self._broker.send_retained(session, topic_filter, options)
-            session.announce()
+            session.subscriptions_changed()
 
         # [MQTT-2.2.1-6] [MQTT-3.8.4-1] [MQTT-3.8.4-2] [3.1.1: MQTT-2.3.1-7] [3.1.1: MQTT-3.8.4-1] [3.1.1: MQTT-3.8.4-2]
-        self._owe(Suback(subscribe.packet_id, codes), stored=session.durable, then=subscribed)
+        self._queue_ack(Suback(subscribe.packet_id, codes), stored=session.durable, then=subscribed)
 
     def _unsubscribe(self, unsubscribe: Unsubscribe) -> None:
         session = self._accepted_session()
-        self._uncharged += len(unsubscribe.topic_filters)
+        self._uncounted_packets += len(unsubscribe.topic_filters)
         # [MQTT-3.10.4-6] [MQTT-3.11.3-1] [MQTT-3.11.3-2] [3.1.1: MQTT-3.10.4-6]
         removed = [self._broker.unsubscribe(session, topic_filter) for topic_filter in unsubscribe.topic_filters]
         codes: list[int] = [0 if there else ReasonCode.NO_SUBSCRIPTION_EXISTED for there in removed]
         # [MQTT-3.10.4-4] [MQTT-3.10.4-5] [3.1.1: MQTT-3.10.4-4] [3.1.1: MQTT-3.10.4-5]: also where there was nothing.
-        self._owe(Unsuback(unsubscribe.packet_id, codes), stored=session.durable, then=session.announce)
+        self._queue_ack(
+            Unsuback(unsubscribe.packet_id, codes), stored=session.durable, then=session.subscriptions_changed
+        )
 
     # -- the rest of the packets --------------------------------------------------------------------------------------
 
     def _pingreq(self, _: Pingreq) -> None:
-        self.answer(_PINGRESP)  # [MQTT-3.12.4-1] [3.1.1: MQTT-3.12.4-1]
+        self.reply(_PINGRESP)  # [MQTT-3.12.4-1] [3.1.1: MQTT-3.12.4-1]
 
     def _disconnect(self, disconnect: Disconnect) -> None:
         session = self._accepted_session()
@@ -658,7 +661,7 @@ class Connection:
                 raise ProtocolError(
                     "a session that ends with its connection cannot be prolonged"
                 )  # MQTT 5.0, 3.14.2.2.2
-            session.expiry_interval = min(interval, self.environment.settings.max_session_expiry)
+            session.expiry_interval = min(interval, self.shared_state.settings.max_session_expiry)
         # [MQTT-3.1.2-10] [3.1.1: MQTT-3.1.2-10] [3.1.1: MQTT-3.14.4-3]
         # Reason code 0, and every DISCONNECT of 3.1.1, takes the will back [MQTT-3.14.4-3].
         code = disconnect.reason_code
@@ -666,52 +669,52 @@ class Connection:
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
-    def _owe(
+    def _queue_ack(
         self, packet: Packet, stored: bool, waits: bool = False, then: Callable[[], None] | None = None
     ) -> Callable[[], None]:
-        """Answer in turn, after the store's barrier if `stored`, and if it `waits`, after a call of what is returned.
-        `then` runs when the packet has left."""
-        answers = self._answers
-        if answers is None:
-            answers = self._answers = Answers(self._leave)
-        elif len(answers) >= self.environment.settings.max_pending_answers:
+        """Send an acknowledgement in its turn: after the store's barrier if `stored`, and after a call of the function
+        returned if it `waits` for one. `then` is called when the packet has left."""
+        acks = self._pending_acks
+        if acks is None:
+            acks = self._pending_acks = PendingAcks(self._send_ack)
+        elif len(acks) >= self.shared_state.settings.max_pending_answers:
             self.end(ReasonCode.QUOTA_EXCEEDED, "too many unacknowledged messages")
-        answer = Answer(packet, 1 + waits, then)
-        answers.owe(answer)
-        settings = self.environment.settings
-        if len(answers) >= settings.receive_maximum or self._unstored_bytes > settings.max_unstored_bytes:
-            self._hold()
-        fulfil = partial(answers.fulfil, answer)
+        ack = PendingAck(packet, 1 + waits, then)
+        acks.append(ack)
+        settings = self.shared_state.settings
+        if len(acks) >= settings.receive_maximum or self._unstored_bytes > settings.max_unstored_bytes:
+            self._pause_publisher()
+        condition_met = partial(acks.condition_met, ack)
         if stored:
-            self.environment.store.barrier(fulfil)
+            self.shared_state.store.barrier(condition_met)
         else:
-            fulfil()
-        return fulfil
+            condition_met()
+        return condition_met
 
-    def _hold(self) -> None:
+    def _pause_publisher(self) -> None:
         """The client says more than we can store for now: it waits, by TCP's own means, until we have answered."""
-        if not self._holding and self._state is State.CONNECTED:
-            self._holding = True
-            self.environment.metrics.held_publishers += 1
-            if not self._resting_until:
+        if not self._publisher_paused and self._state is State.CONNECTED:
+            self._publisher_paused = True
+            self.shared_state.metrics.held_publishers += 1
+            if not self._rate_paused_until:
                 self._transport.pause_reading()
 
-    def _leave(self, packet: Packet) -> None:
+    def _send_ack(self, packet: Packet) -> None:
         """Its turn has come."""
-        if not self._answers:
-            self._answers = None
+        if not self._pending_acks:
+            self._pending_acks = None
             self._unstored_bytes = 0
-            if self._holding:
-                self._holding = False
-                self.last_received = self.environment.now  # nobody has listened meanwhile
+            if self._publisher_paused:
+                self._publisher_paused = False
+                self.last_received = self.shared_state.now  # nobody has listened meanwhile
                 self._broker.wheel.schedule(self, self.last_received)
-                if not self._resting_until:
+                if not self._rate_paused_until:
                     self._transport.resume_reading()
         data = encode(packet, self.version)
         if self._terms is not None and len(data) > self._terms.maximum_packet_size:  # SUBACK of very many filters
             self.end(ReasonCode.PACKET_TOO_LARGE, "answer larger than the client takes")  # [MQTT-3.1.2-24]
             return
-        self.answer(data)
+        self.reply(data)
         if isinstance(packet, Puback | Pubcomp):
             self._unacknowledged = max(self._unacknowledged - 1, 0)
         elif isinstance(packet, Pubrec) and packet.reason_code >= 0x80:
@@ -737,21 +740,21 @@ class Connection:
             return
         # [MQTT-3.2.2-7] [MQTT-3.14.4-1] [MQTT-3.14.4-2] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [3.1.1: MQTT-3.2.2-5]
         # [3.1.1: MQTT-4.8.0-1]: whatever the reason, nothing is said or read any more.
-        if self._state is not State.AWAITING_CONNECT and not self._said_connack:
-            self.environment.metrics.handshakes -= 1
+        if self._state is not State.AWAITING_CONNECT and not self._connack_sent:
+            self.shared_state.metrics.handshakes -= 1
         self._state = State.CLOSED
         self._decoder.stop()
         self._enhanced = None  # it has our methods: a circle, see `Decoder.stop`
         self._broker.wheel.cancel(self)
-        if self._answers is not None:
-            self._answers.drop()
-            self._answers = None
+        if self._pending_acks is not None:
+            self._pending_acks.clear()
+            self._pending_acks = None
         self._transport.close()
         session, self.session = self.session, None
         if session is not None:
             self._broker.connection_ended(self, session, reason, keep_will, detail)
 
-    def _give_up(self, _: Disconnect) -> None:
+    def _client_gave_up(self, _: Disconnect) -> None:
         self._finish("disconnected", keep_will=False)  # instead of the AUTH that was asked for
 
     def _accepted_session(self) -> Session:
@@ -760,13 +763,13 @@ class Connection:
         return session
 
 
-def _nothing(_: int) -> None:
+def _no_acknowledgement(_: int) -> None:
     """What `done` means for a message of QoS 0: nobody waits for an acknowledgement."""
 
 
 _LEGAL: Final[dict[State, dict[type[Any], Callable[[Connection, Any], None]]]] = {
     State.AWAITING_CONNECT: {Connect: Connection._connect},
-    State.AUTHENTICATING: {Auth: Connection._auth, Disconnect: Connection._give_up},  # [MQTT-3.1.2-30]
+    State.AUTHENTICATING: {Auth: Connection._auth, Disconnect: Connection._client_gave_up},  # [MQTT-3.1.2-30]
     State.CONNECTED: {
         Auth: Connection._auth,
         Publish: Connection._publish,

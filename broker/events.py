@@ -1,7 +1,7 @@
 """What the broker tells whoever embeds it, and the outcome of a delivery.
 
 All calls are made on the broker's own thread, synchronously, from within a packet's or a timer's processing. A handler
-may call back into the broker (`deliver` from `ready` or `settled`, for example), and must not raise.
+may call back into the broker (`deliver` from `ready` or `delivery_ended`, for example), and must not raise.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Protocol
 from broker.message import Message
 
 ACKNOWLEDGED = 0x00
-"""`settled` outcome: PUBACK with a reason code below 0x80."""
+"""`delivery_ended` outcome: PUBACK with a reason code below 0x80."""
 COMPLETED = 1
-"""`settled` outcome: PUBCOMP. The broker keeps its record of the handle until `forget`."""
+"""`delivery_ended` outcome: PUBCOMP. The broker keeps its record of the handle until `forget`."""
 LOST = -1
-"""`settled` outcome: the connection ended first. A session that outlives it may offer the handle to `resume`."""
-NOT_TAKEN = -2
-"""`settled` outcome: LOST, and the client has shown that it did not take the message (`untaken`)."""
+"""`delivery_ended` outcome: the connection ended first. A session that outlives it may offer the handle to `resume`."""
+UNHANDLED = -2
+"""`delivery_ended` outcome: LOST, and the client has shown that it did not take the message (`unhandled`)."""
 # Any other outcome is `refused`: the reason code >= 0x80 of PUBACK or PUBREC, or 0x95 when the message is larger than
 # the client's maximum packet size and was therefore not sent [MQTT-3.1.2-24].
 
@@ -31,20 +31,20 @@ class BrokerEvents(Protocol):
         """The connection ended (for a take-over: the old one, before `connected` of the new one).
 
         `reason` is one short word group for logs and metrics, `detail` what else is known of it, or empty. Every handle
-        of the connection that is not settled has been reported LOST before, except those past PUBREC, which cannot be
-        taken back.
+        of the connection whose delivery has not ended has been reported LOST before, except those past PUBREC, which
+        cannot be taken back.
         """
 
-    def ready(self, client_id: str, room: int) -> None:
-        """The session can take `room` (> 0) more messages through `deliver`.
+    def ready(self, client_id: str, send_quota: int) -> None:
+        """The session can take `send_quota` (> 0) more messages through `deliver`.
 
         Said after CONNECT (once the inflight messages of the session are re-sent) if the session has a subscription,
-        after every SUBSCRIBE and UNSUBSCRIBE that leaves one, and after a `deliver` answered False for want of room,
-        when half of the window is free again and the socket takes bytes.
+        after every SUBSCRIBE and UNSUBSCRIBE that leaves one, and after a `deliver` answered False for want of send
+        quota, when half of the window is free again and the socket takes bytes.
         """
 
-    def settled(self, client_id: str, handle: int, outcome: int) -> None:
-        """What became of a handle that `deliver` took with QoS 1 or 2: ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN, or a
+    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:
+        """What became of a handle that `deliver` took with QoS 1 or 2: ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, or a
         reason code >= 0x80.
 
         After COMPLETED the caller owes a `Broker.forget(client_id, handle)` once it has stored the outcome: until then

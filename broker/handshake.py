@@ -46,7 +46,7 @@ class Terms(NamedTuple):
     alias_maximum: int
     """Topic aliases that we may define: what the client takes, and no more than we take ourselves."""
 
-    def take(self, packet: Packet) -> bool:
+    def fits(self, packet: Packet) -> bool:
         """Whether a packet of 5.0 is no larger than the client takes [MQTT-3.1.2-24]."""
         limit = self.maximum_packet_size
         return limit == MAXIMUM_PACKET_SIZE or len(encode(packet, V5)) <= limit
@@ -110,7 +110,7 @@ def connack_of(connect: Connect, terms: Terms, settings: BrokerSettings, authent
         properties.authentication_method = authentication.authentication_method
         properties.authentication_data = authentication.authentication_data
     connack = Connack(properties=properties)
-    if not terms.take(connack):
+    if not terms.fits(connack):
         properties.topic_alias_maximum = None
     return connack
 

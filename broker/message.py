@@ -27,7 +27,7 @@ class Body:
     heads: dict[int, bytes] = field(default_factory=dict, repr=False)
     """The same of what packets with this payload begin with, by the length of the topic (`head_at_least_once`)."""
 
-    def is_what_it_says(self) -> bool:
+    def has_valid_payload_format(self) -> bool:
         """Payload format 1 means UTF-8 (MQTT 5.0, 3.3.2.3.2)."""
         if self.properties is None or not self.properties.payload_format_indicator:
             return True

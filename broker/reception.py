@@ -15,14 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from broker.protocol.packets import V5
-
-if TYPE_CHECKING:
-    from broker.session import Session
+from broker.shared_state import SharedState
 
 PACKET_ID_BITS = 16
+
+
+class ReceivingSession(Protocol):
+    """The part of a session that a reception uses: `session` imports this module, not the other way round."""
+
+    shared_state: SharedState
+    version: int
+    received: dict[int, Reception | None] | None
+    """By packet identifier, inbound QoS 2 messages before PUBREL. None: its content is stored."""
+
+    def release(self, packet_id: int) -> bool:
+        """Free the identifier; False if it was not in use."""
 
 
 class Reception:
@@ -30,7 +40,7 @@ class Reception:
 
     __slots__ = ("answer", "packet_id", "session")
 
-    def __init__(self, session: Session, packet_id: int) -> None:
+    def __init__(self, session: ReceivingSession, packet_id: int) -> None:
         self.session = session
         self.packet_id = packet_id
         self.answer: Callable[[int], None] | None = None
@@ -44,7 +54,7 @@ class Reception:
             answer(reason_code)  # released meanwhile, or the session has ended
         elif reason_code >= 0x80 and session.version == V5:
             session.release(packet_id)
-            session.environment.store.barrier(partial(answer, reason_code))
+            session.shared_state.store.barrier(partial(answer, reason_code))
         else:
             received[packet_id] = None
             answer(reason_code)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker.environment import Environment, SessionConnection
+from broker.connection_protocols import SessionConnection
 from broker.events import LOST
 from broker.inflight import ABANDONED, FORGET_DUE, POSTPONED, PUBACK_DUE, PUBCOMP_DUE, PUBREC_DUE, Inflight
+from broker.outbound import Outbound
 from broker.protocol.topic_filters import split_shared
 from broker.reception import PACKET_ID_BITS, Reception
 from broker.router import (
@@ -29,22 +30,26 @@ from broker.router import (
 )
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
 from broker.settings import NEVER_EXPIRES
+from broker.shared_state import SharedState
 from broker.store import StoredOutbound, StoredSession, StoredSubscription, StoredWill
 from broker.topic_aliases import OutboundAliases
-from broker.window import InflightWindow
 
 
-class Session(InflightWindow):
-    __slots__ = ("expires_at", "expiry_interval", "look", "number", "principal", "received", "slot", "will")
+class Session(Outbound):
+    __slots__ = ("expires_at", "expiry_interval", "number", "on_due", "principal", "received", "slot", "will")
 
     def __init__(
-        self, client_id: str, principal: str, environment: Environment, look: Callable[[Session, float], float | None]
+        self,
+        client_id: str,
+        principal: str,
+        shared_state: SharedState,
+        on_due: Callable[[Session, float], float | None],
     ) -> None:
-        super().__init__(client_id, environment)
+        super().__init__(client_id, shared_state)
         self.principal = principal
         self.number = 0
         """Of a durable one: no other session ever has it. See `identifier`."""
-        self.look = look
+        self.on_due = on_due
         """The broker's: what to do when a deadline of this session has come."""
         self.expiry_interval = 0
         """Seconds it outlives its connection; 0xFFFFFFFF: for ever."""
@@ -67,25 +72,25 @@ class Session(InflightWindow):
         self.aliases = OutboundAliases(alias_maximum) if alias_maximum else None
         self.packet_limit = packet_limit
         # [MQTT-4.9.0-1]
-        environment = self.environment
-        self.window = min(receive_maximum, environment.settings.max_inflight, environment.packet_ids.window)
+        shared_state = self.shared_state
+        self.window = min(receive_maximum, shared_state.settings.max_inflight, shared_state.packet_ids.window)
         self.expires_at = None
 
-    def leave(self, now: float) -> None:
+    def start_expiry(self, now: float) -> None:
         """The connection has ended (`detach` has been called), the session stays: from now on it expires."""
         if self.expiry_interval != NEVER_EXPIRES:
             self.expires_at = now + self.expiry_interval
         self.save()
 
     def next_deadline(self) -> float | None:
-        """When to look at a session without a connection: its will is due, or it expires."""
+        """When to on_due at a session without a connection: its will is due, or it expires."""
         due_at = self.will.due_at if self.will is not None else None
         if due_at is None or (self.expires_at is not None and self.expires_at < due_at):
             return self.expires_at
         return due_at
 
     def due(self, now: float) -> float | None:
-        return self.look(self, now)
+        return self.on_due(self, now)
 
     def oldest_sent_at(self) -> float | None:
         """When the message was sent that is unacknowledged for longest, on this connection."""
@@ -104,13 +109,13 @@ class Session(InflightWindow):
     def is_worn_out(self) -> bool:
         """Nothing is left of it but QoS 2 handshakes that the client never finishes, and too many of those."""
         return (
-            len(self.inflight) > self.environment.packet_ids.most_abandoned
+            len(self.inflight) > self.shared_state.packet_ids.most_abandoned
             and self.received is None
             and self.queue is None
             and all(entry.phase == ABANDONED for entry in self.inflight.values())
         )
 
-    def held(self) -> list[int]:
+    def past_pubrec(self) -> list[int]:
         """Handles past PUBREC: they cannot be taken back."""
         return self._handles_in(PUBCOMP_DUE, FORGET_DUE)
 
@@ -130,20 +135,20 @@ class Session(InflightWindow):
         if topic_filter not in self.subscriptions and _is_wildcard(topic_filter):
             self.wildcards += 1
         self.subscriptions[topic_filter] = options
-        self.posted_topic = None
+        self.last_topic = None
         if self.durable:
-            self.environment.store.save_subscription(self.client_id, _stored(topic_filter, options))
+            self.shared_state.store.save_subscription(self.client_id, _stored(topic_filter, options))
 
     def unsubscribe(self, topic_filter: str) -> bool:
         # [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.10.4-3] [3.1.1: MQTT-3.10.4-1] [3.1.1: MQTT-3.10.4-2]
         # [3.1.1: MQTT-3.10.4-3]: by its letters; what is inflight or queued goes on.
         if self.subscriptions.pop(topic_filter, None) is None:
             return False
-        self.posted_topic = None
+        self.last_topic = None
         if _is_wildcard(topic_filter):
             self.wildcards -= 1
         if self.durable:
-            self.environment.store.delete_subscription(self.client_id, topic_filter)
+            self.shared_state.store.delete_subscription(self.client_id, topic_filter)
         return True
 
     def granted(self, topic: str) -> int:
@@ -165,7 +170,7 @@ class Session(InflightWindow):
         if reception is None:
             reception = self.received[packet_id] = Reception(self, packet_id)
             if self.durable:
-                self.environment.store.save_received(self.client_id, packet_id)
+                self.shared_state.store.save_received(self.client_id, packet_id)
         return reception
 
     def identifier(self, packet_id: int) -> int | None:
@@ -179,7 +184,7 @@ class Session(InflightWindow):
         if identifier is None:
             done()
         else:
-            self.environment.events.released(self.client_id, [identifier], done)
+            self.shared_state.events.released(self.client_id, [identifier], done)
 
     def release(self, packet_id: int) -> bool:
         """PUBREL, or our refusal in PUBREC: the identifier is free. False: it was not in use."""
@@ -189,7 +194,7 @@ class Session(InflightWindow):
         if not self.received:
             self.received = None
         if self.durable:
-            self.environment.store.delete_received(self.client_id, packet_id)
+            self.shared_state.store.delete_received(self.client_id, packet_id)
         return True
 
     # -- the store ----------------------------------------------------------------------------------------------------
@@ -197,7 +202,7 @@ class Session(InflightWindow):
     def save(self) -> None:
         """The session's own facts, will included."""
         if self.durable:
-            self.environment.store.save_session(
+            self.shared_state.store.save_session(
                 StoredSession(
                     self.client_id,
                     self.principal,
@@ -245,12 +250,12 @@ class Session(InflightWindow):
             copy = MessageCopy(shared, row.qos, row.retain, row.subscription_identifiers, row.sequence)
             if not row.packet_id:
                 if self.queue is None:
-                    self.queue = SessionQueue(self.environment.metrics)
+                    self.queue = SessionQueue(self.shared_state.metrics)
                 self.queue.append(copy)
                 return
         elif row.message_key is not None or not row.packet_id:
             # Its message was gone before the row was.
-            self.environment.store.delete_outbound(self.client_id, row.sequence)
+            self.shared_state.store.delete_outbound(self.client_id, row.sequence)
             return
         # Whether it was sent before the process ended, nobody knows: it goes out with DUP.
         phase = PUBACK_DUE if row.qos == 1 else PUBCOMP_DUE if row.released else PUBREC_DUE
@@ -267,15 +272,15 @@ class Session(InflightWindow):
         held = [e.handle for e in self.inflight.values() if e.phase == PUBCOMP_DUE and e.handle is not None]
         for entry in self.inflight.values():
             if entry.copy is not None and entry.sequence:
-                self.environment.let_go(entry.copy.shared)
+                self.shared_state.drop_reference(entry.copy.shared)
         for copy in self.queue or ():
             if copy.sequence:
-                self.environment.let_go(copy.shared)
+                self.shared_state.drop_reference(copy.shared)
         if self.durable:
-            self.environment.store.delete_session(self.client_id)
+            self.shared_state.store.delete_session(self.client_id)
             if self.received is not None:
                 identifiers = [self.number << PACKET_ID_BITS | packet_id for packet_id in self.received]
-                self.environment.events.released(self.client_id, identifiers, lambda: None)
+                self.shared_state.events.released(self.client_id, identifiers, lambda: None)
             self.durable = False
         self.inflight = {}
         self.packet_of_handle = None
@@ -285,11 +290,11 @@ class Session(InflightWindow):
         self.received = None
         self.will = None
         for handle in held:
-            self.environment.events.settled(self.client_id, handle, LOST)
+            self.shared_state.events.delivery_ended(self.client_id, handle, LOST)
 
 
 def _is_wildcard(topic_filter: str) -> bool:
-    """Counted by the session to know whether a topic needs more than a look-up."""
+    """Counted by the session to know whether a topic needs more than a on_due-up."""
     return has_wildcard(topic_filter) and split_shared(topic_filter)[0] is None
 
 

@@ -102,32 +102,32 @@ class SessionQueue:
 
     def pop_first(self) -> MessageCopy:
         copy = self._copies.popleft()
-        self._left(copy)
+        self._forget(copy)
         return copy
 
     def clear(self) -> None:
         """The session is over."""
         for copy in self._copies:
-            self._left(copy)
+            self._forget(copy)
         self._copies.clear()
 
-    def take_expired(self, now: float) -> list[MessageCopy]:
+    def remove_expired(self, now: float) -> list[MessageCopy]:
         """Remove and return what nobody needs any more."""
-        return self._take(lambda copy: copy.has_expired(now))
+        return self._remove_where(lambda copy: copy.has_expired(now))
 
-    def take_qos_0(self) -> list[MessageCopy]:
+    def remove_qos_0(self) -> list[MessageCopy]:
         """Remove and return what does not outlive a connection."""
-        return self._take(lambda copy: copy.qos == 0)
+        return self._remove_where(lambda copy: copy.qos == 0)
 
-    def _take(self, condition: Callable[[MessageCopy], bool]) -> list[MessageCopy]:
+    def _remove_where(self, condition: Callable[[MessageCopy], bool]) -> list[MessageCopy]:
         taken = [copy for copy in self._copies if condition(copy)]
         if taken:
             self._copies = deque(copy for copy in self._copies if not condition(copy))
             for copy in taken:
-                self._left(copy)
+                self._forget(copy)
         return taken
 
-    def _left(self, copy: MessageCopy) -> None:
+    def _forget(self, copy: MessageCopy) -> None:
         shared = copy.shared
         size = len(shared.message.body.payload)
         self.payload_bytes -= size

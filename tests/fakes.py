@@ -269,14 +269,14 @@ class RecordingEvents:
     def disconnected(self, client_id: str, reason: str, detail: str) -> None:
         self.log.append(("disconnected", client_id, reason))
 
-    def ready(self, client_id: str, room: int) -> None:
-        assert room > 0
-        self.log.append(("ready", client_id, room))
+    def ready(self, client_id: str, send_quota: int) -> None:
+        assert send_quota > 0
+        self.log.append(("ready", client_id, send_quota))
         if self.on_ready is not None:
-            self.on_ready(client_id, room)
+            self.on_ready(client_id, send_quota)
 
-    def settled(self, client_id: str, handle: int, outcome: int) -> None:
-        self.log.append(("settled", client_id, handle, outcome))
+    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:
+        self.log.append(("delivery_ended", client_id, handle, outcome))
         if self.on_settled is not None:
             self.on_settled(client_id, handle, outcome)
 

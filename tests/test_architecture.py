@@ -87,7 +87,7 @@ MODULE_LINES = 600
 LONGER_BY_DESIGN = {
     "broker.protocol.codec": 1_000,
     "broker.connection": 800,
-    "broker.window": 755,
+    "broker.outbound": 780,
     "gateway.delivery.ledger": 860,
 }
 """The codec: both versions and both directions of the wire in one sitting. The ledger: every statement that changes the
@@ -217,10 +217,10 @@ def test_gateway_rooms_import_downwards() -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
+    """Not for types either, and not within a function: a circle is a circle for whoever reads it."""
     graph: dict[str, set[str]] = {name: set() for name in MODULES}
     for found in imports():
-        late = found.inside_function or found.for_types_only
-        if found.imported in MODULES and not (late and within(found.importer, "broker")):
+        if found.imported in MODULES:
             graph[found.importer].add(found.imported)
     done: set[str] = set()
 

@@ -29,7 +29,7 @@ NUMBERS_WITHOUT_UNIT = {
     "broker.events.ACKNOWLEDGED": "an outcome",
     "broker.events.COMPLETED": "an outcome",
     "broker.events.LOST": "an outcome",
-    "broker.events.NOT_TAKEN": "an outcome",
+    "broker.events.UNHANDLED": "an outcome",
     "broker.forwarding.RETAIN": "a bit of the fixed header",
     "broker.inflight": "phases of a message",
     "broker.network.listen_address.OWNER_ONLY": "a file mode",
@@ -38,7 +38,7 @@ NUMBERS_WITHOUT_UNIT = {
     "broker.router": "bits of subscription options",
     "broker.sqlite_store.EXIT_UNSYNCED": "an exit code",
     "broker.sqlite_tables.SCHEMA_VERSION": "a version",
-    "broker.window.DUP": "a bit of the fixed header",
+    "broker.outbound.DUP": "a bit of the fixed header",
 }
 """Public numeric constants, or modules of them, that count and measure nothing."""
 

@@ -194,7 +194,7 @@ class BrokerServer:
     async def _answers_left(self) -> None:
         """What the clients are owed is behind one more barrier. A disk that refuses must not keep us."""
         stored: asyncio.Future[None] = self._loop.create_future()
-        self.broker.environment.store.barrier(lambda: None if stored.done() else stored.set_result(None))
+        self.broker.shared_state.store.barrier(lambda: None if stored.done() else stored.set_result(None))
         try:
             await asyncio.wait_for(stored, DRAIN)
         except TimeoutError:
@@ -206,7 +206,7 @@ class BrokerServer:
         acknowledged = metrics.acknowledged
         now = self._loop.time()
         deadline, quiet = now + DRAIN, now + QUIET
-        while now < min(deadline, quiet) and self.broker.has_something_under_way():
+        while now < min(deadline, quiet) and self.broker.has_pending_acks():
             await asyncio.sleep(LOOK_AGAIN)
             now = self._loop.time()
             if metrics.acknowledged != acknowledged:
@@ -278,7 +278,7 @@ class BrokerServer:
         if self._ticks % LOOK_AT_DESCRIPTORS == 0:
             self._look_at_descriptors()
         try:
-            self.broker.tick(self.broker.environment.clock())
+            self.broker.tick(self.broker.shared_state.clock())
         except Exception:
             log.exception("a deadline's work failed")  # one deadline's fault must not stop all the others
 

@@ -70,9 +70,9 @@ class TcpTransport(asyncio.Protocol):
         self._peer = peer
         self._owner = owner
         self._loop = loop
-        environment = owner.broker.environment
-        self._clock = environment.clock
-        self._metrics = environment.metrics
+        shared_state = owner.broker.shared_state
+        self._clock = shared_state.clock
+        self._metrics = shared_state.metrics
         self._socket: asyncio.Transport
         self.send: Callable[[bytes], None]
         self._receive: Callable[[bytes, float], None] | None = None

@@ -1,7 +1,7 @@
 """Attempts that failed: how often a delivery was sent to its device, which did not take it.
 
 A push that is larger than the device's buffer, or that crashes it, would be sent first at each start until its ttl is
-over. So attempts are counted, those that the broker says the device did not take (`broker.untaken`), and after
+over. So attempts are counted, those that the broker says the device did not take (`broker.unhandled`), and after
 `max_attempts` the delivery ends `refused`, reason `not_acknowledged`. A receipt may still prove that it arrived.
 
 A row is written when an attempt has failed, and only then: a delivery costs one insert and one update. Rows outlive the

@@ -69,7 +69,7 @@ class Slot:
     topic: str
     connected_at: int
     deliver: Callable[[Message, int], bool]
-    """The carrier's outlet."""
+    """The engine's `deliver_to` for this client."""
     granted: int = 0
     """QoS of its subscription to its push topic."""
     lane: Lane = Lane.CLOSED

@@ -5,7 +5,7 @@ is one, the embedded broker, called in-process: its acknowledgement is the devic
 as a second implementation; nothing but this module and the composition root would notice.
 
 `EngineEvents` is what an engine tells the mailbox. It is the broker's own protocol, so that the hot path has no layer
-in between: `Mailbox` is handed to the broker as its events, and an outlet is the session's own bound method.
+in between: `Mailbox` is handed to the broker as its events, and an deliver_to is the session's own bound method.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from broker.broker import Broker
-from broker.events import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN, BrokerEvents
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, BrokerEvents
 from broker.message import Body, Message
 from broker.protocol.packets import Properties, ReasonCode
 from broker.reception import PACKET_ID_BITS
@@ -23,8 +23,8 @@ __all__ = [
     "ACKNOWLEDGED",
     "COMPLETED",
     "LOST",
-    "NOT_TAKEN",
     "PACKET_ID_BITS",
+    "UNHANDLED",
     "Body",
     "EmbeddedEngine",
     "Engine",
@@ -40,16 +40,16 @@ EngineEvents = BrokerEvents
 class Engine(Protocol):
     """What the mailbox needs of a carrier. All calls are made on the loop's thread and return at once."""
 
-    def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
+    def deliver_to(self, client_id: str) -> Callable[[Message, int], bool]:
         """How to hand over messages, each under a handle, to a client that is connected now; good until it is not.
 
         False: not connected, not subscribed, or no room; nothing was kept. The message object may be used again.
         """
 
-    def gather(self, client_id: str) -> None:
-        """What is handed to this client until `scatter`, in the same call stack, may leave with one system call."""
+    def cork(self, client_id: str) -> None:
+        """What is handed to this client until `uncork`, in the same call stack, may leave with one system call."""
 
-    def scatter(self, client_id: str) -> None: ...
+    def uncork(self, client_id: str) -> None: ...
 
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         """The QoS the connected device subscribed with; None when it has no subscription to its topic."""
@@ -63,7 +63,7 @@ class Engine(Protocol):
     def forget(self, client_id: str, handle: int) -> None:
         """The acknowledgement of a QoS 2 handle is on disk; the carrier may drop its own record."""
 
-    def held(self) -> list[tuple[str, int]]:
+    def past_pubrec(self) -> list[tuple[str, int]]:
         """(client_id, handle) of deliveries past PUBREC, which cannot be taken back."""
 
     def awaiting_pubrec(self, client_id: str) -> set[int]:
@@ -91,14 +91,14 @@ class EmbeddedEngine:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
-    def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
-        return self._broker.outlet(client_id)
+    def deliver_to(self, client_id: str) -> Callable[[Message, int], bool]:
+        return self._broker.deliver_to(client_id)
 
-    def gather(self, client_id: str) -> None:
-        self._broker.gather(client_id)
+    def cork(self, client_id: str) -> None:
+        self._broker.cork(client_id)
 
-    def scatter(self, client_id: str) -> None:
-        self._broker.scatter(client_id)
+    def uncork(self, client_id: str) -> None:
+        self._broker.uncork(client_id)
 
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         return self._broker.granted_qos(client_id, topic)
@@ -112,8 +112,8 @@ class EmbeddedEngine:
     def forget(self, client_id: str, handle: int) -> None:
         self._broker.forget(client_id, handle)
 
-    def held(self) -> list[tuple[str, int]]:
-        return self._broker.held()
+    def past_pubrec(self) -> list[tuple[str, int]]:
+        return self._broker.past_pubrec()
 
     def awaiting_pubrec(self, client_id: str) -> set[int]:
         return self._broker.awaiting_pubrec(client_id)

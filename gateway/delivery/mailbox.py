@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.drain import Drain, Lane, Slot
-from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN, Body, Engine, Message, ReasonCode
+from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, Body, Engine, Message, ReasonCode
 from gateway.delivery.latency import LatencyHistogram
 from gateway.delivery.ledger import (
     DEVICE_BITS,
@@ -108,7 +108,7 @@ class Mailbox:
         while await self._database.write(lambda connection: revoke_removed_rows(connection, now)):
             pass
         self._interrupted = set(self._engine.unfinished())
-        held = self._engine.held()
+        held = self._engine.past_pubrec()
         await self._ledger.recover([handle for _, handle in held])
         if not held:
             return
@@ -242,7 +242,7 @@ class Mailbox:
             deliver = slot.deliver
             message.topic = slot.topic
             message.qos = 1
-            engine.gather(slot.client_id)
+            engine.cork(slot.client_id)
             try:
                 for push, handle, sent, body in alive:
                     if push.no <= read_to or device_no in sent:
@@ -254,7 +254,7 @@ class Mailbox:
                         self._drain.leave(slot, Lane.FULL)
                         break
             finally:
-                engine.scatter(slot.client_id)
+                engine.uncork(slot.client_id)
         for (push, _, sent, _), count in zip(alive, before, strict=True):
             if handed_over := len(sent) - count:
                 self.latency.add(now - push.accepted_at, handed_over)
@@ -264,11 +264,11 @@ class Mailbox:
         together = len(pushes) > 1 and sum(push.size for push in pushes) <= BUNDLE_BYTES
         if not together:
             return self._hand_over_each(slot, pushes)
-        self._engine.gather(slot.client_id)
+        self._engine.cork(slot.client_id)
         try:
             return self._hand_over_each(slot, pushes)
         finally:
-            self._engine.scatter(slot.client_id)
+            self._engine.uncork(slot.client_id)
 
     def _hand_over_each(self, slot: Slot, pushes: list[ActivePush]) -> bool:  # Hot path.
         ledger = self._ledger
@@ -344,7 +344,7 @@ class Mailbox:
             app_no=identity.app_no,
             topic=device_topic(identity.app_id, identity.device_id, "push"),
             connected_at=now,
-            deliver=self._engine.outlet(client_id),
+            deliver=self._engine.deliver_to(client_id),
         )
         self._slots[client_id] = slot
         self._by_device[identity.device_no] = slot
@@ -363,7 +363,7 @@ class Mailbox:
             if slot is not None:
                 self.on_disconnected(identity, slot.connected_at, reason, detail)
 
-    def ready(self, client_id: str, room: int) -> None:
+    def ready(self, client_id: str, send_quota: int) -> None:
         slot = self._slots.get(client_id)
         if slot is None:
             return
@@ -380,7 +380,7 @@ class Mailbox:
         if slot.lane is Lane.CLOSED or slot.lane is Lane.FULL:
             self._drain.begin(slot)
 
-    def settled(self, client_id: str, handle: int, outcome: int) -> None:  # Hot path.
+    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:  # Hot path.
         if outcome == ACKNOWLEDGED:
             self._ledger.acknowledged(handle >> DEVICE_BITS, handle & DEVICE_MASK, 1)
         elif outcome == COMPLETED:
@@ -389,7 +389,7 @@ class Mailbox:
         elif outcome == LOST:
             self._interrupted.discard(handle)  # it was handed over in this run
             self._ledger.lost(handle >> DEVICE_BITS, handle & DEVICE_MASK)
-        elif outcome == NOT_TAKEN:
+        elif outcome == UNHANDLED:
             self._interrupted.discard(handle)
             self._ledger.not_taken(handle >> DEVICE_BITS, handle & DEVICE_MASK)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.events import ACKNOWLEDGED, LOST, NOT_TAKEN
+from broker.events import ACKNOWLEDGED, LOST, UNHANDLED
 from broker.message import Body, Message
 from broker.protocol.packets import (
     V3_1_1,
@@ -49,7 +49,7 @@ def test_a_second_connection_takes_the_session_over(version: int) -> None:
         assert first.receive(Disconnect).reason_code == 0x8E
     assert second.connack.session_present
     assert world.events.take() == [
-        ("settled", "c", 7, LOST),
+        ("delivery_ended", "c", 7, LOST),
         ("disconnected", "c", "session taken over"),
         ("connected", "c", True),
         ("resume", "c", [7]),
@@ -392,10 +392,10 @@ def test_a_removed_session_is_gone_at_once(version: int) -> None:
     if version == V5:
         assert client.receive(Disconnect).reason_code == 0x98
     assert world.events.take() == [
-        ("settled", "c", 2, LOST),
+        ("delivery_ended", "c", 2, LOST),
         ("disconnected", "c", "session removed"),
         ("published", "c", "gone", b"w"),
-        ("settled", "c", 1, LOST),
+        ("delivery_ended", "c", 1, LOST),
     ]
     assert not world.store.has_session("c")
     assert not world.broker.deliver("c", message("a"), 3)
@@ -466,14 +466,14 @@ def test_nothing_more_begins_to_be_sent_while_the_broker_drains(version: int) ->
     world.broker.drain()
     assert not world.broker.deliver("c", message("a", b"late"), 2)
     world.broker.publish(message("a", b"queued"))
-    assert world.broker.has_something_under_way()
+    assert world.broker.has_pending_acks()
     client.send(Puback(ordinary.packet_id), Puback(queued.packet_id))
-    assert not world.broker.has_something_under_way()
+    assert not world.broker.has_pending_acks()
     client.connection.pause_writing()
     client.connection.resume_writing(world.clock.now)
     assert client.subscribe(("b", 1)) == [1], "what clients ask is answered"
     assert client.received() == []
-    assert world.events.of("settled", "ready") == [("settled", "c", 1, ACKNOWLEDGED)]
+    assert world.events.of("delivery_ended", "ready") == [("delivery_ended", "c", 1, ACKNOWLEDGED)]
 
     again = world.crash().connect("c", version, clean=False)
     assert again.connack.session_present
@@ -486,9 +486,9 @@ def test_an_answer_that_waits_for_the_disk_is_under_way(version: int) -> None:
     client = world.connect("c", version)
     world.events.held = True
     client.send(Publish("a", b"said", 1, packet_id=7))
-    assert world.broker.has_something_under_way()
+    assert world.broker.has_pending_acks()
     world.events.dones[0](0)
-    assert not world.broker.has_something_under_way()
+    assert not world.broker.has_pending_acks()
 
 
 @both_versions
@@ -519,8 +519,8 @@ def test_a_listener_may_remove_the_session_from_within(version: int) -> None:
     client.received()
     world.events.on_settled = lambda client_id, handle, outcome: world.broker.remove_session(client_id)
     client.drop()
-    assert world.events.of("settled", "disconnected") == [
-        ("settled", "c", 1, NOT_TAKEN),
+    assert world.events.of("delivery_ended", "disconnected") == [
+        ("delivery_ended", "c", 1, UNHANDLED),
         ("disconnected", "c", "connection lost"),
     ]
     assert world.broker.sessions == {}
@@ -537,7 +537,7 @@ def test_a_listener_may_close_the_connection_from_within(version: int) -> None:
     world.events.on_settled = lambda *_: world.broker.remove_session("c")
     client.send(Puback(packet_id), Publish("late", b""))
     assert client.is_closed()
-    assert world.events.of("settled") == [("settled", "c", 1, ACKNOWLEDGED)]
+    assert world.events.of("delivery_ended") == [("delivery_ended", "c", 1, ACKNOWLEDGED)]
     assert not world.events.of("published")
     world.events.on_settled = None
     world.events.on_ready = lambda *_: world.broker.remove_session("c")
@@ -559,7 +559,7 @@ def test_the_hot_path_allocates_and_does_no_more_than_it_must() -> None:
         assert world.broker.deliver("c", Message("a", shared, 1), handle)
     assert client.transport.writes - before == 100
     client.send(*(Puback(publish.packet_id) for publish in client.publishes()))
-    assert len(world.events.of("settled")) == 100
+    assert len(world.events.of("delivery_ended")) == 100
     assert world.store.log == []
     assert world.broker.metrics.publishes_out == world.broker.metrics.acknowledged == 100
 

@@ -50,15 +50,15 @@ def test_an_acknowledgement_of_an_earlier_run_is_of_no_delivery_of_this_one(vers
                 late.append(client.receive(Publish).packet_id)
         world.events.take()
         client.send(*map(Puback, late[:-1]))
-        assert world.events.of("settled") == []
+        assert world.events.of("delivery_ended") == []
         world = world.crash()
         client = world.connect("c", version, clean=False)
     client.send(*map(Puback, late))
-    assert world.events.of("settled") == []
+    assert world.events.of("delivery_ended") == []
     assert world.broker.metrics.unsolicited_acknowledgements == len(late)
     assert world.broker.deliver("c", message("a"), 77)
     client.send(Puback(client.receive(Publish).packet_id))
-    assert world.events.of("settled") == [("settled", "c", 77, ACKNOWLEDGED)]
+    assert world.events.of("delivery_ended") == [("delivery_ended", "c", 77, ACKNOWLEDGED)]
 
 
 @both_versions
@@ -145,7 +145,7 @@ def test_abandoned_identifiers_are_bounded_and_come_back(version: int) -> None:
         client.drop()
         client = world.connect("c", version, clean=False)
     session = world.broker.sessions["c"]
-    assert len(session.inflight) == world.broker.environment.packet_ids.most_inflight
+    assert len(session.inflight) == world.broker.shared_state.packet_ids.most_inflight
     abandoned = next(packet_id for packet_id, entry in session.inflight.items() if entry.phase == ABANDONED)
     client.send(Pubrec(abandoned))
     client.receive(Pubrel)

@@ -58,8 +58,8 @@ def test_expired_and_qos_0_can_be_taken_out() -> None:
     queue.append(copy(b"old", expires_at=10.0))
     queue.append(copy(b"zero", qos=0))
     queue.append(copy(b"stays", expires_at=11.0))
-    assert not queue.take_expired(9.0)
-    assert [each.shared.message.body.payload for each in queue.take_expired(10.0)] == [b"old"]
-    assert [each.shared.message.body.payload for each in queue.take_qos_0()] == [b"zero"]
+    assert not queue.remove_expired(9.0)
+    assert [each.shared.message.body.payload for each in queue.remove_expired(10.0)] == [b"old"]
+    assert [each.shared.message.body.payload for each in queue.remove_qos_0()] == [b"zero"]
     assert payloads(queue) == [b"stays"]
     assert queue.payload_bytes == 5

@@ -36,7 +36,7 @@ class HeldStore(MemoryStore):
         else:
             self.waiting.append(callback)
 
-    def let_go(self) -> None:
+    def drop_reference(self) -> None:
         waiting, self.waiting = self.waiting or [], None
         for callback in waiting:
             callback()
@@ -179,7 +179,7 @@ def test_an_end_answers_what_is_owed_and_says_goodbye(run: Run[None]) -> None:
             await asyncio.sleep(0)
             with pytest.raises(ConnectionRefusedError):
                 await server.client()
-            store.let_go()
+            store.drop_reference()
             await old.expect(wire.puback(7))
             assert await old.rest() == b""
             goodbye = await new.rest()
@@ -223,7 +223,7 @@ def test_an_end_waits_for_acknowledgements_as_long_as_they_come(
         async with serving() as server:
             client = await _subscribed_and_given_one(server)
             ending = asyncio.create_task(server.server.stop())
-            await until(lambda: server.broker.environment.draining, "the end to begin")
+            await until(lambda: server.broker.shared_state.draining, "the end to begin")
             client.send(wire.PINGREQ)
             await client.expect(wire.PINGRESP)
             client.send(wire.puback(1))

@@ -71,7 +71,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from broker import window
+from broker import outbound
 from broker.broker import Broker
 from broker.connection import Connection
 from broker.protocol.packets import Publish
@@ -120,7 +120,7 @@ def drops() -> None:
     mailboxes = remembered_mailboxes()
 
     def pretend(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
-        asyncio.get_running_loop().call_soon(mailboxes[0].settled, client_id, handle, ACKNOWLEDGED)
+        asyncio.get_running_loop().call_soon(mailboxes[0].delivery_ended, client_id, handle, ACKNOWLEDGED)
         return True
 
     now_and_then(pretend)
@@ -135,11 +135,11 @@ def sends_twice() -> None:
 
 def now_and_then(instead: Callable[[str, Deliver, Message, int], bool], every: int = EVERY) -> None:
     """One of so many messages is delivered by `instead(client_id, deliver, message, handle)`."""
-    outlet = EmbeddedEngine.outlet
+    deliver_to = EmbeddedEngine.deliver_to
     handed_over = 0
 
     def wrapped(self: EmbeddedEngine, client_id: str) -> Deliver:
-        deliver = outlet(self, client_id)
+        deliver = deliver_to(self, client_id)
 
         def deliver_mostly(message: Message, handle: int) -> bool:
             nonlocal handed_over
@@ -150,11 +150,11 @@ def now_and_then(instead: Callable[[str, Deliver, Message, int], bool], every: i
 
         return deliver_mostly
 
-    EmbeddedEngine.outlet = wrapped  # type: ignore[method-assign]
+    EmbeddedEngine.deliver_to = wrapped  # type: ignore[method-assign]
 
 
 def answers_twice() -> None:
-    owe = Connection._owe_acknowledgement
+    owe = Connection._queue_publish_ack
 
     def owe_two(self: Connection, publish: Publish, unheard: int) -> Callable[[int], None]:
         both = owe(self, publish, unheard), owe(self, publish, unheard)
@@ -165,7 +165,7 @@ def answers_twice() -> None:
 
         return done
 
-    Connection._owe_acknowledgement = owe_two  # type: ignore[method-assign]
+    Connection._queue_publish_ack = owe_two  # type: ignore[method-assign]
 
 
 def too_late() -> None:
@@ -212,7 +212,7 @@ def miscounts() -> None:
 
 
 def no_answer() -> None:
-    owe = Connection._owe_acknowledgement
+    owe = Connection._queue_publish_ack
     heard = 0
 
     def owe_mostly(self: Connection, publish: Publish, unheard: int) -> Callable[[int], None]:
@@ -220,7 +220,7 @@ def no_answer() -> None:
         heard += 1
         return owe(self, publish, unheard) if heard % 100 else lambda reason_code: None
 
-    Connection._owe_acknowledgement = owe_mostly  # type: ignore[method-assign]
+    Connection._queue_publish_ack = owe_mostly  # type: ignore[method-assign]
 
 
 def no_webhook() -> None:
@@ -298,14 +298,14 @@ def downgraded() -> None:
     mailboxes = remembered_mailboxes()
 
     def at_most_once(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
-        asyncio.get_running_loop().call_soon(mailboxes[0].settled, client_id, handle, ACKNOWLEDGED)
+        asyncio.get_running_loop().call_soon(mailboxes[0].delivery_ended, client_id, handle, ACKNOWLEDGED)
         return deliver(Message(message.topic, message.body, 0), handle)
 
     now_and_then(at_most_once, 100)
 
 
 def retained() -> None:
-    head_of: Callable[[int, int], bytes] = vars(window)["head_at_least_once"]
+    head_of: Callable[[int, int], bytes] = vars(outbound)["head_at_least_once"]
     heads = 0
 
     def head_with_retain(topic_length: int, payload_length: int) -> bytes:
@@ -314,7 +314,7 @@ def retained() -> None:
         head = head_of(topic_length, payload_length)
         return head if heads % 20 else bytes([head[0] | 1]) + head[1:]
 
-    vars(window)["head_at_least_once"] = head_with_retain
+    vars(outbound)["head_at_least_once"] = head_with_retain
 
 
 def no_expiry(message: Message) -> Message:
@@ -362,11 +362,11 @@ def new_names() -> None:
 
 
 def again() -> None:
-    outlet, ready = EmbeddedEngine.outlet, Mailbox.ready
+    deliver_to, ready = EmbeddedEngine.deliver_to, Mailbox.ready
     last: dict[str, tuple[Message, int]] = {}
 
-    def noting_outlet(self: EmbeddedEngine, client_id: str) -> Deliver:
-        deliver = outlet(self, client_id)
+    def noting_deliver_to(self: EmbeddedEngine, client_id: str) -> Deliver:
+        deliver = deliver_to(self, client_id)
 
         def deliver_and_note(message: Message, handle: int) -> bool:
             last[client_id] = Message(message.topic, message.body, message.qos), handle
@@ -374,13 +374,13 @@ def again() -> None:
 
         return deliver_and_note
 
-    def ready_and_again(self: Mailbox, client_id: str, room: int) -> None:
+    def ready_and_again(self: Mailbox, client_id: str, send_quota: int) -> None:
         slot = self._slots.get(client_id)
         if slot is not None and slot.lane is Lane.CLOSED and client_id in last:
             slot.deliver(*last[client_id])
-        ready(self, client_id, room)
+        ready(self, client_id, send_quota)
 
-    EmbeddedEngine.outlet = noting_outlet  # type: ignore[method-assign]
+    EmbeddedEngine.deliver_to = noting_deliver_to  # type: ignore[method-assign]
     Mailbox.ready = ready_and_again  # type: ignore[method-assign]
 
 
@@ -388,12 +388,12 @@ def never_drained() -> None:
     ready = Mailbox.ready
     seen: set[str] = set()
 
-    def ready_mostly(self: Mailbox, client_id: str, room: int) -> None:
+    def ready_mostly(self: Mailbox, client_id: str, send_quota: int) -> None:
         slot = self._slots.get(client_id)
         returned = slot is not None and slot.lane is Lane.CLOSED and client_id in seen
         seen.add(client_id)
         if not (returned and slot is not None and slot.device_no % 3 == 0):
-            ready(self, client_id, room)
+            ready(self, client_id, send_quota)
 
     Mailbox.ready = ready_mostly  # type: ignore[method-assign]
 

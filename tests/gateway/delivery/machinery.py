@@ -179,7 +179,7 @@ class FakeEngine:
 
     # -- the engine's side
 
-    def outlet(self, client_id: str) -> Callable[[Message, int], bool]:
+    def deliver_to(self, client_id: str) -> Callable[[Message, int], bool]:
         return partial(self.deliver, client_id)
 
     def deliver(self, client_id: str, message: Message, handle: int) -> bool:
@@ -202,10 +202,10 @@ class FakeEngine:
     def granted_qos(self, client_id: str, topic: str) -> int | None:
         return self.sessions[client_id].granted
 
-    def gather(self, client_id: str) -> None:
+    def cork(self, client_id: str) -> None:
         self.gathered += 1
 
-    def scatter(self, client_id: str) -> None: ...
+    def uncork(self, client_id: str) -> None: ...
 
     def in_flight(self, client_id: str) -> int:
         return len(self.session(client_id).inflight)
@@ -219,7 +219,7 @@ class FakeEngine:
     def principals(self) -> list[str]:
         return list(self.sessions)
 
-    def held(self) -> list[tuple[str, int]]:
+    def past_pubrec(self) -> list[tuple[str, int]]:
         return []
 
     def numbers(self) -> set[int]:
@@ -272,7 +272,7 @@ class FakeEngine:
         current = self.sessions.get(identity.client_id)
         if current is not session or not session.connected or session.connection != connection:
             for handle in answer:
-                self.events.settled(identity.client_id, handle, LOST)
+                self.events.delivery_ended(identity.client_id, handle, LOST)
             return
         session.inflight = []
         session.resumed = True
@@ -293,7 +293,7 @@ class FakeEngine:
         session.connected = False
         if session.resumed:
             for hand_over in session.inflight:
-                self.events.settled(client_id, hand_over.handle, LOST)
+                self.events.delivery_ended(client_id, hand_over.handle, LOST)
         session.resumed = True
         self.events.disconnected(client_id, "test")
         return True
@@ -303,7 +303,7 @@ class FakeEngine:
         hand_over = session.inflight.pop(index)
         if outcome == ACKNOWLEDGED and hand_over.qos == 2:
             outcome = COMPLETED
-        self.events.settled(client_id, hand_over.handle, outcome)
+        self.events.delivery_ended(client_id, hand_over.handle, outcome)
         room = session.window - len(session.inflight)
         if session.starved and room * 2 >= session.window:
             session.starved = False

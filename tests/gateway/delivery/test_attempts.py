@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.delivery.engine import NOT_TAKEN
+from gateway.delivery.engine import UNHANDLED
 from gateway.delivery.ledger import MAX_ATTEMPTS
 from tests.gateway.delivery.world import APP, World, items
 
@@ -13,7 +13,7 @@ def fail(world: World, device_no: int = 1) -> None:
     """What is in flight first is not taken, and the connection ends."""
     session = world.engine.session(world.identities[device_no].client_id)
     handle = session.inflight[0].handle
-    world.mailbox.settled(session_id(world, device_no), handle, NOT_TAKEN)
+    world.mailbox.delivery_ended(session_id(world, device_no), handle, UNHANDLED)
     world.disconnect(device_no)
 
 

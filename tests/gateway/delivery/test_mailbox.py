@@ -245,7 +245,7 @@ def test_without_a_subscription_nothing_is_handed_over(world: World) -> None:
 def test_a_side_connection_has_no_mailbox(world: World) -> None:
     world.mailbox.connected("d1:r", world.identities[1], False)
     assert not world.mailbox.presence(1).online
-    world.mailbox.settled("d1:r", 1 << 32 | 1, LOST)
+    world.mailbox.delivery_ended("d1:r", 1 << 32 | 1, LOST)
     world.mailbox.disconnected("d1:r", "closed")
     assert world.mailbox.online == 0
 
@@ -253,11 +253,11 @@ def test_a_side_connection_has_no_mailbox(world: World) -> None:
 def test_after_a_restart_what_the_carrier_holds_past_pubrec_is_not_handed_over_again(world: World) -> None:
     push = world.push(qos=2)
     world.crash()
-    world.engine.held = lambda: [("d1", 1 << 32 | 1)]  # type: ignore[method-assign]
+    world.engine.past_pubrec = lambda: [("d1", 1 << 32 | 1)]  # type: ignore[method-assign]
     world.run(world.mailbox.recover())
     world.connect(granted=2)
     assert world.received() == []
-    world.mailbox.settled("d1", 1 << 32 | 1, COMPLETED)
+    world.mailbox.delivery_ended("d1", 1 << 32 | 1, COMPLETED)
     world.settle()
     assert world.state(push.push_id) == ("delivered", None)
     assert world.engine.forgotten == [1 << 32 | 1]

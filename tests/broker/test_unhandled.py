@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from broker.events import LOST, NOT_TAKEN
+from broker.events import LOST, UNHANDLED
 from broker.protocol.packets import V3_1_1, V5, Disconnect, Puback, ReasonCode
 from broker.settings import BrokerSettings
-from broker.untaken import RIGHT_AFTER_SECONDS, TAKE_OVER_SECONDS
+from broker.unhandled import RIGHT_AFTER_SECONDS, TAKE_OVER_SECONDS
 from tests.fakes import FakeClient, World, message
 
 both_versions = pytest.mark.parametrize("version", [V3_1_1, V5])
@@ -25,7 +25,7 @@ def given(version: int, *handles: int) -> tuple[World, FakeClient]:
 
 
 def outcomes(world: World) -> dict[int, int]:
-    found = {handle: outcome for _, _, handle, outcome in world.events.of("settled")}
+    found = {handle: outcome for _, _, handle, outcome in world.events.of("delivery_ended")}
     world.events.take()
     return found
 
@@ -35,7 +35,7 @@ def test_the_oldest_was_not_taken_when_it_is_not_acknowledged_in_time(version: i
     world, client = given(version, 1, 2, 3)
     world.advance(ACK_TIMEOUT + 1)
     assert client.is_closed()
-    assert outcomes(world) == {1: NOT_TAKEN, 2: LOST, 3: LOST}, "it may take nothing at all for now"
+    assert outcomes(world) == {1: UNHANDLED, 2: LOST, 3: LOST}, "it may take nothing at all for now"
 
 
 @both_versions
@@ -47,7 +47,7 @@ def test_what_was_overtaken_was_not_taken_either(version: int) -> None:
         client.send(Puback(sent[place].packet_id))
     outcomes(world)
     world.advance(ACK_TIMEOUT + 1)
-    assert outcomes(world) == {1: NOT_TAKEN, 3: NOT_TAKEN, 5: LOST}
+    assert outcomes(world) == {1: UNHANDLED, 3: UNHANDLED, 5: LOST}
 
 
 @both_versions
@@ -59,15 +59,15 @@ def test_what_was_overtaken_a_moment_ago_may_still_be_taken(version: int) -> Non
     client.send(Puback(client.publishes()[2].packet_id))
     outcomes(world)
     world.advance(6)
-    assert outcomes(world) == {1: NOT_TAKEN, 2: LOST}
+    assert outcomes(world) == {1: UNHANDLED, 2: LOST}
 
 
 @both_versions
 @pytest.mark.parametrize("end", ["lost", "disconnect", "malformed"])
 def test_the_oldest_was_not_taken_when_the_client_ends_right_after_it(version: int, end: str) -> None:
-    for seconds, expected in ((0.0, NOT_TAKEN), (RIGHT_AFTER_SECONDS - 1, NOT_TAKEN), (RIGHT_AFTER_SECONDS + 1, LOST)):
+    for seconds, expected in ((0.0, UNHANDLED), (RIGHT_AFTER_SECONDS - 1, UNHANDLED), (RIGHT_AFTER_SECONDS + 1, LOST)):
         world, client = given(version, 1, 2)
-        world.broker.environment.settings = BrokerSettings()
+        world.broker.shared_state.settings = BrokerSettings()
         world.advance(seconds)
         if end == "lost":
             client.drop()
@@ -80,7 +80,7 @@ def test_the_oldest_was_not_taken_when_the_client_ends_right_after_it(version: i
 
 @both_versions
 def test_a_device_that_restarts_takes_its_own_connection_over(version: int) -> None:
-    for seconds, expected in ((0.0, LOST), (TAKE_OVER_SECONDS, NOT_TAKEN)):
+    for seconds, expected in ((0.0, LOST), (TAKE_OVER_SECONDS, UNHANDLED)):
         world, _ = given(version, 1)
         world.advance(seconds)
         world.connect("c", version, clean=False)
@@ -101,7 +101,7 @@ def test_what_is_not_the_clients_doing_shows_nothing(version: int) -> None:
 def test_what_waits_to_be_sent_again_was_not_sent(version: int) -> None:
     world, client = given(version, 1, 2)
     client.drop()
-    assert outcomes(world) == {1: NOT_TAKEN, 2: LOST}
+    assert outcomes(world) == {1: UNHANDLED, 2: LOST}
     world.events.resumable = None
     again = world.connect("c", version, clean=False)
     again.drop()
@@ -109,4 +109,4 @@ def test_what_waits_to_be_sent_again_was_not_sent(version: int) -> None:
     world.events.resumable = lambda asked: {handle: message("a") for handle in asked}
     third = world.connect("c", version, clean=False)
     third.drop()
-    assert outcomes(world) == {1: NOT_TAKEN, 2: LOST}
+    assert outcomes(world) == {1: UNHANDLED, 2: LOST}

@@ -14,12 +14,11 @@ that this happens again and again is for the embedder to say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from broker.inflight import FORGET_DUE, PUBACK_DUE, PUBREC_DUE, Inflight
-
-if TYPE_CHECKING:
-    from broker.window import InflightWindow
+from broker.message import Message
+from broker.shared_state import SharedState
 
 RIGHT_AFTER_SECONDS = 60.0
 """From the message to the end: a small device that restarts is back, and takes its old connection over, in less."""
@@ -40,12 +39,23 @@ ENDED_BY_CLIENT = frozenset(
 """Reasons for the end of a connection, as `Connection` gives them."""
 
 
-def untaken(window: InflightWindow, reason: str) -> list[Inflight]:
+class SentMessages(Protocol):
+    """The part of `Outbound` that is looked at here: `outbound` imports this module, not the other way round."""
+
+    shared_state: SharedState
+    inflight: dict[int, Inflight]
+    """By packet identifier, in the order of sending."""
+    resend: list[tuple[Inflight, Message | None]] | None
+    """Not sent yet on this connection, last first."""
+    next_packet_id: int
+
+
+def unhandled(outbound: SentMessages, reason: str) -> list[Inflight]:
     """Of what was sent on the connection that ends for this reason, in the order of sending."""
-    environment = window.environment
-    now = environment.now
-    unsent = {entry.packet_id for entry, _ in window.resend or ()}
-    sent = [e for e in window.inflight.values() if e.phase < FORGET_DUE and e.packet_id not in unsent]
+    shared_state = outbound.shared_state
+    now = shared_state.now
+    unsent = {entry.packet_id for entry, _ in outbound.resend or ()}
+    sent = [e for e in outbound.inflight.values() if e.phase < FORGET_DUE and e.packet_id not in unsent]
     oldest = sent[0] if sent else None
     if oldest is None or oldest.phase not in (PUBACK_DUE, PUBREC_DUE):
         return []
@@ -55,8 +65,8 @@ def untaken(window: InflightWindow, reason: str) -> list[Inflight]:
             entry
             for place, entry in enumerate(sent)
             if entry.phase in (PUBACK_DUE, PUBREC_DUE)
-            and now - entry.sent_at >= environment.settings.ack_timeout
-            and (entry is oldest or _sent_since(entry, window.next_packet_id) > len(sent) - 1 - place)
+            and now - entry.sent_at >= shared_state.settings.ack_timeout
+            and (entry is oldest or _sent_since(entry, outbound.next_packet_id) > len(sent) - 1 - place)
         ]
     taken_over = reason == TAKEN_OVER and age >= TAKE_OVER_SECONDS
     if (reason in ENDED_BY_CLIENT or taken_over) and age <= RIGHT_AFTER_SECONDS:

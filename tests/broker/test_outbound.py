@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from broker.events import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED
 from broker.inflight import ABANDONED, PUBCOMP_DUE
 from broker.message import Body, Message
 from broker.protocol.packets import (
@@ -64,7 +64,7 @@ def test_a_delivery_is_written_and_settled_by_its_puback(version: int) -> None:
     )
     assert not world.events.log
     client.send(Puback(publish.packet_id))
-    assert world.events.take() == [("settled", "c", 77, ACKNOWLEDGED)]
+    assert world.events.take() == [("delivery_ended", "c", 77, ACKNOWLEDGED)]
     client.send(Puback(publish.packet_id))
     assert not world.events.take()
     assert not client.is_closed(), "clients that acknowledge by hand say it twice"
@@ -93,7 +93,7 @@ def test_who_is_away_or_not_subscribed_is_not_given_anything(version: int) -> No
     client.subscribe(("a", 1))
     client.drop()
     assert not deliver(world, 1)
-    assert not world.events.of("settled")
+    assert not world.events.of("delivery_ended")
 
 
 @pytest.mark.parametrize(("asked", "granted", "sent"), [(2, 1, 1), (1, 2, 1), (1, 0, 0), (0, 1, 0)])
@@ -157,7 +157,7 @@ def test_the_clients_receive_maximum_lowers_the_window(version: int) -> None:
     world = World()
     client = subscriber(world, version, properties=Properties(receive_maximum=2))
     assert [deliver(world, handle) for handle in range(3)] == [True, True, False]
-    assert deliver(world, 9, qos=0), "QoS 0 needs no room"
+    assert deliver(world, 9, qos=0), "QoS 0 needs no send_quota"
     assert len(client.publishes()) == 3
 
 
@@ -181,7 +181,7 @@ def test_ready_may_deliver_from_within_and_settled_may_too(version: int) -> None
         got += [publish.payload for publish in publishes]
         client.send(*(Puback(publish.packet_id) for publish in publishes))
     assert got == [bytes([number]) for number in range(10)]
-    assert len(world.events.of("settled")) == 10
+    assert len(world.events.of("delivery_ended")) == 10
 
 
 @both_versions
@@ -207,7 +207,7 @@ def test_too_large_for_the_client_is_refused_and_takes_no_room(version: int) -> 
     client = subscriber(world, version, 2, properties=Properties(maximum_packet_size=40))
     for qos in (0, 1, 2):
         assert deliver(world, qos, b"x" * 40, qos)
-    assert world.events.take() == [("settled", "c", handle, 0x95) for handle in (0, 1, 2)]
+    assert world.events.take() == [("delivery_ended", "c", handle, 0x95) for handle in (0, 1, 2)]
     assert client.received() == []
     assert deliver(world, 3, b"fits")
     assert world.broker.metrics.dropped_too_large == 3
@@ -221,7 +221,7 @@ def test_a_refusing_puback_carries_its_reason(version: int) -> None:
     client.send(Puback(client.receive(Publish).packet_id, 0x97))
     deliver(world, 6)
     client.send(Puback(client.receive(Publish).packet_id, 0x10))
-    assert world.events.take() == [("settled", "c", 5, 0x97), ("settled", "c", 6, ACKNOWLEDGED)]
+    assert world.events.take() == [("delivery_ended", "c", 5, 0x97), ("delivery_ended", "c", 6, ACKNOWLEDGED)]
 
 
 @both_versions
@@ -237,11 +237,14 @@ def test_an_acknowledgement_of_another_flow_books_nothing(version: int) -> None:
     client.send(Pubrec(at_least_once.packet_id), Pubrec(at_least_once.packet_id, 0x80 if version == V5 else 0))
     unknown = Pubrel(at_least_once.packet_id, 0x92 if version == V5 else 0)
     assert client.received() == [unknown, unknown]
-    assert not world.events.of("settled")
+    assert not world.events.of("delivery_ended")
     assert world.broker.metrics.unsolicited_acknowledgements == 5
     client.send(Pubrec(exactly_once.packet_id), Puback(at_least_once.packet_id))
     client.send(Pubcomp(exactly_once.packet_id))
-    assert world.events.of("settled") == [("settled", "c", 6, ACKNOWLEDGED), ("settled", "c", 5, COMPLETED)]
+    assert world.events.of("delivery_ended") == [
+        ("delivery_ended", "c", 6, ACKNOWLEDGED),
+        ("delivery_ended", "c", 5, COMPLETED),
+    ]
 
 
 @both_versions
@@ -267,7 +270,7 @@ def test_what_is_acknowledged_before_it_is_sent_again_makes_no_room(version: int
     sent = client.publishes()
     client.drop()
     world.events.resumable = lambda handles: {h: message("a", b"x", 1 + (h == 5)) for h in handles}
-    world.broker.environment.settings = replace(world.broker.settings, max_inflight=2)
+    world.broker.shared_state.settings = replace(world.broker.settings, max_inflight=2)
     again = world.connect("c", version, clean=False)
     assert len(again.publishes()) == 2
     again.send(Puback(sent[3].packet_id), Pubrec(sent[4].packet_id))
@@ -304,7 +307,7 @@ def test_a_client_cannot_refuse_what_it_has_taken(version: int) -> None:
     client.send(Pubrec(packet_id), Pubrec(packet_id, 0x80))
     assert client.received() == [Pubrel(packet_id)]
     client.send(Pubcomp(packet_id))
-    assert world.events.of("settled") == [("settled", "c", 1, COMPLETED)]
+    assert world.events.of("delivery_ended") == [("delivery_ended", "c", 1, COMPLETED)]
 
 
 # -- slow consumers ----------------------------------------------------------------------------------------------------
@@ -330,10 +333,10 @@ def test_what_is_gathered_leaves_with_one_system_call(version: int) -> None:
     world = World(BrokerSettings(max_inflight=3))
     client = subscriber(world, version)
     writes = client.transport.writes
-    world.broker.gather("c")
+    world.broker.cork("c")
     assert [deliver(world, handle) for handle in range(1, 6)] == [True, True, True, False, False]
     assert client.transport.writes == writes
-    world.broker.scatter("c")
+    world.broker.uncork("c")
     assert client.transport.writes == writes + 1
     published = client.publishes()
     assert len(published) == 3
@@ -347,15 +350,15 @@ def test_gathering_for_a_full_socket_or_nobody_is_harmless(version: int) -> None
     world = World()
     client = subscriber(world, version)
     client.transport.fills_after = 0
-    world.broker.gather("c")
+    world.broker.cork("c")
     assert deliver(world, 1)
-    world.broker.scatter("c")
+    world.broker.uncork("c")
     assert not deliver(world, 2), "the gate has closed while it was scattered"
-    world.broker.gather("c")
+    world.broker.cork("c")
     assert not deliver(world, 2)
-    world.broker.scatter("c")
-    world.broker.gather("nobody")
-    world.broker.scatter("nobody")
+    world.broker.uncork("c")
+    world.broker.cork("nobody")
+    world.broker.uncork("nobody")
     client.connection.resume_writing(world.clock.now)
     assert deliver(world, 2)
 
@@ -364,9 +367,9 @@ def test_gathering_for_a_full_socket_or_nobody_is_harmless(version: int) -> None
 def test_exactly_once_keeps_its_place_among_what_is_gathered(version: int) -> None:
     world = World()
     client = subscriber(world, version, qos=2)
-    world.broker.gather("c")
+    world.broker.cork("c")
     assert [deliver(world, handle, qos=qos) for handle, qos in ((1, 1), (2, 2), (3, 1))] == [True] * 3
-    world.broker.scatter("c")
+    world.broker.uncork("c")
     assert [packet.qos for packet in client.publishes()] == [1, 2, 1]
 
 
@@ -375,9 +378,9 @@ def test_exactly_once_does_not_leave_the_gate_of_a_full_socket_open(version: int
     world = World()
     client = subscriber(world, version, qos=2)
     client.transport.fills_after = 0
-    world.broker.gather("c")
+    world.broker.cork("c")
     deliver(world, 1, qos=2)
-    world.broker.scatter("c")
+    world.broker.uncork("c")
     assert not deliver(world, 2)
     client.connection.resume_writing(world.clock.now)
     assert deliver(world, 2)
@@ -413,8 +416,8 @@ def test_an_ended_connection_loses_what_was_not_acknowledged(version: int) -> No
     world.events.take()
     client.drop()
     assert world.events.take() == [
-        ("settled", "c", 2, NOT_TAKEN),
-        ("settled", "c", 3, LOST),
+        ("delivery_ended", "c", 2, UNHANDLED),
+        ("delivery_ended", "c", 3, LOST),
         ("disconnected", "c", "connection lost"),
     ]
 
@@ -454,7 +457,7 @@ def test_a_smaller_window_at_the_return_is_kept(version: int) -> None:
         deliver(world, handle)
     client.drop()
     world.events.resumable = lambda handles: {h: message("a", b"%d" % h) for h in handles}
-    world.broker.environment.settings = BrokerSettings(max_inflight=2)
+    world.broker.shared_state.settings = BrokerSettings(max_inflight=2)
     again = world.connect("c", version, clean=False)
     world.events.take()
     got: list[bytes] = []
@@ -483,7 +486,7 @@ def test_what_is_acknowledged_before_its_turn_is_not_sent_again(version: int) ->
     again.send(Puback(second.packet_id))
     again.connection.resume_writing(world.clock.now)
     assert again.receive(Publish).packet_id == first.packet_id
-    assert ("settled", "c", 2, ACKNOWLEDGED) in world.events.log
+    assert ("delivery_ended", "c", 2, ACKNOWLEDGED) in world.events.log
 
 
 @both_versions
@@ -518,7 +521,7 @@ def test_a_judgement_that_comes_too_late_sends_nothing(version: int) -> None:
     again.drop()
     assert world.events.take() == [("disconnected", "c", "connection lost")], "nothing was given, nothing is lost"
     world.events.resumes[0][1]({1: message("a")})
-    assert world.events.take() == [("settled", "c", 1, LOST)]
+    assert world.events.take() == [("delivery_ended", "c", 1, LOST)]
     third = world.connect("c", version, clean=False)
     assert world.events.of("resume") == [("resume", "c", [1, 2])]
     assert third.received() == []
@@ -539,8 +542,8 @@ def test_an_acknowledgement_during_the_judgement_counts(version: int) -> None:
     again.receive(Pubrel)
     world.events.resumes[0][1]({1: message("a"), 2: message("a", qos=2)})
     again.receive(Pubrel)
-    assert world.events.take() == [("settled", "c", 1, ACKNOWLEDGED), ("ready", "c", 511)]
-    assert world.broker.held() == [("c", 2)]
+    assert world.events.take() == [("delivery_ended", "c", 1, ACKNOWLEDGED), ("ready", "c", 511)]
+    assert world.broker.past_pubrec() == [("c", 2)]
 
 
 @both_versions
@@ -572,18 +575,18 @@ def test_the_four_packets_of_qos_2_wait_for_the_disk(version: int) -> None:
     assert (publish.qos, publish.dup) == (2, False)
     client.send(Pubrec(publish.packet_id))
     assert client.received() == []
-    assert world.broker.held() == [("c", 7)]
+    assert world.broker.past_pubrec() == [("c", 7)]
     world.store.commit()
     assert client.receive(Pubrel).packet_id == publish.packet_id
     assert world.store.session("c").outbound[0].released
     client.send(Pubcomp(publish.packet_id))
-    assert world.events.of("settled") == [("settled", "c", 7, COMPLETED)]
+    assert world.events.of("delivery_ended") == [("delivery_ended", "c", 7, COMPLETED)]
     world.store.commit()
     assert world.store.session("c").outbound, "until it is forgotten"
     world.broker.forget("c", 7)
     world.store.commit()
     assert not world.store.session("c").outbound
-    assert world.broker.held() == []
+    assert world.broker.past_pubrec() == []
 
 
 @both_versions
@@ -625,10 +628,10 @@ def test_a_refusing_pubrec_ends_the_handshake(version: int) -> None:
     client = subscriber(world, version, 2, clean=False)
     deliver(world, 1, qos=2)
     client.send(Pubrec(client.receive(Publish).packet_id, 0x97))
-    assert world.events.take() == [("settled", "c", 1, 0x97)]
+    assert world.events.take() == [("delivery_ended", "c", 1, 0x97)]
     assert client.received() == []
     assert not world.store.session("c").outbound
-    assert world.broker.held() == []
+    assert world.broker.past_pubrec() == []
 
 
 @both_versions
@@ -657,13 +660,13 @@ def test_past_pubrec_nothing_is_taken_back(version: int) -> None:
     client.send(Pubrec(first))
     client.receive(Pubrel)
     client.drop()
-    assert world.events.take() == [("settled", "c", 2, LOST), ("disconnected", "c", "connection lost")]
-    assert world.broker.held() == [("c", 1)]
+    assert world.events.take() == [("delivery_ended", "c", 2, LOST), ("disconnected", "c", "connection lost")]
+    assert world.broker.past_pubrec() == [("c", 1)]
     again = world.connect("c", version, clean=False)
     assert world.events.of("resume") == [("resume", "c", [2])]
     assert again.receive(Pubrel).packet_id == first
     again.send(Pubcomp(first))
-    assert world.events.of("settled") == [("settled", "c", 1, COMPLETED)]
+    assert world.events.of("delivery_ended") == [("delivery_ended", "c", 1, COMPLETED)]
     assert second in world.broker.sessions["c"].inflight, "the client may remember the identifier"
 
 
@@ -675,8 +678,8 @@ def test_a_session_that_ends_loses_even_what_was_past_pubrec(version: int) -> No
     client.send(Pubrec(client.receive(Publish).packet_id))
     client.received()
     client.drop()
-    assert world.events.take() == [("disconnected", "c", "connection lost"), ("settled", "c", 1, LOST)]
-    assert world.broker.held() == []
+    assert world.events.take() == [("disconnected", "c", "connection lost"), ("delivery_ended", "c", 1, LOST)]
+    assert world.broker.past_pubrec() == []
 
 
 @both_versions
@@ -698,7 +701,7 @@ def test_a_dropped_qos_2_identifier_is_not_used_for_another_message(version: int
     assert again.receive(Pubrel).packet_id == packet_id
     again.send(Pubcomp(packet_id))
     assert packet_id not in world.broker.sessions["c"].inflight
-    assert not world.events.of("settled")[1:]
+    assert not world.events.of("delivery_ended")[1:]
 
 
 @both_versions
@@ -749,7 +752,7 @@ def test_a_crash_in_any_phase_of_qos_2_delivers_once(version: int) -> None:
     client.send(Pubcomp(ids[2]), Pubcomp(ids[3]))
     world.broker.forget("c", 3)
     world = world.crash()
-    assert world.broker.held() == [("c", 1), ("c", 2)]
+    assert world.broker.past_pubrec() == [("c", 1), ("c", 2)]
     world.events.resumable = lambda handles: {h: message("a", b"again", 2) for h in handles}
     again = world.connect("c", version, clean=False)
     assert world.events.of("resume") == [("resume", "c", [0])]
@@ -759,7 +762,7 @@ def test_a_crash_in_any_phase_of_qos_2_delivers_once(version: int) -> None:
     assert (publish.packet_id, publish.dup) == (ids[0], True)
     world.broker.forget("c", 2)  # the embedder knows it as delivered already
     again.send(Pubcomp(ids[1]), Pubcomp(ids[2]))
-    assert world.events.of("settled") == [("settled", "c", 1, COMPLETED)]
+    assert world.events.of("delivery_ended") == [("delivery_ended", "c", 1, COMPLETED)]
     world.broker.forget("c", 1)
     assert [row.handle for row in world.store.session("c").outbound] == [0]
 
@@ -787,10 +790,10 @@ def test_what_is_put_off_is_repeated_under_its_identifier_in_its_place(version: 
     ]
     assert found[2][1] not in (first, second, third)
     session = world.broker.sessions["c"]
-    assert session.room == session.window - 4
+    assert session.send_quota == session.window - 4
     again.send(Pubrec(first), Pubcomp(first))
-    assert world.events.of("settled") == [("settled", "c", 1, COMPLETED)]
-    assert session.room == session.window - 3
+    assert world.events.of("delivery_ended") == [("delivery_ended", "c", 1, COMPLETED)]
+    assert session.send_quota == session.window - 3
 
 
 @both_versions
@@ -806,9 +809,9 @@ def test_what_is_put_off_and_answered_meanwhile_is_not_sent_again(version: int) 
     assert deliver(world, 1, qos=2)
     assert again.received() == [Pubrel(packet_id)]
     again.send(Pubcomp(packet_id))
-    assert world.events.of("settled")[-1] == ("settled", "c", 1, COMPLETED)
+    assert world.events.of("delivery_ended")[-1] == ("delivery_ended", "c", 1, COMPLETED)
     session = world.broker.sessions["c"]
-    assert session.room == session.window
+    assert session.send_quota == session.window
 
 
 @both_versions
@@ -1021,7 +1024,7 @@ def test_an_idle_session_gives_its_memory_back(version: int) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_every_delivery_is_accounted_for_in_any_order_of_events(version: int, seed: int, full: int) -> None:
     """Deliveries, acknowledgements, lost connections, late judgements, late disks, crashes, full sockets: a handle is
-    settled only while it is in the broker's hands, once, and in the end all that were taken are acknowledged."""
+    delivery_ended only while it is in the broker's hands, once, and in the end all that were taken are acknowledged."""
     for round_ in range(full):
         _Ledger(version, random.Random(seed + 1000 * round_)).run(500)
 
@@ -1043,10 +1046,10 @@ class _Ledger:
         self.listen()
 
     def listen(self) -> None:
-        self.world.events.on_settled = self.settled
+        self.world.events.on_settled = self.delivery_ended
         self.world.events.resumable = None
 
-    def settled(self, client_id: str, handle: int, outcome: int) -> None:
+    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:
         assert handle in self.sent, (handle, outcome)
         self.sent.remove(handle)
         (self.waiting if outcome == LOST else self.done).add(handle)
@@ -1075,7 +1078,7 @@ class _Ledger:
         if session is not None and session.resumed:
             # A crash may bring back handshakes that were over, and their places with them: PUBREL is never held back.
             released = sum(entry.phase == PUBCOMP_DUE for entry in session.inflight.values())
-            assert min(0, self.settings.max_inflight - released) <= session.room <= self.settings.max_inflight
+            assert min(0, self.settings.max_inflight - released) <= session.send_quota <= self.settings.max_inflight
             assert self.sent >= {e.handle for e in session.inflight.values() if e.handle is not None and e.phase < 5}
 
     def connect(self) -> None:
@@ -1155,7 +1158,7 @@ class _Ledger:
         self.world = self.world.crash()
         self.listen()
         self.client = None
-        held = {handle for _, handle in self.world.broker.held()}
+        held = {handle for _, handle in self.world.broker.past_pubrec()}
         self.waiting |= self.sent
         self.sent = held - self.done
         self.waiting -= self.sent
@@ -1174,7 +1177,7 @@ class _Ledger:
                 self.answer()
         assert not self.sent
         session = self.world.broker.sessions["c"]
-        assert session.room == self.settings.max_inflight
+        assert session.send_quota == self.settings.max_inflight
         assert session.queue is None
         for handle in self.done:
             self.world.broker.forget("c", handle)

@@ -4,7 +4,7 @@ Laws
 1. Inflight belongs to the session, not to a connection or a call stack [MQTT-4.4.0-1]: when the client returns, what is
    unacknowledged goes out again under its identifier, in its order, with DUP.
 2. A delivery (a message with a `handle`, from `Broker.deliver`) is taken or not taken, at once, and never queued: its
-   owner keeps it until there is room. An ordinary message is queued (`session_queue`).
+   owner keeps it until there is send_quota. An ordinary message is queued (`session_queue`).
 3. One gate, `write`: the transport's own method while a message may go out, None while not (no connection, CONNACK not
    sent, inflight not yet re-sent, socket full). The hot path asks nothing else.
 4. Exactly once needs the disk: of a durable session, PUBLISH of QoS 2 leaves after its identifier is stored, and PUBREL
@@ -25,8 +25,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from struct import Struct
 
-from broker.environment import Environment, SessionConnection
-from broker.events import ACKNOWLEDGED, COMPLETED, LOST, NOT_TAKEN
+from broker.connection_protocols import SessionConnection
+from broker.events import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED
 from broker.forwarding import forwarded_properties, identifier_properties, render
 from broker.inflight import (
     ABANDONED,
@@ -43,15 +43,16 @@ from broker.protocol.codec import encode, encode_publish, head_at_least_once
 from broker.protocol.packets import V5, Pubrel, ReasonCode
 from broker.router import IDENTIFIER_SHIFT, QOS, matching_options
 from broker.session_queue import MessageCopy, SessionQueue, SharedMessage
+from broker.shared_state import SharedState
 from broker.topic_aliases import OutboundAliases
-from broker.untaken import untaken
+from broker.unhandled import unhandled
 
 DUP = 0x08
 _PACKET_ID = Struct(">H").pack
-NEVER = 65_536  # more room than any window has
+_UNREACHABLE_QUOTA = 65_536  # more send_quota than any window has
 
 
-class InflightWindow:
+class Outbound:
     """The outbound half of a session."""
 
     __slots__ = (
@@ -59,42 +60,42 @@ class InflightWindow:
         "barriers",
         "client_id",
         "connection",
+        "corked",
         "durable",
-        "environment",
-        "gathered",
         "inflight",
+        "last_options",
+        "last_topic",
+        "last_topic_bytes",
         "next_packet_id",
         "packet_limit",
         "packet_of_handle",
-        "posted_options",
-        "posted_topic",
-        "posted_topic_bytes",
         "queue",
         "resend",
+        "resume_at_quota",
         "resumed",
-        "room",
+        "send_quota",
         "sequence",
+        "shared_state",
         "spare",
         "subscriptions",
         "version",
-        "wake_at",
-        "wanted_room",
+        "wanted_quota",
         "wildcards",
         "window",
         "write",
     )
 
-    def __init__(self, client_id: str, environment: Environment) -> None:
+    def __init__(self, client_id: str, shared_state: SharedState) -> None:
         self.client_id = client_id
-        self.environment = environment
+        self.shared_state = shared_state
         self.durable = False
         """The session outlives its connection, and is therefore in the store."""
         self.subscriptions: dict[str, int] = {}  # filter to options, as in `router`
         self.wildcards = 0  # how many of them have wildcards and are not shared
-        self.posted_topic: str | None = None
+        self.last_topic: str | None = None
         """The topic of the last delivery, which is nearly always that of the next; None when subscriptions change."""
-        self.posted_topic_bytes = b""
-        self.posted_options = -1
+        self.last_topic_bytes = b""
+        self.last_options = -1
 
         self.inflight: dict[int, Inflight] = {}
         """By packet identifier, in the order of sending."""
@@ -104,16 +105,16 @@ class InflightWindow:
         """QoS 2 deliveries only: `forget` names them by handle."""
         self.queue: SessionQueue | None = None
         self.sequence = 0  # last row number in the store
-        self.next_packet_id = environment.packet_ids.first
+        self.next_packet_id = shared_state.packet_ids.first
 
         self.connection: SessionConnection | None = None
         self.version = 0
         self.packet_limit = 0
         self.write: Callable[[bytes], None] | None = None
-        self.gathered: list[bytes] | None = None
-        """Between `gather` and `scatter`: what will leave with one system call."""
+        self.corked: list[bytes] | None = None
+        """Between `cork` and `uncork`: what will leave with one system call."""
         self.window = 0
-        self.room = 0  # free places of the window
+        self.send_quota = 0  # free places of the window
         self.aliases: OutboundAliases | None = None
         """Topic aliases of this connection; None if its client takes none."""
         self.barriers = 0
@@ -122,10 +123,10 @@ class InflightWindow:
         """The embedder has said which inflight deliveries this connection gets; from here on they can be lost again."""
         self.resend: list[tuple[Inflight, Message | None]] | None = None
         """Still to be sent again, last first; None when that is over."""
-        self.wanted_room = 0
-        """Say `ready` when this much room is free; 0: nobody waits for it."""
-        self.wake_at = NEVER
-        """An acknowledgement that leaves this much room has to `pump`."""
+        self.wanted_quota = 0
+        """Say `ready` when this much send_quota is free; 0: nobody waits for it."""
+        self.resume_at_quota = _UNREACHABLE_QUOTA
+        """An acknowledgement that leaves this much send_quota has to `resume_sending`."""
 
     # -- deliveries ---------------------------------------------------------------------------------------------------
 
@@ -133,35 +134,35 @@ class InflightWindow:
         """Take a message under a handle, or answer False and keep nothing."""
         write = self.write
         if write is None:
-            self._ask_for_room()
+            self._ask_for_ready()
             return False
         topic = message.topic
-        if topic is not self.posted_topic and not self._post_to(topic):
+        if topic is not self.last_topic and not self._look_up_topic(topic):
             return False
-        options = self.posted_options
+        options = self.last_options
         # The lower of the two QoS [MQTT-3.8.4-8].
         qos = message.qos
         if options & 3 < qos:
             qos = options & 3
         body = message.body
-        environment = self.environment
-        encoded_topic = self.posted_topic_bytes
+        shared_state = self.shared_state
+        encoded_topic = self.last_topic_bytes
         properties = None
         if self.version == V5:
-            properties = forwarded_properties(body, environment.clock)
+            properties = forwarded_properties(body, shared_state.clock)
             if options > 0xFF:
                 properties += self._identifiers(topic)
-            if self.aliases is not None and qos < 2 and not self.barriers and self.room > 0:
+            if self.aliases is not None and qos < 2 and not self.barriers and self.send_quota > 0:
                 encoded_topic, properties = self.aliases.shorten(topic, encoded_topic, properties)
         if qos == 1:
-            room = self.room
+            send_quota = self.send_quota
             # [MQTT-3.3.4-9] [MQTT-4.9.0-2]
             inflight = self.inflight
-            if room <= 0 or self.barriers or len(inflight) >= environment.packet_ids.most_inflight:
-                self._ask_for_room()
+            if send_quota <= 0 or self.barriers or len(inflight) >= shared_state.packet_ids.most_inflight:
+                self._ask_for_ready()
                 return False
             packet_id = self.next_packet_id
-            packet_ids = environment.packet_ids
+            packet_ids = shared_state.packet_ids
             # [MQTT-2.2.1-4] [MQTT-4.3.2-1] [3.1.1: MQTT-2.3.1-4]
             while packet_id in inflight:
                 packet_id = packet_id + 1 if packet_id < packet_ids.last else packet_ids.first
@@ -179,22 +180,22 @@ class InflightWindow:
             self.next_packet_id = packet_id + 1 if packet_id < packet_ids.last else packet_ids.first
             entry = self.spare
             if entry is None:
-                inflight[packet_id] = Inflight(handle, PUBACK_DUE, packet_id, environment.now, 0, None)
+                inflight[packet_id] = Inflight(handle, PUBACK_DUE, packet_id, shared_state.now, 0, None)
             else:
                 self.spare = None
                 entry.handle = handle
                 entry.packet_id = packet_id
-                entry.sent_at = environment.now
+                entry.sent_at = shared_state.now
                 inflight[packet_id] = entry
-            self.room = room - 1
+            self.send_quota = send_quota - 1
             write(data)
-            metrics = environment.metrics
+            metrics = shared_state.metrics
             metrics.publishes_out += 1
             metrics.bytes_out += size
             return True
         if qos == 0:
             if self.barriers:
-                self._ask_for_room()
+                self._ask_for_ready()
                 return False
             data = encode_publish(encoded_topic, body.payload, 0, 0, 0, properties)
             if len(data) > self.packet_limit:
@@ -210,13 +211,13 @@ class InflightWindow:
         known = self.packet_of_handle.get(handle)
         if known is not None and self.inflight[known].phase != POSTPONED:
             return True  # the client has answered PUBREC meanwhile: it needs nothing but the rest of the handshake
-        if self.room <= 0 or (known is None and not self._has_place()):
-            self._ask_for_room()
+        if self.send_quota <= 0 or (known is None and not self._has_send_quota()):
+            self._ask_for_ready()
             return False
         packet_id = known if known is not None else self._free_packet_id()
         flags = DUP if known is not None else 0
         topic = message.topic
-        encoded_topic = self.posted_topic_bytes
+        encoded_topic = self.last_topic_bytes
         if properties is not None and self.aliases is not None:
             encoded_topic, properties = self.aliases.shorten(topic, encoded_topic, properties, may_define=False)
         data = encode_publish(encoded_topic, message.body.payload, 2, packet_id, flags, properties)
@@ -227,7 +228,7 @@ class InflightWindow:
             return True
         self.packet_of_handle[handle] = packet_id
         sequence = self._next_sequence() if self.durable else 0
-        self._put(Inflight(handle, BARRIER_DUE, packet_id, self.environment.now, sequence, None), data)
+        self._send_inflight(Inflight(handle, BARRIER_DUE, packet_id, self.shared_state.now, sequence, None), data)
         return True
 
     def _repeat(self, entry: Inflight, data: bytes) -> None:
@@ -237,43 +238,43 @@ class InflightWindow:
         del self.inflight[entry.packet_id]
         self.inflight[entry.packet_id] = entry  # in the order of sending
         entry.phase = PUBREC_DUE
-        entry.sent_at = self.environment.now
-        self.room -= 1
+        entry.sent_at = self.shared_state.now
+        self.send_quota -= 1
         if self.barriers:  # its row is stored, and it must not overtake one whose is not
             self.barriers += 1
-            self.environment.store.barrier(partial(self._barrier_reached, entry, connection, data))
+            self.shared_state.store.barrier(partial(self._barrier_reached, entry, connection, data))
         else:
-            self._stored(entry, connection, data)
+            self._send_when_inflight(entry, connection, data)
 
-    def gather(self) -> None:
-        """Deliveries from here to `scatter`, which must follow in the same call stack, leave together."""
+    def cork(self) -> None:
+        """Deliveries from here to `uncork`, which must follow in the same call stack, leave together."""
         if self.write is not None:
-            self.gathered = []
-            self.write = self.gathered.append
+            self.corked = []
+            self.write = self.corked.append
 
-    def scatter(self) -> None:
-        gathered, self.gathered = self.gathered, None
+    def uncork(self) -> None:
+        corked, self.corked = self.corked, None
         connection = self.connection
-        if gathered is None or connection is None:
+        if corked is None or connection is None:
             return
         self.write = connection.send
-        if gathered:
-            connection.send_together(gathered)
+        if corked:
+            connection.send_together(corked)
 
-    def _post_to(self, topic: str) -> bool:
+    def _look_up_topic(self, topic: str) -> bool:
         """Find out how deliveries to this topic travel; False without a subscription."""
         options = self.subscriptions.get(topic, -1)
         if options < 0 or self.wildcards:
             options = self.options_for(topic)
             if options < 0:
                 return False
-        self.posted_topic = topic
-        self.posted_topic_bytes = topic.encode()
-        self.posted_options = options
+        self.last_topic = topic
+        self.last_topic_bytes = topic.encode()
+        self.last_options = options
         return True
 
     def _count(self, data: bytes) -> None:
-        metrics = self.environment.metrics
+        metrics = self.shared_state.metrics
         metrics.publishes_out += 1
         metrics.bytes_out += len(data)
 
@@ -295,8 +296,8 @@ class InflightWindow:
         entry = self.inflight[packet_id]
         if entry.phase == FORGET_DUE:
             self._remove(entry)
-            if self.wanted_room or self.queue is not None:
-                self.pump()  # who waits may have waited for this identifier
+            if self.wanted_quota or self.queue is not None:
+                self.resume_sending()  # who waits may have waited for this identifier
         elif _can_be_lost(entry):
             self._drop(entry)
         else:
@@ -307,16 +308,16 @@ class InflightWindow:
         # As if it had been sent [MQTT-3.1.2-25]; its owner is told that it was not.
         if self.aliases is not None:
             self.aliases.forget(topic)
-        self.environment.metrics.dropped_too_large += 1
-        self.environment.events.settled(self.client_id, handle, ReasonCode.PACKET_TOO_LARGE)
+        self.shared_state.metrics.dropped_too_large += 1
+        self.shared_state.events.delivery_ended(self.client_id, handle, ReasonCode.PACKET_TOO_LARGE)
         return True
 
-    def _ask_for_room(self) -> None:
+    def _ask_for_ready(self) -> None:
         # Without a connection nobody has to ask: `ready` is said after CONNECT.
-        if self.resumed and not self.wanted_room:
-            self.environment.metrics.out_of_packet_ids += self.room > 0 and not self._has_place()
-            self.wanted_room = 1 if self.barriers else (self.window + 1) // 2
-            self.wake_at = min(self.wake_at, self.wanted_room)
+        if self.resumed and not self.wanted_quota:
+            self.shared_state.metrics.out_of_packet_ids += self.send_quota > 0 and not self._has_send_quota()
+            self.wanted_quota = 1 if self.barriers else (self.window + 1) // 2
+            self.resume_at_quota = min(self.resume_at_quota, self.wanted_quota)
 
     # -- acknowledgements ---------------------------------------------------------------------------------------------
 
@@ -324,26 +325,28 @@ class InflightWindow:
         """PUBACK of either version: until then it is unacknowledged [MQTT-4.3.2-3] [3.1.1: MQTT-4.3.2-1]."""
         inflight = self.inflight
         entry = inflight.get(packet_id)
-        environment = self.environment
+        shared_state = self.shared_state
         if entry is None or entry.phase != PUBACK_DUE:
-            environment.metrics.unsolicited_acknowledgements += 1
+            shared_state.metrics.unsolicited_acknowledgements += 1
             return
         del inflight[packet_id]
-        if self.resend is None or not self._waits_to_be_resent(entry):
-            self.room += 1
-        environment.metrics.acknowledged += 1
+        if self.resend is None or not self._waits_for_resend(entry):
+            self.send_quota += 1
+        shared_state.metrics.acknowledged += 1
         handle = entry.handle
         if handle is not None:
             self.spare = entry  # nobody else has it: what is being sent again is over before the gate opens
-            environment.events.settled(self.client_id, handle, reason_code if reason_code >= 0x80 else ACKNOWLEDGED)
+            shared_state.events.delivery_ended(
+                self.client_id, handle, reason_code if reason_code >= 0x80 else ACKNOWLEDGED
+            )
         elif entry.sequence:
             self._delete_row(entry)
-        if self.room >= self.wake_at:
-            self.pump()
+        if self.send_quota >= self.resume_at_quota:
+            self.resume_sending()
 
     def pubrec(self, packet_id: int, reason_code: int) -> None:
         entry = self.inflight.get(packet_id)
-        metrics = self.environment.metrics
+        metrics = self.shared_state.metrics
         if entry is None or entry.phase in (PUBACK_DUE, BARRIER_DUE, FORGET_DUE):
             # Of an earlier message under this identifier. 3.1.1 knows no such reason; its client gets rid of the
             # identifier all the same.
@@ -353,19 +356,19 @@ class InflightWindow:
         elif entry.phase == PUBCOMP_DUE:
             metrics.unsolicited_acknowledgements += 1
             if reason_code < 0x80:  # else it takes back what it has taken, and PUBREL is on its way
-                self._release(entry)
+                self._send_pubrel_when_stored(entry)
         elif reason_code >= 0x80:
             # Refused: no PUBREL, the identifier is free (MQTT 5.0, 4.3.3).
-            self._settle(entry, reason_code)
+            self._end_handshake(entry, reason_code)
         elif entry.phase in (PUBREC_DUE, POSTPONED):
             # [MQTT-4.3.3-3] [MQTT-4.3.3-4] [MQTT-4.3.3-6] [3.1.1: MQTT-4.3.3-1]: from here on PUBREL is sent again,
             # PUBLISH never.
-            if self._waits_to_be_resent(entry):
-                self.room -= 1  # PUBCOMP gives it back
+            if self._waits_for_resend(entry):
+                self.send_quota -= 1  # PUBCOMP gives it back
             entry.phase = PUBCOMP_DUE
             if entry.sequence:
-                self.environment.store.save_outbound(self.client_id, entry.row())
-            self._release(entry)
+                self.shared_state.store.save_outbound(self.client_id, entry.row())
+            self._send_pubrel_when_stored(entry)
         else:
             # ABANDONED: the client gives up what it holds, and PUBCOMP frees the identifier.
             self._send_pubrel(packet_id, ReasonCode.SUCCESS)
@@ -374,16 +377,16 @@ class InflightWindow:
         """Whatever its reason code: 0x92 says that the client had completed it earlier."""
         entry = self.inflight.get(packet_id)
         if entry is not None and entry.phase in (PUBCOMP_DUE, ABANDONED):
-            self._settle(entry, COMPLETED)
+            self._end_handshake(entry, COMPLETED)
         else:
-            self.environment.metrics.unsolicited_acknowledgements += 1
+            self.shared_state.metrics.unsolicited_acknowledgements += 1
 
-    def _settle(self, entry: Inflight, outcome: int) -> None:
+    def _end_handshake(self, entry: Inflight, outcome: int) -> None:
         """A QoS 2 handshake has ended."""
         handle = entry.handle
         if entry.phase != ABANDONED:
-            self.room += not self._waits_to_be_resent(entry)
-            self.environment.metrics.acknowledged += 1
+            self.send_quota += not self._waits_for_resend(entry)
+            self.shared_state.metrics.acknowledged += 1
         if handle is not None and outcome == COMPLETED:
             entry.phase = FORGET_DUE
         else:
@@ -391,19 +394,19 @@ class InflightWindow:
                 del self.packet_of_handle[handle]
             self._remove(entry)
         if handle is not None:
-            self.environment.events.settled(self.client_id, handle, outcome)
-        if self.room >= self.wake_at:
-            self.pump()
+            self.shared_state.events.delivery_ended(self.client_id, handle, outcome)
+        if self.send_quota >= self.resume_at_quota:
+            self.resume_sending()
 
-    def _release(self, entry: Inflight) -> None:
+    def _send_pubrel_when_stored(self, entry: Inflight) -> None:
         """PUBREC has come: PUBREL, when that is on disk."""
         connection = self.connection
         if entry.sequence and connection is not None:
-            self.environment.store.barrier(partial(self._released, entry.packet_id, connection))
+            self.shared_state.store.barrier(partial(self._pubrec_stored, entry.packet_id, connection))
         else:
             self._send_pubrel(entry.packet_id, ReasonCode.SUCCESS)
 
-    def _released(self, packet_id: int, connection: SessionConnection) -> None:
+    def _pubrec_stored(self, packet_id: int, connection: SessionConnection) -> None:
         """PUBREC is on disk: PUBREL may leave [MQTT-4.3.3-5], in the order of the PUBRECs [MQTT-4.6.0-4]
         [3.1.1: MQTT-4.6.0-4]."""
         if self.connection is connection:
@@ -412,9 +415,9 @@ class InflightWindow:
     def _send_pubrel(self, packet_id: int, reason_code: int) -> None:
         if self.connection is not None:
             # [MQTT-3.6.2-1] [MQTT-3.3.4-10] [MQTT-4.9.0-3]: never held back.
-            self.connection.answer(encode(Pubrel(packet_id, reason_code), self.version))
+            self.connection.reply(encode(Pubrel(packet_id, reason_code), self.version))
 
-    def _waits_to_be_resent(self, entry: Inflight) -> bool:
+    def _waits_for_resend(self, entry: Inflight) -> bool:
         """It is acknowledged although this connection has not sent it: it has no place in the window to give back."""
         if entry.phase == POSTPONED:
             return True
@@ -424,143 +427,145 @@ class InflightWindow:
 
     # -- ordinary messages --------------------------------------------------------------------------------------------
 
-    def offer(self, shared: SharedMessage, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
+    def send_or_queue(self, shared: SharedMessage, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
         """Send an ordinary message now, or queue it, or lose it by a named rule. Hot path of ordinary fan-out."""
         if not qos and self.connection is None:
-            self.environment.metrics.dropped_offline += 1
+            self.shared_state.metrics.dropped_offline += 1
             return
         copy = MessageCopy(shared, qos, retain, identifiers, 0)
         if self._may_send(qos):
             self._send(copy)
             return
-        environment = self.environment
-        settings = environment.settings
+        shared_state = self.shared_state
+        settings = shared_state.settings
         queue = self.queue
         if queue is None:
-            queue = self.queue = SessionQueue(environment.metrics)
+            queue = self.queue = SessionQueue(shared_state.metrics)
         if not queue.has_room(shared, settings):
-            for expired in queue.take_expired(environment.now):
-                environment.metrics.dropped_expired += 1
+            for expired in queue.remove_expired(shared_state.now):
+                shared_state.metrics.dropped_expired += 1
                 self._discard(expired)
             if not queue.has_room(shared, settings):
-                environment.metrics.dropped_queue_full += 1
+                shared_state.metrics.dropped_queue_full += 1
                 if not queue:
                     self.queue = None
                 return
         self._append(copy)
 
-    def offer_retained(self, shared: SharedMessage, qos: int, identifiers: tuple[int, ...]) -> None:
+    def send_or_queue_retained(self, shared: SharedMessage, qos: int, identifiers: tuple[int, ...]) -> None:
         """A retained message for a new subscription, with RETAIN 1 (5.0, 3.3.1.3) [3.1.1: MQTT-3.3.1-8]."""
         copy = MessageCopy(shared, qos, True, identifiers, 0)
-        settings = self.environment.settings
+        settings = self.shared_state.settings
         if self._may_send(qos):
             self._send(copy)
         elif self.queue is None or len(self.queue) < settings.max_queued_messages + settings.max_retained_messages:
             self._append(copy)
         else:
-            self.environment.metrics.dropped_queue_full += 1
+            self.shared_state.metrics.dropped_queue_full += 1
 
     def _may_send(self, qos: int) -> bool:
-        free = self.write is not None and self.queue is None and (not qos or self._has_place())
+        free = self.write is not None and self.queue is None and (not qos or self._has_send_quota())
         return free and (qos == 2 or not self.barriers)
 
     def _append(self, copy: MessageCopy) -> None:
         if self.queue is None:
-            self.queue = SessionQueue(self.environment.metrics)
+            self.queue = SessionQueue(self.shared_state.metrics)
         # [3.1.1: MQTT-3.1.2-5]
         if copy.qos and self.durable:
-            self._keep(copy)
-            self.environment.store.save_outbound(self.client_id, copy.row(0, False))
+            self._add_reference(copy)
+            self.shared_state.store.save_outbound(self.client_id, copy.row(0, False))
         self.queue.append(copy)
-        self.wake_at = 1
+        self.resume_at_quota = 1
 
     def _send(self, copy: MessageCopy) -> None:
         """Room and socket are there."""
-        environment = self.environment
+        shared_state = self.shared_state
         packet_id = self._free_packet_id() if copy.qos else 0
         aliases = self.aliases
-        data = render(copy, packet_id, 0, self.version, environment.clock, aliases)
+        data = render(copy, packet_id, 0, self.version, shared_state.clock, aliases)
         if len(data) > self.packet_limit:
             # Discarded as if it had been acknowledged [MQTT-3.1.2-25].
             if aliases is not None:
                 aliases.forget(copy.shared.message.topic)
-            environment.metrics.dropped_too_large += 1
+            shared_state.metrics.dropped_too_large += 1
             self._discard(copy)
         elif copy.qos:
             if self.durable and not copy.sequence:
-                self._keep(copy)
+                self._add_reference(copy)
             phase = PUBACK_DUE if copy.qos == 1 else BARRIER_DUE
-            self._put(Inflight(None, phase, packet_id, environment.now, copy.sequence, copy), data)
+            self._send_inflight(Inflight(None, phase, packet_id, shared_state.now, copy.sequence, copy), data)
         elif self.write is not None:
             self.write(data)
             self._count(data)
 
-    def _put(self, entry: Inflight, data: bytes) -> None:
+    def _send_inflight(self, entry: Inflight, data: bytes) -> None:
         """Into the window; stored if the session is, and sent: QoS 2 only when it is on disk."""
         self.inflight[entry.packet_id] = entry
-        self.room -= 1
+        self.send_quota -= 1
         connection = self.connection
         assert connection is not None, "the gate is open"
         if entry.sequence:
-            store = self.environment.store
+            store = self.shared_state.store
             store.save_outbound(self.client_id, entry.row())
             if entry.phase == BARRIER_DUE:
                 self.barriers += 1
                 store.barrier(partial(self._barrier_reached, entry, connection, data))
                 return
-        self._stored(entry, connection, data)
+        self._send_when_inflight(entry, connection, data)
 
     def _barrier_reached(self, entry: Inflight, connection: SessionConnection, data: bytes) -> None:
         if self.connection is not connection:
             return
-        self._stored(entry, connection, data)
+        self._send_when_inflight(entry, connection, data)
         self.barriers -= 1
-        if not self.barriers and (self.wanted_room or self.queue is not None):
-            self.pump()
+        if not self.barriers and (self.wanted_quota or self.queue is not None):
+            self.resume_sending()
 
-    def _stored(self, entry: Inflight, connection: SessionConnection, data: bytes) -> None:
+    def _send_when_inflight(self, entry: Inflight, connection: SessionConnection, data: bytes) -> None:
         if self.connection is not connection or self.inflight.get(entry.packet_id) is not entry:
             return  # another connection has been given the entry meanwhile, or the session has ended
         if entry.phase >= PUBCOMP_DUE:
             return  # a repetition that waited for others: the client has answered the first one meanwhile
         if entry.phase == BARRIER_DUE:
             entry.phase = PUBREC_DUE
-        (self.write or connection.send)(data)  # in its place among what is gathered
+        (self.write or connection.send)(data)  # in its place among what is corked
         self._count(data)
 
     # -- the gate -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """CONNACK has left. Ask which inflight deliveries are still worth sending, then go on in `_judged`."""
+        """CONNACK has left. Ask which inflight deliveries are still worth sending, then go on in `_resume_decided`."""
         connection = self.connection
         assert connection is not None, "started by its connection"
-        ask = partial(self._ask_what_to_resend, connection)
+        ask = partial(self._ask_embedder_to_resume, connection)
         # A connection may have ended before an identifier was on disk: no PUBLISH leaves before it is.
         unstored = any(entry.phase == BARRIER_DUE and entry.sequence for entry in self.inflight.values())
-        self.environment.store.barrier(ask) if unstored else ask()
+        self.shared_state.store.barrier(ask) if unstored else ask()
 
-    def _ask_what_to_resend(self, connection: SessionConnection) -> None:
+    def _ask_embedder_to_resume(self, connection: SessionConnection) -> None:
         if self.connection is not connection:
             return
-        unsettled = [e for e in self.inflight.values() if e.handle is not None and _can_be_lost(e)]
-        if unsettled:
-            handles = [entry.handle for entry in unsettled if entry.handle is not None]
-            self.environment.events.resume(self.client_id, handles, partial(self._judged, connection, unsettled))
+        unacknowledged = [e for e in self.inflight.values() if e.handle is not None and _can_be_lost(e)]
+        if unacknowledged:
+            handles = [entry.handle for entry in unacknowledged if entry.handle is not None]
+            self.shared_state.events.resume(
+                self.client_id, handles, partial(self._resume_decided, connection, unacknowledged)
+            )
         else:
-            self._judged(connection, unsettled, {})
+            self._resume_decided(connection, unacknowledged, {})
 
-    def _judged(
-        self, connection: SessionConnection, unsettled: list[Inflight], messages: Mapping[int, Message | None]
+    def _resume_decided(
+        self, connection: SessionConnection, unacknowledged: list[Inflight], messages: Mapping[int, Message | None]
     ) -> None:
         if self.connection is not connection:
             for handle, message in messages.items():
                 if message is not None:
-                    self.environment.events.settled(self.client_id, handle, LOST)
+                    self.shared_state.events.delivery_ended(self.client_id, handle, LOST)
             return
         if self.resumed:
             return
-        for entry in unsettled:
-            # The client may have settled it meanwhile, or taken it over by a PUBREC.
+        for entry in unacknowledged:
+            # The client may have acknowledged it meanwhile, or taken it over by a PUBREC.
             if self.inflight.get(entry.packet_id) is not entry or not _can_be_lost(entry):
                 continue
             if entry.handle is None or messages.get(entry.handle) is None:
@@ -569,83 +574,83 @@ class InflightWindow:
                 entry.phase = PUBREC_DUE
         self.resend = []
         # [MQTT-4.9.0-1]
-        self.room = self.window
+        self.send_quota = self.window
         for entry in self.inflight.values():
-            entry.sent_at = self.environment.now
+            entry.sent_at = self.shared_state.now
             if entry.phase == PUBCOMP_DUE:
                 # PUBREL is never held back by the receive maximum [MQTT-3.3.4-9].
-                self._release(entry)
-                self.room -= 1
+                self._send_pubrel_when_stored(entry)
+                self.send_quota -= 1
             elif entry.phase < PUBCOMP_DUE:
                 self.resend.append((entry, messages[entry.handle] if entry.handle is not None else None))
         self.resend.reverse()
         self.resumed = True
-        self.wanted_room = 1
-        self.pump()
+        self.wanted_quota = 1
+        self.resume_sending()
 
-    def pump(self) -> None:
+    def resume_sending(self) -> None:
         """Room or the socket has become free: send again, then what is queued, then say `ready`."""
         connection = self.connection
-        if connection is None or connection.paused or not self.resumed or self.environment.draining:
+        if connection is None or connection.paused or not self.resumed or self.shared_state.draining:
             return
         if self.resend is not None:
-            self.wake_at = 1
+            self.resume_at_quota = 1
             self._send_again(connection, self.resend)
             if self.resend or connection.paused:
                 return
             self.resend = None
         self.write = connection.send
         is_open = self._send_queued()
-        wanted = self.wanted_room
-        is_open = is_open and self._has_place()
-        if wanted and self.room >= wanted and is_open and self.subscriptions and not self.barriers:
-            self.wanted_room = 0
-            self.wake_at = 1 if self.queue is not None else NEVER
-            self.environment.events.ready(self.client_id, self.room)
+        wanted = self.wanted_quota
+        is_open = is_open and self._has_send_quota()
+        if wanted and self.send_quota >= wanted and is_open and self.subscriptions and not self.barriers:
+            self.wanted_quota = 0
+            self.resume_at_quota = 1 if self.queue is not None else _UNREACHABLE_QUOTA
+            self.shared_state.events.ready(self.client_id, self.send_quota)
         else:
-            self.wake_at = 1 if self.queue is not None else wanted or NEVER
+            self.resume_at_quota = 1 if self.queue is not None else wanted or _UNREACHABLE_QUOTA
 
-    def close_gate(self) -> None:
-        """Nothing more goes out until `pump`: the socket is full, or the broker is on its way out."""
+    def pause_sending(self) -> None:
+        """Nothing more goes out until `resume_sending`: the socket is full, or the broker is on its way out."""
         self.write = None
 
-    def announce(self) -> None:
-        """Subscriptions have changed: say `ready` as soon as there is any room."""
-        self.wanted_room = 1
-        self.pump()
+    def subscriptions_changed(self) -> None:
+        """Subscriptions have changed: say `ready` as soon as there is any send_quota."""
+        self.wanted_quota = 1
+        self.resume_sending()
 
     def detach(self, reason: str) -> None:
         """The connection has ended; every delivery that can still be lost is reported so."""
-        not_taken = untaken(self, reason)
+        not_handled = unhandled(self, reason)
         self.connection = None
         self.write = None
         self.resend = None
         self.barriers = 0
-        self.wanted_room = 0
-        self.wake_at = NEVER
+        self.wanted_quota = 0
+        self.resume_at_quota = _UNREACHABLE_QUOTA
         if self.queue is not None:
-            self.environment.metrics.dropped_offline += len(self.queue.take_qos_0())
+            self.shared_state.metrics.dropped_offline += len(self.queue.remove_qos_0())
             if not self.queue:
                 self.queue = None
         if not self.resumed:
             return  # this connection was given none of them, so none is lost again
         self.resumed = False
-        settled = self.environment.events.settled
+        delivery_ended = self.shared_state.events.delivery_ended
         for entry in list(self.inflight.values()):
             if entry.handle is not None and entry.phase < PUBCOMP_DUE:
-                settled(self.client_id, entry.handle, NOT_TAKEN if entry in not_taken else LOST)
+                delivery_ended(self.client_id, entry.handle, UNHANDLED if entry in not_handled else LOST)
 
     def _send_again(self, connection: SessionConnection, resend: list[tuple[Inflight, Message | None]]) -> None:
         """In the original order [MQTT-4.6.0-1] [3.1.1: MQTT-4.6.0-1], with the original identifiers [MQTT-4.4.0-1]
         [3.1.1: MQTT-4.4.0-1]."""
-        environment = self.environment
-        while resend and self.room > 0 and not connection.paused:
+        shared_state = self.shared_state
+        while resend and self.send_quota > 0 and not connection.paused:
             entry, message = resend.pop()
             if self.inflight.get(entry.packet_id) is not entry or entry.phase >= PUBCOMP_DUE:
                 continue  # acknowledged while it waited here
-            if entry.phase == BARRIER_DUE and entry.copy is not None and entry.copy.has_expired(environment.now):
+            if entry.phase == BARRIER_DUE and entry.copy is not None and entry.copy.has_expired(shared_state.now):
                 # Not one byte of it has left [MQTT-3.3.2-5]. What has left does not expire [MQTT-4.3.3-7].
-                environment.metrics.dropped_expired += 1
+                shared_state.metrics.dropped_expired += 1
                 self._drop(entry)
                 continue
             # Never sent before, because its barrier was not reached: a first attempt has DUP 0 [MQTT-3.3.1-1].
@@ -655,13 +660,13 @@ class InflightWindow:
                 qos = 1 if entry.phase == PUBACK_DUE else 2
                 properties = None
                 if self.version == V5:
-                    properties = forwarded_properties(message.body, environment.clock)
+                    properties = forwarded_properties(message.body, shared_state.clock)
                     properties += self._identifiers(message.topic)
                 encoded_topic = message.topic.encode()
                 data = encode_publish(encoded_topic, message.body.payload, qos, entry.packet_id, flags, properties)
             else:
                 assert entry.copy is not None, "a delivery without a message was dropped"
-                data = render(entry.copy, entry.packet_id, flags, self.version, environment.clock)
+                data = render(entry.copy, entry.packet_id, flags, self.version, shared_state.clock)
             if len(data) > self.packet_limit:
                 handle = entry.handle
                 self._drop(entry)
@@ -670,7 +675,7 @@ class InflightWindow:
                 continue
             if entry.phase == BARRIER_DUE:
                 entry.phase = PUBREC_DUE  # `start` has waited for a later barrier than this entry's own
-            self.room -= 1
+            self.send_quota -= 1
             connection.send(data)
             self._count(data)
 
@@ -679,15 +684,15 @@ class InflightWindow:
         queue = self.queue
         if queue is None:
             return True
-        environment = self.environment
+        shared_state = self.shared_state
         while queue and self.write is not None:
             copy = queue.first()
-            if (copy.qos and not self._has_place()) or (copy.qos < 2 and self.barriers):
+            if (copy.qos and not self._has_send_quota()) or (copy.qos < 2 and self.barriers):
                 break
             queue.pop_first()
-            if copy.has_expired(environment.now):
+            if copy.has_expired(shared_state.now):
                 # [MQTT-3.3.2-5]
-                environment.metrics.dropped_expired += 1
+                shared_state.metrics.dropped_expired += 1
                 self._discard(copy)
             else:
                 self._send(copy)
@@ -697,28 +702,29 @@ class InflightWindow:
 
     # -- entries, rows and bytes --------------------------------------------------------------------------------------
 
-    def _has_place(self) -> bool:
+    def _has_send_quota(self) -> bool:
         """One of the window, and an identifier: many that have one take no place of the window."""
-        return self.room > 0 and len(self.inflight) < self.environment.packet_ids.most_inflight
+        return self.send_quota > 0 and len(self.inflight) < self.shared_state.packet_ids.most_inflight
 
     def _free_packet_id(self) -> int:
-        """Not used by any entry [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1]; `_has_place` says that there is one."""
-        packet_id, self.next_packet_id = self.environment.packet_ids.find_free(self.next_packet_id, self.inflight)
+        """A packet identifier that no entry uses [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1]; `_has_send_quota` says
+        whether there is one."""
+        packet_id, self.next_packet_id = self.shared_state.packet_ids.find_free(self.next_packet_id, self.inflight)
         return packet_id
 
     def _next_sequence(self) -> int:
         self.sequence += 1
         return self.sequence
 
-    def _keep(self, copy: MessageCopy) -> None:
-        self.environment.keep(copy.shared)
+    def _add_reference(self, copy: MessageCopy) -> None:
+        self.shared_state.add_reference(copy.shared)
         copy.sequence = self._next_sequence()
 
     def _discard(self, copy: MessageCopy) -> None:
         """A copy that is not inflight goes nowhere."""
         if copy.sequence:
-            self.environment.store.delete_outbound(self.client_id, copy.sequence)
-            self.environment.let_go(copy.shared)
+            self.shared_state.store.delete_outbound(self.client_id, copy.sequence)
+            self.shared_state.drop_reference(copy.shared)
 
     def _drop(self, entry: Inflight, postponed: bool = False) -> None:
         """It will not be sent again, or not now. If it was sent before, the client may know the identifier: that stays
@@ -735,9 +741,9 @@ class InflightWindow:
         abandoned = Inflight(None, ABANDONED, entry.packet_id, entry.sent_at, entry.sequence, None)
         self.inflight[entry.packet_id] = abandoned
         if entry.sequence:
-            self.environment.store.save_outbound(self.client_id, abandoned.row())
+            self.shared_state.store.save_outbound(self.client_id, abandoned.row())
             if entry.copy is not None:
-                self.environment.let_go(entry.copy.shared)
+                self.shared_state.drop_reference(entry.copy.shared)
 
     def _remove(self, entry: Inflight) -> None:
         del self.inflight[entry.packet_id]
@@ -745,9 +751,9 @@ class InflightWindow:
             self._delete_row(entry)
 
     def _delete_row(self, entry: Inflight) -> None:
-        self.environment.store.delete_outbound(self.client_id, entry.sequence)
+        self.shared_state.store.delete_outbound(self.client_id, entry.sequence)
         if entry.copy is not None:
-            self.environment.let_go(entry.copy.shared)
+            self.shared_state.drop_reference(entry.copy.shared)
 
 
 def _can_be_lost(entry: Inflight) -> bool:

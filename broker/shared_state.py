@@ -1,9 +1,8 @@
-"""What a session sees of the world around it: its connection, and what all sessions of one broker share."""
+"""State that all sessions of one broker share: settings, store, events, counters, clock, identifiers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from broker.events import BrokerEvents
 from broker.metrics import BrokerMetrics
@@ -12,51 +11,10 @@ from broker.session_queue import SharedMessage
 from broker.settings import BrokerSettings
 from broker.store import SessionStore
 
-
-class SessionConnection(Protocol):
-    """What a session knows of its connection."""
-
-    version: int
-    paused: bool
-    """The socket takes no bytes for now."""
-    send: Callable[[bytes], None]
-    """The socket's own: for messages, which are not sent while it is paused, and whose sender counts `bytes_out`."""
-    send_together: Callable[[list[bytes]], None]
-    """The same for several packets, with one system call."""
-
-    def answer(self, data: bytes) -> None:
-        """For what the protocol obliges us to say, paused or not."""
-
-    def end(self, reason_code: int, reason: str) -> None:
-        """Tell the client why, if its version can be told, and close."""
-
-
-class Transport(Protocol):
-    """What a connection writes to. No call blocks or calls back, except `pause_writing` from within `write`."""
-
-    @property
-    def send(self) -> Callable[[bytes], None]:
-        """The socket's own `write`, without a frame in between: for messages, whose sender counts `bytes_out`."""
-
-    def send_together(self, packets: list[bytes]) -> None:
-        """The same for several packets, with one system call."""
-
-    def write(self, data: bytes) -> None:
-        """For everything else."""
-
-    def close(self) -> None:
-        """Send what is written, for a bounded time, then close."""
-
-    def pause_reading(self) -> None:
-        """No more bytes until `resume_reading`; what was read already still comes."""
-
-    def resume_reading(self) -> None: ...
-
-
 NUMBERS_PER_SECOND = 16_000
 
 
-class Environment:
+class SharedState:
     """What the sessions of one broker share."""
 
     __slots__ = (
@@ -101,7 +59,7 @@ class Environment:
         self.last_number = max(self.last_number + 1, int(self.now * NUMBERS_PER_SECOND))
         return self.last_number
 
-    def keep(self, shared: SharedMessage) -> None:
+    def add_reference(self, shared: SharedMessage) -> None:
         """A durable session holds this message: see that it is stored, once."""
         if not shared.key:
             self.last_message_key += 1
@@ -109,7 +67,7 @@ class Environment:
             self.store.save_message(shared.key, shared.message)
         shared.references += 1
 
-    def let_go(self, shared: SharedMessage) -> None:
+    def drop_reference(self, shared: SharedMessage) -> None:
         shared.references -= 1
         if not shared.references:
             self.store.delete_message(shared.key)

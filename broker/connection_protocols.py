@@ -1,0 +1,52 @@
+"""What the session and the connection ask of their neighbour towards the socket, as protocols.
+
+    Session ─▶ SessionConnection (a `Connection`) ─▶ Transport (a socket, in `network`)
+
+They stand apart from the classes that have them, so that a session is written without knowing connections, and a
+connection without knowing sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class SessionConnection(Protocol):
+    """The part of a connection that its session uses."""
+
+    version: int
+    paused: bool
+    """The socket takes no bytes for now."""
+    send: Callable[[bytes], None]
+    """The socket's own `write`, for messages: none is sent while it is paused, and the sender counts `bytes_out`."""
+    send_together: Callable[[list[bytes]], None]
+    """As `send`, for several packets with one system call."""
+
+    def reply(self, data: bytes) -> None:
+        """Send a packet that the protocol obliges us to send, paused or not."""
+
+    def end(self, reason_code: int, reason: str) -> None:
+        """Tell the client the reason, if its version can be told, and close."""
+
+
+class Transport(Protocol):
+    """The socket that a connection writes to. No call blocks or calls back, except `pause_writing` from `write`."""
+
+    @property
+    def send(self) -> Callable[[bytes], None]:
+        """The socket's own `write`, without a frame in between: for messages, whose sender counts `bytes_out`."""
+
+    def send_together(self, packets: list[bytes]) -> None:
+        """Send several packets with one system call; the sender counts `bytes_out`."""
+
+    def write(self, data: bytes) -> None:
+        """Send a packet that is no message, and count `bytes_out`."""
+
+    def close(self) -> None:
+        """Send what is written, for a bounded time, then close."""
+
+    def pause_reading(self) -> None:
+        """Deliver no more bytes until `resume_reading`; what was read already still comes."""
+
+    def resume_reading(self) -> None: ...
