@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, TypeAdapter
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.bodies import json_response
 from gateway.api.services import PushId, ReaderOf, services, time_parameter
 from gateway.delivery.analytics import By
@@ -32,7 +32,7 @@ To = Annotated[
 ]
 
 
-@router.get("/pushes/{push_id}", response_model=answers.PushFunnel)
+@router.get("/pushes/{push_id}", response_model=responses.PushFunnelResponse)
 async def push_funnel(push_id: PushId, request: Request, principal: ReaderOf) -> Response:
     """Show the funnel of a push, counted now: stages, rates, times to deliver and to open, and how many people withdrew
     their consent within a day. Needs a key with the scope `read`."""
@@ -41,7 +41,7 @@ async def push_funnel(push_id: PushId, request: Request, principal: ReaderOf) ->
 
 @router.get(
     "",
-    response_model=answers.Funnels,
+    response_model=responses.FunnelsResponse,
     responses={
         200: {
             "description": "The funnels, in the media type that was asked for with `format`.",
@@ -101,13 +101,13 @@ async def funnels(
 
 
 _WITHIN: dict[str, type[BaseModel]] = {
-    "rates": answers.Rates,
-    "time_to_deliver_ms": answers.Percentiles,
-    "time_to_open_ms": answers.Percentiles,
+    "rates": responses.RatesResponse,
+    "time_to_deliver_ms": responses.PercentilesResponse,
+    "time_to_open_ms": responses.PercentilesResponse,
 }
 _FIELDS = [
     (name, inner)
-    for name in answers.Stages.model_fields
+    for name in responses.StagesResponse.model_fields
     for inner in (_WITHIN[name].model_fields if name in _WITHIN else ("",))
 ]
 """Of an item, and of what is within: the same columns whatever there is to say."""

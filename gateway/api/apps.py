@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, StringConstraints
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.bodies import json_response, read_model
 from gateway.api.openapi import takes
 from gateway.api.services import Administrator, Cursor, Limit, services
@@ -33,7 +33,7 @@ def manages_all(principal: Principal) -> bool:
     return principal.app_id == DEFAULT_APP
 
 
-@router.post("", status_code=201, response_model=answers.Application, openapi_extra=takes(AppRequest))
+@router.post("", status_code=201, response_model=responses.ApplicationResponse, openapi_extra=takes(AppRequest))
 async def add_app(request: Request, principal: Administrator) -> Response:
     """Make an app, a tenant of its own. Its first key is made with `POST /v1/keys` and `"app"`. Needs a key of the app
     `default` with the scope `admin`."""
@@ -44,7 +44,7 @@ async def add_app(request: Request, principal: Administrator) -> Response:
     return json_response(await found.keys.add_app(principal.app_no, body.id, found.clock()), 201)
 
 
-@router.get("", response_model=answers.Applications)
+@router.get("", response_model=responses.ApplicationsResponse)
 async def list_apps(request: Request, principal: Administrator, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """List all apps by id; a key of another app than `default` sees its own. Needs a key with the scope `admin`."""
     only = None if manages_all(principal) else principal.app_id

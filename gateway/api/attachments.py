@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.bodies import json_response
 from gateway.api.openapi import FILE_SCHEMA, header
 from gateway.api.services import Fetcher, Sender, services
@@ -71,9 +71,12 @@ Id = Annotated[
 @router.post(
     "",
     status_code=201,
-    response_model=answers.Attachment,
+    response_model=responses.AttachmentResponse,
     responses={
-        200: {"model": answers.Attachment, "description": "The app had this file: it is kept as long as either."}
+        200: {
+            "model": responses.AttachmentResponse,
+            "description": "The app had this file: it is kept as long as either.",
+        }
     },
     openapi_extra={
         "requestBody": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.bodies import MERGE_PATCH, json_response, parse_patch, read_body, read_model
 from gateway.api.openapi import takes, takes_patch
 from gateway.api.problems import validation_problem
@@ -17,7 +17,7 @@ from gateway.merge_patch import merge_patch
 router = APIRouter(prefix="/v1", tags=["channels and policy"])
 
 
-@router.post("/channels", status_code=201, response_model=answers.Channel, openapi_extra=takes(NewChannel))
+@router.post("/channels", status_code=201, response_model=responses.ChannelResponse, openapi_extra=takes(NewChannel))
 async def add_channel(request: Request, principal: Administrator) -> Response:
     """Make a channel: a category of pushes that a person can mute. A push may name a channel that was not made; only
     one that was made has a name for people, and rules. Needs a key with the scope `admin`."""
@@ -25,20 +25,22 @@ async def add_channel(request: Request, principal: Administrator) -> Response:
     return json_response(await services(request).policies.add_channel(principal.app_no, new), 201)
 
 
-@router.get("/channels", response_model=answers.Channels)
+@router.get("/channels", response_model=responses.ChannelsResponse)
 async def list_channels(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """List the channels of the app by id. Needs a key with the scope `read`."""
     return json_response(services(request).policies.channels(principal.app_no, limit, cursor))
 
 
-@router.get("/channels/{channel_id}", response_model=answers.Channel)
+@router.get("/channels/{channel_id}", response_model=responses.ChannelResponse)
 async def show_channel(channel_id: ChannelId, request: Request, principal: ReaderOf) -> Response:
     """Show a channel. Needs a key with the scope `read`."""
     return json_response(services(request).policies.channel(principal.app_no, channel_id))
 
 
 @router.patch(
-    "/channels/{channel_id}", response_model=answers.Channel, openapi_extra=takes_patch(ChannelFields, MERGE_PATCH[0])
+    "/channels/{channel_id}",
+    response_model=responses.ChannelResponse,
+    openapi_extra=takes_patch(ChannelFields, MERGE_PATCH[0]),
 )
 async def change_channel(channel_id: ChannelId, request: Request, principal: Administrator) -> Response:
     """Change a channel with a JSON Merge Patch (RFC 7396): a given field replaces, null removes. New rules also hold
@@ -63,7 +65,7 @@ async def remove_channel(channel_id: ChannelId, request: Request, principal: Adm
     return Response(status_code=204)
 
 
-@router.get("/policy/critical-uses", response_model=answers.CriticalUses)
+@router.get("/policy/critical-uses", response_model=responses.CriticalUsesResponse)
 async def list_critical_uses(
     request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
@@ -72,13 +74,13 @@ async def list_critical_uses(
     return json_response(await services(request).gate.critical_uses(principal.app_no, limit, cursor_number(cursor)))
 
 
-@router.get("/policy", response_model=answers.Policy)
+@router.get("/policy", response_model=responses.PolicyResponse)
 async def show_policy(request: Request, principal: ReaderOf) -> Response:
     """Show the rules of the app; what was never set has its default. Needs a key with the scope `read`."""
     return json_response(services(request).policies.policy(principal.app_no))
 
 
-@router.put("/policy", response_model=answers.Policy, openapi_extra=takes(Policy))
+@router.put("/policy", response_model=responses.PolicyResponse, openapi_extra=takes(Policy))
 async def set_policy(request: Request, principal: Administrator) -> Response:
     """Replace the rules of the app; what is left out gets its default. New rules also hold for what waits, soon after
     the answer. Needs a key with the scope `admin`."""

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.bodies import (
     BODY_LIMIT,
     BULK_LIMIT,
@@ -92,7 +92,7 @@ class BulkRequest(DescribedModel):
     not keep the others from it. A device has 128 KiB of JSON at most."""
 
 
-@router.post("", status_code=201, response_model=answers.EnrolledDevice, openapi_extra=takes(NewDevice))
+@router.post("", status_code=201, response_model=responses.EnrolledDeviceResponse, openapi_extra=takes(NewDevice))
 async def enrol(request: Request, principal: DeviceManager) -> Response:
     """Enrol a device. Its token, the MQTT password, is shown this once. Needs a key with the scope `devices`."""
     device = await read_model(request, NewDevice)
@@ -102,7 +102,9 @@ async def enrol(request: Request, principal: DeviceManager) -> Response:
     return json_response(answer, 201)
 
 
-@router.post("/bulk", status_code=201, response_model=answers.EnrolledDevices, openapi_extra=takes(BulkRequest))
+@router.post(
+    "/bulk", status_code=201, response_model=responses.EnrolledDevicesResponse, openapi_extra=takes(BulkRequest)
+)
 async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     """Enrol up to 10,000 devices in 16 MiB of JSON at most: one result per device, in order, a credential or a problem.
 
@@ -155,7 +157,7 @@ def _id_in(item: bytes) -> str | None:
     return device_id if isinstance(device_id, str) else None
 
 
-@router.get("", response_model=answers.Devices)
+@router.get("", response_model=responses.DevicesResponse)
 async def list_devices(
     request: Request,
     principal: DeviceReader,
@@ -175,13 +177,15 @@ async def list_devices(
     return json_response(await services(request).devices.page(principal.app_no, limit, cursor, wanted))
 
 
-@router.get("/{device_id}", response_model=answers.Device)
+@router.get("/{device_id}", response_model=responses.DeviceResponse)
 async def show_device(device_id: DeviceId, request: Request, principal: DeviceReader) -> Response:
     """Show a device with its presence and its last error. Needs a key with the scope `devices` or `read`."""
     return json_response(await services(request).devices.show(principal.app_no, device_id))
 
 
-@router.patch("/{device_id}", response_model=answers.Device, openapi_extra=takes_patch(DeviceFields, MERGE_PATCH[0]))
+@router.patch(
+    "/{device_id}", response_model=responses.DeviceResponse, openapi_extra=takes_patch(DeviceFields, MERGE_PATCH[0])
+)
 async def change_device(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
     """Change a device with a JSON Merge Patch (RFC 7396): a given field replaces, null removes, `attributes` are
     merged. Needs a key with the scope `devices`."""
@@ -208,14 +212,14 @@ async def remove_device(device_id: DeviceId, request: Request, principal: Device
     return Response(status_code=204)
 
 
-@router.post("/{device_id}/token", response_model=answers.EnrolledDevice)
+@router.post("/{device_id}/token", response_model=responses.EnrolledDeviceResponse)
 async def rotate_token(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
     """Give a device a new token, shown this once; the old one is void at once and its connections close. What waits
     stays. Needs a key with the scope `devices`."""
     return json_response(await services(request).devices.rotate(principal.app_no, principal.app_id, device_id))
 
 
-@router.get("/{device_id}/mailbox", response_model=answers.Mailbox)
+@router.get("/{device_id}/mailbox", response_model=responses.MailboxResponse)
 async def show_mailbox(
     device_id: DeviceId, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
@@ -226,7 +230,7 @@ async def show_mailbox(
     return json_response(await found.reports.mailbox(device_no, limit, cursor, principal.app_no))
 
 
-@router.delete("/{device_id}/mailbox", response_model=answers.EmptiedMailbox)
+@router.delete("/{device_id}/mailbox", response_model=responses.EmptiedMailboxResponse)
 async def empty_mailbox(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
     """Cancel everything that waits for a device (state `cancelled`, reason `mailbox_emptied`). What is in flight goes
     on. Needs a key with the scope `devices`."""
@@ -235,7 +239,7 @@ async def empty_mailbox(device_id: DeviceId, request: Request, principal: Device
     return json_response({"cancelled": await found.ledger.empty_mailbox(device_no, principal.app_no)})
 
 
-@router.get("/{device_id}/preferences", response_model=answers.Preferences)
+@router.get("/{device_id}/preferences", response_model=responses.PreferencesResponse)
 async def show_preferences(device_id: DeviceId, request: Request, principal: DeviceReaderOrOwner) -> Response:
     """Show the consent of the person at a device, and every channel with their choice.
 
@@ -246,7 +250,9 @@ async def show_preferences(device_id: DeviceId, request: Request, principal: Dev
     return json_response(await found.wishes.preferences(principal.app_no, device_no))
 
 
-@router.patch("/{device_id}/preferences", response_model=answers.Preferences, openapi_extra=takes(PreferencesChange))
+@router.patch(
+    "/{device_id}/preferences", response_model=responses.PreferencesResponse, openapi_extra=takes(PreferencesChange)
+)
 async def change_preferences(device_id: DeviceId, request: Request, principal: DeviceManagerOrOwner) -> Response:
     """Change consent, channel choices and quiet hours of the person at a device; what waits and is not wanted any more
     ends `suppressed`.
@@ -265,7 +271,7 @@ async def change_preferences(device_id: DeviceId, request: Request, principal: D
     return json_response(await found.wishes.preferences(principal.app_no, device_no))
 
 
-@router.get("/{device_id}/consent", response_model=answers.ConsentRecords)
+@router.get("/{device_id}/consent", response_model=responses.ConsentRecordsResponse)
 async def show_consent(device_id: DeviceId, request: Request, principal: DeviceReader) -> Response:
     """List the last 100 answers of a device's person to the question for consent, the newest first: the proof. Needs a
     key with the scope `devices` or `read`."""
@@ -276,10 +282,13 @@ async def show_consent(device_id: DeviceId, request: Request, principal: DeviceR
 
 @router.post(
     "/{device_id}/call",
-    response_model=answers.CallAnswer,
+    response_model=responses.CallAnswerResponse,
     response_description="The device has answered, or the command has ended without being carried out.",
     responses={
-        202: {"model": answers.CallAnswer, "description": "No answer within `wait` seconds. The command goes on."}
+        202: {
+            "model": responses.CallAnswerResponse,
+            "description": "No answer within `wait` seconds. The command goes on.",
+        }
     },
     openapi_extra=takes(CallRequest),
 )
@@ -301,7 +310,7 @@ async def call(device_id: DeviceId, request: Request, principal: Sender) -> Resp
     return json_response(answer, 202 if answer["status"] == "queued" else 200)
 
 
-@router.get("/{device_id}/uplink", response_model=answers.Uplink)
+@router.get("/{device_id}/uplink", response_model=responses.UplinkResponse)
 async def show_uplink(
     device_id: DeviceId, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.bodies import json_response
 from gateway.api.services import services
 from gateway.errors import problem
@@ -13,13 +13,13 @@ from gateway.errors import problem
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", response_model=answers.Health)
+@router.get("/healthz", response_model=responses.HealthResponse)
 async def alive() -> Response:
     """Check that the process answers. Needs no key."""
     return json_response({"status": "ok"})
 
 
-@router.get("/readyz", response_model=answers.Health)
+@router.get("/readyz", response_model=responses.HealthResponse)
 async def ready(request: Request) -> Response:
     """Check that pushes are accepted: 503 `unavailable` while the server ends, or when its database does not answer.
     Needs no key."""

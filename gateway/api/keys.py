@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field, StringConstraints
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.apps import AppId, manages_all
 from gateway.api.bodies import json_response, read_model
 from gateway.api.openapi import takes
@@ -38,7 +38,7 @@ class KeyRequest(DescribedModel):
     key that asks."""
 
 
-@router.post("", status_code=201, response_model=answers.NewKey, openapi_extra=takes(KeyRequest))
+@router.post("", status_code=201, response_model=responses.NewKeyResponse, openapi_extra=takes(KeyRequest))
 async def add_key(request: Request, principal: Administrator) -> Response:
     """Make a key. Its secret is shown this once. Needs a key with the scope `admin`; one of the app `default` for
     another app."""
@@ -51,7 +51,7 @@ async def add_key(request: Request, principal: Administrator) -> Response:
     return json_response(key, 201)
 
 
-@router.get("", response_model=answers.Keys)
+@router.get("", response_model=responses.KeysResponse)
 async def list_keys(request: Request, principal: Administrator, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """List the keys of the app by id, revoked ones too, without their secrets. Needs a key with the scope `admin`."""
     return json_response(await services(request).keys.keys(principal.app_no, limit, cursor))

@@ -16,10 +16,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.api import examples
-from gateway.api.answers import ProblemDocument
 from gateway.api.bodies import NDJSON
 from gateway.api.operation_problems import OF_ITEMS, codes_of
 from gateway.api.problems import MEDIA_TYPE
+from gateway.api.responses import ProblemDocument
 from gateway.errors import CATALOGUE, Problem
 
 DESCRIPTION: Final = """
@@ -108,10 +108,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    components = document.setdefault("components", {})
-    schemas = components.setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):  # the framework's shape, which we never answer
-        schemas.pop(name, None)
+    document = _name_response_schemas(document)
+    components = document["components"]
+    schemas = components["schemas"]
     renamed = _add_request_schemas(schemas)
     schemas["FileContent"] = _FILE
     components["examples"] = {
@@ -190,6 +189,21 @@ def _refusal(status: str, codes: list[str]) -> dict[str, Any]:
         "content": {MEDIA_TYPE: content},
     }
     return {**described, "headers": _HEADERS[status]} if status in _HEADERS else described
+
+
+def _name_response_schemas(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with `Push` for the schema of `PushResponse`: clients are generated from these names, and there is
+    no other thing that they could be taken for."""
+    schemas: dict[str, Any] = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):  # the framework's shape, which we never answer
+        schemas.pop(name, None)
+    names = {name: name.removesuffix("Response") for name in schemas}
+    for name, schema in schemas.items():
+        schema["title"] = names[name]
+    document = _renamed(document, names)
+    renamed = {names[name]: schema for name, schema in document["components"]["schemas"].items()}
+    document["components"]["schemas"] = dict(sorted(renamed.items()))
+    return document
 
 
 def _add_request_schemas(schemas: dict[str, Any]) -> dict[str, str]:

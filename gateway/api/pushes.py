@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import StringConstraints
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.bodies import (
     BULK_LIMIT,
     NDJSON,
@@ -62,7 +62,9 @@ class BatchLine(PushRequest):
     push."""
 
 
-@router.post("", status_code=202, response_model=answers.AcceptedPush, openapi_extra=idempotent(takes(PushRequest)))
+@router.post(
+    "", status_code=202, response_model=responses.AcceptedPushResponse, openapi_extra=idempotent(takes(PushRequest))
+)
 async def send(request: Request) -> Response:  # Hot path.
     """Accept a push to one or many devices; answered when it is on disk (fsync).
 
@@ -136,7 +138,7 @@ def _line(answer: AcceptedPush | Problem) -> bytes:
     return to_json(answer.document()) + b"\n"
 
 
-@router.post("/forecast", response_model=answers.Forecast, openapi_extra=takes(PushRequest))
+@router.post("/forecast", response_model=responses.ForecastResponse, openapi_extra=takes(PushRequest))
 async def forecast(request: Request, principal: Sender) -> Response:
     """Count the devices that a push would reach if it were sent now; nothing is stored or sent.
 
@@ -148,13 +150,13 @@ async def forecast(request: Request, principal: Sender) -> Response:
     return json_response(await found.forecast.of(app_of(principal), push))
 
 
-@router.get("", response_model=answers.Pushes)
+@router.get("", response_model=responses.PushesResponse)
 async def list_pushes(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """List the pushes of the app with their counts, the newest first. Needs a key with the scope `read`."""
     return page_response(await services(request).reports.pushes(principal.app_no, limit, cursor))
 
 
-@router.get("/{push_id}", response_model=answers.Push)
+@router.get("/{push_id}", response_model=responses.PushResponse)
 async def show_push(push_id: PushId, request: Request, principal: ReaderOf) -> Response:
     """Show a push with the counts of its deliveries: `counts` by present state, which sum to `targeted` (one snapshot),
     and `reached`, cumulative.
@@ -165,7 +167,7 @@ async def show_push(push_id: PushId, request: Request, principal: ReaderOf) -> R
     return json_response(await services(request).reports.push(principal.app_no, push_id))
 
 
-@router.get("/{push_id}/deliveries", response_model=answers.Deliveries)
+@router.get("/{push_id}/deliveries", response_model=responses.DeliveriesResponse)
 async def list_deliveries(
     push_id: PushId,
     request: Request,
@@ -190,7 +192,7 @@ async def list_deliveries(
     )
 
 
-@router.delete("/{push_id}", response_model=answers.Recall)
+@router.delete("/{push_id}", response_model=responses.RecallResponse)
 async def recall(push_id: PushId, request: Request, principal: Sender) -> Response:
     """Recall a push: what still waits ends `cancelled`, and nothing of it is sent to a device after the answer.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.api.bodies import MERGE_PATCH, json_response, page_response, parse, parse_patch, read_body, read_model
 from gateway.api.openapi import takes, takes_patch
 from gateway.api.problems import validation_problem
@@ -30,7 +30,7 @@ class Replay(DescribedModel):
     """Ids of 1 to 1,000 dead letters; those that there are not are left out. null or left out: all."""
 
 
-@router.post("", status_code=201, response_model=answers.NewWebhook, openapi_extra=takes(NewWebhook))
+@router.post("", status_code=201, response_model=responses.NewWebhookResponse, openapi_extra=takes(NewWebhook))
 async def add_webhook(request: Request, principal: Administrator) -> Response:
     """Have events sent to an address from now on. The secret that requests are signed with is shown this once. Needs a
     key with the scope `admin`."""
@@ -38,19 +38,21 @@ async def add_webhook(request: Request, principal: Administrator) -> Response:
     return json_response(await services(request).webhooks.add(principal.app_no, new), 201)
 
 
-@router.get("", response_model=answers.Webhooks)
+@router.get("", response_model=responses.WebhooksResponse)
 async def list_webhooks(request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None) -> Response:
     """List the webhooks of the app in the order in which they were made. Needs a key with the scope `read`."""
     return json_response(services(request).webhooks.page(principal.app_no, limit, cursor))
 
 
-@router.get("/{webhook_id}", response_model=answers.Webhook)
+@router.get("/{webhook_id}", response_model=responses.WebhookResponse)
 async def show_webhook(webhook_id: WebhookId, request: Request, principal: ReaderOf) -> Response:
     """Show a webhook with what became of the last attempts. Needs a key with the scope `read`."""
     return json_response(services(request).webhooks.get(principal.app_no, webhook_id).described())
 
 
-@router.patch("/{webhook_id}", response_model=answers.Webhook, openapi_extra=takes_patch(WebhookFields, MERGE_PATCH[0]))
+@router.patch(
+    "/{webhook_id}", response_model=responses.WebhookResponse, openapi_extra=takes_patch(WebhookFields, MERGE_PATCH[0])
+)
 async def change_webhook(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
     """Change a webhook with a JSON Merge Patch (RFC 7396): a given field replaces, null removes. `{"enabled": true}`
     has a disabled one go on where it was. Needs a key with the scope `admin`."""
@@ -73,7 +75,7 @@ async def remove_webhook(webhook_id: WebhookId, request: Request, principal: Adm
     return Response(status_code=204)
 
 
-@router.post("/{webhook_id}/secret", response_model=answers.NewWebhook)
+@router.post("/{webhook_id}/secret", response_model=responses.NewWebhookResponse)
 async def rotate_secret(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
     """Give a webhook a new secret, shown this once. For 24 hours requests have a second signature, with the old one.
     Needs a key with the scope `admin`."""
@@ -81,7 +83,7 @@ async def rotate_secret(webhook_id: WebhookId, request: Request, principal: Admi
     return json_response(await webhooks.rotate(webhooks.get(principal.app_no, webhook_id)))
 
 
-@router.get("/{webhook_id}/dead-letters", response_model=answers.DeadLetters)
+@router.get("/{webhook_id}/dead-letters", response_model=responses.DeadLettersResponse)
 async def list_dead_letters(
     webhook_id: WebhookId, request: Request, principal: ReaderOf, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
@@ -94,7 +96,7 @@ async def list_dead_letters(
 @router.post(
     "/{webhook_id}/dead-letters/replay",
     status_code=202,
-    response_model=answers.Replayed,
+    response_model=responses.ReplayedResponse,
     openapi_extra=takes(Replay, required=False),
 )
 async def replay_dead_letters(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:

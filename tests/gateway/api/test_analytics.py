@@ -6,18 +6,18 @@ import json
 
 import pytest
 
-from gateway.api import answers
+from gateway.api import responses
 from tests.gateway.api.house import House
 
 
 async def test_the_funnel_of_a_push_and_of_channels(house: House) -> None:
     await house.enrol("d1", "d2", tags=["foyer"])
     push_id = await house.push({"all": True}, notification={"title": "Hi"}, channel="offers")
-    funnel = answers.PushFunnel.model_validate(await house.call("GET", f"/v1/analytics/pushes/{push_id}"))
+    funnel = responses.PushFunnelResponse.model_validate(await house.call("GET", f"/v1/analytics/pushes/{push_id}"))
     assert (funnel.targeted, funnel.eligible, funnel.delivered, funnel.rates.opened) == (2, 2, 0, None)
     await house.refused("GET", "/v1/analytics/pushes/nothing", 404, "push_not_found")
     for by, key in (("channel", "offers"), ("tag", "foyer"), ("hour", "08")):
-        (item,) = answers.Funnels.model_validate(await house.call("GET", f"/v1/analytics?by={by}")).items
+        (item,) = responses.FunnelsResponse.model_validate(await house.call("GET", f"/v1/analytics?by={by}")).items
         assert (getattr(item, by), item.targeted) == (key, 2)
 
 

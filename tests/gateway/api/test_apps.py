@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.api import answers
+from gateway.api import responses
 from tests.gateway.api.house import House
 
 
 async def test_apps_are_made_once_and_listed(house: House) -> None:
     made = await house.call("POST", "/v1/apps", 201, json={"id": "hotel"})
-    assert answers.Application.model_validate(made).id == "hotel"
+    assert responses.ApplicationResponse.model_validate(made).id == "hotel"
     assert made["created_at"] == "2027-01-15T08:00:00.000Z"
     await house.refused("POST", "/v1/apps", 409, "app_exists", json={"id": "hotel"})
     listed = await house.call("GET", "/v1/apps")
-    assert [app.id for app in answers.Applications.model_validate(listed).items] == ["default", "hotel"]
+    assert [app.id for app in responses.ApplicationsResponse.model_validate(listed).items] == ["default", "hotel"]
     first = await house.call("GET", "/v1/apps?limit=1")
     assert (await house.call("GET", f"/v1/apps?limit=1&cursor={first['next_cursor']}"))["items"] == [made]
 

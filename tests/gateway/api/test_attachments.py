@@ -16,8 +16,8 @@ import httpx2
 import pytest
 from starlette.types import Message
 
-from gateway.api import answers
 from gateway.api import attachments as routes
+from gateway.api import responses
 from gateway.delivery.attachments import UPLOADS_OF_APP
 from tests.gateway.api.house import House
 
@@ -62,7 +62,7 @@ async def retire(house: House, folder: Path, left: int) -> None:
 
 async def test_what_was_uploaded_is_named_by_what_it_contains_and_comes_back(house: House, folder: Path) -> None:
     made = await upload(house)
-    answers.Attachment.model_validate(made)
+    responses.AttachmentResponse.model_validate(made)
     assert made["id"] == ID
     assert made["url"] == f"http://push.example:8080/v1/attachments/{ID}"
     assert (made["content_type"], made["size"]) == ("image/png", len(PNG))

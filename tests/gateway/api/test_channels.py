@@ -5,7 +5,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.api import answers
+from gateway.api import responses
 from tests.gateway.api.house import House
 
 ALERT = {"notification": {"title": "Hi"}}
@@ -14,10 +14,10 @@ ALERT = {"notification": {"title": "Hi"}}
 async def test_a_channel_from_its_making_to_its_end(house: House) -> None:
     body = {"id": "offers", "name": "Offers", "description": "What is cheap today", "importance": "low"}
     made = await house.call("POST", "/v1/channels", 201, json=body)
-    assert answers.Channel.model_validate(made).may_mute
+    assert responses.ChannelResponse.model_validate(made).may_mute
     await house.refused("POST", "/v1/channels", 409, "channel_exists", json=body)
     await house.call("POST", "/v1/channels", 201, json={"id": "news", "name": "News"})
-    page = answers.Channels.model_validate(await house.call("GET", "/v1/channels?limit=1"))
+    page = responses.ChannelsResponse.model_validate(await house.call("GET", "/v1/channels?limit=1"))
     assert [channel.id for channel in page.items] == ["news"]
     assert (await house.call("GET", f"/v1/channels?cursor={page.next_cursor}"))["items"] == [made]
     changed = await house.call("PATCH", "/v1/channels/offers", json={"name": "Deals", "description": None})
@@ -74,7 +74,7 @@ async def test_rules_are_for_administrators(house: House) -> None:
 
 async def test_the_policy_is_replaced_whole(house: House) -> None:
     default = await house.call("GET", "/v1/policy")
-    assert answers.Policy.model_validate(default).consent.unknown == "allow"
+    assert responses.PolicyResponse.model_validate(default).consent.unknown == "allow"
     strict = {"consent": {"unknown": "suppress", "denied": {"command": "suppress"}}}
     stored = await house.call("PUT", "/v1/policy", json=strict)
     assert stored["consent"] == {
@@ -110,7 +110,7 @@ async def test_the_preferences_of_a_device(house: House) -> None:
     itself = await device_client(house, "d1")
     choice = {"consent": "granted", "channels": {"offers": False, "safety": False, "old": False}, "seq": 7}
     changed = await house.call("PATCH", "/v1/devices/d1/preferences", http=itself, json=choice)
-    preferences = answers.Preferences.model_validate(changed)
+    preferences = responses.PreferencesResponse.model_validate(changed)
     assert (preferences.consent, preferences.seq, preferences.changed_at) == ("granted", 7, "2027-01-15T08:00:00.000Z")
     assert {channel.id: (channel.name, channel.muted) for channel in preferences.channels} == {
         "offers": ("Offers", True),
@@ -123,7 +123,7 @@ async def test_the_preferences_of_a_device(house: House) -> None:
     assert (await house.call("PATCH", "/v1/devices/d1/preferences", json=late)) == changed, (
         "an older word changes nothing"
     )
-    records = answers.ConsentRecords.model_validate(await house.call("GET", "/v1/devices/d1/consent"))
+    records = responses.ConsentRecordsResponse.model_validate(await house.call("GET", "/v1/devices/d1/consent"))
     assert [(record.consent, record.source) for record in records.items] == [("granted", "http")]
 
 

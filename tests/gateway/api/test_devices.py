@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.auth import DeviceIdentity
 from tests.gateway.api.house import House
 
@@ -28,7 +28,7 @@ def connect(house: House, device_no: int, device_id: str) -> None:
 
 async def test_enrolment_gives_what_an_mqtt_client_needs(house: House) -> None:
     answer = await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
-    answers.EnrolledDevice.model_validate(answer)
+    responses.EnrolledDeviceResponse.model_validate(answer)
     assert answer["token"].startswith("dev_")
     mqtt = answer["mqtt"]
     assert (mqtt["host"], mqtt["port"]) == ("push.example", 1883)
@@ -93,12 +93,12 @@ async def test_a_device_is_shown_and_listed(house: House) -> None:
     await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-2", "timezone": "Europe/Berlin", **fields})
     await house.enrol("kiosk-1")
     shown = await house.call("GET", "/v1/devices/kiosk-2")
-    answers.Device.model_validate(shown)
+    responses.DeviceResponse.model_validate(shown)
     assert shown["tags"] == ["hall", "lobby"]
     assert (shown["name"], shown["attributes"], shown["locale"]) == ("Lobby", {"floor": 2}, "de-CH")
     assert (shown["timezone"], shown["online"], shown["connected_at"]) == ("Europe/Berlin", False, None)
     listed = await house.call("GET", "/v1/devices")
-    answers.Devices.model_validate(listed)
+    responses.DevicesResponse.model_validate(listed)
     assert [item["device_id"] for item in listed["items"]] == ["kiosk-1", "kiosk-2"]
     assert listed["items"][1] == shown
     assert listed["next_cursor"] is None
@@ -144,7 +144,7 @@ async def test_a_change_is_a_merge_patch(house: House) -> None:
     changed = await house.call(
         "PATCH", "/v1/devices/kiosk-1", json=patch, headers={"Content-Type": "application/merge-patch+json"}
     )
-    answers.Device.model_validate(changed)
+    responses.DeviceResponse.model_validate(changed)
     assert changed["name"] is None
     assert (changed["tags"], changed["locale"]) == (["c"], "en")
     assert changed["attributes"] == {"keep": 1, "deep": {"y": 2}, "new": []}
@@ -174,7 +174,7 @@ async def test_a_rotated_token_replaces_the_old_one(house: House) -> None:
     old = await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
     before = await token_hash(house, "kiosk-1")
     new = await house.call("POST", "/v1/devices/kiosk-1/token")
-    answers.EnrolledDevice.model_validate(new)
+    responses.EnrolledDeviceResponse.model_validate(new)
     assert new["token"] != old["token"]
     assert {**new["mqtt"], "password": ""} == {**old["mqtt"], "password": ""}
     assert await token_hash(house, "kiosk-1") != before
@@ -200,7 +200,7 @@ async def test_bulk_enrolment_answers_each_item_in_order_after_one_commit(house:
     groups = house.database.groups
     items: list[Any] = [{"device_id": "a"}, {"device_id": "known"}, {"device_id": "x y"}, {"device_id": "a"}, 7, {}]
     results = (await house.call("POST", "/v1/devices/bulk", 201, json={"devices": items}))["devices"]
-    answers.EnrolledDevices.model_validate({"devices": results})
+    responses.EnrolledDevicesResponse.model_validate({"devices": results})
     assert house.database.groups == groups + 1
     assert ["token" in result for result in results] == [True, False, False, False, False, True]
     codes = [result["error"]["code"] for result in results if "error" in result]
@@ -222,7 +222,7 @@ async def test_a_mailbox_is_shown_and_emptied(house: House) -> None:
     low = await house.push({"device": "kiosk-1"}, priority="low")
     high = await house.push({"device": "kiosk-1"}, priority="high", collapse_key="x")
     page = await house.call("GET", "/v1/devices/kiosk-1/mailbox?limit=1")
-    answers.Mailbox.model_validate(page)
+    responses.MailboxResponse.model_validate(page)
     assert [item["push_id"] for item in page["items"]] == [high]
     page = await house.call("GET", f"/v1/devices/kiosk-1/mailbox?limit=1&cursor={page['next_cursor']}")
     assert ([item["push_id"] for item in page["items"]], page["next_cursor"]) == ([low], None)
@@ -244,7 +244,7 @@ async def test_uplink_is_listed_newest_first_as_text_or_base64(house: House) -> 
 
     await house.database.write(said)
     page = await house.call("GET", "/v1/devices/kiosk-1/uplink")
-    answers.Uplink.model_validate(page)
+    responses.UplinkResponse.model_validate(page)
     raw, door = page["items"]
     assert (door["topic"], door["payload"], door["received_at"]) == ("door", "open", "1970-01-01T00:00:00.000Z")
     assert (raw["topic"], raw["payload_base64"]) == ("raw", "/wA=")

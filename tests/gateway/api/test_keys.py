@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.api import answers
+from gateway.api import responses
 from tests.gateway.api.house import House
 
 
 async def test_a_key_is_shown_once_works_and_can_be_revoked(house: House) -> None:
     made = await house.call("POST", "/v1/keys", 201, json={"name": "till", "scopes": ["send", "read"]})
-    answers.NewKey.model_validate(made)
+    responses.NewKeyResponse.model_validate(made)
     client = house.client(made["key"])
     await house.call("GET", "/v1/pushes", http=client)
     listed = await house.call("GET", "/v1/keys")
-    answers.Keys.model_validate(listed)
+    responses.KeysResponse.model_validate(listed)
     assert {key["name"] for key in listed["items"]} == {"first start", "till"}
     assert made["key"] not in str(listed)
     await house.call("DELETE", f"/v1/keys/{made['id']}", 204)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api import answers, examples
+from gateway.api import examples, responses
 from gateway.api.operation_problems import OF_ITEMS, OF_NO_OPERATION
 from gateway.errors import CATALOGUE
 from tests.gateway.api.house import House, openapi_document
@@ -97,7 +97,7 @@ def test_every_body_and_every_answer_has_an_example() -> None:
                 assert "example" in content, f"{method} {path}: {status} {kind}"
                 model = content["schema"].get("$ref", "").rpartition("/")[2]
                 if kind == "application/json":
-                    getattr(answers, model).model_validate(content["example"])
+                    getattr(responses, f"{model}Response").model_validate(content["example"])
                     used.add(model)
     assert used == set(examples.ANSWERS)
     assert {key for key in examples.BODIES if key[1] not in document["paths"]} == set()
@@ -163,7 +163,7 @@ def check_answer(response: Document, answer: Any) -> None:
     shown = content["example"]
     if kind == "application/json":
         model, found = content["schema"]["$ref"].rpartition("/")[2], answer.json()
-        getattr(answers, model).model_validate(found)
+        getattr(responses, f"{model}Response").model_validate(found)
         assert set(found) == set(shown), model
     elif kind == "application/x-ndjson":
         for line in answer.text.splitlines():
@@ -207,7 +207,7 @@ def test_every_code_is_answered_by_some_operation() -> None:
     assert found == set(CATALOGUE)
     assert set(document["components"]["examples"]) == set(CATALOGUE)
     for code, example in document["components"]["examples"].items():
-        assert answers.ProblemDocument.model_validate(example["value"]).code == code
+        assert responses.ProblemDocument.model_validate(example["value"]).code == code
 
 
 async def test_the_scopes_that_the_document_names_are_those_that_are_asked_for(house: House) -> None:

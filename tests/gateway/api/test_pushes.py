@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api import answers
+from gateway.api import responses
 from tests.gateway.api.house import House
 
 KIOSK = {"target": {"device": "kiosk-1"}}
@@ -36,22 +36,22 @@ async def test_a_push_is_accepted_shown_and_listed(house: House) -> None:
         "collapse_key": "price-list",
     }
     accepted = await house.call("POST", "/v1/pushes", 202, json=full)
-    answers.AcceptedPush.model_validate(accepted)
+    responses.AcceptedPushResponse.model_validate(accepted)
     assert (accepted["targeted"], accepted["suppressed"], accepted["unknown"]) == (2, 0, ["nobody"])
     shown = await house.call("GET", f"/v1/pushes/{accepted['push_id']}")
-    answers.Push.model_validate(shown)
+    responses.PushResponse.model_validate(shown)
     assert {name: shown[name] for name in full} == full
     assert (shown["sent_at"], shown["expires_at"]) == ("2027-01-15T08:00:00.000Z", "2027-01-15T08:01:00.000Z")
     counts = dict(shown["counts"])
     assert (counts.pop("targeted"), counts.pop("waiting"), set(counts.values())) == (2, 2, {0})
     second = await house.push({"all": True})
     listed = await house.call("GET", "/v1/pushes")
-    answers.Pushes.model_validate(listed)
+    responses.PushesResponse.model_validate(listed)
     assert [item["push_id"] for item in listed["items"]] == [second, accepted["push_id"]]
     first = await house.call("GET", "/v1/pushes?limit=1")
     assert (await house.call("GET", f"/v1/pushes?cursor={first['next_cursor']}"))["items"] == [shown]
     deliveries = await house.call("GET", f"/v1/pushes/{second}/deliveries")
-    answers.Deliveries.model_validate(deliveries)
+    responses.DeliveriesResponse.model_validate(deliveries)
     assert [item["device_id"] for item in deliveries["items"]] == ["kiosk-1", "kiosk-2"]
 
 
@@ -128,7 +128,7 @@ async def test_a_recall_says_what_it_did(house: House) -> None:
     await house.enrol("kiosk-1", "kiosk-2")
     push_id = await house.push({"all": True})
     recalled = await house.call("DELETE", f"/v1/pushes/{push_id}")
-    answers.Recall.model_validate(recalled)
+    responses.RecallResponse.model_validate(recalled)
     assert recalled == {"cancelled": 2, "in_flight": 0, "too_late": 0}
     assert (await house.call("GET", f"/v1/pushes/{push_id}"))["recalled_at"] == "2027-01-15T08:00:00.000Z"
 
@@ -137,7 +137,7 @@ async def test_a_forecast_sends_nothing(house: House) -> None:
     await house.enrol("kiosk-1", tags=["hall"])
     for target in ({"all": True}, {"tag": "hall"}, {"device": "kiosk-1"}):
         forecast = await house.call("POST", "/v1/pushes/forecast", json={"target": target})
-        answers.Forecast.model_validate(forecast)
+        responses.ForecastResponse.model_validate(forecast)
         assert forecast == {"targeted": 1, "online": 0, "suppressed": {}, "unknown": []}
     some = await house.call("POST", "/v1/pushes/forecast", json={"target": {"devices": ["kiosk-1", "x"]}})
     assert some["unknown"] == ["x"]
@@ -154,7 +154,7 @@ async def test_a_batch_answers_line_by_line_after_one_commit(house: House) -> No
     assert [result["status"] for result in results] == [202, 400, 404, 422, 400, 202]
     assert house.database.groups == groups + 1
     for result in results[1:5]:
-        answers.ProblemDocument.model_validate(result)
+        responses.ProblemDocument.model_validate(result)
     waiting = (await house.call("GET", "/v1/devices/kiosk-1/mailbox"))["items"]
     assert [item["push_id"] for item in waiting] == [results[0]["push_id"], results[5]["push_id"]]
     assert await batch(house) == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.api import answers
+from gateway.api import responses
 from gateway.events.webhooks import MAX_WEBHOOKS
 from tests.gateway.api.house import House
 
@@ -20,11 +20,11 @@ async def made(house: House, **fields: Any) -> dict[str, Any]:
 
 async def test_a_webhook_from_its_making_to_its_end(house: House) -> None:
     webhook = await made(house, types=["delivery.acted"], description="orders")
-    answers.NewWebhook.model_validate(webhook)
+    responses.NewWebhookResponse.model_validate(webhook)
     assert webhook["secret"].startswith("whsec_")
     path = f"/v1/webhooks/{webhook['id']}"
     shown = await house.call("GET", path)
-    answers.Webhook.model_validate(shown)
+    responses.WebhookResponse.model_validate(shown)
     assert shown == {name: value for name, value in webhook.items() if name != "secret"}
     page = await house.call("GET", "/v1/webhooks")
     assert page == {"items": [shown], "next_cursor": None}

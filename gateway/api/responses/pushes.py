@@ -1,13 +1,13 @@
-"""Answers about pushes, their deliveries, and the attachments that they refer to."""
+"""Responses about pushes, their deliveries, and the attachments that they refer to."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gateway.api.answers.common import Answer, ListPage
+from gateway.api.responses.common import PageResponse, Response
 
 
-class AcceptedPush(Answer):
+class AcceptedPushResponse(Response):
     """A push that is on disk."""
 
     push_id: str
@@ -20,7 +20,7 @@ class AcceptedPush(Answer):
     """Ids in the target's `devices` of which the app has no device. The push goes to the others."""
 
 
-class Forecast(Answer):
+class ForecastResponse(Response):
     """What a push would reach if it were sent now."""
 
     targeted: int
@@ -34,7 +34,7 @@ class Forecast(Answer):
     """Ids in the target's `devices` of which the app has no device."""
 
 
-class Counts(Answer):
+class CountsResponse(Response):
     """Deliveries of a push by their present state. Each is counted once, in one snapshot: the states sum to
     `targeted`."""
 
@@ -72,7 +72,7 @@ class Counts(Answer):
     """Ended because the device was removed."""
 
 
-class Reached(Answer):
+class ReachedResponse(Response):
     """Deliveries of a push that came at least so far. Cumulative: one that was opened counts as displayed and delivered
     as well."""
 
@@ -86,7 +86,7 @@ class Reached(Answer):
     """An action was chosen, or a command was carried out."""
 
 
-class Push(Answer):
+class PushResponse(Response):
     """A push and what became of its deliveries. Fields that the request left out are left out here, but for those with
     a default."""
 
@@ -128,21 +128,21 @@ class Push(Answer):
     """Deliveries of the push, fixed when it was accepted."""
     suppressed: int
     """Deliveries that ended `suppressed` when it was accepted. Later ones are in `counts`."""
-    counts: Counts
+    counts: CountsResponse
     """Its deliveries by present state."""
-    reached: Reached
+    reached: ReachedResponse
     """Its deliveries by how far they came, cumulative."""
 
 
-class Pushes(ListPage):
+class PushesResponse(PageResponse):
     """A page of pushes."""
 
-    items: list[Push]
+    items: list[PushResponse]
     """Pushes, the newest first. Fewer than `limit` when they are large or have many deliveries to count: a page has
     1 MiB of JSON and 500,000 counted deliveries at most, beyond its first item."""
 
 
-class Delivery(Answer):
+class DeliveryResponse(Response):
     """A delivery: one push to one device. It is in exactly one state at every moment."""
 
     device_id: str | None
@@ -183,14 +183,14 @@ class Delivery(Answer):
     """What the device answered with its action or command, at most 4 KiB of JSON. null: nothing."""
 
 
-class Deliveries(ListPage):
+class DeliveriesResponse(PageResponse):
     """A page of the deliveries of a push."""
 
-    items: list[Delivery]
+    items: list[DeliveryResponse]
     """Deliveries in the order in which their devices were enrolled."""
 
 
-class Recall(Answer):
+class RecallResponse(Response):
     """What recalling a push did, by delivery."""
 
     cancelled: int
@@ -202,7 +202,7 @@ class Recall(Answer):
     `notices` topic."""
 
 
-class Attachment(Answer):
+class AttachmentResponse(Response):
     """A file that pushes refer to and devices fetch."""
 
     id: str

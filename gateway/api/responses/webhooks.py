@@ -1,13 +1,13 @@
-"""Answers about webhooks and what their receivers did not accept."""
+"""Responses about webhooks and what their receivers did not accept."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gateway.api.answers.common import Answer, ListPage
+from gateway.api.responses.common import PageResponse, Response
 
 
-class Webhook(Answer):
+class WebhookResponse(Response):
     """A webhook: an address that events are sent to, and what became of the last attempts."""
 
     id: str
@@ -39,7 +39,7 @@ class Webhook(Answer):
     """When an operator last changed it or its secret. RFC 3339, UTC, milliseconds."""
 
 
-class NewWebhook(Webhook):
+class NewWebhookResponse(WebhookResponse):
     """A webhook with its secret."""
 
     secret: str
@@ -47,14 +47,14 @@ class NewWebhook(Webhook):
     once."""
 
 
-class Webhooks(ListPage):
+class WebhooksResponse(PageResponse):
     """A page of webhooks."""
 
-    items: list[Webhook]
+    items: list[WebhookResponse]
     """Webhooks in the order in which they were made; an app has 20 at most."""
 
 
-class DeadLetter(Answer):
+class DeadLetterResponse(Response):
     """Events that a webhook's receiver did not accept within 24 hours."""
 
     id: str
@@ -71,14 +71,14 @@ class DeadLetter(Answer):
     """Whether they are waiting to be sent once more."""
 
 
-class DeadLetters(ListPage):
+class DeadLettersResponse(PageResponse):
     """A page of dead letters."""
 
-    items: list[DeadLetter]
+    items: list[DeadLetterResponse]
     """Dead letters, the newest first."""
 
 
-class Replayed(Answer):
+class ReplayedResponse(Response):
     """What a replay has begun."""
 
     replaying: int

@@ -1,11 +1,11 @@
-"""Answers about funnels: how far deliveries came, by push, channel, tag and hour of the day."""
+"""Responses about funnels: how far deliveries came, by push, channel, tag and hour of the day."""
 
 from __future__ import annotations
 
-from gateway.api.answers.common import Answer
+from gateway.api.responses.common import Response
 
 
-class Rates(Answer):
+class RatesResponse(Response):
     """Shares of the stage before, 0 to 1, four decimals. null: that stage is empty."""
 
     delivered: float | None
@@ -20,7 +20,7 @@ class Rates(Answer):
     """Opted out, as a share of the delivered `alert` and `in_app` pushes."""
 
 
-class Percentiles(Answer):
+class PercentilesResponse(Response):
     """Times in milliseconds, exact to a tenth; of pushes to more than 10,000 devices those of a sample."""
 
     p50: int
@@ -31,7 +31,7 @@ class Percentiles(Answer):
     """99 % of the deliveries took no longer, in milliseconds."""
 
 
-class Stages(Answer):
+class StagesResponse(Response):
     """A funnel: deliveries by the stages that they reached, cumulative."""
 
     targeted: int
@@ -51,15 +51,15 @@ class Stages(Answer):
     opted_out: int
     """Devices whose person withdrew consent within a day of the delivery. By channel: people who muted the channel in
     the time asked for; by tag and hour: people who withdrew consent in that time."""
-    rates: Rates
+    rates: RatesResponse
     """The stages as shares of the stage before."""
-    time_to_deliver_ms: Percentiles | None
+    time_to_deliver_ms: PercentilesResponse | None
     """Milliseconds from acceptance to delivery. null: nothing was delivered, or the funnel is by tag."""
-    time_to_open_ms: Percentiles | None
+    time_to_open_ms: PercentilesResponse | None
     """Milliseconds from acceptance to opening, or to the action. null: nothing was opened, or the funnel is by tag."""
 
 
-class PushFunnel(Stages):
+class PushFunnelResponse(StagesResponse):
     """The funnel of one push."""
 
     push_id: str
@@ -68,7 +68,7 @@ class PushFunnel(Stages):
     """When it was counted: now. RFC 3339, UTC, milliseconds."""
 
 
-class Funnel(Stages):
+class FunnelResponse(StagesResponse):
     """The funnel of all pushes of a channel, to devices with a tag, or of an hour of the day. It has exactly one of
     `channel`, `tag` and `hour`: the one that was asked for with `by`."""
 
@@ -81,10 +81,10 @@ class Funnel(Stages):
     zone."""
 
 
-class Funnels(Answer):
+class FunnelsResponse(Response):
     """Funnels by channel, tag or hour of the day."""
 
-    items: list[Funnel]
+    items: list[FunnelResponse]
     """At most 1,000 funnels in alphabetical order: those with most deliveries, if there are more."""
     limited: bool
     """Whether something is missing: tags (500 of a push, 500 of an app in an hour, and 1,000 in an answer are counted),

@@ -1,4 +1,4 @@
-"""The base of all answers, pages of lists, and the problem document."""
+"""The bases of all responses and of pages of lists, and the problem document."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pydantic import ConfigDict
 from gateway.described_model import DescribedModel
 
 
-class Answer(DescribedModel):
+class Response(DescribedModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ListPage(Answer):
+class PageResponse(Response):
     next_cursor: str | None
     """Send it as `cursor` to get the next page. null: this is the last page."""
 
 
-class ProblemDocument(Answer):
+class ProblemDocument(Response):
     """A problem document (RFC 9457): why a request was refused."""
 
     type: str
@@ -34,7 +34,7 @@ class ProblemDocument(Answer):
     one. false: sending it again unchanged will not help."""
 
 
-class Health(Answer):
+class HealthResponse(Response):
     """The state of the server."""
 
     status: str

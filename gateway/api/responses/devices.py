@@ -1,13 +1,13 @@
-"""Answers about devices: what is known of one, its mailbox, its uplink messages, a call."""
+"""Responses about devices: what is known of one, its mailbox, its uplink messages, a call."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gateway.api.answers.common import Answer, ListPage
+from gateway.api.responses.common import PageResponse, Response
 
 
-class Device(Answer):
+class DeviceResponse(Response):
     """A device, what is known about it, and its presence."""
 
     device_id: str
@@ -48,15 +48,15 @@ class Device(Answer):
     """The person's choices by channel id: false is muted. Channels without a choice are left out and are not muted."""
 
 
-class Devices(ListPage):
+class DevicesResponse(PageResponse):
     """A page of devices."""
 
-    items: list[Device]
+    items: list[DeviceResponse]
     """Devices in the order of their ids. Fewer than `limit` when they are large: a page has 1 MiB of JSON at most,
     beyond its first item."""
 
 
-class WaitingPush(Answer):
+class WaitingPushResponse(Response):
     """A push that waits in a device's mailbox."""
 
     push_id: str
@@ -83,21 +83,21 @@ class WaitingPush(Answer):
     delivery ends `refused`, reason `not_acknowledged`."""
 
 
-class Mailbox(ListPage):
+class MailboxResponse(PageResponse):
     """A page of what waits for a device."""
 
-    items: list[WaitingPush]
+    items: list[WaitingPushResponse]
     """Waiting pushes in the order in which they will be sent."""
 
 
-class EmptiedMailbox(Answer):
+class EmptiedMailboxResponse(Response):
     """What emptying a mailbox did."""
 
     cancelled: int
     """Deliveries that waited and ended `cancelled`, reason `mailbox_emptied`. What is in flight is not counted."""
 
 
-class UplinkMessage(Answer):
+class UplinkMessageResponse(Response):
     """An MQTT message that the device published below its `uplink` topic. It has either `payload` or
     `payload_base64`."""
 
@@ -112,15 +112,15 @@ class UplinkMessage(Answer):
     `payload`."""
 
 
-class Uplink(ListPage):
+class UplinkResponse(PageResponse):
     """A page of what a device has published below its `uplink` topic."""
 
-    items: list[UplinkMessage]
+    items: list[UplinkMessageResponse]
     """Messages, the newest first. By default the last 100 are kept, for 7 days and 8 MiB at most; the oldest leave
     first."""
 
 
-class CallAnswer(Answer):
+class CallAnswerResponse(Response):
     """The answer to a call."""
 
     status: str

@@ -1,11 +1,11 @@
-"""Answers about apps, keys, and the credentials of devices."""
+"""Responses about apps, keys, and the credentials of devices."""
 
 from __future__ import annotations
 
-from gateway.api.answers.common import Answer, ListPage, ProblemDocument
+from gateway.api.responses.common import PageResponse, ProblemDocument, Response
 
 
-class Application(Answer):
+class ApplicationResponse(Response):
     """An app: a tenant. Devices, pushes, channels, webhooks and keys belong to exactly one."""
 
     id: str
@@ -14,14 +14,14 @@ class Application(Answer):
     """When the app was made. RFC 3339, UTC, milliseconds."""
 
 
-class Applications(ListPage):
+class ApplicationsResponse(PageResponse):
     """A page of apps."""
 
-    items: list[Application]
+    items: list[ApplicationResponse]
     """Apps in the order of their ids. A key of another app than `default` sees its own app only."""
 
 
-class Key(Answer):
+class KeyResponse(Response):
     """An API key, without its secret."""
 
     id: str
@@ -38,7 +38,7 @@ class Key(Answer):
     """When the key was revoked. RFC 3339, UTC, milliseconds. null: the key is valid."""
 
 
-class NewKey(Answer):
+class NewKeyResponse(Response):
     """A key that was just made, with its secret."""
 
     id: str
@@ -55,14 +55,14 @@ class NewKey(Answer):
     """When the key was made. RFC 3339, UTC, milliseconds."""
 
 
-class Keys(ListPage):
+class KeysResponse(PageResponse):
     """A page of keys."""
 
-    items: list[Key]
+    items: list[KeyResponse]
     """Keys of the app in the order of their ids, revoked ones included."""
 
 
-class MqttAccess(Answer):
+class MqttAccessResponse(Response):
     """What the device's MQTT client connects with. Clean session (clean start) must be off."""
 
     host: str
@@ -84,18 +84,18 @@ class MqttAccess(Answer):
     publishes to `receipts`, `settings`, `report`, `presence` and below `uplink`. All other topics are denied."""
 
 
-class EnrolledDevice(Answer):
+class EnrolledDeviceResponse(Response):
     """A device with its credential."""
 
     device_id: str
     """The device's id: the given one, or one that the server has chosen."""
     token: str
     """The device's token, its MQTT password. Shown this once: the server keeps its SHA-256 only."""
-    mqtt: MqttAccess
+    mqtt: MqttAccessResponse
     """Where and how the device connects with MQTT."""
 
 
-class RefusedDevice(Answer):
+class RefusedDeviceResponse(Response):
     """A device of a bulk enrolment that was not enrolled."""
 
     device_id: str | None
@@ -104,8 +104,8 @@ class RefusedDevice(Answer):
     """Why it was not enrolled."""
 
 
-class EnrolledDevices(Answer):
+class EnrolledDevicesResponse(Response):
     """The results of a bulk enrolment."""
 
-    devices: list[EnrolledDevice | RefusedDevice]
+    devices: list[EnrolledDeviceResponse | RefusedDeviceResponse]
     """One result for each item of the request, in its order: a credential, or a problem."""

@@ -1,11 +1,11 @@
-"""Answers about what keeps pushes from people: channels, policy, consent, preferences."""
+"""Responses about what keeps pushes from people: channels, policy, consent, preferences."""
 
 from __future__ import annotations
 
-from gateway.api.answers.common import Answer, ListPage
+from gateway.api.responses.common import PageResponse, Response
 
 
-class Cap(Answer):
+class CapResponse(Response):
     """A limit of alerts within a rolling window."""
 
     count: int
@@ -14,17 +14,17 @@ class Cap(Answer):
     """The window: any `hour`, `day` (24 hours) or `week` (7 days)."""
 
 
-class Caps(Answer):
+class CapsResponse(Response):
     """Limits of how many alerts a device gets."""
 
-    limits: list[Cap]
+    limits: list[CapResponse]
     """One to three limits; an alert must be within all of them."""
     excess: str
     """What becomes of an alert over a limit: `drop` (it ends `suppressed`, reason `capped`), `defer` (it waits for
     room) or `digest` (it waits, and comes together with others as one alert)."""
 
 
-class Hours(Answer):
+class HoursResponse(Response):
     """A time span of every day, by the clock in the device's time zone."""
 
     start: str
@@ -33,7 +33,7 @@ class Hours(Answer):
     """The minute after the last one, `HH:MM`. Earlier than `start`: on the next day."""
 
 
-class QuietHours(Hours):
+class QuietHoursResponse(HoursResponse):
     """Hours in which no alert disturbs."""
 
     excess: str
@@ -41,7 +41,7 @@ class QuietHours(Hours):
     `quiet_hours`)."""
 
 
-class CriticalPolicy(Answer):
+class CriticalPolicyResponse(Response):
     """How often critical pushes may pass other rules."""
 
     per_day: int
@@ -49,7 +49,7 @@ class CriticalPolicy(Answer):
     more is treated like any other push."""
 
 
-class Channel(Answer):
+class ChannelResponse(Response):
     """A channel: a category of pushes that a person can mute."""
 
     id: str
@@ -64,9 +64,9 @@ class Channel(Answer):
     """A hint to the device which sound to play. null: none."""
     may_mute: bool
     """Whether a person can mute it. false: choices against it have no effect."""
-    caps: Caps | None
+    caps: CapsResponse | None
     """Limits of alerts of this channel to a device, besides the policy's. null: none."""
-    quiet_hours: QuietHours | None
+    quiet_hours: QuietHoursResponse | None
     """Quiet hours of this channel, instead of the policy's. null: the policy's."""
     created_at: str
     """When the channel was made. RFC 3339, UTC, milliseconds."""
@@ -74,14 +74,14 @@ class Channel(Answer):
     """When it was last changed. RFC 3339, UTC, milliseconds."""
 
 
-class Channels(ListPage):
+class ChannelsResponse(PageResponse):
     """A page of channels."""
 
-    items: list[Channel]
+    items: list[ChannelResponse]
     """Channels in the order of their ids."""
 
 
-class WhenDenied(Answer):
+class WhenDeniedResponse(Response):
     """What a device whose person denied consent still gets. It never gets an `alert`."""
 
     in_app: str
@@ -92,31 +92,31 @@ class WhenDenied(Answer):
     """Pushes of kind `command`: `allow` or `suppress`."""
 
 
-class ConsentPolicy(Answer):
+class ConsentPolicyResponse(Response):
     """What the consent of a person means for pushes."""
 
     unknown: str
     """Alerts to devices whose person has not answered: `allow` or `suppress`."""
-    denied: WhenDenied
+    denied: WhenDeniedResponse
     """Other pushes to devices whose person has denied consent."""
 
 
-class Policy(Answer):
+class PolicyResponse(Response):
     """The rules of an app. What was never set has its default."""
 
-    consent: ConsentPolicy
+    consent: ConsentPolicyResponse
     """What the consent of a person means for pushes."""
-    caps: Caps | None
+    caps: CapsResponse | None
     """Limits of alerts to a device, of all channels together. null: none."""
-    quiet_hours: QuietHours | None
+    quiet_hours: QuietHoursResponse | None
     """Hours in which no alert disturbs. null: none."""
     timezone: str
     """IANA time zone of devices that have not reported theirs."""
-    critical: CriticalPolicy
+    critical: CriticalPolicyResponse
     """How often critical pushes may pass other rules."""
 
 
-class ChannelChoice(Answer):
+class ChannelChoiceResponse(Response):
     """A channel and the person's choice. A channel that was muted and never made has `id` and `muted` only."""
 
     id: str
@@ -131,22 +131,22 @@ class ChannelChoice(Answer):
     """A hint which sound to play. null: none. Left out: the channel was not made."""
     may_mute: bool | None = None
     """Whether a person can mute it. Left out: the channel was not made, and can be muted."""
-    caps: Caps | None = None
+    caps: CapsResponse | None = None
     """Limits of its alerts. null: none. Left out: the channel was not made."""
-    quiet_hours: QuietHours | None = None
+    quiet_hours: QuietHoursResponse | None = None
     """Its own quiet hours. null: the policy's. Left out: the channel was not made."""
     muted: bool
     """Whether the person has muted it: its `alert` and `in_app` pushes end `suppressed`, reason `channel_muted`."""
 
 
-class Preferences(Answer):
+class PreferencesResponse(Response):
     """What the person at a device wants, for a settings screen."""
 
     consent: str
     """Whether they want to be notified: `unknown`, `granted` or `denied`."""
-    channels: list[ChannelChoice]
+    channels: list[ChannelChoiceResponse]
     """Every channel of the app, and every other one that the person has made a choice about."""
-    quiet_hours: Hours | None
+    quiet_hours: HoursResponse | None
     """Their own quiet hours, besides the app's. null: none."""
     timezone: str
     """The IANA time zone in which quiet hours are counted: the device's, or the policy's."""
@@ -157,7 +157,7 @@ class Preferences(Answer):
     """When something was last changed. RFC 3339, UTC, milliseconds. null: never."""
 
 
-class ConsentRecord(Answer):
+class ConsentRecordResponse(Response):
     """An answer to the question for consent, kept as proof."""
 
     consent: str
@@ -175,14 +175,14 @@ class ConsentRecord(Answer):
     """When it was stored. RFC 3339, UTC, milliseconds."""
 
 
-class ConsentRecords(Answer):
+class ConsentRecordsResponse(Response):
     """The answers of a device's person."""
 
-    items: list[ConsentRecord]
+    items: list[ConsentRecordResponse]
     """The last 100 answers, the newest first. Older ones are forgotten."""
 
 
-class CriticalUse(Answer):
+class CriticalUseResponse(Response):
     """A critical push that passed a rule which would have held any other push."""
 
     device_id: str | None
@@ -195,8 +195,8 @@ class CriticalUse(Answer):
     """When it was sent to the device. RFC 3339, UTC, milliseconds."""
 
 
-class CriticalUses(ListPage):
+class CriticalUsesResponse(PageResponse):
     """A page of critical pushes that passed a rule."""
 
-    items: list[CriticalUse]
+    items: list[CriticalUseResponse]
     """Uses, the newest first."""
