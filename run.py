@@ -134,7 +134,7 @@ def install(development: bool) -> None:
     # pip splits the variable at blanks.
     environment = dict(os.environ, PIP_CONSTRAINT="constraints.txt", PIP_ROOT_USER_ACTION="ignore", PIP_USER="0")
     command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    command += ["-c", "constraints.txt", "-e", ".[dev]" if development else "."]
+    command += ["-c", "constraints.txt", "-e", ".[dev]" if development else ".[server,simulator]"]
     output: list[str] = []
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

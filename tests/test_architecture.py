@@ -25,6 +25,7 @@ BELOW_THE_IO_LINE = (
     "broker.sqlite_store",
     "broker.sqlite_tables",
     "broker.network",
+    "broker.command",
     "broker.__main__",
 )
 """Everything else in `broker` takes bytes and `now` (law 4)."""

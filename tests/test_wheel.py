@@ -1,12 +1,14 @@
 """What others install: the wheel, in an empty environment, with the newest versions that pyproject.toml allows.
 
-constraints.txt is not asked, so a dependency that has removed or renamed what we use is found here, before a user finds
-it. Without a package index in reach the test is skipped; in an automatic run (`CI=true`) it fails.
+Without extras it is the device client, with `[server]` and `[simulator]` the rest. constraints.txt is not asked, so a
+dependency that has removed or renamed what we use is found here, before a user finds it. Without a package index in
+reach the tests are skipped; in an automatic run (`CI=true`) they fail.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -17,10 +19,14 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from tests.documents import markdown
 from tests.end_to_end.harness import Server, clean_environment, wait_for
 from tests.third_party import Listener, require
 
+pytestmark = pytest.mark.long  # together, so that one process builds what they share
+
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("broker", "gateway", "client_sim")
 IMPORT_ALL = """
 import importlib, pkgutil
 for package in ("broker", "gateway", "client_sim"):
@@ -28,6 +34,41 @@ for package in ("broker", "gateway", "client_sim"):
         if not module.name.endswith("__main__") and ".migrations" not in module.name:
             importlib.import_module(module.name)
 """
+DEVICE = """
+from client_sim.device import Device
+from client_sim.testing import FakeServer
+
+def show(push):
+    device.act(push, "play")
+
+with FakeServer() as server:
+    device = Device("kiosk-1", "token", port=server.port, on_push=show)
+    device.actions["play"] = lambda push: {"state": "playing"}
+    with device:
+        push_id = server.push("kiosk-1", notification={"title": "Hi", "actions": [{"id": "play", "title": "Play"}]})
+        told = server.wait(push_id, "acted")
+print(told["state"], told["result"])
+"""
+PROGRAM_HEAD = """
+from pathlib import Path
+from client_sim.device import Device
+from client_sim.push import Push
+
+token = "token"
+
+def show(push: Push) -> None:
+    device.displayed(push)
+"""
+"""What README's example leaves to the reader."""
+EXTRA_OF_COMMAND = {
+    "fleetpush": "server",
+    "fleetpush serve": "server",
+    "fleetpush listen kiosk-1": "server",
+    "fleetpush push kiosk-1 Hello": "server",
+    "fleetpush simulate steady": "simulator",
+    "python -m broker": "server",
+    "python -m client_sim": "simulator",
+}
 CONNACK_BAD_CREDENTIALS = bytes.fromhex("20020004")
 
 
@@ -38,101 +79,83 @@ def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150)
 
 
-def distributions(tmp_path: Path) -> tuple[Path, Path]:
-    """The source distribution of this tree, and the wheel that is made of it."""
-    folder = tmp_path / "distributions"
-    # Fetched as pip itself fetches it for `pip install .`; it fails first where there is no index.
-    fetched = pip("install", "--target", str(folder / "builder"), "--no-compile", "--retries", "1", "hatchling")
-    if fetched.returncode != 0:
-        reason = f"no package index in reach: {fetched.stderr.strip().splitlines()[-1:]}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    build("sdist", ROOT, folder)
-    (source,) = folder.glob("*.tar.gz")
-    with tarfile.open(source) as archive:
-        archive.extractall(folder / "source", filter="data")
-    (tree,) = (folder / "source").iterdir()
-    build("wheel", tree, folder)
-    (wheel,) = folder.glob("*.whl")
-    return source, wheel
+class Distributions:
+    """The source distribution of this tree, the wheel that is made of it, and the one that is made of the tree."""
+
+    def __init__(self, folder: Path) -> None:
+        # Fetched as pip itself fetches it for `pip install .`; it fails first where there is no index.
+        fetched = pip("install", "--target", str(folder / "builder"), "--no-compile", "--retries", "1", "hatchling")
+        if fetched.returncode != 0:
+            reason = f"no package index in reach: {fetched.stderr.strip().splitlines()[-1:]}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        self._builder = folder / "builder"
+        self.source = self._build("sdist", ROOT, folder)
+        with tarfile.open(self.source) as archive:
+            archive.extractall(folder / "source", filter="data")
+        (tree,) = (folder / "source").iterdir()
+        self.wheel = self._build("wheel", tree, folder / "of_the_source")
+        self.wheel_of_tree = self._build("wheel", ROOT, folder / "of_the_tree")
+
+    def _build(self, kind: str, tree: Path, folder: Path) -> Path:
+        command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
+        environment = os.environ | {"PYTHONPATH": str(self._builder)}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        (built,) = folder.glob("*.tar.gz" if kind == "sdist" else "*.whl")
+        return built
 
 
-def build(kind: str, tree: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(folder / "builder")}
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
+    return Distributions(tmp_path_factory.mktemp("distributions"))
 
 
-def installed(wheel: Path, tmp_path: Path) -> Path:
-    """The programs of an environment that was empty before the wheel was installed, without constraints."""
-    folder = tmp_path / "installed"
-    # pip of the tests' environment does what its own would: that would be installed first, for three seconds.
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, capture_output=True, timeout=60)
-    programs = folder / "bin"
-    done = pip("--python", str(programs / "python"), "install", "--no-compile", str(wheel))
-    assert done.returncode == 0, done.stderr
-    return programs
+class Environment:
+    """A virtual environment that is empty until something is installed, without constraints."""
 
+    def __init__(self, folder: Path) -> None:
+        # pip of the tests' environment does what its own would: that would be installed first, for three seconds.
+        command = [sys.executable, "-m", "venv", "--without-pip", str(folder)]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        self.programs = folder / "bin"
+        self.python = self.programs / "python"
+        self._outside = folder.parent
 
-@pytest.mark.long
-@pytest.mark.timeout(360)  # forty packages, on a machine that does other things too
-def test_an_installed_wheel_serves_a_push(tmp_path: Path) -> None:
-    """One test, because each of its steps needs the environment, which takes most of the time."""
-    subscriber = require("mosquitto_sub")
-    source, wheel = distributions(tmp_path)
-    what_they_hold(source, wheel)
-    programs = installed(wheel, tmp_path)
-    fleetpush = str(programs / "fleetpush")
-    outside = clean_environment(PYTHONPATH="")
-    # `-I`: neither this tree nor the tests' environment is on its path.
-    subprocess.run([programs / "python", "-I", "-c", IMPORT_ALL], check=True, cwd=tmp_path, timeout=60)
+    def install(self, requirement: str) -> None:
+        done = pip("--python", str(self.python), "install", "--no-compile", requirement)
+        assert done.returncode == 0, done.stderr
 
-    def command(*arguments: str) -> str:
-        done = subprocess.run(
-            [fleetpush, *arguments], capture_output=True, text=True, env=outside, cwd=tmp_path, timeout=90
-        )
+    def packages(self) -> list[str]:
+        names = "from importlib.metadata import distributions as all; print(*sorted(one.name for one in all()))"
+        return self.succeed("python", "-I", "-c", names).split()
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """One of its programs. Neither this tree nor the tests' environment is on its path."""
+        program = [str(self.programs / command[0]), *command[1:]]
+        environment = clean_environment(PYTHONPATH="")
+        return subprocess.run(program, capture_output=True, text=True, env=environment, cwd=self._outside, timeout=90)
+
+    def succeed(self, *command: str) -> str:
+        done = self.run(*command)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    received: list[str] = []
-    with Server(tmp_path / "data", program=[fleetpush], env={"PYTHONPATH": ""}) as server:
-        directory = ("--data-dir", str(server.data_dir))
-        device = server.api.enrol("sign-1")
-        topic = "default/devices/sign-1/push"
-        listen = [subscriber, "-p", str(server.mqtt_port), "-i", device.id, "-u", device.id, "-P", device.token]
-        with Listener([*listen, "-c", "-q", "1", "-t", topic], received.append):
-            server.api.wait_online(device.id)
-            command("push", device.id, "Fresh bread", *directory)
-            wait_for(lambda: received, what="the push")
-        assert "Fresh bread" in received[0]
-        assert device.id in command("devices", "list", *directory)
-        # The WebSocket library has renamed what we use more than once.
-        with connect(f"ws://127.0.0.1:{server.http_port}/mqtt", subprotocols=[Subprotocol("mqtt")], proxy=None) as web:
-            web.send(connect_packet("sign-1", "sign-1", "no token"))
-            assert web.recv(timeout=10) == CONNACK_BAD_CREDENTIALS
-        assert server.api.request("GET", "/docs").status_code == 200
-        assert server.stop() == 0
-    command("simulate", str(small_scenario(tmp_path)))
 
-
-def connect_packet(*texts: str) -> bytes:
-    """MQTT 3.1.1: client id, user name and password."""
-    payload = b"".join(len(text).to_bytes(2) + text.encode() for text in texts)
-    body = bytes.fromhex("0004 4d515454 04 c2 003c") + payload
-    return bytes([0x10, len(body)]) + body
-
-
-def what_they_hold(source: Path, wheel: Path) -> None:
-    """The product and no tests in the wheel, everything that is tested in the source distribution."""
-    with zipfile.ZipFile(wheel) as archive:
+def test_the_wheel_holds_the_product_and_no_tests(distributions: Distributions) -> None:
+    with zipfile.ZipFile(distributions.wheel) as archive:
         packed = set(archive.namelist())
-    assert {name.split("/")[0] for name in packed if ".dist-info/" not in name} == {"broker", "gateway", "client_sim"}
-    assert "client_sim/web/index.html" in packed
+    assert {name.split("/")[0] for name in packed if ".dist-info/" not in name} == set(PACKAGES)
+    simulator = {"scenarios/steady.toml", "templates/simulation.html", "templates/simulation.css"}
+    assert {f"client_sim/simulator/{name}" for name in simulator} | {"client_sim/web/index.html"} <= packed
+    assert {f"{package}/py.typed" for package in PACKAGES} <= packed
     assert not [name for name in packed if "node_modules" in name], "what npm fetched is not ours"
-    with tarfile.open(source) as archive_of_source:
-        names = {name.partition("/")[2] for name in archive_of_source.getnames()}
+
+
+def test_the_source_distribution_holds_what_is_tested(distributions: Distributions) -> None:
+    with tarfile.open(distributions.source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
         "run.py",
         "constraints.txt",
@@ -143,6 +166,90 @@ def what_they_hold(source: Path, wheel: Path) -> None:
         "LICENSE",
         "tests/test_wheel.py",
     } <= names
+
+
+def test_the_source_distribution_builds_the_same_wheel(distributions: Distributions) -> None:
+    assert distributions.wheel.name == distributions.wheel_of_tree.name
+    with zipfile.ZipFile(distributions.wheel) as one, zipfile.ZipFile(distributions.wheel_of_tree) as other:
+        assert {entry.filename: entry.CRC for entry in one.infolist()} == {
+            entry.filename: entry.CRC for entry in other.infolist()
+        }
+
+
+def test_an_installed_wheel_is_a_device(distributions: Distributions, tmp_path: Path) -> None:
+    """One test, because each of its steps needs the environment."""
+    environment = Environment(tmp_path / "installed")
+    environment.install(str(distributions.wheel))
+    packages = environment.packages()
+    assert "fleetpush" in packages
+    assert len(packages) <= 10, f"a kiosk pays for each of them: {packages}"
+    assert environment.succeed("python", "-I", "-c", DEVICE) == "acted {'state': 'playing'}\n"
+    assert re.fullmatch(r"fleetpush \d+\.\d+\.\d+\n", environment.succeed("fleetpush", "--version"))
+    for command, extra in EXTRA_OF_COMMAND.items():
+        done = environment.run(*command.split())
+        assert (done.returncode, done.stdout) == (2, ""), command
+        (sentence,) = done.stderr.splitlines()
+        assert sentence.endswith(f"type: pip install 'fleetpush[{extra}]'"), command
+    types_are_seen(environment, tmp_path)
+
+
+def types_are_seen(environment: Environment, folder: Path) -> None:
+    """`mypy --strict` checks a user's program against what is installed: README's device, and one with mistakes."""
+    (example,) = (block.text for block in markdown.blocks(ROOT / "README.md") if block.language == "python")
+    program, wrong = folder / "program.py", folder / "wrong.py"
+    program.write_text(f"{PROGRAM_HEAD}\n{example}\nreveal_type(device.connected)\n")
+    wrong.write_text(f"{PROGRAM_HEAD}\ndevice = Device('kiosk-1', 17)\ndevice.act('no push', 'play')\ndevice.beep()\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file", os.devnull]
+    command += ["--cache-dir", str(folder / "mypy"), "--python-executable", str(environment.python)]
+
+    def complaints(file: Path) -> list[str]:
+        done = subprocess.run([*command, file.name], capture_output=True, text=True, cwd=folder, timeout=150)
+        return done.stdout.splitlines()
+
+    assert [line.partition(": ")[2] for line in complaints(program)] == ['note: Revealed type is "bool"']
+    codes = [found[1] for line in complaints(wrong) if (found := re.search(r" error: .* \[([a-z-]+)\]$", line))]
+    assert codes == ["arg-type", "arg-type", "attr-defined"]
+
+
+@pytest.mark.full_only
+@pytest.mark.timeout(360)  # forty packages, on a machine that does other things too
+def test_an_installed_server_serves_a_push(distributions: Distributions, tmp_path: Path) -> None:
+    """One test, because each of its steps needs the environment, which takes most of the time."""
+    subscriber = require("mosquitto_sub")
+    environment = Environment(tmp_path / "installed")
+    environment.install(f"fleetpush[server] @ {distributions.wheel.as_uri()}")
+    fleetpush = str(environment.programs / "fleetpush")
+    received: list[str] = []
+    with Server(tmp_path / "data", program=[fleetpush], env={"PYTHONPATH": ""}) as server:
+        directory = ("--data-dir", str(server.data_dir))
+        device = server.api.enrol("sign-1")
+        topic = "default/devices/sign-1/push"
+        listen = [subscriber, "-p", str(server.mqtt_port), "-i", device.id, "-u", device.id, "-P", device.token]
+        with Listener([*listen, "-c", "-q", "1", "-t", topic], received.append):
+            server.api.wait_online(device.id)
+            environment.succeed("fleetpush", "push", device.id, "Fresh bread", *directory)
+            wait_for(lambda: received, what="the push")
+        assert "Fresh bread" in received[0]
+        assert device.id in environment.succeed("fleetpush", "devices", "list", *directory)
+        # The WebSocket library has renamed what we use more than once.
+        with connect(f"ws://127.0.0.1:{server.http_port}/mqtt", subprotocols=[Subprotocol("mqtt")], proxy=None) as web:
+            web.send(connect_packet("sign-1", "sign-1", "no token"))
+            assert web.recv(timeout=10) == CONNACK_BAD_CREDENTIALS
+        assert server.api.request("GET", "/docs").status_code == 200
+        assert server.stop() == 0
+    without = environment.run("fleetpush", "simulate", "steady")
+    assert (without.returncode, without.stdout) == (2, "")
+    assert without.stderr.endswith("type: pip install 'fleetpush[simulator]'\n")
+    environment.install(f"fleetpush[simulator] @ {distributions.wheel.as_uri()}")
+    environment.succeed("python", "-I", "-c", IMPORT_ALL)
+    environment.succeed("fleetpush", "simulate", str(small_scenario(tmp_path)))
+
+
+def connect_packet(*texts: str) -> bytes:
+    """MQTT 3.1.1: client id, user name and password."""
+    payload = b"".join(len(text).to_bytes(2) + text.encode() for text in texts)
+    body = bytes.fromhex("0004 4d515454 04 c2 003c") + payload
+    return bytes([0x10, len(body)]) + body
 
 
 def small_scenario(folder: Path) -> Path:

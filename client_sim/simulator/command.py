@@ -17,11 +17,11 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
+from client_sim.program import PROGRAM, installed_version
 from client_sim.simulator import html_report, junit_report
 from client_sim.simulator.file_limit import TooFewFiles
 from client_sim.simulator.gateway_client import GatewayError
 from client_sim.simulator.quantities import seconds
-from client_sim.simulator.report_terms import PROGRAM
 from client_sim.simulator.scenario import BadScenario, Scenario, builtin_scenarios
 from client_sim.simulator.server_process import ServerDidNotStart, ServerProcess
 from client_sim.simulator.simulation import Simulation, SimulationFailed, Target
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "scenario", nargs="?", help="a built-in name (--list) or a file ending in .toml; default: steady"
     )
+    parser.add_argument("--version", action="version", version=f"fleetpush {installed_version()}")
     parser.add_argument("--list", action="store_true", help="the built-in scenarios")
     parser.add_argument("--devices", type=_count, metavar="N", help="instead of the scenario's")
     parser.add_argument("--duration", type=_duration, metavar="TIME", help="of all phases together, as 20s, 5m, 8h")

@@ -7,17 +7,14 @@ here draws.
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from client_sim.program import PROGRAM
 from client_sim.simulator.simulation_report import Finding, FindingKind, SimulationReport
-
-PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
-"""How the person started us, so that what is to be typed works as pasted. run.py sets it."""
 
 UNKNOWN = "–"
 

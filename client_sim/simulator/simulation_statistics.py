@@ -13,13 +13,13 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from math import ceil, inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdrh.histogram import HdrHistogram
 
+from client_sim.program import installed_version
 from client_sim.simulator import thresholds
 from client_sim.simulator.fleet import consumed
 from client_sim.simulator.simulation_report import Host, Latency, Resources, Sample, SimulationReport
@@ -247,7 +247,7 @@ class Statistics:
         draft = SimulationReport(
             **facts,
             **comparison.fields(),
-            fleetpush=version("fleetpush"),
+            fleetpush=installed_version(),
             errors=dict(self.errors.most_common()),
             latency_ms=self._delivery.latency(),
             latency_curve=self._delivery.curve(),

@@ -107,7 +107,7 @@ def simulator_parser() -> argparse.ArgumentParser:
 
 
 def broker_parser() -> argparse.ArgumentParser:
-    from broker.__main__ import main
+    from broker.command import main
 
     return _parser_of(lambda: main([]))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker import __main__ as stand_alone
+from broker import command as stand_alone
 from tests import wire
 from tests.conformance.standalone import ROOT, BrokerProcess
 from tests.websocket_stream import request

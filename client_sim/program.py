@@ -1,0 +1,17 @@
+"""How the person started us, so that what a message says to type works as pasted; and which version that is."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
+"""run.py sets it: where that is used, there is no `fleetpush` on the path."""
+
+
+def installed_version() -> str:
+    """`unknown` where only the source is there."""
+    try:
+        return version("fleetpush")
+    except PackageNotFoundError:
+        return "unknown"
