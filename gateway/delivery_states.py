@@ -50,5 +50,17 @@ ENDS_A_RECEIPT_REVIVES = (
 )
 """A receipt for one of these proves that it arrived after all; the reason becomes `after_<end>`."""
 
+MISSED = (DeliveryState.EXPIRED, DeliveryState.CANCELLED, DeliveryState.OVERFLOWED)
+"""Ends that a device is told of when it comes back. The index `delivery_missed` holds these rows alone."""
+
+IS_WAITING = f"= {DeliveryState.WAITING:d}"
+"""For SQL, behind a column of states."""
+
+
+def is_one_of(*states: DeliveryState) -> str:
+    """For SQL, behind a column of states: the condition that it holds one of these."""
+    return f"IN ({', '.join(f'{state:d}' for state in states)})"
+
+
 PRIORITIES = ("critical", "high", "normal", "low")
 """By drain order; the index is what the database holds."""

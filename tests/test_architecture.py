@@ -89,10 +89,8 @@ LONGER_BY_DESIGN = {
     "broker.protocol.codec": 1_000,
     "broker.connection": 800,
     "broker.outbound": 780,
-    "gateway.delivery.ledger": 860,
 }
-"""The codec: both versions and both directions of the wire in one sitting. The ledger: every statement that changes the
-state of a delivery, so that a reader can be sure of them. The others name every statement of both
+"""The codec: both versions and both directions of the wire in one sitting. The others name every statement of both
 standards where they obey it, which takes sixty lines of either."""
 
 
@@ -275,8 +273,9 @@ def test_only_the_edge_knows_http() -> None:
 
 
 def test_one_module_writes_delivery_states() -> None:
-    """The ledger is the only writer of `delivery` (design 2); retention removes rows whose states are final. When a
-    waiting one is handed over (`not_before`) is no state, nor is its collapse key, which a migration has noted."""
+    """The ledger's statements are the only writers of `delivery` (design 2); retention removes rows whose states are
+    final. When a waiting one is handed over (`not_before`) is no state, nor is its collapse key, which a migration has
+    noted."""
     writing = re.compile(r"\b(INSERT (OR \w+ )?INTO|UPDATE( OR \w+)?|REPLACE INTO)\s+delivery\b", re.IGNORECASE)
     removing = re.compile(r"\bDELETE FROM\s+delivery\b", re.IGNORECASE)
 
@@ -293,10 +292,44 @@ def test_one_module_writes_delivery_states() -> None:
         "gateway.delivery.not_before": "not_before",
         "gateway.store.migrations.versions.r0016_collapse_index": "collapse_key",
     }
-    assert says(writing) <= {"gateway.delivery.ledger", *others}
+    assert says(writing) <= {"gateway.delivery.ledger_statements", *others}
     for name, column in others.items():
         assert set(re.findall(r"UPDATE delivery SET (\w+)", MODULES[name].read_text())) == {column}
-    assert says(removing) <= {"gateway.delivery.ledger", "gateway.delivery.retention"}
+    assert says(removing) <= {"gateway.delivery.retention"}
+
+
+def test_sql_takes_states_from_the_enumeration() -> None:
+    """No number of a state in SQL, nor in a part of it: compared, set or inserted. Migrations are what they were."""
+    number = r"(?<![\w?])\d"
+    compared = re.compile(
+        rf"\bstate\s*(?:=|==|!=|<>|<=?|>=?)\s*{number}|(?:\bstate |^)(?:NOT )?(?:IN \([^)]*{number}|BETWEEN {number}"
+        rf"|BETWEEN \S+ AND {number})|\bmax\(state, {number}",
+        re.IGNORECASE,
+    )
+    inserted = re.compile(
+        r"INTO delivery \((?P<columns>[^)]*)\)\s*(?:VALUES \(|SELECT )(?P<values>.*?)(?:\)| FROM )", re.IGNORECASE
+    )
+
+    def inserts_number(text: str) -> bool:
+        found = inserted.search(text)
+        if found is None:
+            return False
+        value_of = dict(zip(found["columns"].split(", "), found["values"].split(", "), strict=True))
+        return str(value_of.get("state")).isdigit()
+
+    def texts(tree: ast.Module) -> Iterator[str]:
+        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+                yield node.value
+
+    ours = [
+        name for name in MODULES if within(name, "gateway") and not within(name, "gateway.store.migrations.versions")
+    ]
+    found = ((name, text) for name in ours for text in texts(trees()[name]))
+    assert not [(name, text) for name, text in found if compared.search(text) or inserts_number(text)]
 
 
 def test_modules_are_readable_in_one_sitting() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.delivery_states import IS_WAITING
+
 
 @dataclass(slots=True, frozen=True)
 class DeviceFilter:
@@ -47,6 +49,6 @@ class DeviceFilter:
         if self.has_error is not None:
             add(f"last_error IS {'NOT ' if self.has_error else ''}NULL")
         if self.waiting is not None:
-            exists = "EXISTS (SELECT 1 FROM delivery WHERE device_no = device.no AND state = 0)"
+            exists = f"EXISTS (SELECT 1 FROM delivery WHERE device_no = device.no AND state {IS_WAITING})"
             add(exists if self.waiting else f"NOT {exists}")
         return "".join(parts), parameters

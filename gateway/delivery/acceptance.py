@@ -27,12 +27,10 @@ from gateway.delivery.attachments import Attachments, fetch_within
 from gateway.delivery.consent import suppress_selected, unwanted, wishes_of
 from gateway.delivery.digest import PushNumbers
 from gateway.delivery.gate import Gate
-from gateway.delivery.ledger import (
-    DEVICE_BITS,
-    DEVICE_MASK,
-    Ledger,
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.ledger_statements import (
     end_rows,
-    handle_of,
     insert_listed_rows,
     insert_selected_rows,
     insert_single_rows,
@@ -102,6 +100,7 @@ class _Stored:
     """What was done about the limits of mailboxes."""
 
 
+_WAITING = int(DeliveryState.WAITING)
 _NOT_STORED = "this line was not stored, others before it were; send it again"
 
 
@@ -498,7 +497,7 @@ class Acceptance:
         else:
             draft.targeted = len(draft.devices)
             if draft.targeted == 1:
-                single.append((push_no, draft.devices[0], priority, draft.frame_size, 0))
+                single.append((push_no, draft.devices[0], priority, draft.frame_size, _WAITING))
             else:
                 insert_listed_rows(connection, push_no, priority, draft.frame_size, draft.devices)
             if left_out:

@@ -14,6 +14,9 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
+from gateway.delivery.handles import row_of_handle
+from gateway.delivery_states import IS_WAITING
+
 
 def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit: int) -> list[int]:
     """Note that these deliveries were not taken once more; those that have reached the limit. On the writer thread."""
@@ -21,13 +24,13 @@ def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit
     connection.execute(
         "INSERT INTO failed_attempt (push_no, device_no, count) SELECT d.push_no, d.device_no, 1"
         " FROM json_each(?) AS handle CROSS JOIN delivery AS d"
-        " ON d.push_no = handle.value >> 32 AND d.device_no = handle.value & 4294967295 AND +d.state = 0"
+        f" ON {row_of_handle('d')} AND +d.state {IS_WAITING}"
         " WHERE true ON CONFLICT DO UPDATE SET count = count + 1",
         (listed,),
     )
     (text,) = connection.execute(
         "SELECT json_group_array(handle.value) FROM json_each(?) AS handle CROSS JOIN failed_attempt AS a"
-        " ON a.push_no = handle.value >> 32 AND a.device_no = handle.value & 4294967295 WHERE a.count >= ?",
+        f" ON {row_of_handle('a')} WHERE a.count >= ?",
         (listed, limit),
     ).fetchone()
     return list(json.loads(text))

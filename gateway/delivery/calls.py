@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.delivery.acceptance import Acceptance
-from gateway.delivery.ledger import handle_of
+from gateway.delivery.handles import handle_of
 from gateway.delivery.push import MAX_TTL, PushRequest, push_number
 from gateway.delivery.submission import AppRef
 from gateway.delivery_states import DeliveryState

@@ -22,16 +22,11 @@ from gateway.audience.tempo import Hours
 from gateway.delivery.app_slices import BEGIN, Position, PushPart, ranges_json
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.funnels import opted_out
-from gateway.delivery.ledger import (
-    DEVICE_BITS,
-    DEVICE_MASK,
-    Ledger,
-    end_rows,
-    handle_of,
-    suppress_rows,
-)
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.ledger_statements import end_rows, suppress_rows
 from gateway.delivery.not_before import gate_channels_rows, regate_device_rows
-from gateway.delivery_states import DeliveryState
+from gateway.delivery_states import IS_WAITING, DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none
@@ -140,7 +135,7 @@ def end_unwanted(
     consent, choices = connection.execute("SELECT consent, channels FROM device WHERE no = ?", (device_no,)).fetchone()
     waiting = connection.execute(
         "SELECT d.push_no, p.kind, p.channel, d.priority FROM delivery AS d INDEXED BY delivery_mailbox"
-        " JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ? AND d.state = 0",
+        f" JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ? AND d.state {IS_WAITING}",
         (device_no,),
     ).fetchall()
     wanted = choices_of(choices)
@@ -247,7 +242,7 @@ def rejudge_rows(
     # Device by device: a list of all who do not want something would be walked for each push.
     rows = connection.execute(
         "SELECT d.push_no, d.device_no, v.consent, v.channels FROM json_each(?1) AS part"
-        " CROSS JOIN delivery AS d ON d.push_no = part.value ->> 0 AND +d.state = 0"
+        f" CROSS JOIN delivery AS d ON d.push_no = part.value ->> 0 AND +d.state {IS_WAITING}"
         "  AND d.device_no > part.value ->> 1 AND d.device_no <= part.value ->> 2"
         " CROSS JOIN device AS v ON v.no = d.device_no"
         "  AND (v.channels <> '{}' OR v.consent IN (SELECT value FROM json_each(?2)))",
@@ -290,7 +285,7 @@ def end_unwanted_handles(
     for handle, app_no, kind, channel, priority, consent, choices in connection.execute(
         "SELECT handle.value, p.app_no, p.kind, p.channel, d.priority, v.consent, v.channels"
         " FROM json_each(?) AS handle CROSS JOIN delivery AS d"
-        "  ON d.push_no = handle.value >> 32 AND d.device_no = handle.value & 4294967295 AND +d.state = 0"
+        f"  ON {row_of_handle('d')} AND +d.state {IS_WAITING}"
         " CROSS JOIN push AS p ON p.no = d.push_no CROSS JOIN device AS v ON v.no = d.device_no",
         (json.dumps(handles),),
     ).fetchall():

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from gateway.delivery.ledger import digest_rows
+from gateway.delivery.ledger_statements import digest_rows
 from gateway.delivery.push import PushRequest, last_push_no, wire_size
 from gateway.delivery.submission import new_push_ids
 from gateway.delivery_states import PRIORITIES

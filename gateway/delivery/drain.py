@@ -31,7 +31,7 @@ from enum import Enum
 from gateway.delivery.engine import Message
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, last_push_no, load_pushes
-from gateway.delivery_states import PRIORITIES
+from gateway.delivery_states import IS_WAITING, PRIORITIES
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
@@ -315,15 +315,16 @@ def page_rows(
     (text,) = connection.execute(
         "WITH edge AS MATERIALIZED (SELECT slot.value AS device_no,"
         " (SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        f"   WHERE d.device_no = slot.value AND d.state = 0 AND d.priority = ?2 AND p.expires_at > ?3{here}"
+        f"   WHERE d.device_no = slot.value AND d.state {IS_WAITING} AND d.priority = ?2 AND p.expires_at > ?3{here}"
         "   ORDER BY d.push_no LIMIT 1 OFFSET ?4) AS stop,"
         " (SELECT d.priority FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        f"   WHERE d.device_no = slot.value AND d.state = 0 AND d.priority > ?2 AND p.expires_at > ?3{here}"
+        f"   WHERE d.device_no = slot.value AND d.state {IS_WAITING} AND d.priority > ?2 AND p.expires_at > ?3{here}"
         "   ORDER BY d.priority LIMIT 1) AS below"
         " FROM json_each(?1) AS slot ORDER BY slot.key)"
         "SELECT json_group_array(json_array(stop IS NULL, coalesce(below, ?5), (SELECT json_group_array("
         "   json_array(d.push_no, d.size)) FROM delivery AS d INDEXED BY delivery_mailbox"
-        "   JOIN push AS p ON p.no = d.push_no WHERE d.device_no = edge.device_no AND d.state = 0 AND d.priority = ?2"
+        "   JOIN push AS p ON p.no = d.push_no"
+        f"   WHERE d.device_no = edge.device_no AND d.state {IS_WAITING} AND d.priority = ?2"
         f"   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3{here}))) FROM edge",
         (json.dumps(devices), priority, now, limit, ALL),
     ).fetchone()

@@ -23,7 +23,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, RECEIPT_STATES, DeliveryState
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
+from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, IS_WAITING, RECEIPT_STATES, DeliveryState, is_one_of
 from gateway.pages import to_json
 from gateway.timestamps import rfc3339
 
@@ -85,14 +86,15 @@ def position_of(event_id: str) -> Position | None:
 # -- writing: inside the operation that stores what happened ----------------------------------------------------------
 
 _HANDED_OVER_LATE = (*(set(ENDS_A_RECEIPT_REVIVES) - {DeliveryState.REFUSED}), DeliveryState.WAITING)
-HANDED_OVER = f"IN ({', '.join(str(int(state)) for state in sorted(_HANDED_OVER_LATE))})"
+HANDED_OVER = is_one_of(*sorted(_HANDED_OVER_LATE))
 """The states out of which a delivery of QoS 0 becomes `sent`: it waited, or it was ended while it was handed over. What
 was refused was not handed over: it was too large."""
 _MOVED = {
     "delivery.sent": f"+d.state {HANDED_OVER}",
-    **{f"delivery.{name}": f"d.{name}_at IS NULL AND +d.state < {DeliveryState.REVOKED}" for name in RECEIPT_STATES},
+    **{f"delivery.{name}": f"d.{name}_at IS NULL AND +d.state < {DeliveryState.REVOKED:d}" for name in RECEIPT_STATES},
 }
-"""Which deliveries an event moves; those that have not ended, for every other one."""
+"""Which deliveries an event moves; `_WAITS` for every other one."""
+_WAITS = f"+d.state {IS_WAITING}"
 _INSERT = "INSERT INTO event (app_no, at, type, reason, push_no, devices, size)"
 
 
@@ -108,7 +110,7 @@ def log_deliveries(
     connection.execute(
         "WITH moved AS MATERIALIZED (SELECT p.app_no, p.no, (SELECT json_group_array(d.device_no)"
         "  FROM json_each(w.value, '$[1]') AS x CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no = x.value"
-        f"  WHERE {_MOVED.get(event, '+d.state = 0')}) AS devices"
+        f"  WHERE {_MOVED.get(event, _WAITS)}) AS devices"
         "  FROM json_each(?4) AS w CROSS JOIN push AS p ON p.no = w.value ->> 0)"
         f" {_INSERT} SELECT app_no, ?1, ?2, ?3, no, devices, json_array_length(devices) FROM moved"
         " WHERE devices <> '[]'",
@@ -133,7 +135,7 @@ def log_handles(
     """The same of handles."""
     by_push: dict[int, list[int]] = {}
     for handle in handles:
-        by_push.setdefault(handle >> 32, []).append(handle & 0xFFFF_FFFF)
+        by_push.setdefault(handle >> DEVICE_BITS, []).append(handle & DEVICE_MASK)
     log_deliveries(connection, event, at, by_push.items(), reason)
 
 
@@ -151,7 +153,7 @@ def log_push(
     rows = connection.execute(
         f"{_INSERT} SELECT ?, ?, ?, ?, ?, json_group_array(device_no), count(*) FROM"
         " (SELECT device_no, (row_number() OVER (ORDER BY device_no) - 1) / ? AS slice FROM delivery"
-        f"  WHERE push_no = ? AND +state = 0 AND {among}) GROUP BY slice",
+        f"  WHERE push_no = ? AND +state {IS_WAITING} AND {among}) GROUP BY slice",
         (app_no, at, f"delivery.{event}", reason, push_no, ENTRY_DEVICES, push_no, *parameters),
     )
     return rows.rowcount > 0

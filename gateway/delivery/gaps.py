@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gateway.delivery.event_log import log_of_device
-from gateway.delivery_states import DeliveryState
+from gateway.delivery_states import MISSED, DeliveryState, is_one_of
 from gateway.store.protocols import Timers, Writer
 from gateway.timestamps import rfc3339
 
@@ -99,7 +99,7 @@ def gap_rows(connection: sqlite3.Connection, devices: list[int], now: int) -> di
     for device_no, push_id, state, reason, ended_at in connection.execute(
         "SELECT v.no, p.id, d.state, d.reason, d.ended_at FROM json_each(?) AS wanted"
         " CROSS JOIN device AS v ON v.no = wanted.value"
-        " CROSS JOIN delivery AS d INDEXED BY delivery_missed ON d.device_no = v.no AND d.state IN (20, 22, 23)"
+        f" CROSS JOIN delivery AS d INDEXED BY delivery_missed ON d.device_no = v.no AND d.state {is_one_of(*MISSED)}"
         "  AND d.ended_at > coalesce(v.gap_told_to, 0) AND d.ended_at <= ?"
         " JOIN push AS p ON p.no = d.push_no ORDER BY wanted.key, d.ended_at",
         (json.dumps(devices), now),

@@ -35,12 +35,9 @@ from gateway.audience.tempo import LONGEST, WINDOWS, Caps, Hours, free_at, quiet
 from gateway.delivery.app_slices import PushPart
 from gateway.delivery.digest import Digests
 from gateway.delivery.event_log import log_of_device
-from gateway.delivery.ledger import (
-    RETRY_SECONDS,
-    Ledger,
-    end_rows,
-    handle_of,
-)
+from gateway.delivery.handles import handle_of
+from gateway.delivery.ledger import RETRY_SECONDS, Ledger
+from gateway.delivery.ledger_statements import end_rows
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.not_before import (
     defer_rows,
@@ -49,7 +46,7 @@ from gateway.delivery.not_before import (
     regate_part_rows,
 )
 from gateway.delivery.push import ActivePush, load_pushes
-from gateway.delivery_states import PRIORITIES, DeliveryState
+from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
 from gateway.timestamps import rfc3339, wall_time
@@ -215,7 +212,7 @@ class Gate:
         found = await self._database.read(
             lambda connection: connection.execute(
                 "SELECT EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_gated"
-                " WHERE state = 0 AND not_before IS NOT NULL)"
+                f" WHERE state {IS_WAITING} AND not_before IS NOT NULL)"
             ).fetchone()
         )
         self._ledger.gated = bool(found[0]) or not self._policies.judged_at_hand_over().isdisjoint(
@@ -421,7 +418,7 @@ def judge_rows(
     counts = dict(
         connection.execute(
             "SELECT device_no, count(*) FROM delivery INDEXED BY delivery_gated"
-            " WHERE state = 0 AND not_before IS NOT NULL AND device_no IN (SELECT value FROM json_each(?))"
+            f" WHERE state {IS_WAITING} AND not_before IS NOT NULL AND device_no IN (SELECT value FROM json_each(?))"
             " GROUP BY device_no",
             (json.dumps(devices),),
         ).fetchall()
@@ -437,7 +434,7 @@ def judge_rows(
     rows = connection.execute(
         "SELECT d.device_no, d.push_no, d.not_before, p.kind, p.channel, p.priority, p.ttl, p.expires_at"
         " FROM json_each(?) AS wanted CROSS JOIN delivery AS d INDEXED BY delivery_gated"
-        "  ON d.device_no = wanted.value AND d.state = 0 AND d.not_before IS NOT NULL AND d.priority <= ?"
+        f"  ON d.device_no = wanted.value AND d.state {IS_WAITING} AND d.not_before IS NOT NULL AND d.priority <= ?"
         " JOIN push AS p ON p.no = d.push_no WHERE p.recalled_at IS NULL"
         " ORDER BY wanted.key, d.priority, d.push_no",
         (json.dumps(chosen), CRITICAL if in_place else len(PRIORITIES)),

@@ -13,7 +13,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 
-from gateway.delivery_states import PRIORITIES
+from gateway.delivery_states import IS_WAITING, PRIORITIES
 
 MAX_DEVICES = 200_000
 """Devices remembered, about 30 MB; over it all are forgotten, and counted again as they come."""
@@ -65,7 +65,7 @@ def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> l
     (text,) = connection.execute(
         "SELECT json_group_array(json_array(device_no, count, total)) FROM ("
         " SELECT device_no, count(*) AS count, sum(size) AS total FROM delivery INDEXED BY delivery_mailbox"
-        " WHERE state = 0 AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no)",
+        f" WHERE state {IS_WAITING} AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no)",
         (json.dumps(list(devices)),),
     ).fetchone()
     return [(device_no, count, total) for device_no, count, total in json.loads(text)]
@@ -76,7 +76,7 @@ def least_valuable_first(connection: sqlite3.Connection, device_no: int) -> Iter
     for priority in reversed(range(len(PRIORITIES))):
         rows = connection.execute(
             "SELECT push_no, size FROM delivery INDEXED BY delivery_mailbox"
-            " WHERE device_no = ? AND state = 0 AND priority = ? ORDER BY push_no",
+            f" WHERE device_no = ? AND state {IS_WAITING} AND priority = ? ORDER BY push_no",
             (device_no, priority),
         )
         try:

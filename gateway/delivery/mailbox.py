@@ -25,16 +25,10 @@ from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.drain import Drain, Lane, Slot
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, Body, Engine, Message, ReasonCode
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.latency import LatencyHistogram
-from gateway.delivery.ledger import (
-    DEVICE_BITS,
-    DEVICE_MASK,
-    ENDED_TOGETHER,
-    Ledger,
-    handle_of,
-    revoke_removed_rows,
-    revoke_rows,
-)
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.ledger_statements import ENDED_TOGETHER, revoke_removed_rows, revoke_rows
 from gateway.delivery.offers import BUNDLE_BYTES, Offers
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_states import DeliveryState

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from gateway.delivery.headroom import Headroom, count_mailboxes
-from gateway.delivery.ledger import Ledger, overflow_rows, waiting_devices
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.ledger_statements import overflow_rows, waiting_devices
 from gateway.delivery.submission import Draft
 
 COUNTED_ROWS = 20_000

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.app_slices import EVERY_DEVICE, PushPart
+from gateway.delivery.handles import row_of_handle
 from gateway.delivery.submission import Draft
+from gateway.delivery_states import IS_WAITING
 
 
 def gate_accepted_rows(connection: sqlite3.Connection, drafts: Iterable[Draft], policies: PolicyStore) -> bool:
@@ -37,7 +39,7 @@ def gate_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
     """What waits of these pushes is judged at hand-over (`gate`), if that was not said of it before."""
     connection.execute(
         "UPDATE delivery SET not_before = 0"
-        " WHERE push_no IN (SELECT value FROM json_each(?)) AND +state = 0 AND not_before IS NULL",
+        f" WHERE push_no IN (SELECT value FROM json_each(?)) AND +state {IS_WAITING} AND not_before IS NULL",
         (json.dumps(push_nos),),
     )
 
@@ -51,7 +53,8 @@ def gate_muted_rows(
     """What waits of a push, or of a part of it, for those who have muted its channel is judged at hand-over; those
     devices."""
     rows = connection.execute(
-        "UPDATE delivery SET not_before = 0 WHERE push_no = ? AND device_no > ? AND device_no <= ? AND +state = 0"
+        "UPDATE delivery SET not_before = 0"
+        f" WHERE push_no = ? AND device_no > ? AND device_no <= ? AND +state {IS_WAITING}"
         f" AND not_before IS NULL AND {_MUTED} RETURNING device_no",
         (push_no, after, last, f'$."{channel}"'),
     )
@@ -68,7 +71,7 @@ def regate_part_rows(connection: sqlite3.Connection, part: PushPart, now: int, g
     moved = "not_before > ?1" if gated_only else "(not_before IS NULL OR not_before > ?1)"
     connection.execute(
         f"UPDATE delivery SET not_before = {_DUE}"
-        f" WHERE push_no = ?2 AND device_no > ?3 AND device_no <= ?4 AND +state = 0 AND {moved}",
+        f" WHERE push_no = ?2 AND device_no > ?3 AND device_no <= ?4 AND +state {IS_WAITING} AND {moved}",
         (now, *part.range),
     )
 
@@ -78,12 +81,12 @@ def regate_device_rows(connection: sqlite3.Connection, device_no: int, now: int,
     if gated_only:
         among = (
             "SELECT push_no FROM delivery INDEXED BY delivery_gated"
-            " WHERE device_no = ?2 AND state = 0 AND not_before IS NOT NULL"
+            f" WHERE device_no = ?2 AND state {IS_WAITING} AND not_before IS NOT NULL"
         )
     else:
         among = (
             "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-            " WHERE d.device_no = ?2 AND d.state = 0 AND p.kind = 'alert'"
+            f" WHERE d.device_no = ?2 AND d.state {IS_WAITING} AND p.kind = 'alert'"
         )
     return connection.execute(
         f"UPDATE delivery SET not_before = {_DUE} WHERE device_no = ?2 AND push_no IN ({among})",
@@ -96,7 +99,7 @@ def gate_channels_rows(connection: sqlite3.Connection, device_no: int, channels:
     return connection.execute(
         "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND not_before IS NULL AND push_no IN ("
         " SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
-        " WHERE d.device_no = ?1 AND d.state = 0 AND d.priority = 0 AND p.kind IN ('alert', 'in_app')"
+        f" WHERE d.device_no = ?1 AND d.state {IS_WAITING} AND d.priority = 0 AND p.kind IN ('alert', 'in_app')"
         " AND p.channel IN (SELECT value FROM json_each(?2)))",
         (device_no, json.dumps(list(channels))),
     ).rowcount
@@ -107,7 +110,6 @@ def defer_rows(connection: sqlite3.Connection, deferred: list[tuple[int, int]]) 
     if deferred:
         connection.execute(
             "UPDATE delivery SET not_before = wanted.value ->> 1 FROM json_each(?) AS wanted"
-            " WHERE delivery.push_no = (wanted.value ->> 0) >> 32"
-            " AND delivery.device_no = (wanted.value ->> 0) & 4294967295 AND +delivery.state = 0",
+            f" WHERE {row_of_handle('delivery', '(wanted.value ->> 0)')} AND +delivery.state {IS_WAITING}",
             (json.dumps(deferred),),
         )

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.delivery.consent import Wishes
-from gateway.delivery_states import DeliveryState
+from gateway.delivery_states import DeliveryState, is_one_of
 from gateway.device_topics import device_topic
 from gateway.store.database import Database
 
@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 
 CLEARED = 500
 """Devices that are told at a time, about 5 ms; the loop has others to see to."""
+_MAY_SHOW = (
+    DeliveryState.WAITING,
+    DeliveryState.SENT,
+    DeliveryState.DELIVERED,
+    DeliveryState.DISPLAYED,
+    DeliveryState.OPENED,
+)
+"""What is in flight is still waiting on disk."""
 
 
 class Notices:
@@ -83,15 +91,7 @@ def _who_shows(connection: sqlite3.Connection, push_id: str, after: int) -> list
     sent it with QoS 0, or have it in flight, which are still waiting on disk."""
     return connection.execute(
         "SELECT d.device_no, v.id FROM push AS p CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no > ?2"
-        " AND d.state IN (0, ?3, ?4, ?5, ?6) CROSS JOIN device AS v ON v.no = d.device_no AND v.removed_at IS NULL"
-        " WHERE p.id = ?1 AND p.kind IN ('alert', 'in_app') ORDER BY d.device_no LIMIT ?7",
-        (
-            push_id,
-            after,
-            DeliveryState.SENT,
-            DeliveryState.DELIVERED,
-            DeliveryState.DISPLAYED,
-            DeliveryState.OPENED,
-            CLEARED,
-        ),
+        f" AND d.state {is_one_of(*_MAY_SHOW)} CROSS JOIN device AS v ON v.no = d.device_no AND v.removed_at IS NULL"
+        " WHERE p.id = ?1 AND p.kind IN ('alert', 'in_app') ORDER BY d.device_no LIMIT ?3",
+        (push_id, after, CLEARED),
     ).fetchall()

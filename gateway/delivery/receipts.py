@@ -39,7 +39,9 @@ from gateway.auth import DeviceIdentity
 from gateway.delivery.consent import CONSENT_ACTIONS, Settings, TooManyChoices, Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.engine import PACKET_ID_BITS, Message, ReasonCode
-from gateway.delivery.ledger import RETRY_SECONDS, Ledger, handle_of, receipt_rows
+from gateway.delivery.handles import handle_of
+from gateway.delivery.ledger import RETRY_SECONDS, Ledger
+from gateway.delivery.ledger_statements import receipt_rows
 from gateway.delivery.uplink import UplinkLimits, store_uplink
 from gateway.device_topics import split_client_id, split_topic
 from gateway.merge_patch import merge_patch

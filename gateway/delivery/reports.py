@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push import push_number
-from gateway.delivery_states import PRIORITIES, DeliveryState
+from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.errors import problem
 from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database
@@ -145,7 +145,7 @@ class Reports:
                 " d.not_before, coalesce(a.count, 0)"
                 " FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
                 " LEFT JOIN failed_attempt AS a ON a.push_no = d.push_no AND a.device_no = d.device_no"
-                " WHERE d.device_no = ? AND d.state = 0 AND (d.priority, d.push_no) > (?, ?)"
+                f" WHERE d.device_no = ? AND d.state {IS_WAITING} AND (d.priority, d.push_no) > (?, ?)"
                 " ORDER BY d.priority, d.push_no LIMIT ?",
                 (device_no, priority, after, limit + 1),
             ).fetchall()
@@ -180,7 +180,7 @@ def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[in
     if sent:
         (in_flight,) = connection.execute(
             "SELECT count(*) FROM delivery WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?))"
-            " AND +state = 0",
+            f" AND +state {IS_WAITING}",
             (push_no, json.dumps(sent)),
         ).fetchone()
         counts["waiting"] -= in_flight

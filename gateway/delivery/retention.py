@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from gateway.delivery.event_log import remove_events
 from gateway.delivery.funnels import HOUR_MS, finish_row
 from gateway.delivery.reports import count_states
+from gateway.delivery_states import IS_WAITING
 from gateway.store.database import Database
 
 SLICE = 2_000
@@ -88,7 +89,7 @@ def find_finished(
     """
     rows = connection.execute(
         "SELECT p.expires_at, p.no, p.accepted_at, CASE WHEN p.accepted_at <= ?1 AND NOT EXISTS"
-        " (SELECT 1 FROM delivery AS d WHERE d.push_no = p.no AND +d.state = 0) THEN coalesce("
+        f" (SELECT 1 FROM delivery AS d WHERE d.push_no = p.no AND +d.state {IS_WAITING}) THEN coalesce("
         "  (SELECT max(max(coalesce(d.delivered_at, 0), coalesce(d.displayed_at, 0), coalesce(d.dismissed_at, 0),"
         "   coalesce(d.opened_at, 0), coalesce(d.acted_at, 0), coalesce(d.ended_at, 0)))"
         "   FROM delivery AS d WHERE d.push_no = p.no), 0) END"

@@ -1,8 +1,8 @@
 """Every table of the gateway on one page.
 
 Conventions: `no` is the internal integer key, `id` the public name. Times are integer milliseconds of server time
-(Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names (`delivery/ledger.py`);
-everything else goes through SQLModel.
+(Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names
+(`delivery/ledger_statements.py`); everything else goes through SQLModel.
 
 Two choices carry the speed. `delivery` is WITHOUT ROWID, clustered by (push_no, device_no), so a fan-out appends and
 its acknowledgements touch neighbouring rows. The mailbox is a *partial* index over waiting deliveries only: it is the
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from sqlalchemy import BLOB, Column, Index, Text, text
 from sqlmodel import Field, SQLModel
+
+from gateway.delivery_states import IS_WAITING, MISSED, is_one_of
 
 
 class Application(SQLModel, table=True):
@@ -217,7 +219,7 @@ class Delivery(SQLModel, table=True):
             "priority",
             "push_no",
             "size",
-            sqlite_where=text("state = 0"),
+            sqlite_where=text(f"state {IS_WAITING}"),
         ),
         Index(
             "delivery_gated",
@@ -225,16 +227,16 @@ class Delivery(SQLModel, table=True):
             "priority",
             "push_no",
             "not_before",
-            sqlite_where=text("state = 0 AND not_before IS NOT NULL"),
+            sqlite_where=text(f"state {IS_WAITING} AND not_before IS NOT NULL"),
         ),
         Index(
             "delivery_collapse",
             "device_no",
             "collapse_key",
             "push_no",
-            sqlite_where=text("state = 0 AND collapse_key IS NOT NULL"),
+            sqlite_where=text(f"state {IS_WAITING} AND collapse_key IS NOT NULL"),
         ),
-        Index("delivery_missed", "device_no", "ended_at", sqlite_where=text("state IN (20, 22, 23)")),
+        Index("delivery_missed", "device_no", "ended_at", sqlite_where=text(f"state {is_one_of(*MISSED)}")),
         {"sqlite_with_rowid": False},
     )
     push_no: int = Field(primary_key=True)

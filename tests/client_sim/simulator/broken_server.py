@@ -83,7 +83,9 @@ from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.drain import Lane
 from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Engine, Message
 from gateway.delivery.event_log import Event, Page, log_handles
-from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK, Ledger, end_rows, handle_of
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.ledger_statements import end_rows
 from gateway.delivery.mailbox import Mailbox, Presence
 from gateway.delivery.push import ActivePush
 from gateway.delivery.receipts import Receipts

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.delivery.acceptance import CONSIDERATE_MS, CONSIDERATE_PUSHES
 from gateway.delivery.acceptance_queue import BATCH_PUSHES
-from gateway.delivery.ledger import supersede_rows
+from gateway.delivery.ledger_statements import supersede_rows
 from gateway.delivery.submission import AcceptedPush, Submission
 from gateway.errors import Problem, problem
 from gateway.store.errors import StorageFull

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.delivery import ledger
+from gateway.delivery import ledger_statements
 from tests.gateway.delivery.world import APP, World
 
 
@@ -27,7 +27,7 @@ def test_the_sweep_leaves_ttl_zero_alone_until_it_was_offered(world: World, qos:
 
 
 def test_what_hangs_in_flight_does_not_keep_others_from_expiring(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "SWEEP_PUSHES", 3)
+    monkeypatch.setattr(ledger_statements, "SWEEP_PUSHES", 3)
     world.connect(1)
     flying = [world.push(ttl=1).push_id for _ in range(3)]
     waiting = world.push({"device": "d2"}, ttl=2).push_id
@@ -42,7 +42,7 @@ def test_what_hangs_in_flight_does_not_keep_others_from_expiring(world: World, m
 
 
 def test_one_sweep_ends_all_that_is_due_slice_by_slice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "SWEEP_PUSHES", 2)
+    monkeypatch.setattr(ledger_statements, "SWEEP_PUSHES", 2)
     pushes = [world.push(ttl=1).push_id for _ in range(5)]
     world.passes(2)
     assert [world.state(push_id) for push_id in pushes] == [("expired", "ttl")] * 5

@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.auth import DeviceIdentity
 from gateway.delivery import offers
 from gateway.delivery.engine import Body, Message
-from gateway.delivery.ledger import DEVICE_BITS, DEVICE_MASK
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.push import PushRequest
 from gateway.delivery.reports import count_states
 from gateway.delivery.submission import AcceptedPush

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery import ledger
+from gateway.delivery import ledger_statements
 from tests.gateway.delivery.world import APP, World
 
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Parts of two deliveries; five devices, mailboxes of fifty."""
-    for name in ("gateway.delivery.ledger", "gateway.delivery.mailbox"):
+    for name in ("gateway.delivery.ledger", "gateway.delivery.ledger_statements", "gateway.delivery.mailbox"):
         monkeypatch.setattr(f"{name}.ENDED_TOGETHER", 2)
-    monkeypatch.setattr(ledger, "RECALLED_TOGETHER", 2)
+    monkeypatch.setattr(ledger_statements, "RECALLED_TOGETHER", 2)
     world = World(devices=5, mailbox_limit=50)
     yield world
     world.close()
