@@ -12,7 +12,7 @@ Laws
    holds exactly the hand-overs whose outcome that operation could not see. This is what makes "no push twice after
    its acknowledgement was recorded" hold without a lock.
 
-The methods of `Ledger` belong to the loop; `*_rows` functions run on the writer thread inside an operation. An operation
+The methods of `Ledger` belong to the loop; `*_rows` functions run on the writer thread, inside an operation, which
 may look into `ActivePush.sent` (a set of ints: one membership test, or one copy, is atomic under the interpreter lock).
 What the loop hands over between that look and the commit has ended on disk and is on its way all the same: law 3 has
 what arrives of it, and of QoS 0, where nobody will say so, what was sent.
