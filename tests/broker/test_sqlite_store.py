@@ -252,7 +252,7 @@ calls = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=st.lists(calls, max_size=40))
 def test_gives_back_what_was_appended(tmp_path_factory: pytest.TempPathFactory, log: list[tuple[Any, ...]]) -> None:
     """Whatever the calls, and wherever the groups end between them."""

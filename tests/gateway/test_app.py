@@ -48,7 +48,7 @@ def test_the_first_start_makes_a_key_and_says_where(start: Start) -> None:
     server = start()
     key = server.data_dir / "admin.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert str(key) in server.errors
+    server.wait_log(str(key))
     assert server.admin_key not in server.output
     assert [app["id"] for app in server.api.items("/v1/apps")] == ["default"]
     announced = server.data_dir / "server.json"

@@ -305,6 +305,7 @@ async def test_a_right_server_passes_where_faults_are_looked_for(text: str, tmp_
     assert report.delivered > 0
 
 
+@pytest.mark.full_only
 async def test_the_funnel_is_what_the_devices_saw(tmp_path: Path) -> None:
     """A day on a faster clock: the server's analytics, of all hours together, are the simulator's own counts."""
     scenario = Scenario.load("day-cycle").with_(devices=DEVICES, lasts=LASTS)
