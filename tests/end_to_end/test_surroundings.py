@@ -44,6 +44,7 @@ def test_a_server_ends_with_the_terminal_that_it_was_started_in(tmp_path: Path) 
         pytest.skip("this system has no pseudo-terminals (/dev/pts)")
     child, terminal = pty.fork()
     if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup, which it would inherit
         os.chdir(tmp_path)
         os.execve(sys.executable, [*SERVE, "--data-dir", "data"], clean_environment())
     said = b""
