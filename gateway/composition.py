@@ -33,13 +33,13 @@ from gateway.delivery.consent import Wishes
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import EmbeddedEngine
-from gateway.delivery.event_room import EventRoom
+from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.forecast import Forecast
-from gateway.delivery.gaps import Gaps
 from gateway.delivery.gate import Gate
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.missed_pushes import MissedPushes
 from gateway.delivery.notices import Notices
 from gateway.delivery.push import most_values
 from gateway.delivery.receipts import Receipts
@@ -132,7 +132,7 @@ class Components:
         self._acceptance.on_remembered = self._idempotency_quota.added
         self.enrolments = EnrolmentQuota(clock)
         self.analytics = Analytics(database, ledger, policies, clock, timers)
-        self.event_room = EventRoom(database)
+        self.event_log_quota = EventLogQuota(database)
         self.uplink_quota = UplinkQuota(database)
         self.feed = feed = EventFeed(database, clock, timers)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
@@ -180,14 +180,14 @@ class Components:
         engine = EmbeddedEngine(self.broker)
         mailbox.attach(engine)
         self._notices = Notices(database, wishes, engine.publish)
-        self._gaps = Gaps(
+        self._missed_pushes = MissedPushes(
             database,
             clock,
             timers,
             lambda app_id, device_id: mailbox.is_subscribed(app_id, device_id, "notices"),
             lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
         )
-        mailbox.on_returned = self._gaps.returned
+        mailbox.on_returned = self._missed_pushes.returned
         self._receipts.on_zone = gate.zone_changed
         self._receipts.on_settings = self._notices.preferences_changed
         self.broker.start()
@@ -212,7 +212,7 @@ class Components:
                 attachments=self.attachments,
                 webhook_sender=self.webhook_sender,
                 feed=self.feed,
-                event_room=self.event_room,
+                event_log_quota=self.event_log_quota,
                 uplink_quota=self.uplink_quota,
                 idempotency_quota=self._idempotency_quota,
                 enrolments=self.enrolments,
@@ -326,7 +326,7 @@ class Components:
         """Keep the event log, and what devices say, within their bounds, until cancelled."""
         while True:
             try:
-                await self.event_room.run()
+                await self.event_log_quota.run()
                 await self.uplink_quota.run()
                 await self._idempotency_quota.run()
             except Exception as error:  # above all a full disk: it is tried again

@@ -43,7 +43,7 @@ from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_facts import DeviceFacts
-from gateway.delivery.event_room import EventRoom
+from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
@@ -92,7 +92,7 @@ class Sources:
     attachments: Attachments
     webhook_sender: WebhookSender
     feed: EventFeed
-    event_room: EventRoom
+    event_log_quota: EventLogQuota
     uplink_quota: UplinkQuota
     calls: Calls
     broker: object
@@ -322,9 +322,11 @@ class _Collector(Collector):
         yield _counter("uplink_messages_removed", "Because there were too many bytes.", sources.uplink_quota.removed)
         text = "Answers to idempotency keys that were forgotten before their time, because there were too many bytes."
         yield _counter("idempotency_answers_removed", text, sources.idempotency_quota.removed)
-        yield _gauge("event_log_bytes", "Events that are kept, about.", sources.event_room.size)
+        yield _gauge("event_log_bytes", "Events that are kept, about.", sources.event_log_quota.size)
         yield _counter(
-            "event_entries_removed", "Entries of the event log that left for want of room.", sources.event_room.removed
+            "event_entries_removed",
+            "Entries of the event log that left for want of room.",
+            sources.event_log_quota.removed,
         )
         yield _gauge("event_streams", "Open streams of events.", sources.feed.streams)
         yield _gauge("reads_waiting", "Reads for apps that wait for a thread.", sources.database.reads.waiting)

@@ -12,8 +12,8 @@ Laws
 An event's id is `<number of the entry>.<place in it>`, and the same for ever, so that who reads on after an id misses
 nothing and sees nothing twice. Numbers go up with the order of the commits, and over all apps.
 
-Entries leave by age (`retention`) and by size (`event_room`); what an app may have lost by that is remembered as the
-last number that left.
+Entries leave by age (`retention`) and by size (`event_log_quota`); what an app may have lost by that is remembered as
+the last number that left.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class Ledger:
 
     `clock` gives server time in milliseconds. `on_recorded` is called on the loop after a flush with the QoS 2
     handles whose acknowledgement is now on disk (the carrier keeps its own record of those until then), `on_ended` with
-    the handles of deliveries that have ended, or have a receipt, although they may not have been offered to anybody.
+    the handles of deliveries that have ended, or have a receipt, although nobody may have been handed them.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Ledger:
         self.on_recorded: Callable[[list[int]], None] = lambda handles: None
         self.on_ended: Callable[[list[int]], None] = lambda handles: None
         self.act_now: Callable[[], list[int]] = list
-        """Pushes of ttl 0 that are being offered: the sweep leaves them alone."""
+        """Pushes of ttl 0 that are being fanned out: the sweep leaves them alone."""
         self._database = database
         self._clock = clock
         self._timers = timers
@@ -88,7 +88,7 @@ class Ledger:
         self._landing: set[int] = set()
         """Pushes whose lifetime is over, with nothing left but what is in flight: the sweep need not look at them."""
         self.accepting_since: int | None = None
-        """Server time of the pushes that are on their way to the disk; nobody has been offered them yet."""
+        """Server time of the pushes that are on their way to the disk; nobody has been handed them yet."""
         self._recalled: dict[int, None] = {}
         self.changed: set[int] = set()
         """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""

@@ -16,7 +16,7 @@ from typing import Any
 from gateway.delivery.engine import ReasonCode
 from gateway.delivery.event_log import HANDED_OVER, log_deliveries, log_handles, log_moved, log_push
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
-from gateway.delivery.headroom import least_valuable_first
+from gateway.delivery.mailbox_quota import least_valuable_first
 from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, IS_WAITING, RECEIPT_STATES, DeliveryState
 from gateway.errors import problem
 from gateway.store.rows import insert_rows

@@ -1,14 +1,14 @@
 """The mailbox: from the delivery rows of a device to its connection, in order.
 
 A device that is away costs nothing here: its mailbox is rows. A connected device has a `Slot` (`drain` says in which
-states); what waits for it is read by `drain`, what is accepted for it comes through `offers`.
+states); what waits for it is read by `drain`, what is accepted for it comes through `fan_out`.
 
 Laws
 1. Order per device and priority. A page is read in drain order, and pushes go straight to the socket only when a page
    said that nothing more waits; a hand-over that fails ends that. Pushes accepted meanwhile are on a later page.
 2. Nothing is handed over twice: `ActivePush.sent` is consulted at the moment of hand-over, on the loop (see the
    ledger's fourth law for why this is enough), and nothing after its ttl or its recall. An offer that is still under
-   way (`offers`) leaves out a device whose mailbox was read after the push was stored: `Slot.read_to`.
+   way (`fan_out`) leaves out a device whose mailbox was read after the push was stored: `Slot.read_to`.
 3. From hand-over to socket nothing awaits: `_offer_slice` and `_hand_over_page` are one call stack into the carrier.
 """
 
@@ -25,11 +25,11 @@ from gateway.auth import DeviceIdentity
 from gateway.delivery.device_facts import DeviceFacts
 from gateway.delivery.drain import Drain, Lane, Slot
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, Body, Engine, Message, ReasonCode
+from gateway.delivery.fan_out import BUNDLE_BYTES, FanOutQueue
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.latency import LatencyHistogram
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import ENDED_TOGETHER, revoke_removed_rows, revoke_rows
-from gateway.delivery.offers import BUNDLE_BYTES, Offers
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_states import DeliveryState
 from gateway.device_topics import DEFAULT_APP, device_topic
@@ -68,7 +68,7 @@ class Mailbox:
         """Handles of QoS 2 that were in flight when the last run was killed. What was in flight before them with QoS 1
         waits on disk, so they are not repeated first, but when their mailbox is read."""
         self._drain = Drain(database, ledger, clock, timers, self._hand_over_page, self._count_in_flight)
-        self._offers = Offers()
+        self._fan_outs = FanOutQueue()
         self._offer_scheduled = False
         self.latency = LatencyHistogram()
         """From the acceptance of a push to its hand-over to devices that were waiting for it, for metrics."""
@@ -88,7 +88,7 @@ class Mailbox:
         """Set by the composition root to `DeviceAuthenticator.forget`."""
         ledger.on_recorded = self._recorded
         ledger.on_ended = self._ended
-        ledger.act_now = self._offers.act_now
+        ledger.act_now = self._fan_outs.act_now
 
     def attach(self, engine: Engine) -> None:
         """Give the mailbox its carrier. Deliveries past PUBREC before a restart are in flight from here on."""
@@ -148,17 +148,17 @@ class Mailbox:
         The first slice at once, the rest in the next turns of the loop.
         """
         for push, device_nos in accepted:
-            self._offers.add(push, device_nos)
+            self._fan_outs.add(push, device_nos)
         if not self._offer_scheduled:
             self._offer_slice()
 
     def _offer_slice(self) -> None:
-        for pushes, device_nos, overtakes in self._offers.take():
+        for pushes, device_nos, overtakes in self._fan_outs.take():
             if len(pushes) == 1:
                 self._offer(pushes[0], device_nos, overtakes)
             else:
                 self._offer_together(pushes, device_nos)
-        self._offer_scheduled = bool(self._offers)
+        self._offer_scheduled = bool(self._fan_outs)
         if self._offer_scheduled:
             self._timers.call_soon(self._offer_slice)
 
@@ -185,7 +185,7 @@ class Mailbox:
                 if slot.read_to[priority] >= push_no:
                     continue
                 if overtakes:
-                    for earlier in self._offers.overtaken(push, device_no):
+                    for earlier in self._fan_outs.overtaken(push, device_no):
                         self._offer(earlier, (device_no,))
                     message.body = push.body(now)
                     message.qos = push.qos
@@ -433,8 +433,8 @@ class Mailbox:
 
     def _ended(self, handles: list[int]) -> None:
         """Waiting deliveries have ended on disk before anybody was offered them."""
-        if self._offers:
-            self._offers.withdraw((handle >> DEVICE_BITS, handle & DEVICE_MASK) for handle in handles)
+        if self._fan_outs:
+            self._fan_outs.withdraw((handle >> DEVICE_BITS, handle & DEVICE_MASK) for handle in handles)
 
     def _recorded(self, handles: list[int]) -> None:
         for handle in handles:

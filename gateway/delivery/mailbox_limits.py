@@ -1,6 +1,6 @@
 """The limits of mailboxes: which may be over one now, and a few thousand rows at a time what has to leave them.
 
-To count a full mailbox takes 0.7 ms of the writer. So acceptance counts those that may be over a limit (`Headroom`)
+To count a full mailbox takes 0.7 ms of the writer. So acceptance counts those that may be over a limit (`MailboxQuota`)
 only as far as COUNTED_ROWS go in the operation that stores a push; operations of their own do the rest, and until they
 have, no further push to many devices of that app is accepted: a mailbox is over its limit by one operation's pushes at
 most, for a moment.
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from gateway.delivery.headroom import Headroom, count_mailboxes
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import overflow_rows, waiting_devices
+from gateway.delivery.mailbox_quota import MailboxQuota, count_mailboxes
 from gateway.delivery.submission import Draft
 
 COUNTED_ROWS = 20_000
@@ -35,7 +35,7 @@ class Enforced:
     losers: list[int]
     """Handles of deliveries that ended by it."""
     counted: list[tuple[int, int, int]]
-    """Mailboxes, for `Headroom`."""
+    """Mailboxes, for `MailboxQuota`."""
     rest: dict[int, list[int]]
     """App number -> devices whose mailboxes are still to be counted."""
 
@@ -48,7 +48,7 @@ class MailboxLimits:
         self._deliveries = deliveries
         self._size = size
         self._clock = clock
-        self._headroom = Headroom(deliveries, size)
+        self._quota = MailboxQuota(deliveries, size)
         self.behind: dict[int, dict[int, None]] = {}
         """App number -> devices whose mailboxes are still to be counted; the first app is the next."""
         self._under_way = False
@@ -60,17 +60,17 @@ class MailboxLimits:
     def accept_rows(self, connection: sqlite3.Connection, drafts: Iterable[Draft], now: int) -> Enforced:
         """See to the mailboxes of new pushes, and set the devices of those that select them."""
         suspects: dict[int, dict[int, None]] = {}
-        headroom = self._headroom
+        quota = self._quota
         for draft in drafts:
             if not draft.push_no:
                 continue
             size = draft.frame_size
             if draft.listed is None:
-                headroom.take_everywhere(size)
+                quota.take_everywhere(size)
                 draft.devices = waiting_devices(connection, draft.push_no)
-                full = [device_no for device_no in draft.devices if not headroom.has_room(device_no)]
+                full = [device_no for device_no in draft.devices if not quota.has_room(device_no)]
             else:
-                full = [device_no for device_no in draft.devices if not headroom.take(device_no, size)]
+                full = [device_no for device_no in draft.devices if not quota.take(device_no, size)]
             if full:
                 suspects.setdefault(draft.app.no, {}).update(dict.fromkeys(full))
         return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now)
@@ -97,7 +97,7 @@ class MailboxLimits:
 
     def enforced(self, found: Enforced) -> None:
         """That is on disk: remember what was counted, and see to the rest."""
-        self._headroom.counted(found.counted)
+        self._quota.counted(found.counted)
         for app_no, devices in found.rest.items():
             self.behind.setdefault(app_no, {}).update(dict.fromkeys(devices))
             self.counted_later += len(devices)
@@ -119,7 +119,7 @@ class MailboxLimits:
             del self.behind[app_no]
             if waiting:
                 self.behind[app_no] = waiting  # behind the others
-            self._headroom.counted(found.counted)
+            self._quota.counted(found.counted)
             self._ledger.note_ended(found.losers)
             if self.behind:
                 self._go_on()

@@ -2,8 +2,8 @@
 and subscribed, and nothing that the ledger counts.
 
 `preferences`: the document that `GET /v1/devices/{id}/preferences` answers, whenever it has changed, and when the
-device asks for it: it says `{}` on its `settings` topic. `gap`: see `gaps`. `clear`: a push that it has was recalled,
-and should leave the screen; told once, to as many as there are until the server ends.
+device asks for it: it says `{}` on its `settings` topic. `gap`: see `missed_pushes`. `clear`: a push that it has was
+recalled, and should leave the screen; told once, to as many as there are until the server ends.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery import offers
+from gateway.delivery import fan_out
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.push import PushRequest
@@ -58,7 +58,7 @@ def allowed(old: int, new: int, reason: str | None) -> bool:
 @pytest.fixture(autouse=True)
 def _slices_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever can happen between two slices of an offer can happen between any two hand-overs."""
-    monkeypatch.setattr(offers, "SLICE", 1)
+    monkeypatch.setattr(fan_out, "SLICE_DELIVERIES", 1)
 
 
 class Life(RuleBasedStateMachine):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery import headroom
-from gateway.delivery.headroom import Headroom
+from gateway.delivery import mailbox_quota
+from gateway.delivery.mailbox_quota import MailboxQuota
 
 LIMIT, LIMIT_BYTES = 5, 50
 DEVICES = (1, 2, 3)
@@ -17,7 +17,7 @@ DEVICES = (1, 2, 3)
     )
 )
 def test_no_mailbox_gets_over_a_limit_uncounted(events: list[tuple[str, int, int]]) -> None:
-    known = Headroom(LIMIT, LIMIT_BYTES)
+    known = MailboxQuota(LIMIT, LIMIT_BYTES)
     mailboxes: dict[int, list[int]] = {device_no: [] for device_no in DEVICES}
     for event, device_no, size in events:
         mailbox = mailboxes[device_no]
@@ -37,7 +37,7 @@ def test_no_mailbox_gets_over_a_limit_uncounted(events: list[tuple[str, int, int
 
 
 def test_what_was_counted_is_not_counted_again_while_there_is_room() -> None:
-    known = Headroom(LIMIT, LIMIT_BYTES)
+    known = MailboxQuota(LIMIT, LIMIT_BYTES)
     assert not known.take(1, 10)
     known.counted([(1, 2, 20)])
     assert [known.take(1, 10) for _ in range(4)] == [True, True, True, False]
@@ -48,7 +48,7 @@ def test_what_was_counted_is_not_counted_again_while_there_is_room() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(headroom, "MAX_DEVICES", 10)
-    known = Headroom(LIMIT, LIMIT_BYTES)
+    monkeypatch.setattr(mailbox_quota, "MAX_DEVICES", 10)
+    known = MailboxQuota(LIMIT, LIMIT_BYTES)
     known.counted((device_no, 0, 0) for device_no in range(25))
     assert sum(known.take(device_no, 1) for device_no in range(25)) <= 10

@@ -24,11 +24,11 @@ from gateway.timestamps import rfc3339
 
 log = logging.getLogger(__name__)
 
-PAUSE = 0.5
+PAUSE_SECONDS = 0.5
 """Seconds after a connection: for its other subscriptions, and so that a storm is a few statements."""
-DEVICES = 250
+DEVICES_TOGETHER = 250
 """That one statement looks at."""
-LISTED = 100
+LISTED_PUSHES = 100
 """Pushes that a notice names; all are counted."""
 
 
@@ -37,7 +37,7 @@ class Returned(NamedTuple):
     device_id: str
 
 
-class Gaps:
+class MissedPushes:
     """`is_listening(app_id, device_id)`: connected and subscribed to its notices. `tell(app_id, device_id, content)`
     sends one. `clock` gives server time in milliseconds."""
 
@@ -65,12 +65,12 @@ class Gaps:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._timers.call_later(PAUSE, self._look)
+            self._timers.call_later(PAUSE_SECONDS, self._look)
 
     def _look(self) -> None:
         self._scheduled = False
         devices: dict[int, Returned] = {}
-        while self._returned and len(devices) < DEVICES:
+        while self._returned and len(devices) < DEVICES_TOGETHER:
             device_no = next(iter(self._returned))
             device = self._returned.pop(device_no)
             if self._is_listening(*device):
@@ -86,13 +86,13 @@ class Gaps:
                 self._tell(*devices[device_no], gap)
 
         self._database.submit(
-            lambda connection: gap_rows(connection, list(devices), now),
+            lambda connection: missed_push_rows(connection, list(devices), now),
             on_commit,
             lambda error: log.error("gaps could not be told: %s", error),
         )
 
 
-def gap_rows(connection: sqlite3.Connection, devices: list[int], now: int) -> dict[int, dict[str, Any]]:
+def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now: int) -> dict[int, dict[str, Any]]:
     """Device number -> `{"count", "reasons": {state: n}, "pushes": [{"push_id", "state", "reason", "ended_at"}]}` for
     those that have missed something since they were told last. They count as told."""
     gaps: dict[int, dict[str, Any]] = {}
@@ -108,7 +108,7 @@ def gap_rows(connection: sqlite3.Connection, devices: list[int], now: int) -> di
         label = DeliveryState(state).label
         gap["count"] += 1
         gap["reasons"][label] = gap["reasons"].get(label, 0) + 1
-        if gap["count"] <= LISTED:
+        if gap["count"] <= LISTED_PUSHES:
             gap["pushes"].append({"push_id": push_id, "state": label, "reason": reason, "ended_at": rfc3339(ended_at)})
     connection.execute(
         "UPDATE device SET gap_told_to = ? WHERE no IN (SELECT value FROM json_each(?))", (now, json.dumps(list(gaps)))

@@ -1,4 +1,4 @@
-"""The order and the size of what is taken from the queue of offers."""
+"""The order and the size of what is taken from the queue of fan-outs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.delivery import offers
-from gateway.delivery.offers import Offers
+from gateway.delivery import fan_out
+from gateway.delivery.fan_out import FanOutQueue
 from gateway.delivery.push import ActivePush
 from tests.gateway.delivery.world import APP, World
 
 
 @pytest.fixture(autouse=True)
 def _slices_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(offers, "SLICE", 3)
+    monkeypatch.setattr(fan_out, "SLICE_DELIVERIES", 3)
 
 
 def a_push(no: int, priority: int = 2, ttl: int = 60) -> ActivePush:
@@ -25,12 +25,12 @@ def a_push(no: int, priority: int = 2, ttl: int = 60) -> ActivePush:
     )  # fmt: skip
 
 
-def taken(queue: Offers) -> list[tuple[int, Sequence[int]]]:
+def taken(queue: FanOutQueue) -> list[tuple[int, Sequence[int]]]:
     return [(push.no, list(devices)) for pushes, devices, _ in queue.take() for push in pushes]
 
 
 def test_a_large_offer_is_taken_in_slices() -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(a_push(1), range(7))
     assert taken(queue) == [(1, [0, 1, 2])]
     assert taken(queue) == [(1, [3, 4, 5])]
@@ -41,7 +41,7 @@ def test_a_large_offer_is_taken_in_slices() -> None:
 
 
 def test_the_most_urgent_and_then_the_small_ones_come_first() -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(a_push(1, priority=2), range(4))
     queue.add(a_push(2, priority=2), [1])
     queue.add(a_push(3, priority=0), range(4))
@@ -53,7 +53,7 @@ def test_the_most_urgent_and_then_the_small_ones_come_first() -> None:
 
 
 def test_what_is_small_and_later_is_given_after_what_it_overtakes() -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(large := a_push(1), range(9))
     queue.add(small := a_push(2), [8])
     slice_ = queue.take()
@@ -64,7 +64,7 @@ def test_what_is_small_and_later_is_given_after_what_it_overtakes() -> None:
 
 
 def test_less_urgent_ones_are_overtaken_without_more_ado() -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(a_push(1, priority=3), range(9))
     queue.add(urgent := a_push(2, priority=0), [8])
     assert next(queue.take()) == ([urgent], [8], False)
@@ -72,7 +72,7 @@ def test_less_urgent_ones_are_overtaken_without_more_ado() -> None:
 
 
 def test_who_is_withdrawn_is_not_taken() -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(a_push(1), range(5))
     queue.withdraw([(1, 0), (1, 4), (2, 3)])
     assert [device for _ in range(2) for _, devices in taken(queue) for device in devices] == [1, 2, 3]
@@ -80,7 +80,7 @@ def test_who_is_withdrawn_is_not_taken() -> None:
 
 
 def test_those_that_act_now_are_named() -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(a_push(1, ttl=0), range(5))
     queue.add(a_push(2), range(5))
     assert queue.act_now() == [1]
@@ -108,7 +108,7 @@ def test_a_delivery_that_was_superseded_before_its_slice_is_not_handed_over() ->
 
 
 def test_what_gathers_for_the_same_devices_is_walked_through_together() -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(a_push(1), range(4))
     queue.add(a_push(2), range(4))
     queue.add(a_push(3), range(5))  # other devices
@@ -122,7 +122,7 @@ def test_what_gathers_for_the_same_devices_is_walked_through_together() -> None:
 
 
 def test_what_has_ended_of_one_of_a_bundle_is_offered_of_the_others() -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(a_push(1), range(4))
     queue.add(a_push(2), range(4))
     queue.withdraw([(1, 0), (2, 3)])
@@ -135,7 +135,7 @@ def test_what_has_ended_of_one_of_a_bundle_is_offered_of_the_others() -> None:
 
 @pytest.mark.parametrize("unfit", [a_push(2, ttl=0), a_push(2, priority=1)])
 def test_now_or_never_and_other_priorities_go_by_themselves(unfit: ActivePush) -> None:
-    queue = Offers()
+    queue = FanOutQueue()
     queue.add(a_push(1), range(4))
     queue.add(unfit, range(4))
     assert len({push.no for pushes, _, _ in queue.take() for push in pushes}) == 1
@@ -145,7 +145,7 @@ def test_a_bundle_leaves_with_one_system_call_per_device_and_in_order() -> None:
     world = World(devices=5, window=9, mailbox_limit=100)
     for device_no in range(1, 6):
         world.connect(device_no)
-    # Accepted together: all of them wait to be offered when the first is.
+    # Accepted together: all of them wait to be handed over when the first is.
     requests = [world.request({"all": True}) for _ in range(4)]
     tasks = [world.loop.create_task(world.acceptance.accept(APP, request)) for request in requests]
     world.loop.run_until_complete(asyncio.sleep(0))

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from gateway.delivery import event_room
+from gateway.delivery import event_log_quota
 from gateway.delivery.event_log import Page, Position, log_of_app, log_of_device, remove_events
-from gateway.delivery.event_room import EventRoom
+from gateway.delivery.event_log_quota import EventLogQuota
 from tests.gateway.api.house import START, House
 
 SIZE = 1_000
-ROOM = 100 * SIZE
+QUOTA_BYTES = 100 * SIZE
 
 
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    monkeypatch.setattr(event_room, "ROOM", ROOM)
-    monkeypatch.setattr(event_room, "CHUNK_BYTES", 4 * SIZE)
-    monkeypatch.setattr(event_room, "LOOK", 10)
+    monkeypatch.setattr(event_log_quota, "QUOTA_BYTES", QUOTA_BYTES)
+    monkeypatch.setattr(event_log_quota, "CHUNK_BYTES", 4 * SIZE)
+    monkeypatch.setattr(event_log_quota, "MEASURED_ENTRIES", 10)
     house = await House.build(tmp_path, asyncio.get_running_loop())
     await house.enrol("d1")
     yield house
@@ -51,16 +51,16 @@ async def read(house: House, after: Position) -> Page:
 
 async def test_the_oldest_make_room_and_readers_are_told(house: House) -> None:
     await says(house, 30)
-    await house.components.event_room.run()
+    await house.components.event_log_quota.run()
     start = (await read(house, Position(0))).events
     assert len(start) == 30, "there is room"
     for _ in range(10):
         await says(house, 30)
-        await house.components.event_room.run()
+        await house.components.event_log_quota.run()
         count, size = await kept(house)
-        assert size <= ROOM
-    assert size > 0.85 * ROOM
-    assert house.components.event_room.removed == 330 - count
+        assert size <= QUOTA_BYTES
+    assert size > 0.85 * QUOTA_BYTES
+    assert house.components.event_log_quota.removed == 330 - count
     page = await read(house, start[-1][0])
     (_, lost), *rest = page.events
     assert (lost.type, json.loads(lost.json)["data"]) == ("events.lost", {"after": start[-1][1].id})
@@ -69,8 +69,8 @@ async def test_the_oldest_make_room_and_readers_are_told(house: House) -> None:
 
 
 async def test_one_event_is_kept_however_large_the_next_are(house: House) -> None:
-    await says(house, 3, size=ROOM - 200)
-    await house.components.event_room.run()
+    await says(house, 3, size=QUOTA_BYTES - 200)
+    await house.components.event_log_quota.run()
     assert (await kept(house))[0] == 1
 
 
@@ -83,8 +83,8 @@ async def test_other_apps_keep_theirs(house: House) -> None:
             lambda connection: log_of_app(connection, "webhook.disabled", START, 2, {"webhook_id": "x"})
         )
         await says(house, 50)
-    await house.components.event_room.run()
-    assert (await kept(house))[1] <= ROOM
+    await house.components.event_log_quota.run()
+    assert (await kept(house))[1] <= QUOTA_BYTES
     assert (await kept(house, 2))[0] == 5
     lost = await house.database.read(
         lambda connection: connection.execute("SELECT events_lost_to > 0 FROM application ORDER BY no").fetchall()
@@ -94,38 +94,38 @@ async def test_other_apps_keep_theirs(house: House) -> None:
 
 async def test_after_a_restart_it_is_measured_from_the_beginning(house: House) -> None:
     await says(house, 90)
-    await house.components.event_room.run()
-    room = EventRoom(house.database)
+    await house.components.event_log_quota.run()
+    room = EventLogQuota(house.database)
     await says(house, 30)
     await room.run()
     count, size = await kept(house)
-    assert 0.9 * ROOM < size <= ROOM
+    assert 0.9 * QUOTA_BYTES < size <= QUOTA_BYTES
     assert room.removed == 120 - count
 
 
 async def test_what_leaves_by_age_makes_room(house: House) -> None:
     for _ in range(4):
         await says(house, 60)
-        await house.components.event_room.run()
+        await house.components.event_log_quota.run()
         await house.database.write(lambda connection: remove_events(connection, START, 1_000))
     await says(house, 60)
-    await house.components.event_room.run()
+    await house.components.event_log_quota.run()
     assert (await kept(house))[0] == 60
-    assert house.components.event_room.removed == 0
+    assert house.components.event_log_quota.removed == 0
 
 
 async def test_it_is_done_while_the_server_runs(house: House) -> None:
     running = asyncio.create_task(house.components.make_room())
     async with asyncio.timeout(15):
         await says(house, 200)
-        while (await kept(house))[1] > ROOM:
+        while (await kept(house))[1] > QUOTA_BYTES:
             await says(house, 1)
     running.cancel()
 
 
 async def test_who_is_silent_is_not_measured(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await says(house, 1)
-    await house.components.event_room.run()
-    monkeypatch.delattr(event_room, "measure")
-    await house.components.event_room.run()
-    assert house.components.event_room.size > SIZE
+    await house.components.event_log_quota.run()
+    monkeypatch.delattr(event_log_quota, "measure")
+    await house.components.event_log_quota.run()
+    assert house.components.event_log_quota.size > SIZE

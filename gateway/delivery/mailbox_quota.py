@@ -19,7 +19,7 @@ MAX_DEVICES = 200_000
 """Devices remembered, about 30 MB; over it all are forgotten, and counted again as they come."""
 
 
-class Headroom:
+class MailboxQuota:
     """`deliveries` and `size` (bytes) are the limits of a mailbox."""
 
     def __init__(self, deliveries: int, size: int) -> None:

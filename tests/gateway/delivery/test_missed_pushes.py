@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.gaps import Gaps
+from gateway.delivery.missed_pushes import MissedPushes
 from tests.gateway.delivery.world import World
 
 
@@ -21,7 +21,7 @@ class Told:
 
     def wire(self) -> None:
         world = self.world
-        gaps = Gaps(
+        gaps = MissedPushes(
             world.writer,
             world.clock,
             world.timers,
@@ -102,8 +102,8 @@ def test_who_does_not_listen_is_told_when_they_do(told: Told) -> None:
 
 
 def test_a_long_gap_is_counted_and_not_all_named(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.gaps.LISTED", 2)
-    monkeypatch.setattr("gateway.delivery.gaps.DEVICES", 1)
+    monkeypatch.setattr("gateway.delivery.missed_pushes.LISTED_PUSHES", 2)
+    monkeypatch.setattr("gateway.delivery.missed_pushes.DEVICES_TOGETHER", 1)
     world = told.world
     for _ in range(4):
         world.push({"all": True}, ttl=1)

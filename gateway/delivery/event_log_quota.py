@@ -1,12 +1,12 @@
-"""The room that an app's part of the event log has: it ends by size as well as by age (`retention`).
+"""The quota of an app's part of the event log: entries leave by size as well as by age (`retention`).
 
 A device may say a mebibyte at a time, as often as it likes; for as long as events are kept that would fill any disk. So
 the log is followed, from its beginning at the start of the server and then a few times a second, and what has been read
-of an app is remembered in *chunks*: up to which entry, how many, how large. When they are more than ROOM, the oldest
-chunks leave. Who had not read them is told so (`events.lost`), as of what left by age.
+of an app is remembered in *chunks*: up to which entry, how many, how large. When they are more than QUOTA_BYTES, the
+oldest chunks leave. Who had not read them is told so (`events.lost`), as of what left by age.
 
 The writer pays nothing for it until something has to leave: entries are measured on a reader, after their commit. What
-comes in between two looks is above ROOM for a moment.
+comes in between two looks is above QUOTA_BYTES for a moment.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-ROOM = 256 * 1024 * 1024
+QUOTA_BYTES = 256 * 1024 * 1024
 """Bytes of an app's events: a week of three million acknowledged pushes to one device each, or the last 250 of the
 largest messages that devices can send; and four apps with as much fit into a gibibyte."""
 ENTRY_BYTES = 64
 """Of an entry besides its text, with its place in the index, about."""
-LOOK = 1_000
+MEASURED_ENTRIES = 1_000
 """Entries that one look measures, about 1 ms of a reader unless they are large."""
 CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_ENTRIES = 2_000
 """What leaves in one operation: about 10 ms of the writer."""
-CHUNKS = 16
+CHUNKS_TOGETHER = 16
 """That leave together."""
 
 
@@ -74,7 +74,7 @@ class _Part:
         size = self.size
         found: list[_Chunk] = []
         for chunk in self.chunks:
-            if size <= ROOM or len(found) == CHUNKS:
+            if size <= QUOTA_BYTES or len(found) == CHUNKS_TOGETHER:
                 break
             size -= chunk.size
             found.append(chunk)
@@ -90,7 +90,7 @@ class _Look(NamedTuple):
     """(app, up to which entry)."""
 
 
-class EventRoom:
+class EventLogQuota:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._parts: dict[int, _Part] = {}
@@ -124,12 +124,12 @@ class EventRoom:
         self._looked_at = operations
 
     async def _make_room(self, app_no: int, part: _Part) -> None:
-        if part.size <= ROOM // 2:
+        if part.size <= QUOTA_BYTES // 2:
             part.full = False
         while chunks := part.too_much():
             if not part.full:
                 part.full = True
-                log.warning("app %d has more than %d MiB of events: the oldest are removed", app_no, ROOM >> 20)
+                log.warning("app %d has more than %d MiB of events: the oldest are removed", app_no, QUOTA_BYTES >> 20)
             # Submitted together: while much is stored, each group of the writer that one waits for adds to it.
             for count in await asyncio.gather(*(self._remove(app_no, chunk.to) for chunk in chunks)):
                 self.removed += count
@@ -146,7 +146,7 @@ def measure(connection: sqlite3.Connection, after: int) -> _Look:
     rows = connection.execute(
         "SELECT no, app_no, ? + coalesce(length(CAST(content AS BLOB)), 0) + coalesce(length(devices), 0)"
         " FROM event WHERE no > ? ORDER BY no LIMIT ?",
-        (ENTRY_BYTES, after, LOOK),
+        (ENTRY_BYTES, after, MEASURED_ENTRIES),
     )
     for no, app_no, size in rows:
         chunk = grown.setdefault(app_no, _Chunk(no, 0, 0))
@@ -156,4 +156,4 @@ def measure(connection: sqlite3.Connection, after: int) -> _Look:
             break
     rows.close()
     left = connection.execute("SELECT no, events_lost_to FROM application WHERE events_lost_to > 0").fetchall()
-    return _Look(grown, after, count == LOOK or room <= 0, left)
+    return _Look(grown, after, count == MEASURED_ENTRIES or room <= 0, left)

@@ -1,15 +1,15 @@
-"""Accepted pushes that have still to be offered to connected devices: taken in slices, the most urgent first.
+"""Accepted pushes that connected devices have still to be handed: taken in slices, the most urgent first.
 
 Handing a push to ten thousand devices takes a tenth of a second; in one piece, everybody else would wait for it. So it
 is done a slice per turn of the loop, and acknowledgements, requests and other pushes have their turn in between.
 
 Laws
-1. More urgent before less urgent; within a priority the small offers before the large, so that a push to one device
+1. More urgent before less urgent; within a priority small fan-outs before large ones, so that a push to one device
    does not wait for one to all. What a device gets stays in the order of acceptance all the same: `overtaken` says
    which earlier pushes a device has to be given first.
-2. A device is taken out of an offer when its delivery has ended on disk meanwhile (`withdraw`).
+2. A device is taken out of a fan-out when its delivery has ended on disk meanwhile (`withdraw`).
 
-Large offers of one priority to the same devices that have gathered while others were handed over make a bundle: they
+Large fan-outs of one priority to the same devices that have gathered while others were handed over make a bundle: they
 are walked through together, so that what a device gets of them leaves with one system call.
 """
 
@@ -21,16 +21,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from gateway.delivery.push import ActivePush
 from gateway.delivery_states import PRIORITIES
 
-SLICE = 250
-"""Deliveries that are handed over in one turn of the loop: about 4 ms. An offer to no more is small, undivided."""
-BUNDLE = 16
-"""Offers of a bundle."""
+SLICE_DELIVERIES = 250
+"""Deliveries that are handed over in one turn of the loop: about 4 ms. A fan-out to no more is small, undivided."""
+BUNDLE_PUSHES = 16
+"""Fan-outs of a bundle."""
 BUNDLE_BYTES = 64 * 1024
 """Pushes that are together no larger leave with one system call; more would be copied for too little."""
 
 
-class Offer:
-    """A push and the devices that it has not been offered to."""
+class FanOut:
+    """A push and the devices that it has still to be handed to."""
 
     __slots__ = ("_devices", "_position", "_rest", "push")
 
@@ -62,14 +62,14 @@ class Offer:
         """Nobody has been taken out of it."""
         return self._rest is None
 
-    def joins(self, bundle: list[Offer]) -> bool:
+    def joins(self, bundle: list[FanOut]) -> bool:
         """Whether it may be walked through together with these. What is now or never, or needs the store, may not."""
         first = bundle[0]
         return (
-            len(bundle) < BUNDLE
+            len(bundle) < BUNDLE_PUSHES
             and first._position == 0
-            and all(offer.push.qos == 1 and offer.push.ttl for offer in (first, self))
-            and self.push.size + sum(offer.push.size for offer in bundle) <= BUNDLE_BYTES
+            and all(fan_out.push.qos == 1 and fan_out.push.ttl for fan_out in (first, self))
+            and self.push.size + sum(fan_out.push.size for fan_out in bundle) <= BUNDLE_BYTES
             and first._devices == self._devices
         )
 
@@ -83,50 +83,50 @@ class Offer:
         return True
 
 
-class Offers:
+class FanOutQueue:
     """The queue. Everything here belongs to the loop."""
 
     def __init__(self) -> None:
-        self._small: list[deque[Offer]] = [deque() for _ in PRIORITIES]
-        self._large: list[deque[list[Offer]]] = [deque() for _ in PRIORITIES]
+        self._small: list[deque[FanOut]] = [deque() for _ in PRIORITIES]
+        self._large: list[deque[list[FanOut]]] = [deque() for _ in PRIORITIES]
         """Of bundles."""
-        self._by_push: dict[int, Offer] = {}
+        self._by_push: dict[int, FanOut] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_push)
 
     def add(self, push: ActivePush, devices: Sequence[int]) -> None:
-        offer = Offer(push, devices)
-        self._by_push[push.no] = offer
-        if len(devices) <= SLICE:
-            self._small[push.priority].append(offer)
+        fan_out = FanOut(push, devices)
+        self._by_push[push.no] = fan_out
+        if len(devices) <= SLICE_DELIVERIES:
+            self._small[push.priority].append(fan_out)
             return
         bundles = self._large[push.priority]
-        if bundles and offer.joins(bundles[-1]):
-            bundles[-1].append(offer)
+        if bundles and fan_out.joins(bundles[-1]):
+            bundles[-1].append(fan_out)
         else:
-            bundles.append([offer])
+            bundles.append([fan_out])
 
     def take(self) -> Iterator[tuple[list[ActivePush], Sequence[int], bool]]:
-        """One slice: pushes with devices to offer them to now, and whether they may overtake others."""
-        count = SLICE
+        """One slice: pushes with the devices to hand them to now, and whether they may overtake others."""
+        count = SLICE_DELIVERIES
         for small, large in zip(self._small, self._large, strict=True):
             while small and count > 0:
-                offer = small.popleft()
-                del self._by_push[offer.push.no]
-                devices = offer.take(offer.left)
+                fan_out = small.popleft()
+                del self._by_push[fan_out.push.no]
+                devices = fan_out.take(fan_out.left)
                 count -= len(devices) or 1
-                yield [offer.push], devices, any(self._large[: offer.push.priority + 1])
+                yield [fan_out.push], devices, any(self._large[: fan_out.push.priority + 1])
             while large and count > 0:
                 bundle = large[0]
                 each = max(count // len(bundle), 1)
                 count -= each * len(bundle)
-                whole = all(offer.is_whole for offer in bundle)
-                taken = [(offer.push, offer.take(each)) for offer in bundle]
+                whole = all(fan_out.is_whole for fan_out in bundle)
+                taken = [(fan_out.push, fan_out.take(each)) for fan_out in bundle]
                 if bundle[0].left <= 0:
                     large.popleft()
-                    for offer in bundle:
-                        del self._by_push[offer.push.no]
+                    for fan_out in bundle:
+                        del self._by_push[fan_out.push.no]
                 if whole:
                     yield [push for push, _ in taken], taken[0][1], False
                 else:
@@ -134,22 +134,22 @@ class Offers:
                         yield [push], devices, False
 
     def overtaken(self, push: ActivePush, device_no: int) -> list[ActivePush]:
-        """Earlier pushes that a device has to be given before this one; they will not be offered to it again."""
+        """Earlier pushes that a device has to be given before this one; they leave their fan-outs."""
         return [
-            offer.push
+            fan_out.push
             for bundles in self._large[: push.priority + 1]
             for bundle in bundles
-            for offer in bundle
-            if offer.push.no < push.no and offer.withdraw(device_no)
+            for fan_out in bundle
+            if fan_out.push.no < push.no and fan_out.withdraw(device_no)
         ]
 
     def withdraw(self, deliveries: Iterable[tuple[int, int]]) -> None:
         """Deliveries, as (push number, device number), that have ended on disk."""
         for push_no, device_no in deliveries:
-            offer = self._by_push.get(push_no)
-            if offer is not None:
-                offer.withdraw(device_no)
+            fan_out = self._by_push.get(push_no)
+            if fan_out is not None:
+                fan_out.withdraw(device_no)
 
     def act_now(self) -> list[int]:
         """Numbers of the pushes of ttl 0: whether they can be handed over at once is not known yet."""
-        return [no for no, offer in self._by_push.items() if offer.push.ttl == 0]
+        return [no for no, fan_out in self._by_push.items() if fan_out.push.ttl == 0]
