@@ -22,17 +22,18 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from client_sim.errors import FetchFailed
 from client_sim.push import Push
 
 KEPT = re.compile(r"/v1/attachments/([0-9a-f]{64})")
 MAX_BYTES = 64 * 1024 * 1024
-ATTEMPTS = 6
-TIMEOUT = 30.0
-FIRST_PAUSE = 1.0
+MAX_ATTEMPTS = 6
+TIMEOUT_SECONDS = 30.0
+FIRST_PAUSE_SECONDS = 1.0
 """Seconds before the second attempt, about; twice as long each time, or as long as the server says."""
 
 
-LONGEST_WAIT = 3_600.0
+LONGEST_WAIT_SECONDS = 3_600.0
 """Seconds that a server may ask for; who says more has a wrong clock, or none of our business."""
 
 
@@ -42,18 +43,14 @@ def seconds_asked(retry_after: str | None, now: datetime) -> float:
         return 0.0
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
-        return float(min(int(text[:9]), LONGEST_WAIT))
+        return float(min(int(text[:9]), LONGEST_WAIT_SECONDS))
     try:
         date = parsedate_to_datetime(text)
     except ValueError:
         return 0.0
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
-    return min(max((date - now).total_seconds(), 0.0), LONGEST_WAIT)
-
-
-class FetchFailed(Exception):
-    """It is not there, is not what it should be, or cannot be reached; the text says which."""
+    return min(max((date - now).total_seconds(), 0.0), LONGEST_WAIT_SECONDS)
 
 
 class Fetcher:
@@ -90,12 +87,12 @@ class Fetcher:
             )
         with httpx2.Client(
             auth=self._credential if named else None,
-            timeout=TIMEOUT,
+            timeout=TIMEOUT_SECONDS,
             verify=self._tls if self._tls is not None else True,
             follow_redirects=named is None,
         ) as client:
-            pause = FIRST_PAUSE
-            for attempt in range(1, ATTEMPTS + 1):
+            pause = FIRST_PAUSE_SECONDS
+            for attempt in range(1, MAX_ATTEMPTS + 1):
                 why, asked = "", None
                 try:
                     with client.stream("GET", url) as answer:
@@ -108,11 +105,11 @@ class Fetcher:
                     why = str(error) or type(error).__name__
                 except httpx2.InvalidURL as error:
                     raise FetchFailed(f"{url!r}: {error}") from None
-                if attempt == ATTEMPTS:
+                if attempt == MAX_ATTEMPTS:
                     break
                 self._wait(seconds_asked(asked, datetime.now(UTC)) + pause * self._dice(), stopping)
                 pause *= 2
-        raise FetchFailed(f"{url}: {why}, {ATTEMPTS} times")
+        raise FetchFailed(f"{url}: {why}, {MAX_ATTEMPTS} times")
 
     @staticmethod
     def _read(answer: httpx2.Response) -> bytes:

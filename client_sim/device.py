@@ -65,9 +65,9 @@ log = logging.getLogger(__name__)
 
 H = TypeVar("H", bound=Handler)
 
-MAX_UPLINK = 262_144
+MAX_UPLINK_BYTES = 262_144
 """Bytes of an uplink message. A server whose packets are smaller would close the connection again and again."""
-FOREVER = 0xFFFF_FFFF
+SESSION_EXPIRY_SECONDS = 0xFFFF_FFFF
 """MQTT 5 session expiry interval: the session does not expire [MQTT 3.1.2.11.2]."""
 TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 CLIENT = "fleetpush-python/1"
@@ -170,7 +170,7 @@ class Device:
         properties = None
         if mqtt5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's
-            properties.SessionExpiryInterval = FOREVER
+            properties.SessionExpiryInterval = SESSION_EXPIRY_SECONDS
         # MQTT 5 asks for its session with clean start 0; 3.1.1 did so in the constructor.
         clean_start = False if mqtt5 else paho.MQTT_CLEAN_START_FIRST_ONLY
         self._client.connect_async(host, port, keep_alive, clean_start=clean_start, properties=properties)
@@ -347,8 +347,8 @@ class Device:
         if not below or "+" in below or "#" in below or "\0" in below or len(below.encode()) > 1_024:
             raise ValueError(f"uplink to {below!r}: a topic of 1 to 1,024 bytes without +, # and NUL")
         size = len(payload.encode() if isinstance(payload, str) else payload)
-        if size > MAX_UPLINK:
-            raise ValueError(f"uplink of {size} bytes: at most {MAX_UPLINK}")
+        if size > MAX_UPLINK_BYTES:
+            raise ValueError(f"uplink of {size} bytes: at most {MAX_UPLINK_BYTES}")
         self._say(f"uplink/{below}", payload)
 
     def _say(self, leaf: str, payload: str | bytes) -> None:

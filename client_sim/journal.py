@@ -21,12 +21,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from client_sim.errors import JournalTooNew
+
 log = logging.getLogger(__name__)
 
-VERSION = 1
-REMEMBERED = 20_000
+SCHEMA_VERSION = 1
+REMEMBERED_PUSHES = 20_000
 """Push ids kept, the oldest forgotten first; twenty times the default mailbox, so none can still be waiting."""
-UNSAID = 10_000
+OUTBOX_MESSAGES = 10_000
 """Messages kept for a server that does not answer, the oldest given up first: a receipt every minute for a week."""
 
 SCHEMA = """
@@ -51,10 +53,6 @@ class Known(Enum):
     FINISHED = "finished"
 
 
-class JournalTooNew(Exception):
-    """Written by a later version of this program."""
-
-
 class Journal:
     def __init__(self, path: Path | None) -> None:
         """None: in memory, for a device that may forget (its pushes are then once-only per process).
@@ -69,9 +67,11 @@ class Journal:
             path.chmod(0o600)
         self._database = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
+        if version > SCHEMA_VERSION:
             self._database.close()
-            raise JournalTooNew(f"{path} is a journal of version {version}, this program knows {VERSION}: update it")
+            raise JournalTooNew(
+                f"{path} is a journal of version {version}, this program knows {SCHEMA_VERSION}: update it"
+            )
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         with self._database:  # one transaction, or the next start does it again
@@ -80,7 +80,7 @@ class Journal:
                 self._keep_old_receipts()
             for statement in SCHEMA.split(";"):
                 self._database.execute(statement)
-            self._database.execute(f"PRAGMA user_version={VERSION}")
+            self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _keep_old_receipts(self) -> None:
         """Before version 1 the outbox knew receipts only."""
@@ -99,7 +99,7 @@ class Journal:
                 return Known.FINISHED if row[0] else Known.INTERRUPTED
             self._database.execute("BEGIN IMMEDIATE")
             cursor = self._database.execute("INSERT INTO handled (push_id) VALUES (?)", (push_id,))
-            self._database.execute("DELETE FROM handled WHERE no <= ?", ((cursor.lastrowid or 0) - REMEMBERED,))
+            self._database.execute("DELETE FROM handled WHERE no <= ?", ((cursor.lastrowid or 0) - REMEMBERED_PUSHES,))
             return Known.NEW
 
     def finish(self, push_id: str, saying: Saying | None = None) -> None:
@@ -119,9 +119,11 @@ class Journal:
 
     def _say(self, leaf: str, payload: str | bytes) -> None:
         cursor = self._database.execute("INSERT INTO outbox (leaf, payload) VALUES (?, ?)", (leaf, payload))
-        given_up = self._database.execute("DELETE FROM outbox WHERE no <= ?", ((cursor.lastrowid or 0) - UNSAID,))
+        given_up = self._database.execute(
+            "DELETE FROM outbox WHERE no <= ?", ((cursor.lastrowid or 0) - OUTBOX_MESSAGES,)
+        )
         if given_up.rowcount:
-            log.warning("more than %d messages wait for the server: the oldest is given up", UNSAID)
+            log.warning("more than %d messages wait for the server: the oldest is given up", OUTBOX_MESSAGES)
 
     def unsaid(self, limit: int) -> list[tuple[int, str, str | bytes]]:
         """(number, leaf, payload) of the oldest that nobody has acknowledged, in order."""

@@ -16,7 +16,7 @@ RECEIPTS_PER_MESSAGE = 20
 """Receipts travel in lists."""
 BYTES_PER_MESSAGE = 16_384
 """Of such a list; the server reads four times as much."""
-MAX_RESULT = 4_096
+MAX_RESULT_BYTES = 4_096
 """Bytes of a result as JSON: what the server keeps."""
 
 
@@ -39,7 +39,9 @@ def receipt(push: Push, event: str, action: str | None = None, result: Any = Non
     if result is not None:
         try:
             size = len(json.dumps(result, allow_nan=False))
-            error = f"a result of {size} bytes; at most {MAX_RESULT} are kept" if size > MAX_RESULT else None
+            error = (
+                f"a result of {size} bytes; at most {MAX_RESULT_BYTES} are kept" if size > MAX_RESULT_BYTES else None
+            )
         except (TypeError, ValueError, RecursionError) as failure:
             error = f"a result that is no JSON: {failure}"
         if error is not None:

@@ -16,8 +16,8 @@ import pytest
 from tests.test_architecture import MODULES, PACKAGES, trees, within
 
 UNTIL_DONE = {
-    "class names": {"broker", "gateway", "client_sim"},
-    "constants": {"broker", "gateway", "client_sim"},
+    "class names": {"broker", "gateway"},
+    "constants": {"broker", "gateway"},
     "times": {"gateway"},
     "docstrings": {"broker", "gateway", "client_sim"},
 }
@@ -39,6 +39,12 @@ NUMBERS_WITHOUT_UNIT = {
     "broker.sqlite_store.EXIT_UNSYNCED": "an exit code",
     "broker.sqlite_tables.SCHEMA_VERSION": "a version",
     "broker.outbound.DUP": "a bit of the fixed header",
+    "client_sim.backoff": "reason codes",
+    "client_sim.journal.SCHEMA_VERSION": "a version",
+    "client_sim.simulator.comparison.NOT_ARRIVED": "a mark among times",
+    "client_sim.simulator.sender.ACCEPTED": "an HTTP status",
+    "client_sim.simulator.simulated_device.DUP": "a bit of the fixed header",
+    "client_sim.simulator.simulated_device.SUBSCRIBE_ID": "a packet identifier",
 }
 """Public numeric constants, or modules of them, that count and measure nothing."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from client_sim.simulator.simulation_report import Finding
 
-NEVER = 0.0
+NOT_ARRIVED = 0.0
 """No arrival; the clock starts above it."""
 
 
@@ -100,7 +100,7 @@ class SentPush:
         """Of the places that have one."""
         self.ended_after: dict[int, float] = {}
         """By place, of those that overflowed: when, in seconds of the server's clock since it was accepted."""
-        self.arrivals = array("d", (NEVER,)) * len(targets)
+        self.arrivals = array("d", (NOT_ARRIVED,)) * len(targets)
         self.levels = bytearray(len(targets))
         self.states = bytearray(len(targets))
 

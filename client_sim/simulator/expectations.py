@@ -50,12 +50,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor, inf
 
-from client_sim.simulator.comparison import NEVER, Comparison, SentPush
+from client_sim.simulator.comparison import NOT_ARRIVED, Comparison, SentPush
 from client_sim.simulator.event_observer import BITS, TYPES
 from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, OPENED
 from client_sim.simulator.mailbox_checks import GOODBYE_SECONDS, PRIORITIES, mailbox_mistakes, wrong_evictions
 from client_sim.simulator.report_terms import ARRIVED, ENDED, OPEN
-from client_sim.simulator.simulation_report import FINDINGS, Finding, FindingKind
+from client_sim.simulator.simulation_report import MAX_FINDINGS, Finding, FindingKind
 
 LEVELS = {"delivered": 0, "displayed": DISPLAYED, "dismissed": DISPLAYED, "opened": OPENED, "acted": ACTED}
 STATES = ("unknown", *OPEN, *ARRIVED, *ENDED)
@@ -197,7 +197,7 @@ class Expectations:
             return
         if expires_in is not None and push.ttl:
             self._judge_expiry(number, index, push, when, expires_in)
-        if push.arrivals[place] != NEVER:
+        if push.arrivals[place] != NOT_ARRIVED:
             self.duplicated(number, index, when)
             return
         push.arrivals[place] = when
@@ -246,7 +246,7 @@ class Expectations:
         self._found.duplicated += 1
         push = self._pushes[number]
         place = push.place(index)
-        after = when - push.arrivals[place] if place >= 0 and push.arrivals[place] != NEVER else 0.0
+        after = when - push.arrivals[place] if place >= 0 and push.arrivals[place] != NOT_ARRIVED else 0.0
         self._find("duplicated", number, index, f"it took effect again {after:.3f} s after the first time")
 
     def said(self, number: int, index: int, level: int) -> None:
@@ -262,10 +262,10 @@ class Expectations:
         self._found.redelivered += 1
         push = self._pushes[number]
         place, left = push.place(index), self._left[index]
-        first = push.arrivals[place] if place >= 0 else NEVER
+        first = push.arrivals[place] if place >= 0 else NOT_ARRIVED
         if self._hindered[index] or self.shaped or any(killed > first for killed in self._killed):
             return
-        if NEVER < first < left - GOODBYE_SECONDS and left < when and self._has_said_goodbye(index):
+        if NOT_ARRIVED < first < left - GOODBYE_SECONDS and left < when and self._has_said_goodbye(index):
             self.violation(number, index, "it came again, acknowledged before the device said goodbye")
 
     def violation(self, number: int, index: int, what: str) -> None:
@@ -428,7 +428,7 @@ class Expectations:
                 when = push.arrivals[place]
                 state = STATES[push.states[place]]
                 found.server_states[state] += 1
-                if when != NEVER:
+                if when != NOT_ARRIVED:
                     self._judge_arrival(number, index, push, state, push.levels[place])
                     self._judge_earlier_end(number, index, push, place)
                     if when > deadline:
@@ -579,7 +579,7 @@ class Expectations:
     def _find(self, kind: FindingKind, number: int, index: int, detail: str) -> None:
         """The first of each kind are written out, so that one kind cannot crowd out another."""
         self._kinds[kind] += 1
-        if self._kinds[kind] <= FINDINGS // 8:
+        if self._kinds[kind] <= MAX_FINDINGS // 8:
             push_id = self._pushes[number].push_id if number >= 0 else None
             device_id = self._ids[index] if index >= 0 else ""
             self._found.findings.append(Finding(kind=kind, push_id=push_id or "", device_id=device_id, detail=detail))

@@ -30,7 +30,7 @@ from client_sim.simulator.timing_wheel import TimingWheel
 REPORT_SECONDS = 0.25
 READING_SECONDS = 0.2
 """The most that a busy server needs from one reading of its clock to the next for the same packet (7 ms were seen)."""
-DIALLERS = 64
+DIALLING_DEVICES = 64
 """Attempts at a time. A queue in front of the server's accept loop would only make them time out together."""
 PORTS_PER_ADDRESS = 25_000
 """Devices that share a source address: Linux has 28,232 ephemeral ports for one (ip_local_port_range)."""
@@ -136,7 +136,7 @@ class Fleet:
 
     async def run(self) -> None:
         self.wheel.start()
-        diallers = [asyncio.create_task(self._dialler()) for _ in range(DIALLERS)]
+        diallers = [asyncio.create_task(self._dialler()) for _ in range(DIALLING_DEVICES)]
         threading.Thread(target=self._listen, daemon=True).start()
         # The devices stay: there is nothing in them for the collector to look at again and again.
         gc.collect()

@@ -14,17 +14,17 @@ import httpx2
 
 from client_sim.simulator.report_terms import ARRIVED
 
-BULK = 1_000
+BULK_DEVICES = 1_000
 """Devices that are enrolled with one request."""
-REMOVERS = 8
-TIMEOUT = 30.0
-CONNECTIONS = 40
-PAGE = 1_000
-PATIENCE = 30.0
+REMOVE_REQUESTS = 8
+TIMEOUT_SECONDS = 30.0
+MAX_CONNECTIONS = 40
+PAGE_ITEMS = 1_000
+RETRY_SECONDS = 30.0
 """Seconds for which a question is repeated while the server is busy or away."""
-LAST_PATIENCE = 2.0
+LAST_RETRY_SECONDS = 2.0
 """The same when a simulation has ended, perhaps because the server is away."""
-PAUSE = 0.25
+PAUSE_SECONDS = 0.25
 BUSY = (429, 503)
 
 
@@ -88,9 +88,9 @@ class GatewayClient:
         self._client = httpx2.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
-            timeout=TIMEOUT,
+            timeout=TIMEOUT_SECONDS,
             trust_env=False,
-            limits=httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
+            limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
             verify=ssl.create_default_context(cafile=ca) if url.startswith("https:") else True,
         )
 
@@ -107,8 +107,8 @@ class GatewayClient:
     async def enrol(self, ids: Sequence[str], tag: str) -> list[Enrolled]:
         """New devices, in the order of `ids`. Raises GatewayError."""
         found = []
-        for begin in range(0, len(ids), BULK):
-            wanted = [{"device_id": device_id, "tags": [tag]} for device_id in ids[begin : begin + BULK]]
+        for begin in range(0, len(ids), BULK_DEVICES):
+            wanted = [{"device_id": device_id, "tags": [tag]} for device_id in ids[begin : begin + BULK_DEVICES]]
             body = await self._ask("POST", "/v1/devices/bulk", 201, json={"devices": wanted})
             for item in body["devices"]:
                 if "error" in item:
@@ -134,9 +134,9 @@ class GatewayClient:
 
         async def remover() -> None:
             for device_id in todo:
-                await self._ask("DELETE", f"/v1/devices/{quote(device_id)}", 204, 404, patience=LAST_PATIENCE)
+                await self._ask("DELETE", f"/v1/devices/{quote(device_id)}", 204, 404, patience=LAST_RETRY_SECONDS)
 
-        ends = await asyncio.gather(*(remover() for _ in range(REMOVERS)), return_exceptions=True)
+        ends = await asyncio.gather(*(remover() for _ in range(REMOVE_REQUESTS)), return_exceptions=True)
         for end in ends:
             if end is not None:
                 raise end
@@ -164,7 +164,7 @@ class GatewayClient:
         cursor: dict[str, str] = {}
         while True:
             page = await self._ask(
-                "GET", f"/v1/pushes/{push_id}/deliveries", 200, 404, params={"limit": PAGE, **cursor}
+                "GET", f"/v1/pushes/{push_id}/deliveries", 200, 404, params={"limit": PAGE_ITEMS, **cursor}
             )
             items = page.get("items", ())
             found += [
@@ -208,7 +208,7 @@ class GatewayClient:
         """Those of a list, page by page."""
         cursor: dict[str, str] = {}
         while True:
-            page = await self._ask("GET", path, 200, params={"limit": PAGE, **cursor})
+            page = await self._ask("GET", path, 200, params={"limit": PAGE_ITEMS, **cursor})
             for item in page["items"]:
                 yield item
             if not page.get("next_cursor"):
@@ -217,7 +217,7 @@ class GatewayClient:
 
     async def policy(self) -> dict[str, Any]:
         """The app's rules and its channels' ids. Raises GatewayError."""
-        channels = await self._ask("GET", "/v1/channels", 200, params={"limit": PAGE})
+        channels = await self._ask("GET", "/v1/channels", 200, params={"limit": PAGE_ITEMS})
         return {**await self._ask("GET", "/v1/policy", 200), "channels": channels["items"]}
 
     async def add_webhook(self, url: str, types: Sequence[str]) -> str:
@@ -226,7 +226,7 @@ class GatewayClient:
         return str(body["secret"])
 
     async def _ask(
-        self, method: str, path: str, *expected: int, patience: float = PATIENCE, **options: Any
+        self, method: str, path: str, *expected: int, patience: float = RETRY_SECONDS, **options: Any
     ) -> dict[str, Any]:
         """The answer, with so many seconds of patience. Raises GatewayError."""
         loop = asyncio.get_running_loop()
@@ -244,7 +244,7 @@ class GatewayClient:
                     body = _object(response)
                     detail = body.get("detail") or body.get("title") or response.reason_phrase
                     raise GatewayError(f"{method} {path}: {response.status_code}, {detail}")
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE_SECONDS)
 
 
 def said(error: Exception) -> str:

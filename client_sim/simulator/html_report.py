@@ -14,17 +14,17 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from client_sim.simulator import report_terms
-from client_sim.simulator.simulation_report import FINDINGS, Latency, Sample, SimulationReport
-from client_sim.simulator.svg_charts import POINTS, SLICES, Band, Series, percentile_chart, time_chart
+from client_sim.simulator.simulation_report import MAX_FINDINGS, Latency, Sample, SimulationReport
+from client_sim.simulator.svg_charts import CURVE_SLICES, MAX_POINTS, Band, Series, percentile_chart, time_chart
 from client_sim.simulator.thresholds import METRICS
 
-ERRORS = 20
+ERROR_KINDS = 20
 """Kinds of errors that are written out, the most frequent first."""
 FINDINGS_OF_A_KIND = 5
 """Findings that are seen at once; the others unfold."""
-FAR_APART = 20
+FAR_APART_RATIO = 20
 """Accepted and delivered share a chart unless one is so many times the other, as in a broadcast."""
-MIB = 1024**2
+MIB_BYTES = 1024**2
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ def render(report: SimulationReport, earlier: SimulationReport | None = None) ->
         thresholds=[(threshold, _meaning(threshold.text)) for threshold in report.thresholds],
         findings=first,
         findings_below=others,
-        findings_limit=FINDINGS,
+        findings_limit=MAX_FINDINGS,
         kind_words=report_terms.KIND_WORDS,
         latencies=_latencies(report, earlier),
         percentiles=_percentiles(report, earlier),
         charts=_charts(report) if report.samples else [],
-        seconds_a_slice=round(len(report.samples) / SLICES) if len(report.samples) > POINTS else 0,
+        seconds_a_slice=round(len(report.samples) / CURVE_SLICES) if len(report.samples) > MAX_POINTS else 0,
         phases=[(phase, report_terms.span(phase.began), report_terms.span(phase.ended)) for phase in report.phases],
         costs=_costs(report, earlier),
-        errors=[(what, report_terms.count(times)) for what, times in errors[:ERRORS]],
-        errors_more=len(errors) - ERRORS,
+        errors=[(what, report_terms.count(times)) for what, times in errors[:ERROR_KINDS]],
+        errors_more=len(errors) - ERROR_KINDS,
         again=report_terms.command_again(report),
         again_exactly=report_terms.command_again(report, "again.toml"),
         host=[
@@ -276,7 +276,7 @@ def _charts(report: SimulationReport) -> list[Chart]:
     accepted = series("accepted", "2", lambda sample: sample.accepted)
     delivered = series("delivered", "1", lambda sample: sample.delivered)
     peaks = sorted(max(getattr(sample, name) for sample in samples) for name in ("accepted", "delivered"))
-    if peaks[0] * FAR_APART < peaks[1]:
+    if peaks[0] * FAR_APART_RATIO < peaks[1]:
         flow = [
             chart("Pushes accepted", "per second", accepted, whole=True),
             chart("Deliveries", "per second", delivered, whole=True),
@@ -303,8 +303,8 @@ def _charts(report: SimulationReport) -> list[Chart]:
         chart(
             "Memory",
             "MiB",
-            series("server", "1", lambda sample: sample.server_memory and sample.server_memory / MIB),
-            series("simulator", "2", lambda sample: sample.simulator_memory / MIB),
+            series("server", "1", lambda sample: sample.server_memory and sample.server_memory / MIB_BYTES),
+            series("simulator", "2", lambda sample: sample.simulator_memory / MIB_BYTES),
         ),
         chart(
             "Event loop lag of the simulator", "ms", series("lag", "2", lambda sample: sample.loop_lag_ms), steep=True

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import inf
 
-from client_sim.simulator.comparison import NEVER, SentPush
+from client_sim.simulator.comparison import NOT_ARRIVED, SentPush
 
 PRIORITIES = ("critical", "high", "normal", "low")
 GOODBYE_SECONDS = 1.0
@@ -59,7 +59,7 @@ def mailbox_mistakes(
         due = push.requested > went + GOODBYE_SECONDS and push.answered < begin and push.requested + push.ttl > end + 1
         if place < 0 or not due or push.collapse_key is not None or may_overflow:
             continue
-        if number not in found and push.arrivals[place] == NEVER:
+        if number not in found and push.arrivals[place] == NOT_ARRIVED:
             yield number, "it waits for the device, and the server's list of what waits leaves it out"
     for one, other in pairwise(ours):
         first, second = pushes[one], pushes[other]

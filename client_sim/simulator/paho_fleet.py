@@ -30,7 +30,7 @@ from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, OPENED, SHOWN
 from client_sim.simulator.shaped_link import Network
 from client_sim.simulator.simulated_push import ACTION, result_of
 
-MOST = 300
+DEVICES_PER_PROCESS = 300
 """Devices in a process: two threads and four descriptors each."""
 
 

@@ -35,9 +35,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Priority = Literal["critical", "high", "normal", "low"]
 Kind = Literal["alert", "in_app", "silent", "command"]
 MAX_DEVICES = 100_000
-MAX_TTL = 31_536_000
+MAX_TTL_SECONDS = 31_536_000
 """Seconds; the server's bound."""
-MAX_PADDING = 2_048
+MAX_PADDING_BYTES = 2_048
 """Bytes; with envelope and notification it stays below the server's 4 KiB."""
 
 
@@ -82,11 +82,11 @@ class Stream(_Part):
     kind: Kind = "alert"
     priority: Priority | Annotated[tuple[Priority, ...], Field(min_length=1)] = "normal"
     """Several: one is drawn for each push."""
-    ttl: Annotated[Duration, Field(le=MAX_TTL)] = 3_600.0
+    ttl: Annotated[Duration, Field(le=MAX_TTL_SECONDS)] = 3_600.0
     qos: Literal[0, 1] = 1
     collapse: Annotated[int, Field(ge=0)] = 0
     """So many collapse keys to draw from; 0: none."""
-    size: Annotated[int, Field(ge=0, le=MAX_PADDING)] = 0
+    size: Annotated[int, Field(ge=0, le=MAX_PADDING_BYTES)] = 0
     """Bytes of padding."""
 
     @field_validator("ttl")

@@ -23,13 +23,13 @@ from client_sim.simulator.gateway_client import Answer, GatewayClient, said
 from client_sim.simulator.scenario import Scenario, Stream
 from client_sim.simulator.simulated_push import push_body
 
-TICK = 0.01
-CONNECTIONS = 32
-BATCH = 500
+TICK_SECONDS = 0.01
+MAX_CONNECTIONS = 32
+BATCH_PUSHES = 500
 REPEATED = (429, 500, 502, 503, 504, 507)
 """Answers that say nothing about the push itself."""
 ACCEPTED = 202
-REPEAT_EVERY = 20
+REPEAT_DIVISOR = 20
 """One push of so many, of those that leave alone, is asked for twice."""
 
 
@@ -89,7 +89,7 @@ class Sender:
         self._devices = scenario.devices
         self._dice = random.Random(f"{scenario.seed} pushes")
         self._events = events
-        self._connections = asyncio.Semaphore(CONNECTIONS)
+        self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
         self._backoff = Backoff(base=0.1, cap=3.0)
         self._under_way: set[asyncio.Task[None]] = set()
         self._given_up = False
@@ -104,10 +104,10 @@ class Sender:
             if (wait := at - time.monotonic()) > 0:
                 self._leave(waiting)
                 waiting = []
-                await asyncio.sleep(max(wait, TICK))
+                await asyncio.sleep(max(wait, TICK_SECONDS))
             due.intended = at
             waiting.append(due)
-            if len(waiting) == BATCH:
+            if len(waiting) == BATCH_PUSHES:
                 self._leave(waiting)
                 waiting = []
         self._leave(waiting)
@@ -191,7 +191,7 @@ class Sender:
         for request, answer in zip(requests, answers, strict=False):
             if not self._heard(request, answer, answered):
                 again.append(request)
-        if alone and requests[0].number % REPEAT_EVERY == REPEAT_EVERY - 1 and answers[0].status == ACCEPTED:
+        if alone and requests[0].number % REPEAT_DIVISOR == REPEAT_DIVISOR - 1 and answers[0].status == ACCEPTED:
             await self._repeat(requests[0])
         return again
 

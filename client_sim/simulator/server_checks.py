@@ -16,19 +16,19 @@ from client_sim.simulator.contradictions import contradictions, funnel_contradic
 from client_sim.simulator.expectations import Expectations
 from client_sim.simulator.gateway_client import GatewayClient, GatewayError, ServerDelivery, ServerPush
 
-READERS = 8
+PARALLEL_REQUESTS = 8
 """Requests at a time for the server's ledger."""
 OPEN = ("waiting", "sent")
 """States that a delivery must not end in; of QoS 0 it may end as `sent`."""
 WATCH_SECONDS = 0.25
 """Between two looks at the counts of a push while everything moves."""
-WATCHED = 10
+WATCHED_PUSHES = 10
 """Newest pushes of which one is looked at."""
 PRESENCE_SECONDS = 5.0
 """After which the server must have noticed who is there, on a busy machine."""
-MAILBOXES = 3
+COMPARED_MAILBOXES = 3
 """Mailboxes that are compared at the end of a phase."""
-FUNNELS = 20
+COMPARED_FUNNELS = 20
 """Pushes whose analytics are compared at the end."""
 
 
@@ -50,7 +50,7 @@ class ServerChecks:
         """Until cancelled: the states of a push sum to its devices at every moment."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            number, push_id = self._expectations.recent_push(self._dice.randrange(WATCHED))
+            number, push_id = self._expectations.recent_push(self._dice.randrange(WATCHED_PUSHES))
             if push_id is None:
                 continue
             with suppress(GatewayError):  # it was killed, or is busy
@@ -62,7 +62,7 @@ class ServerChecks:
         """What waits for devices that are away, at the end of a phase."""
         now = time.monotonic()
         gone = [index for index in away if self._expectations.is_gone(index, now)]
-        for index in self._dice.sample(gone, min(MAILBOXES, len(gone))):
+        for index in self._dice.sample(gone, min(COMPARED_MAILBOXES, len(gone))):
             asked = time.monotonic()
             listed = await self._gateway.mailbox(self._ids[index])
             self._expectations.mailbox_says(index, listed, (asked, time.monotonic()))
@@ -110,7 +110,7 @@ class ServerChecks:
                         self._expectations.contradicts(number, self._index(device_id), what)
 
         async with asyncio.TaskGroup() as readers:
-            for _ in range(READERS):
+            for _ in range(PARALLEL_REQUESTS):
                 readers.create_task(read())
         return final
 
@@ -126,7 +126,7 @@ class ServerChecks:
     async def compare_funnels(self) -> None:
         """The analytics of some pushes, when nothing moves any more."""
         pushes = self._expectations.pushes()
-        for number, push_id in pushes[:: max(1, len(pushes) // FUNNELS)]:
+        for number, push_id in pushes[:: max(1, len(pushes) // COMPARED_FUNNELS)]:
             report, funnel = await self._gateway.push_report(push_id), await self._gateway.funnel(push_id)
             if report is not None and not any(report.counts.get(state) for state in OPEN):
                 for what in funnel_contradictions(report, funnel):

@@ -42,9 +42,9 @@ from client_sim.simulator.timing_wheel import TimingWheel
 
 CONNECT_SECONDS = 20.0
 """From the attempt to the SUBACK; what takes longer is tried again."""
-IN_FLIGHT = 10
+INFLIGHT_RECEIPTS = 10
 """Receipts on their way at a time; below every server's receive maximum."""
-FOREVER = 0xFFFF_FFFF
+SESSION_EXPIRY_SECONDS = 0xFFFF_FFFF
 """Session expiry interval: never [MQTT 3.1.2.11.2]."""
 DUP = 0x08
 SUBSCRIBE_ID = 0xFFFF
@@ -245,7 +245,7 @@ class SimulatedDevice(asyncio.Protocol):
         decoder.version = self._version
         fleet = self._fleet
         self._link = None if fleet.network is None else ShapedLink(fleet.network, fleet.wheel)
-        properties = Properties(session_expiry_interval=FOREVER) if self._version == V5 else None
+        properties = Properties(session_expiry_interval=SESSION_EXPIRY_SECONDS) if self._version == V5 else None
         hello = Connect(
             client_id=self._id,
             protocol_version=self._version,
@@ -440,7 +440,7 @@ class SimulatedDevice(asyncio.Protocol):
         payload = json.dumps(said[0] if len(said) == 1 else said).encode()
         if self._unanswered is None:
             self._unanswered = {}
-        if self.state != ONLINE or len(self._unanswered) >= IN_FLIGHT or self._waiting:
+        if self.state != ONLINE or len(self._unanswered) >= INFLIGHT_RECEIPTS or self._waiting:
             if self._waiting is None:
                 self._waiting = deque()
             self._waiting.append((payload, number, last))
@@ -462,7 +462,7 @@ class SimulatedDevice(asyncio.Protocol):
             return
         if self._unanswered is None:
             self._unanswered = {}
-        while self._waiting and len(self._unanswered) < IN_FLIGHT:
+        while self._waiting and len(self._unanswered) < INFLIGHT_RECEIPTS:
             self._write(self._send(*self._waiting.popleft()))
         if not self._waiting:
             self._waiting = None

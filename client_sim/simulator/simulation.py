@@ -31,20 +31,19 @@ from client_sim.simulator.server_checks import ServerChecks
 from client_sim.simulator.server_process import ServerProcess
 from client_sim.simulator.shaped_link import Network
 from client_sim.simulator.simulation_progress import SilentWatcher
-from client_sim.simulator.simulation_report import Phase as PhaseReport
-from client_sim.simulator.simulation_report import SimulationReport
+from client_sim.simulator.simulation_report import PhaseReport, SimulationReport
 from client_sim.simulator.simulation_statistics import Statistics
 from client_sim.simulator.thresholds import Rule
 from client_sim.simulator.workers import Worker, WorkerPool, paho_devices
 
-GRACE = 1.0
+GRACE_SECONDS = 1.0
 """Seconds that a push may be under way after its hand-over before it counts as late; a bad network adds its own."""
-JITTER = 1.0
+JITTER_SECONDS = 1.0
 """Seconds, within which devices return that a scenario gives no other time: the jitter of a first attempt."""
 CHURN_SECONDS = 0.1
 CONNECT_SECONDS = 120.0
 """For a fleet to be connected, beyond what its rate makes of it."""
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 EVENT_SECONDS = 12.0
 """Of silence, after which events that are still missing do not come any more: a webhook whose server was killed is
 tried again after five seconds, and after five to ten more."""
@@ -260,7 +259,7 @@ class Simulation:
                 end = start + phase.lasts
                 while (left := end - time.monotonic()) > 0:
                     self._check()
-                    await asyncio.sleep(min(left, LOOK_SECONDS))
+                    await asyncio.sleep(min(left, POLL_SECONDS))
                 await streams
             for task in tasks:
                 task.cancel()
@@ -299,7 +298,9 @@ class Simulation:
             before |= chosen
         returning = back & self._known
         if returning:
-            self._pool.tell("come_back", returning, JITTER if phase.return_within is None else phase.return_within)
+            self._pool.tell(
+                "come_back", returning, JITTER_SECONDS if phase.return_within is None else phase.return_within
+            )
         new = [index for index in everyone if index not in self._known and index not in away]
         if new:
             self._dice.shuffle(new)
@@ -319,7 +320,7 @@ class Simulation:
                     f"{missing} of {len(wanted)} devices could not connect in phase `{phase.name}`. "
                     f"What they met: {said or 'nothing; the server does not answer'}"
                 )
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _cut(self, phase: Phase) -> None:
         """Connections end without goodbye: at the begin, or again and again."""
@@ -343,7 +344,7 @@ class Simulation:
             owed -= int(owed)
             self._pool.tell("take_over", who[::2])
             self._pool.tell("leave", who[1::2])
-            self._pool.tell("come_back", who[1::2], JITTER)
+            self._pool.tell("come_back", who[1::2], JITTER_SECONDS)
 
     async def _kill_server(self, phase: Phase) -> None:
         server = self._server
@@ -380,7 +381,7 @@ class Simulation:
             last_look = time.monotonic() > deadline
             while self._under_way() and time.monotonic() < deadline:
                 self._check()
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(POLL_SECONDS)
             self._statistics.all_arrived()
             self._watcher.phase("compare", "what the server says of each push")
             asked = await checks.ask_pushes(asked, last_look, self._check)
@@ -396,7 +397,7 @@ class Simulation:
 
     def _report(self, began_at: datetime, seconds: float) -> SimulationReport:
         scenario = self._scenario
-        comparison = self._expectations.judge(GRACE + self._worst_network)
+        comparison = self._expectations.judge(GRACE_SECONDS + self._worst_network)
         return self._statistics.report(
             comparison,
             [*self._rules, *scenario.rules()],

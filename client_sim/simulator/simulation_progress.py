@@ -16,7 +16,7 @@ LINE_SECONDS = 10
 """Between two lines in a log."""
 TREND = "▁▂▃▄▅▆▇█"
 TREND_SECONDS = 60
-MIB = 1024**2
+MIB_BYTES = 1024**2
 
 
 class SilentWatcher:
@@ -84,8 +84,8 @@ class Progress(SilentWatcher):
             ("p99", report_terms.milliseconds(sample.p99_ms)),
         ]
         if sample.server_cores is not None and sample.server_memory is not None:
-            said.append(("server", f"{sample.server_cores:.2f} cores, {sample.server_memory / MIB:.0f} MiB"))
-        said.append(("simulator", f"{sample.simulator_cores:.2f} cores, {sample.simulator_memory / MIB:.0f} MiB"))
+            said.append(("server", f"{sample.server_cores:.2f} cores, {sample.server_memory / MIB_BYTES:.0f} MiB"))
+        said.append(("simulator", f"{sample.simulator_cores:.2f} cores, {sample.simulator_memory / MIB_BYTES:.0f} MiB"))
         said.append(("lag", report_terms.milliseconds(sample.loop_lag_ms)))
         return said
 

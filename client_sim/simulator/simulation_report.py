@@ -10,8 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSION = 1
-FINDINGS = 100
+MAX_FINDINGS = 100
 """Findings written out; more are counted only."""
 
 FindingKind = Literal[
@@ -63,7 +62,7 @@ class Threshold(_Part):
     passed: bool
 
 
-class Phase(_Part):
+class PhaseReport(_Part):
     name: str
     began: float
     ended: float
@@ -149,7 +148,7 @@ class SimulationReport(_Part):
     request_ms: Latency = Field(description="From the intended send time to the 202")
     connect_ms: Latency = Field(description="From the begin of an attempt to the SUBACK")
 
-    phases: list[Phase]
+    phases: list[PhaseReport]
     samples: list[Sample]
     thresholds: list[Threshold]
     findings: list[Finding]

@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from client_sim.simulator.fleet import Observation
     from client_sim.simulator.workers import Worker, WorkerPool
 
-BUSY_LAG = 0.1
+BUSY_LAG_SECONDS = 0.1
 """Seconds. From here on what the simulator measures is also itself."""
 BUSY_CORES = 0.9
 CURVE = (0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0)
-HOUR_US = 3_600_000_000
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
+HOUR_MICROSECONDS = 3_600_000_000
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Latencies:
     """A histogram from a microsecond to an hour, three digits exact."""
 
     def __init__(self) -> None:
-        self._histogram = HdrHistogram(1, HOUR_US, 3)
+        self._histogram = HdrHistogram(1, HOUR_MICROSECONDS, 3)
 
     def record(self, seconds: float) -> None:
-        self._histogram.record_value(min(max(int(seconds * 1e6), 1), HOUR_US))
+        self._histogram.record_value(min(max(int(seconds * 1e6), 1), HOUR_MICROSECONDS))
 
     def at(self, percentile: float) -> float | None:
         """Milliseconds; None without a measurement."""
@@ -293,12 +293,12 @@ class Statistics:
                 f"The simulator itself was busy: one of its processes used {self._busy_worker:.2f} of a core. What was "
                 f"measured is partly its own: {remedy}"
             )
-        elif resources.loop_lag_p99_ms >= BUSY_LAG * 1000:
+        elif resources.loop_lag_p99_ms >= BUSY_LAG_SECONDS * 1000:
             doubts.append(
                 f"In bursts the simulator was up to {resources.loop_lag_max_ms:.0f} ms late itself, and latencies "
                 f"contain that: {remedy}"
             )
-        if self._sender_late >= BUSY_LAG:
+        if self._sender_late >= BUSY_LAG_SECONDS:
             doubts.append(
                 f"The sender was up to {self._sender_late * 1000:.0f} ms late. Latencies count from when a push was "
                 "due, so they contain that."
@@ -309,7 +309,7 @@ class Statistics:
 def of_process(pid: int) -> tuple[float, int]:
     """Processor seconds and resident bytes. Raises OSError when there is none."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS, int(fields[21]) * PAGE
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND, int(fields[21]) * PAGE_BYTES
 
 
 def host() -> Host:
@@ -324,7 +324,7 @@ def host() -> Host:
         system=f"{platform.system()} {platform.release()}",
         processor=processor,
         cores=os.cpu_count() or 1,
-        memory=os.sysconf("SC_PHYS_PAGES") * PAGE,
+        memory=os.sysconf("SC_PHYS_PAGES") * PAGE_BYTES,
         python=platform.python_version(),
     )
 

@@ -19,10 +19,10 @@ from xml.etree import ElementTree
 WIDTH, HEIGHT = 640, 236
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 22, 30
 PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-POINTS = 600
+MAX_POINTS = 600
 """A curve of more is drawn as slices."""
-SLICES = 300
-LETTER = 6.4
+CURVE_SLICES = 300
+LETTER_WIDTH_UNITS = 6.4
 """Mean width of a letter in the bands' font size, 11 units; generous."""
 TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 TIME_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -113,7 +113,7 @@ def _nines(percentile: float) -> float:
     return -math.log10(1 - min(max(percentile, 0), 100 - 1e-9) / 100)
 
 
-def slices(points: Sequence[Point], number: int = SLICES) -> list[Slice]:
+def slices(points: Sequence[Point], number: int = CURVE_SLICES) -> list[Slice]:
     """`points`, no fewer than `number`, in so many parts."""
     found = []
     for index in range(number):
@@ -238,7 +238,7 @@ def _chart(label: str, series: Sequence[Series], bands: Sequence[Band], horizont
         # Half of a name at the right edge would be cut off.
         edge = horizontal.share(value) > 0.97
         _text(svg, str(WIDTH) if edge else x, str(bottom + 6), name, "tick along last" if edge else "tick along")
-    sliced = [slices(one.points) if len(one.points) > POINTS else None for one in series]
+    sliced = [slices(one.points) if len(one.points) > MAX_POINTS else None for one in series]
     for one, parts in zip(series, sliced, strict=True):
         if parts:
             shade = {"class": f"range range-{one.style}", "d": shade_path(parts, horizontal, vertical)}
@@ -265,14 +265,14 @@ def _draw_bands(svg: ElementTree.Element, bands: Sequence[Band], horizontal: Axi
         left = max(begin, free) + 4
         room = begin + width - left
         # The phone's letters are larger: there the name stays only where it fits twice over.
-        named = LETTER * len(band.name) <= room
-        everywhere = 2 * LETTER * len(band.name) <= room
+        named = LETTER_WIDTH_UNITS * len(band.name) <= room
+        everywhere = 2 * LETTER_WIDTH_UNITS * len(band.name) <= room
         if named:
             _text(svg, _short(left), "14", band.name, "name" if everywhere else "name wide")
-        if not everywhere and room >= LETTER * len(str(number)):
+        if not everywhere and room >= LETTER_WIDTH_UNITS * len(str(number)):
             _text(svg, _short(left), "14", str(number), "name narrow" if named else "name")
-        if named or room >= LETTER * len(str(number)):
-            free = left + LETTER * (len(band.name) if named else len(str(number)))
+        if named or room >= LETTER_WIDTH_UNITS * len(str(number)):
+            free = left + LETTER_WIDTH_UNITS * (len(band.name) if named else len(str(number)))
 
 
 def _text(svg: ElementTree.Element, x: str, y: str, words: str, style: str) -> None:

@@ -16,9 +16,9 @@ from rich.text import Text
 from client_sim.simulator import report_terms
 from client_sim.simulator.simulation_report import Finding, Latency, SimulationReport
 
-FINDINGS = 10
+SHOWN_FINDINGS = 10
 """Shared among the kinds there are."""
-ERRORS = 5
+ERROR_KINDS = 5
 
 
 def print_report(report: SimulationReport, console: Console, files: Sequence[Path] = ()) -> None:
@@ -42,10 +42,10 @@ def print_report(report: SimulationReport, console: Console, files: Sequence[Pat
         _say(console, ("warning  ", "bold yellow"), (warning, ""))
     _print_findings(report.findings, console)
     errors = sorted(report.errors.items(), key=lambda item: -item[1])
-    for what, times in errors[:ERRORS]:
+    for what, times in errors[:ERROR_KINDS]:
         _say(console, (f"{report_terms.count(times)} × ", "yellow"), (what, ""), (", tried again", "dim"))
-    if len(errors) > ERRORS:
-        _say(console, (f"and {len(errors) - ERRORS} more kinds of errors", "dim"))
+    if len(errors) > ERROR_KINDS:
+        _say(console, (f"and {len(errors) - ERROR_KINDS} more kinds of errors", "dim"))
     for file in files:
         _say(console, ("written  ", "dim"), (str(file), ""))
 
@@ -103,7 +103,7 @@ def _print_findings(findings: Sequence[Finding], console: Console) -> None:
     if not findings:
         return
     console.print()
-    of_a_kind = max(1, FINDINGS // len({finding.kind for finding in findings}))
+    of_a_kind = max(1, SHOWN_FINDINGS // len({finding.kind for finding in findings}))
     first, others = report_terms.leading(findings, of_a_kind)
     for finding in first:
         push_id, device_id = finding.push_id or report_terms.UNKNOWN, finding.device_id or report_terms.UNKNOWN

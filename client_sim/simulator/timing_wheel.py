@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SLOT = 0.01
+SLOT_SECONDS = 0.01
 """Seconds."""
 
 
@@ -20,7 +20,7 @@ class TimingWheel:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._slots: dict[int, list[tuple[Callable[[Any], None], Any]]] = {}
-        self._next = int(loop.time() / SLOT)
+        self._next = int(loop.time() / SLOT_SECONDS)
         """The first slot that is not emptied yet."""
         self._timer: asyncio.TimerHandle | None = None
         self.lag = 0.0
@@ -33,7 +33,7 @@ class TimingWheel:
     def at(self, when: float, call: Callable[[Any], None], argument: Any) -> None:
         """`call(argument)` at a time of `time.monotonic()`. What is asked for with rising times is called in order."""
         # Rounded up, and one further: the slot that is under way may be read already.
-        slot = max(int(when / SLOT) + 1, self._next)
+        slot = max(int(when / SLOT_SECONDS) + 1, self._next)
         calls = self._slots.get(slot)
         if calls is None:
             self._slots[slot] = [(call, argument)]
@@ -41,7 +41,7 @@ class TimingWheel:
             calls.append((call, argument))
 
     def start(self) -> None:
-        self._next = int(self._loop.time() / SLOT)
+        self._next = int(self._loop.time() / SLOT_SECONDS)
         self._tick()
 
     def stop(self) -> None:
@@ -53,12 +53,12 @@ class TimingWheel:
     def _tick(self) -> None:
         now = self._loop.time()
         slots = self._slots
-        end = int(now / SLOT)
-        self.lag = max(self.lag, now - (self._next + 1) * SLOT)
+        end = int(now / SLOT_SECONDS)
+        self.lag = max(self.lag, now - (self._next + 1) * SLOT_SECONDS)
         while self._next <= end:
             calls = slots.pop(self._next, None)
             self._next += 1
             if calls is not None:
                 for call, argument in calls:
                     call(argument)
-        self._timer = self._loop.call_at((self._next + 1) * SLOT, self._tick)
+        self._timer = self._loop.call_at((self._next + 1) * SLOT_SECONDS, self._tick)

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from client_sim.simulator.fleet import FleetPlan, Observation, run_fleet
-from client_sim.simulator.paho_fleet import MOST, run_paho_fleet
+from client_sim.simulator.paho_fleet import DEVICES_PER_PROCESS, run_paho_fleet
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -47,7 +47,7 @@ class WorkerPool:
         context = multiprocessing.get_context("spawn")
         paho = paho_devices(len(plan.devices))
         real, simulated = plan.devices[:paho], plan.devices[paho:]
-        parts = [(real[begin : begin + MOST], True) for begin in range(0, paho, MOST)]
+        parts = [(real[begin : begin + DEVICES_PER_PROCESS], True) for begin in range(0, paho, DEVICES_PER_PROCESS)]
         parts += [(simulated[number::processes], False) for number in range(processes) if simulated[number::processes]]
         loop = asyncio.get_running_loop()
         for devices, is_paho in parts:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from client_sim import journal as journal_module
-from client_sim.journal import Journal, JournalTooNew, Known
+from client_sim.errors import JournalTooNew
+from client_sim.journal import Journal, Known
 
 
 def test_a_push_is_new_once(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_a_push_is_new_once(tmp_path: Path) -> None:
 
 
 def test_the_oldest_ids_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "REMEMBERED", 3)
+    monkeypatch.setattr(journal_module, "REMEMBERED_PUSHES", 3)
     journal = Journal(None)
     for number in range(5):
         journal.begin(f"p{number}")
@@ -63,7 +64,7 @@ def test_the_result_is_kept_with_the_mark_that_it_was_done(tmp_path: Path) -> No
 def test_the_oldest_is_given_up_when_nobody_listens(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journal_module, "UNSAID", 2)
+    monkeypatch.setattr(journal_module, "OUTBOX_MESSAGES", 2)
     journal = Journal(None)
     for text in "abc":
         journal.say("uplink/x", text)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from client_sim.async_device import AsyncDevice
-from client_sim.attachments import LONGEST_WAIT, Fetcher, FetchFailed, seconds_asked
+from client_sim.attachments import LONGEST_WAIT_SECONDS, Fetcher, seconds_asked
 from client_sim.device import Device
+from client_sim.errors import FetchFailed
 from client_sim.push import Push
 from tests.end_to_end.conftest import Name, StartServer
 from tests.end_to_end.harness import Api, Server, fleetpush
@@ -214,8 +215,8 @@ def test_a_server_may_say_when_to_come_again_with_a_date() -> None:
         ("Tue, 01 Dec 2026 08:31:00 GMT", 60),
         ("Tue, 01 Dec 2026 08:31:00 -0000", 60),
         ("Tue, 01 Dec 2026 07:31:00 GMT", 0),
-        ("9" * 400, LONGEST_WAIT),
-        ("Tue, 01 Dec 2099 08:31:00 GMT", LONGEST_WAIT),
+        ("9" * 400, LONGEST_WAIT_SECONDS),
+        ("Tue, 01 Dec 2099 08:31:00 GMT", LONGEST_WAIT_SECONDS),
         ("soon", 0),
         (None, 0),
     ):

@@ -12,7 +12,7 @@ from client_sim.simulator.simulation_report import (
     Finding,
     Host,
     Latency,
-    Phase,
+    PhaseReport,
     Resources,
     Sample,
     SimulationReport,
@@ -83,12 +83,12 @@ def report(**changes: Any) -> SimulationReport:
         "request_ms": Latency(count=37_600, p50=2.1, p90=4.4, p99=41, p999=5_800, max=6_004),
         "connect_ms": Latency(count=10_013, p50=12.4, p90=310, p99=1_893, p999=2_950, max=3_104),
         "phases": [
-            Phase(name="ramp", began=0, ended=20, description="5,000 devices connect, 250 a second"),
-            Phase(name="steady", began=20, ended=60, description="400 pushes a second, each to one device"),
-            Phase(name="kill", began=60, ended=66, description="kill -9, started again after 5 s"),
-            Phase(name="recovery", began=66, ended=90, description="the fleet comes back with full jitter"),
-            Phase(name="steady again", began=90, ended=115, description="400 pushes a second"),
-            Phase(name="drain", began=115, ended=120, description="until nothing is open"),
+            PhaseReport(name="ramp", began=0, ended=20, description="5,000 devices connect, 250 a second"),
+            PhaseReport(name="steady", began=20, ended=60, description="400 pushes a second, each to one device"),
+            PhaseReport(name="kill", began=60, ended=66, description="kill -9, started again after 5 s"),
+            PhaseReport(name="recovery", began=66, ended=90, description="the fleet comes back with full jitter"),
+            PhaseReport(name="steady again", began=90, ended=115, description="400 pushes a second"),
+            PhaseReport(name="drain", began=115, ended=120, description="until nothing is open"),
         ],
         "samples": outage_samples(),
         "thresholds": [
@@ -213,7 +213,7 @@ def hours_report(hours: int = 3, **changes: Any) -> SimulationReport:
         )
         for at in range(hours * 3600)
     ]
-    phase = Phase(name="soak", began=0, ended=hours * 3600)
+    phase = PhaseReport(name="soak", began=0, ended=hours * 3600)
     facts: dict[str, Any] = {"duration": hours * 3600.0, "samples": samples, "phases": [phase]}
     return report(**{**facts, **changes})
 

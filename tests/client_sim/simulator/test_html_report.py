@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from client_sim.simulator import html_report
-from client_sim.simulator.simulation_report import Finding, Latency, Phase, SimulationReport, Threshold
+from client_sim.simulator.simulation_report import Finding, Latency, PhaseReport, SimulationReport, Threshold
 from tests.client_sim.simulator import made_up_report
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -205,7 +205,7 @@ def test_no_name_is_believed() -> None:
         ended={EVIL: 1},
         server_states={EVIL: 1},
         errors={EVIL: 1},
-        phases=[Phase(name=EVIL, began=0, ended=60, description=EVIL)],
+        phases=[PhaseReport(name=EVIL, began=0, ended=60, description=EVIL)],
         thresholds=[Threshold(text=EVIL, actual=EVIL, passed=False)],
         findings=[Finding(kind="lost", push_id=EVIL, device_id=EVIL, detail=EVIL)],
         warnings=[EVIL],

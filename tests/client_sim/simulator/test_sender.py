@@ -15,7 +15,7 @@ import pytest
 
 from client_sim.simulator.gateway_client import GatewayClient, GatewayError
 from client_sim.simulator.scenario import Scenario
-from client_sim.simulator.sender import REPEAT_EVERY, Sender
+from client_sim.simulator.sender import REPEAT_DIVISOR, Sender
 
 Reply = tuple[int, Any] | None
 """Status and JSON; None: the connection ends without an answer."""
@@ -187,7 +187,7 @@ async def test_now_and_then_a_push_is_asked_for_twice() -> None:
     async with gateway() as (server, client):
         book = await send(client, scenario("rate = '50/s'\neven = true"), 0.5)
         keys = [key for request in server.requests for key in request.idempotency_keys()]
-    assert book.repetitions == {REPEAT_EVERY - 1: f"id-run-{REPEAT_EVERY - 1}"}
+    assert book.repetitions == {REPEAT_DIVISOR - 1: f"id-run-{REPEAT_DIVISOR - 1}"}
     assert len(keys) == len(set(keys)) + 1 == 26
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client_sim.simulator.shaped_link import Network, ShapedLink
-from client_sim.simulator.timing_wheel import SLOT, TimingWheel
+from client_sim.simulator.timing_wheel import SLOT_SECONDS, TimingWheel
 
 
 class Loop:
@@ -45,7 +45,7 @@ async def test_nothing_is_early_and_nothing_much_too_late() -> None:
         await done.wait()
     wheel.stop()
     assert min(late) >= -0.001, "uvloop's milliseconds"
-    assert sorted(late)[50] < 3 * SLOT
+    assert sorted(late)[50] < 3 * SLOT_SECONDS
 
 
 async def test_what_is_called_may_call_for_more_at_once() -> None:

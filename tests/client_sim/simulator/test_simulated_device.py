@@ -14,7 +14,7 @@ import pytest
 from client_sim.backoff import Backoff
 from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, OPENED, HumanBehaviour
 from client_sim.simulator.shaped_link import Network
-from client_sim.simulator.simulated_device import GONE, IN_FLIGHT, ONLINE, SimulatedDevice
+from client_sim.simulator.simulated_device import GONE, INFLIGHT_RECEIPTS, ONLINE, SimulatedDevice
 from client_sim.simulator.simulated_push import result_of
 from client_sim.simulator.timing_wheel import TimingWheel
 from tests.client_sim.scripted_broker import (
@@ -182,15 +182,17 @@ async def test_people_think_before_they_act(broker: ScriptedBroker) -> None:
 async def test_receipts_are_kept_in_order_until_they_are_acknowledged(broker: ScriptedBroker) -> None:
     """And no more of them are on their way than every server takes."""
     fleet, device, connection = await start(broker, LOOKS)
-    for number in range(1, IN_FLIGHT + 4):
+    for number in range(1, INFLIGHT_RECEIPTS + 4):
         connection.push(number, push(number))
     first = []
-    for _ in range(IN_FLIGHT + 3 + IN_FLIGHT):
+    for _ in range(INFLIGHT_RECEIPTS + 3 + INFLIGHT_RECEIPTS):
         packet = await asyncio.to_thread(connection.packets.get)
         assert packet is not None
         if packet.kind == PUBLISH:
             first.append(packet.publish())
-    assert [receipt["push_id"] for _, _, receipt in first] == [f"push-{number}" for number in range(1, IN_FLIGHT + 1)]
+    assert [receipt["push_id"] for _, _, receipt in first] == [
+        f"push-{number}" for number in range(1, INFLIGHT_RECEIPTS + 1)
+    ]
     connection.vanish()
 
     connection = await accept(broker, session_present=True)
@@ -199,14 +201,14 @@ async def test_receipts_are_kept_in_order_until_they_are_acknowledged(broker: Sc
         assert again.flags == 0x0A, "QoS 1, DUP"
         assert again.publish() == (topic, packet_id, receipt)
         connection.acknowledge(packet_id)
-    for number in range(IN_FLIGHT + 1, IN_FLIGHT + 4):
+    for number in range(INFLIGHT_RECEIPTS + 1, INFLIGHT_RECEIPTS + 4):
         waiting = await expect(connection, PUBLISH)
         assert waiting.flags == 0x02
         _, packet_id, receipt = waiting.publish()
         assert receipt["push_id"] == f"push-{number}"
         connection.acknowledge(packet_id)
     await until(lambda: device.settled)
-    assert [number for number, _ in fleet.said_levels] == list(range(1, IN_FLIGHT + 4))
+    assert [number for number, _ in fleet.said_levels] == list(range(1, INFLIGHT_RECEIPTS + 4))
     assert fleet.violations == []
     await end(fleet, device, connection)
 

@@ -10,9 +10,9 @@ import pytest
 from client_sim.simulator.svg_charts import (
     HEIGHT,
     LEFT,
+    MAX_POINTS,
     PLOT_HEIGHT,
     PLOT_WIDTH,
-    POINTS,
     RIGHT,
     TOP,
     WIDTH,
@@ -92,13 +92,13 @@ def test_a_shade_lies_between_highest_and_lowest() -> None:
 
 
 def test_only_long_curves_are_sliced() -> None:
-    points: list[Point] = [(float(at), float(at % 5)) for at in range(POINTS + 1)]
-    short = time_chart("t", [Series("a", points[:-1], "1")], [], POINTS)
-    long = time_chart("t", [Series("a", points, "1")], [], POINTS)
+    points: list[Point] = [(float(at), float(at % 5)) for at in range(MAX_POINTS + 1)]
+    short = time_chart("t", [Series("a", points[:-1], "1")], [], MAX_POINTS)
+    long = time_chart("t", [Series("a", points, "1")], [], MAX_POINTS)
     assert "range-1" not in short
-    assert line(short, "1").count("L") == POINTS - 1
+    assert line(short, "1").count("L") == MAX_POINTS - 1
     assert "range-1" in long
-    assert line(long, "1").count("L") < POINTS - 1
+    assert line(long, "1").count("L") < MAX_POINTS - 1
 
 
 @pytest.mark.parametrize(
