@@ -29,8 +29,8 @@ from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
 from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
-from gateway.delivery.consent import Wishes
-from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.consent import PreferenceStore
+from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import EmbeddedEngine
 from gateway.delivery.event_log_quota import EventLogQuota
@@ -88,17 +88,19 @@ class Components:
         self._clock = clock
         self._wall_clock = stored.wall_clock
         self._timers = timers = ServerTimers(loop)
-        self.facts = facts = DeviceFacts(database, clock, timers)
+        self.activity = activity = DeviceActivity(database, clock, timers)
         self._ledger = ledger = Ledger(database, clock, timers, settings.max_attempts)
-        self.mailbox = mailbox = Mailbox(database, ledger, facts, clock, timers)
+        self.mailbox = mailbox = Mailbox(database, ledger, activity, clock, timers)
         self._policies = policies = PolicyStore(database, clock)
-        self._wishes = wishes = Wishes(database, ledger, policies, clock)
+        self._preferences = preferences = PreferenceStore(database, ledger, policies, clock)
         numbers = PushNumbers()
         self._gate = gate = Gate(database, ledger, mailbox, policies, clock, timers, Digests(numbers))
-        wishes.on_stored = lambda device_no: gate.look((device_no,))
-        self._rule_changes = rule_changes = RuleChanges(database, ledger, wishes, gate, policies, clock)
+        preferences.on_stored = lambda device_no: gate.look((device_no,))
+        self._rule_changes = rule_changes = RuleChanges(database, ledger, preferences, gate, policies, clock)
         policies.on_changed = rule_changes.begin
-        self._receipts = Receipts(database, facts, UplinkLimits(settings.uplink_keep), clock, timers, ledger, wishes)
+        self._receipts = Receipts(
+            database, activity, UplinkLimits(settings.uplink_keep), clock, timers, ledger, preferences
+        )
         self._sessions = stored.sessions
         self._gauge = DiskSpace(settings.data_dir, settings.disk_reserve, loop.time, lambda: database.free_bytes)
         database.on_full = lambda: disk_space.release(settings.data_dir)
@@ -152,7 +154,7 @@ class Components:
             ),
         )
         self._key_cache = KeyCache(database)
-        self._authenticator = DeviceAuthenticator(database, facts.on_denied, timers)
+        self._authenticator = DeviceAuthenticator(database, activity.on_denied, timers)
         self.share_of_key = self._key_cache.share_of
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)
@@ -170,7 +172,7 @@ class Components:
             stored.clock,
         )
         self.connection_events = connections = ConnectionEvents(
-            database, facts, clock, timers, logged=settings.log_connections
+            database, activity, clock, timers, logged=settings.log_connections
         )
         mailbox.on_connected = connections.connected
         mailbox.on_disconnected = connections.disconnected
@@ -179,7 +181,7 @@ class Components:
         mailbox.on_revoked = self._authenticator.forget
         engine = EmbeddedEngine(self.broker)
         mailbox.attach(engine)
-        self._notices = Notices(database, wishes, engine.publish)
+        self._notices = Notices(database, preferences, engine.publish)
         self._missed_pushes = MissedPushes(
             database,
             clock,
@@ -206,7 +208,7 @@ class Components:
                 mailbox=mailbox,
                 rule_changes=rule_changes,
                 receipts=self._receipts,
-                facts=facts,
+                activity=activity,
                 connection_events=self.connection_events,
                 broker=self.broker.metrics,
                 attachments=self.attachments,
@@ -243,10 +245,10 @@ class Components:
             bodies=self._bodies,
             keys=Keys(self._database, self._key_cache),
             devices=DeviceRegistry(
-                self._database, self.mailbox, self.facts, self._clock, lambda: self.mqtt_address, self.enrolments
+                self._database, self.mailbox, self.activity, self._clock, lambda: self.mqtt_address, self.enrolments
             ),
             policies=self._policies,
-            wishes=self._wishes,
+            preferences=self._preferences,
             gate=self._gate,
             notices=self._notices,
             acceptance=self._acceptance,
@@ -337,7 +339,7 @@ class Components:
         """See that everything said and acknowledged so far is on disk and called back."""
         for _ in range(2):  # what the first round calls back may have left something for the second
             self.connection_events.flush()
-            self.facts.flush()
+            self.activity.flush()
             self._ledger.flush()
             try:
                 await self._database.write(lambda connection: None)

@@ -23,7 +23,7 @@ from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.targeting import device_rows
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import new_token, secret_hash
-from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import DeviceId, Name
 from gateway.delivery.receipts import MAX_ATTRIBUTES
@@ -130,7 +130,7 @@ class DeviceRegistry:
         self,
         database: Database,
         mailbox: Mailbox,
-        facts: DeviceFacts,
+        activity: DeviceActivity,
         clock: Callable[[], int],
         mqtt_address: Callable[[], MqttAddress],
         quota: EnrolmentQuota,
@@ -138,7 +138,7 @@ class DeviceRegistry:
         self._database = database
         self._quota = quota
         self._mailbox = mailbox
-        self._facts = facts
+        self._activity = activity
         self._clock = clock
         self._mqtt_address = mqtt_address
 
@@ -146,27 +146,33 @@ class DeviceRegistry:
         """Enrol many, slice by slice; per device its credential (shown this once), or Problem 409. Those of a slice are
         in one commit; when a later one fails, its devices and those behind it have the problem."""
         now = self._clock()
-        drafts = [_Draft(device, device.device_id or f"d-{secrets.token_hex(8)}", new_token()) for device in devices]
+        enrolments = [
+            _Enrolment(device, device.device_id or f"d-{secrets.token_hex(8)}", new_token()) for device in devices
+        ]
         answers: list[dict[str, Any] | Problem] = []
-        for slice_ in _slices(drafts):
+        for slice_ in _slices(enrolments):
             granted = self._quota.take(app_no, len(slice_))
             refused = [too_many_devices()] * (len(slice_) - granted)
             slice_ = slice_[:granted]
             try:
-                enrolled = await self._database.write(partial(_insert, app_no=app_no, drafts=slice_, now=now), app_no)
+                enrolled = await self._database.write(
+                    partial(_insert, app_no=app_no, enrolments=slice_, now=now), app_no
+                )
             except BaseException as error:
                 self._quota.give_back(app_no, granted)
                 if not isinstance(error, Exception) or not answers:
                     raise
-                log.error("a bulk enrolment ended after %d of %d devices: %s", len(answers), len(drafts), error)
+                log.error("a bulk enrolment ended after %d of %d devices: %s", len(answers), len(enrolments), error)
                 refusal = problem("unavailable", "this one could not be stored; send it again")
-                rest = len(drafts) - len(answers)
+                rest = len(enrolments) - len(answers)
                 return answers + [error if isinstance(error, Problem) else refusal] * rest
             answers += [
-                self._credential(app_id, draft.device_id, draft.token)
+                self._credential(app_id, enrolment.device_id, enrolment.token)
                 if new
-                else problem("device_exists", f"{draft.device_id!r} is enrolled; rotate its token, or remove it first")
-                for draft, new in zip(slice_, enrolled, strict=True)
+                else problem(
+                    "device_exists", f"{enrolment.device_id!r} is enrolled; rotate its token, or remove it first"
+                )
+                for enrolment, new in zip(slice_, enrolled, strict=True)
             ]
             answers += refused
             self._quota.give_back(app_no, enrolled.count(False))
@@ -276,7 +282,7 @@ class DeviceRegistry:
         device["address"] = presence.address
         device["connected_at"] = rfc3339_or_none(presence.connected_at if presence.online else device["connected_at"])
         device["last_seen"] = rfc3339_or_none(self._clock() if presence.online else device["last_seen"])
-        error = self._facts.last_error(device_no)
+        error = self._activity.last_error(device_no)
         if error is not None:
             device["last_error"], device["last_error_at"] = error[0], rfc3339(error[1])
         return device
@@ -365,34 +371,34 @@ class DeviceRegistry:
         return await self._database.read(read, app_no)
 
 
-class _Draft(NamedTuple):
+class _Enrolment(NamedTuple):
     device: NewDevice
     device_id: str
     token: str
 
 
-def _slices(drafts: list[_Draft]) -> Iterator[list[_Draft]]:
+def _slices(enrolments: list[_Enrolment]) -> Iterator[list[_Enrolment]]:
     """Of at most SLICE_ROWS rows each, devices and their tags, and at least one device."""
-    slice_: list[_Draft] = []
+    slice_: list[_Enrolment] = []
     rows = 0
-    for draft in drafts:
-        more = 1 + len(draft.device.tags or ())
+    for enrolment in enrolments:
+        more = 1 + len(enrolment.device.tags or ())
         if slice_ and rows + more > SLICE_ROWS:
             yield slice_
             slice_, rows = [], 0
-        slice_.append(draft)
+        slice_.append(enrolment)
         rows += more
     if slice_:
         yield slice_
 
 
-def _insert(connection: sqlite3.Connection, app_no: int, drafts: list[_Draft], now: int) -> list[bool]:
+def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrolment], now: int) -> list[bool]:
     """Whether each was enrolled now; not those whose ids are taken."""
-    taken = set(device_rows(connection, app_no, [draft.device_id for draft in drafts]))
+    taken = set(device_rows(connection, app_no, [enrolment.device_id for enrolment in enrolments]))
     enrolled: list[bool] = []
     rows: list[tuple[Any, ...]] = []
     tags: list[tuple[str, str]] = []
-    for device, device_id, token in drafts:
+    for device, device_id, token in enrolments:
         enrolled.append(device_id not in taken)
         if device_id in taken:
             continue

@@ -42,7 +42,7 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
-from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
@@ -87,7 +87,7 @@ class Sources:
     enrolments: EnrolmentQuota
     rule_changes: RuleChanges
     receipts: Receipts
-    facts: DeviceFacts
+    activity: DeviceActivity
     connection_events: ConnectionEvents
     attachments: Attachments
     webhook_sender: WebhookSender
@@ -268,7 +268,7 @@ class _Collector(Collector):
         yield _gauge("devices_online", "Devices connected.", sources.mailbox.online)
         yield _counter("device_messages", "Messages taken from devices.", sources.receipts.received)
         yield _counter(
-            "device_messages_dropped", "Messages of devices that said nothing usable.", sources.facts.dropped
+            "device_messages_dropped", "Messages of devices that said nothing usable.", sources.activity.dropped
         )
         yield _by_label(
             CounterMetricFamily, "device_disconnections", "Connections of devices that have ended.", "reason",
@@ -276,7 +276,7 @@ class _Collector(Collector):
         )  # fmt: skip
         failed = sources.ledger.failed_attempts
         yield _counter("delivery_attempts_failed", "Times that a device did not take what it was sent.", failed)
-        yield _counter("device_topics_denied", "Topics refused to devices.", sources.facts.denied)
+        yield _counter("device_topics_denied", "Topics refused to devices.", sources.activity.denied)
         failures = {"key": sources.keys.failures, "device": sources.authenticator.failures}
         yield _by_label(
             CounterMetricFamily, "authentication_failures", "Wrong or revoked credentials.", "kind", failures

@@ -42,7 +42,7 @@ from gateway.api.services import (
 )
 from gateway.audience.device_filter import DeviceFilter
 from gateway.delivery.calls import CallRequest
-from gateway.delivery.consent import Settings, TooManyChoices
+from gateway.delivery.consent import DeviceSettings, TooManyChoices
 from gateway.described_model import DescribedModel
 from gateway.devices import DeviceFields, NewDevice
 from gateway.errors import Problem, problem
@@ -76,7 +76,7 @@ Waiting = Annotated[
 ]
 
 
-class PreferencesChange(Settings):
+class PreferencesChange(DeviceSettings):
     """What the person at a device wants. What is left out stays as it was."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -247,7 +247,7 @@ async def show_preferences(device_id: DeviceId, request: Request, principal: Dev
     """
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
-    return json_response(await found.wishes.preferences(principal.app_no, device_no))
+    return json_response(await found.preferences.document(principal.app_no, device_no))
 
 
 @router.patch(
@@ -264,11 +264,13 @@ async def change_preferences(device_id: DeviceId, request: Request, principal: D
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
     try:
-        await found.wishes.change(principal.app_no, device_no, change, "http" if principal.is_device else "operator")
+        await found.preferences.change(
+            principal.app_no, device_no, change, "http" if principal.is_device else "operator"
+        )
     except TooManyChoices as complaint:
         raise problem("invalid_request", str(complaint)) from None
     found.notices.preferences_changed(principal.app_id, device_id)
-    return json_response(await found.wishes.preferences(principal.app_no, device_no))
+    return json_response(await found.preferences.document(principal.app_no, device_no))
 
 
 @router.get("/{device_id}/consent", response_model=responses.ConsentRecordsResponse)
@@ -277,7 +279,7 @@ async def show_consent(device_id: DeviceId, request: Request, principal: DeviceR
     key with the scope `devices` or `read`."""
     found = services(request)
     device_no = await found.devices.number(principal.app_no, device_id)
-    return json_response({"items": await found.wishes.consents(principal.app_no, device_no)})
+    return json_response({"items": await found.preferences.consents(principal.app_no, device_no)})
 
 
 @router.post(

@@ -21,7 +21,7 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
-from gateway.delivery.consent import Wishes
+from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
@@ -52,7 +52,7 @@ class Services:
     keys: Keys
     devices: DeviceRegistry
     policies: PolicyStore
-    wishes: Wishes
+    preferences: PreferenceStore
     gate: Gate
     notices: Notices
     acceptance: Acceptance

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
-from gateway.audience.tempo import Caps, QuietHours
+from gateway.audience.frequency import Caps, QuietHours
 from gateway.audience.time_zones import is_time_zone
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem

@@ -24,7 +24,7 @@ from gateway.audience import targeting
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES, AcceptanceQueue
 from gateway.delivery.attachments import Attachments, fetch_within
-from gateway.delivery.consent import suppress_selected, unwanted, wishes_of
+from gateway.delivery.consent import preferences_of, suppress_selected, unwanted
 from gateway.delivery.digest import PushNumbers
 from gateway.delivery.gate import Gate
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
@@ -46,15 +46,15 @@ from gateway.delivery.push import (
 from gateway.delivery.submission import (
     AcceptedPush,
     AppRef,
-    Draft,
+    PendingPush,
     Submission,
     answer_of,
     answer_unstored,
-    draft_of,
-    drafts_among,
     key_reused,
     new_push_ids,
     nobody_known,
+    pending_among,
+    pending_push,
     stored_target,
 )
 from gateway.delivery_states import DeliveryState
@@ -160,9 +160,9 @@ class Acceptance:
     ) -> AcceptedPush:
         """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
         self._single_at = self._clock()
-        draft = self._draft(app, Submission(request, idempotency_key, body_hash))
-        await self._store([draft])
-        answer = answer_of(draft)
+        pending = self._pending(app, Submission(request, idempotency_key, body_hash))
+        await self._store([pending])
+        answer = answer_of(pending)
         if isinstance(answer, Problem):
             raise answer
         return answer
@@ -176,26 +176,26 @@ class Acceptance:
         when nothing was stored; what fails later is the answer of those that were not.
         """
         answers: list[AcceptedPush | Problem] = []
-        judged: list[Draft | Problem] = []
+        judged: list[PendingPush | Problem] = []
         """Those of the slice that is gathering."""
         gathered = deliveries = 0
         considerate = self._has_others()
-        under_way: tuple[asyncio.Future[None], list[Draft | Problem]] | None = None
+        under_way: tuple[asyncio.Future[None], list[PendingPush | Problem]] | None = None
         coming = iter(submissions)
         try:
             for number, submission in enumerate(coming, 1):
                 judged.append(submission if isinstance(submission, Problem) else self._judged(app, submission))
-                draft = judged[-1]
-                if isinstance(draft, Draft):
+                pending = judged[-1]
+                if isinstance(pending, PendingPush):
                     gathered += 1
-                    deliveries += self.queue.deliveries(draft)
+                    deliveries += self.queue.deliveries(pending)
                 limit = CONSIDERATE_PUSHES if considerate else BATCH_PUSHES
                 if gathered >= limit or deliveries >= OPERATION_DELIVERIES:
                     if under_way is not None:
                         await under_way[0]
                         answers += map(answer_of, under_way[1])
                         under_way = None
-                    under_way = asyncio.ensure_future(self._store(drafts_among(judged))), judged
+                    under_way = asyncio.ensure_future(self._store(pending_among(judged))), judged
                     judged, gathered, deliveries = [], 0, 0
                     if considerate:  # not the next one at once: the writer is everybody's
                         await asyncio.wait([under_way[0]])
@@ -206,7 +206,7 @@ class Acceptance:
                 await under_way[0]
                 answers += map(answer_of, under_way[1])
                 under_way = None
-            await self._store(drafts_among(judged))
+            await self._store(pending_among(judged))
             answers += map(answer_of, judged)
         except Exception as error:
             if under_way is not None:  # whatever failed, it may be on disk
@@ -232,30 +232,30 @@ class Acceptance:
         """Does somebody send pushes one by one, for whom a batch should make room?"""
         return self._clock() - self._single_at < CONSIDERATE_MS
 
-    def _judged(self, app: AppRef, submission: Submission) -> Draft | Problem:
+    def _judged(self, app: AppRef, submission: Submission) -> PendingPush | Problem:
         try:
-            return self._draft(app, submission)
+            return self._pending(app, submission)
         except Problem as refusal:
             return refusal
 
-    def _draft(self, app: AppRef, submission: Submission) -> Draft:
-        """Raises Problem; with a key the draft has it, since what it was answered before comes first."""
+    def _pending(self, app: AppRef, submission: Submission) -> PendingPush:
+        """Raises Problem; with a key the pending push has it, since what it was answered before comes first."""
         try:
             fetch_from = self._attachments.refer(app.no, submission.request)
-            return draft_of(app, submission, self._limits.max_payload, fetch_from)
+            return pending_push(app, submission, self._limits.max_payload, fetch_from)
         except Problem as refusal:
             if submission.idempotency_key is None:
                 raise
-            return Draft(app, submission, content="", frame_size=0, listed=None, priority=0, refused=refusal)
+            return PendingPush(app, submission, content="", frame_size=0, listed=None, priority=0, refused=refusal)
 
-    async def _store(self, drafts: list[Draft]) -> None:
-        if not drafts:
+    async def _store(self, pending_pushes: list[PendingPush]) -> None:
+        if not pending_pushes:
             return
         if not self._storage_left():
-            await self._refuse_new(drafts)
+            await self._refuse_new(pending_pushes)
             return
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.queue.put(drafts, stored)
+        self.queue.put(pending_pushes, stored)
         self._submit_soon()
         # Shielded by design: a caller that goes away does not take back what may already be on disk.
         await stored
@@ -265,19 +265,19 @@ class Acceptance:
             self._scheduled = True
             self._timers.call_soon(self._submit)
 
-    async def _refuse_new(self, drafts: list[Draft]) -> None:
+    async def _refuse_new(self, pending_pushes: list[PendingPush]) -> None:
         """The disk is full: what was accepted before under its key is answered again, the rest is refused."""
         now = self._clock()
 
         def read(connection: sqlite3.Connection) -> None:
-            for draft in drafts:
-                key = draft.submission.idempotency_key
-                draft.answer = self._remembered(connection, draft, key, now) if key is not None else None
+            for pending in pending_pushes:
+                key = pending.submission.idempotency_key
+                pending.answer = self._remembered(connection, pending, key, now) if key is not None else None
 
         await self._database.read(read)
-        for draft in drafts:
-            if draft.answer is None:
-                draft.answer = draft.refused or problem(
+        for pending in pending_pushes:
+            if pending.answer is None:
+                pending.answer = pending.refused or problem(
                     "storage_full", "the disk is full: nothing was accepted; free space and send again"
                 )
 
@@ -288,17 +288,17 @@ class Acceptance:
             return
         self._under_way = True
         self._ledger.accepting_since = now = self._clock()
-        drafts = [draft for batch in batches for draft in batch.drafts]
+        pending_pushes = [pending for batch in batches for pending in batch.pending_pushes]
 
         def on_commit(stored: _Stored) -> None:
             for batch in batches:
                 if not batch.stored.done():
                     batch.stored.set_result(None)
             try:
-                self.queue.stored(drafts)
+                self.queue.stored(pending_pushes)
                 self.limits.enforced(stored.limited)
                 self._ledger.on_ended(stored.losers)
-                self._hand_out(drafts, now)
+                self._hand_out(pending_pushes, now)
             finally:  # whatever one push did, the next are stored
                 self._under_way = False
                 self._ledger.accepting_since = None
@@ -314,72 +314,72 @@ class Acceptance:
                 if not batch.stored.done():
                     batch.stored.set_exception(error)
 
-        self._database.submit(lambda connection: self._store_rows(connection, drafts, now), on_commit, on_error)
+        self._database.submit(lambda connection: self._store_rows(connection, pending_pushes, now), on_commit, on_error)
 
-    def _hand_out(self, drafts: list[Draft], now: int) -> None:
+    def _hand_out(self, pending_pushes: list[PendingPush], now: int) -> None:
         offered: list[tuple[ActivePush, Sequence[int]]] = []
-        for draft in drafts:
-            if not draft.push_no:
+        for pending in pending_pushes:
+            if not pending.push_no:
                 continue
-            self._ledger.changed.add(draft.push_no)
+            self._ledger.changed.add(pending.push_no)
             self.accepted += 1
-            self.targeted += draft.targeted
-            key = draft.submission.idempotency_key
+            self.targeted += pending.targeted
+            key = pending.submission.idempotency_key
             if key is not None:
-                self.on_remembered(draft.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(draft.unknown))
-            ttl = draft.request.ttl
+                self.on_remembered(pending.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(pending.unknown))
+            ttl = pending.request.ttl
             self._ledger.expects_expiry(now + ttl * 1000)
-            devices = draft.devices
-            if draft.gated:
-                self._gate.offer(draft.push_no, devices, ttl)
+            devices = pending.devices
+            if pending.gated:
+                self._gate.offer(pending.push_no, devices, ttl)
                 continue
-            if draft.muted:
-                self._gate.offer_muted(draft.push_no, [no for no in devices if no in draft.muted], ttl)
-                devices = [device_no for device_no in devices if device_no not in draft.muted]
+            if pending.muted:
+                self._gate.offer_muted(pending.push_no, [no for no in devices if no in pending.muted], ttl)
+                devices = [device_no for device_no in devices if device_no not in pending.muted]
             # Most of a batch: the device is away, and there is nothing to do.
-            if devices and (len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], draft.priority)):
-                offered.append((draft.active_push(now), devices))
+            if devices and (len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], pending.priority)):
+                offered.append((pending.active_push(now), devices))
         self._mailbox.offer(offered)
 
     # -- on the writer thread ----------------------------------------------------------------------------------------
 
-    def _store_rows(self, connection: sqlite3.Connection, drafts: list[Draft], now: int) -> _Stored:
-        for draft in drafts:  # an operation may run twice (see `Database`, law 2)
-            draft.answer, draft.push_no, draft.devices, draft.unknown, draft.suppressed = None, 0, (), (), 0
-            draft.muted = frozenset()
+    def _store_rows(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], now: int) -> _Stored:
+        for pending in pending_pushes:  # an operation may run twice (see `Database`, law 2)
+            pending.answer, pending.push_no, pending.devices, pending.unknown, pending.suppressed = None, 0, (), (), 0
+            pending.muted = frozenset()
         last_no = self._numbers.last(connection)
-        known = self._known_devices(connection, drafts)
-        wishes = self._known_wishes(connection, known)
+        known = self._known_devices(connection, pending_pushes)
+        preferences = self._known_preferences(connection, known)
         withheld: dict[str, list[int]] = {}
-        answered: dict[tuple[int, str], tuple[bytes, Draft]] = {}
-        twins: list[tuple[Draft, Draft]] = []
+        answered: dict[tuple[int, str], tuple[bytes, PendingPush]] = {}
+        twins: list[tuple[PendingPush, PendingPush]] = []
         single: list[tuple[int, int, int, int, int]] = []
         pushes: list[tuple[Any, ...]] = []
-        push_ids = new_push_ids(len(drafts))
+        push_ids = new_push_ids(len(pending_pushes))
         push_no = last_no
-        for draft in drafts:
-            key = draft.submission.idempotency_key
+        for pending in pending_pushes:
+            key = pending.submission.idempotency_key
             if key is not None:
-                twin = answered.get((draft.app.no, key))
+                twin = answered.get((pending.app.no, key))
                 if twin is not None:
-                    if twin[0] == draft.submission.body_hash:
-                        twins.append((draft, twin[1]))
+                    if twin[0] == pending.submission.body_hash:
+                        twins.append((pending, twin[1]))
                     else:
-                        draft.answer = key_reused(key)
+                        pending.answer = key_reused(key)
                     continue
-                draft.answer = self._remembered(connection, draft, key, now) or draft.refused
-                if draft.answer is not None:
+                pending.answer = self._remembered(connection, pending, key, now) or pending.refused
+                if pending.answer is not None:
                     continue
-            if not self._resolve(draft, known):
+            if not self._resolve(pending, known):
                 continue
             push_no += 1
-            left_out = self._unwanted(draft, wishes)
+            left_out = self._unwanted(pending, preferences)
             for device_no, reason in left_out.items():
                 withheld.setdefault(reason, []).append(handle_of(push_no, device_no))
-            self._insert(connection, draft, push_no, push_ids.pop(), now, left_out, single, pushes)
+            self._insert(connection, pending, push_no, push_ids.pop(), now, left_out, single, pushes)
             if key is not None:
-                assert draft.submission.body_hash is not None, "given with the key"
-                answered[(draft.app.no, key)] = (draft.submission.body_hash, draft)
+                assert pending.submission.body_hash is not None, "given with the key"
+                answered[(pending.app.no, key)] = (pending.submission.body_hash, pending)
         if push_no == last_no:
             self._answer_twins(twins)
             return _Stored([], Enforced([], [], {}))
@@ -388,25 +388,25 @@ class Acceptance:
         insert_single_rows(connection, single)
         for reason, handles in withheld.items():
             end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
-        if gate_accepted_rows(connection, drafts, self._policies):
+        if gate_accepted_rows(connection, pending_pushes, self._policies):
             self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
-        stored = self._collapse_and_limit(connection, drafts, last_no + 1, now)
-        for draft in drafts:
-            if draft.push_no:
-                draft.answer = AcceptedPush(draft.push_id, draft.targeted, draft.suppressed, draft.unknown)
+        stored = self._collapse_and_limit(connection, pending_pushes, last_no + 1, now)
+        for pending in pending_pushes:
+            if pending.push_no:
+                pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)
         self._answer_twins(twins)
         connection.executemany(
             "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
             " VALUES (?, ?, ?, ?, ?)",
             [
-                (app_no, key, body_hash, f"{{{draft.answer.members()}}}", now)
-                for (app_no, key), (body_hash, draft) in answered.items()
-                if isinstance(draft.answer, AcceptedPush)
+                (app_no, key, body_hash, f"{{{pending.answer.members()}}}", now)
+                for (app_no, key), (body_hash, pending) in answered.items()
+                if isinstance(pending.answer, AcceptedPush)
             ],
         )
         return stored
 
-    def _known_wishes(
+    def _known_preferences(
         self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]
     ) -> dict[int, dict[int, tuple[str, str]]]:
         """What the listed devices of each app want, where that may be less than everything."""
@@ -414,65 +414,65 @@ class Acceptance:
         for app_no, numbers in known.items():
             if self._policies.is_guarded(app_no):
                 everybody = self._policies.of(app_no).policy.consent.unknown == "suppress"
-                found[app_no] = wishes_of(connection, numbers.values(), everybody)
+                found[app_no] = preferences_of(connection, numbers.values(), everybody)
         return found
 
-    def _unwanted(self, draft: Draft, wishes: dict[int, dict[int, tuple[str, str]]]) -> dict[int, str]:
+    def _unwanted(self, pending: PendingPush, preferences: dict[int, dict[int, tuple[str, str]]]) -> dict[int, str]:
         """Of the listed devices those that do not want it, with the reason."""
-        of_app = wishes.get(draft.app.no)
+        of_app = preferences.get(pending.app.no)
         if not of_app:
             return {}
-        request = draft.request
+        request = pending.request
         assert request.kind is not None, "filled in by validation"
-        rules = self._policies.of(draft.app.no)
-        return unwanted(rules, request.kind, request.channel, draft.priority, of_app, draft.devices)
+        rules = self._policies.of(pending.app.no)
+        return unwanted(rules, request.kind, request.channel, pending.priority, of_app, pending.devices)
 
     @staticmethod
-    def _answer_twins(twins: list[tuple[Draft, Draft]]) -> None:
-        for draft, first in twins:
-            draft.answer = first.answer
+    def _answer_twins(twins: list[tuple[PendingPush, PendingPush]]) -> None:
+        for pending, first in twins:
+            pending.answer = first.answer
 
     @staticmethod
-    def _known_devices(connection: sqlite3.Connection, drafts: list[Draft]) -> dict[int, dict[str, int]]:
+    def _known_devices(connection: sqlite3.Connection, pending_pushes: list[PendingPush]) -> dict[int, dict[str, int]]:
         wanted: dict[int, dict[str, None]] = {}
-        for draft in drafts:
-            if draft.listed is not None:
-                wanted.setdefault(draft.app.no, {}).update(dict.fromkeys(draft.listed))
+        for pending in pending_pushes:
+            if pending.listed is not None:
+                wanted.setdefault(pending.app.no, {}).update(dict.fromkeys(pending.listed))
         return {app_no: targeting.device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
 
     def _remembered(
-        self, connection: sqlite3.Connection, draft: Draft, key: str, now: int
+        self, connection: sqlite3.Connection, pending: PendingPush, key: str, now: int
     ) -> AcceptedPush | Problem | None:
         row = connection.execute(
             "SELECT body_hash, response FROM idempotency_record WHERE app_no = ? AND key = ? AND created_at > ?",
-            (draft.app.no, key, now - self._limits.idempotency_ms),
+            (pending.app.no, key, now - self._limits.idempotency_ms),
         ).fetchone()
         if row is None:
             return None
-        if row[0] != draft.submission.body_hash:
+        if row[0] != pending.submission.body_hash:
             return key_reused(key)
         answer = json.loads(row[1])
         return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
 
     @staticmethod
-    def _resolve(draft: Draft, known: dict[int, dict[str, int]]) -> bool:
+    def _resolve(pending: PendingPush, known: dict[int, dict[str, int]]) -> bool:
         """Turn listed devices into numbers; False (and an answer) when the push has nobody to go to."""
-        ids = draft.listed
+        ids = pending.listed
         if ids is None:
             return True
-        numbers = known[draft.app.no]
-        draft.devices = [numbers[device_id] for device_id in ids if device_id in numbers]
-        if len(draft.devices) < len(ids):
-            draft.unknown = tuple(device_id for device_id in ids if device_id not in numbers)
-            if not draft.devices:
-                draft.answer = nobody_known(draft.unknown)
+        numbers = known[pending.app.no]
+        pending.devices = [numbers[device_id] for device_id in ids if device_id in numbers]
+        if len(pending.devices) < len(ids):
+            pending.unknown = tuple(device_id for device_id in ids if device_id not in numbers)
+            if not pending.devices:
+                pending.answer = nobody_known(pending.unknown)
                 return False
         return True
 
     def _insert(
         self,
         connection: sqlite3.Connection,
-        draft: Draft,
+        pending: PendingPush,
         push_no: int,
         push_id: str,
         now: int,
@@ -481,39 +481,41 @@ class Acceptance:
         pushes: list[tuple[Any, ...]],
     ) -> None:
         """Note the rows of a push and of its delivery to a single device; insert other deliveries."""
-        request = draft.request
+        request = pending.request
         target = request.target
-        priority = draft.priority
-        if draft.listed is None:
-            app_no = draft.app.no
+        priority = pending.priority
+        if pending.listed is None:
+            app_no = pending.app.no
             select, parameters = targeting.select_sql(app_no, target)
-            draft.targeted = insert_selected_rows(connection, push_no, priority, draft.frame_size, select, parameters)
+            pending.targeted = insert_selected_rows(
+                connection, push_no, priority, pending.frame_size, select, parameters
+            )
             if self._policies.is_guarded(app_no):
                 assert request.kind is not None, "filled in by validation"
                 rules = self._policies.of(app_no)
-                draft.suppressed = suppress_selected(
+                pending.suppressed = suppress_selected(
                     connection, push_no, app_no, rules, request.kind, request.channel, priority, now
                 )
         else:
-            draft.targeted = len(draft.devices)
-            if draft.targeted == 1:
-                single.append((push_no, draft.devices[0], priority, draft.frame_size, _WAITING))
+            pending.targeted = len(pending.devices)
+            if pending.targeted == 1:
+                single.append((push_no, pending.devices[0], priority, pending.frame_size, _WAITING))
             else:
-                insert_listed_rows(connection, push_no, priority, draft.frame_size, draft.devices)
+                insert_listed_rows(connection, push_no, priority, pending.frame_size, pending.devices)
             if left_out:
-                draft.suppressed = len(left_out)
-                draft.devices = [device_no for device_no in draft.devices if device_no not in left_out]
-        draft.push_no = push_no
-        draft.push_id = push_id
-        if draft.is_fetched:
-            draft.fetch_within = fetch_within(draft.targeted, request.ttl)
+                pending.suppressed = len(left_out)
+                pending.devices = [device_no for device_no in pending.devices if device_no not in left_out]
+        pending.push_no = push_no
+        pending.push_id = push_id
+        if pending.is_fetched:
+            pending.fetch_within = fetch_within(pending.targeted, request.ttl)
         assert request.kind is not None, "filled in by validation"
-        draft.gated = self._policies.is_gated(draft.app.no, request.kind, request.channel)
+        pending.gated = self._policies.is_gated(pending.app.no, request.kind, request.channel)
         pushes.append(
             (
                 push_no,
                 push_id,
-                draft.app.no,
+                pending.app.no,
                 request.kind,
                 priority,
                 request.qos,
@@ -521,34 +523,34 @@ class Acceptance:
                 request.collapse_key,
                 request.channel,
                 stored_target(target),
-                draft.whole_content if draft.fetch_within else draft.content,
-                draft.frame_size,
+                pending.whole_content if pending.fetch_within else pending.content,
+                pending.frame_size,
                 now,
                 now + request.ttl * 1000,
-                draft.targeted,
-                draft.suppressed,
+                pending.targeted,
+                pending.suppressed,
             ),
         )
 
     def _collapse_and_limit(
-        self, connection: sqlite3.Connection, drafts: list[Draft], first_no: int, now: int
+        self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], first_no: int, now: int
     ) -> _Stored:
         is_sent = self._ledger.is_sent
         losers: list[int] = []
-        for draft in drafts:
-            collapse_key = draft.request.collapse_key
-            if draft.push_no and collapse_key is not None:
-                losers += supersede_rows(connection, draft.push_no, collapse_key, is_sent, now)
-        limited = self.limits.accept_rows(connection, drafts, now)
+        for pending in pending_pushes:
+            collapse_key = pending.request.collapse_key
+            if pending.push_no and collapse_key is not None:
+                losers += supersede_rows(connection, pending.push_no, collapse_key, is_sent, now)
+        limited = self.limits.accept_rows(connection, pending_pushes, now)
         losers += limited.losers
         lost_at_once: dict[int, set[int]] = {}
         for handle in losers:
             if handle >> DEVICE_BITS >= first_no:
                 lost_at_once.setdefault(handle >> DEVICE_BITS, set()).add(handle & DEVICE_MASK)
-        for draft in drafts:
-            if draft.push_no in lost_at_once:
-                gone = lost_at_once[draft.push_no]
-                draft.devices = [device_no for device_no in draft.devices if device_no not in gone]
+        for pending in pending_pushes:
+            if pending.push_no in lost_at_once:
+                gone = lost_at_once[pending.push_no]
+                pending.devices = [device_no for device_no in pending.devices if device_no not in gone]
         return _Stored([handle for handle in losers if handle >> DEVICE_BITS < first_no], limited)
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from gateway.delivery.submission import Draft
+from gateway.delivery.submission import PendingPush
 
 BATCH_PUSHES = 500
 """Pushes that one operation stores, about 8 ms; more wait for the next, and others have their turn in between."""
@@ -28,9 +28,9 @@ SELECTIONS = 10_000
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Drafts that are stored by one operation, and by whom that is waited for."""
+    """Pushes that one operation stores, and the future that their sender awaits."""
 
-    drafts: list[Draft]
+    pending_pushes: list[PendingPush]
     stored: asyncio.Future[None]
     deliveries: int = field(default=0)
 
@@ -49,26 +49,26 @@ class AcceptanceQueue:
     def __bool__(self) -> bool:
         return bool(self._few or self._many)
 
-    def deliveries(self, draft: Draft) -> int:
+    def deliveries(self, pending: PendingPush) -> int:
         """How many a push will have, as far as that is known."""
-        if draft.listed is not None:
-            return len(draft.listed)
-        return self._selected.get((draft.app.no, draft.request.target.tag), OPERATION_DELIVERIES)
+        if pending.listed is not None:
+            return len(pending.listed)
+        return self._selected.get((pending.app.no, pending.request.target.tag), OPERATION_DELIVERIES)
 
-    def stored(self, drafts: Iterable[Draft]) -> None:
+    def stored(self, pending_pushes: Iterable[PendingPush]) -> None:
         """Learn how many devices were selected."""
-        for draft in drafts:
-            if draft.listed is None and draft.push_no:
+        for pending in pending_pushes:
+            if pending.listed is None and pending.push_no:
                 if len(self._selected) >= SELECTIONS:
                     self._selected.clear()
-                self._selected[draft.app.no, draft.request.target.tag] = draft.targeted
+                self._selected[pending.app.no, pending.request.target.tag] = pending.targeted
 
-    def put(self, drafts: list[Draft], stored: asyncio.Future[None]) -> None:
-        batch = Batch(drafts, stored, sum(map(self.deliveries, drafts)))
-        if len(drafts) == 1 and batch.deliveries <= FEW_DELIVERIES:
+    def put(self, pending_pushes: list[PendingPush], stored: asyncio.Future[None]) -> None:
+        batch = Batch(pending_pushes, stored, sum(map(self.deliveries, pending_pushes)))
+        if len(pending_pushes) == 1 and batch.deliveries <= FEW_DELIVERIES:
             self._few.append(batch)
         else:
-            self._many.setdefault(drafts[0].app.no, deque()).append(batch)
+            self._many.setdefault(pending_pushes[0].app.no, deque()).append(batch)
 
     def take(self, held: Container[int] = ()) -> list[Batch]:
         """What one operation stores next; nothing if nothing waits, or only pushes to many devices of `held` apps."""
@@ -90,9 +90,9 @@ class AcceptanceQueue:
     def _of_app(self, app_no: int) -> list[Batch]:
         waiting = self._many.pop(app_no)
         chosen = [waiting.popleft()]
-        pushes, deliveries = len(chosen[0].drafts), chosen[0].deliveries
+        pushes, deliveries = len(chosen[0].pending_pushes), chosen[0].deliveries
         while waiting:
-            pushes += len(waiting[0].drafts)
+            pushes += len(waiting[0].pending_pushes)
             deliveries += waiting[0].deliveries
             if pushes > BATCH_PUSHES or deliveries > OPERATION_DELIVERIES:
                 self.divided += 1

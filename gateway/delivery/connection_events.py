@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.event_log import ENTRY_DEVICES, log_connections
 from gateway.store.protocols import Timers, Writer
 
@@ -103,10 +103,16 @@ class ConnectionEvents:
     """`clock` gives server time in milliseconds. `logged`: each device that comes or goes is a line of the log."""
 
     def __init__(
-        self, database: Writer, facts: DeviceFacts, clock: Callable[[], int], timers: Timers, *, logged: bool = True
+        self,
+        database: Writer,
+        activity: DeviceActivity,
+        clock: Callable[[], int],
+        timers: Timers,
+        *,
+        logged: bool = True,
     ) -> None:
         self._database = database
-        self._facts = facts
+        self._activity = activity
         self._clock = clock
         self._timers = timers
         self._logged = logged
@@ -133,7 +139,9 @@ class ConnectionEvents:
             change.disconnected = (now, max(now - connected_at, 0), named, text)
         if named in _ERRORS or (named == "client" and text):
             said = _ERRORS.get(named, "the device gave up the connection")
-            self._facts.error(identity.device_no, f"connection ended ({named}): {said}" + (f": {text}" if text else ""))
+            self._activity.error(
+                identity.device_no, f"connection ended ({named}): {said}" + (f": {text}" if text else "")
+            )
 
     def _change(self, identity: DeviceIdentity, *, was_online: bool) -> _Change:
         change = self._changes.get(identity.device_no)

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from gateway.audience.frequency import Hours
 from gateway.audience.policy import CRITICAL, Consent, PolicyStore, Rules, choices_of
-from gateway.audience.tempo import Hours
 from gateway.delivery.app_slices import BEGIN, Position, PushPart, ranges_json
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.funnels import opted_out
@@ -46,7 +46,7 @@ CONSENT_ACTIONS: dict[str, Consent] = {"consent.granted": "granted", "consent.de
 """Actions of a push that asks: choosing one is the answer."""
 
 
-class Settings(DescribedModel):
+class DeviceSettings(DescribedModel):
     """What a device says of its person's wishes. Unknown fields are ignored: a device may be newer than the server."""
 
     model_config = ConfigDict(strict=True)
@@ -75,7 +75,12 @@ class TooManyChoices(Exception):
 
 
 def store_settings(
-    connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, policies: PolicyStore, now: int
+    connection: sqlite3.Connection,
+    device_no: int,
+    settings: DeviceSettings,
+    source: str,
+    policies: PolicyStore,
+    now: int,
 ) -> int | None:
     """The highest sequence wins; without one the order of arrival. The number of the app, None if nothing changed.
 
@@ -155,7 +160,9 @@ def end_unwanted(
     return [handle for handles in ended.values() for handle in handles], in_flight
 
 
-def wishes_of(connection: sqlite3.Connection, devices: Iterable[int], everybody: bool) -> dict[int, tuple[str, str]]:
+def preferences_of(
+    connection: sqlite3.Connection, devices: Iterable[int], everybody: bool
+) -> dict[int, tuple[str, str]]:
     """Device number -> consent and choices (JSON). Without `everybody` only those who want less than everything."""
     less = "" if everybody else " AND (v.consent = 'denied' OR v.channels <> '{}')"
     (text,) = connection.execute(
@@ -171,15 +178,15 @@ def unwanted(
     kind: str,
     channel: str | None,
     priority: int,
-    wishes: dict[int, tuple[str, str]],
+    preferences: dict[int, tuple[str, str]],
     devices: Sequence[int],
 ) -> dict[int, str]:
     """Device number -> why this push is not for it."""
     found: dict[int, str] = {}
     for device_no in devices:
-        wish = wishes.get(device_no)
-        if wish is not None:
-            reason = rules.judge(kind, channel, priority, wish[0], choices_of(wish[1]))
+        preference = preferences.get(device_no)
+        if preference is not None:
+            reason = rules.judge(kind, channel, priority, preference[0], choices_of(preference[1]))
             if reason is not None:
                 found[device_no] = reason
     return found
@@ -300,7 +307,7 @@ def end_unwanted_handles(
 # -- on the loop -------------------------------------------------------------------------------------------------------
 
 
-class Wishes:
+class PreferenceStore:
     """Stores what people want, and sees to it. `clock` gives server time in milliseconds."""
 
     def __init__(self, database: Database, ledger: Ledger, policies: PolicyStore, clock: Callable[[], int]) -> None:
@@ -313,7 +320,7 @@ class Wishes:
         ledger.judge_unwanted = self.judge_lost
 
     def store(
-        self, connection: sqlite3.Connection, device_no: int, settings: Settings, source: str, now: int
+        self, connection: sqlite3.Connection, device_no: int, settings: DeviceSettings, source: str, now: int
     ) -> tuple[list[int], set[int]]:
         """On the writer thread: what `settled` is to be told. Raises TooManyChoices."""
         app_no = store_settings(connection, device_no, settings, source, self._policies, now)
@@ -351,7 +358,7 @@ class Wishes:
             lambda ended: self.settled(ended, set()),
         )
 
-    async def change(self, app_no: int, device_no: int, settings: Settings, source: str) -> None:
+    async def change(self, app_no: int, device_no: int, settings: DeviceSettings, source: str) -> None:
         """As `store`, said over HTTP. Raises TooManyChoices."""
         now = self._clock()
         found = await self._database.write(
@@ -360,7 +367,7 @@ class Wishes:
         self.settled(*found)
         self.on_stored(device_no)
 
-    async def preferences(self, app_no: int, device_no: int) -> dict[str, Any]:
+    async def document(self, app_no: int, device_no: int) -> dict[str, Any]:
         """The document that a device shows its person: consent and every channel with their choice."""
 
         def read(connection: sqlite3.Connection) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
-from gateway.delivery.submission import AppRef, Submission, draft_of, listed_ids, nobody_known
+from gateway.delivery.submission import AppRef, Submission, listed_ids, nobody_known, pending_push
 from gateway.delivery_states import PRIORITIES
 from gateway.store.database import Database
 
@@ -33,7 +33,7 @@ class Forecast:
     async def of(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
         """`{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`. Raises what `accept` would."""
         fetch_from = self._attachments.refer(app.no, request, keep=False)
-        draft_of(app, Submission(request), self._max_payload, fetch_from)
+        pending_push(app, Submission(request), self._max_payload, fetch_from)
         online = self._mailbox.online_devices(app.no)
         target = request.target
 

@@ -30,8 +30,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from gateway.audience.frequency import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
 from gateway.audience.policy import CRITICAL, PolicyStore, Rules, choices_of
-from gateway.audience.tempo import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
 from gateway.delivery.app_slices import PushPart
 from gateway.delivery.digest import Digests
 from gateway.delivery.event_log import log_of_device

@@ -102,7 +102,7 @@ class Ledger:
         """Set by the gate. On the writer thread, of these devices: the critical pushes that are let through though they
         are muted, in order, and the handles of those that have ended."""
         self.judge_unwanted: Callable[[list[int]], None] = lambda handles: None
-        """Set by `Wishes`: end those of these waiting deliveries that are still not wanted."""
+        """Set by `PreferenceStore`: end those of these waiting deliveries that are still not wanted."""
 
     # -- what the mailbox reports ---------------------------------------------------------------------------------
 

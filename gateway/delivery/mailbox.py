@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.drain import Drain, Lane, Slot
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, Body, Engine, Message, ReasonCode
 from gateway.delivery.fan_out import BUNDLE_BYTES, FanOutQueue
@@ -52,11 +52,11 @@ class Mailbox:
     """Hands deliveries to the engine; is the engine's events. `clock` gives server time in milliseconds."""
 
     def __init__(
-        self, database: Writer, ledger: Ledger, facts: DeviceFacts, clock: Callable[[], int], timers: Timers
+        self, database: Writer, ledger: Ledger, activity: DeviceActivity, clock: Callable[[], int], timers: Timers
     ) -> None:
         self._database = database
         self._ledger = ledger
-        self._facts = facts
+        self._activity = activity
         self._clock = clock
         self._timers = timers
         self._engine: Engine
@@ -329,7 +329,7 @@ class Mailbox:
         assert isinstance(identity, DeviceIdentity), "the authenticator attaches it"
         self._identities[client_id] = identity
         now = self._clock()
-        self._facts.seen(identity.device_no, now)
+        self._activity.seen(identity.device_no, now)
         if client_id != identity.client_id:
             return  # a side connection: publishes only
         slot = Slot(
@@ -342,7 +342,7 @@ class Mailbox:
         )
         self._slots[client_id] = slot
         self._by_device[identity.device_no] = slot
-        self._facts.connected(identity.device_no, now)
+        self._activity.connected(identity.device_no, now)
         self._drain.noticed_connection(now)
         self.on_connected(identity, now)
 
@@ -353,7 +353,7 @@ class Mailbox:
             self._drain.leave(slot, Lane.CLOSED)
             self._by_device.pop(slot.device_no, None)
         if identity is not None:
-            self._facts.seen(identity.device_no, self._clock())
+            self._activity.seen(identity.device_no, self._clock())
             if slot is not None:
                 self.on_disconnected(identity, slot.connected_at, reason, detail)
 

@@ -18,7 +18,7 @@ from itertools import islice
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import overflow_rows, waiting_devices
 from gateway.delivery.mailbox_quota import MailboxQuota, count_mailboxes
-from gateway.delivery.submission import Draft
+from gateway.delivery.submission import PendingPush
 
 COUNTED_ROWS = 20_000
 """Deliveries that one operation counts, about 15 ms, and those of the mailboxes it has begun with."""
@@ -57,22 +57,22 @@ class MailboxLimits:
         self.on_caught_up: Callable[[], None] = lambda: None
         """Called when nothing of an app is behind any more."""
 
-    def accept_rows(self, connection: sqlite3.Connection, drafts: Iterable[Draft], now: int) -> Enforced:
+    def accept_rows(self, connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], now: int) -> Enforced:
         """See to the mailboxes of new pushes, and set the devices of those that select them."""
         suspects: dict[int, dict[int, None]] = {}
         quota = self._quota
-        for draft in drafts:
-            if not draft.push_no:
+        for pending in pending_pushes:
+            if not pending.push_no:
                 continue
-            size = draft.frame_size
-            if draft.listed is None:
+            size = pending.frame_size
+            if pending.listed is None:
                 quota.take_everywhere(size)
-                draft.devices = waiting_devices(connection, draft.push_no)
-                full = [device_no for device_no in draft.devices if not quota.has_room(device_no)]
+                pending.devices = waiting_devices(connection, pending.push_no)
+                full = [device_no for device_no in pending.devices if not quota.has_room(device_no)]
             else:
-                full = [device_no for device_no in draft.devices if not quota.take(device_no, size)]
+                full = [device_no for device_no in pending.devices if not quota.take(device_no, size)]
             if full:
-                suspects.setdefault(draft.app.no, {}).update(dict.fromkeys(full))
+                suspects.setdefault(pending.app.no, {}).update(dict.fromkeys(full))
         return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now)
 
     def enforce_rows(self, connection: sqlite3.Connection, suspects: dict[int, list[int]], now: int) -> Enforced:

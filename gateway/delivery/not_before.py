@@ -14,25 +14,27 @@ from collections.abc import Iterable, Sequence
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.app_slices import EVERY_DEVICE, PushPart
 from gateway.delivery.handles import row_of_handle
-from gateway.delivery.submission import Draft
+from gateway.delivery.submission import PendingPush
 from gateway.delivery_states import IS_WAITING
 
 
-def gate_accepted_rows(connection: sqlite3.Connection, drafts: Iterable[Draft], policies: PolicyStore) -> bool:
+def gate_accepted_rows(
+    connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], policies: PolicyStore
+) -> bool:
     """Have deliveries of new pushes judged at hand-over: to everybody, or to those who have muted the channel, which
-    are noted in the draft. Whether there are any."""
-    stored = [draft for draft in drafts if draft.push_no]
-    gated = [draft.push_no for draft in stored if draft.gated]
+    are noted in the pending push. Whether there are any."""
+    stored = [pending for pending in pending_pushes if pending.push_no]
+    gated = [pending.push_no for pending in stored if pending.gated]
     if gated:
         gate_rows(connection, gated)
-    for draft in stored:
-        request = draft.request
+    for pending in stored:
+        request = pending.request
         assert request.kind is not None, "filled in by validation"
-        if draft.gated or not policies.may_pass_mute(draft.app.no, request.kind, request.channel, draft.priority):
+        if pending.gated or not policies.may_pass_mute(pending.app.no, request.kind, request.channel, pending.priority):
             continue
         assert request.channel is not None, "what has none cannot be muted"
-        draft.muted = frozenset(gate_muted_rows(connection, draft.push_no, request.channel))
-    return any(draft.gated or draft.muted for draft in stored)
+        pending.muted = frozenset(gate_muted_rows(connection, pending.push_no, request.channel))
+    return any(pending.gated or pending.muted for pending in stored)
 
 
 def gate_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:

@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from gateway.delivery.consent import Wishes
+from gateway.delivery.consent import PreferenceStore
 from gateway.delivery_states import DeliveryState, is_one_of
 from gateway.device_topics import device_topic
 from gateway.store.database import Database
@@ -37,9 +37,9 @@ _MAY_SHOW = (
 class Notices:
     """`publish(topic, payload)` sends one with QoS 1."""
 
-    def __init__(self, database: Database, wishes: Wishes, publish: Callable[[str, bytes], None]) -> None:
+    def __init__(self, database: Database, preferences: PreferenceStore, publish: Callable[[str, bytes], None]) -> None:
         self._database = database
-        self._wishes = wishes
+        self._preferences = preferences
         self._publish = publish
         self._clearing: set[asyncio.Task[None]] = set()
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -62,7 +62,7 @@ class Notices:
         )
         self._under_way.pop((app_id, device_id), None)  # what changes from here on is told again
         if found is not None:
-            self.tell(app_id, device_id, "preferences", await self._wishes.preferences(*found))
+            self.tell(app_id, device_id, "preferences", await self._preferences.document(*found))
 
     def push_recalled(self, app_id: str, push_id: str) -> None:
         """Tell the devices that have it, and may still show it."""

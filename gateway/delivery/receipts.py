@@ -36,8 +36,8 @@ from pydantic import (
 
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import DeviceIdentity
-from gateway.delivery.consent import CONSENT_ACTIONS, Settings, TooManyChoices, Wishes
-from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.consent import CONSENT_ACTIONS, DeviceSettings, PreferenceStore, TooManyChoices
+from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.engine import PACKET_ID_BITS, Message, ReasonCode
 from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
@@ -105,7 +105,7 @@ class Receipt:
 
 _RECEIPTS: TypeAdapter[list[Receipt]] = TypeAdapter(Annotated[list[Receipt], Field(max_length=MAX_RECEIPTS)])
 _RECEIPT = TypeAdapter(Receipt)
-_SETTINGS = TypeAdapter(Settings)
+_SETTINGS = TypeAdapter(DeviceSettings)
 _PUSH_ID: TypeAdapter[str] = TypeAdapter(PushId)
 _REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_finite)])
 
@@ -149,20 +149,20 @@ class Receipts:
     def __init__(
         self,
         database: Writer,
-        facts: DeviceFacts,
+        activity: DeviceActivity,
         uplink: UplinkLimits,
         clock: Callable[[], int],
         timers: Timers,
         ledger: Ledger,
-        wishes: Wishes,
+        preferences: PreferenceStore,
     ) -> None:
         self._database = database
-        self._facts = facts
+        self._activity = activity
         self._uplink = uplink
         self._clock = clock
         self._timers = timers
         self._ledger = ledger
-        self._wishes = wishes
+        self._preferences = preferences
         self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
         """Called when a device's settings are stored."""
         self.on_acted: Callable[[list[int]], None] = lambda handles: None
@@ -212,14 +212,14 @@ class Receipts:
         unpromised = len(message.body.payload) + STATEMENT_BYTES if message.qos == 0 else 0
         if unpromised and self._unpromised + unpromised > MAX_UNPROMISED:
             if device_no is not None:
-                self._facts.on_dropped(device_no, f"{leaf}: too much waits to be stored; QoS 1 would wait its turn")
+                self._activity.on_dropped(device_no, f"{leaf}: too much waits to be stored; QoS 1 would wait its turn")
             done(ReasonCode.QUOTA_EXCEEDED)
             return
         try:
             content = parse(leaf, message.body.payload)
         except Unusable as complaint:
             if device_no is not None:
-                self._facts.on_dropped(device_no, f"{leaf}: {complaint}")
+                self._activity.on_dropped(device_no, f"{leaf}: {complaint}")
             done(ReasonCode.PAYLOAD_FORMAT_INVALID)
             return
         if content is None:
@@ -275,7 +275,7 @@ class Receipts:
         now = self._clock()
 
         def operation(connection: sqlite3.Connection) -> Stored:
-            return store_statements(connection, statements, self._uplink, self._wishes, now)
+            return store_statements(connection, statements, self._uplink, self._preferences, now)
 
         def on_commit(changed: Stored) -> None:
             try:
@@ -284,11 +284,11 @@ class Receipts:
                 go_on()
 
         def tell(changed: Stored) -> None:
-            self._wishes.settled(changed.recorded, changed.in_flight)
+            self._preferences.settled(changed.recorded, changed.in_flight)
             self.on_acted(changed.acted)
             for statement in changed.settings:
                 assert statement.device_no is not None, "looked up before"
-                self._wishes.on_stored(statement.device_no)
+                self._preferences.on_stored(statement.device_no)
                 self.on_settings(statement.app_id, statement.device_id)
             whole, receipts = changed.done
             if whole < len(statements):
@@ -336,7 +336,7 @@ class Receipts:
     def _answer(self, statement: Statement) -> None:
         self._unpromised -= statement.unpromised
         if statement.complaint is not None and statement.device_no is not None:
-            self._facts.on_dropped(statement.device_no, statement.complaint)
+            self._activity.on_dropped(statement.device_no, statement.complaint)
         statement.done(statement.answer)
 
 
@@ -411,7 +411,7 @@ def store_statements(
     connection: sqlite3.Connection,
     statements: Sequence[Statement | Release],
     uplink: UplinkLimits,
-    wishes: Wishes,
+    preferences: PreferenceStore,
     now: int,
 ) -> Stored:
     """Store what devices said, in the order in which they said it, until that has taken SLICE_SECONDS; complaints are
@@ -422,7 +422,7 @@ def store_statements(
 
     def store_receipts() -> None:
         if receipts:
-            _store_receipts(connection, receipts, wishes, changed, now)
+            _store_receipts(connection, receipts, preferences, changed, now)
             receipts.clear()
 
     for count, statement in enumerate(statements):
@@ -451,7 +451,7 @@ def store_statements(
                         return changed
         elif statement.leaf == "settings":
             store_receipts()  # one of them may be such an answer, and what was said last is to hold
-            _store_settings(connection, statement, statement.content, "mqtt", wishes, changed, now)
+            _store_settings(connection, statement, statement.content, "mqtt", preferences, changed, now)
         elif statement.leaf == "report":
             _merge_report(connection, statement, now)
         else:
@@ -474,15 +474,15 @@ def _is_known(connection: sqlite3.Connection, identifier: int) -> bool:
 def _store_settings(
     connection: sqlite3.Connection,
     statement: Statement,
-    settings: Settings,
+    settings: DeviceSettings,
     source: str,
-    wishes: Wishes,
+    preferences: PreferenceStore,
     changed: Stored,
     now: int,
 ) -> None:
     assert statement.device_no is not None, "looked up before"
     try:
-        ended, in_flight = wishes.store(connection, statement.device_no, settings, source, now)
+        ended, in_flight = preferences.store(connection, statement.device_no, settings, source, now)
     except TooManyChoices as complaint:
         statement.answer = ReasonCode.QUOTA_EXCEEDED
         statement.complaint = f"settings: {complaint}"
@@ -504,7 +504,7 @@ def _device_number(connection: sqlite3.Connection, statement: Statement) -> int 
 def _store_receipts(
     connection: sqlite3.Connection,
     receipts: list[tuple[Statement, Receipt]],
-    wishes: Wishes,
+    preferences: PreferenceStore,
     changed: Stored,
     now: int,
 ) -> None:
@@ -537,8 +537,10 @@ def _store_receipts(
         answered.add((push_no, statement.device_no))
         answer = CONSENT_ACTIONS.get(receipt.action or "")
         if answer is not None:
-            settings = Settings(consent=answer, client=f"push {receipt.push_id}", text_version=_asked(receipt.result))
-            _store_settings(connection, statement, settings, "push", wishes, changed, now)
+            settings = DeviceSettings(
+                consent=answer, client=f"push {receipt.push_id}", text_version=_asked(receipt.result)
+            )
+            _store_settings(connection, statement, settings, "push", preferences, changed, now)
     receipt_rows(connection, rows, now)
     changed.recorded += [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
     changed.acted += [handle_of(push_no, device_no) for push_no, device_no, event, *_ in rows if event == "acted"]

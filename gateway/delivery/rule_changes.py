@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.app_slices import BEGIN, Position, cut, next_slice
-from gateway.delivery.consent import Wishes, rejudge_rows
+from gateway.delivery.consent import PreferenceStore, rejudge_rows
 from gateway.delivery.gate import Gate, regate_rows
 from gateway.delivery.ledger import Ledger
 from gateway.store.database import Database
@@ -62,14 +62,14 @@ class RuleChanges:
         self,
         database: Database,
         ledger: Ledger,
-        wishes: Wishes,
+        preferences: PreferenceStore,
         gate: Gate,
         policies: PolicyStore,
         clock: Callable[[], int],
     ) -> None:
         self._database = database
         self._ledger = ledger
-        self._wishes = wishes
+        self._preferences = preferences
         self._gate = gate
         self._policies = policies
         self._clock = clock
@@ -105,7 +105,7 @@ class RuleChanges:
         def on_commit(found: _Slice) -> None:
             self._under_way = False
             self.slices += 1
-            self._wishes.settled(found.ended, found.in_flight)
+            self._preferences.settled(found.ended, found.in_flight)
             under_way.slices += 1
             last = self._passes.pop(app_no)
             if last is not under_way:  # the rules have changed again
@@ -158,5 +158,5 @@ class RuleChanges:
             after: Position | None = BEGIN
             while after is not None:
                 found = await self._database.write(self._operation(app_no, after, app_no in unfinished))
-                self._wishes.settled(found.ended, found.in_flight)  # what is past PUBREC is in flight already
+                self._preferences.settled(found.ended, found.in_flight)  # what is past PUBREC is in flight already
                 after = found.goes_on

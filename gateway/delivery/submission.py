@@ -1,4 +1,5 @@
-"""What acceptance is given and what it answers: a submission, its draft while it is being stored, the accepted push."""
+"""What acceptance is given and what it answers: a submission, the pending push while it is being stored, the accepted
+push."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class Submission(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Draft:
+class PendingPush:
     """A submission that passed every check that needs no database; one with a key may have passed them before."""
 
     app: AppRef
@@ -113,7 +114,7 @@ def listed_ids(target: Target) -> list[str] | None:
     return list(dict.fromkeys(target.devices)) if target.devices is not None else None
 
 
-def draft_of(app: AppRef, submission: Submission, max_payload: int, fetch_from: str | None) -> Draft:
+def pending_push(app: AppRef, submission: Submission, max_payload: int, fetch_from: str | None) -> PendingPush:
     """Judge a submission by itself. `fetch_from`: where devices fetch what belongs to it, None if nothing does. Raises
     Problem 413, 422."""
     request = submission.request
@@ -132,9 +133,11 @@ def draft_of(app: AppRef, submission: Submission, max_payload: int, fetch_from: 
             f"the push is {size} bytes on the wire and the limit is {max_payload}: "
             "send less, or an URL to fetch, or raise max_payload (up to 262144)",
         )
-    draft = Draft(app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority))
-    draft.is_fetched = fetch_from is not None
-    return draft
+    pending = PendingPush(
+        app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority)
+    )
+    pending.is_fetched = fetch_from is not None
+    return pending
 
 
 def nobody_known(unknown: Sequence[str]) -> Problem:
@@ -164,18 +167,18 @@ def new_push_ids(count: int) -> list[str]:
     return [push_id if push_id[0] != "-" else f"0{push_id[1:]}" for push_id in ids]
 
 
-def drafts_among(judged: list[Draft | Problem]) -> list[Draft]:
-    return [draft for draft in judged if isinstance(draft, Draft)]
+def pending_among(judged: list[PendingPush | Problem]) -> list[PendingPush]:
+    return [pending for pending in judged if isinstance(pending, PendingPush)]
 
 
-def answer_of(judged: Draft | Problem) -> AcceptedPush | Problem:
+def answer_of(judged: PendingPush | Problem) -> AcceptedPush | Problem:
     if isinstance(judged, Problem):
         return judged
-    assert judged.answer is not None, "every stored draft is answered"
+    assert judged.answer is not None, "every stored push is answered"
     return judged.answer
 
 
-def answer_unstored(judged: Draft | Problem, error: Exception, refusal: Problem) -> Problem:
+def answer_unstored(judged: PendingPush | Problem, error: Exception, refusal: Problem) -> Problem:
     """The answer to a line of a batch that was to be stored when `error` came; `refusal` if it was not."""
     if isinstance(judged, Problem):
         return judged

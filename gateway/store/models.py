@@ -85,7 +85,7 @@ class Device(SQLModel, table=True):
     settings_client: str | None = None
     settings_at: int | None = None
     quiet_hours: str | None = None
-    """The person's own, `audience.tempo.Hours` as JSON."""
+    """The person's own, `audience.frequency.Hours` as JSON."""
     gap_told_to: int | None = None
     """It has been told what ended until then without reaching it."""
 

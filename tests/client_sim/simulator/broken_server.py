@@ -90,7 +90,7 @@ from gateway.delivery.mailbox import Mailbox, Presence
 from gateway.delivery.push import ActivePush
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
-from gateway.delivery.submission import AppRef, Draft, Submission, draft_of
+from gateway.delivery.submission import AppRef, PendingPush, Submission, pending_push
 from gateway.delivery_states import DeliveryState
 from gateway.errors import problem
 from gateway.events.event_feed import EventFeed
@@ -171,11 +171,11 @@ def answers_twice() -> None:
 
 
 def too_late() -> None:
-    def longer(app: AppRef, submission: Submission, max_payload: int, fetch_from: str | None) -> Draft:
+    def longer(app: AppRef, submission: Submission, max_payload: int, fetch_from: str | None) -> PendingPush:
         submission.request.__dict__["ttl"] += LONGER
-        return draft_of(app, submission, max_payload, fetch_from)
+        return pending_push(app, submission, max_payload, fetch_from)
 
-    vars(acceptance)["draft_of"] = longer
+    vars(acceptance)["pending_push"] = longer
 
 
 def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
@@ -433,7 +433,7 @@ def overflows_newest() -> None:
 
 
 def twice() -> None:
-    Acceptance._remembered = lambda self, connection, draft, key, now: None  # type: ignore[method-assign]
+    Acceptance._remembered = lambda self, connection, pending, key, now: None  # type: ignore[method-assign]
 
 
 def fewer() -> None:

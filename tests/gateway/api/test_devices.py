@@ -120,7 +120,7 @@ async def test_a_list_is_walked_page_by_page(house: House) -> None:
 async def test_presence_and_errors_that_are_in_memory_only_are_shown(house: House) -> None:
     await house.enrol("kiosk-1")
     connect(house, 1, "kiosk-1")
-    house.components.facts.error(1, "said something odd")
+    house.components.activity.error(1, "said something odd")
     shown = await house.call("GET", "/v1/devices/kiosk-1")
     assert (shown["online"], shown["connected_at"]) == (True, "2027-01-15T08:00:00.000Z")
     assert shown["last_error"] == "said something odd"

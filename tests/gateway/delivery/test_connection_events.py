@@ -18,7 +18,7 @@ def connections(world: World) -> ConnectionEvents:
 
 def watched(world: World, *, logged: bool = True) -> ConnectionEvents:
     database: Any = world.writer
-    connections = ConnectionEvents(database, world.facts, world.clock, world.timers, logged=logged)
+    connections = ConnectionEvents(database, world.activity, world.clock, world.timers, logged=logged)
     world.mailbox.on_connected = connections.connected
     world.mailbox.on_disconnected = connections.disconnected
     return connections

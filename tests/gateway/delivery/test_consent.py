@@ -313,7 +313,7 @@ def test_every_answer_is_proved(world: World) -> None:
     world.now += 1_000
     world.says("settings", {"consent": "denied", "seq": 4})
     world.says("settings", {"consent": "denied", "seq": 6})
-    records = world.run(world.wishes.consents(1, 1))
+    records = world.run(world.preferences.consents(1, 1))
     assert [(record["consent"], record["seq"]) for record in records] == [("denied", 6), ("granted", 5)]
     assert (records[1]["text_version"], records[1]["client"], records[1]["source"]) == ("v1", "kiosk 2.1", "mqtt")
     assert records[1]["recorded_at"] == "2027-01-15T08:00:00.000Z"
@@ -323,7 +323,7 @@ def test_the_proof_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("gateway.delivery.consent.CONSENT_RECORDS", 3)
     for seq in range(1, 6):
         world.says("settings", {"consent": "granted", "seq": seq})
-    assert [record["seq"] for record in world.run(world.wishes.consents(1, 1))] == [5, 4, 3]
+    assert [record["seq"] for record in world.run(world.preferences.consents(1, 1))] == [5, 4, 3]
 
 
 def test_the_forecast_says_who_would_not_get_it(world: World) -> None:

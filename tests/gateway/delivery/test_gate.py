@@ -12,8 +12,8 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from gateway.audience.frequency import WINDOWS, Hours, is_quiet
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
-from gateway.audience.tempo import WINDOWS, Hours, is_quiet
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.test_consent import full_disk
 from tests.gateway.delivery.world import APP, START, World, items

@@ -117,10 +117,10 @@ def test_a_receipt_for_a_push_it_was_no_target_of_is_dropped_and_shown(world: Wo
     foreign = world.push({"device": "d2"}).push_id
     assert world.says("receipts", {"push_id": foreign, "event": "opened"}) == 0
     assert world.state(foreign, 2) == ("waiting", None)
-    fact = world.facts.last_error(1)
+    fact = world.activity.last_error(1)
     assert fact is not None
     assert foreign in fact[0]
-    assert world.facts.dropped == 1
+    assert world.activity.dropped == 1
     world.timers.later_turn()
     world.settle()
     assert foreign in world.row("SELECT last_error FROM device WHERE no = 1")[0]
@@ -165,7 +165,7 @@ def test_the_acknowledgement_leaves_after_the_commit(world: World, push_id: str)
 def test_bad_json_is_dropped_with_0x99_and_shown(world: World, leaf: str, payload: bytes) -> None:
     world.connect()
     assert world.says(leaf, payload) == 0x99
-    fact = world.facts.last_error(1)
+    fact = world.activity.last_error(1)
     assert fact is not None
     assert fact[0].startswith(leaf)
 
@@ -263,10 +263,10 @@ def test_what_nobody_waits_for_is_bounded_while_the_disk_is_slow(world: World, m
 
     for qos in (0, 0, 1, 0, 1):  # the third of QoS 0 is too much; those of QoS 1 are bounded by the device's window
         say(qos)
-    fact = world.facts.last_error(1)
+    fact = world.activity.last_error(1)
     assert fact is not None
     assert fact[0].startswith("uplink/log: too much waits")
-    assert world.facts.dropped == 1
+    assert world.activity.dropped == 1
     world.settle()
     say(0)
     world.settle()
@@ -305,7 +305,7 @@ def test_a_statement_that_cannot_be_stored_does_not_keep_the_others_from_it(
     world.settle()
     assert answers == [("good", 0), ("poison", 0x80), ("fine", 0)]
     assert world.row("SELECT count(*) FROM uplink_message") == (2,)
-    assert "poison" in str(world.facts.last_error(1))
+    assert "poison" in str(world.activity.last_error(1))
 
 
 def test_a_device_that_says_much_waits_for_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +344,7 @@ def test_a_message_of_many_answers_is_stored_in_parts(world: World, monkeypatch:
     assert world.says("receipts", said) == 0
     assert [world.state(push_id) for push_id in ids] == [("acted", None)] * 3
     assert sum(1 for size in groups if size) >= 3
-    assert len(world.run(world.wishes.consents(1, 1))) == 3
+    assert len(world.run(world.preferences.consents(1, 1))) == 3
 
 
 def test_a_message_that_is_all_mistakes_is_not_put_into_words() -> None:

@@ -97,7 +97,7 @@ def test_as_long_again_after_its_counts_a_push_is_forgotten(world: World) -> Non
         assert refusal.value.code == "push_not_found"
     assert world.run(world.ledger.recall(1, push)) is None
     assert world.says("receipts", {"push_id": push, "event": "opened"}) == 0
-    assert world.facts.dropped == 1
+    assert world.activity.dropped == 1
 
 
 def test_numbers_of_forgotten_pushes_are_not_given_again(world: World) -> None:

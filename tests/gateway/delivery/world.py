@@ -14,8 +14,8 @@ from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
-from gateway.delivery.consent import Wishes
-from gateway.delivery.device_facts import DeviceFacts
+from gateway.delivery.consent import PreferenceStore
+from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.event_log import Page, Position, read_events
@@ -85,17 +85,17 @@ class World:
         self.engine = FakeEngine(self.window)
         database: Any = self.writer
         self.ledger = Ledger(database, self.clock, self.timers)
-        self.facts = DeviceFacts(database, self.clock, self.timers)
-        self.mailbox = Mailbox(database, self.ledger, self.facts, self.clock, self.timers)
+        self.activity = DeviceActivity(database, self.clock, self.timers)
+        self.mailbox = Mailbox(database, self.ledger, self.activity, self.clock, self.timers)
         self.policies = PolicyStore(database, self.clock)
-        self.wishes = Wishes(database, self.ledger, self.policies, self.clock)
+        self.preferences = PreferenceStore(database, self.ledger, self.policies, self.clock)
         numbers = PushNumbers()
         self.gate = Gate(database, self.ledger, self.mailbox, self.policies, self.clock, self.timers, Digests(numbers))
-        self.wishes.on_stored = lambda device_no: self.gate.look((device_no,))
-        self.rule_changes = RuleChanges(database, self.ledger, self.wishes, self.gate, self.policies, self.clock)
+        self.preferences.on_stored = lambda device_no: self.gate.look((device_no,))
+        self.rule_changes = RuleChanges(database, self.ledger, self.preferences, self.gate, self.policies, self.clock)
         self.policies.on_changed = self.rule_changes.begin
         self.receipts = Receipts(
-            database, self.facts, UplinkLimits(100), self.clock, self.timers, self.ledger, self.wishes
+            database, self.activity, UplinkLimits(100), self.clock, self.timers, self.ledger, self.preferences
         )
         self.analytics = Analytics(database, self.ledger, self.policies, self.clock, self.timers)
         self.reports = Reports(database, self.ledger)

@@ -22,7 +22,7 @@ MAX_ERROR = 500
 """Characters of a `last_error`."""
 
 
-class DeviceFacts:
+class DeviceActivity:
     def __init__(self, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
         self._database = database
         self._clock = clock

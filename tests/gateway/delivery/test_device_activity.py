@@ -5,11 +5,11 @@ from tests.gateway.delivery.world import World
 
 def test_facts_of_many_devices_are_one_operation_and_the_newest_wins(world: World) -> None:
     for device_no in (1, 2, 3):
-        world.facts.connected(device_no, 10)
-        world.facts.seen(device_no, 10)
-    world.facts.seen(2, 20)
-    world.facts.error(3, "first")
-    world.facts.error(3, "second")
+        world.activity.connected(device_no, 10)
+        world.activity.seen(device_no, 10)
+    world.activity.seen(2, 20)
+    world.activity.error(3, "first")
+    world.activity.error(3, "second")
     world.timers.later_turn()
     assert len(world.writer.queue) == 1
     world.settle()
@@ -18,13 +18,13 @@ def test_facts_of_many_devices_are_one_operation_and_the_newest_wins(world: Worl
 
 
 def test_the_newest_error_is_known_before_it_is_written(world: World) -> None:
-    world.facts.on_denied(world.identities[1], "x" * 600)
-    fact = world.facts.last_error(1)
+    world.activity.on_denied(world.identities[1], "x" * 600)
+    fact = world.activity.last_error(1)
     assert fact == ("x" * 500, world.now)
-    assert world.facts.denied == 1
+    assert world.activity.denied == 1
     world.timers.later_turn()
     world.settle()
-    assert world.facts.last_error(1) is None
+    assert world.activity.last_error(1) is None
     assert world.row("SELECT length(last_error) FROM device WHERE no = 1") == (500,)
 
 

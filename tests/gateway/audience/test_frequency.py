@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.audience.tempo import WINDOWS, Cap, Hours, free_at, is_quiet, quiet_until
+from gateway.audience.frequency import WINDOWS, Cap, Hours, free_at, is_quiet, quiet_until
 
 MINUTE = 60_000
 NIGHT = Hours(start="22:00", end="07:00")
