@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from client_sim.backoff import Backoff
 from client_sim.device import Device
 from client_sim.push import Push
 from client_sim.testing import FakeServer
+from tests.documents.markdown import blocks
 
 TIMEOUT = 10.0
 AT_ONCE = Backoff(base=0.001, cap=0.01)
@@ -304,9 +304,8 @@ def test_a_list_of_receipts_or_a_bare_id_will_do(server: FakeServer) -> None:
 
 
 def test_the_examples_of_the_document_work(tmp_path: Path) -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "device-python.md").read_text()
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
-    program, example = (textwrap.dedent(block) for block in blocks if "device" in block)
+    page = Path(__file__).resolve().parents[2] / "docs" / "device-python.md"
+    program, example = (block.text for block in blocks(page) if block.language == "python")
     program = program.replace("kiosk-1.db", str(tmp_path / "kiosk-1.db"))
     with FakeServer() as server:
         shown: SimpleQueue[Push] = SimpleQueue()

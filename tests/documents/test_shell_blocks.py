@@ -1,0 +1,69 @@
+"""Every shell block of the documents works as it is pasted, page by page.
+
+Fenced as `sh`, it is pasted; as `sh endless`, it is pasted and still runs after two seconds; as `sh excerpt`, it is not
+(it needs another machine, or minutes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.documents.markdown import Block, blocks
+from tests.documents.shell_world import ShellWorld
+
+ROOT = Path(__file__).resolve().parents[2]
+MARKS: Final = {"", "endless", "excerpt"}
+SERVED: Final = """\
+fleetpush serve
+API=http://127.0.0.1:8080/v1
+AUTH="Authorization: Bearer $(cat fleetpush-data/admin.key)"
+fleetpush devices add kiosk-1 > /dev/null
+for file in menu.png menu.pdf; do echo menu > $file; done
+"""
+"""What pages take for granted that do not begin with `serve` themselves: the quickstart."""
+ALONE: Final = ("README.md", "docs/quickstart.md", "docs/operate/tls.md", "docs/operate/backup.md")
+PRINTED: Final = {"README.md": "Hello", "docs/quickstart.md": "Hello"}
+"""What a terminal shows in the end."""
+
+
+def shell_blocks(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.language == "sh"]
+
+
+def pages() -> list[str]:
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    return sorted(
+        str(page.relative_to(ROOT)) for page in found if any(block.mark != "excerpt" for block in shell_blocks(page))
+    )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[ShellWorld]:
+    world = ShellWorld(tmp_path)
+    yield world
+    world.close()
+
+
+@pytest.mark.parametrize("page", pages())
+def test_the_shell_blocks_of_a_page_work(page: str, world: ShellWorld) -> None:
+    pasted = [block for block in shell_blocks(ROOT / page) if block.mark != "excerpt"]
+    world.run(pasted, "" if page in ALONE else SERVED)
+    if page in PRINTED:
+        world.wait_output(PRINTED[page])
+
+
+def test_every_shell_block_says_how_it_is_tested() -> None:
+    every = [block for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] for block in blocks(page)]
+    assert [block.place for block in every if block.language in ("bash", "shell", "console")] == []
+    assert [block.place for block in every if block.language == "sh" and block.mark not in MARKS] == []
+
+
+def test_a_command_that_does_not_work_is_found(world: ShellWorld, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A page\n\n```sh\nfleetpush devices show nobody\n```\n")
+    with pytest.raises(AssertionError, match=r"--- page\.md:3\n(?s:.*)exit code 1"):
+        world.run(shell_blocks(page), SERVED)
