@@ -25,6 +25,7 @@ from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.policy import PolicyStore
 from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
 from gateway.delivery.calls import Calls
@@ -35,7 +36,6 @@ from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import EmbeddedEngine
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.forecast import Forecast
-from gateway.delivery.gate import Gate
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
@@ -94,9 +94,11 @@ class Components:
         self._policies = policies = PolicyStore(database, clock)
         self._preferences = preferences = PreferenceStore(database, ledger, policies, clock)
         numbers = PushNumbers()
-        self._gate = gate = Gate(database, ledger, mailbox, policies, clock, timers, Digests(numbers))
-        preferences.on_stored = lambda device_no: gate.look((device_no,))
-        self._rule_changes = rule_changes = RuleChanges(database, ledger, preferences, gate, policies, clock)
+        self._alert_limiter = alert_limiter = AlertLimiter(
+            database, ledger, mailbox, policies, clock, timers, Digests(numbers)
+        )
+        preferences.on_stored = lambda device_no: alert_limiter.check((device_no,))
+        self._rule_changes = rule_changes = RuleChanges(database, ledger, preferences, alert_limiter, policies, clock)
         policies.on_changed = rule_changes.begin
         self._receipts = Receipts(
             database, activity, UplinkLimits(settings.uplink_keep), clock, timers, ledger, preferences
@@ -126,7 +128,7 @@ class Components:
             timers,
             self._storage_left,
             policies,
-            gate,
+            alert_limiter,
             numbers,
             self.attachments,
         )
@@ -190,7 +192,7 @@ class Components:
             lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
         )
         mailbox.on_returned = self._missed_pushes.returned
-        self._receipts.on_zone = gate.zone_changed
+        self._receipts.on_zone = alert_limiter.zone_changed
         self._receipts.on_settings = self._notices.preferences_changed
         self.broker.start()
         self.metrics = Metrics(
@@ -228,7 +230,7 @@ class Components:
         """After a restart, before the first connection."""
         await self._policies.load()
         await self.enrolments.load(self._database)
-        await self._gate.load()
+        await self._alert_limiter.load()
         await self.mailbox.recover()
         await self._receipts.recover(self.broker.numbers())
         await self._rule_changes.recover()
@@ -249,7 +251,7 @@ class Components:
             ),
             policies=self._policies,
             preferences=self._preferences,
-            gate=self._gate,
+            alert_limiter=self._alert_limiter,
             notices=self._notices,
             acceptance=self._acceptance,
             forecast=Forecast(
@@ -288,7 +290,7 @@ class Components:
         """End what has outlived its ttl, and do what else is due, until cancelled."""
         works = (
             self._ledger.sweep,
-            self._gate.tick,
+            self._alert_limiter.tick,
             self.analytics.tick,
             self.webhook_sender.tick,
             self._follow_wall_clock,

@@ -71,7 +71,9 @@ async def list_critical_uses(
 ) -> Response:
     """List every critical push that passed a muted channel, a cap or quiet hours, the newest first. Needs a key with
     the scope `read`."""
-    return json_response(await services(request).gate.critical_uses(principal.app_no, limit, cursor_number(cursor)))
+    return json_response(
+        await services(request).alert_limiter.critical_uses(principal.app_no, limit, cursor_number(cursor))
+    )
 
 
 @router.get("/policy", response_model=responses.PolicyResponse)

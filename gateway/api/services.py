@@ -18,12 +18,12 @@ from gateway.api.request_turns import RequestTurns
 from gateway.audience.policy import PolicyStore
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.forecast import Forecast
-from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.notices import Notices
 from gateway.delivery.reports import Reports
@@ -53,7 +53,7 @@ class Services:
     devices: DeviceRegistry
     policies: PolicyStore
     preferences: PreferenceStore
-    gate: Gate
+    alert_limiter: AlertLimiter
     notices: Notices
     acceptance: Acceptance
     forecast: Forecast

@@ -1,7 +1,7 @@
 """What an app lets be sent to people: its policy and its channels, as its operator sets them.
 
 Rules are immutable and swapped whole: the loop and the writer thread may look at them at any time. They are kept in
-memory for every app (a few hundred bytes each), because every push is judged by them.
+memory for every app (a few hundred bytes each), because every push is checked by them.
 """
 
 from __future__ import annotations
@@ -158,15 +158,15 @@ class Rules:
         """Whether alerts are counted at all."""
         return self.policy.caps is not None or any(channel.fields.caps for channel in self.channels.values())
 
-    def has_tempo(self, channel: str | None) -> bool:
+    def has_frequency_limits(self, channel: str | None) -> bool:
         """Whether an alert of this channel may have to wait, as far as the app is concerned."""
         return self.policy.caps is not None or self.caps(channel) is not None or self.quiet_hours(channel) is not None
 
-    def judge(
+    def suppression_reason(
         self, kind: str, channel: str | None, priority: int, consent: str, choices: Mapping[str, bool]
     ) -> Literal["no_consent", "channel_muted"] | None:
         """Why a push is not for this device; None when it is, or when it is critical and passes what is muted, which is
-        judged at hand-over. `choices`: the person's, by channel."""
+        checked at hand-over. `choices`: the person's, by channel."""
         if consent in self.policy.blocked(kind):
             return "no_consent"
         return "channel_muted" if priority != CRITICAL and self.is_muted(kind, channel, choices) else None
@@ -190,7 +190,7 @@ class PolicyStore:
         self.timed: set[int] = set()
         """Apps of which some device has quiet hours of its own."""
         self.on_changed: Callable[[int], None] = lambda app_no: None
-        """Called when the rules of an app have changed: what waits is judged anew."""
+        """Called when the rules of an app have changed: what waits is checked anew."""
         self._changes = 0
         self.last_changes: dict[int, int] = {}
         """App number -> number of the last change of its rules that holds. The table `rule_change` has it as well until
@@ -239,25 +239,25 @@ class PolicyStore:
         """The apps of which that is so."""
         return [app_no for app_no in self.restricted.union(self._rules) if self.is_guarded(app_no)]
 
-    def has_tempo(self, app_no: int) -> bool:
+    def has_frequency_limits(self, app_no: int) -> bool:
         """Whether alerts of the app may have to wait."""
         rules = self.of(app_no)
-        return app_no in self.timed or any(map(rules.has_tempo, (None, *rules.channels)))
+        return app_no in self.timed or any(map(rules.has_frequency_limits, (None, *rules.channels)))
 
-    def tempered(self) -> list[int]:
+    def apps_with_frequency_limits(self) -> list[int]:
         """The apps of which that is so."""
-        return [app_no for app_no in self.timed.union(self._rules) if self.has_tempo(app_no)]
+        return [app_no for app_no in self.timed.union(self._rules) if self.has_frequency_limits(app_no)]
 
-    def judged_at_hand_over(self) -> set[int]:
+    def apps_limited_at_hand_over(self) -> set[int]:
         """The apps of which some push may be: an alert that may have to wait, or a critical one that somebody muted."""
-        return self.restricted.union(self.tempered())
+        return self.restricted.union(self.apps_with_frequency_limits())
 
-    def is_gated(self, app_no: int, kind: str, channel: str | None) -> bool:
-        """Whether such a push is judged when it is handed over, to everybody: an alert that may have to wait."""
-        return kind == "alert" and (app_no in self.timed or self.of(app_no).has_tempo(channel))
+    def is_limited(self, app_no: int, kind: str, channel: str | None) -> bool:
+        """Whether such a push is checked when it is handed over, to everybody: an alert that may have to wait."""
+        return kind == "alert" and (app_no in self.timed or self.of(app_no).has_frequency_limits(channel))
 
     def may_pass_mute(self, app_no: int, kind: str, channel: str | None, priority: int) -> bool:
-        """Whether such a push is judged when it is handed over to those who have muted its channel: a critical one."""
+        """Whether such a push is checked when it is handed over to those who have muted its channel: a critical one."""
         return priority == CRITICAL and app_no in self.restricted and self.of(app_no).mutable(kind, channel)
 
     def _put(self, app_no: int, channel_id: str, channel: Channel) -> None:

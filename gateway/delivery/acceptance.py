@@ -23,10 +23,10 @@ from typing import Any
 from gateway.audience import targeting
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES, AcceptanceQueue
+from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.attachments import Attachments, fetch_within
 from gateway.delivery.consent import preferences_of, suppress_selected, unwanted
 from gateway.delivery.digest import PushNumbers
-from gateway.delivery.gate import Gate
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import (
@@ -38,7 +38,7 @@ from gateway.delivery.ledger_statements import (
 )
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.mailbox_limits import Enforced, MailboxLimits
-from gateway.delivery.not_before import gate_accepted_rows
+from gateway.delivery.not_before import mark_accepted_rows
 from gateway.delivery.push import (
     ActivePush,
     PushRequest,
@@ -121,13 +121,13 @@ class Acceptance:
         timers: Timers,
         storage_left: Callable[[], bool],
         policies: PolicyStore,
-        gate: Gate,
+        alert_limiter: AlertLimiter,
         numbers: PushNumbers,
         attachments: Attachments,
     ) -> None:
         self._attachments = attachments
         self._numbers = numbers
-        self._gate = gate
+        self._alert_limiter = alert_limiter
         self._policies = policies
         self._database = database
         self._ledger = ledger
@@ -330,11 +330,11 @@ class Acceptance:
             ttl = pending.request.ttl
             self._ledger.expects_expiry(now + ttl * 1000)
             devices = pending.devices
-            if pending.gated:
-                self._gate.offer(pending.push_no, devices, ttl)
+            if pending.limited:
+                self._alert_limiter.add(pending.push_no, devices, ttl)
                 continue
             if pending.muted:
-                self._gate.offer_muted(pending.push_no, [no for no in devices if no in pending.muted], ttl)
+                self._alert_limiter.add_muted(pending.push_no, [no for no in devices if no in pending.muted], ttl)
                 devices = [device_no for device_no in devices if device_no not in pending.muted]
             # Most of a batch: the device is away, and there is nothing to do.
             if devices and (len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], pending.priority)):
@@ -388,8 +388,8 @@ class Acceptance:
         insert_single_rows(connection, single)
         for reason, handles in withheld.items():
             end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
-        if gate_accepted_rows(connection, pending_pushes, self._policies):
-            self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
+        if mark_accepted_rows(connection, pending_pushes, self._policies):
+            self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
         stored = self._collapse_and_limit(connection, pending_pushes, last_no + 1, now)
         for pending in pending_pushes:
             if pending.push_no:
@@ -510,7 +510,7 @@ class Acceptance:
         if pending.is_fetched:
             pending.fetch_within = fetch_within(pending.targeted, request.ttl)
         assert request.kind is not None, "filled in by validation"
-        pending.gated = self._policies.is_gated(pending.app.no, request.kind, request.channel)
+        pending.limited = self._policies.is_limited(pending.app.no, request.kind, request.channel)
         pushes.append(
             (
                 push_no,

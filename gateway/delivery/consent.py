@@ -1,10 +1,10 @@
 """What people want: consent and muted channels, from what a device says to the pushes that are kept from it.
 
-It is judged when a push is accepted, and again when a person changes their mind or the app its rules: what waits and is
-not wanted any more ends at once, so that nothing that waits need be judged when it is handed over. What was in flight
-at that moment ends so too if it comes back.
+It is checked when a push is accepted, and again when a person changes their mind or the app its rules: what waits and
+is not wanted any more ends at once, so that nothing that waits need be checked when it is handed over. What was in
+flight at that moment ends so too if it comes back.
 
-`judge` looks at one device; `suppress_selected` does the same in SQL, for pushes to many.
+`Rules.suppression_reason` looks at one device; `suppress_selected` does the same in SQL, for pushes to many.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.delivery.funnels import opted_out
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import end_rows, suppress_rows
-from gateway.delivery.not_before import gate_channels_rows, regate_device_rows
+from gateway.delivery.not_before import mark_channels_rows, mark_device_rows
 from gateway.delivery_states import IS_WAITING, DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.store.database import Database
@@ -147,7 +147,7 @@ def end_unwanted(
     ended: dict[str, list[int]] = {}
     in_flight: set[int] = set()
     for push_no, kind, channel, priority in waiting:
-        verdict = rules.judge(kind, channel, priority, consent, wanted)
+        verdict = rules.suppression_reason(kind, channel, priority, consent, wanted)
         if verdict is None:
             continue
         handle = handle_of(push_no, device_no)
@@ -186,7 +186,7 @@ def unwanted(
     for device_no in devices:
         preference = preferences.get(device_no)
         if preference is not None:
-            reason = rules.judge(kind, channel, priority, preference[0], choices_of(preference[1]))
+            reason = rules.suppression_reason(kind, channel, priority, preference[0], choices_of(preference[1]))
             if reason is not None:
                 found[device_no] = reason
     return found
@@ -263,7 +263,7 @@ def rejudge_rows(
             break
         read += len(choices)
         last = Position(push_no, device_no)
-        reason = rules.judge(*pushes[push_no], consent, choices_of(choices))
+        reason = rules.suppression_reason(*pushes[push_no], consent, choices_of(choices))
         if reason is None:
             continue
         if is_sent(push_no, device_no):
@@ -296,7 +296,7 @@ def end_unwanted_handles(
         " CROSS JOIN push AS p ON p.no = d.push_no CROSS JOIN device AS v ON v.no = d.device_no",
         (json.dumps(handles),),
     ).fetchall():
-        reason = policies.of(app_no).judge(kind, channel, priority, consent, choices_of(choices))
+        reason = policies.of(app_no).suppression_reason(kind, channel, priority, consent, choices_of(choices))
         if reason is not None and not is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
             ended.setdefault(reason, []).append(handle)
     for why, of_reason in ended.items():
@@ -316,7 +316,7 @@ class PreferenceStore:
         self._policies = policies
         self._clock = clock
         self.on_stored: Callable[[int], None] = lambda device_no: None
-        """Called when what a device wants is on disk; set to the gate's look."""
+        """Called when what a device wants is on disk; set to the limiter's `check`."""
         ledger.judge_unwanted = self.judge_lost
 
     def store(
@@ -326,21 +326,21 @@ class PreferenceStore:
         app_no = store_settings(connection, device_no, settings, source, self._policies, now)
         if app_no is None:
             return [], set()
-        # Before the commit, so that a push that is judged after it is judged by it.
+        # Before the commit, so that a push that is checked after it is checked by it.
         self._policies.restricted.add(app_no)
         if settings.quiet_hours is not None:
             self._policies.timed.add(app_no)
         rules = self._policies.of(app_no)
         ended = end_unwanted(connection, device_no, rules, self._ledger.is_sent, now)
         # What the change does not touch stays where it is in its mailbox.
-        gated = 0
+        limited = 0
         if "quiet_hours" in settings.model_fields_set:
-            gated += regate_device_rows(connection, device_no, now, gated_only=settings.quiet_hours is None)
+            limited += mark_device_rows(connection, device_no, now, limited_only=settings.quiet_hours is None)
         muted = [name for name, wanted in (settings.channels or {}).items() if not wanted and rules.may_mute(name)]
         if muted:
-            gated += gate_channels_rows(connection, device_no, muted)
-        if gated:
-            self._ledger.gated = True  # here: whatever reads mailboxes on this thread comes later
+            limited += mark_channels_rows(connection, device_no, muted)
+        if limited:
+            self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
         return ended
 
     def settled(self, ended: list[int], in_flight: set[int]) -> None:

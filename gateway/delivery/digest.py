@@ -1,8 +1,8 @@
 """A digest: one alert in the place of several that a cap has held back for the same person.
 
-It is a push of its own, stored by the gate in the operation that lets it through: "5 offers", with the titles of the
-first few, the ids of all in `data.digest`, their channel, the most urgent of their priorities and the longest of the
-lifetimes that are left. Its members end `superseded`, reason `digested`, and name it.
+It is a push of its own, stored by the alert limiter in the operation that lets it through: "5 offers", with the titles
+of the first few, the ids of all in `data.digest`, their channel, the most urgent of their priorities and the longest of
+the lifetimes that are left. Its members end `superseded`, reason `digested`, and name it.
 """
 
 from __future__ import annotations

@@ -233,10 +233,10 @@ class Drain:
         ledger = self._ledger
 
         def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush], list[int]]:
-            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now, ledger.gated)
+            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now, ledger.limited)
             ended: list[int] = []
-            if ledger.gated and priority == 0:
-                passed, ended = ledger.judge_in_place(connection, devices, now)
+            if ledger.limited and priority == 0:
+                passed, ended = ledger.check_in_place(connection, devices, now)
                 pages = [page.with_judged(passed.get(no, [])) for no, page in zip(devices, pages, strict=False)]
             missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
             return last_push_no(connection), pages, load_pushes(connection, missing) if missing else [], ended
@@ -303,15 +303,15 @@ def page_rows(
     limit: int,
     is_sent: Callable[[int, int], bool],
     now: int,
-    gated: bool = False,
+    limited: bool = False,
 ) -> list[_Page]:
     """For each device number the oldest `limit` waiting pushes of this priority, without those in flight, and without
-    gated ones, where there may be any (that costs a look at each row).
+    limited ones, where there may be any (that costs a look at each row).
 
     Fewer pages than asked for if they would be more than READ_BYTES. One row comes back, whatever is found: each row is
     a pass of the interpreter lock. SQLite cannot limit the rows of each device, so it looks for the first one too many.
     """
-    here = " AND d.not_before IS NULL" if gated else ""
+    here = " AND d.not_before IS NULL" if limited else ""
     (text,) = connection.execute(
         "WITH edge AS MATERIALIZED (SELECT slot.value AS device_no,"
         " (SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"

@@ -92,15 +92,15 @@ class Ledger:
         self._recalled: dict[int, None] = {}
         self.changed: set[int] = set()
         """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""
-        self.gated = False
-        """Whether any delivery may be gated (`Delivery.not_before`)."""
+        self.limited = False
+        """Whether any delivery may be limited (`Delivery.not_before`)."""
         self._withheld: set[int] = set()
         """Handles in flight that were not wanted any more when somebody last changed their mind."""
-        self.judge_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]] = (
+        self.check_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]] = (
             lambda connection, devices, now: ({}, [])
         )
-        """Set by the gate. On the writer thread, of these devices: the critical pushes that are let through though they
-        are muted, in order, and the handles of those that have ended."""
+        """Set by the alert limiter. On the writer thread, of these devices: the critical pushes that are let through
+        though they are muted, in order, and the handles of those that have ended."""
         self.judge_unwanted: Callable[[list[int]], None] = lambda handles: None
         """Set by `PreferenceStore`: end those of these waiting deliveries that are still not wanted."""
 
@@ -208,10 +208,10 @@ class Ledger:
     ) -> None:
         """End those of the handles that are recalled, over or superseded; the rest is still worth sending.
 
-        Gated ones are left to the gate, except those of `awaiting_pubrec`: of QoS 2, let through before, and perhaps
-        received; and, if all are of `device_no`, what is judged in its place. `done(alive, pushes)` is called on the
-        loop: handles still waiting, oldest first as given, and the pushes of them that were not in memory when it was
-        read.
+        Limited ones are left to the alert limiter, except those of `awaiting_pubrec`: of QoS 2, let through before, and
+        perhaps received; and, if all are of `device_no`, what is judged in its place. `done(alive, pushes)` is called
+        on the loop: handles still waiting, oldest first as given, and the pushes of them that were not in memory when
+        it was read.
         """
         self.flush()
         now = self._clock()
@@ -219,8 +219,8 @@ class Ledger:
         def operation(connection: sqlite3.Connection) -> tuple[list[int], list[ActivePush], list[int]]:
             alive = judge_rows(connection, handles, now, awaiting_pubrec)
             ended: list[int] = []
-            if self.gated and device_no is not None:
-                passed, ended = self.judge_in_place(connection, [device_no], now)
+            if self.limited and device_no is not None:
+                passed, ended = self.check_in_place(connection, [device_no], now)
                 known = {*alive, *(handle_of(push_no, device_no) for push_no in passed.get(device_no, ()))}
                 alive = [handle for handle in handles if handle in known]
             missing = {handle >> DEVICE_BITS for handle in alive}

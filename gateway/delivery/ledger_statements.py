@@ -154,7 +154,7 @@ def digest_rows(
     members: Sequence[int],
     now: int,
 ) -> None:
-    """The delivery of a digest, gated like its members, and the end of theirs."""
+    """The delivery of a digest, limited like its members, and the end of theirs."""
     connection.execute(
         "INSERT INTO delivery (push_no, device_no, priority, size, state, not_before)"
         f" VALUES (?, ?, ?, ?, {DeliveryState.WAITING:d}, 0)",
@@ -322,8 +322,9 @@ def receipt_rows(
 def judge_rows(
     connection: sqlite3.Connection, handles: list[int], now: int, awaiting_pubrec: AbstractSet[int] = frozenset()
 ) -> list[int]:
-    """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given. Gated ones
-    are left to the gate, those of `awaiting_pubrec` excepted, which count against caps from now on (see `judge`)."""
+    """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given. Limited
+    ones are left to the alert limiter, those of `awaiting_pubrec` excepted, which count against caps from now on (see
+    `judge`)."""
     rows = connection.execute(
         "SELECT handle.value, d.not_before IS NOT NULL, p.recalled_at IS NOT NULL, p.expires_at <= ?,"
         " p.collapse_key IS NOT NULL AND EXISTS ("
@@ -339,11 +340,11 @@ def judge_rows(
     recalled: list[int] = []
     expired: list[int] = []
     superseded: list[int] = []
-    gated: list[int] = []
-    for handle, is_gated, is_recalled, is_expired, is_superseded in rows:
+    limited: list[int] = []
+    for handle, is_limited, is_recalled, is_expired, is_superseded in rows:
         verdict = recalled if is_recalled else expired if is_expired else superseded if is_superseded else alive
-        if verdict is alive and is_gated:
-            verdict = alive if handle in awaiting_pubrec else gated
+        if verdict is alive and is_limited:
+            verdict = alive if handle in awaiting_pubrec else limited
         verdict.append(handle)
     if awaiting_pubrec:
         again = json.dumps([handle for handle in alive if handle in awaiting_pubrec])

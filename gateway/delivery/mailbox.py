@@ -83,7 +83,7 @@ class Mailbox:
         self.on_returned: Callable[[int, str, str], None] = lambda device_no, app_id, device_id: None
         """Device number, app, device id: it can take pushes, for the first time on this connection."""
         self.on_ready: Callable[[int, bool], None] = lambda device_no, first: None
-        """Set by the gate: the device can take pushes, for the first time on this connection or again."""
+        """Set by the alert limiter: the device can take pushes, for the first time on this connection or again."""
         self.on_revoked: Callable[[], None] = lambda: None
         """Set by the composition root to `DeviceAuthenticator.forget`."""
         ledger.on_recorded = self._recorded
@@ -274,7 +274,7 @@ class Mailbox:
         now = self._clock()
         for push in pushes:
             push = add(push)
-            # What is now or never comes here from the gate only, and is now.
+            # What is now or never comes here from the alert limiter only, and is now.
             if (push.expires_at <= now and push.ttl) or device_no in push.sent or ledger.is_recalled(push):
                 continue
             push.sent.add(device_no)
@@ -306,7 +306,7 @@ class Mailbox:
                 self._drain.read_again(slot)
 
     def hand_over_passed(self, device_no: int, pushes: list[ActivePush]) -> bool:
-        """What the gate has let through for a device; False if it had no room for all of it."""
+        """What the alert limiter has let through for a device; False if it had no room for all of it."""
         slot = self._by_device.get(device_no)
         if slot is None or slot.lane is Lane.CLOSED:
             return True  # it is judged again when the device is back

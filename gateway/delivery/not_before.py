@@ -1,8 +1,9 @@
-"""Which waiting deliveries are judged when they are handed over, and when: `Delivery.not_before`.
+"""Which waiting deliveries are checked when they are handed over, and when: `Delivery.not_before`.
 
 NULL: not at all, the delivery has its place in the mailbox. 0: as soon as it can be handed over. A time in
-milliseconds: it was held back, and is judged again from then on. The state of a delivery is the ledger's (`ledger`),
-and the judgement itself is the gate's (`gate`). Everything runs on the writer thread, inside an operation.
+milliseconds: it was held back, and is checked again from then on. The state of a delivery is the ledger's (`ledger`),
+and the check itself is the alert limiter's (`alert_limiter`). Everything runs on the writer thread, inside an
+operation.
 """
 
 from __future__ import annotations
@@ -18,27 +19,29 @@ from gateway.delivery.submission import PendingPush
 from gateway.delivery_states import IS_WAITING
 
 
-def gate_accepted_rows(
+def mark_accepted_rows(
     connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], policies: PolicyStore
 ) -> bool:
-    """Have deliveries of new pushes judged at hand-over: to everybody, or to those who have muted the channel, which
+    """Have deliveries of new pushes checked at hand-over: to everybody, or to those who have muted the channel, which
     are noted in the pending push. Whether there are any."""
     stored = [pending for pending in pending_pushes if pending.push_no]
-    gated = [pending.push_no for pending in stored if pending.gated]
-    if gated:
-        gate_rows(connection, gated)
+    limited = [pending.push_no for pending in stored if pending.limited]
+    if limited:
+        mark_limited_rows(connection, limited)
     for pending in stored:
         request = pending.request
         assert request.kind is not None, "filled in by validation"
-        if pending.gated or not policies.may_pass_mute(pending.app.no, request.kind, request.channel, pending.priority):
+        if pending.limited or not policies.may_pass_mute(
+            pending.app.no, request.kind, request.channel, pending.priority
+        ):
             continue
         assert request.channel is not None, "what has none cannot be muted"
-        pending.muted = frozenset(gate_muted_rows(connection, pending.push_no, request.channel))
-    return any(pending.gated or pending.muted for pending in stored)
+        pending.muted = frozenset(mark_muted_rows(connection, pending.push_no, request.channel))
+    return any(pending.limited or pending.muted for pending in stored)
 
 
-def gate_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
-    """What waits of these pushes is judged at hand-over (`gate`), if that was not said of it before."""
+def mark_limited_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
+    """What waits of these pushes is checked at hand-over (`alert_limiter`), if that was not said of it before."""
     connection.execute(
         "UPDATE delivery SET not_before = 0"
         f" WHERE push_no IN (SELECT value FROM json_each(?)) AND +state {IS_WAITING} AND not_before IS NULL",
@@ -49,10 +52,10 @@ def gate_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
 _MUTED = "(SELECT v.channels ->> ? FROM device AS v WHERE v.no = delivery.device_no) = 0"
 
 
-def gate_muted_rows(
+def mark_muted_rows(
     connection: sqlite3.Connection, push_no: int, channel: str, after: int = 0, last: int = EVERY_DEVICE
 ) -> list[int]:
-    """What waits of a push, or of a part of it, for those who have muted its channel is judged at hand-over; those
+    """What waits of a push, or of a part of it, for those who have muted its channel is checked at hand-over; those
     devices."""
     rows = connection.execute(
         "UPDATE delivery SET not_before = 0"
@@ -64,13 +67,14 @@ def gate_muted_rows(
 
 
 _DUE = "min(coalesce(not_before, 0), ?1)"
-"""Judged as soon as may be. What a cap has held back keeps a time, so that it is known to have been (see `gate`)."""
+"""Checked as soon as may be. What a cap has held back keeps a time, so that it is known to have been (see
+`alert_limiter`)."""
 
 
-def regate_part_rows(connection: sqlite3.Connection, part: PushPart, now: int, gated_only: bool) -> None:
-    """What waits of a part of a push is judged at hand-over, whatever was said of it before; `gated_only`: what already
-    is, so that nothing else loses its place."""
-    moved = "not_before > ?1" if gated_only else "(not_before IS NULL OR not_before > ?1)"
+def mark_part_rows(connection: sqlite3.Connection, part: PushPart, now: int, limited_only: bool) -> None:
+    """What waits of a part of a push is checked at hand-over, whatever was said of it before; `limited_only`: what
+    already is, so that nothing else loses its place."""
+    moved = "not_before > ?1" if limited_only else "(not_before IS NULL OR not_before > ?1)"
     connection.execute(
         f"UPDATE delivery SET not_before = {_DUE}"
         f" WHERE push_no = ?2 AND device_no > ?3 AND device_no <= ?4 AND +state {IS_WAITING} AND {moved}",
@@ -78,9 +82,9 @@ def regate_part_rows(connection: sqlite3.Connection, part: PushPart, now: int, g
     )
 
 
-def regate_device_rows(connection: sqlite3.Connection, device_no: int, now: int, gated_only: bool) -> int:
-    """Have the alerts that wait for a device judged at hand-over, `gated_only` as for a push; how many."""
-    if gated_only:
+def mark_device_rows(connection: sqlite3.Connection, device_no: int, now: int, limited_only: bool) -> int:
+    """Have the alerts that wait for a device checked at hand-over, `limited_only` as for a push; how many."""
+    if limited_only:
         among = (
             "SELECT push_no FROM delivery INDEXED BY delivery_gated"
             f" WHERE device_no = ?2 AND state {IS_WAITING} AND not_before IS NOT NULL"
@@ -96,8 +100,8 @@ def regate_device_rows(connection: sqlite3.Connection, device_no: int, now: int,
     ).rowcount
 
 
-def gate_channels_rows(connection: sqlite3.Connection, device_no: int, channels: Sequence[str]) -> int:
-    """The critical ones of these channels that wait for a device are judged at hand-over; how many."""
+def mark_channels_rows(connection: sqlite3.Connection, device_no: int, channels: Sequence[str]) -> int:
+    """The critical ones of these channels that wait for a device are checked at hand-over; how many."""
     return connection.execute(
         "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND not_before IS NULL AND push_no IN ("
         " SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
@@ -108,7 +112,7 @@ def gate_channels_rows(connection: sqlite3.Connection, device_no: int, channels:
 
 
 def defer_rows(connection: sqlite3.Connection, deferred: list[tuple[int, int]]) -> None:
-    """(handle, time): judged again then."""
+    """(handle, time): checked again then."""
     if deferred:
         connection.execute(
             "UPDATE delivery SET not_before = wanted.value ->> 1 FROM json_each(?) AS wanted"

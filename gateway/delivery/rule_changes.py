@@ -1,13 +1,13 @@
 """New rules of an app, put to what waits: a slice of the writer at a time, apps in turn.
 
-Rules are judged when a push is accepted, and hold for what waits as well: what is not wanted under the new ones ends
-(`consent`), what they may hold back is judged when it is handed over (`not_before`, `gate`). A fleet of ten thousand
-devices with thirty alerts each takes the writer two seconds, so that is done in slices, one at a time, and everybody
-else has the writer in between; until its slice comes, what waits goes by the rules before.
+Rules are checked when a push is accepted, and hold for what waits as well: what is not wanted under the new ones ends
+(`consent`), what they may hold back is checked when it is handed over (`not_before`, `alert_limiter`). A fleet of ten
+thousand devices with thirty alerts each takes the writer two seconds, so that is done in slices, one at a time, and
+everybody else has the writer in between; until its slice comes, what waits goes by the rules before.
 
 Laws
 1. Everything that waits ends up under the last rules. A change while a pass is under way begins it anew, and a push
-   that is stored meanwhile is judged by the new rules already.
+   that is stored meanwhile is checked by the new rules already.
 2. A kill between two slices changes nothing: the change has a row (`RuleChange`), written together with the rules and
    deleted together with the last slice; what has one at a start is done before the first connection. To put something
    under the same rules twice does no harm.
@@ -23,9 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.audience.policy import PolicyStore
+from gateway.delivery.alert_limiter import AlertLimiter, mark_changed_rows
 from gateway.delivery.app_slices import BEGIN, Position, cut, next_slice
 from gateway.delivery.consent import PreferenceStore, rejudge_rows
-from gateway.delivery.gate import Gate, regate_rows
 from gateway.delivery.ledger import Ledger
 from gateway.store.database import Database
 
@@ -63,14 +63,14 @@ class RuleChanges:
         database: Database,
         ledger: Ledger,
         preferences: PreferenceStore,
-        gate: Gate,
+        alert_limiter: AlertLimiter,
         policies: PolicyStore,
         clock: Callable[[], int],
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._preferences = preferences
-        self._gate = gate
+        self._alert_limiter = alert_limiter
         self._policies = policies
         self._clock = clock
         self._passes: dict[int, _Pass] = {}
@@ -86,7 +86,7 @@ class RuleChanges:
 
     def begin(self, app_no: int) -> None:
         """The rules of an app have changed, or what they say at this time: put what waits under them."""
-        self._gate.rules_changed(app_no)
+        self._alert_limiter.rules_changed(app_no)
         before = self._passes.get(app_no)
         self._passes[app_no] = _Pass(app_no, before.began_at if before is not None else self._clock())
         if not self._under_way:
@@ -94,7 +94,7 @@ class RuleChanges:
 
     def wall_clock_set(self) -> None:
         """The machine's clock was set: quiet hours begin and end at other moments than what waits was told."""
-        for app_no in self._policies.tempered():
+        for app_no in self._policies.apps_with_frequency_limits():
             self.begin(app_no)
 
     def _go_on(self) -> None:
@@ -118,22 +118,22 @@ class RuleChanges:
             if self._passes:
                 self._go_on()
 
-        self._ledger.submit_until_done(self._operation(app_no, under_way.after, regate=True), on_commit)
+        self._ledger.submit_until_done(self._operation(app_no, under_way.after, limits_changed=True), on_commit)
 
     def _done(self, finished: _Pass) -> None:
-        self._gate.look_at_app(finished.app_no)
+        self._alert_limiter.check_app(finished.app_no)
         took = self._clock() - finished.began_at
         if took > LONG_PASS_MS:
             text = "new rules of app number %d: what waited has been put under them in %.1f s, in %d slices"
             log.info(text, finished.app_no, took / 1000, finished.slices)
 
-    def _operation(self, app_no: int, after: Position, regate: bool) -> Callable[[sqlite3.Connection], _Slice]:
+    def _operation(self, app_no: int, after: Position, limits_changed: bool) -> Callable[[sqlite3.Connection], _Slice]:
         now, number = self._clock(), self._policies.last_changes.get(app_no, 0)
         policies, is_sent = self._policies, self._ledger.is_sent
 
         def operation(connection: sqlite3.Connection) -> _Slice:
             done = _Slice()
-            if regate and after == BEGIN:  # there already, unless it is the clock that has changed
+            if limits_changed and after == BEGIN:  # there already, unless it is the clock that has changed
                 connection.execute("INSERT OR IGNORE INTO rule_change (app_no, number) VALUES (?, ?)", (app_no, number))
             parts, done.goes_on = next_slice(connection, app_no, after)
             if parts and policies.is_guarded(app_no):
@@ -142,8 +142,8 @@ class RuleChanges:
                 if end is not None:
                     done.goes_on = end
                     parts = cut(parts, end)
-            if parts and regate and self._ledger.gated:
-                regate_rows(connection, app_no, parts, policies, now)
+            if parts and limits_changed and self._ledger.limited:
+                mark_changed_rows(connection, app_no, parts, policies, now)
             if done.goes_on is None:
                 connection.execute("DELETE FROM rule_change WHERE app_no = ? AND number <= ?", (app_no, number))
             return done

@@ -69,7 +69,7 @@ class PendingPush:
     devices: Sequence[int] = ()
     unknown: tuple[str, ...] = ()
     targeted: int = 0
-    gated: bool = False
+    limited: bool = False
     """It is judged when it is handed over, to everybody."""
     muted: frozenset[int] = frozenset()
     """Devices to which alone it is, because it is critical and they have muted its channel."""

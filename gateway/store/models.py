@@ -259,8 +259,8 @@ class Delivery(SQLModel, table=True):
     result: str | None = None
     """JSON text of the device's result."""
     not_before: int | None = None
-    """None: goes out in its turn. Otherwise caps and quiet hours are judged at hand-over (`delivery/gate`), from this
-    time on; 0 is at once."""
+    """None: goes out in its turn. Otherwise caps and quiet hours are judged at hand-over (`delivery/alert_limiter`),
+    from this time on; 0 is at once."""
     replaced_by: int | None = None
     """Number of the push that it was digested into."""
     collapse_key: str | None = None

@@ -9,8 +9,8 @@ import pytest
 
 from gateway.audience.policy import NewChannel, Policy
 from gateway.delivery import app_slices
+from tests.gateway.delivery.test_alert_limiter import alert, cap, not_before
 from tests.gateway.delivery.test_consent import full_disk
-from tests.gateway.delivery.test_gate import alert, cap, not_before
 from tests.gateway.delivery.world import APP, World
 
 DAY = 86_400
@@ -38,7 +38,7 @@ def one_slice(world: World) -> None:
     world.writer.call_back()
 
 
-def gated(world: World) -> int:
+def limited(world: World) -> int:
     return int(world.row("SELECT count(*) FROM delivery WHERE not_before IS NOT NULL")[0])
 
 
@@ -47,15 +47,15 @@ def test_a_pass_is_made_of_slices_and_others_come_in_between(world: World) -> No
         alert(world, {"all": True})
     change(world, caps=cap(1, "day"))
     one_slice(world)
-    assert gated(world) == 2
+    assert limited(world) == 2
     seen = []
-    world.ledger.submit_until_done(lambda connection: seen.append(gated(world)), lambda _: None)
+    world.ledger.submit_until_done(lambda connection: seen.append(limited(world)), lambda _: None)
     one_slice(world)
     one_slice(world)
     assert seen == [4], "after the slice that was under way, and before the next"
     assert world.rule_changes.waiting == 1
     world.settle()
-    assert gated(world) == 15
+    assert limited(world) == 15
     assert world.rule_changes.waiting == 0
     assert world.row("SELECT count(*) FROM rule_change") == (0,)
 
@@ -67,7 +67,7 @@ def test_a_kill_between_slices_changes_nothing_of_the_end(world: World, slices: 
     for _ in range(slices):
         one_slice(world)
     world.crash()
-    assert gated(world) == 15
+    assert limited(world) == 15
     assert world.row("SELECT count(*) FROM rule_change") == (0,)
     for device_no in (1, 5):
         world.connect(device_no)
@@ -142,9 +142,9 @@ def test_apps_take_turns(world: World) -> None:
     change(world, caps=cap(1, "day"))
     world.rule_changes.begin(2)
     one_slice(world)
-    assert gated(world) == 2
+    assert limited(world) == 2
     one_slice(world)
-    assert gated(world) == 2, "that was the other app's"
+    assert limited(world) == 2, "that was the other app's"
     assert world.rule_changes.waiting == 1
     for _ in range(3):  # an app that changes its rules again and again waits for itself
         world.rule_changes.begin(APP.no)
@@ -152,7 +152,7 @@ def test_apps_take_turns(world: World) -> None:
         one_slice(world)
         one_slice(world)
     world.settle()
-    assert gated(world) == 10
+    assert limited(world) == 10
 
 
 def test_a_slice_is_tried_again_when_the_disk_was_full(world: World) -> None:
@@ -160,7 +160,7 @@ def test_a_slice_is_tried_again_when_the_disk_was_full(world: World) -> None:
     with full_disk(world):
         change(world, caps=cap(1, "day"))
         world.settle()
-    assert gated(world) == 0
+    assert limited(world) == 0
     world.timers.later_turn()
     world.settle()
-    assert gated(world) == 5
+    assert limited(world) == 5

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from gateway.audience.policy import PolicyStore
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
 from gateway.delivery.consent import PreferenceStore
@@ -20,7 +21,6 @@ from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.event_log import Page, Position, read_events
 from gateway.delivery.forecast import Forecast
-from gateway.delivery.gate import Gate
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
@@ -90,9 +90,13 @@ class World:
         self.policies = PolicyStore(database, self.clock)
         self.preferences = PreferenceStore(database, self.ledger, self.policies, self.clock)
         numbers = PushNumbers()
-        self.gate = Gate(database, self.ledger, self.mailbox, self.policies, self.clock, self.timers, Digests(numbers))
-        self.preferences.on_stored = lambda device_no: self.gate.look((device_no,))
-        self.rule_changes = RuleChanges(database, self.ledger, self.preferences, self.gate, self.policies, self.clock)
+        self.alert_limiter = AlertLimiter(
+            database, self.ledger, self.mailbox, self.policies, self.clock, self.timers, Digests(numbers)
+        )
+        self.preferences.on_stored = lambda device_no: self.alert_limiter.check((device_no,))
+        self.rule_changes = RuleChanges(
+            database, self.ledger, self.preferences, self.alert_limiter, self.policies, self.clock
+        )
         self.policies.on_changed = self.rule_changes.begin
         self.receipts = Receipts(
             database, self.activity, UplinkLimits(100), self.clock, self.timers, self.ledger, self.preferences
@@ -116,7 +120,7 @@ class World:
             self.timers,
             storage_left=lambda: self.storage_left,
             policies=self.policies,
-            gate=self.gate,
+            alert_limiter=self.alert_limiter,
             numbers=numbers,
             attachments=self.attachments,
         )
@@ -125,9 +129,9 @@ class World:
         self.mailbox.attach(self.engine)
         self.mailbox.on_published = self.receipts.published
         self.mailbox.on_released = self.receipts.released
-        self.receipts.on_zone = self.gate.zone_changed
+        self.receipts.on_zone = self.alert_limiter.zone_changed
         self.run(self.policies.load())
-        self.run(self.gate.load())
+        self.run(self.alert_limiter.load())
         self.run(self.rule_changes.recover())
         self.run(self.analytics.load())
 
@@ -184,7 +188,7 @@ class World:
     def passes(self, seconds: float) -> None:
         self.now += int(seconds * 1000)
         self.ledger.sweep()
-        self.gate.tick()
+        self.alert_limiter.tick()
         self.settle()
 
     def says(self, leaf: str, payload: Any, device_no: int = 1) -> int | None:

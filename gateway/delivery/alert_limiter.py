@@ -1,22 +1,24 @@
-"""The gate: what limits how often and when a person is disturbed, judged when an alert is handed over and not before.
+"""The alert limiter: what limits how often and when a person is disturbed, checked when an alert is handed over and not
+before.
 
-An alert under such rules, or a critical push for those who have muted its channel, is stored as *gated*
+An alert under such rules, or a critical push for those who have muted its channel, is stored as *limited*
 (`Delivery.not_before`), and nothing else is: it is left out of the mailbox's own ways, the offers and the drain, and
-only the gate hands it over. (A critical one that caps and quiet hours do not concern is judged here, and handed over by
-the drain, in its place.) So ten days offline do not arrive at once, and what was accepted by day does not arrive at
-night. A gated delivery waits like any other until then: it can expire, be superseded, recalled or overflow.
+only the alert limiter hands it over. (A critical one that caps and quiet hours do not concern is checked here, and
+handed over by the drain, in its place.) So ten days offline do not arrive at once, and what was accepted by day does
+not arrive at night. A limited delivery waits like any other until then: it can expire, be superseded, recalled or
+overflow.
 
 Laws
 1. A cap holds over every hour, day or week, whatever was lost or crashed between: an alert that is let through is
-   counted on disk (`alert_use`) before it leaves, once; sent again, it is judged again and counts from then on. What
-   was sent with QoS 2 and may have arrived is not judged again: it goes out under its identifier, or not at all.
+   counted on disk (`alert_use`) before it leaves, once; sent again, it is checked again and counts from then on. What
+   was sent with QoS 2 and may have arrived is not checked again: it goes out under its identifier, or not at all.
 2. Nothing is let through in quiet hours, and nothing muted. What excess says `defer` of waits with the time when it is
-   judged again; what it says `drop` of ends `suppressed` with its reason.
+   checked again; what it says `drop` of ends `suppressed` with its reason.
 3. `critical` passes all of that, as often as the app's ration for a device allows; each such use is a row
-   (`critical_use`). One more is judged like any other; the same one, sent again, is the same use, from then on.
-4. Apps without such rules pay nothing: `active` is False and no gated delivery exists.
+   (`critical_use`). One more is checked like any other; the same one, sent again, is the same use, from then on.
+4. Apps without such rules pay nothing: `active` is False and no limited delivery exists.
 
-One judgement is under way at a time, for many devices; `tick` finds those whose time has come.
+One check is under way at a time, for many devices; `tick` finds those whose time has come.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ from gateway.delivery.ledger_statements import end_rows
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.not_before import (
     defer_rows,
-    gate_muted_rows,
-    regate_device_rows,
-    regate_part_rows,
+    mark_device_rows,
+    mark_muted_rows,
+    mark_part_rows,
 )
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
@@ -53,14 +55,14 @@ from gateway.timestamps import rfc3339, wall_time
 
 log = logging.getLogger(__name__)
 
-JUDGED_DEVICES = 250
-"""Devices of one judgement."""
-JUDGED_ROWS = 2_000
-"""Deliveries that one judgement looks at, or those of one mailbox."""
+CHECKED_DEVICES = 250
+"""Devices of one check."""
+CHECKED_ROWS = 2_000
+"""Deliveries that one check looks at, or those of one mailbox."""
 
 
 class Alert(NamedTuple):
-    """A gated delivery that waits."""
+    """A limited delivery that waits."""
 
     push_no: int
     kind: str
@@ -92,8 +94,8 @@ class Person:
 
 
 @dataclass(slots=True)
-class Verdict:
-    """`reason` None: let it through. `until`: judge it again then; None with a reason: it ends."""
+class Decision:
+    """`reason` None: let it through. `until`: check it again then; None with a reason: it ends."""
 
     reason: str | None = None
     until: int | None = None
@@ -101,23 +103,23 @@ class Verdict:
     """What it passes because it is critical."""
 
 
-def judge(alert: Alert, person: Person, now: int) -> Verdict:
+def check_alert(alert: Alert, person: Person, now: int) -> Decision:
     """What the rules say of an alert for a person at this moment."""
-    held = _held(alert, person, now)
+    limit = _limit_on(alert, person, now)
     rationed = (
         alert.priority == CRITICAL
         and len(person.critical_uses - {alert.push_no}) < person.rules.policy.critical.per_day
     )
-    return Verdict(passed=held.reason) if rationed else held
+    return Decision(passed=limit.reason) if rationed else limit
 
 
-def _held(alert: Alert, person: Person, now: int) -> Verdict:
+def _limit_on(alert: Alert, person: Person, now: int) -> Decision:
     rules = person.rules
     if rules.is_muted(alert.kind, alert.channel, person.choices):
-        return Verdict("channel_muted")
+        return Decision("channel_muted")
     if alert.kind != "alert":
-        return Verdict()
-    deferred = Verdict()
+        return Decision()
+    deferred = Decision()
     limits: list[tuple[str, str, int | None]] = []
     quiet = rules.quiet_hours(alert.channel)
     if quiet is not None:
@@ -132,9 +134,9 @@ def _held(alert: Alert, person: Person, now: int) -> Verdict:
         if until is None:
             continue
         if excess == "drop" or not alert.ttl:
-            return Verdict(reason)
+            return Decision(reason)
         if deferred.until is None or until > deferred.until:
-            deferred = Verdict(reason, until)
+            deferred = Decision(reason, until)
     return deferred
 
 
@@ -155,7 +157,7 @@ def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now: in
 
 
 @dataclass(slots=True)
-class _Judged:
+class _Checked:
     """What an operation has to tell the loop."""
 
     passed: dict[int, list[int]] = field(default_factory=dict)
@@ -166,13 +168,13 @@ class _Judged:
     """Devices that there was no time for."""
     ended: list[int] = field(default_factory=list)
     in_place: set[int] = field(default_factory=set)
-    """Devices of which something is judged only when their mailbox is read."""
+    """Devices of which something is checked only when their mailbox is read."""
     digests: list[int] = field(default_factory=list)
     """Pushes that were made of others."""
     loaded: list[ActivePush] = field(default_factory=list)
 
 
-class Gate:
+class AlertLimiter:
     """`clock` gives server time in milliseconds."""
 
     def __init__(
@@ -193,19 +195,19 @@ class Gate:
         self._clock = clock
         self._timers = timers
         self._due: dict[int, None] = {}
-        """Devices to be judged."""
+        """Devices to be checked."""
         self._full: set[int] = set()
         """Devices that had no room for what was let through."""
         self._later: list[tuple[int, int]] = []
         """(time, device number): a heap; what `_next` does not confirm is void."""
         self._next: dict[int, int] = {}
         self._act_now: dict[int, set[int]] = {}
-        """Push number of ttl 0 -> devices for which it is being judged."""
+        """Push number of ttl 0 -> devices for which it is being checked."""
         self._under_way = self._scheduled = False
         mailbox.on_ready = self.ready
-        ledger.judge_in_place = self._judge_in_place
-        self._offers_act_now = ledger.act_now
-        ledger.act_now = lambda: [*self._offers_act_now(), *self._act_now]
+        ledger.check_in_place = self._check_in_place
+        self._fanned_out_now = ledger.act_now
+        ledger.act_now = lambda: [*self._fanned_out_now(), *self._act_now]
 
     async def load(self) -> None:
         """Before the first connection, and before what has not been put under new rules yet is put there."""
@@ -215,13 +217,13 @@ class Gate:
                 f" WHERE state {IS_WAITING} AND not_before IS NOT NULL)"
             ).fetchone()
         )
-        self._ledger.gated = bool(found[0]) or not self._policies.judged_at_hand_over().isdisjoint(
+        self._ledger.limited = bool(found[0]) or not self._policies.apps_limited_at_hand_over().isdisjoint(
             self._policies.last_changes
         )
 
-    def offer(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
-        """A gated push was accepted for these."""
-        self._ledger.gated = True
+    def add(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
+        """A limited push was accepted for these."""
+        self._ledger.limited = True
         here = [device_no for device_no in devices if self._mailbox.is_taking(device_no)]
         if not ttl:
             present = set(here)
@@ -230,29 +232,29 @@ class Gate:
                 self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
             if present:
                 self._act_now[push_no] = present
-        self.look(here)
+        self.check(here)
 
-    def offer_muted(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
+    def add_muted(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
         """A critical push was accepted for these, who have muted its channel. It keeps its place in the mailbox."""
         if ttl:
             self._mailbox.read_again(devices)
         else:
-            self.offer(push_no, devices, ttl)
+            self.add(push_no, devices, ttl)
 
-    def look(self, devices: Iterable[int]) -> None:
-        """Judge what waits for these, soon. Those that are not connected are judged when they come."""
-        if not self._ledger.gated:
+    def check(self, devices: Iterable[int]) -> None:
+        """Check what waits for these, soon. Those that are not connected are checked when they come."""
+        if not self._ledger.limited:
             return
         self._due.update(dict.fromkeys(devices))
         if self._due and not self._under_way and not self._scheduled:
             self._scheduled = True
-            self._timers.call_soon(self._judge)
+            self._timers.call_soon(self._check_due)
 
     def ready(self, device_no: int, first: bool) -> None:
         """It can take pushes; for the `first` time on this connection, or again."""
         if first or device_no in self._full:
             self._full.discard(device_no)
-            self.look((device_no,))
+            self.check((device_no,))
 
     def tick(self) -> None:
         """Look at those whose time has come. Called a few times a second."""
@@ -264,93 +266,93 @@ class Gate:
                 del self._next[device_no]
                 due.append(device_no)
         if due:
-            self.look(due)
+            self.check(due)
 
     def zone_changed(self, device_no: int) -> None:
         """Its person's clock shows another time now."""
-        if self._ledger.gated:
+        if self._ledger.limited:
             now = self._clock()
             self._database.submit(
-                lambda connection: regate_device_rows(connection, device_no, now, gated_only=True),
-                lambda _: self.look((device_no,)),
+                lambda connection: mark_device_rows(connection, device_no, now, limited_only=True),
+                lambda _: self.check((device_no,)),
                 lambda error: log.error("a new time zone could not be applied to what waits: %s", error),
             )
 
     def rules_changed(self, app_no: int) -> None:
         """What waits in the app is about to be put under new rules (`rule_changes`)."""
-        if app_no in self._policies.judged_at_hand_over():
-            self._ledger.gated = True
+        if app_no in self._policies.apps_limited_at_hand_over():
+            self._ledger.limited = True
 
-    def look_at_app(self, app_no: int) -> None:
-        """It has been put there: judge what may be handed over now."""
-        if self._ledger.gated:
-            self.look(self._mailbox.online_devices(app_no))
+    def check_app(self, app_no: int) -> None:
+        """It has been put there: check what may be handed over now."""
+        if self._ledger.limited:
+            self.check(self._mailbox.online_devices(app_no))
 
-    def _judge(self) -> None:
+    def _check_due(self) -> None:
         self._scheduled = False
         if self._under_way or not self._due:
             return
-        devices = list(self._due)[:JUDGED_DEVICES]
+        devices = list(self._due)[:CHECKED_DEVICES]
         for device_no in devices:
             del self._due[device_no]
         here = [device_no for device_no in devices if self._mailbox.is_taking(device_no)]
         self._end_missed(set(devices).difference(here))
         devices = here
         if not devices:
-            self.look(())
+            self.check(())
             return
         self._under_way = True
         self._ledger.flush()
         now = self._clock()
 
-        def operation(connection: sqlite3.Connection) -> _Judged:
-            judged = judge_rows(connection, devices, self._policies, self._ledger.is_sent, self._digests, now)
+        def operation(connection: sqlite3.Connection) -> _Checked:
+            checked = check_rows(connection, devices, self._policies, self._ledger.is_sent, self._digests, now)
             missing = {
-                no for numbers in judged.passed.values() for no in numbers if self._ledger.pushes.get(no) is None
+                no for numbers in checked.passed.values() for no in numbers if self._ledger.pushes.get(no) is None
             }
-            judged.loaded = load_pushes(connection, missing) if missing else []
-            return judged
+            checked.loaded = load_pushes(connection, missing) if missing else []
+            return checked
 
         def on_error(error: BaseException) -> None:
-            log.error("what is due could not be judged, trying again: %s", error)
+            log.error("what is due could not be checked, trying again: %s", error)
             self._under_way = False
-            self._timers.call_later(RETRY_SECONDS, lambda: self.look(devices))
+            self._timers.call_later(RETRY_SECONDS, lambda: self.check(devices))
 
-        self._database.submit(operation, lambda judged: self._judged(devices, judged), on_error)
+        self._database.submit(operation, lambda checked: self._checked(devices, checked), on_error)
 
-    def _judge_in_place(
+    def _check_in_place(
         self, connection: sqlite3.Connection, devices: list[int], now: int
     ) -> tuple[dict[int, list[int]], list[int]]:
         """On the writer thread, while mailboxes are read."""
-        judged = judge_rows(
+        checked = check_rows(
             connection, devices, self._policies, self._ledger.is_sent, self._digests, now, in_place=True
         )
-        return judged.passed, judged.ended
+        return checked.passed, checked.ended
 
-    def _judged(self, devices: list[int], judged: _Judged) -> None:
+    def _checked(self, devices: list[int], checked: _Checked) -> None:
         self._under_way = False
-        self._mailbox.read_again(judged.in_place)
-        self._ledger.note_ended(judged.ended)
-        self._ledger.changed.update(judged.digests)
-        for push in judged.loaded:
+        self._mailbox.read_again(checked.in_place)
+        self._ledger.note_ended(checked.ended)
+        self._ledger.changed.update(checked.digests)
+        for push in checked.loaded:
             self._ledger.expects_expiry(push.expires_at)
-        loaded = {push.no: push for push in judged.loaded}
-        for device_no, numbers in judged.passed.items():
+        loaded = {push.no: push for push in checked.loaded}
+        for device_no, numbers in checked.passed.items():
             found = [self._ledger.pushes.get(no) or loaded.get(no) for no in numbers]
             pushes = [push for push in found if push is not None]
-            if len(pushes) < len(numbers):  # one was in memory when it was judged, and is not any more
-                judged.again.append(device_no)
+            if len(pushes) < len(numbers):  # one was in memory when it was checked, and is not any more
+                checked.again.append(device_no)
             if not self._mailbox.hand_over_passed(device_no, pushes):
                 self._full.add(device_no)
-        for device_no, at in judged.later.items():
+        for device_no, at in checked.later.items():
             if at < self._next.get(device_no, at + 1):
                 self._next[device_no] = at
                 heapq.heappush(self._later, (at, device_no))
-        self._end_missed(set(devices).difference(judged.again))
-        self.look(judged.again)
+        self._end_missed(set(devices).difference(checked.again))
+        self.check(checked.again)
 
     def _end_missed(self, devices: Iterable[int]) -> None:
-        """What is now or never, has been judged for these devices (or they left), and was not handed over."""
+        """What is now or never, has been checked for these devices (or they left), and was not handed over."""
         if not self._act_now:
             return
         missed = []
@@ -386,21 +388,21 @@ class Gate:
 # -- on the writer thread ----------------------------------------------------------------------------------------------
 
 
-def regate_rows(
+def mark_changed_rows(
     connection: sqlite3.Connection, app_no: int, parts: Iterable[PushPart], policies: PolicyStore, now: int
 ) -> None:
-    """Have what waits of some pushes judged at hand-over if a rule of the app may hold it, and anew if it was judged
+    """Have what waits of some pushes checked at hand-over if a rule of the app may hold it, and anew if it was checked
     before. What no rule may hold is left alone: it would lose its place."""
     for part in parts:
         if part.kind == "alert" or (part.kind == "in_app" and part.priority == CRITICAL):
-            held = policies.is_gated(app_no, part.kind, part.channel)
-            regate_part_rows(connection, part, now, gated_only=not held)
+            limit = policies.is_limited(app_no, part.kind, part.channel)
+            mark_part_rows(connection, part, now, limited_only=not limit)
             if policies.may_pass_mute(app_no, part.kind, part.channel, part.priority):
                 assert part.channel is not None, "what has none cannot be muted"
-                gate_muted_rows(connection, part.push_no, part.channel, part.after, part.last)
+                mark_muted_rows(connection, part.push_no, part.channel, part.after, part.last)
 
 
-def judge_rows(
+def check_rows(
     connection: sqlite3.Connection,
     devices: list[int],
     policies: PolicyStore,
@@ -408,13 +410,13 @@ def judge_rows(
     digests: Digests,
     now: int,
     in_place: bool = False,
-) -> _Judged:
-    """Judge what waits for these devices. What is let through is counted, the rest ended or deferred.
+) -> _Checked:
+    """Check what waits for these devices. What is let through is counted, the rest ended or deferred.
 
     `in_place`: only what no cap and no quiet hours may hold back, which is critical and muted: it is let through or
     ends, and keeps its place among what else is critical (`drain`). Otherwise only the rest.
     """
-    judged = _Judged()
+    checked = _Checked()
     counts = dict(
         connection.execute(
             "SELECT device_no, count(*) FROM delivery INDEXED BY delivery_gated"
@@ -427,8 +429,8 @@ def judge_rows(
     total = 0
     for position, device_no in enumerate(devices):
         total += counts.get(device_no, 0)
-        if chosen and total > JUDGED_ROWS and not in_place:
-            judged.again = devices[position:]
+        if chosen and total > CHECKED_ROWS and not in_place:
+            checked.again = devices[position:]
             break
         chosen.append(device_no)
     rows = connection.execute(
@@ -445,7 +447,7 @@ def judge_rows(
     counted: list[tuple[int, int, str | None, int]] = []
     critical: list[tuple[int, int, int, str, int]] = []
     passed_again: list[tuple[int, int, int]] = []
-    companies = _companies(rows, persons, is_sent, now)
+    groups = _digest_groups(rows, persons, is_sent, now)
     digested: set[tuple[int, int]] = set()
     for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:
         person = persons.get(device_no)
@@ -454,39 +456,39 @@ def judge_rows(
         if person is None or is_sent(push_no, device_no) or (ttl and expires_at <= now):
             continue
         if not_before > now:
-            _note(judged.later, device_no, not_before)
+            _note(checked.later, device_no, not_before)
             continue
-        if in_place != (priority == CRITICAL and ttl > 0 and not policies.is_gated(person.app_no, kind, channel)):
+        if in_place != (priority == CRITICAL and ttl > 0 and not policies.is_limited(person.app_no, kind, channel)):
             if not in_place:
-                judged.in_place.add(device_no)
+                checked.in_place.add(device_no)
             continue
-        verdict = judge(Alert(push_no, kind, channel, priority, ttl), person, now)
-        if verdict.reason is None:
-            company = companies.get((device_no, channel), ())
-            if push_no in company and verdict.passed is None and len(company) > 1:
+        decision = check_alert(Alert(push_no, kind, channel, priority, ttl), person, now)
+        if decision.reason is None:
+            group = groups.get((device_no, channel), ())
+            if push_no in group and decision.passed is None and len(group) > 1:
                 name = person.rules.channels[channel].fields.name if channel in person.rules.channels else None
-                judged.ended += [handle_of(member, device_no) for member in company]
-                digested.update((device_no, member) for member in company)
-                push_no = digests.store(connection, device_no, channel, name, company, now)
-                judged.digests.append(push_no)
-            judged.passed.setdefault(device_no, []).append(push_no)
-            if verdict.passed is not None and push_no in person.critical_uses:
+                checked.ended += [handle_of(member, device_no) for member in group]
+                digested.update((device_no, member) for member in group)
+                push_no = digests.store(connection, device_no, channel, name, group, now)
+                checked.digests.append(push_no)
+            checked.passed.setdefault(device_no, []).append(push_no)
+            if decision.passed is not None and push_no in person.critical_uses:
                 passed_again.append((now, device_no, push_no))
-            elif verdict.passed is not None:
+            elif decision.passed is not None:
                 person.critical_uses.add(push_no)
-                critical.append((person.app_no, device_no, push_no, verdict.passed, now))
+                critical.append((person.app_no, device_no, push_no, decision.passed, now))
             if kind == "alert" and person.rules.counts:
                 person.uses = [use for use in person.uses if use.push_no != push_no]
                 person.uses.append(Use(push_no, channel, now))
                 counted.append((device_no, push_no, channel, now))
-        elif verdict.until is None:
-            suppressed[verdict.reason].append(handle_of(push_no, device_no))
+        elif decision.until is None:
+            suppressed[decision.reason].append(handle_of(push_no, device_no))
         else:
-            deferred.append((handle_of(push_no, device_no), verdict.until))
-            _note(judged.later, device_no, verdict.until)
+            deferred.append((handle_of(push_no, device_no), decision.until))
+            _note(checked.later, device_no, decision.until)
     for reason, handles in suppressed.items():
         end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
-        judged.ended += handles
+        checked.ended += handles
     defer_rows(connection, deferred)
     connection.executemany(
         "INSERT OR REPLACE INTO alert_use (device_no, push_no, channel, at) VALUES (?, ?, ?, ?)", counted
@@ -498,17 +500,17 @@ def judge_rows(
     for _, device_no, push_no, passed, _ in critical:
         (push_id,) = connection.execute("SELECT id FROM push WHERE no = ?", (push_no,)).fetchone()
         log_of_device(connection, "policy.critical", now, device_no, {"push_id": push_id, "passed": passed})
-    return judged
+    return checked
 
 
-def _companies(
+def _digest_groups(
     rows: Iterable[Sequence[Any]], persons: dict[int, Person], is_sent: Callable[[int, int], bool], now: int
 ) -> dict[tuple[int, str | None], list[int]]:
     """(device, channel) -> the pushes that go as one digest when there is room: those that are due, if a cap says so
     and has held one of them back. What is critical goes by itself, and so does what was let through before: it counts
     already, and may have arrived."""
-    companies: dict[tuple[int, str | None], list[int]] = defaultdict(list)
-    held: set[tuple[int, str | None]] = set()
+    groups: dict[tuple[int, str | None], list[int]] = defaultdict(list)
+    limit: set[tuple[int, str | None]] = set()
     for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:
         person = persons.get(device_no)
         if (
@@ -523,10 +525,10 @@ def _companies(
             continue
         caps = (person.rules.policy.caps, person.rules.caps(channel))
         if any(each is not None and each.excess == "digest" for each in caps) and not is_sent(push_no, device_no):
-            companies[device_no, channel].append(push_no)
+            groups[device_no, channel].append(push_no)
             if not_before:
-                held.add((device_no, channel))
-    return {key: members for key, members in companies.items() if key in held}
+                limit.add((device_no, channel))
+    return {key: members for key, members in groups.items() if key in limit}
 
 
 def _note(later: dict[int, int], device_no: int, at: int) -> None:

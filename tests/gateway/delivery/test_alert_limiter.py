@@ -1,4 +1,4 @@
-"""Caps, quiet hours and the ration of what is critical: judged at hand-over, held across losses and crashes."""
+"""Caps, quiet hours and the ration of what is critical: checked at hand-over, held across losses and crashes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_choice_that_changes_nothing_for_an_alert_leaves_it_in_its_place(
     set_policy(world, caps=cap(1, "hour", "defer"))
     held = [alert(world, {"device": "d2"}) for _ in range(2)]
     set_policy(world)
-    assert world.ledger.gated, "something is judged at hand-over somewhere"
+    assert world.ledger.limited, "something is checked at hand-over somewhere"
     before = some_of_each(world, priority=priority, channel="offers")
     world.says("settings", choice)
     world.says("settings", {"channels": {"offers": False}}, 3)
@@ -173,7 +173,7 @@ def test_what_was_let_through_before_a_crash_is_part_of_no_digest(world: World) 
     first, *others = (alert(world, channel="offers") for _ in range(3))
     assert world.received() == [first]
     world.crash()
-    world.run(world.policies.add_channel(1, NewChannel(id="news", name="News")))  # everything is judged anew
+    world.run(world.policies.add_channel(1, NewChannel(id="news", name="News")))  # everything is checked anew
     world.connect()
     assert world.received() == [first]
     assert [world.state(push_id) for push_id in others] == [("waiting", None)] * 2
@@ -200,7 +200,7 @@ def test_one_too_many_waits_for_the_next_free_time(world: World) -> None:
 def test_ten_days_offline_do_not_arrive_at_once(world: World) -> None:
     set_policy(world, caps=cap(2, "day"))
     waiting = [alert(world, ttl=30 * DAY, priority=priority) for priority in ("low", "normal", "high", "normal")]
-    assert {world.state(push_id) for push_id in waiting} == {("waiting", None)}, "judged when it is handed over"
+    assert {world.state(push_id) for push_id in waiting} == {("waiting", None)}, "checked when it is handed over"
     world.passes(10 * DAY)
     world.connect()
     assert world.received() == [waiting[2], waiting[1]], "the most urgent first"
@@ -366,7 +366,7 @@ def test_quiet_hours_are_on_the_wall_of_the_person(world: World) -> None:
     assert world.received(1) == [], "03:00 in New York"
     assert world.received(2) == [push_id], "17:00 in Tokyo"
     world.says("report", {"timezone": "Europe/Berlin"}, device_no=1)
-    assert world.received(1) == [push_id], "who has moved is judged anew"
+    assert world.received(1) == [push_id], "who has moved is checked anew"
 
 
 def test_quiet_hours_of_a_channel_replace_those_of_the_app(world: World) -> None:
@@ -490,7 +490,7 @@ def test_critical_passes_rationed_and_each_use_is_kept(world: World) -> None:
     third = alert(world, priority="critical")
     assert world.received() == [muted, night]
     assert world.state(third) == ("suppressed", "capped"), "the ration is used: like any other"
-    uses = world.run(world.gate.critical_uses(APP.no, 10, None))["items"]
+    uses = world.run(world.alert_limiter.critical_uses(APP.no, 10, None))["items"]
     assert [(use["push_id"], use["passed"]) for use in uses] == [(night, "capped"), (muted, "channel_muted")]
     world.passes(DAY)
     assert alert(world, priority="critical") in world.received()
@@ -506,7 +506,7 @@ def test_critical_sent_again_is_no_other_use(world: World) -> None:
         world.connect()
     assert world.received() == [push_id] * 4
     assert world.state(push_id) == ("sent", None)
-    assert len(world.run(world.gate.critical_uses(APP.no, 10, None))["items"]) == 1
+    assert len(world.run(world.alert_limiter.critical_uses(APP.no, 10, None))["items"]) == 1
     assert [event["type"] for event in world.events()].count("policy.critical") == 1
 
 
@@ -529,7 +529,7 @@ def test_critical_that_passes_nothing_uses_no_ration(world: World) -> None:
     world.connect()
     push_id = alert(world, priority="critical")
     assert world.received() == [push_id]
-    assert world.run(world.gate.critical_uses(APP.no, 10, None))["items"] == []
+    assert world.run(world.alert_limiter.critical_uses(APP.no, 10, None))["items"] == []
 
 
 def test_a_muted_channel_without_ration(world: World) -> None:
@@ -549,8 +549,8 @@ def test_denied_is_denied_for_critical_too(world: World) -> None:
 
 
 def test_a_large_fleet_is_judged_in_turns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.gate.JUDGED_DEVICES", 2)
-    monkeypatch.setattr("gateway.delivery.gate.JUDGED_ROWS", 3)
+    monkeypatch.setattr("gateway.delivery.alert_limiter.JUDGED_DEVICES", 2)
+    monkeypatch.setattr("gateway.delivery.alert_limiter.JUDGED_ROWS", 3)
     set_policy(world, caps=cap(4, "hour"))
     waiting = [alert(world, {"all": True}) for _ in range(4)]
     for device_no in (1, 2, 3):
@@ -564,7 +564,7 @@ def test_a_large_fleet_is_judged_in_turns(world: World, monkeypatch: pytest.Monk
 def test_an_app_without_rules_has_no_gate(world: World) -> None:
     world.connect()
     alert(world)
-    assert not world.ledger.gated
+    assert not world.ledger.limited
     assert world.row("SELECT count(*) FROM delivery WHERE not_before IS NOT NULL") == (0,)
 
 
@@ -674,8 +674,8 @@ class Schedules(RuleBasedStateMachine):
 
     def send(self, to: dict[str, Any], kind: str, channel: str | None, priority: str, ttl: int) -> None:
         fields = {} if channel is None else {"channel": channel}
-        gated = self.world.policies.is_gated(APP.no, kind, channel)
-        self.coming = {"kind": kind, "channel": channel, "priority": priority, "ttl": ttl, "gated": gated}
+        limited = self.world.policies.is_limited(APP.no, kind, channel)
+        self.coming = {"kind": kind, "channel": channel, "priority": priority, "ttl": ttl, "gated": limited}
         accepted = self.world.push(to, kind=kind, notification=ALERT, priority=priority, ttl=ttl, **fields)
         self.pushes[accepted.push_id] = self.coming
 
