@@ -549,8 +549,8 @@ def test_denied_is_denied_for_critical_too(world: World) -> None:
 
 
 def test_a_large_fleet_is_judged_in_turns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.alert_limiter.JUDGED_DEVICES", 2)
-    monkeypatch.setattr("gateway.delivery.alert_limiter.JUDGED_ROWS", 3)
+    monkeypatch.setattr("gateway.delivery.alert_limiter.CHECKED_DEVICES", 2)
+    monkeypatch.setattr("gateway.delivery.alert_limiter.CHECKED_ROWS", 3)
     set_policy(world, caps=cap(4, "hour"))
     waiting = [alert(world, {"all": True}) for _ in range(4)]
     for device_no in (1, 2, 3):
