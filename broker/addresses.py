@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
-IPV6_PREFIX: Final = 64
+IPV6_PREFIX_BITS: Final = 64
 """Bits. A network of that size belongs to one subscriber, who may use any address in it (RFC 6177)."""
 
 
@@ -23,5 +23,5 @@ def address_of(peer: str) -> str:
         return host
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
-    network = int(address) >> (128 - IPV6_PREFIX) << (128 - IPV6_PREFIX)
-    return f"{ipaddress.IPv6Address(network)}/{IPV6_PREFIX}"
+    network = int(address) >> (128 - IPV6_PREFIX_BITS) << (128 - IPV6_PREFIX_BITS)
+    return f"{ipaddress.IPv6Address(network)}/{IPV6_PREFIX_BITS}"

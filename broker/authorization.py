@@ -135,7 +135,7 @@ class AllowAll:
         return self._deny_filter is None or topic_filter != self._deny_filter
 
 
-class ByCertificate:
+class CertificateAuthenticator:
     """Who has shown a certificate is who its common name says; what CONNECT says of user and password is not looked at.
 
     All others are `otherwise`'s. Permissions are the same for all.

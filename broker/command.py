@@ -25,13 +25,13 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from broker.authorization import AllowAll, Authenticator, ByCertificate
+from broker.authorization import AllowAll, Authenticator, CertificateAuthenticator
 from broker.broker import Broker
 from broker.clock import ServerClock
 from broker.log_writer import LogWriter, print_aside
 from broker.network.descriptor_shares import share_out
 from broker.network.listen_address import WEBSOCKET_PATH, BadAddress, ListenAddress, parse_address
-from broker.network.listeners import BrokerServer, ListenerConfig, raise_open_files_limit, settle_collector
+from broker.network.listeners import BrokerServer, ListenerConfig, raise_open_files_limit, tune_collector
 from broker.network.password_file import (
     BadPasswordFile,
     PasswordFileAuthenticator,
@@ -74,8 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ):
             lost = runner.run(_serve(options, users, addresses, config, descriptors, log_writer))
             if lost is not None:
-                log_writer.say(f"broker: {lost}: ended, so that the next start begins from what is on disk; have the "
-                               "disk looked at, and start again")  # fmt: skip
+                remedy = "have the disk looked at, and start again"
+                ended = f"{lost}: ended, so that the next start begins from what is on disk; {remedy}"
+                log_writer.write_line(f"broker: {ended}")
                 log_writer.end()
                 # Not by returning: what is left of the store would be closed, and write to its file.
                 os._exit(EXIT_UNSYNCED)
@@ -110,7 +111,7 @@ async def _serve(
             store.keep_time(clock)
         authenticator: Authenticator | None = passwords or (permissions if options.allow_anonymous else None)
         if authenticator is None or options.client_certificates != "none":
-            authenticator = ByCertificate(permissions, authenticator)
+            authenticator = CertificateAuthenticator(permissions, authenticator)
         broker = Broker(_settings(options), store or MemoryStore(), authenticator, None, clock)
         broker.start()
         loop.add_signal_handler(signal.SIGHUP, _reload, config.tls, options.password_file, passwords, broker)
@@ -121,8 +122,8 @@ async def _serve(
             listening = [await _listen(server, *each) for each in zip(addresses, given_by, strict=True)]
             if store is None:
                 notice = "without --data-dir sessions and retained messages end with this process"
-                log_writer.say(f"broker: {notice}")
-            settle_collector()
+                log_writer.write_line(f"broker: {notice}")
+            tune_collector()
             # The first is named as it always was; what scheme it speaks, who started us knows.
             names = ["mqtt", *(address.scheme for address in listening[1:])]
             places = [f"{name}={address.place}" for name, address in zip(names, listening, strict=True)]

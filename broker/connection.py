@@ -35,9 +35,17 @@ from broker.authorization import (
 from broker.broker import Broker
 from broker.connection_protocols import Transport
 from broker.enhanced_authentication import EnhancedAuthentication
-from broker.failed_authentications import LATE_SECONDS, LateAnswer
+from broker.failed_authentications import REFUSAL_DELAY_SECONDS, DelayedRefusal
 from broker.forwarding import body_of
-from broker.handshake import Terms, connack_of, goodbye, may_have_identifier, sent_away, terms_of, will_of
+from broker.handshake import (
+    Terms,
+    connack_of,
+    disconnect_packet,
+    may_have_client_id,
+    refusing_connack,
+    terms_of,
+    will_of,
+)
 from broker.message import Message
 from broker.pending_acks import PendingAck, PendingAcks
 from broker.protocol.codec import Decoder, encode
@@ -198,7 +206,7 @@ class Connection:
             return
         if not self._rate_paused_until:
             self.shared_state.metrics.limited_senders += 1
-            if self._broker.rates.is_new(self.principal):
+            if self._broker.rates.newly_limited(self.principal):
                 text = "%s: %.64r says more than its rate: it is read more slowly"
                 log.warning(text, self.peer, self.principal, extra={"peer": self.peer})
             if not self._publisher_paused:
@@ -265,11 +273,11 @@ class Connection:
         # [MQTT-3.14.0-1]: DISCONNECT only after CONNACK.
         if self._connack_sent:
             if self.version == V5 and self._terms is not None:
-                self._transport.write(goodbye(reason_code, reason, self._terms, hint))
+                self._transport.write(disconnect_packet(reason_code, reason, self._terms, hint))
         elif self._state is not State.AWAITING_CONNECT:
             # Its CONNECT was understood: the refusal is a CONNACK.
             # [MQTT-3.2.2-6] [MQTT-3.2.2-8] [3.1.1: MQTT-3.2.2-4]: session present 0, and a code of the table.
-            self._transport.write(sent_away(reason_code, self.version, self._terms, hint))
+            self._transport.write(refusing_connack(reason_code, self.version, self._terms, hint))
         self._finish(reason, True, detail)
 
     def has_pending_acks(self) -> bool:
@@ -330,7 +338,7 @@ class Connection:
         properties = connect.properties
         settings = self.shared_state.settings
         terms = self._terms = terms_of(connect, settings)
-        if not may_have_identifier(connect, terms, settings):
+        if not may_have_client_id(connect, terms, settings):
             self._refused(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID)
             return
         if self._broker.is_busy():
@@ -347,7 +355,7 @@ class Connection:
             self.version,
             self.peer,
             self._certificate,
-            self._broker.failed.too_many(self.peer, self.shared_state.now),
+            self._broker.failed.is_suspect(self.peer, self.shared_state.now),
         )
         decided = partial(self._authenticated, connect, terms)
         method = properties.authentication_method if properties is not None else None
@@ -372,11 +380,13 @@ class Connection:
                 extra={"peer": self.peer},
             )
             guess = (name, connect.password if self._enhanced is None else self.peer)
-            self._broker.failed.note(self.peer, guess, answer.reason_code, self.shared_state.now)
-            if self._broker.failed.begin_late(self.peer, answer.reason_code, self.shared_state.now):
+            self._broker.failed.record(self.peer, guess, answer.reason_code, self.shared_state.now)
+            if self._broker.failed.delay_refusal(self.peer, answer.reason_code, self.shared_state.now):
                 self.shared_state.metrics.late_refusals += 1
-                late = LateAnswer(self._broker.failed, self.peer, partial(self._refuse_late, answer.reason_code))
-                self._broker.wheel.schedule(late, self.shared_state.now + LATE_SECONDS)
+                late = DelayedRefusal(
+                    self._broker.failed, self.peer, partial(self._send_delayed_refusal, answer.reason_code)
+                )
+                self._broker.wheel.schedule(late, self.shared_state.now + REFUSAL_DELAY_SECONDS)
                 return
             # [MQTT-3.1.4-2] [MQTT-4.12.0-4]
             self._refused(answer.reason_code)
@@ -436,7 +446,7 @@ class Connection:
             packets, self._uncounted_packets = self._uncounted_packets, 0
             self.charge(packets, 0, self.shared_state.now)
 
-    def _refuse_late(self, reason_code: int) -> None:
+    def _send_delayed_refusal(self, reason_code: int) -> None:
         """The time of a refusal that waited has come."""
         if self._state is State.AUTHENTICATING:
             self._refused(reason_code)

@@ -1,51 +1,53 @@
 """One timing wheel for everything that happens later: connect timeout, keep alive, unacknowledged messages, will delay,
 session expiry.
 
-A ring of slots, each `RESOLUTION` seconds wide; a slot holds the targets to be looked at when the hand passes it.
-A target is looked at, not fired: its `due(now)` decides by itself what is overdue and answers when it wants to be
-looked at again. So a packet from a client costs one attribute store (`last_received`) and moves nothing in the ring;
-when the hand comes by, the target sees that it was active meanwhile and is put further ahead.
+A ring of slots, each `RESOLUTION_SECONDS` wide; a slot holds the targets that are checked when the hand passes it.
+A target is checked, not fired: its `due(now)` decides by itself what is overdue and returns the time of its next check.
+So a packet from a client costs one attribute store (`last_received`) and moves nothing in the ring; when the hand comes
+by, the target sees that it was active meanwhile and is put further ahead.
 
 Laws
 1. A target is in at most one slot. `schedule` moves it.
 2. Never early by the clock the caller gives; late by at most one resolution plus the time between two `advance`.
-3. Deadlines beyond the horizon wait in the last slot and are looked at once per round: a session that expires in a year
+3. Deadlines beyond the horizon wait in the last slot and are checked once per round: a session that expires in a year
    costs one comparison every four minutes.
 
 Price: 1,024 slots, 8 bytes each while empty, a set of 216 bytes and about 40 bytes per target while not. One connected
-and one remembered session per device: 100,000 devices cost about 4 MB and 1,200 looks per second.
+and one remembered session per device: 100,000 devices cost about 4 MB and 1,200 checks per second.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-SLOTS = 1_024
-RESOLUTION = 0.25
+RING_SLOTS = 1_024
+RESOLUTION_SECONDS = 0.25
 """Seconds. The shortest keep alive is 1 s, hence 1.5 s of silence: a quarter of a second more is unnoticed."""
-HORIZON = SLOTS - 2
+HORIZON_SLOTS = RING_SLOTS - 2
 """Slots ahead that a target can be put: the hand's own slot is being emptied, and the one behind it is the past."""
 
 
 class Target(Protocol):
     slot: int
-    """The wheel's own note: where in the ring the target is, -1 when nowhere."""
+    """Place in the ring, kept by the wheel; -1: nowhere."""
 
     def due(self, now: float) -> float | None:
-        """Do what is overdue; answer when to look again, or None for never (until the next `schedule`)."""
+        """Do what is overdue; return the time of the next check, or None for none until the next `schedule`."""
 
 
 class TimingWheel:
+    """The deadlines of one broker. It reads no clock: `advance` tells it the time. Runs on the *loop*."""
+
     def __init__(self, now: float) -> None:
-        self._slots: list[set[Target] | None] = [None] * SLOTS
-        self._hand = int(now / RESOLUTION)
-        """Number of the last slot looked at, counted from the epoch. A target of time t is put one slot after t's own,
-        so that it is never looked at early."""
+        self._slots: list[set[Target] | None] = [None] * RING_SLOTS
+        self._hand = int(now / RESOLUTION_SECONDS)
+        """Number of the last slot checked, counted from the epoch. A target of time t is put one slot after t's own,
+        so that it is never checked early."""
 
     def schedule(self, target: Target, at: float) -> None:
-        """Look at `target` at `at` and not before; replaces its earlier appointment."""
-        ahead = min(max(int(at / RESOLUTION) + 1 - self._hand, 1), HORIZON)
-        slot = (self._hand + ahead) % SLOTS
+        """Check `target` at `at` (server time, seconds) and not before; replaces its earlier appointment."""
+        ahead = min(max(int(at / RESOLUTION_SECONDS) + 1 - self._hand, 1), HORIZON_SLOTS)
+        slot = (self._hand + ahead) % RING_SLOTS
         if target.slot == slot:
             return
         if target.slot >= 0:
@@ -63,17 +65,17 @@ class TimingWheel:
             target.slot = -1
 
     def advance(self, now: float) -> None:
-        """Look at every target whose time has come. A leap longer than the ring looks at all of them once."""
-        hand = int(now / RESOLUTION)
-        for passed in range(max(self._hand + 1, hand - SLOTS + 1), hand + 1):
+        """Check every target whose time has come. A leap longer than the ring checks all of them once."""
+        hand = int(now / RESOLUTION_SECONDS)
+        for passed in range(max(self._hand + 1, hand - RING_SLOTS + 1), hand + 1):
             # Moves before the targets of this slot run: what they schedule lands ahead of it, never in it.
             self._hand = passed
-            targets = self._slots[passed % SLOTS]
+            targets = self._slots[passed % RING_SLOTS]
             if targets is None:
                 continue
-            self._slots[passed % SLOTS] = None
+            self._slots[passed % RING_SLOTS] = None
             for target in targets:
-                if target.slot != passed % SLOTS:
+                if target.slot != passed % RING_SLOTS:
                     continue  # cancelled or moved by another target of this slot, a moment ago
                 target.slot = -1
                 again = target.due(now)
@@ -82,7 +84,7 @@ class TimingWheel:
 
     def _remove(self, target: Target) -> None:
         targets = self._slots[target.slot]
-        if targets is not None:  # None: its slot is being looked at right now
+        if targets is not None:  # None: its slot is being checked right now
             targets.discard(target)
             if not targets:
                 self._slots[target.slot] = None

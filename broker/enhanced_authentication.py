@@ -17,20 +17,20 @@ from broker.protocol.packets import Auth, Properties, ReasonCode
 
 
 class EnhancedAuthentication:
-    __slots__ = ("_authenticator", "_clients_turn", "_credentials", "_decided", "_exchange", "_say", "method")
+    __slots__ = ("_authenticator", "_clients_turn", "_credentials", "_decided", "_exchange", "_send_auth", "method")
 
     def __init__(
         self,
         method: str,
         authenticator: Authenticator,
         credentials: Credentials,
-        say: Callable[[Auth], None],
+        send_auth: Callable[[Auth], None],
         decided: Callable[[Accepted | Refused], None],
     ) -> None:
         self.method = method
         self._authenticator = authenticator
         self._credentials = credentials
-        self._say = say
+        self._send_auth = send_auth
         self._decided = decided
         self._exchange: Exchange | None = None
         """The one under way."""
@@ -67,7 +67,7 @@ class EnhancedAuthentication:
         return Properties(authentication_method=self.method, authentication_data=data)
 
     def accepted(self, answer: Accepted, decided: Callable[[Accepted | Refused], None]) -> Properties:
-        """The client is in: what its CONNACK has to say. `decided` is told when it has authenticated again."""
+        """The client is in: what its CONNACK has to send_auth. `decided` is told when it has authenticated again."""
         self._decided = decided
         return self.properties(answer.data)
 
@@ -75,7 +75,7 @@ class EnhancedAuthentication:
         if isinstance(answer, Challenge):
             self._clients_turn = True
             # [MQTT-4.12.0-2]
-            self._say(Auth(ReasonCode.CONTINUE_AUTHENTICATION, self.properties(answer.data)))
+            self._send_auth(Auth(ReasonCode.CONTINUE_AUTHENTICATION, self.properties(answer.data)))
         else:
             self._exchange = None
             self._decided(answer)

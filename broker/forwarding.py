@@ -17,7 +17,7 @@ from broker.protocol.packets import V5, PacketType, Properties
 from broker.session_queue import MessageCopy
 from broker.topic_aliases import OutboundAliases
 
-RETAIN = 0x01
+RETAIN_FLAG = 0x01
 EXPIRY_PROPERTY = b"\x02"
 """Identifier of the message expiry interval (MQTT 5.0, table 2-4); four bytes follow."""
 _NONE = Properties()
@@ -78,5 +78,5 @@ def render(
             topic = shared.message.topic
             encoded_topic, properties = aliases.shorten(topic, encoded_topic, properties, may_define=copy.qos < 2)
     if copy.retain:
-        flags |= RETAIN
+        flags |= RETAIN_FLAG
     return encode_publish(encoded_topic, body.payload, copy.qos, packet_id, flags, properties)

@@ -27,9 +27,9 @@ from broker.protocol.packets import (
 from broker.settings import BrokerSettings
 from broker.store import StoredWill
 
-MAXIMUM_PACKET_SIZE = 268_435_455 + 5
+MAX_PACKET_BYTES = 268_435_455 + 5
 """What a client without a limit of its own accepts: the largest remaining length and its header (MQTT 5.0, 2.1.4)."""
-RECEIVE_MAXIMUM = 65_535
+RECEIVE_MAXIMUM_MESSAGES = 65_535
 """Of a client that names none (MQTT 5.0, 3.1.2.11.3)."""
 
 
@@ -49,7 +49,7 @@ class Terms(NamedTuple):
     def fits(self, packet: Packet) -> bool:
         """Whether a packet of 5.0 is no larger than the client takes [MQTT-3.1.2-24]."""
         limit = self.maximum_packet_size
-        return limit == MAXIMUM_PACKET_SIZE or len(encode(packet, V5)) <= limit
+        return limit == MAX_PACKET_BYTES or len(encode(packet, V5)) <= limit
 
 
 def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
@@ -59,7 +59,7 @@ def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
     if connect.protocol_version != V5:
         # A 3.1.1 session has no interval of its own: it ends with the connection, or stays (3.1.1, 3.1.2.4).
         expiry = 0 if connect.clean_start else settings.max_session_expiry
-        return Terms(client_id, assigned, connect.keep_alive, expiry, RECEIVE_MAXIMUM, MAXIMUM_PACKET_SIZE, 0)
+        return Terms(client_id, assigned, connect.keep_alive, expiry, RECEIVE_MAXIMUM_MESSAGES, MAX_PACKET_BYTES, 0)
     properties = connect.properties or _NONE
     # [MQTT-3.2.2-22]: the client's, unless ours is announced.
     keep_alive = connect.keep_alive
@@ -71,13 +71,13 @@ def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
         assigned=assigned,
         keep_alive=keep_alive,
         expiry_interval=min(properties.session_expiry_interval or 0, settings.max_session_expiry),
-        receive_maximum=properties.receive_maximum or RECEIVE_MAXIMUM,
-        maximum_packet_size=properties.maximum_packet_size or MAXIMUM_PACKET_SIZE,
+        receive_maximum=properties.receive_maximum or RECEIVE_MAXIMUM_MESSAGES,
+        maximum_packet_size=properties.maximum_packet_size or MAX_PACKET_BYTES,
         alias_maximum=min(properties.topic_alias_maximum or 0, settings.topic_alias_maximum),
     )
 
 
-def may_have_identifier(connect: Connect, terms: Terms, settings: BrokerSettings) -> bool:
+def may_have_client_id(connect: Connect, terms: Terms, settings: BrokerSettings) -> bool:
     if not connect.client_id and connect.protocol_version != V5 and not connect.clean_start:
         return False  # 3.1.1 cannot tell a client which one it was given [3.1.1: MQTT-3.1.3-7] [3.1.1: MQTT-3.1.3-8]
     # [MQTT-3.1.3-5] [MQTT-3.1.3-8] [3.1.1: MQTT-3.1.3-5] [3.1.1: MQTT-3.1.3-9]
@@ -115,7 +115,7 @@ def connack_of(connect: Connect, terms: Terms, settings: BrokerSettings, authent
     return connack
 
 
-def sent_away(reason_code: int, version: int, terms: Terms | None, hint: list[tuple[str, str]]) -> bytes:
+def refusing_connack(reason_code: int, version: int, terms: Terms | None, hint: list[tuple[str, str]]) -> bytes:
     """CONNACK for a client that is sent away, with a hint when to come back if its packets may be that long; nothing if
     not even the code fits."""
     if version != V5:
@@ -131,7 +131,7 @@ def sent_away(reason_code: int, version: int, terms: Terms | None, hint: list[tu
     return data if terms is None or len(data) <= terms.maximum_packet_size else b""
 
 
-def goodbye(reason_code: int, reason: str, terms: Terms, hint: list[tuple[str, str]]) -> bytes:
+def disconnect_packet(reason_code: int, reason: str, terms: Terms, hint: list[tuple[str, str]]) -> bytes:
     """DISCONNECT of 5.0: with a hint when to come back, and a reason for people, if its packets may be that long;
     nothing if not even the code fits."""
     # [MQTT-3.14.2-2]

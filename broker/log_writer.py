@@ -40,10 +40,10 @@ LINES_PER_PEERS_KIND: Final = 100
 """About all addresses together: some 30 MB a day of a kind at most; there are fifteen that strangers can cause."""
 LINES_PER_KIND: Final = 1_000
 """Of those that are about nobody's address: a fleet that returns may fill a minute with it."""
-MAX_COUNTED: Final = 10_000
+MAX_COUNTED_KINDS: Final = 10_000
 """Kinds and addresses; beyond it the oldest begins anew."""
 FLUSH_SECONDS: Final = 1.0
-LOOK_SECONDS: Final = 1.0
+WINDOW_CHECK_SECONDS: Final = 1.0
 """How often the thread looks for windows that have ended, when nobody logs."""
 
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -131,7 +131,7 @@ class LogWriter(logging.Handler):
             return  # nobody reads: the thread goes with the process
         self._thread.join(max(0.0, deadline - time.monotonic()))
 
-    def say(self, text: str) -> None:
+    def write_line(self, text: str) -> None:
         """A line that is no record: for a person who has started the server."""
         self._put(text)
 
@@ -170,7 +170,7 @@ class LogWriter(logging.Handler):
             if count is not None:
                 del self._counts[key]
                 self._put_summary(key, count)
-            elif len(self._counts) >= MAX_COUNTED:
+            elif len(self._counts) >= MAX_COUNTED_KINDS:
                 oldest = next(iter(self._counts))
                 self._put_summary(oldest, self._counts.pop(oldest))
             count = self._counts[key] = _Count(now)
@@ -193,7 +193,7 @@ class LogWriter(logging.Handler):
         while not ended:
             lines: list[str | None] = []
             try:
-                lines.append(self._queue.get(timeout=LOOK_SECONDS))
+                lines.append(self._queue.get(timeout=WINDOW_CHECK_SECONDS))
                 while len(lines) < 100:
                     lines.append(self._queue.get_nowait())
             except queue.Empty:

@@ -48,7 +48,7 @@ class MessageRates:
         """In how many seconds the user may go on, 0 or less: at once."""
         return self._ahead_until.get(user, now) - now - BURST_SECONDS
 
-    def is_new(self, user: str) -> bool:
+    def newly_limited(self, user: str) -> bool:
         """Whether a user that is over its rate was not so before: worth a line in the log."""
         if user in self._limited:
             return False

@@ -2,7 +2,7 @@
 
 Laws
 1. Inflight belongs to the session, not to a connection or a call stack [MQTT-4.4.0-1]: when the client returns, what is
-   unacknowledged goes out again under its identifier, in its order, with DUP.
+   unacknowledged goes out again under its identifier, in its order, with DUP_FLAG.
 2. A delivery (a message with a `handle`, from `Broker.deliver`) is taken or not taken, at once, and never queued: its
    owner keeps it until there is send_quota. An ordinary message is queued (`session_queue`).
 3. One gate, `write`: the transport's own method while a message may go out, None while not (no connection, CONNACK not
@@ -47,7 +47,7 @@ from broker.shared_state import SharedState
 from broker.topic_aliases import OutboundAliases
 from broker.unhandled import unhandled
 
-DUP = 0x08
+DUP_FLAG = 0x08
 _PACKET_ID = Struct(">H").pack
 _UNREACHABLE_QUOTA = 65_536  # more send_quota than any window has
 
@@ -215,7 +215,7 @@ class Outbound:
             self._ask_for_ready()
             return False
         packet_id = known if known is not None else self._free_packet_id()
-        flags = DUP if known is not None else 0
+        flags = DUP_FLAG if known is not None else 0
         topic = message.topic
         encoded_topic = self.last_topic_bytes
         if properties is not None and self.aliases is not None:
@@ -653,9 +653,9 @@ class Outbound:
                 shared_state.metrics.dropped_expired += 1
                 self._drop(entry)
                 continue
-            # Never sent before, because its barrier was not reached: a first attempt has DUP 0 [MQTT-3.3.1-1].
+            # Never sent before, because its barrier was not reached: a first attempt has DUP_FLAG 0 [MQTT-3.3.1-1].
             # [3.1.1: MQTT-3.3.1-1]
-            flags = 0 if entry.phase == BARRIER_DUE else DUP
+            flags = 0 if entry.phase == BARRIER_DUE else DUP_FLAG
             if message is not None:
                 qos = 1 if entry.phase == PUBACK_DUE else 2
                 properties = None

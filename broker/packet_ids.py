@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 LAST_PACKET_ID = 65_535
-LEAST_SIZE = 2_048
+MIN_RANGE_IDS = 2_048
 """Identifiers of a run: 31 ranges. Enough for four of the usual windows, the rest being for those that are reserved
 although they take no place in the window."""
 
@@ -47,4 +47,4 @@ class PacketIds:
 
 def range_size(max_inflight: int) -> int:
     """So many that the window fits twice, and that at least two runs have ranges of their own."""
-    return min(max(2 * max_inflight, LEAST_SIZE), LAST_PACKET_ID // 2)
+    return min(max(2 * max_inflight, MIN_RANGE_IDS), LAST_PACKET_ID // 2)

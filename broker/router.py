@@ -180,7 +180,7 @@ class Router(Generic[Subscriber]):
         self._cache.pop(plain, None)
         if group is not None:
             groups = self._exact_shared.get(plain, {})
-            removed = _leave(groups, group, subscriber)
+            removed = _remove_member(groups, group, subscriber)
             if not groups:
                 self._exact_shared.pop(plain, None)
             return removed
@@ -228,7 +228,7 @@ class Router(Generic[Subscriber]):
                 found[subscriber] = Match(subscriber, options)
         shared.extend(self._exact_shared.get(topic, {}).values())
 
-        def take(node: _Node[Subscriber]) -> None:
+        def collect(node: _Node[Subscriber]) -> None:
             for subscriber, options in node.subscribers.items():
                 match = found.get(subscriber)
                 if match is None:
@@ -246,7 +246,7 @@ class Router(Generic[Subscriber]):
                 children = node.children
                 if wildcard:
                     if (child := children.get("#")) is not None:
-                        take(child)
+                        collect(child)
                     if (child := children.get("+")) is not None:
                         deeper.append(child)
                 if (child := children.get(level)) is not None:
@@ -254,10 +254,10 @@ class Router(Generic[Subscriber]):
             nodes = deeper
             wildcard = True
         for node in nodes:
-            take(node)
+            collect(node)
             # "sport/#" also matches "sport", its parent level (MQTT 5.0, 4.7.1.2).
             if (child := node.children.get("#")) is not None:
-                take(child)
+                collect(child)
         return Matches(tuple(found.values()), tuple(shared))
 
     def _unsubscribe_wildcard(self, group: str | None, plain: str, subscriber: Subscriber) -> bool:
@@ -270,7 +270,7 @@ class Router(Generic[Subscriber]):
             path.append((node, level))
             node = child
         if group is not None:
-            removed = _leave(node.shared, group, subscriber)
+            removed = _remove_member(node.shared, group, subscriber)
         else:
             removed = node.subscribers.pop(subscriber, None) is not None
         if removed:
@@ -316,7 +316,7 @@ def _members(groups: dict[str, SharedGroup[Subscriber]], group: str) -> dict[Sub
     return there.members
 
 
-def _leave(groups: dict[str, SharedGroup[Subscriber]], group: str, subscriber: Subscriber) -> bool:
+def _remove_member(groups: dict[str, SharedGroup[Subscriber]], group: str, subscriber: Subscriber) -> bool:
     there = groups.get(group)
     if there is None or there.members.pop(subscriber, None) is None:
         return False

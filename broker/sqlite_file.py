@@ -16,13 +16,13 @@ PAGE_BYTES = 4_096
 """SQLite's usual page."""
 LOG_PAGES = 4_000
 """16 MiB of write-ahead log between checkpoints: a checkpoint's own sync is shared by some hundred groups."""
-LOG_SHARE = 32
+LOG_DIVISOR = 32
 """It is no more than this part of a small disk."""
 
 
 def log_pages(disk: os.statvfs_result) -> int:
     """Pages of a database's log after which it is copied back, and to which its file is cut."""
-    return max(1, min(LOG_PAGES, disk.f_blocks * disk.f_frsize // LOG_SHARE // PAGE_BYTES))
+    return max(1, min(LOG_PAGES, disk.f_blocks * disk.f_frsize // LOG_DIVISOR // PAGE_BYTES))
 
 
 class Fault(Enum):

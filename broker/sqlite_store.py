@@ -14,8 +14,9 @@ Laws
    success. Nothing is acknowledged and nothing written any more, `lost` says why, and whoever runs the broker ends the
    process; the next start copies and syncs anew what the file holds.
 
-A group is handed over in the loop's next turn after a barrier was asked for; without one it gathers for `LINGER`,
-because nobody waits. Price: a session that changed costs about 400 bytes until its group is committed, a row 200.
+A group is handed over in the loop's next turn after a barrier was asked for; without one it gathers for
+`LINGER_SECONDS`, because nobody waits. Price: a session that changed costs about 400 bytes until its group is
+committed, a row 200.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredSta
 
 logger = logging.getLogger(__name__)
 
-LINGER = 0.01
+LINGER_SECONDS = 0.01
 """Seconds that changes without a barrier wait for company: about the length of one fsync on a slow disk."""
-RETRY_AFTER = 1.0
+RETRY_SECONDS = 1.0
 """Seconds between attempts to write a group that failed."""
 
 EXIT_UNSYNCED = 74
@@ -229,7 +230,7 @@ class SqliteStore:
         if not group.changed:
             group.changed = True
             if self._writing is None:
-                self._hand_over = self._loop.call_later(LINGER, self._write)
+                self._hand_over = self._loop.call_later(LINGER_SECONDS, self._write)
 
     def _hurry(self) -> None:
         """Somebody waits: hand over in the next turn, so that this turn's other callers share the group."""
@@ -271,7 +272,7 @@ class SqliteStore:
             if self._gathering.callbacks or self._closing:
                 self._write()
             else:
-                self._hand_over = self._loop.call_later(LINGER, self._write)
+                self._hand_over = self._loop.call_later(LINGER_SECONDS, self._write)
         elif self._idle is not None:
             self._idle.set_result(None)
 
@@ -286,7 +287,7 @@ class SqliteStore:
                 if self._unsynced:
                     self._loop.call_soon_threadsafe(self._lose, error)
                     return
-                if self._stop_retrying.wait(RETRY_AFTER):
+                if self._stop_retrying.wait(RETRY_SECONDS):
                     error = self._commit(group)
                     break
             if error is None and self.error is not None:

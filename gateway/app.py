@@ -26,9 +26,9 @@ from pathlib import Path
 import uvloop
 
 from broker.log_writer import LogWriter, print_aside
-from broker.network.acceptor import Entrance
+from broker.network.acceptor import AcceptorOptions
 from broker.network.listen_address import ListenAddress
-from broker.network.listeners import BrokerServer, raise_open_files_limit, settle_collector
+from broker.network.listeners import BrokerServer, raise_open_files_limit, tune_collector
 from broker.network.tls import ServerTls
 from broker.sqlite_store import EXIT_UNSYNCED
 from gateway import data_directory, disk_space, listener_config, stores
@@ -83,8 +83,9 @@ def run(settings: Settings) -> int:
             with suppress(OSError):
                 disk_space.put_by_at_end(data_dir)
             if lost is not None:
-                log_writer.say(f"fleetpush: {lost}: ended, so that the next start begins from what is on disk; have "
-                               "the disk looked at, and start again")  # fmt: skip
+                remedy = "have the disk looked at, and start again"
+                ended = f"{lost}: ended, so that the next start begins from what is on disk; {remedy}"
+                log_writer.write_line(f"fleetpush: {ended}")
                 log_writer.end()
                 # Not by returning: what is left of the databases would be closed, and write to their files.
                 os._exit(EXIT_UNSYNCED)
@@ -158,7 +159,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             await http.start(None)
             http_tls = listener_config.for_requests(tls)
             entrance = mqtt.accept(
-                listener, Entrance(http_tls), lambda _: http.protocol(), components.connections.room_for
+                listener, AcceptorOptions(http_tls), lambda _: http.protocol(), components.connections.room_for
             )
             hangups.ready(partial(_reload, components, tls, http_tls))
         ending.push_async_callback(http.stop)
@@ -189,10 +190,10 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             facts["certificate"] = str(tls.files.certificate.absolute())
         ending.enter_context(data_directory.announced(settings.data_dir, facts))
         if admin_key is not None:
-            log_writer.say(
+            log_writer.write_line(
                 f"fleetpush: first start: made the app {DEFAULT_APP!r} and an admin key for it in {admin_key}"
             )
-        settle_collector()
+        tune_collector()
         further = [f"{address.scheme}={address.place}" for address in listening[1:]]
         secure = "" if tls is None else "s"
         ready = f"fleetpush ready http{secure}={bracketed(http_host)}:{http_port} mqtt{secure}={listening[0].place}"

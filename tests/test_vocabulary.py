@@ -16,8 +16,8 @@ import pytest
 from tests.test_architecture import MODULES, PACKAGES, trees, within
 
 UNTIL_DONE = {
-    "class names": {"broker", "gateway"},
-    "constants": {"broker", "gateway"},
+    "class names": {"gateway"},
+    "constants": {"gateway"},
     "times": {"gateway"},
     "docstrings": {"broker", "gateway", "client_sim"},
 }
@@ -30,7 +30,7 @@ NUMBERS_WITHOUT_UNIT = {
     "broker.events.COMPLETED": "an outcome",
     "broker.events.LOST": "an outcome",
     "broker.events.UNHANDLED": "an outcome",
-    "broker.forwarding.RETAIN": "a bit of the fixed header",
+    "broker.forwarding.RETAIN_FLAG": "a bit of the fixed header",
     "broker.inflight": "phases of a message",
     "broker.network.listen_address.OWNER_ONLY": "a file mode",
     "broker.packet_ids.LAST_PACKET_ID": "an identifier",
@@ -38,7 +38,7 @@ NUMBERS_WITHOUT_UNIT = {
     "broker.router": "bits of subscription options",
     "broker.sqlite_store.EXIT_UNSYNCED": "an exit code",
     "broker.sqlite_tables.SCHEMA_VERSION": "a version",
-    "broker.outbound.DUP": "a bit of the fixed header",
+    "broker.outbound.DUP_FLAG": "a bit of the fixed header",
     "client_sim.backoff": "reason codes",
     "client_sim.journal.SCHEMA_VERSION": "a version",
     "client_sim.simulator.comparison.NOT_ARRIVED": "a mark among times",

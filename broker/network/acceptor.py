@@ -29,7 +29,7 @@ from typing import Any, Final
 from broker.addresses import address_of
 from broker.network import tls
 from broker.network.proxies import (
-    PREFIX,
+    PREFIX_BYTES,
     UNIX,
     ProxyHeaderError,
     TrustedProxies,
@@ -42,16 +42,16 @@ from broker.network.tls import Failure, ServerTls
 
 log = logging.getLogger(__name__)
 
-AT_ONCE: Final = 64
+ACCEPTED_SOCKETS_PER_TURN: Final = 64
 """Sockets taken from the backlog in one turn of the loop; a TLS handshake costs it up to a millisecond."""
-PAUSE: Final = 1.0
+ACCEPT_PAUSE_SECONDS: Final = 1.0
 """Seconds without accepting when the process has no descriptor left, as asyncio does."""
 LATE_HEADER: Final = Failure(ProxyHeaderError.label, "its PROXY header did not come in time")
 _NO_DESCRIPTOR: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 @dataclass(frozen=True, slots=True)
-class Entrance:
+class AcceptorOptions:
     """What stands before the protocol."""
 
     tls: ServerTls | None = None
@@ -96,7 +96,7 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        entrance: Entrance,
+        options: AcceptorOptions,
         protocol: Callable[[str], asyncio.BaseProtocol],
         *,
         timeout: float,
@@ -106,7 +106,7 @@ class Acceptor:
         """`room(acceptor, address)`: whether there is room for a newcomer from there; it may make some with `evict`.
         `refused(label)` counts."""
         self._listener = listener
-        self._entrance = entrance
+        self._options = options
         self._protocol = protocol
         self._timeout = timeout
         self._room = room
@@ -126,7 +126,7 @@ class Acceptor:
             self._paused.cancel()
         self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
-        while (silent := self._silent.take_victim("")) is not None:
+        while (silent := self._silent.pop_victim("")) is not None:
             self._no_longer_silent(silent)
             silent.socket.close()
         for task in self._arriving:
@@ -144,7 +144,7 @@ class Acceptor:
 
     def evict_silent(self, address: str) -> bool:
         """Cut off a silent one for a newcomer from this address; whether there was any."""
-        while (victim := self._silent.take_victim(address)) is not None:
+        while (victim := self._silent.pop_victim(address)) is not None:
             if victim.has_spoken():
                 self._spoke(victim)
                 continue
@@ -168,7 +168,7 @@ class Acceptor:
         return True
 
     def _accept(self) -> None:
-        for _ in range(AT_ONCE):
+        for _ in range(ACCEPTED_SOCKETS_PER_TURN):
             try:
                 arrived, address = self._listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -179,7 +179,7 @@ class Acceptor:
                 log.error("no connection can be taken: %s", error.strerror)
                 self._refused("no_descriptor")
                 self._loop.remove_reader(self._listener.fileno())
-                self._paused = self._loop.call_later(PAUSE, self._go_on)
+                self._paused = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._go_on)
                 return
             share = address_of(_host(address))
             if not self._room(self, share):
@@ -207,7 +207,7 @@ class Acceptor:
 
     def _silent_too_long(self, silent: _Silent) -> None:
         self._no_longer_silent(silent)
-        late = LATE_HEADER if self._entrance.proxies is not None else tls.LATE
+        late = LATE_HEADER if self._options.proxies is not None else tls.LATE
         self._turn_away(silent.socket, peer_text(silent.address), late)
 
     def _arrived(self, arrived: socket.socket, task: asyncio.Task[None]) -> None:
@@ -220,12 +220,12 @@ class Acceptor:
 
     async def _enter(self, arrived: socket.socket, address: Any, timeout: float) -> None:
         peer = peer_text(address)
-        context = self._entrance.context
+        context = self._options.context
         handshake = tls.Handshake(arrived)
         try:
-            if self._entrance.proxies is not None:
+            if self._options.proxies is not None:
                 async with asyncio.timeout(timeout):
-                    peer = await self._announced(arrived, address, self._entrance.proxies) or peer
+                    peer = await self._announced(arrived, address, self._options.proxies) or peer
         except ProxyHeaderError as error:
             self._turn_away(arrived, peer, Failure(error.label, str(error)))
             return
@@ -252,7 +252,7 @@ class Acceptor:
         if not proxies.trusts(_host(address)):
             raise ProxyHeaderError("it is no trusted proxy, and only those may connect here")
         header = b""
-        wanted = PREFIX
+        wanted = PREFIX_BYTES
         while len(header) < wanted:
             part = await self._loop.sock_recv(arrived, wanted - len(header))
             if not part:

@@ -13,12 +13,12 @@ from typing import Final
 
 from broker.addresses import address_of
 
-OWN: Final = 384
+OWN_DESCRIPTORS: Final = 384
 """Databases and their readers (about 40), log and listeners (10), attachments being read and written (100 and 64),
 requests to webhooks (50), and half as much again for what a moment needs."""
-OWN_PART: Final = 4
+OWN_DIVISOR: Final = 4
 """No more than a fourth where there are few."""
-HTTP_PART: Final = 4
+HTTP_DIVISOR: Final = 4
 """HTTP connections have at most a fourth of the rest's whole: devices stay for days, requests for moments."""
 
 
@@ -31,8 +31,8 @@ class DescriptorShares:
 
 def share_out(descriptors: int, http: int) -> DescriptorShares:
     """Of so many descriptors, when HTTP connections want at most `http`."""
-    own = min(OWN, descriptors // OWN_PART)
-    http = min(http, descriptors // HTTP_PART)
+    own = min(OWN_DESCRIPTORS, descriptors // OWN_DIVISOR)
+    http = min(http, descriptors // HTTP_DIVISOR)
     return DescriptorShares(own, http, descriptors - own - http)
 
 

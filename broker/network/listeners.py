@@ -27,7 +27,7 @@ from typing import Final
 
 from broker.addresses import address_of
 from broker.broker import Broker
-from broker.network.acceptor import Acceptor, Entrance
+from broker.network.acceptor import Acceptor, AcceptorOptions
 from broker.network.listen_address import WEBSOCKET_PATH, ListenAddress
 from broker.network.proxies import TrustedProxies
 from broker.network.read_turns import ReadTurns
@@ -39,30 +39,30 @@ from broker.network.websocket_transport import WebSocketTransport
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 4_096
+BACKLOG_CONNECTIONS: Final = 4_096
 """Connections the kernel completes before we accept them. With the usual 100 a reconnect storm overflows it, and each
 lost SYN costs its client 1 to 7 s. The kernel lowers it to net.core.somaxconn."""
-TICK: Final = 0.25
+TICK_SECONDS: Final = 0.25
 """Seconds: the resolution of the timing wheel."""
 MAX_STRANGERS: Final = 10_000
 """Sockets beyond `max_connections`. Each takes 3 KiB and lasts `connect_timeout` at most."""
-NEWCOMERS: Final = 256
+ARRIVAL_DESCRIPTORS: Final = 256
 """Descriptors kept for clients on their way in, when there are few: what 10,000 connects a second need."""
-NEWCOMERS_PART: Final = 8
+ARRIVALS_DIVISOR: Final = 8
 """No more than an eighth of them."""
-LOOK_AT_DESCRIPTORS: Final = 4
+DESCRIPTOR_CHECK_TICKS: Final = 4
 """Ticks between two looks whether any descriptor is left: the loop's own servers close whom they cannot take without a
 word."""
-EVICTED_AT_ONCE: Final = 16
+EVICTED_STRANGERS: Final = 16
 """Strangers that leave when there is none."""
-DRAIN: Final = 5.0
+DRAIN_SECONDS: Final = 5.0
 """Seconds for what is owed, and again for what is inflight. For the hanging up a backstop: each transport cuts its
 client off after a second."""
-QUIET: Final = 0.5
+QUIET_SECONDS: Final = 0.5
 """Seconds without any acknowledgement, after which those who still owe one are not waited for any longer."""
-LOOK_AGAIN: Final = 0.02
+POLL_SECONDS: Final = 0.02
 """Seconds between two looks at who still owes one, and between two rounds of goodbyes."""
-GOODBYES: Final = 5_000
+DISCONNECTS_PER_SECOND: Final = 5_000
 """Clients a second that are told to go, if that many are there: what one core does besides storing what was lost."""
 
 
@@ -98,13 +98,13 @@ class BrokerServer:
         self._transports: set[TcpTransport] = set()
         self._nobody_left: asyncio.Event = asyncio.Event()
         self._stopping = False
-        self._ticker = self._loop.call_later(TICK, self._tick)
+        self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
         self._limit = broker.settings.max_connections + MAX_STRANGERS
         if descriptors is not None and descriptors < self._limit:
             self._limit = descriptors
             # Who is over it is told so, instead of being cut off.
             broker.max_connections = min(
-                broker.max_connections, descriptors - min(NEWCOMERS, descriptors // NEWCOMERS_PART)
+                broker.max_connections, descriptors - min(ARRIVAL_DESCRIPTORS, descriptors // ARRIVALS_DIVISOR)
             )
         self._strangers: Strangers[TcpTransport] = Strangers()
         self._ticks = 0
@@ -114,15 +114,15 @@ class BrokerServer:
         listener = _bound(address)
         port = 0 if address.scheme == "unix" else int(listener.getsockname()[1])
         if address.is_tls or address.proxy:
-            entrance = Entrance(
+            options = AcceptorOptions(
                 tls=self.config.tls if address.is_tls else None,
                 browsers=address.is_websocket and not address.certificates,
                 proxies=self.config.proxies if address.proxy else None,
             )
-            self.accept(listener, entrance, self._protocol(address))
+            self.accept(listener, options, self._protocol(address))
         else:
             start = self._loop.create_unix_server if address.scheme == "unix" else self._loop.create_server
-            self._listeners.append(await start(self._protocol(address), sock=listener, backlog=BACKLOG))
+            self._listeners.append(await start(self._protocol(address), sock=listener, backlog=BACKLOG_CONNECTIONS))
         if address.scheme == "unix":
             self._socket_files.append(address.path)
             return address
@@ -131,7 +131,7 @@ class BrokerServer:
     def accept(
         self,
         listener: socket.socket,
-        entrance: Entrance,
+        options: AcceptorOptions,
         protocol: Callable[[str], asyncio.BaseProtocol],
         room: Callable[[Acceptor, str], bool] | None = None,
     ) -> Acceptor:
@@ -140,7 +140,7 @@ class BrokerServer:
         is not closed before."""
         acceptor = Acceptor(
             listener,
-            entrance,
+            options,
             protocol,
             timeout=self.broker.settings.connect_timeout,
             room=room or self._room_for,
@@ -175,15 +175,15 @@ class BrokerServer:
         for path in self._socket_files:
             _remove_socket(path)
         self.broker.drain()
-        await self._answers_left()
-        await self._acknowledgements_came()
-        await self._say_goodbye()
+        await self._wait_until_answers_left()
+        await self._wait_for_acknowledgements()
+        await self._disconnect_clients()
         self._ticker.cancel()
         for transport in list(self._transports):
             transport.close()  # strangers; the broker has closed the others
         if self._transports:
             try:
-                await asyncio.wait_for(self._nobody_left.wait(), DRAIN)
+                await asyncio.wait_for(self._nobody_left.wait(), DRAIN_SECONDS)
             except TimeoutError:
                 log.warning("%d connections did not hang up and are cut off", len(self._transports))
                 for transport in list(self._transports):
@@ -191,37 +191,37 @@ class BrokerServer:
         for listener in self._listeners:
             await listener.wait_closed()
 
-    async def _answers_left(self) -> None:
+    async def _wait_until_answers_left(self) -> None:
         """What the clients are owed is behind one more barrier. A disk that refuses must not keep us."""
         stored: asyncio.Future[None] = self._loop.create_future()
         self.broker.shared_state.store.barrier(lambda: None if stored.done() else stored.set_result(None))
         try:
-            await asyncio.wait_for(stored, DRAIN)
+            await asyncio.wait_for(stored, DRAIN_SECONDS)
         except TimeoutError:
-            log.warning("what is owed could not be stored in %g s; clients will repeat what they sent", DRAIN)
+            log.warning("what is owed could not be stored in %g s; clients will repeat what they sent", DRAIN_SECONDS)
 
-    async def _acknowledgements_came(self) -> None:
+    async def _wait_for_acknowledgements(self) -> None:
         """What the clients owe us, and what they said meanwhile. One that is deaf must not keep us for long."""
         metrics = self.broker.metrics
         acknowledged = metrics.acknowledged
         now = self._loop.time()
-        deadline, quiet = now + DRAIN, now + QUIET
+        deadline, quiet = now + DRAIN_SECONDS, now + QUIET_SECONDS
         while now < min(deadline, quiet) and self.broker.has_pending_acks():
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_SECONDS)
             now = self._loop.time()
             if metrics.acknowledged != acknowledged:
                 acknowledged = metrics.acknowledged
-                quiet = now + QUIET
+                quiet = now + QUIET_SECONDS
 
-    async def _say_goodbye(self) -> None:
+    async def _disconnect_clients(self) -> None:
         """To all at once, or to so many a round that it takes as long as it may."""
         clients = self.broker.metrics.connections
-        spread = min(clients / GOODBYES, self.broker.settings.disconnect_spread)
-        rounds = 1 + int(spread / LOOK_AGAIN)
+        spread = min(clients / DISCONNECTS_PER_SECOND, self.broker.settings.disconnect_spread)
+        rounds = 1 + int(spread / POLL_SECONDS)
         for _ in range(rounds):
             if not self.broker.shutdown(-(-clients // rounds)):
                 return
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_SECONDS)
 
     # -- what the transports call -------------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class BrokerServer:
 
     def _evict(self, address: str) -> bool:
         """Cut off a stranger for a newcomer from this address."""
-        victim = self._strangers.take_victim(address)
+        victim = self._strangers.pop_victim(address)
         if victim is None:
             return False
         self.broker.metrics.refuse("evicted_stranger")
@@ -272,24 +272,24 @@ class BrokerServer:
     # -- what the event loop calls ------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        self._ticker = self._loop.call_later(TICK, self._tick)
+        self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
         self._strangers.forget_accepted()
         self._ticks += 1
-        if self._ticks % LOOK_AT_DESCRIPTORS == 0:
-            self._look_at_descriptors()
+        if self._ticks % DESCRIPTOR_CHECK_TICKS == 0:
+            self._check_descriptors()
         try:
             self.broker.tick(self.broker.shared_state.clock())
         except Exception:
             log.exception("a deadline's work failed")  # one deadline's fault must not stop all the others
 
-    def _look_at_descriptors(self) -> None:
+    def _check_descriptors(self) -> None:
         """Say so when there is none, and have strangers make room."""
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
             log.error("no connection can be taken: %s; give the server more (ulimit -n)", error.strerror)
             self.broker.metrics.refuse("no_descriptor")
-            for _ in range(EVICTED_AT_ONCE):
+            for _ in range(EVICTED_STRANGERS):
                 self._evict("")
 
 
@@ -303,7 +303,7 @@ def _bound(address: ListenAddress) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address.host, address.port))
-        listener.listen(BACKLOG)
+        listener.listen(BACKLOG_CONNECTIONS)
         listener.setblocking(False)
     except OSError:
         listener.close()
@@ -319,7 +319,7 @@ def _bound_file(address: ListenAddress) -> socket.socket:
             _remove_socket(address.path)
         listener.bind(address.path)
         os.chmod(address.path, address.mode)  # before `listen`: nobody can connect yet
-        listener.listen(BACKLOG)
+        listener.listen(BACKLOG_CONNECTIONS)
         listener.setblocking(False)
     except OSError:
         listener.close()
@@ -352,7 +352,7 @@ def raise_open_files_limit() -> int:
     return hard
 
 
-def settle_collector() -> None:
+def tune_collector() -> None:
     """Once everything that stays is made: what is alive now need not be looked at again and again.
 
     Nor at every 700 new objects: those of twenty connections that return, and they stay too. It took a third of what

@@ -10,15 +10,15 @@ Laws
 1. A wrong file is refused at start, with its line number; nothing is guessed.
 2. An unknown user costs the same time as a wrong password, and hears the same.
 3. Hashing runs on threads of its own, without the interpreter lock: the broker goes on meanwhile. Addresses take turns
-   at them. At most `MAX_WAITING` CONNECTs wait, `WAITING_PER_ADDRESS` of them from one address; one more hears that the
-   server is busy.
+   at them. At most `MAX_WAITING_CONNECTS` wait, `WAITING_CONNECTS_PER_ADDRESS` of them from one address; one more is
+   refused with "server busy".
 4. Who was let in before is let in at once, without hashing: of each user the password that was right is remembered,
    as a digest under a key that only this process knows. So nobody's guesses shut out a device that has been here.
-5. Of an address that has guessed much (`Credentials.suspect`), one that is not known so is judged in `SUSPECT_SECONDS`;
+5. Of an address that has guessed much (`Credentials.suspect`), one that is not known so is hashed in `SUSPECT_SECONDS`;
    the others are told to come back.
 
 6. A file that is read again counts as a whole and at once, or not at all: what was remembered is forgotten, and a
-   password that is being judged is judged anew if its line has changed.
+   password that is being hashed is hashed anew if its line has changed.
 
 Any user may use any topic and any client identifier: rules for topics are the embedder's (`authorization`).
 """
@@ -37,16 +37,16 @@ from typing import NamedTuple
 
 from broker.addresses import address_of
 from broker.authorization import Accepted, Credentials, Permissions, Refused
-from broker.network.password_hashes import BadHash, PasswordHash, new_hash, nobody_like, parse_hash
+from broker.network.password_hashes import BadHash, PasswordHash, decoy_hash, new_hash, parse_hash
 from broker.protocol.packets import ReasonCode
 
-THREADS = 2
-MAX_WAITING = 10_000
-WAITING_PER_ADDRESS = 500
+HASHING_THREADS = 2
+MAX_WAITING_CONNECTS = 10_000
+WAITING_CONNECTS_PER_ADDRESS = 500
 """Two seconds of both threads with our own lines."""
 SUSPECT_SECONDS = 1.0
 """Sixty guesses a minute, as against the hundred before an address is a suspect."""
-MAX_SUSPECTS = 1_000
+MAX_SUSPECT_ADDRESSES = 1_000
 """Addresses; beyond it all begin anew."""
 
 
@@ -78,7 +78,7 @@ def read_password_file(path: Path) -> dict[str, PasswordHash]:
     return users
 
 
-class _Question(NamedTuple):
+class _WaitingConnect(NamedTuple):
     """A CONNECT that waits for its judgement."""
 
     user: str
@@ -87,7 +87,7 @@ class _Question(NamedTuple):
     answer: Callable[[Accepted | Refused], None]
 
 
-_NOBODY_WAITS: deque[_Question] = deque()
+_NONE_WAITING: deque[_WaitingConnect] = deque()
 
 
 class PasswordFileAuthenticator:
@@ -97,17 +97,17 @@ class PasswordFileAuthenticator:
         self._users = users
         self._permissions = permissions
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="broker-passwords")
+        self._threads = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="broker-passwords")
         self._at_work = 0
         self._waiting = 0
-        self._queues: dict[str, deque[_Question]] = {}
+        self._queues: dict[str, deque[_WaitingConnect]] = {}
         """By address, in the order of their turns."""
-        self._judged_at: dict[str, float] = {}
-        """When a suspect address was judged last."""
+        self._hashed_at: dict[str, float] = {}
+        """When a suspect address was hashed last."""
         self._secret = os.urandom(32)
         self._known: dict[str, bytes] = {}
         """By user, the digest of the password that let it in."""
-        self._nobody = nobody_like(list(users.values()))
+        self._decoy = decoy_hash(list(users.values()))
         """What an unknown user's password is compared with."""
 
     def replace(self, users: dict[str, PasswordHash]) -> list[str]:
@@ -115,7 +115,7 @@ class PasswordFileAuthenticator:
         changed = [user for user, known in self._users.items() if users.get(user) != known]
         self._users = users
         self._known.clear()
-        self._nobody = nobody_like(list(users.values()))
+        self._decoy = decoy_hash(list(users.values()))
         return changed
 
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
@@ -129,56 +129,58 @@ class PasswordFileAuthenticator:
             answer(Accepted(principal=user, permissions=self._permissions))
             return
         address = address_of(credentials.peer)
-        if credentials.suspect and not self._may_ask(address):
+        if credentials.suspect and not self._may_hash(address):
             answer(Refused(ReasonCode.CONNECTION_RATE_EXCEEDED, "its address has tried too many wrong passwords"))
             return
-        queue = self._queues.get(address, _NOBODY_WAITS)
-        if self._waiting >= MAX_WAITING or len(queue) >= WAITING_PER_ADDRESS:
+        queue = self._queues.get(address, _NONE_WAITING)
+        if self._waiting >= MAX_WAITING_CONNECTS or len(queue) >= WAITING_CONNECTS_PER_ADDRESS:
             answer(Refused(ReasonCode.SERVER_BUSY))
             return
         self._waiting += 1
-        self._queues.setdefault(address, deque()).append(_Question(user, password, digest, answer))
-        self._judge_next()
+        self._queues.setdefault(address, deque()).append(_WaitingConnect(user, password, digest, answer))
+        self._hash_next()
 
     def _digest(self, user: str, password: bytes) -> bytes:
         return hmac.digest(self._secret, f"{user}\0".encode() + password, "sha256")
 
-    def _may_ask(self, address: str) -> bool:
+    def _may_hash(self, address: str) -> bool:
         now = self._loop.time()
-        if now - self._judged_at.get(address, -SUSPECT_SECONDS) < SUSPECT_SECONDS:
+        if now - self._hashed_at.get(address, -SUSPECT_SECONDS) < SUSPECT_SECONDS:
             return False
-        if len(self._judged_at) >= MAX_SUSPECTS:
-            self._judged_at.clear()
-        self._judged_at[address] = now
+        if len(self._hashed_at) >= MAX_SUSPECT_ADDRESSES:
+            self._hashed_at.clear()
+        self._hashed_at[address] = now
         return True
 
-    def _judge_next(self) -> None:
+    def _hash_next(self) -> None:
         """Keep the threads at work; each address has its turn."""
-        while self._at_work < THREADS and self._queues:
+        while self._at_work < HASHING_THREADS and self._queues:
             address = next(iter(self._queues))
             queue = self._queues.pop(address)
-            question = queue.popleft()
+            waiting = queue.popleft()
             if queue:
                 self._queues[address] = queue
             self._at_work += 1
-            expected = self._users.get(question.user, self._nobody)
-            judged = self._loop.run_in_executor(self._threads, expected.matches, question.password)
-            judged.add_done_callback(partial(self._answer, question, address, expected))
+            expected = self._users.get(waiting.user, self._decoy)
+            hashed = self._loop.run_in_executor(self._threads, expected.matches, waiting.password)
+            hashed.add_done_callback(partial(self._hash_done, waiting, address, expected))
 
-    def _answer(self, question: _Question, address: str, expected: PasswordHash, matched: asyncio.Future[bool]) -> None:
+    def _hash_done(
+        self, waiting: _WaitingConnect, address: str, expected: PasswordHash, matched: asyncio.Future[bool]
+    ) -> None:
         self._at_work -= 1
         self._waiting -= 1
         if matched.cancelled():
             return  # the broker is ending
-        if self._users.get(question.user, expected) != expected:  # the file was read again meanwhile
+        if self._users.get(waiting.user, expected) != expected:  # the file was read again meanwhile
             self._waiting += 1
-            self._queues.setdefault(address, deque()).append(question)
-        elif question.user in self._users and matched.result():
-            self._known[question.user] = question.digest
-            question.answer(Accepted(principal=question.user, permissions=self._permissions))
+            self._queues.setdefault(address, deque()).append(waiting)
+        elif waiting.user in self._users and matched.result():
+            self._known[waiting.user] = waiting.digest
+            waiting.answer(Accepted(principal=waiting.user, permissions=self._permissions))
         else:
-            question.answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD))
-        self._judge_next()
+            waiting.answer(Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD))
+        self._hash_next()
 
     def exchange(self, method: str, credentials: Credentials) -> None:
         """A file of passwords knows no method of enhanced authentication."""

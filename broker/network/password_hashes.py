@@ -18,13 +18,13 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-ITERATIONS = 10_000
+PBKDF2_ITERATIONS = 10_000
 """Of PBKDF2 in the lines we make: about 7 ms per CONNECT. Foreign lines bring their own (mosquitto 2.0: 101)."""
-MAX_ITERATIONS = 10_000_000
+MAX_PBKDF2_ITERATIONS = 10_000_000
 """A line that asks for more is a mistake: 7 s per CONNECT."""
 MAX_ARGON2_KIBIBYTES = 1024 * 1024
 MAX_ARGON2_PASSES = 100
-MAX_ARGON2_WORK = 4 * MAX_ARGON2_KIBIBYTES
+MAX_ARGON2_KIBIBYTE_PASSES = 4 * MAX_ARGON2_KIBIBYTES
 """Memory times passes: about 7 s per CONNECT. mosquitto_passwd asks for 46 MiB once."""
 SALT_BYTES = 12
 HASH_BYTES = 64
@@ -98,17 +98,17 @@ class SaltedSha512:
 def new_hash(password: bytes) -> str:
     """For a line of ours."""
     salt = os.urandom(SALT_BYTES)
-    parts = [base64.b64encode(part).decode() for part in (salt, _pbkdf2(password, salt, ITERATIONS, HASH_BYTES))]
-    return f"$7${ITERATIONS}${parts[0]}${parts[1]}"
+    parts = [base64.b64encode(part).decode() for part in (salt, _pbkdf2(password, salt, PBKDF2_ITERATIONS, HASH_BYTES))]
+    return f"$7${PBKDF2_ITERATIONS}${parts[0]}${parts[1]}"
 
 
-def nobody_like(known: list[PasswordHash]) -> PasswordHash:
+def decoy_hash(known: list[PasswordHash]) -> PasswordHash:
     """What nobody's password matches, as slow as the slowest of these."""
     slowest = max(known, key=lambda one: one.seconds, default=None)
     if isinstance(slowest, Argon2Password):
         head, _, stored = slowest.text.rpartition("$")
         return Argon2Password(f"{head}${_unpadded(os.urandom(len(stored) * 6 // 8))}", slowest.work)
-    iterations = slowest.iterations if isinstance(slowest, HashedPassword) else ITERATIONS
+    iterations = slowest.iterations if isinstance(slowest, HashedPassword) else PBKDF2_ITERATIONS
     return HashedPassword(iterations, os.urandom(SALT_BYTES), os.urandom(HASH_BYTES))
 
 
@@ -130,7 +130,7 @@ def parse_hash(text: str) -> PasswordHash:
         raise BadHash("iterations, salt or hash cannot be read") from None
     if scheme == "6" and salt and len(expected) == hashlib.sha512().digest_size:
         return SaltedSha512(salt, expected)
-    if scheme == "6" or not 0 < iterations <= MAX_ITERATIONS or not salt or len(expected) < 16:
+    if scheme == "6" or not 0 < iterations <= MAX_PBKDF2_ITERATIONS or not salt or len(expected) < 16:
         raise BadHash("iterations, salt or hash are out of range")
     return HashedPassword(iterations, salt, expected)
 
@@ -144,7 +144,7 @@ def _argon2(text: str) -> Argon2Password:
         8 * lanes <= memory <= MAX_ARGON2_KIBIBYTES
         and 0 < passes <= MAX_ARGON2_PASSES
         and lanes
-        and memory * passes <= MAX_ARGON2_WORK
+        and memory * passes <= MAX_ARGON2_KIBIBYTE_PASSES
     ):
         raise BadHash("memory, passes or lanes of argon2id are out of range")
     try:

@@ -20,9 +20,9 @@ from typing import ClassVar, Final
 UNIX: Final = "unix"
 """The host of a peer that came through a Unix socket: it has no address."""
 
-PREFIX: Final = 16
+PREFIX_BYTES: Final = 16
 """Bytes of a PROXY header that say how long it is."""
-MAX_HEADER: Final = 4_096
+MAX_HEADER_BYTES: Final = 4_096
 """Bytes of a PROXY header. The addresses take 216 at most; of the extensions that are known to be sent (server name,
 unique id, the TLS client's names, cloud providers' own) none is longer than 300. The protocol would allow 64 KiB."""
 
@@ -108,26 +108,26 @@ def host_of(peer: str) -> str:
 
 
 def header_length(prefix: bytes) -> int:
-    """How long the PROXY header is that begins so; PREFIX until that many bytes have come.
+    """How long the PROXY header is that begins so; PREFIX_BYTES until that many bytes have come.
 
     Raises ProxyHeaderError as soon as it cannot be one any more.
     """
     if not _SIGNATURE.startswith(prefix[: len(_SIGNATURE)]):
         if _VERSION_1.startswith(prefix[: len(_VERSION_1)]):
             if len(prefix) < len(_VERSION_1):
-                return PREFIX
+                return PREFIX_BYTES
             raise ProxyHeaderError("PROXY v1 is not spoken here; use send-proxy-v2")
         raise ProxyHeaderError("not a PROXY v2 header")
-    if len(prefix) < PREFIX:
-        return PREFIX
+    if len(prefix) < PREFIX_BYTES:
+        return PREFIX_BYTES
     version, command = prefix[12] >> 4, prefix[12] & 0x0F
     if version != _VERSION:
         raise ProxyHeaderError(f"PROXY version {version} is not spoken here; use send-proxy-v2")
     if command not in (_LOCAL, _PROXY):
         raise ProxyHeaderError(f"PROXY command {command} is not defined")
-    length = PREFIX + int.from_bytes(prefix[14:16])
-    if length > MAX_HEADER:
-        raise ProxyHeaderError(f"PROXY header of {length} bytes; no more than {MAX_HEADER} are taken")
+    length = PREFIX_BYTES + int.from_bytes(prefix[14:16])
+    if length > MAX_HEADER_BYTES:
+        raise ProxyHeaderError(f"PROXY header of {length} bytes; no more than {MAX_HEADER_BYTES} are taken")
     return length
 
 
@@ -136,7 +136,7 @@ def parse_header(header: bytes) -> str | None:
 
     `header` is exactly as long as `header_length` says. Extensions are not looked at. Raises ProxyHeaderError.
     """
-    length = header_length(header[:PREFIX])
+    length = header_length(header[:PREFIX_BYTES])
     if len(header) != length:
         raise ProxyHeaderError(f"PROXY header of {length} bytes, {len(header)} came")
     if header[12] & 0x0F == _LOCAL:
@@ -146,14 +146,14 @@ def parse_header(header: bytes) -> str | None:
         raise ProxyHeaderError(f"PROXY family and transport {header[13]:#04x} are not defined")
     if family == _UNSPEC or transport == _UNSPEC:
         return None
-    if length < PREFIX + _ADDRESSES[family]:
+    if length < PREFIX_BYTES + _ADDRESSES[family]:
         raise ProxyHeaderError("PROXY header too short for its addresses")
     if family == _UNIX:
         return None  # a client on the proxy's machine, without a name: as if the proxy spoke for itself
     # Source and destination address, source and destination port.
     size = 4 if family == _INET else 16
-    ports = PREFIX + 2 * size
-    address = _unmapped(ipaddress.ip_address(header[PREFIX : PREFIX + size]))
+    ports = PREFIX_BYTES + 2 * size
+    address = _unmapped(ipaddress.ip_address(header[PREFIX_BYTES : PREFIX_BYTES + size]))
     return host_and_port(str(address), int.from_bytes(header[ports : ports + 2]))
 
 

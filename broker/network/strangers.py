@@ -5,7 +5,7 @@ that is the one to go. So nobody can keep others out by connecting and waiting: 
 as there is a stranger.
 
 Laws
-1. An address that has `ADDRESS_PART` of the strangers loses one of its own, for its newcomers; otherwise the one who
+1. An address that has `ADDRESS_DIVISOR` of the strangers loses one of its own, for its newcomers; otherwise the one who
    has been there longest goes.
 2. Whoever is accepted is no stranger any more, and is never cut off for a newcomer.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Final, Generic, Protocol, TypeVar
 
-ADDRESS_PART: Final = 4
+ADDRESS_DIVISOR: Final = 4
 """A fourth."""
 
 
@@ -55,9 +55,9 @@ class Strangers(Generic[T]):
         while (first := next(iter(self._waiting), None)) is not None and not first.is_stranger:
             self.discard(first)
 
-    def take_victim(self, address: str) -> T | None:
+    def pop_victim(self, address: str) -> T | None:
         """Who leaves for a newcomer from this address; None if nobody is a stranger."""
-        if self._by_address.get(address, 0) * ADDRESS_PART >= len(self._waiting):
+        if self._by_address.get(address, 0) * ADDRESS_DIVISOR >= len(self._waiting):
             found = next((w for w, a in self._waiting.items() if a == address and w.is_stranger), None)
         else:
             found = None

@@ -8,7 +8,7 @@ Laws
 3. A client that says much at once is read in turns with the others (`read_turns`); what it has said before it hangs up
    is heard all the same.
 4. Nothing is sent after `close`, and every close ends. What was written goes out first; a peer that does not take it,
-   or does not hang up, is cut off after `LINGER`.
+   or does not hang up, is cut off after `LINGER_SECONDS`.
 
 Closing has a second half. A socket that is closed with unread bytes in it answers them with a reset, and a reset
 destroys what the peer has not read yet: the very CONNACK or DISCONNECT that tells it why. So `close` ends our side
@@ -30,7 +30,7 @@ from broker.network.proxies import UNIX, host_and_port
 from broker.network.read_turns import PART_BYTES, ReadTurns
 from broker.network.tls import client_certificate
 
-LINGER = 1.0
+LINGER_SECONDS = 1.0
 """Seconds from `close` until the socket is cut off. A reachable client has hung up long before."""
 
 
@@ -52,12 +52,12 @@ class TcpTransport(asyncio.Protocol):
         "_closing",
         "_connection",
         "_cut",
-        "_held",
         "_hung_up",
         "_loop",
         "_metrics",
         "_owner",
         "_peer",
+        "_reading_paused",
         "_receive",
         "_socket",
         "_unread",
@@ -79,7 +79,7 @@ class TcpTransport(asyncio.Protocol):
         """The connection's, while bytes are wanted."""
         self._connection: Connection | None = None
         self._closing = False
-        self._held = False
+        self._reading_paused = False
         """The connection wants no bytes for now."""
         self._unread: bytes | None = None
         """What waits for its turn, from `_unread_from` on."""
@@ -108,7 +108,7 @@ class TcpTransport(asyncio.Protocol):
             self._loop.call_soon(self.connection_lost, None)
         if self._socket.is_closing():
             return
-        self._held = False
+        self._reading_paused = False
         self._socket.resume_reading()  # to see the peer hang up
         self._cut_off_later()
         if self._socket.can_write_eof():
@@ -118,13 +118,13 @@ class TcpTransport(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         if not self._closing:
-            self._held = True
+            self._reading_paused = True
             self._socket.pause_reading()
 
     def resume_reading(self) -> None:
-        if not self._held or self._closing:
+        if not self._reading_paused or self._closing:
             return
-        self._held = False
+        self._reading_paused = False
         if self._unread is not None:
             self._owner.read_turns.add(self)
         elif not self._socket.is_closing():
@@ -145,7 +145,7 @@ class TcpTransport(asyncio.Protocol):
 
     def _cut_off_later(self) -> None:
         if self._cut is None:
-            self._cut = self._loop.call_later(LINGER, self._socket.abort)
+            self._cut = self._loop.call_later(LINGER_SECONDS, self._socket.abort)
 
     # -- what the event loop calls ------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class TcpTransport(asyncio.Protocol):
         if receive is None:
             return
         if len(data) > PART_BYTES or self._unread is not None:
-            self._take_turns(data)
+            self._wait_for_turn(data)
         else:
             receive(data, self._clock())
 
@@ -203,7 +203,7 @@ class TcpTransport(asyncio.Protocol):
 
     # -- turns --------------------------------------------------------------------------------------------------------
 
-    def _take_turns(self, data: bytes) -> None:
+    def _wait_for_turn(self, data: bytes) -> None:
         """Handle more than a part: each in its turn. Of a stranger at once: it is little, and must not lie about."""
         connection = self._connection
         unread = self._unread
@@ -213,7 +213,7 @@ class TcpTransport(asyncio.Protocol):
             return
         begin = 0
         while connection is not None and connection.session is None and self._receive is not None and begin < len(data):
-            self._take(data[begin : begin + PART_BYTES])
+            self._receive_part(data[begin : begin + PART_BYTES])
             begin += PART_BYTES
         if self._receive is None or begin >= len(data):
             return
@@ -224,17 +224,17 @@ class TcpTransport(asyncio.Protocol):
 
     def read_on(self, until: float) -> bool:
         """See `BusyReader`."""
-        while (unread := self._unread) is not None and not self._held:
+        while (unread := self._unread) is not None and not self._reading_paused:
             begin = self._unread_from
             self._unread_from = begin + PART_BYTES
-            self._take(unread[begin : begin + PART_BYTES])
+            self._receive_part(unread[begin : begin + PART_BYTES])
             if self._unread is not None and self._unread_from >= len(self._unread):
                 self._all_is_read()
             elif time.monotonic() >= until:
                 break
-        return self._unread is not None and not self._held
+        return self._unread is not None and not self._reading_paused
 
-    def _take(self, data: bytes) -> None:
+    def _receive_part(self, data: bytes) -> None:
         """Handle bytes that have come."""
         if self._receive is not None:
             self._receive(data, self._clock())
@@ -243,7 +243,7 @@ class TcpTransport(asyncio.Protocol):
         self._unread = None
         if self._hung_up:
             self.connection_lost(None)
-        elif not self._held and not self._socket.is_closing():
+        elif not self._reading_paused and not self._socket.is_closing():
             self._socket.resume_reading()
 
 

@@ -36,7 +36,7 @@ PARSER_LOG: Final = logging.getLogger(f"{__name__}.parser")
 """What `websockets` says at DEBUG are heads and parts of payloads: cookies, passwords, tokens. Nobody gets them.
 What it says at INFO, "connection closed", we say with the reason."""
 PARSER_LOG.setLevel(logging.WARNING)
-SHOWN: Final = 200
+SHOWN_CHARACTERS: Final = 200
 """Characters of what a stranger says that may become part of a log line."""
 
 _MQTT: Final = Subprotocol("mqtt")
@@ -81,7 +81,7 @@ class Refusal(NamedTuple):
     detail: str
 
 
-class Answer(NamedTuple):
+class HandshakeResponse(NamedTuple):
     response: bytes
     peer: str
     """Who has asked, HOST:PORT, as a trusted proxy says."""
@@ -108,7 +108,7 @@ def refusal_response(status: HTTPStatus, refusal: Refusal) -> bytes:
     return Response(status.value, status.phrase, headers, body).serialize()
 
 
-def answer(head: bytes, peer: str, rules: WebSocketRules, *, certified: bool = False) -> Answer:
+def respond(head: bytes, peer: str, rules: WebSocketRules, *, certified: bool = False) -> HandshakeResponse:
     """Judge a whole request head that came from `peer`, HOST:PORT; `certified`: with a client certificate."""
     protocol = ServerProtocol(subprotocols=[_MQTT], logger=PARSER_LOG)
     try:
@@ -120,7 +120,7 @@ def answer(head: bytes, peer: str, rules: WebSocketRules, *, certified: bool = F
         request = events[0]
         assert isinstance(request, Request), "what a server receives first"
         client = _client(peer, request.headers, rules.proxies)
-        return _judge(protocol, request, client, rules, certified)
+        return _validate(protocol, request, client, rules, certified)
     finally:
         forget(protocol)
 
@@ -133,7 +133,9 @@ def forget(protocol: ServerProtocol) -> None:
     vars(protocol).clear()
 
 
-def _judge(protocol: ServerProtocol, request: Request, peer: str, rules: WebSocketRules, certified: bool) -> Answer:
+def _validate(
+    protocol: ServerProtocol, request: Request, peer: str, rules: WebSocketRules, certified: bool
+) -> HandshakeResponse:
     headers = request.headers
     if request.path.partition("?")[0] != rules.path:
         detail = f"path {_shown(request.path)}; MQTT is at {rules.path}"
@@ -160,12 +162,12 @@ def _judge(protocol: ServerProtocol, request: Request, peer: str, rules: WebSock
     # [MQTT-6.0.0-4] [3.1.1: MQTT-6.0.0-4]
     accepted["Sec-WebSocket-Protocol"] = _MQTT
     status = HTTPStatus.SWITCHING_PROTOCOLS
-    return Answer(Response(status.value, status.phrase, accepted).serialize(), peer, None)
+    return HandshakeResponse(Response(status.value, status.phrase, accepted).serialize(), peer, None)
 
 
-def _refused(peer: str, status: HTTPStatus, reason: str, detail: str) -> Answer:
+def _refused(peer: str, status: HTTPStatus, reason: str, detail: str) -> HandshakeResponse:
     refusal = Refusal(reason, detail)
-    return Answer(refusal_response(status, refusal), peer, refusal)
+    return HandshakeResponse(refusal_response(status, refusal), peer, refusal)
 
 
 def _client(peer: str, headers: Headers, proxies: TrustedProxies) -> str:
@@ -189,4 +191,4 @@ def _cause(error: BaseException | None) -> object:
 
 def _shown(said: object) -> str:
     """For a log: one line of ASCII, and not too much of it."""
-    return ascii(str(said))[1:-1][:SHOWN]
+    return ascii(str(said))[1:-1][:SHOWN_CHARACTERS]

@@ -45,10 +45,10 @@ from broker.network.websocket_handshake import (
     TOO_LARGE,
     Refusal,
     WebSocketRules,
-    answer,
     forget,
     may_become_request,
     refusal_response,
+    respond,
 )
 from broker.protocol.packets import ReasonCode
 
@@ -65,7 +65,7 @@ _BINARY: Final = 0x82
 _SHORT_HEADS: Final = tuple(bytes((_BINARY, length)) for length in range(126))
 _LARGEST_HEAD: Final = 14
 """Bytes before the payload of a client's frame: so the largest CONNECT may come in one."""
-STRANGERS_FRAME: Final = 128
+STRANGER_FRAME_BYTES: Final = 128
 """Bytes of what a stranger may send that a frame without a packet of its own takes: 512 frames instead of 10,000."""
 _head_of_2_bytes: Final = struct.Struct(">BBH").pack
 _head_of_8_bytes: Final = struct.Struct(">BBQ").pack
@@ -144,11 +144,11 @@ class WebSocketTransport(TcpTransport):
         if self._frames is None:
             self._open(connection, data)
         elif len(data) > PART_BYTES or self._unread is not None:
-            self._take_turns(data)
+            self._wait_for_turn(data)
         else:
-            self._take(data)
+            self._receive_part(data)
 
-    def _take(self, data: bytes) -> None:  # Hot path.
+    def _receive_part(self, data: bytes) -> None:  # Hot path.
         connection, frames, receive = self._connection, self._frames, self._receive
         if connection is None or frames is None or receive is None:
             return
@@ -181,7 +181,7 @@ class WebSocketTransport(TcpTransport):
         if self._receive is None:
             return
         if end is not None:
-            self._last_frame(end, frames, connection, now)
+            self._end_with_frame(end, frames, connection, now)
         elif frames.state is not State.OPEN:
             self._broken(frames, connection)
         else:
@@ -193,11 +193,11 @@ class WebSocketTransport(TcpTransport):
     def _count_frames(self, extra: int, size: int, connection: Connection, now: float) -> None:
         """Frames that bring no whole packet are work as well: pings, fragments, empty ones."""
         if self._left is not None and connection.session is None:
-            self._left -= extra * STRANGERS_FRAME
+            self._left -= extra * STRANGER_FRAME_BYTES
         else:
             connection.charge(extra, size, now)
 
-    def _last_frame(self, frame: Frame, frames: ServerProtocol, connection: Connection, now: float) -> None:
+    def _end_with_frame(self, frame: Frame, frames: ServerProtocol, connection: Connection, now: float) -> None:
         if frame.opcode is _CLOSE_OPCODE:
             connection.connection_lost(now)
         else:
@@ -230,7 +230,7 @@ class WebSocketTransport(TcpTransport):
         elif found >= 0:
             certified = client_certificate(self._socket) is not None
             head = bytes(request[:end])
-            response, connection.peer, refusal = answer(head, connection.peer, self._rules, certified=certified)
+            response, connection.peer, refusal = respond(head, connection.peer, self._rules, certified=certified)
             if refusal is not None:
                 self._refuse(connection, refusal, response)
                 return

@@ -63,7 +63,7 @@ from broker.protocol.packets import (
 )
 from broker.protocol.topic_filters import SHARE, valid_topic_filter, valid_topic_name
 
-MAX_PACKET_SIZE = 5 + 268_435_455
+MAX_PACKET_BYTES = 5 + 268_435_455
 """First byte, remaining length, and the most that its four bytes of seven bits can say (MQTT 5.0, 1.5.5)."""
 
 MAX_USER_PROPERTIES = 100
@@ -117,7 +117,7 @@ class Decoder:
     __slots__ = ("_from_server", "_needed", "_pending", "_sink", "_state", "maximum_packet_size", "puback", "version")
 
     def __init__(
-        self, sink: PacketSink, maximum_packet_size: int = MAX_PACKET_SIZE, *, from_server: bool = False
+        self, sink: PacketSink, maximum_packet_size: int = MAX_PACKET_BYTES, *, from_server: bool = False
     ) -> None:
         self.version = V3_1_1
         """Set by a CONNECT as soon as its level is read; a client sets it to what it has asked for."""

@@ -440,7 +440,7 @@ def test_goodbyes_may_be_spread() -> None:
 
 def test_the_fleet_that_is_sent_away_stays_as_large_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last to be told must not hear of an empty house, and all come back at once."""
-    monkeypatch.setattr("broker.retry_hint.RETURNS", 1)
+    monkeypatch.setattr("broker.retry_hint.RETURNS_PER_SECOND", 1)
     monkeypatch.setattr("broker.retry_hint.randbelow", lambda end: end - 1)
     world = World()
     clients = [world.connect(f"c{number}", V5) for number in range(3)]

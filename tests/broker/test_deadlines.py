@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from broker.deadlines import HORIZON, RESOLUTION, TimingWheel
+from broker.deadlines import HORIZON_SLOTS, RESOLUTION_SECONDS, TimingWheel
 
 START = 1_700_000_000.0
 
@@ -21,7 +21,7 @@ class Target:
         return again
 
 
-def run(wheel: TimingWheel, until: float, step: float = RESOLUTION, start: float = START) -> None:
+def run(wheel: TimingWheel, until: float, step: float = RESOLUTION_SECONDS, start: float = START) -> None:
     now = start
     while now < until:
         now += step
@@ -37,7 +37,7 @@ def test_never_early_and_late_by_one_resolution_at_most() -> None:
     run(wheel, START + 62, step=0.05)
     for at, target in targets:
         (look,) = target.looks
-        assert at <= look <= at + RESOLUTION + 0.06
+        assert at <= look <= at + RESOLUTION_SECONDS + 0.06
         assert target.slot == -1
 
 
@@ -45,7 +45,7 @@ def test_what_is_overdue_is_looked_at_soon() -> None:
     wheel = TimingWheel(START)
     target = Target()
     wheel.schedule(target, START - 100)
-    wheel.advance(START + 2 * RESOLUTION)
+    wheel.advance(START + 2 * RESOLUTION_SECONDS)
     assert len(target.looks) == 1
 
 
@@ -75,7 +75,7 @@ def test_a_target_that_names_a_time_is_looked_at_again() -> None:
 
 def test_beyond_the_horizon_a_target_waits_in_rounds() -> None:
     wheel = TimingWheel(START)
-    expires_at = START + 3 * HORIZON * RESOLUTION
+    expires_at = START + 3 * HORIZON_SLOTS * RESOLUTION_SECONDS
 
     class Distant(Target):
         def due(self, now: float) -> float | None:

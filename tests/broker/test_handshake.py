@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from broker.handshake import RECEIVE_MAXIMUM, connack_properties, goodbye, published_will, sent_away, terms_of, will_of
+from broker.handshake import (
+    RECEIVE_MAXIMUM_MESSAGES,
+    connack_properties,
+    disconnect_packet,
+    published_will,
+    refusing_connack,
+    terms_of,
+    will_of,
+)
 from broker.protocol.packets import V3_1_1, V5, Connect, Properties, ReasonCode, Will
 from broker.settings import BrokerSettings
 
@@ -58,7 +66,7 @@ def test_without_a_cap_the_clients_keep_alive_holds() -> None:
 
 def test_limits_of_the_client_have_the_specifications_defaults() -> None:
     terms = terms_of(Connect("a", V5), SETTINGS)
-    assert terms.receive_maximum == RECEIVE_MAXIMUM
+    assert terms.receive_maximum == RECEIVE_MAXIMUM_MESSAGES
     assert terms.maximum_packet_size == 268_435_460
     terms = terms_of(Connect("a", V5, properties=Properties(receive_maximum=3, maximum_packet_size=99)), SETTINGS)
     assert (terms.receive_maximum, terms.maximum_packet_size) == (3, 99)
@@ -90,9 +98,9 @@ def test_a_refusal_says_no_more_than_the_client_takes() -> None:
     bare = b"\x20\x03\x00\x89\x00"
     for limit, expected in ((None, told), (len(told), told), (len(told) - 1, bare)):
         terms = terms_of(Connect("a", V5, properties=Properties(maximum_packet_size=limit)), SETTINGS)
-        assert sent_away(0x89, V5, terms, hint) == expected
-    assert sent_away(0x89, V5, None, hint) == bare
-    assert sent_away(0x89, V3_1_1, terms_of(Connect("a", V3_1_1), SETTINGS), hint) == b"\x20\x02\x00\x03"
+        assert refusing_connack(0x89, V5, terms, hint) == expected
+    assert refusing_connack(0x89, V5, None, hint) == bare
+    assert refusing_connack(0x89, V3_1_1, terms_of(Connect("a", V3_1_1), SETTINGS), hint) == b"\x20\x02\x00\x03"
 
 
 def test_a_goodbye_says_no_more_than_the_client_takes() -> None:
@@ -103,8 +111,8 @@ def test_a_goodbye_says_no_more_than_the_client_takes() -> None:
     bare = b"\xe0\x01\x8b"
     for limit, expected in ((len(both), both), (len(both) - 1, hinted), (len(hinted), hinted), (len(hinted) - 1, bare)):
         terms = terms_of(Connect("a", V5, properties=Properties(maximum_packet_size=limit)), SETTINGS)
-        assert goodbye(0x8B, "over", terms, hint) == expected
-        assert goodbye(0x8B, "over", terms, []) in (b"\xe0\x09\x8b\x07\x1f\x00\x04over", bare)
+        assert disconnect_packet(0x8B, "over", terms, hint) == expected
+        assert disconnect_packet(0x8B, "over", terms, []) in (b"\xe0\x09\x8b\x07\x1f\x00\x04over", bare)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +124,4 @@ def test_a_goodbye_says_no_more_than_the_client_takes() -> None:
     ],
 )
 def test_a_connack_has_no_code_that_only_a_disconnect_may_have(reason_code: ReasonCode, said: ReasonCode) -> None:
-    assert sent_away(reason_code, V5, None, []) == bytes((0x20, 3, 0, said, 0))  # [MQTT-3.2.2-8]
+    assert refusing_connack(reason_code, V5, None, []) == bytes((0x20, 3, 0, said, 0))  # [MQTT-3.2.2-8]

@@ -80,7 +80,7 @@ def test_nobody_waits_for_a_log_that_is_not_read(pipe: tuple[int, int]) -> None:
         said = read(reading)
         deadline = time.monotonic() + 10
         while not any("log lines were dropped" in line for line in said) and time.monotonic() < deadline:
-            writer.say("again")
+            writer.write_line("again")
             time.sleep(0.01)
             said += read(reading)
     notes = [line for line in said if "log lines were dropped: the log was not read fast enough" in line]
@@ -93,7 +93,7 @@ def test_the_end_does_not_wait_for_it_either(pipe: tuple[int, int], monkeypatch:
     began = time.monotonic()
     with LogWriter("INFO", "%(message)s", writing) as writer:
         while writer.dropped == 0:
-            writer.say("x" * 1_000)
+            writer.write_line("x" * 1_000)
     assert time.monotonic() - began < 5
     while writer._thread.is_alive():  # or it would write to whoever gets the descriptor's number next
         read(reading)
@@ -144,7 +144,7 @@ def test_a_kind_that_is_about_nobody_has_more(pipe: tuple[int, int]) -> None:
 
 def test_a_window_ends_by_itself(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_writer, "WINDOW_SECONDS", 0.1)
-    monkeypatch.setattr(log_writer, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(log_writer, "WINDOW_CHECK_SECONDS", 0.01)
     reading, writing = pipe
     with LogWriter("INFO", "%(message)s", writing):
         for _ in range(LINES_PER_PEER + 3):

@@ -34,8 +34,8 @@ def test_who_is_within_the_rate_again_is_forgotten() -> None:
     for number in range(1_000):
         rates.charge(f"kiosk-{number}", 1, 0, 0.0)
     rates.charge("flood", 100, 0, 0.0)
-    assert rates.is_new("flood")
-    assert not rates.is_new("flood")
+    assert rates.newly_limited("flood")
+    assert not rates.newly_limited("flood")
     for number in range(1_000, 2_100):
         rates.charge(f"kiosk-{number}", 1, 0, 50.0)
     assert len(rates._ahead_until) <= 1_200

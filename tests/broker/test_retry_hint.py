@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.protocol.packets import ReasonCode
-from broker.retry_hint import RETURNS, retry_hint
+from broker.retry_hint import RETURNS_PER_SECOND, retry_hint
 
 
 def drawn(clients: int) -> set[int]:
@@ -13,9 +13,9 @@ def drawn(clients: int) -> set[int]:
 
 
 def test_the_range_grows_with_the_number_of_clients() -> None:
-    assert drawn(0) == drawn(RETURNS - 1) == {1}
-    assert drawn(RETURNS) == {1, 2}
-    assert drawn(10 * RETURNS) == set(range(1, 12))
+    assert drawn(0) == drawn(RETURNS_PER_SECOND - 1) == {1}
+    assert drawn(RETURNS_PER_SECOND) == {1, 2}
+    assert drawn(10 * RETURNS_PER_SECOND) == set(range(1, 12))
 
 
 def test_only_what_passes_by_itself_has_a_hint() -> None:

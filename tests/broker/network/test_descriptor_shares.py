@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from broker.network.descriptor_shares import OWN, DescriptorShares, share_of, share_out
+from broker.network.descriptor_shares import OWN_DESCRIPTORS, DescriptorShares, share_of, share_out
 
 
 @pytest.mark.parametrize(
     ("descriptors", "shares"),
     [
-        (1_048_576, DescriptorShares(OWN, 2_048, 1_048_576 - OWN - 2_048)),
+        (1_048_576, DescriptorShares(OWN_DESCRIPTORS, 2_048, 1_048_576 - OWN_DESCRIPTORS - 2_048)),
         (1_000, DescriptorShares(250, 250, 500)),
         (256, DescriptorShares(64, 64, 128)),
     ],

@@ -66,7 +66,7 @@ def test_time_passes_for_the_broker(run: Run[None]) -> None:
 def test_one_deadline_that_fails_does_not_stop_the_clock(
     run: Run[None], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listeners, "TICK", 0.01)
+    monkeypatch.setattr(listeners, "TICK_SECONDS", 0.01)
 
     async def scenario() -> None:
         async with serving() as server:
@@ -139,7 +139,7 @@ def test_few_descriptors_are_said_in_connack(run: Run[None]) -> None:
 def test_no_descriptor_is_said_in_log_and_metrics(
     run: Run[None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(listeners, "LOOK_AT_DESCRIPTORS", 1)
+    monkeypatch.setattr(listeners, "DESCRIPTOR_CHECK_TICKS", 1)
 
     def nothing_left(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -193,7 +193,7 @@ def test_an_end_answers_what_is_owed_and_says_goodbye(run: Run[None]) -> None:
 
 
 def test_an_end_does_not_wait_for_a_disk_that_refuses(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "DRAIN", 0.05)
+    monkeypatch.setattr(listeners, "DRAIN_SECONDS", 0.05)
 
     async def scenario() -> None:
         async with serving(store=HeldStore()) as server:
@@ -217,7 +217,7 @@ async def _subscribed_and_given_one(server: Serving) -> Client:
 def test_an_end_waits_for_acknowledgements_as_long_as_they_come(
     run: Run[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listeners, "QUIET", 10.0)
+    monkeypatch.setattr(listeners, "QUIET_SECONDS", 10.0)
 
     async def scenario() -> None:
         async with serving() as server:
@@ -236,7 +236,7 @@ def test_an_end_waits_for_acknowledgements_as_long_as_they_come(
 
 
 def test_an_end_does_not_wait_for_the_deaf(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listeners, "QUIET", 0.05)
+    monkeypatch.setattr(listeners, "QUIET_SECONDS", 0.05)
 
     async def scenario() -> None:
         async with serving() as server:
@@ -272,8 +272,8 @@ def test_the_goodbyes_of_many_are_spread_and_those_of_few_are_not(
             assert tuple(rounds) == left
 
     run(scenario(2.0, 0))
-    monkeypatch.setattr(listeners, "GOODBYES", 1)
-    monkeypatch.setattr(listeners, "LOOK_AGAIN", 0.001)
+    monkeypatch.setattr(listeners, "DISCONNECTS_PER_SECOND", 1)
+    monkeypatch.setattr(listeners, "POLL_SECONDS", 0.001)
     run(scenario(0.0045, 4, 3, 2, 1, 0))
     run(scenario(0.0025, 3, 1, 0))
     run(scenario(0.0, 0))
@@ -294,6 +294,6 @@ def test_asks_for_a_long_queue_of_connections(run: Run[None]) -> None:
         async with serving() as server:
             (listener,) = server.server._listeners[0].sockets
             (backlog,) = struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64), 28)
-            assert backlog == min(listeners.BACKLOG, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+            assert backlog == min(listeners.BACKLOG_CONNECTIONS, int(Path("/proc/sys/net/core/somaxconn").read_text()))
 
     run(scenario())

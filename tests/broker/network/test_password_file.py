@@ -17,7 +17,7 @@ from broker.network.password_file import (
     hashed_line,
     read_password_file,
 )
-from broker.network.password_hashes import HashedPassword, new_hash, nobody_like, parse_hash
+from broker.network.password_hashes import HashedPassword, decoy_hash, new_hash, parse_hash
 from broker.protocol.packets import ReasonCode
 from tests.third_party import require
 
@@ -59,7 +59,7 @@ async def test_lines_of_older_and_newer_mosquittos_are_read(tmp_path: Path, text
     right, wrong = (b"secret", b"Secret") if text == SHA512 else (b"x", b"y")
     assert users["kiosk-1"].matches(right)
     assert not users["kiosk-1"].matches(wrong)
-    assert not nobody_like(list(users.values())).matches(right)
+    assert not decoy_hash(list(users.values())).matches(right)
     asked = PasswordFileAuthenticator(users, AllowAll())
     assert isinstance(await answer_to(asked, "kiosk-1", right), Accepted)
     assert isinstance(await answer_to(asked, "kiosk-1", wrong), Refused)
@@ -69,8 +69,8 @@ async def test_lines_of_older_and_newer_mosquittos_are_read(tmp_path: Path, text
 
 def test_an_unknown_user_costs_what_the_slowest_line_does(tmp_path: Path) -> None:
     fast, slow = parse_hash(SHA512), parse_hash(ARGON2 + "A" * 43)
-    assert nobody_like([]).seconds > fast.seconds
-    assert nobody_like([fast, slow]).seconds == slow.seconds
+    assert decoy_hash([]).seconds > fast.seconds
+    assert decoy_hash([fast, slow]).seconds == slow.seconds
 
 
 async def test_a_file_that_is_read_again_counts_at_once() -> None:
@@ -180,7 +180,7 @@ async def test_without_credentials_nobody_is_accepted(user: str | None, password
 
 async def test_a_storm_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """More CONNECTs than may wait: the newest hears at once that the server is busy, the others their answer."""
-    monkeypatch.setattr(password_file, "MAX_WAITING", 3)
+    monkeypatch.setattr(password_file, "MAX_WAITING_CONNECTS", 3)
     held = threading.Event()
     monkeypatch.setattr(HashedPassword, "matches", lambda self, password: held.wait(10.0))
     asked = authenticator()
@@ -196,7 +196,7 @@ async def test_a_storm_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_who_was_let_in_before_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = authenticator()
     assert isinstance(await answer_to(asked, "kiosk-1", b"secret"), Accepted)
-    monkeypatch.setattr(password_file, "MAX_WAITING", 0)
+    monkeypatch.setattr(password_file, "MAX_WAITING_CONNECTS", 0)
     assert isinstance(await answer_to(asked, "kiosk-1", b"secret", suspect=True), Accepted)
     assert await answer_to(asked, "kiosk-1", b"Secret") == Refused(ReasonCode.SERVER_BUSY)
     assert await answer_to(asked, "kiosk-2", b"secret") == Refused(ReasonCode.SERVER_BUSY)
@@ -217,8 +217,8 @@ async def test_a_suspect_address_is_judged_once_a_second(monkeypatch: pytest.Mon
 
 async def test_addresses_take_turns_at_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that asks much has its own line, which is bounded."""
-    monkeypatch.setattr(password_file, "THREADS", 1)
-    monkeypatch.setattr(password_file, "WAITING_PER_ADDRESS", 20)
+    monkeypatch.setattr(password_file, "HASHING_THREADS", 1)
+    monkeypatch.setattr(password_file, "WAITING_CONNECTS_PER_ADDRESS", 20)
     judged: list[bytes] = []
     held = threading.Event()
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.network.proxies import (
-    MAX_HEADER,
-    PREFIX,
+    MAX_HEADER_BYTES,
+    PREFIX_BYTES,
     UNIX,
     ProxyHeaderError,
     TrustedProxies,
@@ -168,26 +168,26 @@ def test_a_peer_without_a_port_is_a_host() -> None:
 
 @pytest.mark.parametrize(("header", "source"), WELL_FORMED.items())
 def test_a_header_says_who_the_client_is(header: bytes, source: str | None) -> None:
-    assert header_length(header[:PREFIX]) == len(header)
+    assert header_length(header[:PREFIX_BYTES]) == len(header)
     assert parse_header(header) == source
 
 
-@pytest.mark.parametrize("length", range(PREFIX))
+@pytest.mark.parametrize("length", range(PREFIX_BYTES))
 def test_more_is_needed_until_the_length_is_there(length: int) -> None:
-    assert header_length(IPV4[:length]) == PREFIX
+    assert header_length(IPV4[:length]) == PREFIX_BYTES
 
 
-@pytest.mark.parametrize("header", [header for header in WELL_FORMED if len(header) > PREFIX])
+@pytest.mark.parametrize("header", [header for header in WELL_FORMED if len(header) > PREFIX_BYTES])
 def test_a_header_is_taken_exactly(header: bytes) -> None:
-    for wrong in (header[:-1], header + b"\x10", header[:PREFIX]):
+    for wrong in (header[:-1], header + b"\x10", header[:PREFIX_BYTES]):
         with pytest.raises(ProxyHeaderError, match=r"PROXY header of \d+ bytes, \d+ came"):
             parse_header(wrong)
 
 
 def test_version_1_is_told_the_remedy() -> None:
     line = b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 1883\r\n"
-    assert header_length(line[:5]) == PREFIX
-    for length in range(6, PREFIX + 1):
+    assert header_length(line[:5]) == PREFIX_BYTES
+    for length in range(6, PREFIX_BYTES + 1):
         with pytest.raises(ProxyHeaderError, match="PROXY v1 is not spoken here; use send-proxy-v2"):
             header_length(line[:length])
 
@@ -234,8 +234,8 @@ def test_a_health_check_may_say_anything_else() -> None:
 
 
 def test_the_longest_header_is_taken() -> None:
-    extensions = bytes(MAX_HEADER - PREFIX - 12)
-    assert parse_header(SIGNATURE + b"\x21\x11\x0f\xf0" + IPV4[PREFIX:] + extensions) == "192.0.2.7:4711"
+    extensions = bytes(MAX_HEADER_BYTES - PREFIX_BYTES - 12)
+    assert parse_header(SIGNATURE + b"\x21\x11\x0f\xf0" + IPV4[PREFIX_BYTES:] + extensions) == "192.0.2.7:4711"
 
 
 @given(
@@ -247,8 +247,8 @@ def test_the_longest_header_is_taken() -> None:
 )
 def test_any_bytes_are_a_header_or_a_typed_error(data: bytes) -> None:
     with contextlib.suppress(ProxyHeaderError):
-        length = header_length(data[:PREFIX])
-        assert PREFIX <= length <= MAX_HEADER
+        length = header_length(data[:PREFIX_BYTES])
+        assert PREFIX_BYTES <= length <= MAX_HEADER_BYTES
         source = parse_header(data[:length])
         if source is not None:
             ipaddress.ip_address(host_of(source))

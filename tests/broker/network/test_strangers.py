@@ -16,11 +16,11 @@ def test_the_one_who_waits_longest_leaves() -> None:
     sockets = [Socket(str(number)) for number in range(8)]
     for number, socket in enumerate(sockets):
         strangers.add(socket, f"address-{number}")
-    assert strangers.take_victim("address-9") is sockets[0]
+    assert strangers.pop_victim("address-9") is sockets[0]
     sockets[1].is_stranger = False
-    assert strangers.take_victim("address-9") is sockets[2]
+    assert strangers.pop_victim("address-9") is sockets[2]
     strangers.discard(sockets[3])
-    assert strangers.take_victim("address-9") is sockets[4]
+    assert strangers.pop_victim("address-9") is sockets[4]
 
 
 def test_an_address_with_many_loses_its_own() -> None:
@@ -29,9 +29,9 @@ def test_an_address_with_many_loses_its_own() -> None:
     strangers.add(device, "there")
     for socket in crowd:
         strangers.add(socket, "crowd")
-    assert [strangers.take_victim("crowd") for _ in range(10)] == crowd
-    assert strangers.take_victim("crowd") is device
-    assert strangers.take_victim("crowd") is None
+    assert [strangers.pop_victim("crowd") for _ in range(10)] == crowd
+    assert strangers.pop_victim("crowd") is device
+    assert strangers.pop_victim("crowd") is None
 
 
 def test_whoever_is_accepted_is_forgotten() -> None:
@@ -42,5 +42,5 @@ def test_whoever_is_accepted_is_forgotten() -> None:
     sockets[0].is_stranger = sockets[1].is_stranger = sockets[3].is_stranger = False
     strangers.forget_accepted()
     assert len(strangers) == 2
-    assert strangers.take_victim("there") is sockets[2]
-    assert strangers.take_victim("there") is None
+    assert strangers.pop_victim("there") is sockets[2]
+    assert strangers.pop_victim("there") is None

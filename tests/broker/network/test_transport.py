@@ -122,7 +122,7 @@ def test_what_is_said_last_arrives_although_more_was_coming(run: Run[None]) -> N
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_peer_that_does_not_hang_up_is_cut_off(run: Run[None], monkeypatch: pytest.MonkeyPatch, reads: bool) -> None:
-    monkeypatch.setattr(transport, "LINGER", 0.05)
+    monkeypatch.setattr(transport, "LINGER_SECONDS", 0.05)
 
     async def scenario() -> None:
         async with serving() as server:
@@ -139,7 +139,7 @@ def test_a_peer_that_does_not_hang_up_is_cut_off(run: Run[None], monkeypatch: py
 
 def test_a_peer_that_hangs_up_and_does_not_read_is_cut_off(run: Run[None], monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop closes a socket when what is written has left, which here is never."""
-    monkeypatch.setattr(transport, "LINGER", 0.05)
+    monkeypatch.setattr(transport, "LINGER_SECONDS", 0.05)
 
     async def scenario() -> None:
         async with serving() as server:
@@ -237,7 +237,7 @@ def test_a_publisher_waits_while_the_disk_does(run: Run[None]) -> None:
     ids=["nothing", "garbage", "hangs up", "disconnects", "leaves a message", "protocol error"],
 )
 def test_a_connection_that_has_ended_takes_no_memory(run: Run[None], said: bytes) -> None:
-    """The collector comes seldom to a server (`settle_collector`), and connections are many."""
+    """The collector comes seldom to a server (`tune_collector`), and connections are many."""
 
     def connections() -> int:
         return sum(isinstance(one, Connection | transport.TcpTransport) for one in gc.get_objects())

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.network.proxies import TrustedProxies
-from broker.network.websocket_handshake import WebSocketRules, answer, may_become_request
+from broker.network.websocket_handshake import WebSocketRules, may_become_request, respond
 from tests.websocket_stream import ACCEPT, request
 
 PEER = "192.0.2.7:4711"
@@ -15,7 +15,7 @@ PEER = "192.0.2.7:4711"
 
 def refused(head: bytes, rules: WebSocketRules | None = None) -> tuple[int, str]:
     """The status and the metric's reason. What was wrong is in the body, as it is in the log."""
-    given_answer = answer(head, PEER, rules or WebSocketRules())
+    given_answer = respond(head, PEER, rules or WebSocketRules())
     assert given_answer.refusal is not None
     said, _, body = given_answer.response.partition(b"\r\n\r\n")
     first, *headers = said.decode().split("\r\n")
@@ -26,13 +26,13 @@ def refused(head: bytes, rules: WebSocketRules | None = None) -> tuple[int, str]
 
 
 def accepted(head: bytes, rules: WebSocketRules | None = None) -> bool:
-    return answer(head, PEER, rules or WebSocketRules()).refusal is None
+    return respond(head, PEER, rules or WebSocketRules()).refusal is None
 
 
 def test_the_answer_is_that_of_the_standard_and_selects_mqtt() -> None:
     """RFC 6455, 1.3, with the subprotocol and without any extension that the client offers."""
     head = request("x", "/mqtt", "Sec-WebSocket-Extensions: permessage-deflate", protocol="chat, mqtt")
-    assert answer(head, PEER, WebSocketRules()) == (
+    assert respond(head, PEER, WebSocketRules()) == (
         b"HTTP/1.1 101 Switching Protocols\r\n"
         b"Upgrade: websocket\r\n"
         b"Connection: Upgrade\r\n"
@@ -123,7 +123,7 @@ def test_a_client_that_is_no_browser_has_no_origin() -> None:
 def test_a_client_certificate_may_be_a_condition() -> None:
     rules = WebSocketRules(certificate=True)
     assert refused(request(), rules) == (403, "websocket certificate missing")
-    assert answer(request(), PEER, rules, certified=True).refusal is None
+    assert respond(request(), PEER, rules, certified=True).refusal is None
 
 
 def test_headers_that_must_not_be_repeated() -> None:
@@ -178,7 +178,7 @@ def test_what_is_no_upgrade_is_told_so(head: bytes, status: int) -> None:
 
 def test_a_browser_that_looks_in_learns_how_to_ask() -> None:
     """RFC 9110, 15.5.22: 426 names the protocol."""
-    response = answer(b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n", PEER, WebSocketRules()).response
+    response = respond(b"GET /mqtt HTTP/1.1\r\nHost: x\r\n\r\n", PEER, WebSocketRules()).response
     assert b"\r\nUpgrade: websocket\r\n" in response
 
 
@@ -188,7 +188,7 @@ def test_what_a_stranger_says_is_one_short_line_of_ascii() -> None:
         request("x", "/mqtt", "Origin: https://\xff.example" + "y" * 5_000),
         request(key="\xff" * 3_000),
     ):
-        refusal = answer(head, PEER, WebSocketRules()).refusal
+        refusal = respond(head, PEER, WebSocketRules()).refusal
         assert refusal is not None
         assert refusal.detail.isascii()
         assert refusal.detail.isprintable()
@@ -219,8 +219,8 @@ def test_another_protocol_shows_in_its_first_bytes(first: bytes, plausible: bool
 )
 def test_a_trusted_proxy_says_who_asks(peer: str, headers: list[str], client: str) -> None:
     rules = WebSocketRules(proxies=TrustedProxies(["10.0.0.0/8"]))
-    assert answer(request("x", "/mqtt", *headers), peer, rules).peer == client
-    assert answer(request("x", "/nothing", *headers), peer, rules).peer == client
+    assert respond(request("x", "/mqtt", *headers), peer, rules).peer == client
+    assert respond(request("x", "/nothing", *headers), peer, rules).peer == client
 
 
 # -- anything ----------------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_a_trusted_proxy_says_who_asks(peer: str, headers: list[str], client: st
     )
 )
 def test_any_head_gets_one_answer(head: bytes) -> None:
-    given_answer = answer(head + b"\r\n\r\n", PEER, WebSocketRules())
+    given_answer = respond(head + b"\r\n\r\n", PEER, WebSocketRules())
     assert given_answer.response.startswith(b"HTTP/1.1 101 " if given_answer.refusal is None else b"HTTP/1.1 4")
     assert given_answer.response.count(b"\r\n\r\n") == 1
 
@@ -244,7 +244,7 @@ def test_any_head_gets_one_answer(head: bytes) -> None:
 )
 def test_a_handshake_leaves_nothing_behind(head: bytes) -> None:
     """The collector comes seldom to a server, and strangers are many."""
-    answer(head, PEER, WebSocketRules())
+    respond(head, PEER, WebSocketRules())
     gc.collect()
-    answer(head, PEER, WebSocketRules())
+    respond(head, PEER, WebSocketRules())
     assert gc.collect() == 0

@@ -641,7 +641,7 @@ def test_a_hang_up_needs_no_close_frame(run: Run[None]) -> None:
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_a_peer_that_does_not_hang_up_is_cut_off(run: Run[None], monkeypatch: pytest.MonkeyPatch, reads: bool) -> None:
-    monkeypatch.setattr(tcp_transport, "LINGER", 0.05)
+    monkeypatch.setattr(tcp_transport, "LINGER_SECONDS", 0.05)
 
     async def scenario() -> None:
         async with web_serving() as server:
@@ -807,7 +807,7 @@ def test_a_publisher_waits_while_the_disk_does(run: Run[None]) -> None:
          "disconnects", "closes", "text", "no frame", "too large"],
 )  # fmt: skip
 def test_a_connection_that_has_ended_takes_no_memory(run: Run[None], said: bytes) -> None:
-    """The collector comes seldom to a server (`settle_collector`), and connections are many."""
+    """The collector comes seldom to a server (`tune_collector`), and connections are many."""
 
     def things() -> int:
         return sum(

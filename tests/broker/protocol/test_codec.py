@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.protocol.codec import (
-    MAX_PACKET_SIZE,
+    MAX_PACKET_BYTES,
     MAX_TOPIC_FILTERS,
     MAX_USER_PROPERTIES,
     Decoder,
@@ -73,7 +73,7 @@ class Heard:
         self.packets.append(packet)
 
 
-def decoder_for(sink: Heard, version: int, from_server: bool = False, maximum: int = MAX_PACKET_SIZE) -> Decoder:
+def decoder_for(sink: Heard, version: int, from_server: bool = False, maximum: int = MAX_PACKET_BYTES) -> Decoder:
     decoder = Decoder(sink, maximum, from_server=from_server)
     decoder.version = version
     return decoder
@@ -576,7 +576,7 @@ def test_any_bytes_in_any_pieces_are_packets_or_one_error(version: int, server: 
         st.lists(pieces, max_size=5).map(b"".join),
         st.lists(st.integers(0, 10_000), max_size=8),
         st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=3),
-        st.sampled_from([4, 64, MAX_PACKET_SIZE]),
+        st.sampled_from([4, 64, MAX_PACKET_BYTES]),
     )
     def same(data: bytes, at: list[int], flips: list[tuple[int, int]], maximum: int) -> None:
         damaged = bytearray(data)

@@ -305,7 +305,7 @@ def test_a_session_of_a_removed_device_that_a_kill_left_behind_is_removed_at_sta
 
 @pytest.mark.usefixtures("no_collector")
 def test_the_life_of_a_delivery_leaves_nothing_to_the_collector(world: World) -> None:
-    """It comes seldom (`settle_collector`), and callbacks that refer to each other keep what they hold until then."""
+    """It comes seldom (`tune_collector`), and callbacks that refer to each other keep what they hold until then."""
     world.connect()
     push = world.push()
     world.disconnect()
