@@ -64,7 +64,7 @@ class AsyncDevice:
             **options,
         )
         self._device.owner = self
-        self._says = ThreadPoolExecutor(1, f"{device_id} says")
+        self._writer = ThreadPoolExecutor(1, f"{device_id} says")
         self._connected: asyncio.Event | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -109,7 +109,7 @@ class AsyncDevice:
 
     async def _close(self, timeout: float) -> None:
         await asyncio.to_thread(self._device.close, timeout)
-        self._says.shutdown(wait=False)
+        self._writer.shutdown(wait=False)
 
     async def __aenter__(self) -> Self:
         return self.start()
@@ -132,11 +132,11 @@ class AsyncDevice:
 
     def _state(self, state: str, detail: str) -> None:
         try:
-            self._device.loop.call_soon_threadsafe(self._heard, state, detail)
+            self._device.loop.call_soon_threadsafe(self._state_changed, state, detail)
         except RuntimeError:
             pass  # the loop is closed: nobody is left to hear
 
-    def _heard(self, state: str, detail: str) -> None:
+    def _state_changed(self, state: str, detail: str) -> None:
         assert self._connected is not None, "started"
         if state == "connected":
             self._connected.set()
@@ -148,14 +148,14 @@ class AsyncDevice:
     # What a device says. All of it is kept when the call returns, and sent when there is a connection.
 
     async def displayed(self, push: Push) -> None:
-        await self._say(self._device.displayed, push)
+        await self._in_order(self._device.displayed, push)
 
     async def opened(self, push: Push) -> None:
-        await self._say(self._device.opened, push)
+        await self._in_order(self._device.opened, push)
 
     async def dismissed(self, push: Push, reason: str | None = None) -> None:
         """As `Device.dismissed`."""
-        await self._say(self._device.dismissed, push, reason)
+        await self._in_order(self._device.dismissed, push, reason)
 
     async def act(self, push: Push, action: str, text: str | None = None) -> Any:
         """Run the handler of an action, or of the command that it names, here and now, and book it as acted with what
@@ -163,7 +163,7 @@ class AsyncDevice:
         handler = self._device.handler_of(push, action)
         told = push if text is None else replace(push, input=text)
         if handler is None:
-            result = await self._say(self._device.answer, told, action)
+            result = await self._in_order(self._device.answer, told, action)
         else:
             try:
                 result = await returned(handler, told)
@@ -174,7 +174,7 @@ class AsyncDevice:
 
     async def acted(self, push: Push, action: str | None = None, result: Any = None) -> None:
         """Book an action that the program has executed by itself."""
-        await self._say(self._device.acted, push, action, result)
+        await self._in_order(self._device.acted, push, action, result)
 
     async def fetch(self, push: Push, url: str) -> bytes:
         """What belongs to a push, by its address, at a moment of its own within `push.fetch_within` seconds. Raises
@@ -188,7 +188,7 @@ class AsyncDevice:
 
     async def set_consent(self, consent: str, text_version: str | None = None) -> None:
         """The person's answer, `granted` or `denied`, and the version of the text that asked. Raises ValueError."""
-        await self._say(self._device.set_consent, consent, text_version)
+        await self._in_order(self._device.set_consent, consent, text_version)
 
     @property
     def channels(self) -> dict[str, bool]:
@@ -197,7 +197,7 @@ class AsyncDevice:
 
     async def set_channels(self, channels: dict[str, bool]) -> None:
         """Mute channels (False) or take them up again (True); those not named stay as they are. Raises ValueError."""
-        await self._say(self._device.set_channels, channels)
+        await self._in_order(self._device.set_channels, channels)
 
     @property
     def quiet_hours(self) -> tuple[str, str] | None:
@@ -206,22 +206,22 @@ class AsyncDevice:
 
     async def set_quiet_hours(self, start: str | None, end: str | None = None) -> None:
         """No alerts between these times of the device's own clock; None: at any time. Raises ValueError."""
-        await self._say(self._device.set_quiet_hours, start, end)
+        await self._in_order(self._device.set_quiet_hours, start, end)
 
     async def report(self, attributes: dict[str, Any]) -> None:
         """Facts about the device, merged into its attributes on the server (RFC 7396). Raises ValueError, TypeError."""
-        await self._say(self._device.report, attributes)
+        await self._in_order(self._device.report, attributes)
 
     async def uplink(self, below: str, payload: str | bytes) -> None:
         """Whatever the program wants to say, under its own `uplink/` topic. Raises ValueError."""
-        await self._say(self._device.uplink, below, payload)
+        await self._in_order(self._device.uplink, below, payload)
 
     async def flush(self, timeout: float) -> bool:
         """Wait (seconds) until the server has acknowledged everything said; False if it did not in time."""
         return await asyncio.to_thread(self._device.flush, timeout)
 
-    async def _say(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._says, partial(call, *arguments))
+    async def _in_order(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, partial(call, *arguments))
 
 
 class _LoopDevice(Device):

@@ -58,7 +58,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from client_sim.attachments import Fetcher
 from client_sim.backoff import Backoff, ending_of, failure_of, retry_after_of
 from client_sim.journal import Journal, Known
-from client_sim.outgoing import RECEIPTS_PER_MESSAGE, is_choice, receipt, together
+from client_sim.outgoing import RECEIPTS_PER_MESSAGE, batch, is_channel_setting, receipt
 from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome
 
 log = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class Device:
         self._running = 2
         self._running_lock = threading.Lock()
         self._drained = threading.Condition()
-        self._saying: tuple[int, int] | None = None
+        self._in_flight: tuple[int, int] | None = None
         """(message id, last number in the outbox) of the one message on its way."""
         self._inbox: queue.SimpleQueue[tuple[Push | Notice, int, int] | None] = queue.SimpleQueue()
         """What has come, its packet identifier, its connection."""
@@ -253,14 +253,14 @@ class Device:
     # What a device says. All of it is kept before the call returns, and sent when there is a connection.
 
     def displayed(self, push: Push) -> None:
-        self._say(*receipt(push, "displayed"))
+        self._enqueue(*receipt(push, "displayed"))
 
     def opened(self, push: Push) -> None:
-        self._say(*receipt(push, "opened"))
+        self._enqueue(*receipt(push, "opened"))
 
     def dismissed(self, push: Push, reason: str | None = None) -> None:
         """The person put it away; or the program did and says why (`ttl`, `screen_full`; `[a-z0-9_]{1,32}`)."""
-        self._say(*receipt(push, "dismissed", reason=reason))
+        self._enqueue(*receipt(push, "dismissed", reason=reason))
 
     def act(self, push: Push, action: str, text: str | None = None) -> Any:
         """Run the handler of an action, or of the command that it names, here and now, and book it as acted with what
@@ -288,7 +288,7 @@ class Device:
 
     def acted(self, push: Push, action: str | None = None, result: Any = None) -> None:
         """Book an action that the program has executed by itself."""
-        self._say(*receipt(push, "acted", action, result))
+        self._enqueue(*receipt(push, "acted", action, result))
 
     @property
     def consent(self) -> str:
@@ -312,7 +312,7 @@ class Device:
     def set_channels(self, channels: dict[str, bool]) -> None:
         """Mute channels (False) or take them up again (True); those not named stay as they are. Raises ValueError."""
         for name, wanted in channels.items():
-            if not is_choice(name, wanted):
+            if not is_channel_setting(name, wanted):
                 raise ValueError(f"a channel's name (1 to 64 characters) and True or False, not {name!r}: {wanted!r}")
         self._change_settings({"channels": channels}, {})
 
@@ -340,7 +340,7 @@ class Device:
         """Facts about the device, merged into its attributes on the server (RFC 7396). Raises ValueError, TypeError."""
         if not isinstance(attributes, dict):
             raise TypeError("a report is an object of attributes")
-        self._say("report", json.dumps(attributes, allow_nan=False))
+        self._enqueue("report", json.dumps(attributes, allow_nan=False))
 
     def uplink(self, below: str, payload: str | bytes) -> None:
         """Whatever the program wants to say, under its own `uplink/` topic. Raises ValueError."""
@@ -349,10 +349,10 @@ class Device:
         size = len(payload.encode() if isinstance(payload, str) else payload)
         if size > MAX_UPLINK_BYTES:
             raise ValueError(f"uplink of {size} bytes: at most {MAX_UPLINK_BYTES}")
-        self._say(f"uplink/{below}", payload)
+        self._enqueue(f"uplink/{below}", payload)
 
-    def _say(self, leaf: str, payload: str | bytes) -> None:
-        self._journal.say(leaf, payload)
+    def _enqueue(self, leaf: str, payload: str | bytes) -> None:
+        self._journal.enqueue(leaf, payload)
         self._post(self._send_next)
 
     def fetch(self, push: Push, url: str) -> bytes:
@@ -363,7 +363,7 @@ class Device:
     def flush(self, timeout: float) -> bool:
         """Wait (seconds) until the server has acknowledged everything said; False if it did not in time."""
         with self._drained:
-            return self._drained.wait_for(lambda: not self._journal.unsaid(1), timeout)
+            return self._drained.wait_for(lambda: not self._journal.queued(1), timeout)
 
     # The worker: one push at a time
 
@@ -450,16 +450,16 @@ class Device:
 
     def _run_network(self) -> None:
         while not self._closing.is_set():
-            self._tell("connecting", "")
+            self._report_state("connecting", "")
             self._failures += 1
             try:
                 self._client.reconnect()
                 self._serve()
             except OSError as error:
-                self._tell("disconnected", failure_of(error, self._host))
+                self._report_state("disconnected", failure_of(error, self._host))
             except Exception as error:  # paho's errors on broken bytes are in no contract of its
                 log.exception("%s: the connection failed", self.device_id)
-                self._tell("disconnected", str(error))
+                self._report_state("disconnected", str(error))
             self._subscribed.clear()
             retry_after, self._retry_after = self._retry_after, None
             self._closing.wait(self._backoff.delay(self._failures, retry_after))
@@ -491,7 +491,7 @@ class Device:
                     client.loop_write()
                 client.loop_misc()
 
-    def _tell(self, state: str, detail: str) -> None:
+    def _report_state(self, state: str, detail: str) -> None:
         log.debug("%s: %s %s", self.device_id, state, detail)
         if self._on_state is not None:
             try:
@@ -510,7 +510,7 @@ class Device:
         self._connection += 1
         if reason.is_failure:
             self._retry_after = retry_after_of(properties)
-            self._tell("refused", str(reason))
+            self._report_state("refused", str(reason))
             return
         # Also into a session that is present: it may have died between CONNECT and SUBSCRIBE.
         wanted = ["push"] if self._on_notice is None else ["push", "notices"]
@@ -525,12 +525,12 @@ class Device:
         properties: Properties | None,
     ) -> None:
         if any(reason.is_failure for reason in reasons):
-            self._tell("refused", f"subscription to {self._topic}push: {reasons[0]}")
+            self._report_state("refused", f"subscription to {self._topic}push: {reasons[0]}")
             client.disconnect()
             return
         self._failures = 0
         self._subscribed.set()
-        self._tell("connected", "")
+        self._report_state("connected", "")
         self._send_next()
 
     def _disconnected(
@@ -545,7 +545,7 @@ class Device:
         if flags.is_disconnect_packet_from_server:
             self._retry_after = retry_after_of(properties)
         if not self._closing.is_set():
-            self._tell("disconnected", ending_of(reason, flags, self._username))
+            self._report_state("disconnected", ending_of(reason, flags, self._username))
 
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         arrived: Push | Notice
@@ -572,22 +572,22 @@ class Device:
         return self._client.publish(self._topic + leaf, payload, qos=1).mid
 
     def _send_next(self) -> None:
-        if self._saying is not None or not self._subscribed.is_set():
+        if self._in_flight is not None or not self._subscribed.is_set():
             return
-        rows = together(self._journal.unsaid(RECEIPTS_PER_MESSAGE))
+        rows = batch(self._journal.queued(RECEIPTS_PER_MESSAGE))
         if rows:
             payload = rows[0][2] if len(rows) == 1 else "[" + ",".join(str(said) for _, _, said in rows) + "]"
-            self._saying = self._publish(rows[0][1], payload), rows[-1][0]
+            self._in_flight = self._publish(rows[0][1], payload), rows[-1][0]
 
     def _published(
         self, client: paho.Client, userdata: Any, message_id: int, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
             log.warning("%s: the server refused a message of ours: %s", self.device_id, reason)
-        if self._saying is not None and message_id == self._saying[0]:
+        if self._in_flight is not None and message_id == self._in_flight[0]:
             # Refused or not: the same bytes would be refused again.
-            self._journal.said(self._saying[1])
-            self._saying = None
+            self._journal.remove_acknowledged(self._in_flight[1])
+            self._in_flight = None
             self._send_next()
             with self._drained:
                 self._drained.notify_all()

@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS settings (seq INTEGER PRIMARY KEY, content TEXT NOT NULL);
 """
 
-Saying = tuple[str, str | bytes]
+OutgoingMessage = tuple[str, str | bytes]
 """The topic below the device's own, and the payload."""
 
 
@@ -102,22 +102,22 @@ class Journal:
             self._database.execute("DELETE FROM handled WHERE no <= ?", ((cursor.lastrowid or 0) - REMEMBERED_PUSHES,))
             return Known.NEW
 
-    def finish(self, push_id: str, saying: Saying | None = None) -> None:
+    def finish(self, push_id: str, message: OutgoingMessage | None = None) -> None:
         """Commit that it is done, together with what is to be said of it."""
         with self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.execute("UPDATE handled SET finished = 1 WHERE push_id = ?", (push_id,))
-            if saying is not None:
-                self._say(*saying)
+            if message is not None:
+                self._enqueue(*message)
 
     # What is to be said
 
-    def say(self, leaf: str, payload: str | bytes) -> None:
+    def enqueue(self, leaf: str, payload: str | bytes) -> None:
         with self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            self._say(leaf, payload)
+            self._enqueue(leaf, payload)
 
-    def _say(self, leaf: str, payload: str | bytes) -> None:
+    def _enqueue(self, leaf: str, payload: str | bytes) -> None:
         cursor = self._database.execute("INSERT INTO outbox (leaf, payload) VALUES (?, ?)", (leaf, payload))
         given_up = self._database.execute(
             "DELETE FROM outbox WHERE no <= ?", ((cursor.lastrowid or 0) - OUTBOX_MESSAGES,)
@@ -125,14 +125,14 @@ class Journal:
         if given_up.rowcount:
             log.warning("more than %d messages wait for the server: the oldest is given up", OUTBOX_MESSAGES)
 
-    def unsaid(self, limit: int) -> list[tuple[int, str, str | bytes]]:
+    def queued(self, limit: int) -> list[tuple[int, str, str | bytes]]:
         """(number, leaf, payload) of the oldest that nobody has acknowledged, in order."""
         with self._lock:
             return self._database.execute(
                 "SELECT no, leaf, payload FROM outbox ORDER BY no LIMIT ?", (limit,)
             ).fetchall()
 
-    def said(self, last_no: int) -> None:
+    def remove_acknowledged(self, last_no: int) -> None:
         """Those up to and including `last_no` have arrived."""
         with self._lock:
             self._database.execute("DELETE FROM outbox WHERE no <= ?", (last_no,))
@@ -160,7 +160,7 @@ class Journal:
                 merged["channels"] = content.get("channels", {}) | change["channels"]
             self._database.execute("DELETE FROM settings")
             self._database.execute("INSERT INTO settings (seq, content) VALUES (?, ?)", (seq, json.dumps(merged)))
-            self._say("settings", json.dumps(change | {"seq": seq} | about))
+            self._enqueue("settings", json.dumps(change | {"seq": seq} | about))
 
     def close(self) -> None:
         with self._lock:

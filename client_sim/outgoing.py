@@ -7,7 +7,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from client_sim.journal import Saying
+from client_sim.journal import OutgoingMessage
 from client_sim.push import Push
 
 log = logging.getLogger(__name__)
@@ -20,12 +20,14 @@ MAX_RESULT_BYTES = 4_096
 """Bytes of a result as JSON: what the server keeps."""
 
 
-def is_choice(name: object, wanted: object) -> bool:
+def is_channel_setting(name: object, wanted: object) -> bool:
     """What the server takes for a channel and its setting."""
     return isinstance(name, str) and 1 <= len(name) <= 64 and isinstance(wanted, bool)
 
 
-def receipt(push: Push, event: str, action: str | None = None, result: Any = None, reason: str | None = None) -> Saying:
+def receipt(
+    push: Push, event: str, action: str | None = None, result: Any = None, reason: str | None = None
+) -> OutgoingMessage:
     """A receipt as it is said. A result that is no JSON, or too long, is replaced by an error that says so."""
     said: dict[str, Any] = {
         "push_id": push.push_id,
@@ -50,7 +52,7 @@ def receipt(push: Push, event: str, action: str | None = None, result: Any = Non
     return "receipts", json.dumps(said)
 
 
-def together(rows: list[tuple[int, str, str | bytes]]) -> list[tuple[int, str, str | bytes]]:
+def batch(rows: list[tuple[int, str, str | bytes]]) -> list[tuple[int, str, str | bytes]]:
     """Those of the oldest messages that travel as one: receipts in a row, everything else by itself."""
     size = count = 0
     for _, leaf, payload in rows:

@@ -198,15 +198,15 @@ class FakeServer:
         """Tell a device something about pushes, such as `{"v": 1, "type": "gap", "count": 2, ..}`. Raises ValueError if
         it is not connected and subscribed to its `notices`."""
 
-        def tell() -> None:
+        def send() -> None:
             connection, session = self._connections.get(device_id), self._sessions.get(device_id)
             if connection is None or session is None or not session.listening:
                 raise ValueError(f"{device_id} does not listen to its notices")
             session.last_id = session.last_id % 0xFFFF + 1
             session.notices.add(session.last_id)
-            connection.tell(session.last_id, content)
+            connection.notice(session.last_id, content)
 
-        self._in_loop(tell)
+        self._in_loop(send)
 
     def delivery(self, push_id: str) -> dict[str, Any]:
         """`{"state", "action", "result", "receipts"}` as they are now. Raises KeyError."""
@@ -359,7 +359,7 @@ class FakeServer:
         before = RECEIPTS.index(delivery.state) if delivery.state in RECEIPTS else -1
         delivery.state = RECEIPTS[max(before, RECEIPTS.index(event))]
 
-    def _said(self, device_id: str, leaf: str, payload: bytes) -> int:
+    def _received(self, device_id: str, leaf: str, payload: bytes) -> int:
         """A message of a device; the reason code that answers it."""
         if leaf.startswith("uplink/"):
             self.uplink[device_id].append((leaf.removeprefix("uplink/"), payload))
@@ -475,7 +475,7 @@ class _Connection(asyncio.Protocol):
         payload = json.dumps(delivery.message | {"expires_in": left}).encode()
         self.send(Publish(f"{self._topics}push", payload, qos=1, dup=dup, packet_id=packet_id))
 
-    def tell(self, packet_id: int, content: dict[str, Any]) -> None:
+    def notice(self, packet_id: int, content: dict[str, Any]) -> None:
         self.send(Publish(f"{self._topics}notices", json.dumps(content).encode(), qos=1, packet_id=packet_id))
 
     # What the device sends
@@ -573,7 +573,7 @@ class _Connection(asyncio.Protocol):
         elif packet.qos == 2 and packet.packet_id in self._half_received:
             answer = ReasonCode.SUCCESS  # the same again
         else:
-            answer = server._said(self.device_id, leaf, packet.payload)
+            answer = server._received(self.device_id, leaf, packet.payload)
         if packet.qos == 1:
             self.send(Puback(packet.packet_id, answer))
         elif packet.qos == 2:

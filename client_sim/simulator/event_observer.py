@@ -89,7 +89,7 @@ class _Book:
     def __init__(self, source: str, prefix: str, complaints: list[Complaint]) -> None:
         self.bits: dict[tuple[str, int], int] = {}
         self.presence: dict[int, str] = {}
-        self.heard = time.monotonic()
+        self.last_event_at = time.monotonic()
         self._source = source
         self._prefix = prefix
         self._complaints = complaints
@@ -97,7 +97,7 @@ class _Book:
         self._last: dict[int, tuple[int, int]] = {}
         """By device: the id of its last event."""
 
-    def note(self, event: dict[str, Any]) -> None:
+    def record(self, event: dict[str, Any]) -> None:
         kind, data = event["type"], event["data"]
         if kind == "events.lost":
             self.complain("events were removed before they were told")
@@ -108,7 +108,7 @@ class _Book:
             return
         if kind in CONNECTIONS:
             self.presence[int(number)] = kind
-            self.heard = time.monotonic()
+            self.last_event_at = time.monotonic()
         if kind not in BITS:
             return
         place = str(data["push_id"]), int(number)
@@ -119,13 +119,13 @@ class _Book:
             return
         if told & BITS[kind]:
             return  # at least once
-        self._judge_turn(event, place, told)
+        self._check_order(event, place, told)
         if kind == "delivery.acted":
-            self._judge_result(data, place)
+            self._check_result(data, place)
         self.bits[place] = told | BITS[kind]
-        self.heard = time.monotonic()
+        self.last_event_at = time.monotonic()
 
-    def _judge_turn(self, event: dict[str, Any], place: tuple[str, int], told: int) -> None:
+    def _check_order(self, event: dict[str, Any], place: tuple[str, int], told: int) -> None:
         """Events of a device come in order, and those of a delivery in the order of its life."""
         push_id, index = place
         entry, _, number = event["id"].partition(".")
@@ -137,7 +137,7 @@ class _Book:
         if later:
             self.complain(f"{event['type']} was told behind {later[0]}", push_id, index)
 
-    def _judge_result(self, data: dict[str, Any], place: tuple[str, int]) -> None:
+    def _check_result(self, data: dict[str, Any], place: tuple[str, int]) -> None:
         push_id, index = place
         expected = result_of(push_id, data["device_id"])
         if data.get("result") != expected:
@@ -158,7 +158,7 @@ class _Observer:
         self.secret = ""
 
     def books(self) -> EventBooks:
-        heard = max(self.stream.heard, self.webhook.heard)
+        heard = max(self.stream.last_event_at, self.webhook.last_event_at)
         return EventBooks(
             dict(self.stream.bits),
             dict(self.webhook.bits),
@@ -190,7 +190,7 @@ class _Observer:
                             if name == "id":
                                 position = value
                             elif name == "data":
-                                self.stream.note(json.loads(value))
+                                self.stream.record(json.loads(value))
                 except (httpx2.HTTPError, ValueError):
                     pass  # the server was killed, or is busy: on from where we were
                 await asyncio.sleep(RECONNECT_SECONDS)
@@ -226,7 +226,7 @@ class _Observer:
             self.webhook.complain("a request came with a wrong signature")
             return False
         for event in json.loads(body)["data"]["events"]:
-            self.webhook.note(event)
+            self.webhook.record(event)
         return True
 
 

@@ -53,7 +53,7 @@ from math import ceil, floor, inf
 from client_sim.simulator.comparison import NOT_ARRIVED, Comparison, SentPush
 from client_sim.simulator.event_observer import BITS, TYPES
 from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, OPENED
-from client_sim.simulator.mailbox_checks import GOODBYE_SECONDS, PRIORITIES, mailbox_mistakes, wrong_evictions
+from client_sim.simulator.mailbox_checks import DISCONNECT_SECONDS, PRIORITIES, mailbox_mistakes, wrong_evictions
 from client_sim.simulator.report_terms import ARRIVED, ENDED, OPEN
 from client_sim.simulator.simulation_report import MAX_FINDINGS, Finding, FindingKind
 
@@ -66,7 +66,7 @@ MAILBOX_BYTES = 4 * 1024 * 1024
 """Below both, a mailbox of the default size cannot overflow."""
 PUSH_BYTES = 600
 """Of a push of the simulator besides its padding, at most."""
-HEARING_SECONDS = 15.0
+LISTENING_SECONDS = 15.0
 """A device that hears for so long without a break has been given what waits for it: the longest drain of the built-in
 scenarios after a mass return takes a third of that."""
 MAX_ATTEMPTS = 10
@@ -196,7 +196,7 @@ class Expectations:
             self._find("arrived_without_booking", number, index, "it arrived at a device that it was not for")
             return
         if expires_in is not None and push.ttl:
-            self._judge_expiry(number, index, push, when, expires_in)
+            self._check_expiry(number, index, push, when, expires_in)
         if push.arrivals[place] != NOT_ARRIVED:
             self.duplicated(number, index, when)
             return
@@ -215,7 +215,7 @@ class Expectations:
         """What had waited while its device was away, and was never handed over before, comes by priority. That needs a
         device that said goodbye: to a connection that has died unseen something may have been handed over."""
         came = self._connected[index]
-        said_goodbye = self._has_said_goodbye(index) and self._left[index] + GOODBYE_SECONDS < push.requested
+        said_goodbye = self._sent_disconnect(index) and self._left[index] + DISCONNECT_SECONDS < push.requested
         if self._hindered[index] or not (said_goodbye and push.answered < came <= when):
             return
         rank = PRIORITIES.index(push.priority) + 1
@@ -225,7 +225,7 @@ class Expectations:
             self._find("out_of_order", number, index, f"{push.priority} came after {before}; both had waited")
         self._returned_with[index] = max(rank, self._returned_with[index])
 
-    def _judge_expiry(self, number: int, index: int, push: SentPush, when: float, expires_in: int) -> None:
+    def _check_expiry(self, number: int, index: int, push: SentPush, when: float, expires_in: int) -> None:
         """It was handed over before `when`, and after the device began to dial."""
         speed = self._speed
         if push.answered == inf or (speed != 1 and self._killed):  # a faster clock stands still while it is restarted
@@ -238,9 +238,9 @@ class Expectations:
             self._found.late += 1
             self._find("late", number, index, f"expires_in said {expires_in}; it was {max(least, 0)} to {most}")
 
-    def _has_said_goodbye(self, index: int) -> bool:
+    def _sent_disconnect(self, index: int) -> bool:
         """When it was connected last."""
-        return self._left[index] <= self._disconnected[index] < self._left[index] + GOODBYE_SECONDS
+        return self._left[index] <= self._disconnected[index] < self._left[index] + DISCONNECT_SECONDS
 
     def duplicated(self, number: int, index: int, when: float) -> None:
         self._found.duplicated += 1
@@ -249,7 +249,7 @@ class Expectations:
         after = when - push.arrivals[place] if place >= 0 and push.arrivals[place] != NOT_ARRIVED else 0.0
         self._find("duplicated", number, index, f"it took effect again {after:.3f} s after the first time")
 
-    def said(self, number: int, index: int, level: int) -> None:
+    def receipt_acknowledged(self, number: int, index: int, level: int) -> None:
         """The server has acknowledged to the device that somebody went so far."""
         push = self._pushes[number]
         place = push.place(index)
@@ -265,7 +265,7 @@ class Expectations:
         first = push.arrivals[place] if place >= 0 else NOT_ARRIVED
         if self._hindered[index] or self.shaped or any(killed > first for killed in self._killed):
             return
-        if NOT_ARRIVED < first < left - GOODBYE_SECONDS and left < when and self._has_said_goodbye(index):
+        if NOT_ARRIVED < first < left - DISCONNECT_SECONDS and left < when and self._sent_disconnect(index):
             self.violation(number, index, "it came again, acknowledged before the device said goodbye")
 
     def violation(self, number: int, index: int, what: str) -> None:
@@ -279,24 +279,24 @@ class Expectations:
     def online(self, index: int, when: float, dialled: float = 0.0) -> None:
         """`dialled`: when it began to."""
         self._online[index] = 1
-        if self._has_said_goodbye(index) and not self._hindered[index]:
+        if self._sent_disconnect(index) and not self._hindered[index]:
             self._absences.setdefault(index, []).append((self._disconnected[index], dialled))
         self._dialled[index] = dialled
         self._connected[index] = when
         self._returned_with[index] = 0
-        self._hears(index, when)
+        self._update_listening(index, when)
 
     def offline(self, index: int, when: float) -> None:
         self._online[index] = 0
         self._ends[index] += 1
         self._disconnected[index] = when
-        self._hears(index, when)
+        self._update_listening(index, when)
 
     def away(self, index: int, when: float) -> None:
         """From now on the scenario keeps it from hearing."""
         self._away[index] = 1
         self._left[index] = when
-        self._hears(index, when)
+        self._update_listening(index, when)
 
     def hindered(self, index: int) -> None:
         """The scenario has made it deaf or mute."""
@@ -309,9 +309,9 @@ class Expectations:
 
     def back(self, index: int, when: float) -> None:
         self._away[index] = 0
-        self._hears(index, when)
+        self._update_listening(index, when)
 
-    def _hears(self, index: int, when: float) -> None:
+    def _update_listening(self, index: int, when: float) -> None:
         spans = self._spans[index]
         if spans is None:
             spans = self._spans[index] = array("d")
@@ -335,7 +335,7 @@ class Expectations:
         push = self._pushes[number]
         return round(push.ttl * self._speed), push.qos
 
-    def server_says(
+    def record_states(
         self,
         number: int,
         deliveries: Iterable[tuple[int, str, str | None]],
@@ -366,9 +366,9 @@ class Expectations:
 
     def is_gone(self, index: int, since: float) -> bool:
         """Whether it said goodbye before that time, and has not come back."""
-        return not self._online[index] and self._has_said_goodbye(index) and self._disconnected[index] < since
+        return not self._online[index] and self._sent_disconnect(index) and self._disconnected[index] < since
 
-    def mailbox_says(self, index: int, listed: Sequence[str], asked: tuple[float, float]) -> None:
+    def check_mailbox(self, index: int, listed: Sequence[str], asked: tuple[float, float]) -> None:
         """What the server lists as waiting for a device that said goodbye. `asked`: begin and end of the question."""
         if self.is_gone(index, asked[0]) and not (self._hindered[index] or self.shaped or self.may_suppress):
             may_overflow = not self._has_room(index)
@@ -386,7 +386,7 @@ class Expectations:
         self._found.contradictions += 1
         self._find("contradiction", number, index, what)
 
-    def untold(self, books: dict[tuple[str, int], int], types: Sequence[str]) -> bool:
+    def misses_events(self, books: dict[tuple[str, int], int], types: Sequence[str]) -> bool:
         """Whether a source that was asked for `types` still owes the last state of some delivery."""
         asked = sum(BITS[name] for name in types)
         bits = [BITS.get(f"delivery.{state}", 0) & asked for state in STATES]
@@ -397,7 +397,7 @@ class Expectations:
             for place, index in enumerate(push.targets)
         )
 
-    def told(self, source: str, books: dict[tuple[str, int], int], types: Sequence[str]) -> None:
+    def record_events(self, source: str, books: dict[tuple[str, int], int], types: Sequence[str]) -> None:
         """By (push id, device): the event types that a source has told, as `event_observer.BITS`. It was asked for
         `types`."""
         self._events.append((source, books, sum(BITS[name] for name in types)))
@@ -408,7 +408,7 @@ class Expectations:
 
     # The comparison
 
-    def judge(self, grace: float) -> Comparison:
+    def compare(self, grace: float) -> Comparison:
         """Once, at the end. `grace`: seconds that a push may be under way after its hand-over."""
         found = self._found
         if not self.shaped:
@@ -429,23 +429,23 @@ class Expectations:
                 state = STATES[push.states[place]]
                 found.server_states[state] += 1
                 if when != NOT_ARRIVED:
-                    self._judge_arrival(number, index, push, state, push.levels[place])
-                    self._judge_earlier_end(number, index, push, place)
+                    self._check_arrival(number, index, push, state, push.levels[place])
+                    self._check_earlier_end(number, index, push, place)
                     if when > deadline:
                         found.late += 1
                         self._find(
                             "late", number, index, f"it took effect {when - deadline + grace:.3f} s after its end"
                         )
-                    self._judge_supersession(number, index, push, when)
+                    self._check_supersession(number, index, push, when)
                 else:
-                    self._judge_absence(number, index, push, state)
+                    self._check_absence(number, index, push, state)
                 told = [(source, books.get((push.push_id, index), 0), asked) for source, books, asked in self._events]
                 for one in told:
-                    self._judge_events(number, index, state, (push.reasons or {}).get(place), *one)
+                    self._check_events(number, index, state, (push.reasons or {}).get(place), *one)
                 self._compare_sources(number, index, told)
         return found
 
-    def _judge_arrival(self, number: int, index: int, push: SentPush, state: str, level: int) -> None:
+    def _check_arrival(self, number: int, index: int, push: SentPush, state: str, level: int) -> None:
         found = self._found
         found.delivered += 1
         booked = 0 if state == "sent" and not push.qos else LEVELS.get(state)
@@ -461,18 +461,18 @@ class Expectations:
             said = next(name for name, value in LEVELS.items() if value == level)
             self._find(kind, number, index, f"the device has said {said}, the server says {state}")
 
-    def _judge_absence(self, number: int, index: int, push: SentPush, state: str) -> None:
+    def _check_absence(self, number: int, index: int, push: SentPush, state: str) -> None:
         found = self._found
         if state in ENDED:
             found.ended[state] += 1
             if complaint := self._no_cause(number, index, push, state):
                 found.unexplained += 1
                 self._find("ended_without_cause", number, index, complaint)
-            elif state == "expired" and self._heard(index, push.requested, push.answered + push.ttl):
+            elif state == "expired" and self._was_listening(index, push.requested, push.answered + push.ttl):
                 found.expired_online += 1
                 self._find("expired_online", number, index, "it expired, and the device was online long enough")
             return
-        if state == "sent" and not push.qos and not self._heard(index, push.requested, push.read_at, inf):
+        if state == "sent" and not push.qos and not self._was_listening(index, push.requested, push.read_at, inf):
             found.ended[state] += 1  # at most once: it went to a connection that has ended
             return
         found.lost += 1
@@ -482,7 +482,7 @@ class Expectations:
         else:
             self._find("lost", number, index, f"it never arrived; the server says {state}")
 
-    def _judge_earlier_end(self, number: int, index: int, push: SentPush, place: int) -> None:
+    def _check_earlier_end(self, number: int, index: int, push: SentPush, place: int) -> None:
         """It arrived after the server had ended it: was there a cause for that?"""
         end = (push.reasons or {}).get(place, "").removeprefix("after_")
         if end in ENDED and (complaint := self._no_cause(number, index, push, end, after=True)):
@@ -523,7 +523,7 @@ class Expectations:
                 return other
         return None
 
-    def _judge_supersession(self, number: int, index: int, push: SentPush, when: float) -> None:
+    def _check_supersession(self, number: int, index: int, push: SentPush, when: float) -> None:
         if push.collapse_key is None or self._hindered[index]:
             return
         spans = self._spans[index] or ()
@@ -538,7 +538,7 @@ class Expectations:
                     self._find("not_superseded", number, index, told)
                 return
 
-    def _judge_events(
+    def _check_events(
         self, number: int, index: int, state: str, reason: str | None, source: str, told: int, asked: int
     ) -> None:
         last = BITS.get(f"delivery.{state}", 0)
@@ -565,7 +565,7 @@ class Expectations:
                     self._found.events_wrong += 1
                     self._find("event", number, index, f"{other} never told {names}, as {source} did")
 
-    def _heard(self, index: int, begin: float, end: float, enough: float = HEARING_SECONDS) -> bool:
+    def _was_listening(self, index: int, begin: float, end: float, enough: float = LISTENING_SECONDS) -> bool:
         """Whether it heard all the while, or for so many seconds that it must have been given what waited."""
         spans = self._spans[index] or ()
         for start in range(0, len(spans), 2):

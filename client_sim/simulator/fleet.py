@@ -81,7 +81,7 @@ class Observation:
     """(push number, device, when, the seconds that `expires_in` said): it took effect. None where it may have come by
     the connection before."""
     duplicated: list[tuple[int, int, float]] = field(default_factory=list)
-    said: list[tuple[int, int, int]] = field(default_factory=list)
+    acknowledged: list[tuple[int, int, int]] = field(default_factory=list)
     """(push number, device, level) of receipts that the server has acknowledged."""
     online: list[tuple[int, float, float]] = field(default_factory=list)
     """(device, when, seconds since the attempt began)."""
@@ -94,7 +94,7 @@ class Observation:
     redelivered: list[tuple[int, int, float]] = field(default_factory=list)
     """(push number, device, when) of copies that were dropped."""
     connected: int = 0
-    unsettled: int = 0
+    busy: int = 0
     """Devices that are to be connected and are not, or have said something that is not answered yet."""
     lag: float = 0.0
     """The longest that this process kept a due call waiting, in seconds."""
@@ -107,7 +107,7 @@ class Observation:
 
 
 class Fleet:
-    """The devices of this process (`Surroundings` to each of them)."""
+    """The devices of this process (`DeviceHost` to each of them)."""
 
     def __init__(self, plan: FleetPlan, commands: Connection, observations: Connection) -> None:
         self.behaviour = plan.behaviour
@@ -169,9 +169,9 @@ class Fleet:
         for index in indexes:
             self._devices[index].connect(random.uniform(0.0, within))
 
-    def do_leave(self, indexes: Sequence[int]) -> None:
+    def do_disconnect(self, indexes: Sequence[int]) -> None:
         for index in indexes:
-            self._devices[index].leave()
+            self._devices[index].disconnect()
 
     def do_cut(self, indexes: Sequence[int]) -> None:
         for index in indexes:
@@ -207,7 +207,7 @@ class Fleet:
         for index, device in self._devices.items():
             self._seen.unanswered += [(number, index) for number in device.unanswered()]
         for device in self._devices.values():
-            device.leave()
+            device.disconnect()
         # Goodbyes leave before the process does.
         self.wheel.after(REPORT_SECONDS, lambda _: self._ended.set(), None)
 
@@ -221,7 +221,7 @@ class Fleet:
         next_victim = random.choice(list(self._devices.values()))
         self.wheel.after(random.expovariate(rate), self._happen, (network, rate, event, next_victim))
 
-    # What devices need (Surroundings)
+    # What devices need (DeviceHost)
 
     def dial(self, device: SimulatedDevice) -> None:
         self._diallings.put_nowait(device)
@@ -272,8 +272,8 @@ class Fleet:
         self._seen.redelivered.append((number, device.index, now))
         return False
 
-    def said(self, device: SimulatedDevice, number: int, level: int) -> None:
-        self._seen.said.append((number, device.index, level))
+    def receipt_acknowledged(self, device: SimulatedDevice, number: int, level: int) -> None:
+        self._seen.acknowledged.append((number, device.index, level))
 
     def failed(self, what: str) -> None:
         self._seen.failures[what] += 1
@@ -290,8 +290,8 @@ class Fleet:
     def _send(self) -> None:
         seen, self._seen = self._seen, Observation()
         seen.connected = self._connected
-        seen.unsettled = sum(
-            (one.wanted and one.state != ONLINE) or not one.settled or (not one.wanted and one.state != GONE)
+        seen.busy = sum(
+            (one.wanted and one.state != ONLINE) or not one.idle or (not one.wanted and one.state != GONE)
             for one in self._devices.values()
         )
         seen.lag, self.wheel.lag = self.wheel.lag, 0.0

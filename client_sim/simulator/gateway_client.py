@@ -100,16 +100,16 @@ class GatewayClient:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def greet(self) -> None:
+    async def check_access(self) -> None:
         """Is it there, and does it know our key? Raises GatewayError at once."""
-        await self._ask("GET", "/v1/devices", 200, patience=0.0, params={"limit": 1})
+        await self._request("GET", "/v1/devices", 200, retry_seconds=0.0, params={"limit": 1})
 
     async def enrol(self, ids: Sequence[str], tag: str) -> list[Enrolled]:
         """New devices, in the order of `ids`. Raises GatewayError."""
         found = []
         for begin in range(0, len(ids), BULK_DEVICES):
             wanted = [{"device_id": device_id, "tags": [tag]} for device_id in ids[begin : begin + BULK_DEVICES]]
-            body = await self._ask("POST", "/v1/devices/bulk", 201, json={"devices": wanted})
+            body = await self._request("POST", "/v1/devices/bulk", 201, json={"devices": wanted})
             for item in body["devices"]:
                 if "error" in item:
                     raise GatewayError(f"{item['device_id']} could not be enrolled: {item['error']['detail']}")
@@ -134,7 +134,9 @@ class GatewayClient:
 
         async def remover() -> None:
             for device_id in todo:
-                await self._ask("DELETE", f"/v1/devices/{quote(device_id)}", 204, 404, patience=LAST_RETRY_SECONDS)
+                await self._request(
+                    "DELETE", f"/v1/devices/{quote(device_id)}", 204, 404, retry_seconds=LAST_RETRY_SECONDS
+                )
 
         ends = await asyncio.gather(*(remover() for _ in range(REMOVE_REQUESTS)), return_exceptions=True)
         for end in ends:
@@ -163,7 +165,7 @@ class GatewayClient:
         found: list[ServerDelivery] = []
         cursor: dict[str, str] = {}
         while True:
-            page = await self._ask(
+            page = await self._request(
                 "GET", f"/v1/pushes/{push_id}/deliveries", 200, 404, params={"limit": PAGE_ITEMS, **cursor}
             )
             items = page.get("items", ())
@@ -185,7 +187,7 @@ class GatewayClient:
 
     async def push_report(self, push_id: str) -> ServerPush | None:
         """None: the server does not know it. Raises GatewayError."""
-        body = await self._ask("GET", f"/v1/pushes/{push_id}", 200, 404)
+        body = await self._request("GET", f"/v1/pushes/{push_id}", 200, 404)
         if "counts" not in body:
             return None
         counted = body["targeted"], body["counts"], body["reached"]
@@ -193,7 +195,7 @@ class GatewayClient:
 
     async def funnel(self, push_id: str) -> dict[str, Any]:
         """The analytics of a push; empty if the server does not know it. Raises GatewayError."""
-        body = await self._ask("GET", f"/v1/analytics/pushes/{push_id}", 200, 404)
+        body = await self._request("GET", f"/v1/analytics/pushes/{push_id}", 200, 404)
         return body if "targeted" in body else {}
 
     async def presence(self) -> dict[str, bool]:
@@ -208,7 +210,7 @@ class GatewayClient:
         """Those of a list, page by page."""
         cursor: dict[str, str] = {}
         while True:
-            page = await self._ask("GET", path, 200, params={"limit": PAGE_ITEMS, **cursor})
+            page = await self._request("GET", path, 200, params={"limit": PAGE_ITEMS, **cursor})
             for item in page["items"]:
                 yield item
             if not page.get("next_cursor"):
@@ -217,26 +219,26 @@ class GatewayClient:
 
     async def policy(self) -> dict[str, Any]:
         """The app's rules and its channels' ids. Raises GatewayError."""
-        channels = await self._ask("GET", "/v1/channels", 200, params={"limit": PAGE_ITEMS})
-        return {**await self._ask("GET", "/v1/policy", 200), "channels": channels["items"]}
+        channels = await self._request("GET", "/v1/channels", 200, params={"limit": PAGE_ITEMS})
+        return {**await self._request("GET", "/v1/policy", 200), "channels": channels["items"]}
 
     async def add_webhook(self, url: str, types: Sequence[str]) -> str:
         """Its secret. Raises GatewayError."""
-        body = await self._ask("POST", "/v1/webhooks", 201, json={"url": url, "types": list(types)})
+        body = await self._request("POST", "/v1/webhooks", 201, json={"url": url, "types": list(types)})
         return str(body["secret"])
 
-    async def _ask(
-        self, method: str, path: str, *expected: int, patience: float = RETRY_SECONDS, **options: Any
+    async def _request(
+        self, method: str, path: str, *expected: int, retry_seconds: float = RETRY_SECONDS, **options: Any
     ) -> dict[str, Any]:
-        """The answer, with so many seconds of patience. Raises GatewayError."""
+        """The answer, repeated for so long while the server is busy or away. Raises GatewayError."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
+        deadline = loop.time() + retry_seconds
         while True:
             try:
                 response = await self._client.request(method, path, **options)
             except httpx2.TransportError as error:
                 if loop.time() >= deadline:
-                    raise GatewayError(f"{self._client.base_url} does not answer: {said(error)}") from None
+                    raise GatewayError(f"{self._client.base_url} does not answer: {error_text(error)}") from None
             else:
                 if response.status_code in expected:
                     return _object(response)
@@ -247,7 +249,7 @@ class GatewayClient:
             await asyncio.sleep(PAUSE_SECONDS)
 
 
-def said(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 

@@ -12,7 +12,7 @@ from math import inf
 from client_sim.simulator.comparison import NOT_ARRIVED, SentPush
 
 PRIORITIES = ("critical", "high", "normal", "low")
-GOODBYE_SECONDS = 1.0
+DISCONNECT_SECONDS = 1.0
 """From the order to leave until the server has read the DISCONNECT, at most."""
 
 
@@ -22,7 +22,7 @@ def wrong_evictions(
     """Number and what is wrong, of what overflowed although something of less value was waiting, and stayed."""
     there = [(number, push, place) for number, push in enumerate(pushes) if (place := push.place(index)) >= 0]
     for went, returned in absences:
-        settled = went + GOODBYE_SECONDS
+        settled = went + DISCONNECT_SECONDS
         stayed = dict.fromkeys(PRIORITIES, inf)
         """By priority: when the first of those was accepted that waited all the while."""
         for _, push, place in there:
@@ -56,7 +56,9 @@ def mailbox_mistakes(
     found = set(ours)
     for number, push in enumerate(pushes):
         place = push.place(index)
-        due = push.requested > went + GOODBYE_SECONDS and push.answered < begin and push.requested + push.ttl > end + 1
+        due = (
+            push.requested > went + DISCONNECT_SECONDS and push.answered < begin and push.requested + push.ttl > end + 1
+        )
         if place < 0 or not due or push.collapse_key is not None or may_overflow:
             continue
         if number not in found and push.arrivals[place] == NOT_ARRIVED:

@@ -53,7 +53,7 @@ class PahoDevice:
         """The same of commands, until the device has their results in its journal: it does so after the handler."""
 
     @property
-    def settled(self) -> bool:
+    def idle(self) -> bool:
         return not self._unanswered and not self._obeyed and self.connected == self.wanted
 
     def connect(self) -> None:
@@ -79,7 +79,7 @@ class PahoDevice:
         device.actions[ACTION] = self._answer
         device.start()
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         device, self._device = self._device, None
         if device is not None:
             device.close()
@@ -91,20 +91,20 @@ class PahoDevice:
             self._begun = now
         elif state == "connected":
             self.connected = True
-            self._fleet.tell("online", (self.index, now, now - self._begun))
+            self._fleet.observe("online", (self.index, now, now - self._begun))
         else:
             if self.connected:
                 self.connected = False
-                self._fleet.tell("offline", (self.index, now))
+                self._fleet.observe("offline", (self.index, now))
             if state == "refused":
-                self._fleet.tell("failures", f"refused: {detail}")
+                self._fleet.observe("failures", f"refused: {detail}")
 
     def _on_push(self, push: Push) -> Any:
         now = time.monotonic()
         try:
             number = int(push.data["sim"])
         except (KeyError, TypeError, ValueError):
-            self._fleet.tell("violations", (-1, self.index, "a message that is no push of this simulation"))
+            self._fleet.observe("violations", (-1, self.index, "a message that is no push of this simulation"))
             return None
         if not self._fleet.effect(self.index, number, push, now):
             return None
@@ -122,16 +122,16 @@ class PahoDevice:
         behaviour = self._fleet.plan.behaviour
         level = behaviour.level(number, self.index)
         if level:
-            self._say(push, number, DISPLAYED)
+            self._send_receipt(push, number, DISPLAYED)
         if level > DISPLAYED:
             self._fleet.after(behaviour.pause(number, self.index), partial(self._decide, push, number, level))
 
     def _decide(self, push: Push, number: int, level: int) -> None:
-        self._say(push, number, OPENED)
+        self._send_receipt(push, number, OPENED)
         if level == ACTED:
-            self._say(push, number, ACTED)
+            self._send_receipt(push, number, ACTED)
 
-    def _say(self, push: Push, number: int, level: int) -> None:
+    def _send_receipt(self, push: Push, number: int, level: int) -> None:
         device = self._device
         if device is None:
             return  # its person went with it
@@ -144,14 +144,14 @@ class PahoDevice:
                 device.displayed(push)
             self._unanswered.append((number, level))
 
-    def look(self) -> None:
+    def check_receipts(self) -> None:
         """Whether the server has what it said."""
         device = self._device
         if (self._unanswered or self._obeyed) and device is not None:
             with self._lock:
                 if device.flush(0):
                     for number, level in self._unanswered:
-                        self._fleet.tell("said", (number, self.index, level))
+                        self._fleet.observe("acknowledged", (number, self.index, level))
                     self._unanswered.clear()
                 obeyed, self._obeyed = self._obeyed, []
                 self._unanswered += obeyed
@@ -176,7 +176,7 @@ class PahoFleet:
         self._effects: set[tuple[int, int]] = set()
         self._names: dict[int, str] = {}
         self._lock = threading.Lock()
-        self._hands = ThreadPoolExecutor(8)
+        self._executor = ThreadPoolExecutor(8)
         """For what blocks: connecting and closing."""
 
     def run(self) -> None:
@@ -195,11 +195,11 @@ class PahoFleet:
                 break
             work()
         for device in self._devices.values():
-            device.look()
+            device.check_receipts()
             self._seen.unanswered += [(number, device.index) for number in device.unanswered()]
-        with self._hands:
+        with self._executor:
             for device in self._devices.values():
-                self._hands.submit(device.leave)
+                self._executor.submit(device.disconnect)
         self._send()
 
     def _listen(self) -> None:
@@ -214,7 +214,7 @@ class PahoFleet:
 
     def after(self, delay: float, call: Callable[[], None]) -> None:
         """From any thread."""
-        self._work.put(partial(self._schedule, delay, partial(self._hands.submit, call)))
+        self._work.put(partial(self._schedule, delay, partial(self._executor.submit, call)))
 
     # What the conductor says
 
@@ -229,23 +229,23 @@ class PahoFleet:
     def _come(self, index: int, delay: float) -> None:
         device = self._devices[index]
         device.wanted = True
-        self._schedule(delay, partial(self._hands.submit, device.connect))
+        self._schedule(delay, partial(self._executor.submit, device.connect))
 
-    def do_leave(self, indexes: Sequence[int]) -> None:
+    def do_disconnect(self, indexes: Sequence[int]) -> None:
         for index in indexes:
             self._devices[index].wanted = False
-            self._hands.submit(self._devices[index].leave)
+            self._executor.submit(self._devices[index].disconnect)
 
     def do_cut(self, indexes: Sequence[int]) -> None:
         for index in indexes:
             if (device := self._devices[index]).wanted:
-                self._hands.submit(self._leave_and_return, device)
+                self._executor.submit(self._disconnect_and_return, device)
 
     do_take_over = do_cut
 
     @staticmethod
-    def _leave_and_return(device: PahoDevice) -> None:
-        device.leave()
+    def _disconnect_and_return(device: PahoDevice) -> None:
+        device.disconnect()
         if device.wanted:
             device.connect()
 
@@ -276,7 +276,7 @@ class PahoFleet:
             self._seen.arrived.append((number, index, now, None))
             return True
 
-    def tell(self, what: str, item: Any) -> None:
+    def observe(self, what: str, item: Any) -> None:
         """Add to a list of the next observation, or to its failures."""
         with self._lock:
             found = getattr(self._seen, what)
@@ -287,7 +287,7 @@ class PahoFleet:
 
     def _report(self) -> None:
         for device in self._devices.values():
-            device.look()
+            device.check_receipts()
         self._send()
         self._schedule(REPORT_SECONDS, self._report)
 
@@ -295,7 +295,7 @@ class PahoFleet:
         with self._lock:
             seen, self._seen = self._seen, Observation()
         seen.connected = sum(device.connected for device in self._devices.values())
-        seen.unsettled = sum(not device.settled for device in self._devices.values())
+        seen.busy = sum(not device.idle for device in self._devices.values())
         seen.cpu, seen.memory = consumed()
         try:
             self._observations.send(seen)

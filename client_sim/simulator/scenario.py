@@ -129,7 +129,7 @@ class Phase(_Part):
             raise ValueError("`kill_every` and `cut_every` must be shorter than `lasts`")
         return self
 
-    def says(self) -> str:
+    def describe(self) -> str:
         """In words, for reports."""
         said = [f"for {duration(self.lasts)}"] if self.lasts is not None else ["until all are connected"]
         for share, what in ((self.away, "away"), (self.deaf, "deaf"), (self.mute, "without acknowledging")):
@@ -179,7 +179,7 @@ class Scenario(_Part):
 
     @field_validator("thresholds")
     @classmethod
-    def _can_be_judged(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+    def _can_be_parsed(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for text in given:
             parse_threshold(text)
         return given

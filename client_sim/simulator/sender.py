@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import httpx2
 
 from client_sim.backoff import Backoff
-from client_sim.simulator.gateway_client import Answer, GatewayClient, said
+from client_sim.simulator.gateway_client import Answer, GatewayClient, error_text
 from client_sim.simulator.scenario import Scenario, Stream
 from client_sim.simulator.simulated_push import push_body
 
@@ -102,15 +102,15 @@ class Sender:
         for due in todo:
             at = begin + due.intended
             if (wait := at - time.monotonic()) > 0:
-                self._leave(waiting)
+                self._send_due(waiting)
                 waiting = []
                 await asyncio.sleep(max(wait, TICK_SECONDS))
             due.intended = at
             waiting.append(due)
             if len(waiting) == BATCH_PUSHES:
-                self._leave(waiting)
+                self._send_due(waiting)
                 waiting = []
-        self._leave(waiting)
+        self._send_due(waiting)
         await asyncio.sleep(max(0.0, begin + lasts - time.monotonic()))
 
     def _schedule(self, stream: Stream, lasts: float) -> Iterator[_Due]:
@@ -134,7 +134,7 @@ class Sender:
             return (dice.randrange(self._devices),)
         return tuple(sorted(dice.sample(range(self._devices), max(1, round(stream.to * self._devices)))))
 
-    def _leave(self, waiting: Sequence[_Due]) -> None:
+    def _send_due(self, waiting: Sequence[_Due]) -> None:
         if waiting:
             task = asyncio.create_task(self._send(waiting))
             self._under_way.add(task)
@@ -184,12 +184,12 @@ class Sender:
             else:
                 answers = await self._gateway.batch([(request.body, request.key) for request in requests])
         except (httpx2.TransportError, ValueError) as error:
-            self._events.retried(f"push without an answer: {said(error)}")
+            self._events.retried(f"push without an answer: {error_text(error)}")
             return requests
         answered = time.monotonic()
         again = requests[len(answers) :]
         for request, answer in zip(requests, answers, strict=False):
-            if not self._heard(request, answer, answered):
+            if not self._handle_answer(request, answer, answered):
                 again.append(request)
         if alone and requests[0].number % REPEAT_DIVISOR == REPEAT_DIVISOR - 1 and answers[0].status == ACCEPTED:
             await self._repeat(requests[0])
@@ -204,7 +204,7 @@ class Sender:
         if answer.status == ACCEPTED:
             self._events.repeated(request.number, str(answer.body["push_id"]))
 
-    def _heard(self, request: _Request, answer: Answer, answered: float) -> bool:
+    def _handle_answer(self, request: _Request, answer: Answer, answered: float) -> bool:
         """Whether that was the last word on it."""
         if answer.status == ACCEPTED:
             body = answer.body

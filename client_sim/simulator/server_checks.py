@@ -65,7 +65,7 @@ class ServerChecks:
         for index in self._dice.sample(gone, min(COMPARED_MAILBOXES, len(gone))):
             asked = time.monotonic()
             listed = await self._gateway.mailbox(self._ids[index])
-            self._expectations.mailbox_says(index, listed, (asked, time.monotonic()))
+            self._expectations.check_mailbox(index, listed, (asked, time.monotonic()))
 
     async def compare_presence(self, connected: Callable[[], Set[int]], known: Set[int]) -> None:
         """Who is connected must be online to the server, and who has said goodbye must not."""
@@ -88,7 +88,7 @@ class ServerChecks:
         for index, what in wrong.items():
             self._expectations.contradicts(-1, index, what)
 
-    async def ask_pushes(self, asked: Set[int], last_look: bool, check: Callable[[], None]) -> set[int]:
+    async def ask_pushes(self, asked: Set[int], last_read: bool, check: Callable[[], None]) -> set[int]:
         """Compare the pushes that are not among `asked`; the numbers of those that are done with. `check` is called
         often."""
         todo = iter([(number, push_id) for number, push_id in self._expectations.pushes() if number not in asked])
@@ -102,9 +102,9 @@ class ServerChecks:
                 ttl, qos = self._expectations.sent_with(number)
                 said = [(self._index(one.device_id), one.state, one.reason) for one in items]
                 ended_after = {} if report is None else self._ended_after(report, items)
-                self._expectations.server_says(number, said, time.monotonic(), ended_after)
+                self._expectations.record_states(number, said, time.monotonic(), ended_after)
                 still_open = OPEN if qos else OPEN[:1]
-                if not any(one.state in still_open for one in items) or last_look:
+                if not any(one.state in still_open for one in items) or last_read:
                     final.add(number)
                     for device_id, what in contradictions(report, items, ttl, qos):
                         self._expectations.contradicts(number, self._index(device_id), what)

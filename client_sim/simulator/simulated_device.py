@@ -37,7 +37,7 @@ from broker.protocol.packets import (
 from client_sim.backoff import Backoff
 from client_sim.simulator.human_behaviour import ACTED, DISPLAYED, EVENTS, SHOWN, HumanBehaviour
 from client_sim.simulator.shaped_link import Network, ShapedLink
-from client_sim.simulator.simulated_push import ACTION, change_on_the_way, result_of
+from client_sim.simulator.simulated_push import ACTION, changes_in_transit, result_of
 from client_sim.simulator.timing_wheel import TimingWheel
 
 CONNECT_SECONDS = 20.0
@@ -56,7 +56,7 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER that makes close() a reset."""
 
 
-class Surroundings(Protocol):
+class DeviceHost(Protocol):
     """What a device needs from its fleet."""
 
     wheel: TimingWheel
@@ -77,7 +77,7 @@ class Surroundings(Protocol):
     def effect(self, device: SimulatedDevice, number: int, push_id: str, now: float, expires_in: int) -> bool:
         """Whether it is to be executed: False for a copy of what this device has had."""
 
-    def said(self, device: SimulatedDevice, number: int, level: int) -> None:
+    def receipt_acknowledged(self, device: SimulatedDevice, number: int, level: int) -> None:
         """The server has acknowledged a receipt."""
 
     def failed(self, what: str) -> None: ...
@@ -92,11 +92,11 @@ class SimulatedDevice(asyncio.Protocol):
         "_decoder",
         "_failures",
         "_fleet",
-        "_heard",
         "_id",
         "_link",
         "_next_id",
         "_owed",
+        "_received",
         "_retry_after",
         "_subscribed",
         "_token",
@@ -113,7 +113,7 @@ class SimulatedDevice(asyncio.Protocol):
         "wanted",
     )
 
-    def __init__(self, fleet: Surroundings, index: int, client_id: str, token: str, topics: str, version: int) -> None:
+    def __init__(self, fleet: DeviceHost, index: int, client_id: str, token: str, topics: str, version: int) -> None:
         """`topics`: what its topics begin with, `APP/devices/ID/`."""
         self._fleet = fleet
         self.index = index
@@ -136,7 +136,7 @@ class SimulatedDevice(asyncio.Protocol):
         self._subscribed = False
         """A SUBACK came: from then on its session is there whenever it returns."""
         self._begun = 0.0
-        self._heard = False
+        self._received = False
         self._next_id = 0
         # Most devices have none of these most of the time.
         self._unanswered: dict[int, tuple[bytes, int, int]] | None = None
@@ -146,7 +146,7 @@ class SimulatedDevice(asyncio.Protocol):
         """Pushes that it has not acknowledged, because it is mute."""
 
     @property
-    def settled(self) -> bool:
+    def idle(self) -> bool:
         """Nothing it has said is unanswered, and it owes nothing."""
         return not (self._unanswered or self._waiting or self._owed)
 
@@ -163,9 +163,9 @@ class SimulatedDevice(asyncio.Protocol):
             self.wanted = True
             # Otherwise an attempt is under way, or a connection on its way down, at whose end it comes back.
             if self.state == GONE:
-                self._again(delay)
+                self._reconnect_after(delay)
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         """Say goodbye; its session stays."""
         self.wanted = False
         if self._transport is not None:
@@ -195,7 +195,7 @@ class SimulatedDevice(asyncio.Protocol):
                 if deaf:
                     self._transport.pause_reading()
                 else:
-                    self._heard = True
+                    self._received = True
                     self._transport.resume_reading()
 
     def set_mute(self, mute: bool) -> None:
@@ -214,7 +214,7 @@ class SimulatedDevice(asyncio.Protocol):
 
     # The connection
 
-    def _again(self, delay: float) -> None:
+    def _reconnect_after(self, delay: float) -> None:
         self.state = DIALLING
         if delay > 0:
             self._fleet.wheel.after(delay, self._dial, self.connection)
@@ -231,7 +231,7 @@ class SimulatedDevice(asyncio.Protocol):
     def not_reached(self, why: str) -> None:
         self._fleet.failed(why)
         self._failures += 1
-        self._again(self._fleet.backoff.delay(self._failures))
+        self._reconnect_after(self._fleet.backoff.delay(self._failures))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connection += 1
@@ -280,7 +280,7 @@ class SimulatedDevice(asyncio.Protocol):
             self._failures += 1
         retry_after, self._retry_after = self._retry_after, None
         if self.wanted:
-            self._again(self._fleet.backoff.delay(self._failures, retry_after))
+            self._reconnect_after(self._fleet.backoff.delay(self._failures, retry_after))
         else:
             self.state = GONE
 
@@ -291,7 +291,7 @@ class SimulatedDevice(asyncio.Protocol):
             self._link.pass_on(data, self._read, outward=False)
 
     def _read(self, data: bytes) -> None:
-        self._heard = True
+        self._received = True
         decoder = self._decoder
         if decoder is None:
             return
@@ -315,11 +315,11 @@ class SimulatedDevice(asyncio.Protocol):
         transport = self._transport
         if connection != self.connection or transport is None:
             return
-        if not self._heard and not self.deaf:
+        if not self._received and not self.deaf:
             self._fleet.failed("connection without an answer to PINGREQ")
             transport.abort()
             return
-        self._heard = False
+        self._received = False
         self._write(_PINGREQ)
         self._fleet.wheel.after(self._fleet.keep_alive, self._keep_alive, connection)
 
@@ -333,7 +333,7 @@ class SimulatedDevice(asyncio.Protocol):
             self._fleet.violated(self, f"a receipt was refused with reason code {reason_code:#04x}", entry[1])
         else:
             _, number, level = entry
-            self._fleet.said(self, number, level)
+            self._fleet.receipt_acknowledged(self, number, level)
         if not self._unanswered:
             self._unanswered = None
         self._send_waiting()
@@ -396,7 +396,7 @@ class SimulatedDevice(asyncio.Protocol):
             self._fleet.violated(self, "a message that is no push of this simulation")
             return
         topic, slack = f"{self._topics}push", self._fleet.clock_slack
-        if changed := change_on_the_way(packet, message, number, topic, self._version, slack):
+        if changed := changes_in_transit(packet, message, number, topic, self._version, slack):
             self._fleet.violated(self, f"push {push_id} came with {changed}", number)
         new = self._fleet.effect(self, number, push_id, now, message.get("expires_in", 0))
         answer = b""

@@ -48,7 +48,7 @@ def result_of(push_id: str, device_id: str) -> dict[str, str]:
     return {"state": "playing", "push_id": push_id, "device_id": device_id}
 
 
-def change_on_the_way(
+def changes_in_transit(
     packet: Publish, message: Mapping[str, Any], number: int, topic: str, version: int, clock_slack: float
 ) -> str:
     """What is not as the sender asked for, in words; nothing when all is.

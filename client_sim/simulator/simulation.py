@@ -125,7 +125,7 @@ class Simulation:
             self._watcher.phase("start", "")
             target = self._target or await self._start_server(stack)
             gateway = await stack.enter_async_context(GatewayClient(target.url, target.key, target.ca))
-            await gateway.greet()
+            await gateway.check_access()
             self._watcher.phase("enrol", "")
             if self._target is not None:
                 stack.push_async_callback(self._remove, gateway)
@@ -144,7 +144,7 @@ class Simulation:
             sender = Sender(gateway, self._name, self._scenario, self)
             for phase in self._scenario.phases:
                 await self._phase(phase, sender, began, checks)
-            await self._settle(checks, sender)
+            await self._drain(checks, sender)
             await checks.compare_presence(self._connected_now, self._known)
             await checks.compare_funnels()
             await self._compare_events(observer)
@@ -182,7 +182,7 @@ class Simulation:
         while True:
             books = await asyncio.to_thread(observer.books)
             told = {"the event stream": books.stream, "the webhook": books.webhook}
-            missing = any(self._expectations.untold(told[source], asked) for source, asked in types.items())
+            missing = any(self._expectations.misses_events(told[source], asked) for source, asked in types.items())
             uncounted = [index for index in self._online if books.presence.get(index) != "device.connected"]
             missing = missing or bool(uncounted)
             if not missing and books.idle_seconds > EVENT_QUIET_SECONDS:
@@ -191,7 +191,7 @@ class Simulation:
                 break
             await asyncio.sleep(0.5)
         for source, asked in types.items():
-            self._expectations.told(source, told[source], asked)
+            self._expectations.record_events(source, told[source], asked)
         for complaint in books.complaints:
             self._expectations.event_complaint(*complaint)
         for index in uncounted:
@@ -240,7 +240,7 @@ class Simulation:
 
     async def _phase(self, phase: Phase, sender: Sender, began: float, checks: ServerChecks) -> None:
         start = time.monotonic()
-        self._watcher.phase(phase.name, phase.says())
+        self._watcher.phase(phase.name, phase.describe())
         self._set_up(phase)
         async with asyncio.TaskGroup() as doing:
             tasks = []
@@ -267,7 +267,9 @@ class Simulation:
             await checks.compare_absent(self._away & self._known)
             await checks.compare_presence(set, self._away & self._known)
         self._phases.append(
-            PhaseReport(name=phase.name, began=start - began, ended=time.monotonic() - began, description=phase.says())
+            PhaseReport(
+                name=phase.name, began=start - began, ended=time.monotonic() - began, description=phase.describe()
+            )
         )
 
     def _set_up(self, phase: Phase) -> None:
@@ -279,11 +281,11 @@ class Simulation:
             self._network = network
             self._worst_network = max(self._worst_network, network.worst if network else 0.0)
             self._expectations.shaped = self._expectations.shaped or network is not None
-            self._pool.tell_all("network", network)
+            self._pool.send_all("network", network)
         away = set(self._dice.sample(everyone, round(phase.away * scenario.devices)))
         back = self._away - away
         self._absent(away - self._away)
-        self._pool.tell("leave", (away - self._away) & self._known)
+        self._pool.send("disconnect", (away - self._away) & self._known)
         self._away = away
         simulated = range(self._real, scenario.devices)
         for share, command, before in ((phase.deaf, "deaf", self._deaf), (phase.mute, "mute", self._mute)):
@@ -291,14 +293,14 @@ class Simulation:
             self._absent(chosen - before)
             for index in chosen:
                 self._expectations.hindered(index)
-            self._pool.tell(command, chosen - before, True)
-            self._pool.tell(command, before - chosen, False)
+            self._pool.send(command, chosen - before, True)
+            self._pool.send(command, before - chosen, False)
             self._present((before - chosen) & self._online)
             before.clear()
             before |= chosen
         returning = back & self._known
         if returning:
-            self._pool.tell(
+            self._pool.send(
                 "come_back", returning, JITTER_SECONDS if phase.return_within is None else phase.return_within
             )
         new = [index for index in everyone if index not in self._known and index not in away]
@@ -326,7 +328,7 @@ class Simulation:
         """Connections end without goodbye: at the begin, or again and again."""
         while True:
             here = sorted(self._known - self._away)
-            self._pool.tell("cut", self._dice.sample(here, round(phase.cut * len(here))))
+            self._pool.send("cut", self._dice.sample(here, round(phase.cut * len(here))))
             if phase.cut_every is None:
                 return
             await asyncio.sleep(phase.cut_every)
@@ -342,9 +344,9 @@ class Simulation:
             here = sorted(self._known - self._away)
             who = self._dice.sample(here, min(int(owed), len(here)))
             owed -= int(owed)
-            self._pool.tell("take_over", who[::2])
-            self._pool.tell("leave", who[1::2])
-            self._pool.tell("come_back", who[1::2], JITTER_SECONDS)
+            self._pool.send("take_over", who[::2])
+            self._pool.send("disconnect", who[1::2])
+            self._pool.send("come_back", who[1::2], JITTER_SECONDS)
 
     async def _kill_server(self, phase: Phase) -> None:
         server = self._server
@@ -365,7 +367,7 @@ class Simulation:
 
     # The end
 
-    async def _settle(self, checks: ServerChecks, sender: Sender) -> None:
+    async def _drain(self, checks: ServerChecks, sender: Sender) -> None:
         """Everybody is back and hears well, until nothing is under way any more and both ledgers have their last word,
         or `settle` has passed."""
         self._watcher.phase("settle", "everybody is back; until nothing is under way any more")
@@ -378,26 +380,26 @@ class Simulation:
             )
         asked: set[int] = set()
         while True:
-            last_look = time.monotonic() > deadline
+            last_read = time.monotonic() > deadline
             while self._under_way() and time.monotonic() < deadline:
                 self._check()
                 await asyncio.sleep(POLL_SECONDS)
             self._statistics.all_arrived()
             self._watcher.phase("compare", "what the server says of each push")
-            asked = await checks.ask_pushes(asked, last_look, self._check)
+            asked = await checks.ask_pushes(asked, last_read, self._check)
             if len(asked) == len(self._expectations.pushes()):
                 return
             await asyncio.sleep(1.0)
 
     def _under_way(self) -> bool:
         now = time.monotonic()
-        if self._pool.unsettled or self._pool.connected < len(self._known):
+        if self._pool.busy or self._pool.connected < len(self._known):
             return True
         return now - self._last_arrival < QUIET_SECONDS
 
     def _report(self, began_at: datetime, seconds: float) -> SimulationReport:
         scenario = self._scenario
-        comparison = self._expectations.judge(GRACE_SECONDS + self._worst_network)
+        comparison = self._expectations.compare(GRACE_SECONDS + self._worst_network)
         return self._statistics.report(
             comparison,
             [*self._rules, *scenario.rules()],
@@ -460,8 +462,8 @@ class Simulation:
             statistics.arrived(number, index, when)
         for number, index, when in seen.duplicated:
             expectations.duplicated(number, index, when)
-        for number, index, level in seen.said:
-            expectations.said(number, index, level)
+        for number, index, level in seen.acknowledged:
+            expectations.receipt_acknowledged(number, index, level)
         for index, when in seen.offline:
             expectations.offline(index, when)
             statistics.went_offline(index)

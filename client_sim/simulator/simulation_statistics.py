@@ -144,7 +144,7 @@ class Statistics:
             self._second.latencies.append(when - intended)
 
     def observed(self, worker: Worker, seen: Observation) -> None:
-        self._second.receipts += len(seen.said)
+        self._second.receipts += len(seen.acknowledged)
         self._second.lag = max(self._second.lag, seen.lag)
         self.errors.update(seen.failures)
         if not worker.paho:
@@ -187,7 +187,7 @@ class Statistics:
         latencies = sorted(past.latencies)
         cores = memory = None
         if server_pid is not None:
-            cores, memory = self._look_at_server(server_pid, span)
+            cores, memory = self._sample_server(server_pid, span)
         busiest = max((worker.last.cpu - self._cpu_then.get(id(worker), 0.0) for worker in pool.simulated), default=0.0)
         self._busy_worker = max(self._busy_worker, busiest / span)
         self._cpu_then = {id(worker): worker.last.cpu for worker in pool.simulated}
@@ -211,7 +211,7 @@ class Statistics:
         self._samples.append(sample)
         return sample
 
-    def _look_at_server(self, pid: int, span: float) -> tuple[float | None, int | None]:
+    def _sample_server(self, pid: int, span: float) -> tuple[float | None, int | None]:
         try:
             cpu, memory = of_process(pid)
         except (OSError, ValueError):
@@ -261,9 +261,9 @@ class Statistics:
             passed=False,
         )
         values = thresholds.metrics(draft)
-        judged = [rule.judge(values) for rule in rules]
-        passed = comparison.clean and draft.accepted > 0 and all(threshold.passed for threshold in judged)
-        return draft.model_copy(update={"thresholds": judged, "passed": passed})
+        evaluated = [rule.evaluate(values) for rule in rules]
+        passed = comparison.clean and draft.accepted > 0 and all(threshold.passed for threshold in evaluated)
+        return draft.model_copy(update={"thresholds": evaluated, "passed": passed})
 
     def _resources(self) -> Resources:
         server, simulator = self._first_push or (0.0, 0.0)

@@ -147,7 +147,7 @@ def linear_ticks(highest: float, *, whole: bool = False) -> list[Tick]:
     if whole:
         step = max(step, 1.0)
     steps = max(1, math.ceil(highest / step - 1e-9))
-    return [(step * n, said(step * n)) for n in range(steps + 1)]
+    return [(step * n, short_number(step * n)) for n in range(steps + 1)]
 
 
 def log_ticks(lowest: float, highest: float) -> list[Tick]:
@@ -161,7 +161,7 @@ def log_ticks(lowest: float, highest: float) -> list[Tick]:
     within = [step for step in steps if low <= step <= high]
     if len(within) > 6:
         within = [10.0**n for n in range(begin, end + 1)]
-    return [(step, said(step)) for step in within]
+    return [(step, short_number(step)) for step in within]
 
 
 def time_ticks(duration: float) -> list[Tick]:
@@ -170,10 +170,10 @@ def time_ticks(duration: float) -> list[Tick]:
         step = 86_400 * math.ceil(duration / 86_400 / TIME_INTERVALS)
     unit, name = next((unit, name) for unit, name in TIME_UNITS if step >= unit)
     times = [step * n for n in range(math.floor(duration / step) + 1)]
-    return [(at, f"{said(at / unit)} {name}" if at else "0") for at in times]
+    return [(at, f"{short_number(at / unit)} {name}" if at else "0") for at in times]
 
 
-def said(value: float) -> str:
+def short_number(value: float) -> str:
     """In at most six letters."""
     for least, factor, name in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if value >= least:

@@ -26,28 +26,28 @@ def print_report(report: SimulationReport, console: Console, files: Sequence[Pat
     devices = report_terms.count(report.devices)
     paho = f" ({report_terms.count(report.paho_devices)} paho-mqtt)" if report.paho_devices else ""
     console.print()
-    _say(
+    _print(
         console,
         (report.title, "bold"),
         (f"  {devices} devices{paho}, {report_terms.span(report.duration)}, seed {report.seed}", "dim"),
     )
     result = ("PASSED", "bold green") if report.passed else ("FAILED", "bold red")
-    _say(console, result, ("  " + report_terms.verdict(report), ""))
+    _print(console, result, ("  " + report_terms.verdict(report), ""))
     console.print()
     console.print(_truth(report))
     console.print()
     console.print(_latencies(report))
     _print_thresholds(report, console)
     for warning in report.warnings:
-        _say(console, ("warning  ", "bold yellow"), (warning, ""))
+        _print(console, ("warning  ", "bold yellow"), (warning, ""))
     _print_findings(report.findings, console)
     errors = sorted(report.errors.items(), key=lambda item: -item[1])
     for what, times in errors[:ERROR_KINDS]:
-        _say(console, (f"{report_terms.count(times)} × ", "yellow"), (what, ""), (", tried again", "dim"))
+        _print(console, (f"{report_terms.count(times)} × ", "yellow"), (what, ""), (", tried again", "dim"))
     if len(errors) > ERROR_KINDS:
-        _say(console, (f"and {len(errors) - ERROR_KINDS} more kinds of errors", "dim"))
+        _print(console, (f"and {len(errors) - ERROR_KINDS} more kinds of errors", "dim"))
     for file in files:
-        _say(console, ("written  ", "dim"), (str(file), ""))
+        _print(console, ("written  ", "dim"), (str(file), ""))
 
 
 def _truth(report: SimulationReport) -> Table:
@@ -107,14 +107,14 @@ def _print_findings(findings: Sequence[Finding], console: Console) -> None:
     first, others = report_terms.leading(findings, of_a_kind)
     for finding in first:
         push_id, device_id = finding.push_id or report_terms.UNKNOWN, finding.device_id or report_terms.UNKNOWN
-        _say(
+        _print(
             console,
             (report_terms.KIND_WORDS[finding.kind], "bold red"),
             (f"  push {push_id}  device {device_id}  ", "dim"),
             (finding.detail, ""),
         )
     if others:
-        _say(console, (f"and {report_terms.count(len(others))} more", "dim"))
+        _print(console, (f"and {report_terms.count(len(others))} more", "dim"))
 
 
 def _table(*, header: bool = False) -> Table:
@@ -125,5 +125,5 @@ def _text(words: str, style: str = "") -> Text:
     return Text(report_terms.printable(words), style=style)
 
 
-def _say(console: Console, *parts: tuple[str, str]) -> None:
+def _print(console: Console, *parts: tuple[str, str]) -> None:
     console.print(Text.assemble(*((report_terms.printable(words), style) for words, style in parts)), highlight=False)

@@ -145,14 +145,14 @@ class Rule:
     bound: float
     unit: str
 
-    def judge(self, values: Mapping[str, float | None]) -> Threshold:
+    def evaluate(self, values: Mapping[str, float | None]) -> Threshold:
         value = values.get(self.metric)
         if value is None:
             return Threshold(text=self.text, actual=NOT_MEASURED, passed=False)
         passed = COMPARISONS[self.comparison](value, self.bound)
-        return Threshold(text=self.text, actual=self._said(value), passed=passed)
+        return Threshold(text=self.text, actual=self._formatted(value), passed=passed)
 
-    def _said(self, value: float) -> str:
+    def _formatted(self, value: float) -> str:
         """In the bound's unit, and with as many digits as show on which side of the bound it is."""
         factor = UNITS[METRICS[self.metric].quantity][self.unit]
         shown, bound = value / factor, self.bound / factor
@@ -187,5 +187,5 @@ def metrics(report: SimulationReport) -> dict[str, float | None]:
     return {name: metric.read(report) for name, metric in METRICS.items()}
 
 
-def judge(rules: Iterable[Rule], values: Mapping[str, float | None]) -> list[Threshold]:
-    return [rule.judge(values) for rule in rules]
+def evaluate(rules: Iterable[Rule], values: Mapping[str, float | None]) -> list[Threshold]:
+    return [rule.evaluate(values) for rule in rules]

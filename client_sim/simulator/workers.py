@@ -68,18 +68,18 @@ class WorkerPool:
     def _read(self, loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
         try:
             while True:
-                loop.call_soon_threadsafe(self._heard, worker, worker.observations.recv())
+                loop.call_soon_threadsafe(self._on_observation, worker, worker.observations.recv())
         except (EOFError, OSError):
             if not self._ending:
                 loop.call_soon_threadsafe(self._lost, f"{worker.process.name} ended by itself")
         except RuntimeError:
             pass  # the loop is closed
 
-    def _heard(self, worker: Worker, observation: Observation) -> None:
+    def _on_observation(self, worker: Worker, observation: Observation) -> None:
         worker.last = observation
         self._observe(worker, observation)
 
-    def tell(self, command: str, indexes: Iterable[int], *arguments: object) -> None:
+    def send(self, command: str, indexes: Iterable[int], *arguments: object) -> None:
         """A command for some of the devices."""
         wanted = frozenset(indexes)
         for worker in self.workers:
@@ -92,7 +92,7 @@ class WorkerPool:
             if theirs := [index for index in indexes if index in worker.indexes]:
                 worker.commands.send(("connect", theirs, rate * len(theirs) / len(indexes)))
 
-    def tell_all(self, command: str, *arguments: object) -> None:
+    def send_all(self, command: str, *arguments: object) -> None:
         for worker in self.workers:
             worker.commands.send((command, *arguments))
 
@@ -105,8 +105,8 @@ class WorkerPool:
         return sum(worker.last.connected for worker in self.workers)
 
     @property
-    def unsettled(self) -> int:
-        return sum(worker.last.unsettled for worker in self.workers)
+    def busy(self) -> int:
+        return sum(worker.last.busy for worker in self.workers)
 
     def end(self) -> None:
         """Blocks until they have ended; what they still say is read."""

@@ -12,7 +12,7 @@ from typing import Literal
 from client_sim import device as device_module
 from client_sim.backoff import Backoff
 from client_sim.device import Device
-from client_sim.journal import Journal, Saying
+from client_sim.journal import Journal, OutgoingMessage
 from client_sim.push import Push
 
 Place = Literal["in the effect", "in the journal", "any time", "never"]
@@ -27,9 +27,9 @@ def die() -> None:
 class DyingJournal(Journal):
     """Dies when the effect is on disk and nothing has left yet."""
 
-    def finish(self, push_id: str, saying: Saying | None = None) -> None:
-        super().finish(push_id, saying)
-        if saying is not None and "interrupted" not in str(saying[1]):
+    def finish(self, push_id: str, message: OutgoingMessage | None = None) -> None:
+        super().finish(push_id, message)
+        if message is not None and "interrupted" not in str(message[1]):
             die()
 
 

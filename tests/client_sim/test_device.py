@@ -235,7 +235,7 @@ def test_a_receipt_outlives_connection_and_process(broker: ScriptedBroker, shown
         assert receipt["push_id"] == "p1"
         connection.acknowledge(number)
         assert device.flush(TIMEOUT)
-    assert Journal(journal).unsaid(10) == []
+    assert Journal(journal).queued(10) == []
 
 
 def test_what_was_typed_and_what_the_push_names_as_its_command(broker: ScriptedBroker, shown: Shown) -> None:
@@ -426,7 +426,7 @@ def test_quiet_hours_are_a_setting_like_the_others(broker: ScriptedBroker, tmp_p
         with pytest.raises(ValueError, match="HH:MM"):
             device.set_quiet_hours(*wrong)
     device.close()
-    said = [json.loads(payload)["quiet_hours"] for _, _, payload in Journal(tmp_path / "journal.db").unsaid(9)]
+    said = [json.loads(payload)["quiet_hours"] for _, _, payload in Journal(tmp_path / "journal.db").queued(9)]
     assert said == [{"start": "22:00", "end": "07:00"}, None]
 
 
@@ -437,7 +437,7 @@ def test_a_push_that_asks_needs_no_handler(broker: ScriptedBroker, tmp_path: Pat
     assert device.consent == "granted"
     assert device.act(asked, "something else") is None
     device.close()
-    settings, *receipts = [json.loads(payload) for _, _, payload in Journal(tmp_path / "journal.db").unsaid(9)]
+    settings, *receipts = [json.loads(payload) for _, _, payload in Journal(tmp_path / "journal.db").queued(9)]
     assert (settings["consent"], settings["text_version"]) == ("granted", "v2")
     assert [(receipt["action"], receipt.get("result")) for receipt in receipts] == [
         ("consent.granted", {"consent": "granted", "text_version": "v2"}),

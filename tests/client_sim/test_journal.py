@@ -41,12 +41,12 @@ def test_the_oldest_ids_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_said_leaves_in_order_and_only_once_acknowledged() -> None:
     journal = Journal(None)
     for text in "abc":
-        journal.say("receipts", text)
-    rows = journal.unsaid(2)
+        journal.enqueue("receipts", text)
+    rows = journal.queued(2)
     assert [row[1:] for row in rows] == [("receipts", "a"), ("receipts", "b")]
-    assert journal.unsaid(2) == rows
-    journal.said(rows[-1][0])
-    assert [text for _, _, text in journal.unsaid(2)] == ["c"]
+    assert journal.queued(2) == rows
+    journal.remove_acknowledged(rows[-1][0])
+    assert [text for _, _, text in journal.queued(2)] == ["c"]
     journal.close()
 
 
@@ -57,7 +57,7 @@ def test_the_result_is_kept_with_the_mark_that_it_was_done(tmp_path: Path) -> No
     journal.close()
     journal = Journal(tmp_path / "j.db")
     assert journal.begin("p1") is Known.FINISHED
-    assert [row[1:] for row in journal.unsaid(2)] == [("receipts", "done")]
+    assert [row[1:] for row in journal.queued(2)] == [("receipts", "done")]
     journal.close()
 
 
@@ -67,8 +67,8 @@ def test_the_oldest_is_given_up_when_nobody_listens(
     monkeypatch.setattr(journal_module, "OUTBOX_MESSAGES", 2)
     journal = Journal(None)
     for text in "abc":
-        journal.say("uplink/x", text)
-    assert [text for _, _, text in journal.unsaid(10)] == ["b", "c"]
+        journal.enqueue("uplink/x", text)
+    assert [text for _, _, text in journal.queued(10)] == ["b", "c"]
     assert "given up" in caplog.text
     journal.close()
 
@@ -79,7 +79,7 @@ def test_a_sequence_number_is_above_every_earlier_one(tmp_path: Path, monkeypatc
     for milliseconds in (5_000, 1_000, 5_000, 9_000):
         monkeypatch.setattr(time, "time_ns", lambda now=milliseconds: now * 1_000_000)
         journal.change_settings({"consent": "granted"}, {})
-    assert [json.loads(text)["seq"] for _, _, text in journal.unsaid(10)] == [5_000, 5_001, 5_002, 9_000]
+    assert [json.loads(text)["seq"] for _, _, text in journal.queued(10)] == [5_000, 5_001, 5_002, 9_000]
     journal.close()
 
 
@@ -97,7 +97,7 @@ def test_a_journal_of_the_first_version_keeps_its_receipts(tmp_path: Path) -> No
     for _ in range(2):
         journal = Journal(tmp_path / "j.db")
         assert journal.begin("p1") is Known.FINISHED
-        assert [row[1:] for row in journal.unsaid(2)] == [("receipts", '{"push_id": "p1", "event": "displayed"}')]
+        assert [row[1:] for row in journal.queued(2)] == [("receipts", '{"push_id": "p1", "event": "displayed"}')]
         journal.close()
 
 

@@ -22,11 +22,11 @@ def event(number: str, kind: str = "delivery.delivered", device_id: str = "sim-x
 def test_what_was_told_is_kept_by_push_and_device() -> None:
     complaints: list[Complaint] = []
     book = _Book("the webhook", "sim-x-", complaints)
-    book.note(event("1.0"))
-    book.note(event("1.0"))  # at least once
-    book.note(event("2.0", "delivery.acted"))
+    book.record(event("1.0"))
+    book.record(event("1.0"))  # at least once
+    book.record(event("2.0", "delivery.acted"))
     for other in (event("3.0", device_id="kiosk-1"), event("4.0", "device.settings"), event("5.0", device_id="sim-x-")):
-        book.note(other)
+        book.record(other)
     assert book.bits == {("p", 7): BITS["delivery.delivered"] | BITS["delivery.acted"]}
     assert complaints == []
 
@@ -43,8 +43,8 @@ def test_what_was_told_is_kept_by_push_and_device() -> None:
 def test_what_must_not_be_is_a_complaint(second: dict[str, Any], said: str) -> None:
     complaints: list[Complaint] = []
     book = _Book("the event stream", "sim-x-", complaints)
-    book.note(event("1.0"))
-    book.note(second)
+    book.record(event("1.0"))
+    book.record(second)
     (complaint,) = complaints
     assert complaint.what.startswith("the event stream: ")
     assert said in complaint.what
@@ -54,8 +54,8 @@ def test_what_must_not_be_is_a_complaint(second: dict[str, Any], said: str) -> N
 def test_the_stages_of_a_delivery_come_in_order() -> None:
     complaints: list[Complaint] = []
     book = _Book("the webhook", "sim-x-", complaints)
-    book.note(event("1.0", "delivery.opened"))
-    book.note(event("2.0", "delivery.delivered"))
+    book.record(event("1.0", "delivery.opened"))
+    book.record(event("2.0", "delivery.delivered"))
     assert [complaint.what for complaint in complaints] == [
         "the webhook: delivery.delivered was told behind delivery.opened"
     ]
@@ -64,7 +64,7 @@ def test_the_stages_of_a_delivery_come_in_order() -> None:
 def test_the_last_word_on_a_connection_is_kept() -> None:
     book = _Book("the event stream", "sim-x-", [])
     for number, kind in enumerate(("device.connected", "device.disconnected", "device.settings")):
-        book.note({"id": f"{number}.0", "type": kind, "data": {"device_id": "sim-x-00007"}})
+        book.record({"id": f"{number}.0", "type": kind, "data": {"device_id": "sim-x-00007"}})
     assert book.presence == {7: "device.disconnected"}
 
 

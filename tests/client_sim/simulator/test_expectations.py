@@ -58,7 +58,7 @@ class History:
         self.expectations.online(index, when, when - 0.1)
 
     def server(self, number: int, *deliveries: tuple[int, str] | tuple[int, str, str]) -> None:
-        self.expectations.server_says(
+        self.expectations.record_states(
             number, [(one[0], one[1], one[2] if len(one) > 2 else None) for one in deliveries]
         )
 
@@ -67,13 +67,13 @@ class History:
         self.arrive(number, index, when)
         self.server(number, (index, "delivered"))
 
-    def judge(self) -> Comparison:
-        return self.expectations.judge(1.0)
+    def compare(self) -> Comparison:
+        return self.expectations.compare(1.0)
 
 
 def found(history: History) -> dict[str, int]:
     """What is wrong; nothing when all is well."""
-    comparison = history.judge()
+    comparison = history.compare()
     counts = {
         name: getattr(comparison, name)
         for name in (
@@ -161,7 +161,7 @@ def expired_early(history: History) -> None:
     """A ttl of an hour, and the server calls it over after ten seconds."""
     history.expectations.offline(A, 0.9)
     number = history.push(1, A, ttl=3_600)
-    history.expectations.server_says(number, [(A, "expired", "ttl")], read_at=11)
+    history.expectations.record_states(number, [(A, "expired", "ttl")], read_at=11)
 
 
 def expired_though_long_connected(history: History) -> None:
@@ -208,12 +208,12 @@ def at_most_once(history: History) -> None:
     first, second = history.push(1, A, qos=0, ttl=5), history.push(2, A, qos=0)
     history.arrive(first, A, 1.1)
     history.expectations.offline(A, 2.1)
-    history.expectations.server_says(first, [(A, "sent", "after_expired")], 9)
-    history.expectations.server_says(second, [(A, "sent", None)], 9)
+    history.expectations.record_states(first, [(A, "sent", "after_expired")], 9)
+    history.expectations.record_states(second, [(A, "sent", None)], 9)
 
 
 def at_most_once_and_connected(history: History) -> None:
-    history.expectations.server_says(history.push(1, A, qos=0), [(A, "sent", None)], 9)
+    history.expectations.record_states(history.push(1, A, qos=0), [(A, "sent", None)], 9)
 
 
 def sent_for_good(history: History) -> None:
@@ -225,7 +225,9 @@ def revived_after_a_rule(history: History) -> None:
     history.expectations.may_suppress = frozenset({"no_consent"})
     history.arrive(history.push(1, A), A, 1.2)
     history.server(0, (A, "delivered", "after_suppressed"))
-    history.expectations.told("the event stream", {("push-0", A): BITS["suppressed"] | BITS["delivered"]}, TYPES)
+    history.expectations.record_events(
+        "the event stream", {("push-0", A): BITS["suppressed"] | BITS["delivered"]}, TYPES
+    )
 
 
 def revived_after_nothing(history: History) -> None:
@@ -296,7 +298,7 @@ def overflowing(history: History, *ended: int) -> None:
     for number in sorted(numbers, key=lambda number: priorities[number], reverse=True):
         if number in ended:
             after = {A: 6.0 - (3 + number)}
-            history.expectations.server_says(number, [(A, "overflowed", "mailbox_limit")], 11, after)
+            history.expectations.record_states(number, [(A, "overflowed", "mailbox_limit")], 11, after)
         else:
             history.delivered(number, A, 10 + number / 10 + priorities[number].count("low"))
     history.expectations._sent_to[A] = MAILBOX_DELIVERIES
@@ -318,7 +320,7 @@ def listed(history: History, *numbers: int) -> None:
     history.leave(A, 0.5)
     for at, priority in enumerate(("low", "critical", "low"), 3):
         history.push(at, A, priority=priority)
-    history.expectations.mailbox_says(A, [f"push-{number}" for number in numbers], (8, 8.1))
+    history.expectations.check_mailbox(A, [f"push-{number}" for number in numbers], (8, 8.1))
     history.come_back(A, 10)
     for turn, number in enumerate((1, 0, 2)):
         history.delivered(number, A, 10.1 + turn / 10)
@@ -378,27 +380,29 @@ def an_event_untold(history: History) -> None:
     for index in (A, B):
         history.arrive(number, index, 1.2)
     history.server(number, (A, "delivered"), (B, "delivered"))
-    history.expectations.told("the webhook", {("push-0", A): BITS["delivered"]}, ("delivery.delivered",))
+    history.expectations.record_events("the webhook", {("push-0", A): BITS["delivered"]}, ("delivery.delivered",))
 
 
 def told_by_one_alone(history: History) -> None:
     number = history.push(1, A)
     history.arrive(number, A, 1.2)
-    history.expectations.said(number, A, DISPLAYED)
+    history.expectations.receipt_acknowledged(number, A, DISPLAYED)
     history.server(number, (A, "displayed"))
     displayed, both = BITS["displayed"], BITS["displayed"] | BITS["delivered"]
-    history.expectations.told("the event stream", {("push-0", A): displayed}, TYPES)
-    history.expectations.told("the webhook", {("push-0", A): both}, ("delivery.delivered", "delivery.displayed"))
+    history.expectations.record_events("the event stream", {("push-0", A): displayed}, TYPES)
+    history.expectations.record_events(
+        "the webhook", {("push-0", A): both}, ("delivery.delivered", "delivery.displayed")
+    )
 
 
 def an_event_of_nothing(history: History) -> None:
     history.delivered(history.push(1, A), A, 1.2)
-    history.expectations.told("the event stream", {("push-0", A): BITS["delivered"] | BITS["opened"]}, TYPES)
+    history.expectations.record_events("the event stream", {("push-0", A): BITS["delivered"] | BITS["opened"]}, TYPES)
 
 
 def an_event_that_was_not_asked_for(history: History) -> None:
     history.delivered(history.push(1, A), A, 1.2)
-    history.expectations.told("the webhook", {}, ("delivery.acted",))
+    history.expectations.record_events("the webhook", {}, ("delivery.acted",))
 
 
 def revived(history: History) -> None:
@@ -406,7 +410,7 @@ def revived(history: History) -> None:
     number = history.push(1, A, ttl=2)
     history.arrive(number, A, 1.5)
     history.server(number, (A, "delivered", "after_expired"))
-    history.expectations.told("the event stream", {("push-0", A): BITS["expired"] | BITS["delivered"]}, TYPES)
+    history.expectations.record_events("the event stream", {("push-0", A): BITS["expired"] | BITS["delivered"]}, TYPES)
 
 
 def never_acknowledged(history: History) -> None:
@@ -516,13 +520,13 @@ def booked_for_a_stranger(history: History) -> None:
 def receipt_unheard(history: History) -> None:
     number = history.push(1, A)
     history.delivered(number, A, 1.2)
-    history.expectations.said(number, A, OPENED)
+    history.expectations.receipt_acknowledged(number, A, OPENED)
 
 
 def receipt_invented(history: History) -> None:
     number = history.push(1, A)
     history.arrive(number, A, 1.2)
-    history.expectations.said(number, A, DISPLAYED)
+    history.expectations.receipt_acknowledged(number, A, DISPLAYED)
     history.server(number, (A, "acted"))
 
 
@@ -530,7 +534,7 @@ def receipts_in_another_order(history: History) -> None:
     number = history.push(1, A)
     history.arrive(number, A, 1.2)
     for level in (ACTED, DISPLAYED, OPENED):
-        history.expectations.said(number, A, level)
+        history.expectations.receipt_acknowledged(number, A, level)
     history.server(number, (A, "acted"))
 
 
@@ -648,7 +652,7 @@ def test_a_ttl_counts_on_the_server_s_clock() -> None:
 def test_a_finding_names_push_and_device() -> None:
     history = History()
     late(history)
-    (finding,) = history.judge().findings
+    (finding,) = history.compare().findings
     assert (finding.kind, finding.push_id, finding.device_id) == ("late", "push-0", "kiosk-a")
     assert finding.detail == "it took effect 1.100 s after its end"
 
@@ -658,7 +662,7 @@ def test_no_kind_of_finding_crowds_out_another() -> None:
     for second in range(2_000):
         history.server(history.push(second + 1, A), (A, "waiting"))
     overtaken(history)
-    comparison = history.judge()
+    comparison = history.compare()
     assert comparison.lost == 2_000
     assert {finding.kind for finding in comparison.findings} == {"lost", "out_of_order"}
     assert len(comparison.findings) < 200
@@ -717,17 +721,17 @@ class Model:
         for one in self.deliveries:
             if one.level >= 0 and one.level < level:
                 one.level, one.state = level, ("delivered", "displayed", "opened", "acted")[level]
-                self.expectations.said(one.number, one.index, level)
+                self.expectations.receipt_acknowledged(one.number, one.index, level)
                 return
 
-    def judge(self) -> Comparison:
+    def compare(self) -> Comparison:
         for index in (A, B):
             if not self.online[index]:
                 self.switch(index)
         for one in self.deliveries:
             reason = "some" if one.state in ("expired", "overflowed") else None
-            self.expectations.server_says(one.number, [(one.index, one.state, reason)])
-        return self.expectations.judge(0.5)
+            self.expectations.record_states(one.number, [(one.index, one.state, reason)])
+        return self.expectations.compare(0.5)
 
 
 STEPS = st.lists(
@@ -756,7 +760,7 @@ def played(steps: list[tuple[Any, ...]]) -> Model:
 @given(STEPS)
 def test_a_correct_server_is_never_accused(steps: list[tuple[Any, ...]]) -> None:
     model = played(steps)
-    comparison = model.judge()
+    comparison = model.compare()
     assert comparison.clean, comparison.findings
     assert comparison.deliveries == len(model.deliveries) == comparison.delivered + sum(comparison.ended.values())
 
@@ -807,7 +811,7 @@ def test_one_fault_among_much_that_is_right_is_found(
         model.expectations.offline(index, model.now)
     model.push((A,), 5, "normal")
     fault(model, model.deliveries[-1])
-    comparison = model.judge()
+    comparison = model.compare()
     wrong = {name for name in ("lost", "duplicated", "late", "disagreements") if getattr(comparison, name)}
     assert wrong == FAULTS[fault]
 
@@ -824,8 +828,8 @@ for second in range(1, pushes + 1):
     expectations.accepted(number, f"push-{number}", second, devices)
     for index in range(devices):
         expectations.arrived(number, index, second + 0.1)
-    expectations.server_says(number, ((index, "delivered", None) for index in range(devices)))
-comparison = expectations.judge(1.0)
+    expectations.record_states(number, ((index, "delivered", None) for index in range(devices)))
+comparison = expectations.compare(1.0)
 assert comparison.clean and comparison.delivered == devices * pushes, comparison
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """

@@ -162,8 +162,8 @@ to = 0.25
 """
     )
     scenario = parse(text)
-    assert scenario.phases[0].says() == "until all are connected"
-    assert scenario.phases[1].says() == (
+    assert scenario.phases[0].describe() == "until all are connected"
+    assert scenario.phases[1].describe() == (
         "for 30s, 10% away, 100% of the connections cut every 10s, server killed, 5 devices/s vanish and return, "
         "100/s to one, 6/min to 25% of the fleet"
     )

@@ -314,7 +314,7 @@ async def test_a_busy_server_is_asked_again_and_a_wrong_key_is_not() -> None:
         assert len(server.requests) == 4
         server.answer = lambda request: (401, {"detail": "no such key; make one"})
         with pytest.raises(GatewayError, match="401, no such key; make one"):
-            await client.greet()
+            await client.check_access()
 
 
 async def test_every_device_is_removed_also_those_that_are_gone() -> None:

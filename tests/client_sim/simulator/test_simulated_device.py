@@ -36,7 +36,7 @@ ACTS = HumanBehaviour(1.0, 1.0, 1.0, 0.05, 1)
 
 
 class Fleet:
-    """What a device needs, and what it says (`Surroundings`)."""
+    """What a device needs, and what it says (`DeviceHost`)."""
 
     def __init__(self, port: int, behaviour: HumanBehaviour, keep_alive: int = 60) -> None:
         self.wheel = TimingWheel(asyncio.get_running_loop())
@@ -47,7 +47,7 @@ class Fleet:
         self.clock_slack = 0.0
         self.network: Network | None = None
         self.effects: list[tuple[int, str]] = []
-        self.said_levels: list[tuple[int, int]] = []
+        self.acknowledged_levels: list[tuple[int, int]] = []
         self.failures: Counter[str] = Counter()
         self.violations: list[str] = []
         self.onlines = self.offlines = 0
@@ -69,8 +69,8 @@ class Fleet:
         self.effects.append((number, push_id))
         return new
 
-    def said(self, device: SimulatedDevice, number: int, level: int) -> None:
-        self.said_levels.append((number, level))
+    def receipt_acknowledged(self, device: SimulatedDevice, number: int, level: int) -> None:
+        self.acknowledged_levels.append((number, level))
 
     def failed(self, what: str) -> None:
         self.failures[what] += 1
@@ -118,7 +118,7 @@ async def start(
 
 
 async def end(fleet: Fleet, device: SimulatedDevice, connection: Connection) -> None:
-    device.leave()
+    device.disconnect()
     await expect(connection, DISCONNECT)
     connection.vanish()
     fleet.wheel.stop()
@@ -148,7 +148,7 @@ async def test_a_push_takes_effect_once_however_often_it_comes(broker: ScriptedB
     topic, packet_id, receipt = (await expect(connection, PUBLISH)).publish()
     assert (topic, receipt) == ("default/devices/d1/receipts", {"push_id": "push-1", "event": "displayed"})
     connection.acknowledge(packet_id)
-    await until(lambda: fleet.said_levels == [(1, DISPLAYED)])
+    await until(lambda: fleet.acknowledged_levels == [(1, DISPLAYED)])
     connection.vanish()
 
     connection = await accept(broker, session_present=True)
@@ -170,11 +170,11 @@ async def test_people_think_before_they_act(broker: ScriptedBroker) -> None:
     assert said[0][1] == {"push_id": "push-1", "event": "displayed"}
     acted = {"push_id": "push-1", "event": "acted", "action": "play", "result": result_of("push-1", "d1")}
     assert said[1][1] == [{"push_id": "push-1", "event": "opened"}, acted]
-    assert not device.settled
+    assert not device.idle
     for packet_id, _ in said:
         connection.acknowledge(packet_id)
-    await until(lambda: device.settled)
-    assert fleet.said_levels == [(1, DISPLAYED), (1, ACTED)]
+    await until(lambda: device.idle)
+    assert fleet.acknowledged_levels == [(1, DISPLAYED), (1, ACTED)]
     assert ACTED > OPENED > DISPLAYED
     await end(fleet, device, connection)
 
@@ -207,8 +207,8 @@ async def test_receipts_are_kept_in_order_until_they_are_acknowledged(broker: Sc
         _, packet_id, receipt = waiting.publish()
         assert receipt["push_id"] == f"push-{number}"
         connection.acknowledge(packet_id)
-    await until(lambda: device.settled)
-    assert [number for number, _ in fleet.said_levels] == list(range(1, INFLIGHT_RECEIPTS + 4))
+    await until(lambda: device.idle)
+    assert [number for number, _ in fleet.acknowledged_levels] == list(range(1, INFLIGHT_RECEIPTS + 4))
     assert fleet.violations == []
     await end(fleet, device, connection)
 
@@ -235,7 +235,7 @@ async def test_what_a_server_must_not_do_is_seen(broker: ScriptedBroker, answer:
     else:
         await until(lambda: fleet.violations)
         assert violation.lower() in fleet.violations[0].lower(), fleet.violations
-    device.leave()
+    device.disconnect()
     connection.vanish()
     await until(lambda: device.state == GONE)
     fleet.wheel.stop()
@@ -260,10 +260,10 @@ async def test_a_mute_device_owes_its_acknowledgements(broker: ScriptedBroker) -
     connection.push(2, push(2))
     await until(lambda: len(fleet.effects) == 2)
     assert connection.nothing_more()
-    assert not device.settled
+    assert not device.idle
     device.set_mute(False)
     assert [(await expect(connection, PUBACK)).packet_id for _ in range(2)] == [1, 2]
-    await until(lambda: device.settled)
+    await until(lambda: device.idle)
     await end(fleet, device, connection)
 
 

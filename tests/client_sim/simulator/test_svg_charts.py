@@ -25,8 +25,8 @@ from client_sim.simulator.svg_charts import (
     log_ticks,
     path,
     percentile_chart,
-    said,
     shade_path,
+    short_number,
     slices,
     steep_axis,
     time_chart,
@@ -154,7 +154,7 @@ def test_time_has_the_unit_that_suits_it(duration: float, names: list[str]) -> N
 
 @pytest.mark.parametrize("value", [0, 0.0123456, 0.5, 9_999, 12_345, 999_999, 5e6, 3.2e9])
 def test_a_tick_fits_into_the_margin(value: float) -> None:
-    assert len(said(value)) <= 6
+    assert len(short_number(value)) <= 6
 
 
 def test_values_far_apart_get_a_logarithmic_axis_where_they_may() -> None:

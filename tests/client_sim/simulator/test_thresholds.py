@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from client_sim.simulator.simulation_report import Latency, Resources
-from client_sim.simulator.thresholds import METRICS, BadThreshold, judge, metrics, parse
+from client_sim.simulator.thresholds import METRICS, BadThreshold, evaluate, metrics, parse
 from tests.client_sim.simulator import made_up_report
 
 
@@ -32,7 +32,7 @@ from tests.client_sim.simulator import made_up_report
 def test_is_judged_and_said_in_the_unit_it_was_given_in(text: str, value: float, passed: bool, actual: str) -> None:
     """With as many digits as show on which side of the bound it is."""
     rule = parse(text)
-    verdict = rule.judge({rule.metric: value})
+    verdict = rule.evaluate({rule.metric: value})
     assert (verdict.text, verdict.passed, verdict.actual) == (text, passed, actual)
 
 
@@ -61,7 +61,7 @@ def test_a_bad_one_says_what_is_wrong_and_which_metrics_there_are(text: str, wro
 
 def test_what_was_not_measured_fails() -> None:
     for values in ({"server_cores": None}, {}):
-        verdict = parse("server_cores < 1.5").judge(values)
+        verdict = parse("server_cores < 1.5").evaluate(values)
         assert (verdict.passed, verdict.actual) == (False, "not measured")
 
 
@@ -90,4 +90,4 @@ def test_a_report_is_judged_before_it_is_complete() -> None:
         thresholds=[], latency_ms=Latency(count=1, p99=251.0), resources=Resources(bytes_per_device=5000)
     )
     rules = [parse("delivery_p99 < 250ms"), parse("memory_per_device <= 8KiB")]
-    assert [verdict.passed for verdict in judge(rules, metrics(report))] == [False, True]
+    assert [verdict.passed for verdict in evaluate(rules, metrics(report))] == [False, True]
