@@ -35,7 +35,7 @@ DEVICE_VALUES = 4_096
 PUSH_LIMIT = 4 * 1024 * 1024
 """Bytes of a push: the largest, every character escaped, with ten thousand device ids."""
 BULK_LIMIT = 16 * 1024 * 1024
-"""Bytes of a bulk enrolment or a batch of pushes (design: 16 MiB)."""
+"""Bytes of a bulk enrolment or a batch of pushes (docs/contract.md: A request for a push)."""
 UNCOUNTED_BYTES = 8 * 1024
 """A body that is parsed without counting first: 4,000 values at most."""
 TURN = 250

@@ -32,7 +32,7 @@ from gateway.printable import Printable
 from gateway.timestamps import rfc3339
 
 MAX_TTL = 31_536_000
-"""One year in seconds (design: ttl 0 .. 1 year)."""
+"""One year in seconds (docs/contract.md: A request for a push)."""
 DEFAULT_TTL = 86_400
 MAX_DEVICES = 10_000
 MAX_WHERE = 4_096
@@ -373,7 +373,7 @@ def wire_frame(
     content: str,
     accepted_at: int,
 ) -> tuple[bytes, bytes]:
-    """The wire payload before and after the number of `expires_in` (design: a push on the wire)."""
+    """The wire payload before and after the number of `expires_in` (docs/contract.md: A push on the wire)."""
     head = f'{{"v":1,"push_id":{json.dumps(push_id)},"kind":"{kind}","sent_at":"{rfc3339(accepted_at)}","expires_in":'
     tail = f',"priority":"{PRIORITIES[priority]}"'
     if content != "{}":

@@ -97,7 +97,7 @@ def compare(endpoint: Endpoint, fleets: Sequence[int], pushes: int, stream: int,
         costs[devices] = 1e6 / ours[1]
         for kind, what in enumerate(("single push", "stream")):
             for name, theirs in others.items():
-                counts = plain and kind == 1 and devices >= 1_000  # what the design sets a goal for
+                counts = plain and kind == 1 and devices >= 1_000  # what docs/contract.md sets a goal for
                 title = f"fan-out to {devices:,}{endpoint.over}, {what}"
                 goal = GOALS.get(name) if counts else None
                 figures.append(Figure(title, UNIT, ours[kind], name, theirs[kind], goal))

@@ -18,7 +18,7 @@ from tests.end_to_end.harness import Server, wait_for
 SUMMARY = "the cost of a push when a million devices are registered and a thousand online"
 UNIT = "ms"
 GOAL = 1.3
-"""Times the cost on the small register; as for the fan-out itself (design 5)."""
+"""Times the cost on the small register; as for the fan-out itself (docs/contract.md: Speed)."""
 TAG = "online"
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.documents.markdown import anchors, links
+from tests.documents.markdown import anchors, links, prose
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("broker", "client_sim", "docs", "examples", "gateway", "tests")
@@ -53,6 +53,32 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         targets = (address.partition("#")[0] for _, address in links(page) if not re.match(r"[a-z]+:", address))
         ahead += [(page.parent / target).resolve() for target in targets if target]
     assert [str(page.relative_to(ROOT)) for page in pages() if page not in seen] == []
+
+
+def test_what_the_source_cites_of_the_documents_is_there() -> None:
+    """As `docs/contract.md`, or with a heading, `docs/contract.md: Time`."""
+    cited = re.compile(r"(docs/[\w/-]+\.md)(?:: ([A-Z][\w ]+))?")
+    sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    found = {match.groups() for path in sources for match in cited.finditer(path.read_text())}
+    assert len(found) > 5
+    assert [page for page, _ in found if not (ROOT / page).exists()] == []
+    assert [
+        f"{page}: {heading}"
+        for page, heading in found
+        if heading and heading.lower().replace(" ", "-") not in anchors(ROOT / page)
+    ] == []
+
+
+def test_every_file_that_a_document_names_exists() -> None:
+    """A renamed module must not leave a document behind. `broker/untaken` is broker/untaken.py."""
+    named = re.compile(r"`((?:broker|gateway|client_sim|tests|docs)/[\w/.-]*[\w/])`")
+    missing = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages()
+        for name in named.findall("\n".join(prose(page)))
+        if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists()
+    ]
+    assert missing == []
 
 
 def test_every_test_that_a_document_names_exists() -> None:

@@ -225,7 +225,7 @@ class Server:
 
 
 class Api:
-    """The HTTP contract (design 3.2) as a test speaks it. `request` for raw answers, the rest expects success."""
+    """The HTTP contract (docs/contract.md) as a test speaks it. `request` for raw answers, the rest expects success."""
 
     def __init__(self, url: str, key: str | None, ca: Path | None = None) -> None:
         self.key = key

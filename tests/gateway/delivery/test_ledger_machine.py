@@ -41,7 +41,7 @@ STAMPS = "delivered_at, displayed_at, dismissed_at, opened_at, acted_at, ended_a
 
 
 def allowed(old: int, new: int, reason: str | None) -> bool:
-    """The arrows of the design, section 2."""
+    """The arrows of docs/contract.md: The life of a delivery."""
     if old == new:
         return True
     if old == 0:
