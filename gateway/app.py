@@ -145,12 +145,12 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
 
         api = create_api(components.services(stop.is_set))
         http = HttpServer(
-            api,
-            mqtt.websocket,
-            components.connections,
-            settings.trusted_proxies,
-            components.turns,
-            components.share_of_key,
+            app=api,
+            websocket=mqtt.websocket,
+            limiter=components.connections,
+            trusted_proxies=settings.trusted_proxies,
+            turns=components.turns,
+            share_of_key=components.share_of_key,
         )
         if tls is None:
             await http.start(listener)
@@ -173,7 +173,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.retire(),
             components.watch_disk(),
             components.make_room(),
-            components.analytics.count_large(),
+            components.delivery.analytics.count_large(),
             components.metrics.keep_counting(),
         ):
             task = loop.create_task(work)

@@ -309,7 +309,7 @@ class _Claim(NamedTuple):
 class DeviceAuthenticator:
     """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is told of every topic refused."""
 
-    def __init__(self, database: LookUp, on_denied: Callable[[DeviceIdentity, str], None], timers: Timers) -> None:
+    def __init__(self, *, database: LookUp, on_denied: Callable[[DeviceIdentity, str], None], timers: Timers) -> None:
         self._database = database
         self._timers = timers
         self._on_denied = on_denied

@@ -6,7 +6,9 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 from broker.broker import Broker
 from broker.log_writer import LogWriter
@@ -23,7 +25,7 @@ from gateway.api.request_turns import RequestTurns
 from gateway.api.services import Services
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.policy import PolicyStore
-from gateway.auth import DeviceAuthenticator, KeyCache
+from gateway.auth import DeviceAuthenticator, DeviceIdentity, KeyCache
 from gateway.delivery.acceptance import Acceptance, Limits
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
@@ -33,11 +35,11 @@ from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.digest import Digests, PushNumbers
-from gateway.delivery.engine import EmbeddedEngine
+from gateway.delivery.engine import EmbeddedEngine, Engine
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.idempotency_quota import IdempotencyQuota
-from gateway.delivery.ledger import Ledger
+from gateway.delivery.ledger import MAX_ATTEMPTS, Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.missed_pushes import MissedPushes
 from gateway.delivery.notices import Notices
@@ -57,6 +59,8 @@ from gateway.keys import Keys
 from gateway.metrics import Metrics, Sources
 from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
+from gateway.store.database import Database
+from gateway.store.protocols import Timers
 from gateway.stores import Stored
 
 log = logging.getLogger(__name__)
@@ -65,178 +69,315 @@ SWEEP_SECONDS = 0.25
 """How late `expired` may be booked; nothing is handed over late, whatever this is."""
 DISK_SECONDS = 2.0
 """Between two looks after the disk: how long pushes are refused that there is room for again."""
-DAY = 86_400_000
-HOUR = 3_600_000
+DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 SIDE_CONNECTIONS = 8
 """Of one device, besides its own: a helper or two, and what the network has not yet told us is gone."""
 MAX_UNSTORED_BYTES = 512 * 1024
 """Of one connection of a device. Each byte of it is there several times on its way to the disk."""
 
 
+@dataclass(slots=True, frozen=True, kw_only=True)
+class DeliveryLimits:
+    """Limits of what is accepted and kept, as the settings say."""
+
+    pushes: Limits
+    attachments: AttachmentLimits
+    uplink: UplinkLimits
+    max_attempts: int = MAX_ATTEMPTS
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The limits that the settings of a server ask for."""
+        return cls(
+            pushes=Limits(
+                max_payload=settings.max_payload,
+                mailbox_deliveries=settings.mailbox_deliveries,
+                mailbox_bytes=settings.mailbox_bytes,
+                idempotency_ms=int(settings.idempotency_hours * HOUR_MS),
+            ),
+            attachments=AttachmentLimits(settings.max_attachment, settings.attachment_storage),
+            uplink=UplinkLimits(settings.uplink_keep),
+            max_attempts=settings.max_attempts,
+        )
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class DeliveryObservers:
+    """Callbacks for what happens to devices and their pushes; all are called on the *loop*."""
+
+    connected: Callable[[DeviceIdentity, int], None]
+    """A device has connected, at this time. Side connections are not counted."""
+    disconnected: Callable[[DeviceIdentity, int, str, str], None]
+    """A device's connection has ended: since when it was there, the reason, the detail."""
+    returned: Callable[[int, str, str], None]
+    """A device (number, app id, id) can take pushes, for the first time on this connection."""
+    revoked: Callable[[], None]
+    """A credential is void."""
+    settings_stored: Callable[[str, str], None]
+    """The settings of a device (app id, id) are on disk."""
+    answer_remembered: Callable[[int, int], None]
+    """An answer is kept with its idempotency key: of this app (number), about so many bytes."""
+
+
+class DeliveryComponents:
+    """Components that decide about deliveries, wired with each other: all but broker, HTTP and what serves the outside.
+
+    The server and the tests' world have the same wiring: they differ in what is given here.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Callable[[], int],
+        timers: Timers,
+        activity: DeviceActivity,
+        limits: DeliveryLimits,
+        attachments_dir: Path,
+        http_url: Callable[[], str],
+        storage_left: Callable[[], bool],
+        observers: DeliveryObservers,
+        make_engine: Callable[[Mailbox], Engine],
+    ) -> None:
+        """`make_engine` makes the carrier that tells the mailbox what happens; `http_url` is what devices fetch
+        attachments by; `storage_left` says whether the disk has room to accept more."""
+        numbers = PushNumbers()
+        self.ledger = ledger = Ledger(database=database, clock=clock, timers=timers, max_attempts=limits.max_attempts)
+        self.policies = policies = PolicyStore(
+            database=database, clock=clock, on_changed=lambda app_no: self.rule_changes.begin(app_no)
+        )
+        self.preferences = preferences = PreferenceStore(
+            database=database,
+            ledger=ledger,
+            policies=policies,
+            clock=clock,
+            on_stored=lambda device_no: self.alert_limiter.check((device_no,)),
+        )
+        self.receipts = receipts = Receipts(
+            database=database,
+            activity=activity,
+            uplink=limits.uplink,
+            clock=clock,
+            timers=timers,
+            ledger=ledger,
+            preferences=preferences,
+            on_settings=observers.settings_stored,
+            on_acted=lambda handles: self.calls.answered(handles),
+            on_zone=lambda device_no: self.alert_limiter.zone_changed(device_no),
+        )
+        self.mailbox = mailbox = Mailbox(
+            database=database,
+            ledger=ledger,
+            activity=activity,
+            clock=clock,
+            timers=timers,
+            on_published=receipts.published,
+            on_released=receipts.released,
+            on_connected=observers.connected,
+            on_disconnected=observers.disconnected,
+            on_revoked=observers.revoked,
+        )
+        self.alert_limiter = alert_limiter = AlertLimiter(
+            database=database,
+            ledger=ledger,
+            mailbox=mailbox,
+            policies=policies,
+            clock=clock,
+            timers=timers,
+            digests=Digests(numbers),
+        )
+        self.rule_changes = RuleChanges(
+            database=database,
+            ledger=ledger,
+            preferences=preferences,
+            alert_limiter=alert_limiter,
+            policies=policies,
+            clock=clock,
+        )
+        ledger.connect(
+            on_recorded=mailbox.recorded,
+            on_ended=mailbox.ended,
+            act_now=lambda: [*mailbox.act_now(), *alert_limiter.act_now()],
+            check_in_place=alert_limiter.check_in_place,
+            judge_unwanted=preferences.judge_lost,
+        )
+        self.engine = make_engine(mailbox)
+        mailbox.connect(engine=self.engine, on_ready=alert_limiter.ready, on_returned=observers.returned)
+        self.attachments = Attachments(
+            database=database,
+            folder=attachments_dir,
+            limits=limits.attachments,
+            clock=clock,
+            address=http_url,
+            storage_left=storage_left,
+        )
+        self.acceptance = Acceptance(
+            database=database,
+            ledger=ledger,
+            mailbox=mailbox,
+            limits=limits.pushes,
+            clock=clock,
+            timers=timers,
+            storage_left=storage_left,
+            policies=policies,
+            alert_limiter=alert_limiter,
+            numbers=numbers,
+            attachments=self.attachments,
+            on_remembered=observers.answer_remembered,
+        )
+        self.calls = Calls(database, self.acceptance)
+        self.analytics = Analytics(database=database, ledger=ledger, policies=policies, clock=clock, timers=timers)
+        self.reports = Reports(database, ledger)
+        self.forecast = Forecast(
+            database=database,
+            mailbox=mailbox,
+            policies=policies,
+            attachments=self.attachments,
+            max_payload=limits.pushes.max_payload,
+        )
+
+
 class Components:
     """Every component of the gateway, wired."""
 
     def __init__(self, settings: Settings, stored: Stored, log_writer: LogWriter) -> None:
+        """Make and wire them on the *loop*; `recover` comes next, before the first connection."""
         database, clock = stored.database, stored.milliseconds
         loop = asyncio.get_running_loop()
         self.mqtt_address: MqttAddress
-        """Once it is known."""
+        """Set when the ports are open, before the first request."""
         self.certificate_ends: Mapping[str, float] = {}
         """See `metrics.Sources.certificates`."""
         self._settings = settings
         self._database = database
         self._clock = clock
         self._wall_clock = stored.wall_clock
+        self._sessions, self._broker_clock = stored.sessions, stored.clock
         self._timers = timers = ServerTimers(loop)
-        self.activity = activity = DeviceActivity(database, clock, timers)
-        self._ledger = ledger = Ledger(database, clock, timers, settings.max_attempts)
-        self.mailbox = mailbox = Mailbox(database, ledger, activity, clock, timers)
-        self._policies = policies = PolicyStore(database, clock)
-        self._preferences = preferences = PreferenceStore(database, ledger, policies, clock)
-        numbers = PushNumbers()
-        self._alert_limiter = alert_limiter = AlertLimiter(
-            database, ledger, mailbox, policies, clock, timers, Digests(numbers)
-        )
-        preferences.on_stored = lambda device_no: alert_limiter.check((device_no,))
-        self._rule_changes = rule_changes = RuleChanges(database, ledger, preferences, alert_limiter, policies, clock)
-        policies.on_changed = rule_changes.begin
-        self._receipts = Receipts(
-            database, activity, UplinkLimits(settings.uplink_keep), clock, timers, ledger, preferences
-        )
-        self._sessions = stored.sessions
-        self._gauge = DiskSpace(settings.data_dir, settings.disk_reserve, loop.time, lambda: database.free_bytes)
-        database.on_full = lambda: disk_space.release(settings.data_dir)
-        self.attachments = Attachments(
-            database,
-            settings.data_dir / data_directory.ATTACHMENTS_DIR,
-            AttachmentLimits(settings.max_attachment, settings.attachment_storage),
-            clock,
-            lambda: self.mqtt_address.http,
-            self._storage_left,
-        )
-        self._acceptance = Acceptance(
-            database,
-            ledger,
-            mailbox,
-            Limits(
-                max_payload=settings.max_payload,
-                mailbox_deliveries=settings.mailbox_deliveries,
-                mailbox_bytes=settings.mailbox_bytes,
-                idempotency_ms=int(settings.idempotency_hours * HOUR),
-            ),
-            clock,
-            timers,
-            self._storage_left,
-            policies,
-            alert_limiter,
-            numbers,
-            self.attachments,
+        self._gauge = DiskSpace(
+            path=settings.data_dir,
+            reserve=settings.disk_reserve,
+            clock=loop.time,
+            free_inside=lambda: database.free_bytes,
         )
         self._idempotency_quota = IdempotencyQuota(database)
-        self._acceptance.on_remembered = self._idempotency_quota.added
         self.enrolments = EnrolmentQuota(clock)
-        self.analytics = Analytics(database, ledger, policies, clock, timers)
         self.event_log_quota = EventLogQuota(database)
         self.uplink_quota = UplinkQuota(database)
-        self.feed = feed = EventFeed(database, clock, timers)
-        networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
-        self._webhooks = WebhookStore(database, clock, networks)
-        self.webhook_sender = WebhookSender(database, feed, self._webhooks, clock, networks)
-        self._calls = Calls(database, self._acceptance)
-        self._receipts.on_acted = self._calls.answered
-        self._retention = Retention(
-            database,
-            Keep(
-                deliveries=int(settings.retention_days * DAY),
-                counts=int(settings.counts_days * DAY),
-                idempotency=int(settings.idempotency_hours * HOUR),
-                uplink=int(settings.uplink_days * DAY),
-                # An event says what is in the row of its delivery: it must not outlive it.
-                events=int(min(settings.event_days, settings.retention_days) * DAY),
-            ),
+        self._retention = Retention(database, _kept(settings))
+        self._wire_http()
+        self.activity = activity = DeviceActivity(database=database, clock=clock, timers=timers)
+        self._authenticator = DeviceAuthenticator(database=database, on_denied=activity.on_denied, timers=timers)
+        self.connection_events = ConnectionEvents(
+            database=database, activity=activity, clock=clock, timers=timers, logged=settings.log_connections
         )
-        self._key_cache = KeyCache(database)
-        self._authenticator = DeviceAuthenticator(database, activity.on_denied, timers)
+        self.delivery = delivery = DeliveryComponents(
+            database=database,
+            clock=clock,
+            timers=timers,
+            activity=activity,
+            limits=DeliveryLimits.of(settings),
+            attachments_dir=settings.data_dir / data_directory.ATTACHMENTS_DIR,
+            http_url=lambda: self.mqtt_address.http,
+            storage_left=self._storage_left,
+            observers=DeliveryObservers(
+                connected=self.connection_events.connected,
+                disconnected=self.connection_events.disconnected,
+                returned=lambda *device: self._missed_pushes.returned(*device),
+                revoked=self._authenticator.forget,
+                settings_stored=lambda app_id, device_id: self._notices.preferences_changed(app_id, device_id),
+                answer_remembered=self._idempotency_quota.added,
+            ),
+            make_engine=self._make_engine,
+        )
+        self._notices = Notices(database=database, preferences=delivery.preferences, publish=delivery.engine.publish)
+        self._missed_pushes = MissedPushes(
+            database=database,
+            clock=clock,
+            timers=timers,
+            is_listening=lambda app_id, device_id: delivery.mailbox.is_subscribed(app_id, device_id, "notices"),
+            tell=lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
+        )
+        self.feed = EventFeed(database=database, clock=clock, timers=timers)
+        networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
+        self._webhooks = WebhookStore(
+            database=database,
+            clock=clock,
+            allowed=networks,
+            on_changed=lambda webhook: self.webhook_sender.webhook_changed(webhook),
+            on_replay=lambda webhook: self.webhook_sender.replay_asked(webhook),
+        )
+        self.webhook_sender = WebhookSender(
+            database=database, feed=self.feed, store=self._webhooks, clock=clock, allowed=networks
+        )
+        self.broker.start()
+        self.metrics = Metrics(self._sources(log_writer))
+
+    def _make_engine(self, mailbox: Mailbox) -> EmbeddedEngine:
+        self.broker = Broker(
+            _broker_settings(self._settings), self._sessions, self._authenticator, mailbox, self._broker_clock
+        )
+        return EmbeddedEngine(self.broker)
+
+    def _wire_http(self) -> None:
+        """Limits and counters of the HTTP port."""
+        loop = asyncio.get_running_loop()
+        self._key_cache = KeyCache(self._database)
         self.share_of_key = self._key_cache.share_of
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)
-        self._admission = Admission(self._key_cache, settings.request_limit, loop.time)
+        self._admission = Admission(keys=self._key_cache, rate=self._settings.request_limit, clock=loop.time)
         self._problems = ProblemCount()
         shares = share_out(raise_open_files_limit(), CONNECTIONS)
         self.device_descriptors = shares.devices
-        proxies = TrustedProxies(settings.trusted_proxies)
-        self.connections = ConnectionLimiter(shares.http, loop.time, share_of, proxies.trusts)
-        self.broker = Broker(
-            _broker_settings(settings),
-            stored.sessions,
-            self._authenticator,
-            mailbox,
-            stored.clock,
+        proxies = TrustedProxies(self._settings.trusted_proxies)
+        self.connections = ConnectionLimiter(
+            connections=shares.http, clock=loop.time, share_of=share_of, is_proxy=proxies.trusts
         )
-        self.connection_events = connections = ConnectionEvents(
-            database, activity, clock, timers, logged=settings.log_connections
-        )
-        mailbox.on_connected = connections.connected
-        mailbox.on_disconnected = connections.disconnected
-        mailbox.on_published = self._receipts.published
-        mailbox.on_released = self._receipts.released
-        mailbox.on_revoked = self._authenticator.forget
-        engine = EmbeddedEngine(self.broker)
-        mailbox.attach(engine)
-        self._notices = Notices(database, preferences, engine.publish)
-        self._missed_pushes = MissedPushes(
-            database,
-            clock,
-            timers,
-            lambda app_id, device_id: mailbox.is_subscribed(app_id, device_id, "notices"),
-            lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
-        )
-        mailbox.on_returned = self._missed_pushes.returned
-        self._receipts.on_zone = alert_limiter.zone_changed
-        self._receipts.on_settings = self._notices.preferences_changed
-        self.broker.start()
-        self.metrics = Metrics(
-            Sources(
-                database=database,
-                keys=self._key_cache,
-                authenticator=self._authenticator,
-                admission=self._admission,
-                connections=self.connections,
-                turns=self.turns,
-                bodies=self._bodies,
-                problems=self._problems,
-                acceptance=self._acceptance,
-                ledger=ledger,
-                mailbox=mailbox,
-                rule_changes=rule_changes,
-                receipts=self._receipts,
-                activity=activity,
-                connection_events=self.connection_events,
-                broker=self.broker.metrics,
-                attachments=self.attachments,
-                webhook_sender=self.webhook_sender,
-                feed=self.feed,
-                event_log_quota=self.event_log_quota,
-                uplink_quota=self.uplink_quota,
-                idempotency_quota=self._idempotency_quota,
-                enrolments=self.enrolments,
-                calls=self._calls,
-                certificates=lambda: self.certificate_ends,
-                log_lines=lambda: {"queue_full": log_writer.dropped, "many_alike": log_writer.left_out},
-            )
+
+    def _sources(self, log_writer: LogWriter) -> Sources:
+        delivery = self.delivery
+        return Sources(
+            database=self._database,
+            keys=self._key_cache,
+            authenticator=self._authenticator,
+            admission=self._admission,
+            connections=self.connections,
+            turns=self.turns,
+            bodies=self._bodies,
+            problems=self._problems,
+            acceptance=delivery.acceptance,
+            ledger=delivery.ledger,
+            mailbox=delivery.mailbox,
+            rule_changes=delivery.rule_changes,
+            receipts=delivery.receipts,
+            activity=self.activity,
+            connection_events=self.connection_events,
+            broker=self.broker.metrics,
+            attachments=delivery.attachments,
+            webhook_sender=self.webhook_sender,
+            feed=self.feed,
+            event_log_quota=self.event_log_quota,
+            uplink_quota=self.uplink_quota,
+            idempotency_quota=self._idempotency_quota,
+            enrolments=self.enrolments,
+            calls=delivery.calls,
+            certificates=lambda: self.certificate_ends,
+            log_lines=lambda: {"queue_full": log_writer.dropped, "many_alike": log_writer.left_out},
         )
 
     async def recover(self) -> None:
         """After a restart, before the first connection."""
-        await self._policies.load()
+        await self.delivery.policies.load()
         await self.enrolments.load(self._database)
-        await self._alert_limiter.load()
-        await self.mailbox.recover()
-        await self._receipts.recover(self.broker.numbers())
-        await self._rule_changes.recover()
-        await self.analytics.load()
+        await self.delivery.alert_limiter.load()
+        await self.delivery.mailbox.recover()
+        await self.delivery.receipts.recover(self.broker.numbers())
+        await self.delivery.rule_changes.recover()
+        await self.delivery.analytics.load()
         await self._webhooks.load()
-        await self.attachments.load()
+        await self.delivery.attachments.load()
 
     def services(self, ending: Callable[[], bool]) -> Services:
         """What the API needs. `ending` says whether the server is on its way out."""
@@ -247,21 +388,24 @@ class Components:
             bodies=self._bodies,
             keys=Keys(self._database, self._key_cache),
             devices=DeviceRegistry(
-                self._database, self.mailbox, self.activity, self._clock, lambda: self.mqtt_address, self.enrolments
+                database=self._database,
+                mailbox=self.delivery.mailbox,
+                activity=self.activity,
+                clock=self._clock,
+                mqtt_address=lambda: self.mqtt_address,
+                quota=self.enrolments,
             ),
-            policies=self._policies,
-            preferences=self._preferences,
-            alert_limiter=self._alert_limiter,
+            policies=self.delivery.policies,
+            preferences=self.delivery.preferences,
+            alert_limiter=self.delivery.alert_limiter,
             notices=self._notices,
-            acceptance=self._acceptance,
-            forecast=Forecast(
-                self._database, self.mailbox, self._policies, self.attachments, self._settings.max_payload
-            ),
-            calls=self._calls,
-            ledger=self._ledger,
-            reports=Reports(self._database, self._ledger),
-            analytics=self.analytics,
-            attachments=self.attachments,
+            acceptance=self.delivery.acceptance,
+            forecast=self.delivery.forecast,
+            calls=self.delivery.calls,
+            ledger=self.delivery.ledger,
+            reports=self.delivery.reports,
+            analytics=self.delivery.analytics,
+            attachments=self.delivery.attachments,
             feed=self.feed,
             webhooks=self._webhooks,
             clock=self._clock,
@@ -289,9 +433,9 @@ class Components:
     async def sweep(self) -> None:
         """End what has outlived its ttl, and do what else is due, until cancelled."""
         works = (
-            self._ledger.sweep,
-            self._alert_limiter.tick,
-            self.analytics.tick,
+            self.delivery.ledger.sweep,
+            self.delivery.alert_limiter.tick,
+            self.delivery.analytics.tick,
             self.webhook_sender.tick,
             self._follow_wall_clock,
         )
@@ -299,14 +443,14 @@ class Components:
 
     def _follow_wall_clock(self) -> None:
         if self._wall_clock is not None and self._wall_clock.follow():
-            self._rule_changes.wall_clock_set()
+            self.delivery.rule_changes.wall_clock_set()
 
     async def retire(self) -> None:
         """Remove what has been kept long enough, until cancelled."""
         while True:
             try:
                 await self._retention.run(self._clock())
-                await self.attachments.remove_expired()
+                await self.delivery.attachments.remove_expired()
                 while await self._database.give_back():
                     pass
             except Exception as error:  # above all a full disk: it is tried again
@@ -342,13 +486,24 @@ class Components:
         for _ in range(2):  # what the first round calls back may have left something for the second
             self.connection_events.flush()
             self.activity.flush()
-            self._ledger.flush()
+            self.delivery.ledger.flush()
             try:
                 await self._database.write(lambda connection: None)
             except Exception as error:
                 log.error("the last outcomes could not be stored; their pushes will be sent again: %s", error)
-        self._receipts.end()
+        self.delivery.receipts.end()
         self._timers.end()
+
+
+def _kept(settings: Settings) -> Keep:
+    return Keep(
+        deliveries=int(settings.retention_days * DAY_MS),
+        counts=int(settings.counts_days * DAY_MS),
+        idempotency=int(settings.idempotency_hours * HOUR_MS),
+        uplink=int(settings.uplink_days * DAY_MS),
+        # An event says what is in the row of its delivery: it must not outlive it.
+        events=int(min(settings.event_days, settings.retention_days) * DAY_MS),
+    )
 
 
 def _broker_settings(settings: Settings) -> BrokerSettings:

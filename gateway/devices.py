@@ -128,6 +128,7 @@ class DeviceRegistry:
 
     def __init__(
         self,
+        *,
         database: Database,
         mailbox: Mailbox,
         activity: DeviceActivity,

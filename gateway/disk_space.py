@@ -44,7 +44,7 @@ RESERVE_FILE_SHARE = 16
 class DiskSpace:
     """Looked at a few times a second, not per push: the call lets go of the interpreter lock and waits for it."""
 
-    def __init__(self, path: Path, reserve: int, clock: Callable[[], float], free_inside: Callable[[], int]) -> None:
+    def __init__(self, *, path: Path, reserve: int, clock: Callable[[], float], free_inside: Callable[[], int]) -> None:
         """`reserve`: bytes. `free_inside`: bytes of the pages that are free inside the ledger."""
         self._path = path
         self._reserve = reserve

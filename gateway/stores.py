@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from broker.clock import ServerClock
 from broker.sqlite_file import Fault, connect, fault_of
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
-from gateway import data_directory, replacement
+from gateway import data_directory, disk_space, replacement
 from gateway.auth import SCOPES, new_key, secret_hash
 from gateway.data_directory import BROKER, LEDGER
 from gateway.device_topics import DEFAULT_APP
@@ -90,7 +90,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
         return milliseconds
 
     try:
-        database = await Database.open(ledger, make_clock, fresh=is_new)
+        database = await Database.open(ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new)
     except (SchemaTooNew, NoSchema, StorageError, OSError, sqlite3.Error, SQLAlchemyError) as error:
         raise refusal(ledger, error) from error
     ending.push_async_callback(database.close)

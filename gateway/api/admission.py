@@ -25,7 +25,7 @@ MAX_BUCKETS = 10_000
 class Admission:
     """`clock` gives seconds of real time; `rate` is requests per second and key."""
 
-    def __init__(self, keys: KeyCache, rate: int, clock: Callable[[], float]) -> None:
+    def __init__(self, *, keys: KeyCache, rate: int, clock: Callable[[], float]) -> None:
         self._keys = keys
         self._rate = rate
         self._clock = clock

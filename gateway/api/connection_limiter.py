@@ -90,6 +90,7 @@ class Place:
 class ConnectionLimiter:
     def __init__(
         self,
+        *,
         connections: int,
         clock: Callable[[], float],
         share_of: Callable[[str], str],

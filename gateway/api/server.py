@@ -31,6 +31,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(
         self,
+        *,
         app: FastAPI,
         websocket: Callable[[], asyncio.Protocol],
         limiter: ConnectionLimiter,

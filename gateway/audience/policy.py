@@ -181,7 +181,9 @@ DEFAULT = Rules()
 class PolicyStore:
     """Policies and channels of all apps, in memory and in the ledger. `clock` gives server time in milliseconds."""
 
-    def __init__(self, database: Database, clock: Callable[[], int]) -> None:
+    def __init__(self, *, database: Database, clock: Callable[[], int], on_changed: Callable[[int], None]) -> None:
+        """`on_changed` is called with the app number when the rules of an app have changed: what waits is checked
+        anew."""
         self._database = database
         self._clock = clock
         self._rules: dict[int, Rules] = {}
@@ -189,8 +191,7 @@ class PolicyStore:
         """Apps of which some device has denied consent or muted a channel: the others' pushes need no look at it."""
         self.timed: set[int] = set()
         """Apps of which some device has quiet hours of its own."""
-        self.on_changed: Callable[[int], None] = lambda app_no: None
-        """Called when the rules of an app have changed: what waits is checked anew."""
+        self._on_changed = on_changed
         self._changes = 0
         self.last_changes: dict[int, int] = {}
         """App number -> number of the last change of its rules that holds. The table `rule_change` has it as well until
@@ -348,7 +349,7 @@ class PolicyStore:
 
     def _changed(self, app_no: int, number: int) -> None:
         self.last_changes[app_no] = number
-        self.on_changed(app_no)
+        self._on_changed(app_no)
 
 
 def _channel(content: str, created_at: int, updated_at: int) -> Channel:

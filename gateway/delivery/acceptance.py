@@ -113,6 +113,7 @@ class Acceptance:
 
     def __init__(
         self,
+        *,
         database: Database,
         ledger: Ledger,
         mailbox: Mailbox,
@@ -124,7 +125,10 @@ class Acceptance:
         alert_limiter: AlertLimiter,
         numbers: PushNumbers,
         attachments: Attachments,
+        on_remembered: Callable[[int, int], None],
     ) -> None:
+        """`on_remembered` is called for each answer that is kept with its idempotency key: the app, and about how many
+        bytes."""
         self._attachments = attachments
         self._numbers = numbers
         self._alert_limiter = alert_limiter
@@ -136,15 +140,15 @@ class Acceptance:
         self._clock = clock
         self._timers = timers
         self._storage_left = storage_left
-        self.limits = MailboxLimits(ledger, limits.mailbox_deliveries, limits.mailbox_bytes, clock)
-        self.limits.on_caught_up = self._submit_soon
+        self.limits = MailboxLimits(
+            ledger, limits.mailbox_deliveries, limits.mailbox_bytes, clock, on_caught_up=self._submit_soon
+        )
         self.queue = AcceptanceQueue()
         self._under_way = False
         self._scheduled = False
         self._single_at = 0
         """When a push came that was not of a batch."""
-        self.on_remembered: Callable[[int, int], None] = lambda app_no, size: None
-        """Called for each answer that is kept with its idempotency key: the app, and about how many bytes."""
+        self._on_remembered = on_remembered
         self.accepted = 0
         """Pushes answered 202, for metrics."""
         self.targeted = 0
@@ -326,7 +330,7 @@ class Acceptance:
             self.targeted += pending.targeted
             key = pending.submission.idempotency_key
             if key is not None:
-                self.on_remembered(pending.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(pending.unknown))
+                self._on_remembered(pending.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(pending.unknown))
             ttl = pending.request.ttl
             self._ledger.expects_expiry(now + ttl * 1000)
             devices = pending.devices

@@ -179,6 +179,7 @@ class AlertLimiter:
 
     def __init__(
         self,
+        *,
         database: Database,
         ledger: Ledger,
         mailbox: Mailbox,
@@ -204,10 +205,6 @@ class AlertLimiter:
         self._act_now: dict[int, set[int]] = {}
         """Push number of ttl 0 -> devices for which it is being checked."""
         self._under_way = self._scheduled = False
-        mailbox.on_ready = self.ready
-        ledger.check_in_place = self._check_in_place
-        self._fanned_out_now = ledger.act_now
-        ledger.act_now = lambda: [*self._fanned_out_now(), *self._act_now]
 
     async def load(self) -> None:
         """Before the first connection, and before what has not been put under new rules yet is put there."""
@@ -233,6 +230,10 @@ class AlertLimiter:
             if present:
                 self._act_now[push_no] = present
         self.check(here)
+
+    def act_now(self) -> list[int]:
+        """The numbers of pushes of ttl 0 that are being checked."""
+        return list(self._act_now)
 
     def add_muted(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
         """A critical push was accepted for these, who have muted its channel. It keeps its place in the mailbox."""
@@ -320,7 +321,7 @@ class AlertLimiter:
 
         self._database.submit(operation, lambda checked: self._checked(devices, checked), on_error)
 
-    def _check_in_place(
+    def check_in_place(
         self, connection: sqlite3.Connection, devices: list[int], now: int
     ) -> tuple[dict[int, list[int]], list[int]]:
         """On the writer thread, while mailboxes are read."""

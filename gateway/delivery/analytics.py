@@ -97,7 +97,7 @@ class Analytics:
     """`clock` gives server time in milliseconds."""
 
     def __init__(
-        self, database: Database, ledger: Ledger, policies: PolicyStore, clock: Callable[[], int], timers: Timers
+        self, *, database: Database, ledger: Ledger, policies: PolicyStore, clock: Callable[[], int], timers: Timers
     ) -> None:
         self._timers = timers
         self._database = database

@@ -87,6 +87,7 @@ class Attachments:
 
     def __init__(
         self,
+        *,
         database: Database,
         folder: Path,
         limits: AttachmentLimits,

@@ -104,11 +104,11 @@ class ConnectionEvents:
 
     def __init__(
         self,
+        *,
         database: Writer,
         activity: DeviceActivity,
         clock: Callable[[], int],
         timers: Timers,
-        *,
         logged: bool = True,
     ) -> None:
         self._database = database

@@ -310,14 +310,21 @@ def end_unwanted_handles(
 class PreferenceStore:
     """Stores what people want, and sees to it. `clock` gives server time in milliseconds."""
 
-    def __init__(self, database: Database, ledger: Ledger, policies: PolicyStore, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        ledger: Ledger,
+        policies: PolicyStore,
+        clock: Callable[[], int],
+        on_stored: Callable[[int], None],
+    ) -> None:
+        """`on_stored` is called with the device number when what a device wants is on disk."""
         self._database = database
         self._ledger = ledger
         self._policies = policies
         self._clock = clock
-        self.on_stored: Callable[[int], None] = lambda device_no: None
-        """Called when what a device wants is on disk; set to the limiter's `check`."""
-        ledger.judge_unwanted = self.judge_lost
+        self.on_stored = on_stored
 
     def store(
         self, connection: sqlite3.Connection, device_no: int, settings: DeviceSettings, source: str, now: int

@@ -23,7 +23,7 @@ MAX_ERROR = 500
 
 
 class DeviceActivity:
-    def __init__(self, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
+    def __init__(self, *, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
         self._database = database
         self._clock = clock
         self._timers = timers

@@ -22,7 +22,7 @@ class Forecast:
     """`max_payload`: bytes of a wire payload."""
 
     def __init__(
-        self, database: Database, mailbox: Mailbox, policies: PolicyStore, attachments: Attachments, max_payload: int
+        self, *, database: Database, mailbox: Mailbox, policies: PolicyStore, attachments: Attachments, max_payload: int
     ) -> None:
         self._database = database
         self._mailbox = mailbox

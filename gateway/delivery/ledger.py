@@ -60,19 +60,13 @@ RETRY_SECONDS = 0.5
 class Ledger:
     """Owner of the delivery states: rows on disk, hand-overs in memory.
 
-    `clock` gives server time in milliseconds. `on_recorded` is called on the loop after a flush with the QoS 2
-    handles whose acknowledgement is now on disk (the carrier keeps its own record of those until then), `on_ended` with
-    the handles of deliveries that have ended, or have a receipt, although nobody may have been handed them.
+    `clock` gives server time in milliseconds. `connect` comes before anything else.
     """
 
     def __init__(
-        self, database: Writer, clock: Callable[[], int], timers: Timers, max_attempts: int = MAX_ATTEMPTS
+        self, *, database: Writer, clock: Callable[[], int], timers: Timers, max_attempts: int = MAX_ATTEMPTS
     ) -> None:
         self.pushes = ActivePushes()
-        self.on_recorded: Callable[[list[int]], None] = lambda handles: None
-        self.on_ended: Callable[[list[int]], None] = lambda handles: None
-        self.act_now: Callable[[], list[int]] = list
-        """Pushes of ttl 0 that are being fanned out: the sweep leaves them alone."""
         self._database = database
         self._clock = clock
         self._timers = timers
@@ -96,13 +90,27 @@ class Ledger:
         """Whether any delivery may be limited (`Delivery.not_before`)."""
         self._withheld: set[int] = set()
         """Handles in flight that were not wanted any more when somebody last changed their mind."""
-        self.check_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]] = (
-            lambda connection, devices, now: ({}, [])
-        )
-        """Set by the alert limiter. On the writer thread, of these devices: the critical pushes that are let through
-        though they are muted, in order, and the handles of those that have ended."""
-        self.judge_unwanted: Callable[[list[int]], None] = lambda handles: None
-        """Set by `PreferenceStore`: end those of these waiting deliveries that are still not wanted."""
+
+    def connect(
+        self,
+        *,
+        on_recorded: Callable[[list[int]], None],
+        on_ended: Callable[[list[int]], None],
+        act_now: Callable[[], list[int]],
+        check_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]],
+        judge_unwanted: Callable[[list[int]], None],
+    ) -> None:
+        """Connect the ledger with those that are made after it; once, before the first push.
+
+        `on_recorded` is called on the loop after a flush with the QoS 2 handles whose acknowledgement is now on disk
+        (the carrier keeps its own record of those until then), `on_ended` with the handles of deliveries that have
+        ended, or have a receipt, although nobody may have been handed them. `act_now` lists the pushes of ttl 0 that
+        are being fanned out: the sweep leaves them alone. `check_in_place`, on the writer thread, answers of these
+        devices the critical pushes that are let through though they are muted, in order, and the handles of those that
+        have ended. `judge_unwanted` ends those of these waiting deliveries that are still not wanted.
+        """
+        self.on_recorded, self.on_ended, self.act_now = on_recorded, on_ended, act_now
+        self.check_in_place, self.judge_unwanted = check_in_place, judge_unwanted
 
     # -- what the mailbox reports ---------------------------------------------------------------------------------
 

@@ -52,8 +52,21 @@ class Mailbox:
     """Hands deliveries to the engine; is the engine's events. `clock` gives server time in milliseconds."""
 
     def __init__(
-        self, database: Writer, ledger: Ledger, activity: DeviceActivity, clock: Callable[[], int], timers: Timers
+        self,
+        *,
+        database: Writer,
+        ledger: Ledger,
+        activity: DeviceActivity,
+        clock: Callable[[], int],
+        timers: Timers,
+        on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None], int | None], None],
+        on_released: Callable[[str, Sequence[int], Callable[[], None]], None],
+        on_connected: Callable[[DeviceIdentity, int], None],
+        on_disconnected: Callable[[DeviceIdentity, int, str, str], None],
+        on_revoked: Callable[[], None],
     ) -> None:
+        """`on_published` and `on_released` take what devices say; `on_connected` and `on_disconnected` are not called
+        for side connections; `on_revoked` is called when a credential is void."""
         self._database = database
         self._ledger = ledger
         self._activity = activity
@@ -73,26 +86,25 @@ class Mailbox:
         self.latency = LatencyHistogram()
         """From the acceptance of a push to its hand-over to devices that were waiting for it, for metrics."""
         self._message = Message(topic="", body=Body(payload=b""))
-        self.on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None], int | None], None]
-        """What a device says; set by the composition root to `Receipts.published`."""
-        self.on_released: Callable[[str, Sequence[int], Callable[[], None]], None] = lambda client_id, ids, done: done()
-        """Set by the composition root to `Receipts.released`."""
-        self.on_connected: Callable[[DeviceIdentity, int], None] = lambda identity, now: None
-        self.on_disconnected: Callable[[DeviceIdentity, int, str, str], None] = lambda *end: None
-        """Set by the composition root to those of `ConnectionEvents`; side connections are not told of."""
-        self.on_returned: Callable[[int, str, str], None] = lambda device_no, app_id, device_id: None
-        """Device number, app, device id: it can take pushes, for the first time on this connection."""
-        self.on_ready: Callable[[int, bool], None] = lambda device_no, first: None
-        """Set by the alert limiter: the device can take pushes, for the first time on this connection or again."""
-        self.on_revoked: Callable[[], None] = lambda: None
-        """Set by the composition root to `DeviceAuthenticator.forget`."""
-        ledger.on_recorded = self._recorded
-        ledger.on_ended = self._ended
-        ledger.act_now = self._fan_outs.act_now
+        self._on_published, self._on_released = on_published, on_released
+        self._on_connected, self._on_disconnected = on_connected, on_disconnected
+        self._on_revoked = on_revoked
+        self.act_now = self._fan_outs.act_now
 
-    def attach(self, engine: Engine) -> None:
-        """Give the mailbox its carrier. Deliveries past PUBREC before a restart are in flight from here on."""
-        self._engine = engine
+    def connect(
+        self,
+        *,
+        engine: Engine,
+        on_ready: Callable[[int, bool], None],
+        on_returned: Callable[[int, str, str], None],
+    ) -> None:
+        """Connect the mailbox with those that are made after it; once, before the first push.
+
+        `engine` is its carrier: deliveries past PUBREC before a restart are in flight from here on. `on_ready` is
+        called with the device number when a device can take pushes, for the first time on this connection (True) or
+        again; `on_returned` the first time only, with device number, app id and device id.
+        """
+        self._engine, self._on_ready, self._on_returned = engine, on_ready, on_returned
 
     async def recover(self) -> None:
         """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
@@ -344,7 +356,7 @@ class Mailbox:
         self._by_device[identity.device_no] = slot
         self._activity.connected(identity.device_no, now)
         self._drain.noticed_connection(now)
-        self.on_connected(identity, now)
+        self._on_connected(identity, now)
 
     def disconnected(self, client_id: str, reason: str, detail: str = "") -> None:
         identity = self._identities.pop(client_id, None)
@@ -355,7 +367,7 @@ class Mailbox:
         if identity is not None:
             self._activity.seen(identity.device_no, self._clock())
             if slot is not None:
-                self.on_disconnected(identity, slot.connected_at, reason, detail)
+                self._on_disconnected(identity, slot.connected_at, reason, detail)
 
     def ready(self, client_id: str, send_quota: int) -> None:
         slot = self._slots.get(client_id)
@@ -367,10 +379,10 @@ class Mailbox:
             return
         slot.granted = granted
         first = slot.lane is Lane.CLOSED
-        self.on_ready(slot.device_no, first)
+        self._on_ready(slot.device_no, first)
         if first:
             identity = self._identities[client_id]
-            self.on_returned(slot.device_no, identity.app_id, identity.device_id)
+            self._on_returned(slot.device_no, identity.app_id, identity.device_id)
         if slot.lane is Lane.CLOSED or slot.lane is Lane.FULL:
             self._drain.begin(slot)
 
@@ -426,17 +438,17 @@ class Mailbox:
     def published(
         self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
     ) -> None:
-        self.on_published(client_id, self._identities.get(client_id), message, done, identifier)
+        self._on_published(client_id, self._identities.get(client_id), message, done, identifier)
 
     def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
-        self.on_released(client_id, identifiers, done)
+        self._on_released(client_id, identifiers, done)
 
-    def _ended(self, handles: list[int]) -> None:
+    def ended(self, handles: list[int]) -> None:
         """Waiting deliveries have ended on disk before anybody was offered them."""
         if self._fan_outs:
             self._fan_outs.withdraw((handle >> DEVICE_BITS, handle & DEVICE_MASK) for handle in handles)
 
-    def _recorded(self, handles: list[int]) -> None:
+    def recorded(self, handles: list[int]) -> None:
         for handle in handles:
             client_id = self._exactly_once.pop(handle, None)
             if client_id is not None:
@@ -492,5 +504,5 @@ class Mailbox:
 
         Its token was rotated, or it was removed: that is on disk.
         """
-        self.on_revoked()
+        self._on_revoked()
         return self._engine.disconnect(client_id, reason_code)

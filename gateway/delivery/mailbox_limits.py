@@ -43,7 +43,16 @@ class Enforced:
 class MailboxLimits:
     """`deliveries` and `size` (bytes) are the limits of a mailbox; `clock` gives server time in milliseconds."""
 
-    def __init__(self, ledger: Ledger, deliveries: int, size: int, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        deliveries: int,
+        size: int,
+        clock: Callable[[], int],
+        *,
+        on_caught_up: Callable[[], None],
+    ) -> None:
+        """`on_caught_up` is called when nothing of an app is behind any more."""
         self._ledger = ledger
         self._deliveries = deliveries
         self._size = size
@@ -54,8 +63,7 @@ class MailboxLimits:
         self._under_way = False
         self.counted_later = 0
         """Mailboxes that were counted after the push that may have filled them, for metrics."""
-        self.on_caught_up: Callable[[], None] = lambda: None
-        """Called when nothing of an app is behind any more."""
+        self.on_caught_up = on_caught_up
 
     def accept_rows(self, connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], now: int) -> Enforced:
         """See to the mailboxes of new pushes, and set the devices of those that select them."""

@@ -43,6 +43,7 @@ class MissedPushes:
 
     def __init__(
         self,
+        *,
         database: Writer,
         clock: Callable[[], int],
         timers: Timers,

@@ -37,7 +37,9 @@ _MAY_SHOW = (
 class Notices:
     """`publish(topic, payload)` sends one with QoS 1."""
 
-    def __init__(self, database: Database, preferences: PreferenceStore, publish: Callable[[str, bytes], None]) -> None:
+    def __init__(
+        self, *, database: Database, preferences: PreferenceStore, publish: Callable[[str, bytes], None]
+    ) -> None:
         self._database = database
         self._preferences = preferences
         self._publish = publish

@@ -148,6 +148,7 @@ class Receipts:
 
     def __init__(
         self,
+        *,
         database: Writer,
         activity: DeviceActivity,
         uplink: UplinkLimits,
@@ -155,7 +156,13 @@ class Receipts:
         timers: Timers,
         ledger: Ledger,
         preferences: PreferenceStore,
+        on_settings: Callable[[str, str], None],
+        on_acted: Callable[[list[int]], None],
+        on_zone: Callable[[int], None],
     ) -> None:
+        """`on_settings` is called with app id and device id when a device's settings are stored, `on_acted` with the
+        handles of deliveries of which somebody has acted, `on_zone` with the number of a device that may have moved to
+        another time zone."""
         self._database = database
         self._activity = activity
         self._uplink = uplink
@@ -163,12 +170,7 @@ class Receipts:
         self._timers = timers
         self._ledger = ledger
         self._preferences = preferences
-        self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
-        """Called when a device's settings are stored."""
-        self.on_acted: Callable[[list[int]], None] = lambda handles: None
-        """Called with the handles of the deliveries of which somebody has acted; set to the calls' `answered`."""
-        self.on_zone: Callable[[int], None] = lambda device_no: None
-        """Called when a device may have moved to another time zone."""
+        self._on_settings, self._on_acted, self._on_zone = on_settings, on_acted, on_zone
         self._pending: dict[tuple[str, str], deque[Statement | Release]] = {}
         """By app and device id; the first is the next to have its turn."""
         self._scheduled = self._under_way = self._ended = False
@@ -285,11 +287,11 @@ class Receipts:
 
         def tell(changed: Stored) -> None:
             self._preferences.settled(changed.recorded, changed.in_flight)
-            self.on_acted(changed.acted)
+            self._on_acted(changed.acted)
             for statement in changed.settings:
                 assert statement.device_no is not None, "looked up before"
                 self._preferences.on_stored(statement.device_no)
-                self.on_settings(statement.app_id, statement.device_id)
+                self._on_settings(statement.app_id, statement.device_id)
             whole, receipts = changed.done
             if whole < len(statements):
                 partly = statements[whole]
@@ -302,7 +304,7 @@ class Receipts:
                     continue
                 self._answer(said)
                 if said.leaf == "report" and said.device_no is not None and "timezone" in said.content:
-                    self.on_zone(said.device_no)
+                    self._on_zone(said.device_no)
 
         def go_on() -> None:
             if rest and not self._ended:

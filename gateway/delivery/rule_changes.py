@@ -60,6 +60,7 @@ class RuleChanges:
 
     def __init__(
         self,
+        *,
         database: Database,
         ledger: Ledger,
         preferences: PreferenceStore,

@@ -50,7 +50,7 @@ class Follower:
 class EventFeed:
     """`clock` gives server time in milliseconds."""
 
-    def __init__(self, database: Database, clock: Callable[[], int], timers: Timers) -> None:
+    def __init__(self, *, database: Database, clock: Callable[[], int], timers: Timers) -> None:
         self._database = database
         self._clock = clock
         self._timers = timers
@@ -67,7 +67,7 @@ class EventFeed:
         """For metrics."""
         self.streams_stalled = 0
         """Ended because nobody read them, for metrics."""
-        database.on_group = self._grown
+        database.follow_groups(self._grown)
 
     def follow(self, app_no: int, wake: Callable[[], None]) -> Follower:
         follower = Follower(app_no, wake)

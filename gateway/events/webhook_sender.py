@@ -97,6 +97,7 @@ class WebhookSender:
 
     def __init__(
         self,
+        *,
         database: Database,
         feed: EventFeed,
         store: WebhookStore,
@@ -118,8 +119,6 @@ class WebhookSender:
         self._ended = False
         self.succeeded = self.failed = self.dead_letters = self.disabled = 0
         """Requests answered with 2xx and others, dead letters made, webhooks disabled; for metrics."""
-        store.on_changed = self._changed
-        store.on_replay = self._replay_asked
 
     @property
     def lanes_busy(self) -> int:
@@ -128,7 +127,7 @@ class WebhookSender:
 
     def start(self) -> None:
         for webhook in self._store.webhooks.values():
-            self._changed(webhook)
+            self.webhook_changed(webhook)
 
     def tick(self) -> None:
         """Send what is due. Called a few times a second."""
@@ -147,7 +146,7 @@ class WebhookSender:
 
     # -- receivers ---------------------------------------------------------------------------------------------------
 
-    def _changed(self, webhook: Webhook) -> None:
+    def webhook_changed(self, webhook: Webhook) -> None:
         """The old receiver ends before the new one begins: a lane has one request under way."""
         receiver = self._receivers.pop(webhook.id, None)
         if receiver is None:
@@ -194,7 +193,7 @@ class WebhookSender:
             receiver.dirty.update(range(LANES))
             self._start_due(receiver)
 
-    def _replay_asked(self, webhook: Webhook) -> None:
+    def replay_asked(self, webhook: Webhook) -> None:
         receiver = self._receivers.get(webhook.id)
         if receiver is not None:
             receiver.replays = True
@@ -353,7 +352,7 @@ class WebhookSender:
             webhook.fields = webhook.fields.model_copy(update={"enabled": False})
             log.warning("webhook %s is disabled: %s", webhook.id, why)
             # Not from within one of the tasks that this cancels.
-            asyncio.get_running_loop().call_soon(self._changed, webhook)
+            asyncio.get_running_loop().call_soon(self.webhook_changed, webhook)
         return letter is not None and not receiver.disabling
 
     def _delay(self, attempts: int, outcome: ReceiverResponse | RequestFailed) -> int:

@@ -174,14 +174,22 @@ class Webhook:
 class WebhookStore:
     """`clock` gives server time in milliseconds; `allowed` are private networks that may be asked."""
 
-    def __init__(self, database: Database, clock: Callable[[], int], allowed: Sequence[Network]) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Callable[[], int],
+        allowed: Sequence[Network],
+        on_changed: Callable[[Webhook], None],
+        on_replay: Callable[[Webhook], None],
+    ) -> None:
+        """`on_changed` is called when a webhook was made, changed or removed, `on_replay` when some of its dead letters
+        are to be sent again."""
         self._database = database
         self._clock = clock
         self._allowed = allowed
         self.webhooks: dict[str, Webhook] = {}
-        self.on_changed: Callable[[Webhook], None] = lambda webhook: None
-        """Called when a webhook was made, changed or removed."""
-        self.on_replay: Callable[[Webhook], None] = lambda webhook: None
+        self._on_changed, self._on_replay = on_changed, on_replay
 
     async def load(self) -> None:
         """After a restart."""
@@ -290,7 +298,7 @@ class WebhookStore:
         position = await self._database.write(write, app_no)
         webhook.lanes = [Lane(lane, position) for lane in range(LANES)]
         self.webhooks[webhook.id] = webhook
-        self.on_changed(webhook)
+        self._on_changed(webhook)
         return {**webhook.described(), "secret": webhook.secret}
 
     async def change(self, webhook: Webhook, fields: WebhookFields) -> dict[str, Any]:
@@ -324,7 +332,7 @@ class WebhookStore:
         if fields.enabled:
             for lane in webhook.lanes:
                 lane.attempts, lane.failing_since, lane.next_at = 0, None, 0
-        self.on_changed(webhook)
+        self._on_changed(webhook)
         return webhook.described()
 
     async def rotate(self, webhook: Webhook) -> dict[str, Any]:
@@ -358,7 +366,7 @@ class WebhookStore:
 
         await self._database.write(write, webhook.app_no)
         if self.webhooks.pop(webhook.id, None) is not None:
-            self.on_changed(webhook)
+            self._on_changed(webhook)
 
     async def dead_letters(self, webhook: Webhook, limit: int, cursor: str | None) -> ListPage:
         """The newest first."""
@@ -392,7 +400,7 @@ class WebhookStore:
             webhook.app_no,
         )
         if count:
-            self.on_replay(webhook)
+            self._on_replay(webhook)
         return count
 
     def _judged(self, fields: WebhookFields) -> Callable[[str], bool]:

@@ -97,16 +97,15 @@ class Database:
         writer_connection: Connection,
         clock: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
+        on_full: Callable[[], bool],
     ) -> None:
         self.path = path
         self.groups = 0
         """Transactions committed, for metrics."""
         self.operations = 0
         """Operations in them."""
-        self.on_group: Callable[[], None] = lambda: None
-        """Called on the loop after a group's callbacks; set to the event feed's."""
-        self.on_full: Callable[[], bool] = lambda: False
-        """Called on the writer thread when the disk is full: has it made room?"""
+        self._group_followers: list[Callable[[], None]] = []
+        self._on_full = on_full
         self.free_bytes = 0
         """Of the pages that are free inside the file, as of the last look."""
         self.trouble: StorageError | None = None
@@ -133,19 +132,29 @@ class Database:
 
     @classmethod
     async def open(
-        cls, path: Path, make_clock: Callable[[StoredClock], Callable[[], int]], *, fresh: bool = True
+        cls,
+        path: Path,
+        make_clock: Callable[[StoredClock], Callable[[], int]],
+        *,
+        on_full: Callable[[], bool],
+        fresh: bool = True,
     ) -> Database:
         """Migrate under a lock, then start the threads. `fresh`: the file may be made or filled, if there is nothing.
 
         `make_clock` is given what earlier runs have left of server time and answers the clock of this run, so that time
-        never goes back over a restart. Raises SchemaTooNew, NoSchema, StorageError.
+        never goes back over a restart. `on_full` is called on the writer thread when the disk is full, and answers
+        whether it has made room. Raises SchemaTooNew, NoSchema, StorageError.
         """
         loop = asyncio.get_running_loop()
         stored_clock = await loop.run_in_executor(None, prepare, path, fresh)
         engine = make_engine(path)
         # Here, where who starts hears of it: the connection needs room for the log's index, and a disk may be full.
         writer_connection = await loop.run_in_executor(None, _connect, engine)
-        return cls(path, engine, writer_connection, make_clock(stored_clock), loop)
+        return cls(path, engine, writer_connection, make_clock(stored_clock), loop, on_full)
+
+    def follow_groups(self, on_group: Callable[[], None]) -> None:
+        """Call this on the loop after the callbacks of each group, from now on."""
+        self._group_followers.append(on_group)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -220,7 +229,7 @@ class Database:
                 self._give_up(error)
             else:
                 _roll_back(raw)
-            if fault is Fault.FULL and self.on_full():
+            if fault is Fault.FULL and self._on_full():
                 for operation in group:
                     operation.error = None
                 self._run_group(raw, group)
@@ -323,7 +332,8 @@ class Database:
                     operation.on_error(operation.error)
             except Exception:
                 log.exception("a callback of the database failed")
-        self.on_group()
+        for on_group in self._group_followers:
+            on_group()
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -142,7 +142,9 @@ async def shown(
     rows: Rows, certificate: ClientCertificate, client_id: str, username: str | None = None, token: str | None = None
 ) -> Accepted | Refused:
     """What is answered to who has shown a certificate."""
-    authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
+    authenticator = DeviceAuthenticator(
+        database=rows, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+    )
     answered: asyncio.Future[Accepted | Refused] = asyncio.get_running_loop().create_future()
     password = None if token is None else token.encode()
     credentials = Credentials(client_id, username, password, 4, "test", certificate)
@@ -183,7 +185,9 @@ async def test_a_certificate_is_of_one_device_and_one_token(rows: Rows) -> None:
 
 
 async def connect(rows: Rows, *claims: tuple[str, str | None, str | None]) -> list[Accepted | Refused]:
-    authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
+    authenticator = DeviceAuthenticator(
+        database=rows, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+    )
     answers: dict[int, Accepted | Refused] = {}
     done = asyncio.Event()
 
@@ -259,7 +263,9 @@ async def test_many_at_once_are_two_look_ups(rows: Rows) -> None:
 
 
 async def test_a_token_rotated_while_it_is_looked_up_lets_nobody_in(rows: Rows) -> None:
-    authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
+    authenticator = DeviceAuthenticator(
+        database=rows, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+    )
     answered: asyncio.Future[Accepted | Refused] = asyncio.get_running_loop().create_future()
     authenticator.authenticate(Credentials("kiosk-1", "kiosk-1", b"dev_right", 4, "test"), answered.set_result)
     assert rows.reads == 1
@@ -270,8 +276,10 @@ async def test_a_token_rotated_while_it_is_looked_up_lets_nobody_in(rows: Rows) 
 
 async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: Path) -> None:
     """Between a look-up and its answer there is no room for a change that neither of them has seen."""
-    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1)
-    authenticator = DeviceAuthenticator(database, lambda identity, text: None, asyncio.get_running_loop())
+    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1, on_full=lambda: False)
+    authenticator = DeviceAuthenticator(
+        database=database, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+    )
     connected: set[str] = set()
     late: list[str] = []
     void: set[str] = set()
@@ -337,7 +345,9 @@ async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: 
 
 
 async def test_an_answer_that_fails_costs_the_others_nothing(rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
-    authenticator = DeviceAuthenticator(rows, lambda identity, text: None, asyncio.get_running_loop())
+    authenticator = DeviceAuthenticator(
+        database=rows, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+    )
     answers: list[Accepted | Refused] = []
     last = asyncio.Event()
 

@@ -28,7 +28,7 @@ def test_the_logs_must_be_able_to_grow_and_the_reserve_stays_free(
 ) -> None:
     disk = Disk(monkeypatch, blocks=128 * KIB, free=0)
     now, inside = 0.0, 0
-    space = DiskSpace(tmp_path, 1 << 30, lambda: now, lambda: inside)
+    space = DiskSpace(path=tmp_path, reserve=1 << 30, clock=lambda: now, free_inside=lambda: inside)
     # Two logs, 4 MiB each between checkpoints (a thirty-second of the disk) and twice that at most; an eighth of it.
     logs, reserve = 16 * KIB, 16 * KIB
     disk.free = logs + reserve
@@ -52,7 +52,7 @@ def test_the_logs_must_be_able_to_grow_and_the_reserve_stays_free(
 
 def test_without_a_reserve_everything_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch, blocks=1_000, free=1)
-    assert DiskSpace(tmp_path, 0, lambda: 0.0, lambda: 0).left()
+    assert DiskSpace(path=tmp_path, reserve=0, clock=lambda: 0.0, free_inside=lambda: 0).left()
 
 
 def test_what_is_put_by_is_given_up_once(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ async def test_what_happens_is_counted(house: House) -> None:
     await house.push({"all": True})
     await house.refused("GET", "/v1/devices/nothing", 404)
     await house.refused("GET", "/v1/devices", 401, http=house.client("key_wrong"))
-    house.components.mailbox.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
+    house.components.delivery.mailbox.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
     house.components.broker.metrics.refuse("malformed_packet")
     found = samples(house)
     assert found["fleetpush_pushes_accepted_total"] == 1
@@ -95,7 +95,7 @@ async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> Non
 async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_pushes(house: House) -> None:
     await house.enrol("kiosk-1", "kiosk-2")
     await house.components.metrics.census.count_if_due(CENSUS_INTERVAL)
-    mailbox = house.components.mailbox
+    mailbox = house.components.delivery.mailbox
     push = ActivePush(
         no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None, content="{}",
         accepted_at=house.clock.milliseconds, expires_at=house.clock.milliseconds + 60_000,

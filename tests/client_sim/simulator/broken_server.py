@@ -81,7 +81,7 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.drain import Lane
-from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Engine, Message
+from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Message
 from gateway.delivery.event_log import Event, Page, log_handles
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
@@ -107,14 +107,14 @@ Deliver = Callable[[Message, int], bool]
 
 def remembered_mailboxes() -> list[Mailbox]:
     """The server's one mailbox, when it is there."""
-    attach = Mailbox.attach
+    connect = Mailbox.connect
     mailboxes: list[Mailbox] = []
 
-    def attach_and_remember(self: Mailbox, engine: Engine) -> None:
+    def connect_and_remember(self: Mailbox, **options: Any) -> None:
         mailboxes.append(self)
-        attach(self, engine)
+        connect(self, **options)
 
-    Mailbox.attach = attach_and_remember  # type: ignore[method-assign]
+    Mailbox.connect = connect_and_remember  # type: ignore[method-assign]
     return mailboxes
 
 

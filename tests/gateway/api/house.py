@@ -97,7 +97,9 @@ class House:
         sessions = SqliteStore(folder / "broker.db", loop)
         ending.push_async_callback(sessions.close)
         (folder / "fleetpush.db").write_bytes(empty_ledger())
-        database = await Database.open(folder / "fleetpush.db", lambda last_stored: lambda: clock.milliseconds)
+        database = await Database.open(
+            folder / "fleetpush.db", lambda last_stored: lambda: clock.milliseconds, on_full=lambda: False
+        )
         ending.push_async_callback(database.close)
         stored = Stored(database, sessions, clock, lambda: clock.milliseconds, None)
         path = await first_start(folder, stored)

@@ -27,17 +27,17 @@ REQUEST = Request({"type": "http", "method": "GET", "headers": []})
 
 
 async def test_one_of_the_scopes_is_enough_and_admin_has_all() -> None:
-    await Admission(OneKey("read"), 10, Clock()).admit(REQUEST, "devices", "read")
-    await Admission(OneKey("devices"), 10, Clock()).admit(REQUEST, "devices", "read")
-    await Admission(OneKey("admin"), 10, Clock()).admit(REQUEST, "devices", "read")
+    await Admission(keys=OneKey("read"), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
+    await Admission(keys=OneKey("devices"), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
+    await Admission(keys=OneKey("admin"), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
     with pytest.raises(Problem) as refusal:
-        await Admission(OneKey("send"), 10, Clock()).admit(REQUEST, "devices", "read")
+        await Admission(keys=OneKey("send"), rate=10, clock=Clock()).admit(REQUEST, "devices", "read")
     assert refusal.value.code == "forbidden"
 
 
 async def test_a_key_has_a_second_s_worth_of_requests_and_gets_them_back() -> None:
     clock = Clock()
-    admission = Admission(OneKey("send"), 5, clock)
+    admission = Admission(keys=OneKey("send"), rate=5, clock=clock)
     for _ in range(5):
         await admission.admit(REQUEST, "send")
     with pytest.raises(RateLimited) as refusal:
@@ -57,7 +57,7 @@ async def test_a_key_has_a_second_s_worth_of_requests_and_gets_them_back() -> No
 
 async def test_keys_do_not_share_their_rate() -> None:
     ring = OneKey("send")
-    admission = Admission(ring, 1, Clock())
+    admission = Admission(keys=ring, rate=1, clock=Clock())
     await admission.admit(REQUEST, "send")
     ring.principal = Principal(1, "default", "k_2", frozenset({"send"}))
     await admission.admit(REQUEST, "send")

@@ -317,7 +317,7 @@ async def test_after_a_restart_what_has_a_row_is_there_and_nothing_else(house: H
     await house.components.recover()
     assert files(folder) == [ID]
     assert (await house.http.get(f"/v1/attachments/{ID}")).content == PNG
-    assert house.components.attachments.stored == len(PNG)
+    assert house.components.delivery.attachments.stored == len(PNG)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ async def test_without_a_type_it_is_bytes(house: House) -> None:
 
 async def test_nothing_and_too_much_are_refused_and_leave_nothing(house: House, folder: Path) -> None:
     await house.refused("POST", "/v1/attachments", 422, "invalid_request", content=b"")
-    limit = house.components.attachments.limits.size
+    limit = house.components.delivery.attachments.limits.size
     headers = {"Content-Type": "image/png", "Content-Length": str(limit + 1)}
     await house.refused("POST", "/v1/attachments", 413, "payload_too_large", content=b"x", headers=headers)
 
@@ -355,7 +355,7 @@ async def test_nothing_and_too_much_are_refused_and_leave_nothing(house: House, 
     await house.refused("POST", "/v1/attachments", 413, "payload_too_large", content=endless())
     await house.refused("POST", "/v1/attachments?ttl=0", 422, content=PNG)
     assert files(folder) == []
-    assert house.components.attachments.stored == 0
+    assert house.components.delivery.attachments.stored == 0
 
 
 async def test_all_of_them_together_have_a_limit(tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ async def test_what_fits_on_the_disk_in_part_only_is_refused_and_leaves_nothing(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert files(folder) == []
-    assert house.components.attachments.stored == 0
+    assert house.components.delivery.attachments.stored == 0
     await house.call("POST", "/v1/attachments", 201, content=bytes((1 << 20) + 1))
 
 
@@ -426,7 +426,7 @@ async def test_one_app_leaves_room_for_others(tmp_path: Path, caplog: pytest.Log
         for _ in range(2):
             problem = await house.refused("POST", "/v1/attachments", 507, "storage_full", content=b"c" * 200)
         assert "this app's" in problem["detail"]
-        assert house.components.attachments.refused == 2
+        assert house.components.delivery.attachments.refused == 2
         assert len([line for line in caplog.messages if "attachments are refused" in line]) == 1
         await house.call("POST", "/v1/apps", 201, json={"id": "other"})
         await upload_with(await house.key_for("send", app="other"), b"o" * 2_500)
@@ -436,7 +436,7 @@ async def test_one_app_leaves_room_for_others(tmp_path: Path, caplog: pytest.Log
 
 async def test_one_reader_leaves_downloads_to_others(house: House) -> None:
     await upload(house)
-    attachments = house.components.attachments
+    attachments = house.components.delivery.attachments
     with ExitStack() as held:
         for _ in range(routes.DOWNLOADS_OF_ONE):
             held.enter_context(attachments.download((1, "device 7")))
@@ -453,7 +453,7 @@ async def test_a_download_that_nobody_reads_ends(house: House, monkeypatch: pyte
     await upload(house)
     monkeypatch.setattr(routes, "DOWNLOAD_SECONDS", 0.05)
     monkeypatch.setattr(routes, "DOWNLOAD_BYTES_PER_SECOND", 1e9)
-    attachments = house.components.attachments
+    attachments = house.components.delivery.attachments
     began = asyncio.Event()
 
     async def send(message: Message) -> None:

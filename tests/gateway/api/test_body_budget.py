@@ -110,7 +110,7 @@ async def test_the_pushes_of_batches_under_way_are_counted(house: House, monkeyp
     budget = house.components.services(lambda: False).bodies
     await house.enrol("d1")
     seen = []
-    accept_many = house.components._acceptance.accept_many
+    accept_many = house.components.delivery.acceptance.accept_many
 
     async def accept(*arguments: Any) -> Any:
         seen.append(budget.bytes)
@@ -119,7 +119,7 @@ async def test_the_pushes_of_batches_under_way_are_counted(house: House, monkeyp
             assert document["retryable"]
         return await accept_many(*arguments)
 
-    monkeypatch.setattr(house.components._acceptance, "accept_many", accept)
+    monkeypatch.setattr(house.components.delivery.acceptance, "accept_many", accept)
     monkeypatch.setattr("gateway.api.body_budget.APP_BYTES", 500 * LINE_BYTES)
     ndjson = {"Content-Type": "application/x-ndjson"}
     lines = b'{"target":{"device":"d1"}}\n' * 400

@@ -111,9 +111,11 @@ async def serving(connections: int = 100) -> AsyncIterator[Running]:
         takers.append(Taker())
         return takers[-1]
 
-    limiter = ConnectionLimiter(connections, asyncio.get_running_loop().time, share_of)
+    limiter = ConnectionLimiter(connections=connections, clock=asyncio.get_running_loop().time, share_of=share_of)
     listener = socket.create_server(("127.0.0.1", 0))
-    running = Running(HttpServer(app, websocket, limiter), listener.getsockname()[1], limiter, takers)
+    running = Running(
+        HttpServer(app=app, websocket=websocket, limiter=limiter), listener.getsockname()[1], limiter, takers
+    )
 
     @app.get("/quick")
     async def quick() -> str:
@@ -553,7 +555,9 @@ def test_who_comes_when_all_are_at_work_is_told_to_come_again(run: Run[Any]) -> 
 
 
 async def test_addresses_are_bounded_and_whoever_has_most_makes_room() -> None:
-    limiter = ConnectionLimiter(8, lambda: 0.0, share_of, is_proxy=lambda host: host == "10.0.0.1")
+    limiter = ConnectionLimiter(
+        connections=8, clock=lambda: 0.0, share_of=share_of, is_proxy=lambda host: host == "10.0.0.1"
+    )
     first = Sleeper(limiter, "192.0.2.1")
     network = [Sleeper(limiter, f"2001:db8::{number}") for number in range(3)]
     assert [one.is_evicted for one in network] == [True, False, False]
@@ -584,7 +588,7 @@ class Arriving:
 
 
 async def test_handshakes_are_of_the_same_share() -> None:
-    limiter = ConnectionLimiter(400, lambda: 0.0, share_of, is_proxy=lambda _: True)
+    limiter = ConnectionLimiter(connections=400, clock=lambda: 0.0, share_of=share_of, is_proxy=lambda _: True)
     connections = [Sleeper(limiter, "192.0.2.1") for _ in range(390)]
     assert limiter.open == 390
     handshakes = Arriving(LAST_WORDS - 1, evicts=False)
@@ -604,7 +608,7 @@ async def test_handshakes_are_of_the_same_share() -> None:
 
 def test_a_limit_that_acts_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
-    limiter = ConnectionLimiter(8, lambda: now, share_of)
+    limiter = ConnectionLimiter(connections=8, clock=lambda: now, share_of=share_of)
     for _ in range(5):
         limiter.acted("too_many", "none left")
     now += LOG_SECONDS

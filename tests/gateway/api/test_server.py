@@ -25,7 +25,7 @@ LARGE = 32 * 1024 * 1024
 
 
 def limiter() -> ConnectionLimiter:
-    return ConnectionLimiter(CONNECTIONS, asyncio.get_running_loop().time, share_of)
+    return ConnectionLimiter(connections=CONNECTIONS, clock=asyncio.get_running_loop().time, share_of=share_of)
 
 
 @dataclass
@@ -67,7 +67,7 @@ async def running() -> AsyncIterator[Running]:
         return "answered"
 
     listener = socket.create_server(("127.0.0.1", 0))
-    http = HttpServer(app, asyncio.Protocol, limiter())
+    http = HttpServer(app=app, websocket=asyncio.Protocol, limiter=limiter())
     await http.start(listener)
     yield Running(http, listener.getsockname()[1], entered, release)
     release.set()
@@ -188,7 +188,7 @@ async def test_the_end_does_not_wait_for_idle_clients_to_say_goodbye(tmp_path: P
     pair = authority.issue("server", "localhost")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pair.certificate, pair.key)
-    http = HttpServer(FastAPI(), asyncio.Protocol, limiter())
+    http = HttpServer(app=FastAPI(), websocket=asyncio.Protocol, limiter=limiter())
     await http.start(None)
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(http.protocol, "127.0.0.1", 0, ssl=context)
@@ -218,7 +218,7 @@ async def test_on_a_socket_for_both_ipv4_is_itself(trusted: str, client: str) ->
         return request.client.host
 
     listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    http = HttpServer(app, asyncio.Protocol, limiter(), [trusted])
+    http = HttpServer(app=app, websocket=asyncio.Protocol, limiter=limiter(), trusted_proxies=[trusted])
     await http.start(listener)
     running = Running(http, listener.getsockname()[1], asyncio.Event(), asyncio.Event())
     asked = b"GET /client HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n"

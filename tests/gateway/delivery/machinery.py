@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlmodel import SQLModel, create_engine
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, Message
+from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, EngineEvents, Message
 from gateway.store import models
 
 assert models.Delivery.__tablename__ == "delivery"  # the import defines the tables
@@ -164,11 +164,11 @@ class FakeSession:
 class FakeEngine:
     """Takes messages under the rules of `Engine`; the test acknowledges, refuses and cuts connections."""
 
-    def __init__(self, window: int = 3) -> None:
+    def __init__(self, window: int, events: EngineEvents) -> None:
         self.gathered = 0
         self.window = window
         self.sessions: dict[str, FakeSession] = {}
-        self.events: Any = None
+        self.events = events
         self.on_hand_over: Callable[[str, HandOver], None] = lambda client_id, hand_over: None
         self.forgotten: list[int] = []
         self.published: list[tuple[str, bytes]] = []
@@ -295,7 +295,7 @@ class FakeEngine:
             for hand_over in session.inflight:
                 self.events.delivery_ended(client_id, hand_over.handle, LOST)
         session.resumed = True
-        self.events.disconnected(client_id, "test")
+        self.events.disconnected(client_id, "test", "")
         return True
 
     def settle(self, client_id: str, index: int, outcome: int = ACKNOWLEDGED) -> HandOver:

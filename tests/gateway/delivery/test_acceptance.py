@@ -209,7 +209,7 @@ def test_the_same_key_with_another_body_is_refused(world: World) -> None:
 
 def test_the_first_result_is_answered_although_it_would_be_refused_now(world: World) -> None:
     first = submit(world, "k", b"1", data="x" * 1000)
-    world.limits = replace(world.limits, max_payload=500)
+    world.limits = replace(world.limits, pushes=replace(world.limits.pushes, max_payload=500))
     world.crash()
     assert submit(world, "k", b"1", data="x" * 1000) == first
     world.storage_left = False

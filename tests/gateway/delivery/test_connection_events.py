@@ -18,9 +18,11 @@ def connections(world: World) -> ConnectionEvents:
 
 def watched(world: World, *, logged: bool = True) -> ConnectionEvents:
     database: Any = world.writer
-    connections = ConnectionEvents(database, world.activity, world.clock, world.timers, logged=logged)
-    world.mailbox.on_connected = connections.connected
-    world.mailbox.on_disconnected = connections.disconnected
+    connections = ConnectionEvents(
+        database=database, activity=world.activity, clock=world.clock, timers=world.timers, logged=logged
+    )
+    world.on_connected = connections.connected
+    world.on_disconnected = connections.disconnected
     return connections
 
 

@@ -300,7 +300,7 @@ def test_an_answer_that_comes_twice_is_none_the_second_time_also_when_it_is_stor
 
 def test_a_device_is_told_of_its_preferences_when_its_answer_was_an_action(world: World) -> None:
     told: list[str] = []
-    world.receipts.on_settings = lambda app_id, device_id: told.append(device_id)
+    world.on_settings = lambda app_id, device_id: told.append(device_id)
     asked = world.push(kind="in_app", notification=ALERT).push_id
     world.says("receipts", {"push_id": asked, "event": "acted", "action": "consent.granted"})
     assert told == ["d1"]

@@ -21,14 +21,14 @@ class Told:
 
     def wire(self) -> None:
         world = self.world
-        gaps = MissedPushes(
-            world.writer,
-            world.clock,
-            world.timers,
-            lambda app_id, device_id: device_id in self.listening,
-            lambda app_id, device_id, gap: self.notices.append((device_id, gap)),
+        missed_pushes = MissedPushes(
+            database=world.writer,
+            clock=world.clock,
+            timers=world.timers,
+            is_listening=lambda app_id, device_id: device_id in self.listening,
+            tell=lambda app_id, device_id, gap: self.notices.append((device_id, gap)),
         )
-        world.mailbox.on_returned = gaps.returned
+        world.on_returned = missed_pushes.returned
 
     def connect(self, device_no: int = 1) -> list[tuple[str, dict[str, Any]]]:
         """What it is told on its return."""

@@ -440,7 +440,7 @@ def test_what_goes_wrong_with_one_message_holds_up_no_other(world: World, monkey
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.receipts, "on_acted", fail)
+        patch.setattr(world.receipts, "_on_acted", fail)
         with pytest.raises(ZeroDivisionError):  # the database tells the log
             world.says("uplink/door", b"open")
     assert world.says("uplink/door", b"shut") == 0

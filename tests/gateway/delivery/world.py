@@ -5,28 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gateway.audience.policy import PolicyStore
 from gateway.auth import DeviceIdentity
-from gateway.delivery.acceptance import Acceptance, Limits
-from gateway.delivery.alert_limiter import AlertLimiter
-from gateway.delivery.analytics import Analytics
-from gateway.delivery.attachments import AttachmentLimits, Attachments
-from gateway.delivery.consent import PreferenceStore
+from gateway.composition import DeliveryComponents, DeliveryLimits, DeliveryObservers
+from gateway.delivery.acceptance import Limits
+from gateway.delivery.attachments import AttachmentLimits
 from gateway.delivery.device_activity import DeviceActivity
-from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.event_log import Page, Position, read_events
-from gateway.delivery.forecast import Forecast
-from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
-from gateway.delivery.receipts import Receipts
-from gateway.delivery.reports import Reports
-from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.submission import AcceptedPush, AppRef
 from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
@@ -51,12 +42,20 @@ class World:
     ) -> None:
         self.now = START
         self.window = window
-        self.limits = Limits(
-            max_payload=4096,
-            mailbox_deliveries=mailbox_limit,
-            mailbox_bytes=mailbox_bytes,
-            idempotency_ms=86_400_000,
+        self.limits = DeliveryLimits(
+            pushes=Limits(
+                max_payload=4096,
+                mailbox_deliveries=mailbox_limit,
+                mailbox_bytes=mailbox_bytes,
+                idempotency_ms=86_400_000,
+            ),
+            attachments=AttachmentLimits(1_000, 10_000),
+            uplink=UplinkLimits(100),
         )
+        self.on_connected: Callable[[DeviceIdentity, int], None] = lambda identity, now: None
+        self.on_disconnected: Callable[[DeviceIdentity, int, str, str], None] = lambda *end: None
+        self.on_returned: Callable[[int, str, str], None] = lambda *device: None
+        self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
         self.loop = asyncio.new_event_loop()
         self.connection = fresh_database()
         self.identities: dict[int, DeviceIdentity] = {}
@@ -82,60 +81,43 @@ class World:
     def boot(self) -> None:
         self.writer = ManualWriter(self.connection)
         self.timers = ManualTimers()
-        self.engine = FakeEngine(self.window)
         database: Any = self.writer
-        self.ledger = Ledger(database, self.clock, self.timers)
-        self.activity = DeviceActivity(database, self.clock, self.timers)
-        self.mailbox = Mailbox(database, self.ledger, self.activity, self.clock, self.timers)
-        self.policies = PolicyStore(database, self.clock)
-        self.preferences = PreferenceStore(database, self.ledger, self.policies, self.clock)
-        numbers = PushNumbers()
-        self.alert_limiter = AlertLimiter(
-            database, self.ledger, self.mailbox, self.policies, self.clock, self.timers, Digests(numbers)
-        )
-        self.preferences.on_stored = lambda device_no: self.alert_limiter.check((device_no,))
-        self.rule_changes = RuleChanges(
-            database, self.ledger, self.preferences, self.alert_limiter, self.policies, self.clock
-        )
-        self.policies.on_changed = self.rule_changes.begin
-        self.receipts = Receipts(
-            database, self.activity, UplinkLimits(100), self.clock, self.timers, self.ledger, self.preferences
-        )
-        self.analytics = Analytics(database, self.ledger, self.policies, self.clock, self.timers)
-        self.reports = Reports(database, self.ledger)
-        self.attachments = Attachments(
-            database,
-            Path("/nonexistent"),
-            AttachmentLimits(1_000, 10_000),
-            self.clock,
-            lambda: "http://push.example",
-            lambda: self.storage_left,
-        )
-        self.acceptance = Acceptance(
-            database,
-            self.ledger,
-            self.mailbox,
-            self.limits,
-            self.clock,
-            self.timers,
+        self.activity = DeviceActivity(database=database, clock=self.clock, timers=self.timers)
+        wired = DeliveryComponents(
+            database=database,
+            clock=self.clock,
+            timers=self.timers,
+            activity=self.activity,
+            limits=self.limits,
+            attachments_dir=Path("/nonexistent"),
+            http_url=lambda: "http://push.example",
             storage_left=lambda: self.storage_left,
-            policies=self.policies,
-            alert_limiter=self.alert_limiter,
-            numbers=numbers,
-            attachments=self.attachments,
+            observers=DeliveryObservers(
+                connected=lambda identity, now: self.on_connected(identity, now),
+                disconnected=lambda *end: self.on_disconnected(*end),
+                returned=lambda *device: self.on_returned(*device),
+                revoked=lambda: None,
+                settings_stored=lambda app_id, device_id: self.on_settings(app_id, device_id),
+                answer_remembered=lambda app_no, size: None,
+            ),
+            make_engine=self._make_engine,
         )
-        self.forecast = Forecast(database, self.mailbox, self.policies, self.attachments, self.limits.max_payload)
-        self.engine.events = self.mailbox
-        self.mailbox.attach(self.engine)
-        self.mailbox.on_published = self.receipts.published
-        self.mailbox.on_released = self.receipts.released
-        self.receipts.on_zone = self.alert_limiter.zone_changed
+        self.ledger, self.mailbox = wired.ledger, wired.mailbox
+        self.policies, self.preferences = wired.policies, wired.preferences
+        self.alert_limiter, self.rule_changes = wired.alert_limiter, wired.rule_changes
+        self.receipts, self.acceptance = wired.receipts, wired.acceptance
+        self.analytics, self.reports, self.forecast = wired.analytics, wired.reports, wired.forecast
+        self.attachments = wired.attachments
         self.run(self.policies.load())
         self.run(self.alert_limiter.load())
         self.run(self.rule_changes.recover())
         self.run(self.analytics.load())
 
     crash = boot
+
+    def _make_engine(self, mailbox: Mailbox) -> FakeEngine:
+        self.engine = FakeEngine(self.window, mailbox)
+        return self.engine
 
     def clock(self) -> int:
         return self.now

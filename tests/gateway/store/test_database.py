@@ -23,7 +23,7 @@ INSERT = "INSERT INTO uplink_message (device_no, topic, payload, received_at) VA
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000)
+    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000, on_full=lambda: False)
     yield database
     await database.close()
 
@@ -123,7 +123,7 @@ async def test_a_failing_operation_does_not_hurt_its_neighbours(database: Databa
 
 
 async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path / "small.db", lambda last_stored: lambda: 1_000)
+    database = await Database.open(tmp_path / "small.db", lambda last_stored: lambda: 1_000, on_full=lambda: False)
 
     def shrink(connection: sqlite3.Connection) -> None:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -159,7 +159,7 @@ async def test_a_full_disk_refuses_what_writes_and_serves_what_reads(tmp_path: P
 
 
 async def test_a_really_full_disk_is_survived_and_forgotten(small_disk: Path) -> None:
-    database = await Database.open(small_disk / "test.db", lambda last_stored: lambda: 1_000)
+    database = await Database.open(small_disk / "test.db", lambda last_stored: lambda: 1_000, on_full=lambda: False)
     await database.write(insert(1))
     ballast = small_disk / "ballast"
     fill(ballast)
@@ -182,7 +182,7 @@ async def test_a_file_that_another_process_keeps_locked_is_an_error_not_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.store.database.BUSY_MS", 10)
-    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000)
+    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000, on_full=lambda: False)
     with contextlib.closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageBusy, match="locked"):
@@ -245,7 +245,7 @@ async def test_models_take_part_in_the_group_and_in_its_failures(database: Datab
 
 
 async def test_close_stores_and_calls_back_everything_submitted(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000)
+    database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1_000, on_full=lambda: False)
     called: list[int] = []
     for number in range(100):
         database.submit(insert(number), called.append, lambda error: called.append(-1))
@@ -268,7 +268,7 @@ async def test_stored_time_is_handed_to_the_next_start(tmp_path: Path) -> None:
         return clock
 
     for expected in (0, 5_000, 9_000):
-        database = await Database.open(tmp_path / "test.db", make_clock)
+        database = await Database.open(tmp_path / "test.db", make_clock, on_full=lambda: False)
         assert starts[-1] == expected
         await database.write(insert(1))
         await database.close()
@@ -357,7 +357,7 @@ async def test_a_log_that_a_reader_let_grow_is_cut(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("gateway.store.database.LOOK_SECONDS", 0.0)
     path = tmp_path / "test.db"
     log = tmp_path / "test.db-wal"
-    database = await Database.open(path, lambda stored: lambda: 1_000)
+    database = await Database.open(path, lambda stored: lambda: 1_000, on_full=lambda: False)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN")
         other.execute("SELECT count(*) FROM uplink_message").fetchone()
@@ -375,7 +375,7 @@ async def test_pages_that_are_free_are_counted_and_given_back(tmp_path: Path, mo
     monkeypatch.setattr("gateway.store.database.LOOK_SECONDS", 0.0)
     monkeypatch.setattr("gateway.store.database.KEPT_FREE_PAGES", 300)
     path = tmp_path / "test.db"
-    database = await Database.open(path, lambda stored: lambda: 1_000)
+    database = await Database.open(path, lambda stored: lambda: 1_000, on_full=lambda: False)
     for _ in range(10):
         await database.write(insert_bytes(1_000_000))
     await database.write(lambda connection: connection.execute("DELETE FROM uplink_message"))
@@ -396,10 +396,8 @@ async def test_pages_that_are_free_are_counted_and_given_back(tmp_path: Path, mo
 
 
 async def test_a_full_disk_is_tried_again_when_something_was_given_up_for_it(small_disk: Path) -> None:
-    database = await Database.open(small_disk / "test.db", lambda stored: lambda: 1_000)
     kept = small_disk / "kept"
     kept.write_bytes(bytes(300_000))
-    fill(small_disk / "ballast")
 
     def give_up() -> bool:
         if not kept.exists():
@@ -407,7 +405,8 @@ async def test_a_full_disk_is_tried_again_when_something_was_given_up_for_it(sma
         kept.unlink()
         return True
 
-    database.on_full = give_up
+    database = await Database.open(small_disk / "test.db", lambda stored: lambda: 1_000, on_full=give_up)
+    fill(small_disk / "ballast")
     written = 0
     while kept.exists():
         await database.write(insert_bytes(5_000))
@@ -418,8 +417,7 @@ async def test_a_full_disk_is_tried_again_when_something_was_given_up_for_it(sma
 
 
 async def test_what_fails_before_room_was_made_is_not_told_of_what_is_stored_after_it(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path / "test.db", lambda stored: lambda: 1_000)
-    database.on_full = lambda: True
+    database = await Database.open(tmp_path / "test.db", lambda stored: lambda: 1_000, on_full=lambda: True)
     may_go_on = threading.Event()
     calls = 0
 
@@ -448,7 +446,7 @@ async def test_what_fails_before_room_was_made_is_not_told_of_what_is_stored_aft
 
 async def test_damage_that_is_met_is_told_and_remembered(tmp_path: Path) -> None:
     path = tmp_path / "test.db"
-    database = await Database.open(path, lambda stored: lambda: 1_000)
+    database = await Database.open(path, lambda stored: lambda: 1_000, on_full=lambda: False)
     await database.write(insert(1))
     await database.close()
     with contextlib.closing(sqlite3.connect(path)) as opened:
@@ -456,7 +454,7 @@ async def test_damage_that_is_met_is_told_and_remembered(tmp_path: Path) -> None
     with path.open("r+b") as file:
         file.seek((root - 1) * 4_096)
         file.write(b"\xff" * 4_096)
-    database = await Database.open(path, lambda stored: lambda: 1_000)
+    database = await Database.open(path, lambda stored: lambda: 1_000, on_full=lambda: False)
     assert not database.trouble
     with pytest.raises(StorageDamaged):
         await numbers(database)

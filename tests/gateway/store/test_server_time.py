@@ -46,7 +46,7 @@ class Machine:
 async def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
     monkeypatch.setattr(server_time, "boot_id", lambda: "boot")
     moved: list[Machine] = []
-    database = await Database.open(tmp_path / "test.db", lambda stored: lambda: moved[0].server)
+    database = await Database.open(tmp_path / "test.db", lambda stored: lambda: moved[0].server, on_full=lambda: False)
     moved.append(Machine(database))
     yield moved[0]
     await database.close()
