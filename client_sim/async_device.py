@@ -1,4 +1,4 @@
-"""`AsyncDevice`: the reference device for a program on asyncio. The same device, the same journal, the same laws.
+"""The reference device for programs on asyncio: `AsyncDevice`. It is `Device` with its journal and its laws.
 
     device = AsyncDevice("kiosk-1", token, host="push.example", journal=Path("kiosk-1.db"), on_push=show)
 
@@ -93,7 +93,7 @@ class AsyncDevice:
     # Life
 
     def start(self) -> Self:
-        """In a running loop."""
+        """Start both threads and run handlers in the running loop."""
         self._device.loop = asyncio.get_running_loop()
         self._connected = asyncio.Event()
         self._device.start()
@@ -154,12 +154,12 @@ class AsyncDevice:
         await self._in_order(self._device.opened, push)
 
     async def dismissed(self, push: Push, reason: str | None = None) -> None:
-        """As `Device.dismissed`."""
+        """Send the receipt `dismissed`, as `Device.dismissed`."""
         await self._in_order(self._device.dismissed, push, reason)
 
     async def act(self, push: Push, action: str, text: str | None = None) -> Any:
-        """Run the handler of an action, or of the command that it names, here and now, and book it as acted with what
-        the handler returned. `text`: what the person typed, as for `Device.act`."""
+        """Run the handler of an action in this task, and book the push as acted with what it returned.
+        A command that the action names has a handler too. `text`: what the person typed, as for `Device.act`."""
         handler = self._device.handler_of(push, action)
         told = push if text is None else replace(push, input=text)
         if handler is None:
@@ -177,13 +177,13 @@ class AsyncDevice:
         await self._in_order(self._device.acted, push, action, result)
 
     async def fetch(self, push: Push, url: str) -> bytes:
-        """What belongs to a push, by its address, at a moment of its own within `push.fetch_within` seconds. Raises
-        FetchFailed."""
+        """Fetch a picture or file of a push by its address. It waits for a moment of its own within `push.fetch_within`
+        seconds. Raises FetchFailed."""
         return await asyncio.to_thread(self._device.fetch, push, url)
 
     @property
     def consent(self) -> str:
-        """What `set_consent` was last told; `unknown` before."""
+        """The person's last answer as given to `set_consent`; `unknown` before."""
         return self._device.consent
 
     async def set_consent(self, consent: str, text_version: str | None = None) -> None:
@@ -192,7 +192,7 @@ class AsyncDevice:
 
     @property
     def channels(self) -> dict[str, bool]:
-        """What `set_channels` was told: False for a muted one."""
+        """The channel choices as given to `set_channels`: False for a muted one."""
         return self._device.channels
 
     async def set_channels(self, channels: dict[str, bool]) -> None:
@@ -201,11 +201,11 @@ class AsyncDevice:
 
     @property
     def quiet_hours(self) -> tuple[str, str] | None:
-        """What `set_quiet_hours` was told."""
+        """The quiet hours as given to `set_quiet_hours`."""
         return self._device.quiet_hours
 
     async def set_quiet_hours(self, start: str | None, end: str | None = None) -> None:
-        """No alerts between these times of the device's own clock; None: at any time. Raises ValueError."""
+        """Suppress alerts between two times of the device's own clock; None: at no time. Raises ValueError."""
         await self._in_order(self._device.set_quiet_hours, start, end)
 
     async def report(self, attributes: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ class AsyncDevice:
         await self._in_order(self._device.report, attributes)
 
     async def uplink(self, below: str, payload: str | bytes) -> None:
-        """Whatever the program wants to say, under its own `uplink/` topic. Raises ValueError."""
+        """Send a message of the program under the device's own `uplink/` topic. Raises ValueError."""
         await self._in_order(self._device.uplink, below, payload)
 
     async def flush(self, timeout: float) -> bool:
@@ -251,6 +251,6 @@ class _LoopDevice(Device):
 
 
 async def returned(handler: Callable[[Any], Any], argument: Any) -> Any:
-    """What a handler of either sort returns."""
+    """The result of a handler, which may be a plain function or a coroutine function."""
     result = handler(argument)
     return await result if inspect.isawaitable(result) else result

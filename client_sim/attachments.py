@@ -38,7 +38,7 @@ LONGEST_WAIT_SECONDS = 3_600.0
 
 
 def seconds_asked(retry_after: str | None, now: datetime) -> float:
-    """Of a Retry-After header, which is seconds or a date (RFC 9110, 10.2.3); 0 when it is neither."""
+    """Seconds that a Retry-After header asks for, as a number or a date (RFC 9110, 10.2.3); 0 when it is neither."""
     if retry_after is None:
         return 0.0
     text = retry_after.strip()

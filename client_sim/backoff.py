@@ -1,4 +1,4 @@
-"""Why a connection ended, and when the device tries again."""
+"""The end of a connection, in words for a person, and the time until the next attempt."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def retry_after_of(properties: Properties | None) -> int | None:
 
 
 def ending_of(reason: ReasonCode, flags: DisconnectFlags, client_id: str) -> str:
-    """Why the connection of this client is over, in words for a person."""
+    """The reason for which a connection of this client ended, in words for a person."""
     if not flags.is_disconnect_packet_from_server:
         return "connection lost" if reason.value == UNSPECIFIED_ERROR else str(reason)
     if reason.value == SESSION_TAKEN_OVER:
@@ -53,7 +53,7 @@ def ending_of(reason: ReasonCode, flags: DisconnectFlags, client_id: str) -> str
 
 
 def failure_of(error: OSError, host: str) -> str:
-    """Why there is no connection to the server that is dialled as `host`, in words for a person."""
+    """The reason for which the server that is dialled as `host` cannot be reached, in words for a person."""
     words = error.strerror or str(error)
     if not isinstance(error, socket.gaierror):
         return words

@@ -1,4 +1,4 @@
-"""`Device`: the reference device client, on paho-mqtt. What `fleetpush listen` runs and a kiosk program imports.
+"""The reference device client, on paho-mqtt: `Device`. `fleetpush listen` runs it, and a kiosk program imports it.
 
     device = Device("kiosk-1", token, host="push.example", journal=Path("kiosk-1.db"), on_push=show)
 
@@ -78,7 +78,7 @@ Notice = dict[str, Any]
 
 
 class DeviceOptions(TypedDict, total=False):
-    """What `Device` takes besides its credential and its callbacks."""
+    """The keyword arguments that `Device` and `AsyncDevice` share."""
 
     host: str
     port: int
@@ -263,10 +263,10 @@ class Device:
         self._enqueue(*receipt(push, "dismissed", reason=reason))
 
     def act(self, push: Push, action: str, text: str | None = None) -> Any:
-        """Run the handler of an action, or of the command that it names, here and now, and book it as acted with what
-        the handler returned. `text` is what the person typed, where the action has an `input`: the handler finds it as
-        `push.input`, without one it is the result. The actions `consent.granted` and `consent.denied` need none: they
-        are the person's answer, as `set_consent` keeps it."""
+        """Run the handler of an action on the calling thread, and book the push as acted with what it returned.
+        A command that the action names has a handler too. `text` is what the person typed, where the action has an
+        `input`: the handler finds it as `push.input`, without one it is the result. The actions `consent.granted` and
+        `consent.denied` need no handler: they are the person's answer, as `set_consent` keeps it."""
         handler = self.handler_of(push, action)
         told = push if text is None else replace(push, input=text)
         result = self._run(handler, told) if handler else self.answer(told, action)
@@ -277,7 +277,8 @@ class Device:
         return handler_of(push, action, self.actions, self.commands)
 
     def answer(self, push: Push, action: str) -> Any:
-        """What an action without a handler is: the consent that choosing it gives, which is kept, or what was typed."""
+        """The result of an action without a handler: the consent that it gives, which is kept, or what the person
+        typed."""
         consent = CONSENT_ACTIONS.get(action)
         if consent is None:
             return push.input
@@ -292,7 +293,7 @@ class Device:
 
     @property
     def consent(self) -> str:
-        """What `set_consent` was last told; `unknown` before."""
+        """The person's last answer as given to `set_consent`; `unknown` before."""
         return str(self._journal.settings().get("consent", "unknown"))
 
     def set_consent(self, consent: str, text_version: str | None = None) -> None:
@@ -306,7 +307,7 @@ class Device:
 
     @property
     def channels(self) -> dict[str, bool]:
-        """What `set_channels` was told: False for a muted one. What is not in it was never changed here."""
+        """The channel choices as given to `set_channels`: False for a muted one. Others were never changed here."""
         return dict(self._journal.settings().get("channels", {}))
 
     def set_channels(self, channels: dict[str, bool]) -> None:
@@ -318,13 +319,13 @@ class Device:
 
     @property
     def quiet_hours(self) -> tuple[str, str] | None:
-        """What `set_quiet_hours` was told."""
+        """The quiet hours as given to `set_quiet_hours`."""
         found = self._journal.settings().get("quiet_hours")
         return (found["start"], found["end"]) if found else None
 
     def set_quiet_hours(self, start: str | None, end: str | None = None) -> None:
-        """No alerts between these times of the device's own clock, `"22:00"` and `"07:00"`; None: at any time. Which
-        clock that is the server knows from `report({"timezone": "Europe/Vienna"})`. Raises ValueError."""
+        """Suppress alerts between two times of the device's own clock, `"22:00"` and `"07:00"`; None: at no time. The
+        server knows that clock from `report({"timezone": "Europe/Vienna"})`. Raises ValueError."""
         if start is None:
             self._change_settings({"quiet_hours": None}, {})
             return
@@ -343,7 +344,7 @@ class Device:
         self._enqueue("report", json.dumps(attributes, allow_nan=False))
 
     def uplink(self, below: str, payload: str | bytes) -> None:
-        """Whatever the program wants to say, under its own `uplink/` topic. Raises ValueError."""
+        """Send a message of the program under the device's own `uplink/` topic. Raises ValueError."""
         if not below or "+" in below or "#" in below or "\0" in below or len(below.encode()) > 1_024:
             raise ValueError(f"uplink to {below!r}: a topic of 1 to 1,024 bytes without +, # and NUL")
         size = len(payload.encode() if isinstance(payload, str) else payload)
@@ -356,8 +357,9 @@ class Device:
         self._post(self._send_next)
 
     def fetch(self, push: Push, url: str) -> bytes:
-        """What belongs to a push, by its address (`push.notification["image"]`). Blocks: a fleet does not come all at
-        once, so up to `push.fetch_within` seconds, and longer while the server is busy. Raises FetchFailed."""
+        """Fetch a picture or file of a push by its address (`push.notification["image"]`). Blocks: a fleet does not
+        come all at once, so up to `push.fetch_within` seconds, and longer while the server is busy. Raises
+        FetchFailed."""
         return self._fetcher.fetch(push, url, self._stopping)
 
     def flush(self, timeout: float) -> bool:

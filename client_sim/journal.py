@@ -1,5 +1,4 @@
-"""What a device must not forget when its process dies: which pushes it has begun to handle, what it has still to say,
-and what its person decided.
+"""The device's memory across restarts: pushes begun and finished, messages to send, the person's choices.
 
 The once-only rule lives in two steps. `begin` commits the push id *before* the effect, `finish` after it, and only
 then may the PUBACK leave. A push that was begun and never finished died inside its effect: whether that took place
@@ -46,7 +45,7 @@ OutgoingMessage = tuple[str, str | bytes]
 
 
 class Known(Enum):
-    """What the journal says of a push id."""
+    """The state of a push id in the journal."""
 
     NEW = "new"
     INTERRUPTED = "interrupted"  #: begun by an earlier process that died before it finished
@@ -133,14 +132,14 @@ class Journal:
             ).fetchall()
 
     def remove_acknowledged(self, last_no: int) -> None:
-        """Those up to and including `last_no` have arrived."""
+        """Remove the messages up to and including `last_no`, which the server has acknowledged."""
         with self._lock:
             self._database.execute("DELETE FROM outbox WHERE no <= ?", (last_no,))
 
     # What the person decided
 
     def settings(self) -> dict[str, Any]:
-        """As they are now: `{"consent"?: str, "channels"?: {str: bool}}`."""
+        """The current settings: `{"consent"?: str, "channels"?: {str: bool}}`."""
         with self._lock:
             return self._settings()[1]
 

@@ -1,4 +1,4 @@
-"""What a device says, as it is said: receipts, what goes together in a message, and what the server would not take."""
+"""Messages from the device: receipts, their limits, and which of them travel together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_RESULT_BYTES = 4_096
 
 
 def is_channel_setting(name: object, wanted: object) -> bool:
-    """What the server takes for a channel and its setting."""
+    """True for a channel name and a setting that the server accepts."""
     return isinstance(name, str) and 1 <= len(name) <= 64 and isinstance(wanted, bool)
 
 
@@ -53,7 +53,7 @@ def receipt(
 
 
 def batch(rows: list[tuple[int, str, str | bytes]]) -> list[tuple[int, str, str | bytes]]:
-    """Those of the oldest messages that travel as one: receipts in a row, everything else by itself."""
+    """The oldest rows that travel as one message: receipts in a row, any other message by itself."""
     size = count = 0
     for _, leaf, payload in rows:
         size += len(payload) + 1

@@ -85,7 +85,7 @@ class Push:
 
     @property
     def fetch_from(self) -> str | None:
-        """`https://host`: where its server keeps what belongs to it."""
+        """The server that keeps this push's attachments, as `https://host`."""
         found = self.message.get("fetch_from")
         return found if isinstance(found, str) else None
 
@@ -104,13 +104,14 @@ class Push:
 
     @property
     def expired(self) -> bool:
-        """Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now."""
+        """True when the lifetime ended while the push waited here. `expires_in` 0 means at once or not at all: it is at
+        once now."""
         return self.expires_in > 0 and time.monotonic() - self.received_at > self.expires_in
 
 
 def handler_of(push: Push, action: str, actions: dict[str, Handler], commands: dict[str, Handler]) -> Handler | None:
-    """What is done when a person chooses it: what the push names as its `command`, else what the program has for its
-    id. None: it is an answer, and nothing to do."""
+    """The handler of an action: that of the `command` the push names for it, else the program's for its id. None: the
+    action is an answer, and nothing to do."""
     command = push.choice(action).get("command")
     if not isinstance(command, str):
         return actions.get(action)
@@ -118,7 +119,7 @@ def handler_of(push: Push, action: str, actions: dict[str, Handler], commands: d
 
 
 def outcome(handler: Handler, push: Push) -> Any:
-    """What a handler returned; if it failed, its error in the form of a result. Only one that was cancelled has no
+    """Run a handler and return its result; an error becomes a result that says so. Only one that was cancelled has no
     outcome: its effect may have happened in part, and CancelledError says so."""
     try:
         return handler(push)

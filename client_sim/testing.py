@@ -1,4 +1,4 @@
-"""`FakeServer`: a Fleetpush in memory, for the tests of a program that is a device.
+"""A Fleetpush in memory, for the tests of a device program: `FakeServer`.
 
     with FakeServer() as server, Device("kiosk-1", "token", port=server.port, on_push=show) as device:
         push_id = server.push("kiosk-1", notification={"title": "Hi", "actions": [{"id": "play", "title": "Play"}]})
@@ -71,7 +71,7 @@ class Delivery:
 
 @dataclass
 class Session:
-    """What a device's connections share."""
+    """The state that a device's connections share."""
 
     subscribed: bool = False
     in_flight: dict[int, Delivery] = field(default_factory=dict)
@@ -230,7 +230,7 @@ class FakeServer:
         return self.delivery(push_id)
 
     def wait_connected(self, device_id: str, timeout: float = WAIT_SECONDS) -> None:
-        """Until it has connected and subscribed. Raises AssertionError."""
+        """Wait until a device has connected and subscribed. Raises AssertionError."""
         self.wait_until(lambda: self.connected(device_id), timeout, lambda: f"{device_id} to connect and subscribe")
 
     def connected(self, device_id: str) -> bool:
@@ -240,7 +240,7 @@ class FakeServer:
     def wait_until(
         self, condition: Callable[[], bool], timeout: float = WAIT_SECONDS, what: Callable[[], str] | None = None
     ) -> None:
-        """Until something that devices do makes it true. Raises AssertionError, which names the complaints."""
+        """Wait until something that devices do makes `true` true. Raises AssertionError, which names the complaints."""
         with self._changed:
             if not self._changed.wait_for(condition, timeout):
                 complaints = f"; complaints: {self.complaints}" if self.complaints else ""

@@ -1,4 +1,4 @@
-"""What a simulation knows of each push, and what its comparison with the server's ledger finds."""
+"""The record of each push in a simulation, and the result of comparing all of them with the server's ledger."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Comparison:
 
 
 class SentPush:
-    """What is known of a push: what was asked for, who had it when, and what the server says."""
+    """The record of a push: what was asked for, which devices had it when, and how the server booked it."""
 
     __slots__ = (
         "answered",
@@ -105,7 +105,7 @@ class SentPush:
         self.states = bytearray(len(targets))
 
     def place(self, index: int) -> int:
-        """Of a device among the targets; -1: it is none."""
+        """The place of a device among the targets; -1: it is none."""
         targets = self.targets
         if isinstance(targets, range):
             return index if index in targets else -1

@@ -22,7 +22,7 @@ LEVELS = {
 
 
 def sum_contradiction(push: ServerPush) -> str | None:
-    """What is wrong with its counts by themselves, at whatever moment."""
+    """The mistake in a push's counts alone, which must sum up at every moment; None: there is none."""
     total = sum(count for state, count in push.counts.items() if state != "targeted")
     if total != push.targeted or push.counts.get("targeted") != push.targeted:
         return f"counts sum to {total}, and it was targeted at {push.targeted}: {push.counts}"
@@ -30,7 +30,7 @@ def sum_contradiction(push: ServerPush) -> str | None:
 
 
 def funnel_contradictions(push: ServerPush, funnel: Mapping[str, Any]) -> Iterator[str]:
-    """Where the analytics of a push that has ended and its counts differ."""
+    """The differences between the analytics of a push that has ended and its counts."""
     stages = {**push.reached, "targeted": push.targeted}
     if push.kind not in SHOWN:  # analytics have nothing that is seen of those
         stages = {stage: count for stage, count in stages.items() if stage not in ("displayed", "opened")}

@@ -50,7 +50,7 @@ MAX_COMPLAINTS = 20
 
 @dataclass(frozen=True)
 class ObserverPlan:
-    """What there is to be followed."""
+    """The server, the credential and the webhook that the observer follows."""
 
     url: str
     key: str
@@ -62,7 +62,7 @@ class ObserverPlan:
 
 
 class Complaint(NamedTuple):
-    """What must not be, whatever the fleet did, in words; and whom it is about, where it is about one."""
+    """An event that must not be, whatever the fleet did, in words; and the push and device that it is about."""
 
     what: str
     push_id: str = ""
@@ -72,7 +72,7 @@ class Complaint(NamedTuple):
 
 @dataclass
 class EventBooks:
-    """What was told, by (push id, device index): bits of `BITS`."""
+    """The event types that the stream and the webhook delivered, by (push id, device index): bits of `BITS`."""
 
     stream: dict[tuple[str, int], int] = field(default_factory=dict)
     webhook: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -245,7 +245,7 @@ def _is_signed(secret: str, headers: Any, body: bytes) -> bool:
 def run_observer(
     plan: ObserverPlan, since: str | None, commands: Connection, answers: Connection, started: Connection
 ) -> None:
-    """The process, from its begin to its end: `("secret", text)`, `("books",)` and `("end",)` are what it is told."""
+    """The process, from start to end: `("secret", text)`, `("books",)` and `("end",)` are what it is told."""
 
     async def main() -> None:
         observer = _Observer(plan)
@@ -315,5 +315,5 @@ class EventObserver:
 
 
 def webhook_types(devices: int) -> Sequence[str]:
-    """What a webhook of a fleet of this size is asked for."""
+    """The event types that a webhook of a fleet of this size asks for."""
     return TYPES if devices <= FEW_DEVICES else FEW_TYPES

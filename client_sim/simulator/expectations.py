@@ -1,4 +1,4 @@
-"""What must have become of every push on every device, and where the server's ledger differs.
+"""The outcome that every push must have on every device, and where the server's ledger differs.
 
 Pushes have numbers from 0 and devices indexes from 0; times are seconds of one monotonic clock. The devices say what
 took effect and which receipts the server has acknowledged, the sender what it asked for and what it was promised, and
@@ -158,7 +158,7 @@ class Expectations:
             self._found.lost += max(0, len(push.targets) - targeted)
 
     def repeated(self, number: int, push_id: str) -> None:
-        """The same request once more, with the same idempotency key, was answered with this push."""
+        """Record that the same request, repeated with its idempotency key, was answered with this push."""
         self._called(number, self._pushes[number], push_id)
 
     def refused(self, number: int, why: str) -> None:
@@ -188,7 +188,8 @@ class Expectations:
         return targets[0] if len(targets) == 1 else -1
 
     def arrived(self, number: int, index: int, when: float, expires_in: int | None = None) -> None:
-        """It took effect on a device, for the first time. `expires_in`: seconds of the server's clock that it said."""
+        """Record that a push took effect on a device, for the first time. `expires_in`: seconds of the server's clock
+        that it said."""
         push = self._pushes[number]
         place = push.place(index)
         if place < 0:
@@ -277,7 +278,7 @@ class Expectations:
         self._killed.append(when)
 
     def online(self, index: int, when: float, dialled: float = 0.0) -> None:
-        """`dialled`: when it began to."""
+        """Record that a device is connected. `dialled`: when it began to connect."""
         self._online[index] = 1
         if self._sent_disconnect(index) and not self._hindered[index]:
             self._absences.setdefault(index, []).append((self._disconnected[index], dialled))
@@ -293,7 +294,7 @@ class Expectations:
         self._update_listening(index, when)
 
     def away(self, index: int, when: float) -> None:
-        """From now on the scenario keeps it from hearing."""
+        """Record that the scenario keeps a device from receiving from now on."""
         self._away[index] = 1
         self._left[index] = when
         self._update_listening(index, when)
@@ -303,7 +304,7 @@ class Expectations:
         self._hindered[index] = 1
 
     def unanswered(self, number: int, index: int) -> None:
-        """At the end, connected, it still waits for the acknowledgement of a receipt."""
+        """Record that a connected device still waits for the acknowledgement of a receipt at the end."""
         self._found.unanswered += 1
         self._find("unanswered", number, index, "the server never acknowledged a receipt of it")
 
@@ -369,7 +370,8 @@ class Expectations:
         return not self._online[index] and self._sent_disconnect(index) and self._disconnected[index] < since
 
     def check_mailbox(self, index: int, listed: Sequence[str], asked: tuple[float, float]) -> None:
-        """What the server lists as waiting for a device that said goodbye. `asked`: begin and end of the question."""
+        """Compare the server's list of what waits for a device that has disconnected. `asked`: start and end of the
+        request."""
         if self.is_gone(index, asked[0]) and not (self._hindered[index] or self.shaped or self.may_suppress):
             may_overflow = not self._has_room(index)
             went = self._disconnected[index]
@@ -398,8 +400,8 @@ class Expectations:
         )
 
     def record_events(self, source: str, books: dict[tuple[str, int], int], types: Sequence[str]) -> None:
-        """By (push id, device): the event types that a source has told, as `event_observer.BITS`. It was asked for
-        `types`."""
+        """Record the event types that a source delivered, by (push id, device), as `event_observer.BITS`. It had asked
+        for `types`."""
         self._events.append((source, books, sum(BITS[name] for name in types)))
 
     def event_complaint(self, what: str, push_id: str = "", index: int = -1) -> None:

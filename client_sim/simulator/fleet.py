@@ -73,7 +73,7 @@ class FleetPlan:
 
 @dataclass
 class Observation:
-    """What happened since the last one, and how things stand."""
+    """The events of a worker process since its last observation, and its state."""
 
     named: list[tuple[int, int, str]] = field(default_factory=list)
     """(push number, device, push id) of pushes that were seen for the first time."""
@@ -160,7 +160,7 @@ class Fleet:
             self._loop.call_soon_threadsafe(self._ended.set)  # the conductor is gone
 
     def do_connect(self, indexes: Sequence[int], rate: float) -> None:
-        """So many per second."""
+        """Connect devices, `rate` of them per second."""
         for turn, index in enumerate(indexes):
             self._devices[index].connect(turn / rate)
 
@@ -190,7 +190,7 @@ class Fleet:
             self._devices[index].set_mute(mute)
 
     def do_network(self, network: Network | None) -> None:
-        """From now on, for connections that are made from now on; what there is ends, so that all go through it."""
+        """Use this network for connections made from now on; present ones end, so that all go through it."""
         self.network = network
         for device in self._devices.values():
             device.cut()
@@ -312,7 +312,7 @@ def consumed() -> tuple[float, int]:
 
 
 def run_fleet(plan: FleetPlan, commands: Connection, observations: Connection) -> None:
-    """A worker process, from its begin to its end."""
+    """A worker process, from start to end."""
 
     async def main() -> None:
         await Fleet(plan, commands, observations).run()

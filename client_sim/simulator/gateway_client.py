@@ -34,7 +34,7 @@ class GatewayError(Exception):
 
 @dataclass(frozen=True)
 class Enrolled:
-    """`topics`: what those of the device begin with."""
+    """The credential of an enrolled device. `topics`: the prefix of all its topics."""
 
     device_id: str
     client_id: str
@@ -60,7 +60,7 @@ class ServerDelivery:
 
 @dataclass(frozen=True)
 class ServerPush:
-    """What the server says of a push as a whole."""
+    """The server's report of a push as a whole."""
 
     push_id: str
     kind: str
@@ -78,7 +78,7 @@ class Answer:
 
     @property
     def code(self) -> str:
-        """Of a problem, as `rate_limited`."""
+        """The error code of a problem, as `rate_limited`."""
         return str(self.body.get("code") or self.status)
 
 
@@ -129,7 +129,8 @@ class GatewayClient:
         return found
 
     async def remove(self, ids: Sequence[str]) -> None:
-        """As far as possible; raises the first GatewayError. What is not there any more is no error."""
+        """Remove as many of the devices as possible; raises the first GatewayError. A device that is gone already is no
+        error."""
         todo = iter(ids)
 
         async def remover() -> None:
@@ -186,7 +187,7 @@ class GatewayClient:
             cursor = {"cursor": page["next_cursor"]}
 
     async def push_report(self, push_id: str) -> ServerPush | None:
-        """None: the server does not know it. Raises GatewayError."""
+        """The report of a push; None: the server does not know it. Raises GatewayError."""
         body = await self._request("GET", f"/v1/pushes/{push_id}", 200, 404)
         if "counts" not in body:
             return None
@@ -223,7 +224,7 @@ class GatewayClient:
         return {**await self._request("GET", "/v1/policy", 200), "channels": channels["items"]}
 
     async def add_webhook(self, url: str, types: Sequence[str]) -> str:
-        """Its secret. Raises GatewayError."""
+        """Make a webhook and return its secret. Raises GatewayError."""
         body = await self._request("POST", "/v1/webhooks", 201, json={"url": url, "types": list(types)})
         return str(body["secret"])
 

@@ -57,7 +57,7 @@ class StateGroup:
 
 
 def render(report: SimulationReport, earlier: SimulationReport | None = None) -> str:
-    """`earlier`: each figure beside the one of that run, and its latencies in the same curve."""
+    """The report as one HTML page. `earlier`: an earlier run, drawn beside this one."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""What people do with what they are shown: some open it, some of those act on it, after a moment.
+"""Behaviour of the people at the devices: some open a notification, some of those act on it, after a moment.
 
 Nothing is drawn at run time: push number, device and seed decide, so that a run repeats however its messages interleave
 and however many processes share the fleet.
@@ -19,8 +19,8 @@ _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 @dataclass(frozen=True)
 class HumanBehaviour:
-    """Shares: `displayed` of all pushes, `opened` of those displayed, `acted` of those opened. `think_time`: seconds,
-    the mean; anything from none to twice that."""
+    """The shares of pushes that are displayed, of those that are opened, and of those that are acted on. `think_time`:
+    seconds, the mean; anything from none to twice that."""
 
     displayed: float
     opened: float
@@ -29,7 +29,7 @@ class HumanBehaviour:
     seed: int
 
     def level(self, number: int, index: int) -> int:
-        """How far somebody goes with this push on this device."""
+        """The furthest that the person at this device goes with this push."""
         if dice(self.seed, number, index, 1) >= self.displayed:
             return 0
         if dice(self.seed, number, index, 2) >= self.opened:

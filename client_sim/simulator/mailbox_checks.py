@@ -1,4 +1,4 @@
-"""What must wait for a device that is away: whether the server's mailbox has it, and evicts in the right order.
+"""Checks of the server's mailboxes: a device that is away must find what was sent, and evictions must be in order.
 
 Only devices that said goodbye are looked at: to a connection that has died unseen something may have been handed over.
 """
@@ -49,8 +49,9 @@ def mailbox_mistakes(
     asked: tuple[float, float],
     may_overflow: bool,
 ) -> Iterator[tuple[int, str]]:
-    """The same of what the server lists as waiting: `listed`, push ids in order; those of others are passed over.
-    `went`: when the device did; `asked`: begin and end of the question."""
+    """Compare a mailbox as the server lists it with what must wait in it; number of a push and what is wrong with it.
+    `listed`: push ids in order; those of others are passed over. `went`: when the device disconnected; `asked`:
+    start and end of the request."""
     begin, end = asked
     ours = [numbers[push_id] for push_id in listed if push_id in numbers]
     found = set(ours)

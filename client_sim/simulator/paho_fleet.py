@@ -213,7 +213,7 @@ class PahoFleet:
         heapq.heappush(self._due, (time.monotonic() + delay, next(self._turns), call))
 
     def after(self, delay: float, call: Callable[[], None]) -> None:
-        """From any thread."""
+        """Call something on another thread after `delay` seconds. Thread-safe."""
         self._work.put(partial(self._schedule, delay, partial(self._executor.submit, call)))
 
     # What the conductor says
@@ -250,13 +250,13 @@ class PahoFleet:
             device.connect()
 
     def do_deaf(self, indexes: Sequence[int], deaf: bool) -> None:
-        """Not these."""
+        """Do nothing: these devices always read."""
 
     def do_mute(self, indexes: Sequence[int], mute: bool) -> None:
-        """Not these."""
+        """Do nothing: these devices always acknowledge."""
 
     def do_network(self, network: Network | None) -> None:
-        """Not these."""
+        """Do nothing: these devices use the network of this machine."""
 
     def do_end(self) -> None:
         self._work.put(None)
@@ -304,6 +304,6 @@ class PahoFleet:
 
 
 def run_paho_fleet(plan: FleetPlan, commands: Connection, observations: Connection) -> None:
-    """A worker process, from its begin to its end."""
+    """A worker process, from start to end."""
     with suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="fleetpush-sim-") as folder:
         PahoFleet(plan, commands, observations, Path(folder)).run()

@@ -14,7 +14,7 @@ _RATE = re.compile(rf"{_NUMBER}\s*/\s*(s|min|m|h|d)", re.ASCII)
 
 
 def seconds(text: object) -> float:
-    """Of a duration. Raises ValueError, which says how one is written."""
+    """The seconds of a duration as a person writes it. Raises ValueError, which says how one is written."""
     found = _DURATION.fullmatch(text.strip()) if isinstance(text, str) else None
     if found is None:
         raise ValueError(f"{text!r} is no duration: write it as 250ms, 20s, 5m, 2h or 1d")
@@ -22,7 +22,7 @@ def seconds(text: object) -> float:
 
 
 def per_second(text: object) -> float:
-    """Of a rate. Raises ValueError, which says how one is written."""
+    """The events per second of a rate as a person writes it. Raises ValueError, which says how one is written."""
     found = _RATE.fullmatch(text.strip()) if isinstance(text, str) else None
     if found is None:
         raise ValueError(f"{text!r} is no rate: write it as 100/s, 30/min or 5/h")

@@ -123,7 +123,7 @@ KIND_WORDS: dict[FindingKind, str] = {
 
 
 def verdict(report: SimulationReport) -> str:
-    """Why it passed or failed, in one sentence."""
+    """The reason for which a simulation passed or failed, in one sentence."""
     wrong = [figure for figure in MUST_BE_ZERO if figure.of(report)]
     reasons = [f"{count(figure.of(report))} {figure.words}" for figure in wrong]
     said = {figure.field for figure in wrong}
@@ -163,7 +163,7 @@ def leading(findings: Sequence[Finding], of_a_kind: int) -> tuple[list[Finding],
 
 
 def command_again(report: SimulationReport, scenario: str | None = None) -> str:
-    """What to type to have it again; `scenario`: another name than the one it was started by."""
+    """The command that runs the same simulation again. `scenario`: another name than the one it was started by."""
     words = ["simulate", scenario or report.scenario]
     if scenario is None:
         words += ["--devices", str(report.devices)]
@@ -177,7 +177,7 @@ def count(value: int) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """With at least so many significant digits, whole numbers without decimals."""
+    """A number with at least `digits` significant digits, whole numbers without decimals."""
     if value is None:
         return UNKNOWN
     if value == round(value):
@@ -223,7 +223,7 @@ def span(seconds: float) -> str:
 
 
 def change(now: float | None, then: float | None) -> str:
-    """How a figure differs from the one of an earlier run: the ratio, or the difference where there was nothing."""
+    """The change since an earlier run: the ratio, or the difference where there was nothing."""
     if now is None or then is None:
         return ""
     if now == then:
@@ -235,7 +235,7 @@ def change(now: float | None, then: float | None) -> str:
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would obey and XML forbids: control characters and halves of surrogate pairs."""
+    """The text without control characters and lone surrogates, which terminals obey and XML forbids."""
     return "".join("\N{REPLACEMENT CHARACTER}" if _unprintable(letter) else letter for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""Scenarios: what happens to a fleet in a simulation, as a short TOML file, built in or the user's own.
+"""The scenario of a simulation: a short TOML file, built in or the user's own, of what happens to a fleet.
 
 title = "A broadcast in the morning"
 devices = 500
@@ -50,7 +50,7 @@ class _Part(BaseModel):
 
 
 class PeopleHabits(_Part):
-    """Shares: of pushes that are displayed, of those that are opened, of those that are acted on."""
+    """The shares of pushes that are displayed, of those that are opened, and of those that are acted on."""
 
     displayed: Share = 1.0
     opened: Share = 0.25
@@ -130,7 +130,7 @@ class Phase(_Part):
         return self
 
     def describe(self) -> str:
-        """In words, for reports."""
+        """The phase in words, for reports."""
         said = [f"for {duration(self.lasts)}"] if self.lasts is not None else ["until all are connected"]
         for share, what in ((self.away, "away"), (self.deaf, "deaf"), (self.mute, "without acknowledging")):
             if share:
@@ -203,7 +203,7 @@ class Scenario(_Part):
 
     @classmethod
     def parse(cls, name: str, text: str, source: str) -> Scenario:
-        """`source`: for messages. Raises BadScenario."""
+        """The scenario of a TOML text. `source` is its name in messages. Raises BadScenario."""
         try:
             return cls.model_validate({**tomllib.loads(text), "name": name, "text": text})
         except tomllib.TOMLDecodeError as error:
@@ -212,7 +212,7 @@ class Scenario(_Part):
             raise BadScenario("\n".join(f"{source}: {_complaint(item)}" for item in error.errors())) from None
 
     def with_(self, *, devices: int | None = None, lasts: float | None = None, seed: int | None = None) -> Scenario:
-        """The same with another fleet or seed. `lasts`: seconds of all phases together, each in its proportion.
+        """The scenario with another fleet or seed. `lasts`: seconds of all phases together, each in its proportion.
 
         Raises BadScenario.
         """
@@ -239,7 +239,7 @@ class Scenario(_Part):
 
     @property
     def needs_own_server(self) -> bool:
-        """It kills the server, or needs its clock to run faster."""
+        """True if the scenario kills the server, or needs its clock to run faster."""
         return self.clock_speed != 1 or any(phase.kill_server or phase.kill_every for phase in self.phases)
 
     def rules(self) -> list[Rule]:

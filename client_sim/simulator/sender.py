@@ -34,7 +34,7 @@ REPEAT_DIVISOR = 20
 
 
 class SenderEvents(Protocol):
-    """Whom the sender tells; `number` is what `sending` gave the push."""
+    """The receiver of what the sender does; `number` is what `sending` gave the push."""
 
     def sending(
         self,
@@ -53,10 +53,10 @@ class SenderEvents(Protocol):
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None: ...
 
     def repeated(self, number: int, push_id: str) -> None:
-        """It was asked for again, with the same key, and answered with this push."""
+        """A request was repeated with the same key, and answered with this push."""
 
     def refused(self, number: int, why: str) -> None:
-        """For good; the push does not exist."""
+        """The server refused a push for good; it does not exist."""
 
     def retried(self, why: str) -> None: ...
 
@@ -114,7 +114,7 @@ class Sender:
         await asyncio.sleep(max(0.0, begin + lasts - time.monotonic()))
 
     def _schedule(self, stream: Stream, lasts: float) -> Iterator[_Due]:
-        """A generator with dice of its own, so that streams do not change each other; times from the begin."""
+        """A generator with dice of its own, so that streams do not change each other; times from its start."""
         dice = random.Random(self._dice.random())
         return self._pushes(stream, lasts, dice)
 

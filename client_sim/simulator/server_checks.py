@@ -1,4 +1,4 @@
-"""What a simulation asks the server, while it runs and at its end, and whether the answers are right.
+"""Requests of a simulation to the server, while it runs and at its end, and checks of the answers.
 
 Everything goes by the public HTTP interface, and every mistake goes into the expectations.
 """
@@ -33,7 +33,7 @@ COMPARED_FUNNELS = 20
 
 
 class ServerChecks:
-    """`ids`: of the devices, by their index."""
+    """Checks of the server's counts, mailboxes, presence and deliveries. `ids`: device ids by their index."""
 
     def __init__(self, gateway: GatewayClient, expectations: Expectations, ids: Sequence[str]) -> None:
         self._gateway = gateway
@@ -47,7 +47,7 @@ class ServerChecks:
         return self._indexes.get(device_id or "", -1)
 
     async def watch_counts(self) -> None:
-        """Until cancelled: the states of a push sum to its devices at every moment."""
+        """Check until cancelled that the states of a push sum to its devices at every moment."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             number, push_id = self._expectations.recent_push(self._dice.randrange(WATCHED_PUSHES))
@@ -59,7 +59,7 @@ class ServerChecks:
                     self._expectations.contradicts(number, -1, wrong)
 
     async def compare_absent(self, away: Iterable[int]) -> None:
-        """What waits for devices that are away, at the end of a phase."""
+        """Compare the mailboxes of some devices that are away, at the end of a phase."""
         now = time.monotonic()
         gone = [index for index in away if self._expectations.is_gone(index, now)]
         for index in self._dice.sample(gone, min(COMPARED_MAILBOXES, len(gone))):
@@ -68,7 +68,7 @@ class ServerChecks:
             self._expectations.check_mailbox(index, listed, (asked, time.monotonic()))
 
     async def compare_presence(self, connected: Callable[[], Set[int]], known: Set[int]) -> None:
-        """Who is connected must be online to the server, and who has said goodbye must not."""
+        """Check that connected devices are online to the server, and disconnected ones are not."""
         deadline = time.monotonic() + PRESENCE_SECONDS
         wrong: dict[int, str] | None = None
         while wrong is None or (wrong and time.monotonic() < deadline):

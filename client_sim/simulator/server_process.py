@@ -25,7 +25,7 @@ class ServerDidNotStart(Exception):
 
 
 class ServerProcess:
-    """In a folder of its own, on free ports of 127.0.0.1, with nothing of the caller's settings."""
+    """A server in a folder of its own, on free ports of 127.0.0.1, without any of the caller's settings."""
 
     def __init__(self, folder: Path, *options: str, program: Sequence[str] = FLEETPUSH) -> None:
         """`options` of `serve`; `program`: the command that knows `serve`."""
@@ -89,7 +89,7 @@ class ServerProcess:
 
     @property
     def running_pid(self) -> int | None:
-        """None while it does not run."""
+        """The process id; None while it does not run."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
@@ -99,7 +99,7 @@ class ServerProcess:
 
     @property
     def key(self) -> str:
-        """For everything; the server writes it beside its data."""
+        """The admin key, which the server writes beside its data."""
         return (self.data_dir / "admin.key").read_text().strip()
 
     def last_words(self) -> str:

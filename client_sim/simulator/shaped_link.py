@@ -34,7 +34,7 @@ class Network:
 
 
 class ShapedLink:
-    """Of one connection. What has to wait is handed on by the wheel; after `close` nothing is."""
+    """The bad network of one connection. The wheel hands on what has to wait; after `close` it hands on nothing."""
 
     __slots__ = ("_closed", "_half_open", "_network", "_receive_due", "_send_due", "_stalled_until", "_wheel")
 

@@ -1,4 +1,4 @@
-"""`SimulatedDevice`: what the reference device does, on `broker.protocol`, so small that a process holds ten thousand.
+"""The simulated device, which keeps the device contract on `broker.protocol`: a process holds ten thousand of them.
 
 One slotted protocol object per device, no task, no timer of its own: everything that waits is in the fleet's wheel. It
 keeps a persistent session, reconnects with full jitter and the server's retry hint, takes each push once, acknowledges
@@ -57,7 +57,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class DeviceHost(Protocol):
-    """What a device needs from its fleet."""
+    """The fleet as a device uses it."""
 
     wheel: TimingWheel
     behaviour: HumanBehaviour
@@ -147,7 +147,7 @@ class SimulatedDevice(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Nothing it has said is unanswered, and it owes nothing."""
+        """True when the server has acknowledged all receipts, and the device all pushes."""
         return not (self._unanswered or self._waiting or self._owed)
 
     def unanswered(self) -> list[int]:

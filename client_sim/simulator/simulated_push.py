@@ -44,14 +44,14 @@ def notification_of(number: int) -> dict[str, Any]:
 
 
 def result_of(push_id: str, device_id: str) -> dict[str, str]:
-    """What a device answers: it fits no other push and no other device."""
+    """The device's answer to a push; it fits no other push and no other device."""
     return {"state": "playing", "push_id": push_id, "device_id": device_id}
 
 
 def changes_in_transit(
     packet: Publish, message: Mapping[str, Any], number: int, topic: str, version: int, clock_slack: float
 ) -> str:
-    """What is not as the sender asked for, in words; nothing when all is.
+    """The differences between a push as it was sent and as it arrived, in words; empty when there are none.
 
     `clock_slack`: seconds by which two readings of the server's clock for one packet may differ. On a clock that runs
     288 times faster, the 7 ms between a body and the properties beside it are 2 s.

@@ -56,7 +56,7 @@ RUN_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
 class SimulationFailed(Exception):
-    """It could not be carried out; the message is for the person."""
+    """The simulation could not be carried out; the message is for the person."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ class Simulation:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _cut(self, phase: Phase) -> None:
-        """Connections end without goodbye: at the begin, or again and again."""
+        """Connections end without goodbye: at the start, or again and again."""
         while True:
             here = sorted(self._known - self._away)
             self._pool.send("cut", self._dice.sample(here, round(phase.cut * len(here))))

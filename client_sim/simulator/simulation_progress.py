@@ -20,7 +20,7 @@ MIB_BYTES = 1024**2
 
 
 class SilentWatcher:
-    """What a simulation tells while it runs; this one keeps it to itself."""
+    """The receiver of a running simulation's progress; this one shows nothing."""
 
     def phase(self, name: str, description: str) -> None:
         """A phase begins, or what comes before and after them."""

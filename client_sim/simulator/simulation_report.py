@@ -1,4 +1,4 @@
-"""What a simulation found out, as data: the JSON of `--json`, and what the HTML and JUnit reports are drawn from.
+"""The result of a simulation as data: the JSON of `--json`, and the source of the HTML and JUnit reports.
 
 `version` counts incompatible changes; fields are added without one. Times are seconds since the start of the simulation
 unless the name says otherwise, latencies milliseconds, processor time cores or microseconds, memory bytes.
@@ -35,7 +35,7 @@ class _Part(BaseModel):
 
 
 class Latency(_Part):
-    """Of `count` measurements, from the moment each was due. Empty: None."""
+    """Percentiles of `count` measurements, from the moment each was due. Empty: None."""
 
     count: int = 0
     p50: float | None = None
@@ -96,7 +96,7 @@ class Host(_Part):
 
 
 class Resources(_Part):
-    """What it cost, over the whole simulation. The simulator's figures leave out the paho devices and the sender."""
+    """The cost of the whole simulation. The simulator's figures leave out the paho devices and the sender."""
 
     simulator_microseconds_per_push: float | None = None
     server_microseconds_per_push: float | None = None
@@ -146,7 +146,7 @@ class SimulationReport(_Part):
     latency_ms: Latency = Field(description="From the intended send time to the device")
     latency_curve: list[tuple[float, float]] = Field(description="(percentile, ms), ascending")
     request_ms: Latency = Field(description="From the intended send time to the 202")
-    connect_ms: Latency = Field(description="From the begin of an attempt to the SUBACK")
+    connect_ms: Latency = Field(description="From the start of an attempt to the SUBACK")
 
     phases: list[PhaseReport]
     samples: list[Sample]

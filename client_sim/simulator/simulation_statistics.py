@@ -1,4 +1,4 @@
-"""What a simulation measures, as opposed to what it proves: latencies, rates, processor time, memory.
+"""Measurements of a simulation, as opposed to its proofs: latencies, rates, processor time, memory.
 
 Latency counts from the moment a push was *due*, not from when it left: a sender that is held up would otherwise hide
 what it waited for (coordinated omission). It counts for devices that the scenario let be there at that moment; one that
@@ -70,7 +70,7 @@ class Latencies:
 
 @dataclass
 class Second:
-    """What happened since the last sample."""
+    """The events since the last sample."""
 
     accepted: int = 0
     delivered: int = 0
@@ -172,7 +172,7 @@ class Statistics:
         self._request.record(answered - self._intended[number])
 
     def all_arrived(self) -> None:
-        """What the server does from now on is answering questions about it."""
+        """Stop counting the server's processor time: from now on it answers the simulator's questions."""
         if self._last_push is None:
             self._last_push = (self._server_cpu(), self._simulator_cpu)
 
@@ -222,7 +222,7 @@ class Statistics:
         return cores, memory or None  # a dead one has no memory
 
     def server_ends(self, pid: int) -> None:
-        """It is about to be killed."""
+        """Read the server's processor time before it is killed."""
         try:
             cpu, _ = of_process(pid)
         except (OSError, ValueError):
@@ -242,7 +242,7 @@ class Statistics:
     # At the end
 
     def report(self, comparison: Comparison, rules: Sequence[thresholds.Rule], **facts: Any) -> SimulationReport:
-        """`facts`: the fields of the report that say what was simulated."""
+        """The report of the simulation. `facts`: its fields that say what was simulated."""
         resources = self._resources()
         draft = SimulationReport(
             **facts,
@@ -313,7 +313,7 @@ def of_process(pid: int) -> tuple[float, int]:
 
 
 def host() -> Host:
-    """Of this machine; empty words for what it does not tell."""
+    """The facts about this machine; empty where it does not tell."""
     processor = platform.processor() or platform.machine()
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         for line in file:

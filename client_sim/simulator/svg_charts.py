@@ -44,7 +44,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Slice:
-    """What the values of a part of a curve have in common; None: there were none."""
+    """The range of the values in a part of a curve; None: there were none."""
 
     at: float
     lowest: float | None
@@ -61,7 +61,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Axis:
-    """From `low` to `high`; values outside are drawn at its edge."""
+    """An axis from `low` to `high`; values outside are drawn at its edge."""
 
     low: float
     high: float
@@ -69,7 +69,7 @@ class Axis:
     logarithmic: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value is, 0 at the low end and 1 at the high one."""
+        """The place of a value on the axis, 0 at the low end and 1 at the high one."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log(low), math.log(high), math.log(max(value, low))
@@ -141,7 +141,7 @@ def steep_axis(values: Sequence[float]) -> Axis:
 
 
 def linear_ticks(highest: float, *, whole: bool = False) -> list[Tick]:
-    """From 0, four to six of them."""
+    """Four to six ticks from 0."""
     magnitude = 10.0 ** math.floor(math.log10(highest / 5))
     step = next(magnitude * factor for factor in (1, 2, 5, 10) if magnitude * factor * 5 >= highest * (1 - 1e-9))
     if whole:
@@ -174,7 +174,7 @@ def time_ticks(duration: float) -> list[Tick]:
 
 
 def short_number(value: float) -> str:
-    """In at most six letters."""
+    """The number in at most six letters."""
     for least, factor, name in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if value >= least:
             return f"{value / factor:.4g}{name}"

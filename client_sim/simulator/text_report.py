@@ -22,7 +22,7 @@ ERROR_KINDS = 5
 
 
 def print_report(report: SimulationReport, console: Console, files: Sequence[Path] = ()) -> None:
-    """`files`: where the report was written, in whatever forms."""
+    """Print the report on one screen. `files`: where it was written in other forms."""
     devices = report_terms.count(report.devices)
     paho = f" ({report_terms.count(report.paho_devices)} paho-mqtt)" if report.paho_devices else ""
     console.print()

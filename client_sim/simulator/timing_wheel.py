@@ -45,7 +45,7 @@ class TimingWheel:
         self._tick()
 
     def stop(self) -> None:
-        """What is in the slots is forgotten."""
+        """Stop the wheel and forget what is in its slots."""
         if self._timer is not None:
             self._timer.cancel()
         self._slots.clear()

@@ -129,5 +129,5 @@ class WorkerPool:
 
 
 def paho_devices(devices: int) -> int:
-    """How many of a fleet are real: one in a hundred, at least one."""
+    """The number of real devices in a fleet: one in a hundred, at least one."""
     return max(1, -(-devices // int(1 / PAHO_SHARE)))
