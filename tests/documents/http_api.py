@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -41,12 +42,30 @@ The interface of version {document["info"]["version"]}, made from its OpenAPI do
 - Lists take `limit` (1 to 1,000, default 100) and `cursor`, and answer `items` and `next_cursor`.
 - HEAD is answered wherever GET is. Every refusal is a [problem document](errors.md).
 
+{table(("operation", "does", "key"), list(_overview(document)))}
+
 {operations}
 
 ## Objects
 
 {schemas}
 """
+
+
+def _overview(document: Document) -> Iterator[tuple[str, str, str]]:
+    """Each operation with its first sentence and the scopes, any of which its key needs."""
+    for tag in GROUPS:
+        for path, found in document["paths"].items():
+            for method, operation in found.items():
+                if operation["tags"] == [tag]:
+                    text = " ".join(operation["description"].split())
+                    scopes = re.findall(r"`(send|read|devices|admin)`", text.partition(" scope ")[2][:30])
+                    anchor = re.sub(r"[^\w\- ]", "", f"{method} {path}").replace(" ", "-").lower()
+                    yield (
+                        f"[`{method.upper()} {path}`](#{anchor})",
+                        re.split(r"(?<=[a-z`)]): |[.;] ", text)[0].rstrip("."),
+                        " or ".join(f"`{scope}`" for scope in scopes) or "none",
+                    )
 
 
 def _operations(document: Document, tag: str) -> Iterator[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from typing import IO, Final
 from tests.documents.markdown import Block
 from tests.end_to_end.harness import READY, clean_environment, wait_for
 from tests.end_to_end.warm_start import REQUEST_BYTES, WarmProcess
+from tests.third_party import require
 
 TIMEOUT_SECONDS: Final = 90
 CLIENT: Final = """\
@@ -79,7 +79,7 @@ class ShellWorld:
         self._program("fleetpush", CLIENT.format(python=sys.executable, address=str(folder / "commands")))
         self._program("python3", PYTHON.format(python=sys.executable))
         for name, text in (("curl", CURL), ("mosquitto_sub", MOSQUITTO), ("mosquitto_pub", MOSQUITTO)):
-            self._program(name, text.format(ports=self._ports, program=shutil.which(name)))
+            self._program(name, text.format(ports=self._ports, program=require(name)))
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
