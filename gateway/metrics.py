@@ -237,7 +237,7 @@ class _Collector(Collector):
 
     def _gateway(self) -> Iterable[Metric]:
         sources = self._sources
-        yield InfoMetricFamily("fleetpush_build", "What runs here.", value=BUILD)
+        yield InfoMetricFamily("fleetpush_build", "Version of Fleetpush and of Python.", value=BUILD)
         yield _counter("pushes_accepted", "Pushes answered 202.", sources.acceptance.accepted)
         text = "Operations that left accepted pushes to many devices to a later one."
         yield _counter("acceptance_divided", text, sources.acceptance.queue.divided)
@@ -247,15 +247,21 @@ class _Collector(Collector):
         yield _counter("rule_change_slices", text, sources.rule_changes.slices)
         text = "Apps of which something is still to be put under new rules."
         yield _gauge("rule_changes_waiting", text, sources.rule_changes.waiting)
-        yield _counter("deliveries_targeted", "Deliveries of those pushes.", sources.acceptance.targeted)
+        yield _counter(
+            "deliveries_targeted", "Deliveries of the pushes that were answered 202.", sources.acceptance.targeted
+        )
         yield _by_label(
             GaugeMetricFamily, "deliveries", "Deliveries kept, as of the last count.", "state", self._census.by_state
         )
         yield _gauge(
-            "deliveries_counted_timestamp_seconds", "When deliveries were last counted.", self._census.counted_at
+            "deliveries_counted_timestamp_seconds",
+            "Unix time when deliveries were last counted.",
+            self._census.counted_at,
         )
         yield _gauge(
-            "deliveries_in_flight", "Handed over, not yet recorded as delivered.", sources.ledger.pushes.in_flight()
+            "deliveries_in_flight",
+            "Deliveries handed over, not yet recorded as delivered.",
+            sources.ledger.pushes.in_flight(),
         )
         yield _gauge("pushes_in_memory", "Pushes with something on its way, or lately.", len(sources.ledger.pushes))
         yield HistogramMetricFamily(
@@ -292,7 +298,7 @@ class _Collector(Collector):
         text = "Bytes of large request bodies in memory, and of what is parsed of them."
         yield _gauge("http_body_bytes", text, sources.bodies.bytes)
         yield _counter(
-            "http_bodies_refused", "Requests refused because of too many such bytes.", sources.bodies.refused
+            "http_bodies_refused", "Requests refused because of too many bytes of large bodies.", sources.bodies.refused
         )
         limits = sources.connections.counts
         yield _by_label(
@@ -309,20 +315,28 @@ class _Collector(Collector):
         yield _gauge(
             "webhook_lanes_at_work", "Parts of webhooks that are being sent.", sources.webhook_sender.lanes_busy
         )
-        yield _gauge("attachment_bytes", "Of files that pushes refer to.", sources.attachments.stored)
-        yield _counter("attachment_uploads_refused", "For want of room.", sources.attachments.refused)
-        yield _gauge("attachment_uploads", "Under way.", sources.attachments.uploads)
-        yield _gauge("attachment_downloads", "Under way.", sources.attachments.downloads)
+        yield _gauge("attachment_bytes", "Bytes of files that pushes refer to.", sources.attachments.stored)
+        yield _counter(
+            "attachment_uploads_refused",
+            "Uploads of attachments refused for want of room.",
+            sources.attachments.refused,
+        )
+        yield _gauge("attachment_uploads", "Uploads of attachments under way.", sources.attachments.uploads)
+        yield _gauge("attachment_downloads", "Downloads of attachments under way.", sources.attachments.downloads)
         yield _gauge("calls_waiting", "Calls that wait for their devices.", sources.calls.waiting)
         yield _by_label(
             CounterMetricFamily, "requests_over_share", "Requests refused, or ended, because their app, key or device"
             " had its share or all had what there is.", "limit", sources.over_share(),
         )  # fmt: skip
-        yield _gauge("uplink_bytes", "Of what devices have said, at most.", sources.uplink_quota.size)
-        yield _counter("uplink_messages_removed", "Because there were too many bytes.", sources.uplink_quota.removed)
+        yield _gauge("uplink_bytes", "Bytes of what devices have said on `uplink`, at most.", sources.uplink_quota.size)
+        yield _counter(
+            "uplink_messages_removed",
+            "Messages of devices removed because there were too many bytes.",
+            sources.uplink_quota.removed,
+        )
         text = "Answers to idempotency keys that were forgotten before their time, because there were too many bytes."
         yield _counter("idempotency_answers_removed", text, sources.idempotency_quota.removed)
-        yield _gauge("event_log_bytes", "Events that are kept, about.", sources.event_log_quota.size)
+        yield _gauge("event_log_bytes", "Bytes of events that are kept, about.", sources.event_log_quota.size)
         yield _counter(
             "event_entries_removed",
             "Entries of the event log that left for want of room.",
@@ -343,8 +357,8 @@ class _Collector(Collector):
             CounterMetricFamily, "log_lines_dropped", "Lines that the log lacks.", "reason", sources.log_lines()
         )
         path = sources.database.path
-        yield _gauge("database_size_bytes", "The database and its log.", _size(path))
-        yield _gauge("disk_free_bytes", "Free on the disk of the data directory.", _free(path))
+        yield _gauge("database_size_bytes", "Bytes of the database and its log.", _size(path))
+        yield _gauge("disk_free_bytes", "Bytes free on the disk of the data directory.", _free(path))
         if ends := sources.certificates():
             now = time.time()
             left = {name: (end - now) / DAY for name, end in ends.items()}

@@ -35,7 +35,9 @@ def analytics_push(
 
 @analytics.command("by")
 def analytics_by(
-    by: Annotated[Literal["channel", "tag", "hour"], typer.Argument(metavar="channel|tag|hour")],
+    by: Annotated[
+        Literal["channel", "tag", "hour"], typer.Argument(metavar="channel|tag|hour", help="What a line is for")
+    ],
     since: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Of pushes accepted in the last 30d, or from a time on")
     ] = None,

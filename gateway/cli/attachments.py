@@ -22,7 +22,7 @@ AttachmentId = Annotated[str, typer.Argument(metavar="ID", help="As `attachments
 
 @attachments.command("add")
 def attachments_add(
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to upload")],
     ttl: Annotated[str | None, typer.Option(help="How long it is kept, at least: 10m, 8h, 30d. Default: 7d")] = None,
     content_type: Annotated[
         str | None, typer.Option("--type", help="As image/png. Default: what the file's name says")

@@ -31,8 +31,8 @@ CLEARABLE = ("description", "sound", "caps", "quiet_hours")
 
 ChannelId = Annotated[str, typer.Argument(metavar="CHANNEL", help="Its id, as pushes name it")]
 Description = Annotated[str | None, typer.Option(help="What comes on it, for people")]
-Importance = Annotated[Literal["high", "default", "low"] | None, typer.Option()]
-Sound = Annotated[str | None, typer.Option()]
+Importance = Annotated[Literal["high", "default", "low"] | None, typer.Option(help="How much devices make of it")]
+Sound = Annotated[str | None, typer.Option(help="Name of a sound on the device")]
 MayMute = Annotated[bool | None, typer.Option("--may-mute/--always-on", help="Whether a person can mute it")]
 
 

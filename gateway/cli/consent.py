@@ -46,7 +46,10 @@ def consent_show(
 @consent.command("set")
 def consent_set(
     device_id: DeviceId,
-    answer: Annotated[Literal["granted", "denied", "unknown"], typer.Argument(metavar="granted|denied|unknown")],
+    answer: Annotated[
+        Literal["granted", "denied", "unknown"],
+        typer.Argument(metavar="granted|denied|unknown", help="What the person answered"),
+    ],
     text_version: Annotated[str | None, typer.Option(help="Which text asked, as terms-3")] = None,
     asked_by: Annotated[str | None, typer.Option("--client", help="What took the answer, as 'paper form'")] = None,
     server: ServerUrl = None,

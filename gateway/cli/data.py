@@ -29,7 +29,7 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup")],
     force: Annotated[bool, typer.Option("--force", help="Move what is in the data directory aside")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only check the backup's proof")] = False,
     data_dir: DataDir = None,

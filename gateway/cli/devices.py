@@ -35,7 +35,7 @@ def devices_add(
     name: Annotated[str | None, typer.Option(help="For people")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="May be repeated")] = None,
     attribute: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="May be repeated")] = None,
-    locale: Annotated[str | None, typer.Option()] = None,
+    locale: Annotated[str | None, typer.Option(help="Language of its person, as de-DE")] = None,
     timezone: Annotated[str | None, typer.Option(help="As Europe/Berlin")] = None,
     server: ServerUrl = None,
     data_dir: DataDir = None,
@@ -117,7 +117,7 @@ def devices_change(
     attribute: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="NAME=null removes it; may be repeated")
     ] = None,
-    locale: Annotated[str | None, typer.Option()] = None,
+    locale: Annotated[str | None, typer.Option(help="Language of its person, as de-DE")] = None,
     timezone: Annotated[str | None, typer.Option(help="As Europe/Berlin")] = None,
     clear: Annotated[list[str] | None, typer.Option(help=f"{', '.join(CLEARABLE)}; may be repeated")] = None,
     server: ServerUrl = None,

@@ -57,7 +57,9 @@ def keys_list(
 
 @keys.command("revoke")
 def keys_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="KEY_ID")], server: ServerUrl = None, data_dir: DataDir = None
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, as `list` shows it")],
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Revoke a key, at once."""
     with client_of(server, data_dir) as client:

@@ -31,7 +31,7 @@ ServerUrl = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for scripts")]
 DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id")]
-PushId = Annotated[str, typer.Argument(metavar="PUSH_ID")]
+PushId = Annotated[str, typer.Argument(metavar="PUSH_ID", help="The push's id")]
 CapOption = Annotated[
     list[str] | None, typer.Option(metavar="COUNT/PERIOD", help="Alerts per hour, day or week: 8/day; may be repeated")
 ]
