@@ -34,13 +34,14 @@ from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.device_activity import DeviceActivity
+from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.digest import Digests, PushNumbers
 from gateway.delivery.engine import EmbeddedEngine, Engine
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.forecast import Forecast
+from gateway.delivery.hand_over import HandOver
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import MAX_ATTEMPTS, Ledger
-from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.missed_pushes import MissedPushes
 from gateway.delivery.notices import Notices
 from gateway.delivery.push import most_values
@@ -138,9 +139,9 @@ class DeliveryComponents:
         http_url: Callable[[], str],
         storage_left: Callable[[], bool],
         observers: DeliveryObservers,
-        make_engine: Callable[[Mailbox], Engine],
+        make_engine: Callable[[DeviceConnections], Engine],
     ) -> None:
-        """`make_engine` makes the carrier that tells the mailbox what happens; `http_url` is what devices fetch
+        """`make_engine` makes the carrier that tells the connections what happens; `http_url` is what devices fetch
         attachments by; `storage_left` says whether the disk has room to accept more."""
         numbers = PushNumbers()
         self.ledger = ledger = Ledger(database=database, clock=clock, timers=timers, max_attempts=limits.max_attempts)
@@ -166,12 +167,13 @@ class DeliveryComponents:
             on_acted=lambda handles: self.calls.answered(handles),
             on_zone=lambda device_no: self.alert_limiter.zone_changed(device_no),
         )
-        self.mailbox = mailbox = Mailbox(
+        self.hand_over = hand_over = HandOver(database=database, ledger=ledger, clock=clock, timers=timers)
+        self.connections = connections = DeviceConnections(
             database=database,
             ledger=ledger,
             activity=activity,
             clock=clock,
-            timers=timers,
+            hand_over=hand_over,
             on_published=receipts.published,
             on_released=receipts.released,
             on_connected=observers.connected,
@@ -181,7 +183,8 @@ class DeliveryComponents:
         self.alert_limiter = alert_limiter = AlertLimiter(
             database=database,
             ledger=ledger,
-            mailbox=mailbox,
+            connections=connections,
+            hand_over=hand_over,
             policies=policies,
             clock=clock,
             timers=timers,
@@ -196,14 +199,14 @@ class DeliveryComponents:
             clock=clock,
         )
         ledger.connect(
-            on_recorded=mailbox.recorded,
-            on_ended=mailbox.ended,
-            act_now=lambda: [*mailbox.act_now(), *alert_limiter.act_now()],
+            on_recorded=connections.recorded,
+            on_ended=hand_over.withdraw,
+            act_now=lambda: [*hand_over.act_now(), *alert_limiter.act_now()],
             check_in_place=alert_limiter.check_in_place,
             judge_unwanted=preferences.judge_lost,
         )
-        self.engine = make_engine(mailbox)
-        mailbox.connect(engine=self.engine, on_ready=alert_limiter.ready, on_returned=observers.returned)
+        self.engine = make_engine(connections)
+        connections.connect(engine=self.engine, on_ready=alert_limiter.ready, on_returned=observers.returned)
         self.attachments = Attachments(
             database=database,
             folder=attachments_dir,
@@ -215,7 +218,7 @@ class DeliveryComponents:
         self.acceptance = Acceptance(
             database=database,
             ledger=ledger,
-            mailbox=mailbox,
+            hand_over=hand_over,
             limits=limits.pushes,
             clock=clock,
             timers=timers,
@@ -231,7 +234,7 @@ class DeliveryComponents:
         self.reports = Reports(database, ledger)
         self.forecast = Forecast(
             database=database,
-            mailbox=mailbox,
+            connections=connections,
             policies=policies,
             attachments=self.attachments,
             max_payload=limits.pushes.max_payload,
@@ -296,7 +299,7 @@ class Components:
             database=database,
             clock=clock,
             timers=timers,
-            is_listening=lambda app_id, device_id: delivery.mailbox.is_subscribed(app_id, device_id, "notices"),
+            is_listening=lambda app_id, device_id: delivery.connections.is_subscribed(app_id, device_id, "notices"),
             tell=lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
         )
         self.feed = EventFeed(database=database, clock=clock, timers=timers)
@@ -314,9 +317,9 @@ class Components:
         self.broker.start()
         self.metrics = Metrics(self._sources(log_writer))
 
-    def _make_engine(self, mailbox: Mailbox) -> EmbeddedEngine:
+    def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
         self.broker = Broker(
-            _broker_settings(self._settings), self._sessions, self._authenticator, mailbox, self._broker_clock
+            _broker_settings(self._settings), self._sessions, self._authenticator, connections, self._broker_clock
         )
         return EmbeddedEngine(self.broker)
 
@@ -349,7 +352,8 @@ class Components:
             problems=self._problems,
             acceptance=delivery.acceptance,
             ledger=delivery.ledger,
-            mailbox=delivery.mailbox,
+            device_connections=delivery.connections,
+            hand_over=delivery.hand_over,
             rule_changes=delivery.rule_changes,
             receipts=delivery.receipts,
             activity=self.activity,
@@ -372,7 +376,7 @@ class Components:
         await self.delivery.policies.load()
         await self.enrolments.load(self._database)
         await self.delivery.alert_limiter.load()
-        await self.delivery.mailbox.recover()
+        await self.delivery.connections.recover()
         await self.delivery.receipts.recover(self.broker.numbers())
         await self.delivery.rule_changes.recover()
         await self.delivery.analytics.load()
@@ -389,7 +393,7 @@ class Components:
             keys=Keys(self._database, self._key_cache),
             devices=DeviceRegistry(
                 database=self._database,
-                mailbox=self.delivery.mailbox,
+                connections=self.delivery.connections,
                 activity=self.activity,
                 clock=self._clock,
                 mqtt_address=lambda: self.mqtt_address,

@@ -63,4 +63,4 @@ def is_one_of(*states: DeliveryState) -> str:
 
 
 PRIORITIES = ("critical", "high", "normal", "low")
-"""By drain order; the index is what the database holds."""
+"""By mailbox order; the index is what the database holds."""

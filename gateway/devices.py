@@ -24,7 +24,7 @@ from gateway.audience.targeting import device_rows
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import new_token, secret_hash
 from gateway.delivery.device_activity import DeviceActivity
-from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.push import DeviceId, Name
 from gateway.delivery.receipts import MAX_ATTRIBUTES
 from gateway.delivery.reports import cursor_number
@@ -130,7 +130,7 @@ class DeviceRegistry:
         self,
         *,
         database: Database,
-        mailbox: Mailbox,
+        connections: DeviceConnections,
         activity: DeviceActivity,
         clock: Callable[[], int],
         mqtt_address: Callable[[], MqttAddress],
@@ -138,7 +138,7 @@ class DeviceRegistry:
     ) -> None:
         self._database = database
         self._quota = quota
-        self._mailbox = mailbox
+        self._connections = connections
         self._activity = activity
         self._clock = clock
         self._mqtt_address = mqtt_address
@@ -220,7 +220,7 @@ class DeviceRegistry:
         self, app_no: int, limit: int, cursor: str | None, wanted: DeviceFilter = ALL_DEVICES
     ) -> dict[str, Any]:
         """By id."""
-        also, values = wanted.conditions(self._mailbox.online_devices(app_no))
+        also, values = wanted.conditions(self._connections.online_devices(app_no))
 
         def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool]:
             found: list[dict[str, Any]] = []
@@ -278,7 +278,7 @@ class DeviceRegistry:
     def _present(self, device: dict[str, Any]) -> dict[str, Any]:
         """Add what is known in memory only: presence, and an error that is not written yet."""
         device_no = device.pop("no")
-        presence = self._mailbox.presence(device_no)
+        presence = self._connections.presence(device_no)
         device["online"] = presence.online
         device["address"] = presence.address
         device["connected_at"] = rfc3339_or_none(presence.connected_at if presence.online else device["connected_at"])
@@ -328,7 +328,7 @@ class DeviceRegistry:
 
         if not await self._database.write(write, app_no):
             raise _unknown(device_id)
-        self._mailbox.disconnect_device(client_id(app_id, device_id))
+        self._connections.disconnect_device(client_id(app_id, device_id))
         return self._credential(app_id, device_id, token)
 
     async def remove(self, app_no: int, app_id: str, device_id: str) -> None:
@@ -347,7 +347,7 @@ class DeviceRegistry:
                 (now, device_no),
             ).rowcount
 
-        await self._mailbox.remove_device(device_no, client_id(app_id, device_id), forget, app_no)
+        await self._connections.remove_device(device_no, client_id(app_id, device_id), forget, app_no)
         self._quota.give_back(app_no, removed)
 
     async def uplink(self, app_no: int, device_id: str, limit: int, cursor: str | None) -> ListPage:

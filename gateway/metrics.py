@@ -43,10 +43,11 @@ from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_activity import DeviceActivity
+from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.event_log_quota import EventLogQuota
+from gateway.delivery.hand_over import HandOver
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink_quota import UplinkQuota
@@ -82,7 +83,8 @@ class Sources:
     problems: ProblemCount
     acceptance: Acceptance
     ledger: Ledger
-    mailbox: Mailbox
+    device_connections: DeviceConnections
+    hand_over: HandOver
     idempotency_quota: IdempotencyQuota
     enrolments: EnrolmentQuota
     rule_changes: RuleChanges
@@ -267,11 +269,11 @@ class _Collector(Collector):
         yield HistogramMetricFamily(
             "fleetpush_hand_over_seconds",
             "From the acceptance of a push to its hand-over to the connection of a device that waited for it.",
-            buckets=sources.mailbox.latency.buckets(),
-            sum_value=sources.mailbox.latency.sum_ms / 1000,
+            buckets=sources.hand_over.latency.buckets(),
+            sum_value=sources.hand_over.latency.sum_ms / 1000,
         )
         yield _gauge("devices_enrolled", "Devices, as of the last count.", self._census.devices)
-        yield _gauge("devices_online", "Devices connected.", sources.mailbox.online)
+        yield _gauge("devices_online", "Devices connected.", sources.device_connections.online)
         yield _counter("device_messages", "Messages taken from devices.", sources.receipts.received)
         yield _counter(
             "device_messages_dropped", "Messages of devices that said nothing usable.", sources.activity.dropped

@@ -27,6 +27,7 @@ from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.attachments import Attachments, fetch_within
 from gateway.delivery.consent import preferences_of, suppress_selected, unwanted
 from gateway.delivery.digest import PushNumbers
+from gateway.delivery.hand_over import HandOver
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import (
@@ -36,7 +37,6 @@ from gateway.delivery.ledger_statements import (
     insert_single_rows,
     supersede_rows,
 )
-from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.mailbox_limits import Enforced, MailboxLimits
 from gateway.delivery.not_before import mark_accepted_rows
 from gateway.delivery.push import (
@@ -116,7 +116,7 @@ class Acceptance:
         *,
         database: Database,
         ledger: Ledger,
-        mailbox: Mailbox,
+        hand_over: HandOver,
         limits: Limits,
         clock: Callable[[], int],
         timers: Timers,
@@ -135,7 +135,7 @@ class Acceptance:
         self._policies = policies
         self._database = database
         self._ledger = ledger
-        self._mailbox = mailbox
+        self._hand_over = hand_over
         self._limits = limits
         self._clock = clock
         self._timers = timers
@@ -321,7 +321,7 @@ class Acceptance:
         self._database.submit(lambda connection: self._store_rows(connection, pending_pushes, now), on_commit, on_error)
 
     def _hand_out(self, pending_pushes: list[PendingPush], now: int) -> None:
-        offered: list[tuple[ActivePush, Sequence[int]]] = []
+        accepted: list[tuple[ActivePush, Sequence[int]]] = []
         for pending in pending_pushes:
             if not pending.push_no:
                 continue
@@ -341,9 +341,9 @@ class Acceptance:
                 self._alert_limiter.add_muted(pending.push_no, [no for no in devices if no in pending.muted], ttl)
                 devices = [device_no for device_no in devices if device_no not in pending.muted]
             # Most of a batch: the device is away, and there is nothing to do.
-            if devices and (len(devices) != 1 or not ttl or self._mailbox.is_open(devices[0], pending.priority)):
-                offered.append((pending.active_push(now), devices))
-        self._mailbox.offer(offered)
+            if devices and (len(devices) != 1 or not ttl or self._hand_over.is_open(devices[0], pending.priority)):
+                accepted.append((pending.active_push(now), devices))
+        self._hand_over.fan_out(accepted)
 
     # -- on the writer thread ----------------------------------------------------------------------------------------
 

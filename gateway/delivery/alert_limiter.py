@@ -2,11 +2,11 @@
 before.
 
 An alert under such rules, or a critical push for those who have muted its channel, is stored as *limited*
-(`Delivery.not_before`), and nothing else is: it is left out of the mailbox's own ways, the offers and the drain, and
+(`Delivery.not_before`), and nothing else is: fan-out and mailbox reader leave it alone, and
 only the alert limiter hands it over. (A critical one that caps and quiet hours do not concern is checked here, and
-handed over by the drain, in its place.) So ten days offline do not arrive at once, and what was accepted by day does
-not arrive at night. A limited delivery waits like any other until then: it can expire, be superseded, recalled or
-overflow.
+handed over by the mailbox reader, in its place.) So ten days offline do not arrive at once, and what was accepted by
+day does not arrive at night. A limited delivery waits like any other until then: it can expire, be superseded, recalled
+or overflow.
 
 Laws
 1. A cap holds over every hour, day or week, whatever was lost or crashed between: an alert that is let through is
@@ -35,12 +35,13 @@ from typing import Any, NamedTuple
 from gateway.audience.frequency import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
 from gateway.audience.policy import CRITICAL, PolicyStore, Rules, choices_of
 from gateway.delivery.app_slices import PushPart
+from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.digest import Digests
 from gateway.delivery.event_log import log_of_device
+from gateway.delivery.hand_over import HandOver
 from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.ledger_statements import end_rows
-from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.not_before import (
     defer_rows,
     mark_device_rows,
@@ -161,7 +162,7 @@ class _Checked:
     """What an operation has to tell the loop."""
 
     passed: dict[int, list[int]] = field(default_factory=dict)
-    """Device number -> push numbers, in drain order."""
+    """Device number -> push numbers, in mailbox order."""
     later: dict[int, int] = field(default_factory=dict)
     """Device number -> when it is to be looked at again."""
     again: list[int] = field(default_factory=list)
@@ -182,7 +183,8 @@ class AlertLimiter:
         *,
         database: Database,
         ledger: Ledger,
-        mailbox: Mailbox,
+        connections: DeviceConnections,
+        hand_over: HandOver,
         policies: PolicyStore,
         clock: Callable[[], int],
         timers: Timers,
@@ -191,7 +193,8 @@ class AlertLimiter:
         self._digests = digests
         self._database = database
         self._ledger = ledger
-        self._mailbox = mailbox
+        self._connections = connections
+        self._hand_over = hand_over
         self._policies = policies
         self._clock = clock
         self._timers = timers
@@ -221,7 +224,7 @@ class AlertLimiter:
     def add(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
         """A limited push was accepted for these."""
         self._ledger.limited = True
-        here = [device_no for device_no in devices if self._mailbox.is_taking(device_no)]
+        here = [device_no for device_no in devices if self._hand_over.is_taking(device_no)]
         if not ttl:
             present = set(here)
             missed = [handle_of(push_no, device_no) for device_no in devices if device_no not in present]
@@ -238,7 +241,7 @@ class AlertLimiter:
     def add_muted(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
         """A critical push was accepted for these, who have muted its channel. It keeps its place in the mailbox."""
         if ttl:
-            self._mailbox.read_again(devices)
+            self._hand_over.read_again(devices)
         else:
             self.add(push_no, devices, ttl)
 
@@ -287,7 +290,7 @@ class AlertLimiter:
     def check_app(self, app_no: int) -> None:
         """It has been put there: check what may be handed over now."""
         if self._ledger.limited:
-            self.check(self._mailbox.online_devices(app_no))
+            self.check(self._connections.online_devices(app_no))
 
     def _check_due(self) -> None:
         self._scheduled = False
@@ -296,7 +299,7 @@ class AlertLimiter:
         devices = list(self._due)[:CHECKED_DEVICES]
         for device_no in devices:
             del self._due[device_no]
-        here = [device_no for device_no in devices if self._mailbox.is_taking(device_no)]
+        here = [device_no for device_no in devices if self._hand_over.is_taking(device_no)]
         self._end_missed(set(devices).difference(here))
         devices = here
         if not devices:
@@ -332,7 +335,7 @@ class AlertLimiter:
 
     def _checked(self, devices: list[int], checked: _Checked) -> None:
         self._under_way = False
-        self._mailbox.read_again(checked.in_place)
+        self._hand_over.read_again(checked.in_place)
         self._ledger.note_ended(checked.ended)
         self._ledger.changed.update(checked.digests)
         for push in checked.loaded:
@@ -343,7 +346,7 @@ class AlertLimiter:
             pushes = [push for push in found if push is not None]
             if len(pushes) < len(numbers):  # one was in memory when it was checked, and is not any more
                 checked.again.append(device_no)
-            if not self._mailbox.hand_over_passed(device_no, pushes):
+            if not self._hand_over.hand_over_limited(device_no, pushes):
                 self._full.add(device_no)
         for device_no, at in checked.later.items():
             if at < self._next.get(device_no, at + 1):
@@ -415,7 +418,7 @@ def check_rows(
     """Check what waits for these devices. What is let through is counted, the rest ended or deferred.
 
     `in_place`: only what no cap and no quiet hours may hold back, which is critical and muted: it is let through or
-    ends, and keeps its place among what else is critical (`drain`). Otherwise only the rest.
+    ends, and keeps its place among what else is critical (`mailbox_reader`). Otherwise only the rest.
     """
     checked = _Checked()
     counts = dict(

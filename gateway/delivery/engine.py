@@ -5,7 +5,8 @@ is one, the embedded broker, called in-process: its acknowledgement is the devic
 as a second implementation; nothing but this module and the composition root would notice.
 
 `EngineEvents` is what an engine tells the mailbox. It is the broker's own protocol, so that the hot path has no layer
-in between: `Mailbox` is handed to the broker as its events, and an deliver_to is the session's own bound method.
+in between: `DeviceConnections` is handed to the broker as its events, and an deliver_to is the session's own bound
+method.
 """
 
 from __future__ import annotations

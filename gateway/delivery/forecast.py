@@ -11,7 +11,7 @@ from gateway.audience import targeting
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
-from gateway.delivery.mailbox import Mailbox
+from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AppRef, Submission, listed_ids, nobody_known, pending_push
 from gateway.delivery_states import PRIORITIES
@@ -22,10 +22,16 @@ class Forecast:
     """`max_payload`: bytes of a wire payload."""
 
     def __init__(
-        self, *, database: Database, mailbox: Mailbox, policies: PolicyStore, attachments: Attachments, max_payload: int
+        self,
+        *,
+        database: Database,
+        connections: DeviceConnections,
+        policies: PolicyStore,
+        attachments: Attachments,
+        max_payload: int,
     ) -> None:
         self._database = database
-        self._mailbox = mailbox
+        self._connections = connections
         self._policies = policies
         self._attachments = attachments
         self._max_payload = max_payload
@@ -34,7 +40,7 @@ class Forecast:
         """`{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`. Raises what `accept` would."""
         fetch_from = self._attachments.refer(app.no, request, keep=False)
         pending_push(app, Submission(request), self._max_payload, fetch_from)
-        online = self._mailbox.online_devices(app.no)
+        online = self._connections.online_devices(app.no)
         target = request.target
 
         def count(connection: sqlite3.Connection) -> dict[str, Any]:

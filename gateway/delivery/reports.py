@@ -133,7 +133,7 @@ class Reports:
     async def mailbox(
         self, device_no: int, limit: int, cursor: str | None, app_no: int | None = None
     ) -> dict[str, Any]:
-        """What waits for a device, in drain order; what is in flight is listed as `sent`.
+        """What waits for a device, in mailbox order; what is in flight is listed as `sent`.
 
         Read on the writer thread, where a row and its overlay cannot disagree; a page is small.
         """

@@ -6,7 +6,7 @@ Conventions: `no` is the internal integer key, `id` the public name. Times are i
 
 Two choices carry the speed. `delivery` is WITHOUT ROWID, clustered by (push_no, device_no), so a fan-out appends and
 its acknowledgements touch neighbouring rows. The mailbox is a *partial* index over waiting deliveries only: it is the
-device's queue in drain order, and history costs it nothing.
+device's queue in mailbox order, and history costs it nothing.
 """
 
 from __future__ import annotations

@@ -54,7 +54,9 @@ async def test_what_happens_is_counted(house: House) -> None:
     await house.push({"all": True})
     await house.refused("GET", "/v1/devices/nothing", 404)
     await house.refused("GET", "/v1/devices", 401, http=house.client("key_wrong"))
-    house.components.delivery.mailbox.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
+    house.components.delivery.connections.connected(
+        "kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False
+    )
     house.components.broker.metrics.refuse("malformed_packet")
     found = samples(house)
     assert found["fleetpush_pushes_accepted_total"] == 1
@@ -95,17 +97,18 @@ async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> Non
 async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_pushes(house: House) -> None:
     await house.enrol("kiosk-1", "kiosk-2")
     await house.components.metrics.census.count_if_due(CENSUS_INTERVAL)
-    mailbox = house.components.delivery.mailbox
+    connections = house.components.delivery.connections
     push = ActivePush(
         no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None, content="{}",
         accepted_at=house.clock.milliseconds, expires_at=house.clock.milliseconds + 60_000,
     )  # fmt: skip
     assert not samples(house)["fleetpush_hand_over_seconds_count"]
-    mailbox.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
-    slot = mailbox._by_device[1]
-    slot.deliver, slot.drained, slot.granted = (lambda message, handle: True), 9, 1
+    connections.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
+    hand_over = house.components.delivery.hand_over
+    device = hand_over.devices[1]
+    device.deliver, device.open_priorities, device.granted = (lambda message, handle: True), 9, 1
     house.clock.milliseconds += 4
-    mailbox.offer([(push, [1, 2])])
+    hand_over.fan_out([(push, [1, 2])])
     found = samples(house)
     assert found["fleetpush_devices_enrolled"] == 2
     assert found["fleetpush_hand_over_seconds_count"] == 1

@@ -80,13 +80,14 @@ from gateway.delivery import acceptance, event_log, ledger, receipts, reports
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.connection_events import ConnectionEvents
-from gateway.delivery.drain import Lane
+from gateway.delivery.device_connections import DeviceConnections, Presence
 from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Message
 from gateway.delivery.event_log import Event, Page, log_handles
+from gateway.delivery.hand_over import HandOver
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import end_rows
-from gateway.delivery.mailbox import Mailbox, Presence
+from gateway.delivery.mailbox_reader import HandOverState
 from gateway.delivery.push import ActivePush
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
@@ -105,24 +106,24 @@ LONGER = 30
 Deliver = Callable[[Message, int], bool]
 
 
-def remembered_mailboxes() -> list[Mailbox]:
-    """The server's one mailbox, when it is there."""
-    connect = Mailbox.connect
-    mailboxes: list[Mailbox] = []
+def remembered_connections() -> list[DeviceConnections]:
+    """The server's one register of connections, when it is there."""
+    connect = DeviceConnections.connect
+    found: list[DeviceConnections] = []
 
-    def connect_and_remember(self: Mailbox, **options: Any) -> None:
-        mailboxes.append(self)
+    def connect_and_remember(self: DeviceConnections, **options: Any) -> None:
+        found.append(self)
         connect(self, **options)
 
-    Mailbox.connect = connect_and_remember  # type: ignore[method-assign]
-    return mailboxes
+    DeviceConnections.connect = connect_and_remember  # type: ignore[method-assign]
+    return found
 
 
 def drops() -> None:
-    mailboxes = remembered_mailboxes()
+    servers = remembered_connections()
 
     def pretend(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
-        asyncio.get_running_loop().call_soon(mailboxes[0].delivery_ended, client_id, handle, ACKNOWLEDGED)
+        asyncio.get_running_loop().call_soon(servers[0].delivery_ended, client_id, handle, ACKNOWLEDGED)
         return True
 
     now_and_then(pretend)
@@ -182,11 +183,11 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
     """Instead of being sent one of 100 ends in `state`; its event is told, as of one that ended so by right."""
 
     def plant() -> None:
-        mailboxes = remembered_mailboxes()
+        servers = remembered_connections()
 
         def end(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
-            mailbox = mailboxes[0]
-            now = mailbox._clock()
+            server = servers[0]
+            now = server._clock()
 
             def operation(connection: sqlite3.Connection) -> None:
                 log_handles(connection, state.label, now, [handle], reason)
@@ -195,7 +196,7 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
                     (state, reason, now, handle >> DEVICE_BITS, handle & DEVICE_MASK),
                 )
 
-            mailbox._database.submit(operation, lambda _: None, lambda error: None)
+            server._database.submit(operation, lambda _: None, lambda error: None)
             return False
 
         now_and_then(end, 100)
@@ -297,10 +298,10 @@ def truncated(message: Message) -> Message:
 
 
 def downgraded() -> None:
-    mailboxes = remembered_mailboxes()
+    servers = remembered_connections()
 
     def at_most_once(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
-        asyncio.get_running_loop().call_soon(mailboxes[0].delivery_ended, client_id, handle, ACKNOWLEDGED)
+        asyncio.get_running_loop().call_soon(servers[0].delivery_ended, client_id, handle, ACKNOWLEDGED)
         return deliver(Message(message.topic, message.body, 0), handle)
 
     now_and_then(at_most_once, 100)
@@ -330,8 +331,8 @@ def fresh_expiry() -> None:
 
 def reordered_page(order: Callable[[list[ActivePush]], list[ActivePush]]) -> Callable[[], None]:
     def plant() -> None:
-        hand_over = Mailbox._hand_over_page
-        Mailbox._hand_over_page = lambda self, slot, pushes: hand_over(self, slot, order(pushes))  # type: ignore[method-assign]
+        hand_over = HandOver._hand_over_page
+        HandOver._hand_over_page = lambda self, device, pushes: hand_over(self, device, order(pushes))  # type: ignore[method-assign]
 
     return plant
 
@@ -346,9 +347,11 @@ def urgent_last() -> None:
 
 
 def new_names() -> None:
-    resume = Mailbox.resume
+    resume = DeviceConnections.resume
 
-    def resume_renamed(self: Mailbox, client_id: str, handles: Sequence[int], done: Callable[..., None]) -> None:
+    def resume_renamed(
+        self: DeviceConnections, client_id: str, handles: Sequence[int], done: Callable[..., None]
+    ) -> None:
         def renamed(messages: Mapping[int, Message | None]) -> None:
             done({handle: message and anew(message) for handle, message in messages.items()})
 
@@ -360,11 +363,11 @@ def new_names() -> None:
             message, re.sub(rb'"push_id":"[^"]*"', b'"push_id":"%b"' % name, message.body.payload, count=1)
         )
 
-    Mailbox.resume = resume_renamed  # type: ignore[method-assign]
+    DeviceConnections.resume = resume_renamed  # type: ignore[method-assign]
 
 
 def again() -> None:
-    deliver_to, ready = EmbeddedEngine.deliver_to, Mailbox.ready
+    deliver_to, ready = EmbeddedEngine.deliver_to, DeviceConnections.ready
     last: dict[str, tuple[Message, int]] = {}
 
     def noting_deliver_to(self: EmbeddedEngine, client_id: str) -> Deliver:
@@ -376,28 +379,28 @@ def again() -> None:
 
         return deliver_and_note
 
-    def ready_and_again(self: Mailbox, client_id: str, send_quota: int) -> None:
-        slot = self._slots.get(client_id)
-        if slot is not None and slot.lane is Lane.CLOSED and client_id in last:
-            slot.deliver(*last[client_id])
+    def ready_and_again(self: DeviceConnections, client_id: str, send_quota: int) -> None:
+        device = self._by_client.get(client_id)
+        if device is not None and device.state is HandOverState.CLOSED and client_id in last:
+            device.deliver(*last[client_id])
         ready(self, client_id, send_quota)
 
     EmbeddedEngine.deliver_to = noting_deliver_to  # type: ignore[method-assign]
-    Mailbox.ready = ready_and_again  # type: ignore[method-assign]
+    DeviceConnections.ready = ready_and_again  # type: ignore[method-assign]
 
 
-def never_drained() -> None:
-    ready = Mailbox.ready
+def never_read() -> None:
+    ready = DeviceConnections.ready
     seen: set[str] = set()
 
-    def ready_mostly(self: Mailbox, client_id: str, send_quota: int) -> None:
-        slot = self._slots.get(client_id)
-        returned = slot is not None and slot.lane is Lane.CLOSED and client_id in seen
+    def ready_mostly(self: DeviceConnections, client_id: str, send_quota: int) -> None:
+        device = self._by_client.get(client_id)
+        returned = device is not None and device.state is HandOverState.CLOSED and client_id in seen
         seen.add(client_id)
-        if not (returned and slot is not None and slot.device_no % 3 == 0):
+        if not (returned and device is not None and device.device_no % 3 == 0):
             ready(self, client_id, send_quota)
 
-    Mailbox.ready = ready_mostly  # type: ignore[method-assign]
+    DeviceConnections.ready = ready_mostly  # type: ignore[method-assign]
 
 
 def gives_up() -> None:
@@ -562,15 +565,15 @@ def wrong_funnel() -> None:
 
 
 def always_online() -> None:
-    connected, presence = Mailbox.connected, Mailbox.presence
+    connected, presence = DeviceConnections.connected, DeviceConnections.presence
     seen: set[int] = set()
 
-    def connected_for_ever(self: Mailbox, client_id: str, identity: Any, session_present: bool) -> None:
+    def connected_for_ever(self: DeviceConnections, client_id: str, identity: Any, session_present: bool) -> None:
         seen.add(identity.device_no)
         connected(self, client_id, identity, session_present)
 
-    Mailbox.connected = connected_for_ever  # type: ignore[method-assign]
-    patched: Any = Mailbox
+    DeviceConnections.connected = connected_for_ever  # type: ignore[method-assign]
+    patched: Any = DeviceConnections
     patched.presence = lambda self, no: Presence(True, 0, None) if no in seen else presence(self, no)
 
 
@@ -642,16 +645,16 @@ def no_sessions() -> None:
 
 
 def no_mailbox() -> None:
-    recover = Mailbox.recover
+    recover = DeviceConnections.recover
 
-    async def recover_mostly(self: Mailbox) -> None:
+    async def recover_mostly(self: DeviceConnections) -> None:
         def lose(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM delivery WHERE state = 0 AND push_no % 20 = 0")
 
         await self._database.write(lose)
         await recover(self)
 
-    Mailbox.recover = recover_mostly  # type: ignore[method-assign]
+    DeviceConnections.recover = recover_mostly  # type: ignore[method-assign]
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -680,7 +683,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "urgent-last": urgent_last,
     "new-names": new_names,
     "again": again,
-    "never-drained": never_drained,
+    "never-drained": never_read,
     "gives-up": gives_up,
     "collapses-none": lambda: vars(acceptance).update(supersede_rows=lambda *_: []),
     "collapses-newest": collapses_newest,

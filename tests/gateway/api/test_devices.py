@@ -23,7 +23,7 @@ async def token_hash(house: House, device_id: str) -> bytes:
 def connect(house: House, device_no: int, device_id: str) -> None:
     """As the broker reports it."""
     identity = DeviceIdentity(device_no, 1, "default", device_id, device_id)
-    house.components.delivery.mailbox.connected(device_id, identity, False)
+    house.components.delivery.connections.connected(device_id, identity, False)
 
 
 async def test_enrolment_gives_what_an_mqtt_client_needs(house: House) -> None:
@@ -125,7 +125,7 @@ async def test_presence_and_errors_that_are_in_memory_only_are_shown(house: Hous
     assert (shown["online"], shown["connected_at"]) == (True, "2027-01-15T08:00:00.000Z")
     assert shown["last_error"] == "said something odd"
     house.clock.milliseconds += 60_000
-    house.components.delivery.mailbox.disconnected("kiosk-1", "connection lost")
+    house.components.delivery.connections.disconnected("kiosk-1", "connection lost")
     await house.components.settle()
     shown = await house.call("GET", "/v1/devices/kiosk-1")
     assert (shown["online"], shown["last_seen"]) == (False, "2027-01-15T08:01:00.000Z")

@@ -388,7 +388,7 @@ def test_what_goes_wrong_with_one_push_holds_up_no_other(world: World, monkeypat
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.mailbox, "offer", fail)
+        patch.setattr(world.hand_over, "fan_out", fail)
         with pytest.raises(ZeroDivisionError):  # the database tells the log
             world.push()
     assert world.push().targeted == 1

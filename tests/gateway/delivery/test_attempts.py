@@ -13,7 +13,7 @@ def fail(world: World, device_no: int = 1) -> None:
     """What is in flight first is not taken, and the connection ends."""
     session = world.engine.session(world.identities[device_no].client_id)
     handle = session.inflight[0].handle
-    world.mailbox.delivery_ended(session_id(world, device_no), handle, UNHANDLED)
+    world.connections.delivery_ended(session_id(world, device_no), handle, UNHANDLED)
     world.disconnect(device_no)
 
 

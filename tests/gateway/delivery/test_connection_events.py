@@ -36,7 +36,7 @@ def test_a_connection_is_told_of_with_its_duration_and_reason(world: World, conn
     world.connect()
     assert told(world) == [("connected", {"device_id": "d1", "address": ""})]
     world.passes(61.5)
-    world.mailbox.disconnected("d1", "ack timeout")
+    world.connections.disconnected("d1", "ack timeout")
     assert told(world)[1:] == [
         ("disconnected", {"device_id": "d1", "reason": "not_acknowledged", "duration": 61.5}),
     ]
@@ -47,7 +47,7 @@ def test_a_connection_is_told_of_with_its_duration_and_reason(world: World, conn
 @pytest.mark.parametrize("reason", [*REASONS, "malformed packet"])
 def test_an_end_that_is_an_error_is_the_last_error(world: World, connections: ConnectionEvents, reason: str) -> None:
     world.connect()
-    world.mailbox.disconnected("d1", reason, "the detail" if reason == "malformed packet" else "")
+    world.connections.disconnected("d1", reason, "the detail" if reason == "malformed packet" else "")
     named = REASONS.get(reason, "protocol_error")
     (_, data) = told(world)[-1]
     assert data["reason"] == named
@@ -61,7 +61,7 @@ def test_an_end_that_is_an_error_is_the_last_error(world: World, connections: Co
 
 def test_a_client_that_says_why_it_leaves_is_quoted(world: World, connections: ConnectionEvents) -> None:
     world.connect()
-    world.mailbox.disconnected("d1", "disconnected", "reason code 0x95")
+    world.connections.disconnected("d1", "disconnected", "reason code 0x95")
     assert told(world)[-1][1]["detail"] == "reason code 0x95"
     assert "0x95" in world.row("SELECT last_error FROM device WHERE no = 1")[0]
 
@@ -120,7 +120,7 @@ def test_a_storm_is_one_entry_and_one_line(
     assert len(told(world)) == 200
     assert world.row("SELECT count(*), sum(size) FROM event") == (1, 200)
     for device in devices[:150]:
-        world.mailbox.disconnected(device.client_id, "connection lost")
+        world.connections.disconnected(device.client_id, "connection lost")
     assert len(told(world)) == 350
     said = [record.getMessage() for record in caplog.records]
     assert said == ["200 devices connected, 0 disconnected", "0 devices connected, 150 disconnected (network 150)"]
@@ -132,7 +132,7 @@ def test_few_are_a_line_each_unless_that_is_not_wanted(world: World, caplog: pyt
     world.connect(1)
     world.passes(2)
     told(world)
-    world.mailbox.disconnected("d1", "protocol error", "PUBLISH without topic")
+    world.connections.disconnected("d1", "protocol error", "PUBLISH without topic")
     told(world)
     assert [record.getMessage() for record in caplog.records] == [
         "device default/d1 connected from ",

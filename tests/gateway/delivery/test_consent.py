@@ -135,7 +135,9 @@ def say_together(world: World, *moves: Any) -> None:
 def publish(world: World, leaf: str, payload: Any) -> None:
     identity = world.identities[1]
     topic = f"default/devices/{identity.device_id}/{leaf}"
-    world.mailbox.published(identity.client_id, Message(topic, Body(json.dumps(payload).encode())), lambda code: None)
+    world.connections.published(
+        identity.client_id, Message(topic, Body(json.dumps(payload).encode())), lambda code: None
+    )
 
 
 def offered_while_consent_is_withdrawn(world: World, **fields: Any) -> str:

@@ -314,7 +314,7 @@ class Life(RuleBasedStateMachine):
             self.refused[device_no].update(name for name, wanted in json.loads(channels).items() if not wanted)
         self.saying = {}
         self.boot()
-        self.world.run(self.world.mailbox.recover())
+        self.world.run(self.world.connections.recover())
 
     def rows_now(self) -> dict[tuple[int, int], tuple[Any, ...]]:
         rows = self.world.connection.execute("SELECT push_no, device_no, state FROM delivery")

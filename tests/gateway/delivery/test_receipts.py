@@ -129,7 +129,7 @@ def test_a_receipt_for_a_push_it_was_no_target_of_is_dropped_and_shown(world: Wo
 def test_the_acknowledgement_leaves_after_the_commit(world: World, push_id: str) -> None:
     answers: list[int] = []
     payload = json.dumps({"push_id": push_id, "event": "opened"}).encode()
-    world.mailbox.published("d1", Message("default/devices/d1/receipts", Body(payload)), answers.append)
+    world.connections.published("d1", Message("default/devices/d1/receipts", Body(payload)), answers.append)
     world.timers.turn()
     assert answers == []
     world.writer.commit_group()
@@ -225,7 +225,7 @@ def test_the_last_hundred_uplink_messages_are_kept(world: World) -> None:
 def test_a_will_that_comes_after_its_connection_finds_its_device(world: World) -> None:
     answers: list[int] = []
     message = Message("default/devices/d1/uplink/gone", Body(b"power"))
-    world.mailbox.published("d1", message, answers.append)
+    world.connections.published("d1", message, answers.append)
     world.settle()
     assert answers == [0]
     assert world.row("SELECT device_no, topic FROM uplink_message") == (1, "gone")
@@ -234,14 +234,14 @@ def test_a_will_that_comes_after_its_connection_finds_its_device(world: World) -
 def test_presence_and_ordinary_topics_need_no_storing(world: World) -> None:
     assert world.says("presence", b"1") == 0
     answers: list[int] = []
-    world.mailbox.published("d1", Message("elsewhere", Body(b"")), answers.append)
+    world.connections.published("d1", Message("elsewhere", Body(b"")), answers.append)
     assert answers == [0]
 
 
 def test_when_the_disk_refuses_nothing_is_acknowledged_until_it_is_stored(world: World, push_id: str) -> None:
     answers: list[int] = []
     payload = json.dumps({"push_id": push_id, "event": "opened"}).encode()
-    world.mailbox.published("d1", Message("default/devices/d1/receipts", Body(payload)), answers.append)
+    world.connections.published("d1", Message("default/devices/d1/receipts", Body(payload)), answers.append)
     world.timers.turn()
     (refused,) = world.writer.queue
     world.writer.queue = []
@@ -259,7 +259,7 @@ def test_what_nobody_waits_for_is_bounded_while_the_disk_is_slow(world: World, m
 
     def say(qos: int) -> None:
         message = Message("default/devices/d1/uplink/log", Body(b"x" * 400), qos)
-        world.mailbox.published("d1", message, lambda code: None)
+        world.connections.published("d1", message, lambda code: None)
 
     for qos in (0, 0, 1, 0, 1):  # the third of QoS 0 is too much; those of QoS 1 are bounded by the device's window
         say(qos)
@@ -280,7 +280,9 @@ def test_parse_refuses_nesting_bombs() -> None:
 
 def test_many_statements_are_one_operation(world: World, push_id: str) -> None:
     for _ in range(10):
-        world.mailbox.published("d1", Message("default/devices/d1/receipts", Body(push_id.encode())), lambda code: None)
+        world.connections.published(
+            "d1", Message("default/devices/d1/receipts", Body(push_id.encode())), lambda code: None
+        )
     world.timers.turn()
     assert len(world.writer.queue) == 1
     world.loop.run_until_complete(asyncio.sleep(0))
@@ -292,8 +294,8 @@ def test_a_statement_that_cannot_be_stored_does_not_keep_the_others_from_it(
     answers: list[tuple[str, int]] = []
     for word in ("good", "poison", "fine"):
         message = Message(f"default/devices/d1/uplink/{word}", Body(b"x"))
-        world.mailbox.connected("d1", world.identities[1], False)
-        world.mailbox.published("d1", message, lambda code, word=word: answers.append((word, code)))  # type: ignore[misc]
+        world.connections.connected("d1", world.identities[1], False)
+        world.connections.published("d1", message, lambda code, word=word: answers.append((word, code)))  # type: ignore[misc]
     stored = store_statements
 
     def store(connection: Any, statements: Any, *rest: Any) -> Any:
@@ -362,14 +364,14 @@ def once(world: World, identifier: int, leaf: str, payload: Any) -> list[int]:
     answers: list[int] = []
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
     message = Message(f"default/devices/d1/{leaf}", Body(raw), 2)
-    world.mailbox.published("d1", message, answers.append, identifier)
+    world.connections.published("d1", message, answers.append, identifier)
     world.settle()
     return answers
 
 
 def let_go(world: World, *identifiers: int) -> bool:
     done: list[bool] = []
-    world.mailbox.released("d1", identifiers, lambda: done.append(True))
+    world.connections.released("d1", identifiers, lambda: done.append(True))
     assert not done, "not before it is on disk"
     world.settle()
     return bool(done)
@@ -414,7 +416,7 @@ def test_a_message_that_is_stored_in_parts_is_known_with_its_last(
     world.acknowledge_all()
     raw = json.dumps([{"push_id": push_id, "event": "opened"} for push_id in ids]).encode()
     message = Message("default/devices/d1/receipts", Body(raw), 2)
-    world.mailbox.published("d1", message, lambda code: None, 77)
+    world.connections.published("d1", message, lambda code: None, 77)
     world.timers.turn()
     world.writer.commit_group()
     states = [

@@ -15,7 +15,11 @@ from tests.gateway.delivery.world import APP, World
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Parts of two deliveries; five devices, mailboxes of fifty."""
-    for name in ("gateway.delivery.ledger", "gateway.delivery.ledger_statements", "gateway.delivery.mailbox"):
+    for name in (
+        "gateway.delivery.ledger",
+        "gateway.delivery.ledger_statements",
+        "gateway.delivery.device_connections",
+    ):
         monkeypatch.setattr(f"{name}.ENDED_TOGETHER", 2)
     monkeypatch.setattr(ledger_statements, "RECALLED_TOGETHER", 2)
     world = World(devices=5, mailbox_limit=50)
@@ -62,7 +66,7 @@ def test_a_recall_that_a_kill_interrupts_is_finished(world: World) -> None:
     recalled = world.push({"all": True}).push_id
     until_some_ended(world, world.ledger.recall(APP.no, recalled))
     assert 0 < ended(world) < 5
-    world.run(world.mailbox.recover())
+    world.run(world.connections.recover())
     assert world.counts(recalled) == {"targeted": 5, "cancelled": 5}
     world.check_events()
 
@@ -93,9 +97,9 @@ def test_the_removal_of_a_device_that_a_kill_interrupts_is_finished(world: World
     def forget(connection: Any, now: int) -> None:
         connection.execute("UPDATE device SET removed_at = ? WHERE no = 1", (now,))
 
-    until_some_ended(world, world.mailbox.remove_device(1, "d1", forget))
+    until_some_ended(world, world.connections.remove_device(1, "d1", forget))
     assert ended(world) == 2
-    world.run(world.mailbox.recover())
+    world.run(world.connections.recover())
     assert world.row("SELECT count(*) FROM delivery WHERE device_no = 1 AND reason = 'device_removed'") == (5,)
     assert world.row("SELECT count(*) FROM delivery WHERE device_no = 2 AND state = 0") == (5,)
     world.check_events()

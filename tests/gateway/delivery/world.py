@@ -14,9 +14,9 @@ from gateway.composition import DeliveryComponents, DeliveryLimits, DeliveryObse
 from gateway.delivery.acceptance import Limits
 from gateway.delivery.attachments import AttachmentLimits
 from gateway.delivery.device_activity import DeviceActivity
+from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.event_log import Page, Position, read_events
-from gateway.delivery.mailbox import Mailbox
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, AppRef
 from gateway.delivery.uplink import UplinkLimits
@@ -102,7 +102,7 @@ class World:
             ),
             make_engine=self._make_engine,
         )
-        self.ledger, self.mailbox = wired.ledger, wired.mailbox
+        self.ledger, self.connections, self.hand_over = wired.ledger, wired.connections, wired.hand_over
         self.policies, self.preferences = wired.policies, wired.preferences
         self.alert_limiter, self.rule_changes = wired.alert_limiter, wired.rule_changes
         self.receipts, self.acceptance = wired.receipts, wired.acceptance
@@ -115,8 +115,8 @@ class World:
 
     crash = boot
 
-    def _make_engine(self, mailbox: Mailbox) -> FakeEngine:
-        self.engine = FakeEngine(self.window, mailbox)
+    def _make_engine(self, connections: DeviceConnections) -> FakeEngine:
+        self.engine = FakeEngine(self.window, connections)
         return self.engine
 
     def clock(self) -> int:
@@ -185,7 +185,7 @@ class World:
         for leaf, payload in statements:
             raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
             topic = f"default/devices/{identity.device_id}/{leaf}"
-            self.mailbox.published(identity.client_id, Message(topic, Body(raw)), answers.append)
+            self.connections.published(identity.client_id, Message(topic, Body(raw)), answers.append)
         self.settle()
         return answers
 
@@ -250,4 +250,4 @@ class World:
         def forget(connection: sqlite3.Connection, now: int) -> None:
             connection.execute("UPDATE device SET removed_at = ? WHERE no = ?", (now, device_no))
 
-        return self.run(self.mailbox.remove_device(device_no, identity.client_id, forget))
+        return self.run(self.connections.remove_device(device_no, identity.client_id, forget))

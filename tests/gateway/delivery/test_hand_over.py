@@ -1,14 +1,14 @@
+"""Deliveries that are handed over to a device: in which order, and what becomes of them."""
+
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
-from collections.abc import Callable
 
 import pytest
 
-from gateway.delivery.drain import Lane
-from gateway.delivery.engine import COMPLETED, LOST
+from gateway.delivery.engine import COMPLETED
+from gateway.delivery.mailbox_reader import HandOverState
 from gateway.delivery.push import ActivePushes
 from tests.gateway.delivery.world import World, items
 
@@ -170,7 +170,7 @@ def test_the_effective_qos_is_that_of_the_hand_over_whatever_is_subscribed_meanw
     world.connect(granted=2)
     push = world.push(qos=2)
     world.engine.session("d1").granted = 1
-    world.mailbox.ready("d1", 2)  # it has subscribed again, for less
+    world.connections.ready("d1", 2)  # it has subscribed again, for less
     world.acknowledge()
     (item,) = items(world.run(world.reports.deliveries(1, push.push_id, 10, None)))
     assert (item["state"], item["qos"]) == ("delivered", 2)
@@ -196,29 +196,6 @@ def test_a_refusal_ends_the_delivery_with_its_code(world: World, code: int, reas
     assert world.state(push.push_id) == ("refused", reason)
 
 
-def test_a_removed_device_ends_everything_revoked_also_in_flight(world: World) -> None:
-    world.connect()
-    push = world.push()
-    assert world.remove() == 1
-    world.settle()
-    assert world.row("SELECT state, reason FROM delivery") == (31, "device_removed")
-    assert world.mailbox.online == 0
-    assert world.counts(push.push_id) == {"targeted": 1, "revoked": 1}
-
-
-def test_a_removal_is_answered_when_the_session_is_gone_from_the_disk_too(world: World) -> None:
-    deleted: list[Callable[[], None]] = []
-    world.engine.on_removed = deleted.append
-    world.connect()
-    removal = world.loop.create_task(world.mailbox.remove_device(1, "d1", lambda connection, now: None))
-    world.loop.run_until_complete(asyncio.sleep(0))
-    assert deleted
-    assert not world.mailbox.presence(1).online
-    assert not removal.done()
-    deleted[0]()
-    world.loop.run_until_complete(removal)
-
-
 def test_an_emptied_mailbox_cancels_what_waits_and_lets_what_flies_land() -> None:
     world = World(window=1)
     world.connect()
@@ -235,72 +212,23 @@ def test_without_a_subscription_nothing_is_handed_over(world: World) -> None:
     identity = world.identities[1]
     session = world.engine.session("d1")
     session.connected = True
-    world.mailbox.connected("d1", identity, False)
-    world.mailbox.ready("d1", 3)  # subscribed to its notices, say: no grant for the push topic
+    world.connections.connected("d1", identity, False)
+    world.connections.ready("d1", 3)  # subscribed to its notices, say: no grant for the push topic
     push = world.push()
     assert world.counts(push.push_id) == {"targeted": 1, "waiting": 1}
-    assert world.mailbox._by_device[1].lane is Lane.CLOSED
-
-
-def test_a_side_connection_has_no_mailbox(world: World) -> None:
-    world.mailbox.connected("d1:r", world.identities[1], False)
-    assert not world.mailbox.presence(1).online
-    world.mailbox.delivery_ended("d1:r", 1 << 32 | 1, LOST)
-    world.mailbox.disconnected("d1:r", "closed")
-    assert world.mailbox.online == 0
-
-
-def test_after_a_restart_what_the_carrier_holds_past_pubrec_is_not_handed_over_again(world: World) -> None:
-    push = world.push(qos=2)
-    world.crash()
-    world.engine.past_pubrec = lambda: [("d1", 1 << 32 | 1)]  # type: ignore[method-assign]
-    world.run(world.mailbox.recover())
-    world.connect(granted=2)
-    assert world.received() == []
-    world.mailbox.delivery_ended("d1", 1 << 32 | 1, COMPLETED)
-    world.settle()
-    assert world.state(push.push_id) == ("delivered", None)
-    assert world.engine.forgotten == [1 << 32 | 1]
-
-
-def test_after_a_restart_what_was_in_flight_is_judged_like_after_any_lost_connection(world: World) -> None:
-    world.connect()
-    recalled = world.push().push_id
-    superseded = world.push(collapse_key="k").push_id
-    newer = world.push(collapse_key="k").push_id
-    world.run(world.ledger.recall(1, recalled))
-    world.crash()
-    world.run(world.mailbox.recover())
-    assert world.state(recalled) == ("cancelled", "recalled")
-    assert world.state(superseded) == ("superseded", "collapse_key")
-    world.connect()
-    assert world.received() == [newer]
+    assert world.hand_over.devices[1].state is HandOverState.CLOSED
 
 
 def test_many_devices_at_once_are_read_a_bounded_number_of_bytes_at_a_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pushes = [world.push({"all": True}, data="x" * 500).push_id for _ in range(3)]
-    monkeypatch.setattr("gateway.delivery.drain.READ_BYTES", 1_200)
+    monkeypatch.setattr("gateway.delivery.mailbox_reader.READ_BYTES", 1_200)
     for device_no in (1, 2, 3):
         world.engine.connect(world.identities[device_no], 1)
     world.settle()
     for device_no in (1, 2, 3):
         assert world.received(device_no) == pushes
-
-
-def test_a_session_of_a_removed_device_that_a_kill_left_behind_is_removed_at_start(world: World) -> None:
-    world.connect(1)
-    world.connect(2)
-    sessions = world.engine.sessions
-    world.connection.execute("UPDATE device SET removed_at = 1 WHERE no = 1")
-    world.crash()
-    world.engine.sessions.update(sessions)
-    world.engine.sessions["shop/d2"] = sessions["d2"]
-    for session in sessions.values():
-        session.connected = False
-    world.run(world.mailbox.recover())
-    assert set(world.engine.sessions) == {"d2"}
 
 
 @pytest.mark.usefixtures("no_collector")

@@ -1,0 +1,306 @@
+"""Connections of devices: what the engine says of them, and who is online.
+
+Every connected device has a `DeviceConnection` here, by client and by number, from CONNECT to the end of its
+connection. What it can take is handed over by `hand_over`; what becomes of it goes to the ledger.
+
+Everything here runs on the loop, but for the statements that it gives to the writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.auth import DeviceIdentity
+from gateway.delivery.device_activity import DeviceActivity
+from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, Engine, Message, ReasonCode
+from gateway.delivery.hand_over import HandOver
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.ledger_statements import ENDED_TOGETHER, revoke_removed_rows, revoke_rows
+from gateway.delivery.mailbox_reader import DeviceConnection, HandOverState
+from gateway.delivery.push import ActivePush, load_pushes
+from gateway.device_topics import DEFAULT_APP, device_topic
+from gateway.device_topics import client_id as client_id_of
+from gateway.store.protocols import Writer
+
+
+@dataclass(slots=True, frozen=True)
+class Presence:
+    """Whether a device is connected, since when and from where."""
+
+    online: bool
+    connected_at: int | None
+    """Milliseconds; None while offline."""
+    address: str | None
+    """HOST:PORT; None while offline."""
+
+
+class DeviceConnections:
+    """The connected devices, and the engine's events about them (`EngineEvents`). Loop.
+
+    `clock` gives server time in milliseconds. `on_published` and `on_released` take what devices say; `on_connected`
+    and `on_disconnected` are not called for side connections; `on_revoked` is called when a credential is void.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Writer,
+        ledger: Ledger,
+        activity: DeviceActivity,
+        clock: Callable[[], int],
+        hand_over: HandOver,
+        on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None], int | None], None],
+        on_released: Callable[[str, Sequence[int], Callable[[], None]], None],
+        on_connected: Callable[[DeviceIdentity, int], None],
+        on_disconnected: Callable[[DeviceIdentity, int, str, str], None],
+        on_revoked: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._activity = activity
+        self._clock = clock
+        self._hand_over = hand_over
+        self._engine: Engine
+        self._by_client: dict[str, DeviceConnection] = {}
+        self._identities: dict[str, DeviceIdentity] = {}
+        self._exactly_once: dict[int, str] = {}
+        self._interrupted: set[int] = set()
+        """Handles of QoS 2 that were in flight when the last run was killed. What was in flight before them with QoS 1
+        waits on disk, so they are not repeated first, but when their mailbox is read."""
+        self._on_published, self._on_released = on_published, on_released
+        self._on_connected, self._on_disconnected = on_connected, on_disconnected
+        self._on_revoked = on_revoked
+
+    def connect(
+        self,
+        *,
+        engine: Engine,
+        on_ready: Callable[[int, bool], None],
+        on_returned: Callable[[int, str, str], None],
+    ) -> None:
+        """Name those that are made after this; once, before the first push.
+
+        `engine` carries the messages: deliveries past PUBREC before a restart are in flight from here on. `on_ready` is
+        called with the device number when a device can take pushes, for the first time on this connection (True) or
+        again; `on_returned` the first time only, with device number, app id and device id.
+        """
+        self._hand_over.connect(engine)
+        self._engine, self._on_ready, self._on_returned = engine, on_ready, on_returned
+
+    async def recover(self) -> None:
+        """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
+        for principal in await self._strangers():
+            self._engine.remove_session(principal, lambda: None)
+        now = self._clock()
+        while await self._database.write(lambda connection: revoke_removed_rows(connection, now)):
+            pass
+        self._interrupted = set(self._engine.unfinished())
+        held = self._engine.past_pubrec()
+        await self._ledger.recover([handle for _, handle in held])
+        if not held:
+            return
+        numbers = {handle >> DEVICE_BITS for _, handle in held}
+        for push in await self._database.write(lambda connection: load_pushes(connection, numbers)):
+            self._ledger.pushes.add(push)
+        for client_id, handle in held:
+            found = self._ledger.pushes.get(handle >> DEVICE_BITS)
+            if found is None:  # the push left by retention: nothing to record
+                self._engine.forget(client_id, handle)
+            else:
+                found.sent.add(handle & DEVICE_MASK)
+
+    async def _strangers(self) -> list[str]:
+        """Whose session is stored although there is no such device: it was removed, and a kill came in between."""
+        principals = self._engine.principals()
+
+        def read(connection: sqlite3.Connection) -> list[str]:
+            return [
+                principal
+                for (principal,) in connection.execute(
+                    "SELECT session.value FROM json_each(?1) AS session WHERE NOT EXISTS ("
+                    " SELECT 1 FROM device AS d JOIN application AS a ON a.no = d.app_no WHERE d.removed_at IS NULL"
+                    " AND d.id = substr(session.value, instr(session.value, '/') + 1) AND a.id ="
+                    " iif(instr(session.value, '/'), substr(session.value, 1, instr(session.value, '/') - 1), ?2))",
+                    (json.dumps(principals), DEFAULT_APP),
+                )
+            ]
+
+        return await self._database.write(read) if principals else []
+
+    def is_subscribed(self, app_id: str, device_id: str, leaf: str) -> bool:
+        """Whether the device is connected and has subscribed to that topic of its own."""
+        topic = device_topic(app_id, device_id, leaf)
+        name = client_id_of(app_id, device_id)
+        return name in self._by_client and self._engine.granted_qos(name, topic) is not None
+
+    # -- engine events ---------------------------------------------------------------------------------------------
+
+    def connected(self, client_id: str, identity: object, session_present: bool) -> None:
+        assert isinstance(identity, DeviceIdentity), "the authenticator attaches it"
+        self._identities[client_id] = identity
+        now = self._clock()
+        self._activity.seen(identity.device_no, now)
+        if client_id != identity.client_id:
+            return  # a side connection: publishes only
+        device = DeviceConnection(
+            client_id=client_id,
+            device_no=identity.device_no,
+            app_no=identity.app_no,
+            topic=device_topic(identity.app_id, identity.device_id, "push"),
+            connected_at=now,
+            deliver=self._engine.deliver_to(client_id),
+        )
+        self._by_client[client_id] = device
+        self._hand_over.devices[identity.device_no] = device
+        self._activity.connected(identity.device_no, now)
+        self._hand_over.reader.count_connection(now)
+        self._on_connected(identity, now)
+
+    def disconnected(self, client_id: str, reason: str, detail: str = "") -> None:
+        identity = self._identities.pop(client_id, None)
+        device = self._by_client.pop(client_id, None)
+        if device is not None:
+            self._hand_over.reader.pause(device, HandOverState.CLOSED)
+            self._hand_over.devices.pop(device.device_no, None)
+        if identity is not None:
+            self._activity.seen(identity.device_no, self._clock())
+            if device is not None:
+                self._on_disconnected(identity, device.connected_at, reason, detail)
+
+    def ready(self, client_id: str, send_quota: int) -> None:
+        device = self._by_client.get(client_id)
+        if device is None:
+            return
+        granted = self._engine.granted_qos(client_id, device.topic)
+        if granted is None:
+            self._hand_over.reader.pause(device, HandOverState.CLOSED)
+            return
+        device.granted = granted
+        first = device.state is HandOverState.CLOSED
+        self._on_ready(device.device_no, first)
+        if first:
+            identity = self._identities[client_id]
+            self._on_returned(device.device_no, identity.app_id, identity.device_id)
+        if device.state is HandOverState.CLOSED or device.state is HandOverState.FULL:
+            self._hand_over.reader.start(device)
+
+    def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:  # Hot path.
+        if outcome == ACKNOWLEDGED:
+            self._ledger.acknowledged(handle >> DEVICE_BITS, handle & DEVICE_MASK, 1)
+        elif outcome == COMPLETED:
+            self._exactly_once[handle] = client_id
+            self._ledger.acknowledged(handle >> DEVICE_BITS, handle & DEVICE_MASK, 2)
+        elif outcome == LOST:
+            self._interrupted.discard(handle)  # it was handed over in this run
+            self._ledger.lost(handle >> DEVICE_BITS, handle & DEVICE_MASK)
+        elif outcome == UNHANDLED:
+            self._interrupted.discard(handle)
+            self._ledger.not_taken(handle >> DEVICE_BITS, handle & DEVICE_MASK)
+        else:
+            self._ledger.refused(handle >> DEVICE_BITS, handle & DEVICE_MASK, outcome)
+
+    def resume(
+        self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
+    ) -> None:
+        device = self._by_client.get(client_id)
+        if device is None:
+            done({})
+            return
+
+        def judged(alive: list[int], loaded: list[ActivePush]) -> None:
+            if self._by_client.get(client_id) is not device:
+                done({})
+                return
+            found = {push.no: push for push in loaded}
+            for no in {handle >> DEVICE_BITS for handle in alive} - found.keys():
+                present = self._ledger.pushes.get(no)
+                if present is None:  # it was in memory when it was judged, and is not any more
+                    self.resume(client_id, handles, done)
+                    return
+                found[no] = present
+            now = self._clock()
+            messages: dict[int, Message | None] = {}
+            for handle in alive:
+                push = self._ledger.pushes.add(found[handle >> DEVICE_BITS])
+                if self._ledger.is_recalled(push) or push.expires_at <= now:
+                    continue
+                if handle in self._interrupted:
+                    messages[handle] = None
+                    continue
+                push.sent.add(handle & DEVICE_MASK)
+                messages[handle] = Message(topic=device.topic, body=push.body(now), qos=push.qos)
+            done(messages)
+
+        self._ledger.judge(list(handles), judged, self._engine.awaiting_pubrec(client_id), device.device_no)
+
+    def published(
+        self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
+    ) -> None:
+        self._on_published(client_id, self._identities.get(client_id), message, done, identifier)
+
+    def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
+        self._on_released(client_id, identifiers, done)
+
+    def recorded(self, handles: list[int]) -> None:
+        for handle in handles:
+            client_id = self._exactly_once.pop(handle, None)
+            if client_id is not None:
+                self._engine.forget(client_id, handle)
+
+    # -- commands --------------------------------------------------------------------------------------------------
+
+    def presence(self, device_no: int) -> Presence:
+        device = self._hand_over.devices.get(device_no)
+        if device is None:
+            return Presence(False, None, None)
+        return Presence(True, device.connected_at, self._identities[device.client_id].peer)
+
+    def online_devices(self, app_no: int) -> list[int]:
+        return [device.device_no for device in self._by_client.values() if device.app_no == app_no]
+
+    @property
+    def online(self) -> int:
+        return len(self._by_client)
+
+    async def remove_device(
+        self,
+        device_no: int,
+        client_id: str,
+        forget_device: Callable[[sqlite3.Connection, int], None],
+        app_no: int | None = None,
+    ) -> int:
+        """Remove a device: `forget_device(connection, now)` and the end of its first deliveries are one commit.
+
+        Then its connections are closed and its session is deleted, on disk too: who enrols the id again after a crash
+        must not find it; and what else waits for it ends, after a kill at the next start. How many ended `revoked`.
+        """
+        self._ledger.flush()
+        now = self._clock()
+
+        def operation(connection: sqlite3.Connection) -> int:
+            forget_device(connection, now)
+            return revoke_rows(connection, device_no, now)
+
+        revoked = await self._database.write(operation, app_no)
+        forgotten = asyncio.Event()
+        self._engine.remove_session(client_id, forgotten.set)
+        self.disconnect_device(client_id, ReasonCode.ADMINISTRATIVE_ACTION)
+        await forgotten.wait()
+        more = revoked
+        while more == ENDED_TOGETHER:
+            more = await self._database.write(lambda connection: revoke_rows(connection, device_no, now), app_no)
+            revoked += more
+        return revoked
+
+    def disconnect_device(self, client_id: str, reason_code: int = ReasonCode.NOT_AUTHORIZED) -> int:
+        """Close all connections of a device, side connections included, and let nobody in who was looked up before.
+
+        Its token was rotated, or it was removed: that is on disk.
+        """
+        self._on_revoked()
+        return self._engine.disconnect(client_id, reason_code)

@@ -1,0 +1,361 @@
+"""Reading mailboxes: which is read next, how much of it at once, and how urgent a push must be to be read now.
+
+A connected device is a `DeviceConnection`, whose state says how its next push travels:
+
+    CLOSED    connected but not able to take pushes (no subscription, or the ledger still checks its inflight messages)
+    WAITING   in a queue for its mailbox to be read
+    READING   being read
+    OPEN      its mailbox is empty: what is accepted goes from group commit to socket without being read back
+    FULL      the engine had no room; the rest waits on disk until the engine says `ready`
+
+There is a queue for each priority. A device enters the first; having been given what is critical, it goes on to the
+queue of the most urgent push that is left. The first queues are read first, many devices with one statement.
+
+Laws
+1. Critical first across the fleet. While a storm of connections goes on, only the first queue is read: what is less
+   urgent waits until (nearly) everybody is back who has something critical, but not longer than `STORM_LIMIT_MS`.
+2. The first `DeviceConnection.open_priorities` priorities are up to date: such pushes go straight to the socket,
+   whatever else the device waits for, and none that was stored before `DeviceConnection.read_to` is left. So a read is
+   of one priority only.
+3. What one read takes of memory and of the loop is bounded, however many devices and pushes wait.
+
+Everything but `page_rows` runs on the loop.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gateway.delivery.engine import Message
+from gateway.delivery.ledger import RETRY_SECONDS, Ledger
+from gateway.delivery.push import ActivePush, last_push_no, load_pushes
+from gateway.delivery_states import IS_WAITING, PRIORITIES
+from gateway.store.protocols import Timers, Writer
+
+log = logging.getLogger(__name__)
+
+ALL_PRIORITIES = len(PRIORITIES)
+READ_DEVICES = 250
+"""Devices whose mailboxes one statement reads."""
+READ_ROWS = 1_000
+"""Pushes that one read hands over, about 10 ms of the loop."""
+READ_BYTES = 16 * 1024 * 1024
+"""Wire payload of those."""
+STORM_CONNECTS = 200
+"""Connections within STORM_MS that make a storm; CALM_MS after the last one it is over."""
+STORM_MS = 1_000
+CALM_MS = 300
+STORM_LIMIT_MS = 30_000
+"""Milliseconds that a storm may keep back what is not critical: so long may the whole fleet take to return."""
+
+
+class HandOverState(Enum):
+    """How the next push of a connected device travels; the module says what each means."""
+
+    CLOSED = "closed"
+    WAITING = "waiting"
+    READING = "reading"
+    OPEN = "open"
+    FULL = "full"
+
+
+@dataclass(slots=True, eq=False)
+class DeviceConnection:
+    """A connected device: where its pushes go, and how far its mailbox has been read."""
+
+    client_id: str
+    device_no: int
+    app_no: int
+    topic: str
+    connected_at: int
+    deliver: Callable[[Message, int], bool]
+    """The engine's `deliver_to` for this client."""
+    granted: int = 0
+    """QoS of its subscription to its push topic."""
+    state: HandOverState = HandOverState.CLOSED
+    read_priority: int = 0
+    """Its queue: the priority that is read next."""
+    open_priorities: int = 0
+    """How many priorities, from the most urgent on, need no reading: such pushes go straight to the socket."""
+    read_to: list[int] = field(default_factory=lambda: [0] * ALL_PRIORITIES)
+    """By priority: the last push that was stored when this part of its mailbox was read; what is later comes by
+    `fan_out`."""
+
+
+@dataclass(slots=True, frozen=True)
+class _Page:
+    """Pushes that one read found for one device, in mailbox order."""
+
+    push_nos: list[int]
+    is_last: bool
+    """There is no more of the priority that was asked for."""
+    next_priority: int
+    """The most urgent priority below it that something waits with; ALL_PRIORITIES: nothing waits."""
+
+    def with_checked(self, push_nos: list[int]) -> _Page:
+        """This page with pushes that the alert limiter has let through in their place, up to where the page ends."""
+        if not push_nos:
+            return self
+        end = None if self.is_last else self.push_nos[-1] if self.push_nos else 0
+        here = [no for no in push_nos if end is None or no < end]
+        return _Page(sorted([*self.push_nos, *here]), self.is_last, self.next_priority)
+
+
+class MailboxReader:
+    """Reads the mailboxes of connected devices, many at once, the most urgent pushes first. Loop.
+
+    `hand_over` gives a device what was read for it and says whether there was room; `in_flight` counts what a client
+    has not acknowledged; `clock` gives server time in milliseconds.
+    """
+
+    def __init__(
+        self,
+        database: Writer,
+        ledger: Ledger,
+        clock: Callable[[], int],
+        timers: Timers,
+        hand_over: Callable[[DeviceConnection, list[ActivePush]], bool],
+        in_flight: Callable[[str], int],
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._clock = clock
+        self._timers = timers
+        self._hand_over = hand_over
+        self._in_flight = in_flight
+        self._queues: list[dict[int, DeviceConnection]] = [{} for _ in PRIORITIES]
+        self._scheduled = self._under_way = self._delayed = False
+        self._second_since = self._second_count = 0
+        self._storm_since: int | None = None
+        self._calm_at = 0
+
+    def count_connection(self, now: int) -> None:
+        """Count a device that connects: STORM_CONNECTS within STORM_MS make a storm."""
+        if now - self._second_since >= STORM_MS:
+            self._second_since, self._second_count = now, 0
+        self._second_count += 1
+        if self._second_count >= STORM_CONNECTS:
+            self._calm_at = now + CALM_MS
+            if self._storm_since is None:
+                self._storm_since = now
+
+    def start(self, device: DeviceConnection) -> None:
+        """Read the mailbox of a device that can take pushes, from the most urgent on."""
+        device.open_priorities = 0
+        self._enqueue(device, 0)
+
+    def restart(self, device: DeviceConnection) -> None:
+        """Read a mailbox from the first priority on: it holds something that is checked in its place when it is read.
+        Until then nothing goes straight to the socket."""
+        # CLOSED and FULL are read from the first on anyway.
+        if device.state is not HandOverState.CLOSED and device.state is not HandOverState.FULL:
+            self.pause(device, HandOverState.FULL)
+            self.start(device)
+
+    def pause(self, device: DeviceConnection, state: HandOverState) -> None:
+        """Hand nothing to the device for now; `state` says why."""
+        if device.state is HandOverState.WAITING:
+            del self._queues[device.read_priority][device.device_no]
+        device.state = state
+        device.open_priorities = 0
+
+    @property
+    def waiting(self) -> int:
+        """Devices whose mailbox waits to be read, for metrics."""
+        return sum(map(len, self._queues))
+
+    def _enqueue(self, device: DeviceConnection, priority: int) -> None:
+        device.state = HandOverState.WAITING
+        device.read_priority = priority
+        self._queues[priority][device.device_no] = device
+        self._schedule_read()
+
+    def _schedule_read(self) -> None:
+        if not self._scheduled and not self._under_way:
+            self._scheduled = True
+            self._timers.call_soon(self._read)
+
+    def _storm_delay_ms(self, now: int) -> int:
+        """Milliseconds that what is not critical has to wait for a storm to end."""
+        if self._storm_since is None:
+            return 0
+        left = min(self._calm_at, self._storm_since + STORM_LIMIT_MS) - now
+        if left <= 0:
+            self._storm_since = None
+        return max(left, 0)
+
+    def _read(self) -> None:
+        self._scheduled = False
+        if self._under_way:
+            return
+        priority = next((number for number, queue in enumerate(self._queues) if queue), None)
+        if priority is None:
+            return
+        now = self._clock()
+        delay_ms = self._storm_delay_ms(now)
+        if delay_ms and priority:
+            if not self._delayed:
+                self._delayed = True
+                self._timers.call_later(delay_ms / 1000, self._storm_over)
+            return
+        connected, in_flight = self._take_first(priority)
+        for device in connected:
+            device.state = HandOverState.READING
+        self._under_way = True
+        self._ledger.flush()  # what is acknowledged need not be read and passed over
+        self._database.submit(
+            self._operation(connected, priority, READ_ROWS // len(connected) + in_flight, now),
+            lambda found: self._on_read(connected, *found),
+            lambda error: self._on_error(connected, error),
+        )
+
+    def _storm_over(self) -> None:
+        self._delayed = False
+        self._schedule_read()
+
+    def _take_first(self, priority: int) -> tuple[list[DeviceConnection], int]:
+        """Take the first of a queue, and how much the busiest has in flight: it waits on disk as well and comes first,
+        so as much more is read for each. Only a few of them, if it is much."""
+        queue = self._queues[priority]
+        connected: list[DeviceConnection] = []
+        rows = most = 0
+        for device in queue.values():
+            in_flight = self._in_flight(device.client_id)
+            rows += in_flight
+            if connected and (len(connected) == READ_DEVICES or rows > READ_ROWS):
+                break
+            connected.append(device)
+            most = max(most, in_flight)
+        for device in connected:
+            del queue[device.device_no]
+        return connected, most
+
+    def _operation(
+        self, connected: list[DeviceConnection], priority: int, limit: int, now: int
+    ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush], list[int]]]:
+        devices = [device.device_no for device in connected]
+        ledger = self._ledger
+
+        def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush], list[int]]:
+            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now, ledger.limited)
+            ended: list[int] = []
+            if ledger.limited and priority == 0:
+                passed, ended = ledger.check_in_place(connection, devices, now)
+                pages = [page.with_checked(passed.get(no, [])) for no, page in zip(devices, pages, strict=False)]
+            missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
+            return last_push_no(connection), pages, load_pushes(connection, missing) if missing else [], ended
+
+        return operation
+
+    def _on_error(self, connected: list[DeviceConnection], error: BaseException) -> None:
+        log.error("mailboxes cannot be read, trying again: %s", error)
+        self._timers.call_later(RETRY_SECONDS, lambda: self._retry(connected))
+
+    def _retry(self, connected: list[DeviceConnection]) -> None:
+        self._under_way = False
+        for device in connected:
+            if device.state is HandOverState.READING:
+                self._enqueue(device, device.read_priority)
+        self._schedule_read()
+
+    def _on_read(
+        self,
+        connected: list[DeviceConnection],
+        read_to: int,
+        pages: list[_Page],
+        loaded: list[ActivePush],
+        ended: list[int],
+    ) -> None:
+        self._under_way = False
+        self._ledger.note_ended(ended)
+        unknown = {push.no: push for push in loaded}
+        # Before the next is read: a device that is queued again may be in that, and must be given nothing of this.
+        reading = HandOverState.READING
+        given = [(device, page) for device, page in zip(connected, pages, strict=False) if device.state is reading]
+        for device in connected[len(pages) :]:  # there were too many bytes before them
+            if device.state is HandOverState.READING:
+                self._enqueue(device, device.read_priority)
+        self._read()  # on the writer's thread, while these are handed over
+        for device, page in given:
+            if device.state is HandOverState.READING:
+                for priority in range(device.read_priority, page.next_priority):  # those in between are empty
+                    device.read_to[priority] = read_to
+                self._hand_over_found(device, page, unknown)
+        self._schedule_read()
+
+    def _hand_over_found(self, device: DeviceConnection, page: _Page, unknown: dict[int, ActivePush]) -> None:
+        ready: list[ActivePush] = []
+        for no in page.push_nos:
+            push = self._ledger.pushes.get(no) or unknown.get(no)
+            if push is None:  # it was in memory when the page was read, and is not any more
+                self._enqueue(device, device.read_priority)
+                return
+            ready.append(push)
+        if not self._hand_over(device, ready):
+            self.pause(device, HandOverState.FULL)
+        elif not page.is_last:
+            self._enqueue(device, device.read_priority)
+        else:
+            device.open_priorities = page.next_priority
+            if page.next_priority == ALL_PRIORITIES:
+                device.state = HandOverState.OPEN
+            else:
+                self._enqueue(device, page.next_priority)
+
+
+# -- on the writer thread ----------------------------------------------------------------------------------------------
+
+
+def page_rows(
+    connection: sqlite3.Connection,
+    devices: list[int],
+    priority: int,
+    limit: int,
+    is_sent: Callable[[int, int], bool],
+    now: int,
+    limited: bool = False,
+) -> list[_Page]:
+    """For each device number the oldest `limit` waiting pushes of this priority, without those in flight, and without
+    limited ones, where there may be any (that costs a look at each row).
+
+    Fewer pages than asked for if they would be more than READ_BYTES. One row comes back, whatever is found: each row is
+    a pass of the interpreter lock. SQLite cannot limit the rows of each device, so it looks for the first one too many.
+    """
+    here = " AND d.not_before IS NULL" if limited else ""
+    (text,) = connection.execute(
+        "WITH edge AS MATERIALIZED (SELECT wanted.value AS device_no,"
+        " (SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        f"   WHERE d.device_no = wanted.value AND d.state {IS_WAITING} AND d.priority = ?2 AND p.expires_at > ?3{here}"
+        "   ORDER BY d.push_no LIMIT 1 OFFSET ?4) AS stop,"
+        " (SELECT d.priority FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
+        f"   WHERE d.device_no = wanted.value AND d.state {IS_WAITING} AND d.priority > ?2 AND p.expires_at > ?3{here}"
+        "   ORDER BY d.priority LIMIT 1) AS below"
+        " FROM json_each(?1) AS wanted ORDER BY wanted.key)"
+        "SELECT json_group_array(json_array(stop IS NULL, coalesce(below, ?5), (SELECT json_group_array("
+        "   json_array(d.push_no, d.size)) FROM delivery AS d INDEXED BY delivery_mailbox"
+        "   JOIN push AS p ON p.no = d.push_no"
+        f"   WHERE d.device_no = edge.device_no AND d.state {IS_WAITING} AND d.priority = ?2"
+        f"   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3{here}))) FROM edge",
+        (json.dumps(devices), priority, now, limit, ALL_PRIORITIES),
+    ).fetchone()
+    pages: list[_Page] = []
+    budget = READ_BYTES
+    for device_no, (is_last, next_priority, rows) in zip(devices, json.loads(text), strict=True):
+        push_nos: list[int] = []
+        for push_no, size in sorted(rows):
+            if is_sent(push_no, device_no):
+                continue
+            if budget <= 0:
+                is_last = False
+                break
+            push_nos.append(push_no)
+            budget -= size
+        pages.append(_Page(push_nos, bool(is_last), next_priority))
+        if budget <= 0:
+            break
+    return pages
