@@ -33,8 +33,13 @@ def field_descriptions(model: type[DescribedModel]) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if issubclass(base, DescribedModel):
-            found.update(_docstrings_of_module(base.__module__).get(base.__qualname__, {}))
+            found.update(attribute_docstrings(base))
     return {name: text for name, text in found.items() if name in model.model_fields}
+
+
+def attribute_docstrings(cls: type) -> dict[str, str]:
+    """The string literals below the attributes of a class at the top of its module, by attribute name; not of bases."""
+    return _docstrings_of_module(cls.__module__).get(cls.__qualname__, {})
 
 
 @cache

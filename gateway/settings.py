@@ -1,7 +1,8 @@
 """Every setting of the server, with its unit, its default and the reason for it.
 
 Flag over variable (`FLEETPUSH_NAME`) over `fleetpush.toml` (`name = value`) over default. A mistake is one line that
-names the setting, where it came from and what it may be. `docs/reference/settings.md` is made from this class.
+names the setting, where it came from and what it may be. The flags of `fleetpush serve` and their help, and
+`docs/reference/settings.md`, are made from this class.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,6 +27,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from gateway.described_model import attribute_docstrings
 
 CONFIG_FILE = Path("fleetpush.toml")
 PREFIX = "FLEETPUSH_"
@@ -33,6 +39,9 @@ MAX_PAYLOAD = 262_144
 ORIGIN = re.compile(
     r"https?://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII
 )
+
+WITHOUT_FLAG: Final = frozenset({"max_attempts", "log_connections"})
+"""Settings that only a variable or the file can set: nobody decides on them for a single start."""
 
 
 def _listed(value: object) -> object:
@@ -262,3 +271,68 @@ def _explain(error: ValidationError, given: dict[str, Any], from_file: dict[str,
     if name not in given and name in from_file and first["input"] == from_file[name]:
         source = f"{name} in {path}"
     return f"{source}: {first['input']!r}: {message}"
+
+
+# -- descriptions ------------------------------------------------------------------------------------------------------
+
+SIZES: Final = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+
+
+@dataclass(slots=True, frozen=True)
+class Setting:
+    """A setting as people read of it: in the help of `serve`, and in the reference."""
+
+    name: str
+    text: str
+    """The docstring of its attribute."""
+    default: str
+    """As a person would write it; `unset` where there is none."""
+    values: str
+    """What it takes: `on or off`, `whole number`, `number`, `text`, `path`, `list`, `bytes`, or the values."""
+
+    @property
+    def has_flag(self) -> bool:
+        return self.name not in WITHOUT_FLAG
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+
+def described_settings() -> list[Setting]:
+    """Describe every setting, in the order of the class."""
+    texts = attribute_docstrings(Settings)
+    return [
+        Setting(name, texts.get(name, ""), _default_of(name, field), _values_of(field))
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _default_of(name: str, field: FieldInfo) -> str:
+    value = field.default
+    if value is None or value == ():
+        return "unset"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, int) and _is_bytes(field):
+        unit, size = next(((unit, size) for unit, size in SIZES if value % size == 0), ("", 1))
+        return f"{value // size} {unit}".strip()
+    if isinstance(value, int | float) and not name.endswith("_port"):
+        return f"{value:,g}" if isinstance(value, float) else f"{value:,}"
+    return f"`{value}`" if isinstance(value, str | Path) else str(value)
+
+
+def _values_of(field: FieldInfo) -> str:
+    kinds = [kind for kind in get_args(field.annotation) or [field.annotation] if kind is not type(None)]
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{kind}`" for kind in kinds)
+    if get_origin(field.annotation) is tuple:
+        return "list"
+    if _is_bytes(field):
+        return "bytes"
+    known: Mapping[Any, str] = {bool: "on or off", int: "whole number", float: "number", str: "text", Path: "path"}
+    return known[kinds[0]]
+
+
+def _is_bytes(field: FieldInfo) -> bool:
+    return any(isinstance(part, BeforeValidator) and part.func is _bytes for part in field.metadata)

@@ -60,10 +60,9 @@ GATEWAY_LAYERS = (
         "periodic",
         "printable",
         "program",
-        "settings",
         "timestamps",
     ),
-    ("certificates", "disk_space", "replacement"),
+    ("certificates", "disk_space", "replacement", "settings"),
     ("store",),
     ("auth",),
     ("keys",),
@@ -358,3 +357,20 @@ def test_every_setting_of_the_broker_is_in_its_readme() -> None:
 
     readme = (ROOT / "broker" / "README.md").read_text()
     assert not [field.name for field in fields(BrokerSettings) if f"`{field.name}`" not in readme]
+
+
+def test_nobody_sets_a_callback_of_somebody_else() -> None:
+    """A callback that an attribute has until somebody sets it is forgotten by the next wiring: it is an argument."""
+
+    def late(tree: ast.Module) -> Iterator[str]:
+        for node in ast.walk(tree):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            value = getattr(node, "value", None)
+            placeholder = isinstance(value, ast.Lambda) or (isinstance(value, ast.Constant) and value.value is None)
+            for target in targets:
+                named = isinstance(target, ast.Attribute) and target.attr.startswith(("on_", "_on_"))
+                if isinstance(target, ast.Attribute) and named and (placeholder or ast.unparse(target.value) != "self"):
+                    yield f"{ast.unparse(target)}, line {target.lineno}"
+
+    found = {name: list(late(tree)) for name, tree in trees().items() if within(name, "gateway")}
+    assert {name: places for name, places in found.items() if places} == {}

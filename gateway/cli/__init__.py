@@ -10,23 +10,20 @@ Exit codes: 0 done; 1 it could not be done (the reason and its remedy are on std
 from __future__ import annotations
 
 import errno
-import gc
 import io
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from gateway.cli.options import HELP_NAMES, MARKUP, command_group, load_settings
+from gateway.cli.options import HELP_NAMES, MARKUP, command_group
 from gateway.cli.terminal import PROGRAM, Failure, abandon_output, note
-from gateway.hangup import hold_hangups
 
 COMMANDS = {
-    "serve": "gateway.cli:serve",
+    "serve": "gateway.cli.serve:serve",
     "demo": "gateway.cli:demo",
     "devices": "gateway.cli.devices:devices",
     "push": "gateway.cli.push:push",
@@ -101,76 +98,6 @@ def main() -> None:
         note(f"fleetpush: {error.filename or 'the output'} cannot be written: {error.strerror}")
         abandon_output()
         sys.exit(1)
-
-
-def serve(
-    data_dir: Annotated[Path | None, typer.Option(help="Everything is kept here. Default: ./fleetpush-data")] = None,
-    bind: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1")] = None,
-    mqtt_port: Annotated[int | None, typer.Option(help="0: any free one. Default: 1883")] = None,
-    http_port: Annotated[int | None, typer.Option(help="0: any free one. Default: 8080")] = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(help="One more: mqtt(s)://, ws(s)://HOST:PORT, unix:/path; repeatable"),
-    ] = None,
-    insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Another address than loopback, unencrypted")
-    ] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM). Default: DATA_DIR/tls/server.pem")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM). Default: DATA_DIR/tls/server.key")] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="Who vouches for devices. Default: DATA_DIR/tls/ca.pem")] = None,
-    client_certificates: Annotated[str | None, typer.Option(help="none, optional (default) or required")] = None,
-    ws_origins: Annotated[
-        list[str] | None,
-        typer.Option(help="Whose pages may connect, as https://kiosk.example; repeatable"),
-    ] = None,
-    trusted_proxies: Annotated[
-        list[str] | None, typer.Option(help="Address or network whose word on clients counts; repeatable")
-    ] = None,
-    public_host: Annotated[str | None, typer.Option(help="What enrolled devices are told to connect to")] = None,
-    public_url: Annotated[
-        str | None, typer.Option(help="What they reach HTTP by, as https://push.example, behind a proxy")
-    ] = None,
-    max_payload: Annotated[str | None, typer.Option(help="Bytes of a push on the wire. Default: 4096")] = None,
-    mailbox_deliveries: Annotated[int | None, typer.Option(help="Waiting per device. Default: 1000")] = None,
-    mailbox_bytes: Annotated[str | None, typer.Option(help="The same in bytes. Default: 4 MiB")] = None,
-    max_inflight: Annotated[int | None, typer.Option(help="Unacknowledged per device. Default: 512")] = None,
-    ack_timeout: Annotated[float | None, typer.Option(help="Seconds. Default: 300")] = None,
-    connections_per_address: Annotated[
-        int | None, typer.Option(help="Devices connected from one address. Default: 50000")
-    ] = None,
-    device_message_rate: Annotated[
-        int | None, typer.Option(help="Messages per second and device. Default: 500")
-    ] = None,
-    device_byte_rate: Annotated[str | None, typer.Option(help="The same in bytes. Default: 512 KiB")] = None,
-    request_limit: Annotated[int | None, typer.Option(help="HTTP requests per second and key. Default: 20000")] = None,
-    disk_reserve: Annotated[str | None, typer.Option(help="Bytes that stay free. Default: 32 MiB")] = None,
-    retention_days: Annotated[float | None, typer.Option(help="For ended deliveries. Default: 30")] = None,
-    counts_days: Annotated[float | None, typer.Option(help="For final counts. Default: 400")] = None,
-    idempotency_hours: Annotated[float | None, typer.Option(help="Default: 24")] = None,
-    uplink_keep: Annotated[int | None, typer.Option(help="Uplink messages per device. Default: 100")] = None,
-    uplink_days: Annotated[float | None, typer.Option(help="Default: 7")] = None,
-    event_days: Annotated[float | None, typer.Option(help="For events. Default: 7")] = None,
-    webhook_networks: Annotated[
-        list[str] | None, typer.Option(help="Private network that webhooks may be sent to; repeatable")
-    ] = None,
-    max_attachment: Annotated[str | None, typer.Option(help="Bytes of an attachment. Default: 5 MiB")] = None,
-    attachment_storage: Annotated[str | None, typer.Option(help="Bytes of all of them. Default: 1 GiB")] = None,
-    clock_speed: Annotated[float | None, typer.Option(help="Time runs this much faster (simulations)")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. Default: info")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./fleetpush.toml if there")] = None,
-) -> None:
-    """Run broker and gateway in this process until SIGTERM or Ctrl-C. docs/reference/settings.md has every setting."""
-    given = {name: value for name, value in locals().items() if name != "config" and value not in (None, [])}
-    hold_hangups()
-    settings = load_settings(config, **given)
-    # What is imported stays, and it is much: a collector that looks through it time and again while it grows takes a
-    # sixth of the start.
-    gc.disable()
-    from gateway.app import run
-
-    gc.freeze()
-    gc.enable()
-    raise typer.Exit(run(settings))
 
 
 def demo() -> None:

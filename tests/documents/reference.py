@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Final
 
-from pydantic import BeforeValidator
-from pydantic.fields import FieldInfo
-
-from gateway import settings
 from gateway.api.operation_problems import operations_by_code
-from gateway.described_model import _docstrings_of_module
 from gateway.errors import CATALOGUE
-from gateway.settings import PREFIX, Settings
+from gateway.settings import PREFIX, described_settings
 from tests.documents import command_line, http_api
 from tests.documents.markdown import table
 from tests.gateway.api.house import House, openapi_document
@@ -27,7 +22,6 @@ FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Made by `python -m tests.documents`; a test compares. Change what it describes instead. -->"
 SUFFIXES: Final = {"counter": "_total", "info": "_info"}
 """Of the names of samples, by the type of a metric."""
-SIZES: Final = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
 def pages(house: House) -> dict[str, str]:
@@ -43,11 +37,9 @@ def pages(house: House) -> dict[str, str]:
 
 
 def settings_page() -> str:
-    described = _docstrings_of_module(settings.__name__)[Settings.__name__]
-    rows = [
-        (f"`{name}`", _default(name, field.default), _values(field), described[name])
-        for name, field in Settings.model_fields.items()
-    ]
+    settings = described_settings()
+    rows = [(f"`{setting.name}`", setting.default, setting.values, setting.text) for setting in settings]
+    without_flag = ", ".join(f"`{setting.name}`" for setting in settings if not setting.has_flag)
     return f"""# Settings
 
 A setting `name` is the flag `--name` of `fleetpush serve` (with hyphens), the variable `{PREFIX}NAME`, or the key
@@ -60,7 +52,7 @@ command line. Bytes are a number, or one with its unit: `32 MiB` (`KiB`, `MiB`, 
 
 {table(("setting", "default", "values", "meaning"), rows)}
 
-A few settings have no flag: {_without_flag()}.
+A few settings have no flag: {without_flag}.
 
 Commands that talk to a server, on whatever machine, read three more variables:
 
@@ -70,39 +62,6 @@ Commands that talk to a server, on whatever machine, read three more variables:
 | `FLEETPUSH_KEY` | API key that requests are made with. |
 | `FLEETPUSH_CA` | File (PEM) of the authority that issued the server's certificate, if the system does not know it. |
 """
-
-
-def _without_flag() -> str:
-    flags = command_line.flags("serve")
-    names = [name for name in Settings.model_fields if f"--{name.replace('_', '-')}" not in flags]
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _default(name: str, value: Any) -> str:
-    """As a person would write it."""
-    if value is None or value == ():
-        return "unset"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, int | float) and name not in ("mqtt_port", "http_port"):
-        for unit, size in SIZES:
-            if isinstance(value, int) and value % size == 0 and value >= size and "deliveries" not in name:
-                return f"{value // size} {unit}"
-        return f"{value:,g}" if isinstance(value, float) else f"{value:,}"
-    return f"`{value}`" if isinstance(value, str | Path) else str(value)
-
-
-def _values(field: FieldInfo) -> str:
-    """The values that a setting takes."""
-    kinds = [kind for kind in get_args(field.annotation) or [field.annotation] if kind is not type(None)]
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(f"`{kind}`" for kind in kinds)
-    if get_origin(field.annotation) is tuple:
-        return "list"
-    if any(isinstance(part, BeforeValidator) for part in field.metadata):
-        return "bytes"
-    known: Mapping[Any, str] = {bool: "on or off", int: "whole number", float: "number", str: "text", Path: "path"}
-    return known[kinds[0]]
 
 
 def errors_page() -> str:
