@@ -80,6 +80,8 @@ class ShellWorld:
         self._program("python3", PYTHON.format(python=sys.executable))
         for name, text in (("curl", CURL), ("mosquitto_sub", MOSQUITTO), ("mosquitto_pub", MOSQUITTO)):
             self._program(name, text.format(ports=self._ports, program=require(name)))
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        (folder / ".venv" / "bin" / "python").symlink_to(self._programs / "python3")
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
@@ -91,8 +93,9 @@ class ShellWorld:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
 
-    def run(self, blocks: Iterable[Block], before: str = "") -> None:
-        """Paste blocks one after the other into one shell; raises AssertionError with what went wrong, and where."""
+    def run(self, blocks: Iterable[Block], before: str = "") -> str:
+        """Paste blocks one after the other into one shell; what that shows. Raises AssertionError with what went wrong,
+        and where."""
         script = PROLOGUE + before
         for block in blocks:
             text = block.text if block.mark != "endless" else ENDLESS.format(script=_quoted(block.text))
@@ -117,6 +120,7 @@ class ShellWorld:
                 os.killpg(shell.pid, signal.SIGKILL)  # what was started with `&`
         said = (self.folder / "stdout").read_text(errors="replace")
         assert code == 0, f"{said}\n{self.output}"
+        return said
 
     def wait_output(self, text: str) -> None:
         """Wait until a command in another terminal has printed this."""

@@ -24,7 +24,7 @@ from client_sim.push import Push
 from client_sim.simulator.scenario import Scenario
 from client_sim.testing import FakeServer
 from gateway.delivery.event_log import TYPES
-from gateway.delivery.push import ActivePush, PushRequest
+from gateway.delivery.push import Action, ActivePush, Enclosure, Notification, PushRequest
 from gateway.delivery.receipts import Unusable, parse
 from gateway.delivery_states import PRIORITIES
 from gateway.settings import Settings
@@ -95,6 +95,13 @@ async def test_every_json_block_is_what_it_says(house: House) -> None:
             await check_json(block, house)
         except (ValueError, Unusable) as error:
             pytest.fail(f"{block.place}: {error}")
+
+
+def test_the_annotated_push_has_every_field() -> None:
+    (block,) = (block for block in blocks(ROOT / "README.md") if block.language == "jsonc")
+    models = (PushRequest, Notification, Action, Enclosure)
+    fields = {name for model in models for name in model.model_fields} - {"send_at"}  # which is refused
+    assert [name for name in sorted(fields) if f'"{name}"' not in block.text] == []
 
 
 async def test_a_block_that_is_something_else_is_found(house: House) -> None:
