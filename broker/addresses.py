@@ -1,4 +1,4 @@
-"""Whose address it is: what limits per address count by."""
+"""The address of a peer, as the limits per address count it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ipaddress
 from typing import Final
 
 IPV6_PREFIX_BITS: Final = 64
-"""Bits. A network of that size belongs to one subscriber, who may use any address in it (RFC 6177)."""
+"""A network of that size belongs to one subscriber, who may use any address in it (RFC 6177)."""
 
 
 def address_of(peer: str) -> str:
-    """The host of `peer` (HOST:PORT, or a host alone); of IPv6 its network, and of IPv4 in IPv6 the IPv4 address."""
+    """Return the host of `peer` (HOST:PORT, or a host alone): of IPv6 its network, of IPv4 in IPv6 the IPv4 address."""
     if peer.startswith("["):
         host = peer[1:].partition("]")[0]
     elif peer.count(":") < 2:

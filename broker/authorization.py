@@ -1,4 +1,4 @@
-"""Who may connect, and which topics a connection may use."""
+"""Authentication of clients, and the topics that a connection may use: protocols that an embedder fills."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from broker.settings import BrokerSettings
 
 
 class Permissions(Protocol):
-    """What one connection may do. Called synchronously for each topic; implementations note denials themselves."""
+    """Topic rules of one connection, asked synchronously for each topic. An implementation logs its own denials."""
 
     def may_publish(self, topic: str, retain: bool) -> bool: ...
 
@@ -19,16 +19,16 @@ class Permissions(Protocol):
 
 
 class ClientCertificate(NamedTuple):
-    """What a TLS client has proved: names of its certificate's subject, which an authority that we trust has signed."""
+    """Names in the subject of a client certificate that was verified in the TLS handshake."""
 
     common_name: str
-    """Empty if it has none, or several."""
+    """Empty if the subject has none, or several."""
     serial_number: str | None
     """The attribute of the subject (X.520), not the number of the certificate."""
 
 
 class Credentials(NamedTuple):
-    """What a CONNECT claims. `peer` is the remote address as text, for logs and rate limits."""
+    """Credentials of one CONNECT. `peer` is the remote address as text, for logs and rate limits."""
 
     client_id: str
     username: str | None
@@ -36,14 +36,14 @@ class Credentials(NamedTuple):
     protocol_version: int
     peer: str
     certificate: ClientCertificate | None = None
-    """None without TLS, and if the client has shown none."""
+    """The verified client certificate; absent without TLS, and if the client has shown none."""
     suspect: bool = False
-    """Its address has tried `max_failed_authentications` different wrong ones of late: whoever has to work for a
-    judgement may take its time. Right ones are still to be let in."""
+    """The address has tried `max_failed_authentications` different wrong credentials of late: an authenticator for
+    which checking is work may delay it. Right credentials still have to be accepted."""
 
 
 class Accepted(NamedTuple):
-    """The connection may proceed.
+    """Positive answer of an authenticator.
 
     `principal` groups connections of one credential (`Broker.disconnect_principal`). `persistent=False` makes a side
     connection: its session ends with it whatever CONNECT asked for, and every SUBSCRIBE is refused by `permissions`.
@@ -59,11 +59,11 @@ class Accepted(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class Refused:
-    """`reason_code` is MQTT 5's; CONNACK of 3.1.1 gets the nearest return code."""
+    """Negative answer of an authenticator, with a 5.0 reason code; a CONNACK of 3.1.1 gets the nearest return code."""
 
     reason_code: int
     why: str = field(default="", compare=False)
-    """For the log; the client is not told."""
+    """Text for the log; the client is not told."""
 
     @property
     def reason(self) -> str:
@@ -72,7 +72,7 @@ class Refused:
 
 @dataclass(slots=True, frozen=True)
 class Challenge:
-    """The exchange goes on: `data` goes to the client in AUTH, and what it answers comes to the next `step`."""
+    """Intermediate answer: `data` goes to the client in AUTH, and the client's data comes to the next `step`."""
 
     data: bytes | None
 
@@ -81,20 +81,24 @@ class Exchange(Protocol):
     """One enhanced authentication (MQTT 5.0, 4.12) of one client: at CONNECT, or again while it is connected."""
 
     def step(self, data: bytes | None, answer: Callable[[Accepted | Refused | Challenge], None]) -> None:
-        """Take the client's authentication data; call `answer` once, now or later, on the broker's thread."""
+        """Process the client's authentication data. Call `answer` once, now or later, on the *loop*."""
 
 
 class Authenticator(Protocol):
+    """Check of credentials at CONNECT. Nothing of the session is touched before it has answered. Runs on the *loop*."""
+
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
-        """Call `answer` once, now or later, on the broker's thread. Nothing of the session is touched before."""
+        """Check credentials. Call `answer` once, now or later, on the *loop*."""
 
     def exchange(self, method: str, credentials: Credentials) -> Exchange | None:
-        """Begin an enhanced authentication; None: no such method (0x8C) [MQTT-4.12.0-1]. Who authenticates again has to
-        be accepted as the principal that it is, and may get other permissions."""
+        """Start an enhanced authentication; return None if the method is unknown (0x8C) [MQTT-4.12.0-1].
+
+        A client that authenticates again must be accepted as the same principal, and may get other permissions.
+        """
 
 
 def publish_refusal(permissions: Permissions, topic: str, retain: bool, settings: BrokerSettings) -> int:
-    """The reason code of a message or will that may not be published; 0 if it may."""
+    """Return the reason code of a message or will that may not be published; 0 if it may."""
     if topic.count("/") >= settings.max_topic_levels:
         return ReasonCode.TOPIC_NAME_INVALID
     # $SYS is the server's own (MQTT 5.0, 4.7.2).
@@ -106,7 +110,7 @@ def publish_refusal(permissions: Permissions, topic: str, retain: bool, settings
 def subscribe_refusal(
     permissions: Permissions, topic_filter: str, subscriptions: Mapping[str, int], settings: BrokerSettings
 ) -> int:
-    """The reason code of a subscription that a session with these may not add; 0 if it may."""
+    """Return the reason code of a subscription that a session with `subscriptions` may not add; 0 if it may."""
     if topic_filter.count("/") >= settings.max_topic_levels:
         return ReasonCode.TOPIC_FILTER_INVALID
     if not permissions.may_subscribe(topic_filter):
@@ -136,13 +140,13 @@ class AllowAll:
 
 
 class CertificateAuthenticator:
-    """Who has shown a certificate is who its common name says; what CONNECT says of user and password is not looked at.
+    """Authenticator by client certificate: the common name is the user, and CONNECT's user and password are ignored.
 
-    All others are `otherwise`'s. Permissions are the same for all.
+    Clients without a certificate are checked by `otherwise`. Permissions are the same for all.
     """
 
     def __init__(self, permissions: Permissions, otherwise: Authenticator | None) -> None:
-        """`otherwise` None: nobody else may connect."""
+        """Refuse clients without a certificate if `otherwise` is None."""
         self._permissions = permissions
         self._otherwise = otherwise
 

@@ -6,8 +6,8 @@ Laws
 2. One session per client identifier, and at most one connection per session: a new connection ends the old one first
    [MQTT-3.1.4-3], and what the old one held is reported lost before the new one is reported connected.
 3. Nobody gets here unauthenticated: `open_session` is called by a connection that has been accepted.
-4. `deliver` (a push, under a handle) and `route` (ordinary MQTT) do not meet: the one addresses a session and may be
-   refused, the other addresses a topic and queues.
+4. `deliver` (under a handle) and `route` (ordinary MQTT) do not meet: the one addresses a session and may be refused,
+   the other addresses a topic and queues.
 
 The caller owes: `start` before the first connection, `tick` some four times a second, `drain` and `shutdown` before the
 sockets go.
@@ -54,7 +54,7 @@ class ClientConnection(SessionConnection, Protocol):
     principal: str
     identity: object
     session: Session | None
-    """From CONNECT accepted to the end of the connection."""
+    """Set from an accepted CONNECT to the end of the connection."""
 
     def end(self, reason_code: int, reason: str, detail: str = "") -> None:
         """Tell the client the reason, if its version can be told, and close; `detail` is for the embedder."""
@@ -64,6 +64,8 @@ class ClientConnection(SessionConnection, Protocol):
 
 
 class Broker:
+    """The sessions of one server, and everything that concerns more than one of them. Runs on the *loop*."""
+
     def __init__(
         self,
         settings: BrokerSettings,
@@ -77,7 +79,7 @@ class Broker:
         self.metrics = BrokerMetrics()
         self.sessions: dict[str, Session] = {}
         self.embedded = events is not None
-        """Somebody listens to what is published, subscribers or not."""
+        """An embedder is told of every message, whether it has subscribers or not."""
         self.shared_state = SharedState(settings, store, events or _NoEvents(), self.metrics, clock)
         self.wheel = TimingWheel(self.shared_state.now)
         self._router: Router[Session] = Router()
@@ -85,20 +87,20 @@ class Broker:
         self.failed = FailedAuthentications(settings.max_failed_authentications)
         self.rates = MessageRates(settings.max_message_rate, settings.max_byte_rate)
         self._connections: dict[str, tuple[ClientConnection, ...]] = {}
-        """By principal; almost always one, and a tuple of one is the smallest collection there is."""
+        """Connections of each principal: almost always one, and a tuple of one is the smallest collection there is."""
         self._published_wills: list[PublishedWill] = []
-        """Of earlier runs: the embedder is told of them once more."""
+        """Wills that earlier runs have published: the embedder is told of them once more."""
         self._by_address: dict[str, int] = {}
         """Connections past CONNECT of each address (`address_of`)."""
         self.max_connections = settings.max_connections
-        """Or fewer, where the system gives us no more descriptors."""
+        """The setting, or fewer where the system gives us no more descriptors."""
         self._clients_at_drain = 0
-        """How many clients there were when they began to be sent away."""
+        """Number of clients when `drain` was called."""
 
     # -- what the embedder calls --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Restore what is stored. To be called once, before the first connection."""
+        """Restore sessions and retained messages from the store. Call once, before the first connection."""
         shared_state = self.shared_state
         shared_state.now = now = shared_state.clock()
         state = shared_state.store.restore()
@@ -129,7 +131,7 @@ class Broker:
             self.wheel.schedule(topics, now)
 
     def tick(self, now: float) -> None:
-        """Do what is due. Call it about four times a second."""
+        """Run the deadlines that have come by `now` (server time, seconds). Call about four times a second."""
         self.shared_state.now = now
         self.wheel.advance(now)
         if self._published_wills:
@@ -138,29 +140,33 @@ class Broker:
                 self._publish_to_embedder(will)
 
     def deliver(self, client_id: str, message: Message, handle: int) -> bool:  # Hot path.
-        """Hand a message to one connected, subscribed client. True: taken, and its end is told by `delivery_ended`
-        (QoS 0: written, and that is all). False: not connected, not subscribed, or no send quota; nothing is kept."""
+        """Hand a message to one connected, subscribed client, and return whether it was accepted.
+
+        If so, its end is reported by `delivery_ended` (QoS 0: it is written, and that is all). If not (not connected,
+        not subscribed, or no send quota), nothing is kept.
+        """
         session = self.sessions.get(client_id)
         return session is not None and session.deliver(message, handle)
 
     def deliver_to(self, client_id: str) -> Callable[[Message, int], bool]:
-        """`deliver` for one client that is connected now, without the look-up; good until it is not."""
+        """Return `deliver` of one client that is connected now, without the look-up; valid until it is not."""
         session = self.sessions.get(client_id)
         return session.deliver if session is not None else partial(self.deliver, client_id)
 
     def cork(self, client_id: str) -> None:
-        """What is delivered to this client until `uncork`, in the same call stack, leaves with one system call."""
+        """Collect deliveries to this client until `uncork`, which must follow in the same call stack."""
         session = self.sessions.get(client_id)
         if session is not None:
             session.cork()
 
     def uncork(self, client_id: str) -> None:
+        """Send the deliveries collected since `cork` with one system call."""
         session = self.sessions.get(client_id)
         if session is not None:
             session.uncork()
 
     def granted_qos(self, client_id: str, topic: str) -> int | None:
-        """The QoS a connected client has subscribed to a topic with; None without a subscription."""
+        """Return the QoS with which a connected client has subscribed to a topic; None without a subscription."""
         session = self.sessions.get(client_id)
         if session is None or session.connection is None:
             return None
@@ -168,44 +174,48 @@ class Broker:
         return granted if granted >= 0 else None
 
     def in_flight(self, client_id: str) -> int:
-        """Messages that a client has not acknowledged, those included whose acknowledgement nobody has stored."""
+        """Return the number of unacknowledged messages of a client, including those that wait for `forget`."""
         session = self.sessions.get(client_id)
         return len(session.inflight) if session is not None else 0
 
     def forget(self, client_id: str, handle: int) -> None:
-        """The acknowledgement of a QoS 2 delivery is stored elsewhere: its identifier and row are free."""
+        """Free the packet identifier and row of a QoS 2 delivery, whose acknowledgement the embedder has stored."""
         session = self.sessions.get(client_id)
         if session is not None:
             session.forget(handle)
 
     def past_pubrec(self) -> list[tuple[str, int]]:
-        """(client_id, handle) of QoS 2 deliveries past PUBREC, which cannot be taken back."""
+        """Return (client_id, handle) of all QoS 2 deliveries past PUBREC, which cannot be taken back."""
         return [(client_id, handle) for client_id, session in self.sessions.items() for handle in session.past_pubrec()]
 
     def awaiting_pubrec(self, client_id: str) -> set[int]:
-        """Handles of QoS 2 deliveries whose PUBLISH may have arrived: given to the client under another identifier,
-        they would arrive twice."""
+        """Return the handles of QoS 2 deliveries whose PUBLISH may have arrived.
+
+        Sent to the client under another identifier, they would arrive twice.
+        """
         session = self.sessions.get(client_id)
         return set(session.awaiting_pubrec()) if session is not None else set()
 
     def unfinished(self) -> list[int]:
-        """Handles of QoS 2 before PUBREC: right after a restart those of the last run, in no order with others."""
+        """Return all handles of QoS 2 before PUBREC: right after a restart those of the last run, in no order."""
         return [handle for session in self.sessions.values() for handle in session.awaiting_pubrec()]
 
     def numbers(self) -> set[int]:
-        """Of what `published` may tell of again: identifiers of other sessions and wills (those shifted by
-        `PACKET_ID_BITS`) are not needed any more. For the embedder, at its start."""
+        """Return the numbers of sessions and wills whose messages `published` may report again.
+
+        Identifiers of other numbers (shifted by `PACKET_ID_BITS`) are not needed any more. For the embedder's start.
+        """
         numbers = {session.number for session in self.sessions.values()}
         numbers |= {session.will.number for session in self.sessions.values() if session.will is not None}
         return numbers | {will.number for will in self._published_wills}
 
     def publish(self, message: Message) -> None:
-        """Ordinary MQTT: to every subscriber, and retained if it says so. The message object may be used again."""
+        """Publish an ordinary message to its subscribers, and retain it if it says so; the object may be used again."""
         self.shared_state.now = self.shared_state.clock()
         self.route(Message(message.topic, message.body, message.qos, message.retain), None)
 
     def remove_session(self, client_id: str, reason_code: int = ReasonCode.ADMINISTRATIVE_ACTION) -> None:
-        """Close its connection and delete the session, in the store too."""
+        """Delete a session, in the store too, and close its connection."""
         session = self.sessions.get(client_id)
         if session is None:
             return
@@ -215,11 +225,11 @@ class Broker:
             self._end_session(session)
 
     def when_stored(self, callback: Callable[[], None]) -> None:
-        """Call back, perhaps at once, when everything changed so far is on disk."""
+        """Call `callback`, perhaps at once, when everything changed so far is on disk."""
         self.shared_state.store.barrier(callback)
 
     def disconnect_principal(self, principal: str, reason_code: int) -> int:
-        """Close all connections of one credential, side connections included; how many there were."""
+        """Close all connections of one credential, side connections included; return their number."""
         connections = self._connections.get(principal, ())
         for connection in connections:
             connection.end(reason_code, "disconnected by the server")
@@ -230,8 +240,11 @@ class Broker:
         return session is not None and session.connection is not None
 
     def drain(self) -> None:
-        """For good: nobody is let in any more, and nothing more begins to be sent. What is inflight can be acknowledged
-        and what clients say is answered until `shutdown`; `deliver` answers False, its owner keeps what waits."""
+        """Refuse new clients and new deliveries, for good.
+
+        Until `shutdown`, inflight messages can be acknowledged and packets of clients are answered; `deliver` returns
+        False, so the embedder keeps its messages.
+        """
         self.shared_state.draining = True
         self._clients_at_drain = self.metrics.connections
         for connections in self._connections.values():
@@ -240,12 +253,14 @@ class Broker:
                     connection.session.pause_sending()
 
     def has_pending_acks(self) -> bool:
-        """Any client owes an acknowledgement or is owed an answer."""
+        """Whether any client owes an acknowledgement, or is owed one."""
         return any(c.has_pending_acks() for connections in self._connections.values() for c in connections)
 
     def shutdown(self, at_most: int | None = None) -> bool:
-        """Say goodbye (5.0 clients: 0x8B, and when to come back) to the clients of so many credentials at most, and
-        close their connections; whether anybody is left."""
+        """Disconnect the clients of at most so many credentials; return whether any client is left.
+
+        5.0 clients are told 0x8B, and when to come back.
+        """
         for connections in list(islice(self._connections.values(), at_most)):
             for connection in connections:
                 connection.end(ReasonCode.SERVER_SHUTTING_DOWN, "server shutting down")
@@ -254,17 +269,19 @@ class Broker:
     # -- what a connection calls --------------------------------------------------------------------------------------
 
     def is_busy(self) -> bool:
-        """One CONNECT too many, the one that asks included; or nobody is let in any more."""
+        """Whether a CONNECT has to be refused: too many wait for their CONNACK, or the server drains."""
         return self.shared_state.draining or self.metrics.handshakes > self.settings.max_handshakes
 
     @property
     def expected_reconnects(self) -> int:
-        """So many clients may come back together, when we send them away."""
+        """Number of clients that may come back together after a refusal."""
         return max(self._clients_at_drain, self.metrics.connections + self.metrics.handshakes)
 
     def refusal(self, client_id: str, principal: str, peer: str) -> int:
-        """The reason code for an authenticated client that there is no room for, or that asks for another's session;
-        0 if it may have one."""
+        """Return the reason code for an authenticated client that may not have a session; 0 if it may.
+
+        Either a limit is reached, or the session belongs to another principal.
+        """
         if self.shared_state.draining:
             return ReasonCode.SERVER_BUSY
         session = self.sessions.get(client_id)
@@ -291,9 +308,12 @@ class Broker:
     def open_session(
         self, connection: ClientConnection, terms: Terms, clean_start: bool, will: StoredWill | None
     ) -> tuple[Session, bool, bool]:
-        """The session of an accepted client, whether it was there before [MQTT-3.2.2-2] [MQTT-3.2.2-3], and whether
-        CONNACK promises something that the store has to hold first: that an old session has ended, a new one has
-        begun, a will is kept. A client that returns to its session need not wait, and is served on a full disk."""
+        """Open or resume the session of an accepted client: the session, session present, and whether to wait.
+
+        Session present as in [MQTT-3.2.2-2] [MQTT-3.2.2-3]. CONNACK has to wait for the store if it promises something:
+        the end of an old session, a new one, a will. A client that returns to its session need not wait, and is served
+        on a full disk.
+        """
         client_id = terms.client_id
         session = self.sessions.get(client_id)
         if session is not None and session.connection is not None:
@@ -348,7 +368,7 @@ class Broker:
     def connection_ended(
         self, connection: ClientConnection, session: Session, reason: str, keep_will: bool, detail: str
     ) -> None:
-        """The connection is closed: its deliveries are lost, its will is due, and the session expires or ends."""
+        """Process the end of a connection: its deliveries are lost, its will is due, its session expires or ends."""
         connections = self._connections.pop(connection.principal)
         if len(connections) > 1:
             others = tuple(other for other in connections if other is not connection)
@@ -383,7 +403,10 @@ class Broker:
             self._end_session(session)
 
     def route(self, message: Message, publisher: Session | None) -> bool:  # Hot path of ordinary fan-out.
-        """To every subscriber once, at the lower of both QoS; False if there is none. `message` must not change."""
+        """Send a message to every subscriber once, at the lower of both QoS; return False if there is none.
+
+        `message` must not change afterwards.
+        """
         # [MQTT-3.3.1-8] [3.1.1: MQTT-3.3.1-12]
         if message.retain:
             self._retain(message)
@@ -420,20 +443,20 @@ class Broker:
         return True
 
     def subscribe(self, session: Session, topic_filter: str, options: int) -> bool:
-        """True if the session had no such subscription."""
+        """Add or replace a subscription; return True if it is new."""
         session.subscribe(topic_filter, options)
         is_new = self._router.subscribe(topic_filter, session, options)
         self.metrics.subscriptions += is_new
         return is_new
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
-        """True if there was one."""
+        """Remove a subscription; return True if there was one."""
         removed = session.unsubscribe(topic_filter) and self._router.unsubscribe(topic_filter, session)
         self.metrics.subscriptions -= removed
         return removed
 
     def send_retained(self, session: Session, topic_filter: str, options: int) -> None:
-        """The retained messages that a new subscription gets."""
+        """Send the retained messages that match a new subscription."""
         identifier = options >> IDENTIFIER_SHIFT
         for message in self._retained.match(topic_filter, self.shared_state.now):
             if session.connection is None:
@@ -444,7 +467,7 @@ class Broker:
     # -- sessions and wills -------------------------------------------------------------------------------------------
 
     def _session_due(self, session: Session, now: float) -> float | None:
-        """The timing wheel has come by a session: is its will due, has it expired?"""
+        """Check a session for the timing wheel: publish its will if that is due, end it if it has expired."""
         if session.connection is not None:
             return None
         will = session.will
@@ -464,7 +487,7 @@ class Broker:
             self.wheel.schedule(session, deadline)
 
     def _end_session(self, session: Session) -> None:
-        """Its interval is over, or somebody ends it. A will that was still waiting is due now (MQTT 5.0, 3.1.3.2.2)."""
+        """End a session for good. A will that was still waiting is due now (MQTT 5.0, 3.1.3.2.2)."""
         del self.sessions[session.client_id]
         self.metrics.sessions = len(self.sessions)
         self.wheel.cancel(session)
@@ -530,11 +553,11 @@ def _is_connected(session: Session) -> bool:
 
 
 def _no_acknowledgement(_: int) -> None:
-    """What `done` means for a will."""
+    """Stand in for the acknowledgement of a will, which nobody waits for."""
 
 
 class _NoEvents:
-    """A broker that nobody has embedded: it agrees to everything, and has no deliveries."""
+    """Events of a broker without an embedder: everything is accepted, and there are no deliveries."""
 
     def connected(self, client_id: str, identity: object, session_present: bool) -> None: ...
 

@@ -54,7 +54,7 @@ MAY_BE_ZERO = ("server_keep_alive", "topic_alias_maximum", "max_session_expiry",
 
 
 class CannotStart(Exception):
-    """One line for a person: what is wrong, and the remedy."""
+    """The broker cannot start; the text is one line with the reason and the remedy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +94,7 @@ async def _serve(
     descriptors: int,
     log_writer: LogWriter,
 ) -> str | None:
-    """Serve until told to stop; why the store could not go on, if that was the reason."""
+    """Serve until told to stop; return the reason if the store could not go on."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP before the start is over: ignored")
@@ -145,7 +145,7 @@ async def _serve(
 
 
 def _addresses(options: argparse.Namespace) -> list[ListenAddress]:
-    """The main one first."""
+    """Return the listening addresses, the main one first."""
     bind = "127.0.0.1" if options.bind == "localhost" else options.bind
     secure = options.tls_cert is not None
     found = [ListenAddress("mqtts" if secure else "mqtt", bind, options.port)]
@@ -159,7 +159,7 @@ def _addresses(options: argparse.Namespace) -> list[ListenAddress]:
 
 
 def _checked(options: argparse.Namespace, addresses: Sequence[ListenAddress]) -> dict[str, PasswordHash] | None:
-    """The users; None if there is no list of them."""
+    """Check the options together; return the users, None if there is no list of them."""
     if options.password_file is None and not options.allow_anonymous and options.client_certificates != "required":
         raise CannotStart(
             "nobody could connect; give --password-file FILE (--hash-password USER makes a line for it),"
@@ -218,7 +218,7 @@ def _listener_config(options: argparse.Namespace, addresses: Sequence[ListenAddr
 def _reload(
     tls: ServerTls | None, file: Path | None, passwords: PasswordFileAuthenticator | None, broker: Broker
 ) -> None:
-    """SIGHUP."""
+    """Read passwords and certificates again, after SIGHUP."""
     if file is not None and passwords is not None:
         try:
             users = _read_users(file)
@@ -257,7 +257,7 @@ def _open_store(data_dir: Path | None, loop: asyncio.AbstractEventLoop) -> Sqlit
 
 
 async def _listen(server: BrokerServer, address: ListenAddress, option: str) -> ListenAddress:
-    """`option` is where the address comes from."""
+    """Open a listener. `option` is the option that has the address."""
     try:
         return await server.listen(address)
     except OSError as error:
@@ -360,7 +360,7 @@ def _hashed_line(user: str) -> str:
 
 
 def _installed_version() -> str:
-    """`unknown` where only the source is there."""
+    """Return the version; `unknown` if only the source is there."""
     try:
         return version("fleetpush")
     except PackageNotFoundError:

@@ -1,14 +1,14 @@
-"""One network connection: which packet is legal now, what it asks of the broker, and the answers in their order.
+"""One network connection: the legality of packets, their requests to the broker, and the acknowledgements in order.
 
 Laws
 1. Bytes in, bytes out: `data_received` feeds the decoder, the decoder calls `packet` (or `puback`, the fast path), and
    whatever is to be said goes to `transport.write`. `data_received` never raises; a peer's error ends the connection.
-2. Authentication comes first. Until the authenticator has answered, bytes are kept (bounded) and nothing is looked at;
-   nor is it until CONNACK has left, which may have to wait for the store.
-3. What it answers, it has stored: an answer that promises something waits for the store's barrier, a PUBACK or PUBREC
-   for the embedder's `done` as well, and answers leave in the order of their questions (`pending_acks`).
-4. Slow consumers are decided here, in the one place that writes (`reply`): messages stop at the session's gate while
-   the socket is full; answers cannot, so a client that asks without reading is closed when they pass a limit.
+2. Authentication comes first. Until the authenticator has answered, bytes are kept (bounded) and not decoded; nor are
+   they until CONNACK has left, which may have to wait for the store.
+3. What it acknowledges, it has stored: an acknowledgement that promises something waits for the store's barrier, a
+   PUBACK or PUBREC for the embedder's `done` as well, and all leave in the order of their packets (`pending_acks`).
+4. Slow consumers are decided here, in the one place that writes (`reply`): messages stop in the session while the
+   socket is full; replies cannot, so a client that asks without reading is closed when they pass a limit.
 
     AWAITING_CONNECT ─CONNECT─▶ AUTHENTICATING ─accepted─▶ CONNECTED ─▶ CLOSED         (any state ─error, lost─▶ CLOSED)
 
@@ -85,12 +85,14 @@ log = logging.getLogger(__name__)
 
 _PINGRESP: Final = encode(Pingresp(), V3_1_1)
 _CONNACK: Final = tuple(encode(Connack(present), V3_1_1) for present in (False, True))
-"""Of 3.1.1, by session present."""
+"""CONNACK of 3.1.1, by session present."""
 _FREE_BYTES: Final = 128
 """Bytes of a read without a whole packet that are not counted against a user's rate: 32 acknowledgements of ours."""
 
 
 class State(Enum):
+    """State of a connection; see the picture above."""
+
     AWAITING_CONNECT = "awaiting connect"
     AUTHENTICATING = "authenticating"
     CONNECTED = "connected"
@@ -98,6 +100,8 @@ class State(Enum):
 
 
 class Connection:
+    """The MQTT side of one socket, from its first byte to its end. Runs on the *loop*."""
+
     __slots__ = (
         "_aliases",
         "_broker",
@@ -141,33 +145,33 @@ class Connection:
         self.send: Callable[[bytes], None] = transport.send
         self.send_together: Callable[[list[bytes]], None] = transport.send_together
         self.session: Session | None = None
-        """From CONNECT accepted to the end of the connection."""
+        """Set from an accepted CONNECT to the end of the connection."""
         self.principal = ""
         self.identity: object = None
         self.version = V3_1_1
         self.paused = self._connack_sent = False
         self.last_received = self._opened_at = now
         self.slot = -1
-        """The timing wheel's note."""
+        """Place in the timing wheel."""
         self._state = State.AWAITING_CONNECT
         self._permissions: Permissions
         self._terms: Terms | None = None
         self._enhanced: EnhancedAuthentication | None = None
-        """Only of a client that has named a method."""
+        """The AUTH packets, if the client has named a method."""
         self._aliases: InboundAliases | None = None
         """Topic aliases the client has defined; None before the first."""
         self._pending_acks: PendingAcks | None = None
-        """None while nothing is owed: an empty deque takes 600 bytes."""
+        """Acknowledgements that wait; None while there are none: an empty deque takes 600 bytes."""
         self._unacknowledged = 0
         """QoS 1 and 2 messages from the client that we have not acknowledged: its send quota (MQTT 5.0, 4.9)."""
         self._unread_bytes = self._unstored_bytes = 0
         """Payload bytes of the messages whose acknowledgements wait for the store."""
         self._publisher_paused = False
-        """We do not read for now."""
+        """The socket is not read, because too much of the client is unacknowledged."""
         self._uncounted_packets = 0
-        """Packets of this read that its rate will count."""
+        """Packets of this read that are not yet counted against the user's rate."""
         self._rate_paused_until = 0.0
-        """Its user says more than its rate: it is not read until then. 0: it is."""
+        """The socket is not read until then (server time), because its user is over its rate. 0: it is read."""
         # A stranger's packet may be as large as what we keep for strangers.
         self._decoder = Decoder(self, broker.settings.connect_buffer)
         broker.wheel.schedule(self, now + broker.settings.connect_timeout)
@@ -175,7 +179,7 @@ class Connection:
     # -- what the transport calls -------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes, now: float) -> None:  # Hot path.
-        """Take bytes from the socket; never raises."""
+        """Process bytes from the socket, which came at `now` (server time, seconds); never raises."""
         shared_state = self.shared_state
         shared_state.now = self.last_received = now
         shared_state.metrics.bytes_in += len(data)
@@ -194,14 +198,14 @@ class Connection:
             self.end(ReasonCode.QUOTA_EXCEEDED, "too much before authentication")
 
     def charge(self, packets: int, size: int, now: float) -> None:
-        """Count work for the client against its user's rate; over it, nothing is read for a while."""
-        if self.principal:  # a stranger may say no more than `connect_buffer`
+        """Count packets and bytes against the user's rate; over it, the socket is not read for a while."""
+        if self.principal:  # a stranger may send no more than `connect_buffer`
             seconds = self._broker.rates.charge(self.principal, packets, size, now)
             if seconds > 0:
                 self._pause_for_rate(now + seconds)
 
     def _pause_for_rate(self, until: float) -> None:
-        """Read nothing until then."""
+        """Stop reading the socket until then (server time)."""
         if self._state is not State.CONNECTED:
             return
         if not self._rate_paused_until:
@@ -215,18 +219,19 @@ class Connection:
         self._broker.wheel.schedule(self, until)
 
     def connection_lost(self, now: float, reason: str = "connection lost") -> None:
-        """The socket is gone. Harmless after our own `close`."""
+        """Process the loss of the socket. Harmless after our own `close`."""
         self.shared_state.now = now
         self._finish(reason, keep_will=True)
 
     def pause_writing(self) -> None:
-        """The socket's buffer is above its high-water mark: a slow consumer, until it has read."""
+        """Pause messages: the socket's buffer is above its high-water mark, and the client a slow consumer."""
         self.paused = True
         self.shared_state.metrics.slow_consumers += 1
         if self.session is not None:
             self.session.pause_sending()
 
     def resume_writing(self, now: float) -> None:
+        """Go on with messages: the client has read."""
         self.shared_state.now = now
         self.paused = False
         self._unread_bytes = 0
@@ -236,25 +241,25 @@ class Connection:
     # -- what the decoder calls ---------------------------------------------------------------------------------------
 
     def puback(self, packet_id: int, reason_code: int) -> None:
-        """Before the session has taken its place: the first packet is CONNECT [MQTT-3.1.0-1] [3.1.1: MQTT-3.1.0-1]."""
+        """Refuse a PUBACK before CONNECT [MQTT-3.1.0-1] [3.1.1: MQTT-3.1.0-1]; later PUBACKs go to the session."""
         if self._state is not State.CLOSED:
             self.end(ReasonCode.PROTOCOL_ERROR, "protocol error")
 
     def packet(self, packet: Packet) -> None:
-        """Everything but PUBACK, which goes from the decoder to the session."""
+        """Process any packet but PUBACK, which goes from the decoder to the session."""
         self._uncounted_packets += 1
         handler = _LEGAL[self._state].get(type(packet))
         if handler is not None:
             handler(self, packet)
         elif self._state is not State.CLOSED:
             # [3.1.1: MQTT-3.1.0-1] [3.1.1: MQTT-3.1.0-2]
-            # A second CONNECT [MQTT-3.1.0-2], another packet before the first [MQTT-3.1.0-1], AUTH that nobody began.
+            # A second CONNECT [MQTT-3.1.0-2], another packet before the first [MQTT-3.1.0-1], AUTH without a method.
             self.end(ReasonCode.PROTOCOL_ERROR, "protocol error", f"{type(packet).__name__.upper()} may not come now")
 
     # -- what the session calls ---------------------------------------------------------------------------------------
 
     def reply(self, data: bytes) -> None:
-        """Say what the protocol obliges us to say, even to a socket that is full."""
+        """Send a packet that the protocol obliges us to send, even to a socket that is full."""
         if self._state is State.CLOSED:
             return
         if self.paused:
@@ -265,7 +270,7 @@ class Connection:
         self._transport.write(data)
 
     def end(self, reason_code: int, reason: str, detail: str = "") -> None:
-        """Close for a reason, and tell it to a client that can be told. `detail` is for the embedder."""
+        """Close for a reason, and tell it to a client that can be told; `detail` is for the embedder."""
         if self._state is State.CLOSED:
             return
         self.shared_state.metrics.refuse(reason.replace(" ", "_"))
@@ -281,12 +286,12 @@ class Connection:
         self._finish(reason, True, detail)
 
     def has_pending_acks(self) -> bool:
-        """The client owes us an acknowledgement, or we owe it an answer."""
+        """Whether the client owes an acknowledgement, or is owed one."""
         session = self.session
         return self._pending_acks is not None or (session is not None and session.oldest_sent_at() is not None)
 
     def due(self, now: float) -> float | None:
-        """The timing wheel has come by."""
+        """Check the connection for the timing wheel: connect timeout, keep alive, acknowledgements, rate."""
         if self._state is State.CLOSED:
             return None
         settings = self.shared_state.settings
@@ -301,7 +306,7 @@ class Connection:
         if self._rate_paused_until and now >= self._rate_paused_until:
             self._rate_pause_over(now)
             if session.connection is not self:
-                return None  # what it had said ended it
+                return None  # a packet that had waited ended it
         oldest = session.oldest_sent_at()
         if oldest is None:
             session.compact()
@@ -322,9 +327,9 @@ class Connection:
         return min(alive_until, ack_until)
 
     def _rate_pause_over(self, now: float) -> None:
-        """Its user is within its rate again."""
+        """Read the socket again: the user is within its rate."""
         self._rate_paused_until = 0.0
-        self.last_received = now  # nobody has listened meanwhile
+        self.last_received = now  # nobody has read meanwhile
         if not self._publisher_paused:
             self._transport.resume_reading()
         self._resume()
@@ -344,7 +349,7 @@ class Connection:
         if self._broker.is_busy():
             self._refused(ReasonCode.SERVER_BUSY)
             return
-        # The client need not wait for CONNACK (MQTT 5.0, 3.1.4); we look at nothing it says until we know it.
+        # The client need not wait for CONNACK (MQTT 5.0, 3.1.4); until it is accepted we decode nothing more.
         # [MQTT-3.1.4-6] [3.1.1: MQTT-3.1.4-5]
         self._decoder.pause()
         authenticator = self._broker.authenticator
@@ -368,7 +373,7 @@ class Connection:
 
     def _authenticated(self, connect: Connect, terms: Terms, answer: Accepted | Refused) -> None:
         if self._state is not State.AUTHENTICATING:
-            return  # it has gone meanwhile
+            return  # the connection has ended meanwhile
         if isinstance(answer, Refused):
             name = connect.username or (self._certificate.common_name if self._certificate is not None else "")
             log.info(
@@ -437,7 +442,7 @@ class Connection:
             self._connack_stored(data)
 
     def _resume(self) -> None:
-        """Look at what has come meanwhile."""
+        """Process the packets that have come meanwhile."""
         try:
             self._decoder.resume()
         except MqttError as error:
@@ -447,7 +452,7 @@ class Connection:
             self.charge(packets, 0, self.shared_state.now)
 
     def _send_delayed_refusal(self, reason_code: int) -> None:
-        """The time of a refusal that waited has come."""
+        """Send a refusal whose delay is over."""
         if self._state is State.AUTHENTICATING:
             self._refused(reason_code)
 
@@ -455,7 +460,7 @@ class Connection:
         self.end(reason_code, ReasonCode(reason_code).name.lower().replace("_", " "))
 
     def _challenge(self, auth: Auth) -> None:
-        """The authenticator asks the client something, at CONNECT or later."""
+        """Send a challenge of the authenticator, at CONNECT or later."""
         if self._state is State.CONNECTED:
             # [MQTT-3.15.2-1]
             self._queue_ack(auth, stored=False)
@@ -488,10 +493,10 @@ class Connection:
             self._queue_ack(Auth(ReasonCode.SUCCESS, self._enhanced.properties(answer.data)), stored=False)
 
     def _connack_stored(self, connack: bytes) -> None:
-        """What CONNACK promises is stored: it leaves, and the session may speak."""
+        """Send CONNACK, whose promises are stored, and start the session."""
         session = self.session
         if session is None:
-            return  # it has gone meanwhile
+            return  # the connection has ended meanwhile
         # [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [3.1.1: MQTT-3.1.4-4] [3.1.1: MQTT-3.2.0-1]: once, before
         # anything but AUTH.
         self._transport.write(connack)
@@ -551,27 +556,29 @@ class Connection:
         done: Callable[[int], None] = _no_acknowledgement
         identifier: int | None = None
         if qos:
-            unheard = 0 if anybody or self._broker.embedded else ReasonCode.NO_MATCHING_SUBSCRIBERS
-            done = self._queue_publish_ack(publish, unheard)
+            default_code = 0 if anybody or self._broker.embedded else ReasonCode.NO_MATCHING_SUBSCRIBERS
+            done = self._queue_publish_ack(publish, default_code)
         if reception is not None:
-            reception.answer = done
+            reception.acknowledge = done
             done, identifier = reception, session.identifier(publish.packet_id)
         shared_state.events.published(session.client_id, message, done, identifier)
 
     def _acknowledge_again(self, session: Session, publish: Publish) -> bool:
-        """PUBREC for a repetition, when its content is stored. False: an earlier run may have noted the message without
-        its content; ask the embedder again."""
+        """Send PUBREC for a repetition whose content is stored; return False if the embedder has to be asked again.
+
+        An earlier run may have stored the packet identifier without the content.
+        """
         assert session.received is not None, "it is a repetition"
         reception = session.received[publish.packet_id]
         if reception is None:
             self._queue_ack(Pubrec(publish.packet_id), session.durable)
-        elif reception.answer is not None:
+        elif reception.acknowledge is not None:
             self._unstored_bytes += len(publish.payload)
-            reception.answer = self._queue_publish_ack(publish, 0)
-        return reception is None or reception.answer is not None
+            reception.acknowledge = self._queue_publish_ack(publish, 0)
+        return reception is None or reception.acknowledge is not None
 
-    def _queue_publish_ack(self, publish: Publish, unheard: int) -> Callable[[int], None]:
-        """PUBACK or PUBREC, when what PUBLISH has changed is stored and the function returned was called."""
+    def _queue_publish_ack(self, publish: Publish, default_code: int) -> Callable[[int], None]:
+        """Queue PUBACK or PUBREC, until the changes by PUBLISH are stored and the function returned was called."""
         # [MQTT-2.2.1-5] [MQTT-3.3.4-1] [MQTT-4.3.2-4] [MQTT-4.3.3-8] [3.1.1: MQTT-2.3.1-6] [3.1.1: MQTT-3.3.4-1]
         # [3.1.1: MQTT-4.3.2-2]: in its turn [MQTT-4.6.0-2] [MQTT-4.6.0-3].
         packet = Puback(publish.packet_id) if publish.qos == 1 else Pubrec(publish.packet_id)
@@ -580,7 +587,7 @@ class Connection:
             # 3.1.1 has no way to refuse a message: it is acknowledged, and dropped [3.1.1: MQTT-3.3.5-2].
             if self.version == V5:
                 # [MQTT-3.4.2-1] [MQTT-3.5.2-1]
-                packet.reason_code = reason_code or unheard
+                packet.reason_code = reason_code or default_code
             release()
 
         release = self._queue_ack(packet, stored=True, waits=True)
@@ -677,7 +684,7 @@ class Connection:
         code = disconnect.reason_code
         self._finish("disconnected", code != 0, f"reason code 0x{code:02x}" if code >= 0x80 else "")
 
-    # -- answers ------------------------------------------------------------------------------------------------------
+    # -- acknowledgements ---------------------------------------------------------------------------------------------
 
     def _queue_ack(
         self, packet: Packet, stored: bool, waits: bool = False, then: Callable[[], None] | None = None
@@ -702,7 +709,7 @@ class Connection:
         return condition_met
 
     def _pause_publisher(self) -> None:
-        """The client says more than we can store for now: it waits, by TCP's own means, until we have answered."""
+        """Stop reading a client that sends more than we can store for now; TCP makes it wait."""
         if not self._publisher_paused and self._state is State.CONNECTED:
             self._publisher_paused = True
             self.shared_state.metrics.held_publishers += 1
@@ -710,13 +717,13 @@ class Connection:
                 self._transport.pause_reading()
 
     def _send_ack(self, packet: Packet) -> None:
-        """Its turn has come."""
+        """Send an acknowledgement whose turn has come."""
         if not self._pending_acks:
             self._pending_acks = None
             self._unstored_bytes = 0
             if self._publisher_paused:
                 self._publisher_paused = False
-                self.last_received = self.shared_state.now  # nobody has listened meanwhile
+                self.last_received = self.shared_state.now  # nobody has read meanwhile
                 self._broker.wheel.schedule(self, self.last_received)
                 if not self._rate_paused_until:
                     self._transport.resume_reading()
@@ -749,12 +756,12 @@ class Connection:
         if self._state is State.CLOSED:
             return
         # [MQTT-3.2.2-7] [MQTT-3.14.4-1] [MQTT-3.14.4-2] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [3.1.1: MQTT-3.2.2-5]
-        # [3.1.1: MQTT-4.8.0-1]: whatever the reason, nothing is said or read any more.
+        # [3.1.1: MQTT-4.8.0-1]: whatever the reason, nothing is sent or read any more.
         if self._state is not State.AWAITING_CONNECT and not self._connack_sent:
             self.shared_state.metrics.handshakes -= 1
         self._state = State.CLOSED
         self._decoder.stop()
-        self._enhanced = None  # it has our methods: a circle, see `Decoder.stop`
+        self._enhanced = None  # it has our bound methods: a circle, see `Decoder.stop`
         self._broker.wheel.cancel(self)
         if self._pending_acks is not None:
             self._pending_acks.clear()
@@ -774,7 +781,7 @@ class Connection:
 
 
 def _no_acknowledgement(_: int) -> None:
-    """What `done` means for a message of QoS 0: nobody waits for an acknowledgement."""
+    """Stand in for `done` of a message of QoS 0, which has no acknowledgement."""
 
 
 _LEGAL: Final[dict[State, dict[type[Any], Callable[[Connection, Any], None]]]] = {
@@ -793,4 +800,4 @@ _LEGAL: Final[dict[State, dict[type[Any], Callable[[Connection, Any], None]]]] =
     },
     State.CLOSED: {},
 }
-"""Which packet is legal when, and who answers it."""
+"""The packets that are legal in each state, with their handlers."""

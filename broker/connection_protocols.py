@@ -1,4 +1,4 @@
-"""What the session and the connection ask of their neighbour towards the socket, as protocols.
+"""Protocols of the two neighbours towards the socket: a session's connection, and a connection's transport.
 
     Session ─▶ SessionConnection (a `Connection`) ─▶ Transport (a socket, in `network`)
 
@@ -21,7 +21,7 @@ class SessionConnection(Protocol):
     send: Callable[[bytes], None]
     """The socket's own `write`, for messages: none is sent while it is paused, and the sender counts `bytes_out`."""
     send_together: Callable[[list[bytes]], None]
-    """As `send`, for several packets with one system call."""
+    """Sends several packets with one system call."""
 
     def reply(self, data: bytes) -> None:
         """Send a packet that the protocol obliges us to send, paused or not."""

@@ -1,5 +1,6 @@
-"""One timing wheel for everything that happens later: connect timeout, keep alive, unacknowledged messages, will delay,
-session expiry.
+"""Deadlines, in one timing wheel.
+
+That is connect timeout, keep alive, unacknowledged messages, will delay, session expiry.
 
 A ring of slots, each `RESOLUTION_SECONDS` wide; a slot holds the targets that are checked when the hand passes it.
 A target is checked, not fired: its `due(now)` decides by itself what is overdue and returns the time of its next check.
@@ -28,6 +29,8 @@ HORIZON_SLOTS = RING_SLOTS - 2
 
 
 class Target(Protocol):
+    """An object with a deadline."""
+
     slot: int
     """Place in the ring, kept by the wheel; -1: nowhere."""
 

@@ -1,7 +1,7 @@
-"""The AUTH packets of one connection (MQTT 5.0, 3.15 and 4.12): whose turn it is, and with which method.
+"""The AUTH packets of one connection (MQTT 5.0, 3.15 and 4.12): their order and their method.
 
-What the method says, an `Exchange` of the authenticator knows. A client that has been accepted may authenticate again
-with the same method; meanwhile everything else goes on under what it has been granted.
+Their content is the business of an `Exchange` of the authenticator. A client that has been accepted may authenticate
+again with the same method; meanwhile everything else goes on under the permissions that it has.
 
     CONNECT ─▶ step ─▶ Challenge ─AUTH 0x18─▶ client ─AUTH 0x18─▶ step ─▶ … ─▶ Accepted ─CONNACK─▶ (nothing under way)
                                                               AUTH 0x19 ─▶ step ─▶ … ─▶ Accepted ─AUTH 0x00─▶ ┘
@@ -17,6 +17,8 @@ from broker.protocol.packets import Auth, Properties, ReasonCode
 
 
 class EnhancedAuthentication:
+    """Enhanced authentication of one connection, for a client that has named a method in CONNECT."""
+
     __slots__ = ("_authenticator", "_clients_turn", "_credentials", "_decided", "_exchange", "_send_auth", "method")
 
     def __init__(
@@ -33,11 +35,11 @@ class EnhancedAuthentication:
         self._send_auth = send_auth
         self._decided = decided
         self._exchange: Exchange | None = None
-        """The one under way."""
+        """The exchange under way; None between two."""
         self._clients_turn = False
 
     def begin(self, data: bytes | None) -> bool:
-        """False: nobody knows the method."""
+        """Start an exchange with the client's first data; return False if the method is unknown."""
         self._exchange = self._authenticator.exchange(self.method, self._credentials)
         if self._exchange is None:
             return False
@@ -45,7 +47,7 @@ class EnhancedAuthentication:
         return True
 
     def auth(self, auth: Auth) -> None:
-        """The client's AUTH. Raises ProtocolError if it is not its turn, or for another method."""
+        """Process an AUTH of the client. Raises ProtocolError if it comes out of turn, or for another method."""
         properties = auth.properties
         # [MQTT-4.12.0-5] [MQTT-4.12.1-1]
         if properties is None or properties.authentication_method != self.method:
@@ -63,11 +65,11 @@ class EnhancedAuthentication:
             raise ProtocolError("AUTH that nobody asked for")
 
     def properties(self, data: bytes | None) -> Properties:
-        """Every AUTH and the CONNACK name the method [MQTT-4.12.0-5]."""
+        """Return the properties of an AUTH or CONNACK, which all name the method [MQTT-4.12.0-5]."""
         return Properties(authentication_method=self.method, authentication_data=data)
 
     def accepted(self, answer: Accepted, decided: Callable[[Accepted | Refused], None]) -> Properties:
-        """The client is in: what its CONNACK has to send_auth. `decided` is told when it has authenticated again."""
+        """Return the CONNACK's properties; from now on `decided` is called when the client has authenticated again."""
         self._decided = decided
         return self.properties(answer.data)
 

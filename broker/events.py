@@ -1,6 +1,6 @@
-"""What the broker tells whoever embeds it, and the outcome of a delivery.
+"""Events that the broker reports to its embedder, and the outcomes of a delivery.
 
-All calls are made on the broker's own thread, synchronously, from within a packet's or a timer's processing. A handler
+All calls are made on the *loop*, synchronously, from within a packet's or a timer's processing. A handler
 may call back into the broker (`deliver` from `ready` or `delivery_ended`, for example), and must not raise.
 """
 
@@ -18,34 +18,35 @@ COMPLETED = 1
 LOST = -1
 """`delivery_ended` outcome: the connection ended first. A session that outlives it may offer the handle to `resume`."""
 UNHANDLED = -2
-"""`delivery_ended` outcome: LOST, and the client has shown that it did not take the message (`unhandled`)."""
+"""`delivery_ended` outcome: LOST, and the client has shown that it does not handle the message (`unhandled`)."""
 # Any other outcome is `refused`: the reason code >= 0x80 of PUBACK or PUBREC, or 0x95 when the message is larger than
 # the client's maximum packet size and was therefore not sent [MQTT-3.1.2-24].
 
 
 class BrokerEvents(Protocol):
+    """The embedder, as the broker sees it."""
+
     def connected(self, client_id: str, identity: object, session_present: bool) -> None:
-        """CONNECT was accepted. `identity` is what the authenticator attached. Side connections are reported too."""
+        """Report an accepted CONNECT, side connections included. `identity` is that of `Accepted`."""
 
     def disconnected(self, client_id: str, reason: str, detail: str) -> None:
-        """The connection ended (for a take-over: the old one, before `connected` of the new one).
+        """Report the end of a connection (for a take-over: of the old one, before `connected` of the new one).
 
-        `reason` is one short word group for logs and metrics, `detail` what else is known of it, or empty. Every handle
-        of the connection whose delivery has not ended has been reported LOST before, except those past PUBREC, which
-        cannot be taken back.
+        `reason` is one short word group for logs and metrics, `detail` whatever else is known of it, or empty. Every
+        handle of the connection whose delivery has not ended has been reported LOST before, except those past PUBREC,
+        which cannot be taken back.
         """
 
     def ready(self, client_id: str, send_quota: int) -> None:
-        """The session can take `send_quota` (> 0) more messages through `deliver`.
+        """Report that the session accepts `send_quota` (> 0) more messages through `deliver`.
 
-        Said after CONNECT (once the inflight messages of the session are re-sent) if the session has a subscription,
+        Called after CONNECT (once the inflight messages of the session are re-sent) if the session has a subscription,
         after every SUBSCRIBE and UNSUBSCRIBE that leaves one, and after a `deliver` answered False for want of send
         quota, when half of the window is free again and the socket takes bytes.
         """
 
     def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:
-        """What became of a handle that `deliver` took with QoS 1 or 2: ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, or a
-        reason code >= 0x80.
+        """Report the outcome of a delivery of QoS 1 or 2: ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, or a code >= 0x80.
 
         After COMPLETED the caller owes a `Broker.forget(client_id, handle)` once it has stored the outcome: until then
         the broker keeps its own record, so that a crash between the two cannot deliver twice.
@@ -54,9 +55,9 @@ class BrokerEvents(Protocol):
     def resume(
         self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
     ) -> None:
-        """A session came back with these unacknowledged handles, oldest first. Which are still worth sending?
+        """Ask which unacknowledged deliveries of a session that came back are still to be sent; oldest first.
 
-        Call `done` once, now or later, with a message (rendered afresh) for each that is. They are re-sent with their
+        Call `done` once, now or later, with a message (rendered afresh) for each of these. They are re-sent with their
         packet identifiers, order and DUP; the others are dropped from the session without another event. None in place
         of a message: not yet, others come first. It leaves the window, and one of QoS 2 keeps its packet identifier:
         delivered again under its handle, it is a repetition, which the client takes once. After a restart that is how
@@ -69,16 +70,19 @@ class BrokerEvents(Protocol):
     def published(
         self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
     ) -> None:
-        """A client (or its will) published, permitted. `done(reason_code)` releases PUBACK or PUBREC, in order.
+        """Report a permitted message of a client, or its will. `done(reason_code)` releases PUBACK or PUBREC, in order.
 
         The broker has also routed the message to ordinary subscribers; the acknowledgement leaves when that is stored
         and `done` was called, whichever is later. For QoS 0 and wills `done` must be called all the same.
 
-        With an `identifier` the same message may be told of again, by the next run of the server: store the identifier
+        With an `identifier` the same message may be reported again, by the next run of the server: store the identifier
         in the commit that stores the content, and if it is there already, only call `done`. A message that `done`
         refuses (0x80 and above) is not stored, nor is its identifier.
         """
 
     def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
-        """Messages of these identifiers, known or not, are not told of again, and the identifiers may mean others from
-        now on. Call `done` when they are forgotten, on disk: the client's PUBCOMP waits for it."""
+        """Report that messages of these identifiers, known or not, will not be reported again.
+
+        The identifiers may mean other messages from now on. Call `done` when they are forgotten, on disk: the
+        client's PUBCOMP waits for it.
+        """

@@ -23,7 +23,7 @@ from broker.addresses import address_of
 from broker.protocol.packets import ReasonCode
 
 FAILURE_WINDOW_SECONDS: Final = 60.0
-"""From the first failure until an address starts again at none."""
+"""Time from the first failure until an address starts again at none."""
 MAX_ADDRESSES: Final = 1_000
 """6 MB with the default limit."""
 REFUSAL_DELAY_SECONDS: Final = 1.0

@@ -1,9 +1,9 @@
-"""What a PUBLISH keeps on its way through the server, and what the server adds.
+"""The parts of a PUBLISH that the server forwards, changes and adds.
 
 Kept unaltered: payload, payload format [MQTT-3.3.2-4], response topic [MQTT-3.3.2-15], correlation data
 [MQTT-3.3.2-16], user properties [MQTT-3.3.2-17] in their order [MQTT-3.3.2-18], content type [MQTT-3.3.2-20].
 Changed: the message expiry interval becomes what is left of it [MQTT-3.3.2-6]. Added: subscription identifiers
-[MQTT-3.3.4-3]. Topic aliases end here, and others begin.
+[MQTT-3.3.4-3]. Topic aliases are replaced by those of the receiver.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NONE = Properties()
 
 
 def body_of(payload: bytes, properties: Properties | None, now: float) -> Body:
-    """The body of a message that a client has published."""
+    """Return the body of a message that a client has published at `now` (server time, seconds)."""
     if properties is None:
         return Body(payload)
     forwarded = Properties(
@@ -40,7 +40,7 @@ def body_of(payload: bytes, properties: Properties | None, now: float) -> Body:
 
 
 def forwarded_properties(body: Body, clock: Callable[[], float]) -> bytes:  # Hot path of 5.0 clients.
-    """The property bytes of a body: encoded once, and the lifetime that is left now."""
+    """Return the property bytes of a body: encoded once, and the lifetime that is left now."""
     encoded = body.encoded_properties
     if encoded is None:
         encoded = body.encoded_properties = encode_properties(body.properties, PacketType.PUBLISH)
@@ -52,7 +52,7 @@ def forwarded_properties(body: Body, clock: Callable[[], float]) -> bytes:  # Ho
 
 
 def identifier_properties(identifiers: Iterable[int]) -> bytes:
-    """One property for each subscription that matched and has an identifier."""
+    """Encode one property for each subscription identifier."""
     return encode_properties(Properties(subscription_identifiers=list(identifiers)), PacketType.PUBLISH)
 
 
@@ -64,8 +64,10 @@ def render(
     clock: Callable[[], float],
     aliases: OutboundAliases | None = None,
 ) -> bytes:
-    """A session's copy of an ordinary message as a packet. With `aliases` it has to be the next that is written, unless
-    it is of QoS 2."""
+    """Encode a session's copy of an ordinary message as a PUBLISH.
+
+    With `aliases` the packet has to be the next that is written, unless it has QoS 2.
+    """
     shared = copy.shared
     encoded_topic = shared.encoded_topic
     body = shared.message.body

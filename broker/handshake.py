@@ -1,6 +1,6 @@
-"""What CONNECT and CONNACK negotiate: pure answers to "what did the client ask for, and what does it get".
+"""The negotiation of CONNECT and CONNACK: the terms of a connection, as pure functions.
 
-Nothing here touches a session; `connection` asks these questions and `broker` acts on the answers.
+Nothing here touches a session: `connection` calls these functions, and `broker` acts on the terms.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from broker.settings import BrokerSettings
 from broker.store import StoredWill
 
 MAX_PACKET_BYTES = 268_435_455 + 5
-"""What a client without a limit of its own accepts: the largest remaining length and its header (MQTT 5.0, 2.1.4)."""
+"""Limit of a client that names none: the largest remaining length and its header (MQTT 5.0, 2.1.4)."""
 RECEIVE_MAXIMUM_MESSAGES = 65_535
-"""Of a client that names none (MQTT 5.0, 3.1.2.11.3)."""
+"""Receive maximum of a client that names none (MQTT 5.0, 3.1.2.11.3)."""
 
 
 class Terms(NamedTuple):
-    """What holds for one connection, once it is accepted."""
+    """Terms of one connection, once it is accepted. Intervals are seconds."""
 
     client_id: str
     assigned: bool
@@ -44,15 +44,16 @@ class Terms(NamedTuple):
     receive_maximum: int
     maximum_packet_size: int
     alias_maximum: int
-    """Topic aliases that we may define: what the client takes, and no more than we take ourselves."""
+    """Topic aliases that we may define: the client's maximum, and no more than our own."""
 
     def fits(self, packet: Packet) -> bool:
-        """Whether a packet of 5.0 is no larger than the client takes [MQTT-3.1.2-24]."""
+        """Whether a packet of 5.0 is no larger than the client's maximum [MQTT-3.1.2-24]."""
         limit = self.maximum_packet_size
         return limit == MAX_PACKET_BYTES or len(encode(packet, V5)) <= limit
 
 
 def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
+    """Return the terms that a CONNECT asks for, within our limits."""
     # [MQTT-3.1.3-6] [MQTT-3.2.2-16] [3.1.1: MQTT-3.1.3-6]: random, so new.
     client_id = connect.client_id or "auto-" + token_hex(10)
     assigned = not connect.client_id
@@ -78,6 +79,7 @@ def terms_of(connect: Connect, settings: BrokerSettings) -> Terms:
 
 
 def may_have_client_id(connect: Connect, terms: Terms, settings: BrokerSettings) -> bool:
+    """Whether the client identifier is allowed."""
     if not connect.client_id and connect.protocol_version != V5 and not connect.clean_start:
         return False  # 3.1.1 cannot tell a client which one it was given [3.1.1: MQTT-3.1.3-7] [3.1.1: MQTT-3.1.3-8]
     # [MQTT-3.1.3-5] [MQTT-3.1.3-8] [3.1.1: MQTT-3.1.3-5] [3.1.1: MQTT-3.1.3-9]
@@ -85,7 +87,7 @@ def may_have_client_id(connect: Connect, terms: Terms, settings: BrokerSettings)
 
 
 def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings) -> Properties:
-    """What a 5.0 client has to be told: where we differ from the defaults or from what it asked for."""
+    """Return the CONNACK properties of a 5.0 client: ours that differ from the defaults or from its CONNECT."""
     asked = connect.properties or _NONE
     # [MQTT-3.1.2-28] [MQTT-4.12.0-6]: no response information, no method that was not asked for.
     properties = Properties(
@@ -103,8 +105,10 @@ def connack_properties(connect: Connect, terms: Terms, settings: BrokerSettings)
 
 
 def connack_of(connect: Connect, terms: Terms, settings: BrokerSettings, authentication: Properties | None) -> Connack:
-    """Of 5.0, with the properties of enhanced authentication, if any. Where the client takes no packet that large
-    [MQTT-3.1.2-24], topic aliases are not offered: all else it has to know."""
+    """Return the CONNACK of a 5.0 client, with the properties of enhanced authentication, if any.
+
+    If it would be too large for the client [MQTT-3.1.2-24], topic aliases are left out: all else it has to know.
+    """
     properties = connack_properties(connect, terms, settings)
     if authentication is not None:
         properties.authentication_method = authentication.authentication_method
@@ -116,8 +120,7 @@ def connack_of(connect: Connect, terms: Terms, settings: BrokerSettings, authent
 
 
 def refusing_connack(reason_code: int, version: int, terms: Terms | None, hint: list[tuple[str, str]]) -> bytes:
-    """CONNACK for a client that is sent away, with a hint when to come back if its packets may be that long; nothing if
-    not even the code fits."""
+    """Encode the CONNACK that refuses a client, with the hint when to come back if that fits; empty if nothing fits."""
     if version != V5:
         return encode(Connack(False, return_code_of(reason_code)), version)
     if reason_code not in REASON_CODES[PacketType.CONNACK]:  # a reason to disconnect, which CONNACK has not
@@ -132,13 +135,15 @@ def refusing_connack(reason_code: int, version: int, terms: Terms | None, hint: 
 
 
 def disconnect_packet(reason_code: int, reason: str, terms: Terms, hint: list[tuple[str, str]]) -> bytes:
-    """DISCONNECT of 5.0: with a hint when to come back, and a reason for people, if its packets may be that long;
-    nothing if not even the code fits."""
+    """Encode a DISCONNECT of 5.0, with the hint when to come back and a reason for people if they fit.
+
+    Empty if not even the code fits.
+    """
     # [MQTT-3.14.2-2]
-    said = [Properties(reason_string=reason, user_properties=hint)]
+    candidates = [Properties(reason_string=reason, user_properties=hint)]
     if hint:
-        said.append(Properties(user_properties=hint))
-    for properties in said:
+        candidates.append(Properties(user_properties=hint))
+    for properties in candidates:
         data = encode(Disconnect(reason_code, properties), V5)
         if len(data) <= terms.maximum_packet_size:  # [MQTT-3.14.2-3] [MQTT-3.14.2-4]
             return data
@@ -147,7 +152,7 @@ def disconnect_packet(reason_code: int, reason: str, terms: Terms, hint: list[tu
 
 
 def will_of(connect: Connect) -> StoredWill | None:
-    """The will, not due yet. Its message expiry interval stays among the properties: it begins when it is published."""
+    """Return the will of a CONNECT, not due yet. Its message expiry interval starts when it is published."""
     will = connect.will
     if will is None:
         return None
@@ -159,7 +164,7 @@ def will_of(connect: Connect) -> StoredWill | None:
 
 
 def published_will(will: StoredWill, now: float) -> Message:
-    """The message of a will whose time has come."""
+    """Return the message of a will that is published at `now` (server time, seconds)."""
     message = will.message
     return Message(
         message.topic, body_of(message.body.payload, message.body.properties, now), message.qos, message.retain

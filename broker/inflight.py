@@ -31,7 +31,7 @@ POSTPONED = 7
 
 
 class Inflight:
-    """One message on the wire. Made on the hot path, hence no defaults."""
+    """One message on the wire, and its phase. Made on the hot path, hence no defaults."""
 
     __slots__ = ("copy", "handle", "packet_id", "phase", "sent_at", "sequence")
 
@@ -39,16 +39,17 @@ class Inflight:
         self, handle: int | None, phase: int, packet_id: int, sent_at: float, sequence: int, copy: MessageCopy | None
     ) -> None:
         self.handle = handle
-        """The embedder's name for a delivery; None for an ordinary message, and for a delivery it asked to forget."""
+        """The embedder's handle of a delivery; None for an ordinary message, and after `forget`."""
         self.phase = phase
         self.packet_id = packet_id
         self.sent_at = sent_at
         self.sequence = sequence
         """Number of its row in the store; 0: not stored."""
         self.copy = copy
-        """The ordinary message. A delivery keeps nothing: what is still worth sending is asked through `resume`."""
+        """The ordinary message. A delivery keeps none: `resume` asks the embedder for it."""
 
     def row(self) -> StoredOutbound:
+        """Return the entry as a row of the store."""
         released = self.phase == PUBCOMP_DUE
         if self.copy is not None:
             return self.copy.row(self.packet_id, released)

@@ -4,13 +4,13 @@
 `log.info("%s: ..", peer, extra={"peer": peer})`.
 
 Laws
-1. Whoever logs never waits. A line goes into a queue of `QUEUE_LINES`; if that is full the newest is dropped and
+1. A caller never waits. A line goes into a queue of `QUEUE_LINES`; if that is full the newest is dropped and
    counted, and a line says how many as soon as something can be written again.
 2. Nobody can fill a disk: of each kind of line (its text before anything is filled in) `LINES_PER_KIND` are written in
    `WINDOW_SECONDS`; of a kind that is about peers `LINES_PER_PEERS_KIND`, and `LINES_PER_PEER` about one address. A
    line at the end says how many were left out.
-3. A record is a line, at most `LINE_CHARACTERS` long, without control characters: who chose its words cannot forge
-   another, nor speak to a terminal. A traceback follows on lines of its own.
+3. A record is a line, at most `LINE_CHARACTERS` long, without control characters: whoever chose its words cannot forge
+   another, nor control a terminal. A traceback follows on lines of its own.
 4. The end waits for the queue for `FLUSH_SECONDS` at most.
 """
 
@@ -30,21 +30,21 @@ from typing import Final, Self
 from broker.addresses import address_of
 
 QUEUE_LINES: Final = 2_000
-"""At most 4 MB; what a busy server says in a minute."""
+"""Length of the queue: 4 MB at most, the lines of a busy server in a minute."""
 LINE_CHARACTERS: Final = 2_000
 TRACEBACK_CHARACTERS: Final = 8_000
-"""Its end, which says most."""
+"""The end of a traceback says most."""
 WINDOW_SECONDS: Final = 60.0
 LINES_PER_PEER: Final = 5
 LINES_PER_PEERS_KIND: Final = 100
 """About all addresses together: some 30 MB a day of a kind at most; there are fifteen that strangers can cause."""
 LINES_PER_KIND: Final = 1_000
-"""Of those that are about nobody's address: a fleet that returns may fill a minute with it."""
+"""Limit of the kinds that are about no address: a fleet that returns may fill a minute with one."""
 MAX_COUNTED_KINDS: Final = 10_000
-"""Kinds and addresses; beyond it the oldest begins anew."""
+"""Kinds and addresses; beyond it the oldest starts again at none."""
 FLUSH_SECONDS: Final = 1.0
 WINDOW_CHECK_SECONDS: Final = 1.0
-"""How often the thread looks for windows that have ended, when nobody logs."""
+"""Interval at which the thread checks for windows that have ended, when nobody logs."""
 
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters of both sets, line separators, changes of the writing direction, halves of characters."""
@@ -52,7 +52,7 @@ _UNSAFE_BUT_LINES: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00
 
 
 def printable(text: str, unsafe: re.Pattern[str] = _UNSAFE) -> str:
-    """The text with control characters written as escapes: `\\x1b`."""
+    """Return the text with control characters written as escapes: `\\x1b`."""
     return unsafe.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -61,7 +61,7 @@ def _shortened(text: str, length: int) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """One record, one line of bounded length."""
+    """Formatter of one record as one line of bounded length."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.message = printable(_shortened(record.getMessage(), LINE_CHARACTERS))
@@ -86,7 +86,10 @@ class _Count:
 
 
 class LogWriter(logging.Handler):
-    """The only handler of the root logger, from entering to leaving."""
+    """The only handler of the root logger, from entering the context to leaving it.
+
+    Callers run on any thread and never wait; lines are written on the *writer thread* of the log.
+    """
 
     def __init__(self, level: int | str, line_format: str, descriptor: int = 2) -> None:
         super().__init__()
@@ -100,9 +103,9 @@ class LogWriter(logging.Handler):
         self._queue: queue.Queue[str | None] = queue.Queue(QUEUE_LINES)
         self._ending = False
         self._told = 0
-        """Of `dropped`, how many the log has told of."""
+        """Number of dropped lines that the log has reported."""
         self._counts: dict[tuple[str, str], _Count] = {}
-        """By kind and address; the address is empty for a kind as a whole. The oldest first."""
+        """Counts by kind and address, the oldest first; the address is empty for a kind as a whole."""
         self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
 
     def __enter__(self) -> Self:
@@ -132,13 +135,13 @@ class LogWriter(logging.Handler):
         self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def write_line(self, text: str) -> None:
-        """A line that is no record: for a person who has started the server."""
+        """Write a line that is no record: for a person who has started the server."""
         self._put(text)
 
-    # -- whoever logs -------------------------------------------------------------------------------------------------
+    # -- callers ------------------------------------------------------------------------------------------------------
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`; the handler's lock is held."""
+        """Queue a record (see `logging.Handler`); the handler has its lock."""
         try:
             if self._is_one_too_many(record):
                 self.left_out += 1
@@ -164,7 +167,7 @@ class LogWriter(logging.Handler):
         )
 
     def _counted(self, key: tuple[str, str], limit: int, now: float) -> bool:
-        """Whether one more may be written."""
+        """Count a line; return whether it may be written."""
         count = self._counts.get(key)
         if count is None or abs(now - count.since) >= WINDOW_SECONDS:
             if count is not None:
@@ -227,7 +230,7 @@ class LogWriter(logging.Handler):
 
 
 def write_all(descriptor: int, text: str) -> bool:
-    """Write it, however long that takes; False if nobody can ever read it."""
+    """Write a text, however long that takes; return False if nobody can ever read it."""
     data = text.encode(errors="backslashreplace")
     try:
         while data:

@@ -1,4 +1,4 @@
-"""What the broker carries: a `Message` is a topic and a QoS over a shared `Body`.
+"""Messages, as the broker carries them: a `Message` is a topic and a QoS over a shared `Body`.
 
 A body is made once and referenced by every session that has the message queued or inflight, so a fan-out costs a
 reference per device and not a copy. A `Message` is only the argument of a call: sessions keep the body and the encoded
@@ -18,17 +18,17 @@ class Body:
 
     payload: bytes
     properties: Properties | None = None
-    """Only what a server forwards unaltered: payload format, content type, response topic, correlation data, user
+    """Properties that a server forwards unaltered: payload format, content type, response topic, correlation data, user
     properties [MQTT-3.3.2-4 ff.]. The message expiry interval is derived from `expires_at` when a packet is written."""
     expires_at: float | None = None
     """Server time in seconds; None: never expires."""
     encoded_properties: bytes | None = field(default=None, repr=False)
     """The encoder's cache of `properties` on the wire, without expiry, alias and subscription identifiers."""
     heads: dict[int, bytes] = field(default_factory=dict, repr=False)
-    """The same of what packets with this payload begin with, by the length of the topic (`head_at_least_once`)."""
+    """The encoder's cache of the first bytes of packets with this payload, by topic length (`head_at_least_once`)."""
 
     def has_valid_payload_format(self) -> bool:
-        """Payload format 1 means UTF-8 (MQTT 5.0, 3.3.2.3.2)."""
+        """Whether the payload is UTF-8, if its format says so (MQTT 5.0, 3.3.2.3.2)."""
         if self.properties is None or not self.properties.payload_format_indicator:
             return True
         try:
@@ -43,6 +43,8 @@ class Body:
 
 @dataclass(slots=True, eq=False)
 class Message:
+    """One message on one topic; the argument of a call, see above."""
+
     topic: str
     body: Body
     qos: int = 0

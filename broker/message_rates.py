@@ -1,14 +1,14 @@
-"""How fast each user may speak: so many packets and bytes a second, over all its connections together.
+"""Rates of each user: packets and bytes a second, over all its connections together.
 
-A user is ahead by the time that what it said lately takes at its rate (a leaky bucket; GCRA in ATM's words). Up to
+A user is ahead by the time that its latest packets take at its rate (a leaky bucket; GCRA in ATM's words). Up to
 `BURST_SECONDS` nothing happens: a device that was away has much to tell. Beyond it the user's sockets are not read
 until it is within them again: nothing is lost, TCP makes the sender wait.
 
 Laws
 1. The larger share counts: a packet a part of the packets, a byte a part of the bytes.
-2. Acknowledgements of what we send are free: we set their pace.
-3. Leaving and coming back does not help: who is ahead is remembered until it is not.
-4. Bounded: one number for each user that has spoken within `BURST_SECONDS`, and as many again until they are swept.
+2. Acknowledgements of our messages are free: we set their pace.
+3. Leaving and coming back does not help: a user that is ahead is remembered until it is not.
+4. Bounded: one number for each user that has sent something within `BURST_SECONDS`, and as many again until a sweep.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from __future__ import annotations
 from typing import Final
 
 BURST_SECONDS: Final = 10.0
-"""So much at once, in seconds of the rate."""
+"""Burst that is allowed at once, in seconds of the rate."""
 _SWEEP_AT: Final = 1_000
-"""Users; fewer are not worth a look."""
+"""Users; fewer are not worth a sweep."""
 
 
 class MessageRates:
+    """The rates of all users of one broker. Runs on the *loop*."""
+
     __slots__ = ("_ahead_until", "_byte_seconds", "_limited", "_packet_seconds", "_sweep_at")
 
     def __init__(self, packets_per_second: float, bytes_per_second: float) -> None:
         self._packet_seconds = 1 / packets_per_second
         self._byte_seconds = 1 / bytes_per_second
         self._ahead_until: dict[str, float] = {}
-        """When each user will have had the time for what it has said."""
+        """Server time until which each user is ahead."""
         self._sweep_at = _SWEEP_AT
         self._limited: set[str] = set()
         """Users that have been over their rate, and have not been swept since."""
 
     def charge(self, user: str, packets: int, size: int, now: float) -> float:
-        """Note so many packets in so many bytes; in how many seconds the user may go on, 0 or less: at once."""
+        """Count packets and bytes; return the seconds until the user may go on, 0 or less: at once."""
         ahead_until = self._ahead_until.get(user, now)
         if ahead_until < now:
             ahead_until = now
@@ -45,7 +47,7 @@ class MessageRates:
         return ahead_until - now - BURST_SECONDS
 
     def seconds_over(self, user: str, now: float) -> float:
-        """In how many seconds the user may go on, 0 or less: at once."""
+        """Return the seconds until the user may go on, 0 or less: at once."""
         return self._ahead_until.get(user, now) - now - BURST_SECONDS
 
     def newly_limited(self, user: str) -> bool:

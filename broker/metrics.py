@@ -1,7 +1,7 @@
 """Counters of the broker: plain integers, added to where things happen and read by whoever shows them.
 
 Law: a counter is incremented in the one place that decides what it counts. No locks: the broker runs on one thread.
-`bytes_out` is counted by the window for messages, and by the transport for everything else.
+`bytes_out` is counted by `outbound` for messages, and by the transport for everything else.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class BrokerMetrics:
+    """Counters and gauges of one broker. Written on the *loop*."""
+
     connections: int = 0
     """Connections past CONNECT, now."""
     handshakes: int = 0
@@ -39,9 +41,9 @@ class BrokerMetrics:
     late_refusals: int = 0
     """Wrong credentials from an address that had tried many, answered late."""
     held_publishers: int = 0
-    """Times a socket was not read because its client says more than can be stored."""
+    """Times a socket was not read because its client sent more than can be stored."""
     limited_senders: int = 0
-    """Times a client was not read because its user says more than `max_message_rate` or `max_byte_rate`."""
+    """Times a client was not read because its user was over `max_message_rate` or `max_byte_rate`."""
 
     publishes_in: int = 0
     publishes_out: int = 0
@@ -72,4 +74,5 @@ class BrokerMetrics:
     """Messages delivered but not retained, for want of room."""
 
     def refuse(self, label: str) -> None:
+        """Count a refused connection under its label."""
         self.refused[label] = self.refused.get(label, 0) + 1

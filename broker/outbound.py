@@ -1,22 +1,22 @@
-"""What a session sends: the inflight window, packet identifiers, and both QoS flows towards the client.
+"""The outbound half of a session: inflight window, packet identifiers, and both QoS flows towards the client.
 
 Laws
 1. Inflight belongs to the session, not to a connection or a call stack [MQTT-4.4.0-1]: when the client returns, what is
    unacknowledged goes out again under its identifier, in its order, with DUP_FLAG.
-2. A delivery (a message with a `handle`, from `Broker.deliver`) is taken or not taken, at once, and never queued: its
-   owner keeps it until there is send_quota. An ordinary message is queued (`session_queue`).
-3. One gate, `write`: the transport's own method while a message may go out, None while not (no connection, CONNACK not
-   sent, inflight not yet re-sent, socket full). The hot path asks nothing else.
+2. A delivery (a message with a `handle`, from `Broker.deliver`) is accepted or refused, at once, and never queued: the
+   embedder keeps it until there is send quota. An ordinary message is queued (`session_queue`).
+3. One switch, `write`: the transport's own method while a message may go out, None while not (no connection, CONNACK
+   not sent, inflight not yet re-sent, socket full). The hot path asks nothing else.
 4. Exactly once needs the disk: of a durable session, PUBLISH of QoS 2 leaves after its identifier is stored, and PUBREL
    after PUBREC is. QoS 1 never waits.
 5. A new message gets a packet identifier of this run's range, so that what a client acknowledges late, of an earlier
    run, acknowledges nothing else (`packet_ids`).
-6. An acknowledgement that comes twice, late or for nothing changes nothing: no outcome, no place in the window. Clients
+6. An acknowledgement that comes twice, late or for nothing changes nothing: no outcome, no send quota. Clients
    that acknowledge by hand send them after every lost connection. It is counted, and answered where a packet has to be.
 
-The gate over a connection's life:
+The life of a connection:
 
-    attached ─CONNACK sent─▶ start ─embedder judged─▶ sending again ─▶ open ◀─socket─▶ paused ─lost─▶ detached
+    attached ─CONNACK sent─▶ start ─embedder decided─▶ sending again ─▶ sending ◀─socket─▶ paused ─lost─▶ detached
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from broker.unhandled import unhandled
 
 DUP_FLAG = 0x08
 _PACKET_ID = Struct(">H").pack
-_UNREACHABLE_QUOTA = 65_536  # more send_quota than any window has
+_UNREACHABLE_QUOTA = 65_536  # more than any window has
 
 
 class Outbound:
-    """The outbound half of a session."""
+    """Messages of one session on their way to its client, over all its connections. Runs on the *loop*."""
 
     __slots__ = (
         "aliases",
@@ -98,11 +98,11 @@ class Outbound:
         self.last_options = -1
 
         self.inflight: dict[int, Inflight] = {}
-        """By packet identifier, in the order of sending."""
+        """Messages on the wire, by packet identifier, in the order of sending."""
         self.spare: Inflight | None = None
-        """An acknowledged delivery's, to be used for the next."""
+        """The entry of an acknowledged delivery, to be used for the next one."""
         self.packet_of_handle: dict[int, int] | None = None
-        """QoS 2 deliveries only: `forget` names them by handle."""
+        """Packet identifiers of QoS 2 deliveries, which `forget` names by handle."""
         self.queue: SessionQueue | None = None
         self.sequence = 0  # last row number in the store
         self.next_packet_id = shared_state.packet_ids.first
@@ -112,26 +112,26 @@ class Outbound:
         self.packet_limit = 0
         self.write: Callable[[bytes], None] | None = None
         self.corked: list[bytes] | None = None
-        """Between `cork` and `uncork`: what will leave with one system call."""
+        """Packets between `cork` and `uncork`, which leave with one system call."""
         self.window = 0
-        self.send_quota = 0  # free places of the window
+        self.send_quota = 0  # messages of QoS 1 and 2 that may still go out (MQTT 5.0, 4.9)
         self.aliases: OutboundAliases | None = None
         """Topic aliases of this connection; None if its client takes none."""
         self.barriers = 0
-        """PUBLISHes of QoS 2 that wait for the store. Nothing of a lower QoS may overtake them."""
+        """PUBLISHes of QoS 2 that wait for the store; nothing of a lower QoS may overtake them."""
         self.resumed = False
-        """The embedder has said which inflight deliveries this connection gets; from here on they can be lost again."""
+        """The embedder has decided on the inflight deliveries of this connection; from here on they can be lost."""
         self.resend: list[tuple[Inflight, Message | None]] | None = None
         """Still to be sent again, last first; None when that is over."""
         self.wanted_quota = 0
-        """Say `ready` when this much send_quota is free; 0: nobody waits for it."""
+        """Call `ready` when there is so much send quota; 0: nobody waits for it."""
         self.resume_at_quota = _UNREACHABLE_QUOTA
-        """An acknowledgement that leaves this much send_quota has to `resume_sending`."""
+        """An acknowledgement that leaves so much send quota calls `resume_sending`."""
 
     # -- deliveries ---------------------------------------------------------------------------------------------------
 
     def deliver(self, message: Message, handle: int) -> bool:  # Hot path.
-        """Take a message under a handle, or answer False and keep nothing."""
+        """Send a message under a handle, or return False and keep nothing."""
         write = self.write
         if write is None:
             self._ask_for_ready()
@@ -234,7 +234,7 @@ class Outbound:
     def _repeat(self, entry: Inflight, data: bytes) -> None:
         """Send a postponed delivery under the identifier that the client may remember."""
         connection = self.connection
-        assert connection is not None, "the gate is open"
+        assert connection is not None, "sending is not paused"
         del self.inflight[entry.packet_id]
         self.inflight[entry.packet_id] = entry  # in the order of sending
         entry.phase = PUBREC_DUE
@@ -247,12 +247,13 @@ class Outbound:
             self._send_when_inflight(entry, connection, data)
 
     def cork(self) -> None:
-        """Deliveries from here to `uncork`, which must follow in the same call stack, leave together."""
+        """Collect deliveries until `uncork`, which must follow in the same call stack."""
         if self.write is not None:
             self.corked = []
             self.write = self.corked.append
 
     def uncork(self) -> None:
+        """Send the deliveries collected since `cork` with one system call."""
         corked, self.corked = self.corked, None
         connection = self.connection
         if corked is None or connection is None:
@@ -262,7 +263,7 @@ class Outbound:
             connection.send_together(corked)
 
     def _look_up_topic(self, topic: str) -> bool:
-        """Find out how deliveries to this topic travel; False without a subscription."""
+        """Find the QoS and options of deliveries to this topic; return False without a subscription."""
         options = self.subscriptions.get(topic, -1)
         if options < 0 or self.wildcards:
             options = self.options_for(topic)
@@ -279,7 +280,10 @@ class Outbound:
         metrics.bytes_out += len(data)
 
     def options_for(self, topic: str) -> int:
-        """The highest QoS, and something above 0xFF if any of the subscriptions has an identifier; -1 without any."""
+        """Return the highest QoS of the subscriptions to a topic; -1 without any.
+
+        Above 0xFF there is something if any of them has an identifier.
+        """
         every = matching_options(self.subscriptions, topic)
         return max(options & QOS for options in every) | max(every) & ~0xFF if every else -1
 
@@ -288,7 +292,7 @@ class Outbound:
         return identifier_properties(options >> IDENTIFIER_SHIFT for options in every if options >> IDENTIFIER_SHIFT)
 
     def forget(self, handle: int) -> None:
-        """The embedder has stored the acknowledgement of a QoS 2 delivery, or knows nothing of it any more."""
+        """Free the identifier and row of a QoS 2 delivery that the embedder has stored, or does not know any more."""
         packets = self.packet_of_handle
         packet_id = packets.pop(handle, None) if packets is not None else None
         if packet_id is None:
@@ -313,7 +317,7 @@ class Outbound:
         return True
 
     def _ask_for_ready(self) -> None:
-        # Without a connection nobody has to ask: `ready` is said after CONNECT.
+        # Without a connection nobody has to ask: `ready` is called after CONNECT.
         if self.resumed and not self.wanted_quota:
             self.shared_state.metrics.out_of_packet_ids += self.send_quota > 0 and not self._has_send_quota()
             self.wanted_quota = 1 if self.barriers else (self.window + 1) // 2
@@ -322,7 +326,7 @@ class Outbound:
     # -- acknowledgements ---------------------------------------------------------------------------------------------
 
     def puback(self, packet_id: int, reason_code: int) -> None:  # Hot path.
-        """PUBACK of either version: until then it is unacknowledged [MQTT-4.3.2-3] [3.1.1: MQTT-4.3.2-1]."""
+        """Process a PUBACK: until then the message is unacknowledged [MQTT-4.3.2-3] [3.1.1: MQTT-4.3.2-1]."""
         inflight = self.inflight
         entry = inflight.get(packet_id)
         shared_state = self.shared_state
@@ -335,7 +339,7 @@ class Outbound:
         shared_state.metrics.acknowledged += 1
         handle = entry.handle
         if handle is not None:
-            self.spare = entry  # nobody else has it: what is being sent again is over before the gate opens
+            self.spare = entry  # nobody else has it: what is being sent again is over before sending resumes
             shared_state.events.delivery_ended(
                 self.client_id, handle, reason_code if reason_code >= 0x80 else ACKNOWLEDGED
             )
@@ -345,6 +349,7 @@ class Outbound:
             self.resume_sending()
 
     def pubrec(self, packet_id: int, reason_code: int) -> None:
+        """Process a PUBREC, a refusal included."""
         entry = self.inflight.get(packet_id)
         metrics = self.shared_state.metrics
         if entry is None or entry.phase in (PUBACK_DUE, BARRIER_DUE, FORGET_DUE):
@@ -374,7 +379,7 @@ class Outbound:
             self._send_pubrel(packet_id, ReasonCode.SUCCESS)
 
     def pubcomp(self, packet_id: int) -> None:
-        """Whatever its reason code: 0x92 says that the client had completed it earlier."""
+        """Process a PUBCOMP, whatever its reason code: 0x92 says that the client had completed it earlier."""
         entry = self.inflight.get(packet_id)
         if entry is not None and entry.phase in (PUBCOMP_DUE, ABANDONED):
             self._end_handshake(entry, COMPLETED)
@@ -382,7 +387,7 @@ class Outbound:
             self.shared_state.metrics.unsolicited_acknowledgements += 1
 
     def _end_handshake(self, entry: Inflight, outcome: int) -> None:
-        """A QoS 2 handshake has ended."""
+        """Report the outcome of a QoS 2 handshake, and free its place in the window."""
         handle = entry.handle
         if entry.phase != ABANDONED:
             self.send_quota += not self._waits_for_resend(entry)
@@ -399,7 +404,7 @@ class Outbound:
             self.resume_sending()
 
     def _send_pubrel_when_stored(self, entry: Inflight) -> None:
-        """PUBREC has come: PUBREL, when that is on disk."""
+        """Send PUBREL when the PUBREC that has come is on disk."""
         connection = self.connection
         if entry.sequence and connection is not None:
             self.shared_state.store.barrier(partial(self._pubrec_stored, entry.packet_id, connection))
@@ -407,8 +412,7 @@ class Outbound:
             self._send_pubrel(entry.packet_id, ReasonCode.SUCCESS)
 
     def _pubrec_stored(self, packet_id: int, connection: SessionConnection) -> None:
-        """PUBREC is on disk: PUBREL may leave [MQTT-4.3.3-5], in the order of the PUBRECs [MQTT-4.6.0-4]
-        [3.1.1: MQTT-4.6.0-4]."""
+        """Send PUBREL [MQTT-4.3.3-5], in the order of the PUBRECs [MQTT-4.6.0-4] [3.1.1: MQTT-4.6.0-4]."""
         if self.connection is connection:
             self._send_pubrel(packet_id, ReasonCode.SUCCESS)
 
@@ -418,7 +422,7 @@ class Outbound:
             self.connection.reply(encode(Pubrel(packet_id, reason_code), self.version))
 
     def _waits_for_resend(self, entry: Inflight) -> bool:
-        """It is acknowledged although this connection has not sent it: it has no place in the window to give back."""
+        """Whether this connection has not sent the message: its acknowledgement gives no send quota back."""
         if entry.phase == POSTPONED:
             return True
         if self.resend is None or entry.phase >= PUBCOMP_DUE:  # PUBREL took a place
@@ -428,7 +432,7 @@ class Outbound:
     # -- ordinary messages --------------------------------------------------------------------------------------------
 
     def send_or_queue(self, shared: SharedMessage, qos: int, retain: bool, identifiers: tuple[int, ...]) -> None:
-        """Send an ordinary message now, or queue it, or lose it by a named rule. Hot path of ordinary fan-out."""
+        """Send an ordinary message now, or queue it, or drop it by a named rule. Hot path of ordinary fan-out."""
         if not qos and self.connection is None:
             self.shared_state.metrics.dropped_offline += 1
             return
@@ -453,7 +457,7 @@ class Outbound:
         self._append(copy)
 
     def send_or_queue_retained(self, shared: SharedMessage, qos: int, identifiers: tuple[int, ...]) -> None:
-        """A retained message for a new subscription, with RETAIN 1 (5.0, 3.3.1.3) [3.1.1: MQTT-3.3.1-8]."""
+        """Send or queue a retained message for a new subscription, with RETAIN 1 [3.1.1: MQTT-3.3.1-8]."""
         copy = MessageCopy(shared, qos, True, identifiers, 0)
         settings = self.shared_state.settings
         if self._may_send(qos):
@@ -478,7 +482,7 @@ class Outbound:
         self.resume_at_quota = 1
 
     def _send(self, copy: MessageCopy) -> None:
-        """Room and socket are there."""
+        """Send a copy for which there are send quota and a socket that takes bytes."""
         shared_state = self.shared_state
         packet_id = self._free_packet_id() if copy.qos else 0
         aliases = self.aliases
@@ -499,11 +503,11 @@ class Outbound:
             self._count(data)
 
     def _send_inflight(self, entry: Inflight, data: bytes) -> None:
-        """Into the window; stored if the session is, and sent: QoS 2 only when it is on disk."""
+        """Add an entry to the window, store it if the session is stored, and send it: QoS 2 only when it is on disk."""
         self.inflight[entry.packet_id] = entry
         self.send_quota -= 1
         connection = self.connection
-        assert connection is not None, "the gate is open"
+        assert connection is not None, "sending is not paused"
         if entry.sequence:
             store = self.shared_state.store
             store.save_outbound(self.client_id, entry.row())
@@ -528,13 +532,13 @@ class Outbound:
             return  # a repetition that waited for others: the client has answered the first one meanwhile
         if entry.phase == BARRIER_DUE:
             entry.phase = PUBREC_DUE
-        (self.write or connection.send)(data)  # in its place among what is corked
+        (self.write or connection.send)(data)  # in its place among corked packets
         self._count(data)
 
-    # -- the gate -----------------------------------------------------------------------------------------------------
+    # -- flow control -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """CONNACK has left. Ask which inflight deliveries are still worth sending, then go on in `_resume_decided`."""
+        """Start sending: CONNACK has left. Asks the embedder first which inflight deliveries are still to be sent."""
         connection = self.connection
         assert connection is not None, "started by its connection"
         ask = partial(self._ask_embedder_to_resume, connection)
@@ -565,7 +569,7 @@ class Outbound:
         if self.resumed:
             return
         for entry in unacknowledged:
-            # The client may have acknowledged it meanwhile, or taken it over by a PUBREC.
+            # The client may have acknowledged it meanwhile, or answered PUBREC.
             if self.inflight.get(entry.packet_id) is not entry or not _can_be_lost(entry):
                 continue
             if entry.handle is None or messages.get(entry.handle) is None:
@@ -589,7 +593,7 @@ class Outbound:
         self.resume_sending()
 
     def resume_sending(self) -> None:
-        """Room or the socket has become free: send again, then what is queued, then say `ready`."""
+        """Go on sending, when send quota or the socket has become free: first again, then the queue, then `ready`."""
         connection = self.connection
         if connection is None or connection.paused or not self.resumed or self.shared_state.draining:
             return
@@ -611,16 +615,16 @@ class Outbound:
             self.resume_at_quota = 1 if self.queue is not None else wanted or _UNREACHABLE_QUOTA
 
     def pause_sending(self) -> None:
-        """Nothing more goes out until `resume_sending`: the socket is full, or the broker is on its way out."""
+        """Send nothing more until `resume_sending`: the socket is full, or the broker drains."""
         self.write = None
 
     def subscriptions_changed(self) -> None:
-        """Subscriptions have changed: say `ready` as soon as there is any send_quota."""
+        """Call `ready` as soon as there is any send quota, because subscriptions have changed."""
         self.wanted_quota = 1
         self.resume_sending()
 
     def detach(self, reason: str) -> None:
-        """The connection has ended; every delivery that can still be lost is reported so."""
+        """Forget the connection, which has ended, and report every delivery as lost that can still be lost."""
         not_handled = unhandled(self, reason)
         self.connection = None
         self.write = None
@@ -641,8 +645,8 @@ class Outbound:
                 delivery_ended(self.client_id, entry.handle, UNHANDLED if entry in not_handled else LOST)
 
     def _send_again(self, connection: SessionConnection, resend: list[tuple[Inflight, Message | None]]) -> None:
-        """In the original order [MQTT-4.6.0-1] [3.1.1: MQTT-4.6.0-1], with the original identifiers [MQTT-4.4.0-1]
-        [3.1.1: MQTT-4.4.0-1]."""
+        """Send inflight messages again, in their order [MQTT-4.6.0-1] [3.1.1: MQTT-4.6.0-1] and under their identifiers
+        [MQTT-4.4.0-1] [3.1.1: MQTT-4.4.0-1]."""
         shared_state = self.shared_state
         while resend and self.send_quota > 0 and not connection.paused:
             entry, message = resend.pop()
@@ -680,7 +684,7 @@ class Outbound:
             self._count(data)
 
     def _send_queued(self) -> bool:
-        """False if the socket has filled up by it."""
+        """Send queued messages; return False if the socket has filled up by it."""
         queue = self.queue
         if queue is None:
             return True
@@ -703,12 +707,17 @@ class Outbound:
     # -- entries, rows and bytes --------------------------------------------------------------------------------------
 
     def _has_send_quota(self) -> bool:
-        """One of the window, and an identifier: many that have one take no place of the window."""
+        """Whether one more message of QoS 1 or 2 may go out: there are send quota and a packet identifier.
+
+        Many entries that have an identifier take no send quota.
+        """
         return self.send_quota > 0 and len(self.inflight) < self.shared_state.packet_ids.most_inflight
 
     def _free_packet_id(self) -> int:
-        """A packet identifier that no entry uses [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1]; `_has_send_quota` says
-        whether there is one."""
+        """Return a packet identifier that no entry uses [MQTT-2.2.1-4] [MQTT-4.3.2-1] [MQTT-4.3.3-1].
+
+        `_has_send_quota` says whether there is one.
+        """
         packet_id, self.next_packet_id = self.shared_state.packet_ids.find_free(self.next_packet_id, self.inflight)
         return packet_id
 
@@ -721,15 +730,17 @@ class Outbound:
         copy.sequence = self._next_sequence()
 
     def _discard(self, copy: MessageCopy) -> None:
-        """A copy that is not inflight goes nowhere."""
+        """Drop a copy that is not inflight."""
         if copy.sequence:
             self.shared_state.store.delete_outbound(self.client_id, copy.sequence)
             self.shared_state.drop_reference(copy.shared)
 
     def _drop(self, entry: Inflight, postponed: bool = False) -> None:
-        """It will not be sent again, or not now. If it was sent before, the client may know the identifier: that stays
-        reserved, over a crash too, or the client would take another message under it for a repetition [MQTT-4.3.3-10].
-        What is postponed keeps it for itself."""
+        """Take an entry out of the window that is not to be sent again, or not now.
+
+        If it was sent before, the client may know the identifier. That stays reserved, over a crash too, or the client
+        would take another message under it for a repetition [MQTT-4.3.3-10]. A postponed entry keeps it for itself.
+        """
         if postponed and entry.phase in (PUBREC_DUE, POSTPONED):
             entry.phase = POSTPONED
             return
@@ -757,5 +768,5 @@ class Outbound:
 
 
 def _can_be_lost(entry: Inflight) -> bool:
-    """Whether the client may not have it: it is for the embedder to say whether it is sent again."""
+    """Whether the client may not have the message, so that the embedder decides if it is sent again."""
     return entry.phase < PUBCOMP_DUE or entry.phase == POSTPONED

@@ -1,11 +1,11 @@
-"""Which packet identifiers a run of the server gives to messages that it sends.
+"""The range of packet identifiers that a run of the server gives to its messages.
 
 A client may acknowledge late: after its connection was lost, when the server has been killed and started again. The
 server knows nothing of a QoS 1 delivery of an earlier run; were its identifier given to another message, the late
-PUBACK would acknowledge a message that nobody has read. So every run has a range of its own, and stays in it: what it
-sends cannot be confused with what any of the last runs has sent, however they ended and whatever was in flight.
+PUBACK would acknowledge a message that nobody has read. So every run has a range of its own, and stays in it: its
+messages cannot be confused with those of any of the last runs, however they ended and whatever was in flight.
 
-Law: a run begins to send after the store has on disk where the range of the next one begins
+Law: a run sends nothing before the store has on disk where the range of the next one starts
 (`SessionStore.claim_packet_ids`).
 
 Price: an identifier is used again after some thousand messages to a client instead of 65,535, which matters to nobody
@@ -38,7 +38,7 @@ class PacketIds:
         free these identifiers, and clients do not."""
 
     def find_free(self, start: int, used: Container[int]) -> tuple[int, int]:
-        """The first identifier from `start` on, round the range, that is not used; and the one to start from next."""
+        """Return the first unused identifier from `start` on, round the range, and the one to start from next."""
         packet_id = start
         while packet_id in used:
             packet_id = packet_id + 1 if packet_id < self.last else self.first
@@ -46,5 +46,5 @@ class PacketIds:
 
 
 def range_size(max_inflight: int) -> int:
-    """So many that the window fits twice, and that at least two runs have ranges of their own."""
+    """Return the size of a range: the window fits in twice, and at least two runs have ranges of their own."""
     return min(max(2 * max_inflight, MIN_RANGE_IDS), LAST_PACKET_ID // 2)

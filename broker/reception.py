@@ -6,9 +6,9 @@ Laws
    it is given for it (`BrokerEvents.published`). So a kill between the two commits neither loses nor doubles anything:
    when the client repeats its PUBLISH, each side recognises what it has.
 2. PUBREC leaves when both have it [MQTT-4.3.3-8], also for a repetition: one that comes while the first is on its way
-   takes over its answer, and one of a message that an earlier run has noted asks the embedder again.
-3. PUBCOMP leaves when both have let go: until then the identifier means this message [MQTT-4.3.3-10], from then on a
-   new one. A refusal (5.0) ends the handshake at PUBREC, and lets go before it [MQTT-4.3.3-9].
+   takes over its PUBREC, and one of a message that an earlier run has stored asks the embedder again.
+3. PUBCOMP leaves when both have forgotten it: until then the identifier means this message [MQTT-4.3.3-10], then a
+   new one. A refusal (5.0) ends the handshake at PUBREC, and frees the identifier before it [MQTT-4.3.3-9].
 """
 
 from __future__ import annotations
@@ -29,32 +29,36 @@ class ReceivingSession(Protocol):
     shared_state: SharedState
     version: int
     received: dict[int, Reception | None] | None
-    """By packet identifier, inbound QoS 2 messages before PUBREL. None: its content is stored."""
+    """Inbound QoS 2 messages before PUBREL, by packet identifier. None: the content is stored."""
 
     def release(self, packet_id: int) -> bool:
         """Free the identifier; False if it was not in use."""
 
 
 class Reception:
-    """A message whose content is not known to be stored. The embedder calls it when it is, with the reason code."""
+    """An inbound QoS 2 message whose content may not be stored yet.
 
-    __slots__ = ("answer", "packet_id", "session")
+    It is the `done` of `BrokerEvents.published`: the embedder calls it with the reason code.
+    """
+
+    __slots__ = ("acknowledge", "packet_id", "session")
 
     def __init__(self, session: ReceivingSession, packet_id: int) -> None:
         self.session = session
         self.packet_id = packet_id
-        self.answer: Callable[[int], None] | None = None
-        """Sends PUBREC to whoever has sent PUBLISH last. None: noted by an earlier run, the embedder is not asked."""
+        self.acknowledge: Callable[[int], None] | None = None
+        """Queues PUBREC on the connection that has sent PUBLISH last. None: an earlier run has stored the identifier,
+        and the embedder was not asked yet."""
 
     def __call__(self, reason_code: int) -> None:
-        session, packet_id, answer = self.session, self.packet_id, self.answer
-        assert answer is not None, "the embedder was asked"
+        session, packet_id, acknowledge = self.session, self.packet_id, self.acknowledge
+        assert acknowledge is not None, "the embedder was asked"
         received = session.received
         if received is None or received.get(packet_id) is not self:
-            answer(reason_code)  # released meanwhile, or the session has ended
+            acknowledge(reason_code)  # released meanwhile, or the session has ended
         elif reason_code >= 0x80 and session.version == V5:
             session.release(packet_id)
-            session.shared_state.store.barrier(partial(answer, reason_code))
+            session.shared_state.store.barrier(partial(acknowledge, reason_code))
         else:
             received[packet_id] = None
-            answer(reason_code)
+            acknowledge(reason_code)

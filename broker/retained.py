@@ -2,7 +2,7 @@
 
 Laws
 1. At most one message per topic; an empty payload removes it [MQTT-3.3.1-6].
-2. What has expired is not handed out [MQTT-3.3.2-5]; it leaves the map when somebody comes across it, or when the room
+2. What has expired is not handed out [MQTT-3.3.2-5]; it leaves the map when somebody comes across it, or when its place
    is needed.
 3. Two bounds, messages and payload bytes. What does not fit is refused; nothing else is thrown out for it.
 
@@ -26,6 +26,8 @@ class _Level:
 
 
 class RetainedMessages:
+    """The retained messages of one broker, in memory. Runs on the *loop*."""
+
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
@@ -37,7 +39,7 @@ class RetainedMessages:
         return len(self._by_topic)
 
     def set(self, message: Message) -> bool:
-        """Retain, in place of the topic's earlier one; False if there is no room (the earlier one stays then)."""
+        """Retain a message in place of the topic's earlier one; return False, and keep that, if a limit is reached."""
         earlier = self._by_topic.get(message.topic)
         size = self._bytes + len(message.body.payload) - (len(earlier.body.payload) if earlier is not None else 0)
         if size > self._max_bytes or (earlier is None and len(self._by_topic) >= self._max_messages):
@@ -54,6 +56,7 @@ class RetainedMessages:
         return True
 
     def remove(self, topic: str) -> bool:
+        """Remove the message of a topic; return False if there is none."""
         message = self._by_topic.pop(topic, None)
         if message is None:
             return False
@@ -72,11 +75,11 @@ class RetainedMessages:
         return True
 
     def expired(self, now: float) -> list[str]:
-        """Topics whose message has expired. Walks everything: asked only when there is no room."""
+        """Return the topics whose message has expired. Walks everything: call it only at a limit."""
         return [topic for topic, message in self._by_topic.items() if message.body.has_expired(now)]
 
     def match(self, topic_filter: str, now: float) -> list[Message]:
-        """The messages a new subscription gets; `topic_filter` without its `$share` part."""
+        """Return the messages for a new subscription; `topic_filter` comes without its `$share` part."""
         if "+" not in topic_filter and "#" not in topic_filter:
             message = self._by_topic.get(topic_filter)
             return [message] if message is not None and not message.body.has_expired(now) else []
@@ -102,7 +105,7 @@ class RetainedMessages:
 
 
 def _all_below(level: _Level, hide_system: bool) -> Iterator[Message]:
-    """The level's own message too: "sport/#" includes "sport" (MQTT 5.0, 4.7.1.2)."""
+    """Yield the messages of a level and all below it: "sport/#" includes "sport" (MQTT 5.0, 4.7.1.2)."""
     stack = [level]
     while stack:
         level = stack.pop()

@@ -1,4 +1,4 @@
-"""Who gets a message: from a topic name to its subscribers.
+"""Routing: from a topic name to its subscribers.
 
 Rules
 1. Exact filters first: a dictionary from topic name to subscribers. A fleet subscribes to one topic per device, and
@@ -41,7 +41,7 @@ Subscriber = TypeVar("Subscriber", bound=Hashable)
 
 
 class Match(Generic[Subscriber]):
-    """One subscriber of a topic, all its matching filters taken together."""
+    """One subscriber of a topic, with the sum of its matching filters."""
 
     __slots__ = ("identifiers", "options", "others", "subscriber")
 
@@ -64,7 +64,7 @@ class Match(Generic[Subscriber]):
         self.others = (*self.others, options)
 
     def for_publisher(self) -> Match[Subscriber] | None:
-        """What is left of it when the subscriber published the message itself [MQTT-3.8.3-3]."""
+        """Return the match without its no-local filters, for the message's own publisher [MQTT-3.8.3-3]."""
         rest = [options for options in self.others if not options & NO_LOCAL]
         if not rest:
             return None
@@ -84,7 +84,7 @@ class SharedGroup(Generic[Subscriber]):
         self.turn = 0
 
     def choose(self, accepts: Callable[[Subscriber], bool]) -> tuple[Subscriber, int] | None:
-        """The next member in rotation that accepts, with its options."""
+        """Return the next member in rotation for which `accepts` is true, with its options; None without one."""
         members = list(self.members.items())
         count = len(members)
         for step in range(count):
@@ -95,14 +95,14 @@ class SharedGroup(Generic[Subscriber]):
         return None
 
     def next(self) -> tuple[Subscriber, int]:
-        """The next member, whoever it is: it will get the message later [MQTT-4.8.2-5]."""
+        """Return the next member in rotation; it may get the message later [MQTT-4.8.2-5]."""
         chosen = self.choose(lambda _: True)
         assert chosen is not None, "a group without members is removed"
         return chosen
 
 
 class Matches(Generic[Subscriber]):
-    """All who get messages of one topic. Immutable by convention: results are cached."""
+    """All subscribers of one topic. Immutable by convention: results are cached."""
 
     __slots__ = ("direct", "shared")
 
@@ -126,6 +126,8 @@ class _Node(Generic[Subscriber]):
 
 
 class Router(Generic[Subscriber]):
+    """The subscriptions of all sessions of one broker. Runs on the *loop*."""
+
     def __init__(self) -> None:
         self._exact: dict[str, tuple[Subscriber, int] | dict[Subscriber, int]] = {}
         """Almost every topic has one subscriber: a pair is a third of a dictionary."""
@@ -136,7 +138,7 @@ class Router(Generic[Subscriber]):
         self._nobody: Matches[Subscriber] = Matches((), ())
 
     def subscribe(self, topic_filter: str, subscriber: Subscriber, options: int) -> bool:
-        """Add or replace [MQTT-3.8.4-3]; True if it is new."""
+        """Add or replace a subscription [MQTT-3.8.4-3]; return True if it is new."""
         group, plain = split_shared(topic_filter)
         if has_wildcard(plain):
             # Every cached topic might match.
@@ -173,7 +175,7 @@ class Router(Generic[Subscriber]):
         return new
 
     def unsubscribe(self, topic_filter: str, subscriber: Subscriber) -> bool:
-        """True if there was such a subscription."""
+        """Remove a subscription; return True if there was one."""
         group, plain = split_shared(topic_filter)
         if has_wildcard(plain):
             return self._unsubscribe_wildcard(group, plain, subscriber)
@@ -199,7 +201,7 @@ class Router(Generic[Subscriber]):
         return True
 
     def match(self, topic: str) -> Matches[Subscriber]:  # Hot path of ordinary fan-out.
-        """Everyone who gets messages of this topic."""
+        """Return the subscribers of a topic."""
         if not self._wildcards and not self._exact_shared:
             there = self._exact.get(topic)
             if there is None:
@@ -285,7 +287,7 @@ class Router(Generic[Subscriber]):
 
 
 def pack_options(qos: int, no_local: bool, retain_as_published: bool, retain_handling: int, identifier: int) -> int:
-    """A subscription as one int."""
+    """Return a subscription as one int."""
     return (
         qos
         | NO_LOCAL * no_local
@@ -300,7 +302,7 @@ def has_wildcard(topic_filter: str) -> bool:
 
 
 def matching_options(subscriptions: dict[str, int], topic: str) -> list[int]:
-    """Options of one session's subscriptions to a topic, shared ones aside: its own look-up, without the router."""
+    """Return the options of one session's subscriptions to a topic, shared ones aside: a look-up without the router."""
     exact = subscriptions.get(topic)
     every = [exact] if exact is not None else []
     for topic_filter, options in subscriptions.items():

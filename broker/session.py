@@ -1,9 +1,9 @@
-"""What outlives a connection: subscriptions, will, expiry, inbound QoS 2, and (in `window`) all that is on its way out.
+"""The state that outlives a connection: subscriptions, will, expiry, inbound QoS 2, and (in `outbound`) messages sent.
 
 Laws
 1. A session exists from an accepted CONNECT to the end of its expiry interval; its connections come and go.
 2. A durable session (one that may outlive its connection) is in the store, row by row, as it changes. One that ends
-   with its connection never is. Which it is, is decided when it begins.
+   with its connection never is. Which of both it is, is decided at its start.
 3. The session decides nothing about others: routing, wills and take-over are the broker's.
 
 An idle session takes about 1 KiB, its subscription included.
@@ -36,6 +36,8 @@ from broker.topic_aliases import OutboundAliases
 
 
 class Session(Outbound):
+    """The session of one client identifier, over all its connections. Runs on the *loop*."""
+
     __slots__ = ("expires_at", "expiry_interval", "number", "on_due", "principal", "received", "slot", "will")
 
     def __init__(
@@ -48,25 +50,25 @@ class Session(Outbound):
         super().__init__(client_id, shared_state)
         self.principal = principal
         self.number = 0
-        """Of a durable one: no other session ever has it. See `identifier`."""
+        """A number that no other session ever has, if this one is durable. See `identifier`."""
         self.on_due = on_due
-        """The broker's: what to do when a deadline of this session has come."""
+        """The broker's handler of a deadline of this session."""
         self.expiry_interval = 0
         """Seconds it outlives its connection; 0xFFFFFFFF: for ever."""
         self.expires_at: float | None = None
         """Server time; None while connected, or never."""
         self.will: StoredWill | None = None
         self.received: dict[int, Reception | None] | None = None
-        """By packet identifier, inbound QoS 2 messages before PUBREL. None: its content is stored."""
+        """Inbound QoS 2 messages before PUBREL, by packet identifier. None: the content is stored."""
         self.slot = -1
-        """The timing wheel's note."""
+        """Place in the timing wheel."""
 
     # -- connections --------------------------------------------------------------------------------------------------
 
     def attach(
         self, connection: SessionConnection, packet_limit: int, receive_maximum: int, alias_maximum: int = 0
     ) -> None:
-        """A connection has authenticated as this session's client. Nothing goes out before `start`."""
+        """Join a connection that has authenticated as this session's client. Nothing is sent before `start`."""
         self.connection = connection
         self.version = connection.version
         self.aliases = OutboundAliases(alias_maximum) if alias_maximum else None
@@ -77,13 +79,13 @@ class Session(Outbound):
         self.expires_at = None
 
     def start_expiry(self, now: float) -> None:
-        """The connection has ended (`detach` has been called), the session stays: from now on it expires."""
+        """Start the expiry interval: the connection has ended (`detach` has been called), and the session stays."""
         if self.expiry_interval != NEVER_EXPIRES:
             self.expires_at = now + self.expiry_interval
         self.save()
 
     def next_deadline(self) -> float | None:
-        """When to on_due at a session without a connection: its will is due, or it expires."""
+        """Return the time at which a session without a connection is due: its will, or its expiry."""
         due_at = self.will.due_at if self.will is not None else None
         if due_at is None or (self.expires_at is not None and self.expires_at < due_at):
             return self.expires_at
@@ -93,7 +95,7 @@ class Session(Outbound):
         return self.on_due(self, now)
 
     def oldest_sent_at(self) -> float | None:
-        """When the message was sent that is unacknowledged for longest, on this connection."""
+        """Return the time at which the oldest unacknowledged message was sent on this connection; None without one."""
         if self.resumed:
             for entry in self.inflight.values():
                 if entry.phase < FORGET_DUE:
@@ -101,13 +103,13 @@ class Session(Outbound):
         return None
 
     def compact(self) -> None:
-        """A dictionary that was full once keeps its size; an idle session must not pay 18 KB for one busy moment."""
+        """Free the memory of an empty window: a dictionary keeps its size, and idle sessions would keep 18 KB each."""
         if not self.inflight:
             self.inflight = {}
             self.packet_of_handle = None
 
     def is_worn_out(self) -> bool:
-        """Nothing is left of it but QoS 2 handshakes that the client never finishes, and too many of those."""
+        """Whether nothing is left but QoS 2 handshakes that the client never finishes, and too many of those."""
         return (
             len(self.inflight) > self.shared_state.packet_ids.most_abandoned
             and self.received is None
@@ -116,11 +118,11 @@ class Session(Outbound):
         )
 
     def past_pubrec(self) -> list[int]:
-        """Handles past PUBREC: they cannot be taken back."""
+        """Return the handles past PUBREC, whose deliveries cannot be taken back."""
         return self._handles_in(PUBCOMP_DUE, FORGET_DUE)
 
     def awaiting_pubrec(self) -> list[int]:
-        """Handles of QoS 2 deliveries whose PUBLISH has left, or may have left before a restart."""
+        """Return the handles of QoS 2 deliveries whose PUBLISH has left, or may have left before a restart."""
         return self._handles_in(PUBREC_DUE, POSTPONED)
 
     def _handles_in(self, *phases: int) -> list[int]:
@@ -131,7 +133,7 @@ class Session(Outbound):
     # -- subscriptions ------------------------------------------------------------------------------------------------
 
     def subscribe(self, topic_filter: str, options: int) -> None:
-        """Add or replace [MQTT-3.8.4-3] [3.1.1: MQTT-3.8.4-3]."""
+        """Add or replace a subscription [MQTT-3.8.4-3] [3.1.1: MQTT-3.8.4-3]."""
         if topic_filter not in self.subscriptions and _is_wildcard(topic_filter):
             self.wildcards += 1
         self.subscriptions[topic_filter] = options
@@ -140,6 +142,7 @@ class Session(Outbound):
             self.shared_state.store.save_subscription(self.client_id, _stored(topic_filter, options))
 
     def unsubscribe(self, topic_filter: str) -> bool:
+        """Remove a subscription; return False if there was none."""
         # [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.10.4-3] [3.1.1: MQTT-3.10.4-1] [3.1.1: MQTT-3.10.4-2]
         # [3.1.1: MQTT-3.10.4-3]: by its letters; what is inflight or queued goes on.
         if self.subscriptions.pop(topic_filter, None) is None:
@@ -152,7 +155,7 @@ class Session(Outbound):
         return True
 
     def granted(self, topic: str) -> int:
-        """The highest QoS of the subscriptions to a topic, shared ones aside; -1 without any."""
+        """Return the highest QoS of the subscriptions to a topic, shared ones aside; -1 without any."""
         options = self.options_for(topic)
         return options & QOS if options >= 0 else -1
 
@@ -163,7 +166,7 @@ class Session(Outbound):
         return self.received is not None and packet_id in self.received
 
     def receive(self, packet_id: int) -> Reception:
-        """Note an inbound QoS 2 message, unless an earlier run has: its content is to be stored."""
+        """Store the packet identifier of an inbound QoS 2 message, unless an earlier run has done so."""
         if self.received is None:
             self.received = {}
         reception = self.received.get(packet_id)
@@ -174,12 +177,14 @@ class Session(Outbound):
         return reception
 
     def identifier(self, packet_id: int) -> int | None:
-        """What the embedder stores with the content of an inbound QoS 2 message, to know it again. None: nobody asks
-        for it again, because the session ends with the process."""
+        """Return the number by which the embedder recognises an inbound QoS 2 message that is reported again.
+
+        None for a session that ends with the process: its messages are never reported again.
+        """
         return self.number << PACKET_ID_BITS | packet_id if self.durable else None
 
     def tell_released(self, packet_id: int, done: Callable[[], None]) -> None:
-        """Have the embedder let go of an identifier as well, which `done` waits for."""
+        """Have the embedder forget an identifier as well, and call `done` when it has."""
         identifier = self.identifier(packet_id)
         if identifier is None:
             done()
@@ -187,7 +192,7 @@ class Session(Outbound):
             self.shared_state.events.released(self.client_id, [identifier], done)
 
     def release(self, packet_id: int) -> bool:
-        """PUBREL, or our refusal in PUBREC: the identifier is free. False: it was not in use."""
+        """Free an identifier, after PUBREL or our refusal in PUBREC; return False if it was not in use."""
         if self.received is None or packet_id not in self.received:
             return False
         del self.received[packet_id]
@@ -200,7 +205,7 @@ class Session(Outbound):
     # -- the store ----------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """The session's own facts, will included."""
+        """Store the session's own facts, will included."""
         if self.durable:
             self.shared_state.store.save_session(
                 StoredSession(
@@ -214,7 +219,7 @@ class Session(Outbound):
             )
 
     def restore(self, stored: StoredSession, messages: dict[int, SharedMessage], now: float) -> None:
-        """Become what was stored. Rows that refer to nothing are removed from the store."""
+        """Become a stored session. Rows that refer to nothing are removed from the store."""
         self.durable = True
         self.number = stored.number
         self.expiry_interval = stored.expiry_interval
@@ -268,7 +273,7 @@ class Session(Outbound):
             self.packet_of_handle[row.handle] = row.packet_id
 
     def end(self) -> None:
-        """It is over: what could not be taken back is lost after all, and the store forgets it."""
+        """End the session: deliveries past PUBREC are lost after all, and the store forgets everything of it."""
         held = [e.handle for e in self.inflight.values() if e.phase == PUBCOMP_DUE and e.handle is not None]
         for entry in self.inflight.values():
             if entry.copy is not None and entry.sequence:
@@ -294,7 +299,7 @@ class Session(Outbound):
 
 
 def _is_wildcard(topic_filter: str) -> bool:
-    """Counted by the session to know whether a topic needs more than a on_due-up."""
+    """Whether a topic may match the filter by more than its name; the session counts such filters."""
     return has_wildcard(topic_filter) and split_shared(topic_filter)[0] is None
 
 

@@ -1,10 +1,10 @@
-"""Ordinary MQTT messages that wait for one session. Pushes never wait here: their mailbox is the gateway's.
+"""Ordinary MQTT messages that wait for one session. Deliveries never wait here: the embedder keeps them.
 
 Laws
 1. First in, first out, for every QoS [MQTT-4.6.0-6].
 2. Bounded by messages and by payload bytes, for itself and together with all the others. At the bound what has expired
-   goes first, then the newest message loses: what a client has got is then a prefix of what was said, not a sample.
-3. Retained messages that answer a SUBSCRIBE are not held against the bound: their payload is in memory anyway, and
+   goes first, then the newest message loses: a client gets a prefix of the messages, not a sample.
+3. Retained messages that answer a SUBSCRIBE do not count for the bound: their payload is in memory anyway, and
    their number has a bound of its own.
 
 A body is kept once (`SharedMessage`), however many sessions queue it; a copy costs a session about 90 bytes.
@@ -36,7 +36,7 @@ class SharedMessage:
 
 
 class MessageCopy:
-    """What one session has to know of a message: how it goes to this client."""
+    """The part of a message that differs by session: QoS, RETAIN, subscription identifiers, row number."""
 
     __slots__ = ("identifiers", "qos", "retain", "sequence", "shared")
 
@@ -55,18 +55,21 @@ class MessageCopy:
         return self.shared.message.body.has_expired(now)
 
     def row(self, packet_id: int, released: bool) -> StoredOutbound:
+        """Return the copy as a row of the store."""
         return StoredOutbound(
             self.sequence, self.shared.key, None, self.qos, packet_id, released, self.retain, self.identifiers
         )
 
 
 class SessionQueue:
+    """The queue of one session, counted in `totals` together with all others. Runs on the *loop*."""
+
     __slots__ = ("_copies", "_totals", "payload_bytes")
 
     def __init__(self, totals: BrokerMetrics) -> None:
         self._copies: deque[MessageCopy] = deque()
         self._totals = totals
-        """All queues together."""
+        """Counters of all queues together."""
         self.payload_bytes = 0
 
     def __len__(self) -> int:
@@ -76,7 +79,7 @@ class SessionQueue:
         return iter(self._copies)
 
     def has_room(self, shared: SharedMessage, settings: BrokerSettings) -> bool:
-        """For one message more, in this queue and in all of them."""
+        """Whether one message more is within the limits of this queue and of all queues."""
         size = len(shared.message.body.payload)
         totals = self._totals
         return (
@@ -106,17 +109,17 @@ class SessionQueue:
         return copy
 
     def clear(self) -> None:
-        """The session is over."""
+        """Drop all messages, because the session has ended."""
         for copy in self._copies:
             self._forget(copy)
         self._copies.clear()
 
     def remove_expired(self, now: float) -> list[MessageCopy]:
-        """Remove and return what nobody needs any more."""
+        """Remove and return the expired messages."""
         return self._remove_where(lambda copy: copy.has_expired(now))
 
     def remove_qos_0(self) -> list[MessageCopy]:
-        """Remove and return what does not outlive a connection."""
+        """Remove and return the messages of QoS 0, which do not outlive a connection."""
         return self._remove_where(lambda copy: copy.qos == 0)
 
     def _remove_where(self, condition: Callable[[MessageCopy], bool]) -> list[MessageCopy]:

@@ -15,7 +15,7 @@ NUMBERS_PER_SECOND = 16_000
 
 
 class SharedState:
-    """What the sessions of one broker share."""
+    """State that all sessions of one broker share. Used on the *loop*."""
 
     __slots__ = (
         "clock",
@@ -46,21 +46,24 @@ class SharedState:
         self.now = clock()
         """Server time of the last packet or tick: fresh enough for timeouts, and free."""
         self.packet_ids = PacketIds(1, range_size(settings.max_inflight))
-        """Of this run; set by `Broker.start`."""
+        """Packet identifiers of this run; set by `Broker.start`."""
         self.last_message_key = 0
         self.last_number = 0
-        """Of the sessions and wills that were ever numbered."""
+        """Last number that a session or a will was given."""
         self.draining = False
-        """The broker is on its way out: no session begins to send anything more."""
+        """The broker drains: no session sends any further message."""
 
     def new_number(self) -> int:
-        """Greater than all before, also than those of earlier runs that nobody remembers: a time, in 16 parts of a
-        millisecond, so that a storm of new sessions does not run ahead of it. It has 47 bits until the year 2248."""
+        """Return a number greater than all before, those of earlier runs included.
+
+        It is a time in 16 parts of a millisecond, so that a storm of new sessions does not run ahead of it. It has 47
+        bits until the year 2248.
+        """
         self.last_number = max(self.last_number + 1, int(self.now * NUMBERS_PER_SECOND))
         return self.last_number
 
     def add_reference(self, shared: SharedMessage) -> None:
-        """A durable session holds this message: see that it is stored, once."""
+        """Count a durable session that needs this message, and store the message once."""
         if not shared.key:
             self.last_message_key += 1
             shared.key = self.last_message_key
@@ -68,6 +71,7 @@ class SharedState:
         shared.references += 1
 
     def drop_reference(self, shared: SharedMessage) -> None:
+        """Count a session less; delete the message from the store with the last one."""
         shared.references -= 1
         if not shared.references:
             self.store.delete_message(shared.key)

@@ -17,29 +17,29 @@ PAGE_BYTES = 4_096
 LOG_PAGES = 4_000
 """16 MiB of write-ahead log between checkpoints: a checkpoint's own sync is shared by some hundred groups."""
 LOG_DIVISOR = 32
-"""It is no more than this part of a small disk."""
+"""The log is at most this part of a small disk."""
 
 
 def log_pages(disk: os.statvfs_result) -> int:
-    """Pages of a database's log after which it is copied back, and to which its file is cut."""
+    """Return the pages of a database's log after which it is copied back, and to which its file is cut."""
     return max(1, min(LOG_PAGES, disk.f_blocks * disk.f_frsize // LOG_DIVISOR // PAGE_BYTES))
 
 
 class Fault(Enum):
-    """What keeps SQLite from doing its work, when it is not the statement."""
+    """Fault of a database file or its disk, as against a wrong statement."""
 
     FULL = "full"
-    """No room on the disk. Whatever was under way is not stored."""
+    """The disk is full. The transaction under way is not stored."""
     UNSYNCED = "unsynced"
     """The disk did not confirm what it was given: it may be stored, or not, or be lost later."""
     FAILED = "failed"
-    """The disk refused to read or write (a fault of it, a quota). Whatever was under way is not stored."""
+    """The disk refused to read or write (a defect, a quota). The transaction under way is not stored."""
     DAMAGED = "damaged"
-    """The file holds what SQLite never wrote."""
+    """The file has content that SQLite never wrote."""
     LOCKED = "locked"
     """Another process has it."""
     FORBIDDEN = "forbidden"
-    """It may not be opened or written: its owner, its mode, a read-only disk."""
+    """The file may not be opened or written: its owner, its mode, a read-only disk."""
 
 
 _BY_EXTENDED_CODE = {
@@ -62,7 +62,7 @@ _BY_CODE = {
 
 
 def fault_of(error: BaseException | None) -> Fault | None:
-    """The fault behind an error; None if it is none of the file's.
+    """Return the fault behind an error; None if it is none of the file's.
 
     Of the *first* failure in its context: what follows from it may hide it. After a full disk, for example, SQLite has
     rolled everything back, and whoever wants to return to a savepoint finds none.

@@ -1,20 +1,20 @@
 """The durable `SessionStore`: one SQLite file, one writer thread, group commit.
 
-What is appended gathers in a `Group` on the broker's thread. The writer commits one group at a time; what comes
-meanwhile is the next group, so that the busier the broker is, the more one sync of the disk carries. The tables and
+Changes are collected in a `Group` on the *loop*. The *writer thread* commits one group at a time; changes that come
+meanwhile are the next group, so that the busier the broker is, the more one sync of the disk carries. The tables and
 what a group does to them are in `sqlite_tables`.
 
 Laws
 1. A barrier's callback runs after COMMIT with `synchronous=FULL`, that is after fsync, and in the order the barriers
    were set. If everything is on disk already, it runs at once.
 2. A group that cannot be written (disk full, I/O error) is tried again until it can. Nothing is acknowledged meanwhile,
-   so the clients hold their messages: the loser of a slow disk is the publisher's pace, never a promise.
+   so the clients keep their messages: the loser of a slow disk is the publisher's pace, never a promise.
 3. The file belongs to one process (a lock beside it); others may read it, for a backup.
 4. A sync that failed is not tried again: the kernel may have dropped what it could not write, and call the next sync a
    success. Nothing is acknowledged and nothing written any more, `lost` says why, and whoever runs the broker ends the
    process; the next start copies and syncs anew what the file holds.
 
-A group is handed over in the loop's next turn after a barrier was asked for; without one it gathers for
+A group is handed over in the loop's next turn after a barrier was asked for; without one it waits for
 `LINGER_SECONDS`, because nobody waits. Price: a session that changed costs about 400 bytes until its group is
 committed, a row 200.
 """
@@ -43,9 +43,9 @@ from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredSta
 logger = logging.getLogger(__name__)
 
 LINGER_SECONDS = 0.01
-"""Seconds that changes without a barrier wait for company: about the length of one fsync on a slow disk."""
+"""Time that changes without a barrier wait for others: about one fsync on a slow disk."""
 RETRY_SECONDS = 1.0
-"""Seconds between attempts to write a group that failed."""
+"""Pause between attempts to write a group that failed."""
 
 EXIT_UNSYNCED = 74
 """The exit code of a process that ends because of law 4: EX_IOERR of sysexits.h. A service manager starts it again."""
@@ -60,7 +60,10 @@ class StoreTooNew(Exception):
 
 
 class SqliteStore:
-    """Open it on the thread of the event loop; end it with `await close()`."""
+    """The store of one broker. Open it on the *loop*; end it with `await close()`.
+
+    Methods run on the *loop*; groups are committed on the *writer thread*.
+    """
 
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -78,19 +81,19 @@ class SqliteStore:
         self._hurried = False
         self._closing = False
         self._unused_from: int | None = None
-        """Where the packet identifiers of this run begin, as long as no session can have been sent any."""
+        """First packet identifier of this run, as long as no session can have been sent any."""
         self._idle: asyncio.Future[None] | None = None
         self._groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
         self._stop_retrying = threading.Event()
         self._unsynced = False
         self.error: str | None = None
-        """Why the last attempt to write failed; None when it did not."""
+        """Reason for the failure of the last attempt to write; None if it succeeded."""
         self.lost: asyncio.Future[str] = loop.create_future()
-        """Why nothing is written any more, if a sync has failed (law 4)."""
+        """Resolves with the reason when a sync has failed and nothing is written any more (law 4)."""
         self._writer = threading.Thread(target=self._write_groups, name="broker-store", daemon=True)
         self._writer.start()
 
-    # -- what the broker calls; see the protocol -----------------------------------------------------------------------
+    # -- `SessionStore` ------------------------------------------------------------------------------------------------
 
     def restore(self) -> StoredState:
         return sqlite_tables.restore(self._connection)
@@ -175,14 +178,14 @@ class SqliteStore:
             self._gathering.callbacks.append(callback)
             self._hurry()
         elif self._writing is not None:
-            self._writing.callbacks.append(callback)  # read on this thread only, when the writer has answered
+            self._writing.callbacks.append(callback)  # read on this thread only, when the writer thread has reported
         else:
             callback()
 
     # -- beside the protocol -------------------------------------------------------------------------------------------
 
     def last_time(self) -> float:
-        """The latest server time an earlier run has stored; 0 when there is none."""
+        """Return the latest server time that an earlier run has stored, in seconds; 0 without one."""
         row = self._connection.execute("SELECT time FROM server").fetchone()
         return 0.0 if row is None else sqlite_tables.seconds(row[0])
 
@@ -191,9 +194,9 @@ class SqliteStore:
         self._clock = clock
 
     async def close(self) -> None:
-        """Write what is left, run the callbacks that wait for it, and let go of the file.
+        """Write the rest, run the callbacks that wait for it, and close the file.
 
-        A disk that refuses the last group is told so once more and then given up: who waited was not acknowledged.
+        A disk that refuses the last group is tried once more and then given up: nothing of it was acknowledged.
         After a failed sync the file stays open: closing it would write.
         """
         self._closing = True
@@ -233,7 +236,7 @@ class SqliteStore:
                 self._hand_over = self._loop.call_later(LINGER_SECONDS, self._write)
 
     def _hurry(self) -> None:
-        """Somebody waits: hand over in the next turn, so that this turn's other callers share the group."""
+        """Hand over in the loop's next turn, because a barrier waits; other callers of this turn share the group."""
         if self._writing is None and not self._hurried:
             self._hurried = True
             if self._hand_over is not None:
@@ -251,12 +254,13 @@ class SqliteStore:
         self._groups.put(group)
 
     def _written(self, error: str | None) -> None:
-        """On the loop, after COMMIT. What a callback changes, and what it asks to wait for, belongs to the next group.
+        """Run the callbacks of a group after its COMMIT. Runs on the *loop*.
 
-        `error`: close() was called and the disk still refuses; nobody is called back.
+        Changes and barriers of a callback belong to the next group. With `error` (close() was called and the disk still
+        refuses) no callback runs.
         """
         group = self._writing
-        assert group is not None, "the writer answers once per group"
+        assert group is not None, "the writer thread reports once per group"
         if error is None:
             # By index: a barrier that a callback asks for without changing anything joins this very list.
             at = 0
@@ -279,6 +283,7 @@ class SqliteStore:
     # -- the writer thread ---------------------------------------------------------------------------------------------
 
     def _write_groups(self) -> None:
+        """Commit groups in their order until the end. Runs on the *writer thread*."""
         while (group := self._groups.get()) is not None:
             while (error := self._commit(group)) is not None:
                 if self.error != error:
@@ -299,7 +304,7 @@ class SqliteStore:
                 return  # the loop was closed without close(): nobody is left to be told
 
     def _commit(self, group: Group) -> str | None:
-        """Why it failed, or None."""
+        """Commit a group; return the reason for a failure, or None. Runs on the *writer thread*."""
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -317,17 +322,17 @@ class SqliteStore:
         return None
 
     def _lose(self, error: str) -> None:
-        """On the loop: law 4."""
+        """Report a failed sync (law 4). Runs on the *loop*."""
         self.lost.set_result(f"{self._path}: the disk did not confirm what was written: {error}")
         if self._idle is not None:
             self._idle.set_result(None)
 
 
 def void_sessions(path: Path) -> None:
-    """Make a copy of the file from an earlier time, a restored backup, fit to go on with: without its sessions.
+    """Delete the sessions of a restored backup, a copy of the file from an earlier time.
 
-    Clients have gone on since then: they hold identifiers of messages that the copy has never heard of, and would take
-    new messages under them for repetitions. Told that there is no session, they drop what they hold [MQTT-3.2.2-5].
+    Clients have gone on since then: they have identifiers of messages that the copy does not know, and would take new
+    messages under them for repetitions. Told that there is no session, they forget these identifiers [MQTT-3.2.2-5].
     Raises StoreTooNew, sqlite3.Error.
     """
     with closing(_open(path)) as connection:
@@ -336,7 +341,7 @@ def void_sessions(path: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """An open descriptor with the lock: the kernel lets go of it when the process ends, however it ends."""
+    """Return an open descriptor with the lock, which the kernel releases when the process ends, however it ends."""
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -377,7 +382,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _sync_directory(directory: Path) -> None:
-    """A synced file is lost all the same if the power fails before its name is on disk."""
+    """Sync a directory: a synced file is lost all the same if the power fails before its name is on disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""The tables of a stored broker, what one group commit does to them, and how they become sessions again.
+"""The tables of a stored broker: the statements of one group commit, and the way back to sessions at start.
 
-Three things stay apart: `Group`, what has changed since the last commit, gathered on the broker's thread without any
-SQL; `apply`, the same as statements, run by the writer; `restore`, the way back at start.
+Three things stay apart: `Group`, the changes since the last commit, collected on the *loop* without any SQL; `apply`,
+the same as statements, on the *writer thread*; `restore`, the way back at start.
 
 Laws
 1. A group holds the last state of each row that changed, not the way there: a transaction shows no state between, and
@@ -84,10 +84,10 @@ CREATE TABLE published_will (
     qos INTEGER NOT NULL, retain INTEGER NOT NULL, properties TEXT, expires_at INTEGER
 );
 """,
-    # Whoever noted these did not tell the embedder the identifier: asked again, it would store the content again.
+    # The version that stored these did not tell the embedder the identifier: asked again, it would store them again.
     3: "ALTER TABLE received ADD COLUMN stored INTEGER NOT NULL DEFAULT 0; UPDATE received SET stored = 1;",
 }
-"""What makes the next version of a file of this one."""
+"""Statements that make the next schema version, by the version of the file."""
 
 
 class SessionChanges:
@@ -98,13 +98,15 @@ class SessionChanges:
     def __init__(self) -> None:
         self.wiped = False
         self.session: StoredSession | None = None
-        """Its own facts, without its lists."""
+        """The session's own facts, without its lists."""
         self.subscriptions: dict[str, StoredSubscription | None] = {}
         self.outbound: dict[int, StoredOutbound | None] = {}
         self.received: dict[int, bool] = {}
 
 
 class Group:
+    """The changes of one commit, and the callbacks that wait for it."""
+
     __slots__ = ("callbacks", "changed", "messages", "next_packet_id", "retained", "sessions", "time", "wills")
 
     def __init__(self) -> None:
@@ -122,7 +124,10 @@ class Group:
 
 
 def apply(connection: sqlite3.Connection, group: Group) -> None:
-    """Deletions first: a session that was deleted and made again within the group begins empty."""
+    """Write a group, deletions first: a session that was deleted and made again within it starts empty.
+
+    Runs on the *writer thread*.
+    """
     _apply_sessions(connection, group.sessions)
     messages = group.messages.items()
     gone = [[key] for key, message in messages if message is None]
@@ -150,8 +155,8 @@ def apply(connection: sqlite3.Connection, group: Group) -> None:
             if message is not None
         ],
     )
-    told = [[number] for number, will in group.wills.items() if will is None]
-    _run(connection, "DELETE FROM published_will WHERE number IN (SELECT {0} FROM json_each(?1))", told)
+    reported = [[number] for number, will in group.wills.items() if will is None]
+    _run(connection, "DELETE FROM published_will WHERE number IN (SELECT {0} FROM json_each(?1))", reported)
     _run_with_payloads(
         connection,
         "INSERT OR REPLACE INTO published_will (number, client_id, topic, qos, retain, properties, expires_at, payload)"
@@ -180,13 +185,13 @@ def set_next_packet_id(connection: sqlite3.Connection, packet_id: int) -> None:
 
 
 def next_packet_id(connection: sqlite3.Connection) -> int:
-    """Where the range of the next run begins."""
+    """Return the first packet identifier of the next run."""
     row = connection.execute("SELECT next_packet_id FROM server").fetchone()
     return 1 if row is None else int(row[0])
 
 
 def void_sessions(connection: sqlite3.Connection) -> None:
-    """Forget every session of an earlier time, and leave the identifiers of the runs since then alone."""
+    """Delete every session, and move the packet identifiers away from those of the runs since the backup."""
     connection.execute("BEGIN IMMEDIATE")
     for table in ("session", "subscription", "outbound", "received", "message"):
         connection.execute(f"DELETE FROM {table}")
@@ -289,7 +294,10 @@ def _run(connection: sqlite3.Connection, statement: str, rows: list[Sequence[obj
 def _run_with_payloads(
     connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Sequence[object], bytes]]
 ) -> None:
-    """`{payload}`: the row's slice of the blob `?2`, whose place and length are the last two elements of the row."""
+    """Run a statement for rows with payloads.
+
+    `{payload}` in it is the row's slice of the blob `?2`, whose place and length are the row's last two elements.
+    """
     if not rows:
         return
     width = len(rows[0][0])
@@ -321,6 +329,7 @@ def _batches(
 
 
 def restore(connection: sqlite3.Connection) -> StoredState:
+    """Read everything stored."""
     sessions: dict[str, StoredSession] = {}
     for row in connection.execute(
         "SELECT client_id, principal, expiry_interval, expires_at, will_topic, will_payload, will_qos, will_retain,"
@@ -383,7 +392,7 @@ def _message(
 
 
 def _message_columns(message: Message) -> tuple[Any, ...]:
-    """Topic, QoS, RETAIN, properties and expiry; the payload goes its own way."""
+    """Return topic, QoS, RETAIN, properties and expiry; the payload goes its own way."""
     return message.topic, message.qos, int(message.retain), *_body(message.body)
 
 
@@ -392,7 +401,7 @@ def _body(body: Body) -> tuple[str | None, int | None]:
 
 
 def _encode_properties(properties: Properties | None) -> str | None:
-    """Those present, as a JSON object; correlation data and the like in hexadecimal."""
+    """Encode the properties that are present as a JSON object; binary ones in hexadecimal."""
     if properties is None:
         return None
     present = {field.name: getattr(properties, field.name) for field in fields(Properties)}

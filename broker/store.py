@@ -1,8 +1,8 @@
-"""The durable side of sessions, as a protocol: what must survive a crash of the process.
+"""The durable side of sessions, as a protocol: the state that must survive a crash of the process.
 
 Rules
 1. Calls append to an ordered log; none of them waits and none of them reads.
-2. `barrier(callback)` calls back on the broker's thread when everything appended before it is on disk, in the order the
+2. `barrier(callback)` calls back on the *loop* when everything appended before it is on disk, in the order the
    barriers were set. An implementation with nothing to write (`MemoryStore`) calls back at once, inside the call.
 3. Pushes do not enter, with one exception: the packet identifier and phase of a QoS 2 delivery (`save_outbound` with a
    handle and no message key), because a crash in mid-handshake must not deliver twice.
@@ -20,6 +20,8 @@ from broker.message import Message
 
 @dataclass(slots=True)
 class StoredSubscription:
+    """One subscription of a session."""
+
     topic_filter: str
     qos: int
     no_local: bool = False
@@ -47,16 +49,20 @@ class StoredOutbound:
 
 @dataclass(slots=True)
 class StoredWill:
+    """The will of a session; `delay` is in seconds."""
+
     message: Message
     due_at: float | None
     """Server time at which it must be published; None while the client is connected."""
     delay: int = 0
     number: int = 0
-    """No other will, and no session, ever has it; 0: of an earlier version."""
+    """A number that no other will, and no session, ever has; 0 in files of an earlier version."""
 
 
 @dataclass(slots=True)
 class StoredSession:
+    """One session, with its lists when it is restored."""
+
     client_id: str
     principal: str
     expiry_interval: int
@@ -69,23 +75,25 @@ class StoredSession:
     """Packet identifiers of inbound QoS 2 messages whose PUBREL has not come."""
     will: StoredWill | None = None
     number: int = 0
-    """Of `Session.number`."""
+    """Value of `Session.number`."""
     stored: set[int] = field(default_factory=set)
-    """Those of `received` that an earlier version noted: the embedder has their content, but not the identifier."""
+    """Identifiers that an earlier version stored: the embedder has the content, but not the identifier."""
 
 
 @dataclass(slots=True)
 class PublishedWill:
-    """A will that was routed, and that the embedder has not stored yet, as far as is known."""
+    """A will that was routed, and that the embedder may not have stored yet."""
 
     number: int
-    """Of `StoredWill.number`."""
+    """Value of `StoredWill.number`."""
     client_id: str
     message: Message
 
 
 @dataclass(slots=True)
 class StoredState:
+    """Everything that an earlier run has stored."""
+
     sessions: list[StoredSession] = field(default_factory=list)
     messages: dict[int, Message] = field(default_factory=dict)
     retained: list[Message] = field(default_factory=list)
@@ -93,18 +101,22 @@ class StoredState:
 
 
 class SessionStore(Protocol):
+    """The store of one broker. Called on the *loop*; see the rules above."""
+
     def restore(self) -> StoredState:
-        """Everything stored. Called once, before any other call."""
+        """Return everything stored. Called once, before any other call."""
 
     def claim_packet_ids(self, size: int) -> int:
-        """The first of `size` packet identifiers that none of the last runs has used. Called once, after `restore`; on
-        disk when it returns, unless the disk refuses."""
+        """Reserve `size` packet identifiers that none of the last runs has used, and return the first.
+
+        Called once, after `restore`; on disk when it returns, unless the disk refuses.
+        """
 
     def save_session(self, session: StoredSession) -> None:
         """Insert or update the session's own facts (not its lists; the will is included)."""
 
     def delete_session(self, client_id: str) -> None:
-        """The session and all that belongs to it."""
+        """Delete the session and all that belongs to it."""
 
     def save_subscription(self, client_id: str, subscription: StoredSubscription) -> None: ...
 
@@ -113,7 +125,7 @@ class SessionStore(Protocol):
     def save_message(self, message_key: int, message: Message) -> None: ...
 
     def delete_message(self, message_key: int) -> None:
-        """The last session that referred to it has let go."""
+        """Delete a message that no session needs any more."""
 
     def save_outbound(self, client_id: str, outbound: StoredOutbound) -> None:
         """Insert or update, keyed by (client_id, sequence)."""
@@ -136,7 +148,7 @@ class SessionStore(Protocol):
 
 
 class MemoryStore:
-    """A store that forgets: for tests and for a broker without a data directory."""
+    """Store that forgets: for tests and for a broker without a data directory."""
 
     def restore(self) -> StoredState:
         return StoredState()

@@ -1,4 +1,4 @@
-"""`$SYS/broker/...`: the broker's counters as retained messages, under the names that mosquitto's users know.
+"""The broker's counters as retained messages under `$SYS/broker/`, with the names that mosquitto's users know.
 
 Published every `system_interval` seconds, and only what has changed; kept in memory, never in the store. A filter that
 begins with a wildcard does not see them [MQTT-4.7.2-1], and no client may publish there.
@@ -14,28 +14,28 @@ from broker.message import Body, Message
 from broker.metrics import BrokerMetrics
 
 SYSTEM: Final = "$SYS/"
-"""What begins so is the server's own (MQTT 5.0, 4.7.2)."""
+"""Prefix of the topics that are the server's own (MQTT 5.0, 4.7.2)."""
 PREFIX: Final = "$SYS/broker/"
 
 
 class SystemTopics:
-    """A target of the timing wheel."""
+    """Publisher of the system topics; a target of the timing wheel. `interval` is in seconds."""
 
-    __slots__ = ("_interval", "_metrics", "_publish", "_said", "_started", "slot")
+    __slots__ = ("_interval", "_metrics", "_publish", "_published", "_started", "slot")
 
     def __init__(self, metrics: BrokerMetrics, interval: int, now: float, publish: Callable[[Message], object]) -> None:
         self._metrics = metrics
         self._interval = interval
         self._publish = publish
         self._started = now
-        self._said: dict[str, str] = {}
+        self._published: dict[str, str] = {}
         self.slot = -1
 
     def due(self, now: float) -> float:
-        """Say what is new; when to come again."""
+        """Publish the values that have changed; return the time of the next check."""
         for name, value in self._values(now):
-            if self._said.get(name) != value:
-                self._said[name] = value
+            if self._published.get(name) != value:
+                self._published[name] = value
                 self._publish(Message(PREFIX + name, Body(value.encode()), 0, retain=True))
         return now + self._interval
 

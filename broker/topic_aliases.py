@@ -1,4 +1,4 @@
-"""Topic aliases of one connection (MQTT 5.0, 3.3.2.3.4): a number in place of a topic that was said before.
+"""Topic aliases of one connection (MQTT 5.0, 3.3.2.3.4): a number in place of a topic that was sent before.
 
 Both directions are separate, each bounded by what its receiver allows, and both end with the connection
 [MQTT-3.3.2-7].
@@ -13,7 +13,7 @@ ALIAS_PROPERTY = b"\x23"
 
 
 class InboundAliases:
-    """What the client has defined."""
+    """Aliases that the client has defined."""
 
     __slots__ = ("_topics",)
 
@@ -21,7 +21,7 @@ class InboundAliases:
         self._topics: dict[int, str] = {}
 
     def resolve(self, topic: str, alias: int, maximum: int) -> str:
-        """The topic that is meant; with a topic the alias is defined, or defined anew."""
+        """Return the topic of a PUBLISH; if it has one, define the alias. Raises TopicAliasInvalid."""
         # [MQTT-3.3.2-12]
         if not 0 < alias <= maximum:
             raise TopicAliasInvalid("topic alias above the maximum")  # [MQTT-3.3.2-9]
@@ -35,21 +35,26 @@ class InboundAliases:
 
 
 class OutboundAliases:
-    """What we define. First come, first served, and for good: a device has one topic, and a reader of many is not
-    worth a table of its habits."""
+    """Aliases that we define: first come, first served, and until the connection ends.
+
+    A device has one topic, and a subscriber of many is not worth a table of its habits.
+    """
 
     __slots__ = ("_aliases", "_maximum")
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
-        """Never more than the client has said it takes [MQTT-3.1.2-26] [MQTT-3.1.2-27]."""
+        """The client's topic alias maximum [MQTT-3.1.2-26] [MQTT-3.1.2-27]."""
         self._aliases: dict[str, int] = {}
 
     def shorten(
         self, topic: str, encoded_topic: bytes, properties: bytes, *, may_define: bool = True
     ) -> tuple[bytes, bytes]:
-        """Topic and properties as they go on the wire. If the packet may define an alias, it has to be the next that is
-        written, or `forget`; one that waits for the store may only use what is defined."""
+        """Return topic and properties as they go on the wire.
+
+        A packet that may define an alias has to be the next that is written, or `forget` is called; one that waits for
+        the store may only use an alias that is defined.
+        """
         alias = self._aliases.get(topic)
         if alias is not None:
             return b"", properties + ALIAS_PROPERTY + alias.to_bytes(2, "big")
@@ -61,6 +66,6 @@ class OutboundAliases:
         return encoded_topic, properties + ALIAS_PROPERTY + alias.to_bytes(2, "big")
 
     def forget(self, topic: str) -> None:
-        """A packet was not written after all. If it was the first of its topic, the client knows no alias for it."""
+        """Take back the alias of a packet that was not written; the client does not know it."""
         if self._aliases.get(topic) == len(self._aliases):
             del self._aliases[topic]

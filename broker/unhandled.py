@@ -1,15 +1,15 @@
-"""Which inflight messages a client has shown not to take, when its connection ends.
+"""Inflight messages that a client has shown not to handle, found when its connection ends.
 
 A client with a small buffer skips what is larger and never acknowledges it; another crashes over a message, returns, is
-sent it first, and crashes again. Neither says so. What can be seen is that a connection ended
+sent it first, and crashes again. Neither says so. All that can be seen is that a connection ended
 
     because the message was not acknowledged within `ack_timeout`: the oldest one, and every other that is as late and
     was overtaken by the acknowledgement of a later one; or
     right after a message was sent, as the oldest one that the client had not acknowledged.
 
 Ends that are not the client's doing (the server stops, its token is void, silence on a dead network) show nothing, nor
-does a take-over at once: two clients with one identifier throw each other out before they can answer. What it means
-that this happens again and again is for the embedder to say.
+does a take-over at once: two clients with one identifier throw each other out before they can answer. Whether it
+happens again and again is for the embedder to count.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from broker.message import Message
 from broker.shared_state import SharedState
 
 RIGHT_AFTER_SECONDS = 60.0
-"""From the message to the end: a small device that restarts is back, and takes its old connection over, in less."""
+"""Longest time from the message to the end: a small device that restarts is back in less."""
 TAKE_OVER_SECONDS = 1.0
-"""That a client had at least before it was taken over: none restarts faster, and fights are faster."""
+"""Shortest time from the message to a take-over by a restart: none restarts faster, and fights are faster."""
 ACK_TIMEOUT = "ack timeout"
 TAKEN_OVER = "session taken over"
 ENDED_BY_CLIENT = frozenset(
@@ -44,14 +44,14 @@ class SentMessages(Protocol):
 
     shared_state: SharedState
     inflight: dict[int, Inflight]
-    """By packet identifier, in the order of sending."""
+    """Messages on the wire, by packet identifier, in the order of sending."""
     resend: list[tuple[Inflight, Message | None]] | None
-    """Not sent yet on this connection, last first."""
+    """Messages that are not sent yet on this connection, last first."""
     next_packet_id: int
 
 
 def unhandled(outbound: SentMessages, reason: str) -> list[Inflight]:
-    """Of what was sent on the connection that ends for this reason, in the order of sending."""
+    """Return the unhandled messages of a connection that ends for `reason`, in the order of sending."""
     shared_state = outbound.shared_state
     now = shared_state.now
     unsent = {entry.packet_id for entry, _ in outbound.resend or ()}
@@ -75,5 +75,5 @@ def unhandled(outbound: SentMessages, reason: str) -> list[Inflight]:
 
 
 def _sent_since(entry: Inflight, next_packet_id: int) -> int:
-    """How many messages have been sent after this one, by their identifiers."""
+    """Return the number of messages that were sent after this one, by their identifiers."""
     return (next_packet_id - 1 - entry.packet_id) % 65_535

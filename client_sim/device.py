@@ -277,8 +277,7 @@ class Device:
         return handler_of(push, action, self.actions, self.commands)
 
     def answer(self, push: Push, action: str) -> Any:
-        """The result of an action without a handler: the consent that it gives, which is kept, or what the person
-        typed."""
+        """Return the result of an action without a handler: its consent, which is stored, or the person's input."""
         consent = CONSENT_ACTIONS.get(action)
         if consent is None:
             return push.input

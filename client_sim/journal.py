@@ -148,8 +148,10 @@ class Journal:
         return (row[0], json.loads(row[1])) if row is not None else (0, {})
 
     def change_settings(self, change: dict[str, Any], about: dict[str, Any]) -> None:
-        """Merge a change into the settings, and say it: with what is `about` it, and with a `seq` above every earlier
-        one: above the last, and, should this file ever be lost, above what it had reached by then (milliseconds)."""
+        """Merge a change into the settings and queue it, with `about` and a `seq` above every earlier one.
+
+        It is above the last, and, should this file ever be lost, above the lost one's (milliseconds).
+        """
         with self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
             last, content = self._settings()

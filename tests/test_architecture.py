@@ -86,7 +86,7 @@ of its own, and no two import each other."""
 MODULE_LINES = 600
 LONGER_BY_DESIGN = {
     "broker.protocol.codec": 1_000,
-    "broker.connection": 800,
+    "broker.connection": 810,
     "broker.outbound": 780,
 }
 """The codec: both versions and both directions of the wire in one sitting. The others name every statement of both

@@ -19,7 +19,7 @@ UNTIL_DONE = {
     "class names": {"gateway"},
     "constants": {"gateway"},
     "times": {"gateway"},
-    "docstrings": {"broker", "gateway"},
+    "docstrings": {"gateway"},
 }
 
 SHARED_CLASS_NAMES: dict[str, str] = {}
@@ -143,7 +143,7 @@ def documented(module: str) -> Iterator[tuple[str, str]]:
 def stands_alone(docstring: str) -> bool:
     """Its first line has a whole sentence, of two words at least, that does not begin as a fragment does."""
     first_line = docstring.splitlines()[0]
-    sentence = re.match(r".*?[.!?:](?=[\s)]|$)", first_line)
+    sentence = re.match(r".*?([.!?](?=[\s)]|$)|:$)", first_line)
     return sentence is not None and " " in sentence[0] and not FRAGMENTS.match(first_line)
 
 

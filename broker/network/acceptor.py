@@ -1,16 +1,16 @@
 """Accepts connections that begin with something before their protocol: a PROXY header, TLS, or both in this order.
 
-The loop's own servers know only TLS, and say nothing of handshakes that fail. Here each connection that comes is
-*silent* until its first byte; then it has a short task: PROXY header, handshake, then the protocol takes over and the
-task is gone.
+The loop's own servers know only TLS, and say nothing of handshakes that fail. Here each new socket is *silent*
+until its first byte; then it has a short task: PROXY header, handshake, then the protocol takes over and the task is
+gone.
 
 Laws
 1. Nothing of a PROXY header is believed unless its sender is a trusted proxy; anybody else is cut off. Exactly the
    header is read, so that the TLS after it is whole.
-2. Whoever fails is logged with address and reason, and counted. Who hangs up without a word is logged for debugging
-   only: health checks of load balancers do it all the time.
-3. Bounded: whoever is on the way in counts as a socket of the owner (`room`), and has `timeout` seconds. A silent one
-   has to go for a newcomer (`strangers`: of the same address, if that has many); only where none is, somebody in a
+2. A socket that fails is logged with address and reason, and counted. One that hangs up without a byte is logged for
+   debugging only: health checks of load balancers do it all the time.
+3. Bounded: a socket on its way in counts as one of the owner's (`has_room`), and has `timeout` seconds. A silent one
+   is closed for a newcomer (`strangers`: of the same address, if that has many); if there is none, one in its
    handshake.
 """
 
@@ -43,22 +43,22 @@ from broker.network.tls import Failure, ServerTls
 log = logging.getLogger(__name__)
 
 ACCEPTED_SOCKETS_PER_TURN: Final = 64
-"""Sockets taken from the backlog in one turn of the loop; a TLS handshake costs it up to a millisecond."""
+"""A TLS handshake costs the loop up to a millisecond."""
 ACCEPT_PAUSE_SECONDS: Final = 1.0
-"""Seconds without accepting when the process has no descriptor left, as asyncio does."""
+"""Pause in accepting when the process has no descriptor left, as asyncio has it."""
 LATE_HEADER: Final = Failure(ProxyHeaderError.label, "its PROXY header did not come in time")
 _NO_DESCRIPTOR: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptorOptions:
-    """What stands before the protocol."""
+    """The layers before the protocol: PROXY header and TLS."""
 
     tls: ServerTls | None = None
     browsers: bool = False
-    """Browsers come here: nobody is asked for a certificate that is optional."""
+    """The listener is for browsers, which are not asked for an optional certificate."""
     proxies: TrustedProxies | None = None
-    """Given: each connection begins with a PROXY header from one of them."""
+    """Proxies of which each connection has a PROXY header; None: no connection has one."""
 
     @property
     def context(self) -> ssl.SSLContext | None:
@@ -68,7 +68,7 @@ class AcceptorOptions:
 
 
 class _Silent:
-    """A socket that has not said a word yet."""
+    """A socket that has sent no byte yet."""
 
     __slots__ = ("address", "late", "socket")
     is_stranger = True
@@ -77,10 +77,10 @@ class _Silent:
         self.socket = arrived
         self.address = address
         self.late: asyncio.TimerHandle
-        """Ends the waiting."""
+        """Timer that ends the waiting."""
 
     def has_spoken(self) -> bool:
-        """Something has come, and the loop has not told us yet."""
+        """Whether a byte has come that the loop has not reported yet."""
         try:
             return bool(self.socket.recv(1, socket.MSG_PEEK))
         except OSError:  # nothing has, or it has hung up
@@ -88,9 +88,10 @@ class _Silent:
 
 
 class Acceptor:
-    """`listener` is bound, listening and non-blocking; it belongs to the acceptor from here on.
+    """Accepting side of one listening socket with PROXY header or TLS. Runs on the *loop*.
 
-    `protocol(peer)` makes the protocol of a connection; `peer` is the client's address as text, whoever passed it on.
+    `listener` is bound, listening and non-blocking; the acceptor closes it. `protocol(peer)` makes the protocol of a
+    connection; `peer` is the client's address as text, whoever passed it on.
     """
 
     def __init__(
@@ -100,26 +101,29 @@ class Acceptor:
         protocol: Callable[[str], asyncio.BaseProtocol],
         *,
         timeout: float,
-        room: Callable[[Acceptor, str], bool],
+        has_room: Callable[[Acceptor, str], bool],
         refused: Callable[[str], None],
     ) -> None:
-        """`room(acceptor, address)`: whether there is room for a newcomer from there; it may make some with `evict`.
-        `refused(label)` counts."""
+        """Start accepting. `timeout` is in seconds, for header and handshake together.
+
+        `has_room(acceptor, address)` says whether one more socket from there is within the limits; it may close others
+        with `evict`. `refused(label)` counts a refusal.
+        """
         self._listener = listener
         self._options = options
         self._protocol = protocol
         self._timeout = timeout
-        self._room = room
+        self._has_room = has_room
         self._refused = refused
         self._loop = asyncio.get_running_loop()
         self._silent: Strangers[_Silent] = Strangers()
         self._arriving: dict[asyncio.Task[None], None] = {}
-        """Those who have begun, in the order in which they did."""
+        """Tasks of header and handshake, in the order of their start."""
         self._paused: asyncio.TimerHandle | None = None
         self._loop.add_reader(listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Take no more; whoever is on the way in is cut off. Harmless when called again."""
+        """Accept no more, and cut off the sockets on their way in. Harmless when called again."""
         if self._listener.fileno() < 0:
             return
         if self._paused is not None:
@@ -134,16 +138,16 @@ class Acceptor:
 
     @property
     def silent(self) -> int:
-        """Who has not said a word yet."""
+        """Number of silent sockets."""
         return len(self._silent)
 
     @property
     def arriving(self) -> int:
-        """Sockets on their way in, silent ones included."""
+        """Number of sockets on their way in, silent ones included."""
         return len(self._silent) + len(self._arriving)
 
     def evict_silent(self, address: str) -> bool:
-        """Cut off a silent one for a newcomer from this address; whether there was any."""
+        """Cut off a silent socket for a newcomer from this address; return False if there is none."""
         while (victim := self._silent.pop_victim(address)) is not None:
             if victim.has_spoken():
                 self._spoke(victim)
@@ -155,8 +159,10 @@ class Acceptor:
         return False
 
     def evict(self, address: str) -> bool:
-        """Cut off a silent one for a newcomer from this address, or else whoever has begun first; whether there was
-        anybody."""
+        """Cut off a silent socket for a newcomer from this address, or else the oldest handshake.
+
+        Returns False if there is neither.
+        """
         if self.evict_silent(address):
             return True
         first = next(iter(self._arriving), None)
@@ -182,7 +188,7 @@ class Acceptor:
                 self._paused = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._go_on)
                 return
             share = address_of(_host(address))
-            if not self._room(self, share):
+            if not self._has_room(self, share):
                 self._refused("too_many_sockets")
                 arrived.close()
                 continue
@@ -198,7 +204,7 @@ class Acceptor:
         self._loop.remove_reader(silent.socket.fileno())
 
     def _spoke(self, silent: _Silent) -> None:
-        """It has said something, or hung up."""
+        """Start header and handshake of a socket that has sent its first byte, or hung up."""
         self._no_longer_silent(silent)
         left = max(silent.late.when() - self._loop.time(), 0.1)
         task = self._loop.create_task(self._enter(silent.socket, silent.address, left))
@@ -213,7 +219,7 @@ class Acceptor:
     def _arrived(self, arrived: socket.socket, task: asyncio.Task[None]) -> None:
         self._arriving.pop(task, None)
         if task.cancelled():
-            arrived.close()  # perhaps it had not even begun
+            arrived.close()  # perhaps it had not even started
 
     def _go_on(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._accept)
@@ -248,7 +254,7 @@ class Acceptor:
             self._turn_away(arrived, peer, tls.failure(error, handshake))
 
     async def _announced(self, arrived: socket.socket, address: Any, proxies: TrustedProxies) -> str | None:
-        """The client's address from the PROXY header; None if the proxy speaks for itself (its health check)."""
+        """Read the client's address from the PROXY header; None if the proxy speaks for itself (its health check)."""
         if not proxies.trusts(_host(address)):
             raise ProxyHeaderError("it is no trusted proxy, and only those may connect here")
         header = b""
@@ -271,7 +277,7 @@ class Acceptor:
 
 
 def peer_text(address: Any) -> str:
-    """A socket's remote address as people write it."""
+    """Return a socket's remote address as HOST:PORT."""
     host = _host(address)
     return host if host == UNIX else host_and_port(host, int(address[1]))
 

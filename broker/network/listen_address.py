@@ -1,9 +1,9 @@
-"""Where to listen, as people write it: `mqtt://127.0.0.1:1883`, `mqtts://0.0.0.0:8883`, `ws://[::1]:9001/mqtt`,
-`wss://:443/mqtt`, `unix:/run/fleetpush.sock`.
+"""Listening addresses as URLs.
 
-Behind `?`: `proxy=v2` (each connection begins with a PROXY header, version 2; `acceptor`); for a Unix socket `mode=660`
-(who may open it, in octal; without it its owner); for `wss` `certificates=ask` (clients are asked for a certificate as
-on the ports of MQTT; browsers are not otherwise).
+`mqtt://127.0.0.1:1883`, `mqtts://0.0.0.0:8883`, `ws://[::1]:9001/mqtt`, `wss://:443/mqtt`,
+`unix:/run/fleetpush.sock`. Behind `?`: `proxy=v2` (each connection starts with a PROXY header, version 2; `acceptor`);
+for a Unix socket `mode=660` (its file mode in octal; by default its owner alone may open it); for `wss`
+`certificates=ask` (clients are asked for a certificate as on the ports of MQTT; browsers are not otherwise).
 """
 
 from __future__ import annotations
@@ -17,30 +17,32 @@ Scheme = Literal["mqtt", "mqtts", "ws", "wss", "unix"]
 
 SCHEMES: Final = ("mqtt", "mqtts", "ws", "wss", "unix")
 PORTS: Final[dict[str, int]] = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
-"""Where none is given: those registered for MQTT and HTTP."""
+"""Default ports: those registered for MQTT and HTTP."""
 WEBSOCKET_PATH: Final = "/mqtt"
-"""What clients try first; the standard names none."""
+"""The path that clients try first; the standard names none."""
 OWNER_ONLY: Final = 0o600
 
 
 class BadAddress(ValueError):
-    """The text says what is wrong, and what it may be."""
+    """A URL cannot be used; the text says what is wrong, and what it may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
+    """One listening address, with its options."""
+
     scheme: Scheme
     host: str = ""
     port: int = 0
     """0: any free one."""
     path: str = ""
-    """Of the WebSocket, or of the Unix socket."""
+    """Path of the WebSocket, or of the Unix socket."""
     proxy: bool = False
     """Connections come from a proxy that says in a PROXY header for whom."""
     mode: int = OWNER_ONLY
-    """Of the Unix socket."""
+    """File mode of the Unix socket."""
     certificates: bool = False
-    """Of a WebSocket: clients are asked for an optional certificate, too, although browsers then give up."""
+    """Clients of a WebSocket are asked for an optional certificate, too, although browsers then give up."""
 
     @property
     def is_tls(self) -> bool:
@@ -52,11 +54,11 @@ class ListenAddress:
 
     @property
     def crosses_networks(self) -> bool:
-        """Others than this machine's own programs can reach it."""
+        """Whether others than this machine's own programs can reach the address."""
         return self.scheme != "unix" and not is_loopback(self.host)
 
     def at(self, port: int) -> ListenAddress:
-        """The same, with the port that it got."""
+        """Return the address with the port that the system has chosen."""
         return replace(self, port=port)
 
     @property
@@ -69,7 +71,7 @@ class ListenAddress:
 
 
 def parse_address(text: str) -> ListenAddress:
-    """Raises BadAddress."""
+    """Parse a URL. Raises BadAddress."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -136,7 +138,7 @@ def _mode(text: str, options: dict[str, str]) -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Only this machine's own programs reach it."""
+    """Whether only this machine's own programs reach the host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -144,5 +146,5 @@ def is_loopback(host: str) -> bool:
 
 
 def bracketed(host: str) -> str:
-    """As it stands in front of a port."""
+    """Return a host as it stands in front of a port: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host

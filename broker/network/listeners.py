@@ -1,12 +1,13 @@
-"""Opens the broker's ports, moves its clock, and ends it in order.
+"""The broker's listening sockets, its ticks, and its end in order.
 
 Laws
 1. Sockets are bounded: `max_connections` clients, which `Broker` counts after CONNECT, and `MAX_STRANGERS` sockets
-   beyond them that have not proved who they are; both together fewer where the system gives us fewer descriptors. When
+   beyond them that are not authenticated; both together fewer where the system gives us fewer descriptors. When
    all places are taken a stranger is cut off for a newcomer (`strangers`); the newcomer, if there is none.
-2. The order of an end: no new sockets, and nothing more begins to be sent; what is owed is stored and answered, what is
-   inflight acknowledged; goodbye to the clients, spread over the settings' `disconnect_spread`; whoever has not hung up
-   is cut off. The caller then closes the store. Each of the steps is bounded, and takes no time where nothing is to do.
+2. The order of an end: no new sockets and no new messages; pending acknowledgements are stored and sent, inflight
+   messages acknowledged; DISCONNECT to the clients, spread over the settings' `disconnect_spread`; those that do not
+   hang up are cut off. The caller then closes the store. Each of the steps is bounded, and takes no time if there is
+   nothing to do.
 3. One timer for everything that is due (`Broker.tick`), four times a second.
 """
 
@@ -43,49 +44,49 @@ BACKLOG_CONNECTIONS: Final = 4_096
 """Connections the kernel completes before we accept them. With the usual 100 a reconnect storm overflows it, and each
 lost SYN costs its client 1 to 7 s. The kernel lowers it to net.core.somaxconn."""
 TICK_SECONDS: Final = 0.25
-"""Seconds: the resolution of the timing wheel."""
+"""The resolution of the timing wheel."""
 MAX_STRANGERS: Final = 10_000
 """Sockets beyond `max_connections`. Each takes 3 KiB and lasts `connect_timeout` at most."""
 ARRIVAL_DESCRIPTORS: Final = 256
 """Descriptors kept for clients on their way in, when there are few: what 10,000 connects a second need."""
 ARRIVALS_DIVISOR: Final = 8
-"""No more than an eighth of them."""
+"""Arrivals have at most an eighth of the descriptors."""
 DESCRIPTOR_CHECK_TICKS: Final = 4
-"""Ticks between two looks whether any descriptor is left: the loop's own servers close whom they cannot take without a
-word."""
+"""Ticks between two checks whether any descriptor is left: the loop's own servers close sockets without a word when
+there is none."""
 EVICTED_STRANGERS: Final = 16
-"""Strangers that leave when there is none."""
+"""Strangers that are cut off when no descriptor is left."""
 DRAIN_SECONDS: Final = 5.0
-"""Seconds for what is owed, and again for what is inflight. For the hanging up a backstop: each transport cuts its
-client off after a second."""
+"""Limit for the pending acknowledgements, and again for the inflight messages; for the hanging up a backstop, because
+each transport cuts its client off after a second."""
 QUIET_SECONDS: Final = 0.5
-"""Seconds without any acknowledgement, after which those who still owe one are not waited for any longer."""
+"""Time without any acknowledgement after which the others are not waited for any longer."""
 POLL_SECONDS: Final = 0.02
-"""Seconds between two looks at who still owes one, and between two rounds of goodbyes."""
+"""Interval between two checks of the acknowledgements, and between two rounds of disconnects."""
 DISCONNECTS_PER_SECOND: Final = 5_000
-"""Clients a second that are told to go, if that many are there: what one core does besides storing what was lost."""
+"""Pace for many clients: one core can do that besides storing the deliveries that are lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerConfig:
-    """What all listeners of a server have in common."""
+    """Configuration that all listeners of a server share."""
 
     tls: ServerTls | None = None
-    """For those that speak TLS."""
+    """TLS of the listeners that speak it."""
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
-    """Whose PROXY headers and X-Forwarded-For are believed."""
+    """Proxies whose PROXY headers and X-Forwarded-For are believed."""
     origins: frozenset[str] = frozenset()
-    """Whose pages may open a WebSocket (`websocket_handshake`)."""
+    """Origins of pages that may open a WebSocket (`websocket_handshake`)."""
 
     def websocket_rules(self, path: str = WEBSOCKET_PATH, *, certificate: bool = False) -> WebSocketRules:
         return WebSocketRules(path, self.origins, self.proxies, certificate)
 
 
 class BrokerServer:
-    """Make it on the event loop's thread, with a started broker."""
+    """The listeners of one started broker, its clock and its end. Runs on the *loop*, where it has to be made."""
 
     def __init__(self, broker: Broker, config: ListenerConfig | None = None, descriptors: int | None = None) -> None:
-        """`descriptors`: how many sockets may be open; None: as many as the settings allow."""
+        """Start the clock. `descriptors` limits the open sockets; None: as many as the settings allow."""
         self.broker = broker
         self.config = config or ListenerConfig()
         self._loop = asyncio.get_running_loop()
@@ -93,7 +94,7 @@ class BrokerServer:
         self._listeners: list[asyncio.Server] = []
         self._acceptors: list[Acceptor] = []
         self._sharing: list[Acceptor] = []
-        """Those whose sockets count for our share."""
+        """Acceptors whose sockets count for our share."""
         self._socket_files: list[str] = []
         self._transports: set[TcpTransport] = set()
         self._nobody_left: asyncio.Event = asyncio.Event()
@@ -102,7 +103,7 @@ class BrokerServer:
         self._limit = broker.settings.max_connections + MAX_STRANGERS
         if descriptors is not None and descriptors < self._limit:
             self._limit = descriptors
-            # Who is over it is told so, instead of being cut off.
+            # A client over the limit is told so, instead of being cut off.
             broker.max_connections = min(
                 broker.max_connections, descriptors - min(ARRIVAL_DESCRIPTORS, descriptors // ARRIVALS_DIVISOR)
             )
@@ -110,7 +111,7 @@ class BrokerServer:
         self._ticks = 0
 
     async def listen(self, address: ListenAddress) -> ListenAddress:
-        """Open it; with the port that it got. Raises OSError if that cannot be."""
+        """Open a listener; return its address with the port that the system has chosen. Raises OSError."""
         listener = _bound(address)
         port = 0 if address.scheme == "unix" else int(listener.getsockname()[1])
         if address.is_tls or address.proxy:
@@ -133,38 +134,42 @@ class BrokerServer:
         listener: socket.socket,
         options: AcceptorOptions,
         protocol: Callable[[str], asyncio.BaseProtocol],
-        room: Callable[[Acceptor, str], bool] | None = None,
+        has_room: Callable[[Acceptor, str], bool] | None = None,
     ) -> Acceptor:
-        """Have a listening socket's connections enter this way, whatever protocol they speak behind it; `protocol` gets
-        the client's address. `room` as in `Acceptor`: given, they are not of our share. It ends with the server, if it
-        is not closed before."""
+        """Accept connections with TLS or PROXY headers for any protocol, until the acceptor is closed.
+
+        `protocol` is called with the client's address. If `has_room` (as in `Acceptor`) is given, the sockets do not
+        count for our share.
+        """
         acceptor = Acceptor(
             listener,
             options,
             protocol,
             timeout=self.broker.settings.connect_timeout,
-            room=room or self._room_for,
+            has_room=has_room or self._room_for,
             refused=self.broker.metrics.refuse,
         )
         self._acceptors.append(acceptor)
-        if room is None:
+        if has_room is None:
             self._sharing.append(acceptor)
         return acceptor
 
     def websocket(self) -> WebSocketTransport:
-        """The protocol of an open connection that an HTTP server hands over. The server's TLS may let in who has no
-        client certificate, for other requests."""
+        """Return the protocol of an open connection that an HTTP server hands over.
+
+        The server's TLS may let in clients without a certificate, for other requests.
+        """
         required = self.config.tls is not None and self.config.tls.files.client_certificates == "required"
         return WebSocketTransport(self, self._loop, self.config.websocket_rules(certificate=required))
 
     def _protocol(self, address: ListenAddress) -> Callable[..., TcpTransport]:
-        """Makes a connection's protocol; takes the client's address if that is not the socket's own."""
+        """Return the factory of connections; it takes the client's address if that is not the socket's own."""
         if address.is_websocket:
             return partial(WebSocketTransport, self, self._loop, self.config.websocket_rules(address.path))
         return partial(TcpTransport, self, self._loop)
 
     async def stop(self) -> None:
-        """End in order; harmless when called again."""
+        """End in the order of law 2; harmless when called again."""
         if self._stopping:
             return
         self._stopping = True
@@ -192,7 +197,7 @@ class BrokerServer:
             await listener.wait_closed()
 
     async def _wait_until_answers_left(self) -> None:
-        """What the clients are owed is behind one more barrier. A disk that refuses must not keep us."""
+        """Wait for one more barrier, behind all pending acknowledgements, unless the disk refuses."""
         stored: asyncio.Future[None] = self._loop.create_future()
         self.broker.shared_state.store.barrier(lambda: None if stored.done() else stored.set_result(None))
         try:
@@ -201,7 +206,7 @@ class BrokerServer:
             log.warning("what is owed could not be stored in %g s; clients will repeat what they sent", DRAIN_SECONDS)
 
     async def _wait_for_acknowledgements(self) -> None:
-        """What the clients owe us, and what they said meanwhile. One that is deaf must not keep us for long."""
+        """Wait for acknowledgements in both directions, as long as any come."""
         metrics = self.broker.metrics
         acknowledged = metrics.acknowledged
         now = self._loop.time()
@@ -214,7 +219,7 @@ class BrokerServer:
                 quiet = now + QUIET_SECONDS
 
     async def _disconnect_clients(self) -> None:
-        """To all at once, or to so many a round that it takes as long as it may."""
+        """Disconnect all clients, in rounds if there are many."""
         clients = self.broker.metrics.connections
         spread = min(clients / DISCONNECTS_PER_SECOND, self.broker.settings.disconnect_spread)
         rounds = 1 + int(spread / POLL_SECONDS)
@@ -227,7 +232,7 @@ class BrokerServer:
 
     def opened(self, transport: TcpTransport, peer: str) -> bool:
         address = address_of(peer)
-        # Who comes through an acceptor is one of those that arrive, until its protocol has begun.
+        # A socket of an acceptor counts as arriving until its protocol has started.
         arriving = max(self._arriving() - 1, 0)
         if self._stopping or not (self._has_room(arriving) or self._make_room(address)):
             self.broker.metrics.refuse("too_many_sockets")
@@ -246,7 +251,7 @@ class BrokerServer:
         return self._has_room(self._arriving()) or self._make_room(address) or acceptor.evict(address)
 
     def _make_room(self, address: str) -> bool:
-        """Cut off a stranger, or a socket that has not said a word before its handshake: of those that are more."""
+        """Cut off a stranger or a silent socket, whichever are more; return False if there is none."""
         most = max(self._sharing, key=lambda acceptor: acceptor.silent, default=None)
         if most is None or not most.silent:
             return self._evict(address)
@@ -255,7 +260,7 @@ class BrokerServer:
         return self._evict(address) or most.evict_silent(address)
 
     def _evict(self, address: str) -> bool:
-        """Cut off a stranger for a newcomer from this address."""
+        """Cut off a stranger for a newcomer from this address; return False if there is none."""
         victim = self._strangers.pop_victim(address)
         if victim is None:
             return False
@@ -283,7 +288,7 @@ class BrokerServer:
             log.exception("a deadline's work failed")  # one deadline's fault must not stop all the others
 
     def _check_descriptors(self) -> None:
-        """Say so when there is none, and have strangers make room."""
+        """Log that no descriptor is left, and cut off strangers."""
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
@@ -294,7 +299,7 @@ class BrokerServer:
 
 
 def _bound(address: ListenAddress) -> socket.socket:
-    """Listening, non-blocking; `::` is every address, IPv4's too. Raises OSError."""
+    """Return a listening, non-blocking socket; `::` is every address, IPv4's too. Raises OSError."""
     if address.scheme == "unix":
         return _bound_file(address)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -312,7 +317,7 @@ def _bound(address: ListenAddress) -> socket.socket:
 
 
 def _bound_file(address: ListenAddress) -> socket.socket:
-    """A file that a killed server has left is replaced; one that somebody listens on is in use."""
+    """Return a listening Unix socket; replace a file that a killed server has left. Raises OSError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _is_left_over(address.path):
@@ -345,7 +350,7 @@ def _remove_socket(path: str) -> None:
 
 
 def raise_open_files_limit() -> int:
-    """Take as many file descriptors as the system lets us; how many that is. A socket needs one each."""
+    """Raise the limit of file descriptors as far as the system allows, and return it. A socket needs one each."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -353,10 +358,10 @@ def raise_open_files_limit() -> int:
 
 
 def tune_collector() -> None:
-    """Once everything that stays is made: what is alive now need not be looked at again and again.
+    """Exempt everything that is alive now from garbage collection, and collect less often.
 
-    Nor at every 700 new objects: those of twenty connections that return, and they stay too. It took a third of what
-    they cost.
+    Call it when everything that stays is made. By default the collector runs at every 700 new objects: those of twenty
+    connections that return, and they stay too. It took a third of their cost.
     """
     gc.collect()
     gc.freeze()

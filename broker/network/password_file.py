@@ -8,17 +8,16 @@ made by `python -m broker --hash-password USER`, which asks for the password.
 
 Laws
 1. A wrong file is refused at start, with its line number; nothing is guessed.
-2. An unknown user costs the same time as a wrong password, and hears the same.
+2. An unknown user costs the same time as a wrong password, and gets the same answer.
 3. Hashing runs on threads of its own, without the interpreter lock: the broker goes on meanwhile. Addresses take turns
    at them. At most `MAX_WAITING_CONNECTS` wait, `WAITING_CONNECTS_PER_ADDRESS` of them from one address; one more is
    refused with "server busy".
-4. Who was let in before is let in at once, without hashing: of each user the password that was right is remembered,
-   as a digest under a key that only this process knows. So nobody's guesses shut out a device that has been here.
-5. Of an address that has guessed much (`Credentials.suspect`), one that is not known so is hashed in `SUSPECT_SECONDS`;
+4. A user that was let in before is let in at once, without hashing: the right password of each user is remembered as a
+   digest under a key that only this process knows. So nobody's guesses shut out a device that was here before.
+5. From an address that has guessed much (`Credentials.suspect`), one unknown password is hashed per `SUSPECT_SECONDS`;
    the others are told to come back.
-
-6. A file that is read again counts as a whole and at once, or not at all: what was remembered is forgotten, and a
-   password that is being hashed is hashed anew if its line has changed.
+6. A file that is read again counts as a whole and at once, or not at all: the digests are forgotten, and a password
+   that is being hashed is hashed again if its line has changed.
 
 Any user may use any topic and any client identifier: rules for topics are the embedder's (`authorization`).
 """
@@ -45,23 +44,24 @@ MAX_WAITING_CONNECTS = 10_000
 WAITING_CONNECTS_PER_ADDRESS = 500
 """Two seconds of both threads with our own lines."""
 SUSPECT_SECONDS = 1.0
-"""Sixty guesses a minute, as against the hundred before an address is a suspect."""
+"""Interval of one guess: sixty a minute, as against the hundred before an address is a suspect."""
 MAX_SUSPECT_ADDRESSES = 1_000
-"""Addresses; beyond it all begin anew."""
+"""Beyond it all addresses start again at none."""
 
 
 class BadPasswordFile(Exception):
-    """The message names the line and what is wrong with it."""
+    """A password file cannot be used; the message names the line and its error."""
 
 
 def hashed_line(user: str, password: bytes) -> str:
-    """A line for the file."""
+    """Return a line for the file. Raises ValueError for a bad user name."""
     if not user or ":" in user or "\n" in user or user.startswith("#"):
         raise ValueError("a user name is not empty, has no colon and no line break, and does not begin with #")
     return f"{user}:{new_hash(password)}"
 
 
 def read_password_file(path: Path) -> dict[str, PasswordHash]:
+    """Return the hash of each user. Raises BadPasswordFile, OSError, UnicodeDecodeError."""
     users: dict[str, PasswordHash] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
@@ -79,7 +79,7 @@ def read_password_file(path: Path) -> dict[str, PasswordHash]:
 
 
 class _WaitingConnect(NamedTuple):
-    """A CONNECT that waits for its judgement."""
+    """A CONNECT that waits for its password to be hashed."""
 
     user: str
     password: bytes
@@ -91,7 +91,7 @@ _NONE_WAITING: deque[_WaitingConnect] = deque()
 
 
 class PasswordFileAuthenticator:
-    """Made on the event loop's thread; `close` when the broker has ended."""
+    """Authenticator by password file. Runs on the *loop*, where it has to be made; `close` it after the broker."""
 
     def __init__(self, users: dict[str, PasswordHash], permissions: Permissions) -> None:
         self._users = users
@@ -101,17 +101,17 @@ class PasswordFileAuthenticator:
         self._at_work = 0
         self._waiting = 0
         self._queues: dict[str, deque[_WaitingConnect]] = {}
-        """By address, in the order of their turns."""
+        """Waiting CONNECTs of each address, in the order of the addresses' turns."""
         self._hashed_at: dict[str, float] = {}
-        """When a suspect address was hashed last."""
+        """Loop time at which a password of each suspect address was hashed last."""
         self._secret = os.urandom(32)
         self._known: dict[str, bytes] = {}
-        """By user, the digest of the password that let it in."""
+        """Digest of the password that was right, by user."""
         self._decoy = decoy_hash(list(users.values()))
-        """What an unknown user's password is compared with."""
+        """The hash with which an unknown user's password is compared."""
 
     def replace(self, users: dict[str, PasswordHash]) -> list[str]:
-        """The file has been read again; whose password is no longer what it was."""
+        """Use a file that was read again; return the users whose password has changed or is gone."""
         changed = [user for user, known in self._users.items() if users.get(user) != known]
         self._users = users
         self._known.clear()
@@ -153,7 +153,7 @@ class PasswordFileAuthenticator:
         return True
 
     def _hash_next(self) -> None:
-        """Keep the threads at work; each address has its turn."""
+        """Give the threads work; each address has its turn."""
         while self._at_work < HASHING_THREADS and self._queues:
             address = next(iter(self._queues))
             queue = self._queues.pop(address)
@@ -183,7 +183,7 @@ class PasswordFileAuthenticator:
         self._hash_next()
 
     def exchange(self, method: str, credentials: Credentials) -> None:
-        """A file of passwords knows no method of enhanced authentication."""
+        """Refuse any method: a file of passwords knows none of enhanced authentication."""
         return
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The hashes of passwords that mosquitto_passwd has written over the years, as they stand behind `USER:` in its files.
+"""Password hashes of all versions of mosquitto_passwd, as they stand behind `USER:` in its files.
 
-    $7$ITERATIONS$SALT$HASH              2.0: PBKDF2 with SHA-512; salt and hash in base64. What we write ourselves
+    $7$ITERATIONS$SALT$HASH              2.0: PBKDF2 with SHA-512; salt and hash in base64. Ours, too
     $argon2id$v=19$m=..,t=..,p=..$..$..  2.1: Argon2id, in its usual text form (PHC)
     $6$SALT$HASH                         1.x: one round of SHA-512 over password and salt
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 PBKDF2_ITERATIONS = 10_000
-"""Of PBKDF2 in the lines we make: about 7 ms per CONNECT. Foreign lines bring their own (mosquitto 2.0: 101)."""
+"""Rounds in our own lines: about 7 ms per CONNECT. Foreign lines bring their own (mosquitto 2.0: 101)."""
 MAX_PBKDF2_ITERATIONS = 10_000_000
 """A line that asks for more is a mistake: 7 s per CONNECT."""
 MAX_ARGON2_KIBIBYTES = 1024 * 1024
@@ -34,21 +34,23 @@ _ARGON2 = re.compile(
 
 
 class BadHash(Exception):
-    """The message says what is wrong and what to do, and repeats nothing of the hash."""
+    """A hash cannot be used; the message says why and what to do, and repeats nothing of the hash."""
 
 
 class PasswordHash(Protocol):
+    """The hash of one password, in any of the formats."""
+
     @property
     def seconds(self) -> float:
-        """That a comparison takes, about."""
+        """Duration of a comparison, about."""
 
     def matches(self, password: bytes) -> bool:
-        """Off the loop: it takes its time, without the interpreter lock."""
+        """Compare a password. Takes `seconds`, without the interpreter lock: never call it on the *loop*."""
 
 
 @dataclass(frozen=True, slots=True)
 class HashedPassword:
-    """PBKDF2 with SHA-512."""
+    """Hash by PBKDF2 with SHA-512."""
 
     iterations: int
     salt: bytes
@@ -64,6 +66,8 @@ class HashedPassword:
 
 @dataclass(frozen=True, slots=True)
 class Argon2Password:
+    """Hash by Argon2id; `work` is memory (KiB) times passes."""
+
     text: str
     work: int
 
@@ -84,6 +88,8 @@ class Argon2Password:
 
 @dataclass(frozen=True, slots=True)
 class SaltedSha512:
+    """Hash by one round of SHA-512."""
+
     salt: bytes
     hash: bytes
 
@@ -96,14 +102,14 @@ class SaltedSha512:
 
 
 def new_hash(password: bytes) -> str:
-    """For a line of ours."""
+    """Return a new hash of a password, for a line of our own."""
     salt = os.urandom(SALT_BYTES)
     parts = [base64.b64encode(part).decode() for part in (salt, _pbkdf2(password, salt, PBKDF2_ITERATIONS, HASH_BYTES))]
     return f"$7${PBKDF2_ITERATIONS}${parts[0]}${parts[1]}"
 
 
 def decoy_hash(known: list[PasswordHash]) -> PasswordHash:
-    """What nobody's password matches, as slow as the slowest of these."""
+    """Return a hash that no password matches, as slow as the slowest of these."""
     slowest = max(known, key=lambda one: one.seconds, default=None)
     if isinstance(slowest, Argon2Password):
         head, _, stored = slowest.text.rpartition("$")
@@ -113,7 +119,7 @@ def decoy_hash(known: list[PasswordHash]) -> PasswordHash:
 
 
 def parse_hash(text: str) -> PasswordHash:
-    """Raises BadHash."""
+    """Parse the text behind `USER:`. Raises BadHash."""
     if text.startswith("$argon2"):
         return _argon2(text)
     parts = text.split("$")

@@ -1,12 +1,12 @@
-"""Who stands between us and a client, and what may be believed of what it says: X-Forwarded-For, PROXY protocol.
+"""Proxies in front of the server, and the client addresses that they pass on: X-Forwarded-For, PROXY protocol.
 
-Whoever connects can write any address into either. So both are believed from trusted proxies only; of everybody else
-the socket's own address counts, and it is that address that the failed authentications are counted for.
+Anybody who connects can write any address into either. So both are believed from trusted proxies only; for all others
+the socket's own address counts, which is also the one that failed authentications are counted by.
 
 The PROXY protocol (HAProxy's proxy-protocol.txt, 2.2) is a header before the first byte of the connection itself, even
 before TLS. Whether it comes is the listener's configuration and never guessed: a client that could choose would choose
-its address. How to read it: look at 16 bytes without taking them, ask `header_length`, take exactly so many bytes and
-no more, for what follows belongs to TLS or MQTT, and give them to `parse_header`.
+its address. How to read it: read 16 bytes, call `header_length`, read exactly up to that length and no more, because
+the bytes behind belong to TLS or MQTT, and pass them to `parse_header`.
 
 Bytes and texts only: no socket, no time.
 """
@@ -21,9 +21,9 @@ UNIX: Final = "unix"
 """The host of a peer that came through a Unix socket: it has no address."""
 
 PREFIX_BYTES: Final = 16
-"""Bytes of a PROXY header that say how long it is."""
+"""The part of a PROXY header that has its length."""
 MAX_HEADER_BYTES: Final = 4_096
-"""Bytes of a PROXY header. The addresses take 216 at most; of the extensions that are known to be sent (server name,
+"""Limit of a PROXY header. The addresses take 216 at most; of the extensions that are known to be sent (server name,
 unique id, the TLS client's names, cloud providers' own) none is longer than 300. The protocol would allow 64 KiB."""
 
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -42,16 +42,18 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ProxyHeaderError(Exception):
-    """What begins the connection is no PROXY header that we take; the text is for the log."""
+    """The first bytes of a connection are no PROXY header that we accept; the text is for the log."""
 
     label: ClassVar[str] = "bad_proxy_header"
 
 
 class TrustedProxies:
+    """Addresses and networks of the proxies that are believed."""
+
     __slots__ = ("_networks", "_unix")
 
     def __init__(self, texts: Iterable[str] = (), *, unix: bool = True) -> None:
-        """Addresses and networks (`10.0.0.0/8`, `2001:db8::1`). Raises ValueError that names a bad one.
+        """Parse addresses and networks (`10.0.0.0/8`, `2001:db8::1`). Raises ValueError that names a bad one.
 
         `unix`: whether peers of Unix sockets are proxies. Who may open the socket's file is decided on this machine, by
         the file's mode, and a browser or a device cannot.
@@ -60,7 +62,7 @@ class TrustedProxies:
         self._unix = unix
 
     def trusts(self, host: str) -> bool:
-        """An IPv4-mapped IPv6 address is its IPv4 address: a socket for both sees it so."""
+        """Whether a host is a trusted proxy. An IPv4-mapped IPv6 address counts as its IPv4 address."""
         if host == UNIX:
             return self._unix
         try:
@@ -69,11 +71,11 @@ class TrustedProxies:
             return False
 
     def client_of(self, peer_host: str, forwarded_for: Iterable[str]) -> str:
-        """The host of the client behind `peer_host`, by the values of its X-Forwarded-For headers in their order.
+        """Return the host of the client behind `peer_host`, from the values of its X-Forwarded-For headers in order.
 
-        Each proxy appends who it was called by. So the list is read from its right end, as long as those who have
-        written it are trusted; the first address that is not is the client, and what stands left of it is a claim
-        of the client's own. All trusted: the leftmost. Something that is no address: nobody knows, so the peer.
+        Each proxy appends the address of its own peer. So the list is read from its right end, as long as its writers
+        are trusted; the first address that is not is the client, and everything left of it is a claim of the client's
+        own. All trusted: the leftmost. A text that is no address: the client is unknown, so the peer counts.
         """
         if not self.trusts(peer_host):
             return peer_host
@@ -95,22 +97,22 @@ class TrustedProxies:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """A peer as people write it; IPv6 in brackets, and IPv4 as itself on a socket for both."""
+    """Return HOST:PORT of a peer; IPv6 in brackets, and IPv4 as itself on a socket for both."""
     if host.startswith("::ffff:") and "." in host:
         host = host.removeprefix("::ffff:")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def host_of(peer: str) -> str:
-    """The host in HOST:PORT; what has no port is a host."""
+    """Return the host of HOST:PORT, or of a host alone."""
     host, colon, _ = peer.rpartition(":")
     return host.removeprefix("[").removesuffix("]") if colon else peer
 
 
 def header_length(prefix: bytes) -> int:
-    """How long the PROXY header is that begins so; PREFIX_BYTES until that many bytes have come.
+    """Return the length of a PROXY header from its first bytes; PREFIX_BYTES until that many have come.
 
-    Raises ProxyHeaderError as soon as it cannot be one any more.
+    Raises ProxyHeaderError as soon as they cannot be one any more.
     """
     if not _SIGNATURE.startswith(prefix[: len(_SIGNATURE)]):
         if _VERSION_1.startswith(prefix[: len(_VERSION_1)]):
@@ -132,9 +134,9 @@ def header_length(prefix: bytes) -> int:
 
 
 def parse_header(header: bytes) -> str | None:
-    """HOST:PORT of the client; None if the connection is the proxy's own or it tells no address: then the peer counts.
+    """Return HOST:PORT of the client; None if the connection is the proxy's own, or has no address: the peer counts.
 
-    `header` is exactly as long as `header_length` says. Extensions are not looked at. Raises ProxyHeaderError.
+    `header` is exactly as long as `header_length` says. Extensions are ignored. Raises ProxyHeaderError.
     """
     length = header_length(header[:PREFIX_BYTES])
     if len(header) != length:
@@ -180,7 +182,7 @@ def _unmapped(address: Address) -> Address:
 
 
 def _without_port(text: str) -> str:
-    """Of `192.0.2.1:4711`, `[2001:db8::1]:4711`, `[2001:db8::1]`; an IPv6 address without brackets has none."""
+    """Remove the port of `192.0.2.1:4711` or `[2001:db8::1]:4711`; an IPv6 address without brackets has none."""
     if text.startswith("["):
         host, bracket, port = text[1:].partition("]")
         if not bracket or (port and not _is_port(port)):

@@ -1,15 +1,14 @@
-"""Busy sockets take turns: what one client says in a heap is handled in parts, so that others are served in between.
+"""Turns of busy sockets: a large read of one client is processed in parts, so that others are served in between.
 
-A read of up to `PART_BYTES` is handled as it comes; that is what all clients send that are not in a hurry, and it costs
-one comparison. A larger one waits here, its socket is not read meanwhile, and parts of it are handled whenever the loop
-comes by.
+A read of up to `PART_BYTES` is processed as it comes: that is all that most clients send, and it costs one comparison.
+A larger one waits here, its socket is not read meanwhile, and parts of it are processed in the loop's next turns.
 
 Laws
 1. In one turn of the loop a connection is served for `CONNECTION_SECONDS`, and all that wait here together for
    `TURN_SECONDS`; each for a part at least.
-2. Who was served goes to the end of the line.
+2. A connection that was served goes to the end of the line.
 
-The budget is a share of the loop: what busy connections cost others is at most `TURN_SECONDS` for each turn, however
+The budget is a share of the loop: busy connections cost others at most `TURN_SECONDS` for each turn, however
 many there are; while nobody else wants the loop, they get all of it.
 """
 
@@ -27,22 +26,26 @@ TURN_SECONDS: Final = 0.01
 
 
 class BusyReader(Protocol):
+    """A connection that waits for its turn."""
+
     def read_on(self, until: float) -> bool:
-        """Handle a part of what was read, and further ones until `until` (`time.monotonic`). True: there is more, and
-        it wants another turn."""
+        """Process one part of the bytes, and further ones until `until` (`time.monotonic`).
+
+        Return True if there are more, for another turn.
+        """
 
 
 class ReadTurns:
-    """Of one event loop."""
+    """The line of busy connections of one *loop*."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: dict[BusyReader, None] = {}
-        """In their order."""
+        """Connections in the order of their turns."""
         self._scheduled = False
 
     def add(self, reader: BusyReader) -> None:
-        """Give it a turn soon. Harmless while it waits for one."""
+        """Add a connection to the line. Harmless while it is in it."""
         self._waiting.setdefault(reader)
         if not self._scheduled:
             self._scheduled = True

@@ -1,13 +1,13 @@
-"""Sockets that have not proved who they are: which of them is cut off when all places are taken.
+"""Strangers, sockets that are not authenticated: the choice of the one that is cut off at the limit of sockets.
 
-A device says CONNECT as soon as it is connected and is judged in milliseconds; whoever holds a place for long without
-that is the one to go. So nobody can keep others out by connecting and waiting: the newest always has its place, as long
-as there is a stranger.
+A device sends CONNECT as soon as it is connected and is authenticated in milliseconds; a socket that waits for longer
+is the one to be cut off. So nobody can keep others out by connecting and waiting: a newcomer always has its place, as
+long as there is a stranger.
 
 Laws
-1. An address that has `ADDRESS_DIVISOR` of the strangers loses one of its own, for its newcomers; otherwise the one who
-   has been there longest goes.
-2. Whoever is accepted is no stranger any more, and is never cut off for a newcomer.
+1. An address that has a fourth of the strangers (`ADDRESS_DIVISOR`) loses one of its own, for its newcomers; otherwise
+   the oldest stranger is cut off.
+2. A socket that is authenticated is no stranger any more, and is never cut off for a newcomer.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from collections.abc import Hashable
 from typing import Final, Generic, Protocol, TypeVar
 
 ADDRESS_DIVISOR: Final = 4
-"""A fourth."""
 
 
 class Newcomer(Hashable, Protocol):
+    """A socket that may be a stranger."""
+
     @property
     def is_stranger(self) -> bool: ...
 
@@ -28,11 +29,13 @@ T = TypeVar("T", bound=Newcomer)
 
 
 class Strangers(Generic[T]):
+    """The strangers of one server, in the order of their coming. Runs on the *loop*."""
+
     __slots__ = ("_by_address", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: dict[T, str] = {}
-        """Each with its address, in the order of their coming. Those who were accepted meanwhile are among them until
+        """Sockets and their addresses, in the order of their coming; those accepted meanwhile too, until
         `forget_accepted`."""
         self._by_address: dict[str, int] = {}
 
@@ -51,12 +54,12 @@ class Strangers(Generic[T]):
                 self._by_address[address] = left
 
     def forget_accepted(self) -> None:
-        """To be called a few times a second: each socket is looked at once, or until it is accepted."""
+        """Forget the oldest sockets that are accepted. Call a few times a second."""
         while (first := next(iter(self._waiting), None)) is not None and not first.is_stranger:
             self.discard(first)
 
     def pop_victim(self, address: str) -> T | None:
-        """Who leaves for a newcomer from this address; None if nobody is a stranger."""
+        """Remove and return the stranger to cut off for a newcomer from this address; None if there is none."""
         if self._by_address.get(address, 0) * ADDRESS_DIVISOR >= len(self._waiting):
             found = next((w for w, a in self._waiting.items() if a == address and w.is_stranger), None)
         else:

@@ -1,13 +1,13 @@
-"""TLS of a server: which versions and ciphers, whose certificates, and in words why a handshake failed.
+"""TLS of a server: versions and ciphers, certificates, and the reasons for failed handshakes in words.
 
 The loop's own TLS does the work (`ssl` of the standard library, OpenSSL). TLS 1.2 and 1.3 with forward secrecy and
-authenticated encryption, nothing older: what every client since 2014 speaks, an ESP32 included. RFC 9325.
+authenticated encryption, nothing older: every client since 2014 speaks these, an ESP32 included. RFC 9325.
 
 Laws
 1. `reload` gives new connections a new context; those that are open keep theirs. Files that cannot be used change
    nothing.
 2. A handshake that fails is told to the peer, as an alert, and to the operator, in words (`failure`). The loop sends no
-   alert by itself: it closes first, so what OpenSSL has to say is sent from within the handshake (`_SslObject`).
+   alert by itself: it closes first, so OpenSSL's alert is sent from within the handshake (`_SslObject`).
 """
 
 from __future__ import annotations
@@ -23,39 +23,43 @@ from typing import Any, Final, Literal, NamedTuple
 from broker.authorization import ClientCertificate
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""Of TLS 1.2, where the list decides: RFC 9325, 4.2. Those of 1.3 are all of this kind."""
+"""Ciphers of TLS 1.2 (RFC 9325, 4.2). Those of 1.3 are all of this kind."""
 
 ClientCertificates = Literal["none", "optional", "required"]
 
 
 class TlsError(Exception):
-    """One line: which file cannot be used, why, and the remedy."""
+    """A file cannot be used; the text is one line with the file, the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
+    """Files of a server's TLS."""
+
     certificate: Path
     """PEM: the server's certificate, and the chain up to its authority if there are any in between."""
     key: Path
     client_authority: Path | None = None
-    """PEM: who vouches for clients."""
+    """PEM: the authority of clients' certificates."""
     client_certificates: ClientCertificates = "none"
     """Whether clients are asked for a certificate, and whether they must have one."""
 
 
 class ServerTls:
+    """TLS contexts made from files, which can be read again."""
+
     context: ssl.SSLContext
     browser_context: ssl.SSLContext
-    """The same, but nobody is asked for a certificate that is optional. A browser that is asked wants to ask its user,
-    and Chromium gives a WebSocket up instead (net::ERR_SSL_CLIENT_AUTH_CERT_NEEDED)."""
+    """Context that asks for no optional certificate. A browser that is asked wants to ask its user, and Chromium gives
+    a WebSocket up instead (net::ERR_SSL_CLIENT_AUTH_CERT_NEEDED)."""
 
     def __init__(self, files: TlsFiles) -> None:
-        """Raises TlsError."""
+        """Read the files. Raises TlsError."""
         self.files = files
         self.reload()
 
     def reload(self) -> None:
-        """For connections that come from now on. Raises TlsError, and then all stays as it was."""
+        """Read the files again, for new connections. Raises TlsError, and then all stays as it was."""
         context = browser_context = _context(self.files)
         if self.files.client_certificates == "optional":
             browser_context = _context(replace(self.files, client_certificates="none"))
@@ -105,9 +109,9 @@ def _no_password() -> str:
 
 
 def client_certificate(transport: asyncio.BaseTransport) -> ClientCertificate | None:
-    """The one that was verified in the handshake; None without TLS, or without one.
+    """Return the client certificate that was verified in the handshake; None without TLS, or without one.
 
-    With several common names it has none: which of them an authority has looked at is anybody's guess.
+    With several common names it has none: nobody knows which of them an authority has checked.
     """
     certificate: dict[str, Any] | None = transport.get_extra_info("peercert")
     if not certificate:
@@ -122,10 +126,12 @@ def client_certificate(transport: asyncio.BaseTransport) -> ClientCertificate | 
 
 
 class Failure(NamedTuple):
+    """Reason for a failed handshake."""
+
     label: str
-    """For metrics: one of few."""
+    """One of few words, for metrics."""
     text: str
-    """For the log."""
+    """Text for the log."""
 
 
 _FAILURES: Final[dict[str, Failure]] = {
@@ -152,9 +158,9 @@ _FAILURES: Final[dict[str, Failure]] = {
     ),
     "TLSV1_ALERT_PROTOCOL_VERSION": Failure("tls_version", "it wants another version of TLS than 1.2 and 1.3"),
 }
-"""OpenSSL's reason -> what it means here."""
+"""OpenSSL's reason to its meaning here."""
 HUNG_UP: Final = Failure("tls_hung_up", "it hung up before the TLS handshake")
-"""What health checks of load balancers do."""
+"""Health checks of load balancers do that."""
 LATE: Final = Failure("tls_timeout", "it did not finish the TLS handshake in time")
 GAVE_UP: Final = Failure(
     "tls_gave_up",
@@ -164,7 +170,7 @@ GAVE_UP: Final = Failure(
 
 
 def failure(error: OSError | UnicodeError, handshake: Handshake) -> Failure:
-    """Why a handshake failed, or was given up."""
+    """Return the reason for a handshake that failed, or was given up."""
     if isinstance(error, UnicodeError):  # `ssl` takes the names in it for UTF-8, and gives up where they are not
         return Failure("tls_client_certificate", f"its client certificate cannot be read: {error}")
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -181,19 +187,19 @@ def _words(error: ssl.SSLError) -> str:
 
 
 class Handshake:
-    """One that is under way."""
+    """A TLS handshake under way."""
 
     __slots__ = ("answered", "socket")
 
     def __init__(self, socket: socket) -> None:
         self.socket = socket
-        """Where an alert goes."""
+        """The socket that an alert is sent to."""
         self.answered = False
-        """The client has begun, and our certificate is on its way to it."""
+        """The client has started, and our certificate is on its way to it."""
 
 
 arriving: ContextVar[Handshake] = ContextVar("arriving")
-"""The handshake that begins in this context."""
+"""The handshake that starts in this context."""
 
 
 class _Context(ssl.SSLContext):
@@ -206,7 +212,7 @@ class _Context(ssl.SSLContext):
 
 class _SslObject(ssl.SSLObject):
     handshake: tuple[Handshake, ssl.MemoryBIO] | None
-    """Until it is done."""
+    """The handshake and its outgoing bytes; None when it is done."""
 
     def do_handshake(self) -> None:
         try:

@@ -1,18 +1,18 @@
-"""One TCP socket and one `Connection`: bytes in, bytes out, and when a reader is too slow.
+"""One TCP socket and one `Connection`: bytes in, bytes out, and the pauses of a slow reader.
 
 Laws
 1. It decides nothing about MQTT. It hands over bytes with the time they came, and reports when the socket's buffer
-   rises above the settings' `write_buffer` (pause) and has drained (resume); what that means, `Connection` decides.
-2. It never holds bytes back: uvloop's transport writes at once; TCP keeps the order and loses nothing [MQTT-4.2-1]
+   rises above the settings' `write_buffer` (pause) and has drained (resume); `Connection` decides on the rest.
+2. It never keeps bytes back: uvloop's transport writes at once; TCP keeps the order and loses nothing [MQTT-4.2-1]
    [3.1.1: MQTT-7.1.1-1].
-3. A client that says much at once is read in turns with the others (`read_turns`); what it has said before it hangs up
-   is heard all the same.
-4. Nothing is sent after `close`, and every close ends. What was written goes out first; a peer that does not take it,
-   or does not hang up, is cut off after `LINGER_SECONDS`.
+3. A client that sends much at once is read in turns with the others (`read_turns`); bytes that came before it hangs up
+   are processed all the same.
+4. Nothing is sent after `close`, and every close ends. Bytes that were written go out first; a peer that does not read
+   them, or does not hang up, is cut off after `LINGER_SECONDS`.
 
 Closing has a second half. A socket that is closed with unread bytes in it answers them with a reset, and a reset
-destroys what the peer has not read yet: the very CONNACK or DISCONNECT that tells it why. So `close` ends our side
-only, and what still comes is read and thrown away until the peer hangs up.
+destroys the bytes that the peer has not read yet: the very CONNACK or DISCONNECT that tells it the reason. So `close`
+ends our side only, and bytes that still come are read and thrown away until the peer hangs up.
 
 Price of an idle connection: this object about 200 bytes, uvloop's transport 1.4 KiB.
 """
@@ -31,22 +31,25 @@ from broker.network.read_turns import PART_BYTES, ReadTurns
 from broker.network.tls import client_certificate
 
 LINGER_SECONDS = 1.0
-"""Seconds from `close` until the socket is cut off. A reachable client has hung up long before."""
+"""Time from `close` until the socket is cut off. A reachable client has hung up long before."""
 
 
 class Owner(Protocol):
-    """Who opened the listener; counts the sockets."""
+    """Owner of the listener, which counts the sockets."""
 
     broker: Broker
     read_turns: ReadTurns
 
     def opened(self, transport: TcpTransport, peer: str) -> bool:
-        """False: there is no room, the socket is cut off at once. `peer` is its remote address."""
+        """Count a new socket; return False if there are too many, and it is to be cut off. `peer` is its address."""
 
-    def closed(self, transport: TcpTransport) -> None: ...
+    def closed(self, transport: TcpTransport) -> None:
+        """Count a socket less."""
 
 
 class TcpTransport(asyncio.Protocol):
+    """Transport of a `Connection` over TCP, and the asyncio protocol of its socket. Runs on the *loop*."""
+
     __slots__ = (
         "_clock",
         "_closing",
@@ -66,7 +69,7 @@ class TcpTransport(asyncio.Protocol):
     )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, peer: str | None = None) -> None:
-        """`peer` (HOST:PORT): who a proxy says it is; None: whoever the socket is connected to."""
+        """Wait for `connection_made`. `peer` (HOST:PORT) is the address from a proxy; None: the socket's own counts."""
         self._peer = peer
         self._owner = owner
         self._loop = loop
@@ -76,16 +79,16 @@ class TcpTransport(asyncio.Protocol):
         self._socket: asyncio.Transport
         self.send: Callable[[bytes], None]
         self._receive: Callable[[bytes, float], None] | None = None
-        """The connection's, while bytes are wanted."""
+        """The connection's `data_received`; None when it wants no bytes any more."""
         self._connection: Connection | None = None
         self._closing = False
         self._reading_paused = False
         """The connection wants no bytes for now."""
         self._unread: bytes | None = None
-        """What waits for its turn, from `_unread_from` on."""
+        """Bytes that wait for their turn, from `_unread_from` on."""
         self._unread_from = 0
         self._hung_up = False
-        """The socket is gone, and its end waits for what is unread."""
+        """The socket is gone, and its end waits for the unread bytes."""
         self._cut: asyncio.TimerHandle | None = None
 
     # -- what the connection calls ------------------------------------------------------------------------------------
@@ -98,7 +101,7 @@ class TcpTransport(asyncio.Protocol):
         self._socket.write(b"".join(packets))
 
     def close(self) -> None:
-        """Send what is written, then hang up; cut off a peer that drags it out."""
+        """Send the bytes that are written, then hang up; cut off a peer that drags it out."""
         if self._closing:
             return
         self._closing = True
@@ -132,15 +135,15 @@ class TcpTransport(asyncio.Protocol):
 
     @property
     def is_stranger(self) -> bool:
-        """Nobody has been accepted here, or is any more."""
+        """Whether no client is authenticated here, or none is any more."""
         return self._connection is None or self._connection.session is None
 
     def abort(self) -> None:
-        """Cut off now; what is written and not sent is lost."""
+        """Cut off now; bytes that are written and not sent are lost."""
         self._socket.abort()
 
     def _sender(self) -> Callable[[bytes], None]:
-        """What sends the bytes of whole packets."""
+        """Return the function that sends the bytes of whole packets."""
         return self._socket.write
 
     def _cut_off_later(self) -> None:
@@ -173,8 +176,10 @@ class TcpTransport(asyncio.Protocol):
             receive(data, self._clock())
 
     def eof_received(self) -> bool:
-        """The peer has hung up. False: the loop closes the socket, when what is written has left. A peer that hangs up
-        and does not read would keep it, and the session, for ever."""
+        """Have the loop close the socket (False) when the written bytes have left: the peer has hung up.
+
+        A peer that hangs up and does not read would keep it, and the session, for ever.
+        """
         self._cut_off_later()
         return False
 
@@ -188,7 +193,7 @@ class TcpTransport(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._unread is not None and error is None:
-            self._hung_up = True  # TLS tells of the end in the same breath as of what was said before it
+            self._hung_up = True  # TLS reports the end together with the last bytes before it
             return
         self._closing = True
         self._receive = None
@@ -204,7 +209,7 @@ class TcpTransport(asyncio.Protocol):
     # -- turns --------------------------------------------------------------------------------------------------------
 
     def _wait_for_turn(self, data: bytes) -> None:
-        """Handle more than a part: each in its turn. Of a stranger at once: it is little, and must not lie about."""
+        """Queue a large read for its turns. A stranger's is processed at once: it is little, and must not wait."""
         connection = self._connection
         unread = self._unread
         if unread is not None:  # TLS had more in its buffer
@@ -223,7 +228,7 @@ class TcpTransport(asyncio.Protocol):
         self._owner.read_turns.add(self)
 
     def read_on(self, until: float) -> bool:
-        """See `BusyReader`."""
+        """Process parts of the unread bytes; see `BusyReader`."""
         while (unread := self._unread) is not None and not self._reading_paused:
             begin = self._unread_from
             self._unread_from = begin + PART_BYTES
@@ -235,7 +240,7 @@ class TcpTransport(asyncio.Protocol):
         return self._unread is not None and not self._reading_paused
 
     def _receive_part(self, data: bytes) -> None:
-        """Handle bytes that have come."""
+        """Process one part of the bytes that have come."""
         if self._receive is not None:
             self._receive(data, self._clock())
 
@@ -248,14 +253,14 @@ class TcpTransport(asyncio.Protocol):
 
 
 def _text(peer: object) -> str:
-    """The remote address as people write it."""
+    """Return a remote address as HOST:PORT."""
     if isinstance(peer, tuple) and len(peer) >= 2:
         return host_and_port(str(peer[0]), int(peer[1]))
     return UNIX if isinstance(peer, str) else "unknown"
 
 
 def _reason(error: Exception) -> str:
-    """A short word group: it becomes a log line and a metric's label."""
+    """Return a short word group, which becomes a log line and a metric's label."""
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return "connection reset"
     if isinstance(error, TimeoutError):

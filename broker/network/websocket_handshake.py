@@ -1,14 +1,14 @@
-"""The opening handshake of a WebSocket: one HTTP request, looked at as a whole, and the one response to it.
+"""The opening handshake of a WebSocket: one HTTP request, checked as a whole, and the one response to it.
 
-Everything that speaks HTTP comes here, above all browsers, which open it for any page that asks. So:
+Anything that speaks HTTP may connect here, above all browsers, for any page that asks them to. So:
 
-1. The path, and who asks: a page of another origin is refused unless it is on the list. A request without Origin comes
-   from no browser, and a page served under the address it asks (the gateway's own) may always ask. A proxy in front
-   has to pass Host on for that, or the origin has to be on the list.
+1. Path and origin: a page of another origin is refused unless that is on the list. A request without Origin comes from
+   no browser, and a page served under the address it connects to is always allowed. A proxy in front has to pass Host
+   on for that, or the origin has to be on the list.
 2. MQTT, and nothing else: the client offers the subprotocol `mqtt` [MQTT-6.0.0-3] [3.1.1: MQTT-6.0.0-3], and it is
    selected [MQTT-6.0.0-4] [3.1.1: MQTT-6.0.0-4]. No extension: a compressor for each connection would cost more
-   memory than the connection, and pushes are short.
-3. A refusal says what was wrong, to the client in the response's body and to us in the log.
+   memory than the connection, and messages are short.
+3. A refusal has its reason, for the client in the response's body and for us in the log.
 
 Bytes and texts only. RFC 6455, 4.2, is obeyed by `websockets`; the numbers of the statements are those of MQTT.
 """
@@ -33,11 +33,11 @@ from broker.network.proxies import TrustedProxies, host_and_port, host_of
 END_OF_HEAD: Final = b"\r\n\r\n"
 ANY_ORIGIN: Final = "*"
 PARSER_LOG: Final = logging.getLogger(f"{__name__}.parser")
-"""What `websockets` says at DEBUG are heads and parts of payloads: cookies, passwords, tokens. Nobody gets them.
-What it says at INFO, "connection closed", we say with the reason."""
+"""Logger of `websockets`. Its lines at DEBUG have heads and parts of payloads: cookies, passwords, tokens. Nobody gets
+them. Its line at INFO, "connection closed", we log ourselves, with the reason."""
 PARSER_LOG.setLevel(logging.WARNING)
 SHOWN_CHARACTERS: Final = 200
-"""Characters of what a stranger says that may become part of a log line."""
+"""Length of a stranger's text in a log line."""
 
 _MQTT: Final = Subprotocol("mqtt")
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(?::(\d{1,5}))?")
@@ -47,12 +47,12 @@ _OWN_PORTS: Final = {"http": "80", "https": "443"}
 
 @dataclass(frozen=True, slots=True)
 class WebSocketRules:
-    """What a listener wants to hear. Raises ValueError that names a bad path or origin."""
+    """Rules of one listener for requests. Raises ValueError that names a bad path or origin."""
 
     path: str = "/mqtt"
-    """The query is not looked at."""
+    """Path of the request; its query is ignored."""
     origins: frozenset[str] = frozenset()
-    """Whose pages may connect besides our own: `https://kiosk.example`, or `*` for everybody's."""
+    """Origins of pages that may connect besides our own: `https://kiosk.example`, or `*` for all."""
     proxies: TrustedProxies = field(default_factory=TrustedProxies)
     certificate: bool = False
     """Whether the client must have shown one in the TLS handshake, which lets others in for other requests."""
@@ -64,7 +64,7 @@ class WebSocketRules:
         object.__setattr__(self, "origins", origins)
 
     def allow(self, origins: Sequence[str], hosts: Sequence[str]) -> bool:
-        """By the Origin and Host headers of a request."""
+        """Whether a request with these Origin and Host headers is allowed."""
         if not origins or ANY_ORIGIN in self.origins:
             return True
         try:
@@ -76,15 +76,19 @@ class WebSocketRules:
 
 
 class Refusal(NamedTuple):
+    """Reason for the refusal of a request."""
+
     reason: str
     """A short word group: it becomes a metric's label."""
     detail: str
 
 
 class HandshakeResponse(NamedTuple):
+    """Response to a request, accepted or refused."""
+
     response: bytes
     peer: str
-    """Who has asked, HOST:PORT, as a trusted proxy says."""
+    """Address of the client, HOST:PORT, from a trusted proxy if there is one."""
     refusal: Refusal | None
 
 
@@ -100,6 +104,7 @@ def may_become_request(data: bytes | bytearray) -> bool:
 
 
 def refusal_response(status: HTTPStatus, refusal: Refusal) -> bytes:
+    """Encode the HTTP response of a refusal."""
     body = f"{refusal.detail}\n".encode()
     headers = Headers({"Connection": "close", "Content-Type": "text/plain; charset=utf-8"})
     headers["Content-Length"] = str(len(body))
@@ -109,7 +114,7 @@ def refusal_response(status: HTTPStatus, refusal: Refusal) -> bytes:
 
 
 def respond(head: bytes, peer: str, rules: WebSocketRules, *, certified: bool = False) -> HandshakeResponse:
-    """Judge a whole request head that came from `peer`, HOST:PORT; `certified`: with a client certificate."""
+    """Respond to a whole request head from `peer` (HOST:PORT); `certified`: with a client certificate."""
     protocol = ServerProtocol(subprotocols=[_MQTT], logger=PARSER_LOG)
     try:
         protocol.receive_data(head)
@@ -126,7 +131,7 @@ def respond(head: bytes, peer: str, rules: WebSocketRules, *, certified: bool = 
 
 
 def forget(protocol: ServerProtocol) -> None:
-    """Empty what `websockets` keeps of a connection that is over, whatever the names are of what it keeps.
+    """Clear all that `websockets` keeps of a connection that is over, whatever the names are.
 
     Its parser refers to it and it to its parser: such a circle would stay in memory until the collector comes.
     """
@@ -173,7 +178,7 @@ def _refused(peer: str, status: HTTPStatus, reason: str, detail: str) -> Handsha
 def _client(peer: str, headers: Headers, proxies: TrustedProxies) -> str:
     host = host_of(peer)
     client = proxies.client_of(host, headers.get_all("X-Forwarded-For"))
-    # Which port it has at the proxy nobody says.
+    # The client's port at the proxy is unknown.
     return peer if client == host else host_and_port(client, 0)
 
 
@@ -190,5 +195,5 @@ def _cause(error: BaseException | None) -> object:
 
 
 def _shown(said: object) -> str:
-    """For a log: one line of ASCII, and not too much of it."""
+    """Return a text for the log: one line of ASCII, and not too much of it."""
     return ascii(str(said))[1:-1][:SHOWN_CHARACTERS]

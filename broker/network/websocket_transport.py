@@ -4,21 +4,21 @@ Laws
 1. A frame is not a packet [MQTT-6.0.0-2] [3.1.1: MQTT-6.0.0-2]: the payloads of binary frames are one stream of bytes,
    and so are the parts of a fragmented message, each handed over as it comes. Outgoing, each packet is a frame, though
    many may leave with one write: Paho for C looks at the first packet of a frame only, until more bytes come.
-2. A stranger costs no more than over TCP. The request's head, and all it says until its CONNECT is accepted, take
+2. A stranger costs no more than over TCP. The request's head, and all its bytes until its CONNECT is accepted, take
    `connect_buffer` bytes each, also within one large frame; `connect_timeout` counts from the socket on and covers the
    opening handshake and CONNECT together. Later a frame may be as large as a packet, `maximum_packet_size`.
-3. Whoever breaks the framing is told in both languages: DISCONNECT, if it speaks 5.0, and a Close frame with its code.
+3. A client that breaks the framing is told so twice: by DISCONNECT, if it speaks 5.0, and by a Close frame with a code.
    Text is an error [MQTT-6.0.0-1] [3.1.1: MQTT-6.0.0-1].
 4. Frames are no packets for the keep alive either: pings are answered, and prove nothing about the MQTT client.
 
-It begins as a listener's protocol or with an open transport that an HTTP server hands over, which then gives it the
+It starts as a listener's protocol or with an open transport that an HTTP server hands over, which then gives it the
 head of the request as the first data.
 
 The opening handshake and the frames that come in are parsed by `websockets` (3 us a frame); those that go out are a
 header before the payload (0.2 us; the library would take 1.1).
 
-Price of an idle connection: that of TCP and 2.0 KiB, most of it the library's parser. What the library keeps besides,
-the request of the opening handshake and the last frame, is let go: 5 KiB for a browser's request.
+Price of an idle connection: that of TCP and 2.0 KiB, most of it the library's parser. The rest that the
+library keeps, the request of the opening handshake and the last frame, is cleared: 5 KiB for a browser's request.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from broker.protocol.packets import ReasonCode
 log = logging.getLogger(__name__)
 
 _LIMITS_MESSAGES: Final = "max_fragment_size" not in vars(ServerProtocol())
-"""Before 16, `websockets` can limit messages only: all fragments together."""
+"""`websockets` before 16 can limit messages only: all fragments together."""
 _BINARY_OPCODE: Final = Opcode.BINARY
 _CONTINUATION_OPCODE: Final = Opcode.CONT
 _TEXT_OPCODE: Final = Opcode.TEXT
@@ -64,19 +64,24 @@ _BINARY: Final = 0x82
 """First byte of a binary frame that is a whole message (RFC 6455, 5.2)."""
 _SHORT_HEADS: Final = tuple(bytes((_BINARY, length)) for length in range(126))
 _LARGEST_HEAD: Final = 14
-"""Bytes before the payload of a client's frame: so the largest CONNECT may come in one."""
+"""Bytes before the payload of a client's frame: the largest CONNECT may come in one frame."""
 STRANGER_FRAME_BYTES: Final = 128
-"""Bytes of what a stranger may send that a frame without a packet of its own takes: 512 frames instead of 10,000."""
+"""Cost of a stranger's frame without a packet, in bytes of its allowance: 512 frames instead of 10,000."""
 _head_of_2_bytes: Final = struct.Struct(">BBH").pack
 _head_of_8_bytes: Final = struct.Struct(">BBQ").pack
 
 
 def limit_frames(frames: ServerProtocol, largest_bytes: int) -> None:
-    """`websockets` takes a limit once, at the beginning; ours grows with CONNECT. Neither name is documented."""
+    """Limit the frames of a parser. `websockets` has a limit from its start on, ours grows with CONNECT.
+
+    Neither name is documented.
+    """
     vars(frames)["max_size" if _LIMITS_MESSAGES else "max_fragment_size"] = largest_bytes
 
 
 class WebSocketTransport(TcpTransport):
+    """Transport of a `Connection` over WebSocket. Runs on the *loop*."""
+
     __slots__ = ("_frames", "_left", "_request", "_rules")
 
     def __init__(
@@ -85,14 +90,14 @@ class WebSocketTransport(TcpTransport):
         super().__init__(owner, loop, peer)
         self._rules = rules
         self._request: bytearray | None = bytearray()
-        """What has come of its head; None once it is answered."""
+        """Bytes of the request's head so far; None once it is answered."""
         self._frames: ServerProtocol | None = None
-        """From the opening handshake on."""
+        """The parser of frames, from the opening handshake on."""
         self._left: int | None = owner.broker.settings.connect_buffer + _LARGEST_HEAD
         """Bytes of frames that a stranger may still send; None once its CONNECT is accepted."""
 
     def close(self) -> None:
-        """Send what is written and a Close frame, then hang up."""
+        """Send the bytes that are written and a Close frame, then hang up."""
         frames = self._frames
         if self._closing:
             return
@@ -186,12 +191,12 @@ class WebSocketTransport(TcpTransport):
             self._broken(frames, connection)
         else:
             if _LIMITS_MESSAGES and frames.cur_size:
-                frames.cur_size = 0  # of a message in fragments, which we do not gather
+                frames.cur_size = 0  # of a message in fragments, which we do not collect
             if pongs := frames.data_to_send():
                 self._answer_pings(pongs, connection)
 
     def _count_frames(self, extra: int, size: int, connection: Connection, now: float) -> None:
-        """Frames that bring no whole packet are work as well: pings, fragments, empty ones."""
+        """Count frames without a whole packet as work: pings, fragments, empty ones."""
         if self._left is not None and connection.session is None:
             self._left -= extra * STRANGER_FRAME_BYTES
         else:
@@ -248,8 +253,10 @@ class WebSocketTransport(TcpTransport):
     # -- frames -------------------------------------------------------------------------------------------------------
 
     def _may_say(self, length: int, frames: ServerProtocol, connection: Connection) -> bool:
-        """The parser gathers each frame as a whole: tell it how large they may be, before it sees `length` bytes more.
-        False: too much."""
+        """Limit the size of frames, before the parser gets `length` bytes more; return False if they are too many.
+
+        The parser collects each frame as a whole.
+        """
         left = self._left
         settings = self._owner.broker.settings
         if left is None or connection.session is not None:
@@ -259,19 +266,19 @@ class WebSocketTransport(TcpTransport):
             self._left = left - length
             limit_frames(frames, min(left, settings.connect_buffer))
         else:
-            # Mostly of frames without a payload, which no limit of the parser's stops.
+            # Mostly frames without a payload, which no limit of the parser's stops.
             frames.fail(CloseCode.MESSAGE_TOO_BIG)
             self._end(connection, ReasonCode.QUOTA_EXCEEDED, "too much before authentication", "no CONNECT in sight")
             return False
         return True
 
     def _answer_pings(self, pongs: list[bytes], connection: Connection) -> None:
-        """A full socket takes no pongs: whoever asks without reading would fill our memory."""
+        """Send pongs, unless the socket is full: a client that asks without reading would fill our memory."""
         if not connection.paused:
             self._socket.write(b"".join(pongs))
 
     def _broken(self, frames: ServerProtocol, connection: Connection) -> None:
-        """What came was no frame; the parser has its Close frame ready, which says what was wrong."""
+        """End a connection whose bytes are no frames; the parser has a Close frame ready, with the reason."""
         frames.receive_eof()
         sent = frames.close_exc.sent
         if sent is not None and sent.code == CloseCode.MESSAGE_TOO_BIG:
@@ -281,7 +288,7 @@ class WebSocketTransport(TcpTransport):
             self._end(connection, ReasonCode.PROTOCOL_ERROR, "websocket protocol error", detail)
 
     def _end(self, connection: Connection, reason_code: int, reason: str, detail: str) -> None:
-        """`reason` is for people and metrics, `detail` for the log."""
+        """Close with a reason for people and metrics, and a detail for the log."""
         peer = connection.peer
         log.info("%s: %s (%s)", peer, detail, reason.replace(" ", "_"), extra={"peer": peer})
         connection.end(reason_code, reason, detail)

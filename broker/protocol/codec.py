@@ -67,12 +67,12 @@ MAX_PACKET_BYTES = 5 + 268_435_455
 """First byte, remaining length, and the most that its four bytes of seven bits can say (MQTT 5.0, 1.5.5)."""
 
 MAX_USER_PROPERTIES = 100
-"""Of one packet from a client, and of its will: ten times what we have seen. A packet of 1 MiB could have 200,000,
-which take a second."""
+"""Limit for one packet from a client, and for its will: ten times what we have seen. A packet of 1 MiB could have
+200,000, which take a second."""
 MAX_USER_PROPERTY_BYTES = 16 * 1024
-"""Of those together, lengths included."""
+"""Limit for the user properties of a packet together, lengths included."""
 MAX_TOPIC_FILTERS = 1_000
-"""Of one SUBSCRIBE or UNSUBSCRIBE: the subscriptions that a session may have, by default."""
+"""Limit for one SUBSCRIBE or UNSUBSCRIBE: the subscriptions that a session may have, by default."""
 
 _PUBACK = 0x40
 _PUBACK_CODES = REASON_CODES[PacketType.PUBACK]
@@ -83,17 +83,17 @@ _U32 = Struct(">I").pack
 _SHORT_HEAD = Struct(">BBH").pack
 """First byte, remaining length below 128, topic length."""
 _MEDIUM_HEAD = Struct(">BBBH").pack
-"""The same with a remaining length below 16,384: all pushes up to 4 KiB."""
+"""First byte, remaining length below 16,384 (all messages up to 4 KiB among them), topic length."""
 
 
 class PacketSink(Protocol):
-    """What a decoder feeds. Either method may raise an `MqttError`, which ends the decoder and leaves `feed`."""
+    """Receiver of decoded packets. Either method may raise an `MqttError`, which ends the decoder and leaves `feed`."""
 
     def puback(self, packet_id: int, reason_code: int) -> None:
-        """Every PUBACK, of both versions (its reason string and user properties are checked and dropped)."""
+        """Process a PUBACK of either version; its reason string and user properties are checked and dropped."""
 
     def packet(self, packet: Packet) -> None:
-        """Every other packet."""
+        """Process any other packet."""
 
 
 class _Nobody:
@@ -112,7 +112,7 @@ _RUNNING, _PAUSED, _STOPPED = range(3)
 
 
 class Decoder:
-    """One direction of one connection: bytes in, packets out to the sink."""
+    """Decoder of one direction of one connection: bytes in, packets out to the sink."""
 
     __slots__ = ("_from_server", "_needed", "_pending", "_sink", "_state", "maximum_packet_size", "puback", "version")
 
@@ -123,21 +123,21 @@ class Decoder:
         """Set by a CONNECT as soon as its level is read; a client sets it to what it has asked for."""
         self.maximum_packet_size = maximum_packet_size
         self.puback: Callable[[int, int], None] = sink.puback
-        """Who gets the PUBACKs: the sink, or whoever it puts in its place."""
+        """Receiver of PUBACKs: the sink's method, or one that it puts in its place."""
         self._sink: PacketSink = sink
         self._from_server = from_server
         self._pending = bytearray()
         self._needed = 0
-        """So many bytes must be pending before it is worth looking at them."""
+        """Bytes that must be pending before decoding is worth a try."""
         self._state = _RUNNING
 
     @property
     def buffered(self) -> int:
-        """Bytes that were fed and are not decoded yet."""
+        """Number of bytes that were fed and are not decoded yet."""
         return len(self._pending)
 
     def stop(self) -> None:
-        """The connection is closed: `feed` returns after the current packet, and ignores all bytes from now on."""
+        """Stop for good: `feed` returns after the current packet, and ignores all bytes from now on."""
         self._state = _STOPPED
         self._pending.clear()
         # The sink has us and we have it: such a circle would stay in memory until the collector comes, which is seldom.
@@ -145,7 +145,7 @@ class Decoder:
         self.puback = _NOBODY.puback
 
     def pause(self) -> None:
-        """`feed` returns after the current packet and keeps the rest undecoded, without bound: look at `buffered`."""
+        """Pause: `feed` returns after the current packet and keeps the rest, without bound: check `buffered`."""
         if self._state == _RUNNING:
             self._state = _PAUSED
 
@@ -158,7 +158,7 @@ class Decoder:
                 self.feed(b"")
 
     def feed(self, data: bytes) -> None:  # Hot path.
-        """Decode what is complete, keep the rest. After an error has been raised all further bytes are ignored."""
+        """Decode complete packets, keep the rest. Raises MqttError; all bytes after it are ignored."""
         pending = self._pending
         state = self._state
         if pending or state:
@@ -269,7 +269,7 @@ class Decoder:
         return Publish(topic, data[position:end], qos, first & 1 == 1, first & 8 == 8, packet_id, properties)
 
     def _long_puback(self, data: bytes, position: int, end: int) -> None:  # Hot path.
-        """PUBACK of 5.0 with its reason code, and maybe a property length of 0: some clients spell both out."""
+        """Decode a PUBACK of 5.0 with a reason code, and maybe a property length of 0: some clients spell both out."""
         if self.version == V5 and (end - position == 3 or (end - position == 4 and not data[end - 1])):
             packet_id = data[position] << 8 | data[position + 1]
             reason_code = data[position + 2]
@@ -279,7 +279,7 @@ class Decoder:
         self._cold(PacketType.PUBACK, data, position, end)
 
     def _cold(self, kind: int, data: bytes, position: int, end: int) -> None:
-        """What has no path of its own above."""
+        """Decode a packet that has no path of its own above."""
         connect = _plain_connect(data, position, end) if kind == PacketType.CONNECT else None
         if connect is not None:
             self.version = V3_1_1
@@ -303,7 +303,7 @@ class Decoder:
 
 
 def _first_bytes(from_server: bool) -> bytes:
-    """First byte to packet type, 0 for those that must not come: flags are fixed (MQTT 5.0, table 2-2)."""
+    """Return the packet type by first byte, 0 for those that must not come: flags are fixed (MQTT 5.0, table 2-2)."""
     table = bytearray(256)
     one_way = _ONLY_FROM_CLIENT if from_server else _ONLY_FROM_SERVER
     for kind in PacketType:
@@ -341,7 +341,7 @@ def _refusal(first: int, kinds: bytes) -> MqttError:
 
 
 def _long_remaining_length(data: bytes, position: int, end: int, version: int) -> tuple[int, int]:
-    """Where the body begins and how long it is, if the length has more than one byte; (0, 0) if it is not all there.
+    """Decode a length of more than one byte: start and length of the body; (0, 0) if it is incomplete.
 
     5.0 demands the shortest form [MQTT-1.5.5-1]. 3.1.1 does not, and there are devices that reserve four bytes; of a
     CONNECT the version is not known yet.
@@ -361,7 +361,7 @@ def _long_remaining_length(data: bytes, position: int, end: int, version: int) -
 
 
 class _Reader:
-    """A position in the body of one packet. Every method checks that what it takes is there."""
+    """A position in the body of one packet. Every method checks that the bytes it reads are there."""
 
     __slots__ = ("data", "end", "from_server", "position", "version")
 
@@ -373,7 +373,7 @@ class _Reader:
         self.from_server = from_server
 
     def _advance(self, count: int) -> int:
-        """Take `count` bytes; where they begin."""
+        """Move on by `count` bytes; return the old position."""
         start = self.position
         self.position = start + count
         if self.position > self.end:
@@ -401,7 +401,7 @@ class _Reader:
         return int.from_bytes(self.data[start : start + 4], "big")
 
     def variable(self) -> int:
-        """A variable byte integer (MQTT 5.0, 1.5.5)."""
+        """Read a variable byte integer (MQTT 5.0, 1.5.5)."""
         value = 0
         for index in range(4):
             byte = self.byte()
@@ -444,7 +444,7 @@ class _Reader:
         return code
 
     def properties(self, kind: int) -> Properties | None:
-        """The properties of a packet, or of a will; None if there are none, as always in 3.1.1."""
+        """Read the properties of a packet, or of a will; None if there are none, as always in 3.1.1."""
         if self.version != V5:
             return None
         length = self.variable()
@@ -486,8 +486,8 @@ class _Reader:
 
 
 def _plain_connect(data: bytes, position: int, end: int) -> Connect | None:
-    """A CONNECT of 3.1.1 with user name, password and no will: what a fleet that returns sends by the ten thousand.
-    None if it is another, or a wrong one, of which `_decode_connect` says what is wrong."""
+    """Decode a CONNECT of 3.1.1 with user name, password and no will: a returning fleet sends ten thousands of them.
+    None if it is another, or a wrong one, whose error `_decode_connect` finds."""
     if end - position < 16 or data[position : position + 7] != b"\0\x04MQTT\x04" or data[position + 7] & 0xFD != 0xC0:
         return None
     try:
@@ -789,7 +789,7 @@ _PROPERTIES = (
 
 
 def _by_kind(*foreign: tuple[int, int]) -> dict[int, dict[int, _Property]]:
-    """Packet type to its properties by identifier, less those that do not go in this direction."""
+    """Return the properties of each packet type by identifier, less those that do not go in this direction."""
     table: dict[int, dict[int, _Property]] = {kind: {} for kind in range(16)}
     for row in _PROPERTIES:
         for kind in row.kinds:
@@ -810,7 +810,7 @@ _PROPERTIES_FROM_SERVER = _by_kind((_DISCONNECT, 0x11))
 def encode_publish(  # Hot path.
     topic: bytes, payload: bytes, qos: int, packet_id: int, flags: int, properties: bytes | None
 ) -> bytes:
-    """PUBLISH from parts that are encoded already: the topic and the properties come without their lengths.
+    """Encode a PUBLISH from encoded parts: the topic and the properties come without their lengths.
 
     `flags` are DUP (0x08) and RETAIN (0x01). `properties` None is 3.1.1; `packet_id` does not matter with QoS 0.
     """
@@ -842,18 +842,18 @@ def _publish_head(first: int, remaining: int, topic_length: int) -> bytes:
 
 
 def head_at_least_once(topic_length: int, payload_length: int) -> bytes:
-    """What a PUBLISH of QoS 1 to a 3.1.1 client begins with, up to the topic's letters: the same for all topics of a
-    length. Topic, packet identifier and payload follow."""
+    """Encode the first bytes of a PUBLISH of QoS 1 to a 3.1.1 client: they depend on the lengths alone, in bytes.
+    Topic, packet identifier and payload follow."""
     return _publish_head(0x32, 4 + topic_length + payload_length, topic_length)
 
 
 def encode(packet: Packet, version: int) -> bytes:
-    """Any packet. What 3.1.1 has no place for (properties, most reason codes) is left out there."""
+    """Encode any packet. In 3.1.1 properties and most reason codes are left out, for want of a place."""
     return _ENCODERS[type(packet)](packet, version)
 
 
 def encode_properties(properties: Properties | None, packet_type: PacketType) -> bytes:
-    """The properties of a packet without their length. One that must not be in such a packet is an error of ours."""
+    """Encode the properties of a packet without their length. One that such a packet may not have is our own error."""
     return _property_bytes(properties, packet_type)
 
 
@@ -874,7 +874,7 @@ def _property_bytes(properties: Properties | None, kind: int) -> bytes:
 
 
 def _with_length(properties: Properties | None, kind: int, version: int) -> bytes:
-    """The properties as they stand in a packet: nothing at all in 3.1.1."""
+    """Encode the properties as they stand in a packet: nothing at all in 3.1.1."""
     if version != V5:
         return b""
     encoded = _property_bytes(properties, kind)

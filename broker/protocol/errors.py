@@ -1,4 +1,4 @@
-"""What a peer can do wrong on the wire. Each error answers every question about itself once.
+"""Errors of a peer on the wire. Each class has its code, its label and its text in one place.
 
 `reason_code` goes into CONNACK or DISCONNECT of MQTT 5.0; `return_code` into CONNACK of 3.1.1, where None means that
 3.1.1 has no word for it and the connection is just closed; `label` names it in metrics and logs. The
@@ -9,7 +9,7 @@ text is for our log and for the reason string: it says what was wrong and repeat
     ├── ProtocolError               0x82  a packet, with contents or at a moment that the protocol forbids
     ├── UnsupportedProtocolVersion  0x84  CONNECT of a version we do not speak; 3.1.1 calls it return code 1
     ├── TopicAliasInvalid           0x94  alias 0, above the maximum, or not defined
-    ├── PacketTooLarge              0x95  larger than we have said we take
+    ├── PacketTooLarge              0x95  larger than our maximum packet size
     └── QuotaExceeded               0x97  too many parts in one packet
 """
 
@@ -21,7 +21,7 @@ from broker.protocol.packets import ConnectReturnCode, ReasonCode
 
 
 class MqttError(Exception):
-    """The connection cannot go on, and the peer is why."""
+    """Base class: the peer has done something after which the connection cannot go on."""
 
     reason_code: ClassVar[ReasonCode] = ReasonCode.UNSPECIFIED_ERROR
     return_code: ClassVar[ConnectReturnCode | None] = None
@@ -29,32 +29,44 @@ class MqttError(Exception):
 
 
 class MalformedPacket(MqttError):
+    """The bytes are not a packet."""
+
     reason_code = ReasonCode.MALFORMED_PACKET
     label = "malformed_packet"
 
 
 class ProtocolError(MqttError):
+    """A packet has contents, or comes at a moment, that the protocol forbids."""
+
     reason_code = ReasonCode.PROTOCOL_ERROR
     label = "protocol_error"
 
 
 class UnsupportedProtocolVersion(MqttError):
+    """CONNECT asks for a version that is not supported."""
+
     reason_code = ReasonCode.UNSUPPORTED_PROTOCOL_VERSION
     return_code = ConnectReturnCode.UNACCEPTABLE_PROTOCOL_VERSION
     label = "unsupported_protocol_version"
 
 
 class TopicAliasInvalid(MqttError):
+    """A topic alias is 0, above the maximum, or not defined."""
+
     reason_code = ReasonCode.TOPIC_ALIAS_INVALID
     label = "topic_alias_invalid"
 
 
 class PacketTooLarge(MqttError):
+    """A packet is larger than our maximum packet size."""
+
     reason_code = ReasonCode.PACKET_TOO_LARGE
     label = "packet_too_large"
 
 
 class QuotaExceeded(MqttError):
+    """A packet has too many parts."""
+
     reason_code = ReasonCode.QUOTA_EXCEEDED
     label = "quota_exceeded"
 
@@ -71,7 +83,7 @@ _RETURN_CODES: dict[int, ConnectReturnCode] = {
 
 
 def return_code_of(reason_code: int) -> ConnectReturnCode:
-    """The CONNACK return code of 3.1.1 that comes nearest to a reason code of 5.0.
+    """Return the CONNACK return code of 3.1.1 that comes nearest to a reason code of 5.0.
 
     Whatever 3.1.1 has no word for is "server unavailable": its client may try again later.
     """

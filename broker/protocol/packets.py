@@ -108,7 +108,7 @@ REASON_CODES: dict[PacketType, frozenset[int]] = {
     ),
     PacketType.AUTH: frozenset((0x00, 0x18, 0x19)),
 }
-"""Which packet may carry which reason code (MQTT 5.0, 3.2.2.2 to 3.15.2.1)."""
+"""Reason codes that each packet may carry (MQTT 5.0, 3.2.2.2 to 3.15.2.1)."""
 DISCONNECT_FROM_CLIENT_ONLY = frozenset((0x04,))
 DISCONNECT_FROM_SERVER_ONLY = frozenset((0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, *range(0x9A, 0xA3)))
 """MQTT 5.0, table 3-10."""
@@ -160,6 +160,8 @@ class Properties:
 
 @dataclass(slots=True)
 class Will:
+    """Will of a CONNECT."""
+
     topic: str
     payload: bytes
     qos: int = 0
@@ -169,6 +171,8 @@ class Will:
 
 @dataclass(slots=True)
 class Connect:
+    """CONNECT: open a session. `keep_alive` is in seconds, 0 for none."""
+
     client_id: str
     protocol_version: int = V3_1_1
     clean_start: bool = True
@@ -181,6 +185,8 @@ class Connect:
 
 @dataclass(slots=True)
 class Connack:
+    """CONNACK: the answer to CONNECT."""
+
     session_present: bool = False
     reason_code: int = 0
     """A 5.0 reason code, or a 3.1.1 return code: what goes on the wire."""
@@ -189,6 +195,8 @@ class Connack:
 
 @dataclass(slots=True)
 class Publish:
+    """PUBLISH: a message. `packet_id` is 0 with QoS 0."""
+
     topic: str
     payload: bytes
     qos: int = 0
@@ -200,6 +208,8 @@ class Publish:
 
 @dataclass(slots=True)
 class Puback:
+    """PUBACK: a message of QoS 1 is acknowledged."""
+
     packet_id: int
     reason_code: int = 0
     properties: Properties | None = None
@@ -207,6 +217,8 @@ class Puback:
 
 @dataclass(slots=True)
 class Pubrec:
+    """PUBREC: a message of QoS 2 is received."""
+
     packet_id: int
     reason_code: int = 0
     properties: Properties | None = None
@@ -214,6 +226,8 @@ class Pubrec:
 
 @dataclass(slots=True)
 class Pubrel:
+    """PUBREL: the packet identifier of a message of QoS 2 is released."""
+
     packet_id: int
     reason_code: int = 0
     properties: Properties | None = None
@@ -221,6 +235,8 @@ class Pubrel:
 
 @dataclass(slots=True)
 class Pubcomp:
+    """PUBCOMP: a message of QoS 2 is complete."""
+
     packet_id: int
     reason_code: int = 0
     properties: Properties | None = None
@@ -228,6 +244,8 @@ class Pubcomp:
 
 @dataclass(slots=True)
 class SubscriptionRequest:
+    """One topic filter of a SUBSCRIBE, with its options."""
+
     topic_filter: str
     qos: int = 0
     no_local: bool = False
@@ -237,6 +255,8 @@ class SubscriptionRequest:
 
 @dataclass(slots=True)
 class Subscribe:
+    """SUBSCRIBE: add subscriptions."""
+
     packet_id: int
     subscriptions: list[SubscriptionRequest]
     properties: Properties | None = None
@@ -244,6 +264,8 @@ class Subscribe:
 
 @dataclass(slots=True)
 class Suback:
+    """SUBACK: a reason code for each topic filter of a SUBSCRIBE."""
+
     packet_id: int
     reason_codes: list[int]
     properties: Properties | None = None
@@ -251,6 +273,8 @@ class Suback:
 
 @dataclass(slots=True)
 class Unsubscribe:
+    """UNSUBSCRIBE: remove subscriptions."""
+
     packet_id: int
     topic_filters: list[str]
     properties: Properties | None = None
@@ -258,6 +282,8 @@ class Unsubscribe:
 
 @dataclass(slots=True)
 class Unsuback:
+    """UNSUBACK: a reason code for each topic filter of an UNSUBSCRIBE."""
+
     packet_id: int
     reason_codes: list[int] = field(default_factory=list)
     """Empty in 3.1.1, whose UNSUBACK has no payload."""
@@ -266,22 +292,26 @@ class Unsuback:
 
 @dataclass(slots=True)
 class Pingreq:
-    pass
+    """PINGREQ: the client is there."""
 
 
 @dataclass(slots=True)
 class Pingresp:
-    pass
+    """PINGRESP: the server is there."""
 
 
 @dataclass(slots=True)
 class Disconnect:
+    """DISCONNECT: the connection ends, for a reason."""
+
     reason_code: int = 0
     properties: Properties | None = None
 
 
 @dataclass(slots=True)
 class Auth:
+    """AUTH: one step of an enhanced authentication."""
+
     reason_code: int = 0
     properties: Properties | None = None
 

@@ -14,12 +14,15 @@ MAX_BYTES = 65_535
 
 
 def valid_topic_name(topic: str) -> bool:
-    """At least one character, no wildcard [MQTT-4.7.0-1], no U+0000 [MQTT-4.7.3-2], and fit for the wire."""
+    """Whether a text is a topic name: not empty, no wildcard [MQTT-4.7.0-1], no U+0000 [MQTT-4.7.3-2], not too long."""
     return bool(topic) and "+" not in topic and "#" not in topic and "\0" not in topic and _fits(topic)
 
 
 def valid_topic_filter(topic_filter: str) -> bool:
-    """As a name, and wildcards only where they may stand; a shared one with a name [MQTT-4.8.2-1] and a filter."""
+    """Whether a text is a topic filter, with wildcards only where they may stand.
+
+    A shared one has a name [MQTT-4.8.2-1] and a filter.
+    """
     if not topic_filter or "\0" in topic_filter or not _fits(topic_filter):
         return False
     if topic_filter.startswith(SHARE):
@@ -30,7 +33,7 @@ def valid_topic_filter(topic_filter: str) -> bool:
 
 
 def split_shared(topic_filter: str) -> tuple[str | None, str]:
-    """The name of a shared subscription, None for any other, and the filter proper. Takes valid filters."""
+    """Split a valid filter into the name of the shared subscription, None for any other, and the filter proper."""
     if topic_filter.startswith(SHARE):
         name, _, plain = topic_filter[len(SHARE) :].partition("/")
         return name, plain

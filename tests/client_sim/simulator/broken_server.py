@@ -159,8 +159,8 @@ def now_and_then(instead: Callable[[str, Deliver, Message, int], bool], every: i
 def answers_twice() -> None:
     owe = Connection._queue_publish_ack
 
-    def owe_two(self: Connection, publish: Publish, unheard: int) -> Callable[[int], None]:
-        both = owe(self, publish, unheard), owe(self, publish, unheard)
+    def owe_two(self: Connection, publish: Publish, default_code: int) -> Callable[[int], None]:
+        both = owe(self, publish, default_code), owe(self, publish, default_code)
 
         def done(reason_code: int) -> None:
             for one in both:
@@ -218,12 +218,12 @@ def no_answer() -> None:
     owe = Connection._queue_publish_ack
     heard = 0
 
-    def owe_mostly(self: Connection, publish: Publish, unheard: int) -> Callable[[int], None]:
+    def queue_mostly(self: Connection, publish: Publish, default_code: int) -> Callable[[int], None]:
         nonlocal heard
         heard += 1
-        return owe(self, publish, unheard) if heard % 100 else lambda reason_code: None
+        return owe(self, publish, default_code) if heard % 100 else lambda reason_code: None
 
-    Connection._queue_publish_ack = owe_mostly  # type: ignore[method-assign]
+    Connection._queue_publish_ack = queue_mostly  # type: ignore[method-assign]
 
 
 def no_webhook() -> None:
