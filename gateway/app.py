@@ -34,7 +34,7 @@ from broker.sqlite_store import EXIT_UNSYNCED
 from gateway import data_directory, disk_space, listener_config, stores
 from gateway.api.http import create_api
 from gateway.api.http_connection import MQTT_PATH
-from gateway.api.server import BACKLOG, HttpServer
+from gateway.api.server import BACKLOG_CONNECTIONS, HttpServer
 from gateway.audience.time_zones import time_zones
 from gateway.composition import Components
 from gateway.device_topics import DEFAULT_APP
@@ -238,7 +238,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(BACKLOG)
+        listener.listen(BACKLOG_CONNECTIONS)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

@@ -49,13 +49,13 @@ GENERATION = re.compile(rf"[0-9a-f]{{{GENERATION_DIGITS}}}")
 """Other serial numbers are a company's own, of the machine as a rule (IEEE 802.1AR), and say nothing of a token."""
 SIDE_SUFFIX = re.compile(r"[A-Za-z0-9_-]{1,16}")
 """What may follow in a side connection's client identifier, `USERNAME:suffix`."""
-PAUSE = 0.005
+LOOKUP_PAUSE_SECONDS = 0.005
 """Seconds between two look-ups while CONNECTs wait, so that a fleet that returns is looked up by the dozen.
 
 Each look-up is two passes of the interpreter lock between threads, and without a pause they cost more than the rest."""
-MAX_BATCH = 2_000
+MAX_BATCH_CREDENTIALS = 2_000
 """Credentials that one read looks up; more wait for the next, so that the loop is never held long."""
-KEY_CACHE = 1_024
+MAX_CACHED_KEYS = 1_024
 """Keys remembered after their first use; a revoked one is dropped at once."""
 _NOBODY = bytes(32).hex()
 """What a device that does not exist is compared with."""
@@ -151,7 +151,7 @@ class KeyCache:
                 self.failures += 1
                 what = "a device's token, and no key" if token_of(authorization) else "wrong or was revoked"
                 raise problem("unauthorized", f"this key is {what}")
-            if len(self._known) >= KEY_CACHE:
+            if len(self._known) >= MAX_CACHED_KEYS:
                 del self._known[next(iter(self._known))]
             self._known[digest] = principal
         return principal
@@ -340,13 +340,13 @@ class DeviceAuthenticator:
 
     def _look_up(self) -> None:
         """Look up what has collected; what arrives meanwhile, and in the pause after it, is the next batch."""
-        claims, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+        claims, self._pending = self._pending[:MAX_BATCH_CREDENTIALS], self._pending[MAX_BATCH_CREDENTIALS:]
         revocations = self._revocations
         wanted = json.dumps([[claim.app_id, claim.device_id] for claim in claims])
         self._under_way = True
 
         def answered(found: dict[int, _Found] | None) -> None:
-            self._timers.call_later(PAUSE, self._go_on)
+            self._timers.call_later(LOOKUP_PAUSE_SECONDS, self._go_on)
             for index, claim in enumerate(claims):
                 try:
                     claim.answer(_UNAVAILABLE if found is None else self._judge(claim, found.get(index)))

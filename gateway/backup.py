@@ -63,7 +63,7 @@ from gateway.data_directory import (
 )
 from gateway.program import PROGRAM
 
-FORMAT = 1
+FORMAT_VERSION = 1
 DATABASES = (BROKER, LEDGER)
 """In the order of law 2."""
 ATTACHMENT = re.compile(rf"{ATTACHMENTS_DIR}/[0-9a-f]{{64}}")
@@ -73,7 +73,7 @@ MANIFEST = "manifest.json"
 MANIFEST_BYTES = 16 << 20
 """20,000 attachments (`delivery.attachments`) take 5 MB of it, and it is read into memory."""
 GZIP = b"\x1f\x8b"
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 BUSY_SECONDS = 30.0
 """How long a backup waits for whoever keeps a database locked, a migration for example."""
 
@@ -100,7 +100,7 @@ class Manifest:
     created_at: str
     fleetpush: str
     files: list[StoredFile]
-    format: int = FORMAT
+    format: int = FORMAT_VERSION
 
     @property
     def size(self) -> int:
@@ -112,8 +112,8 @@ class Manifest:
     @classmethod
     def parse(cls, text: bytes) -> Manifest:
         document = json.loads(text)
-        if document["format"] != FORMAT:
-            raise BackupError(f"the backup has format {document['format']}; this version reads {FORMAT}")
+        if document["format"] != FORMAT_VERSION:
+            raise BackupError(f"the backup has format {document['format']}; this version reads {FORMAT_VERSION}")
         files = [StoredFile(**file) for file in document["files"]]
         names = [file.name for file in files]
         if len(set(names)) < len(names) or not all(
@@ -383,7 +383,7 @@ def unpack(content: IO[bytes], staging: Path, stored: StoredFile) -> None:
     target = staging / stored.name
     target.parent.mkdir(mode=0o700, exist_ok=True)
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        shutil.copyfileobj(content, file, BLOCK)
+        shutil.copyfileobj(content, file, BLOCK_BYTES)
         file.flush()
         os.fsync(file.fileno())
     schema: str | None = None

@@ -57,7 +57,7 @@ SERVER_DAYS = 825
 398 days, and less, of newer rules are for public CAs; a fleet renews by hand, so it is not asked to more often."""
 DEVICE_DAYS = 825
 BACKDATED = timedelta(hours=1)
-MAX_COMMON_NAME = 64
+MAX_COMMON_NAME_CHARACTERS = 64
 """X.520, ub-common-name; OpenSSL refuses to write more, others to read it."""
 DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
@@ -210,9 +210,10 @@ def initialize(
 
 def make_device(data_dir: Path, user_name: str, generation: str, days: int, now: datetime) -> tuple[Facts, Path]:
     """A certificate for a device (`ID`, or `APP/ID`) and the path of its key. Raises CertificateError, OSError."""
-    if len(user_name) > MAX_COMMON_NAME:
+    if len(user_name) > MAX_COMMON_NAME_CHARACTERS:
         raise CertificateError(
-            f"{user_name} has {len(user_name)} characters, and a certificate's common name at most {MAX_COMMON_NAME}",
+            f"{user_name} has {len(user_name)} characters, and a certificate's common name at most "
+            f"{MAX_COMMON_NAME_CHARACTERS}",
             "let this device use its token, or enrol it under a shorter id",
         )
     tls = data_dir / TLS_DIR
@@ -375,7 +376,7 @@ def _make_ca(host: str, now: datetime) -> _Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     # Two CAs with one name confuse whoever trusts both: they are looked up by it.
     unique = secrets.token_hex(4)
-    room = MAX_COMMON_NAME - len(f"Fleetpush fleet CA  {unique}")
+    room = MAX_COMMON_NAME_CHARACTERS - len(f"Fleetpush fleet CA  {unique}")
     name = _name((NameOID.COMMON_NAME, f"Fleetpush fleet CA {host[:room]} {unique}"))
     usage = _key_usage(key_cert_sign=True, crl_sign=True)
     builder = (
@@ -389,7 +390,7 @@ def _make_ca(host: str, now: datetime) -> _Pair:
 def _make_server(ca: _Pair, names: Sequence[str], days: int, now: datetime) -> _Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     # Nothing verifies the subject any more (RFC 9525, 6.1), people read it in lists.
-    common = next((name for name in names if len(name) <= MAX_COMMON_NAME), "Fleetpush server")
+    common = next((name for name in names if len(name) <= MAX_COMMON_NAME_CHARACTERS), "Fleetpush server")
     subject = _name((NameOID.COMMON_NAME, common))
     return _Pair(_signed(ca, subject, key, ExtendedKeyUsageOID.SERVER_AUTH, names, days, now), key)
 

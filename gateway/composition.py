@@ -19,7 +19,7 @@ from broker.settings import BrokerSettings
 from gateway import data_directory, disk_space
 from gateway.api.admission import Admission
 from gateway.api.body_budget import BodyBudget
-from gateway.api.connection_limiter import CONNECTIONS, ConnectionLimiter
+from gateway.api.connection_limiter import MAX_CONNECTIONS, ConnectionLimiter
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.api.services import Services
@@ -332,7 +332,7 @@ class Components:
         self._bodies = BodyBudget(loop.time)
         self._admission = Admission(keys=self._key_cache, rate=self._settings.request_limit, clock=loop.time)
         self._problems = ProblemCount()
-        shares = share_out(raise_open_files_limit(), CONNECTIONS)
+        shares = share_out(raise_open_files_limit(), MAX_CONNECTIONS)
         self.device_descriptors = shares.devices
         proxies = TrustedProxies(self._settings.trusted_proxies)
         self.connections = ConnectionLimiter(

@@ -45,7 +45,7 @@ MAX_TAGS = 64
 SLICE_ROWS = 2_000
 """Rows of devices and tags that one operation of a bulk enrolment inserts, about 15 ms of the writer."""
 DEVICE_COLUMNS = "app_no, id, name, attributes, locale, timezone, token_hash, created_at, updated_at"
-LISTED_TOGETHER = 50
+DEVICES_PER_STATEMENT = 50
 """Devices that one statement reads for a list: two mebibytes if they are as large as can be."""
 DEVICE_BYTES = 512
 """Of a device in a list besides its tags, attributes and choices, about."""
@@ -229,14 +229,14 @@ class DeviceRegistry:
                 some = self._described(
                     connection,
                     f"app_no = ? AND id > ? AND removed_at IS NULL{also} ORDER BY id LIMIT ?",
-                    (app_no, after, *values, LISTED_TOGETHER),
+                    (app_no, after, *values, DEVICES_PER_STATEMENT),
                 )
                 for device in some:
                     room -= device.pop("size")
                     if len(found) == limit or (found and room < 0):
                         return found, True
                     found.append(device)
-                if len(some) < LISTED_TOGETHER:
+                if len(some) < DEVICES_PER_STATEMENT:
                     return found, False
                 after = some[-1]["device_id"]
 

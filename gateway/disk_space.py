@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.1
 """Between two looks at the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
 RESERVE_SHARE = 8
 """The reserve is no more than this part of a small disk: an eighth."""
-LOG_BOUND = 2
+LOG_GROWTH_FACTOR = 2
 """How many times its pages between checkpoints a log may take: it is copied back after the transaction that passes
 them, and that can be as large (a push to 10,000 devices writes 5 MiB)."""
 RESERVE_FILE = "reserve"
@@ -61,7 +61,7 @@ class DiskSpace:
             self._next_look = now + LOOK_SECONDS
             disk = os.statvfs(self._path)
             reserve = min(self._reserve, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
-            bound = LOG_BOUND * log_pages(disk) * PAGE_BYTES if reserve else 0
+            bound = LOG_GROWTH_FACTOR * log_pages(disk) * PAGE_BYTES if reserve else 0
             beside_logs = disk.f_bavail * disk.f_frsize - sum(max(bound - _size(path), 0) for path in self._logs)
             left = beside_logs >= 0 and beside_logs + self._free_inside() > reserve
             if left is not self._left:

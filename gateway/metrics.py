@@ -65,7 +65,7 @@ CENSUS_SHARE = 100
 """And at least this many times as long as the last one took."""
 TEXTS_PER_SECOND = 20
 """Made for `/metrics`: about 3 ms each, and strangers may ask for it; whoever asks more often gets the last."""
-DAY = 86_400.0
+DAY_SECONDS = 86_400.0
 BUILD = {"version": installed_version(), "python": platform.python_version()}
 
 
@@ -363,7 +363,7 @@ class _Collector(Collector):
         yield _gauge("disk_free_bytes", "Bytes free on the disk of the data directory.", _free(path))
         if ends := sources.certificates():
             now = time.time()
-            left = {name: (end - now) / DAY for name, end in ends.items()}
+            left = {name: (end - now) / DAY_SECONDS for name, end in ends.items()}
             text = "Days until a certificate ends; negative afterwards."
             yield _by_label(GaugeMetricFamily, "tls_certificate_days_left", text, "certificate", left)
 

@@ -34,7 +34,7 @@ CONFIG_FILE = Path("fleetpush.toml")
 PREFIX = "FLEETPUSH_"
 OTHER_VARIABLES = {f"{PREFIX}{name}" for name in ("URL", "KEY", "CA", "PROGRAM")}
 """Of commands that talk to a server, and of `run.py`."""
-MAX_PAYLOAD = 262_144
+MAX_PAYLOAD_BYTES = 262_144
 """The most that `max_payload` may be: a quarter of the broker's largest packet."""
 ORIGIN = re.compile(
     r"https?://([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.IGNORECASE | re.ASCII
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     public_url: str | None = None
     """Address at which devices reach HTTP and WebSocket where a proxy stands in front: `https://push.example`, without
     a path. Unset: `public_host` and `http_port`."""
-    max_payload: Annotated[Bytes, Field(ge=256, le=MAX_PAYLOAD)] = 4_096
+    max_payload: Annotated[Bytes, Field(ge=256, le=MAX_PAYLOAD_BYTES)] = 4_096
     """Bytes of a push on the wire. 4 KiB is what FCM and APNs allow."""
     mailbox_deliveries: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Waiting deliveries per device; the oldest of the lowest priority loses."""

@@ -24,7 +24,7 @@ from gateway.errors import Later, problem
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/attachments", tags=["pushes"])
 
-DOWNLOADS = 100
+MAX_DOWNLOADS = 100
 """At a time; who comes then is sent away for a random while."""
 DOWNLOADS_OF_APP = 75
 """Of one app's devices and keys."""
@@ -141,7 +141,7 @@ async def fetch_attachment(attachment_id: Id, request: Request, principal: Fetch
     if not path.is_file():  # a backup that was made while it expired
         raise problem("attachment_not_found", "its file is not here any more: upload it again")
     of_app, of_one = attachments.downloads_of((principal.app_no, principal.key_id))
-    if attachments.downloads >= DOWNLOADS or of_app >= DOWNLOADS_OF_APP or of_one >= DOWNLOADS_OF_ONE:
+    if attachments.downloads >= MAX_DOWNLOADS or of_app >= DOWNLOADS_OF_APP or of_one >= DOWNLOADS_OF_ONE:
         attachments.downloads_sent_away += 1
         log.warning(
             "app %d: a download is refused: %d are under way, %d of this app, %d of %s",

@@ -26,19 +26,19 @@ from gateway.pages import ListPage, to_json
 
 Model = TypeVar("Model", bound=BaseModel)
 
-BODY_LIMIT = 128 * 1024
+BODY_BYTES = 128 * 1024
 """Bytes of an ordinary request: a device with the most attributes (16 KiB), every character escaped, and tags."""
-VALUES = 16_384
+BODY_VALUES = 16_384
 """Values in an ordinary request: as many as fit into attributes."""
 DEVICE_VALUES = 4_096
 """Values in what a device may send with its own token."""
-PUSH_LIMIT = 4 * 1024 * 1024
+PUSH_BYTES = 4 * 1024 * 1024
 """Bytes of a push: the largest, every character escaped, with ten thousand device ids."""
-BULK_LIMIT = 16 * 1024 * 1024
+BULK_BYTES = 16 * 1024 * 1024
 """Bytes of a bulk enrolment or a batch of pushes (docs/contract.md: A request for a push)."""
 UNCOUNTED_BYTES = 8 * 1024
 """A body that is parsed without counting first: 4,000 values at most."""
-TURN = 250
+ITEMS_PER_TURN = 250
 """Items of a long list that are worked on before the loop gets a turn: about 2 ms."""
 BODY_CHARGE = "fleetpush.body_charge"
 """In the scope of a request what its body is counted with, to be released when it is answered."""
@@ -47,7 +47,7 @@ MERGE_PATCH = ("application/merge-patch+json", "application/json")
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
 
-async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit: int = BODY_LIMIT) -> bytes:
+async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit: int = BODY_BYTES) -> bytes:
     """The whole body. Raises Problem 415, 413. A request that names no content type is taken at its word."""
     headers = request.headers
     content_type = headers.get("content-type")
@@ -80,7 +80,7 @@ async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit
         message = await request.receive()
     body = b"".join(chunks)
     if charge is not None:
-        if limit < BULK_LIMIT:  # longer ones are lists, of which a part is parsed at a time
+        if limit < BULK_BYTES:  # longer ones are lists, of which a part is parsed at a time
             # A route refuses a body of more values than any may have before it makes them.
             charge.add(VALUE_BYTES * min(values_in(body), services(request).push_values))
         chunks.clear()
@@ -99,7 +99,7 @@ def _too_large(limit: int) -> Exception:
     return problem("payload_too_large", f"the body may have {limit} bytes here: send less, or in several requests")
 
 
-def parse(model: type[Model], body: bytes, values: int = VALUES) -> Model:  # Hot path.
+def parse(model: type[Model], body: bytes, values: int = BODY_VALUES) -> Model:  # Hot path.
     """The body, of so many values at most, as a model. Raises Problem 400 malformed_json, 413, 422."""
     if len(body) > UNCOUNTED_BYTES:
         check_values(body, values)
@@ -122,14 +122,14 @@ def values_in(body: bytes) -> int:
 
 def parse_patch(body: bytes) -> Any:
     """The body as what JSON says it is, to be merged. Raises Problem 400, 413, 422."""
-    check_values(body, VALUES)
+    check_values(body, BODY_VALUES)
     try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise json_problem(str(error), body) from None
 
 
-async def read_model(request: Request, model: type[Model], limit: int = BODY_LIMIT, values: int = VALUES) -> Model:
+async def read_model(request: Request, model: type[Model], limit: int = BODY_BYTES, values: int = BODY_VALUES) -> Model:
     return parse(model, await read_body(request, limit=limit), values)
 
 

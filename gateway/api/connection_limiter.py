@@ -15,10 +15,10 @@ from typing import Final, Protocol
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS: Final = 2_048
+MAX_CONNECTIONS: Final = 2_048
 """HTTP connections at a time, if the descriptors suffice: 1,000 calls that wait and 200 streams of events have room,
 and 2,048 strangers with half a head and a read of 16 KiB each stay below 64 MiB."""
-ADDRESS_PART: Final = 4
+ADDRESS_DIVISOR: Final = 4
 """An address has a fourth of them: 512 requests of one sender under way at once, and four addresses to take all."""
 LAST_WORDS: Final = 32
 """Connections at a time that are refused with an answer, beyond the limits; further ones are closed without."""
@@ -99,7 +99,7 @@ class ConnectionLimiter:
         """`connections` in all; `clock` gives seconds; `share_of` an address says whose share it counts for; one that
         `is_proxy` speaks for many, and is bounded by the number in all alone."""
         self.limit = connections
-        self.limit_of_address = max(1, connections // ADDRESS_PART)
+        self.limit_of_address = max(1, connections // ADDRESS_DIVISOR)
         self.open = 0
         self._saying_why = 0
         self.counts: dict[str, int] = {}

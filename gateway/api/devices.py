@@ -10,12 +10,12 @@ from pydantic_core import from_json
 
 from gateway.api import responses
 from gateway.api.bodies import (
-    BODY_LIMIT,
-    BULK_LIMIT,
+    BODY_BYTES,
+    BULK_BYTES,
     DEVICE_VALUES,
+    ITEMS_PER_TURN,
     MERGE_PATCH,
-    PUSH_LIMIT,
-    TURN,
+    PUSH_BYTES,
     UNCOUNTED_BYTES,
     json_response,
     page_response,
@@ -112,11 +112,11 @@ async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     not. The body is `{"devices": [..]}` and nothing else. Needs a key with the scope `devices`.
     """
     give_way = services(request).turns.give_way
-    items = await items_of(await read_body(request, limit=BULK_LIMIT), "devices", BULK_DEVICES, give_way)
+    items = await items_of(await read_body(request, limit=BULK_BYTES), "devices", BULK_DEVICES, give_way)
     judged: list[NewDevice | Problem] = []
     for item in items:
         judged.append(_judged(item))
-        if len(judged) % TURN == 0:
+        if len(judged) % ITEMS_PER_TURN == 0:
             await give_way()
     valid = [device for device in judged if isinstance(device, NewDevice)]
     enrolled = iter(await services(request).devices.enrol(principal.app_no, principal.app_id, valid))
@@ -124,15 +124,15 @@ async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     for item, device in zip(items, judged, strict=True):
         answer = next(enrolled) if isinstance(device, NewDevice) else device
         results.append(to_json(_refused(item, answer) if isinstance(answer, Problem) else answer))
-        if len(results) % TURN == 0:
+        if len(results) % ITEMS_PER_TURN == 0:
             await give_way()
     return Response(b'{"devices":[%b]}' % b",".join(results), 201, media_type="application/json")
 
 
 def _judged(item: bytes) -> NewDevice | Problem:
     """Raises Problem 400: then the whole list is no JSON."""
-    if len(item) > BODY_LIMIT:
-        return problem("payload_too_large", f"a device may have {BODY_LIMIT} bytes")
+    if len(item) > BODY_BYTES:
+        return problem("payload_too_large", f"a device may have {BODY_BYTES} bytes")
     try:
         return parse(NewDevice, item)
     except Problem as refusal:
@@ -303,7 +303,7 @@ async def call(device_id: DeviceId, request: Request, principal: Sender) -> Resp
     the scope `send`.
     """
     found = services(request)
-    order = await read_model(request, CallRequest, PUSH_LIMIT, found.push_values)
+    order = await read_model(request, CallRequest, PUSH_BYTES, found.push_values)
     device_no = await found.devices.number(principal.app_no, device_id)
     try:
         answer = await found.calls.call(app_of(principal), device_no, device_id, order)

@@ -21,13 +21,13 @@ from gateway.events.event_feed import EventFeed, wanted_types
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/events", tags=["events"])
 
-PAGE = 200
+PAGE_EVENTS = 200
 """Events read at a time."""
 PIECE_BYTES = 65_536
 """Sent at a time, about what a socket takes; twice as much with what was gathered before."""
 STALL_SECONDS = 60.0
 """That a stream may stand still while there is something to send; who is away for longer comes back."""
-HEARTBEAT = 15.0
+HEARTBEAT_SECONDS = 15.0
 """Seconds of silence after which a comment is sent, so that nobody on the way gives the connection up."""
 
 Since = Annotated[
@@ -85,13 +85,13 @@ async def follow_events(
             yield b"retry: 3000\n\n"
             while not feed.ended and await admission.still_admitted(request):
                 more.clear()
-                page = await feed.read_shared(principal.app_no, position, PAGE, types)
+                page = await feed.read_shared(principal.app_no, position, PAGE_EVENTS, types)
                 position = page.position
                 for piece in _pieces(page):
                     yield piece
                 if not page.events and not page.more:
                     try:
-                        await asyncio.wait_for(more.wait(), HEARTBEAT)
+                        await asyncio.wait_for(more.wait(), HEARTBEAT_SECONDS)
                     except TimeoutError:
                         yield b":\n\n"
         finally:

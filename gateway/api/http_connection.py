@@ -65,7 +65,7 @@ UNREAD_BYTES_PER_SECOND: float = 1_024.0
 """What a reader has to take between two looks, or all of it."""
 LINGER_SECONDS: float = 5.0
 """From hanging up until the socket is cut off, while what still comes is thrown away (nginx's `lingering_timeout`)."""
-REST_LIMIT: Final = 64 * 1024
+REST_BYTES: Final = 64 * 1024
 """Bytes of a body that are still taken after its answer, so that the connection lives on."""
 GOODBYE_SECONDS: float = 0.2
 """For an idle connection to hang up after us, when the server ends: over TLS its goodbye is waited for, and a pool of
@@ -344,7 +344,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             keep_alive=self._keep_alive
             and (
                 is_whole
-                or (not self._framing.is_chunked and self._framing.left <= REST_LIMIT and not self._framing.expects_100)
+                or (not self._framing.is_chunked and self._framing.left <= REST_BYTES and not self._framing.expects_100)
             ),
             on_response=self._answered,
         )

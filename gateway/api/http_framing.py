@@ -11,13 +11,13 @@ import re
 from enum import Enum, auto
 from typing import Final
 
-HEAD_LIMIT: Final = 16 * 1024
+HEAD_BYTES: Final = 16 * 1024
 """Bytes of a request's first line and headers together (Node's and h11's limit)."""
 HEADERS_LIMIT: Final = 100
 """Headers of a request (Apache's limit)."""
-TRAILER_LIMIT: Final = 4 * 1024
+TRAILER_BYTES: Final = 4 * 1024
 """Bytes of what follows the last chunk of a body; nobody reads it."""
-CHUNK_LINE_LIMIT: Final = 256
+CHUNK_LINE_BYTES: Final = 256
 """Bytes of a chunk's size and extensions; nobody reads these."""
 FREE_CHUNKS: int = 16_384
 BYTES_PER_CHUNK: Final = 64
@@ -125,19 +125,19 @@ class Framing:
                 found = data.find(b"\r\n\r\n", at)
                 stop = end if found < 0 else found + 4
             self.head_bytes += stop - at
-            if self.head_bytes > HEAD_LIMIT:
-                raise OutOfBounds("head_too_large", f"the head of a request may have {HEAD_LIMIT} bytes")
+            if self.head_bytes > HEAD_BYTES:
+                raise OutOfBounds("head_too_large", f"the head of a request may have {HEAD_BYTES} bytes")
             return stop
         if part is TRAILER:
             stop = data.find(b"\n", at) + 1 or end
             self._trailer_bytes += stop - at
-            if self._trailer_bytes > TRAILER_LIMIT:
-                raise OutOfBounds("trailer_too_large", f"the trailer of a body may have {TRAILER_LIMIT} bytes")
+            if self._trailer_bytes > TRAILER_BYTES:
+                raise OutOfBounds("trailer_too_large", f"the trailer of a body may have {TRAILER_BYTES} bytes")
         elif part is CHUNK_LINE:
             stop = data.find(b"\n", at) + 1 or end
             self._line += data[at:stop]
-            if len(self._line) > CHUNK_LINE_LIMIT:
-                raise OutOfBounds("chunk_line_too_large", f"before a chunk may stand {CHUNK_LINE_LIMIT} bytes")
+            if len(self._line) > CHUNK_LINE_BYTES:
+                raise OutOfBounds("chunk_line_too_large", f"before a chunk may stand {CHUNK_LINE_BYTES} bytes")
             if data[stop - 1] == 0x0A:
                 self._begin_chunk()
         else:

@@ -30,7 +30,7 @@ SHOWN_ERRORS = 3
 """Mistakes that one detail names; more are rarely read."""
 MANY_ERRORS = 100
 """More mistakes are counted and not named: each takes 10 us to be put into words."""
-SHOWN_NAME = 64
+SHOWN_NAME_CHARACTERS = 64
 """Characters of a field's name that are repeated to whoever sent it."""
 BASIC_CHALLENGE = 'Basic realm="Fleetpush device", charset="UTF-8"'
 """Clients that wait to be asked (wget, Java, .NET, urllib) send user name and token when they see it."""
@@ -180,7 +180,7 @@ def explain(errors: Iterable[Any]) -> str:
 
 def _explain_one(error: Mapping[str, Any]) -> str:
     location = [str(part) for part in error["loc"] if part not in ("query", "path", "header")]
-    field = ".".join(location)[:SHOWN_NAME]
+    field = ".".join(location)[:SHOWN_NAME_CHARACTERS]
     message = _message(error)
     return f"{field}: {message}" if field else message
 

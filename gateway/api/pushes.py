@@ -10,10 +10,10 @@ from pydantic import StringConstraints
 
 from gateway.api import responses
 from gateway.api.bodies import (
-    BULK_LIMIT,
+    BULK_BYTES,
+    ITEMS_PER_TURN,
     NDJSON,
-    PUSH_LIMIT,
-    TURN,
+    PUSH_BYTES,
     charge_lines,
     json_response,
     page_response,
@@ -49,14 +49,16 @@ StateName = Literal[
     "revoked",
 ]
 BATCH_LINES = 10_000
-MAX_KEY = 255
+MAX_KEY_CHARACTERS = 255
 """Characters of an idempotency key."""
 
 
 class BatchLine(PushRequest):
     """A line of a batch: a push, and what the header `Idempotency-Key` is for a single one."""
 
-    idempotency_key: Annotated[str, StringConstraints(pattern=rf"^[\x20-\x7e]{{1,{MAX_KEY}}}$")] | None = None
+    idempotency_key: Annotated[str, StringConstraints(pattern=rf"^[\x20-\x7e]{{1,{MAX_KEY_CHARACTERS}}}$")] | None = (
+        None
+    )
     """1 to 255 printable ASCII characters, remembered for 24 hours per app. The same key with the same line is one
     push: the first answer is given again. With another line: 422 `idempotency_key_reused`. Left out: each line is a new
     push."""
@@ -74,14 +76,16 @@ async def send(request: Request) -> Response:  # Hot path.
     found = services(request)
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     app = app_of(await found.admission.admit(request, "send"))
-    body = await read_body(request, limit=PUSH_LIMIT)
+    body = await read_body(request, limit=PUSH_BYTES)
     push = parse(PushRequest, body, found.push_values)
     key = request.headers.get("idempotency-key")
     if key is None:
         accepted = await found.acceptance.accept(app, push)
     else:
-        if not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
-            raise problem("invalid_request", f"Idempotency-Key: must be 1 to {MAX_KEY} printable ASCII characters")
+        if not (0 < len(key) <= MAX_KEY_CHARACTERS and key.isascii() and key.isprintable()):
+            raise problem(
+                "invalid_request", f"Idempotency-Key: must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
+            )
         digest = hashlib.sha256(body).digest()
         accepted = await found.acceptance.accept(app, push, idempotency_key=key, body_hash=digest)
     return Response(f"{{{accepted.members()}}}", 202, media_type="application/json")
@@ -105,7 +109,7 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     202, "push_id", "targeted", "suppressed", "unknown"}`, or a problem document. Empty lines are skipped. A line
     that is refused does not keep the others from being accepted. Needs a key with the scope `send`.
     """
-    body = await read_body(request, NDJSON, BULK_LIMIT)
+    body = await read_body(request, NDJSON, BULK_BYTES)
     found = services(request)
     breaks = body.count(b"\n")
     lines = [] if breaks > 2 * BATCH_LINES else [line for line in body.split(b"\n") if line and not line.isspace()]
@@ -118,7 +122,7 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     results: list[bytes] = []
     for answer in answers:
         results.append(_line(answer))
-        if len(results) % TURN == 0:
+        if len(results) % ITEMS_PER_TURN == 0:
             await found.turns.give_way()
     return Response(b"".join(results), media_type=NDJSON[0])
 
@@ -146,7 +150,7 @@ async def forecast(request: Request, principal: Sender) -> Response:
     hours, which are judged when a push is sent to the device, are not. Needs a key with the scope `send`.
     """
     found = services(request)
-    push = await read_model(request, PushRequest, PUSH_LIMIT, found.push_values)
+    push = await read_model(request, PushRequest, PUSH_BYTES, found.push_values)
     return json_response(await found.forecast.of(app_of(principal), push))
 
 

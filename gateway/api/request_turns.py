@@ -18,7 +18,7 @@ from typing import Final
 REQUESTS_PER_TURN: Final = 4
 """Requests that are begun in one turn of the loop. The dearest, `/metrics` and a device's preferences, hold it for 3 ms
 until they are answered or wait for something; a push takes 0.3 ms, beside which a further turn costs nothing."""
-LARGE_BODY: Final = REQUESTS_PER_TURN
+LARGE_BODY_REQUESTS: Final = REQUESTS_PER_TURN
 """What a body of some thousand values counts for: parsing it takes a turn of its own."""
 SLICE_SECONDS: Final = 0.002
 """From the begin of a slice of long work to that of the next, of all requests: half the time is left to others. Without
@@ -56,7 +56,7 @@ class RequestTurns:
     async def wait_for_large_body(self, share: str) -> None:
         """Return when the share may parse one."""
         turn = asyncio.Event()
-        self.begin(lambda: share, turn.set, LARGE_BODY)
+        self.begin(lambda: share, turn.set, LARGE_BODY_REQUESTS)
         await turn.wait()
 
     async def give_way(self) -> None:

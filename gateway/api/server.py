@@ -23,7 +23,7 @@ KEEP_ALIVE_SECONDS: Final = 75
 """An idle connection; more than the 60 s after which common proxies give theirs up, so that they close first."""
 DRAIN_SECONDS: Final = 10
 """For requests that are being answered when the server ends."""
-BACKLOG: Final = 4_096
+BACKLOG_CONNECTIONS: Final = 4_096
 
 
 class HttpServer(uvicorn.Server):
@@ -60,7 +60,7 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=bool(trusted_proxies),
                 forwarded_allow_ips=list(trusted_proxies),
-                backlog=BACKLOG,
+                backlog=BACKLOG_CONNECTIONS,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gateway.cli.options import AsJson, DataDir, DeviceId, ServerUrl, client_of, json_of, seconds_of
-from gateway.cli.server_client import TIMEOUT, segment
+from gateway.cli.server_client import TIMEOUT_SECONDS, segment
 from gateway.cli.terminal import PROGRAM, Failure, fail, print_json
 
-LONGEST_WAIT = 120
+LONGEST_WAIT_SECONDS = 120
 """Seconds, as the API has it."""
 
 
@@ -28,8 +28,12 @@ def call(
 ) -> None:
     """Send a command and print what the device answers. Exit code 1 if it does not, in time, or cannot."""
     seconds = seconds_of(wait, "--wait")
-    if seconds > LONGEST_WAIT:
-        fail(f"--wait {wait!r}: at most {LONGEST_WAIT} s. A push waits longer: `{PROGRAM} push ID --kind command`", 2)
+    if seconds > LONGEST_WAIT_SECONDS:
+        fail(
+            f"--wait {wait!r}: at most {LONGEST_WAIT_SECONDS} s. A push waits longer: "
+            f"`{PROGRAM} push ID --kind command`",
+            2,
+        )
     body: dict[str, Any] = {"command": command, "wait": seconds}
     if data is not None:
         body["data"] = json_of(data, "--data")
@@ -38,7 +42,7 @@ def call(
     body |= {} if deadline is None else {"deadline": seconds_of(deadline, "--deadline")}
     with client_of(server, data_dir) as client:
         path = f"/v1/devices/{segment(device_id)}/call"
-        answer = client.call("POST", path, json=body, timeout=TIMEOUT + seconds)
+        answer = client.call("POST", path, json=body, timeout=TIMEOUT_SECONDS + seconds)
     result = answer["result"]
     if as_json:
         print_json(answer)

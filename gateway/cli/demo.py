@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STEP_SECONDS = 12.0
 """For what takes milliseconds, on a machine that is busy with other things."""
-SHORT_TTL = 2
+SHORT_TTL_SECONDS = 2
 
 T = TypeVar("T")
 
@@ -185,7 +185,9 @@ class Demo:
         hello = {"title": "Opening hours", "body": "From Monday we open at eight."}
         waiting = client.post_push({"target": {"device": "kiosk-2"}, "notification": hello, "ttl": 3600}, None)
         late = {"title": "Tram in two minutes"}
-        brief = client.post_push({"target": {"device": "kiosk-3"}, "notification": late, "ttl": SHORT_TTL}, None)
+        brief = client.post_push(
+            {"target": {"device": "kiosk-3"}, "notification": late, "ttl": SHORT_TTL_SECONDS}, None
+        )
         promise("both are accepted, that is: on disk", waiting["targeted"] == brief["targeted"] == 1)
         return str(waiting["push_id"]), str(brief["push_id"])
 

@@ -32,12 +32,12 @@ from gateway.data_directory import BROKER, CA_CERTIFICATE, CA_KEY, LEDGER, SERVE
 if TYPE_CHECKING:
     from gateway.certificates import Facts
 
-LITTLE_DISK = 1 << 30
-NO_DISK = 100 << 20
+LITTLE_DISK_BYTES = 1 << 30
+NO_DISK_BYTES = 100 << 20
 """Below it a busy server is minutes away from answering 507."""
-DESCRIPTORS = 65_536
+WANTED_DESCRIPTORS = 65_536
 """What the systemd unit of a busy server should grant: one per connected device, and some."""
-CLOCK_SLACK = 2.0
+CLOCK_SLACK_SECONDS = 2.0
 """Seconds: stored server time may be a group commit ahead of another process's reading of the wall clock."""
 FEW_DAYS = 30
 """Of a server certificate. Whoever looks once a month still sees it."""
@@ -144,9 +144,9 @@ def check_disk(data_dir: Path) -> Finding:
     free = shutil.disk_usage(place).free
     text = f"{free / (1 << 30):.1f} GiB free on the disk of {data_dir}"
     remedy = "free space, or move the data directory; when the disk is full pushes are refused with 507"
-    if free < NO_DISK:
+    if free < NO_DISK_BYTES:
         return Finding("fail", "disk", text, remedy)
-    return Finding("warn", "disk", text, remedy) if free < LITTLE_DISK else Finding("ok", "disk", text)
+    return Finding("warn", "disk", text, remedy) if free < LITTLE_DISK_BYTES else Finding("ok", "disk", text)
 
 
 def check_descriptors() -> Finding:
@@ -158,8 +158,9 @@ def check_descriptors() -> Finding:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = "without limit" if hard == resource.RLIM_INFINITY else f"{hard} at most (ulimit -Hn)"
     text = f"{most} for a server started here; every connected device needs one"
-    if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
-        remedy = f"for more: LimitNOFILE={DESCRIPTORS} in its systemd unit, or `ulimit -n {DESCRIPTORS}` as root"
+    if hard != resource.RLIM_INFINITY and hard < WANTED_DESCRIPTORS:
+        wanted = WANTED_DESCRIPTORS
+        remedy = f"for more: LimitNOFILE={wanted} in its systemd unit, or `ulimit -n {wanted}` as root"
         return Finding("warn", "open files", text, remedy)
     return Finding("ok", "open files", text)
 
@@ -235,7 +236,7 @@ def check_clock(now: float, stored: float | None) -> Finding:
         return Finding(
             "warn", "clock", "this machine's clock cannot be right", "set it (timedatectl); a running server follows it"
         )
-    if behind > CLOCK_SLACK:
+    if behind > CLOCK_SLACK_SECONDS:
         return Finding(
             "warn",
             "clock",

@@ -68,7 +68,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-PROBE_TIMEOUT = 5.0
+PROBE_TIMEOUT_SECONDS = 5.0
 
 
 def kiosk(
@@ -279,9 +279,9 @@ def refusal_of(websocket: str, origin: str, trust: ssl.SSLContext) -> str | None
     where = urlsplit(websocket)
     host = where.hostname or ""
     connection = (
-        http.client.HTTPSConnection(host, where.port, timeout=PROBE_TIMEOUT, context=trust)
+        http.client.HTTPSConnection(host, where.port, timeout=PROBE_TIMEOUT_SECONDS, context=trust)
         if where.scheme == "wss"
-        else http.client.HTTPConnection(host, where.port, timeout=PROBE_TIMEOUT)
+        else http.client.HTTPConnection(host, where.port, timeout=PROBE_TIMEOUT_SECONDS)
     )
     request = {
         "Connection": "Upgrade",

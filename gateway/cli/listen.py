@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 OPEN_KEY, DISMISS_KEY, MUTE_KEY, CONSENT_KEY, QUIT_KEY = "o", "d", "m", "c", "q"
 ESCAPE = "\x1b"
 BACKSPACE = "\x08\x7f"
-LONGEST_INPUT = 1_000
+LONGEST_INPUT_CHARACTERS = 1_000
 """Characters of an answer in words; the server takes 4 KiB of JSON."""
 OPEN_PUSHES = 100
 """Unanswered pushes that keys still reach; a screenful and more. Of more the oldest is dismissed: `screen_full`."""
@@ -340,7 +340,7 @@ class Screen:
         elif key in BACKSPACE:
             self._typed = self._typed[:-1]
         elif key not in "\r\n":
-            self._typed = (self._typed + key)[:LONGEST_INPUT] if not UNPRINTABLE.search(key) else self._typed
+            self._typed = (self._typed + key)[:LONGEST_INPUT_CHARACTERS] if not UNPRINTABLE.search(key) else self._typed
         elif text := self._typed.strip():
             push, action, label = self._typing
             self._typing = None

@@ -20,7 +20,7 @@ from gateway.printable import printable
 
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many. Default: all")]
 Cursor = Annotated[str | None, typer.Option("--cursor", help="Go on where a list with --limit ended")]
-COLUMN_GAP = 2
+COLUMN_GAP_CHARACTERS = 2
 """Blanks between two columns, as rich draws them."""
 Item = dict[str, Any]
 Columns = Mapping[str, str | Callable[[Item], Any]]
@@ -98,7 +98,7 @@ class _Table:
         # The first column is an id, which somebody will copy: it is whole. Nothing else is cut off either, but wrapped.
         first, *others = zip(self._columns, self._widths, strict=True)
         table.add_column(first[0], min_width=first[1], no_wrap=True)
-        share = (console().width - first[1]) // max(len(others), 1) - COLUMN_GAP
+        share = (console().width - first[1]) // max(len(others), 1) - COLUMN_GAP_CHARACTERS
         for heading, width in others:
             table.add_column(heading, min_width=min(width, max(share, 1)), overflow="fold")
         for row in rows:

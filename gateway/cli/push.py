@@ -14,7 +14,7 @@ from gateway.cli.server_client import Refused, ServerClient, segment
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
 from gateway.cli.watch import watch_push
 
-EXPLAINED = 1000
+EXPLAINED_DELIVERIES = 1000
 """Suppressed deliveries that are looked at for the reasons of an answer: one page."""
 
 
@@ -154,7 +154,7 @@ def suppression(client: ServerClient, accepted: dict[str, Any]) -> str:
     send."""
     path = f"/v1/pushes/{segment(accepted['push_id'])}/deliveries"
     try:
-        found = Counter(item["reason"] for item in client.items(path, EXPLAINED, state="suppressed"))
+        found = Counter(item["reason"] for item in client.items(path, EXPLAINED_DELIVERIES, state="suppressed"))
     except Refused:
         return ""
     complete = found.total() == accepted["suppressed"]

@@ -18,7 +18,7 @@ import httpx2
 import typer
 
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, open_input
-from gateway.cli.server_client import RETRIES, ServerClient, for_terminals
+from gateway.cli.server_client import MAX_RETRIES, ServerClient, for_terminals
 from gateway.cli.terminal import Failure, abandon_output, fail, json_text, note
 
 PART_LINES = 1_000
@@ -26,7 +26,7 @@ PART_BYTES = 4 * 1024 * 1024
 """Of a request, about; the API takes 10,000 lines and 16 MiB."""
 LINE_BYTES = 4 * 1024 * 1024
 """Of a push, as the API has it."""
-MAX_KEY = 240
+MAX_KEY_CHARACTERS = 240
 """Characters of the run's key: the API takes 255 with the line's number."""
 
 
@@ -50,8 +50,8 @@ def pushes_batch(
     Prints the id of each; --json prints the answer to each line, in order. Lines that are refused are named, the others
     are sent; exit code 1 if there was one."""
     key = idempotency_key or str(uuid.uuid4())
-    if not key.isascii() or not key.isprintable() or len(key) > MAX_KEY:
-        fail(f"--idempotency-key: at most {MAX_KEY} printable ASCII characters", 2)
+    if not key.isascii() or not key.isprintable() or len(key) > MAX_KEY_CHARACTERS:
+        fail(f"--idempotency-key: at most {MAX_KEY_CHARACTERS} printable ASCII characters", 2)
     batch = Batch(key, as_json=as_json)
     with client_of(server, data_dir) as client, open_input(file) as lines:
         try:
@@ -104,13 +104,13 @@ def send(client: ServerClient, part: list[Line], key: str) -> list[dict[str, Any
     """The answer to each line. Raises Failure."""
     body = b"\n".join(with_key(line.content, f"{key}-{line.number}") for line in part)
     headers = {"Content-Type": "application/x-ndjson"}
-    for attempt in range(1, RETRIES + 1):
+    for attempt in range(1, MAX_RETRIES + 1):
         try:
             content = client.request("POST", "/v1/pushes/batch", content=body, headers=headers).content
             break
         except Failure as failure:
             lost = isinstance(failure.__cause__, httpx2.ReadError | httpx2.RemoteProtocolError)
-            if not lost or attempt == RETRIES:
+            if not lost or attempt == MAX_RETRIES:
                 raise
     try:
         answers: list[dict[str, Any]] = [json.loads(line) for line in content.splitlines()]

@@ -33,7 +33,7 @@ State = Literal[
 ]
 TIMES = ("acted_at", "opened_at", "dismissed_at", "displayed_at", "delivered_at", "ended_at")
 """Of a delivery, the furthest first."""
-LONGEST_TITLE = 40
+LONGEST_TITLE_CHARACTERS = 40
 """Characters."""
 
 
@@ -119,7 +119,7 @@ def pushes_recall(push_id: PushId, server: ServerUrl = None, data_dir: DataDir =
 def title_of(notification: dict[str, Any]) -> str | None:
     """The title, or the text of what has none, shortened for a table."""
     text: str | None = notification.get("title") or notification.get("body")
-    return text if text is None or len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1] + "…"
+    return text if text is None or len(text) <= LONGEST_TITLE_CHARACTERS else text[: LONGEST_TITLE_CHARACTERS - 1] + "…"
 
 
 def brief(value: Any) -> str:

@@ -25,10 +25,10 @@ import httpx2
 from gateway.cli.terminal import PROGRAM, Failure
 from gateway.data_directory import CA_CERTIFICATE, KEY_FILE, SERVER_CERTIFICATE, SERVER_FILE, TLS_DIR
 
-TIMEOUT = 30.0
+TIMEOUT_SECONDS = 30.0
 PAGE_ITEMS = 1000
 """Of a list: the most that the API gives at a time."""
-STREAM_TIMEOUT = 45.0
+STREAM_TIMEOUT_SECONDS = 45.0
 """Seconds without a byte after which a stream counts as lost: the server says something every 15."""
 EVERY_ADDRESS = ("0.0.0.0", "::")
 COMMANDS = {
@@ -43,7 +43,7 @@ COMMANDS = {
 CALL = re.compile(rf"\b({'|'.join(map(re.escape, COMMANDS))})(?![\w/])")
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 """What OpenSSL calls an answer that is no TLS, by its version."""
-RETRIES = 3
+MAX_RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
 
@@ -89,7 +89,7 @@ class ServerClient:
         self._client = httpx2.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
-            timeout=TIMEOUT,
+            timeout=TIMEOUT_SECONDS,
             trust_env=False,
             # Without TLS a context that trusts nobody: to load the system's authorities takes 80 ms of every command.
             verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if self.tls is None else self.tls,
@@ -188,7 +188,11 @@ class ServerClient:
         with (
             self._explained(),
             self._client.stream(
-                "GET", path, params=parameters, headers=headers, timeout=httpx2.Timeout(TIMEOUT, read=STREAM_TIMEOUT)
+                "GET",
+                path,
+                params=parameters,
+                headers=headers,
+                timeout=httpx2.Timeout(TIMEOUT_SECONDS, read=STREAM_TIMEOUT_SECONDS),
             ) as answer,
         ):
             if not answer.is_success:
@@ -238,18 +242,18 @@ class ServerClient:
         """DER, of a server with TLS. Raises OSError."""
         server = urlsplit(self.url)
         address = (server.hostname or "", server.port or 443)
-        return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(address, timeout=TIMEOUT))
+        return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(address, timeout=TIMEOUT_SECONDS))
 
     def post_push(self, push: dict[str, Any], idempotency_key: str | None) -> dict[str, Any]:
         """Send a push once, however often the connection breaks."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        for attempt in range(1, RETRIES + 1):
+        for attempt in range(1, MAX_RETRIES + 1):
             try:
                 accepted: dict[str, Any] = self.call("POST", "/v1/pushes", json=push, headers=headers)
                 return accepted
             except Failure as failure:
                 lost = isinstance(failure.__cause__, httpx2.ReadError | httpx2.RemoteProtocolError)
-                if not lost or attempt == RETRIES:
+                if not lost or attempt == MAX_RETRIES:
                     raise
         raise AssertionError("the loop returns or raises")
 

@@ -23,9 +23,9 @@ from gateway.cli.terminal import (
     print_table,
 )
 
-WATCH_INTERVAL = 0.5
+WATCH_INTERVAL_SECONDS = 0.5
 SHOWN_LOSSES = 20
-LOOKED_AT = 100
+EXPLAINED_DELIVERIES = 100
 """Waiting deliveries that are looked at for what defers them, at each look."""
 
 
@@ -62,7 +62,7 @@ def watch_push(client: ServerClient, push_id: str, *, timeout: float | None, as_
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 raise Failure(f"still open after {timeout:g} s: {words}")
-            time.sleep(WATCH_INTERVAL)
+            time.sleep(WATCH_INTERVAL_SECONDS)
     finally:
         if is_terminal() and not as_json:
             print()
@@ -86,7 +86,7 @@ def print_losses(client: ServerClient, push_id: str, counts: dict[str, int]) -> 
 
 def deferred(client: ServerClient, path: str) -> str:
     """`; 2 deferred by caps or quiet hours, the first until 2026-12-01 07:00 CET`; empty if there is none."""
-    found = client.items(f"{path}/deliveries", LOOKED_AT, state="waiting")
+    found = client.items(f"{path}/deliveries", EXPLAINED_DELIVERIES, state="waiting")
     until = sorted(item["not_before"] for item in found if item["not_before"] is not None)
     if not until:
         return ""

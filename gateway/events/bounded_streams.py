@@ -18,7 +18,7 @@ ANSWER_BYTES = 16_384
 """Of everything that a receiver sends in answer to one request."""
 READ_BYTES = 1_024
 """Given to the parser at a time: 170 chunks of one byte, which cost it 4 ms. A common answer has a fifth of it."""
-LEAST_COUNTED = 64
+LEAST_COUNTED_BYTES = 64
 """Bytes that a read counts as, at least: who sends byte by byte has 256 reads."""
 EXTRA_READ_SECONDS = 0.01
 """Between two reads beyond the first READ_BYTES of an answer, of all receivers: a third of the loop at most."""
@@ -53,7 +53,7 @@ class BoundedStream(httpcore2.AsyncNetworkStream):
         if self._counted >= READ_BYTES:
             await self._extra.turn()
         data = await self._stream.read(min(max_bytes, READ_BYTES), timeout)
-        self._counted += max(len(data), LEAST_COUNTED)
+        self._counted += max(len(data), LEAST_COUNTED_BYTES)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:

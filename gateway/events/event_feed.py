@@ -27,9 +27,9 @@ SHARED_BYTES = 8 * 1024 * 1024
 pages are."""
 EVENT_BYTES = 400
 """What an event takes besides its JSON: its objects, its id as text, its place in the page."""
-LINGER = 0.2
+LINGER_SECONDS = 0.2
 """Seconds that entries gather before their followers are told."""
-STREAMS = 200
+MAX_STREAMS = 200
 """`GET /v1/events` at a time."""
 STREAMS_OF_KEY = 20
 """Of one key."""
@@ -85,7 +85,7 @@ class EventFeed:
     def admit_stream(self, app_no: int, key_id: str) -> None:
         """Raises Problem 429 when the holder of this key may not have one more."""
         of_app = sum(count for (owner, _), count in self._streams.items() if owner == app_no)
-        if self.streams >= STREAMS or of_app >= STREAMS_OF_APP or self._streams[app_no, key_id] >= STREAMS_OF_KEY:
+        if self.streams >= MAX_STREAMS or of_app >= STREAMS_OF_APP or self._streams[app_no, key_id] >= STREAMS_OF_KEY:
             self.streams_refused += 1
             log.warning(
                 "app %d: a stream of events is refused: %d are open, %d of this app, %d of its key %s",
@@ -93,8 +93,8 @@ class EventFeed:
             )  # fmt: skip
             raise problem(
                 "too_many_streams",
-                f"there are {STREAMS} streams at most, {STREAMS_OF_APP} of an app and {STREAMS_OF_KEY} of a key: end"
-                " one, or use a webhook",
+                f"there are {MAX_STREAMS} streams at most, {STREAMS_OF_APP} of an app and {STREAMS_OF_KEY} of a key:"
+                " end one, or use a webhook",
             )
 
     @contextmanager
@@ -166,7 +166,7 @@ class EventFeed:
         """A group has committed."""
         if self._followers and not self._scheduled and not self.ended:
             self._scheduled = True
-            self._timers.call_later(LINGER, self._look)
+            self._timers.call_later(LINGER_SECONDS, self._look)
 
     def _look(self) -> None:
         self._scheduled = False

@@ -26,7 +26,7 @@ ATTEMPT_SECONDS = 15.0
 """From the lookup of the name to the end of the answer."""
 TEXT_BYTES = 200
 """Of an answer's body that is kept."""
-CONNECTIONS = 8
+MAX_CONNECTIONS = 8
 KEEP_ALIVE_SECONDS = 5.0
 """That a connection is kept for the next request."""
 
@@ -82,8 +82,8 @@ class GuardedClient:
         if self._pool is None:
             self._pool = httpcore2.AsyncConnectionPool(
                 self._trust or _system_trust(),
-                max_connections=CONNECTIONS,
-                max_keepalive_connections=CONNECTIONS,
+                max_connections=MAX_CONNECTIONS,
+                max_keepalive_connections=MAX_CONNECTIONS,
                 keepalive_expiry=KEEP_ALIVE_SECONDS,
                 network_backend=BoundedNetwork(self._extra),
             )

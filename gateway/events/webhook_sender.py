@@ -33,22 +33,31 @@ from gateway.events.bounded_streams import ExtraReads
 from gateway.events.dns import ConcurrencyLimit, DnsResolver, RequestFailed
 from gateway.events.event_feed import EventFeed, Follower
 from gateway.events.guarded_client import GuardedClient, Network, ReceiverResponse
-from gateway.events.webhooks import DEAD_LETTERS, LANES, LETTERS_BYTES, THIS, Lane, Webhook, WebhookStore, key_of
+from gateway.events.webhooks import (
+    DEAD_LETTERS,
+    LANES_PER_WEBHOOK,
+    LETTERS_BYTES,
+    THIS,
+    Lane,
+    Webhook,
+    WebhookStore,
+    key_of,
+)
 from gateway.pages import to_json
 from gateway.store.database import Database
 from gateway.timestamps import retry_after_ms, rfc3339, wall_time
 
 log = logging.getLogger(__name__)
 
-BATCH = 100
+BATCH_EVENTS = 100
 """Events of a request."""
 BATCH_BYTES = 256 * 1024
 """And their bytes, about; a larger event goes by itself."""
-GRACE = 1.0
+GRACE_SECONDS = 1.0
 """Seconds that requests under way have when the server ends or their webhook is changed."""
-ATTEMPTS = 50
+MAX_REQUESTS = 50
 """Requests under way, of all webhooks together."""
-ATTEMPTS_OF_APP = 20
+MAX_REQUESTS_PER_APP = 20
 """And of one app's: its receivers that do not answer hold up its own."""
 FIRST_DELAY_MS = 5_000
 LONGEST_DELAY_MS = 3_600_000
@@ -64,7 +73,7 @@ OLD_LETTERS = 100
 on it has its day, and is disabled then. A tenth of the room for dead letters."""
 BUSY = (408, 425, 429, 502, 503, 504)
 """Answers that say nothing about the events."""
-REMEMBERED = 300
+ERROR_CHARACTERS = 300
 """Characters of an error."""
 
 
@@ -76,7 +85,7 @@ class _Receiver:
     client: GuardedClient
     follower: Follower
     url: str
-    dirty: set[int] = field(default_factory=lambda: set(range(LANES)))
+    dirty: set[int] = field(default_factory=lambda: set(range(LANES_PER_WEBHOOK)))
     """Lanes for which there may be something."""
     pending: dict[int, list[tuple[Position, Event]]] = field(default_factory=dict)
     """Batches that have failed: they are sent again as they were, or halved."""
@@ -112,7 +121,7 @@ class WebhookSender:
         self._allowed = allowed
         self._dice = dice
         self._receivers: dict[str, _Receiver] = {}
-        self._limit = ConcurrencyLimit(ATTEMPTS, ATTEMPTS_OF_APP)
+        self._limit = ConcurrencyLimit(MAX_REQUESTS, MAX_REQUESTS_PER_APP)
         self._resolver = DnsResolver()
         self._extra = ExtraReads()
         self._closing: set[asyncio.Task[None]] = set()
@@ -168,14 +177,14 @@ class WebhookSender:
         self._start_due(receiver)
 
     def _drop(self, receiver: _Receiver) -> asyncio.Task[None]:
-        """What is under way may end within GRACE: what was answered in time need not be sent again."""
+        """What is under way may end within GRACE_SECONDS: what was answered in time need not be sent again."""
         receiver.dropped = True
         self._feed.leave(receiver.follower)
         tasks = list(receiver.tasks.values())
 
         async def close() -> None:
             if tasks:
-                _, late = await asyncio.wait(tasks, timeout=GRACE)
+                _, late = await asyncio.wait(tasks, timeout=GRACE_SECONDS)
                 for task in late:
                     task.cancel()
                 if late:
@@ -190,7 +199,7 @@ class WebhookSender:
     def _has_events(self, webhook_id: str) -> None:
         receiver = self._receivers.get(webhook_id)
         if receiver is not None:
-            receiver.dirty.update(range(LANES))
+            receiver.dirty.update(range(LANES_PER_WEBHOOK))
             self._start_due(receiver)
 
     def replay_asked(self, webhook: Webhook) -> None:
@@ -204,9 +213,9 @@ class WebhookSender:
         for lane in receiver.webhook.lanes:
             if lane.no in receiver.dirty and lane.no not in receiver.tasks and lane.next_at <= now:
                 self._run(receiver, lane.no, self._send_lane(receiver, lane))
-        if receiver.replays and LANES not in receiver.tasks:
+        if receiver.replays and LANES_PER_WEBHOOK not in receiver.tasks:
             receiver.replays = False
-            self._run(receiver, LANES, self._replay(receiver))
+            self._run(receiver, LANES_PER_WEBHOOK, self._replay(receiver))
 
     def _run(self, receiver: _Receiver, number: int, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -217,7 +226,7 @@ class WebhookSender:
                 del receiver.tasks[number]
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("webhook %s: what is next cannot be sent: %s", receiver.webhook.id, error)
-                if number == LANES:
+                if number == LANES_PER_WEBHOOK:
                     receiver.replays = True
                 else:
                     receiver.dirty.add(number)
@@ -231,12 +240,14 @@ class WebhookSender:
         """Everything there is for a lane, until an attempt fails."""
         webhook = receiver.webhook
         while not receiver.dropped:
-            limit = receiver.limits.get(lane.no, BATCH)
+            limit = receiver.limits.get(lane.no, BATCH_EVENTS)
             batch = receiver.pending.get(lane.no)
             behind: Position | None = None
             if batch is None:
                 receiver.dirty.discard(lane.no)
-                page = await self._feed.read(webhook.app_no, lane.position, limit, webhook.wanted, lane.no, LANES)
+                page = await self._feed.read(
+                    webhook.app_no, lane.position, limit, webhook.wanted, lane.no, LANES_PER_WEBHOOK
+                )
                 batch = page.events
                 behind = page.position
                 if not batch:
@@ -253,7 +264,7 @@ class WebhookSender:
                     receiver.pending[lane.no] = rest
                 else:
                     receiver.pending.pop(lane.no, None)
-                receiver.limits[lane.no] = min(BATCH, limit * 2)
+                receiver.limits[lane.no] = min(BATCH_EVENTS, limit * 2)
                 receiver.old_letters = 0
                 await self._record_success(webhook, lane, behind if behind is not None and not rest else sent[-1][0])
                 continue
@@ -453,10 +464,10 @@ def _is_refusal(outcome: ReceiverResponse | RequestFailed) -> bool:
 
 def _described(outcome: ReceiverResponse | RequestFailed) -> str:
     if isinstance(outcome, RequestFailed):
-        return str(outcome)[:REMEMBERED]
+        return str(outcome)[:ERROR_CHARACTERS]
     if 300 <= outcome.status < 400:
         return f"answered {outcome.status}: redirects are not followed; change the webhook's url"
-    return f"answered {outcome.status}: {outcome.text}".rstrip(": \n")[:REMEMBERED]
+    return f"answered {outcome.status}: {outcome.text}".rstrip(": \n")[:ERROR_CHARACTERS]
 
 
 def _store_lane(connection: sqlite3.Connection, webhook: Webhook, lane: Lane) -> None:

@@ -32,7 +32,7 @@ from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_WEBHOOKS = 20
 """Of an app."""
-LANES = 4
+LANES_PER_WEBHOOK = 4
 """Parts of a webhook's devices that are told of independently, each in order: what one receiver's program cannot take
 holds up a quarter."""
 DEAD_LETTERS = 1_000
@@ -291,12 +291,12 @@ class WebhookStore:
             position = last_position(connection)
             connection.executemany(
                 "INSERT INTO webhook_lane (webhook_no, lane, entry, place) VALUES (?, ?, ?, ?)",
-                [(webhook.no, lane, *position) for lane in range(LANES)],
+                [(webhook.no, lane, *position) for lane in range(LANES_PER_WEBHOOK)],
             )
             return position
 
         position = await self._database.write(write, app_no)
-        webhook.lanes = [Lane(lane, position) for lane in range(LANES)]
+        webhook.lanes = [Lane(lane, position) for lane in range(LANES_PER_WEBHOOK)]
         self.webhooks[webhook.id] = webhook
         self._on_changed(webhook)
         return {**webhook.described(), "secret": webhook.secret}

@@ -471,7 +471,7 @@ async def test_a_download_that_nobody_reads_ends(house: House, monkeypatch: pyte
 
 async def test_too_many_downloads_are_sent_away_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     await upload(house)
-    monkeypatch.setattr(routes, "DOWNLOADS", 0)
+    monkeypatch.setattr(routes, "MAX_DOWNLOADS", 0)
     answer = await house.http.get(f"/v1/attachments/{ID}")
     assert answer.status_code == 503
     assert answer.json()["code"] == "busy"

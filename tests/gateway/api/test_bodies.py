@@ -7,7 +7,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from gateway.api.bodies import BODY_LIMIT, DEVICE_VALUES, MERGE_PATCH, PUSH_LIMIT, VALUES, read_body
+from gateway.api.bodies import BODY_BYTES, BODY_VALUES, DEVICE_VALUES, MERGE_PATCH, PUSH_BYTES, read_body
 from gateway.api.problems import MANY_ERRORS
 from gateway.errors import Problem
 from tests.gateway.api.house import House
@@ -128,7 +128,7 @@ async def refused_everywhere(
 
 
 async def test_each_route_has_its_limit_in_bytes(stocked: tuple[House, str]) -> None:
-    for routes, limit in ((SMALL, BODY_LIMIT), (LARGE, PUSH_LIMIT)):
+    for routes, limit in ((SMALL, BODY_BYTES), (LARGE, PUSH_BYTES)):
         body = b'{"x":"' + b"x" * limit + b'"}'
         for detail in await refused_everywhere(stocked, routes, body, 413, "payload_too_large"):
             assert str(limit) in detail
@@ -137,8 +137,11 @@ async def test_each_route_has_its_limit_in_bytes(stocked: tuple[House, str]) -> 
 
 
 async def test_each_route_has_its_limit_in_values(stocked: tuple[House, str]) -> None:
-    for body in (b'{"x":[' + b"[]," * (VALUES + 9_000) + b"[]]}", b"{" + b'"a":1,' * (VALUES + 4_000) + b'"b":1}'):
-        assert len(body) < BODY_LIMIT
+    for body in (
+        b'{"x":[' + b"[]," * (BODY_VALUES + 9_000) + b"[]]}",
+        b"{" + b'"a":1,' * (BODY_VALUES + 4_000) + b'"b":1}',
+    ):
+        assert len(body) < BODY_BYTES
         for detail in await refused_everywhere(stocked, ALL, body, 413, "payload_too_large"):
             assert "values" in detail
     body = b'{"channels":{' + b",".join(b'"%d":1' % number for number in range(DEVICE_VALUES)) + b"}}"

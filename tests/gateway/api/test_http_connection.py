@@ -19,10 +19,10 @@ from gateway.api.connection_limiter import LAST_WORDS, LOG_SECONDS, ConnectionLi
 from gateway.api.http_connection import MQTT_PATH, READ_BYTES, HttpConnection
 from gateway.api.http_framing import (
     BYTES_PER_CHUNK,
-    CHUNK_LINE_LIMIT,
-    HEAD_LIMIT,
+    CHUNK_LINE_BYTES,
+    HEAD_BYTES,
     HEADERS_LIMIT,
-    TRAILER_LIMIT,
+    TRAILER_BYTES,
 )
 from gateway.api.server import HttpServer
 from tests.broker.network.conftest import Run, run  # noqa: F401  # the fixture
@@ -174,7 +174,7 @@ def test_a_trailer_is_no_header(run: Run[Any]) -> None:  # noqa: F811
 def test_a_trailer_is_bounded(run: Run[Any], before: bytes, field: bytes) -> None:  # noqa: F811
     async def scene() -> None:
         async with serving() as running:
-            answer = await running.say(CHUNKED + before + field * (2 * TRAILER_LIMIT // len(field)))
+            answer = await running.say(CHUNKED + before + field * (2 * TRAILER_BYTES // len(field)))
             assert answer.startswith(b"HTTP/1.1 400 ")
             assert limits(running) == {"trailer_too_large": 1}
             assert not running.asked
@@ -219,8 +219,8 @@ def test_chunks_are_bounded_in_number_by_what_is_in_them(
 @pytest.mark.parametrize(
     ("said", "limit"),
     [
-        pytest.param(b"1;" + b"x" * CHUNK_LINE_LIMIT, "chunk_line_too_large", id="an endless extension"),
-        pytest.param(b"0" * 2 * CHUNK_LINE_LIMIT, "chunk_line_too_large", id="an endless number"),
+        pytest.param(b"1;" + b"x" * CHUNK_LINE_BYTES, "chunk_line_too_large", id="an endless extension"),
+        pytest.param(b"0" * 2 * CHUNK_LINE_BYTES, "chunk_line_too_large", id="an endless number"),
         pytest.param(b"xyz\r\n", "malformed", id="no number"),
         pytest.param(b"1\r\nxy\r\n", "malformed", id="more than it said"),
         pytest.param(b"f" * 17 + b"\r\n", "malformed", id="no size at all"),
@@ -313,9 +313,9 @@ def test_a_head_that_comes_in_pieces(run: Run[Any], pieces: int) -> None:  # noq
 @pytest.mark.parametrize(
     ("said", "limit"),
     [
-        pytest.param(b"GET /" + b"x" * 2 * HEAD_LIMIT, "head_too_large", id="an endless line"),
-        pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * HEAD_LIMIT, "head_too_large", id="an endless header"),
-        pytest.param(b"\r\n" * HEAD_LIMIT, "head_too_large", id="empty lines"),
+        pytest.param(b"GET /" + b"x" * 2 * HEAD_BYTES, "head_too_large", id="an endless line"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * HEAD_BYTES, "head_too_large", id="an endless header"),
+        pytest.param(b"\r\n" * HEAD_BYTES, "head_too_large", id="empty lines"),
         pytest.param(
             b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * (HEADERS_LIMIT + 2), "too_many_headers", id="very many headers"
         ),

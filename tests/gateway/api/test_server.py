@@ -14,8 +14,8 @@ from fastapi import FastAPI, Request, Response
 
 from broker.network.descriptor_shares import share_of
 from gateway.api import http_connection, server
-from gateway.api.connection_limiter import CONNECTIONS, ConnectionLimiter
-from gateway.api.http_framing import HEAD_LIMIT
+from gateway.api.connection_limiter import MAX_CONNECTIONS, ConnectionLimiter
+from gateway.api.http_framing import HEAD_BYTES
 from gateway.api.server import HttpServer
 from tests.broker.network.test_transport import until
 from tests.certificates import Authority
@@ -25,7 +25,7 @@ LARGE = 32 * 1024 * 1024
 
 
 def limiter() -> ConnectionLimiter:
-    return ConnectionLimiter(connections=CONNECTIONS, clock=asyncio.get_running_loop().time, share_of=share_of)
+    return ConnectionLimiter(connections=MAX_CONNECTIONS, clock=asyncio.get_running_loop().time, share_of=share_of)
 
 
 @dataclass
@@ -84,9 +84,9 @@ async def test_what_is_not_http_is_answered_with_a_problem(running: Running) -> 
 @pytest.mark.parametrize(
     "head",
     [
-        pytest.param(b"GET /" + b"x" * 2 * HEAD_LIMIT, id="an endless line"),
-        pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * HEAD_LIMIT, id="an endless header"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * HEAD_LIMIT, id="endless headers"),
+        pytest.param(b"GET /" + b"x" * 2 * HEAD_BYTES, id="an endless line"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * HEAD_BYTES, id="an endless header"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * HEAD_BYTES, id="endless headers"),
     ],
 )
 async def test_the_head_of_a_request_is_bounded(running: Running, head: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 import typer
 
-from gateway.cli.push import EXPLAINED, print_accepted, target_and_text, titled
+from gateway.cli.push import EXPLAINED_DELIVERIES, print_accepted, target_and_text, titled
 from gateway.cli.server_client import ServerClient
 from tests.gateway.cli.deliveries import Deliveries
 
@@ -59,6 +59,6 @@ def test_what_is_suppressed_is_told_with_the_reason(capsys: pytest.CaptureFixtur
         Deliveries(waiting, denied, waiting), capsys
     )
     assert "suppressed (2 no_consent, 1 channel_muted). " in accepted_by(Deliveries(muted, denied, denied), capsys)
-    many = Deliveries(*[denied] * EXPLAINED, muted)
+    many = Deliveries(*[denied] * EXPLAINED_DELIVERIES, muted)
     assert "1001 of them suppressed (no_consent). " in accepted_by(many, capsys), "without a number that is not known"
     assert "1 of them suppressed. " in accepted_by(Deliveries(denied, may_read=False), capsys)

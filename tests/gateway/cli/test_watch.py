@@ -68,7 +68,7 @@ class AcknowledgedMeanwhile(Deliveries):
 def test_the_last_line_is_the_end_and_not_what_was_in_flight_before(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.cli.watch.WATCH_INTERVAL", 0)
+    monkeypatch.setattr("gateway.cli.watch.WATCH_INTERVAL_SECONDS", 0)
     watch_push(cast(ServerClient, AcknowledgedMeanwhile(("sent", None, None))), "p1", timeout=10, as_json=False)
     assert capsys.readouterr().out.splitlines()[-1] == "p1  1 targeted: 1 delivered"
 

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.delivery.event_log import Event, Position
 from gateway.events import dns, webhook_sender
-from gateway.events.webhooks import LANES, MAX_WEBHOOKS
+from gateway.events.webhooks import LANES_PER_WEBHOOK, MAX_WEBHOOKS
 from gateway.pages import to_json
 from gateway.store.errors import StorageFull
 from tests.gateway.api.house import House
@@ -65,7 +65,7 @@ async def test_many_events_go_in_batches(house: House, fleet: Fleet, receiver: R
     await fleet.happens(40)
     await house.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.all_arrives(receiver)
-    assert len(receiver.taken) <= 2 * LANES
+    assert len(receiver.taken) <= 2 * LANES_PER_WEBHOOK
     assert max(len(request.events) for request in receiver.taken) <= 100
 
 
@@ -91,13 +91,13 @@ async def test_a_slow_receiver_gets_one_request_of_a_lane_at_a_time(
     receiver.answer = slow
     await fleet.hook(receiver.url)
     await fleet.happens(1)
-    await fleet.until(lambda: len(receiver.requests) == LANES, "a request of each lane")
+    await fleet.until(lambda: len(receiver.requests) == LANES_PER_WEBHOOK, "a request of each lane")
     await fleet.happens(3)
     await fleet.passes(MINUTE)
-    assert len(receiver.requests) == LANES
+    assert len(receiver.requests) == LANES_PER_WEBHOOK
     release.set()
     await fleet.all_arrives(receiver)
-    assert receiver.at_once == LANES
+    assert receiver.at_once == LANES_PER_WEBHOOK
 
 
 async def test_a_receiver_that_is_down_for_an_hour_loses_nothing(
@@ -144,8 +144,8 @@ async def test_attempts_come_rarer_and_not_all_together(house: House, fleet: Fle
 
     receiver.answer = failing
     await fleet.hook(receiver.url)
-    await fleet.happens(1, devices=LANES)
-    await fleet.passes_until(lambda: len(at) == LANES and min(map(len, at.values())) >= 14, step=10_000)
+    await fleet.happens(1, devices=LANES_PER_WEBHOOK)
+    await fleet.passes_until(lambda: len(at) == LANES_PER_WEBHOOK and min(map(len, at.values())) >= 14, step=10_000)
     for times in at.values():
         gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert gaps[0] <= 20_000
@@ -176,7 +176,7 @@ async def test_a_redirect_is_not_followed(
     receiver.answer = answering(307, Location=elsewhere.url)
     await fleet.hook(receiver.url)
     await fleet.happens(2)
-    await fleet.passes_until(lambda: len(receiver.requests) >= 3 * LANES)
+    await fleet.passes_until(lambda: len(receiver.requests) >= 3 * LANES_PER_WEBHOOK)
     assert elsewhere.requests == []
     assert (await fleet.status())["last_error"] == (
         "answered 307: redirects are not followed; change the webhook's url"
@@ -251,7 +251,7 @@ async def test_who_refuses_everything_that_is_old_is_disabled_and_keeps_most_of_
     await house.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.passes_until(lambda: house.components.webhook_sender.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
     letters = await fleet.dead_letters()
-    assert 10 <= len(letters) <= 10 + 2 * LANES
+    assert 10 <= len(letters) <= 10 + 2 * LANES_PER_WEBHOOK
     receiver.answer = answering(200)
     await house.call("PATCH", fleet.path, json={"enabled": True})
     await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
@@ -481,7 +481,7 @@ async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
     for number in range(MAX_WEBHOOKS):
         await fleet.hook(f"http://hook{number}.dead:{receiver.port}/")
     await fleet.happens()
-    assert house.components.webhook_sender.lanes_busy == MAX_WEBHOOKS * LANES
+    assert house.components.webhook_sender.lanes_busy == MAX_WEBHOOKS * LANES_PER_WEBHOOK
     quick = make_receiver()
     await another_app_has_an_event(house, f"http://shop.example:{quick.port}/")
     await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
@@ -493,8 +493,8 @@ async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
 async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
     tmp_path: Path, receiver: Receiver, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook_sender, "ATTEMPTS", 6)
-    monkeypatch.setattr(webhook_sender, "ATTEMPTS_OF_APP", 5)
+    monkeypatch.setattr(webhook_sender, "MAX_REQUESTS", 6)
+    monkeypatch.setattr(webhook_sender, "MAX_REQUESTS_PER_APP", 5)
     house = await House.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
     go = threading.Event()
 
@@ -510,7 +510,7 @@ async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
             await fleet.hook(receiver.url)
         await fleet.happens()
         await fleet.until(lambda: len(receiver.requests) == 5, "its share")
-        assert house.components.webhook_sender.lanes_busy == 3 * LANES
+        assert house.components.webhook_sender.lanes_busy == 3 * LANES_PER_WEBHOOK
 
         quick = make_receiver()
         await another_app_has_an_event(house, quick.url)
