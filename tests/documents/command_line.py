@@ -49,6 +49,13 @@ def flags(name: str) -> set[str]:
     }
 
 
+def all_flags() -> dict[str, set[str]]:
+    """The long options of each command and group."""
+    found = {path: flags(path) for path, _, _ in _commands()}
+    own = {option for action in simulator_parser()._actions for option in action.option_strings}
+    return found | {"simulate": own}
+
+
 def _commands() -> Iterator[tuple[str, Any, Any]]:
     """Every command that does something, depth first: its name, the command, its context."""
     program: Any = typer.main.get_command(cli.app)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.documents import command_line
+from tests.documents.markdown import blocks
 from tests.documents.reference import FOLDER, pages
+from tests.documents.test_blocks import documents
 from tests.gateway.api.house import House
+
+NO_COMMANDS = ("test", "bench", "broker", "ready")
+"""Commands of `run.py` alone, and what `serve` prints."""
 
 
 async def test_the_reference_pages_are_up_to_date(tmp_path: Path) -> None:
@@ -37,6 +43,39 @@ def test_every_option_setting_error_and_metric_has_a_text() -> None:
         meaning = -2 if page == "errors.md" else -1
         without = [cells[0] for cells in found if len(re.sub(r"\[.*?\]", "", cells[meaning]).strip()) < 8]
         assert without == [], page
+
+
+def test_every_metric_that_a_document_names_exists() -> None:
+    known = {cells[0].strip("`") for cells in rows("metrics.md")}
+    known |= {name.removesuffix("_total") for name in known}
+    text = "\n".join(page.read_text() for page in documents())
+    named = set(re.findall(r"\b(fleetpush_[a-z_]+[a-z])\b(?!=)", text))
+    assert len(named) > 20
+    assert named - known == set()
+
+
+def commands_of(page: Path) -> Iterator[str]:
+    """What a page says to type behind `fleetpush` or `run.py`, in blocks and between backticks."""
+    lines = [line for block in blocks(page) if block.language == "sh" for line in block.text.splitlines()]
+    lines += re.findall(r"`[^`\n]+`", page.read_text())
+    return (
+        found for line in lines for found in re.findall(r"(?:fleetpush|run\.py) (?!fleetpush )([a-z][^`|#;)]*)", line)
+    )
+
+
+def test_every_command_that_a_document_names_exists_and_has_its_options() -> None:
+    known = command_line.all_flags()
+    wrong = []
+    for page in documents():
+        for command in commands_of(page):
+            words = command.split()
+            name = next((name for name in (" ".join(words[:2]), words[0]) if name in known), None)
+            used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", command))
+            if name is None and words[0] not in NO_COMMANDS:
+                wrong.append(f"{page.name}: {command}")
+            elif name is not None and not used <= known[name]:
+                wrong.append(f"{page.name}: {command}: {used - known[name]}")
+    assert wrong == []
 
 
 def test_every_command_is_in_the_reference() -> None:
