@@ -39,7 +39,8 @@ _handling: ContextVar[object] = ContextVar("_handling", default=None)
 
 
 class AsyncDevice:
-    """Make it anywhere, `start` and use it in one loop; `close` it, also from a handler."""
+    """The reference device on asyncio. Make it anywhere, `start` and use it in one loop; `close` it, also from a
+    handler."""
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class AsyncDevice:
 
     @property
     def device_id(self) -> str:
+        """The device's id, as enrolled."""
         return self._device.device_id
 
     @property
@@ -148,9 +150,11 @@ class AsyncDevice:
     # What a device says. All of it is kept when the call returns, and sent when there is a connection.
 
     async def displayed(self, push: Push) -> None:
+        """Send the receipt `displayed`."""
         await self._in_order(self._device.displayed, push)
 
     async def opened(self, push: Push) -> None:
+        """Send the receipt `opened`."""
         await self._in_order(self._device.opened, push)
 
     async def dismissed(self, push: Push, reason: str | None = None) -> None:

@@ -22,14 +22,15 @@ SECONDS = re.compile(r"[0-9]{1,9}")
 
 @dataclass
 class Backoff:
-    """Full jitter: anywhere between nothing and an exponentially growing ceiling, in seconds. The server's word
-    replaces the growth, as far as the cap allows; the jitter stays."""
+    """Reconnect delays with full jitter: anywhere between nothing and an exponentially growing ceiling, in seconds. The
+    server's word replaces the growth, as far as the cap allows; the jitter stays."""
 
     base: float = 1.0
     cap: float = 120.0
     random: Callable[[float, float], float] = random.uniform
 
     def delay(self, failures: int, retry_after: int | None = None) -> float:
+        """Seconds until the next attempt, after so many failures, or when the server said `retry_after`."""
         if retry_after is not None:
             return min(self.cap, retry_after) + self.random(0.0, min(self.cap, self.base))
         return self.random(0.0, min(self.cap, self.base * 2.0 ** min(failures, 30)))

@@ -36,7 +36,6 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import re
 import selectors
 import socket
 import ssl
@@ -58,7 +57,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 from client_sim.attachments import Fetcher
 from client_sim.backoff import Backoff, ending_of, failure_of, retry_after_of
 from client_sim.journal import Journal, Known
-from client_sim.outgoing import RECEIPTS_PER_MESSAGE, batch, is_channel_setting, receipt
+from client_sim.outgoing import (
+    RECEIPTS_PER_MESSAGE,
+    batch,
+    channels_change,
+    consent_change,
+    quiet_hours_change,
+    receipt,
+)
 from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome
 
 log = logging.getLogger(__name__)
@@ -69,11 +75,6 @@ MAX_UPLINK_BYTES = 262_144
 """Bytes of an uplink message. A server whose packets are smaller would close the connection again and again."""
 SESSION_EXPIRY_SECONDS = 0xFFFF_FFFF
 """MQTT 5 session expiry interval: the session does not expire [MQTT 3.1.2.11.2]."""
-TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
-CLIENT = "fleetpush-python/1"
-"""Who asked the person, in the record of a consent."""
-
-
 Notice = dict[str, Any]
 
 
@@ -91,7 +92,8 @@ class DeviceOptions(TypedDict, total=False):
 
 
 class Device:
-    """One device. `start` it once; `close` from any thread, also from a callback. All methods are thread-safe."""
+    """One device on a Fleetpush server. `start` it once; `close` it from any thread, also from a callback. All methods
+    are thread-safe."""
 
     def __init__(
         self,
@@ -197,6 +199,7 @@ class Device:
     # Life
 
     def start(self) -> Self:
+        """Start both threads; the connection is made in the background, and again whenever it is lost."""
         self._worker.start()
         self._network.start()
         return self
@@ -238,6 +241,7 @@ class Device:
         return self._subscribed.is_set()
 
     def wait_connected(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until connected and subscribed; False if it is not by then."""
         return self._subscribed.wait(timeout)
 
     # What the program does
@@ -253,9 +257,11 @@ class Device:
     # What a device says. All of it is kept before the call returns, and sent when there is a connection.
 
     def displayed(self, push: Push) -> None:
+        """Send the receipt `displayed`."""
         self._enqueue(*receipt(push, "displayed"))
 
     def opened(self, push: Push) -> None:
+        """Send the receipt `opened`."""
         self._enqueue(*receipt(push, "opened"))
 
     def dismissed(self, push: Push, reason: str | None = None) -> None:
@@ -274,6 +280,7 @@ class Device:
         return result
 
     def handler_of(self, push: Push, action: str) -> Handler | None:
+        """The handler that `act` runs for an action of a push; None: there is none."""
         return handler_of(push, action, self.actions, self.commands)
 
     def answer(self, push: Push, action: str) -> Any:
@@ -297,12 +304,7 @@ class Device:
 
     def set_consent(self, consent: str, text_version: str | None = None) -> None:
         """The person's answer, `granted` or `denied`, and the version of the text that asked. Raises ValueError."""
-        if consent not in ("unknown", "granted", "denied"):
-            raise ValueError(f"consent is unknown, granted or denied, not {consent!r}")
-        if text_version is not None and len(text_version) > 64:
-            raise ValueError("a text version has at most 64 characters")
-        about = {"client": CLIENT} | ({} if text_version is None else {"text_version": text_version})
-        self._change_settings({"consent": consent}, about)
+        self._change_settings(*consent_change(consent, text_version))
 
     @property
     def channels(self) -> dict[str, bool]:
@@ -311,10 +313,7 @@ class Device:
 
     def set_channels(self, channels: dict[str, bool]) -> None:
         """Mute channels (False) or take them up again (True); those not named stay as they are. Raises ValueError."""
-        for name, wanted in channels.items():
-            if not is_channel_setting(name, wanted):
-                raise ValueError(f"a channel's name (1 to 64 characters) and True or False, not {name!r}: {wanted!r}")
-        self._change_settings({"channels": channels}, {})
+        self._change_settings(channels_change(channels), {})
 
     @property
     def quiet_hours(self) -> tuple[str, str] | None:
@@ -325,12 +324,7 @@ class Device:
     def set_quiet_hours(self, start: str | None, end: str | None = None) -> None:
         """Suppress alerts between two times of the device's own clock, `"22:00"` and `"07:00"`; None: at no time. The
         server knows that clock from `report({"timezone": "Europe/Vienna"})`. Raises ValueError."""
-        if start is None:
-            self._change_settings({"quiet_hours": None}, {})
-            return
-        if end is None or start == end or not (TIME.fullmatch(start) and TIME.fullmatch(end)):
-            raise ValueError(f"two different times HH:MM, not {start!r} and {end!r}")
-        self._change_settings({"quiet_hours": {"start": start, "end": end}}, {})
+        self._change_settings(quiet_hours_change(start, end), {})
 
     def _change_settings(self, change: dict[str, Any], about: dict[str, Any]) -> None:
         self._journal.change_settings(change, about)

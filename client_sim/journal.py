@@ -53,6 +53,8 @@ class Known(Enum):
 
 
 class Journal:
+    """A device's SQLite file, or its memory. Thread-safe."""
+
     def __init__(self, path: Path | None) -> None:
         """None: in memory, for a device that may forget (its pushes are then once-only per process).
         Raises sqlite3.Error for a file that cannot be used, JournalTooNew."""
@@ -112,6 +114,7 @@ class Journal:
     # What is to be said
 
     def enqueue(self, leaf: str, payload: str | bytes) -> None:
+        """Commit a message to send; `leaf` is the topic below the device's own."""
         with self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._enqueue(leaf, payload)
@@ -164,5 +167,6 @@ class Journal:
             self._enqueue("settings", json.dumps(change | {"seq": seq} | about))
 
     def close(self) -> None:
+        """Close the file."""
         with self._lock:
             self._database.close()

@@ -1,9 +1,10 @@
-"""Messages from the device: receipts, their limits, and which of them travel together."""
+"""Messages from the device: receipts, changes of settings, their limits, and which of them travel together."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,9 @@ from client_sim.push import Push
 
 log = logging.getLogger(__name__)
 
+TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+CLIENT = "fleetpush-python/1"
+"""Who asked the person, in the record of a consent."""
 RECEIPTS_PER_MESSAGE = 20
 """Receipts travel in lists."""
 BYTES_PER_MESSAGE = 16_384
@@ -20,9 +24,31 @@ MAX_RESULT_BYTES = 4_096
 """Bytes of a result as JSON: what the server keeps."""
 
 
-def is_channel_setting(name: object, wanted: object) -> bool:
-    """True for a channel name and a setting that the server accepts."""
-    return isinstance(name, str) and 1 <= len(name) <= 64 and isinstance(wanted, bool)
+def consent_change(consent: str, text_version: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The change that a person's answer is, and what is recorded with it. Raises ValueError."""
+    if consent not in ("unknown", "granted", "denied"):
+        raise ValueError(f"consent is unknown, granted or denied, not {consent!r}")
+    if text_version is not None and len(text_version) > 64:
+        raise ValueError("a text version has at most 64 characters")
+    return {"consent": consent}, {"client": CLIENT} | ({} if text_version is None else {"text_version": text_version})
+
+
+def channels_change(channels: dict[str, bool]) -> dict[str, Any]:
+    """The change that muting channels or taking them up again is. Raises ValueError."""
+    given: dict[Any, Any] = channels  # a program without a type checker gives anything
+    for name, wanted in given.items():
+        if not (isinstance(name, str) and 1 <= len(name) <= 64 and isinstance(wanted, bool)):
+            raise ValueError(f"a channel's name (1 to 64 characters) and True or False, not {name!r}: {wanted!r}")
+    return {"channels": channels}
+
+
+def quiet_hours_change(start: str | None, end: str | None) -> dict[str, Any]:
+    """The change that other quiet hours are; start None: none. Raises ValueError."""
+    if start is None:
+        return {"quiet_hours": None}
+    if end is None or start == end or not (TIME.fullmatch(start) and TIME.fullmatch(end)):
+        raise ValueError(f"two different times HH:MM, not {start!r} and {end!r}")
+    return {"quiet_hours": {"start": start, "end": end}}
 
 
 def receipt(

@@ -47,19 +47,23 @@ class Push:
 
     @property
     def notification(self) -> dict[str, Any]:
+        """The content that a person sees: `title`, `body`, `actions` and so on; empty for a push that shows nothing."""
         found = self.message.get("notification")
         return found if isinstance(found, dict) else {}
 
     @property
     def data(self) -> Any:
+        """The sender's data, any JSON; None without."""
         return self.message.get("data")
 
     @property
     def priority(self) -> str:
+        """`critical`, `high`, `normal` or `low`."""
         return str(self.message.get("priority", "normal"))
 
     @property
     def actions(self) -> list[dict[str, Any]]:
+        """The buttons of the notification, each with an `id` and a `title`."""
         found = self.notification.get("actions")
         return [action for action in found if isinstance(action, dict)] if isinstance(found, list) else []
 
@@ -69,6 +73,7 @@ class Push:
 
     @property
     def collapse_key(self) -> str | None:
+        """The key by which a newer push takes this one's place; None without."""
         found = self.message.get("collapse_key")
         return found if isinstance(found, str) else None
 
@@ -80,6 +85,7 @@ class Push:
 
     @property
     def channel(self) -> str | None:
+        """The category that a person can mute; None without."""
         found = self.message.get("channel")
         return found if isinstance(found, str) else None
 

@@ -83,7 +83,7 @@ class Session:
 
 
 class FakeServer:
-    """All methods may be called from any thread."""
+    """A Fleetpush server in memory, on a port of 127.0.0.1. All methods may be called from any thread."""
 
     def __init__(self, tokens: Mapping[str, str] | None = None) -> None:
         """`tokens`: device id -> token; without them every device is let in."""
@@ -114,6 +114,7 @@ class FakeServer:
     # Life
 
     def start(self) -> Self:
+        """Start listening; `port` is set when this returns."""
         self._thread.start()
         listening = self._loop.create_server(lambda: _Connection(self), self.host, 0)
         self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result(WAIT_SECONDS)
@@ -234,6 +235,7 @@ class FakeServer:
         self.wait_until(lambda: self.connected(device_id), timeout, lambda: f"{device_id} to connect and subscribe")
 
     def connected(self, device_id: str) -> bool:
+        """True while a device is connected and subscribed."""
         with self._lock:
             return device_id in self._connections and self._sessions[device_id].subscribed
 

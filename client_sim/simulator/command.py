@@ -35,6 +35,7 @@ MAX_PROCESSES = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `fleetpush simulate`; the exit code."""
     options = _parser().parse_args(arguments)
     if options.list:
         for name, title in builtin_scenarios().items():

@@ -18,7 +18,8 @@ NOT_ARRIVED = 0.0
 
 @dataclass
 class Comparison:
-    """Fields of the same name in `SimulationReport`, and `clean`: nothing is wrong."""
+    """The result of comparing what devices saw with the server's ledger: counts and findings. Its fields are those of
+    the same name in `SimulationReport`."""
 
     accepted: int = 0
     deliveries: int = 0
@@ -41,6 +42,7 @@ class Comparison:
 
     @property
     def clean(self) -> bool:
+        """True when nothing is wrong."""
         return not (
             self.lost
             or self.duplicated
@@ -56,6 +58,7 @@ class Comparison:
         )
 
     def fields(self) -> dict[str, Any]:
+        """The fields for a `SimulationReport`."""
         return {**vars(self), "ended": dict(self.ended), "server_states": dict(self.server_states)}
 
 

@@ -274,7 +274,7 @@ def run_observer(
 
 
 class EventObserver:
-    """The process, seen from the conductor. Its methods block; none for long."""
+    """The observer's process, seen from the conductor. Its methods block; none for long."""
 
     def __init__(self, plan: ObserverPlan, since: str | None) -> None:
         """`since`: the id of the event behind which it begins, `0` for all that is kept; None: from now on."""
@@ -295,15 +295,18 @@ class EventObserver:
             return False
 
     def expect_signature(self, secret: str) -> None:
+        """Verify webhooks with this secret from now on."""
         self._commands.send(("secret", secret))
 
     def books(self) -> EventBooks:
+        """The events that were received so far."""
         self._commands.send(("books",))
         books = self._answers.recv()
         assert isinstance(books, EventBooks), "what it answers"
         return books
 
     def end(self) -> None:
+        """End the process, by force after five seconds."""
         with suppress(OSError):
             self._commands.send(("end",))
         self._process.join(5.0)

@@ -78,6 +78,8 @@ EARLY_SECONDS = 0.1
 
 
 class Expectations:
+    """The expected outcome of each push on each device. Sender and devices report, and `compare` ends it."""
+
     def __init__(self, ids: Sequence[str], clock_speed: float = 1.0) -> None:
         """`ids`: of the devices. `clock_speed`: of the server, whose seconds a ttl counts."""
         self._ids = ids
@@ -148,6 +150,7 @@ class Expectations:
         return number
 
     def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None:
+        """Record that the server answered the request of a push with 202."""
         push = self._pushes[number]
         self._called(number, push, push_id)
         push.push_id = push_id
@@ -244,6 +247,7 @@ class Expectations:
         return self._left[index] <= self._disconnected[index] < self._left[index] + DISCONNECT_SECONDS
 
     def duplicated(self, number: int, index: int, when: float) -> None:
+        """Record that a push took effect on a device once more."""
         self._found.duplicated += 1
         push = self._pushes[number]
         place = push.place(index)
@@ -270,6 +274,7 @@ class Expectations:
             self.violation(number, index, "it came again, acknowledged before the device said goodbye")
 
     def violation(self, number: int, index: int, what: str) -> None:
+        """Record that the server broke the MQTT protocol."""
         self._found.violations += 1
         self._find("violation", number, index, what)
 
@@ -288,6 +293,7 @@ class Expectations:
         self._update_listening(index, when)
 
     def offline(self, index: int, when: float) -> None:
+        """Record that a device's connection ended."""
         self._online[index] = 0
         self._ends[index] += 1
         self._disconnected[index] = when
@@ -309,6 +315,7 @@ class Expectations:
         self._find("unanswered", number, index, "the server never acknowledged a receipt of it")
 
     def back(self, index: int, when: float) -> None:
+        """Record that the scenario lets a device receive again."""
         self._away[index] = 0
         self._update_listening(index, when)
 
@@ -405,6 +412,7 @@ class Expectations:
         self._events.append((source, books, sum(BITS[name] for name in types)))
 
     def event_complaint(self, what: str, push_id: str = "", index: int = -1) -> None:
+        """Record an event that must not be."""
         self._found.events_wrong += 1
         self._find("event", self._numbers.get(push_id, -1), index, what)
 

@@ -49,6 +49,8 @@ class DevicePlan:
 
 @dataclass(frozen=True)
 class FleetPlan:
+    """The devices of a worker process, the server they dial, and how its people behave."""
+
     devices: Sequence[DevicePlan]
     host: str
     port: int
@@ -62,6 +64,7 @@ class FleetPlan:
     """How much faster than ours the server's clock runs."""
 
     def tls(self) -> ssl.SSLContext | None:
+        """The TLS context of the devices; None: they connect without."""
         if self.ca is None:
             return None
         context = ssl.create_default_context(cafile=self.ca or None)

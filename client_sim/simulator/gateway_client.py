@@ -47,6 +47,8 @@ class Enrolled:
 
 @dataclass(frozen=True)
 class ServerDelivery:
+    """The server's report of one delivery."""
+
     device_id: str | None
     state: str
     reason: str | None
@@ -73,6 +75,8 @@ class ServerPush:
 
 @dataclass(frozen=True)
 class Answer:
+    """The answer to a push: HTTP status and JSON body."""
+
     status: int
     body: dict[str, Any]
 
@@ -83,6 +87,8 @@ class Answer:
 
 
 class GatewayClient:
+    """The server's HTTP API, as far as a simulation uses it."""
+
     def __init__(self, url: str, key: str, ca: str | None = None) -> None:
         """`ca`: PEM file of who vouches for the server; None: the system's authorities."""
         self._client = httpx2.AsyncClient(
@@ -251,6 +257,7 @@ class GatewayClient:
 
 
 def error_text(error: Exception) -> str:
+    """The error's text, or its type when it has none."""
     return str(error) or type(error).__name__
 
 

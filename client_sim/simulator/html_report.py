@@ -41,6 +41,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Chart:
+    """A chart of the page: its title, unit, key and drawing."""
+
     title: str
     unit: str
     keys: Sequence[tuple[str, str]]

@@ -16,6 +16,7 @@ FINDINGS_OF_A_KIND = 20
 
 
 def render(report: SimulationReport) -> str:
+    """The report as JUnit XML: a case for each truth and each threshold."""
     suites = ElementTree.Element("testsuites")
     suite = ElementTree.SubElement(suites, "testsuite", {"name": _text(report.scenario)})
     properties = ElementTree.SubElement(suite, "properties")

@@ -54,6 +54,7 @@ class PahoDevice:
 
     @property
     def idle(self) -> bool:
+        """True when the server has acknowledged all receipts, and the device is where it is wanted."""
         return not self._unanswered and not self._obeyed and self.connected == self.wanted
 
     def connect(self) -> None:

@@ -69,6 +69,7 @@ class NetworkConditions(_Part):
     half_open: Rate = 0.0
 
     def shaped(self) -> Network:
+        """The network that these conditions describe."""
         return Network(self.latency, self.jitter, self.resets, self.stalls, self.stall, self.half_open)
 
 
@@ -98,6 +99,8 @@ class Stream(_Part):
 
 
 class Phase(_Part):
+    """A phase of a scenario: who is there, what is sent, and what goes wrong."""
+
     name: Annotated[str, Field(min_length=1)]
     lasts: Annotated[Duration, Field(gt=0)] | None = None
     """None: until everybody is connected that is to be."""
@@ -154,6 +157,8 @@ class Phase(_Part):
 
 
 class Scenario(_Part):
+    """A scenario: the fleet, its people, the phases and the thresholds."""
+
     name: str
     title: Annotated[str, Field(min_length=1)]
     description: str = ""
@@ -243,6 +248,7 @@ class Scenario(_Part):
         return self.clock_speed != 1 or any(phase.kill_server or phase.kill_every for phase in self.phases)
 
     def rules(self) -> list[Rule]:
+        """The thresholds, parsed."""
         return [parse_threshold(text) for text in self.thresholds]
 
 

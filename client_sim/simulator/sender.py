@@ -50,7 +50,8 @@ class SenderEvents(Protocol):
         """The first request of a push is about to leave; its number. Targets: device indexes, None: all of them.
         `size`: bytes of its padding."""
 
-    def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None: ...
+    def accepted(self, number: int, push_id: str, answered: float, targeted: int) -> None:
+        """The server answered the request of a push with 202."""
 
     def repeated(self, number: int, push_id: str) -> None:
         """A request was repeated with the same key, and answered with this push."""
@@ -58,7 +59,8 @@ class SenderEvents(Protocol):
     def refused(self, number: int, why: str) -> None:
         """The server refused a push for good; it does not exist."""
 
-    def retried(self, why: str) -> None: ...
+    def retried(self, why: str) -> None:
+        """A request failed for a reason of the server's or the network's, and is repeated."""
 
 
 @dataclass

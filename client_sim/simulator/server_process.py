@@ -61,7 +61,7 @@ class ServerProcess:
         finally:
             watchdog.cancel()
         self.kill()
-        raise ServerDidNotStart(f"the server did not start. Its last words:\n{self.last_words()}")
+        raise ServerDidNotStart(f"the server did not start. Its last words:\n{self.last_log_lines()}")
 
     def kill(self) -> None:
         """kill -9: no goodbye, nothing flushed."""
@@ -70,11 +70,13 @@ class ServerProcess:
         self.wait()
 
     def stop(self) -> int:
+        """End the server with SIGTERM; its exit code."""
         assert self._process is not None, "started before"
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
 
     def wait(self) -> int:
+        """Wait for the end of the process; its exit code."""
         if self._process is None:
             return 0
         code = self._process.wait(STOP_SECONDS)
@@ -84,6 +86,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
+        """The process id of the last start."""
         assert self._process is not None, "started before"
         return self._process.pid
 
@@ -95,6 +98,7 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
+        """The address of its HTTP API."""
         return f"http://127.0.0.1:{self.http_port}"
 
     @property
@@ -102,7 +106,8 @@ class ServerProcess:
         """The admin key, which the server writes beside its data."""
         return (self.data_dir / "admin.key").read_text().strip()
 
-    def last_words(self) -> str:
+    def last_log_lines(self) -> str:
+        """The last lines of its log."""
         if not self._log.exists():
             return ""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-LAST_LINES:])

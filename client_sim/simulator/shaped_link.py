@@ -17,7 +17,7 @@ from client_sim.simulator.timing_wheel import TimingWheel
 
 @dataclass(frozen=True)
 class Network:
-    """Seconds, and events per second of one device."""
+    """The faults of a bad network: seconds, and events per second of one device."""
 
     latency: float = 0.0
     jitter: float = 0.0
@@ -48,6 +48,7 @@ class ShapedLink:
         self._closed = False
 
     def pass_on(self, data: bytes, to: Callable[[bytes], None], *, outward: bool) -> None:
+        """Hand data on to `to` after the latency of this direction, in order."""
         if self._half_open:
             return
         now = time.monotonic()
@@ -66,10 +67,13 @@ class ShapedLink:
             to(data)
 
     def stall(self) -> None:
+        """Hold everything back for the network's `stall` seconds."""
         self._stalled_until = time.monotonic() + self._network.stall
 
     def half_open(self) -> None:
+        """Drop everything from now on, in both directions."""
         self._half_open = True
 
     def close(self) -> None:
+        """Hand nothing on any more."""
         self._closed = True

@@ -87,6 +87,9 @@ class DeviceHost(Protocol):
 
 
 class SimulatedDevice(asyncio.Protocol):
+    """One device of a simulated fleet. The fleet calls it in its loop, and is told of everything through
+    `DeviceHost`."""
+
     __slots__ = (
         "_begun",
         "_decoder",
@@ -159,6 +162,7 @@ class SimulatedDevice(asyncio.Protocol):
     # What the scenario does to it
 
     def connect(self, delay: float = 0.0) -> None:
+        """Connect after `delay` seconds, and come back by itself from then on."""
         if not self.wanted:
             self.wanted = True
             # Otherwise an attempt is under way, or a connection on its way down, at whose end it comes back.
@@ -189,6 +193,7 @@ class SimulatedDevice(asyncio.Protocol):
             self.connection_lost(None)
 
     def set_deaf(self, deaf: bool) -> None:
+        """Stop reading from the socket, or read again."""
         if deaf != self.deaf:
             self.deaf = deaf
             if self._transport is not None and not self._transport.is_closing():
@@ -199,6 +204,7 @@ class SimulatedDevice(asyncio.Protocol):
                     self._transport.resume_reading()
 
     def set_mute(self, mute: bool) -> None:
+        """Stop acknowledging pushes, or acknowledge those that wait for it."""
         self.mute = mute
         owed, self._owed = self._owed, None
         if owed and not mute and self._transport is not None:

@@ -39,6 +39,7 @@ def push_body(
 
 
 def notification_of(number: int) -> dict[str, Any]:
+    """The notification of a simulated push."""
     actions = [{"id": ACTION, "title": "Play"}, {"id": "next", "title": "Next"}]
     return {"title": f"Push {number}", "body": "From the simulator", "actions": actions}
 

@@ -70,6 +70,8 @@ class Target:
 
 
 class Simulation:
+    """One run of a scenario against a server: `run` conducts it and returns the report."""
+
     def __init__(
         self,
         scenario: Scenario,

@@ -63,6 +63,8 @@ class Threshold(_Part):
 
 
 class PhaseReport(_Part):
+    """A phase as it ran: its name, and when it began and ended."""
+
     name: str
     began: float
     ended: float
@@ -88,6 +90,8 @@ class Sample(_Part):
 
 
 class Host(_Part):
+    """The machine of the simulator."""
+
     system: str
     processor: str
     cores: int
@@ -108,6 +112,8 @@ class Resources(_Part):
 
 
 class SimulationReport(_Part):
+    """The report of a simulation: what happened, what was wrong, how fast it was, what it cost."""
+
     version: Literal[1] = 1
     scenario: str
     title: str

@@ -45,6 +45,7 @@ class Latencies:
         self._histogram = HdrHistogram(1, HOUR_MICROSECONDS, 3)
 
     def record(self, seconds: float) -> None:
+        """Count one measurement, in seconds."""
         self._histogram.record_value(min(max(int(seconds * 1e6), 1), HOUR_MICROSECONDS))
 
     def at(self, percentile: float) -> float | None:
@@ -54,6 +55,7 @@ class Latencies:
         return round(float(self._histogram.get_value_at_percentile(percentile)) / 1000, 3)
 
     def latency(self) -> Latency:
+        """The percentiles of all measurements."""
         return Latency(
             count=self._histogram.get_total_count(),
             p50=self.at(50),
@@ -64,6 +66,7 @@ class Latencies:
         )
 
     def curve(self) -> list[tuple[float, float]]:
+        """Percentile and milliseconds, for the report's curve."""
         found = ((percentile, self.at(percentile)) for percentile in CURVE)
         return [(percentile, value) for percentile, value in found if value is not None]
 
@@ -81,6 +84,8 @@ class Second:
 
 
 class Statistics:
+    """The measurements of a simulation while it runs, and the report in the end."""
+
     def __init__(self, devices: int) -> None:
         self.errors: Counter[str] = Counter()
         self.online: set[int] = set()

@@ -35,7 +35,7 @@ Tick = tuple[float, str]
 
 @dataclass(frozen=True)
 class Series:
-    """`style` becomes the class `line-STYLE`."""
+    """A curve of a chart. `style` becomes the class `line-STYLE`."""
 
     name: str
     points: Sequence[Point]
@@ -54,6 +54,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class Band:
+    """A named part of the time axis: a phase."""
+
     name: str
     begin: float
     end: float

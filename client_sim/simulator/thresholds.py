@@ -42,6 +42,8 @@ _SHAPE = re.compile(r"([A-Za-z_]\w*)\s*([=<>!]+)\s*(\d[\d_]*(?:\.\d+)?)\s*([^\W\
 
 @dataclass(frozen=True)
 class Metric:
+    """A number that a report has, with its unit and meaning."""
+
     quantity: Quantity
     meaning: str
     read: Reader
@@ -146,6 +148,7 @@ class Rule:
     unit: str
 
     def evaluate(self, values: Mapping[str, float | None]) -> Threshold:
+        """Compare the metric's value with the bound."""
         value = values.get(self.metric)
         if value is None:
             return Threshold(text=self.text, actual=NOT_MEASURED, passed=False)
@@ -188,4 +191,5 @@ def metrics(report: SimulationReport) -> dict[str, float | None]:
 
 
 def evaluate(rules: Iterable[Rule], values: Mapping[str, float | None]) -> list[Threshold]:
+    """Evaluate each rule, in order."""
     return [rule.evaluate(values) for rule in rules]

@@ -17,6 +17,8 @@ SLOT_SECONDS = 0.01
 
 
 class TimingWheel:
+    """Timers in slots of ten milliseconds: one timer of the loop, whatever waits."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._slots: dict[int, list[tuple[Callable[[Any], None], Any]]] = {}
@@ -41,6 +43,7 @@ class TimingWheel:
             calls.append((call, argument))
 
     def start(self) -> None:
+        """Begin to turn."""
         self._next = int(self._loop.time() / SLOT_SECONDS)
         self._tick()
 

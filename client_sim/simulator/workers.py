@@ -22,6 +22,8 @@ END_SECONDS = 20.0
 
 @dataclass
 class Worker:
+    """A worker process: its pipes, the devices in it, and its last observation."""
+
     process: SpawnProcess
     commands: Connection
     observations: Connection
@@ -32,7 +34,7 @@ class Worker:
 
 
 class WorkerPool:
-    """`observe(worker, observation)` is called in the loop of whoever starts it."""
+    """The worker processes of a fleet. `observe(worker, observation)` is called in the loop of whoever starts it."""
 
     def __init__(self, observe: Callable[[Worker, Observation], None], lost: Callable[[str], None]) -> None:
         """`lost`: a worker ended by itself; in words."""
@@ -93,19 +95,23 @@ class WorkerPool:
                 worker.commands.send(("connect", theirs, rate * len(theirs) / len(indexes)))
 
     def send_all(self, command: str, *arguments: object) -> None:
+        """Send a command to every worker."""
         for worker in self.workers:
             worker.commands.send((command, *arguments))
 
     @property
     def simulated(self) -> list[Worker]:
+        """The workers whose devices are simulated ones."""
         return [worker for worker in self.workers if not worker.paho]
 
     @property
     def connected(self) -> int:
+        """The number of connected devices."""
         return sum(worker.last.connected for worker in self.workers)
 
     @property
     def busy(self) -> int:
+        """The number of devices with something under way."""
         return sum(worker.last.busy for worker in self.workers)
 
     def end(self) -> None:

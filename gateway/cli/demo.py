@@ -118,7 +118,7 @@ class Demo:
             fail(str(error))
         except (BrokenPromise, Failure) as error:
             say()
-            if words := self._server.last_words():
+            if words := self._server.last_log_lines():
                 say(f"The server's last words:\n{words}")
             fail(f"the demo broke a promise: {error}")
         finally:
