@@ -131,7 +131,7 @@ class DeliveryComponents:
         self,
         *,
         database: Database,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         timers: Timers,
         activity: DeviceActivity,
         limits: DeliveryLimits,
@@ -144,22 +144,24 @@ class DeliveryComponents:
         """`make_engine` makes the carrier that tells the connections what happens; `http_url` is what devices fetch
         attachments by; `storage_left` says whether the disk has room to accept more."""
         numbers = PushNumbers()
-        self.ledger = ledger = Ledger(database=database, clock=clock, timers=timers, max_attempts=limits.max_attempts)
+        self.ledger = ledger = Ledger(
+            database=database, clock=clock_ms, timers=timers, max_attempts=limits.max_attempts
+        )
         self.policies = policies = PolicyStore(
-            database=database, clock=clock, on_changed=lambda app_no: self.rule_changes.begin(app_no)
+            database=database, clock=clock_ms, on_changed=lambda app_no: self.rule_changes.begin(app_no)
         )
         self.preferences = preferences = PreferenceStore(
             database=database,
             ledger=ledger,
             policies=policies,
-            clock=clock,
+            clock=clock_ms,
             on_stored=lambda device_no: self.alert_limiter.check((device_no,)),
         )
         self.receipts = receipts = Receipts(
             database=database,
             activity=activity,
             uplink=limits.uplink,
-            clock=clock,
+            clock=clock_ms,
             timers=timers,
             ledger=ledger,
             preferences=preferences,
@@ -167,12 +169,12 @@ class DeliveryComponents:
             on_acted=lambda handles: self.calls.answered(handles),
             on_zone=lambda device_no: self.alert_limiter.zone_changed(device_no),
         )
-        self.hand_over = hand_over = HandOver(database=database, ledger=ledger, clock=clock, timers=timers)
+        self.hand_over = hand_over = HandOver(database=database, ledger=ledger, clock=clock_ms, timers=timers)
         self.connections = connections = DeviceConnections(
             database=database,
             ledger=ledger,
             activity=activity,
-            clock=clock,
+            clock=clock_ms,
             hand_over=hand_over,
             on_published=receipts.published,
             on_released=receipts.released,
@@ -186,7 +188,7 @@ class DeliveryComponents:
             connections=connections,
             hand_over=hand_over,
             policies=policies,
-            clock=clock,
+            clock=clock_ms,
             timers=timers,
             digests=Digests(numbers),
         )
@@ -196,7 +198,7 @@ class DeliveryComponents:
             preferences=preferences,
             alert_limiter=alert_limiter,
             policies=policies,
-            clock=clock,
+            clock=clock_ms,
         )
         ledger.connect(
             on_recorded=connections.recorded,
@@ -211,7 +213,7 @@ class DeliveryComponents:
             database=database,
             folder=attachments_dir,
             limits=limits.attachments,
-            clock=clock,
+            clock=clock_ms,
             address=http_url,
             storage_left=storage_left,
         )
@@ -220,7 +222,7 @@ class DeliveryComponents:
             ledger=ledger,
             hand_over=hand_over,
             limits=limits.pushes,
-            clock=clock,
+            clock=clock_ms,
             timers=timers,
             storage_left=storage_left,
             policies=policies,
@@ -230,7 +232,7 @@ class DeliveryComponents:
             on_remembered=observers.answer_remembered,
         )
         self.calls = Calls(database, self.acceptance)
-        self.analytics = Analytics(database=database, ledger=ledger, policies=policies, clock=clock, timers=timers)
+        self.analytics = Analytics(database=database, ledger=ledger, policies=policies, clock=clock_ms, timers=timers)
         self.reports = Reports(database, ledger)
         self.forecast = Forecast(
             database=database,
@@ -246,7 +248,7 @@ class Components:
 
     def __init__(self, settings: Settings, stored: Stored, log_writer: LogWriter) -> None:
         """Make and wire them on the *loop*; `recover` comes next, before the first connection."""
-        database, clock = stored.database, stored.milliseconds
+        database, clock_ms = stored.database, stored.clock_ms
         loop = asyncio.get_running_loop()
         self.mqtt_address: MqttAddress
         """Set when the ports are open, before the first request."""
@@ -254,7 +256,7 @@ class Components:
         """See `metrics.Sources.certificates`."""
         self._settings = settings
         self._database = database
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._wall_clock = stored.wall_clock
         self._sessions, self._broker_clock = stored.sessions, stored.clock
         self._timers = timers = ServerTimers(loop)
@@ -265,19 +267,19 @@ class Components:
             free_inside=lambda: database.free_bytes,
         )
         self._idempotency_quota = IdempotencyQuota(database)
-        self.enrolments = EnrolmentQuota(clock)
+        self.enrolments = EnrolmentQuota(clock_ms)
         self.event_log_quota = EventLogQuota(database)
         self.uplink_quota = UplinkQuota(database)
         self._retention = Retention(database, _kept(settings))
         self._wire_http()
-        self.activity = activity = DeviceActivity(database=database, clock=clock, timers=timers)
+        self.activity = activity = DeviceActivity(database=database, clock=clock_ms, timers=timers)
         self._authenticator = DeviceAuthenticator(database=database, on_denied=activity.on_denied, timers=timers)
         self.connection_events = ConnectionEvents(
-            database=database, activity=activity, clock=clock, timers=timers, logged=settings.log_connections
+            database=database, activity=activity, clock=clock_ms, timers=timers, logged=settings.log_connections
         )
         self.delivery = delivery = DeliveryComponents(
             database=database,
-            clock=clock,
+            clock_ms=clock_ms,
             timers=timers,
             activity=activity,
             limits=DeliveryLimits.of(settings),
@@ -297,22 +299,22 @@ class Components:
         self._notices = Notices(database=database, preferences=delivery.preferences, publish=delivery.engine.publish)
         self._missed_pushes = MissedPushes(
             database=database,
-            clock=clock,
+            clock=clock_ms,
             timers=timers,
             is_listening=lambda app_id, device_id: delivery.connections.is_subscribed(app_id, device_id, "notices"),
             tell=lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
         )
-        self.feed = EventFeed(database=database, clock=clock, timers=timers)
+        self.feed = EventFeed(database=database, clock_ms=clock_ms, timers=timers)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
         self._webhooks = WebhookStore(
             database=database,
-            clock=clock,
+            clock_ms=clock_ms,
             allowed=networks,
             on_changed=lambda webhook: self.webhook_sender.webhook_changed(webhook),
             on_replay=lambda webhook: self.webhook_sender.replay_asked(webhook),
         )
         self.webhook_sender = WebhookSender(
-            database=database, feed=self.feed, store=self._webhooks, clock=clock, allowed=networks
+            database=database, feed=self.feed, store=self._webhooks, clock_ms=clock_ms, allowed=networks
         )
         self.broker.start()
         self.metrics = Metrics(self._sources(log_writer))
@@ -395,7 +397,7 @@ class Components:
                 database=self._database,
                 connections=self.delivery.connections,
                 activity=self.activity,
-                clock=self._clock,
+                clock_ms=self._clock_ms,
                 mqtt_address=lambda: self.mqtt_address,
                 quota=self.enrolments,
             ),
@@ -412,7 +414,7 @@ class Components:
             attachments=self.delivery.attachments,
             feed=self.feed,
             webhooks=self._webhooks,
-            clock=self._clock,
+            clock_ms=self._clock_ms,
             push_values=most_values(self._settings.max_payload),
             problems=self._problems,
             metrics=self.metrics,
@@ -453,7 +455,7 @@ class Components:
         """Remove what has been kept long enough, until cancelled."""
         while True:
             try:
-                await self._retention.run(self._clock())
+                await self._retention.run(self._clock_ms())
                 await self.delivery.attachments.remove_expired()
                 while await self._database.give_back():
                     pass

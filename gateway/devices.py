@@ -132,7 +132,7 @@ class DeviceRegistry:
         database: Database,
         connections: DeviceConnections,
         activity: DeviceActivity,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         mqtt_address: Callable[[], MqttAddress],
         quota: EnrolmentQuota,
     ) -> None:
@@ -140,13 +140,13 @@ class DeviceRegistry:
         self._quota = quota
         self._connections = connections
         self._activity = activity
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._mqtt_address = mqtt_address
 
     async def enrol(self, app_no: int, app_id: str, devices: Sequence[NewDevice]) -> list[dict[str, Any] | Problem]:
         """Enrol many, slice by slice; per device its credential (shown this once), or Problem 409. Those of a slice are
         in one commit; when a later one fails, its devices and those behind it have the problem."""
-        now = self._clock()
+        now_ms = self._clock_ms()
         enrolments = [
             _Enrolment(device, device.device_id or f"d-{secrets.token_hex(8)}", new_token()) for device in devices
         ]
@@ -157,7 +157,7 @@ class DeviceRegistry:
             slice_ = slice_[:granted]
             try:
                 enrolled = await self._database.write(
-                    partial(_insert, app_no=app_no, enrolments=slice_, now=now), app_no
+                    partial(_insert, app_no=app_no, enrolments=slice_, now_ms=now_ms), app_no
                 )
             except BaseException as error:
                 self._quota.give_back(app_no, granted)
@@ -282,7 +282,7 @@ class DeviceRegistry:
         device["online"] = presence.online
         device["address"] = presence.address
         device["connected_at"] = rfc3339_or_none(presence.connected_at if presence.online else device["connected_at"])
-        device["last_seen"] = rfc3339_or_none(self._clock() if presence.online else device["last_seen"])
+        device["last_seen"] = rfc3339_or_none(self._clock_ms() if presence.online else device["last_seen"])
         error = self._activity.last_error(device_no)
         if error is not None:
             device["last_error"], device["last_error_at"] = error[0], rfc3339(error[1])
@@ -290,7 +290,7 @@ class DeviceRegistry:
 
     async def change(self, app_no: int, device_id: str, patch: dict[str, Any]) -> dict[str, Any]:
         """Apply an RFC 7396 merge patch. Raises Problem 404, or ValidationError for what it would become."""
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def write(connection: sqlite3.Connection) -> None:
             found = self._described(connection, "app_no = ? AND id = ? AND removed_at IS NULL", (app_no, device_id))
@@ -305,7 +305,7 @@ class DeviceRegistry:
                     attributes_text(changed.attributes or {}),
                     changed.locale,
                     changed.timezone,
-                    now,
+                    now_ms,
                     found[0]["no"],
                 ),
             )
@@ -318,12 +318,12 @@ class DeviceRegistry:
     async def rotate(self, app_no: int, app_id: str, device_id: str) -> dict[str, Any]:
         """A new token; the old one is void at once and its connections close. Raises Problem 404."""
         token = new_token()
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def write(connection: sqlite3.Connection) -> int:
             return connection.execute(
                 "UPDATE device SET token_hash = ?, updated_at = ? WHERE app_no = ? AND id = ? AND removed_at IS NULL",
-                (secret_hash(token), now, app_no, device_id),
+                (secret_hash(token), now_ms, app_no, device_id),
             ).rowcount
 
         if not await self._database.write(write, app_no):
@@ -337,14 +337,14 @@ class DeviceRegistry:
 
         removed = 0
 
-        def forget(connection: sqlite3.Connection, now: int) -> None:
+        def forget(connection: sqlite3.Connection, now_ms: int) -> None:
             nonlocal removed
             connection.execute("DELETE FROM device_tag WHERE device_no = ?", (device_no,))
             connection.execute("DELETE FROM uplink_message WHERE device_no = ?", (device_no,))
             removed = connection.execute(
                 "UPDATE device SET removed_at = ?, token_hash = x'', name = NULL, attributes = '{}', channels = '{}'"
                 " WHERE no = ? AND removed_at IS NULL",
-                (now, device_no),
+                (now_ms, device_no),
             ).rowcount
 
         await self._connections.remove_device(device_no, client_id(app_id, device_id), forget, app_no)
@@ -393,7 +393,7 @@ def _slices(enrolments: list[_Enrolment]) -> Iterator[list[_Enrolment]]:
         yield slice_
 
 
-def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrolment], now: int) -> list[bool]:
+def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrolment], now_ms: int) -> list[bool]:
     """Whether each was enrolled now; not those whose ids are taken."""
     taken = set(device_rows(connection, app_no, [enrolment.device_id for enrolment in enrolments]))
     enrolled: list[bool] = []
@@ -406,7 +406,9 @@ def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrol
         taken.add(device_id)
         attributes = attributes_text(device.attributes or {})
         zone = device.timezone
-        rows.append((app_no, device_id, device.name, attributes, device.locale, zone, secret_hash(token), now, now))
+        rows.append(
+            (app_no, device_id, device.name, attributes, device.locale, zone, secret_hash(token), now_ms, now_ms)
+        )
         tags += [(device_id, tag) for tag in device.tags or ()]
     insert_rows(connection, "device", DEVICE_COLUMNS, rows)
     connection.execute(

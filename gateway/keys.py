@@ -26,7 +26,7 @@ class Keys:
         self._database = database
         self._cache = cache
 
-    async def add_app(self, by_app: int, app_id: str, now: int) -> dict[str, Any]:
+    async def add_app(self, by_app: int, app_id: str, now_ms: int) -> dict[str, Any]:
         """In the turn of the app that asks, `by_app`. Raises Problem 409, 422."""
 
         def write(session: Session) -> dict[str, Any]:
@@ -34,8 +34,8 @@ class Keys:
                 raise problem("app_exists", f"there is an app {app_id!r} already")
             if len(session.exec(select(Application.no).limit(MAX_APPS)).all()) >= MAX_APPS:
                 raise problem("invalid_request", f"there are {MAX_APPS} apps, and no more can be made")
-            session.add(Application(id=app_id, created_at=now))
-            return {"id": app_id, "created_at": rfc3339(now)}
+            session.add(Application(id=app_id, created_at=now_ms))
+            return {"id": app_id, "created_at": rfc3339(now_ms)}
 
         return await self._database.write_models(write, by_app)
 
@@ -52,7 +52,7 @@ class Keys:
 
         return await self._database.read_models(read, app_no)
 
-    async def add_key(self, by_app: int, app_id: str, name: str, scopes: list[str], now: int) -> dict[str, Any]:
+    async def add_key(self, by_app: int, app_id: str, name: str, scopes: list[str], now_ms: int) -> dict[str, Any]:
         """The answer holds the key itself, this once. Raises Problem 404 for an unknown app, 422."""
         key = new_key()
         ordered = sorted(set(scopes))
@@ -65,7 +65,7 @@ class Keys:
             ).fetchone()
             if valid >= MAX_KEYS:
                 raise problem("invalid_request", f"an app has at most {MAX_KEYS} valid keys: revoke one first")
-            return insert_key(connection, app_id, name, ordered, secret_hash(key), now)
+            return insert_key(connection, app_id, name, ordered, secret_hash(key), now_ms)
 
         key_id = await self._database.write(write, by_app)
         return {
@@ -74,7 +74,7 @@ class Keys:
             "app": app_id,
             "name": name,
             "scopes": ordered,
-            "created_at": rfc3339(now),
+            "created_at": rfc3339(now_ms),
         }
 
     async def keys(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Keys:
 
         return await self._database.read_models(read, app_no)
 
-    async def revoke(self, by_app: int, app_no: int | None, key_id: str, now: int) -> None:
+    async def revoke(self, by_app: int, app_no: int | None, key_id: str, now_ms: int) -> None:
         """Void at once. `app_no` None: of whatever app. Raises Problem 404, 409."""
 
         def write(connection: sqlite3.Connection) -> None:
@@ -116,21 +116,21 @@ class Keys:
                 return
             if "admin" in row[2].split() and _is_last_admin(connection, row[0], row[1]):
                 raise problem("last_admin_key", "nobody could make another afterwards: make a new admin key first")
-            connection.execute("UPDATE api_key SET revoked_at = ? WHERE no = ?", (now, row[0]))
+            connection.execute("UPDATE api_key SET revoked_at = ? WHERE no = ?", (now_ms, row[0]))
 
         await self._database.write(write, by_app)
         self._cache.forget(key_id)
 
 
 def insert_key(
-    connection: sqlite3.Connection, app_id: str, name: str, scopes: Sequence[str], key_hash: bytes, now: int
+    connection: sqlite3.Connection, app_id: str, name: str, scopes: Sequence[str], key_hash: bytes, now_ms: int
 ) -> str:
     """Store a key; its id. Raises Problem 404 for an unknown app."""
     key_id = f"k_{secrets.token_hex(6)}"
     stored = connection.execute(
         "INSERT INTO api_key (id, app_no, name, scopes, secret_hash, created_at)"
         " SELECT ?, no, ?, ?, ?, ? FROM application WHERE id = ?",
-        (key_id, name, " ".join(scopes), key_hash, now, app_id),
+        (key_id, name, " ".join(scopes), key_hash, now_ms, app_id),
     )
     if not stored.rowcount:
         raise problem("not_found", f"no app {app_id!r}; make it with POST /v1/apps")

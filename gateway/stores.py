@@ -52,7 +52,7 @@ class Stored:
     sessions: SqliteStore
     clock: Callable[[], float]
     """Server time in seconds, for the broker."""
-    milliseconds: Callable[[], int]
+    clock_ms: Callable[[], int]
     """The same for the gateway."""
     wall_clock: WallClock | None
     """None: the clock runs faster, and is nobody's on a wall."""
@@ -73,7 +73,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
     sessions: SqliteStore
     stored_clock: StoredClock
 
-    def milliseconds() -> int:
+    def clock_ms() -> int:
         return int(clock() * 1000)
 
     def make_clock(stored: StoredClock) -> Callable[[], int]:
@@ -87,7 +87,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
             settings.clock_speed,
             None if origin is None else origin / 1000,
         )
-        return milliseconds
+        return clock_ms
 
     try:
         database = await Database.open(ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new)
@@ -97,14 +97,14 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
     sessions.keep_time(clock)
     wall_clock = None
     if settings.clock_speed == 1:
-        wall_clock = WallClock(database, milliseconds, round(clock.boot_origin * 1000), stored_clock, wall_time)
+        wall_clock = WallClock(database, clock_ms, round(clock.boot_origin * 1000), stored_clock, wall_time)
         wall_clock.start()
         if wall_clock.ahead_ms < -TOLD_MS:
             log.warning(
                 "stored times are %s s ahead of the machine's clock, and are shown by that clock: if it is right, stop"
                 " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
             )  # fmt: skip
-    return Stored(database, sessions, clock, milliseconds, wall_clock)
+    return Stored(database, sessions, clock, clock_ms, wall_clock)
 
 
 def is_new_directory(data_dir: Path) -> bool:
@@ -149,11 +149,11 @@ async def first_start(data_dir: Path, stored: Stored) -> Path | None:
         return None
     key = new_key()
     path = data_dir / data_directory.KEY_FILE
-    now = stored.milliseconds()
+    now_ms = stored.clock_ms()
 
     def make(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO application (id, created_at) VALUES (?, ?)", (DEFAULT_APP, now))
-        insert_key(connection, DEFAULT_APP, "first start", SCOPES, secret_hash(key), now)
+        connection.execute("INSERT INTO application (id, created_at) VALUES (?, ?)", (DEFAULT_APP, now_ms))
+        insert_key(connection, DEFAULT_APP, "first start", SCOPES, secret_hash(key), now_ms)
 
     try:
         data_directory.write_private(path, key + "\n")

@@ -41,7 +41,7 @@ async def add_app(request: Request, principal: Administrator) -> Response:
     if not manages_all(principal):
         raise problem("forbidden", f"apps are made with an admin key of the app {DEFAULT_APP!r}")
     found = services(request)
-    return json_response(await found.keys.add_app(principal.app_no, body.id, found.clock()), 201)
+    return json_response(await found.keys.add_app(principal.app_no, body.id, found.clock_ms()), 201)
 
 
 @router.get("", response_model=responses.ApplicationsResponse)

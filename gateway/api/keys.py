@@ -47,7 +47,7 @@ async def add_key(request: Request, principal: Administrator) -> Response:
     if app_id != principal.app_id and not manages_all(principal):
         raise problem("forbidden", f"keys of another app are made with an admin key of the app {DEFAULT_APP!r}")
     found = services(request)
-    key = await found.keys.add_key(principal.app_no, app_id, body.name, list(body.scopes), found.clock())
+    key = await found.keys.add_key(principal.app_no, app_id, body.name, list(body.scopes), found.clock_ms())
     return json_response(key, 201)
 
 
@@ -63,5 +63,5 @@ async def revoke_key(key_id: KeyId, request: Request, principal: Administrator) 
     (409). Needs a key with the scope `admin`."""
     found = services(request)
     among = None if manages_all(principal) else principal.app_no
-    await found.keys.revoke(principal.app_no, among, key_id, found.clock())
+    await found.keys.revoke(principal.app_no, among, key_id, found.clock_ms())
     return Response(status_code=204)

@@ -64,7 +64,7 @@ class Services:
     attachments: Attachments
     feed: EventFeed
     webhooks: WebhookStore
-    clock: Callable[[], int]
+    clock_ms: Callable[[], int]
     """Server time in milliseconds."""
     push_values: int
     """JSON values that the largest push may have, with those it is for."""

@@ -50,9 +50,9 @@ class Follower:
 class EventFeed:
     """`clock` gives server time in milliseconds."""
 
-    def __init__(self, *, database: Database, clock: Callable[[], int], timers: Timers) -> None:
+    def __init__(self, *, database: Database, clock_ms: Callable[[], int], timers: Timers) -> None:
         self._database = database
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._followers: dict[Follower, None] = {}
         self._scheduled = False
@@ -133,7 +133,7 @@ class EventFeed:
             if lost is None:
                 return read_events(connection, app_no, after, limit, wanted, lane, lanes)
             page = read_events(connection, app_no, lost, limit, wanted, lane, lanes)
-            event = make_event(lost, "events.lost", self._clock(), to_json({"after": str(after)}))
+            event = make_event(lost, "events.lost", self._clock_ms(), to_json({"after": str(after)}))
             return Page([(lost, event), *page.events], page.position, page.more)
 
         return await self._database.read(read, app_no)

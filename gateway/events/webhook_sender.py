@@ -110,14 +110,14 @@ class WebhookSender:
         database: Database,
         feed: EventFeed,
         store: WebhookStore,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         allowed: Sequence[Network],
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._database = database
         self._feed = feed
         self._store = store
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._allowed = allowed
         self._dice = dice
         self._receivers: dict[str, _Receiver] = {}
@@ -209,9 +209,9 @@ class WebhookSender:
             self._start_due(receiver)
 
     def _start_due(self, receiver: _Receiver) -> None:
-        now = self._clock()
+        now_ms = self._clock_ms()
         for lane in receiver.webhook.lanes:
-            if lane.no in receiver.dirty and lane.no not in receiver.tasks and lane.next_at <= now:
+            if lane.no in receiver.dirty and lane.no not in receiver.tasks and lane.next_at <= now_ms:
                 self._run(receiver, lane.no, self._send_lane(receiver, lane))
         if receiver.replays and LANES_PER_WEBHOOK not in receiver.tasks:
             receiver.replays = False
@@ -230,7 +230,7 @@ class WebhookSender:
                     receiver.replays = True
                 else:
                     receiver.dirty.add(number)
-                    receiver.webhook.lanes[number].next_at = self._clock() + FIRST_DELAY_MS
+                    receiver.webhook.lanes[number].next_at = self._clock_ms() + FIRST_DELAY_MS
 
         task.add_done_callback(ended)
 
@@ -277,12 +277,12 @@ class WebhookSender:
             return
 
     async def _record_success(self, webhook: Webhook, lane: Lane, position: Position) -> None:
-        now = self._clock()
+        now_ms = self._clock_ms()
         lane.position, lane.attempts, lane.failing_since, lane.next_at = position, 0, None, 0
-        webhook.succeeded_at = now
+        webhook.succeeded_at = now_ms
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute(f"UPDATE webhook SET succeeded_at = ? WHERE no = {THIS}", (now, *webhook.key))
+            connection.execute(f"UPDATE webhook SET succeeded_at = ? WHERE no = {THIS}", (now_ms, *webhook.key))
             _store_lane(connection, webhook, lane)
 
         await self._database.write(write, webhook.app_no)
@@ -291,9 +291,9 @@ class WebhookSender:
         """Nothing was wanted up to there. On disk it is kept up now and then, so that after a restart what retention
         has removed since is not taken for something that was lost."""
         lane.position = position
-        now = self._clock()
-        if now - lane.stored_at >= STORE_MS:
-            lane.stored_at = now
+        now_ms = self._clock_ms()
+        if now_ms - lane.stored_at >= STORE_MS:
+            lane.stored_at = now_ms
             await self._database.write(lambda connection: _store_lane(connection, webhook, lane), webhook.app_no)
 
     async def _record_failure(
@@ -304,23 +304,23 @@ class WebhookSender:
         outcome: ReceiverResponse | RequestFailed,
     ) -> bool:
         """An attempt has failed. Whether the lane goes on at once, behind what is a dead letter now."""
-        webhook, now = receiver.webhook, self._clock()
+        webhook, now_ms = receiver.webhook, self._clock_ms()
         error = _described(outcome)
         lane.attempts += 1
-        lane.failing_since = lane.failing_since if lane.failing_since is not None else now
+        lane.failing_since = lane.failing_since if lane.failing_since is not None else now_ms
         old = (
             _is_refusal(outcome)
-            and sent[0][1].timestamp <= rfc3339(now - GIVE_UP_MS)
+            and sent[0][1].timestamp <= rfc3339(now_ms - GIVE_UP_MS)
             and receiver.old_letters < OLD_LETTERS
         )
-        lane.next_at = now + self._delay(1 if old else lane.attempts, outcome)
-        webhook.failed_at, webhook.last_error = now, error
+        lane.next_at = now_ms + self._delay(1 if old else lane.attempts, outcome)
+        webhook.failed_at, webhook.last_error = now_ms, error
         before = lane.position, lane.attempts, lane.failing_since, lane.next_at
         letter: tuple[list[Event], int] | None = None
         why: str | None = None
         if isinstance(outcome, ReceiverResponse) and outcome.status == 410:
             why = "the receiver answered 410: it is gone for good"
-        elif now - lane.failing_since >= GIVE_UP_MS:
+        elif now_ms - lane.failing_since >= GIVE_UP_MS:
             letter = [event for _, event in sent], lane.attempts
             if webhook.succeeded_at is None or webhook.succeeded_at < lane.failing_since:
                 why = f"it has taken nothing for a day: {error}"
@@ -335,15 +335,15 @@ class WebhookSender:
 
         def write(connection: sqlite3.Connection) -> bool:
             there = connection.execute(
-                f"UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = {THIS}", (now, error, *webhook.key)
+                f"UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = {THIS}", (now_ms, error, *webhook.key)
             )
             if not there.rowcount:
                 return False
             _store_lane(connection, webhook, lane)
             if letter is not None:
-                webhook.dropped = _store_dead_letter(connection, webhook, *letter, error, now)
+                webhook.dropped = _store_dead_letter(connection, webhook, *letter, error, now_ms)
             if why is not None:
-                _disable(connection, webhook, why, now)
+                _disable(connection, webhook, why, now_ms)
             return True
 
         try:
@@ -359,7 +359,7 @@ class WebhookSender:
             log.warning("webhook %s: %d events are dead letters now: %s", webhook.id, len(letter[0]), error)
         if why is not None:
             self.disabled += 1
-            webhook.disabled_at, webhook.disabled_reason = now, why
+            webhook.disabled_at, webhook.disabled_reason = now_ms, why
             webhook.fields = webhook.fields.model_copy(update={"enabled": False})
             log.warning("webhook %s is disabled: %s", webhook.id, why)
             # Not from within one of the tasks that this cancels.
@@ -371,7 +371,7 @@ class WebhookSender:
         delay = int(delay * (1 - self._dice() / 2))
         asked = outcome.retry_after if isinstance(outcome, ReceiverResponse) else None
         if asked is not None:
-            delay = max(delay, min(retry_after_ms(asked, wall_time.of(self._clock())), LONGEST_DELAY_MS))
+            delay = max(delay, min(retry_after_ms(asked, wall_time.of(self._clock_ms())), LONGEST_DELAY_MS))
         return delay
 
     # -- dead letters ------------------------------------------------------------------------------------------------
@@ -403,18 +403,18 @@ class WebhookSender:
     # -- a request ---------------------------------------------------------------------------------------------------
 
     async def _attempt(self, receiver: _Receiver, events: list[Event]) -> ReceiverResponse | RequestFailed:
-        now = self._clock()
+        now_ms = self._clock_ms()
         webhook = receiver.webhook
         listed = b",".join(event.json for event in events)
-        body = b'{"type":"events","timestamp":"%b","data":{"events":[%b]}}' % (rfc3339(now).encode(), listed)
+        body = b'{"type":"events","timestamp":"%b","data":{"events":[%b]}}' % (rfc3339(now_ms).encode(), listed)
         message_id = message_id_of(webhook.id, events)
-        seconds = wall_time.of(now) // 1000  # receivers compare it with their clocks
+        seconds = wall_time.of(now_ms) // 1000  # receivers compare it with their clocks
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "Fleetpush",
             "webhook-id": message_id,
             "webhook-timestamp": str(seconds),
-            "webhook-signature": signature(webhook.secrets(now), message_id, seconds, body),
+            "webhook-signature": signature(webhook.secrets(now_ms), message_id, seconds, body),
         }
         async with self._limit.slot(receiver.webhook.app_no):
             try:
@@ -491,12 +491,12 @@ def _next_replay(connection: sqlite3.Connection, webhook: Webhook) -> tuple[int,
 
 
 def _store_dead_letter(
-    connection: sqlite3.Connection, webhook: Webhook, events: list[Event], attempts: int, error: str, now: int
+    connection: sqlite3.Connection, webhook: Webhook, events: list[Event], attempts: int, error: str, now_ms: int
 ) -> int:
     """Make a dead letter, and room for it; how many of the webhook had to go until now."""
     connection.execute(
         "INSERT INTO dead_letter (webhook_no, events, attempts, error, at) VALUES (?, ?, ?, ?, ?)",
-        (webhook.no, (b"[%b]" % b",".join(event.json for event in events)).decode(), attempts, error, now),
+        (webhook.no, (b"[%b]" % b",".join(event.json for event in events)).decode(), attempts, error, now_ms),
     )
     dropped = webhook.dropped
     letters = connection.execute(
@@ -515,6 +515,8 @@ def _store_dead_letter(
     return dropped
 
 
-def _disable(connection: sqlite3.Connection, webhook: Webhook, why: str, now: int) -> None:
-    connection.execute("UPDATE webhook SET disabled_at = ?, disabled_reason = ? WHERE no = ?", (now, why, webhook.no))
-    log_of_app(connection, "webhook.disabled", now, webhook.app_no, {"webhook_id": webhook.id, "reason": why})
+def _disable(connection: sqlite3.Connection, webhook: Webhook, why: str, now_ms: int) -> None:
+    connection.execute(
+        "UPDATE webhook SET disabled_at = ?, disabled_reason = ? WHERE no = ?", (now_ms, why, webhook.no)
+    )
+    log_of_app(connection, "webhook.disabled", now_ms, webhook.app_no, {"webhook_id": webhook.id, "reason": why})

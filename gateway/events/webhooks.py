@@ -151,9 +151,9 @@ class Webhook:
         """For THIS."""
         return self.no, self.id
 
-    def secrets(self, now: int) -> list[str]:
+    def secrets(self, now_ms: int) -> list[str]:
         """To sign with."""
-        old = [self.old_secret] if self.old_secret is not None and now < self.old_secret_until else []
+        old = [self.old_secret] if self.old_secret is not None and now_ms < self.old_secret_until else []
         return [self.secret, *old]
 
     def described(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class WebhookStore:
         self,
         *,
         database: Database,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         allowed: Sequence[Network],
         on_changed: Callable[[Webhook], None],
         on_replay: Callable[[Webhook], None],
@@ -186,7 +186,7 @@ class WebhookStore:
         """`on_changed` is called when a webhook was made, changed or removed, `on_replay` when some of its dead letters
         are to be sent again."""
         self._database = database
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._allowed = allowed
         self.webhooks: dict[str, Webhook] = {}
         self._on_changed, self._on_replay = on_changed, on_replay
@@ -254,19 +254,19 @@ class WebhookStore:
             raise problem("invalid_request", f"an app has at most {MAX_WEBHOOKS} webhooks: remove one first")
         wanted = self._judged(new)
         fields = WebhookFields.model_construct(**new.model_dump(exclude={"secret"}))
-        now = self._clock()
+        now_ms = self._clock_ms()
         webhook = Webhook(
             no=0,
             id=f"wh_{secrets.token_urlsafe(12)}",
             app_no=app_no,
             fields=fields,
             secret=new.secret or new_secret(),
-            created_at=now,
-            updated_at=now,
+            created_at=now_ms,
+            updated_at=now_ms,
             wanted=wanted,
         )
         if not fields.enabled:
-            webhook.disabled_at, webhook.disabled_reason = now, "by its operator"
+            webhook.disabled_at, webhook.disabled_reason = now_ms, "by its operator"
 
         def write(connection: sqlite3.Connection) -> Position:
             webhook.no = int(
@@ -282,8 +282,8 @@ class WebhookStore:
                         webhook.secret,
                         webhook.disabled_at,
                         webhook.disabled_reason,
-                        now,
-                        now,
+                        now_ms,
+                        now_ms,
                     ),
                 ).lastrowid
                 or 0
@@ -304,13 +304,13 @@ class WebhookStore:
     async def change(self, webhook: Webhook, fields: WebhookFields) -> dict[str, Any]:
         """Enabled again, it is told at once of what has happened meanwhile. Raises Problem 404, 422."""
         wanted = self._judged(fields)
-        now = self._clock()
+        now_ms = self._clock_ms()
         disabled: tuple[int | None, str | None] = webhook.disabled_at, webhook.disabled_reason
         if fields.enabled:
             disabled = None, None
         elif webhook.disabled_at is None:
-            disabled = now, "by its operator"
-        row = (fields.url, json.dumps(fields.types), fields.description, *disabled, now)
+            disabled = now_ms, "by its operator"
+        row = (fields.url, json.dumps(fields.types), fields.description, *disabled, now_ms)
 
         def write(connection: sqlite3.Connection) -> bool:
             there = connection.execute(
@@ -327,7 +327,7 @@ class WebhookStore:
 
         if not await self._database.write(write, webhook.app_no):
             raise _unknown(webhook.id)
-        webhook.fields, webhook.wanted, webhook.updated_at = fields, wanted, now
+        webhook.fields, webhook.wanted, webhook.updated_at = fields, wanted, now_ms
         webhook.disabled_at, webhook.disabled_reason = disabled
         if fields.enabled:
             for lane in webhook.lanes:
@@ -337,9 +337,9 @@ class WebhookStore:
 
     async def rotate(self, webhook: Webhook) -> dict[str, Any]:
         """A new secret. For a day requests are signed with the old one as well. Raises Problem 404."""
-        now = self._clock()
-        secret, old, until = new_secret(), webhook.secret, now + OLD_SECRET_MS
-        row = (secret, old, until, now, *webhook.key)
+        now_ms = self._clock_ms()
+        secret, old, until = new_secret(), webhook.secret, now_ms + OLD_SECRET_MS
+        row = (secret, old, until, now_ms, *webhook.key)
         changed = await self._database.write(
             lambda connection: (
                 connection.execute(
@@ -352,7 +352,7 @@ class WebhookStore:
         )
         if not changed:
             raise _unknown(webhook.id)
-        webhook.secret, webhook.old_secret, webhook.old_secret_until, webhook.updated_at = secret, old, until, now
+        webhook.secret, webhook.old_secret, webhook.old_secret_until, webhook.updated_at = secret, old, until, now_ms
         return {**webhook.described(), "secret": secret}
 
     async def remove(self, webhook: Webhook) -> None:
@@ -388,9 +388,9 @@ class WebhookStore:
             raise problem(
                 "invalid_request", f'webhook {webhook.id!r} is disabled: PATCH it with {{"enabled": true}} first'
             )
-        now = self._clock()
+        now_ms = self._clock_ms()
         chosen = "" if ids is None else " AND no IN (SELECT value FROM json_each(?))"
-        parameters = [now, *webhook.key] + ([] if ids is None else [json.dumps(ids)])
+        parameters = [now_ms, *webhook.key] + ([] if ids is None else [json.dumps(ids)])
         count = await self._database.write(
             lambda connection: (
                 connection.execute(

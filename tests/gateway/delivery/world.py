@@ -85,7 +85,7 @@ class World:
         self.activity = DeviceActivity(database=database, clock=self.clock, timers=self.timers)
         wired = DeliveryComponents(
             database=database,
-            clock=self.clock,
+            clock_ms=self.clock,
             timers=self.timers,
             activity=self.activity,
             limits=self.limits,
