@@ -33,6 +33,7 @@ from broker.authorization import Accepted, ClientCertificate, Credentials, Refus
 from broker.protocol.packets import ReasonCode
 from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
+from gateway.store.protocols import Timers
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,12 +92,6 @@ class Reader(Protocol):
     """The part of the database that keys need."""
 
     async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
-
-
-class Timers(Protocol):
-    """The part of an event loop that devices need."""
-
-    def call_later(self, delay: float, callback: Callable[[], None]) -> object: ...
 
 
 class LookUp(Protocol):

@@ -26,7 +26,7 @@ from gateway.auth import new_token, secret_hash
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.push import DeviceId, Name
-from gateway.delivery.receipts import MAX_ATTRIBUTES
+from gateway.delivery.receipts import MAX_ATTRIBUTES_BYTES
 from gateway.delivery.reports import cursor_number
 from gateway.delivery.uplink import said
 from gateway.described_model import DescribedModel
@@ -99,8 +99,8 @@ class NewDevice(DeviceFields):
 def attributes_text(value: dict[str, Any]) -> str:
     """Attributes as stored. Raises ValueError when they are too large, or no JSON in UTF-8."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    if len(text.encode()) > MAX_ATTRIBUTES:
-        raise ValueError(f"at most {MAX_ATTRIBUTES} bytes as JSON")
+    if len(text.encode()) > MAX_ATTRIBUTES_BYTES:
+        raise ValueError(f"at most {MAX_ATTRIBUTES_BYTES} bytes as JSON")
     return text
 
 

@@ -17,8 +17,8 @@ from gateway.api import responses
 from gateway.api.bodies import json_response
 from gateway.api.openapi import FILE_SCHEMA, header
 from gateway.api.services import Fetcher, Sender, services
-from gateway.delivery.attachments import ATTACHMENT_ID, CONTENT_TYPE, DEFAULT_TTL, Attachment, Attachments
-from gateway.delivery.push import MAX_TTL
+from gateway.delivery.attachments import ATTACHMENT_ID, CONTENT_TYPE, DEFAULT_TTL_SECONDS, Attachments, StoredAttachment
+from gateway.delivery.push import MAX_TTL_SECONDS
 from gateway.errors import Later, problem
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ Ttl = Annotated[
     int,
     Query(
         ge=1,
-        le=MAX_TTL,
+        le=MAX_TTL_SECONDS,
         description="Seconds that it is kept, 1 to 31,536,000, default 604,800 (7 days), and at least a day longer than"
         " every push that refers to it.",
     ),
@@ -87,7 +87,7 @@ Id = Annotated[
         }
     },
 )
-async def upload_attachment(request: Request, principal: Sender, ttl: Ttl = DEFAULT_TTL) -> Response:
+async def upload_attachment(request: Request, principal: Sender, ttl: Ttl = DEFAULT_TTL_SECONDS) -> Response:
     """Store a file under the SHA-256 of its bytes; pushes refer to it as `attachment:ID`.
 
     The body is the file itself, 5 MiB at most (setting `max_attachment`; larger: 413), with its media type as
@@ -178,7 +178,7 @@ class _Download(FileResponse):
         self,
         path: FilePath,
         headers: Mapping[str, str],
-        attachment: Attachment,
+        attachment: StoredAttachment,
         attachments: Attachments,
         reader: tuple[int, str],
     ) -> None:

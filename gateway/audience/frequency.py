@@ -19,10 +19,10 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from gateway.described_model import DescribedModel
 
-WINDOWS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
+WINDOWS_MS = {"hour": 3_600_000, "day": 86_400_000, "week": 604_800_000}
 """Milliseconds; rolling."""
-LONGEST = WINDOWS["week"]
-MINUTE = 60_000
+LONGEST_MS = WINDOWS_MS["week"]
+MINUTE_MS = 60_000
 
 
 def _wall_time(text: str) -> str:
@@ -91,7 +91,7 @@ def is_quiet(hours: Hours, zone: str, now: int) -> bool:
 
 @lru_cache(maxsize=4_096)  # a fleet has few zones, and asks by the minute
 def _quiet_until(hours: Hours, zone: str, minute: int) -> int | None:
-    now = minute * MINUTE
+    now = minute * MINUTE_MS
     if not is_quiet(hours, zone, now):
         return None
     tz = ZoneInfo(zone)
@@ -103,9 +103,9 @@ def _quiet_until(hours: Hours, zone: str, minute: int) -> int | None:
             end = datetime.combine(date, end_time, tz).replace(fold=fold).astimezone(UTC)
             end_ms = round(end.timestamp() * 1000)
             if end_ms > now:
-                change = _change(tz, minute, end_ms // MINUTE)
-                if change is not None and not is_quiet(hours, zone, change * MINUTE):
-                    return change * MINUTE
+                change = _change(tz, minute, end_ms // MINUTE_MS)
+                if change is not None and not is_quiet(hours, zone, change * MINUTE_MS):
+                    return change * MINUTE_MS
                 if end.astimezone(tz).time() == end_time:
                     return end_ms
                 if change is not None:  # the end is left out: the clock is set forward, into quiet hours
@@ -117,7 +117,7 @@ def _change(tz: ZoneInfo, first: int, last: int) -> int | None:
     """The minute within these at which the clocks are set."""
 
     def offset(minute: int) -> timedelta | None:
-        return datetime.fromtimestamp(minute * MINUTE / 1000, tz).utcoffset()
+        return datetime.fromtimestamp(minute * MINUTE_MS / 1000, tz).utcoffset()
 
     if offset(first) == offset(last):
         return None
@@ -132,7 +132,7 @@ def _change(tz: ZoneInfo, first: int, last: int) -> int | None:
 
 def quiet_until(hours: Hours, zone: str, now: int) -> int | None:
     """The end of the quiet hours that `now` is in; None if it is in none."""
-    return _quiet_until(hours, zone, now // MINUTE)
+    return _quiet_until(hours, zone, now // MINUTE_MS)
 
 
 def free_at(limits: Iterable[Cap], uses: Sequence[int], now: int) -> int | None:
@@ -140,7 +140,7 @@ def free_at(limits: Iterable[Cap], uses: Sequence[int], now: int) -> int | None:
     latest: int | None = None
     for cap in limits:
         if len(uses) >= cap.count:
-            free = uses[-cap.count] + WINDOWS[cap.per]
+            free = uses[-cap.count] + WINDOWS_MS[cap.per]
             if free > now and (latest is None or free > latest):
                 latest = free
     return latest

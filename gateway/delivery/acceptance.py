@@ -66,12 +66,12 @@ from gateway.store.rows import insert_rows
 
 log = logging.getLogger(__name__)
 
-TURN = 50
+TURN_PUSHES = 50
 """Pushes of a batch that are judged before the loop gets a turn, about 0.6 ms."""
 CONSIDERATE_PUSHES = 20
 """That, and the pushes of a batch that one operation stores, while others send as well, one by one: they would wait for
 the batch at every step."""
-CONSIDERATE_PAUSE = 0.003
+CONSIDERATE_PAUSE_SECONDS = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
 ANSWER_BYTES = 80
 """Of an answer as it is kept with its idempotency key."""
@@ -203,8 +203,8 @@ class Acceptance:
                     judged, gathered, deliveries = [], 0, 0
                     if considerate:  # not the next one at once: the writer is everybody's
                         await asyncio.wait([under_way[0]])
-                if number % (CONSIDERATE_PUSHES if considerate else TURN) == 0:
-                    await asyncio.sleep(CONSIDERATE_PAUSE if considerate else 0)
+                if number % (CONSIDERATE_PUSHES if considerate else TURN_PUSHES) == 0:
+                    await asyncio.sleep(CONSIDERATE_PAUSE_SECONDS if considerate else 0)
                     considerate = self._has_others()
             if under_way is not None:
                 await under_way[0]
@@ -228,7 +228,7 @@ class Acceptance:
             answers += [answer_unstored(answer, error, refusal) for answer in tried]
             for number, answer in enumerate(coming, 1):
                 answers.append(answer if isinstance(answer, Problem) else refusal)
-                if number % TURN == 0:
+                if number % TURN_PUSHES == 0:
                     await asyncio.sleep(0)
         return answers
 

@@ -22,12 +22,12 @@ OPERATION_DELIVERIES = 5_000
 """Deliveries that one operation stores, unless a single push has more: about 50 ms."""
 FEW_DELIVERIES = 100
 """What may still be stored with the pushes to one device each."""
-SELECTIONS = 10_000
+MAX_SELECTIONS = 10_000
 """Tags whose number of devices is remembered, about 2 MB; over it all are forgotten."""
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
+class PushBatch:
     """Pushes that one operation stores, and the future that their sender awaits."""
 
     pending_pushes: list[PendingPush]
@@ -37,8 +37,8 @@ class Batch:
 
 class AcceptanceQueue:
     def __init__(self) -> None:
-        self._few: deque[Batch] = deque()
-        self._many: dict[int, deque[Batch]] = {}
+        self._few: deque[PushBatch] = deque()
+        self._many: dict[int, deque[PushBatch]] = {}
         """By app, only those that have something waiting; the first is the next to have its turn."""
         self._few_are_next = True
         self._selected: dict[tuple[int, str | None], int] = {}
@@ -59,18 +59,18 @@ class AcceptanceQueue:
         """Learn how many devices were selected."""
         for pending in pending_pushes:
             if pending.listed is None and pending.push_no:
-                if len(self._selected) >= SELECTIONS:
+                if len(self._selected) >= MAX_SELECTIONS:
                     self._selected.clear()
                 self._selected[pending.app.no, pending.request.target.tag] = pending.targeted
 
     def put(self, pending_pushes: list[PendingPush], stored: asyncio.Future[None]) -> None:
-        batch = Batch(pending_pushes, stored, sum(map(self.deliveries, pending_pushes)))
+        batch = PushBatch(pending_pushes, stored, sum(map(self.deliveries, pending_pushes)))
         if len(pending_pushes) == 1 and batch.deliveries <= FEW_DELIVERIES:
             self._few.append(batch)
         else:
             self._many.setdefault(pending_pushes[0].app.no, deque()).append(batch)
 
-    def take(self, held: Container[int] = ()) -> list[Batch]:
+    def take(self, held: Container[int] = ()) -> list[PushBatch]:
         """What one operation stores next; nothing if nothing waits, or only pushes to many devices of `held` apps."""
         app_no = next((app_no for app_no in self._many if app_no not in held), None)
         if self._few and (self._few_are_next or app_no is None):
@@ -79,15 +79,15 @@ class AcceptanceQueue:
         self._few_are_next = True
         return self._of_app(app_no) if app_no is not None else []
 
-    def _of_few(self) -> list[Batch]:
-        chosen: list[Batch] = []
+    def _of_few(self) -> list[PushBatch]:
+        chosen: list[PushBatch] = []
         deliveries = 0
         while self._few and len(chosen) < BATCH_PUSHES and deliveries <= OPERATION_DELIVERIES:
             chosen.append(self._few.popleft())
             deliveries += chosen[-1].deliveries
         return chosen
 
-    def _of_app(self, app_no: int) -> list[Batch]:
+    def _of_app(self, app_no: int) -> list[PushBatch]:
         waiting = self._many.pop(app_no)
         chosen = [waiting.popleft()]
         pushes, deliveries = len(chosen[0].pending_pushes), chosen[0].deliveries

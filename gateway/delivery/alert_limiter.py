@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from gateway.audience.frequency import LONGEST, WINDOWS, Caps, Hours, free_at, quiet_until
+from gateway.audience.frequency import LONGEST_MS, WINDOWS_MS, Caps, Hours, free_at, quiet_until
 from gateway.audience.policy import CRITICAL, PolicyStore, Rules, choices_of
 from gateway.delivery.app_slices import PushPart
 from gateway.delivery.device_connections import DeviceConnections
@@ -560,7 +560,7 @@ def _persons(
     if any(person.rules.counts for person in persons.values()):
         connection.execute(
             "DELETE FROM alert_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at <= ?",
-            (wanted, now - LONGEST),
+            (wanted, now - LONGEST_MS),
         )
         for device_no, push_no, channel, at in connection.execute(
             "SELECT device_no, push_no, channel, at FROM alert_use"
@@ -570,7 +570,7 @@ def _persons(
             persons[device_no].uses.append(Use(push_no, channel, at))
     for device_no, push_no in connection.execute(
         "SELECT device_no, push_no FROM critical_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ?",
-        (wanted, now - WINDOWS["day"]),
+        (wanted, now - WINDOWS_MS["day"]),
     ):
         persons[device_no].critical_uses.add(push_no)
     return persons

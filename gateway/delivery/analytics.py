@@ -36,11 +36,11 @@ from zoneinfo import ZoneInfo
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.funnels import (
     HOUR_MS,
-    KEPT,
-    RECOUNTED,
+    KEPT_TAGS,
+    MAX_TAGS,
+    RECOUNTED_PUSHES,
     STEP,
-    TAGS,
-    Position,
+    CountedTo,
     Rest,
     Tally,
     add_up_hours,
@@ -63,22 +63,22 @@ from gateway.timestamps import rfc3339, wall_time
 
 log = logging.getLogger(__name__)
 
-PUSHES = 100
+COUNTED_PUSHES = 100
 """Pushes that one operation counts, about 1.7 ms of the writer: others wait for it."""
 SETTLE_SECONDS = 1.0
 """That a question about all pushes waits for what has changed to be counted."""
-ITEMS = 1_000
+MAX_ITEMS = 1_000
 """Of an answer, those with most deliveries."""
 ADD_UP_SECONDS = 10.0
 """That a question has for adding up hours, the newest first, and for waiting for those before it: a week of 500 tags in
 every hour with all their times, so much more of fewer."""
-PAUSE = 0.05
+PAUSE_SECONDS = 0.05
 """Seconds between two operations."""
-LOOK = 0.5
+LARGE_PUSH_SECONDS = 0.5
 """Seconds until somebody looks again for a push of many deliveries."""
-REST = 4
+REST_FACTOR = 4
 """How many times as long as it took to count one of those is no other one counted: a fifth of a core at most."""
-AGE = 2_000
+GATHER_MS = 2_000
 """Milliseconds that changes gather before they are counted, so that most pushes are counted once, when they have been
 accepted and delivered."""
 STAGES = ("targeted", "eligible", "delivered", "displayed", "dismissed", "opened", "acted")
@@ -115,7 +115,7 @@ class Analytics:
         """What is being counted on a reader, or is the next to be."""
         self._asked: set[int] = set()
         """What is being counted because somebody asked."""
-        self._position: Position | None = None
+        self._position: CountedTo | None = None
         """Everything up to here is in those sets, or has been counted."""
         self._looking = False
         self._counted: set[int] = set()
@@ -134,12 +134,12 @@ class Analytics:
 
     def tick(self) -> None:
         """Count what has changed. Called a few times a second."""
-        if not self._aged and self._clock() - self._aged_at >= AGE and self._ledger.changed and not self._looking:
+        if not self._aged and self._clock() - self._aged_at >= GATHER_MS and self._ledger.changed and not self._looking:
             self._looking = True
             self._database.submit(position, self._begin, self._failed_to_look)
         if self._now or not self._aged:
             return
-        changed = [self._aged.pop() for _ in range(min(len(self._aged), PUSHES))]
+        changed = [self._aged.pop() for _ in range(min(len(self._aged), COUNTED_PUSHES))]
         self._now = set(changed)
         reached = self._position if not self._aged else None
         later = self._large.union(self._asked, self._on_reader)
@@ -155,7 +155,7 @@ class Analytics:
             self._aged.update(rest.left)
             self._large.update(rest.large)
             if self._aged:
-                self._timers.call_later(PAUSE, self.tick)
+                self._timers.call_later(PAUSE_SECONDS, self.tick)
 
         def on_error(error: BaseException) -> None:
             log.error("pushes cannot be counted, trying again: %s", error)
@@ -164,7 +164,7 @@ class Analytics:
 
         self._database.submit(operation, on_commit, on_error)
 
-    def _begin(self, reached: Position) -> None:
+    def _begin(self, reached: CountedTo) -> None:
         """What changed up to a position has been noted, since callbacks come in the order of the operations."""
         self._looking = False
         self._position = reached
@@ -180,7 +180,7 @@ class Analytics:
     async def count_large(self) -> None:
         """Count pushes of many deliveries, until cancelled."""
         while True:
-            pause = LOOK
+            pause = LARGE_PUSH_SECONDS
             if self._large:
                 push_no = self._large.pop()
                 began = time.monotonic()
@@ -189,7 +189,7 @@ class Analytics:
                 except Exception as error:
                     log.error("a push cannot be counted, trying again: %s", error)
                     self._large.add(push_no)
-                pause = max(PAUSE, REST * (time.monotonic() - began))
+                pause = max(PAUSE_SECONDS, REST_FACTOR * (time.monotonic() - began))
             await asyncio.sleep(pause)
 
     async def settle(self, push_no: int | None = None) -> int:
@@ -215,7 +215,7 @@ class Analytics:
     async def _count_asked(self, changed: set[int], deadline: float | None) -> None:
         """What there was no time for is left in `changed`."""
         while changed and (deadline is None or time.monotonic() < deadline):
-            some = [changed.pop() for _ in range(min(len(changed), PUSHES))]
+            some = [changed.pop() for _ in range(min(len(changed), COUNTED_PUSHES))]
             try:
                 rest = await self._database.write(partial(count_rows, push_nos=some))
                 changed.update(rest.left)
@@ -242,13 +242,13 @@ class Analytics:
                     tally.update(part)
                     for tag, of_tag in part_of_tags.items():
                         tags.setdefault(tag, Counter()).update(of_tag)
-                tags = dict(sorted(tags.items(), key=lambda item: (-item[1]["targeted"], item[0]))[:TAGS])
+                tags = dict(sorted(tags.items(), key=lambda item: (-item[1]["targeted"], item[0]))[:MAX_TAGS])
                 await self._database.write(
                     lambda connection: store_counts(
                         connection, open_pushes(connection, [push_no]), {push_no: tally}, {push_no: tags}
                     )
                 )
-                if len(self._counted) >= RECOUNTED:
+                if len(self._counted) >= RECOUNTED_PUSHES:
                     self._counted.clear()
                 self._counted.add(push_no)
         finally:
@@ -286,10 +286,10 @@ class Analytics:
         lock = self._adding_up.setdefault(app_no, asyncio.Lock())  # one question of an app at a time holds its sums
         async with lock:
             tallies, limited, counted_from = await self._add_up(app_no, by, since, until, deadline)
-        chosen = sorted(tallies, key=lambda name: (-tallies[name]["targeted"], name))[:ITEMS]
+        chosen = sorted(tallies, key=lambda name: (-tallies[name]["targeted"], name))[:MAX_ITEMS]
         return {
             "items": [{by: name or None, **_described(tallies[name])} for name in sorted(chosen)],
-            "limited": counted_from is not None or (by == "tag" and (limited or len(tallies) > ITEMS)),
+            "limited": counted_from is not None or (by == "tag" and (limited or len(tallies) > MAX_ITEMS)),
             "counted_from": None if counted_from is None else rfc3339(counted_from * HOUR_MS),
             "uncounted": uncounted,
         }
@@ -322,9 +322,9 @@ class Analytics:
             for name, tally in part.tallies.items():
                 tallies[name].update(tally)
             limited = limited or part.is_full
-            if len(tallies) > KEPT:
+            if len(tallies) > KEPT_TAGS:
                 limited = True
-                for name in sorted(tallies, key=lambda name: -tallies[name]["targeted"])[KEPT:]:
+                for name in sorted(tallies, key=lambda name: -tallies[name]["targeted"])[KEPT_TAGS:]:
                     del tallies[name]
             if before > first:
                 ended = time.monotonic()

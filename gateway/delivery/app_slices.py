@@ -19,14 +19,14 @@ SLICE_PUSHES = 500
 EVERY_DEVICE = 2**32 - 1
 
 
-class Position(NamedTuple):
+class SlicePosition(NamedTuple):
     """Everything up to this delivery has been looked at."""
 
     push_no: int
     device_no: int
 
 
-BEGIN = Position(0, 0)
+BEGIN = SlicePosition(0, 0)
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,7 +45,9 @@ class PushPart:
         return self.push_no, self.after, self.last
 
 
-def next_slice(connection: sqlite3.Connection, app_no: int, after: Position) -> tuple[list[PushPart], Position | None]:
+def next_slice(
+    connection: sqlite3.Connection, app_no: int, after: SlicePosition
+) -> tuple[list[PushPart], SlicePosition | None]:
     """What comes after a position, in its order, and where to go on; None if there is no more."""
     rows = connection.execute(
         "SELECT no, kind, channel, priority, targeted, closed_at IS NULL FROM push INDEXED BY push_of_app"
@@ -56,7 +58,7 @@ def next_slice(connection: sqlite3.Connection, app_no: int, after: Position) -> 
     left = SLICE_DELIVERIES
     for position, (no, kind, channel, priority, targeted, unfinished) in enumerate(rows):
         if position == SLICE_PUSHES or left <= 0:
-            return parts, Position(no, 0)
+            return parts, SlicePosition(no, 0)
         if not unfinished:
             continue
         first = after.device_no if no == after.push_no else 0
@@ -70,12 +72,12 @@ def next_slice(connection: sqlite3.Connection, app_no: int, after: Position) -> 
         ).fetchone()
         parts.append(PushPart(no, kind, channel, priority, first, EVERY_DEVICE if edge is None else edge[0]))
         if edge is not None:
-            return parts, Position(no, edge[0])
+            return parts, SlicePosition(no, edge[0])
         left = 0
     return parts, None
 
 
-def cut(parts: Iterable[PushPart], end: Position) -> list[PushPart]:
+def cut(parts: Iterable[PushPart], end: SlicePosition) -> list[PushPart]:
     """What of a slice comes up to a position."""
     here = [part for part in parts if (part.push_no, part.after) < end]
     return [replace(part, last=end.device_no) if part.push_no == end.push_no else part for part in here]

@@ -43,29 +43,29 @@ SCHEME = "attachment:"
 ATTACHMENT_ID = re.compile(r"[0-9a-f]{64}")
 """SHA-256 in hexadecimal."""
 CONTENT_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,64}/[a-z0-9!#$&^_.+-]{1,64}(; ?[a-z0-9-]+=[\w.-]+){0,2}", re.ASCII)
-DEFAULT_TTL = 7 * 86_400
+DEFAULT_TTL_SECONDS = 7 * 86_400
 """Seconds; pushes make it longer."""
-MOST = 20_000
+MAX_ATTACHMENTS = 20_000
 """Attachments of all apps; the loop looks through them when it looks for what has expired, about 2 ms."""
 AFTER_PUSH_MS = 86_400_000
 """That an attachment outlives a push: for who opens it late, and for the push's idempotency key."""
 FETCHES_PER_SECOND = 100
 """That a fleet is asked to keep to; a push to more devices says how long they have (`fetch_within`)."""
-LONGEST_SPREAD = 3_600
+MAX_SPREAD_SECONDS = 3_600
 """Seconds."""
 APP_SHARE = 0.75
 """Of the room and the number of attachments that one app has at most: a quarter is left for the others, or for what is
 pushed next."""
 UPLOADS_OF_APP = 20
 """Under way at a time: each has a file open and a chunk in memory."""
-UPLOADS = 60
+MAX_UPLOADS = 60
 """Of all apps."""
 RETRY_SECONDS = 5.0
 PARTIAL = ".partial"
 
 
 @dataclass(slots=True)
-class Attachment:
+class StoredAttachment:
     id: str
     content_type: str
     size: int
@@ -101,7 +101,7 @@ class Attachments:
         self._clock = clock
         self._address = address
         self._storage_left = storage_left
-        self._known: dict[tuple[int, str], Attachment] = {}
+        self._known: dict[tuple[int, str], StoredAttachment] = {}
         self._owners: dict[str, set[int]] = {}
         """Of each file the apps that have it."""
         self._naming: set[tuple[int, str]] = set()
@@ -136,10 +136,10 @@ class Attachments:
             ).fetchall()
         )
         for app_no, *fields in rows:
-            self._keep(app_no, Attachment(*fields))
+            self._keep(app_no, StoredAttachment(*fields))
         await asyncio.to_thread(_tidy, self._folder, set(self._owners))
 
-    def get(self, app_no: int, attachment_id: str) -> Attachment:
+    def get(self, app_no: int, attachment_id: str) -> StoredAttachment:
         """Raises Problem 404."""
         found = self._known.get((app_no, attachment_id))
         if found is None or found.expires_at <= self._clock():
@@ -171,10 +171,10 @@ class Attachments:
             self._downloads[reader] -= 1
             self._downloads += Counter()  # forgets who has none
 
-    def path_of(self, attachment: Attachment) -> Path:
+    def path_of(self, attachment: StoredAttachment) -> Path:
         return self._folder / attachment.id
 
-    def described(self, attachment: Attachment) -> dict[str, Any]:
+    def described(self, attachment: StoredAttachment) -> dict[str, Any]:
         return {
             "id": attachment.id,
             "url": self._url(attachment.id),
@@ -186,7 +186,7 @@ class Attachments:
 
     async def store(
         self, app_no: int, content_type: str, ttl: int, length: int | None, chunks: AsyncIterator[bytes]
-    ) -> tuple[Attachment, bool]:
+    ) -> tuple[StoredAttachment, bool]:
         """Keep what arrives, for `ttl` seconds at least; whether the app did not have it. `length`: of it, if that is
         known before. Raises Problem 413, 422, 503, 507."""
         if length is not None and length > self.limits.size:
@@ -194,7 +194,7 @@ class Attachments:
         if not self._storage_left():
             raise problem("storage_full", "the disk is full: nothing was stored; free space and send again")
         self._see_room(app_no, length or 1)
-        if self._uploads[app_no] >= UPLOADS_OF_APP or self._uploads.total() >= UPLOADS:
+        if self._uploads[app_no] >= UPLOADS_OF_APP or self._uploads.total() >= MAX_UPLOADS:
             self.uploads_sent_away += 1
             log.warning(
                 "app %d: an upload is refused: %d are under way, %d of this app",
@@ -202,7 +202,7 @@ class Attachments:
             )  # fmt: skip
             raise Later(
                 "busy",
-                f"{UPLOADS_OF_APP} uploads of an app, {UPLOADS} of all, may be under way: wait for some",
+                f"{UPLOADS_OF_APP} uploads of an app, {MAX_UPLOADS} of all, may be under way: wait for some",
                 RETRY_SECONDS,
             )
         partial = self._folder / f"{secrets.token_hex(16)}{PARTIAL}"
@@ -225,16 +225,16 @@ class Attachments:
         size = self.stored + self._arriving.total() + more
         of_app = self._of_app[app_no] + self._arriving[app_no] + more
         storage = self.limits.storage
-        whose = "this app's" if size <= storage and len(self._known) < MOST else "all"
-        if whose == "all" or of_app > storage * APP_SHARE or self._count_of_app[app_no] >= MOST * APP_SHARE:
+        whose = "this app's" if size <= storage and len(self._known) < MAX_ATTACHMENTS else "all"
+        if whose == "all" or of_app > storage * APP_SHARE or self._count_of_app[app_no] >= MAX_ATTACHMENTS * APP_SHARE:
             self.refused += 1
             if not self.full:
                 self.full = True
                 log.warning("attachments are refused: %s fill their room (app %d)", whose, app_no)
             raise problem(
                 "storage_full",
-                f"{whose} attachments fill their room ({storage} bytes and {MOST} of all, three quarters of one app): "
-                "wait until some have expired, or raise attachment_storage",
+                f"{whose} attachments fill their room ({storage} bytes and {MAX_ATTACHMENTS} of all, three quarters"
+                " of one app): wait until some have expired, or raise attachment_storage",
             )
         self.full = False
 
@@ -264,10 +264,10 @@ class Attachments:
 
     async def _name(
         self, app_no: int, attachment_id: str, content_type: str, size: int, ttl: int, partial: Path
-    ) -> tuple[Attachment, bool]:
+    ) -> tuple[StoredAttachment, bool]:
         now = self._clock()
         key = app_no, attachment_id
-        new = Attachment(attachment_id, content_type, size, now, now + ttl * 1000)
+        new = StoredAttachment(attachment_id, content_type, size, now, now + ttl * 1000)
         final = self._folder / attachment_id
 
         def write(connection: sqlite3.Connection) -> None:
@@ -348,10 +348,10 @@ class Attachments:
                     break
             else:
                 return None
-        found: dict[str, Attachment] = {}
+        found: dict[str, StoredAttachment] = {}
         ours = self._url("")
 
-        def referred(text: str) -> Attachment | None:
+        def referred(text: str) -> StoredAttachment | None:
             """What it names, also by the address that the upload was answered with."""
             if text.startswith(SCHEME):
                 if not ATTACHMENT_ID.fullmatch(text, len(SCHEME)):
@@ -394,7 +394,7 @@ class Attachments:
     def _url(self, attachment_id: str) -> str:
         return f"{self._address()}/v1/attachments/{attachment_id}"
 
-    def _keep(self, app_no: int, attachment: Attachment) -> None:
+    def _keep(self, app_no: int, attachment: StoredAttachment) -> None:
         self._known[app_no, attachment.id] = attachment
         self._of_app[app_no] += attachment.size
         self._count_of_app[app_no] += 1
@@ -406,7 +406,7 @@ class Attachments:
 
 def fetch_within(targeted: int, ttl: int) -> int:
     """Seconds over which so many devices should spread their fetches; 0: at once."""
-    return min(targeted // FETCHES_PER_SECOND, LONGEST_SPREAD, ttl)
+    return min(targeted // FETCHES_PER_SECOND, MAX_SPREAD_SECONDS, ttl)
 
 
 def _too_large(limit: int) -> Exception:

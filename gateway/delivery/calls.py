@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.handles import handle_of
-from gateway.delivery.push import MAX_TTL, PushRequest, push_number
+from gateway.delivery.push import MAX_TTL_SECONDS, PushRequest, push_number
 from gateway.delivery.submission import AppRef
 from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
@@ -26,11 +26,11 @@ from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 1_000
+MAX_WAITING_CALLS = 1_000
 """Calls that wait at a time, of everybody."""
-MAX_WAITING_OF_APP = 250
+MAX_WAITING_CALLS_OF_APP = 250
 """Of one app, so that its fleet that answers nothing leaves room for the others'."""
-MAX_WAIT = 120
+MAX_WAIT_SECONDS = 120
 """Seconds: common proxies give up on a silent request soon after."""
 
 
@@ -43,10 +43,10 @@ class CallRequest(DescribedModel):
     """The command's name, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`."""
     data: dict[str, Any] = Field(default_factory=dict)
     """What the command needs, default `{}`. It reaches the device as the push's `data`, with the name as `command`."""
-    wait: Annotated[float, Field(ge=0, le=MAX_WAIT, strict=False)] = 10.0
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, strict=False)] = 10.0
     """Seconds to wait for the answer, 0 to 120, default 10. When they are over, the answer is 202 with the status
     `queued`."""
-    ttl: Annotated[int, Field(ge=0, le=MAX_TTL)] | None = None
+    ttl: Annotated[int, Field(ge=0, le=MAX_TTL_SECONDS)] | None = None
     """Time to live in seconds, 0 to 31,536,000. When it is over, the command is not carried out any more. Left out:
     `wait` rounded up, at least 1."""
     priority: str = "high"
@@ -95,7 +95,7 @@ class Calls:
         Raises Problem like a push, and 429 when too many calls wait.
         """
         of_app = self._of_app.get(app.no, 0)
-        if len(self._waiting) >= MAX_WAITING or of_app >= MAX_WAITING_OF_APP:
+        if len(self._waiting) >= MAX_WAITING_CALLS or of_app >= MAX_WAITING_CALLS_OF_APP:
             self.refused += 1
             log.warning("app %d: a call is refused: %d wait, %d of this app", app.no, self.waiting, of_app)
             raise problem(

@@ -31,7 +31,7 @@ INTERVAL_SECONDS = 0.2
 """That connections gather for: as the other facts about devices."""
 LOG_LINES = 20
 """Lines in the log for one interval, a hundred a second: more devices are counted in one line."""
-MAX_DETAIL = 200
+MAX_DETAIL_CHARACTERS = 200
 """Characters of what the broker says of an end."""
 
 REASONS = {
@@ -131,7 +131,7 @@ class ConnectionEvents:
         if named == PROTOCOL_ERROR and not detail:
             detail = reason
         self.ended[named] += 1
-        text = detail[:MAX_DETAIL]
+        text = detail[:MAX_DETAIL_CHARACTERS]
         now = self._clock()
         change = self._change(identity, was_online=True)
         change.is_online = False

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.audience.frequency import Hours
 from gateway.audience.policy import CRITICAL, Consent, PolicyStore, Rules, choices_of
-from gateway.delivery.app_slices import BEGIN, Position, PushPart, ranges_json
+from gateway.delivery.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.funnels import opted_out
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
@@ -33,13 +33,13 @@ from gateway.timestamps import rfc3339_or_none
 
 log = logging.getLogger(__name__)
 
-MAX_CHOICES = 16_384
+MAX_CHOICES_BYTES = 16_384
 """Bytes of a device's channel choices as JSON text."""
 CONSENT_RECORDS = 100
 """Answers kept of each device, the oldest forgotten first."""
-SLICE_ENDED = 500
+SLICE_DELIVERIES = 500
 """Deliveries that one operation ends when an app's rules change, about 20 ms."""
-CHOICES_READ = 1024 * 1024
+SLICE_BYTES = 1024 * 1024
 """Bytes of choices that one operation reads when an app's rules change, about 10 ms."""
 
 CONSENT_ACTIONS: dict[str, Consent] = {"consent.granted": "granted", "consent.denied": "denied"}
@@ -92,8 +92,8 @@ def store_settings(
     if row is None or (settings.seq is not None and row[2] is not None and settings.seq <= row[2]):
         return None
     choices = json.dumps({**choices_of(row[1]), **(settings.channels or {})}, ensure_ascii=False)
-    if len(choices.encode(errors="replace")) > MAX_CHOICES:
-        raise TooManyChoices(f"channels would be larger than {MAX_CHOICES} bytes")
+    if len(choices.encode(errors="replace")) > MAX_CHOICES_BYTES:
+        raise TooManyChoices(f"channels would be larger than {MAX_CHOICES_BYTES} bytes")
     before = choices_of(row[1])
     muted = [
         name
@@ -238,14 +238,14 @@ def rejudge_rows(
     parts: Sequence[PushPart],
     is_sent: Callable[[int, int], bool],
     now: int,
-) -> tuple[list[int], set[int], Position | None]:
+) -> tuple[list[int], set[int], SlicePosition | None]:
     """End what waits of some pushes and is not wanted under their app's rules: as `end_unwanted`, and where to go on if
     that was too much at once."""
     pushes = {part.push_no: (part.kind, part.channel, part.priority) for part in parts}
     blocked = {consent for kind, _, _ in pushes.values() for consent in rules.policy.blocked(kind)}
     ended: dict[str, list[int]] = {}
     in_flight: set[int] = set()
-    goes_on: Position | None = None
+    goes_on: SlicePosition | None = None
     # Device by device: a list of all who do not want something would be walked for each push.
     rows = connection.execute(
         "SELECT d.push_no, d.device_no, v.consent, v.channels FROM json_each(?1) AS part"
@@ -255,14 +255,14 @@ def rejudge_rows(
         "  AND (v.channels <> '{}' OR v.consent IN (SELECT value FROM json_each(?2)))",
         (ranges_json(parts), json.dumps(list(blocked))),
     )
-    read, left = 0, SLICE_ENDED
+    read, left = 0, SLICE_DELIVERIES
     last = BEGIN
     for push_no, device_no, consent, choices in rows:
-        if read > CHOICES_READ:
+        if read > SLICE_BYTES:
             goes_on = last
             break
         read += len(choices)
-        last = Position(push_no, device_no)
+        last = SlicePosition(push_no, device_no)
         reason = rules.suppression_reason(*pushes[push_no], consent, choices_of(choices))
         if reason is None:
             continue

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.2
 """Short enough that an operator who looks after a failed attempt finds it."""
-MAX_ERROR = 500
+MAX_ERROR_CHARACTERS = 500
 """Characters of a `last_error`."""
 
 
@@ -45,7 +45,7 @@ class DeviceActivity:
         self._schedule()
 
     def error(self, device_no: int, text: str) -> None:
-        self._errors[device_no] = (text[:MAX_ERROR], self._clock())
+        self._errors[device_no] = (text[:MAX_ERROR_CHARACTERS], self._clock())
         self._schedule()
 
     def on_denied(self, identity: DeviceIdentity, text: str) -> None:

@@ -20,7 +20,7 @@ from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, UNHANDLED, En
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import ENDED_TOGETHER, revoke_removed_rows, revoke_rows
+from gateway.delivery.ledger_statements import ENDED_DELIVERIES, revoke_removed_rows, revoke_rows
 from gateway.delivery.mailbox_reader import DeviceConnection, HandOverState
 from gateway.delivery.push import ActivePush, load_pushes
 from gateway.device_topics import DEFAULT_APP, device_topic
@@ -292,7 +292,7 @@ class DeviceConnections:
         self.disconnect_device(client_id, ReasonCode.ADMINISTRATIVE_ACTION)
         await forgotten.wait()
         more = revoked
-        while more == ENDED_TOGETHER:
+        while more == ENDED_DELIVERIES:
             more = await self._database.write(lambda connection: revoke_rows(connection, device_no, now), app_no)
             revoked += more
         return revoked

@@ -16,9 +16,9 @@ from gateway.delivery.push import PushRequest, last_push_no, wire_size
 from gateway.delivery.submission import new_push_ids
 from gateway.delivery_states import PRIORITIES
 
-TITLES = 5
-TITLE_LENGTH = 80
-IDS = 50
+BODY_TITLES = 5
+TITLE_CHARACTERS = 80
+LISTED_IDS = 50
 """Members that the digest names; all are counted in its title."""
 
 
@@ -45,13 +45,13 @@ class Digests:
         ).fetchall()
         (device_id,) = connection.execute("SELECT id FROM device WHERE no = ?", (device_no,)).fetchone()
         titles = [_title(content) for *_, content in rows]
-        body = "\n".join(titles[:TITLES]) + ("\n…" if len(titles) > TITLES else "")
+        body = "\n".join(titles[:BODY_TITLES]) + ("\n…" if len(titles) > BODY_TITLES else "")
         ttl = max(1, (max(row[4] for row in rows) - now) // 1000)
         request = PushRequest.model_validate(
             {
                 "target": {"device": device_id},
                 "notification": {"title": f"{len(rows)} {channel_name or channel or 'messages'}", "body": body},
-                "data": {"digest": [row[0] for row in rows[:IDS]]},
+                "data": {"digest": [row[0] for row in rows[:LISTED_IDS]]},
                 "priority": PRIORITIES[min(row[2] for row in rows)],
                 "qos": max(row[3] for row in rows),
                 "ttl": ttl,
@@ -106,4 +106,4 @@ class PushNumbers:
 def _title(content: str) -> str:
     notification = json.loads(content).get("notification", {})
     text = str(notification.get("title") or notification.get("body") or "").replace("\n", " ")
-    return text if len(text) <= TITLE_LENGTH else text[: TITLE_LENGTH - 1] + "…"
+    return text if len(text) <= TITLE_CHARACTERS else text[: TITLE_CHARACTERS - 1] + "…"

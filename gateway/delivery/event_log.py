@@ -34,7 +34,7 @@ CONNECTION_TYPES = ("device.connected", "device.disconnected")
 DEVICE_TYPES = (*CONNECTION_TYPES, "device.settings", "device.uplink", "device.gap")
 TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, "policy.critical", "webhook.disabled")
 """Every type there is; `events.lost` stands in a reader's stream for what has left."""
-ENTRIES = 2_000
+PAGE_ENTRIES = 2_000
 """Entries that one read looks at."""
 PAGE_BYTES = 1024 * 1024
 """Of what devices said in a page, about, beyond its first event: it has fewer events when they are large."""
@@ -245,7 +245,7 @@ def read_events(
     there are several. `wanted` is asked for types."""
     entries = connection.execute(
         "SELECT no, type, size FROM event WHERE app_no = ? AND no > ? ORDER BY no LIMIT ?",
-        (app_no, after.entry - (after.place < END_OF_ENTRY), ENTRIES),
+        (app_no, after.entry - (after.place < END_OF_ENTRY), PAGE_ENTRIES),
     ).fetchall()
     forms: dict[str, list[int]] = {}
     room, last, more = limit * lanes, after.entry, False
@@ -257,7 +257,7 @@ def read_events(
         if wanted(event):
             forms.setdefault(_FORMS.get(event, _OTHER), []).append(no)
             room -= size
-    more = more or len(entries) == ENTRIES
+    more = more or len(entries) == PAGE_ENTRIES
     found: list[tuple[Position, Event]] = []
     end: Position | None = None
     for statement, numbers in forms.items():

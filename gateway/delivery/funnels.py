@@ -22,22 +22,22 @@ HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 WRITER_DELIVERIES = 1_000
 """Deliveries of those: with 64 tags of each device about 25 ms, with a few about 2."""
-DELIVERIES = 5_000
+PART_DELIVERIES = 5_000
 """Deliveries of a part of a larger push."""
-TAGS = 500
+MAX_TAGS = 500
 """Tags that are counted of a push, those with most of its deliveries; and in an hour of an app, the first that there
 are. The writer stores them all each time that a push is counted, in about 10 ms."""
-SAMPLE = 10_000
+SAMPLE_DELIVERIES = 10_000
 """Deliveries of a push whose times are looked at one by one."""
 PART_ROWS = 2_000
 """Rows of hours that are added up in one read, and those of the hour it has begun with: up to 80 ms."""
 PART_HOURS = 1_000
 """Hours that one read looks at, though there may be nothing in them."""
-KEPT = 2_000
+KEPT_TAGS = 2_000
 """Tags whose sums are kept while hours are added up, about 5 MB: each hour may have 500 others."""
 STEP = math.log(1.2)
 LAST_DEVICE = 2**53
-RECOUNTED = 10_000
+RECOUNTED_PUSHES = 10_000
 """Newest pushes that a restart counts anew when it does not know what had changed: after an upgrade, or when events
 left that had not been counted."""
 
@@ -46,18 +46,18 @@ Tally = Counter[str]
 delivered and acted of what people see."""
 
 
-class Position(NamedTuple):
+class CountedTo(NamedTuple):
     """How far the log and the pushes have come."""
 
     event_no: int
     push_no: int
 
 
-def position(connection: sqlite3.Connection) -> Position:
-    return Position(last_position(connection).entry, last_push_no(connection))
+def position(connection: sqlite3.Connection) -> CountedTo:
+    return CountedTo(last_position(connection).entry, last_push_no(connection))
 
 
-def store_position(connection: sqlite3.Connection, reached: Position, later: Iterable[int]) -> None:
+def store_position(connection: sqlite3.Connection, reached: CountedTo, later: Iterable[int]) -> None:
     """All is counted up to here, but for the pushes that are counted `later`."""
     connection.execute(
         "INSERT OR REPLACE INTO analytics_position (no, event_no, push_no, later) VALUES (1, ?, ?, ?)",
@@ -87,7 +87,7 @@ def uncounted_pushes(connection: sqlite3.Connection) -> tuple[set[int], bool]:
         for (no,) in connection.execute(
             "SELECT no FROM push WHERE no > coalesce((SELECT max(push_no) FROM push_funnel), 0) - ?1"
             " ORDER BY no DESC LIMIT ?1 * 11",
-            (RECOUNTED,),
+            (RECOUNTED_PUSHES,),
         )
     )
     return numbers, row is None and not numbers
@@ -141,11 +141,11 @@ def open_pushes(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int
 
 
 def count_part(connection: sqlite3.Connection, push_no: int, after: int) -> tuple[Tally, dict[str, Tally], int | None]:
-    """Count the deliveries of a push to the next DELIVERIES devices behind a number; the number of the last, if there
-    may be more."""
+    """Count the deliveries of a push to the next PART_DELIVERIES devices behind a number; the number of the last, if
+    there may be more."""
     row = connection.execute(
         "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
-        (push_no, after, DELIVERIES - 1),
+        (push_no, after, PART_DELIVERIES - 1),
     ).fetchone()
     last: int | None = None if row is None else row[0]
     tallies, by_tag = _counted(connection, [push_no], after, LAST_DEVICE if last is None else last)
@@ -218,7 +218,7 @@ def _counted(
         " ranked AS (SELECT no, tag, row_number() OVER (PARTITION BY no ORDER BY sum(count) DESC, tag) AS place"
         "  FROM found GROUP BY no, tag)"
         " SELECT json_group_array(json_array(no, kind, tag, state, count)) FROM found JOIN ranked USING (no, tag)"
-        f" WHERE place <= {TAGS}",
+        f" WHERE place <= {MAX_TAGS}",
         wanted,
     ):
         _add_state(by_tag[push_no][tag], kind in SHOWN, state, count)
@@ -228,7 +228,7 @@ def _counted(
         " json_group_array(d.delivered_at - p.accepted_at) FILTER (WHERE d.delivered_at IS NOT NULL) AS delivered,"
         " json_group_array(coalesce(d.opened_at, d.acted_at) - p.accepted_at)"
         f"  FILTER (WHERE p.kind IN {SHOWN} AND (d.opened_at IS NOT NULL OR d.acted_at IS NOT NULL)) AS opened"
-        f" FROM {_WANTED} AND d.device_no % (1 + p.targeted / {SAMPLE}) = 0 GROUP BY p.no)",
+        f" FROM {_WANTED} AND d.device_no % (1 + p.targeted / {SAMPLE_DELIVERIES}) = 0 GROUP BY p.no)",
         wanted,
     ):
         for prefix, times in (("d", delivered), ("o", opened)):
@@ -288,7 +288,7 @@ def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str,
 def _counted_tags(
     connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]
 ) -> Iterator[tuple[tuple[int, str, str, int], Mapping[str, int]]]:
-    """Without tags that would be more than TAGS in their hour."""
+    """Without tags that would be more than MAX_TAGS in their hour."""
     tags: dict[tuple[int, int], set[str]] = {}
     for key, tally in added.items():
         app_no, dimension, tag, hour = key
@@ -303,7 +303,7 @@ def _counted_tags(
                     )
                 }
             if tag not in known:
-                if len(known) >= TAGS:
+                if len(known) >= MAX_TAGS:
                     continue
                 known.add(tag)
         yield key, tally
@@ -355,7 +355,7 @@ def add_up_hours(
         for key, tally in zip(found, json.loads(contents), strict=True):
             tallies[name_of(key, hour)].update(tally)
         rows += len(found)
-        is_full = is_full or len(found) >= TAGS
+        is_full = is_full or len(found) >= MAX_TAGS
     return HoursPart(tallies, is_full, hour)
 
 
@@ -366,7 +366,7 @@ def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
         "SELECT targeted, accepted_at, closed_at FROM push WHERE no = ?", (push_no,)
     ).fetchone()
     within = "c.consent = 'denied' AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ?2"
-    if targeted <= DELIVERIES:
+    if targeted <= PART_DELIVERIES:
         rows = connection.execute(
             "SELECT count(*) FROM delivery AS d WHERE d.push_no = ?1 AND EXISTS (SELECT 1 FROM consent_record AS c"
             f" INDEXED BY consent_record_of_device WHERE c.device_no = d.device_no AND {within})",

@@ -33,7 +33,7 @@ from typing import TypeVar
 from gateway.delivery.attempts import count_attempts
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger_statements import (
-    ENDED_TOGETHER,
+    ENDED_DELIVERIES,
     begin_recall,
     end_rows,
     judge_rows,
@@ -367,7 +367,7 @@ class Ledger:
         def operation(connection: sqlite3.Connection) -> tuple[int, int, list[int]]:
             handles = waiting_handles(connection, device_no, self.is_sent)
             newest = max(handles, default=0) if last is None else last
-            handles = [handle for handle in handles if handle <= newest][:ENDED_TOGETHER]
+            handles = [handle for handle in handles if handle <= newest][:ENDED_DELIVERIES]
             ended = end_rows(connection, handles, DeliveryState.CANCELLED, "mailbox_emptied", now)
             return ended, newest, handles
 
@@ -376,7 +376,7 @@ class Ledger:
             ended, last, handles = await self._database.write(operation, app_no)
             self.on_ended(handles)
             total += ended
-            if len(handles) < ENDED_TOGETHER:
+            if len(handles) < ENDED_DELIVERIES:
                 return total
 
     def is_sent(self, push_no: int, device_no: int) -> bool:

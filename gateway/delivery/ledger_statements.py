@@ -21,9 +21,9 @@ from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, IS_WAITING, RECEIPT_
 from gateway.errors import problem
 from gateway.store.rows import insert_rows
 
-ENDED_TOGETHER = 100
+ENDED_DELIVERIES = 100
 """Deliveries of a mailbox that one operation ends, about 4 ms: each is of another push, and has an event of its own."""
-RECALLED_TOGETHER = 500
+RECALLED_DELIVERIES = 500
 """Deliveries of a push that one operation recalls, about 5 ms."""
 SWEEP_PUSHES = 200
 """Pushes whose lifetime ended that one sweep looks at; the writer is shared, so slices stay small."""
@@ -436,7 +436,7 @@ def recall_rows(
     (app_no,) = connection.execute("SELECT app_no FROM push WHERE no = ?", (push_no,)).fetchone()
     edge = connection.execute(
         "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
-        (push_no, after, RECALLED_TOGETHER - 1),
+        (push_no, after, RECALLED_DELIVERIES - 1),
     ).fetchone()
     here = (after, DEVICE_MASK if edge is None else edge[0])
     cancelled, among = 0, "device_no > ? AND device_no <= ? AND device_no NOT IN (SELECT value FROM json_each(?))"
@@ -468,9 +468,11 @@ def waiting_handles(connection: sqlite3.Connection, device_no: int, is_sent: Cal
 
 
 def revoke_rows(connection: sqlite3.Connection, device_no: int, now: int) -> int:
-    """The device is removed: what had not ended, in flight or not, ends `revoked`, ENDED_TOGETHER at most; how many."""
+    """The device is removed: what had not ended, in flight or not, ends `revoked`, ENDED_DELIVERIES at most; how
+    many."""
     waiting = connection.execute(
-        f"SELECT push_no FROM delivery WHERE device_no = ? AND state {IS_WAITING} LIMIT ?", (device_no, ENDED_TOGETHER)
+        f"SELECT push_no FROM delivery WHERE device_no = ? AND state {IS_WAITING} LIMIT ?",
+        (device_no, ENDED_DELIVERIES),
     )
     handles = [handle_of(push_no, device_no) for (push_no,) in waiting]
     return end_rows(connection, handles, DeliveryState.REVOKED, "device_removed", now)

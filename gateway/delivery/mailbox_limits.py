@@ -22,7 +22,7 @@ from gateway.delivery.submission import PendingPush
 
 COUNTED_ROWS = 20_000
 """Deliveries that one operation counts, about 15 ms, and those of the mailboxes it has begun with."""
-MAILBOXES = 200
+STEP_MAILBOXES = 200
 """Mailboxes that one statement counts at most: 140 ms if all are full after others that were not."""
 FIRST_MAILBOXES = 25
 """That many first; twice as many while they turn out to be small."""
@@ -96,7 +96,7 @@ class MailboxLimits:
                 of_step = sum(count for _, count, _ in found)
                 rows += of_step
                 counted += found
-                step = min(2 * step, MAILBOXES) if of_step < 10 * step else FIRST_MAILBOXES
+                step = min(2 * step, STEP_MAILBOXES) if of_step < 10 * step else FIRST_MAILBOXES
             if at < len(devices):
                 rest[app_no] = devices[at:]
         crowded = [mailbox for mailbox in counted if mailbox[1] > self._deliveries or mailbox[2] > self._size]

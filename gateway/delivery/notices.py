@@ -22,7 +22,7 @@ from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-CLEARED = 500
+CLEARED_DEVICES = 500
 """Devices that are told at a time, about 5 ms; the loop has others to see to."""
 _MAY_SHOW = (
     DeliveryState.WAITING,
@@ -81,7 +81,7 @@ class Notices:
             )
             for _, device_id in rows:
                 self.tell(app_id, device_id, "clear", {"push_ids": [push_id]})
-            after = rows[-1][0] if len(rows) == CLEARED else None
+            after = rows[-1][0] if len(rows) == CLEARED_DEVICES else None
 
     def tell(self, app_id: str, device_id: str, kind: str, content: dict[str, Any]) -> None:
         payload = json.dumps({"v": 1, "type": kind, **content}, ensure_ascii=False, separators=(",", ":"))
@@ -95,5 +95,5 @@ def _who_shows(connection: sqlite3.Connection, push_id: str, after: int) -> list
         "SELECT d.device_no, v.id FROM push AS p CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no > ?2"
         f" AND d.state {is_one_of(*_MAY_SHOW)} CROSS JOIN device AS v ON v.no = d.device_no AND v.removed_at IS NULL"
         " WHERE p.id = ?1 AND p.kind IN ('alert', 'in_app') ORDER BY d.device_no LIMIT ?3",
-        (push_id, after, CLEARED),
+        (push_id, after, CLEARED_DEVICES),
     ).fetchall()

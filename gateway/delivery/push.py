@@ -31,15 +31,15 @@ from gateway.errors import problem
 from gateway.printable import Printable
 from gateway.timestamps import rfc3339
 
-MAX_TTL = 31_536_000
+MAX_TTL_SECONDS = 31_536_000
 """One year in seconds (docs/contract.md: A request for a push)."""
-DEFAULT_TTL = 86_400
+DEFAULT_TTL_SECONDS = 86_400
 MAX_DEVICES = 10_000
-MAX_WHERE = 4_096
+MAX_WHERE_CHARACTERS = 4_096
 """Characters of a target's expression."""
 MAX_ACTIONS = 8
 """More than any platform draws on a notification (Android 3, iOS 4), with room for media controls."""
-ENVELOPE = 512
+ENVELOPE_BYTES = 512
 """Bytes of a push in memory besides its content, rounded up."""
 IDLE_PUSHES = 4_096
 IDLE_BYTES = 16 * 1024 * 1024
@@ -70,7 +70,7 @@ class Target(_Strict):
     """All devices with this tag, without a limit. None has it: accepted, with 0 deliveries."""
     topic: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     """Reserved. Not available in this version: 422 `not_yet_supported`."""
-    where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE)] | None = None
+    where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE_CHARACTERS)] | None = None
     """Reserved. Not available in this version: 422 `not_yet_supported`."""
     all: Literal[True] | None = None
     """`true`: all devices of the app, without a limit. None is enrolled: accepted, with 0 deliveries."""
@@ -197,7 +197,7 @@ class PushRequest(_Strict):
     qos: Literal[0, 1, 2] = 1
     """MQTT QoS. The effective one is the smaller of this and what the device has subscribed with. With 0 nothing is
     acknowledged, and the push may be lost after it was sent."""
-    ttl: Annotated[int, Field(ge=0, le=MAX_TTL)] = DEFAULT_TTL
+    ttl: Annotated[int, Field(ge=0, le=MAX_TTL_SECONDS)] = DEFAULT_TTL_SECONDS
     """Time to live in seconds, 0 to 31,536,000 (one year), default 86,400 (one day). When it is over, what was not
     delivered ends `expired`. 0: deliver at once or not at all."""
     collapse_key: Annotated[Printable, StringConstraints(min_length=1, max_length=64)] | None = None
@@ -245,7 +245,7 @@ class PushRequest(_Strict):
 def most_values(max_payload: int) -> int:
     """JSON values, and commas in texts, that a push of so many bytes on the wire can have: each takes a byte there, but
     for those of its target."""
-    return max_payload + MAX_DEVICES + MAX_WHERE
+    return max_payload + MAX_DEVICES + MAX_WHERE_CHARACTERS
 
 
 def not_yet_supported(request: PushRequest) -> str | None:
@@ -320,7 +320,7 @@ class ActivePush:
     @property
     def size(self) -> int:
         """Bytes that it takes in memory, about."""
-        return len(self._content) + ENVELOPE
+        return len(self._content) + ENVELOPE_BYTES
 
     def body(self, now: int) -> Body:
         """The wire body at server time `now` (ms), shared by all deliveries with the same whole seconds left.
@@ -385,10 +385,10 @@ def wire_frame(
     return head.encode(), (tail + "}").encode()
 
 
-PUSH_ID_LENGTH = 20
+PUSH_ID_CHARACTERS = 20
 """Characters of every push id (`acceptance` makes them)."""
 _FRAME_BYTES = {
-    (kind, priority): sum(map(len, wire_frame("x" * PUSH_ID_LENGTH, kind, number, None, None, "{}", 0)))
+    (kind, priority): sum(map(len, wire_frame("x" * PUSH_ID_CHARACTERS, kind, number, None, None, "{}", 0)))
     for kind in get_args(Kind)
     for number, priority in enumerate(PRIORITIES)
 }

@@ -53,16 +53,16 @@ V = TypeVar("V")
 
 MAX_RECEIPTS = 1_000
 """Receipts in one message; a device that was away sends several."""
-MAX_MESSAGE = 65_536
+MAX_MESSAGE_BYTES = 65_536
 """Bytes of a message that is parsed; uplink payloads are bounded by the broker's packet size alone."""
 MANY_ERRORS = 100
 """Mistakes in a message; more are not put into words, which takes 10 us each."""
-MAX_RESULT = 4_096
+MAX_RESULT_BYTES = 4_096
 """Bytes of an action's result as JSON text."""
-MAX_ATTRIBUTES = 16_384
+MAX_ATTRIBUTES_BYTES = 16_384
 """Bytes of a device's attributes as JSON text."""
 
-MAX_UNPROMISED = 16 * 1024 * 1024
+MAX_UNPROMISED_BYTES = 16 * 1024 * 1024
 """Bytes of QoS 0 messages that wait for the disk, all devices together: no window of theirs bounds them."""
 SLICE_SECONDS = 0.01
 """Of the writer that one operation takes; pushes, and what others want of it, come in between."""
@@ -212,7 +212,7 @@ class Receipts:
         app_id, device_id, leaf = where
         device_no = identity.device_no if identity is not None else None
         unpromised = len(message.body.payload) + STATEMENT_BYTES if message.qos == 0 else 0
-        if unpromised and self._unpromised + unpromised > MAX_UNPROMISED:
+        if unpromised and self._unpromised + unpromised > MAX_UNPROMISED_BYTES:
             if device_no is not None:
                 self._activity.on_dropped(device_no, f"{leaf}: too much waits to be stored; QoS 1 would wait its turn")
             done(ReasonCode.QUOTA_EXCEEDED)
@@ -276,16 +276,16 @@ class Receipts:
         statements, rest = groups[0], groups[1:]
         now = self._clock()
 
-        def operation(connection: sqlite3.Connection) -> Stored:
+        def operation(connection: sqlite3.Connection) -> StoredStatements:
             return store_statements(connection, statements, self._uplink, self._preferences, now)
 
-        def on_commit(changed: Stored) -> None:
+        def on_commit(changed: StoredStatements) -> None:
             try:
                 tell(changed)
             finally:  # whatever one device said, what others say is stored
                 go_on()
 
-        def tell(changed: Stored) -> None:
+        def tell(changed: StoredStatements) -> None:
             self._preferences.settled(changed.recorded, changed.in_flight)
             self._on_acted(changed.acted)
             for statement in changed.settings:
@@ -378,8 +378,8 @@ def parse_receipts(payload: bytes) -> list[Receipt]:
 
 
 def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
-    if len(payload) > MAX_MESSAGE:
-        raise Unusable(f"{len(payload)} bytes; at most {MAX_MESSAGE} are read")
+    if len(payload) > MAX_MESSAGE_BYTES:
+        raise Unusable(f"{len(payload)} bytes; at most {MAX_MESSAGE_BYTES} are read")
     try:
         return adapter.validate_json(payload)
     except ValidationError as error:
@@ -394,7 +394,7 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
 
 
 @dataclass(slots=True)
-class Stored:
+class StoredStatements:
     """What an operation has to tell the loop."""
 
     recorded: list[int] = field(default_factory=list)
@@ -415,10 +415,10 @@ def store_statements(
     uplink: UplinkLimits,
     preferences: PreferenceStore,
     now: int,
-) -> Stored:
+) -> StoredStatements:
     """Store what devices said, in the order in which they said it, until that has taken SLICE_SECONDS; complaints are
     left on the statements."""
-    changed = Stored()
+    changed = StoredStatements()
     deadline = time.monotonic() + SLICE_SECONDS
     receipts: list[tuple[Statement, Receipt]] = []
 
@@ -479,7 +479,7 @@ def _store_settings(
     settings: DeviceSettings,
     source: str,
     preferences: PreferenceStore,
-    changed: Stored,
+    changed: StoredStatements,
     now: int,
 ) -> None:
     assert statement.device_no is not None, "looked up before"
@@ -507,7 +507,7 @@ def _store_receipts(
     connection: sqlite3.Connection,
     receipts: list[tuple[Statement, Receipt]],
     preferences: PreferenceStore,
-    changed: Stored,
+    changed: StoredStatements,
     now: int,
 ) -> None:
     wanted = [[receipt.push_id, statement.device_no] for statement, receipt in receipts]
@@ -529,8 +529,8 @@ def _store_receipts(
             statement.complaint = f"receipts: no delivery of push {receipt.push_id!r} to this device is known"
             continue
         result = None if receipt.result is None else json.dumps(receipt.result, ensure_ascii=False)
-        if result is not None and len(result.encode(errors="replace")) > MAX_RESULT:
-            statement.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT} bytes"
+        if result is not None and len(result.encode(errors="replace")) > MAX_RESULT_BYTES:
+            statement.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT_BYTES} bytes"
             result = None
         detail = receipt.reason if receipt.event == "dismissed" else receipt.action
         rows.append((push_no, statement.device_no, receipt.event, detail, result))
@@ -559,9 +559,9 @@ def _merge_report(connection: sqlite3.Connection, statement: Statement, now: int
     if row is None:
         return
     merged = json.dumps(merge_patch(json.loads(row[0]), statement.content), ensure_ascii=False)
-    if len(merged.encode(errors="replace")) > MAX_ATTRIBUTES:
+    if len(merged.encode(errors="replace")) > MAX_ATTRIBUTES_BYTES:
         statement.answer = ReasonCode.QUOTA_EXCEEDED
-        statement.complaint = f"report: attributes would be larger than {MAX_ATTRIBUTES} bytes"
+        statement.complaint = f"report: attributes would be larger than {MAX_ATTRIBUTES_BYTES} bytes"
         return
     connection.execute(
         "UPDATE device SET attributes = ?, timezone = coalesce(?, timezone), updated_at = ? WHERE no = ?",

@@ -22,14 +22,14 @@ from gateway.delivery.reports import count_states
 from gateway.delivery_states import IS_WAITING
 from gateway.store.database import Database
 
-SLICE = 2_000
+SLICE_ROWS = 2_000
 """Rows that one operation removes: about 10 ms of the writer."""
-PUSHES = 100
+SLICE_PUSHES = 100
 """Pushes that one operation closes, sweeps or forgets: most pushes have one delivery, and by a push per commit nobody
 would keep up with a fleet."""
-LOOK = 1_000
+READ_PUSHES = 1_000
 """Open pushes that one read looks at, about 2 ms: nobody waits for a reader."""
-MAX_PAUSE, MIN_PAUSE = 60.0, 1.0
+MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS = 60.0, 1.0
 """Seconds between two runs: a minute late is early where things are kept for days."""
 
 
@@ -53,7 +53,7 @@ class Retention:
         self._database = database
         self._keep = keep
         shortest = min(keep.deliveries, keep.counts, keep.idempotency, keep.uplink, keep.events)
-        self.pause = max(min(MAX_PAUSE, shortest / 1000), MIN_PAUSE)
+        self.pause = max(min(MAX_PAUSE_SECONDS, shortest / 1000), MIN_PAUSE_SECONDS)
         """Seconds until `run` is due again: what is kept for seconds is not kept for a minute."""
 
     async def run(self, now: int) -> int:
@@ -73,8 +73,8 @@ class Retention:
             finished, after = await self._database.read(
                 lambda connection: find_finished(connection, before, looked_from)  # noqa: B023  awaited here
             )
-            for start in range(0, len(finished), PUSHES):
-                slice_ = finished[start : start + PUSHES]
+            for start in range(0, len(finished), SLICE_PUSHES):
+                slice_ = finished[start : start + SLICE_PUSHES]
                 await self._database.write(
                     lambda connection: close_pushes(connection, slice_)  # noqa: B023  awaited here
                 )
@@ -84,8 +84,8 @@ def find_finished(
     connection: sqlite3.Connection, before: int, after: tuple[int, int]
 ) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
     """Open pushes whose deliveries had all ended by `before`, with the last change of each, and where to look on (None:
-    that was all). Of those of `LOOK` that come after (end of life, number). What has ended does not wait again, so
-    what is found here may be closed later.
+    that was all). Of those of `READ_PUSHES` that come after (end of life, number). What has ended does not wait again,
+    so what is found here may be closed later.
     """
     rows = connection.execute(
         "SELECT p.expires_at, p.no, p.accepted_at, CASE WHEN p.accepted_at <= ?1 AND NOT EXISTS"
@@ -95,10 +95,10 @@ def find_finished(
         "   FROM delivery AS d WHERE d.push_no = p.no), 0) END"
         " FROM push AS p WHERE p.closed_at IS NULL AND (p.expires_at, p.no) > (?2, ?3)"
         " ORDER BY p.expires_at, p.no LIMIT ?4",
-        (before, *after, LOOK),
+        (before, *after, READ_PUSHES),
     ).fetchall()
     finished = [(no, max(accepted, last)) for _, no, accepted, last in rows if last is not None and last <= before]
-    return finished, (rows[-1][0], rows[-1][1]) if len(rows) == LOOK else None
+    return finished, (rows[-1][0], rows[-1][1]) if len(rows) == READ_PUSHES else None
 
 
 def close_pushes(connection: sqlite3.Connection, finished: list[tuple[int, int]]) -> None:
@@ -114,34 +114,34 @@ def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
     return (
         _remove_deliveries(connection, now - keep.deliveries)
         + _bury_pushes(connection, now, keep.counts)
-        + connection.execute(FORGET, (now - keep.counts, PUSHES)).rowcount
+        + connection.execute(FORGET, (now - keep.counts, SLICE_PUSHES)).rowcount
         + connection.execute(
             "DELETE FROM idempotency_record WHERE (app_no, key) IN"
             " (SELECT app_no, key FROM idempotency_record WHERE created_at <= ? LIMIT ?)",
-            (now - keep.idempotency, SLICE),
+            (now - keep.idempotency, SLICE_ROWS),
         ).rowcount
         + connection.execute(
             "DELETE FROM uplink_message WHERE no IN (SELECT no FROM uplink_message WHERE received_at <= ? LIMIT ?)",
-            (now - keep.uplink, SLICE),
+            (now - keep.uplink, SLICE_ROWS),
         ).rowcount
         + connection.execute(
             "DELETE FROM push_funnel WHERE push_no IN (SELECT push_no FROM push_funnel"
             " WHERE push_no < coalesce((SELECT min(no) FROM push), 0) LIMIT ?)",
-            (SLICE,),
+            (SLICE_ROWS,),
         ).rowcount
         + connection.execute(
             "DELETE FROM funnel WHERE (app_no, dimension, key, hour) IN"
             " (SELECT app_no, dimension, key, hour FROM funnel WHERE hour < ? LIMIT ?)",
-            ((now - keep.counts) // HOUR_MS, SLICE),
+            ((now - keep.counts) // HOUR_MS, SLICE_ROWS),
         ).rowcount
         + connection.execute(
             "DELETE FROM critical_use WHERE no IN (SELECT no FROM critical_use WHERE at <= ? LIMIT ?)",
-            (now - keep.counts, SLICE),
+            (now - keep.counts, SLICE_ROWS),
         ).rowcount
-        + remove_events(connection, now - keep.events, SLICE)
+        + remove_events(connection, now - keep.events, SLICE_ROWS)
         + connection.execute(
             "DELETE FROM dead_letter WHERE no IN (SELECT no FROM dead_letter WHERE at <= ? LIMIT ?)",
-            (now - keep.deliveries, SLICE),
+            (now - keep.deliveries, SLICE_ROWS),
         ).rowcount
         + _remove_devices(connection)
     )
@@ -151,7 +151,7 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
     """The count includes the pushes, so that one without deliveries is not taken for nothing to do."""
     pushes = connection.execute(
         "SELECT no, final_counts FROM push WHERE closed_at <= ? AND swept_at IS NULL ORDER BY closed_at LIMIT ?",
-        (before, PUSHES),
+        (before, SLICE_PUSHES),
     ).fetchall()
     removed = 0
     for push_no, final_counts in pushes:
@@ -161,7 +161,7 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
                 "UPDATE push SET final_counts = ? WHERE no = ?",
                 (json.dumps(count_states(connection, push_no, ())), push_no),
             )
-        room = SLICE - removed
+        room = SLICE_ROWS - removed
         count = connection.execute(
             "DELETE FROM delivery WHERE push_no = ?1 AND device_no IN"
             " (SELECT device_no FROM delivery WHERE push_no = ?1 LIMIT ?2)",
@@ -179,7 +179,7 @@ def _bury_pushes(connection: sqlite3.Connection, now: int, kept: int) -> int:
     return connection.execute(
         "UPDATE push SET gone_at = ?, target = '{}', content = '{}', final_counts = '{}' WHERE no IN"
         " (SELECT no FROM push WHERE swept_at <= ? AND gone_at IS NULL LIMIT ?)",
-        (now, now - kept, SLICE),
+        (now, now - kept, SLICE_ROWS),
     ).rowcount
 
 
@@ -189,7 +189,7 @@ def _remove_devices(connection: sqlite3.Connection) -> int:
     removed = connection.execute(
         "DELETE FROM device WHERE no IN (SELECT no FROM device WHERE removed_at < coalesce("
         " (SELECT accepted_at FROM push WHERE no = (SELECT min(push_no) FROM delivery)), ?) LIMIT ?) RETURNING no",
-        (2**62, SLICE),
+        (2**62, SLICE_ROWS),
     ).fetchall()
     if removed:
         numbers = json.dumps([no for (no,) in removed])

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.alert_limiter import AlertLimiter, mark_changed_rows
-from gateway.delivery.app_slices import BEGIN, Position, cut, next_slice
+from gateway.delivery.app_slices import BEGIN, SlicePosition, cut, next_slice
 from gateway.delivery.consent import PreferenceStore, rejudge_rows
 from gateway.delivery.ledger import Ledger
 from gateway.store.database import Database
@@ -41,7 +41,7 @@ class _Pass:
 
     app_no: int
     began_at: int
-    after: Position = BEGIN
+    after: SlicePosition = BEGIN
     slices: int = 0
 
 
@@ -52,7 +52,7 @@ class _Slice:
     ended: list[int] = field(default_factory=list)
     in_flight: set[int] = field(default_factory=set)
     """Handles that are in flight and not wanted."""
-    goes_on: Position | None = None
+    goes_on: SlicePosition | None = None
 
 
 class RuleChanges:
@@ -128,7 +128,9 @@ class RuleChanges:
             text = "new rules of app number %d: what waited has been put under them in %.1f s, in %d slices"
             log.info(text, finished.app_no, took / 1000, finished.slices)
 
-    def _operation(self, app_no: int, after: Position, limits_changed: bool) -> Callable[[sqlite3.Connection], _Slice]:
+    def _operation(
+        self, app_no: int, after: SlicePosition, limits_changed: bool
+    ) -> Callable[[sqlite3.Connection], _Slice]:
         now, number = self._clock(), self._policies.last_changes.get(app_no, 0)
         policies, is_sent = self._policies, self._ledger.is_sent
 
@@ -156,7 +158,7 @@ class RuleChanges:
         was in flight when somebody changed their mind."""
         unfinished = set(self._policies.last_changes)
         for app_no in unfinished.union(self._policies.guarded()):
-            after: Position | None = BEGIN
+            after: SlicePosition | None = BEGIN
             while after is not None:
                 found = await self._database.write(self._operation(app_no, after, app_no in unfinished))
                 self._preferences.settled(found.ended, found.in_flight)  # what is past PUBREC is in flight already

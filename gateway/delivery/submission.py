@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.delivery.push import PUSH_ID_LENGTH, ActivePush, PushRequest, Target, not_yet_supported, wire_size
+from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, Target, not_yet_supported, wire_size
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.errors import OutcomeUnknown, storage_problem
 
 FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
 PUSH_ID_BYTES = 15
-"""120 random bits: not to be guessed, PUSH_ID_LENGTH characters on the wire."""
+"""120 random bits: not to be guessed, PUSH_ID_CHARACTERS characters on the wire."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -163,7 +163,7 @@ def new_push_ids(count: int) -> list[str]:
 
     None begins with a hyphen: every command line would take it for an option."""
     text = secrets.token_urlsafe(PUSH_ID_BYTES * count)
-    ids = [text[start : start + PUSH_ID_LENGTH] for start in range(0, len(text), PUSH_ID_LENGTH)]
+    ids = [text[start : start + PUSH_ID_CHARACTERS] for start in range(0, len(text), PUSH_ID_CHARACTERS)]
     return [push_id if push_id[0] != "-" else f"0{push_id[1:]}" for push_id in ids]
 
 

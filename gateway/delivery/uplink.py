@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway.delivery.event_log import log_of_device
 
-LONG_TEXT = 1_024
+LONG_TEXT_BYTES = 1_024
 """Bytes of an uplink message from which on it is looked at what it would be as JSON."""
 CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
 """JSON writes each as `\\u00..`."""
@@ -29,7 +29,7 @@ class UplinkLimits:
 def said(topic: str, payload: bytes) -> dict[str, str]:
     """An uplink message as others see it: text as `payload`, anything else as `payload_base64`; so too what is text in
     form only, a kilobyte and more of which every fifth character is one that JSON writes with six."""
-    if len(payload) > LONG_TEXT:
+    if len(payload) > LONG_TEXT_BYTES:
         escaped = len(payload) - len(payload.translate(None, CONTROL_CHARACTERS))
         if escaped * 5 > len(payload):
             return {"topic": topic, "payload_base64": base64.b64encode(payload).decode()}

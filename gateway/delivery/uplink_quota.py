@@ -2,7 +2,7 @@
 
 A device has its last hundred messages, which may be as many mebibytes; a fleet of them would fill any disk. So what is
 stored is measured on a reader, after its commit, and when an app has more than BYTES_OF_APP, or all have more than
-BYTES, the oldest messages of that app (of the one with most) leave, a slice at a time.
+TOTAL_BYTES, the oldest messages of that app (of the one with most) leave, a slice at a time.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 BYTES_OF_APP = 256 * 1024 * 1024
 """As much as its events: a fleet of 2,500 devices with a hundred messages of a KiB each."""
-BYTES = 1024 * 1024 * 1024
+TOTAL_BYTES = 1024 * 1024 * 1024
 """Of all apps: four as large as can be."""
 KEPT_SHARE = 0.9
 """Of the bound, when it was passed: so that not every message that comes makes another go."""
 MESSAGE_BYTES = 64
 """Of a message besides its topic and payload, with its places in the indexes, about."""
-MEASURED_TOGETHER = 2_000
+MEASURED_MESSAGES = 2_000
 """Messages that one read measures, about 2 ms: only their lengths are read."""
 REMOVED_BYTES = 4 * 1024 * 1024
 """That one operation removes, about 5 ms of the writer: a thousand pages."""
@@ -68,9 +68,9 @@ class UplinkQuota:
             self._seen, more = found.to, found.more
         for app_no in [app_no for app_no, size in self._sizes.items() if size > BYTES_OF_APP]:
             await self._shrink(app_no, self._sizes[app_no] - int(BYTES_OF_APP * KEPT_SHARE))
-        if self._sizes.total() > BYTES:
+        if self._sizes.total() > TOTAL_BYTES:
             app_no, _ = self._sizes.most_common(1)[0]
-            await self._shrink(app_no, self._sizes.total() - int(BYTES * KEPT_SHARE))
+            await self._shrink(app_no, self._sizes.total() - int(TOTAL_BYTES * KEPT_SHARE))
         self._looked_at = operations
 
     async def _shrink(self, app_no: int, too_much: int) -> None:
@@ -103,13 +103,13 @@ def measure(connection: sqlite3.Connection, after: int) -> _Measured:
     rows = connection.execute(
         f"SELECT u.no, d.app_no, {_SIZE} FROM uplink_message AS u"
         " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
-        (after, MEASURED_TOGETHER),
+        (after, MEASURED_MESSAGES),
     ).fetchall()
     sizes: Counter[int] = Counter()
     for no, app_no, size in rows:
         sizes[app_no] += size
         after = no
-    return _Measured(sizes, after, len(rows) == MEASURED_TOGETHER)
+    return _Measured(sizes, after, len(rows) == MEASURED_MESSAGES)
 
 
 _SIZE = f"{MESSAGE_BYTES} + length(u.topic) + length(u.payload)"
@@ -120,9 +120,9 @@ def measure_app(connection: sqlite3.Connection, app_no: int, after: int) -> tupl
     rows = connection.execute(
         f"SELECT u.no, iif(d.app_no = ?, {_SIZE}, 0) FROM uplink_message AS u"
         " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
-        (app_no, after, MEASURED_TOGETHER),
+        (app_no, after, MEASURED_MESSAGES),
     ).fetchall()
-    return sum(size for _, size in rows), rows[-1][0] if len(rows) == MEASURED_TOGETHER else None
+    return sum(size for _, size in rows), rows[-1][0] if len(rows) == MEASURED_MESSAGES else None
 
 
 def remove_oldest(connection: sqlite3.Connection, app_no: int) -> tuple[int, int]:

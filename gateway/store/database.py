@@ -55,7 +55,7 @@ GROUP_SECONDS = 0.02
 """And the time after which no further one is begun in it: a few times what a commit takes."""
 WAITING_WRITES_OF_APP = 1_000
 """Changes that one app asks for and that wait, a few kilobytes each."""
-READERS = 3
+READER_THREADS = 3
 """Threads that read for apps, of which one app has two at most; the machine this is sized for has two cores."""
 PROGRESS_STEPS = 20_000
 """Steps of SQLite's machine, about 1 ms, after which a read for an app looks whether it has taken too long."""
@@ -64,12 +64,12 @@ BUSY_MS = 2_500
 already, so at most twice as long: a client's usual patience is 10 s."""
 START_BUSY_MS = 10_000
 """The same at start, when nobody waits yet: another start may be migrating."""
-CACHE_KIB = 65_536
+CACHE_KIBIBYTES = 65_536
 """Page cache of the writer: the hot end of the delivery table and its mailbox index stay in memory."""
-READER_CACHE_KIB = 4_096
+READER_CACHE_KIBIBYTES = 4_096
 """Page cache of a reader. In WAL mode the next read after anybody's commit begins with an empty one, so it serves one
 read; the rest would be memory that is filled and given back, and fragments."""
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """Between two looks at the log's size and the pages that are free."""
 LOG_BUSY_MS = 100
 """How long the writer waits for readers when it cuts a log that has grown; it tries again at the next look."""
@@ -79,7 +79,7 @@ KEPT_FREE_PAGES = 4_096
 """16 MiB of free pages are kept, and a quarter of the file: what comes tomorrow goes into them."""
 INCREMENTAL = 2
 """`PRAGMA auto_vacuum` of a file that can give back pages."""
-LOG_BOUND = 2
+LOG_BOUND_FACTOR = 2
 """A log of so many times its pages between checkpoints has been let grow by a reader, and is cut."""
 CACHED_STATEMENTS = 256
 """Compiled statements of a connection: those of `rows.insert_rows`, 32 for each of two tables, and all others."""
@@ -121,10 +121,10 @@ class Database:
         self._log = path.with_name(f"{path.name}-wal")
         self._log_bytes = log_pages(os.statvfs(path.parent)) * PAGE_BYTES
         self._unsynced = False
-        self._readers = ThreadPoolExecutor(READERS, "database-reader")
+        self._readers = ThreadPoolExecutor(READER_THREADS, "database-reader")
         self._own_reader = ThreadPoolExecutor(1, "database-own-reader")
         self._look_ups = ThreadPoolExecutor(1, "database-look-up")
-        self.reads = ReadQueue(self._readers, READERS, loop)
+        self.reads = ReadQueue(self._readers, READER_THREADS, loop)
         self._local = threading.local()
         self._reader_connections: list[Any] = []
         self._writer = threading.Thread(target=self._write_groups, name="database-writer", daemon=True)
@@ -211,7 +211,7 @@ class Database:
             self._run_group(raw, group)
             self._loop.call_soon_threadsafe(self._call_back, group)
             if time.monotonic() >= next_look and not self._unsynced:
-                next_look = time.monotonic() + LOOK_SECONDS
+                next_look = time.monotonic() + CHECK_SECONDS
                 self._look_after_file(raw)
         if not self._unsynced:
             self._writer_connection.close()
@@ -251,7 +251,7 @@ class Database:
         """Count the pages that are free, and cut a log that readers let grow. Writer thread, between groups."""
         try:
             self.free_bytes = raw.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES
-            if self._log.stat().st_size > LOG_BOUND * self._log_bytes:
+            if self._log.stat().st_size > LOG_BOUND_FACTOR * self._log_bytes:
                 raw.execute(f"PRAGMA busy_timeout = {LOG_BUSY_MS}")
                 try:
                     raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -412,7 +412,7 @@ class Database:
         """This thread's connection."""
         if getattr(self._local, "connection", None) is None:
             self._local.connection = self._engine.connect()
-            raw_connection(self._local.connection).execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
+            raw_connection(self._local.connection).execute(f"PRAGMA cache_size = -{READER_CACHE_KIBIBYTES}")
             self._reader_connections.append(self._local.connection)
         return raw_connection(self._local.connection)
 
@@ -474,7 +474,7 @@ def make_engine(path: Path, busy_ms: int | None = None) -> Engine:
             # inserted with its push, devices are never deleted while deliveries refer to them).
             "foreign_keys = OFF",
             "temp_store = MEMORY",
-            f"cache_size = -{CACHE_KIB}",
+            f"cache_size = -{CACHE_KIBIBYTES}",
             f"wal_autocheckpoint = {pages}",
             f"journal_size_limit = {pages * PAGE_BYTES}",
             f"busy_timeout = {wait_ms}",

@@ -13,9 +13,9 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-CHUNK = 256
+CHUNK_ROWS = 256
 """Rows of a statement when there are very many: 4,096 of the 32,766 variables that SQLite takes, at 16 columns."""
-FEW = 32
+FEW_ROWS = 32
 """So many, or fewer, are one statement of just that many rows; the driver's cache has all of those compiled."""
 
 
@@ -23,7 +23,7 @@ def insert_rows(connection: sqlite3.Connection, table: str, columns: str, rows: 
     """`INSERT INTO table (columns)`, a value for each column in each row."""
     start = 0
     while (left := len(rows) - start) > 0:
-        count = CHUNK if left >= CHUNK else min(left, FEW)
+        count = CHUNK_ROWS if left >= CHUNK_ROWS else min(left, FEW_ROWS)
         values = tuple(chain.from_iterable(rows[start : start + count]))
         connection.execute(_statement(table, columns, count), values)
         start += count

@@ -56,7 +56,7 @@ async def test_times_and_what_is_none(house: House) -> None:
 @pytest.mark.parametrize("form", ["csv", "ndjson"])
 async def test_exports_say_that_tags_are_left_out(house: House, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     for module in ("funnels", "analytics"):
-        monkeypatch.setattr(f"gateway.delivery.{module}.TAGS", 20)
+        monkeypatch.setattr(f"gateway.delivery.{module}.MAX_TAGS", 20)
     await house.enrol("d1", tags=["common", *(f"rare-{number}" for number in range(10))])
     await house.push({"all": True}, data=1)
     answer = await house.http.get(f"/v1/analytics?by=tag&format={form}")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.audience.frequency import WINDOWS, Cap, Hours, free_at, is_quiet, quiet_until
+from gateway.audience.frequency import WINDOWS_MS, Cap, Hours, free_at, is_quiet, quiet_until
 
 MINUTE = 60_000
 NIGHT = Hours(start="22:00", end="07:00")
@@ -94,12 +94,12 @@ def test_hours_without_an_inside() -> None:
 
 def test_a_cap_is_a_rolling_window() -> None:
     caps = [Cap(count=2, per="hour"), Cap(count=3, per="day")]
-    hour = WINDOWS["hour"]
+    hour = WINDOWS_MS["hour"]
     assert free_at(caps, [], 0) is None
     assert free_at(caps, [0], 1) is None
     assert free_at(caps, [0, 10], 20) == hour
     assert free_at(caps, [0, 10], hour) is None
-    assert free_at(caps, [0, 10, hour], hour) == WINDOWS["day"]
+    assert free_at(caps, [0, 10, hour], hour) == WINDOWS_MS["day"]
 
 
 @given(
@@ -113,7 +113,7 @@ def test_one_more_fits_when_it_is_said_to(uses: list[int], caps: list[Cap], now:
     moment = now if free is None else free
 
     def fits(at: int) -> bool:
-        return all(sum(at - WINDOWS[cap.per] < use <= at for use in uses) < cap.count for cap in caps)
+        return all(sum(at - WINDOWS_MS[cap.per] < use <= at for use in uses) < cap.count for cap in caps)
 
     assert fits(moment)
     if free is not None:

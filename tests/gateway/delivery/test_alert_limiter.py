@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from gateway.audience.frequency import WINDOWS, Hours, is_quiet
+from gateway.audience.frequency import WINDOWS_MS, Hours, is_quiet
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.test_consent import full_disk
@@ -623,7 +623,7 @@ class Schedules(RuleBasedStateMachine):
         self.arrivals[device_no].append((now, push_id, counted))
         if not broken:
             return
-        today = {other for at, other in self.passed[device_no] if at > now - WINDOWS["day"]} - {push_id}
+        today = {other for at, other in self.passed[device_no] if at > now - WINDOWS_MS["day"]} - {push_id}
         if push["priority"] == "critical" and len(today) < self.policy.critical.per_day:
             self.passed[device_no].append((now, push_id))
         else:
@@ -648,7 +648,7 @@ class Schedules(RuleBasedStateMachine):
                 others = {
                     other
                     for at, other, counted in self.arrivals[device_no]
-                    if counted and at > now - WINDOWS[limit.per] and other != push_id and self.counts(other, channel)
+                    if counted and at > now - WINDOWS_MS[limit.per] and other != push_id and self.counts(other, channel)
                 }
                 if len(others) >= limit.count:
                     broken.append(f"more than {limit}")

@@ -158,7 +158,7 @@ def test_a_push_that_no_restart_counted_is_counted_when_it_is_asked_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The newest are counted after a restart; what came to an older one just before a crash is not lost."""
-    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED", 0)
+    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED_PUSHES", 0)
     push_id = push(world)
     world.crash()
     assert funnel(world, push_id)["delivered"] == 0
@@ -179,7 +179,7 @@ def count(world: World) -> None:
 def test_what_comes_just_before_a_crash_is_counted_however_old_the_push(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED", 0)
+    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED_PUSHES", 0)
     world.connect(1)
     old, newer = push(world, channel="old"), [push(world, channel="newer") for _ in range(3)]
     world.acknowledge_all(1)
@@ -199,9 +199,9 @@ def test_what_comes_just_before_a_crash_is_counted_however_old_the_push(
 
 
 def test_a_crash_while_changes_are_counted_loses_none_of_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED", 0)
-    monkeypatch.setattr("gateway.delivery.analytics.PUSHES", 1)
-    monkeypatch.setattr("gateway.delivery.funnels.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.RECOUNTED_PUSHES", 0)
+    monkeypatch.setattr("gateway.delivery.analytics.COUNTED_PUSHES", 1)
+    monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 2)
     monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
     small = [push(world, {"device": "d1"}) for _ in range(3)]
     large = push(world)
@@ -249,7 +249,7 @@ def test_what_is_being_counted_is_counted_once_more_for_who_asks(world: World) -
 
 
 def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.funnels.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 2)
     monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'foyer', 3)")
     for device_no in (1, 2, 3):
@@ -266,7 +266,7 @@ def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.Monk
 
 
 def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.funnels.DELIVERIES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 2)
     monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
     counting = world.loop.create_task(world.analytics.count_large())
     large = push(world)
@@ -279,8 +279,8 @@ def test_large_pushes_are_counted_by_themselves(world: World, monkeypatch: pytes
 
 
 def test_a_slice_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.analytics.PUSHES", 2)
-    monkeypatch.setattr("gateway.delivery.funnels.DELIVERIES", 4)
+    monkeypatch.setattr("gateway.delivery.analytics.COUNTED_PUSHES", 2)
+    monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 4)
     monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 4)
     for _ in range(5):
         push(world)
@@ -289,7 +289,7 @@ def test_a_slice_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_tags_beyond_a_bound_are_not_counted_and_that_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("funnels", "analytics"):
-        monkeypatch.setattr(f"gateway.delivery.{module}.TAGS", 4)
+        monkeypatch.setattr(f"gateway.delivery.{module}.MAX_TAGS", 4)
     rows = [(1, f"own-{device_no}-{number}", device_no) for device_no in (1, 2, 3) for number in range(3)]
     rows += [(1, "common", device_no) for device_no in (1, 2, 3)]
     world.connection.executemany("INSERT INTO device_tag (app_no, tag, device_no) VALUES (?, ?, ?)", rows)
@@ -351,7 +351,7 @@ def test_the_newest_hours_are_the_answer_if_there_is_no_time_for_all(
 
 
 def test_the_sums_of_few_tags_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.analytics.KEPT", 2)
+    monkeypatch.setattr("gateway.delivery.analytics.KEPT_TAGS", 2)
     monkeypatch.setattr("gateway.delivery.funnels.PART_ROWS", 1)
     for hours in range(4):
         world.connection.execute("DELETE FROM device_tag")

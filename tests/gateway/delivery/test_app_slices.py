@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from gateway.delivery import app_slices
-from gateway.delivery.app_slices import BEGIN, EVERY_DEVICE, Position, PushPart, cut, next_slice
+from gateway.delivery.app_slices import BEGIN, EVERY_DEVICE, PushPart, SlicePosition, cut, next_slice
 from tests.gateway.delivery.machinery import fresh_database
 
 COLUMNS = (
@@ -47,7 +47,7 @@ def test_every_delivery_of_an_unfinished_push_is_in_one_slice(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app_slices, "SLICE_DELIVERIES", slice_deliveries)
         patch.setattr(app_slices, "SLICE_PUSHES", 3)
-        after: Position | None = BEGIN
+        after: SlicePosition | None = BEGIN
         while after is not None:
             parts, after = next_slice(connection, 1, after)
             of_slice = [delivery for part in parts for delivery in deliveries(connection, part)]
@@ -64,8 +64,8 @@ def test_every_delivery_of_an_unfinished_push_is_in_one_slice(
 
 def test_a_slice_is_cut_where_there_was_no_time_for_the_rest() -> None:
     parts = [PushPart(no, "alert", None, 2, 0, EVERY_DEVICE) for no in (1, 2, 3)]
-    assert [part.range for part in cut(parts, Position(2, 50))] == [(1, 0, EVERY_DEVICE), (2, 0, 50)]
-    assert cut(parts, Position(3, EVERY_DEVICE)) == parts
+    assert [part.range for part in cut(parts, SlicePosition(2, 50))] == [(1, 0, EVERY_DEVICE), (2, 0, 50)]
+    assert cut(parts, SlicePosition(3, EVERY_DEVICE)) == parts
 
 
 def test_pushes_that_have_ended_are_passed_over_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +73,9 @@ def test_pushes_that_have_ended_are_passed_over_a_few_at_a_time(monkeypatch: pyt
     connection = fresh_database()
     for number in range(1, 26):
         add_push(connection, number, 1, closed=number < 25)
-    assert next_slice(connection, 1, BEGIN) == ([], Position(11, 0))
-    assert next_slice(connection, 1, Position(11, 0)) == ([], Position(21, 0))
-    parts, after = next_slice(connection, 1, Position(21, 0))
+    assert next_slice(connection, 1, BEGIN) == ([], SlicePosition(11, 0))
+    assert next_slice(connection, 1, SlicePosition(11, 0)) == ([], SlicePosition(21, 0))
+    parts, after = next_slice(connection, 1, SlicePosition(21, 0))
     assert [part.push_no for part in parts] == [25]
     assert after is None
     connection.close()

@@ -74,7 +74,7 @@ def test_new_rules_hold_for_all_that_waits_though_the_server_is_killed_meanwhile
 
 
 def test_new_rules_hold_for_what_waits_behind_what_is_in_flight(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.consent.SLICE_ENDED", 2)
+    monkeypatch.setattr("gateway.delivery.consent.SLICE_DELIVERIES", 2)
     world.connect()
     sent = [alert(world) for _ in range(3)]
     assert world.received() == sent

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateway.delivery.push import IDLE_PUSHES, PUSH_ID_LENGTH, ActivePush, ActivePushes, PushRequest, wire_size
+from gateway.delivery.push import IDLE_PUSHES, PUSH_ID_CHARACTERS, ActivePush, ActivePushes, PushRequest, wire_size
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem
 
@@ -158,7 +158,7 @@ def test_no_body_is_larger_than_what_was_counted(
     start = 1_800_000_000_000
     push = ActivePush(
         no=1,
-        push_id="x" * PUSH_ID_LENGTH,
+        push_id="x" * PUSH_ID_CHARACTERS,
         kind=asked.kind or "",
         priority=PRIORITIES.index(asked.priority),
         qos=1,

@@ -254,7 +254,7 @@ def test_when_the_disk_refuses_nothing_is_acknowledged_until_it_is_stored(world:
 
 
 def test_what_nobody_waits_for_is_bounded_while_the_disk_is_slow(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receipts, "MAX_UNPROMISED", 2_000)
+    monkeypatch.setattr(receipts, "MAX_UNPROMISED_BYTES", 2_000)
     world.connect()
 
     def say(qos: int) -> None:

@@ -170,7 +170,7 @@ def test_many_small_pushes_leave_together(world: World, monkeypatch: pytest.Monk
 
 
 def test_a_large_push_leaves_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.retention.SLICE", 2)
+    monkeypatch.setattr("gateway.delivery.retention.SLICE_ROWS", 2)
     pushes = [world.push({"all": True}, ttl=1) for _ in range(2)]
     world.passes(2)
     before = [world.counts(push.push_id) for push in pushes]

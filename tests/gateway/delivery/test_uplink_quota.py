@@ -16,9 +16,9 @@ APPS = {1: (1, 2), 2: (3,)}
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr(uplink_quota, "BYTES_OF_APP", 10_000)
-    monkeypatch.setattr(uplink_quota, "BYTES", 15_000)
+    monkeypatch.setattr(uplink_quota, "TOTAL_BYTES", 15_000)
     monkeypatch.setattr(uplink_quota, "REMOVED_MESSAGES", 3)
-    monkeypatch.setattr(uplink_quota, "MEASURED_TOGETHER", 7)
+    monkeypatch.setattr(uplink_quota, "MEASURED_MESSAGES", 7)
     house = await House.build(tmp_path, asyncio.get_running_loop())
     await house.call("POST", "/v1/apps", 201, json={"id": "other"})
     await house.enrol("d1", "d2")

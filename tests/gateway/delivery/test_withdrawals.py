@@ -20,8 +20,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         "gateway.delivery.ledger_statements",
         "gateway.delivery.device_connections",
     ):
-        monkeypatch.setattr(f"{name}.ENDED_TOGETHER", 2)
-    monkeypatch.setattr(ledger_statements, "RECALLED_TOGETHER", 2)
+        monkeypatch.setattr(f"{name}.ENDED_DELIVERIES", 2)
+    monkeypatch.setattr(ledger_statements, "RECALLED_DELIVERIES", 2)
     world = World(devices=5, mailbox_limit=50)
     yield world
     world.close()

@@ -354,7 +354,7 @@ def insert_bytes(count: int) -> Any:
 
 async def test_a_log_that_a_reader_let_grow_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.sqlite_file.LOG_PAGES", 64)
-    monkeypatch.setattr("gateway.store.database.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.store.database.CHECK_SECONDS", 0.0)
     path = tmp_path / "test.db"
     log = tmp_path / "test.db-wal"
     database = await Database.open(path, lambda stored: lambda: 1_000, on_full=lambda: False)
@@ -372,7 +372,7 @@ async def test_a_log_that_a_reader_let_grow_is_cut(tmp_path: Path, monkeypatch: 
 
 
 async def test_pages_that_are_free_are_counted_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.store.database.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.store.database.CHECK_SECONDS", 0.0)
     monkeypatch.setattr("gateway.store.database.KEPT_FREE_PAGES", 300)
     path = tmp_path / "test.db"
     database = await Database.open(path, lambda stored: lambda: 1_000, on_full=lambda: False)
