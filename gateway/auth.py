@@ -94,8 +94,8 @@ class Reader(Protocol):
     async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
 
 
-class LookUp(Protocol):
-    """The part of the database that devices need."""
+class CredentialReader(Protocol):
+    """The part of the database that a device authenticator needs."""
 
     def look_up(
         self,
@@ -304,7 +304,9 @@ class _Claim(NamedTuple):
 class DeviceAuthenticator:
     """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is told of every topic refused."""
 
-    def __init__(self, *, database: LookUp, on_denied: Callable[[DeviceIdentity, str], None], timers: Timers) -> None:
+    def __init__(
+        self, *, database: CredentialReader, on_denied: Callable[[DeviceIdentity, str], None], timers: Timers
+    ) -> None:
         self._database = database
         self._timers = timers
         self._on_denied = on_denied

@@ -62,7 +62,7 @@ from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
-from gateway.stores import Stored
+from gateway.stores import OpenStores
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ class DeliveryComponents:
 class Components:
     """Every component of the gateway, wired."""
 
-    def __init__(self, settings: Settings, stored: Stored, log_writer: LogWriter) -> None:
+    def __init__(self, settings: Settings, stored: OpenStores, log_writer: LogWriter) -> None:
         """Make and wire them on the *loop*; `recover` comes next, before the first connection."""
         database, clock_ms = stored.database, stored.clock_ms
         loop = asyncio.get_running_loop()

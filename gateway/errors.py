@@ -12,7 +12,7 @@ from typing import Any
 
 
 @dataclass(slots=True, frozen=True)
-class Row:
+class ProblemKind:
     status: int
     title: str
     """In a few words, for whoever sees nothing else."""
@@ -21,136 +21,144 @@ class Row:
     retryable: bool = False
 
 
-CATALOGUE: dict[str, Row] = {
-    "malformed_json": Row(400, "The body is not JSON", "The body does not parse as JSON in UTF-8."),
-    "malformed_request": Row(
+CATALOGUE: dict[str, ProblemKind] = {
+    "malformed_json": ProblemKind(400, "The body is not JSON", "The body does not parse as JSON in UTF-8."),
+    "malformed_request": ProblemKind(
         400,
         "The request is not HTTP as it should be",
         "The bytes on the HTTP port are no request, or the connection ended before the body did.",
     ),
-    "unauthorized": Row(
+    "unauthorized": ProblemKind(
         401,
         "A valid key is needed",
         "There is no key, or it is unknown or revoked; or a device's token is wrong.",
     ),
-    "forbidden": Row(
+    "forbidden": ProblemKind(
         403,
         "The key lacks a scope",
         "The key lacks the scope, or is of another app than the one that it would manage.",
     ),
-    "not_found": Row(404, "There is nothing here", "There is no such path; or no app of the id that a new key is for."),
-    "device_not_found": Row(404, "No such device", "No device of the key's app has this id, or any id of the list."),
-    "push_not_found": Row(404, "No such push", "No push of the key's app has this id, or it is no longer kept."),
-    "channel_not_found": Row(404, "No such channel", "No channel of this id was made in the key's app."),
-    "webhook_not_found": Row(404, "No such webhook", "No webhook of the key's app has this id."),
-    "attachment_not_found": Row(
+    "not_found": ProblemKind(
+        404, "There is nothing here", "There is no such path; or no app of the id that a new key is for."
+    ),
+    "device_not_found": ProblemKind(
+        404, "No such device", "No device of the key's app has this id, or any id of the list."
+    ),
+    "push_not_found": ProblemKind(
+        404, "No such push", "No push of the key's app has this id, or it is no longer kept."
+    ),
+    "channel_not_found": ProblemKind(404, "No such channel", "No channel of this id was made in the key's app."),
+    "webhook_not_found": ProblemKind(404, "No such webhook", "No webhook of the key's app has this id."),
+    "attachment_not_found": ProblemKind(
         404,
         "No such attachment",
         "No attachment of the key's app has this id, or it has expired.",
     ),
-    "key_not_found": Row(404, "No such key", "No key has this id."),
-    "method_not_allowed": Row(
+    "key_not_found": ProblemKind(404, "No such key", "No key has this id."),
+    "method_not_allowed": ProblemKind(
         405,
         "Not with this method",
         "The path exists, the method does not; the header `Allow` lists those that do.",
     ),
-    "request_timeout": Row(
+    "request_timeout": ProblemKind(
         408,
         "The body came too slowly",
         "The body came too slowly: under 1 KiB a second, looked at every 30 s, or for more than 10 minutes.",
         retryable=True,
     ),
-    "device_exists": Row(409, "The device exists", "A device of this id is enrolled."),
-    "app_exists": Row(409, "The app exists", "There is an app of this id."),
-    "channel_exists": Row(409, "The channel exists", "There is a channel of this id."),
-    "last_admin_key": Row(409, "The last admin key", "Nobody could make keys after it was revoked."),
-    "gone": Row(410, "No longer kept", "Retention has removed what was asked for. Later the push itself is not found."),
-    "payload_too_large": Row(
+    "device_exists": ProblemKind(409, "The device exists", "A device of this id is enrolled."),
+    "app_exists": ProblemKind(409, "The app exists", "There is an app of this id."),
+    "channel_exists": ProblemKind(409, "The channel exists", "There is a channel of this id."),
+    "last_admin_key": ProblemKind(409, "The last admin key", "Nobody could make keys after it was revoked."),
+    "gone": ProblemKind(
+        410, "No longer kept", "Retention has removed what was asked for. Later the push itself is not found."
+    ),
+    "payload_too_large": ProblemKind(
         413,
         "Too large",
         "The body, the JSON values in it, or the push on the wire are over their limit; the detail names it.",
     ),
-    "unsupported_media_type": Row(
+    "unsupported_media_type": ProblemKind(
         415,
         "Another content type is needed",
         "The header `Content-Type` is none that the operation reads.",
     ),
-    "invalid_request": Row(
+    "invalid_request": ProblemKind(
         422,
         "The request is not valid",
         "A field or a parameter is unknown, missing or out of range, or a limit is reached; the detail names it.",
     ),
-    "not_yet_supported": Row(
+    "not_yet_supported": ProblemKind(
         422,
         "Not available in this version",
         "A field is reserved, and not served in this version.",
     ),
-    "too_many_devices": Row(
+    "too_many_devices": ProblemKind(
         422,
         "The app has as many devices as it may",
         "The app has 1,000,000 devices: remove some first.",
     ),
-    "idempotency_key_reused": Row(
+    "idempotency_key_reused": ProblemKind(
         422,
         "The idempotency key belongs to another request",
         "The idempotency key came before with another body.",
     ),
-    "too_many_calls": Row(
+    "too_many_calls": ProblemKind(
         429,
         "Too many calls wait for their devices",
         "1,000 calls wait for an answer, or 250 of this app.",
         retryable=True,
     ),
-    "too_many_streams": Row(
+    "too_many_streams": ProblemKind(
         429,
         "Too many streams are open",
         "200 streams of events are open, 100 of this app, or 20 of this key.",
         retryable=True,
     ),
-    "rate_limited": Row(
+    "rate_limited": ProblemKind(
         429,
         "Too many requests",
         "The key sent more requests in a second than the setting `request_limit` (default 20,000) allows.",
         retryable=True,
     ),
-    "internal_error": Row(
+    "internal_error": ProblemKind(
         500,
         "The server failed",
         "A mistake in the server. Its log has the details.",
         retryable=True,
     ),
-    "busy": Row(
+    "busy": ProblemKind(
         503,
         "Too many at once",
         "Too much is under way: HTTP connections, reads or changes of the app, large bodies, uploads or "
         "downloads; or another program keeps the ledger locked.",
         retryable=True,
     ),
-    "outcome_unknown": Row(
+    "outcome_unknown": ProblemKind(
         503,
         "It may be stored, or not",
         "The disk did not confirm a commit (a failed fsync): it may be stored, or not, and the server ends. "
         "Send again with the same `Idempotency-Key` when it is back.",
     ),
-    "storage_damaged": Row(
+    "storage_damaged": ProblemKind(
         503,
         "The ledger is damaged",
         "The ledger is damaged: nothing was stored. Stop the server, check the disk, restore a backup.",
         retryable=True,
     ),
-    "storage_failed": Row(
+    "storage_failed": ProblemKind(
         503,
         "The disk failed",
         "The disk refused to read or write: nothing was stored. The log says why.",
         retryable=True,
     ),
-    "unavailable": Row(
+    "unavailable": ProblemKind(
         503,
         "The server is not ready",
         "The server is starting or ending, its database does not answer, or the rest of a list could not be stored.",
         retryable=True,
     ),
-    "storage_full": Row(
+    "storage_full": ProblemKind(
         507,
         "The disk is full",
         "There is no room on the disk, or for attachments: nothing was stored.",

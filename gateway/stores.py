@@ -45,7 +45,7 @@ class CannotStart(Exception):
 
 
 @dataclass(slots=True, frozen=True)
-class Stored:
+class OpenStores:
     """The two databases and the clock that continues theirs."""
 
     database: Database
@@ -58,7 +58,7 @@ class Stored:
     """None: the clock runs faster, and is nobody's on a wall."""
 
 
-async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
+async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
     """Open both files, migrated; `ending` closes them. The ledger first, so that beside anything else it is missing,
     and not yet there. Raises CannotStart."""
     data_dir = settings.data_dir
@@ -104,7 +104,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> Stored:
                 "stored times are %s s ahead of the machine's clock, and are shown by that clock: if it is right, stop"
                 " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
             )  # fmt: skip
-    return Stored(database, sessions, clock, clock_ms, wall_clock)
+    return OpenStores(database, sessions, clock, clock_ms, wall_clock)
 
 
 def is_new_directory(data_dir: Path) -> bool:
@@ -140,7 +140,7 @@ def finish_restore(data_dir: Path) -> None:
         ) from None
 
 
-async def first_start(data_dir: Path, stored: Stored) -> Path | None:
+async def first_start(data_dir: Path, stored: OpenStores) -> Path | None:
     """Make the app `default` and its admin key if there is none; where the key is. Raises CannotStart."""
     exists = await stored.database.read(
         lambda connection: connection.execute("SELECT 1 FROM application WHERE id = ?", (DEFAULT_APP,)).fetchone()

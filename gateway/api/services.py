@@ -39,7 +39,9 @@ from gateway.timestamps import wall_time
 _TIME: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
 
 
-class Metrics(Protocol):
+class MetricsText(Protocol):
+    """The part of the metrics that the API needs."""
+
     def text(self) -> bytes: ...
 
 
@@ -69,7 +71,7 @@ class Services:
     push_values: int
     """JSON values that the largest push may have, with those it is for."""
     problems: ProblemCount
-    metrics: Metrics
+    metrics: MetricsText
     unready: Callable[[], str | None]
     """Why requests should go elsewhere for now; None when they should not."""
 

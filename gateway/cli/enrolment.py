@@ -38,7 +38,7 @@ PART_BYTES = 4 * 1024 * 1024
 TOKEN_COLUMNS = ("device_id", "token", "client_id", "username", "host", "port", "tls", "websocket")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     line: int
     device: dict[str, Any]
 
@@ -47,7 +47,7 @@ class BadTable(Exception):
     """The table as a whole cannot be read."""
 
 
-class BadRow(NamedTuple):
+class BadTableRow(NamedTuple):
     line: int
     complaint: str
 
@@ -102,13 +102,13 @@ class Enrolment:
         skipped = f", {self.existing} were there already" if self._skip_existing else ""
         return f"{self.enrolled} enrolled{skipped}, {self.refused} not enrolled."
 
-    def enrol(self, part: list[Row | BadRow]) -> None:
+    def enrol(self, part: list[TableRow | BadTableRow]) -> None:
         """Enrol a part of the table. Raises Failure if the server does not answer, or its tokens cannot be kept."""
-        rows = [row for row in part if isinstance(row, Row)]
+        rows = [row for row in part if isinstance(row, TableRow)]
         answers: Iterator[dict[str, Any]] = iter(self._answers(rows) if rows else ())
         made = []
         for row in part:
-            if isinstance(row, BadRow):
+            if isinstance(row, BadTableRow):
                 self._refuse(row.line, row.complaint)
                 continue
             answer = next(answers)
@@ -131,7 +131,7 @@ class Enrolment:
             ) from None
         self.enrolled += len(made)
 
-    def _answers(self, rows: list[Row]) -> list[dict[str, Any]]:
+    def _answers(self, rows: list[TableRow]) -> list[dict[str, Any]]:
         body = {"devices": [row.device for row in rows]}
         try:
             answer = self._client.call("POST", "/v1/devices/bulk", json=body)
@@ -177,7 +177,7 @@ class Enrolment:
         return self._host[1]
 
 
-def _lines(rows: list[Row]) -> str:
+def _lines(rows: list[TableRow]) -> str:
     first, last = rows[0].line, rows[-1].line
     return f"line {first}" if first == last else f"lines {first} to {last}"
 
@@ -212,13 +212,13 @@ def token_file(path: Path | None) -> Iterator[IO[str]]:
             path.unlink(missing_ok=True)
 
 
-def parts_of(rows: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
+def parts_of(rows: Iterable[TableRow | BadTableRow]) -> Iterator[list[TableRow | BadTableRow]]:
     """As many rows as one request carries."""
-    part: list[Row | BadRow] = []
+    part: list[TableRow | BadTableRow] = []
     size = 0
     for row in rows:
         part.append(row)
-        size += len(json.dumps(row.device)) if isinstance(row, Row) else 0
+        size += len(json.dumps(row.device)) if isinstance(row, TableRow) else 0
         if len(part) == PART_DEVICES or size > PART_BYTES:
             yield part
             part, size = [], 0
@@ -226,7 +226,7 @@ def parts_of(rows: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
         yield part
 
 
-def rows_of(table: IO[str]) -> Iterator[Row | BadRow]:
+def rows_of(table: IO[str]) -> Iterator[TableRow | BadTableRow]:
     """The devices of a table, and the lines that are none. Raises BadTable."""
     first = table.readline()
     headings = [cell.strip() for cell in _cells_of([first], delimiter_of(first))]
@@ -248,17 +248,17 @@ def rows_of(table: IO[str]) -> Iterator[Row | BadRow]:
         if number > MAX_DEVICES:
             raise BadTable(f"it has more than {MAX_DEVICES} lines: split it")
         if len(cells) != len(headings):
-            yield BadRow(line, f"it has {len(cells)} cells, and there are {len(headings)} columns")
+            yield BadTableRow(line, f"it has {len(cells)} cells, and there are {len(headings)} columns")
             continue
         if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-            yield BadRow(line, "it is not UTF-8: save the table as CSV UTF-8")
+            yield BadTableRow(line, "it is not UTF-8: save the table as CSV UTF-8")
             continue
         device = device_of(headings, cells)
         before = seen.setdefault(device["device_id"], line) if "device_id" in device else line
         if before != line:
-            yield BadRow(line, f"{device['device_id']} is in line {before} already")
+            yield BadTableRow(line, f"{device['device_id']} is in line {before} already")
             continue
-        yield Row(line, device)
+        yield TableRow(line, device)
 
 
 def delimiter_of(heading: str) -> str:

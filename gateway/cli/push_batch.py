@@ -52,7 +52,7 @@ def pushes_batch(
     key = idempotency_key or str(uuid.uuid4())
     if not key.isascii() or not key.isprintable() or len(key) > MAX_KEY_CHARACTERS:
         fail(f"--idempotency-key: at most {MAX_KEY_CHARACTERS} printable ASCII characters", 2)
-    batch = Batch(key, as_json=as_json)
+    batch = BatchProgress(key, as_json=as_json)
     with client_of(server, data_dir) as client, open_input(file) as lines:
         try:
             for part in parts_of(lines):
@@ -66,7 +66,7 @@ def pushes_batch(
         raise typer.Exit(1)
 
 
-class Batch:
+class BatchProgress:
     """What became of a file so far."""
 
     def __init__(self, key: str, *, as_json: bool) -> None:

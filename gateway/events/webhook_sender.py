@@ -39,7 +39,7 @@ from gateway.events.webhooks import (
     LETTERS_BYTES,
     THIS,
     Lane,
-    Webhook,
+    WebhookState,
     WebhookStore,
     key_of,
 )
@@ -81,7 +81,7 @@ ERROR_CHARACTERS = 300
 class _Receiver:
     """A webhook's address while it is enabled: its client, its running tasks, and what has failed."""
 
-    webhook: Webhook
+    webhook: WebhookState
     client: GuardedClient
     follower: Follower
     url: str
@@ -155,7 +155,7 @@ class WebhookSender:
 
     # -- receivers ---------------------------------------------------------------------------------------------------
 
-    def webhook_changed(self, webhook: Webhook) -> None:
+    def webhook_changed(self, webhook: WebhookState) -> None:
         """The old receiver ends before the new one begins: a lane has one request under way."""
         receiver = self._receivers.pop(webhook.id, None)
         if receiver is None:
@@ -163,7 +163,7 @@ class WebhookSender:
         else:
             self._drop(receiver).add_done_callback(lambda _: self._add(webhook))
 
-    def _add(self, webhook: Webhook) -> None:
+    def _add(self, webhook: WebhookState) -> None:
         wanted = webhook.id in self._store.webhooks and webhook.fields.enabled
         if not wanted or self._ended or webhook.id in self._receivers:
             return
@@ -202,7 +202,7 @@ class WebhookSender:
             receiver.dirty.update(range(LANES_PER_WEBHOOK))
             self._start_due(receiver)
 
-    def replay_asked(self, webhook: Webhook) -> None:
+    def replay_asked(self, webhook: WebhookState) -> None:
         receiver = self._receivers.get(webhook.id)
         if receiver is not None:
             receiver.replays = True
@@ -276,7 +276,7 @@ class WebhookSender:
                 continue
             return
 
-    async def _record_success(self, webhook: Webhook, lane: Lane, position: Position) -> None:
+    async def _record_success(self, webhook: WebhookState, lane: Lane, position: Position) -> None:
         now_ms = self._clock_ms()
         lane.position, lane.attempts, lane.failing_since, lane.next_at = position, 0, None, 0
         webhook.succeeded_at = now_ms
@@ -287,7 +287,7 @@ class WebhookSender:
 
         await self._database.write(write, webhook.app_no)
 
-    async def _skip_to(self, webhook: Webhook, lane: Lane, position: Position) -> None:
+    async def _skip_to(self, webhook: WebhookState, lane: Lane, position: Position) -> None:
         """Nothing was wanted up to there. On disk it is kept up now and then, so that after a restart what retention
         has removed since is not taken for something that was lost."""
         lane.position = position
@@ -451,7 +451,7 @@ def _one_request(events: list[tuple[Position, Event]]) -> list[tuple[Position, E
     return events
 
 
-def _is_up(webhook: Webhook, lane: Lane) -> bool:
+def _is_up(webhook: WebhookState, lane: Lane) -> bool:
     """Whether something was taken since this lane began to fail: it is up, and an event may be what brings it down."""
     since = lane.failing_since
     return since is not None and webhook.succeeded_at is not None and webhook.succeeded_at >= since
@@ -470,7 +470,7 @@ def _described(outcome: ReceiverResponse | RequestFailed) -> str:
     return f"answered {outcome.status}: {outcome.text}".rstrip(": \n")[:ERROR_CHARACTERS]
 
 
-def _store_lane(connection: sqlite3.Connection, webhook: Webhook, lane: Lane) -> None:
+def _store_lane(connection: sqlite3.Connection, webhook: WebhookState, lane: Lane) -> None:
     connection.execute(
         "UPDATE webhook_lane SET entry = ?, place = ?, attempts = ?, failing_since = ?, next_at = ?"
         f" WHERE webhook_no = {THIS} AND lane = ?",
@@ -478,7 +478,7 @@ def _store_lane(connection: sqlite3.Connection, webhook: Webhook, lane: Lane) ->
     )
 
 
-def _next_replay(connection: sqlite3.Connection, webhook: Webhook) -> tuple[int, list[Event]] | None:
+def _next_replay(connection: sqlite3.Connection, webhook: WebhookState) -> tuple[int, list[Event]] | None:
     """The number and the events of its oldest dead letter that somebody wants sent again."""
     row = connection.execute(
         f"SELECT no, events FROM dead_letter WHERE webhook_no = {THIS} AND replay_at IS NOT NULL ORDER BY no LIMIT 1",
@@ -491,7 +491,7 @@ def _next_replay(connection: sqlite3.Connection, webhook: Webhook) -> tuple[int,
 
 
 def _store_dead_letter(
-    connection: sqlite3.Connection, webhook: Webhook, events: list[Event], attempts: int, error: str, now_ms: int
+    connection: sqlite3.Connection, webhook: WebhookState, events: list[Event], attempts: int, error: str, now_ms: int
 ) -> int:
     """Make a dead letter, and room for it; how many of the webhook had to go until now."""
     connection.execute(
@@ -515,7 +515,7 @@ def _store_dead_letter(
     return dropped
 
 
-def _disable(connection: sqlite3.Connection, webhook: Webhook, why: str, now_ms: int) -> None:
+def _disable(connection: sqlite3.Connection, webhook: WebhookState, why: str, now_ms: int) -> None:
     connection.execute(
         "UPDATE webhook SET disabled_at = ?, disabled_reason = ? WHERE no = ?", (now_ms, why, webhook.no)
     )

@@ -127,7 +127,7 @@ class Lane:
 
 
 @dataclass(slots=True, eq=False)
-class Webhook:
+class WebhookState:
     no: int
     id: str
     app_no: int
@@ -180,15 +180,15 @@ class WebhookStore:
         database: Database,
         clock_ms: Callable[[], int],
         allowed: Sequence[Network],
-        on_changed: Callable[[Webhook], None],
-        on_replay: Callable[[Webhook], None],
+        on_changed: Callable[[WebhookState], None],
+        on_replay: Callable[[WebhookState], None],
     ) -> None:
         """`on_changed` is called when a webhook was made, changed or removed, `on_replay` when some of its dead letters
         are to be sent again."""
         self._database = database
         self._clock_ms = clock_ms
         self._allowed = allowed
-        self.webhooks: dict[str, Webhook] = {}
+        self.webhooks: dict[str, WebhookState] = {}
         self._on_changed, self._on_replay = on_changed, on_replay
 
     async def load(self) -> None:
@@ -204,7 +204,7 @@ class WebhookStore:
                 fields = WebhookFields.model_construct(
                     url=row[3], types=types, description=row[5], enabled=row[9] is None
                 )
-                self.webhooks[row[1]] = Webhook(
+                self.webhooks[row[1]] = WebhookState(
                     no=row[0],
                     id=row[1],
                     app_no=row[2],
@@ -231,10 +231,10 @@ class WebhookStore:
 
         await self._database.read(read)
 
-    def of_app(self, app_no: int) -> list[Webhook]:
+    def of_app(self, app_no: int) -> list[WebhookState]:
         return [webhook for webhook in self.webhooks.values() if webhook.app_no == app_no]
 
-    def get(self, app_no: int, webhook_id: str) -> Webhook:
+    def get(self, app_no: int, webhook_id: str) -> WebhookState:
         """Raises Problem 404."""
         webhook = self.webhooks.get(webhook_id)
         if webhook is None or webhook.app_no != app_no:
@@ -255,7 +255,7 @@ class WebhookStore:
         wanted = self._judged(new)
         fields = WebhookFields.model_construct(**new.model_dump(exclude={"secret"}))
         now_ms = self._clock_ms()
-        webhook = Webhook(
+        webhook = WebhookState(
             no=0,
             id=f"wh_{secrets.token_urlsafe(12)}",
             app_no=app_no,
@@ -301,7 +301,7 @@ class WebhookStore:
         self._on_changed(webhook)
         return {**webhook.described(), "secret": webhook.secret}
 
-    async def change(self, webhook: Webhook, fields: WebhookFields) -> dict[str, Any]:
+    async def change(self, webhook: WebhookState, fields: WebhookFields) -> dict[str, Any]:
         """Enabled again, it is told at once of what has happened meanwhile. Raises Problem 404, 422."""
         wanted = self._judged(fields)
         now_ms = self._clock_ms()
@@ -335,7 +335,7 @@ class WebhookStore:
         self._on_changed(webhook)
         return webhook.described()
 
-    async def rotate(self, webhook: Webhook) -> dict[str, Any]:
+    async def rotate(self, webhook: WebhookState) -> dict[str, Any]:
         """A new secret. For a day requests are signed with the old one as well. Raises Problem 404."""
         now_ms = self._clock_ms()
         secret, old, until = new_secret(), webhook.secret, now_ms + OLD_SECRET_MS
@@ -355,7 +355,7 @@ class WebhookStore:
         webhook.secret, webhook.old_secret, webhook.old_secret_until, webhook.updated_at = secret, old, until, now_ms
         return {**webhook.described(), "secret": secret}
 
-    async def remove(self, webhook: Webhook) -> None:
+    async def remove(self, webhook: WebhookState) -> None:
         """With its dead letters."""
 
         def write(connection: sqlite3.Connection) -> None:
@@ -368,7 +368,7 @@ class WebhookStore:
         if self.webhooks.pop(webhook.id, None) is not None:
             self._on_changed(webhook)
 
-    async def dead_letters(self, webhook: Webhook, limit: int, cursor: str | None) -> ListPage:
+    async def dead_letters(self, webhook: WebhookState, limit: int, cursor: str | None) -> ListPage:
         """The newest first."""
         before = cursor_number(cursor)
 
@@ -382,7 +382,7 @@ class WebhookStore:
 
         return await self._database.read(read, webhook.app_no)
 
-    async def replay(self, webhook: Webhook, ids: list[int] | None) -> int:
+    async def replay(self, webhook: WebhookState, ids: list[int] | None) -> int:
         """Send these dead letters again, or all; how many. What arrives leaves the list. Raises Problem 422."""
         if webhook.disabled_at is not None:
             raise problem(

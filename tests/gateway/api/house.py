@@ -26,7 +26,7 @@ from gateway.composition import Components
 from gateway.devices import MqttAddress
 from gateway.settings import Settings
 from gateway.store.database import Database, prepare
-from gateway.stores import Stored, first_start
+from gateway.stores import OpenStores, first_start
 
 START = 1_800_000_000_000
 
@@ -101,7 +101,7 @@ class House:
             folder / "fleetpush.db", lambda last_stored: lambda: clock.milliseconds, on_full=lambda: False
         )
         ending.push_async_callback(database.close)
-        stored = Stored(database, sessions, clock, lambda: clock.milliseconds, None)
+        stored = OpenStores(database, sessions, clock, lambda: clock.milliseconds, None)
         path = await first_start(folder, stored)
         assert path is not None, "a fresh folder"
         components = Components(Settings(data_dir=folder, **settings), stored, LogWriter("INFO", "%(message)s"))

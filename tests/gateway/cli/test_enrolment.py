@@ -13,11 +13,11 @@ import httpx2
 import pytest
 
 from gateway.cli import enrolment
-from gateway.cli.enrolment import BadRow, BadTable, Row, rows_of
+from gateway.cli.enrolment import BadTable, BadTableRow, TableRow, rows_of
 from tests.gateway.cli.fake_server import FakeServer, Request, problem
 
 
-def read(text: str) -> list[Row | BadRow]:
+def read(text: str) -> list[TableRow | BadTableRow]:
     return list(rows_of(io.StringIO(text, newline="")))
 
 
@@ -41,9 +41,9 @@ def answer_to(device: dict[str, Any]) -> dict[str, Any]:
 
 def test_columns_come_in_any_order_and_with_any_separator() -> None:
     expected = [
-        Row(2, {"device_id": "k1", "tags": ["a", "b"], "attributes": {"floor": 2, "Serial": "007"}}),
-        Row(3, {"name": 'The "till",\nleft'}),
-        Row(6, {"device_id": "k2"}),
+        TableRow(2, {"device_id": "k1", "tags": ["a", "b"], "attributes": {"floor": 2, "Serial": "007"}}),
+        TableRow(3, {"name": 'The "till",\nleft'}),
+        TableRow(6, {"device_id": "k2"}),
     ]
     rows = [
         ["tags", "attribute.floor", " device_id ", "attribute.Serial", "name"],
