@@ -148,7 +148,7 @@ class DeliveryComponents:
             database=database, clock=clock_ms, timers=timers, max_attempts=limits.max_attempts
         )
         self.policies = policies = PolicyStore(
-            database=database, clock=clock_ms, on_changed=lambda app_no: self.rule_changes.begin(app_no)
+            database=database, clock=clock_ms, on_changed=lambda app_no: self.rule_changes.start(app_no)
         )
         self.preferences = preferences = PreferenceStore(
             database=database,
@@ -205,7 +205,7 @@ class DeliveryComponents:
             on_ended=hand_over.withdraw,
             act_now=lambda: [*hand_over.act_now(), *alert_limiter.act_now()],
             check_in_place=alert_limiter.check_in_place,
-            judge_unwanted=preferences.judge_lost,
+            suppress_unwanted=preferences.suppress_unwanted,
         )
         self.engine = make_engine(connections)
         connections.connect(engine=self.engine, on_ready=alert_limiter.ready, on_returned=observers.returned)
@@ -302,7 +302,7 @@ class Components:
             clock=clock_ms,
             timers=timers,
             is_listening=lambda app_id, device_id: delivery.connections.is_subscribed(app_id, device_id, "notices"),
-            tell=lambda app_id, device_id, gap: self._notices.tell(app_id, device_id, "gap", gap),
+            notify=lambda app_id, device_id, gap: self._notices.send(app_id, device_id, "gap", gap),
         )
         self.feed = EventFeed(database=database, clock_ms=clock_ms, timers=timers)
         networks = [ipaddress.ip_network(text) for text in settings.webhook_networks]
@@ -468,7 +468,7 @@ class Components:
         while True:
             try:
                 if not self._gauge.left():
-                    await self._database.look_after_file()
+                    await self._database.maintain_file()
                     while not self._gauge.left() and await self._database.give_back(all_pages=True):
                         pass
                 await asyncio.to_thread(disk_space.put_by, self._settings.data_dir)

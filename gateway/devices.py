@@ -28,7 +28,7 @@ from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.push import DeviceId, Name
 from gateway.delivery.receipts import MAX_ATTRIBUTES_BYTES
 from gateway.delivery.reports import cursor_number
-from gateway.delivery.uplink import said
+from gateway.delivery.uplink import uplink_content
 from gateway.described_model import DescribedModel
 from gateway.device_topics import client_id, device_topics
 from gateway.errors import Problem, problem
@@ -152,7 +152,7 @@ class DeviceRegistry:
         ]
         answers: list[dict[str, Any] | Problem] = []
         for slice_ in _slices(enrolments):
-            granted = self._quota.take(app_no, len(slice_))
+            granted = self._quota.reserve(app_no, len(slice_))
             refused = [too_many_devices()] * (len(slice_) - granted)
             slice_ = slice_[:granted]
             try:
@@ -160,7 +160,7 @@ class DeviceRegistry:
                     partial(_insert, app_no=app_no, enrolments=slice_, now_ms=now_ms), app_no
                 )
             except BaseException as error:
-                self._quota.give_back(app_no, granted)
+                self._quota.release(app_no, granted)
                 if not isinstance(error, Exception) or not answers:
                     raise
                 log.error("a bulk enrolment ended after %d of %d devices: %s", len(answers), len(enrolments), error)
@@ -176,7 +176,7 @@ class DeviceRegistry:
                 for enrolment, new in zip(slice_, enrolled, strict=True)
             ]
             answers += refused
-            self._quota.give_back(app_no, enrolled.count(False))
+            self._quota.release(app_no, enrolled.count(False))
         return answers
 
     def _credential(self, app_id: str, device_id: str, token: str) -> dict[str, Any]:
@@ -348,7 +348,7 @@ class DeviceRegistry:
             ).rowcount
 
         await self._connections.remove_device(device_no, client_id(app_id, device_id), forget, app_no)
-        self._quota.give_back(app_no, removed)
+        self._quota.release(app_no, removed)
 
     async def uplink(self, app_no: int, device_id: str, limit: int, cursor: str | None) -> ListPage:
         """What it said, the newest first. Raises Problem 404, 422."""
@@ -364,7 +364,7 @@ class DeviceRegistry:
             return fill_page(
                 rows,
                 limit,
-                lambda row: {**said(row[1], row[2]), "received_at": rfc3339(row[3])},
+                lambda row: {**uplink_content(row[1], row[2]), "received_at": rfc3339(row[3])},
                 itemgetter(0),
                 lambda row: len(row[2]),
             )

@@ -42,7 +42,7 @@ class EnrolmentQuota:
 
         self._devices.update(dict(await database.read(read)))
 
-    def take(self, app_no: int, wanted: int) -> int:
+    def reserve(self, app_no: int, wanted: int) -> int:
         """How many of so many devices may be enrolled; they count from now on, and are given back if they are not."""
         granted = max(min(wanted, DEVICES_OF_APP - self._devices[app_no]), 0)
         self._devices[app_no] += granted
@@ -54,7 +54,7 @@ class EnrolmentQuota:
                 log.warning("app number %d has %d devices: no more are enrolled", app_no, self._devices[app_no])
         return granted
 
-    def give_back(self, app_no: int, count: int) -> None:
+    def release(self, app_no: int, count: int) -> None:
         """So many were not enrolled after all, or have been removed."""
         self._devices[app_no] -= count
 

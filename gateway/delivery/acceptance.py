@@ -180,7 +180,7 @@ class Acceptance:
         when nothing was stored; what fails later is the answer of those that were not.
         """
         answers: list[AcceptedPush | Problem] = []
-        judged: list[PendingPush | Problem] = []
+        checked: list[PendingPush | Problem] = []
         """Those of the slice that is gathering."""
         gathered = deliveries = 0
         considerate = self._has_others()
@@ -188,8 +188,8 @@ class Acceptance:
         coming = iter(submissions)
         try:
             for number, submission in enumerate(coming, 1):
-                judged.append(submission if isinstance(submission, Problem) else self._judged(app, submission))
-                pending = judged[-1]
+                checked.append(submission if isinstance(submission, Problem) else self._checked(app, submission))
+                pending = checked[-1]
                 if isinstance(pending, PendingPush):
                     gathered += 1
                     deliveries += self.queue.deliveries(pending)
@@ -199,8 +199,8 @@ class Acceptance:
                         await under_way[0]
                         answers += map(answer_of, under_way[1])
                         under_way = None
-                    under_way = asyncio.ensure_future(self._store(pending_among(judged))), judged
-                    judged, gathered, deliveries = [], 0, 0
+                    under_way = asyncio.ensure_future(self._store(pending_among(checked))), checked
+                    checked, gathered, deliveries = [], 0, 0
                     if considerate:  # not the next one at once: the writer is everybody's
                         await asyncio.wait([under_way[0]])
                 if number % (CONSIDERATE_PUSHES if considerate else TURN_PUSHES) == 0:
@@ -210,8 +210,8 @@ class Acceptance:
                 await under_way[0]
                 answers += map(answer_of, under_way[1])
                 under_way = None
-            await self._store(pending_among(judged))
-            answers += map(answer_of, judged)
+            await self._store(pending_among(checked))
+            answers += map(answer_of, checked)
         except Exception as error:
             if under_way is not None:  # whatever failed, it may be on disk
                 await asyncio.wait([under_way[0]])
@@ -224,7 +224,7 @@ class Acceptance:
             code = error.code if isinstance(error, StorageError) else "unavailable"
             refusal = problem("unavailable" if code == OutcomeUnknown.code else code, _NOT_STORED)
             # With an unknown outcome the slice that was to follow is told the same: it may have been under way as well.
-            tried = chain(under_way[1] if under_way is not None else (), judged)
+            tried = chain(under_way[1] if under_way is not None else (), checked)
             answers += [answer_unstored(answer, error, refusal) for answer in tried]
             for number, answer in enumerate(coming, 1):
                 answers.append(answer if isinstance(answer, Problem) else refusal)
@@ -236,7 +236,7 @@ class Acceptance:
         """Does somebody send pushes one by one, for whom a batch should make room?"""
         return self._clock() - self._single_at < CONSIDERATE_MS
 
-    def _judged(self, app: AppRef, submission: Submission) -> PendingPush | Problem:
+    def _checked(self, app: AppRef, submission: Submission) -> PendingPush | Problem:
         try:
             return self._pending(app, submission)
         except Problem as refusal:
@@ -287,7 +287,7 @@ class Acceptance:
 
     def _submit(self) -> None:
         self._scheduled = False
-        batches = self.queue.take(self.limits.behind)
+        batches = self.queue.next_batches(self.limits.behind)
         if not batches:
             return
         self._under_way = True

@@ -70,9 +70,9 @@ class AcceptanceQueue:
         else:
             self._many.setdefault(pending_pushes[0].app.no, deque()).append(batch)
 
-    def take(self, held: Container[int] = ()) -> list[PushBatch]:
-        """What one operation stores next; nothing if nothing waits, or only pushes to many devices of `held` apps."""
-        app_no = next((app_no for app_no in self._many if app_no not in held), None)
+    def next_batches(self, behind: Container[int] = ()) -> list[PushBatch]:
+        """What one operation stores next; nothing if nothing waits, or only pushes to many devices of `behind` apps."""
+        app_no = next((app_no for app_no in self._many if app_no not in behind), None)
         if self._few and (self._few_are_next or app_no is None):
             self._few_are_next = False
             return self._of_few()

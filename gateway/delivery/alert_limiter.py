@@ -460,7 +460,7 @@ def check_rows(
         if person is None or is_sent(push_no, device_no) or (ttl and expires_at <= now):
             continue
         if not_before > now:
-            _note(checked.later, device_no, not_before)
+            _keep_earliest(checked.later, device_no, not_before)
             continue
         if in_place != (priority == CRITICAL and ttl > 0 and not policies.is_limited(person.app_no, kind, channel)):
             if not in_place:
@@ -489,7 +489,7 @@ def check_rows(
             suppressed[decision.reason].append(handle_of(push_no, device_no))
         else:
             deferred.append((handle_of(push_no, device_no), decision.until))
-            _note(checked.later, device_no, decision.until)
+            _keep_earliest(checked.later, device_no, decision.until)
     for reason, handles in suppressed.items():
         end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
         checked.ended += handles
@@ -535,7 +535,7 @@ def _digest_groups(
     return {key: members for key, members in groups.items() if key in limit}
 
 
-def _note(later: dict[int, int], device_no: int, at: int) -> None:
+def _keep_earliest(later: dict[int, int], device_no: int, at: int) -> None:
     later[device_no] = min(at, later.get(device_no, at))
 
 

@@ -65,7 +65,7 @@ log = logging.getLogger(__name__)
 
 COUNTED_PUSHES = 100
 """Pushes that one operation counts, about 1.7 ms of the writer: others wait for it."""
-SETTLE_SECONDS = 1.0
+CATCH_UP_SECONDS = 1.0
 """That a question about all pushes waits for what has changed to be counted."""
 MAX_ITEMS = 1_000
 """Of an answer, those with most deliveries."""
@@ -117,7 +117,7 @@ class Analytics:
         """What is being counted because somebody asked."""
         self._position: CountedTo | None = None
         """Everything up to here is in those sets, or has been counted."""
-        self._looking = False
+        self._reading_position = False
         self._counted: set[int] = set()
         """Large ones that this server has counted: what has come to them since is in one of those sets."""
         self._adding_up: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
@@ -134,9 +134,14 @@ class Analytics:
 
     def tick(self) -> None:
         """Count what has changed. Called a few times a second."""
-        if not self._aged and self._clock() - self._aged_at >= GATHER_MS and self._ledger.changed and not self._looking:
-            self._looking = True
-            self._database.submit(position, self._begin, self._failed_to_look)
+        if (
+            not self._aged
+            and self._clock() - self._aged_at >= GATHER_MS
+            and self._ledger.changed
+            and not self._reading_position
+        ):
+            self._reading_position = True
+            self._database.submit(position, self._start_counting, self._on_position_error)
         if self._now or not self._aged:
             return
         changed = [self._aged.pop() for _ in range(min(len(self._aged), COUNTED_PUSHES))]
@@ -164,18 +169,18 @@ class Analytics:
 
         self._database.submit(operation, on_commit, on_error)
 
-    def _begin(self, reached: CountedTo) -> None:
+    def _start_counting(self, reached: CountedTo) -> None:
         """What changed up to a position has been noted, since callbacks come in the order of the operations."""
-        self._looking = False
+        self._reading_position = False
         self._position = reached
         self._aged |= self._ledger.changed
         self._ledger.changed = set()
         self._aged_at = self._clock()
         self.tick()
 
-    def _failed_to_look(self, error: BaseException) -> None:
+    def _on_position_error(self, error: BaseException) -> None:
         log.error("pushes cannot be counted, trying again: %s", error)
-        self._looking = False
+        self._reading_position = False
 
     async def count_large(self) -> None:
         """Count pushes of many deliveries, until cancelled."""
@@ -192,7 +197,7 @@ class Analytics:
                 pause = max(PAUSE_SECONDS, REST_FACTOR * (time.monotonic() - began))
             await asyncio.sleep(pause)
 
-    async def settle(self, push_no: int | None = None) -> int:
+    async def catch_up(self, push_no: int | None = None) -> int:
         """Count everything that has changed until now, of one push; or of all, as far as SETTLE_SECONDS allow. How many
         pushes are left, which are counted later."""
         self._ledger.flush()
@@ -206,7 +211,7 @@ class Analytics:
         asked = frozenset(changed)
         self._asked |= asked
         try:
-            await self._count_asked(changed, None if push_no is not None else time.monotonic() + SETTLE_SECONDS)
+            await self._count_asked(changed, None if push_no is not None else time.monotonic() + CATCH_UP_SECONDS)
         finally:
             self._asked -= asked
         self._aged |= changed
@@ -259,7 +264,7 @@ class Analytics:
         push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
-        await self.settle(push_no)
+        await self.catch_up(push_no)
 
         def read(connection: sqlite3.Connection) -> Tally | None:
             row = connection.execute("SELECT content FROM push_funnel WHERE push_no = ?", (push_no,)).fetchone()
@@ -281,7 +286,7 @@ class Analytics:
         `limited`: there may be more tags than are counted, or hours before `counted_from`, for which there was no time.
         `uncounted`: so many pushes have changed since they were counted.
         """
-        uncounted = await self.settle()
+        uncounted = await self.catch_up()
         deadline = time.monotonic() + ADD_UP_SECONDS
         lock = self._adding_up.setdefault(app_no, asyncio.Lock())  # one question of an app at a time holds its sums
         async with lock:

@@ -118,18 +118,18 @@ class Calls:
         handle = handle_of(push_no, device_no)
         event = self._waiting[handle] = asyncio.Event()
         try:
-            found = await self._look(push_id, push_no, device_no)  # it may have been faster than we
+            found = await self._read_state(push_id, push_no, device_no)  # it may have been faster than we
             if found["status"] == "queued" and wait:
                 try:
                     await asyncio.wait_for(event.wait(), wait)
                 except TimeoutError:
                     pass
-                found = await self._look(push_id, push_no, device_no)
+                found = await self._read_state(push_id, push_no, device_no)
             return found
         finally:
             del self._waiting[handle]
 
-    async def _look(self, push_id: str, push_no: int, device_no: int) -> dict[str, Any]:
+    async def _read_state(self, push_id: str, push_no: int, device_no: int) -> dict[str, Any]:
         def read(connection: sqlite3.Connection) -> tuple[int, str | None, str | None] | None:
             row: tuple[int, str | None, str | None] | None = connection.execute(
                 "SELECT state, reason, result FROM delivery WHERE push_no = ? AND device_no = ?", (push_no, device_no)

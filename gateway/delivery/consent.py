@@ -232,7 +232,7 @@ def suppress_selected(
     )
 
 
-def rejudge_rows(
+def end_unwanted_parts(
     connection: sqlite3.Connection,
     rules: Rules,
     parts: Sequence[PushPart],
@@ -329,7 +329,7 @@ class PreferenceStore:
     def store(
         self, connection: sqlite3.Connection, device_no: int, settings: DeviceSettings, source: str, now: int
     ) -> tuple[list[int], set[int]]:
-        """On the writer thread: what `settled` is to be told. Raises TooManyChoices."""
+        """On the writer thread: what `after_commit` is to be told. Raises TooManyChoices."""
         app_no = store_settings(connection, device_no, settings, source, self._policies, now)
         if app_no is None:
             return [], set()
@@ -350,19 +350,19 @@ class PreferenceStore:
             self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
         return ended
 
-    def settled(self, ended: list[int], in_flight: set[int]) -> None:
+    def after_commit(self, ended: list[int], in_flight: set[int]) -> None:
         """On the loop, when that is on disk."""
         self._ledger.note_ended(ended)
         if in_flight:
-            self._ledger.withhold(in_flight)
+            self._ledger.suppress_when_lost(in_flight)
 
-    def judge_lost(self, handles: list[int]) -> None:
+    def suppress_unwanted(self, handles: list[int]) -> None:
         """End those of these deliveries that are not wanted: they were in flight when that was said, and came back. By
         now their person may have changed their mind again."""
         now = self._clock()
         self._ledger.submit_until_done(
             lambda connection: end_unwanted_handles(connection, handles, self._policies, self._ledger.is_sent, now),
-            lambda ended: self.settled(ended, set()),
+            lambda ended: self.after_commit(ended, set()),
         )
 
     async def change(self, app_no: int, device_no: int, settings: DeviceSettings, source: str) -> None:
@@ -371,7 +371,7 @@ class PreferenceStore:
         found = await self._database.write(
             lambda connection: self.store(connection, device_no, settings, source, now), app_no
         )
-        self.settled(*found)
+        self.after_commit(*found)
         self.on_stored(device_no)
 
     async def document(self, app_no: int, device_no: int) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class DeviceConnections:
             self._ledger.lost(handle >> DEVICE_BITS, handle & DEVICE_MASK)
         elif outcome == UNHANDLED:
             self._interrupted.discard(handle)
-            self._ledger.not_taken(handle >> DEVICE_BITS, handle & DEVICE_MASK)
+            self._ledger.unhandled(handle >> DEVICE_BITS, handle & DEVICE_MASK)
         else:
             self._ledger.refused(handle >> DEVICE_BITS, handle & DEVICE_MASK, outcome)
 
@@ -212,7 +212,7 @@ class DeviceConnections:
             done({})
             return
 
-        def judged(alive: list[int], loaded: list[ActivePush]) -> None:
+        def resumed(alive: list[int], loaded: list[ActivePush]) -> None:
             if self._by_client.get(client_id) is not device:
                 done({})
                 return
@@ -236,7 +236,7 @@ class DeviceConnections:
                 messages[handle] = Message(topic=device.topic, body=push.body(now), qos=push.qos)
             done(messages)
 
-        self._ledger.judge(list(handles), judged, self._engine.awaiting_pubrec(client_id), device.device_no)
+        self._ledger.end_stale(list(handles), resumed, self._engine.awaiting_pubrec(client_id), device.device_no)
 
     def published(
         self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None

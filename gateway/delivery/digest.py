@@ -59,7 +59,7 @@ class Digests:
             }
         )
         content = request.content()
-        number = self._numbers.take(connection)
+        number = self._numbers.assign(connection)
         priority = PRIORITIES.index(request.priority)
         size = wire_size(request, content)
         connection.execute(
@@ -97,7 +97,7 @@ class PushNumbers:
         """Up to here; one that is rolled back is left out."""
         self._last = number
 
-    def take(self, connection: sqlite3.Connection) -> int:
+    def assign(self, connection: sqlite3.Connection) -> int:
         number = self.last(connection) + 1
         self.used(number)
         return number

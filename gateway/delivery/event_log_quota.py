@@ -81,7 +81,7 @@ class _Part:
         return found
 
 
-class _Look(NamedTuple):
+class _Measurement(NamedTuple):
     grown: dict[int, _Chunk]
     """By app."""
     seen: int
@@ -95,7 +95,7 @@ class EventLogQuota:
         self._database = database
         self._parts: dict[int, _Part] = {}
         self._seen = 0
-        self._looked_at = -1
+        self._measured_operations = -1
         """`Database.operations` when everything had been seen."""
         self.removed = 0
         """Entries that left for want of room, for metrics."""
@@ -108,20 +108,20 @@ class EventLogQuota:
     async def run(self) -> None:
         """Measure what has been added, and make room. Called a few times a second; not again before it has ended."""
         operations = self._database.operations
-        if self._looked_at == operations:
+        if self._measured_operations == operations:
             return
         more = True
         while more:
-            look = await self._database.read(lambda connection: measure(connection, self._seen))
-            self._seen, more = look.seen, look.more
-            for app_no, chunk in look.grown.items():
+            measurement = await self._database.read(lambda connection: measure(connection, self._seen))
+            self._seen, more = measurement.seen, measurement.more
+            for app_no, chunk in measurement.grown.items():
                 self._parts.setdefault(app_no, _Part()).grow(chunk)
-            for app_no, to in look.left:
+            for app_no, to in measurement.left:
                 if app_no in self._parts:
                     self._parts[app_no].shrink(to)
         for app_no, part in self._parts.items():
             await self._make_room(app_no, part)
-        self._looked_at = operations
+        self._measured_operations = operations
 
     async def _make_room(self, app_no: int, part: _Part) -> None:
         if part.size <= QUOTA_BYTES // 2:
@@ -139,7 +139,7 @@ class EventLogQuota:
         return await self._database.write(lambda connection: remove_events_to(connection, to, app_no))
 
 
-def measure(connection: sqlite3.Connection, after: int) -> _Look:
+def measure(connection: sqlite3.Connection, after: int) -> _Measurement:
     """Of the entries behind this one, until that is enough for a chunk."""
     grown: dict[int, _Chunk] = {}
     room, count = CHUNK_BYTES, 0
@@ -156,4 +156,4 @@ def measure(connection: sqlite3.Connection, after: int) -> _Look:
             break
     rows.close()
     left = connection.execute("SELECT no, events_lost_to FROM application WHERE events_lost_to > 0").fetchall()
-    return _Look(grown, after, count == MEASURED_ENTRIES or room <= 0, left)
+    return _Measurement(grown, after, count == MEASURED_ENTRIES or room <= 0, left)

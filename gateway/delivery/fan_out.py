@@ -46,7 +46,7 @@ class FanOut:
         """Devices still to come, or a few less."""
         return len(self._devices) - self._position
 
-    def take(self, count: int) -> Sequence[int]:
+    def next_devices(self, count: int) -> Sequence[int]:
         """The next devices, up to `count`."""
         start, self._position = self._position, self._position + count
         devices = self._devices if start == 0 and count >= len(self._devices) else self._devices[start : start + count]
@@ -107,14 +107,14 @@ class FanOutQueue:
         else:
             bundles.append([fan_out])
 
-    def take(self) -> Iterator[tuple[list[ActivePush], Sequence[int], bool]]:
+    def next_slice(self) -> Iterator[tuple[list[ActivePush], Sequence[int], bool]]:
         """One slice: pushes with the devices to hand them to now, and whether they may overtake others."""
         count = SLICE_DELIVERIES
         for small, large in zip(self._small, self._large, strict=True):
             while small and count > 0:
                 fan_out = small.popleft()
                 del self._by_push[fan_out.push.no]
-                devices = fan_out.take(fan_out.left)
+                devices = fan_out.next_devices(fan_out.left)
                 count -= len(devices) or 1
                 yield [fan_out.push], devices, any(self._large[: fan_out.push.priority + 1])
             while large and count > 0:
@@ -122,7 +122,7 @@ class FanOutQueue:
                 each = max(count // len(bundle), 1)
                 count -= each * len(bundle)
                 whole = all(fan_out.is_whole for fan_out in bundle)
-                taken = [(fan_out.push, fan_out.take(each)) for fan_out in bundle]
+                taken = [(fan_out.push, fan_out.next_devices(each)) for fan_out in bundle]
                 if bundle[0].left <= 0:
                     large.popleft()
                     for fan_out in bundle:

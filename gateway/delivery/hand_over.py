@@ -73,7 +73,7 @@ class HandOver:
             self._fan_out_slice()
 
     def _fan_out_slice(self) -> None:
-        for pushes, device_nos, overtakes in self._fan_outs.take():
+        for pushes, device_nos, overtakes in self._fan_outs.next_slice():
             if len(pushes) == 1:
                 self._fan_out_push(pushes[0], device_nos, overtakes)
             else:
@@ -122,7 +122,7 @@ class HandOver:
                     if unacknowledged or not device.granted:
                         self._note_unacknowledged(push, device_no)
                     continue
-                self._ledger.pushes.settle(push, (device_no,))
+                self._ledger.pushes.clear_sent(push, (device_no,))
                 self.reader.pause(device, HandOverState.FULL)
             if act_now:
                 missed.append(handle_of(push_no, device_no))
@@ -164,7 +164,7 @@ class HandOver:
                     sent.add(device_no)
                     message.body = body
                     if not deliver(message, handle | device_no):
-                        self._ledger.pushes.settle(push, (device_no,))
+                        self._ledger.pushes.clear_sent(push, (device_no,))
                         self.reader.pause(device, HandOverState.FULL)
                         break
             finally:
@@ -201,7 +201,7 @@ class HandOver:
             message.body = push.body(now)
             message.qos = push.qos
             if not deliver(message, push.no << DEVICE_BITS | device_no):
-                ledger.pushes.settle(push, (device_no,))
+                ledger.pushes.clear_sent(push, (device_no,))
                 return False
             if push.qos == 0 or not device.granted:
                 self._note_unacknowledged(push, device_no)

@@ -36,7 +36,7 @@ from gateway.delivery.ledger_statements import (
     ENDED_DELIVERIES,
     begin_recall,
     end_rows,
-    judge_rows,
+    end_stale_rows,
     recall_rows,
     record_outcomes,
     recover_rows,
@@ -72,14 +72,14 @@ class Ledger:
         self._timers = timers
         self._outcomes: dict[tuple[int, int], list[int]] = {}
         self._refusals: list[tuple[int, int]] = []
-        self._not_taken: list[int] = []
+        self._unhandled: list[int] = []
         self._max_attempts = max_attempts
         self.failed_attempts = 0
         """Times that a device did not take what it was sent, for metrics."""
         self._flush_scheduled = self._flush_under_way = False
         self._next_expiry = 0
         self._sweep_under_way = False
-        self._landing: set[int] = set()
+        self._expired_in_flight: set[int] = set()
         """Pushes whose lifetime is over, with nothing left but what is in flight: the sweep need not look at them."""
         self.accepting_since: int | None = None
         """Server time of the pushes that are on their way to the disk; nobody has been handed them yet."""
@@ -88,7 +88,7 @@ class Ledger:
         """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""
         self.limited = False
         """Whether any delivery may be limited (`Delivery.not_before`)."""
-        self._withheld: set[int] = set()
+        self._unwanted: set[int] = set()
         """Handles in flight that were not wanted any more when somebody last changed their mind."""
 
     def connect(
@@ -98,7 +98,7 @@ class Ledger:
         on_ended: Callable[[list[int]], None],
         act_now: Callable[[], list[int]],
         check_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]],
-        judge_unwanted: Callable[[list[int]], None],
+        suppress_unwanted: Callable[[list[int]], None],
     ) -> None:
         """Connect the ledger with those that are made after it; once, before the first push.
 
@@ -107,10 +107,10 @@ class Ledger:
         ended, or have a receipt, although nobody may have been handed them. `act_now` lists the pushes of ttl 0 that
         are being fanned out: the sweep leaves them alone. `check_in_place`, on the writer thread, answers of these
         devices the critical pushes that are let through though they are muted, in order, and the handles of those that
-        have ended. `judge_unwanted` ends those of these waiting deliveries that are still not wanted.
+        have ended. `suppress_unwanted` ends those of these waiting deliveries that are still not wanted.
         """
         self.on_recorded, self.on_ended, self.act_now = on_recorded, on_ended, act_now
-        self.check_in_place, self.judge_unwanted = check_in_place, judge_unwanted
+        self.check_in_place, self.suppress_unwanted = check_in_place, suppress_unwanted
 
     # -- what the mailbox reports ---------------------------------------------------------------------------------
 
@@ -133,10 +133,10 @@ class Ledger:
             self._flush_scheduled = True
             self._timers.call_soon(self._flush)
 
-    def not_taken(self, push_no: int, device_no: int) -> None:
+    def unhandled(self, push_no: int, device_no: int) -> None:
         """Lost, and the device has shown that it did not take it: an attempt that failed (`attempts`)."""
         self.failed_attempts += 1
-        self._not_taken.append(handle_of(push_no, device_no))
+        self._unhandled.append(handle_of(push_no, device_no))
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._timers.call_soon(self._flush)
@@ -147,12 +147,12 @@ class Ledger:
         push = self.pushes.get(push_no)
         if push is None or device_no not in push.sent:
             return
-        self.pushes.settle(push, (device_no,))
-        if handle_of(push_no, device_no) in self._withheld:
-            self._withheld.discard(handle_of(push_no, device_no))
-            self.judge_unwanted([handle_of(push_no, device_no)])
+        self.pushes.clear_sent(push, (device_no,))
+        if handle_of(push_no, device_no) in self._unwanted:
+            self._unwanted.discard(handle_of(push_no, device_no))
+            self.suppress_unwanted([handle_of(push_no, device_no)])
         if push.recalled or push.collapse_key is not None or push.expires_at <= self._clock():
-            self.judge([handle_of(push_no, device_no)], lambda alive, loaded: None)
+            self.end_stale([handle_of(push_no, device_no)], lambda alive, loaded: None)
 
     def flush(self) -> None:
         """Submit everything reported so far now, so that it comes before what the caller submits next."""
@@ -164,17 +164,17 @@ class Ledger:
             return  # its callback flushes again: acknowledgements batch by themselves, at the pace of the disk
         outcomes, self._outcomes = self._outcomes, {}
         refusals, self._refusals = self._refusals, []
-        not_taken, self._not_taken = self._not_taken, []
+        unhandled, self._unhandled = self._unhandled, []
         self._flush_scheduled = False
-        if not outcomes and not refusals and not not_taken:
+        if not outcomes and not refusals and not unhandled:
             return
         self._flush_under_way = True
         now = self._clock()
 
         def operation(connection: sqlite3.Connection) -> None:
             record_outcomes(connection, outcomes, refusals, now)
-            if not_taken:
-                spent = count_attempts(connection, not_taken, self._max_attempts)
+            if unhandled:
+                spent = count_attempts(connection, unhandled, self._max_attempts)
                 end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", now)
 
         self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
@@ -188,17 +188,17 @@ class Ledger:
         for (push_no, qos), devices in outcomes.items():
             push = self.pushes.get(push_no)
             if push is not None:
-                self.pushes.settle(push, devices)
+                self.pushes.clear_sent(push, devices)
             self.changed.add(push_no)
-            if self._withheld:
-                self._withheld.difference_update([handle_of(push_no, device_no) for device_no in devices])
+            if self._unwanted:
+                self._unwanted.difference_update([handle_of(push_no, device_no) for device_no in devices])
             if qos == 2:
                 exactly_once.extend(handle_of(push_no, device_no) for device_no in devices)
         for handle, _ in refusals:
-            self._withheld.discard(handle)
+            self._unwanted.discard(handle)
             push = self.pushes.get(handle >> DEVICE_BITS)
             if push is not None:
-                self.pushes.settle(push, (handle & DEVICE_MASK,))
+                self.pushes.clear_sent(push, (handle & DEVICE_MASK,))
         self._flush_under_way = False
         if self._flush_scheduled:
             self._flush()
@@ -207,7 +207,7 @@ class Ledger:
 
     # -- judgement -------------------------------------------------------------------------------------------------
 
-    def judge(
+    def end_stale(
         self,
         handles: list[int],
         done: Callable[[list[int], list[ActivePush]], None],
@@ -225,7 +225,7 @@ class Ledger:
         now = self._clock()
 
         def operation(connection: sqlite3.Connection) -> tuple[list[int], list[ActivePush], list[int]]:
-            alive = judge_rows(connection, handles, now, awaiting_pubrec)
+            alive = end_stale_rows(connection, handles, now, awaiting_pubrec)
             ended: list[int] = []
             if self.limited and device_no is not None:
                 passed, ended = self.check_in_place(connection, [device_no], now)
@@ -254,17 +254,17 @@ class Ledger:
         if ended:
             log.info("%d deliveries were in flight when the server stopped, and had been recalled or superseded", ended)
 
-    def withhold(self, handles: Iterable[int]) -> None:
+    def suppress_when_lost(self, handles: Iterable[int]) -> None:
         """Have these deliveries judged if they are lost: they were in flight, and were not wanted, when an operation
         looked. Those that have been lost since are judged at once."""
         lost: list[int] = []
         for handle in handles:
             if self.is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
-                self._withheld.add(handle)
+                self._unwanted.add(handle)
             else:
                 lost.append(handle)
         if lost:
-            self.judge_unwanted(lost)
+            self.suppress_unwanted(lost)
 
     def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
         """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""
@@ -291,20 +291,20 @@ class Ledger:
     def sweep(self) -> None:
         """End what has outlived its ttl. Called a few times a second; costs nothing until something is due."""
         now = self._clock()
-        landed = {no for no in self._landing if not self.is_in_flight(no)}
-        if (now < self._next_expiry and not landed) or self._sweep_under_way:
+        ended_meanwhile = {no for no in self._expired_in_flight if not self.is_in_flight(no)}
+        if (now < self._next_expiry and not ended_meanwhile) or self._sweep_under_way:
             return
         self._sweep_under_way = True
-        self._landing -= landed
+        self._expired_in_flight -= ended_meanwhile
         self._next_expiry = now + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
         self.flush()
-        landing = [*self._landing, *self.act_now()]
+        expired_in_flight = [*self._expired_in_flight, *self.act_now()]
         offered_before = self.accepting_since if self.accepting_since is not None else now + 1
 
         def on_commit(found: tuple[list[int], bool, int | None]) -> None:
             self._sweep_under_way = False
             in_flight, more, next_expiry = found
-            self._landing.update(in_flight)
+            self._expired_in_flight.update(in_flight)
             if next_expiry is not None:
                 self.expects_expiry(next_expiry)
             if more:
@@ -316,7 +316,7 @@ class Ledger:
             self._next_expiry = now
 
         self._database.submit(
-            lambda connection: sweep_rows(connection, now, offered_before, landing, self.sent_of),
+            lambda connection: sweep_rows(connection, now, offered_before, expired_in_flight, self.sent_of),
             on_commit,
             on_error,
         )

@@ -319,12 +319,12 @@ def receipt_rows(
         connection.execute(_RECEIPT_STATEMENTS[event], (now, json.dumps(list(rows.values()))))
 
 
-def judge_rows(
+def end_stale_rows(
     connection: sqlite3.Connection, handles: list[int], now: int, awaiting_pubrec: AbstractSet[int] = frozenset()
 ) -> list[int]:
     """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given. Limited
     ones are left to the alert limiter, those of `awaiting_pubrec` excepted, which count against caps from now on (see
-    `judge`)."""
+    `end_stale`)."""
     rows = connection.execute(
         "SELECT handle.value, d.not_before IS NOT NULL, p.recalled_at IS NOT NULL, p.expires_at <= ?,"
         " p.collapse_key IS NOT NULL AND EXISTS ("
@@ -371,26 +371,26 @@ def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now: int) 
     ]
     goes_on = set(held)
     suspects = [handle for handle in suspects if handle not in goes_on]
-    return len(suspects) - len(judge_rows(connection, suspects, now))
+    return len(suspects) - len(end_stale_rows(connection, suspects, now))
 
 
 def sweep_rows(
     connection: sqlite3.Connection,
     now: int,
     offered_before: int,
-    landing: list[int],
+    expired_in_flight: list[int],
     sent_of: Callable[[int], list[int]],
 ) -> tuple[list[int], bool, int | None]:
     """End the waiting deliveries of pushes whose lifetime is over. Answers those pushes of which some are in flight
     (lost, they will end `expired`), whether the slice was full, and when to look again (ms; None: nothing unfinished).
 
     Left alone are pushes of ttl 0 accepted from `offered_before` on, which may still be handed over at once, and those
-    of `landing`, which could otherwise fill every slice.
+    of `expired_in_flight`, which could otherwise fill every slice.
     """
     due = connection.execute(
         "SELECT no, app_no FROM push WHERE closed_at IS NULL AND expires_at <= ? AND (ttl > 0 OR accepted_at < ?)"
         " AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at LIMIT ?",
-        (now, offered_before, json.dumps(landing), SWEEP_PUSHES),
+        (now, offered_before, json.dumps(expired_in_flight), SWEEP_PUSHES),
     ).fetchall()
     in_flight: list[int] = []
     for push_no, app_no in due:
@@ -408,7 +408,7 @@ def sweep_rows(
             connection.execute("UPDATE push SET closed_at = ? WHERE no = ?", (now, push_no))
     (next_expiry,) = connection.execute(
         "SELECT min(expires_at) FROM push WHERE closed_at IS NULL AND no NOT IN (SELECT value FROM json_each(?))",
-        (json.dumps(landing + in_flight),),
+        (json.dumps(expired_in_flight + in_flight),),
     ).fetchone()
     return in_flight, len(due) == SWEEP_PUSHES, next_expiry
 

@@ -74,11 +74,11 @@ class MailboxLimits:
                 continue
             size = pending.frame_size
             if pending.listed is None:
-                quota.take_everywhere(size)
+                quota.reserve_everywhere(size)
                 pending.devices = waiting_devices(connection, pending.push_no)
                 full = [device_no for device_no in pending.devices if not quota.has_room(device_no)]
             else:
-                full = [device_no for device_no in pending.devices if not quota.take(device_no, size)]
+                full = [device_no for device_no in pending.devices if not quota.reserve(device_no, size)]
             if full:
                 suspects.setdefault(pending.app.no, {}).update(dict.fromkeys(full))
         return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now)

@@ -29,7 +29,7 @@ class MailboxQuota:
         """Device number to [deliveries, bytes] that may have been accepted for everybody when its room is used up."""
         self._everybody = [0, 0]
 
-    def take(self, device_no: int, size: int) -> bool:
+    def reserve(self, device_no: int, size: int) -> bool:
         """A push is accepted for one device. False: its mailbox has to be counted."""
         until = self._until.get(device_no)
         if until is None:
@@ -43,7 +43,7 @@ class MailboxQuota:
         until = self._until.get(device_no)
         return until is not None and until[0] >= self._everybody[0] and until[1] >= self._everybody[1]
 
-    def take_everywhere(self, size: int) -> None:
+    def reserve_everywhere(self, size: int) -> None:
         """A push is accepted for devices that are not listed: any of them, or all."""
         self._everybody[0] += 1
         self._everybody[1] += size

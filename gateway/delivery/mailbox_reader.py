@@ -203,7 +203,7 @@ class MailboxReader:
                 self._delayed = True
                 self._timers.call_later(delay_ms / 1000, self._storm_over)
             return
-        connected, in_flight = self._take_first(priority)
+        connected, in_flight = self._dequeue(priority)
         for device in connected:
             device.state = HandOverState.READING
         self._under_way = True
@@ -218,7 +218,7 @@ class MailboxReader:
         self._delayed = False
         self._schedule_read()
 
-    def _take_first(self, priority: int) -> tuple[list[DeviceConnection], int]:
+    def _dequeue(self, priority: int) -> tuple[list[DeviceConnection], int]:
         """Take the first of a queue, and how much the busiest has in flight: it waits on disk as well and comes first,
         so as much more is read for each. Only a few of them, if it is much."""
         queue = self._queues[priority]

@@ -48,13 +48,13 @@ class MissedPushes:
         clock: Callable[[], int],
         timers: Timers,
         is_listening: Callable[[str, str], bool],
-        tell: Callable[[str, str, dict[str, Any]], None],
+        notify: Callable[[str, str, dict[str, Any]], None],
     ) -> None:
         self._database = database
         self._clock = clock
         self._timers = timers
         self._is_listening = is_listening
-        self._tell = tell
+        self._notify = notify
         self._returned: dict[int, Returned] = {}
         self._scheduled = False
 
@@ -66,9 +66,9 @@ class MissedPushes:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._timers.call_later(PAUSE_SECONDS, self._look)
+            self._timers.call_later(PAUSE_SECONDS, self._report)
 
-    def _look(self) -> None:
+    def _report(self) -> None:
         self._scheduled = False
         devices: dict[int, Returned] = {}
         while self._returned and len(devices) < DEVICES_TOGETHER:
@@ -84,7 +84,7 @@ class MissedPushes:
 
         def on_commit(gaps: dict[int, dict[str, Any]]) -> None:
             for device_no, gap in gaps.items():
-                self._tell(*devices[device_no], gap)
+                self._notify(*devices[device_no], gap)
 
         self._database.submit(
             lambda connection: missed_push_rows(connection, list(devices), now),

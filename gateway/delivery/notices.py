@@ -50,11 +50,11 @@ class Notices:
         """Tell the device, soon; at once for many changes in a row."""
         key = app_id, device_id
         if key not in self._under_way:
-            task = asyncio.get_running_loop().create_task(self._tell_preferences(app_id, device_id))
+            task = asyncio.get_running_loop().create_task(self._send_preferences(app_id, device_id))
             self._under_way[key] = task
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
-    async def _tell_preferences(self, app_id: str, device_id: str) -> None:
+    async def _send_preferences(self, app_id: str, device_id: str) -> None:
         found = await self._database.read_soon(
             lambda connection: connection.execute(
                 "SELECT d.app_no, d.no FROM application AS a JOIN device AS d ON d.app_no = a.no"
@@ -64,31 +64,31 @@ class Notices:
         )
         self._under_way.pop((app_id, device_id), None)  # what changes from here on is told again
         if found is not None:
-            self.tell(app_id, device_id, "preferences", await self._preferences.document(*found))
+            self.send(app_id, device_id, "preferences", await self._preferences.document(*found))
 
     def push_recalled(self, app_id: str, push_id: str) -> None:
         """Tell the devices that have it, and may still show it."""
-        task = asyncio.get_running_loop().create_task(self._tell_clear(app_id, push_id))
+        task = asyncio.get_running_loop().create_task(self._send_clear(app_id, push_id))
         self._clearing.add(task)
         task.add_done_callback(self._clearing.discard)
 
-    async def _tell_clear(self, app_id: str, push_id: str) -> None:
+    async def _send_clear(self, app_id: str, push_id: str) -> None:
         after: int | None = 0
         while after is not None:
             looked_from = after
             rows = await self._database.read(
-                lambda connection: _who_shows(connection, push_id, looked_from)  # noqa: B023  awaited here
+                lambda connection: _showing_devices(connection, push_id, looked_from)  # noqa: B023  awaited here
             )
             for _, device_id in rows:
-                self.tell(app_id, device_id, "clear", {"push_ids": [push_id]})
+                self.send(app_id, device_id, "clear", {"push_ids": [push_id]})
             after = rows[-1][0] if len(rows) == CLEARED_DEVICES else None
 
-    def tell(self, app_id: str, device_id: str, kind: str, content: dict[str, Any]) -> None:
+    def send(self, app_id: str, device_id: str, kind: str, content: dict[str, Any]) -> None:
         payload = json.dumps({"v": 1, "type": kind, **content}, ensure_ascii=False, separators=(",", ":"))
         self._publish(device_topic(app_id, device_id, "notices"), payload.encode())
 
 
-def _who_shows(connection: sqlite3.Connection, push_id: str, after: int) -> list[tuple[int, str]]:
+def _showing_devices(connection: sqlite3.Connection, push_id: str, after: int) -> list[tuple[int, str]]:
     """(number, id) of devices to which the push went and that have not done with it: those that acknowledged it, were
     sent it with QoS 0, or have it in flight, which are still waiting on disk."""
     return connection.execute(

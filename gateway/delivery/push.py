@@ -163,7 +163,7 @@ class Notification(_Strict):
         return [{"id": action_id, "title": title} for action_id, title in ACTION_SETS[value]]
 
     @model_validator(mode="after")
-    def _says_something(self) -> Notification:
+    def _has_text(self) -> Notification:
         if not (self.title or self.body):
             raise ValueError('a notification needs a "title" or a "body"')
         ids = [action.id for action in self.actions or ()]
@@ -480,7 +480,7 @@ class ActivePushes:
             self._rest(push)
         return present
 
-    def settle(self, push: ActivePush, device_nos: Iterable[int]) -> None:
+    def clear_sent(self, push: ActivePush, device_nos: Iterable[int]) -> None:
         """The outcomes for these devices are on disk (or void)."""
         push.sent.difference_update(device_nos)
         if not push.sent and push.no in self._by_no:

@@ -243,7 +243,7 @@ class Receipts:
 
     def _submit(self) -> None:
         self._scheduled = False
-        statements = [] if self._ended else self._take()
+        statements = [] if self._ended else self._next_slice()
         if not statements:
             return
         self._under_way = True
@@ -251,7 +251,7 @@ class Receipts:
         self._ledger.flush()
         self._store([statements])
 
-    def _take(self) -> list[Statement | Release]:
+    def _next_slice(self) -> list[Statement | Release]:
         """What is stored next, of each device in turn."""
         taken: list[Statement | Release] = []
         while self._pending and len(taken) < SLICE_STATEMENTS:
@@ -281,12 +281,12 @@ class Receipts:
 
         def on_commit(changed: StoredStatements) -> None:
             try:
-                tell(changed)
+                report(changed)
             finally:  # whatever one device said, what others say is stored
                 go_on()
 
-        def tell(changed: StoredStatements) -> None:
-            self._preferences.settled(changed.recorded, changed.in_flight)
+        def report(changed: StoredStatements) -> None:
+            self._preferences.after_commit(changed.recorded, changed.in_flight)
             self._on_acted(changed.acted)
             for statement in changed.settings:
                 assert statement.device_no is not None, "looked up before"

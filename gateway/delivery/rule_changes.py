@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.alert_limiter import AlertLimiter, mark_changed_rows
 from gateway.delivery.app_slices import BEGIN, SlicePosition, cut, next_slice
-from gateway.delivery.consent import PreferenceStore, rejudge_rows
+from gateway.delivery.consent import PreferenceStore, end_unwanted_parts
 from gateway.delivery.ledger import Ledger
 from gateway.store.database import Database
 
@@ -85,7 +85,7 @@ class RuleChanges:
         """Apps of which something is still to be put under new rules, for metrics."""
         return len(self._passes)
 
-    def begin(self, app_no: int) -> None:
+    def start(self, app_no: int) -> None:
         """The rules of an app have changed, or what they say at this time: put what waits under them."""
         self._alert_limiter.rules_changed(app_no)
         before = self._passes.get(app_no)
@@ -96,7 +96,7 @@ class RuleChanges:
     def wall_clock_set(self) -> None:
         """The machine's clock was set: quiet hours begin and end at other moments than what waits was told."""
         for app_no in self._policies.apps_with_frequency_limits():
-            self.begin(app_no)
+            self.start(app_no)
 
     def _go_on(self) -> None:
         self._under_way = True
@@ -106,7 +106,7 @@ class RuleChanges:
         def on_commit(found: _Slice) -> None:
             self._under_way = False
             self.slices += 1
-            self._preferences.settled(found.ended, found.in_flight)
+            self._preferences.after_commit(found.ended, found.in_flight)
             under_way.slices += 1
             last = self._passes.pop(app_no)
             if last is not under_way:  # the rules have changed again
@@ -141,7 +141,7 @@ class RuleChanges:
             parts, done.goes_on = next_slice(connection, app_no, after)
             if parts and policies.is_guarded(app_no):
                 rules = policies.of(app_no)
-                done.ended, done.in_flight, end = rejudge_rows(connection, rules, parts, is_sent, now)
+                done.ended, done.in_flight, end = end_unwanted_parts(connection, rules, parts, is_sent, now)
                 if end is not None:
                     done.goes_on = end
                     parts = cut(parts, end)
@@ -161,5 +161,5 @@ class RuleChanges:
             after: SlicePosition | None = BEGIN
             while after is not None:
                 found = await self._database.write(self._operation(app_no, after, app_no in unfinished))
-                self._preferences.settled(found.ended, found.in_flight)  # what is past PUBREC is in flight already
+                self._preferences.after_commit(found.ended, found.in_flight)  # what is past PUBREC is in flight already
                 after = found.goes_on

@@ -167,21 +167,21 @@ def new_push_ids(count: int) -> list[str]:
     return [push_id if push_id[0] != "-" else f"0{push_id[1:]}" for push_id in ids]
 
 
-def pending_among(judged: list[PendingPush | Problem]) -> list[PendingPush]:
-    return [pending for pending in judged if isinstance(pending, PendingPush)]
+def pending_among(checked: list[PendingPush | Problem]) -> list[PendingPush]:
+    return [pending for pending in checked if isinstance(pending, PendingPush)]
 
 
-def answer_of(judged: PendingPush | Problem) -> AcceptedPush | Problem:
-    if isinstance(judged, Problem):
-        return judged
-    assert judged.answer is not None, "every stored push is answered"
-    return judged.answer
+def answer_of(checked: PendingPush | Problem) -> AcceptedPush | Problem:
+    if isinstance(checked, Problem):
+        return checked
+    assert checked.answer is not None, "every stored push is answered"
+    return checked.answer
 
 
-def answer_unstored(judged: PendingPush | Problem, error: Exception, refusal: Problem) -> Problem:
+def answer_unstored(checked: PendingPush | Problem, error: Exception, refusal: Problem) -> Problem:
     """The answer to a line of a batch that was to be stored when `error` came; `refusal` if it was not."""
-    if isinstance(judged, Problem):
-        return judged
+    if isinstance(checked, Problem):
+        return checked
     if isinstance(error, OutcomeUnknown):
-        return storage_problem(error, has_key=judged.submission.idempotency_key is not None)
+        return storage_problem(error, has_key=checked.submission.idempotency_key is not None)
     return refusal

@@ -1,6 +1,6 @@
 """What devices say on `uplink`: stored as it is, the last messages of each, and an event.
 
-Runs on the writer thread, but for `said`. What an app may have of them is `uplink_quota`'s.
+Runs on the writer thread, but for `uplink_content`. What an app may have of them is `uplink_quota`'s.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class UplinkLimits:
     """Messages kept per device."""
 
 
-def said(topic: str, payload: bytes) -> dict[str, str]:
+def uplink_content(topic: str, payload: bytes) -> dict[str, str]:
     """An uplink message as others see it: text as `payload`, anything else as `payload_base64`; so too what is text in
     form only, a kilobyte and more of which every fifth character is one that JSON writes with six."""
     if len(payload) > LONG_TEXT_BYTES:
@@ -47,7 +47,7 @@ def store_uplink(
         "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, ?, ?, ?)",
         (device_no, topic, payload, now),
     )
-    log_of_device(connection, "device.uplink", now, device_no, said(topic, payload))
+    log_of_device(connection, "device.uplink", now, device_no, uplink_content(topic, payload))
     connection.execute(
         "DELETE FROM uplink_message WHERE device_no = ?1 AND no <= (SELECT no FROM uplink_message"
         " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",

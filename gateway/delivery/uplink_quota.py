@@ -45,7 +45,7 @@ class UplinkQuota:
         self._sizes: Counter[int] = Counter()
         """By app, without what has left since it was measured anew."""
         self._seen = 0
-        self._looked_at = -1
+        self._measured_operations = -1
         """`Database.operations` when everything had been measured."""
         self.removed = 0
         """Messages that left because there were too many bytes, for metrics."""
@@ -58,7 +58,7 @@ class UplinkQuota:
     async def run(self) -> None:
         """Measure what has been said, and keep to the bounds. Called a few times a second; not again before it ends."""
         operations = self._database.operations
-        if self._looked_at == operations:
+        if self._measured_operations == operations:
             return
         more = True
         while more:
@@ -71,7 +71,7 @@ class UplinkQuota:
         if self._sizes.total() > TOTAL_BYTES:
             app_no, _ = self._sizes.most_common(1)[0]
             await self._shrink(app_no, self._sizes.total() - int(TOTAL_BYTES * KEPT_SHARE))
-        self._looked_at = operations
+        self._measured_operations = operations
 
     async def _shrink(self, app_no: int, too_much: int) -> None:
         """Measure an app anew, since messages leave by number and age as well; remove what is still too much."""

@@ -207,12 +207,12 @@ class Database:
     def _write_groups(self) -> None:
         raw = raw_connection(self._writer_connection)
         next_look = 0.0
-        while group := self._queue.take(GROUP_OPERATIONS):
+        while group := self._queue.next_group(GROUP_OPERATIONS):
             self._run_group(raw, group)
             self._loop.call_soon_threadsafe(self._call_back, group)
             if time.monotonic() >= next_look and not self._unsynced:
                 next_look = time.monotonic() + CHECK_SECONDS
-                self._look_after_file(raw)
+                self._maintain_file(raw)
         if not self._unsynced:
             self._writer_connection.close()
 
@@ -247,7 +247,7 @@ class Database:
             if operation.error is not None:
                 operation.error = self._explained(operation.error)
 
-    def _look_after_file(self, raw: sqlite3.Connection) -> None:
+    def _maintain_file(self, raw: sqlite3.Connection) -> None:
         """Count the pages that are free, and cut a log that readers let grow. Writer thread, between groups."""
         try:
             self.free_bytes = raw.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES
@@ -265,7 +265,7 @@ class Database:
             else:
                 self._explained(error)
 
-    async def look_after_file(self) -> None:
+    async def maintain_file(self) -> None:
         """Have the writer look, even if nothing else is written: a disk that was full may not be any more."""
         await self.write(lambda connection: None)
 

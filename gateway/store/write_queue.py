@@ -64,7 +64,7 @@ class WriteQueue:
             self._closed = True
             self._changed.notify()
 
-    def take(self, most: int) -> list[WriteOperation]:
+    def next_group(self, most: int) -> list[WriteOperation]:
         """Wait for the next operations, `most` at most; none when the queue is closed and empty."""
         taken: list[WriteOperation] = []
         with self._changed:

@@ -60,14 +60,14 @@ async def test_the_devices_of_earlier_runs_count(house: House) -> None:
     await house.call("DELETE", "/v1/devices/d1", 204)
     quota = EnrolmentQuota(lambda: 0)
     await quota.load(house.database)
-    assert quota.take(1, 5) == 2
-    assert quota.take(2, 5) == 3
+    assert quota.reserve(1, 5) == 2
+    assert quota.reserve(2, 5) == 3
 
 
 def test_a_refusal_is_logged_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(enrolments, "DEVICES_OF_APP", 0)
     times = iter((0, 1, LOG_MS))
     quota = EnrolmentQuota(lambda: next(times))
-    assert [quota.take(1, 2) for _ in range(3)] == [0, 0, 0]
+    assert [quota.reserve(1, 2) for _ in range(3)] == [0, 0, 0]
     assert caplog.text.count("no more are enrolled") == 2
     assert quota.refused == 6

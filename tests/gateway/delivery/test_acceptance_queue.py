@@ -29,7 +29,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def taken(queue: AcceptanceQueue, held: tuple[int, ...] = ()) -> list[tuple[int, int]]:
     """Of each push that the next operation stores the app and the deliveries."""
-    return [(batch.pending_pushes[0].app.no, batch.deliveries) for batch in queue.take(held)]
+    return [(batch.pending_pushes[0].app.no, batch.deliveries) for batch in queue.next_batches(held)]
 
 
 def test_pushes_to_many_devices_are_stored_a_few_at_a_time(loop: asyncio.AbstractEventLoop) -> None:
@@ -59,10 +59,10 @@ def test_pushes_to_few_devices_are_bounded_together(loop: asyncio.AbstractEventL
     queue = AcceptanceQueue()
     for _ in range(BATCH_PUSHES + 1):
         queue.put([pending()], loop.create_future())
-    assert len(queue.take()) == BATCH_PUSHES
+    assert len(queue.next_batches()) == BATCH_PUSHES
     for _ in range(BATCH_PUSHES):
         queue.put([pending(FEW_DELIVERIES)], loop.create_future())
-    assert sum(batch.deliveries for batch in queue.take()) <= OPERATION_DELIVERIES + FEW_DELIVERIES
+    assert sum(batch.deliveries for batch in queue.next_batches()) <= OPERATION_DELIVERIES + FEW_DELIVERIES
 
 
 def test_apps_take_turns(loop: asyncio.AbstractEventLoop) -> None:

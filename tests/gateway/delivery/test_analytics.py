@@ -311,11 +311,11 @@ def test_tags_beyond_a_bound_are_not_counted_and_that_is_said(world: World, monk
 
 
 def test_a_question_waits_so_long_for_what_is_not_counted_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.delivery.analytics.SETTLE_SECONDS", -1.0)
+    monkeypatch.setattr("gateway.delivery.analytics.CATCH_UP_SECONDS", -1.0)
     push(world)
     found = world.run(world.analytics.by(APP.no, "channel", None, None))
     assert (found["items"], found["uncounted"]) == ([], 1)
-    monkeypatch.setattr("gateway.delivery.analytics.SETTLE_SECONDS", 10.0)
+    monkeypatch.setattr("gateway.delivery.analytics.CATCH_UP_SECONDS", 10.0)
     found = world.run(world.analytics.by(APP.no, "channel", None, None))
     assert (found["items"][0]["targeted"], found["uncounted"]) == (3, 0)
 
@@ -340,7 +340,7 @@ def test_the_newest_hours_are_the_answer_if_there_is_no_time_for_all(
     for hours in range(5):
         world.now = START + hours * 3_600_000
         push(world, channel=f"at-{hours}")
-    world.run(world.analytics.settle())
+    world.run(world.analytics.catch_up())
     monkeypatch.setattr("gateway.delivery.funnels.PART_ROWS", 2)
     monkeypatch.setattr("gateway.delivery.analytics.ADD_UP_SECONDS", -1.0)
     found = world.run(world.analytics.by(APP.no, "channel", None, None))
@@ -361,7 +361,7 @@ def test_the_sums_of_few_tags_are_kept(world: World, monkeypatch: pytest.MonkeyP
         )
         world.now = START + hours * 3_600_000
         push(world)
-        world.run(world.analytics.settle())
+        world.run(world.analytics.catch_up())
     found = world.run(world.analytics.by(APP.no, "tag", None, None))
     assert found["limited"] is True
     assert len(found["items"]) == 2

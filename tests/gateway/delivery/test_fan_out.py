@@ -26,7 +26,7 @@ def a_push(no: int, priority: int = 2, ttl: int = 60) -> ActivePush:
 
 
 def taken(queue: FanOutQueue) -> list[tuple[int, Sequence[int]]]:
-    return [(push.no, list(devices)) for pushes, devices, _ in queue.take() for push in pushes]
+    return [(push.no, list(devices)) for pushes, devices, _ in queue.next_slice() for push in pushes]
 
 
 def test_a_large_offer_is_taken_in_slices() -> None:
@@ -56,7 +56,7 @@ def test_what_is_small_and_later_is_given_after_what_it_overtakes() -> None:
     queue = FanOutQueue()
     queue.add(large := a_push(1), range(9))
     queue.add(small := a_push(2), [8])
-    slice_ = queue.take()
+    slice_ = queue.next_slice()
     assert next(slice_) == ([small], [8], True)
     assert queue.overtaken(small, 8) == [large]
     assert queue.overtaken(small, 8) == [], "it is given once"
@@ -67,7 +67,7 @@ def test_less_urgent_ones_are_overtaken_without_more_ado() -> None:
     queue = FanOutQueue()
     queue.add(a_push(1, priority=3), range(9))
     queue.add(urgent := a_push(2, priority=0), [8])
-    assert next(queue.take()) == ([urgent], [8], False)
+    assert next(queue.next_slice()) == ([urgent], [8], False)
     assert queue.overtaken(urgent, 8) == []
 
 
@@ -138,7 +138,7 @@ def test_now_or_never_and_other_priorities_go_by_themselves(unfit: ActivePush) -
     queue = FanOutQueue()
     queue.add(a_push(1), range(4))
     queue.add(unfit, range(4))
-    assert len({push.no for pushes, _, _ in queue.take() for push in pushes}) == 1
+    assert len({push.no for pushes, _, _ in queue.next_slice() for push in pushes}) == 1
 
 
 def test_a_bundle_leaves_with_one_system_call_per_device_and_in_order() -> None:

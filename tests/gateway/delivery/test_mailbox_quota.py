@@ -24,12 +24,12 @@ def test_no_mailbox_gets_over_a_limit_uncounted(events: list[tuple[str, int, int
         if event == "end":
             del mailbox[:1]
         elif event == "all":
-            known.take_everywhere(size)
+            known.reserve_everywhere(size)
             for each in mailboxes.values():
                 each.append(size)
         else:
             mailbox.append(size)
-            if not known.take(device_no, size):
+            if not known.reserve(device_no, size):
                 known.counted([(device_no, len(mailbox), sum(mailbox))])
             else:
                 assert len(mailbox) <= LIMIT
@@ -38,17 +38,17 @@ def test_no_mailbox_gets_over_a_limit_uncounted(events: list[tuple[str, int, int
 
 def test_what_was_counted_is_not_counted_again_while_there_is_room() -> None:
     known = MailboxQuota(LIMIT, LIMIT_BYTES)
-    assert not known.take(1, 10)
+    assert not known.reserve(1, 10)
     known.counted([(1, 2, 20)])
-    assert [known.take(1, 10) for _ in range(4)] == [True, True, True, False]
+    assert [known.reserve(1, 10) for _ in range(4)] == [True, True, True, False]
     known.counted([(1, 1, 40)])
-    assert known.take(1, 10)
-    known.take_everywhere(1)
-    assert not known.take(1, 0)
+    assert known.reserve(1, 10)
+    known.reserve_everywhere(1)
+    assert not known.reserve(1, 0)
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox_quota, "MAX_DEVICES", 10)
     known = MailboxQuota(LIMIT, LIMIT_BYTES)
     known.counted((device_no, 0, 0) for device_no in range(25))
-    assert sum(known.take(device_no, 1) for device_no in range(25)) <= 10
+    assert sum(known.reserve(device_no, 1) for device_no in range(25)) <= 10

@@ -26,7 +26,7 @@ class Told:
             clock=world.clock,
             timers=world.timers,
             is_listening=lambda app_id, device_id: device_id in self.listening,
-            tell=lambda app_id, device_id, gap: self.notices.append((device_id, gap)),
+            notify=lambda app_id, device_id, gap: self.notices.append((device_id, gap)),
         )
         world.on_returned = missed_pushes.returned
 

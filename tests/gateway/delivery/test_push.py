@@ -183,7 +183,7 @@ def test_pushes_at_rest_are_bounded_and_those_in_flight_are_kept() -> None:
     assert pushes.get(1) is flying
     assert pushes.get(2) is None
     assert len(pushes) <= IDLE_PUSHES + 1
-    pushes.settle(flying, [7])
+    pushes.clear_sent(flying, [7])
     assert pushes.get(1) is flying
     assert pushes.in_flight() == 0
 

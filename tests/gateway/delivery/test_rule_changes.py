@@ -140,15 +140,15 @@ def test_apps_take_turns(world: World) -> None:
     for _ in range(2):
         alert(world, {"all": True})
     change(world, caps=cap(1, "day"))
-    world.rule_changes.begin(2)
+    world.rule_changes.start(2)
     one_slice(world)
     assert limited(world) == 2
     one_slice(world)
     assert limited(world) == 2, "that was the other app's"
     assert world.rule_changes.waiting == 1
     for _ in range(3):  # an app that changes its rules again and again waits for itself
-        world.rule_changes.begin(APP.no)
-        world.rule_changes.begin(2)
+        world.rule_changes.start(APP.no)
+        world.rule_changes.start(2)
         one_slice(world)
         one_slice(world)
     world.settle()

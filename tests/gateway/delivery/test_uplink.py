@@ -24,7 +24,7 @@ from tests.gateway.delivery.world import World
     ],
 )
 def test_an_uplink_message_is_no_larger_as_json_than_it_has_to_be(payload: bytes, is_text: bool) -> None:
-    found = uplink.said("x", payload)
+    found = uplink.uplink_content("x", payload)
     assert ("payload" in found) is is_text
     assert len(json.dumps(found, ensure_ascii=False).encode()) < 2.1 * len(payload) + 50
 

@@ -365,8 +365,8 @@ async def test_a_log_that_a_reader_let_grow_is_cut(tmp_path: Path, monkeypatch: 
             await database.write(insert_bytes(100_000))
         assert log.stat().st_size > 3_000_000
         other.execute("ROLLBACK")
-    await database.look_after_file()
-    await database.look_after_file()
+    await database.maintain_file()
+    await database.maintain_file()
     assert log.stat().st_size <= 2 * 64 * 4_096
     await database.close()
 
@@ -379,15 +379,15 @@ async def test_pages_that_are_free_are_counted_and_given_back(tmp_path: Path, mo
     for _ in range(10):
         await database.write(insert_bytes(1_000_000))
     await database.write(lambda connection: connection.execute("DELETE FROM uplink_message"))
-    await database.look_after_file()
-    await database.look_after_file()
+    await database.maintain_file()
+    await database.maintain_file()
     assert database.free_bytes > 9_000_000
     given = 0
     while slice_ := await database.give_back():
         given += slice_
     assert given * 4_096 > 5_000_000
-    await database.look_after_file()
-    await database.look_after_file()
+    await database.maintain_file()
+    await database.maintain_file()
     assert 300 * 4_096 <= database.free_bytes < 4_500_000, "some are kept for tomorrow"
     while await database.give_back(all_pages=True):
         pass

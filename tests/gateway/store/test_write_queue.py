@@ -20,7 +20,7 @@ def filled(*apps: int | None) -> WriteQueue:
 
 
 def order(queue: WriteQueue, most: int = 100) -> list[tuple[int | None, int]]:
-    return [(taken.app_no, taken.number) for taken in queue.take(most)]
+    return [(taken.app_no, taken.number) for taken in queue.next_group(most)]
 
 
 def test_apps_take_turns() -> None:
@@ -41,16 +41,16 @@ def test_an_app_s_operation_waits_for_what_was_the_server_s_before() -> None:
 def test_a_closed_queue_is_emptied_and_then_answers_nothing() -> None:
     queue = filled(None, 1)
     queue.close()
-    assert len(queue.take(1)) == 1
-    assert len(queue.take(1)) == 1
-    assert queue.take(1) == []
+    assert len(queue.next_group(1)) == 1
+    assert len(queue.next_group(1)) == 1
+    assert queue.next_group(1) == []
 
 
 def test_what_there_was_no_time_for_comes_next() -> None:
     queue = filled(None, None, 1, 1, None)
-    taken = queue.take(5)
+    taken = queue.next_group(5)
     queue.put_back(taken[2:])
-    assert {one.number for one in queue.take(5)} == {one.number for one in taken[2:]}
+    assert {one.number for one in queue.next_group(5)} == {one.number for one in taken[2:]}
     assert queue.waiting(1) == 0
 
 
@@ -59,7 +59,7 @@ def test_every_queue_keeps_its_order(apps: list[int | None], most: int, kept: in
     queue = filled(*apps)
     ran: list[tuple[int | None, int]] = []
     queue.close()
-    while taken := queue.take(most):
+    while taken := queue.next_group(most):
         queue.put_back(taken[kept + 1 :])
         ran += [(one.app_no, one.number) for one in taken[: kept + 1]]
     assert sorted(number for _, number in ran) == list(range(1, len(apps) + 1))
