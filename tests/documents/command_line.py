@@ -41,19 +41,16 @@ Options that many commands have:
 """
 
 
-def flags(name: str) -> set[str]:
-    """The long options of a command."""
-    command, context = next((command, context) for path, command, context in _commands() if path == name)
-    return {
-        word for left, _ in _records(command, context) for word in left.replace(",", " ").split() if word[:2] == "--"
-    }
-
-
-def all_flags() -> dict[str, set[str]]:
+def flags() -> dict[str, set[str]]:
     """The long options of each command and group."""
-    found = {path: flags(path) for path, _, _ in _commands()}
+    found = {path: _long_options(command, context) for path, command, context in _commands()}
     own = {option for action in simulator_parser()._actions for option in action.option_strings}
     return found | {"simulate": own}
+
+
+def _long_options(command: Any, context: Any) -> set[str]:
+    words = (word for left, _ in _records(command, context) for word in left.replace(",", " ").split())
+    return {word for word in words if word.startswith("--")}
 
 
 def _commands() -> Iterator[tuple[str, Any, Any]]:
