@@ -281,8 +281,8 @@ FAULTS = {
 """What is planted, where, and as what it is found."""
 OF_NO_PUSH = ("always-online", "no-coming", "no-sessions", "turned-away")
 """What they do wrong is done to a device; the last one makes no push."""
-OF_NO_DEVICE = ("miscounts", "misreached", "stale-counts", "fewer", "wrong-funnel")
-"""They miscount a push as a whole, which may be to many."""
+OF_NO_DEVICE = ("miscounts", "misreached", "shuffled", "stale-counts", "fewer", "wrong-funnel")
+"""They miscount a push as a whole, or take it for another, and it may be to many."""
 
 
 @pytest.mark.parametrize("fault", sampled(FAULTS))
