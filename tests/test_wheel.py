@@ -164,6 +164,7 @@ def test_the_source_distribution_holds_what_is_tested(distributions: Distributio
         "CHANGELOG.md",
         "docs/push.md",
         "LICENSE",
+        "examples/kiosk.py",
         "tests/test_wheel.py",
     } <= names
 
@@ -194,7 +195,7 @@ def test_an_installed_wheel_is_a_device(distributions: Distributions, tmp_path: 
 
 
 def types_are_seen(environment: Environment, folder: Path) -> None:
-    """`mypy --strict` checks a user's program against what is installed: README's device, and one with mistakes."""
+    """`mypy --strict` checks users' programs against what is installed: README's device, the example, and mistakes."""
     (example,) = (block.text for block in markdown.blocks(ROOT / "README.md") if block.language == "python")
     program, wrong = folder / "program.py", folder / "wrong.py"
     program.write_text(f"{PROGRAM_HEAD}\n{example}\nreveal_type(device.connected)\n")
@@ -206,6 +207,9 @@ def types_are_seen(environment: Environment, folder: Path) -> None:
         done = subprocess.run([*command, file.name], capture_output=True, text=True, cwd=folder, timeout=150)
         return done.stdout.splitlines()
 
+    kiosk = folder / "kiosk.py"
+    kiosk.write_bytes((ROOT / "examples" / "kiosk.py").read_bytes())
+    assert complaints(kiosk) == []
     assert [line.partition(": ")[2] for line in complaints(program)] == ['note: Revealed type is "bool"']
     codes = [found[1] for line in complaints(wrong) if (found := re.search(r" error: .* \[([a-z-]+)\]$", line))]
     assert codes == ["arg-type", "arg-type", "attr-defined"]
