@@ -9,11 +9,11 @@
 import { isolated, text } from "./texts.js";
 
 /** Cards on display; of more, the oldest leaves. More than a person reads, and a screen of 1,080 lines holds six. */
-const MOST = 20;
+const MAX_CARDS = 20;
 /** Milliseconds that a browser's timer can wait at most: 24 days. */
-const LONGEST_TIMER = 2 ** 31 - 1;
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 /** Milliseconds for the browser to begin saving a file. */
-const SAVED = 60_000;
+const SAVE_MS = 60_000;
 
 export class Banners {
   #list;
@@ -49,22 +49,22 @@ export class Banners {
     const old = collapseKey === null ? undefined : this.#shown.find((other) => other.push.collapseKey === collapseKey);
     this.#shown.unshift(banner);
     this.#list.prepend(banner.element);
-    if (old) this.#leave(old, "collapse_key");
+    if (old) this.#dismissFor(old, "collapse_key");
     const unanswered = this.#shown.filter(({ answered }) => !answered);
-    if (unanswered.length > MOST) this.#leave(unanswered.at(-1), "screen_full");
-    this.#leaveInTime(banner);
+    if (unanswered.length > MAX_CARDS) this.#dismissFor(unanswered.at(-1), "screen_full");
+    this.#dismissInTime(banner);
   }
 
-  /** No person put it away. */
-  #leave(banner, reason) {
+  /** Dismiss a card that no person has put away. */
+  #dismissFor(banner, reason) {
     this.#end(banner, () => this.#answer.dismissed(banner.push, reason));
   }
 
-  #leaveInTime(banner) {
+  #dismissInTime(banner) {
     const left = banner.push.leavesScreenIn;
     if (left === null || banner.answered) return;
-    if (left <= 0) this.#leave(banner, "ttl");
-    else setTimeout(() => this.#leaveInTime(banner), Math.min(left, LONGEST_TIMER));
+    if (left <= 0) this.#dismissFor(banner, "ttl");
+    else setTimeout(() => this.#dismissInTime(banner), Math.min(left, LONGEST_TIMER_MS));
   }
 
   /** Take it away unanswered: it was recalled. The push, if it was there. */
@@ -89,9 +89,9 @@ export class Banners {
     if (banner === undefined) return;
     const first = !banner.opened;
     banner.opened = true;
-    const say = async () => first && this.#answer.opened(push);
-    if (push.actions.length === 0) this.#end(banner, say);
-    else say();
+    const send = async () => first && this.#answer.opened(push);
+    if (push.actions.length === 0) this.#end(banner, send);
+    else send();
   }
 
   #act(banner, action) {
@@ -134,12 +134,12 @@ export class Banners {
   }
 
   /** It takes one answer, and goes when that is kept: what left the screen cannot be lost with the page. */
-  async #end(banner, say) {
+  async #end(banner, send) {
     if (banner.answered) return;
     banner.answered = true;
     for (const button of banner.element.querySelectorAll("button")) button.disabled = true;
     try {
-      await say();
+      await send();
     } finally {
       this.#remove(banner);
     }
@@ -199,7 +199,7 @@ export class Banners {
       saved.href = await source;
       saved.download = called;
       saved.click();
-      setTimeout(() => URL.revokeObjectURL(saved.href), SAVED);
+      setTimeout(() => URL.revokeObjectURL(saved.href), SAVE_MS);
       link.textContent = called;
     } catch (error) {
       console.warn(`no file: ${error.message}`);

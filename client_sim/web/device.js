@@ -1,5 +1,5 @@
 /**
- * `FleetpushDevice`: a browser page as a device, on MQTT.js over WebSocket. The twin of client_sim/device.py.
+ * The reference device for a browser page: `FleetpushDevice`, on MQTT.js over WebSocket. The twin of client_sim/device.py.
  *
  *     const device = new FleetpushDevice({ deviceId: "kiosk-1", token, url: "wss://push.example/mqtt", onPush: show });
  *     device.actions.play = play;          // its return value is sent as the action's result
@@ -30,18 +30,18 @@ export const CLIENT = "fleetpush-web/1";
 /** Receipts travel in lists, well below the 4 KiB of a small device's packet. */
 const RECEIPTS_PER_MESSAGE = 20;
 /** Characters of such a list, whatever results it carries; the server takes 64 KiB. */
-const RECEIPTS_LENGTH = 16_384;
+const RECEIPTS_CHARACTERS = 16_384;
 /** Seconds in which a connection that may have died meanwhile must prove that it has not. */
-const PROBE = 10;
+const PROBE_SECONDS = 10;
 const PUBACK = 0x40;
 /** Actions of a push that asks for consent, and the answer that choosing one is. */
 const CONSENT_ACTIONS = new Map([
   ["consent.granted", "granted"],
   ["consent.denied", "denied"],
 ]);
-/** What a tab that waits says to the one that is the device. */
+/** Messages from a tab that waits to the one that is the device. */
 const HOW_IS_IT = "how is it?";
-const UNSAID = "there is something to say";
+const SOMETHING_QUEUED = "there is something to say";
 /** Path of what the server keeps for pushes. */
 const ATTACHMENT = /^\/v1\/attachments\/[0-9a-f]{64}$/;
 const FETCH_ATTEMPTS = 6;
@@ -100,7 +100,7 @@ export class Push {
     return this.actions.find(({ id }) => id === action) ?? {};
   }
 
-  /** `https://host`: where its server keeps what belongs to it; a sender cannot put it in. */
+  /** The server that keeps this push's attachments, as `https://host`; a sender cannot put it in. */
   get fetchFrom() {
     return typeof this.message.fetch_from === "string" ? this.message.fetch_from : null;
   }
@@ -116,7 +116,7 @@ export class Push {
     return this.expiresIn * 1000 - (performance.now() - this.receivedAt);
   }
 
-  /** Its lifetime ended while it waited here. `expires_in` 0 means at once or not at all: it is at once now. */
+  /** True when the lifetime ended while the push waited here. `expires_in` 0 means at once or not at all: it is at once now. */
   get expired() {
     return this.expiresIn > 0 && performance.now() - this.receivedAt > this.expiresIn * 1000;
   }
@@ -211,8 +211,8 @@ export class FleetpushDevice {
   #release = null;
   /** The end of the push in hand and all that wait for their turn. */
   #queue = Promise.resolve();
-  #speaking = null;
-  #unsaid = false;
+  #sending = null;
+  #moreToSend = false;
 
   // Life
 
@@ -221,7 +221,7 @@ export class FleetpushDevice {
     if (!navigator.locks) throw new Error("a browser is a device only on a page from https: or localhost");
     this.#journal = await Journal.open(this.#name);
     this.#channel = new BroadcastChannel(this.#name);
-    this.#channel.onmessage = ({ data }) => this.#heard(data);
+    this.#channel.onmessage = ({ data }) => this.#tabMessage(data);
     return new Promise((resolve, reject) => {
       const own = (lock) => {
         if (lock === null) return false;
@@ -233,7 +233,7 @@ export class FleetpushDevice {
         .request(this.#name, { ifAvailable: true }, own)
         .then((owned) => {
           if (owned || this.#closing) return;
-          this.#tell("waiting", "another tab is connected");
+          this.#reportState("waiting", "another tab is connected");
           this.#channel.postMessage(HOW_IS_IT);
           resolve();
           return navigator.locks.request(this.#name, { signal: this.#end.signal }, own);
@@ -244,7 +244,7 @@ export class FleetpushDevice {
     });
   }
 
-  /** Finish the push in hand, say what is unsaid if connected, say goodbye. */
+  /** Finish the push in hand, send what is queued if connected, and disconnect. */
   async close() {
     if (this.#stopping) return;
     this.#stopping = true;
@@ -310,10 +310,10 @@ export class FleetpushDevice {
   /** Channels to mute (false) or to take up again (true), by name; the others stay as they are. */
   async setChannels(channels) {
     await this.#journal.addChannels(channels);
-    this.#speak();
+    this.#sendSoon();
   }
 
-  /** What `setChannels` has been told, all together. */
+  /** The channel choices as given to `setChannels`: false for a muted one. */
   channels() {
     return this.#journal.channels();
   }
@@ -321,22 +321,22 @@ export class FleetpushDevice {
   /** The person's choice, `granted` or `denied`, and the version of the text that asked. */
   async consent(consent, textVersion) {
     await this.#journal.addConsent(consent, { text_version: textVersion, client: CLIENT });
-    this.#speak();
+    this.#sendSoon();
   }
 
-  /** What `consent` was last told; undefined before. */
+  /** The person's last answer as given to `consent`; undefined before. */
   consented() {
     return this.#journal.consent();
   }
 
   /** Facts about the device, merged into its attributes on the server. */
   report(attributes) {
-    return this.#say("report", JSON.stringify(attributes));
+    return this.#enqueue("report", JSON.stringify(attributes));
   }
 
-  /** Whatever the program wants to say (text or Uint8Array), under its own `uplink/` topic. */
+  /** Send a message of the program (text or Uint8Array) under the device's own `uplink/` topic. */
   uplink(below, payload) {
-    return this.#say(`uplink/${below}`, payload);
+    return this.#enqueue(`uplink/${below}`, payload);
   }
 
   /** Whether the push's server keeps what is at this address, and wants this device's credential for it. */
@@ -347,9 +347,9 @@ export class FleetpushDevice {
   }
 
   /**
-   * What belongs to a push, by its address, as a Blob. A fleet does not come all at once: at a moment of its own within
-   * `push.fetchWithin` seconds, and again when a busy server says. The credential goes to the device's server only,
-   * and from a device that connects with TLS never in the clear.
+   * Fetch a picture or file of a push by its address, as a Blob. A fleet does not come all at once: it waits for a moment
+   * of its own within `push.fetchWithin` seconds, and again when a busy server says. The credential goes to the device's
+   * server only, and from a device that connects with TLS never in the clear.
    */
   async fetch(push, address) {
     const ours = this.keeps(push, address);
@@ -371,52 +371,52 @@ export class FleetpushDevice {
     }
   }
 
-  /** Wait until the server has acknowledged everything said; false if it did not in so many seconds. */
+  /** Wait until the server has acknowledged everything queued; false if it did not in so many seconds. */
   async flush(timeout) {
-    const said = (async () => {
-      await this.#speaking;
-      return (await this.#journal.unsaid(1)).length === 0;
+    const sent = (async () => {
+      await this.#sending;
+      return (await this.#journal.queued(1)).length === 0;
     })();
-    return Promise.race([said, pause(timeout).then(() => false)]);
+    return Promise.race([sent, pause(timeout).then(() => false)]);
   }
 
   /** `screen`: what it means for the push on the screen (`Journal.addReceipt`). */
   async #receipt(push, event, more, screen) {
     const receipt = { push_id: push.pushId, event, at: new Date().toISOString(), ...more };
     await this.#journal.addReceipt(JSON.stringify(receipt), push.pushId, screen);
-    this.#speak();
+    this.#sendSoon();
   }
 
-  async #say(leaf, payload) {
+  async #enqueue(leaf, payload) {
     await this.#journal.add(leaf, payload);
-    this.#speak();
+    this.#sendSoon();
   }
 
-  #speak() {
-    this.#unsaid = true;
-    if (this.#release === null) this.#channel?.postMessage(UNSAID);
-    this.#speaking ??= this.#sayAll()
+  #sendSoon() {
+    this.#moreToSend = true;
+    if (this.#release === null) this.#channel?.postMessage(SOMETHING_QUEUED);
+    this.#sending ??= this.#sendAll()
       .catch((error) => {
-        this.#unsaid = false;
+        this.#moreToSend = false;
         if (!this.#closing) console.error("what the device says could not be sent:", error);
       })
       .finally(() => {
-        this.#speaking = null;
-        // Said between the last look and here.
-        if (this.#unsaid && this.#subscribed) this.#speak();
+        this.#sending = null;
+        // Queued since the last read.
+        if (this.#moreToSend && this.#subscribed) this.#sendSoon();
       });
   }
 
   /** One message on its way at a time keeps their order. MQTT.js sends it again after a reconnect, until it is answered. */
-  async #sayAll() {
-    while (this.#unsaid && this.#subscribed) {
-      this.#unsaid = false;
-      const rows = together(await this.#journal.unsaid(RECEIPTS_PER_MESSAGE));
+  async #sendAll() {
+    while (this.#moreToSend && this.#subscribed) {
+      this.#moreToSend = false;
+      const rows = batch(await this.#journal.queued(RECEIPTS_PER_MESSAGE));
       if (rows.length === 0) continue;
       const payload = rows.length === 1 ? rows[0].payload : `[${rows.map((row) => row.payload).join(",")}]`;
       await this.#client.publishAsync(this.#topic + rows[0].leaf, payload, { qos: 1 });
       await this.#journal.remove(rows.at(-1).no);
-      this.#unsaid = true;
+      this.#moreToSend = true;
     }
   }
 
@@ -485,9 +485,9 @@ export class FleetpushDevice {
 
   #run() {
     const { signal } = this.#end;
-    addEventListener("online", () => this.#hurry(), { signal });
+    addEventListener("online", () => this.#reconnectSoon(), { signal });
     addEventListener("offline", () => this.#probe(), { signal });
-    document.addEventListener("visibilitychange", () => document.hidden || this.#hurry(), { signal });
+    document.addEventListener("visibilitychange", () => document.hidden || this.#reconnectSoon(), { signal });
     this.#restore()
       .catch((error) => console.error("the screen could not be restored:", error))
       .finally(() => this.#connect());
@@ -512,7 +512,7 @@ export class FleetpushDevice {
     client.on("error", (error) => {
       this.#reason = error.message;
       this.#refused = error.message.startsWith("Connection refused");
-      if (this.#refused) this.#tell("refused", error.message.replace("Connection refused: ", ""));
+      if (this.#refused) this.#reportState("refused", error.message.replace("Connection refused: ", ""));
     });
     client.on("close", () => this.#lost());
     client.handleMessage = (packet, done) => {
@@ -527,7 +527,7 @@ export class FleetpushDevice {
     this.#reason = "";
     this.#refused = false;
     this.#failures += 1;
-    this.#tell("connecting", "");
+    this.#reportState("connecting", "");
     try {
       if (this.#begun) {
         // The stores are handed on: without them it would forget what is unanswered.
@@ -546,33 +546,33 @@ export class FleetpushDevice {
   #subscribeAnswered(error) {
     if (error?.packet) {
       this.#refused = true;
-      this.#tell("refused", `subscription to ${this.#topic}push`);
+      this.#reportState("refused", `subscription to ${this.#topic}push`);
       this.#client.stream.destroy();
     } else if (!error) {
       this.#failures = 0;
       this.#subscribed = true;
-      this.#tell("connected", "");
-      this.#speak();
+      this.#reportState("connected", "");
+      this.#sendSoon();
     }
   }
 
   #lost() {
     this.#subscribed = false;
     if (this.#closing || this.#retry !== null) return;
-    if (!this.#refused) this.#tell("disconnected", this.#reason || "connection lost");
-    this.#again();
+    if (!this.#refused) this.#reportState("disconnected", this.#reason || "connection lost");
+    this.#reconnectLater();
   }
 
-  #again() {
+  #reconnectLater() {
     this.#retry = setTimeout(() => this.#connect(), this.#backoff.delay(this.#failures) * 1000);
   }
 
   /** The network is back, or somebody looks at the page: try soon, with the jitter of a first attempt. */
-  #hurry() {
+  #reconnectSoon() {
     if (this.#retry !== null) {
       clearTimeout(this.#retry);
       this.#failures = 0;
-      this.#again();
+      this.#reconnectLater();
     }
     this.#probe();
   }
@@ -587,33 +587,33 @@ export class FleetpushDevice {
       client.removeListener("packetreceive", proven);
       this.#reason ||= "no answer";
       connection.destroy();
-    }, PROBE * 1000);
+    }, PROBE_SECONDS * 1000);
     client.once("packetreceive", proven);
     client.sendPing();
   }
 
   // Between tabs
 
-  #tell(state, detail) {
+  #reportState(state, detail) {
     if (state !== "waiting") {
       this.#state = state;
       this.#channel?.postMessage({ state });
     }
-    this.#inform(state, detail);
+    this.#callOnState(state, detail);
   }
 
-  #heard(message) {
+  #tabMessage(message) {
     const owner = this.#release !== null;
     if (message === HOW_IS_IT) {
       if (owner) this.#channel.postMessage({ state: this.#state });
-    } else if (message === UNSAID) {
-      if (owner) this.#speak();
+    } else if (message === SOMETHING_QUEUED) {
+      if (owner) this.#sendSoon();
     } else if (!owner) {
-      this.#inform("waiting", `another tab is ${message.state}`);
+      this.#callOnState("waiting", `another tab is ${message.state}`);
     }
   }
 
-  #inform(state, detail) {
+  #callOnState(state, detail) {
     try {
       this.#onState?.(state, detail);
     } catch (error) {
@@ -622,17 +622,17 @@ export class FleetpushDevice {
   }
 }
 
-/** What goes into one message: receipts up to the limits of a list, anything else alone. */
-function together(rows) {
+/** The oldest rows that travel as one message: receipts up to the limits of a list, any other message by itself. */
+function batch(rows) {
   if (rows[0]?.leaf !== "receipts") return rows.slice(0, 1);
   let length = 0;
   const end = rows.findIndex(
-    ({ leaf, payload }, index) => leaf !== "receipts" || ((length += payload.length + 1) > RECEIPTS_LENGTH && index > 0),
+    ({ leaf, payload }, index) => leaf !== "receipts" || ((length += payload.length + 1) > RECEIPTS_CHARACTERS && index > 0),
   );
   return end < 0 ? rows : rows.slice(0, end);
 }
 
-/** What a handler returned, if JSON can say it; if it failed, its error in the form of a result. */
+/** Run a handler and return its result, if it is JSON; an error becomes a result that says so. */
 async function outcome(handler, push) {
   try {
     const result = await handler(push);

@@ -1,6 +1,6 @@
 /**
- * What a device must not forget when its page goes: which pushes it has begun to handle, which of them are on the screen
- * unanswered, and what it has to say to the server and could not yet. The twin of client_sim/journal.py, in IndexedDB.
+ * The device's memory across page loads: pushes begun and finished, those on the screen unanswered, and messages to send.
+ * The twin of client_sim/journal.py, in IndexedDB.
  *
  * The once-only rule lives in two steps. `begin` commits the push id before the effect, `finish` after it, and only
  * then may the PUBACK leave. A push that was begun and never finished died inside its effect (the page was closed or
@@ -11,13 +11,13 @@
  */
 
 /** Push ids kept, the oldest forgotten first; twenty times the default mailbox, so none can still be waiting. */
-export const REMEMBERED = 20_000;
-/** Statements kept for a server that does not come back; after that the oldest are lost. */
-export const UNSAID = 10_000;
+export const REMEMBERED_PUSHES = 20_000;
+/** Messages kept for a server that does not come back; after that the oldest are lost. */
+export const OUTBOX_MESSAGES = 10_000;
 /** Pushes kept for a screen that is to be restored, the oldest forgotten first; five times what the page shows. */
-export const ON_SCREEN = 100;
+export const SCREEN_PUSHES = 100;
 
-/** What the journal says of a push id. */
+/** The state of a push id in the journal. */
 export const NEW = "new";
 /** Begun by an earlier page that went before it finished. */
 export const INTERRUPTED = "interrupted";
@@ -58,11 +58,11 @@ export class Journal {
       const row = await answer(handled.index("push_id").get(pushId));
       if (row !== undefined) return row.finished ? FINISHED : INTERRUPTED;
       const no = await answer(handled.add({ push_id: pushId, finished: false }));
-      forget(handled, no - REMEMBERED);
+      forget(handled, no - REMEMBERED_PUSHES);
       if (message !== undefined) {
         const screen = transaction.objectStore("screen");
         const row = { push_id: pushId, message, arrived_at: Date.now(), displayed: false, opened: false };
-        forget(screen, (await answer(screen.add(row))) - ON_SCREEN);
+        forget(screen, (await answer(screen.add(row))) - SCREEN_PUSHES);
       }
       return NEW;
     });
@@ -76,25 +76,25 @@ export class Journal {
     });
   }
 
-  /** Something to say below the device's topics: receipts, settings, report, uplink/… */
+  /** Commit a message to send; `leaf` is the topic below the device's own: receipts, settings, report, uplink/… */
   add(leaf, payload) {
-    return this.#write(["outbox"], (transaction) => say(transaction, leaf, payload));
+    return this.#write(["outbox"], (transaction) => enqueue(transaction, leaf, payload));
   }
 
-  /** The same of a receipt, and in the same step what it means for the screen: `gone`, or facts to note with the push. */
+  /** Commit a receipt, and in the same step what it means for the screen: `gone`, or facts to note with the push. */
   addReceipt(payload, pushId, screen) {
     return this.#write(["outbox", "screen"], async (transaction) => {
       await note(transaction, pushId, screen);
-      await say(transaction, "receipts", payload);
+      await enqueue(transaction, "receipts", payload);
     });
   }
 
-  /** What was on the screen, unanswered, when an earlier page went: { message, arrived_at, displayed, opened }, in order. */
+  /** The pushes on the screen, unanswered, when an earlier page went: { message, arrived_at, displayed, opened }, in order. */
   onScreen() {
     return answer(this.#database.transaction(["screen"]).objectStore("screen").getAll());
   }
 
-  /** These have left the screen without an answer of this device. */
+  /** Note that pushes have left the screen without an answer of this device. */
   withdraw(pushIds) {
     return this.#write(["screen"], async (transaction) => {
       for (const pushId of pushIds) await note(transaction, pushId, GONE);
@@ -111,7 +111,7 @@ export class Journal {
       const last = await answer(facts.get("consent"));
       const seq = Math.max(Date.now(), (last?.seq ?? 0) + 1);
       facts.put({ ...last, consent, seq }, "consent");
-      await say(transaction, "settings", JSON.stringify({ consent, seq, ...more }));
+      await enqueue(transaction, "settings", JSON.stringify({ consent, seq, ...more }));
     });
   }
 
@@ -122,28 +122,28 @@ export class Journal {
       const last = await answer(facts.get("consent"));
       const seq = Math.max(Date.now(), (last?.seq ?? 0) + 1);
       facts.put({ ...last, seq, channels: { ...last?.channels, ...channels } }, "consent");
-      await say(transaction, "settings", JSON.stringify({ channels, seq }));
+      await enqueue(transaction, "settings", JSON.stringify({ channels, seq }));
     });
   }
 
-  /** What `addChannels` has said, all together. */
+  /** The channel choices as given to `addChannels`. */
   async channels() {
     const transaction = this.#database.transaction(["facts"]);
     return (await answer(transaction.objectStore("facts").get("consent")))?.channels ?? {};
   }
 
-  /** What the last `addConsent` said; undefined if there was none. */
+  /** The person's last answer as given to `addConsent`; undefined if there was none. */
   async consent() {
     const transaction = this.#database.transaction(["facts"]);
     return (await answer(transaction.objectStore("facts").get("consent")))?.consent;
   }
 
-  /** The oldest statements that nobody has acknowledged, in order. */
-  unsaid(limit) {
+  /** The oldest messages that the server has not acknowledged, in order. */
+  queued(limit) {
     return answer(this.#database.transaction(["outbox"]).objectStore("outbox").getAll(null, limit));
   }
 
-  /** Those up to and including `lastNo` have arrived. */
+  /** Remove the messages up to and including `lastNo`, which the server has acknowledged. */
   remove(lastNo) {
     return this.#write(["outbox"], (transaction) => forget(transaction.objectStore("outbox"), lastNo));
   }
@@ -163,9 +163,9 @@ export class Journal {
   }
 }
 
-async function say(transaction, leaf, payload) {
+async function enqueue(transaction, leaf, payload) {
   const outbox = transaction.objectStore("outbox");
-  forget(outbox, (await answer(outbox.add({ leaf, payload }))) - UNSAID);
+  forget(outbox, (await answer(outbox.add({ leaf, payload }))) - OUTBOX_MESSAGES);
 }
 
 async function note(transaction, pushId, facts) {

@@ -18,7 +18,7 @@ import { fillIn, hasText, isolated, language, text } from "./texts.js";
 const PERMISSION = "permission";
 const CREDENTIAL = "fleetpush.credential";
 /** Lines of what was pushed lately. */
-const RECENT = 6;
+const RECENT_LINES = 6;
 
 const $ = (id) => document.getElementById(id);
 const player = new Player(drawPlayer);
@@ -42,8 +42,8 @@ const notifications = new Map();
 let device = null;
 
 fillIn(document);
-takeCredential();
-addEventListener("hashchange", () => takeCredential() && location.reload());
+adoptCredential();
+addEventListener("hashchange", () => adoptCredential() && location.reload());
 drawClock();
 drawPlayer();
 $("play").addEventListener("click", () => (player.playing ? player.pause() : player.play()));
@@ -58,7 +58,7 @@ await begin();
  * From the fragment into localStorage, and out of the address bar (and so of the history). True: it is there now. A page
  * that has another one asks first: whoever can make somebody open a link must not take the device away, or give another.
  */
-function takeCredential() {
+function adoptCredential() {
   const given = new URLSearchParams(location.hash.slice(1));
   if (!given.has("token")) return false;
   history.replaceState(null, "", location.pathname + location.search);
@@ -309,7 +309,7 @@ function remember(push, what) {
       others("span", "recent-what"),
     );
     list.prepend(line);
-    while (list.children.length > RECENT) list.lastElementChild.remove();
+    while (list.children.length > RECENT_LINES) list.lastElementChild.remove();
   }
   line.querySelector(".recent-what").textContent = what;
 }
