@@ -49,7 +49,7 @@ class FakeTransport:
         self.written = bytearray()
         self.writes = 0
         self.closed = False
-        self.held = False
+        self.reading_paused = False
         self.fills_after: int | None = None
         self.on_full: Callable[[], None] = lambda: None
 
@@ -70,18 +70,18 @@ class FakeTransport:
         self.closed = True
 
     def pause_reading(self) -> None:
-        assert not self.held, "asked for once"
-        self.held = True
+        assert not self.reading_paused, "asked for once"
+        self.reading_paused = True
 
     def resume_reading(self) -> None:
-        self.held = False
+        self.reading_paused = False
 
 
 class FakeStore:
-    """A disk in memory. `held`: barriers wait until `commit`, and only what was committed survives `crashed`."""
+    """A disk in memory. `blocked`: barriers wait until `commit`, and only what was committed survives `crashed`."""
 
     def __init__(self, state: StoredState | None = None) -> None:
-        self.held = False
+        self.blocked = False
         self.next_packet_id = 1
         self.state = state or StoredState()
         self.log: list[tuple[str, Any]] = []
@@ -133,7 +133,7 @@ class FakeStore:
 
         step.is_barrier = True  # type: ignore[attr-defined]  # a mark for `commit`
         self._pending.append(step)
-        if not self.held:
+        if not self.blocked:
             self.commit()
 
     def save_session(self, session: StoredSession) -> None:
@@ -229,7 +229,7 @@ class FakeStore:
             step()
 
         self._pending.append(run)
-        if not self.held:
+        if not self.blocked:
             self.commit()
 
 
@@ -238,22 +238,22 @@ def _end_of_group() -> None:
 
 
 class RecordingEvents:
-    """Writes down everything in `log`. What is published is done with at once, unless `held`; what may be resumed is
+    """Writes down everything in `log`. What is published is done with at once, unless `blocked`; what may be resumed is
     decided by `resumable`: a function of the handles, or None to keep the question in `resumes`."""
 
     def __init__(self) -> None:
         self.log: list[tuple[Any, ...]] = []
         self.published_messages: list[Message] = []
-        self.held = False
+        self.blocked = False
         self.dones: list[Callable[[int], None]] = []
         self.reason_code = 0
         self.identifiers: set[int] = set()
         """Of the messages whose content is stored; the next run of the embedder finds them."""
-        self.held_releases: list[Callable[[], None]] | None = None
+        self.blocked_releases: list[Callable[[], None]] | None = None
         """What waits to be forgotten; None: all of it is at once."""
         self.resumable: Callable[[Sequence[int]], Mapping[int, Message | None]] | None = lambda handles: {}
         self.resumes: list[tuple[list[int], Callable[[Mapping[int, Message | None]], None]]] = []
-        self.on_settled: Callable[[str, int, int], None] | None = None
+        self.on_delivery_ended: Callable[[str, int, int], None] | None = None
         self.on_ready: Callable[[str, int], None] | None = None
 
     def of(self, *names: str) -> list[tuple[Any, ...]]:
@@ -277,8 +277,8 @@ class RecordingEvents:
 
     def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:
         self.log.append(("delivery_ended", client_id, handle, outcome))
-        if self.on_settled is not None:
-            self.on_settled(client_id, handle, outcome)
+        if self.on_delivery_ended is not None:
+            self.on_delivery_ended(client_id, handle, outcome)
 
     def resume(
         self, client_id: str, handles: Sequence[int], done: Callable[[Mapping[int, Message | None]], None]
@@ -290,10 +290,10 @@ class RecordingEvents:
 
     def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
         self.identifiers.difference_update(identifiers)
-        if self.held_releases is None:
+        if self.blocked_releases is None:
             done()
         else:
-            self.held_releases.append(done)
+            self.blocked_releases.append(done)
 
     def published(
         self, client_id: str, message: Message, done: Callable[[int], None], identifier: int | None = None
@@ -302,11 +302,11 @@ class RecordingEvents:
             if identifier in self.identifiers:
                 done(0)
                 return
-            if not self.held and self.reason_code < 0x80:
+            if not self.blocked and self.reason_code < 0x80:
                 self.identifiers.add(identifier)
         self.log.append(("published", client_id, message.topic, message.body.payload))
         self.published_messages.append(message)
-        if self.held:
+        if self.blocked:
             self.dones.append(done)
         else:
             done(self.reason_code)
@@ -327,11 +327,11 @@ class FakePermissions:
 
 
 class FakeAuthenticator:
-    """Refuses the password `wrong`; a client id with a colon is a side connection. `held`: answers wait in `asked`."""
+    """Refuses the password `wrong`; a client id with a colon is a side connection. `blocked`: calls wait in `asked`."""
 
     def __init__(self, permissions: Permissions | None = None) -> None:
         self.permissions: Permissions = permissions or AllowAll()
-        self.held = False
+        self.blocked = False
         self.asked: list[tuple[Credentials, Callable[[], None]]] = []
 
     def authenticate(self, credentials: Credentials, answer: Callable[[Accepted | Refused], None]) -> None:
@@ -343,7 +343,7 @@ class FakeAuthenticator:
             answer(Accepted(principal, self.permissions, identity=principal, persistent=not colon))
 
         self.asked.append((credentials, decide))
-        if not self.held:
+        if not self.blocked:
             decide()
 
     def exchange(self, method: str, credentials: Credentials) -> FakeExchange | None:

@@ -77,7 +77,7 @@ def test_a_clean_take_over_ends_the_old_session(version: int) -> None:
 
 def test_a_take_over_while_connack_waits_for_the_disk() -> None:
     world = World()
-    world.store.held = True
+    world.store.blocked = True
     first = world.client()
     first.send(Connect("c", clean_start=False))
     second = world.client()
@@ -302,10 +302,10 @@ def test_a_subscription_answered_after_a_crash_of_the_connection_sends_nothing(v
     world = World()
     world.broker.publish(Message("a", Body(b"x"), 1, retain=True))
     client = world.connect("c", version, clean=False)
-    world.store.held = True
+    world.store.blocked = True
     client.send(Subscribe(1, [Request("a", 1)]))
     client.drop()
-    world.store.held = False
+    world.store.blocked = False
     world.store.commit()
     assert client.received() == []
     assert world.connect("c", version, clean=False).received() == []
@@ -484,7 +484,7 @@ def test_nothing_more_begins_to_be_sent_while_the_broker_drains(version: int) ->
 def test_an_answer_that_waits_for_the_disk_is_under_way(version: int) -> None:
     world = World()
     client = world.connect("c", version)
-    world.events.held = True
+    world.events.blocked = True
     client.send(Publish("a", b"said", 1, packet_id=7))
     assert world.broker.has_pending_acks()
     world.events.dones[0](0)
@@ -496,7 +496,7 @@ def test_nobody_is_let_in_while_the_broker_drains(version: int) -> None:
     """Not even who was being authenticated."""
     world = World()
     early, late = world.client(version), world.client(version)
-    world.authenticator.held = True
+    world.authenticator.blocked = True
     early.send(Connect("early", version))
     world.broker.drain()
     late.send(Connect("late", version))
@@ -517,7 +517,7 @@ def test_a_listener_may_remove_the_session_from_within(version: int) -> None:
     client.subscribe(("a", 1))
     world.broker.deliver("c", message("a"), 1)
     client.received()
-    world.events.on_settled = lambda client_id, handle, outcome: world.broker.remove_session(client_id)
+    world.events.on_delivery_ended = lambda client_id, handle, outcome: world.broker.remove_session(client_id)
     client.drop()
     assert world.events.of("delivery_ended", "disconnected") == [
         ("delivery_ended", "c", 1, UNHANDLED),
@@ -534,12 +534,12 @@ def test_a_listener_may_close_the_connection_from_within(version: int) -> None:
     client.subscribe(("a", 1))
     world.broker.deliver("c", message("a"), 1)
     packet_id = client.receive(Publish).packet_id
-    world.events.on_settled = lambda *_: world.broker.remove_session("c")
+    world.events.on_delivery_ended = lambda *_: world.broker.remove_session("c")
     client.send(Puback(packet_id), Publish("late", b""))
     assert client.is_closed()
     assert world.events.of("delivery_ended") == [("delivery_ended", "c", 1, ACKNOWLEDGED)]
     assert not world.events.of("published")
-    world.events.on_settled = None
+    world.events.on_delivery_ended = None
     world.events.on_ready = lambda *_: world.broker.remove_session("c")
     client = world.client(version)
     client.send(Connect("c", version, False), Subscribe(1, [Request("a", 1)]), Publish("late", b""))

@@ -190,7 +190,7 @@ def test_limits_and_refused_filters_are_options() -> None:
         client.expect(wire.suback(1, 0x87, 0, version=wire.V5))
 
 
-def test_sigterm_answers_what_is_owed_and_ends_with_0(tmp_path: Path) -> None:
+def test_sigterm_acknowledges_and_ends_with_0(tmp_path: Path) -> None:
     with BrokerProcess(tmp_path / "data") as broker, wire.RawClient(broker.port) as client:
         client.join("kiosk-1", wire.V5)
         client.send(wire.subscribe(1, ("t", 1), version=wire.V5))

@@ -53,7 +53,7 @@ def refused(world: World, connect: Connect) -> int:
 @both_versions
 def test_one_handshake_too_many_is_told_to_come_back(version: int) -> None:
     world = World(BrokerSettings(max_handshakes=2))
-    world.authenticator.held = True
+    world.authenticator.blocked = True
     waiting = [world.client(version) for _ in range(2)]
     for number, client in enumerate(waiting):
         client.send(Connect(f"c{number}", version))
@@ -71,7 +71,7 @@ def test_one_handshake_too_many_is_told_to_come_back(version: int) -> None:
     for _, decide in world.authenticator.asked:
         decide()
     assert [client.receive(Connack).reason_code for client in waiting] == [0, 0]
-    world.authenticator.held = False
+    world.authenticator.blocked = False
     world.connect("late", version)
 
 
@@ -79,7 +79,7 @@ def test_one_handshake_too_many_is_told_to_come_back(version: int) -> None:
 def test_a_handshake_is_over_when_connack_has_left_or_the_client_has(version: int) -> None:
     world = World()
     metrics = world.broker.metrics
-    world.store.held = True
+    world.store.blocked = True
     client = world.client(version)
     assert metrics.handshakes == 0, "nobody yet: a socket is no handshake"
     properties = Properties(session_expiry_interval=60) if version == V5 else None
@@ -90,7 +90,7 @@ def test_a_handshake_is_over_when_connack_has_left_or_the_client_has(version: in
     client.drop()
     assert metrics.handshakes == 0
 
-    world.authenticator.held = True
+    world.authenticator.blocked = True
     gone, wrong, overdue = (world.client(version) for _ in range(3))
     for other in (gone, wrong, overdue):
         other.send(Connect("d", version, username="d", password=b"wrong"))
@@ -210,7 +210,7 @@ def test_a_wrong_password_changes_nothing(version: int) -> None:
 @both_versions
 def test_an_authenticator_may_answer_later_and_nothing_happens_before(version: int) -> None:
     world = World()
-    world.authenticator.held = True
+    world.authenticator.blocked = True
     client = world.client(version)
     connect = Connect("c", version, True, will=Will("gone", b"w"))
     client.send(connect, Subscribe(1, [Request("a", 1)]), Publish("a", b"early", 1, packet_id=5), Pingreq())
@@ -227,7 +227,7 @@ def test_an_authenticator_may_answer_later_and_nothing_happens_before(version: i
 
 def test_an_answer_for_a_client_that_has_gone_is_ignored() -> None:
     world = World()
-    world.authenticator.held = True
+    world.authenticator.blocked = True
     client = world.client()
     client.send(Connect("c"))
     client.drop()
@@ -238,7 +238,7 @@ def test_an_answer_for_a_client_that_has_gone_is_ignored() -> None:
 
 def test_bytes_before_the_authenticators_answer_are_bounded() -> None:
     world = World(BrokerSettings(connect_buffer=100))
-    world.authenticator.held = True
+    world.authenticator.blocked = True
     client = world.client()
     client.send(Connect("c"))
     client.send_bytes(encode(Publish("a", b"x" * 90), V3_1_1))
@@ -253,7 +253,7 @@ def test_bytes_before_the_authenticators_answer_are_bounded() -> None:
 
 def test_bytes_before_connack_are_bounded() -> None:
     world = World(BrokerSettings(connect_buffer=100))
-    world.store.held = True
+    world.store.blocked = True
     client = world.client()
     client.send(Connect("c", clean_start=False))
     client.send_bytes(b"\xc0\x00" * 50)
@@ -351,7 +351,7 @@ def test_a_will_that_may_not_be_published_is_refused_at_connect(version: int) ->
 @both_versions
 def test_connack_waits_for_the_disk_when_a_session_is_stored(version: int) -> None:
     world = World()
-    world.store.held = True
+    world.store.blocked = True
     client = world.client(version)
     properties = Properties(session_expiry_interval=10) if version == V5 else None
     client.send(Connect("c", version, False, properties=properties), Pingreq())
@@ -373,12 +373,12 @@ def test_connack_waits_for_the_disk_when_a_session_is_stored(version: int) -> No
 
 
 @both_versions
-def test_answers_leave_when_stored_and_in_order(version: int) -> None:
+def test_acknowledgements_leave_when_stored_and_in_order(version: int) -> None:
     """[MQTT-4.6.0-2] [MQTT-4.6.0-3]"""
     world = World()
     client = world.connect("c", version, clean=False)
-    world.store.held = True
-    world.events.held = True
+    world.store.blocked = True
+    world.events.blocked = True
     client.send(
         Subscribe(1, [Request("z", 1)]),
         Publish("a", b"1", 1, packet_id=2),
@@ -406,7 +406,7 @@ def test_pubcomp_waits_until_the_identifier_is_free_on_disk(version: int) -> Non
     client = world.connect("c", version, clean=False)
     client.send(Publish("a", b"x", 2, packet_id=7))
     client.receive(Pubrec)
-    world.store.held = True
+    world.store.blocked = True
     client.send(Pubrel(7))
     assert client.received() == []
     world.store.commit()
@@ -491,10 +491,10 @@ def test_more_unacknowledged_messages_than_announced_end_the_connection() -> Non
     assert client.receive(Disconnect).reason_code == 0x93
 
 
-def test_answers_that_wait_are_bounded_for_3_1_1_too() -> None:
+def test_pending_acknowledgements_are_bounded_for_3_1_1_too() -> None:
     world = World(BrokerSettings(max_pending_answers=3))
     client = world.connect("c")
-    world.events.held = True
+    world.events.blocked = True
     for packet_id in range(1, 4):
         client.send(Publish("a", b"", 1, packet_id=packet_id))
     assert not client.is_closed()
@@ -563,7 +563,7 @@ def test_connect_must_be_finished_in_time() -> None:
     """A reasonable time: MQTT 5.0, 3.1.4."""
     world = World()
     silent = world.client()
-    world.authenticator.held = True
+    world.authenticator.blocked = True
     waiting = world.client()
     waiting.send(Connect("c"))
     world.advance(9)
@@ -671,23 +671,23 @@ def test_bytes_in_are_counted() -> None:
     world.broker.publish(Message("a", Body(b"")))
 
 
-def held(client: FakeClient) -> bool:
-    return client.transport.held
+def is_paused(client: FakeClient) -> bool:
+    return client.transport.reading_paused
 
 
 @both_versions
 def test_who_says_more_than_can_be_stored_is_not_read_until_it_is(version: int) -> None:
     world = World(BrokerSettings(max_unstored_bytes=10, ack_timeout=100.0))
     client = world.connect("c", version, keep_alive=10)
-    world.store.held = True
+    world.store.blocked = True
     client.send(Publish("a", b"12345", 1, packet_id=1), Publish("a", b"12345", 1, packet_id=2))
-    assert not held(client)
+    assert not is_paused(client)
     client.send(Publish("a", b"1", 1, packet_id=3))
-    assert held(client)
+    assert is_paused(client)
     world.advance(20.0)
     assert not client.is_closed(), "it cannot be heard, so it is not silent"
     world.store.commit()
-    assert not held(client)
+    assert not is_paused(client)
     assert len(client.received()) == 3
     world.advance(14.0)
     assert not client.is_closed()
@@ -696,21 +696,21 @@ def test_who_says_more_than_can_be_stored_is_not_read_until_it_is(version: int) 
     assert world.broker.metrics.held_publishers == 1
 
 
-def test_as_many_answers_as_the_receive_maximum_hold_a_3_1_1_client() -> None:
+def test_as_many_acknowledgements_as_the_receive_maximum_pause_a_3_1_1_client() -> None:
     world = World(BrokerSettings(receive_maximum=3))
     client = world.connect("c")
-    world.store.held = True
+    world.store.blocked = True
     for packet_id in (1, 2, 3):
-        assert not held(client)
+        assert not is_paused(client)
         client.send(Publish("a", b"", 1, packet_id=packet_id))
-    assert held(client)
+    assert is_paused(client)
     world.store.commit()
-    assert not held(client)
+    assert not is_paused(client)
 
 
 def test_a_client_that_waits_for_the_disk_takes_a_place_no_longer_than_the_connect_timeout() -> None:
     world = World(BrokerSettings(max_handshakes=1))
-    world.store.held = True
+    world.store.blocked = True
     waiting = world.client(V5)
     waiting.send(Connect("new", V5, clean_start=False, properties=Properties(session_expiry_interval=60)))
     busy = world.client(V5)

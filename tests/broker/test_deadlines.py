@@ -41,7 +41,7 @@ def test_never_early_and_late_by_one_resolution_at_most() -> None:
         assert target.slot == -1
 
 
-def test_what_is_overdue_is_looked_at_soon() -> None:
+def test_an_overdue_target_is_checked_soon() -> None:
     wheel = TimingWheel(START)
     target = Target()
     wheel.schedule(target, START - 100)
@@ -65,7 +65,7 @@ def test_the_last_appointment_counts() -> None:
     assert (len(earlier.looks), len(later.looks), len(cancelled.looks)) == (1, 1, 0)
 
 
-def test_a_target_that_names_a_time_is_looked_at_again() -> None:
+def test_a_target_that_names_a_time_is_checked_again() -> None:
     wheel = TimingWheel(START)
     target = Target(again=START + 9)
     wheel.schedule(target, START + 3)
@@ -89,7 +89,7 @@ def test_beyond_the_horizon_a_target_waits_in_rounds() -> None:
     assert expires_at <= target.looks[-1] <= expires_at + 1.5
 
 
-def test_a_leap_of_the_clock_looks_at_everything() -> None:
+def test_a_leap_of_the_clock_checks_everything() -> None:
     wheel = TimingWheel(START)
     targets = [Target() for _ in range(50)]
     for number, target in enumerate(targets):

@@ -37,7 +37,7 @@ def test_the_same_credentials_count_once() -> None:
     assert not failed.is_suspect("192.0.2.1:1", 0.0)
 
 
-def test_want_of_room_is_no_failure() -> None:
+def test_a_full_server_is_no_failure() -> None:
     failed = FailedAuthentications(1)
     failed.record("192.0.2.1:1", 1, ReasonCode.QUOTA_EXCEEDED, 0.0)
     failed.record("192.0.2.1:1", 2, ReasonCode.SERVER_BUSY, 0.0)
@@ -68,7 +68,7 @@ def test_what_is_remembered_of_an_address_is_bounded() -> None:
     assert len(failed._by_address["192.0.2.1"][1]) == 10
 
 
-def test_late_answers_are_bounded() -> None:
+def test_delayed_refusals_are_bounded() -> None:
     failed = FailedAuthentications(1)
     assert not failed.delay_refusal("192.0.2.1:1", WRONG, 0.0)
     failed.record("192.0.2.1:1", 1, WRONG, 0.0)

@@ -48,9 +48,9 @@ def test_over_it_a_client_is_not_read_for_a_while_and_loses_nothing() -> None:
     for _ in range(10 * BURST + 5):
         client.send(Pingreq())
         client.receive(Pingresp)
-    states = [client.transport.held]
+    states = [client.transport.reading_paused]
     world.advance(1.0)
-    states.append(client.transport.held)
+    states.append(client.transport.reading_paused)
     assert states == [True, False]
     assert world.broker.metrics.limited_senders == 1
     client.send(Pingreq())
@@ -62,10 +62,10 @@ def test_it_is_not_too_silent_meanwhile() -> None:
     client = world.connect("kiosk-1", V5, keep_alive=1)
     for _ in range(3):
         client.send(Pingreq())
-    assert client.transport.held
+    assert client.transport.reading_paused
     world.advance(8.0)
     assert not client.is_closed()
-    assert client.transport.held
+    assert client.transport.reading_paused
 
 
 def test_coming_back_does_not_help() -> None:
@@ -75,7 +75,7 @@ def test_coming_back_does_not_help() -> None:
         client.send(Publish("x", b""))
     client.drop()
     again = world.connect("kiosk-1", V5)
-    assert again.transport.held
+    assert again.transport.reading_paused
     again.send(Pingreq())
     assert not again.received()
     world.advance(10.0)
@@ -86,7 +86,7 @@ def test_each_filter_counts() -> None:
     world = World(BrokerSettings(max_message_rate=10))
     client = world.connect("kiosk-1", V5)
     client.send(Subscribe(1, [SubscriptionRequest(f"t/{n}", 0) for n in range(10 * BURST + 10)]))
-    assert client.transport.held
+    assert client.transport.reading_paused
 
 
 def test_the_bytes_of_a_packet_in_pieces_count() -> None:
@@ -95,4 +95,4 @@ def test_the_bytes_of_a_packet_in_pieces_count() -> None:
     packet = encode(Publish("x", bytes(1_100 * BURST)), V5)
     for start in range(0, len(packet), 1_000):
         client.send_bytes(packet[start : start + 1_000])
-    assert client.transport.held
+    assert client.transport.reading_paused

@@ -50,7 +50,7 @@ def deliver(world: World, handle: int, payload: bytes = b"x", qos: int = 1) -> b
 
 
 @both_versions
-def test_a_delivery_is_written_and_settled_by_its_puback(version: int) -> None:
+def test_a_delivery_is_written_and_ended_by_its_puback(version: int) -> None:
     world = World()
     client = subscriber(world, version)
     assert deliver(world, 77, b"hello")
@@ -162,7 +162,7 @@ def test_the_clients_receive_maximum_lowers_the_window(version: int) -> None:
 
 
 @both_versions
-def test_ready_may_deliver_from_within_and_settled_may_too(version: int) -> None:
+def test_ready_may_deliver_from_within_and_delivery_ended_may_too(version: int) -> None:
     world = World(BrokerSettings(max_inflight=2))
     client = world.connect("c", version)
     waiting = list(range(10))
@@ -171,7 +171,7 @@ def test_ready_may_deliver_from_within_and_settled_may_too(version: int) -> None
         while waiting and deliver(world, waiting[0], bytes([waiting[0]])):
             waiting.pop(0)
 
-    world.events.on_ready = world.events.on_settled = hand_over
+    world.events.on_ready = world.events.on_delivery_ended = hand_over
     client.send(Subscribe(1, [SubscriptionRequest("a", 1)]))
     got: list[bytes] = []
     while True:
@@ -201,7 +201,7 @@ def test_packet_identifiers_wrap_and_skip_what_is_in_use(version: int) -> None:
 
 
 @only_5_0
-def test_too_large_for_the_client_is_refused_and_takes_no_room(version: int) -> None:
+def test_too_large_for_the_client_is_refused_and_takes_no_send_quota(version: int) -> None:
     """[MQTT-3.1.2-24]"""
     world = World(BrokerSettings(max_inflight=1))
     client = subscriber(world, version, 2, properties=Properties(maximum_packet_size=40))
@@ -248,7 +248,7 @@ def test_an_acknowledgement_of_another_flow_books_nothing(version: int) -> None:
 
 
 @both_versions
-def test_acknowledgements_for_nothing_make_no_room(version: int) -> None:
+def test_acknowledgements_for_nothing_give_no_send_quota(version: int) -> None:
     """[MQTT-4.9.0-1]: the receive maximum stays what it was."""
     world = World(BrokerSettings(max_inflight=2))
     client = subscriber(world, version, 2)
@@ -261,7 +261,7 @@ def test_acknowledgements_for_nothing_make_no_room(version: int) -> None:
 
 
 @both_versions
-def test_what_is_acknowledged_before_it_is_sent_again_makes_no_room(version: int) -> None:
+def test_a_message_acknowledged_before_it_is_sent_again_gives_no_send_quota(version: int) -> None:
     """[MQTT-4.9.0-1] [MQTT-3.3.4-9]: a late acknowledgement frees no place that its message did not take."""
     world = World()
     client = subscriber(world, version, 2, clean=False)
@@ -288,7 +288,7 @@ def test_a_repeated_pubrec_has_pubrel_leave_when_the_first_is_stored(version: in
     client = subscriber(world, version, 2, clean=False)
     deliver(world, 1, qos=2)
     packet_id = client.receive(Publish).packet_id
-    world.store.held = True
+    world.store.blocked = True
     client.send(Pubrec(packet_id), Pubrec(packet_id))
     assert client.received() == []
     client.drop()
@@ -329,7 +329,7 @@ def test_a_full_socket_is_given_nothing_until_it_has_read(version: int) -> None:
 
 
 @both_versions
-def test_what_is_gathered_leaves_with_one_system_call(version: int) -> None:
+def test_corked_deliveries_leave_with_one_system_call(version: int) -> None:
     world = World(BrokerSettings(max_inflight=3))
     client = subscriber(world, version)
     writes = client.transport.writes
@@ -346,7 +346,7 @@ def test_what_is_gathered_leaves_with_one_system_call(version: int) -> None:
 
 
 @both_versions
-def test_gathering_for_a_full_socket_or_nobody_is_harmless(version: int) -> None:
+def test_corking_for_a_full_socket_or_nobody_is_harmless(version: int) -> None:
     world = World()
     client = subscriber(world, version)
     client.transport.fills_after = 0
@@ -364,7 +364,7 @@ def test_gathering_for_a_full_socket_or_nobody_is_harmless(version: int) -> None
 
 
 @both_versions
-def test_exactly_once_keeps_its_place_among_what_is_gathered(version: int) -> None:
+def test_exactly_once_keeps_its_place_among_corked_deliveries(version: int) -> None:
     world = World()
     client = subscriber(world, version, qos=2)
     world.broker.cork("c")
@@ -374,7 +374,7 @@ def test_exactly_once_keeps_its_place_among_what_is_gathered(version: int) -> No
 
 
 @both_versions
-def test_exactly_once_does_not_leave_the_gate_of_a_full_socket_open(version: int) -> None:
+def test_exactly_once_does_not_resume_sending_to_a_full_socket(version: int) -> None:
     world = World()
     client = subscriber(world, version, qos=2)
     client.transport.fills_after = 0
@@ -490,7 +490,7 @@ def test_what_is_acknowledged_before_its_turn_is_not_sent_again(version: int) ->
 
 
 @both_versions
-def test_nothing_is_taken_before_the_embedder_has_judged(version: int) -> None:
+def test_nothing_is_accepted_before_the_embedder_has_decided(version: int) -> None:
     world = World()
     client = subscriber(world, version, clean=False)
     deliver(world, 1)
@@ -509,7 +509,7 @@ def test_nothing_is_taken_before_the_embedder_has_judged(version: int) -> None:
 
 
 @both_versions
-def test_a_judgement_that_comes_too_late_sends_nothing(version: int) -> None:
+def test_a_decision_that_comes_too_late_sends_nothing(version: int) -> None:
     world = World()
     client = subscriber(world, version, clean=False)
     deliver(world, 1)
@@ -528,7 +528,7 @@ def test_a_judgement_that_comes_too_late_sends_nothing(version: int) -> None:
 
 
 @both_versions
-def test_an_acknowledgement_during_the_judgement_counts(version: int) -> None:
+def test_an_acknowledgement_during_the_decision_counts(version: int) -> None:
     world = World()
     client = subscriber(world, version, 2, clean=False)
     deliver(world, 1)
@@ -566,7 +566,7 @@ def test_the_four_packets_of_qos_2_wait_for_the_disk(version: int) -> None:
     """[MQTT-4.3.3-2] [MQTT-4.3.3-5]"""
     world = World()
     client = subscriber(world, version, 2, clean=False)
-    world.store.held = True
+    world.store.blocked = True
     assert deliver(world, 7, b"once", qos=2)
     assert client.received() == []
     assert world.store.names()[-1] == "save_outbound"
@@ -709,10 +709,10 @@ def test_a_publish_that_never_left_is_a_first_attempt(version: int) -> None:
     """[MQTT-3.3.1-1]: DUP 0 when it was not sent before."""
     world = World()
     client = subscriber(world, version, 2, clean=False)
-    world.store.held = True
+    world.store.blocked = True
     deliver(world, 1, qos=2)
     client.drop()
-    world.store.held = False
+    world.store.blocked = False
     world.store.commit()
     assert client.received() == []
     world.events.resumable = lambda handles: {h: message("a", b"again", 2) for h in handles}
@@ -727,11 +727,11 @@ def test_only_what_never_left_expires(left: bool) -> None:
     world = World(events=False)
     client = subscriber(world, V5, 2, clean=False)
     writer = world.connect("w", V5)
-    world.store.held = not left
+    world.store.blocked = not left
     writer.send(Publish("a", b"x", 2, packet_id=1, properties=Properties(message_expiry_interval=5)))
     client.drop()
     assert len(client.received()) == left
-    world.store.held = False
+    world.store.blocked = False
     world.store.commit()
     world.advance(10)
     again = world.connect("c", V5, clean=False)
@@ -822,11 +822,11 @@ def test_a_repetition_does_not_overtake_what_waits_for_the_store(version: int) -
     client.drop()
     world.events.resumable = lambda handles: {2: None}
     again = world.connect("c", version, clean=False)
-    world.store.held = True
+    world.store.blocked = True
     deliver(world, 1, b"new", 2)
     deliver(world, 2, b"again", 2)
     assert again.received() == []
-    world.store.held = False
+    world.store.blocked = False
     world.store.commit()
     assert [publish.payload for publish in again.publishes()] == [b"new", b"again"]
 
@@ -1046,7 +1046,7 @@ class _Ledger:
         self.listen()
 
     def listen(self) -> None:
-        self.world.events.on_settled = self.delivery_ended
+        self.world.events.on_delivery_ended = self.delivery_ended
         self.world.events.resumable = None
 
     def delivery_ended(self, client_id: str, handle: int, outcome: int) -> None:
@@ -1140,10 +1140,10 @@ class _Ledger:
             self.client.received()
 
     def hold(self) -> None:
-        self.world.store.held = True
+        self.world.store.blocked = True
 
     def commit(self) -> None:
-        self.world.store.held = False
+        self.world.store.blocked = False
         self.world.store.commit()
 
     def pause(self) -> None:
@@ -1206,7 +1206,7 @@ def test_deliveries_use_topic_aliases_where_the_client_takes_them() -> None:
 def test_a_delivery_that_waits_for_the_store_defines_no_alias() -> None:
     world = World()
     client = subscriber(world, V5, 2, properties=Properties(topic_alias_maximum=1))
-    world.store.held = True
+    world.store.blocked = True
     deliver(world, 1, qos=2)
     world.store.commit()
     (publish,) = client.publishes()

@@ -162,7 +162,7 @@ def test_a_take_over_sends_no_qos_2_message_whose_identifier_is_not_stored(versi
     client = world.connect("c", version, clean=False)
     client.subscribe(("a", 2))
     world.events.resumable = lambda handles: {handle: message("a", b"once", qos=2) for handle in handles}
-    world.store.held = True
+    world.store.blocked = True
     assert world.broker.deliver("c", message("a", b"once", qos=2), 1)
     again = world.connect("c", version, clean=False)
     assert again.publishes() == []

@@ -1,4 +1,4 @@
-"""PendingAcks leave in order, each when nothing is missing for it."""
+"""Acknowledgements leave in order, each when its conditions are met."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def ids(packets: list[Packet]) -> list[int]:
     return [packet.packet_id for packet in packets if isinstance(packet, Puback)]
 
 
-def test_a_later_answer_waits_for_an_earlier_one() -> None:
+def test_a_later_acknowledgement_waits_for_an_earlier_one() -> None:
     """[MQTT-4.6.0-2]"""
     sent: list[Packet] = []
     acks = PendingAcks(sent.append)
@@ -27,7 +27,7 @@ def test_a_later_answer_waits_for_an_earlier_one() -> None:
     assert len(acks) == 0
 
 
-def test_all_that_is_missing_must_come_and_then_something_may_follow() -> None:
+def test_all_conditions_must_be_met_before_the_callback() -> None:
     sent: list[Packet] = []
     acks = PendingAcks(sent.append)
     ack = PendingAck(Puback(1), 2, lambda: sent.append(Puback(99)))
@@ -38,7 +38,7 @@ def test_all_that_is_missing_must_come_and_then_something_may_follow() -> None:
     assert ids(sent) == [1, 99]
 
 
-def test_what_follows_may_owe_and_fulfil() -> None:
+def test_a_callback_may_append_and_meet_conditions() -> None:
     sent: list[Packet] = []
     acks = PendingAcks(sent.append)
     second = PendingAck(Puback(2), 1, None)

@@ -33,7 +33,7 @@ both_versions = pytest.mark.parametrize("version", [V3_1_1, V5])
 def test_a_repetition_takes_over_the_answer_of_the_first(version: int) -> None:
     world = World()
     client = world.connect("c", version, clean=False)
-    world.events.held = True
+    world.events.blocked = True
     client.send(Publish("a", b"x", 2, packet_id=9))
     again = world.connect("c", version, clean=False)
     again.send(Publish("a", b"x", 2, dup=True, packet_id=9))
@@ -52,10 +52,10 @@ def test_pubcomp_waits_until_the_embedder_has_let_go(version: int) -> None:
     client = world.connect("c", version, clean=False)
     client.send(Publish("a", b"x", 2, packet_id=9))
     client.receive(Pubrec)
-    world.events.held_releases = []
+    world.events.blocked_releases = []
     client.send(Pubrel(9))
     assert client.received() == []
-    for done in world.events.held_releases:
+    for done in world.events.blocked_releases:
         done()
     assert client.receive(Pubcomp) == Pubcomp(9)
     assert world.events.identifiers == set()
@@ -171,11 +171,11 @@ class Kills(RuleBasedStateMachine):
         self.embedder = Embedder()
         self.world = World()
         self.listen()
-        self.world.store.held = False
+        self.world.store.blocked = False
         away = self.world.connect("away", version, clean=False)
         away.subscribe(("a", 2))
         away.drop()
-        self.world.store.held = True
+        self.world.store.blocked = True
         self.client: FakeClient | None = None
         self.outstanding: dict[int, tuple[bytes, bool]] = {}
         """By packet identifier: the payload, and whether PUBREC has come."""
@@ -190,7 +190,7 @@ class Kills(RuleBasedStateMachine):
     def listen(self) -> None:
         self.world.events.published = self.embedder.published  # type: ignore[method-assign]
         self.world.events.released = self.embedder.released  # type: ignore[method-assign]
-        self.world.store.held = True
+        self.world.store.blocked = True
 
     # -- the client
 
@@ -333,7 +333,7 @@ class Kills(RuleBasedStateMachine):
         assert set(queued) >= published - self.unknown
         numbers = self.world.broker.numbers()
         assert not {identifier for identifier in self.embedder.identifiers if identifier >> 16 in numbers}
-        self.world.store.held = False
+        self.world.store.blocked = False
 
 
 TestKills = Kills.TestCase

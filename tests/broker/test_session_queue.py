@@ -27,7 +27,7 @@ def test_first_in_first_out_and_bytes_are_counted() -> None:
     assert payloads(queue) == [b"22", b"333"]
 
 
-def test_room_is_by_messages_and_by_bytes() -> None:
+def test_the_limits_are_messages_and_bytes() -> None:
     queue = SessionQueue(BrokerMetrics())
     queue.append(copy(b"12345"))
     assert queue.has_room(copy(b"12345").shared, BrokerSettings(max_queued_messages=2, max_queued_bytes=10))

@@ -162,7 +162,7 @@ def test_no_descriptor_is_said_in_log_and_metrics(
     assert "no connection can be taken: Too many open files" in caplog.text
 
 
-def test_an_end_answers_what_is_owed_and_says_goodbye(run: Run[None]) -> None:
+def test_a_shutdown_acknowledges_and_disconnects(run: Run[None]) -> None:
     async def scenario() -> None:
         store = HeldStore()
         async with serving(store=store) as server:

@@ -203,7 +203,7 @@ async def test_who_was_let_in_before_waits_for_nobody(monkeypatch: pytest.Monkey
     asked.close()
 
 
-async def test_a_suspect_address_is_judged_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_suspect_address_is_checked_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(password_file, "SUSPECT_SECONDS", 1_000.0)
     asked = authenticator()
     wrong, later = Refused(ReasonCode.BAD_USER_NAME_OR_PASSWORD), Refused(ReasonCode.CONNECTION_RATE_EXCEEDED)

@@ -118,7 +118,7 @@ def test_the_client_is_the_rightmost_address_that_is_no_proxy(values: list[str],
     assert PROXIES.client_of("2001:db8:aaaa::1", values) == client.replace("10.0.0.1", "2001:db8:aaaa::1")
 
 
-def test_what_a_client_claims_itself_is_not_looked_at() -> None:
+def test_a_claim_of_the_client_itself_is_ignored() -> None:
     assert PROXIES.client_of("10.0.0.1", ["nonsense, 10.9.9.9, 192.0.2.7"]) == "192.0.2.7"
 
 

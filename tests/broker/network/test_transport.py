@@ -156,7 +156,7 @@ def test_a_peer_that_hangs_up_and_does_not_read_is_cut_off(run: Run[None], monke
     run(scenario())
 
 
-def test_what_comes_after_the_end_is_not_looked_at(run: Run[None]) -> None:
+def test_bytes_after_the_end_are_ignored(run: Run[None]) -> None:
     async def scenario() -> None:
         async with serving() as server:
             client = await joined(server, "kiosk-1")
