@@ -26,6 +26,15 @@ log = logging.getLogger("test.log_writer")
 Read = Callable[[], str]
 
 
+@pytest.fixture(autouse=True)
+def level() -> Iterator[None]:
+    """The level that a writer leaves to its process must not be that of the tests after these: pytest would keep the
+    records of theirs, and with them errors, frames and connections."""
+    before = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(before)
+
+
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
     reading, writing = os.pipe()
