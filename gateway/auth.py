@@ -1,4 +1,4 @@
-"""Who may do what: API keys with scopes over HTTP, device credentials over MQTT.
+"""Authentication: API keys with scopes over HTTP, device credentials over MQTT.
 
 Keys (`key_..`) and device tokens (`dev_..`) are 256 random bits behind a kind prefix, for secret scanners. Stored is
 the SHA-256 of the whole: they are not passwords, so nothing slow is needed (10,000 devices return at once). They are
@@ -77,7 +77,7 @@ def secret_hash(secret: str | bytes) -> bytes:
 
 
 def credential_generation(token_hash: bytes) -> str:
-    """What the fleet's CA writes into a device certificate (subject attribute serialNumber).
+    """Return the generation of a credential, as device certificates have it (subject attribute serialNumber).
 
     It changes with the token, so a new token, or the device's removal, voids the certificate as well. It is no secret,
     and tells nothing about the token: a hash of the hash of 256 random bits.
@@ -157,7 +157,7 @@ class KeyCache:
         return self._known.get(secret_hash(key.strip())) if kind.lower() == "bearer" else None
 
     def share_of(self, authorization: str) -> str | None:
-        """Whose turns and bytes a request counts for: those of its key, if that is one that `known` knows."""
+        """Return the share that a request counts for: that of its key, if `known` knows it."""
         principal = self.known(authorization)
         return principal.key_id if principal is not None else None
 
@@ -228,7 +228,7 @@ def _find_key(connection: sqlite3.Connection, digest: bytes) -> Principal | None
 
 
 class DeviceIdentity(NamedTuple):
-    """Whose connection it is; what the broker attaches to every event of it.
+    """Identity of a device, which the broker attaches to every event of its connections.
 
     `client_id` is that of the device's main connection, also for a side connection.
     """
@@ -243,7 +243,7 @@ class DeviceIdentity(NamedTuple):
 
 
 class DevicePermissions:
-    """What a device may use: its own few topics (the device contract), and nothing else."""
+    """Permissions of a device: its own few topics (the device contract), and nothing else."""
 
     __slots__ = ("_identity", "_on_denied", "_prefix", "_side")
 

@@ -88,6 +88,8 @@ class RestoreUnfinished(BackupError):
 
 @dataclass(frozen=True)
 class StoredFile:
+    """A file of a backup: its size in bytes, its SHA-256, and of a database its schema and row counts."""
+
     name: str
     size: int
     sha256: str
@@ -97,6 +99,8 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Manifest:
+    """The table of contents of a backup."""
+
     created_at: str
     fleetpush: str
     files: list[StoredFile]
@@ -171,7 +175,8 @@ def copy_database(source: Path, copy: Path) -> StoredFile:
 
 
 def copy_attachments(data_dir: Path, copies: Path) -> list[StoredFile]:
-    """Those that the copied database names, if they are still there. A file never changes: a link is a copy."""
+    """Copy the attachments that the copied database names and that are still there. A file never changes: a link is a
+    copy."""
     with closing(connect(copies / LEDGER)) as database:
         tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'attachment'").fetchone()
         rows = database.execute("SELECT DISTINCT id FROM attachment ORDER BY id").fetchall() if tables[0] else []
@@ -286,7 +291,7 @@ def void_sessions_of(broker: Path) -> None:
 
 
 def number_events_anew(ledger: Path) -> None:
-    """From the microseconds since the epoch on: no server makes as many entries as that."""
+    """Let event numbers continue from the microseconds since the epoch: no server makes as many entries as that."""
     if not ledger.exists():
         return
     with closing(connect(ledger, isolation_level=None)) as database:
@@ -399,8 +404,8 @@ def unpack(content: IO[bytes], staging: Path, stored: StoredFile) -> None:
 
 
 def require_known_schema(name: str, schema: str | None) -> None:
-    """None that only a later version can read: it would be refused when what was there is already aside. Raises
-    BackupError."""
+    """Refuse a schema that only a later version can read. It would be refused when what was there is already aside.
+    Raises BackupError."""
     from gateway.store.migrations import HEAD  # with it comes SQLAlchemy, which takes as long as all else here
 
     known = HEAD if name == LEDGER else str(SCHEMA_VERSION)
@@ -409,7 +414,7 @@ def require_known_schema(name: str, schema: str | None) -> None:
 
 
 def require_plain_schema(database: sqlite3.Connection, name: str) -> None:
-    """No triggers, views or virtual tables: we have none, and they would run in the server. Raises BackupError."""
+    """Refuse triggers, views and virtual tables: we have none, and they would run in the server. Raises BackupError."""
     try:
         found = database.execute(
             "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"

@@ -67,6 +67,8 @@ _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?(?:{_DNS_LABEL}\.)*(?!\d+\Z){
 
 
 class CertificateError(Exception):
+    """A certificate cannot be made or used: a finding, and its remedy."""
+
     def __init__(self, finding: str, remedy: str) -> None:
         super().__init__(f"{finding}; {remedy}")
         self.finding = finding
@@ -75,7 +77,7 @@ class CertificateError(Exception):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a certificate file says: of the first certificate in it, the one that is shown."""
+    """Facts of a certificate file, from the first certificate in it, which is the one that is shown."""
 
     path: Path
     subject: str
@@ -94,6 +96,8 @@ class Facts:
 
 @dataclass(frozen=True)
 class Initialized:
+    """The result of `initialize`: the fleet's CA and the server's certificate."""
+
     ca: Facts
     server: Facts
     ca_is_new: bool
@@ -107,12 +111,12 @@ class Initialized:
 
 
 def certificate_facts(path: Path) -> Facts:
-    """Raises CertificateError."""
+    """Read the first certificate of a file. Raises CertificateError."""
     return _facts(path, _read_certificates(path)[0])
 
 
 def require_matching_key(certificate: Path, key: Path) -> None:
-    """Raises CertificateError unless the private key belongs to the (first) certificate."""
+    """Check that a private key belongs to the first certificate of a file. Raises CertificateError."""
     if _read_certificates(certificate)[0].public_key() != _read_key(key).public_key():
         raise CertificateError(
             f"{key} is not the key of {certificate}",

@@ -374,7 +374,8 @@ class Components:
         )
 
     async def recover(self) -> None:
-        """After a restart, before the first connection."""
+        """Load what is on disk into the components, after a start and before the first connection. Runs on the
+        *loop*."""
         await self.delivery.policies.load()
         await self.enrolments.load(self._database)
         await self.delivery.alert_limiter.load()
@@ -386,7 +387,7 @@ class Components:
         await self.delivery.attachments.load()
 
     def services(self, ending: Callable[[], bool]) -> Services:
-        """What the API needs. `ending` says whether the server is on its way out."""
+        """Collect the components that the API needs. `ending` says whether the server is on its way out."""
         return Services(
             database=self._database,
             admission=self._admission,

@@ -12,6 +12,8 @@ from enum import IntEnum
 
 
 class DeliveryState(IntEnum):
+    """States of a delivery, by their numbers on disk."""
+
     WAITING = 0  #: in the mailbox (or in flight, see above)
     SENT = 1  #: effective QoS 0, handed to a connection; final until a receipt proves more
     DELIVERED = 10  #: the broker's acknowledgement, or a receipt of the device
@@ -58,7 +60,7 @@ IS_WAITING = f"= {DeliveryState.WAITING:d}"
 
 
 def is_one_of(*states: DeliveryState) -> str:
-    """For SQL, behind a column of states: the condition that it holds one of these."""
+    """Return the SQL condition that a column, which stands before it, holds one of these states."""
     return f"IN ({', '.join(f'{state:d}' for state in states)})"
 
 

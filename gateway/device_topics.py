@@ -20,7 +20,8 @@ def device_topics(app_id: str, device_id: str) -> dict[str, str]:
 
 
 def client_id(app_id: str, device_id: str) -> str:
-    """Also the user name. Devices of the app `default` go without a prefix."""
+    """Return the MQTT client id of a device, which is its user name too. Devices of the app `default` go without a
+    prefix."""
     return device_id if app_id == DEFAULT_APP else f"{app_id}/{device_id}"
 
 

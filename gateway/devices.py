@@ -56,7 +56,7 @@ _COLUMNS = (
 
 
 class DeviceFields(DescribedModel):
-    """What an operator knows about a device. Everything may be left out."""
+    """Facts that an operator knows about a device. Everything may be left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -105,7 +105,7 @@ def attributes_text(value: dict[str, Any]) -> str:
 
 
 class MqttAddress(NamedTuple):
-    """What an enrolled device is told."""
+    """Address that an enrolled device is told to connect to."""
 
     host: str
     port: int
@@ -115,7 +115,7 @@ class MqttAddress(NamedTuple):
 
     @property
     def http(self) -> str:
-        """Where the same port speaks HTTP, `https://HOST:PORT` or `https://HOST`."""
+        """Address at which the same port speaks HTTP: `https://HOST:PORT` or `https://HOST`."""
         parts = urlsplit(self.websocket)
         return f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
 
@@ -124,7 +124,8 @@ ALL_DEVICES = DeviceFilter()
 
 
 class DeviceRegistry:
-    """`mqtt_address` answers where enrolled devices connect (`MqttAddress`), once the broker listens."""
+    """The register of devices: enrol, show, change, rotate tokens, remove. `mqtt_address` answers where enrolled
+    devices connect (`MqttAddress`), once the broker listens. Runs on the *loop*."""
 
     def __init__(
         self,
@@ -198,14 +199,14 @@ class DeviceRegistry:
         }
 
     async def number(self, app_no: int, device_id: str) -> int:
-        """Raises Problem 404."""
+        """Return the number of a device. Raises Problem 404."""
         found = await self._database.read_soon(lambda connection: device_rows(connection, app_no, [device_id]))
         if device_id not in found:
             raise _unknown(device_id)
         return found[device_id]
 
     async def show(self, app_no: int, device_id: str) -> dict[str, Any]:
-        """Raises Problem 404."""
+        """Describe a device, as the API answers it. Raises Problem 404."""
 
         def read(connection: sqlite3.Connection) -> list[dict[str, Any]]:
             return self._described(connection, "app_no = ? AND id = ? AND removed_at IS NULL", (app_no, device_id))
@@ -219,7 +220,7 @@ class DeviceRegistry:
     async def page(
         self, app_no: int, limit: int, cursor: str | None, wanted: DeviceFilter = ALL_DEVICES
     ) -> dict[str, Any]:
-        """By id."""
+        """List a page of devices, by id."""
         also, values = wanted.conditions(self._connections.online_devices(app_no))
 
         def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool]:
@@ -332,7 +333,8 @@ class DeviceRegistry:
         return self._credential(app_id, device_id, token)
 
     async def remove(self, app_no: int, app_id: str, device_id: str) -> None:
-        """Its deliveries end `revoked`, its session is deleted, its connections close. Raises Problem 404."""
+        """Remove a device: its deliveries end `revoked`, its session is deleted, its connections close. Raises Problem
+        404."""
         device_no = await self.number(app_no, device_id)
 
         removed = 0
@@ -351,7 +353,7 @@ class DeviceRegistry:
         self._quota.release(app_no, removed)
 
     async def uplink(self, app_no: int, device_id: str, limit: int, cursor: str | None) -> ListPage:
-        """What it said, the newest first. Raises Problem 404, 422."""
+        """List what a device said, the newest first. Raises Problem 404, 422."""
         device_no = await self.number(app_no, device_id)
         before = cursor_number(cursor)
 

@@ -78,7 +78,7 @@ def _size(path: Path) -> int:
 
 
 def put_by(data_dir: Path) -> None:
-    """While the server runs: make the reserve file if it is not there and there is room for more than it."""
+    """Make the reserve file, while the server runs, if there is room for more than it."""
     disk = os.statvfs(data_dir)
     size = min(RESERVE_FILE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_FILE_SHARE)
     if not (data_dir / RESERVE_FILE).exists() and disk.f_bavail * disk.f_frsize >= 4 * size:
@@ -86,7 +86,7 @@ def put_by(data_dir: Path) -> None:
 
 
 def put_by_at_end(data_dir: Path) -> None:
-    """When the databases are closed, and their logs are gone: keep of that what the next start needs."""
+    """Keep, of the space that the closed databases' logs have left, what the next start needs."""
     if (data_dir / RESERVE_FILE).exists():
         return
     disk = os.statvfs(data_dir)
@@ -119,7 +119,7 @@ def release(data_dir: Path) -> bool:
 
 
 def release_for_start(data_dir: Path) -> None:
-    """At start, before anything is written: on a full disk remove the reserve file."""
+    """Remove the reserve file on a full disk, at a start and before anything is written."""
     with suppress(OSError):
         disk = os.statvfs(data_dir)
         if disk.f_bavail * disk.f_frsize < RESERVE_FILE_BYTES:

@@ -13,6 +13,8 @@ from typing import Any
 
 @dataclass(slots=True, frozen=True)
 class ProblemKind:
+    """A row of the catalogue of problems: status, title, when it is answered, and whether a retry may succeed."""
+
     status: int
     title: str
     """In a few words, for whoever sees nothing else."""
@@ -194,7 +196,7 @@ class Problem(Exception):
 
 
 class Later(Problem):
-    """What may be asked again after `retry_after` seconds."""
+    """A problem that may be over after `retry_after` seconds."""
 
     def __init__(self, code: str, detail: str, retry_after: float) -> None:
         super().__init__(code, detail)
@@ -209,7 +211,7 @@ class BasicUnauthorized(Problem):
 
 
 class RateLimited(Later):
-    """429."""
+    """Problem 429, for a key that asks too often."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(

@@ -54,7 +54,7 @@ class Hangups:
             self._reload()
 
     def ready(self, reload: Callable[[], None]) -> None:
-        """From now on `reload` is called; at once, if it was asked for meanwhile."""
+        """Call `reload` at each hang-up from now on; at once, if one has come already."""
         self._reload = reload
         if _kept:
             self()

@@ -1,4 +1,4 @@
-"""What this machine is called and where it answers: what a server certificate is made out to when nobody says more.
+"""Names and addresses of this machine: what a server certificate is made out to when nobody says more.
 
 The names are the host's and, where its resolver knows a longer one, that; the addresses are those that the name
 resolves to and those of the interfaces. Nothing leaves the machine but the look-up of its own name. Which of the names

@@ -22,12 +22,14 @@ MAX_KEYS = 1_000
 
 
 class Keys:
+    """Apps and API keys in the ledger. Runs on the *loop*."""
+
     def __init__(self, database: Database, cache: KeyCache) -> None:
         self._database = database
         self._cache = cache
 
     async def add_app(self, by_app: int, app_id: str, now_ms: int) -> dict[str, Any]:
-        """In the turn of the app that asks, `by_app`. Raises Problem 409, 422."""
+        """Make an app, in the turn of the app that asks, `by_app`. Raises Problem 409, 422."""
 
         def write(session: Session) -> dict[str, Any]:
             if session.exec(select(Application).where(Application.id == app_id)).first() is not None:
@@ -40,7 +42,7 @@ class Keys:
         return await self._database.write_models(write, by_app)
 
     async def apps(self, app_no: int, limit: int, cursor: str | None, only: str | None = None) -> dict[str, Any]:
-        """By id; `only` that one. Read in the turn of the app that asks."""
+        """List a page of apps, by id; `only` that one. It is read in the turn of the app that asks."""
 
         def read(session: Session) -> dict[str, Any]:
             wanted = select(Application).where(col(Application.id) > (cursor or ""))

@@ -1,4 +1,4 @@
-"""How the server listens: addresses, certificates, trusted proxies, allowed origins, as the settings say.
+"""Listeners as the settings describe them: addresses, certificates, trusted proxies, allowed origins.
 
 Laws
 1. With a certificate, named or found in the data directory, both main ports speak TLS; without one they do not. Client
@@ -30,7 +30,7 @@ class BadListenerConfig(Exception):
 
 
 def load_listener_config(settings: Settings) -> ListenerConfig:
-    """What all listeners of the server share. Raises BadListenerConfig."""
+    """Read what all listeners of the server share. Raises BadListenerConfig."""
     try:
         proxies = TrustedProxies(settings.trusted_proxies)
     except ValueError as error:
@@ -44,7 +44,7 @@ def load_listener_config(settings: Settings) -> ListenerConfig:
 
 
 def addresses(settings: Settings, config: ListenerConfig) -> list[ListenAddress]:
-    """Where devices connect, the main one first; the gateway's own port is the composition root's. Raises
+    """List the addresses at which devices connect, the main one first. The HTTP port is opened by `app`. Raises
     BadListenerConfig."""
     host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
     found = [ListenAddress("mqtt" if config.tls is None else "mqtts", host, settings.mqtt_port)]
@@ -101,8 +101,8 @@ def _read(files: TlsFiles) -> ServerTls:
 
 
 def for_requests(tls: ServerTls) -> ServerTls:
-    """What the HTTP port speaks: browsers come there, so it asks for no certificate that is optional. Where devices
-    need one it asks; requests with a key are served without, and a WebSocket is refused without one afterwards
+    """Return the TLS of the HTTP port, which asks for no certificate that is optional, since browsers come there. Where
+    devices need one it asks; requests with a key are served without, and a WebSocket is refused without one afterwards
     (`WebSocketRules.certificate`). Raises BadListenerConfig."""
     wanted = tls.files.client_certificates
     if wanted == "none":
@@ -123,7 +123,7 @@ def reload(*in_use: ServerTls) -> bool:
 
 
 def certificate_ends(tls: ServerTls | None) -> Mapping[str, float]:
-    """Until when the certificates are good, Unix time, for metrics; empty without TLS."""
+    """Return the ends of the certificates' validity, in Unix time, for metrics; empty without TLS."""
     if tls is None:
         return {}
     from gateway.certificates import CertificateError, certificate_facts

@@ -1,4 +1,4 @@
-"""What Prometheus sees: `/metrics`.
+"""Metrics for Prometheus: `/metrics`.
 
 The components count in plain integers where things happen; here those are given names when somebody looks, so a push
 pays nothing. Names follow Prometheus: `fleetpush_` in front, base units, `_total` behind what only grows. No label has
@@ -104,7 +104,7 @@ class Sources:
     """Lines that the log lacks, by reason."""
 
     def over_share(self) -> dict[str, int]:
-        """How often something was more than a share."""
+        """Count the refusals because of a share, by its name."""
         return {
             "calls": self.calls.refused,
             "devices": self.enrolments.refused,
@@ -156,7 +156,7 @@ _BROKER_NAMES = {"bytes_in": "received_bytes", "bytes_out": "sent_bytes", "retai
 
 
 class Census:
-    """How many deliveries are in each state, as of a moment ago."""
+    """Counts of the deliveries in each state, as of a moment ago."""
 
     def __init__(self, database: Database, ledger: Ledger) -> None:
         self._database = database
@@ -198,6 +198,8 @@ def _count_rows(connection: sqlite3.Connection) -> tuple[list[tuple[int, int]], 
 
 
 class Metrics:
+    """The registry of all metrics, and its text."""
+
     def __init__(self, sources: Sources) -> None:
         self.census = Census(sources.database, sources.ledger)
         self._registry = CollectorRegistry()

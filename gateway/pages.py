@@ -21,7 +21,7 @@ class ListPage(NamedTuple):
     next_cursor: str | None
 
     def encoded(self) -> bytes:
-        """`{"items": [..], "next_cursor": ..}`"""
+        """Encode the page as the API answers it: `{"items": [..], "next_cursor": ..}`."""
         return b'{"items":[%b],"next_cursor":%b}' % (b",".join(self.items), to_json(self.next_cursor))
 
 
@@ -37,8 +37,8 @@ def fill_page(
     cursor_of: Callable[[Row], Any],
     least_size: Callable[[Row], int] = lambda row: 0,
 ) -> ListPage:
-    """As many of the rows as there is room for, at least one. They are read one by one, and there may be more of them
-    than `limit`. For a reader's thread: each item is encoded here, unless `least_size` says that it will not fit."""
+    """Make a page of as many rows as fit, at least one. They are read one by one, and there may be more of them than
+    `limit`. For a reader's thread: each item is encoded here, unless `least_size` says that it will not fit."""
     items: list[bytes] = []
     room = PAGE_BYTES
     last: Row | None = None

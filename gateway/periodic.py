@@ -22,8 +22,8 @@ async def repeat(seconds: float, *works: Callable[[], object]) -> None:
 
 
 class ServerTimers:
-    """The loop's, until the server ends: what was to be looked at or tried again later then has no database any more,
-    and the next start looks at it."""
+    """Timers of the *loop*, until the server ends. What was to be looked at or tried again later then has no database
+    any more, and the next start looks at it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.call_soon: Callable[[Callable[[], None]], object] = loop.call_soon

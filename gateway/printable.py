@@ -1,4 +1,4 @@
-"""Which characters of others' text may be stored in a name and printed in a terminal.
+"""Characters of others' text that may be stored in a name and printed in a terminal.
 
 Everything that a person can write, in any script: joiners and marks of direction, no-break spaces, and characters that
 are newer than this Python's tables of Unicode (an emoji of next year). Not what a terminal obeys, and not what changes
@@ -39,5 +39,5 @@ Printable = Annotated[str, AfterValidator(_check)]
 
 
 def printable(text: str) -> str:
-    """For a terminal: what others wrote must not move the cursor, change colours or turn our own text around."""
+    """Make text safe for a terminal: it must not move the cursor, change colours or turn our own text around."""
     return UNPRINTABLE_BUT_LINES.sub("�", text)

@@ -1,4 +1,4 @@
-"""How the person started us, so that what a message says to type works as pasted; and which version that is."""
+"""The command that started us, so that what a message says to type works as pasted, and the version."""
 
 from __future__ import annotations
 

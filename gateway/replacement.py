@@ -32,7 +32,7 @@ def unfinished(data_dir: Path) -> bool:
 
 
 def present(data_dir: Path) -> list[Path]:
-    """What a restore would move aside."""
+    """List what a restore would move aside."""
     own = (STAGING, DECIDED, PLACING, ASIDE)
     return sorted(path for path in data_dir.iterdir() if path.name != LOCK_FILE and not path.name.startswith(own))
 

@@ -75,6 +75,8 @@ class BadSettings(Exception):
 
 
 class Settings(BaseSettings):
+    """Settings of the server, from flags, variables, the file and defaults."""
+
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     data_dir: Path = Path("fleetpush-data")

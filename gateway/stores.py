@@ -167,7 +167,7 @@ async def first_start(data_dir: Path, stored: OpenStores) -> Path | None:
 
 
 def refusal(path: Path, error: Exception) -> CannotStart:
-    """Why `path` cannot be used, and what to do about it."""
+    """Explain why `path` cannot be used, and what to do about it."""
     match error:
         case CannotStart():
             return error
@@ -278,7 +278,8 @@ def _is_full(folder: Path) -> bool:
 
 
 def damage(data_dir: Path) -> str | None:
-    """What SQLite finds wrong in the databases, with the remedy: for a start that failed in a way nobody thought of."""
+    """Find what is wrong in the databases, by SQLite's own check, with the remedy. It is for a start that failed in a
+    way nobody thought of."""
     for path in (data_dir / LEDGER, data_dir / BROKER):
         try:
             with closing(connect(path, must_exist=True)) as database:

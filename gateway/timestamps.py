@@ -39,7 +39,7 @@ class WallTime:
         return offsets[at - 1] if at else 0
 
     def of(self, server_ms: int) -> int:
-        """What the clock on the wall shows, or should have shown, at a server time."""
+        """Return what the clock on the wall shows, or should have shown, at a server time; both in milliseconds."""
         return server_ms + self.offset(server_ms)
 
     def to_server(self, wall_ms: int) -> int:
@@ -72,7 +72,8 @@ def rfc3339_or_none(server_ms: int | None) -> str | None:
 
 
 def retry_after_ms(header: str, wall_ms: int) -> int:
-    """How long a Retry-After header asks for: seconds or a date (RFC 9110, 10.2.3); 0 when it is neither, or over."""
+    """Return the milliseconds that a Retry-After header asks for: seconds or a date (RFC 9110, 10.2.3). 0 when it is
+    neither, or over."""
     text = header.strip()
     if text.isascii() and text.isdigit():
         return int(text[:9]) * 1000

@@ -1,4 +1,4 @@
-"""Who may come in: a valid key, the scope that the call needs, and not more often than agreed.
+"""Admission of requests: a valid key, the scope that the call needs, and not more often than agreed.
 
 In this order, so that a stranger learns nothing but 401, and before a body is read. The rate is a bucket per key that
 holds one second's worth: it keeps one runaway sender from taking the whole loop, and nothing finer is promised.
@@ -23,7 +23,8 @@ MAX_BUCKETS = 10_000
 
 
 class Admission:
-    """`clock` gives seconds of real time; `rate` is requests per second and key."""
+    """Admits requests with a valid key of the right scope, at most `rate` a second for each key. `clock` gives seconds
+    that only grow. Runs on the *loop*."""
 
     def __init__(self, *, keys: KeyCache, rate: int, clock: Callable[[], float]) -> None:
         self._keys = keys
@@ -37,8 +38,8 @@ class Admission:
     async def admit(
         self, request: Request, scope: str, or_scope: str | None = None, device_id: str | None = None
     ) -> Principal:
-        """The holder of the request's key, which has one of the scopes; or, where the path names a device, that device
-        with its token, as a key or with its user name (RFC 7617). Raises Problem 401, 403, 429."""
+        """Return the holder of the request's key, which has one of the scopes. Where the path names a device, that may
+        be the device with its token, as a key or with its user name (RFC 7617). Raises Problem 401, 403, 429."""
         device = None
         if device_id is not None:
             header = request.headers.get("authorization")

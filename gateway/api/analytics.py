@@ -34,8 +34,8 @@ To = Annotated[
 
 @router.get("/pushes/{push_id}", response_model=responses.PushFunnelResponse)
 async def push_funnel(push_id: PushId, request: Request, principal: ReaderOf) -> Response:
-    """Show the funnel of a push, counted now: stages, rates, times to deliver and to open, and how many people withdrew
-    their consent within a day. Needs a key with the scope `read`."""
+    """Show the funnel of a push, counted now. It has stages, rates, times to deliver and to open, and how many people
+    withdrew their consent within a day. Needs a key with the scope `read`."""
     return json_response(await services(request).analytics.of_push(principal.app_no, push_id))
 
 

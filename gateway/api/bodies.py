@@ -110,13 +110,14 @@ def parse(model: type[Model], body: bytes, values: int = BODY_VALUES) -> Model: 
 
 
 def check_values(body: bytes, values: int) -> None:
-    """Raises Problem 413. A comma in a text counts like one between values."""
+    """Refuse a body with more than `values` JSON values. A comma in a text counts like one between values. Raises
+    Problem 413."""
     if values_in(body) > values:
         raise problem("payload_too_large", f"the JSON may have {values} values (and commas): send less")
 
 
 def values_in(body: bytes) -> int:
-    """How many values a JSON text has at most."""
+    """Count the values that a JSON text has at most."""
     return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 

@@ -1,4 +1,4 @@
-"""What large request bodies may take of the memory, of one app and of all.
+"""Memory for large request bodies, shared between all apps, and bounded for each.
 
 A body, and what is parsed of it, is in memory until its request is answered, and hundreds of connections may bring one
 at a time. Each is counted as it comes: its bytes, and for a body that is parsed as a whole VALUE_BYTES for each value,
@@ -35,7 +35,7 @@ LOG_SECONDS: Final = 60.0
 
 
 class BodyCharge:
-    """What one request is counted with. Made by `BodyBudget.charge`; to be released."""
+    """Memory that one request is charged with. Made by `BodyBudget.charge`; to be released."""
 
     __slots__ = ("_budget", "_limit", "_share", "size")
 
@@ -46,7 +46,7 @@ class BodyCharge:
         self.size = 0
 
     def add(self, size: int) -> None:
-        """Raises Problem 503; what was counted before stays counted."""
+        """Charge `size` bytes more. Raises Problem 503; what was counted before stays counted."""
         self._budget.take(self._share, self._limit, size, self.size)
         self.size += size
 
@@ -56,7 +56,8 @@ class BodyCharge:
 
 
 class BodyBudget:
-    """`clock` gives seconds that only grow."""
+    """Counts the memory that large bodies take, for each share and in all. `clock` gives seconds that only grow. Runs
+    on the *loop*."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Who may have an HTTP connection: so many in all, so many of one address, and the longest idle one leaves first.
+"""Limits of HTTP connections, in all and for each address; the longest idle one makes room.
 
 A connection costs a descriptor and up to 32 KiB before anybody has said who they are, and devices need descriptors on
 the same process. So their number is bounded. At a bound nobody who works is cut off and nobody who comes is refused as
@@ -27,6 +27,8 @@ LOG_SECONDS: Final = 10.0
 
 
 class Connection(Protocol):
+    """A connection that the limiter can end."""
+
     def evict(self) -> None:
         """End at once: another one needs the descriptor."""
 
@@ -88,6 +90,8 @@ class Place:
 
 
 class ConnectionLimiter:
+    """Gives HTTP connections their places, in all and for each address. Runs on the *loop*."""
+
     def __init__(
         self,
         *,
@@ -112,7 +116,8 @@ class ConnectionLimiter:
         """Limit -> (when it was logged, how often it had acted then)."""
 
     def enter(self, connection: Connection, host: str) -> Place | None:
-        """None: there is no room, and everybody is at work."""
+        """Give a new connection its place, if need be that of an idle one. None: there is no room, and all the others
+        are at work."""
         name = self._share_of(host)
         address = self._addresses.get(name)
         if address is None:
@@ -132,9 +137,9 @@ class ConnectionLimiter:
         return place
 
     def room_for(self, handshakes: Handshakes, address: str) -> bool:
-        """Whether there is room for a newcomer who has to go through a TLS handshake first; one of those makes some if
-        need be. Some may come in even where there is no place: they end an idle connection, or are told why they
-        cannot stay."""
+        """Tell whether a newcomer may begin a TLS handshake. An idle connection or another handshake makes room if need
+        be. Some may come in even where there is no place: they end an idle connection, or are told why they cannot
+        stay."""
         places = max(self.limit - self.open, min(self.limit, LAST_WORDS))
         return handshakes.arriving < places or handshakes.evict(address)
 

@@ -77,7 +77,7 @@ Waiting = Annotated[
 
 
 class PreferencesChange(DeviceSettings):
-    """What the person at a device wants. What is left out stays as it was."""
+    """A change of what the person at a device wants. What is left out stays as it was."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -187,7 +187,7 @@ async def show_device(device_id: DeviceId, request: Request, principal: DeviceRe
     "/{device_id}", response_model=responses.DeviceResponse, openapi_extra=takes_patch(DeviceFields, MERGE_PATCH[0])
 )
 async def change_device(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
-    """Change a device with a JSON Merge Patch (RFC 7396): a given field replaces, null removes, `attributes` are
+    """Change a device with a JSON Merge Patch (RFC 7396). A given field replaces, null removes, `attributes` are
     merged. Needs a key with the scope `devices`."""
     body = await read_body(request, MERGE_PATCH)
     parse(DeviceFields, body)  # by itself it must be valid as well: the problem then speaks of what was sent
@@ -202,7 +202,7 @@ async def change_device(device_id: DeviceId, request: Request, principal: Device
 
 @router.delete("/{device_id}", status_code=204)
 async def remove_device(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
-    """Remove a device: its waiting deliveries end `revoked`, its MQTT session is deleted, its connections close within
+    """Remove a device. Its waiting deliveries end `revoked`, its MQTT session is deleted, its connections close within
     a second.
 
     The same id enrolled later is a new device, with a token and a mailbox of its own. Needs a key with the scope
@@ -254,7 +254,7 @@ async def show_preferences(device_id: DeviceId, request: Request, principal: Dev
     "/{device_id}/preferences", response_model=responses.PreferencesResponse, openapi_extra=takes(PreferencesChange)
 )
 async def change_preferences(device_id: DeviceId, request: Request, principal: DeviceManagerOrOwner) -> Response:
-    """Change consent, channel choices and quiet hours of the person at a device; what waits and is not wanted any more
+    """Change consent, channel choices and quiet hours of the person at a device. What waits and is not wanted any more
     ends `suppressed`.
 
     A device can say the same on its MQTT topic `settings`. Needs a key with the scope `devices`, which acts on
@@ -316,6 +316,6 @@ async def call(device_id: DeviceId, request: Request, principal: Sender) -> Resp
 async def show_uplink(
     device_id: DeviceId, request: Request, principal: DeviceReader, limit: Limit = 100, cursor: Cursor = None
 ) -> Response:
-    """List the messages that a device has published below its `uplink` topic, the newest first: by default the last
-    100, for 7 days. Needs a key with the scope `devices` or `read`."""
+    """List the messages that a device has published below its `uplink` topic, the newest first. By default the last 100
+    are kept, for 7 days. Needs a key with the scope `devices` or `read`."""
     return page_response(await services(request).devices.uplink(principal.app_no, device_id, limit, cursor))

@@ -68,7 +68,7 @@ _PAGE_HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsa
 
 @_pages.get("/")
 async def front() -> Response:
-    """What this is, for a person who has only the address."""
+    """Show what this server is, to a person with nothing but its address."""
     text = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Fleetpush</title>{_STYLE}<h1>Fleetpush</h1>'
         "<p>Push for a private fleet of devices. This is the server's HTTP port.</p><ul>"
@@ -101,7 +101,7 @@ async def document(request: Request) -> Response:
 
 @_pages.get("/docs/problems")
 async def problems(request: Request) -> Response:
-    """What the `type` of each problem document points to."""
+    """Explain every problem code, at the address that the `type` of problem documents points to."""
     return Response(await request.app.state.documents.problems(), media_type="text/html")
 
 

@@ -87,9 +87,10 @@ class _Flow(FlowControl):
 
 
 class HttpConnection(asyncio.BufferedProtocol):
-    """`websocket` makes the protocol that takes an open connection over: it gets the head of the request first.
-    `share_of_key` an `Authorization` says whose turn its request waits for, if that is a key which is known to be
-    valid."""
+    """One HTTP connection: it parses requests, gives them to the application in turn, and writes the answers.
+    `websocket` makes the protocol that takes an open connection over: it gets the head of the request first.
+    `share_of_key` names the share in whose turn the request of an `Authorization` waits, if that is a key which is
+    known to be valid. Runs on the *loop*."""
 
     def __init__(
         self,

@@ -1,4 +1,5 @@
-"""How far a parser of HTTP/1.1 may be fed, and what a request may be made of. Bytes only: no socket, no time.
+"""The framing of HTTP/1.1: limits of a message's parts, and how far a parser may be fed. Bytes only: no socket, no
+time.
 
 `httptools` parses whatever it is given to the end, and has no limits. So it is given a part at a time: up to the end of
 a head, of a body whose length is known, of one chunk, of one line of a trailer. It never gets past the end of a message
@@ -30,7 +31,7 @@ _HOST: Final = re.compile(rb"(\[[\w.:~!$&'()*+,;=%-]+\]|[\w.~!$&'()*+,;=%-]*)(:[
 
 
 class Part(Enum):
-    """What the next byte belongs to."""
+    """The part of a message to which the next byte belongs."""
 
     HEAD = auto()
     BODY = auto()
@@ -81,7 +82,7 @@ class Framing:
         """With everything around the chunks."""
 
     def add_header(self, name: bytes, value: bytes) -> None:  # Hot path.
-        """What stands in a trailer is no header (RFC 9110, 6.5.1). Raises OutOfBounds."""
+        """Note a header. A field in a trailer is none (RFC 9110, 6.5.1). Raises OutOfBounds."""
         if self.part is not HEAD:
             return
         name = name.lower()
@@ -102,7 +103,7 @@ class Framing:
         self.headers.append((name, value))
 
     def check_head(self, version: str) -> None:
-        """What the parser does not mind (RFC 9112, 3.2; RFC 9110, 10.1.1). Raises OutOfBounds."""
+        """Refuse a head that the parser lets pass (RFC 9112, 3.2; RFC 9110, 10.1.1). Raises OutOfBounds."""
         if version == "1.1":
             if not self._hosts:
                 raise OutOfBounds("malformed", "a request of HTTP/1.1 has a Host header")
@@ -116,7 +117,7 @@ class Framing:
         self.part = CHUNK_LINE if self.is_chunked else BODY if self.left else NEXT
 
     def end_of_part(self, data: bytes, at: int, end: int) -> int:  # Hot path.
-        """Up to where the parser may be fed of `data[at:end]`, as it will be. Raises OutOfBounds."""
+        """Return up to where the parser may be fed of `data[at:end]`, as it will be. Raises OutOfBounds."""
         part = self.part
         if part is HEAD:
             if self.head_bytes:

@@ -82,7 +82,7 @@ def takes(model: type[BaseModel], media_type: str = "application/json", *, requi
 
 
 def takes_patch(model: type[BaseModel], media_type: str) -> dict[str, Any]:
-    """The same of a JSON Merge Patch (RFC 7396) of what the model describes."""
+    """Make the `openapi_extra` of a route that reads a JSON Merge Patch (RFC 7396) of the model."""
     _patched.add(model.__name__)
     return takes(model, media_type)
 

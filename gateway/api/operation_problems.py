@@ -1,4 +1,4 @@
-"""Which problems each operation can answer, for the OpenAPI document and the page of all problems.
+"""The problems that each operation can answer, for the OpenAPI document and the page of all problems.
 
 Most follow from what an operation is: whether it needs a key, reads a body, changes something, names a device. What is
 left has a row in SPECIFIC. The tests hold every problem that they are answered against this.

@@ -46,7 +46,7 @@ _HEADERS: dict[str, dict[str, str]] = {
 
 
 class ProblemCount:
-    """How often each problem was answered, for metrics."""
+    """Counts of the problems answered, by code, for metrics."""
 
     def __init__(self) -> None:
         self.by_code: dict[str, int] = {}
@@ -103,7 +103,7 @@ def install(app: FastAPI, count: ProblemCount) -> None:
 
 
 async def answer(request: Request, error: Exception) -> tuple[Response, bool]:
-    """What the app's handlers say to an error, and whether it is one that was thought of."""
+    """Answer an error as the app's handlers do; False with it if nobody has thought of such an error."""
     handlers = request.app.exception_handlers
     kind = next(kind for kind in type(error).__mro__ if kind in handlers)
     return await handlers[kind](request, error), kind is not Exception
@@ -120,7 +120,7 @@ def problem_response(refusal: Problem, headers: Mapping[str, str] | None = None)
 
 
 def translated(error: HTTPException) -> Problem:
-    """What the framework refuses by itself."""
+    """Translate a refusal of the framework into a problem."""
     if error.status_code == 404:
         return problem("not_found", "there is no such path; /docs lists them all")
     for code, row in CATALOGUE.items():
@@ -130,7 +130,8 @@ def translated(error: HTTPException) -> Problem:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """What the path takes. The framework names the methods of the first route it finds; a path here has several."""
+    """Return the methods that the path takes. The framework names those of the first route it finds; a path here has
+    several."""
     found = [
         method
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -152,7 +153,7 @@ def validation_problem(error: ValidationError, body: bytes = b"") -> Problem:
 
 
 def json_problem(reason: str, body: bytes) -> Problem:
-    """Why the body is no JSON that can be used, by the words of its parser."""
+    """Explain why the body is no JSON that can be used, in place of its parser's words."""
     if "hex escape" in reason and _is_json(body):
         return problem("invalid_request", f"an unpaired surrogate cannot be written in UTF-8: {reason}")
     if "recursion limit" in reason:

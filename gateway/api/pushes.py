@@ -162,8 +162,8 @@ async def list_pushes(request: Request, principal: ReaderOf, limit: Limit = 100,
 
 @router.get("/{push_id}", response_model=responses.PushResponse)
 async def show_push(push_id: PushId, request: Request, principal: ReaderOf) -> Response:
-    """Show a push with the counts of its deliveries: `counts` by present state, which sum to `targeted` (one snapshot),
-    and `reached`, cumulative.
+    """Show a push with the counts of its deliveries. `counts` are by present state and sum to `targeted` (one
+    snapshot); `reached` is cumulative.
 
     The counts are kept 400 days (setting `counts_days`) after the push has fully ended; then the answer is 410
     `gone`, later 404. Needs a key with the scope `read`.

@@ -26,6 +26,8 @@ the pause the loop would hardly be without Python's lock, for which each stateme
 
 
 class RequestTurns:
+    """Turns of the *loop* for requests: so many in each, and the shares that wait take turns."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._left = REQUESTS_PER_TURN

@@ -27,7 +27,8 @@ BACKLOG_CONNECTIONS: Final = 4_096
 
 
 class HttpServer(uvicorn.Server):
-    """`await start(..)`, then `await stop()`. `ended` is done when it stops, whatever the reason."""
+    """The HTTP server of the gateway. `await start(..)`, then `await stop()`; `ended` is done when it stops, whatever
+    the reason. Runs on the *loop*."""
 
     def __init__(
         self,
@@ -69,8 +70,8 @@ class HttpServer(uvicorn.Server):
         self._listening = asyncio.Event()
 
     async def start(self, listener: socket.socket | None) -> None:
-        """Serve on a bound socket, or on connections that somebody else accepts for `protocol`; returns when requests
-        are answered."""
+        """Serve on a bound socket. None: on connections that somebody else accepts for `protocol`. Returns when
+        requests are answered."""
         sockets = [] if listener is None else [listener]
         self.ended = asyncio.get_running_loop().create_task(self.serve(sockets=sockets))
         listening = asyncio.ensure_future(self._listening.wait())
@@ -80,7 +81,7 @@ class HttpServer(uvicorn.Server):
             self.ended.result()
 
     def protocol(self) -> asyncio.BaseProtocol:
-        """Of one more connection; from `start` on."""
+        """Make the protocol of one more connection; from `start` on."""
         return self._connection(self.config, self.server_state, self.lifespan.state)
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What the routes stand on, put together by the composition root (or a test), and the parameters that many share."""
+"""The components that routes need, put together by the composition root, and parameters that many routes share."""
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ class MetricsText(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Services:
+    """The components behind the routes, one instance for each application."""
+
     database: Database
     admission: Admission
     turns: RequestTurns
@@ -98,7 +100,7 @@ def require(scope: str, or_scope: str | None = None) -> Callable[[Request], Coro
 
 
 def owner_or(scope: str, or_scope: str | None = None) -> Callable[[Request], Coroutine[Any, Any, Principal]]:
-    """The same, or the device that the path names, with its own token."""
+    """Make a dependency that admits keys of these scopes, and the device that the path names with its own token."""
 
     async def admitted(request: Request) -> Principal:
         return await services(request).admission.admit(request, scope, or_scope, request.path_params["device_id"])
@@ -107,7 +109,7 @@ def owner_or(scope: str, or_scope: str | None = None) -> Callable[[Request], Cor
 
 
 def device_or(scope: str, or_scope: str) -> Callable[[Request], Coroutine[Any, Any, Principal]]:
-    """The same, or any device, which says with HTTP Basic which one it is."""
+    """Make a dependency that admits keys of these scopes, and any device. That says with HTTP Basic which one it is."""
 
     async def admitted(request: Request) -> Principal:
         return await services(request).admission.admit_device_or(request, scope, or_scope)
@@ -126,7 +128,7 @@ def time_parameter(name: str, text: str | None) -> int | None:
 
 
 async def known_parameters(request: Request) -> None:
-    """What a query asks for and nobody knows is not left out in silence. Raises Problem 422."""
+    """Refuse a query parameter that the route does not know, instead of ignoring it. Raises Problem 422."""
     if not request.url.query:
         return
     known = _query_parameters(request.scope["endpoint"])

@@ -22,7 +22,7 @@ LetterId = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,18}$")]
 
 
 class Replay(DescribedModel):
-    """Which dead letters are sent once more."""
+    """The dead letters to send once more."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -89,7 +89,8 @@ def save(pieces: Iterable[bytes], path: Path, sha256: str) -> int:
 
 
 def copy(pieces: Iterable[bytes], output: IO[bytes], sha256: str) -> int:
-    """Raises Failure if the bytes are not those that the id is of."""
+    """Copy a download to a file and check its SHA-256; the number of its bytes. Raises Failure if they are not those
+    that the id is of."""
     digest, size = hashlib.sha256(), 0
     for piece in pieces:
         output.write(piece)

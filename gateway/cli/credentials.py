@@ -51,7 +51,8 @@ def dialled(client: ServerClient, host: str) -> str:
 
 
 def trust_options(client: ServerClient) -> list[str]:
-    """How mosquitto's clients trust the server: by the fleet's CA, what this command trusts, or what everybody does."""
+    """Return the options that let mosquitto's clients trust the server. That is by the fleet's CA, what this command
+    trusts, or what everybody does."""
     if client.fleet_ca is not None:
         return ["--cafile", str(client.fleet_ca)]
     authority = os.environ.get("FLEETPUSH_CA")

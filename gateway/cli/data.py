@@ -53,7 +53,7 @@ def restore(
 
 
 def explained(error: Exception) -> str:
-    """In words, without the system's number."""
+    """Explain an error in words, without the system's number."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class BrokenPromise(Exception):
-    """Something was not as the demo says it must be."""
+    """A promise that the demo found broken."""
 
 
 class Kiosk:
@@ -102,6 +102,8 @@ def promise(what: str, kept: bool) -> None:
 
 
 class Demo:
+    """The demo: a server of its own in a folder, and its kiosks."""
+
     def __init__(self, folder: Path) -> None:
         from client_sim.simulator.server_process import ServerProcess
 

@@ -159,7 +159,7 @@ def devices_uplink(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """What a device has said on its uplink topics, the newest first."""
+    """Show what a device has said on its uplink topics, the newest first."""
     columns: Columns = {
         "received": "received_at",
         "topic": "topic",

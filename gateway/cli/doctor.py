@@ -47,6 +47,8 @@ FEW_CA_DAYS = 365
 
 @dataclass(frozen=True)
 class Finding:
+    """A finding of the doctor: `ok`, `warn` or `fail`, about what, and the remedy."""
+
     level: str
     subject: str
     text: str
@@ -55,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class SetUp:
-    """What is to be examined."""
+    """The set-up to examine."""
 
     data_dir: Path
     bind: str
@@ -251,7 +253,7 @@ def check_clock(now: float, stored: float | None) -> Finding:
 def check_certificate(
     certificate: Path, key: Path, public_host: str | None, now: datetime, *, named: bool = False
 ) -> Iterator[Finding]:
-    """What the server shows. `named` in the settings, it has to be there."""
+    """Check the certificate that the server shows. `named` in the settings, it has to be there."""
     subject = "certificate"
     if not named and not certificate.exists() and not key.exists():
         text = f"no certificate; without one the server speaks no TLS. `{PROGRAM} tls init` makes one"
@@ -274,7 +276,8 @@ def check_certificate(
 
 
 def check_ca(certificate: Path, key: Path, now: datetime, *, named: bool = False) -> Iterator[Finding]:
-    """What the fleet trusts; its key may be kept elsewhere. `named` in the settings, it has to be there."""
+    """Check the CA that the fleet trusts; its key may be kept elsewhere. `named` in the settings, it has to be
+    there."""
     if named or certificate.exists():
         from gateway.certificates import CertificateError, certificate_facts
 

@@ -39,6 +39,8 @@ TOKEN_COLUMNS = ("device_id", "token", "client_id", "username", "host", "port", 
 
 
 class TableRow(NamedTuple):
+    """A device of the table, and the line where it stands."""
+
     line: int
     device: dict[str, Any]
 
@@ -48,6 +50,8 @@ class BadTable(Exception):
 
 
 class BadTableRow(NamedTuple):
+    """A line of the table that is no device, and why."""
+
     line: int
     complaint: str
 
@@ -85,7 +89,7 @@ def devices_enrol(
 
 
 class Enrolment:
-    """What became of a table so far."""
+    """The progress of the enrolment of a table."""
 
     def __init__(self, client: ServerClient, output: IO[str], *, as_json: bool, skip_existing: bool) -> None:
         self.enrolled = 0
@@ -213,7 +217,7 @@ def token_file(path: Path | None) -> Iterator[IO[str]]:
 
 
 def parts_of(rows: Iterable[TableRow | BadTableRow]) -> Iterator[list[TableRow | BadTableRow]]:
-    """As many rows as one request carries."""
+    """Divide the rows into parts that fit into one request each."""
     part: list[TableRow | BadTableRow] = []
     size = 0
     for row in rows:
@@ -262,12 +266,12 @@ def rows_of(table: IO[str]) -> Iterator[TableRow | BadTableRow]:
 
 
 def delimiter_of(heading: str) -> str:
-    """What separates the columns: no heading of a column has it."""
+    """Find the character that separates the columns: no heading of a column has it."""
     return max(DELIMITERS, key=heading.count)
 
 
 def check_headings(headings: list[str]) -> None:
-    """Raises BadTable."""
+    """Check the headings of a table. Raises BadTable."""
     if not any(headings):
         raise BadTable(f"line 1 names the columns: {', '.join(COLUMNS)}, {ATTRIBUTE}NAME")
     for heading in headings:
@@ -281,7 +285,7 @@ def check_headings(headings: list[str]) -> None:
 
 
 def device_of(headings: list[str], cells: list[str]) -> dict[str, Any]:
-    """As the API takes it; what an attribute's cell says is read as `--attribute` reads it."""
+    """Make a device, as the API takes it, of a row. An attribute's cell is read as `--attribute` reads its value."""
     device: dict[str, Any] = {}
     for heading, cell in zip(headings, cells, strict=True):
         value = cell.strip()

@@ -101,7 +101,7 @@ def kiosk(
 
 
 def trust_of(data_dir: Path | None) -> str:
-    """How the browser comes to trust the server; with a fleet CA on this machine, the lines to paste."""
+    """Explain how the browser comes to trust the server; with a fleet CA on this machine, by lines to paste."""
     ca = None if data_dir is None else data_dir / TLS_DIR / CA_CERTIFICATE
     if ca is None or not ca.exists():
         return "The browser must trust the server's certificate, too: import the CA that signed it, if it is your own."
@@ -147,7 +147,7 @@ def modules_folder(web: Path, version: str) -> Path:
 
 
 def version_of(folder: Path) -> str | None:
-    """Of the MQTT.js in a folder."""
+    """Read the version of the MQTT.js in a folder."""
     try:
         return str(json.loads((folder / "node_modules" / "mqtt" / "package.json").read_text())["version"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -186,6 +186,8 @@ def pages(web: Path, mqtt_js: Path, texts: Path | None = None) -> dict[str, Path
 
 
 class PageHandler(BaseHTTPRequestHandler):
+    """Serves the files of the kiosk page, and nothing else."""
+
     protocol_version = "HTTP/1.1"
 
     def __init__(self, files: dict[str, Path], *arguments: object) -> None:
@@ -221,6 +223,8 @@ class PageHandler(BaseHTTPRequestHandler):
 
 
 class PageServer(ThreadingHTTPServer):
+    """The HTTP server of the kiosk page, a thread for each request."""
+
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -263,8 +267,8 @@ def end_told() -> threading.Event:
 
 
 def websocket_of(credential: Credential, client: ServerClient) -> str:
-    """What enrolment said. On the server's own machine what it does now counts, whatever it did when the device was
-    enrolled: there it is the address that this command has dialled."""
+    """Return the address of MQTT over WebSocket, by what enrolment said. On the server's own machine what it does now
+    counts, whatever it did when the device was enrolled: there it is the address that this command has dialled."""
     told = urlsplit(str(credential.mqtt.get("websocket", "")))
     dialled = urlsplit(client.url)
     if client.found_in is not None or told.hostname is None:

@@ -106,7 +106,7 @@ def listen(
 
 @dataclass(frozen=True)
 class Credential:
-    """What enrolment answered, as kept in a file."""
+    """A device's credential, as enrolment answered it and a file keeps it."""
 
     device_id: str
     token: str

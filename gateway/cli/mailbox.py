@@ -19,7 +19,7 @@ def mailbox_show(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """What waits for a device, in the order in which it will come, and what is in flight to it."""
+    """Show what waits for a device, in the order in which it will come, and what is in flight to it."""
     columns: Columns = {
         "push": "push_id",
         "state": "state",

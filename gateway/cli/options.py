@@ -1,4 +1,4 @@
-"""What several commands share: which server is meant, how an answer is wanted, and how times and changes are said."""
+"""Options and formats that several commands share: the server, JSON output, times, values and changes."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def json_of(text: str, option: str) -> Any:
 
 
 def value_of(text: str) -> Any:
-    """A value as a person writes it: JSON where it says the same as JSON does, else text (`1.10` and `007` are no
-    numbers)."""
+    """Read a value as a person writes it: as JSON where that loses nothing, else as text. So `1.10` and `007` are no
+    numbers."""
     try:
         found = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -123,7 +123,7 @@ def _no_constant(name: str) -> None:
 
 
 def name_and_value(text: str, option: str = "--attribute") -> tuple[str, Any]:
-    """`battery=81`."""
+    """Read `NAME=VALUE`, for example `battery=81`."""
     name, separator, value = text.partition("=")
     if not separator or not name:
         fail(f"{option} {text!r}: write NAME=VALUE", 2)
@@ -131,7 +131,7 @@ def name_and_value(text: str, option: str = "--attribute") -> tuple[str, Any]:
 
 
 def hours_of(text: str, option: str = "--quiet-hours") -> dict[str, str]:
-    """`22:00-07:00`."""
+    """Read hours as a person writes them: `22:00-07:00`."""
     match = HOURS.fullmatch(text)
     if match is None:
         fail(f"{option} {text!r}: write it as 22:00-07:00", 2)
@@ -191,7 +191,7 @@ def read_input(file: str) -> bytes:
 
 
 def json_in(file: str) -> Any:
-    """What a file of JSON says, or standard input where it is `-`."""
+    """Read the JSON in a file, or in standard input where it is `-`."""
     try:
         return json.loads(read_input(file), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:

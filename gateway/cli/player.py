@@ -1,5 +1,5 @@
-"""What the terminal device plays, so that the actions play, pause and next have something to do. It is silent: a line
-says what would be heard. Its pieces are those of the browser device."""
+"""A silent player for the terminal device, so that the actions play, pause and next have something to do. A line says
+what would be heard. Its pieces are those of the browser device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ PIECES = ("Morning light", "Window seat", "Last train home")
 
 
 class Player:
+    """Plays the pieces, one after the other, without a sound."""
+
     def __init__(self) -> None:
         self._piece = 0
         self._playing = False

@@ -143,15 +143,15 @@ def print_accepted(client: ServerClient, accepted: dict[str, Any]) -> None:
 
 
 def nobody(target: dict[str, Any]) -> str:
-    """Why a target is empty."""
+    """Explain why a target is empty."""
     if "tag" in target:
         return f"No device has the tag {target['tag']!r} (`{PROGRAM} devices list` shows who has which)"
     return f"There are no devices yet (`{PROGRAM} devices add ID` enrols one)"
 
 
 def suppression(client: ServerClient, accepted: dict[str, Any]) -> str:
-    """`2 no_consent, 1 channel_muted`, without numbers where not all are looked at; empty for a key that may only
-    send."""
+    """List why deliveries were suppressed: `2 no_consent, 1 channel_muted`. It is without numbers where not all are
+    looked at, and empty for a key that may only send."""
     path = f"/v1/pushes/{segment(accepted['push_id'])}/deliveries"
     try:
         found = Counter(item["reason"] for item in client.items(path, EXPLAINED_DELIVERIES, state="suppressed"))

@@ -31,6 +31,8 @@ MAX_KEY_CHARACTERS = 240
 
 
 class Line(NamedTuple):
+    """A line of the file, and its number."""
+
     number: int
     content: bytes
 
@@ -67,7 +69,7 @@ def pushes_batch(
 
 
 class BatchProgress:
-    """What became of a file so far."""
+    """The progress of a file of pushes."""
 
     def __init__(self, key: str, *, as_json: bool) -> None:
         self.accepted = 0
@@ -77,7 +79,7 @@ class BatchProgress:
         self._as_json = as_json
 
     def print_answers(self, part: list[Line], answers: list[dict[str, Any]]) -> None:
-        """Raises OSError."""
+        """Print the answers to some lines, and count them. Raises OSError."""
         for line, answer in zip(part, answers, strict=True):
             if answer["status"] == 202:
                 self.accepted += 1
@@ -134,7 +136,8 @@ def with_key(line: bytes, key: str) -> bytes:
 
 
 def parts_of(lines: IO[bytes]) -> Iterator[list[Line]]:
-    """As many lines as one request carries; empty ones are skipped. Raises Failure for one that no push can be."""
+    """Divide the lines into parts that fit into one request each; empty ones are skipped. Raises Failure for a line
+    that cannot be a push."""
     part: list[Line] = []
     size = 0
     for number, content in enumerate(iter(lambda: lines.readline(LINE_BYTES + 1), b""), 1):

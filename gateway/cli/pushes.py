@@ -82,7 +82,7 @@ def pushes_deliveries(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """What became of a push on each device: state, reason, times, the action and its result."""
+    """Show what became of a push on each device: state, reason, times, the action and its result."""
     columns: Columns = {
         "device": lambda item: item["device_id"] or "(removed)",
         "state": "state",

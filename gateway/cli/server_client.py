@@ -1,4 +1,4 @@
-"""How a command finds its server and talks to it: the public HTTP interface, nothing behind it.
+"""The client of the commands: it finds their server and talks to it, by the public HTTP interface alone.
 
 Address and key are, in this order: what was given (`--server`, FLEETPUSH_URL, FLEETPUSH_KEY); on the server's own
 machine, `server.json` and `admin.key` in the data directory, which `serve` writes. A key is never an argument:
@@ -66,6 +66,8 @@ class Distrusted(Failure):
 
 
 class ServerClient:
+    """A client of the HTTP API, for one command."""
+
     def __init__(
         self,
         url: str,
@@ -150,12 +152,12 @@ class ServerClient:
 
     @property
     def reload_command(self) -> str:
-        """What has the server on this machine read its certificate again."""
+        """Return the command that lets the server on this machine read its certificate again."""
         return f"kill -HUP {'PID' if self._pid is None else self._pid}"
 
     def reachable_host(self, host: str) -> str:
-        """Where devices connect, by what enrolment says; a server that listens on every address does not know which of
-        them is dialled, and then it is the one that this command has dialled."""
+        """Return the host that devices connect to, by what enrolment says. A server that listens on every address does
+        not know which of them is dialled, and then it is the one that this command has dialled."""
         dialled = urlsplit(self.url).hostname
         return dialled if dialled is not None and host in EVERY_ADDRESS else host
 
@@ -285,9 +287,10 @@ def _query(value: Any) -> str:
 
 
 def tls_context(certificate: Path | None, fleet_ca: Path | None = None) -> ssl.SSLContext:
-    """For a server whose certificate is known that one, and what else the fleet's CA has signed for a server: until it
-    is told to read a renewed one it shows the one before. Whatever name it is dialled by. For others the authorities of
-    FLEETPUSH_CA, or the system's. Raises Failure."""
+    """Make the TLS context for a server: it trusts a known certificate, or what the system trusts. A server whose
+    certificate is known may show that one, and what else the fleet's CA has signed for a server, whatever name it is
+    dialled by: until it is told to read a renewed one it shows the one before. For others the authorities of
+    FLEETPUSH_CA count, or the system's. Raises Failure."""
     authority = os.environ.get("FLEETPUSH_CA") if certificate is None else str(certificate)
     try:
         context = ssl.create_default_context(cafile=authority)
@@ -309,7 +312,8 @@ def given_key() -> str | None:
 
 
 def checked_key(text: str, source: str) -> str:
-    """Without the white space around it that a file or a shell leaves. Raises Failure, which does not repeat it."""
+    """Return a key without the white space that a file or a shell leaves around it. Raises Failure, which does not
+    repeat it."""
     key = text.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         raise Failure(f"{source} is no key: it has a character that none has, a line break for example", 2)
@@ -333,7 +337,7 @@ def is_this_machine(url: str, facts: Path) -> bool:
 
 
 def is_loopback(url: str) -> bool:
-    """Raises Failure if it is no address of a server at all."""
+    """Tell whether an address leads to this machine. Raises Failure if it is no address of a server at all."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -348,7 +352,7 @@ def is_loopback(url: str) -> bool:
 
 
 def for_terminals(detail: str) -> str:
-    """What the API says to do, as who has the command line does it."""
+    """Translate what the API says to do into what a person at the command line does."""
     return CALL.sub(lambda call: f"`{PROGRAM} {COMMANDS[call[1]]}`", detail)
 
 

@@ -1,4 +1,4 @@
-"""How the command line speaks: tables, counts, a notification as a person sees it, and failures with their remedy.
+"""Output of the command line: tables, counts, notifications as a person sees them, failures with their remedy.
 
 On a terminal it draws; into a pipe it prints plain lines without colour, boxes or cursor movement. What a script would
 read goes to standard output; what a person should know besides goes to standard error.
@@ -55,7 +55,7 @@ def is_terminal() -> bool:
 
 
 def note(text: str) -> None:
-    """For the person, beside the output."""
+    """Print a line for the person, beside the output."""
     print(printable(text), file=sys.stderr)
 
 
@@ -119,7 +119,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def print_answer(answer: Mapping[str, Any], as_json: bool) -> None:
-    """What the API answers of one thing, whole."""
+    """Print all that the API answers of one thing."""
     print_json(answer) if as_json else print_facts(answer)
 
 

@@ -170,7 +170,7 @@ def tls_show(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 
 def require_owner(data_dir: Path) -> None:
-    """What root writes with mode 0600, a server that runs as somebody else cannot read."""
+    """Refuse to run as root for a server that runs as somebody else: it could not read files of mode 0600."""
     if not data_dir.exists() or (owner := data_dir.stat().st_uid) == os.geteuid():
         return
     try:
@@ -202,7 +202,7 @@ def stored_token_hash(data_dir: Path, app: str, device_id: str) -> bytes:
 
 
 def announced_server(data_dir: Path) -> dict[str, Any] | None:
-    """What server.json says, if that server is alive."""
+    """Read the server's announcement (`server.json`), if that server is alive."""
     try:
         facts: dict[str, Any] = json.loads((data_dir / SERVER_FILE).read_text())
         os.kill(int(facts["pid"]), 0)
@@ -245,7 +245,8 @@ def explain(made: Initialized) -> None:
 
 
 def dialled_name(settings: Settings, data_dir: Path) -> str:
-    """What devices are told to connect to; else the first name of the server certificate, else this machine's."""
+    """Return the name that devices are told to connect to. Else it is the first name of the server certificate, else
+    this machine's."""
     if settings.public_host:
         return settings.public_host
     from gateway.certificates import CertificateError, certificate_facts
@@ -276,7 +277,7 @@ def until(facts: Facts, now: datetime) -> str:
 
 
 def described(facts: Facts, now: datetime) -> dict[str, Any]:
-    """For scripts."""
+    """Describe a certificate for scripts."""
     from gateway.timestamps import rfc3339
 
     return {

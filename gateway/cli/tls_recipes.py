@@ -1,4 +1,4 @@
-"""How clients trust this fleet's server and prove who they are: lines to paste, for the clients that fleets have.
+"""Recipes for clients: lines to paste, with which they trust this fleet's server and prove who they are.
 
 They are written for one server and one device, so that nothing is left to fill in but what only the reader knows (a
 token). Tests run those of mosquitto_sub and paho-mqtt as they are printed.
@@ -16,7 +16,7 @@ NSS_DATABASE = "sql:$HOME/.pki/nssdb"
 
 @dataclass(frozen=True)
 class Server:
-    """As devices reach it."""
+    """A server as devices reach it."""
 
     host: str
     mqtt_port: int
@@ -84,7 +84,7 @@ def paho(server: Server, device: Identity) -> str:
 
 
 def trust_lines(ca: Path) -> list[str]:
-    """For Chromium on Linux."""
+    """Return the lines that let Chromium on Linux trust a CA."""
     return [
         "mkdir -p $HOME/.pki/nssdb",
         f"certutil -d {NSS_DATABASE} -A -t C,, -n fleetpush -i {shlex.quote(str(ca))}",

@@ -95,7 +95,7 @@ def deferred(client: ServerClient, path: str) -> str:
 
 
 def any_in_flight(client: ServerClient, path: str, sent: int) -> bool:
-    """Whether an acknowledgement is still owed, or has come since `sent` deliveries were counted: then those counts are
+    """Tell whether an acknowledgement is owed, or has come since `sent` deliveries were counted. Then those counts are
     not the last ones. What was sent at QoS 0 gets no acknowledgement."""
     found = 0
     for item in client.items(f"{path}/deliveries", state="sent"):

@@ -134,7 +134,7 @@ def webhooks_dead_letters(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """What the receiver has not taken within 24 hours, the newest first."""
+    """Show what the receiver has not taken within 24 hours, the newest first."""
     columns: Columns = {
         "letter": "id",
         "at": "at",
@@ -166,7 +166,7 @@ def webhooks_replay(
 
 
 def secret_in(file: str) -> str:
-    """Without the line break that an editor leaves. Failures do not repeat it."""
+    """Read a secret from a file, without the line break that an editor leaves. Failures do not repeat it."""
     secret = read_input(file).strip()
     if not secret.isascii():
         fail(f"{file!r} holds no secret: write whsec_ and 24 to 64 bytes in Base64", 2)

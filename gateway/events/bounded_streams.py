@@ -1,4 +1,4 @@
-"""What a stranger's answer may cost: network streams that count every byte of it, and let others have their turn.
+"""Network streams that bound what a receiver's answer may cost. Every byte of it counts, and others have their turn.
 
 An HTTP parser works through everything that a read brings before anybody else runs, and what costs it time need not be
 a body: `100 Continue` without end, headers, chunks of one byte, trailers, or a byte at a time. So it is given little at

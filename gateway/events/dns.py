@@ -25,11 +25,12 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 class RequestFailed(Exception):
-    """There is no answer; the text says why, for the operator of the webhook."""
+    """A request to a receiver without an answer; the text says why, for the operator of the webhook."""
 
 
 class ConcurrencyLimit:
-    """So many at a time, and fewer of one app: who waits then waits for its own."""
+    """A limit of what goes on at a time, in all and for each app: an app over its own waits for itself. Runs on the
+    *loop*."""
 
     def __init__(self, together: int, of_app: int) -> None:
         self._together = asyncio.Semaphore(together)
@@ -43,7 +44,7 @@ class ConcurrencyLimit:
 
 
 class DnsResolver:
-    """Belongs to the loop's thread."""
+    """Resolves names on threads of their own, a few of them for each app. Its methods run on the *loop*."""
 
     def __init__(self) -> None:
         self._limit = ConcurrencyLimit(MAX_LOOKUPS, MAX_LOOKUPS_PER_APP)
@@ -74,7 +75,7 @@ class DnsResolver:
             return await _on_a_thread(lambda: addresses(host, port))
 
     async def close(self) -> None:
-        """Nobody waits any longer; the threads go with the process."""
+        """Cancel those that wait; the threads go with the process."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Who follows the event log: pages of events, and a word when there are more.
+"""The event feed: pages of the event log for those who follow it, and a call when there are more.
 
 Nothing is read while nobody follows. A follower is told that its app has new entries, at most five times a second, and
 reads pages at its own pace from its own position: a slow one costs no memory here, and loses nothing that is still in
@@ -38,7 +38,8 @@ STREAMS_OF_APP = 100
 
 
 class Follower:
-    """`wake` is called on the loop when there may be more of the app, or the feed has ended."""
+    """A follower of an app's events. `wake` is called on the *loop* when there may be more of them, or the feed has
+    ended."""
 
     __slots__ = ("app_no", "wake")
 
@@ -48,7 +49,8 @@ class Follower:
 
 
 class EventFeed:
-    """`clock` gives server time in milliseconds."""
+    """Wakes followers of the event log and reads pages for them. `clock_ms` gives server time in milliseconds. Runs on
+    the *loop*; pages are read by readers."""
 
     def __init__(self, *, database: Database, clock_ms: Callable[[], int], timers: Timers) -> None:
         self._database = database
@@ -83,7 +85,7 @@ class EventFeed:
         return self._streams.total()
 
     def admit_stream(self, app_no: int, key_id: str) -> None:
-        """Raises Problem 429 when the holder of this key may not have one more."""
+        """Admit one more stream for the holder of a key. Raises Problem 429 when it may not have one."""
         of_app = sum(count for (owner, _), count in self._streams.items() if owner == app_no)
         if self.streams >= MAX_STREAMS or of_app >= STREAMS_OF_APP or self._streams[app_no, key_id] >= STREAMS_OF_KEY:
             self.streams_refused += 1
@@ -99,7 +101,7 @@ class EventFeed:
 
     @contextmanager
     def stream(self, app_no: int, key_id: str) -> Iterator[None]:
-        """While one is open."""
+        """Count a stream while it is open."""
         self._streams[app_no, key_id] += 1
         try:
             yield
@@ -126,7 +128,7 @@ class EventFeed:
         lane: int = 0,
         lanes: int = 1,
     ) -> Page:
-        """As `read_events`; behind what has left it begins with `events.lost`."""
+        """Read a page as `read_events` does. Behind what has left the log it begins with `events.lost`."""
 
         def read(connection: sqlite3.Connection) -> Page:
             lost = lost_before(connection, app_no, after)
@@ -139,8 +141,8 @@ class EventFeed:
         return await self._database.read(read, app_no)
 
     async def read_shared(self, app_no: int, after: Position, limit: int, types: str | None) -> Page:
-        """As `read`, of events whose types are given as people give them (see `wanted_types`); who reads the same page
-        at about the same time is given the same. It may end before what has come since."""
+        """Read a page as `read` does, once for all that ask for it at about the same time. The types are given as
+        people give them (see `wanted_types`). It may end before what has come since."""
         key = app_no, after, limit, types
         reading = self._shared.get(key)
         if reading is None:
@@ -195,7 +197,7 @@ def _size(read: asyncio.Future[Page]) -> int:
 
 
 def wanted_types(types: str | None) -> Callable[[str], bool]:
-    """As `type_filter`, of names with commas between them. Raises Problem 422."""
+    """Make the filter of `type_filter` from names with commas between them. Raises Problem 422."""
     return type_filter(None if types is None else types.split(","))
 
 

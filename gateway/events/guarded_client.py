@@ -40,6 +40,8 @@ way to write an IPv4 address: fec0::/10, ::127.0.0.1, ::ffff:0:127.0.0.1, 64:ff9
 
 @dataclass(slots=True, frozen=True)
 class ReceiverResponse:
+    """The answer of a receiver."""
+
     status: int
     retry_after: str | None
     text: str
@@ -65,7 +67,7 @@ class GuardedClient:
         self._pool: httpcore2.AsyncConnectionPool | None = None
 
     async def post(self, url: str, body: bytes, headers: dict[str, str]) -> ReceiverResponse:
-        """Raises RequestFailed."""
+        """Send a request, and wait for its answer at most ATTEMPT_SECONDS. Raises RequestFailed."""
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
                 return await self._post(httpx2.URL(url), body, headers)

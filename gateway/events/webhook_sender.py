@@ -102,7 +102,8 @@ class _Receiver:
 
 
 class WebhookSender:
-    """`clock` gives server time in milliseconds; `allowed` are private networks that may be asked."""
+    """Sends events to the receivers of all enabled webhooks. `clock_ms` gives server time in milliseconds; `allowed`
+    are private networks that may be asked. Runs on the *loop*."""
 
     def __init__(
         self,
@@ -144,7 +145,7 @@ class WebhookSender:
             self._start_due(receiver)
 
     async def end(self) -> None:
-        """What is under way is given up: it is sent again after the start."""
+        """End all sending: what is under way is given up, and sent again after the next start."""
         self._ended = True
         receivers, self._receivers = list(self._receivers.values()), {}
         for receiver in receivers:
@@ -430,7 +431,8 @@ class WebhookSender:
 
 
 def message_id_of(webhook_id: str, events: list[Event]) -> str:
-    """The same for the same events, also after a restart: receivers know by it what they have had."""
+    """Return the id of a request, the same for the same events: receivers know by it what they have had. That holds
+    after a restart too."""
     return "msg_" + hashlib.sha256(" ".join([webhook_id, *(event.id for event in events)]).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Webhooks: where an app wants its events sent, and what became of that.
+"""Webhooks: addresses that apps want their events sent to, and what became of that.
 
 Kept in memory for every app, like its policy: the sender reads them all the time. A secret is stored as it is, because
 a signature needs it; it is shown once, when it is made.
@@ -52,7 +52,7 @@ EventTypes = Annotated[list[Annotated[str, StringConstraints(max_length=64)]], F
 
 
 class WebhookFields(DescribedModel):
-    """Where events are sent, and which."""
+    """Address that events are sent to, and their types."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -102,7 +102,7 @@ class NewWebhook(WebhookFields):
 
 
 def key_of(secret: str) -> bytes:
-    """Raises ValueError."""
+    """Decode the key of a secret. Raises ValueError."""
     try:
         return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except binascii.Error as error:
@@ -115,7 +115,8 @@ def new_secret() -> str:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """How far a part of the devices has been told of; `attempts` all failed, of what comes next."""
+    """Progress of one part of a webhook's devices: the position behind what was sent. `attempts` have all failed, of
+    what comes next."""
 
     no: int
     position: Position
@@ -128,6 +129,9 @@ class Lane:
 
 @dataclass(slots=True, eq=False)
 class WebhookState:
+    """A webhook in memory: what was asked for, its secrets, and what became of the last attempts. Times are server time
+    in milliseconds."""
+
     no: int
     id: str
     app_no: int
@@ -148,11 +152,11 @@ class WebhookState:
 
     @property
     def key(self) -> tuple[int, str]:
-        """For THIS."""
+        """Parameters for THIS."""
         return self.no, self.id
 
     def secrets(self, now_ms: int) -> list[str]:
-        """To sign with."""
+        """Return the secrets to sign with: the present one, and for a day the one before."""
         old = [self.old_secret] if self.old_secret is not None and now_ms < self.old_secret_until else []
         return [self.secret, *old]
 
@@ -172,7 +176,8 @@ class WebhookState:
 
 
 class WebhookStore:
-    """`clock` gives server time in milliseconds; `allowed` are private networks that may be asked."""
+    """Webhooks of all apps, in memory and in the ledger. `clock_ms` gives server time in milliseconds; `allowed` are
+    private networks that may be asked. Runs on the *loop*."""
 
     def __init__(
         self,
@@ -192,7 +197,7 @@ class WebhookStore:
         self._on_changed, self._on_replay = on_changed, on_replay
 
     async def load(self) -> None:
-        """After a restart."""
+        """Load all webhooks, once, after a start."""
 
         def read(connection: sqlite3.Connection) -> None:
             for row in connection.execute(
@@ -235,21 +240,21 @@ class WebhookStore:
         return [webhook for webhook in self.webhooks.values() if webhook.app_no == app_no]
 
     def get(self, app_no: int, webhook_id: str) -> WebhookState:
-        """Raises Problem 404."""
+        """Return a webhook of an app. Raises Problem 404."""
         webhook = self.webhooks.get(webhook_id)
         if webhook is None or webhook.app_no != app_no:
             raise _unknown(webhook_id)
         return webhook
 
     def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
-        """In the order in which they were made."""
+        """List a page of webhooks, in the order in which they were made."""
         after = cursor_number(cursor) or 0
         later = [webhook for webhook in self.of_app(app_no) if webhook.no > after]
         items = [webhook.described() for webhook in later[:limit]]
         return {"items": items, "next_cursor": str(later[limit - 1].no) if len(later) > limit else None}
 
     async def add(self, app_no: int, new: NewWebhook) -> dict[str, Any]:
-        """It is told of what happens from now on. Raises Problem 422."""
+        """Make a webhook, which is told of what happens from now on. Raises Problem 422."""
         if len(self.of_app(app_no)) >= MAX_WEBHOOKS:
             raise problem("invalid_request", f"an app has at most {MAX_WEBHOOKS} webhooks: remove one first")
         wanted = self._judged(new)
@@ -356,7 +361,7 @@ class WebhookStore:
         return {**webhook.described(), "secret": secret}
 
     async def remove(self, webhook: WebhookState) -> None:
-        """With its dead letters."""
+        """Remove a webhook with its dead letters."""
 
         def write(connection: sqlite3.Connection) -> None:
             if not connection.execute(f"DELETE FROM webhook WHERE no = {THIS}", webhook.key).rowcount:

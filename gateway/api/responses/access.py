@@ -63,7 +63,8 @@ class KeysResponse(PageResponse):
 
 
 class MqttAccessResponse(Response):
-    """What the device's MQTT client connects with. Clean session (clean start) must be off."""
+    """The credentials and the address that the device's MQTT client connects with. Clean session (clean start) must be
+    off."""
 
     host: str
     """Host name or address of the MQTT broker: the server's setting `public_host`."""

@@ -8,10 +8,14 @@ from gateway.described_model import DescribedModel
 
 
 class Response(DescribedModel):
+    """The base of all responses. Unknown fields are forbidden, so that a test finds what is not described."""
+
     model_config = ConfigDict(extra="forbid")
 
 
 class PageResponse(Response):
+    """The base of pages of lists."""
+
     next_cursor: str | None
     """Send it as `cursor` to get the next page. null: this is the last page."""
 

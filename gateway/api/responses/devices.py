@@ -91,7 +91,7 @@ class MailboxResponse(PageResponse):
 
 
 class EmptiedMailboxResponse(Response):
-    """What emptying a mailbox did."""
+    """The result of emptying a mailbox."""
 
     cancelled: int
     """Deliveries that waited and ended `cancelled`, reason `mailbox_emptied`. What is in flight is not counted."""

@@ -21,7 +21,7 @@ class AcceptedPushResponse(Response):
 
 
 class ForecastResponse(Response):
-    """What a push would reach if it were sent now."""
+    """The devices that a push would reach if it were sent now."""
 
     targeted: int
     """Devices that the push would be for, the suppressed ones included."""
@@ -191,7 +191,7 @@ class DeliveriesResponse(PageResponse):
 
 
 class RecallResponse(Response):
-    """What recalling a push did, by delivery."""
+    """The result of recalling a push, by delivery."""
 
     cancelled: int
     """Deliveries that waited and ended `cancelled`, reason `recalled`."""

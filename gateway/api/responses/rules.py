@@ -42,7 +42,7 @@ class QuietHoursResponse(HoursResponse):
 
 
 class CriticalPolicyResponse(Response):
-    """How often critical pushes may pass other rules."""
+    """The number of critical pushes that may pass other rules."""
 
     per_day: int
     """Critical pushes to a device in any 24 hours that may pass a muted channel, a cap or quiet hours, 0 to 1,000. One
@@ -82,7 +82,7 @@ class ChannelsResponse(PageResponse):
 
 
 class WhenDeniedResponse(Response):
-    """What a device whose person denied consent still gets. It never gets an `alert`."""
+    """The pushes that a device still gets whose person denied consent. It never gets an `alert`."""
 
     in_app: str
     """Pushes of kind `in_app`: `allow` or `suppress`."""
@@ -93,7 +93,7 @@ class WhenDeniedResponse(Response):
 
 
 class ConsentPolicyResponse(Response):
-    """What the consent of a person means for pushes."""
+    """The meaning of a person's consent for pushes."""
 
     unknown: str
     """Alerts to devices whose person has not answered: `allow` or `suppress`."""
@@ -140,7 +140,7 @@ class ChannelChoiceResponse(Response):
 
 
 class PreferencesResponse(Response):
-    """What the person at a device wants, for a settings screen."""
+    """The wishes of the person at a device, for a settings screen."""
 
     consent: str
     """Whether they want to be notified: `unknown`, `granted` or `denied`."""

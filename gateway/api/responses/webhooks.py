@@ -79,7 +79,7 @@ class DeadLettersResponse(PageResponse):
 
 
 class ReplayedResponse(Response):
-    """What a replay has begun."""
+    """The beginning of a replay."""
 
     replaying: int
     """Dead letters that will be sent once more. Those that are accepted leave the list."""
