@@ -175,3 +175,14 @@ def test_no_page_has_an_indented_block() -> None:
         for number, (before, line) in enumerate(pairwise(prose(page)), 2)
         if not before and line.startswith("    ")
     ] == []
+
+
+def test_no_line_begins_a_list_by_accident() -> None:
+    """As the second line of "with QoS / 1. Then .." does."""
+    assert [
+        f"{page.name}:{number}"
+        for page in documents()
+        for number, (before, line) in enumerate(pairwise(prose(page)), 2)
+        if re.match(r" *([0-9]+[.)]|[-+*]) ", line)
+        if before and not re.match(r" *([0-9]+\.|-) | ", before)
+    ] == []
