@@ -17,8 +17,8 @@ from tests.wire import V4, VERSIONS
 
 DEVICES = 50
 KEEP_ALIVE = 2
-TOLERANCE = 0.5
-"""Seconds: the wheel turns four times a second, and the will has to travel."""
+TOLERANCE = 1.0
+"""Seconds: the wheel turns four times a second, and the will has to travel, on a machine that runs other tests, too."""
 
 
 @pytest.mark.timeout(60)
