@@ -97,7 +97,7 @@ class Broker:
         self._clients_at_drain = 0
         """Number of clients when `drain` was called."""
 
-    # -- what the embedder calls --------------------------------------------------------------------------------------
+    # -- called by the embedder ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Restore sessions and retained messages from the store. Call once, before the first connection."""
@@ -266,7 +266,7 @@ class Broker:
                 connection.end(ReasonCode.SERVER_SHUTTING_DOWN, "server shutting down")
         return bool(self._connections)
 
-    # -- what a connection calls --------------------------------------------------------------------------------------
+    # -- called by connections -----------------------------------------------------------------------------------------
 
     def is_busy(self) -> bool:
         """Whether a CONNECT has to be refused: too many wait for their CONNACK, or the server drains."""
@@ -506,7 +506,7 @@ class Broker:
         if not self.embedded or not message.qos:
             self.shared_state.events.published(client_id, message, _no_acknowledgement)
             return
-        # In the group in which the session loses it: nobody else has it any more, and the embedder has its own disk.
+        # In the group in which the session loses it: it is stored nowhere else, and the embedder has its own disk.
         published = PublishedWill(will.number or self.shared_state.new_number(), client_id, message)
         self.shared_state.store.save_published_will(published)
         self._publish_to_embedder(published)

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ended = f"{lost}: ended, so that the next start begins from what is on disk; {remedy}"
                 log_writer.write_line(f"broker: {ended}")
                 log_writer.end()
-                # Not by returning: what is left of the store would be closed, and write to its file.
+                # Not by returning: the store would be closed, and write to its file.
                 os._exit(EXIT_UNSYNCED)
     except CannotStart as problem:
         print(f"broker: {problem}", file=sys.stderr)
@@ -124,7 +124,7 @@ async def _serve(
                 notice = "without --data-dir sessions and retained messages end with this process"
                 log_writer.write_line(f"broker: {notice}")
             tune_collector()
-            # The first is named as it always was; what scheme it speaks, who started us knows.
+            # The first is always named `mqtt`; its scheme is known to the caller.
             names = ["mqtt", *(address.scheme for address in listening[1:])]
             places = [f"{name}={address.place}" for name, address in zip(names, listening, strict=True)]
             print_aside(" ".join(["broker ready", *places]))
@@ -141,7 +141,7 @@ async def _serve(
             passwords.close()
 
 
-# -- what can be wrong -----------------------------------------------------------------------------------------------
+# -- checks of the options -------------------------------------------------------------------------------------------
 
 
 def _addresses(options: argparse.Namespace) -> list[ListenAddress]:

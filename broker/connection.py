@@ -2,7 +2,7 @@
 
 Laws
 1. Bytes in, bytes out: `data_received` feeds the decoder, the decoder calls `packet` (or `puback`, the fast path), and
-   whatever is to be said goes to `transport.write`. `data_received` never raises; a peer's error ends the connection.
+   replies go to `transport.write`. `data_received` never raises; a peer's error ends the connection.
 2. Authentication comes first. Until the authenticator has answered, bytes are kept (bounded) and not decoded; nor are
    they until CONNACK has left, which may have to wait for the store.
 3. What it acknowledges, it has stored: an acknowledgement that promises something waits for the store's barrier, a
@@ -172,11 +172,11 @@ class Connection:
         """Packets of this read that are not yet counted against the user's rate."""
         self._rate_paused_until = 0.0
         """The socket is not read until then (server time), because its user is over its rate. 0: it is read."""
-        # A stranger's packet may be as large as what we keep for strangers.
+        # A stranger's packet may be as large as the bytes we keep for strangers.
         self._decoder = Decoder(self, broker.settings.connect_buffer)
         broker.wheel.schedule(self, now + broker.settings.connect_timeout)
 
-    # -- what the transport calls -------------------------------------------------------------------------------------
+    # -- called by the transport ---------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes, now: float) -> None:  # Hot path.
         """Process bytes from the socket, which came at `now` (server time, seconds); never raises."""
@@ -238,7 +238,7 @@ class Connection:
         if self.session is not None:
             self.session.resume_sending()
 
-    # -- what the decoder calls ---------------------------------------------------------------------------------------
+    # -- called by the decoder -----------------------------------------------------------------------------------------
 
     def puback(self, packet_id: int, reason_code: int) -> None:
         """Refuse a PUBACK before CONNECT [MQTT-3.1.0-1] [3.1.1: MQTT-3.1.0-1]; later PUBACKs go to the session."""
@@ -256,7 +256,7 @@ class Connection:
             # A second CONNECT [MQTT-3.1.0-2], another packet before the first [MQTT-3.1.0-1], AUTH without a method.
             self.end(ReasonCode.PROTOCOL_ERROR, "protocol error", f"{type(packet).__name__.upper()} may not come now")
 
-    # -- what the session calls ---------------------------------------------------------------------------------------
+    # -- called by the session -----------------------------------------------------------------------------------------
 
     def reply(self, data: bytes) -> None:
         """Send a packet that the protocol obliges us to send, even to a socket that is full."""
@@ -596,7 +596,7 @@ class Connection:
     def _pubrel(self, pubrel: Pubrel) -> None:
         session = self._accepted_session()
         known = session.release(pubrel.packet_id)
-        # Unknown: completed before the connection was lost, or never begun. 3.1.1 answers both alike.
+        # Unknown: completed before the connection was lost, or never started. 3.1.1 answers both alike.
         code = ReasonCode.SUCCESS if known or self.version != V5 else ReasonCode.PACKET_IDENTIFIER_NOT_FOUND
         self.shared_state.metrics.unsolicited_acknowledgements += not known
         # Not before it is stored that the identifier is free: a new message under it would pass for a repetition. An

@@ -71,7 +71,7 @@ class TimingWheel:
         """Check every target whose time has come. A leap longer than the ring checks all of them once."""
         hand = int(now / RESOLUTION_SECONDS)
         for passed in range(max(self._hand + 1, hand - RING_SLOTS + 1), hand + 1):
-            # Moves before the targets of this slot run: what they schedule lands ahead of it, never in it.
+            # Moves before the targets of this slot run: they schedule into slots ahead of it, never into it.
             self._hand = passed
             targets = self._slots[passed % RING_SLOTS]
             if targets is None:

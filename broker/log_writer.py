@@ -102,7 +102,7 @@ class LogWriter(logging.Handler):
         self._descriptor = descriptor
         self._queue: queue.Queue[str | None] = queue.Queue(QUEUE_LINES)
         self._ending = False
-        self._told = 0
+        self._reported = 0
         """Number of dropped lines that the log has reported."""
         self._counts: dict[tuple[str, str], _Count] = {}
         """Counts by kind and address, the oldest first; the address is empty for a kind as a whole."""
@@ -131,7 +131,7 @@ class LogWriter(logging.Handler):
         try:
             self._queue.put(None, timeout=FLUSH_SECONDS)
         except queue.Full:
-            return  # nobody reads: the thread goes with the process
+            return  # the log is not read: the thread ends with the process
         self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def write_line(self, text: str) -> None:
@@ -147,7 +147,7 @@ class LogWriter(logging.Handler):
                 self.left_out += 1
                 return
             self._put(self.format(record))
-        except Exception:  # a mistake in a log call must not end what it tells of
+        except Exception:  # a mistake in a log call must not end its caller
             self._put(f"a log line of {record.name} could not be written: {printable(str(record.msg))[:200]}")
 
     def _put(self, line: str) -> None:
@@ -203,11 +203,11 @@ class LogWriter(logging.Handler):
                 pass
             ended = None in lines or (self._ending and self._queue.empty())
             text = "".join(f"{line}\n" for line in lines if line is not None)
-            if text and write_all(self._descriptor, text) and self.dropped > self._told:
-                told = self.dropped
-                lost = told - self._told
+            if text and write_all(self._descriptor, text) and self.dropped > self._reported:
+                dropped = self.dropped
+                lost = dropped - self._reported
                 if write_all(self._descriptor, f"{lost} log lines were dropped: the log was not read fast enough\n"):
-                    self._told = told
+                    self._reported = dropped
             self._end_windows(time.time(), everything=ended)
             if ended:
                 self._write_rest()
@@ -236,7 +236,7 @@ def write_all(descriptor: int, text: str) -> bool:
         while data:
             try:
                 data = data[os.write(descriptor, data) :]
-            except BlockingIOError:  # whoever shares the terminal has set it so
+            except BlockingIOError:  # another program that shares the terminal has set it so
                 select.select([], [descriptor], [])
     except OSError:
         return False

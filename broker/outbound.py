@@ -240,7 +240,7 @@ class Outbound:
         entry.phase = PUBREC_DUE
         entry.sent_at = self.shared_state.now
         self.send_quota -= 1
-        if self.barriers:  # its row is stored, and it must not overtake one whose is not
+        if self.barriers:  # its row is stored, and it must not overtake one whose row is not
             self.barriers += 1
             self.shared_state.store.barrier(partial(self._barrier_reached, entry, connection, data))
         else:
@@ -301,15 +301,15 @@ class Outbound:
         if entry.phase == FORGET_DUE:
             self._remove(entry)
             if self.wanted_quota or self.queue is not None:
-                self.resume_sending()  # who waits may have waited for this identifier
+                self.resume_sending()  # a waiting message may have waited for this identifier
         elif _can_be_lost(entry):
             self._drop(entry)
         else:
-            # The handshake goes on, for the client's sake; nobody is told how it ends.
+            # The handshake goes on, for the client's sake; its end is not reported.
             entry.handle = None
 
     def _too_large(self, topic: str, handle: int) -> bool:
-        # As if it had been sent [MQTT-3.1.2-25]; its owner is told that it was not.
+        # As if it had been sent [MQTT-3.1.2-25]; the embedder is told that it was not.
         if self.aliases is not None:
             self.aliases.forget(topic)
         self.shared_state.metrics.dropped_too_large += 1
@@ -317,7 +317,7 @@ class Outbound:
         return True
 
     def _ask_for_ready(self) -> None:
-        # Without a connection nobody has to ask: `ready` is called after CONNECT.
+        # Without a connection there is no need: `ready` is called after CONNECT.
         if self.resumed and not self.wanted_quota:
             self.shared_state.metrics.out_of_packet_ids += self.send_quota > 0 and not self._has_send_quota()
             self.wanted_quota = 1 if self.barriers else (self.window + 1) // 2
@@ -339,7 +339,7 @@ class Outbound:
         shared_state.metrics.acknowledged += 1
         handle = entry.handle
         if handle is not None:
-            self.spare = entry  # nobody else has it: what is being sent again is over before sending resumes
+            self.spare = entry  # nothing else refers to it: resending is over before sending resumes
             shared_state.events.delivery_ended(
                 self.client_id, handle, reason_code if reason_code >= 0x80 else ACKNOWLEDGED
             )
@@ -360,7 +360,7 @@ class Outbound:
         # [MQTT-4.4.0-2]
         elif entry.phase == PUBCOMP_DUE:
             metrics.unsolicited_acknowledgements += 1
-            if reason_code < 0x80:  # else it takes back what it has taken, and PUBREL is on its way
+            if reason_code < 0x80:  # else it takes back its first PUBREC, and PUBREL is on its way
                 self._send_pubrel_when_stored(entry)
         elif reason_code >= 0x80:
             # Refused: no PUBREL, the identifier is free (MQTT 5.0, 4.3.3).
@@ -375,7 +375,7 @@ class Outbound:
                 self.shared_state.store.save_outbound(self.client_id, entry.row())
             self._send_pubrel_when_stored(entry)
         else:
-            # ABANDONED: the client gives up what it holds, and PUBCOMP frees the identifier.
+            # ABANDONED: the client drops the message, and PUBCOMP frees the identifier.
             self._send_pubrel(packet_id, ReasonCode.SUCCESS)
 
     def pubcomp(self, packet_id: int) -> None:
@@ -425,7 +425,7 @@ class Outbound:
         """Whether this connection has not sent the message: its acknowledgement gives no send quota back."""
         if entry.phase == POSTPONED:
             return True
-        if self.resend is None or entry.phase >= PUBCOMP_DUE:  # PUBREL took a place
+        if self.resend is None or entry.phase >= PUBCOMP_DUE:  # PUBREL took a place of the window
             return False
         return any(entry is waiting for waiting, _ in self.resend)
 

@@ -2,9 +2,8 @@
 
 Laws
 1. At most one message per topic; an empty payload removes it [MQTT-3.3.1-6].
-2. What has expired is not handed out [MQTT-3.3.2-5]; it leaves the map when somebody comes across it, or when its place
-   is needed.
-3. Two bounds, messages and payload bytes. What does not fit is refused; nothing else is thrown out for it.
+2. An expired message is not handed out [MQTT-3.3.2-5]; it is removed at the next start, or when its place is needed.
+3. Two limits, messages and payload bytes. A message over them is refused; no other is removed for it.
 
 Filters without wildcards, and that is most subscriptions, cost one dictionary lookup. The others walk a trie of topic
 levels, about 300 bytes per level that is not shared, along the branches that can match and no others.

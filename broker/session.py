@@ -144,7 +144,7 @@ class Session(Outbound):
     def unsubscribe(self, topic_filter: str) -> bool:
         """Remove a subscription; return False if there was none."""
         # [MQTT-3.10.4-1] [MQTT-3.10.4-2] [MQTT-3.10.4-3] [3.1.1: MQTT-3.10.4-1] [3.1.1: MQTT-3.10.4-2]
-        # [3.1.1: MQTT-3.10.4-3]: by its letters; what is inflight or queued goes on.
+        # [3.1.1: MQTT-3.10.4-3]: by its letters; inflight and queued messages go on.
         if self.subscriptions.pop(topic_filter, None) is None:
             return False
         self.last_topic = None
@@ -225,7 +225,7 @@ class Session(Outbound):
         self.expiry_interval = stored.expiry_interval
         self.expires_at = stored.expires_at
         if stored.expires_at is None and stored.expiry_interval != NEVER_EXPIRES:
-            # It was connected when the process ended: its interval begins now.
+            # It was connected when the process ended: its interval starts now.
             self.expires_at = now + stored.expiry_interval
         self.will = stored.will
         if self.will is not None and self.will.due_at is None:
@@ -262,7 +262,7 @@ class Session(Outbound):
             # Its message was gone before the row was.
             self.shared_state.store.delete_outbound(self.client_id, row.sequence)
             return
-        # Whether it was sent before the process ended, nobody knows: it goes out with DUP.
+        # It may have been sent before the process ended, so it goes out with DUP.
         phase = PUBACK_DUE if row.qos == 1 else PUBCOMP_DUE if row.released else PUBREC_DUE
         if row.handle is None and copy is None and phase == PUBREC_DUE:
             phase = ABANDONED  # only the identifier is left, which the client may remember
@@ -274,7 +274,7 @@ class Session(Outbound):
 
     def end(self) -> None:
         """End the session: deliveries past PUBREC are lost after all, and the store forgets everything of it."""
-        held = [e.handle for e in self.inflight.values() if e.phase == PUBCOMP_DUE and e.handle is not None]
+        past_pubrec = [e.handle for e in self.inflight.values() if e.phase == PUBCOMP_DUE and e.handle is not None]
         for entry in self.inflight.values():
             if entry.copy is not None and entry.sequence:
                 self.shared_state.drop_reference(entry.copy.shared)
@@ -294,7 +294,7 @@ class Session(Outbound):
             self.queue = None
         self.received = None
         self.will = None
-        for handle in held:
+        for handle in past_pubrec:
             self.shared_state.events.delivery_ended(self.client_id, handle, LOST)
 
 

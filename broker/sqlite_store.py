@@ -10,12 +10,12 @@ Laws
 2. A group that cannot be written (disk full, I/O error) is tried again until it can. Nothing is acknowledged meanwhile,
    so the clients keep their messages: the loser of a slow disk is the publisher's pace, never a promise.
 3. The file belongs to one process (a lock beside it); others may read it, for a backup.
-4. A sync that failed is not tried again: the kernel may have dropped what it could not write, and call the next sync a
-   success. Nothing is acknowledged and nothing written any more, `lost` says why, and whoever runs the broker ends the
-   process; the next start copies and syncs anew what the file holds.
+4. A sync that failed is not tried again: the kernel may have dropped pages that it could not write, and call the next
+   sync a success. Nothing is acknowledged and nothing written any more, `lost` has the reason, and the program that
+   runs the broker ends the process; the next start copies and syncs the file again.
 
 A group is handed over in the loop's next turn after a barrier was asked for; without one it waits for
-`LINGER_SECONDS`, because nobody waits. Price: a session that changed costs about 400 bytes until its group is
+`LINGER_SECONDS`. Price: a session that changed costs about 400 bytes until its group is
 committed, a row 200.
 """
 
@@ -301,7 +301,7 @@ class SqliteStore:
             try:
                 self._loop.call_soon_threadsafe(self._written, error)
             except RuntimeError:
-                return  # the loop was closed without close(): nobody is left to be told
+                return  # the loop was closed without close(): no callback can run
 
     def _commit(self, group: Group) -> str | None:
         """Commit a group; return the reason for a failure, or None. Runs on the *writer thread*."""

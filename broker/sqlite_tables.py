@@ -4,7 +4,7 @@ Three things stay apart: `Group`, the changes since the last commit, collected o
 the same as statements, on the *writer thread*; `restore`, the way back at start.
 
 Laws
-1. A group holds the last state of each row that changed, not the way there: a transaction shows no state between, and
+1. A group has the last state of each row that changed, not the way there: a transaction shows no state between, and
    a message that was queued and acknowledged within one group never touches the disk.
 2. Statements work on sets. A table's rows go to SQLite as one JSON array, and their payloads as one blob, so that the
    work is done in C with the interpreter lock released. A tuple bound per row would fight for that lock per row.
@@ -66,7 +66,7 @@ CREATE TABLE server (
 );
 """
 UPGRADES = {
-    # Every run of that version began with 1: far from what clients may still acknowledge, also when the file is a copy
+    # Every run of that version started with 1: far from identifiers that clients may acknowledge, also if it is a copy
     # of an earlier time (`void_sessions`).
     1: f"""
 ALTER TABLE server ADD COLUMN next_packet_id INTEGER NOT NULL DEFAULT 1;

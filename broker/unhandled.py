@@ -40,7 +40,7 @@ ENDED_BY_CLIENT = frozenset(
 
 
 class SentMessages(Protocol):
-    """The part of `Outbound` that is looked at here: `outbound` imports this module, not the other way round."""
+    """The part of `Outbound` that is needed here: `outbound` imports this module, not the other way round."""
 
     shared_state: SharedState
     inflight: dict[int, Inflight]

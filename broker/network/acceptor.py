@@ -1,6 +1,6 @@
-"""Accepts connections that begin with something before their protocol: a PROXY header, TLS, or both in this order.
+"""Listening sockets whose connections start with a PROXY header, TLS, or both in this order.
 
-The loop's own servers know only TLS, and say nothing of handshakes that fail. Here each new socket is *silent*
+The loop's own servers know only TLS, and report no handshakes that fail. Here each new socket is *silent*
 until its first byte; then it has a short task: PROXY header, handshake, then the protocol takes over and the task is
 gone.
 

@@ -228,7 +228,7 @@ class BrokerServer:
                 return
             await asyncio.sleep(POLL_SECONDS)
 
-    # -- what the transports call -------------------------------------------------------------------------------------
+    # -- called by the transports --------------------------------------------------------------------------------------
 
     def opened(self, transport: TcpTransport, peer: str) -> bool:
         address = address_of(peer)
@@ -274,7 +274,7 @@ class BrokerServer:
         if not self._transports and self._stopping:
             self._nobody_left.set()
 
-    # -- what the event loop calls ------------------------------------------------------------------------------------
+    # -- called by the event loop --------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)

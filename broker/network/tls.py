@@ -6,8 +6,8 @@ authenticated encryption, nothing older: every client since 2014 speaks these, a
 Laws
 1. `reload` gives new connections a new context; those that are open keep theirs. Files that cannot be used change
    nothing.
-2. A handshake that fails is told to the peer, as an alert, and to the operator, in words (`failure`). The loop sends no
-   alert by itself: it closes first, so OpenSSL's alert is sent from within the handshake (`_SslObject`).
+2. A handshake that fails is reported to the peer, as an alert, and to the operator, in words (`failure`). The loop
+   sends no alert by itself: it closes first, so OpenSSL's alert is sent from within the handshake (`_SslObject`).
 """
 
 from __future__ import annotations

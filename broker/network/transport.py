@@ -91,7 +91,7 @@ class TcpTransport(asyncio.Protocol):
         """The socket is gone, and its end waits for the unread bytes."""
         self._cut: asyncio.TimerHandle | None = None
 
-    # -- what the connection calls ------------------------------------------------------------------------------------
+    # -- called by the connection --------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         self._metrics.bytes_out += len(data)
@@ -150,7 +150,7 @@ class TcpTransport(asyncio.Protocol):
         if self._cut is None:
             self._cut = self._loop.call_later(LINGER_SECONDS, self._socket.abort)
 
-    # -- what the event loop calls ------------------------------------------------------------------------------------
+    # -- called by the event loop --------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)

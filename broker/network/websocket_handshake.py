@@ -194,6 +194,6 @@ def _cause(error: BaseException | None) -> object:
     return error.__cause__ if error is not None and error.__cause__ is not None else error
 
 
-def _shown(said: object) -> str:
+def _shown(text: object) -> str:
     """Return a text for the log: one line of ASCII, and not too much of it."""
-    return ascii(str(said))[1:-1][:SHOWN_CHARACTERS]
+    return ascii(str(text))[1:-1][:SHOWN_CHARACTERS]

@@ -140,7 +140,7 @@ class WebSocketTransport(TcpTransport):
             parts.append(data)
         self._socket.write(b"".join(parts))
 
-    # -- what the event loop calls ------------------------------------------------------------------------------------
+    # -- called by the event loop --------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:  # Hot path.
         connection = self._connection

@@ -1,7 +1,7 @@
 """Bytes to packets and packets to bytes, for MQTT 3.1.1 and 5.0, as a server or as a client.
 
 Laws
-1. What a decoder says of a stream does not depend on how the stream was cut. Everything before the first error is
+1. The result of decoding a stream does not depend on how the stream was cut. Everything before the first error is
    handed on; then one `MqttError` is raised, and the decoder is stopped for good.
 2. Nothing is believed before it is checked: the first byte, then the size against `maximum_packet_size`, and both as
    soon as those bytes are there. A claim to be large costs the peer its connection, not us a buffer.
@@ -923,7 +923,7 @@ def _acknowledgement_encoder(kind: PacketType) -> Callable[[Puback | Pubrec | Pu
     def encode_acknowledgement(packet: Puback | Pubrec | Pubrel | Pubcomp, version: int) -> bytes:
         code = packet.reason_code
         if version != V5 or (not code and packet.properties is None):
-            return short + _U16(packet.packet_id)  # 0x00 is what is meant without a reason code (3.4.2.1)
+            return short + _U16(packet.packet_id)  # without a reason code 0x00 is meant (3.4.2.1)
         # [MQTT-3.1.2-29]: the server gives its acknowledgements no properties.
         properties = b"" if packet.properties is None else _with_length(packet.properties, kind, version)
         return _frame(kind, _U16(packet.packet_id), _put_byte(code), properties)
