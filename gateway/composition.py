@@ -145,23 +145,23 @@ class DeliveryComponents:
         attachments by; `storage_left` says whether the disk has room to accept more."""
         numbers = PushNumbers()
         self.ledger = ledger = Ledger(
-            database=database, clock=clock_ms, timers=timers, max_attempts=limits.max_attempts
+            database=database, clock_ms=clock_ms, timers=timers, max_attempts=limits.max_attempts
         )
         self.policies = policies = PolicyStore(
-            database=database, clock=clock_ms, on_changed=lambda app_no: self.rule_changes.start(app_no)
+            database=database, clock_ms=clock_ms, on_changed=lambda app_no: self.rule_changes.start(app_no)
         )
         self.preferences = preferences = PreferenceStore(
             database=database,
             ledger=ledger,
             policies=policies,
-            clock=clock_ms,
+            clock_ms=clock_ms,
             on_stored=lambda device_no: self.alert_limiter.check((device_no,)),
         )
         self.receipts = receipts = Receipts(
             database=database,
             activity=activity,
             uplink=limits.uplink,
-            clock=clock_ms,
+            clock_ms=clock_ms,
             timers=timers,
             ledger=ledger,
             preferences=preferences,
@@ -169,12 +169,12 @@ class DeliveryComponents:
             on_acted=lambda handles: self.calls.answered(handles),
             on_zone=lambda device_no: self.alert_limiter.zone_changed(device_no),
         )
-        self.hand_over = hand_over = HandOver(database=database, ledger=ledger, clock=clock_ms, timers=timers)
+        self.hand_over = hand_over = HandOver(database=database, ledger=ledger, clock_ms=clock_ms, timers=timers)
         self.connections = connections = DeviceConnections(
             database=database,
             ledger=ledger,
             activity=activity,
-            clock=clock_ms,
+            clock_ms=clock_ms,
             hand_over=hand_over,
             on_published=receipts.published,
             on_released=receipts.released,
@@ -188,7 +188,7 @@ class DeliveryComponents:
             connections=connections,
             hand_over=hand_over,
             policies=policies,
-            clock=clock_ms,
+            clock_ms=clock_ms,
             timers=timers,
             digests=Digests(numbers),
         )
@@ -198,7 +198,7 @@ class DeliveryComponents:
             preferences=preferences,
             alert_limiter=alert_limiter,
             policies=policies,
-            clock=clock_ms,
+            clock_ms=clock_ms,
         )
         ledger.connect(
             on_recorded=connections.recorded,
@@ -213,7 +213,7 @@ class DeliveryComponents:
             database=database,
             folder=attachments_dir,
             limits=limits.attachments,
-            clock=clock_ms,
+            clock_ms=clock_ms,
             address=http_url,
             storage_left=storage_left,
         )
@@ -222,7 +222,7 @@ class DeliveryComponents:
             ledger=ledger,
             hand_over=hand_over,
             limits=limits.pushes,
-            clock=clock_ms,
+            clock_ms=clock_ms,
             timers=timers,
             storage_left=storage_left,
             policies=policies,
@@ -232,7 +232,9 @@ class DeliveryComponents:
             on_remembered=observers.answer_remembered,
         )
         self.calls = Calls(database, self.acceptance)
-        self.analytics = Analytics(database=database, ledger=ledger, policies=policies, clock=clock_ms, timers=timers)
+        self.analytics = Analytics(
+            database=database, ledger=ledger, policies=policies, clock_ms=clock_ms, timers=timers
+        )
         self.reports = Reports(database, ledger)
         self.forecast = Forecast(
             database=database,
@@ -272,10 +274,10 @@ class Components:
         self.uplink_quota = UplinkQuota(database)
         self._retention = Retention(database, _kept(settings))
         self._wire_http()
-        self.activity = activity = DeviceActivity(database=database, clock=clock_ms, timers=timers)
+        self.activity = activity = DeviceActivity(database=database, clock_ms=clock_ms, timers=timers)
         self._authenticator = DeviceAuthenticator(database=database, on_denied=activity.on_denied, timers=timers)
         self.connection_events = ConnectionEvents(
-            database=database, activity=activity, clock=clock_ms, timers=timers, logged=settings.log_connections
+            database=database, activity=activity, clock_ms=clock_ms, timers=timers, logged=settings.log_connections
         )
         self.delivery = delivery = DeliveryComponents(
             database=database,
@@ -299,7 +301,7 @@ class Components:
         self._notices = Notices(database=database, preferences=delivery.preferences, publish=delivery.engine.publish)
         self._missed_pushes = MissedPushes(
             database=database,
-            clock=clock_ms,
+            clock_ms=clock_ms,
             timers=timers,
             is_listening=lambda app_id, device_id: delivery.connections.is_subscribed(app_id, device_id, "notices"),
             notify=lambda app_id, device_id, gap: self._notices.send(app_id, device_id, "gap", gap),

@@ -22,10 +22,10 @@ LOG_MS = 60_000
 
 
 class EnrolmentQuota:
-    """`clock` gives server time in milliseconds."""
+    """`clock_ms` gives server time in milliseconds."""
 
-    def __init__(self, clock: Callable[[], int]) -> None:
-        self._clock = clock
+    def __init__(self, clock_ms: Callable[[], int]) -> None:
+        self._clock_ms = clock_ms
         self._devices: Counter[int] = Counter()
         """By app, those included that are on their way to the disk."""
         self._said_at: dict[int, int] = {}
@@ -48,9 +48,9 @@ class EnrolmentQuota:
         self._devices[app_no] += granted
         if granted < wanted:
             self.refused += wanted - granted
-            now = self._clock()
-            if now - self._said_at.get(app_no, -LOG_MS) >= LOG_MS:
-                self._said_at[app_no] = now
+            now_ms = self._clock_ms()
+            if now_ms - self._said_at.get(app_no, -LOG_MS) >= LOG_MS:
+                self._said_at[app_no] = now_ms
                 log.warning("app number %d has %d devices: no more are enrolled", app_no, self._devices[app_no])
         return granted
 

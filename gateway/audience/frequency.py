@@ -81,9 +81,9 @@ class Caps(_Strict):
     room, while its ttl runs) or `digest` (it waits, and comes together with others as one alert)."""
 
 
-def is_quiet(hours: Hours, zone: str, now: int) -> bool:
+def is_quiet(hours: Hours, zone: str, now_ms: int) -> bool:
     """Whether the clock on the wall is within the hours."""
-    wall = datetime.fromtimestamp(now / 1000, ZoneInfo(zone)).strftime("%H:%M")
+    wall = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(zone)).strftime("%H:%M")
     if hours.start < hours.end:
         return hours.start <= wall < hours.end
     return wall >= hours.start or wall < hours.end
@@ -91,18 +91,18 @@ def is_quiet(hours: Hours, zone: str, now: int) -> bool:
 
 @lru_cache(maxsize=4_096)  # a fleet has few zones, and asks by the minute
 def _quiet_until(hours: Hours, zone: str, minute: int) -> int | None:
-    now = minute * MINUTE_MS
-    if not is_quiet(hours, zone, now):
+    now_ms = minute * MINUTE_MS
+    if not is_quiet(hours, zone, now_ms):
         return None
     tz = ZoneInfo(zone)
-    local = datetime.fromtimestamp(now / 1000, tz)
+    local = datetime.fromtimestamp(now_ms / 1000, tz)
     end_time = time.fromisoformat(hours.end)
     for day in (0, 1):
         date = local.date() + timedelta(days=day)
         for fold in (0, 1):
             end = datetime.combine(date, end_time, tz).replace(fold=fold).astimezone(UTC)
             end_ms = round(end.timestamp() * 1000)
-            if end_ms > now:
+            if end_ms > now_ms:
                 change = _change(tz, minute, end_ms // MINUTE_MS)
                 if change is not None and not is_quiet(hours, zone, change * MINUTE_MS):
                     return change * MINUTE_MS
@@ -130,17 +130,17 @@ def _change(tz: ZoneInfo, first: int, last: int) -> int | None:
     return last
 
 
-def quiet_until(hours: Hours, zone: str, now: int) -> int | None:
-    """The end of the quiet hours that `now` is in; None if it is in none."""
-    return _quiet_until(hours, zone, now // MINUTE_MS)
+def quiet_until(hours: Hours, zone: str, now_ms: int) -> int | None:
+    """The end of the quiet hours that `now_ms` is in; None if it is in none."""
+    return _quiet_until(hours, zone, now_ms // MINUTE_MS)
 
 
-def free_at(limits: Iterable[Cap], uses: Sequence[int], now: int) -> int | None:
+def free_at(limits: Iterable[Cap], uses: Sequence[int], now_ms: int) -> int | None:
     """When there is room for one more beside these `uses` (times, in order); None if there is now."""
     latest: int | None = None
     for cap in limits:
         if len(uses) >= cap.count:
             free = uses[-cap.count] + WINDOWS_MS[cap.per]
-            if free > now and (latest is None or free > latest):
+            if free > now_ms and (latest is None or free > latest):
                 latest = free
     return latest

@@ -179,13 +179,13 @@ DEFAULT = Rules()
 
 
 class PolicyStore:
-    """Policies and channels of all apps, in memory and in the ledger. `clock` gives server time in milliseconds."""
+    """Policies and channels of all apps, in memory and in the ledger. `clock_ms` gives server time in milliseconds."""
 
-    def __init__(self, *, database: Database, clock: Callable[[], int], on_changed: Callable[[int], None]) -> None:
+    def __init__(self, *, database: Database, clock_ms: Callable[[], int], on_changed: Callable[[int], None]) -> None:
         """`on_changed` is called with the app number when the rules of an app have changed: what waits is checked
         anew."""
         self._database = database
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._rules: dict[int, Rules] = {}
         self.restricted: set[int] = set()
         """Apps of which some device has denied consent or muted a channel: the others' pushes need no look at it."""
@@ -272,12 +272,12 @@ class PolicyStore:
         return self.of(app_no).policy.model_dump(mode="json")
 
     async def set_policy(self, app_no: int, policy: Policy) -> dict[str, Any]:
-        now = self._clock()
+        now_ms = self._clock_ms()
         content = policy.model_dump_json()
         number = await self._write(
             app_no,
             "INSERT OR REPLACE INTO app_policy (app_no, content, updated_at) VALUES (?, ?, ?)",
-            (app_no, content, now),
+            (app_no, content, now_ms),
         )
         self._rules[app_no] = replace(self.of(app_no), policy=policy)
         self._changed(app_no, number)
@@ -303,16 +303,16 @@ class PolicyStore:
             raise problem("channel_exists", f"there is a channel {new.id!r}; change it with PATCH")
         if len(self.of(app_no).channels) >= MAX_CHANNELS:
             raise problem("invalid_request", f"an app has at most {MAX_CHANNELS} channels: remove one first")
-        now = self._clock()
+        now_ms = self._clock_ms()
         fields = ChannelFields.model_validate(new.model_dump(exclude={"id"}))
-        return await self._store(app_no, new.id, Channel(fields, now, now))
+        return await self._store(app_no, new.id, Channel(fields, now_ms, now_ms))
 
     async def change_channel(self, app_no: int, channel_id: str, merged: ChannelFields) -> dict[str, Any]:
         """Raises Problem 404."""
         before = self.of(app_no).channels.get(channel_id)
         if before is None:
             raise _unknown(channel_id)
-        return await self._store(app_no, channel_id, Channel(merged, before.created_at, self._clock()))
+        return await self._store(app_no, channel_id, Channel(merged, before.created_at, self._clock_ms()))
 
     async def _store(self, app_no: int, channel_id: str, channel: Channel) -> dict[str, Any]:
         row = (app_no, channel_id, channel.fields.model_dump_json(), channel.created_at, channel.updated_at)

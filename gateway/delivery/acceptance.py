@@ -105,7 +105,7 @@ _NOT_STORED = "this line was not stored, others before it were; send it again"
 
 
 class Acceptance:
-    """Stores pushes and gives them to the mailbox. `clock` gives server time in milliseconds.
+    """Stores pushes and gives them to the mailbox. `clock_ms` gives server time in milliseconds.
 
     `storage_left` says whether the disk has room to accept more; it keeps a reserve, so that deliveries already
     accepted can still be recorded when new ones are refused with 507.
@@ -118,7 +118,7 @@ class Acceptance:
         ledger: Ledger,
         hand_over: HandOver,
         limits: Limits,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         timers: Timers,
         storage_left: Callable[[], bool],
         policies: PolicyStore,
@@ -137,11 +137,11 @@ class Acceptance:
         self._ledger = ledger
         self._hand_over = hand_over
         self._limits = limits
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._storage_left = storage_left
         self.limits = MailboxLimits(
-            ledger, limits.mailbox_deliveries, limits.mailbox_bytes, clock, on_caught_up=self._submit_soon
+            ledger, limits.mailbox_deliveries, limits.mailbox_bytes, clock_ms, on_caught_up=self._submit_soon
         )
         self.queue = AcceptanceQueue()
         self._under_way = False
@@ -163,7 +163,7 @@ class Acceptance:
         body_hash: bytes | None = None,
     ) -> AcceptedPush:
         """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
-        self._single_at = self._clock()
+        self._single_at = self._clock_ms()
         pending = self._pending(app, Submission(request, idempotency_key, body_hash))
         await self._store([pending])
         answer = answer_of(pending)
@@ -234,7 +234,7 @@ class Acceptance:
 
     def _has_others(self) -> bool:
         """Does somebody send pushes one by one, for whom a batch should make room?"""
-        return self._clock() - self._single_at < CONSIDERATE_MS
+        return self._clock_ms() - self._single_at < CONSIDERATE_MS
 
     def _checked(self, app: AppRef, submission: Submission) -> PendingPush | Problem:
         try:
@@ -271,12 +271,12 @@ class Acceptance:
 
     async def _refuse_new(self, pending_pushes: list[PendingPush]) -> None:
         """The disk is full: what was accepted before under its key is answered again, the rest is refused."""
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def read(connection: sqlite3.Connection) -> None:
             for pending in pending_pushes:
                 key = pending.submission.idempotency_key
-                pending.answer = self._remembered(connection, pending, key, now) if key is not None else None
+                pending.answer = self._remembered(connection, pending, key, now_ms) if key is not None else None
 
         await self._database.read(read)
         for pending in pending_pushes:
@@ -291,7 +291,7 @@ class Acceptance:
         if not batches:
             return
         self._under_way = True
-        self._ledger.accepting_since = now = self._clock()
+        self._ledger.accepting_since = now_ms = self._clock_ms()
         pending_pushes = [pending for batch in batches for pending in batch.pending_pushes]
 
         def on_commit(stored: _Stored) -> None:
@@ -302,7 +302,7 @@ class Acceptance:
                 self.queue.stored(pending_pushes)
                 self.limits.enforced(stored.limited)
                 self._ledger.on_ended(stored.losers)
-                self._hand_out(pending_pushes, now)
+                self._hand_out(pending_pushes, now_ms)
             finally:  # whatever one push did, the next are stored
                 self._under_way = False
                 self._ledger.accepting_since = None
@@ -318,9 +318,11 @@ class Acceptance:
                 if not batch.stored.done():
                     batch.stored.set_exception(error)
 
-        self._database.submit(lambda connection: self._store_rows(connection, pending_pushes, now), on_commit, on_error)
+        self._database.submit(
+            lambda connection: self._store_rows(connection, pending_pushes, now_ms), on_commit, on_error
+        )
 
-    def _hand_out(self, pending_pushes: list[PendingPush], now: int) -> None:
+    def _hand_out(self, pending_pushes: list[PendingPush], now_ms: int) -> None:
         accepted: list[tuple[ActivePush, Sequence[int]]] = []
         for pending in pending_pushes:
             if not pending.push_no:
@@ -332,7 +334,7 @@ class Acceptance:
             if key is not None:
                 self._on_remembered(pending.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(pending.unknown))
             ttl = pending.request.ttl
-            self._ledger.expects_expiry(now + ttl * 1000)
+            self._ledger.expects_expiry(now_ms + ttl * 1000)
             devices = pending.devices
             if pending.limited:
                 self._alert_limiter.add(pending.push_no, devices, ttl)
@@ -342,12 +344,12 @@ class Acceptance:
                 devices = [device_no for device_no in devices if device_no not in pending.muted]
             # Most of a batch: the device is away, and there is nothing to do.
             if devices and (len(devices) != 1 or not ttl or self._hand_over.is_open(devices[0], pending.priority)):
-                accepted.append((pending.active_push(now), devices))
+                accepted.append((pending.active_push(now_ms), devices))
         self._hand_over.fan_out(accepted)
 
     # -- on the writer thread ----------------------------------------------------------------------------------------
 
-    def _store_rows(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], now: int) -> _Stored:
+    def _store_rows(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], now_ms: int) -> _Stored:
         for pending in pending_pushes:  # an operation may run twice (see `Database`, law 2)
             pending.answer, pending.push_no, pending.devices, pending.unknown, pending.suppressed = None, 0, (), (), 0
             pending.muted = frozenset()
@@ -371,7 +373,7 @@ class Acceptance:
                     else:
                         pending.answer = key_reused(key)
                     continue
-                pending.answer = self._remembered(connection, pending, key, now) or pending.refused
+                pending.answer = self._remembered(connection, pending, key, now_ms) or pending.refused
                 if pending.answer is not None:
                     continue
             if not self._resolve(pending, known):
@@ -380,7 +382,7 @@ class Acceptance:
             left_out = self._unwanted(pending, preferences)
             for device_no, reason in left_out.items():
                 withheld.setdefault(reason, []).append(handle_of(push_no, device_no))
-            self._insert(connection, pending, push_no, push_ids.pop(), now, left_out, single, pushes)
+            self._insert(connection, pending, push_no, push_ids.pop(), now_ms, left_out, single, pushes)
             if key is not None:
                 assert pending.submission.body_hash is not None, "given with the key"
                 answered[(pending.app.no, key)] = (pending.submission.body_hash, pending)
@@ -391,10 +393,10 @@ class Acceptance:
         insert_rows(connection, "push", PUSH_COLUMNS, pushes)
         insert_single_rows(connection, single)
         for reason, handles in withheld.items():
-            end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
+            end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now_ms)
         if mark_accepted_rows(connection, pending_pushes, self._policies):
             self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
-        stored = self._collapse_and_limit(connection, pending_pushes, last_no + 1, now)
+        stored = self._collapse_and_limit(connection, pending_pushes, last_no + 1, now_ms)
         for pending in pending_pushes:
             if pending.push_no:
                 pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)
@@ -403,7 +405,7 @@ class Acceptance:
             "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
             " VALUES (?, ?, ?, ?, ?)",
             [
-                (app_no, key, body_hash, f"{{{pending.answer.members()}}}", now)
+                (app_no, key, body_hash, f"{{{pending.answer.members()}}}", now_ms)
                 for (app_no, key), (body_hash, pending) in answered.items()
                 if isinstance(pending.answer, AcceptedPush)
             ],
@@ -445,11 +447,11 @@ class Acceptance:
         return {app_no: targeting.device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
 
     def _remembered(
-        self, connection: sqlite3.Connection, pending: PendingPush, key: str, now: int
+        self, connection: sqlite3.Connection, pending: PendingPush, key: str, now_ms: int
     ) -> AcceptedPush | Problem | None:
         row = connection.execute(
             "SELECT body_hash, response FROM idempotency_record WHERE app_no = ? AND key = ? AND created_at > ?",
-            (pending.app.no, key, now - self._limits.idempotency_ms),
+            (pending.app.no, key, now_ms - self._limits.idempotency_ms),
         ).fetchone()
         if row is None:
             return None
@@ -479,7 +481,7 @@ class Acceptance:
         pending: PendingPush,
         push_no: int,
         push_id: str,
-        now: int,
+        now_ms: int,
         left_out: dict[int, str],
         single: list[tuple[int, int, int, int, int]],
         pushes: list[tuple[Any, ...]],
@@ -498,7 +500,7 @@ class Acceptance:
                 assert request.kind is not None, "filled in by validation"
                 rules = self._policies.of(app_no)
                 pending.suppressed = suppress_selected(
-                    connection, push_no, app_no, rules, request.kind, request.channel, priority, now
+                    connection, push_no, app_no, rules, request.kind, request.channel, priority, now_ms
                 )
         else:
             pending.targeted = len(pending.devices)
@@ -529,23 +531,23 @@ class Acceptance:
                 stored_target(target),
                 pending.whole_content if pending.fetch_within else pending.content,
                 pending.frame_size,
-                now,
-                now + request.ttl * 1000,
+                now_ms,
+                now_ms + request.ttl * 1000,
                 pending.targeted,
                 pending.suppressed,
             ),
         )
 
     def _collapse_and_limit(
-        self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], first_no: int, now: int
+        self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], first_no: int, now_ms: int
     ) -> _Stored:
         is_sent = self._ledger.is_sent
         losers: list[int] = []
         for pending in pending_pushes:
             collapse_key = pending.request.collapse_key
             if pending.push_no and collapse_key is not None:
-                losers += supersede_rows(connection, pending.push_no, collapse_key, is_sent, now)
-        limited = self.limits.accept_rows(connection, pending_pushes, now)
+                losers += supersede_rows(connection, pending.push_no, collapse_key, is_sent, now_ms)
+        limited = self.limits.accept_rows(connection, pending_pushes, now_ms)
         losers += limited.losers
         lost_at_once: dict[int, set[int]] = {}
         for handle in losers:

@@ -104,9 +104,9 @@ class Decision:
     """What it passes because it is critical."""
 
 
-def check_alert(alert: Alert, person: Person, now: int) -> Decision:
+def check_alert(alert: Alert, person: Person, now_ms: int) -> Decision:
     """What the rules say of an alert for a person at this moment."""
-    limit = _limit_on(alert, person, now)
+    limit = _limit_on(alert, person, now_ms)
     rationed = (
         alert.priority == CRITICAL
         and len(person.critical_uses - {alert.push_no}) < person.rules.policy.critical.per_day
@@ -114,7 +114,7 @@ def check_alert(alert: Alert, person: Person, now: int) -> Decision:
     return Decision(passed=limit.reason) if rationed else limit
 
 
-def _limit_on(alert: Alert, person: Person, now: int) -> Decision:
+def _limit_on(alert: Alert, person: Person, now_ms: int) -> Decision:
     rules = person.rules
     if rules.is_muted(alert.kind, alert.channel, person.choices):
         return Decision("channel_muted")
@@ -124,13 +124,13 @@ def _limit_on(alert: Alert, person: Person, now: int) -> Decision:
     limits: list[tuple[str, str, int | None]] = []
     quiet = rules.quiet_hours(alert.channel)
     if quiet is not None:
-        limits.append(("quiet_hours", quiet.excess, _quiet_until(quiet, person.zone, now)))
+        limits.append(("quiet_hours", quiet.excess, _quiet_until(quiet, person.zone, now_ms)))
     if person.hours is not None:
         own: str = quiet.excess if quiet is not None else "defer"
-        limits.append(("quiet_hours", own, _quiet_until(person.hours, person.zone, now)))
+        limits.append(("quiet_hours", own, _quiet_until(person.hours, person.zone, now_ms)))
     for caps, of_channel in ((rules.policy.caps, False), (rules.caps(alert.channel), True)):
         if caps is not None:
-            limits.append(("capped", caps.excess, _free_at(caps, alert, person, of_channel, now)))
+            limits.append(("capped", caps.excess, _free_at(caps, alert, person, of_channel, now_ms)))
     for reason, excess, until in limits:
         if until is None:
             continue
@@ -141,20 +141,20 @@ def _limit_on(alert: Alert, person: Person, now: int) -> Decision:
     return deferred
 
 
-def _quiet_until(hours: Hours, zone: str, now: int) -> int | None:
+def _quiet_until(hours: Hours, zone: str, now_ms: int) -> int | None:
     """The end, in server time, of the quiet hours that the clock on the wall is in; None if it is in none."""
-    ahead = wall_time.offset(now)
-    until = quiet_until(hours, zone, now + ahead)
+    ahead = wall_time.offset(now_ms)
+    until = quiet_until(hours, zone, now_ms + ahead)
     return None if until is None else until - ahead
 
 
-def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now: int) -> int | None:
+def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now_ms: int) -> int | None:
     uses = [
         use.at
         for use in person.uses
         if use.push_no != alert.push_no and (not of_channel or use.channel == alert.channel)
     ]
-    return free_at(caps.limits, uses, now)
+    return free_at(caps.limits, uses, now_ms)
 
 
 @dataclass(slots=True)
@@ -176,7 +176,7 @@ class _Checked:
 
 
 class AlertLimiter:
-    """`clock` gives server time in milliseconds."""
+    """`clock_ms` gives server time in milliseconds."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class AlertLimiter:
         connections: DeviceConnections,
         hand_over: HandOver,
         policies: PolicyStore,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         timers: Timers,
         digests: Digests,
     ) -> None:
@@ -196,7 +196,7 @@ class AlertLimiter:
         self._connections = connections
         self._hand_over = hand_over
         self._policies = policies
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._due: dict[int, None] = {}
         """Devices to be checked."""
@@ -262,9 +262,9 @@ class AlertLimiter:
 
     def tick(self) -> None:
         """Look at those whose time has come. Called a few times a second."""
-        now = self._clock()
+        now_ms = self._clock_ms()
         due = []
-        while self._later and self._later[0][0] <= now:
+        while self._later and self._later[0][0] <= now_ms:
             at, device_no = heapq.heappop(self._later)
             if self._next.get(device_no) == at:
                 del self._next[device_no]
@@ -275,9 +275,9 @@ class AlertLimiter:
     def zone_changed(self, device_no: int) -> None:
         """Its person's clock shows another time now."""
         if self._ledger.limited:
-            now = self._clock()
+            now_ms = self._clock_ms()
             self._database.submit(
-                lambda connection: mark_device_rows(connection, device_no, now, limited_only=True),
+                lambda connection: mark_device_rows(connection, device_no, now_ms, limited_only=True),
                 lambda _: self.check((device_no,)),
                 lambda error: log.error("a new time zone could not be applied to what waits: %s", error),
             )
@@ -307,10 +307,10 @@ class AlertLimiter:
             return
         self._under_way = True
         self._ledger.flush()
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> _Checked:
-            checked = check_rows(connection, devices, self._policies, self._ledger.is_sent, self._digests, now)
+            checked = check_rows(connection, devices, self._policies, self._ledger.is_sent, self._digests, now_ms)
             missing = {
                 no for numbers in checked.passed.values() for no in numbers if self._ledger.pushes.get(no) is None
             }
@@ -325,11 +325,11 @@ class AlertLimiter:
         self._database.submit(operation, lambda checked: self._checked(devices, checked), on_error)
 
     def check_in_place(
-        self, connection: sqlite3.Connection, devices: list[int], now: int
+        self, connection: sqlite3.Connection, devices: list[int], now_ms: int
     ) -> tuple[dict[int, list[int]], list[int]]:
         """On the writer thread, while mailboxes are read."""
         checked = check_rows(
-            connection, devices, self._policies, self._ledger.is_sent, self._digests, now, in_place=True
+            connection, devices, self._policies, self._ledger.is_sent, self._digests, now_ms, in_place=True
         )
         return checked.passed, checked.ended
 
@@ -393,14 +393,14 @@ class AlertLimiter:
 
 
 def mark_changed_rows(
-    connection: sqlite3.Connection, app_no: int, parts: Iterable[PushPart], policies: PolicyStore, now: int
+    connection: sqlite3.Connection, app_no: int, parts: Iterable[PushPart], policies: PolicyStore, now_ms: int
 ) -> None:
     """Have what waits of some pushes checked at hand-over if a rule of the app may hold it, and anew if it was checked
     before. What no rule may hold is left alone: it would lose its place."""
     for part in parts:
         if part.kind == "alert" or (part.kind == "in_app" and part.priority == CRITICAL):
             limit = policies.is_limited(app_no, part.kind, part.channel)
-            mark_part_rows(connection, part, now, limited_only=not limit)
+            mark_part_rows(connection, part, now_ms, limited_only=not limit)
             if policies.may_pass_mute(app_no, part.kind, part.channel, part.priority):
                 assert part.channel is not None, "what has none cannot be muted"
                 mark_muted_rows(connection, part.push_no, part.channel, part.after, part.last)
@@ -412,7 +412,7 @@ def check_rows(
     policies: PolicyStore,
     is_sent: Callable[[int, int], bool],
     digests: Digests,
-    now: int,
+    now_ms: int,
     in_place: bool = False,
 ) -> _Checked:
     """Check what waits for these devices. What is let through is counted, the rest ended or deferred.
@@ -445,53 +445,53 @@ def check_rows(
         " ORDER BY wanted.key, d.priority, d.push_no",
         (json.dumps(chosen), CRITICAL if in_place else len(PRIORITIES)),
     ).fetchall()
-    persons = _persons(connection, {row[0] for row in rows}, policies, now)
+    persons = _persons(connection, {row[0] for row in rows}, policies, now_ms)
     suppressed: dict[str, list[int]] = defaultdict(list)
     deferred: list[tuple[int, int]] = []
     counted: list[tuple[int, int, str | None, int]] = []
     critical: list[tuple[int, int, int, str, int]] = []
     passed_again: list[tuple[int, int, int]] = []
-    groups = _digest_groups(rows, persons, is_sent, now)
+    groups = _digest_groups(rows, persons, is_sent, now_ms)
     digested: set[tuple[int, int]] = set()
     for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:
         person = persons.get(device_no)
         if (device_no, push_no) in digested:
             continue
-        if person is None or is_sent(push_no, device_no) or (ttl and expires_at <= now):
+        if person is None or is_sent(push_no, device_no) or (ttl and expires_at <= now_ms):
             continue
-        if not_before > now:
+        if not_before > now_ms:
             _keep_earliest(checked.later, device_no, not_before)
             continue
         if in_place != (priority == CRITICAL and ttl > 0 and not policies.is_limited(person.app_no, kind, channel)):
             if not in_place:
                 checked.in_place.add(device_no)
             continue
-        decision = check_alert(Alert(push_no, kind, channel, priority, ttl), person, now)
+        decision = check_alert(Alert(push_no, kind, channel, priority, ttl), person, now_ms)
         if decision.reason is None:
             group = groups.get((device_no, channel), ())
             if push_no in group and decision.passed is None and len(group) > 1:
                 name = person.rules.channels[channel].fields.name if channel in person.rules.channels else None
                 checked.ended += [handle_of(member, device_no) for member in group]
                 digested.update((device_no, member) for member in group)
-                push_no = digests.store(connection, device_no, channel, name, group, now)
+                push_no = digests.store(connection, device_no, channel, name, group, now_ms)
                 checked.digests.append(push_no)
             checked.passed.setdefault(device_no, []).append(push_no)
             if decision.passed is not None and push_no in person.critical_uses:
-                passed_again.append((now, device_no, push_no))
+                passed_again.append((now_ms, device_no, push_no))
             elif decision.passed is not None:
                 person.critical_uses.add(push_no)
-                critical.append((person.app_no, device_no, push_no, decision.passed, now))
+                critical.append((person.app_no, device_no, push_no, decision.passed, now_ms))
             if kind == "alert" and person.rules.counts:
                 person.uses = [use for use in person.uses if use.push_no != push_no]
-                person.uses.append(Use(push_no, channel, now))
-                counted.append((device_no, push_no, channel, now))
+                person.uses.append(Use(push_no, channel, now_ms))
+                counted.append((device_no, push_no, channel, now_ms))
         elif decision.until is None:
             suppressed[decision.reason].append(handle_of(push_no, device_no))
         else:
             deferred.append((handle_of(push_no, device_no), decision.until))
             _keep_earliest(checked.later, device_no, decision.until)
     for reason, handles in suppressed.items():
-        end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
+        end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now_ms)
         checked.ended += handles
     defer_rows(connection, deferred)
     connection.executemany(
@@ -503,12 +503,12 @@ def check_rows(
     connection.executemany("UPDATE critical_use SET at = ? WHERE device_no = ? AND push_no = ?", passed_again)
     for _, device_no, push_no, passed, _ in critical:
         (push_id,) = connection.execute("SELECT id FROM push WHERE no = ?", (push_no,)).fetchone()
-        log_of_device(connection, "policy.critical", now, device_no, {"push_id": push_id, "passed": passed})
+        log_of_device(connection, "policy.critical", now_ms, device_no, {"push_id": push_id, "passed": passed})
     return checked
 
 
 def _digest_groups(
-    rows: Iterable[Sequence[Any]], persons: dict[int, Person], is_sent: Callable[[int, int], bool], now: int
+    rows: Iterable[Sequence[Any]], persons: dict[int, Person], is_sent: Callable[[int, int], bool], now_ms: int
 ) -> dict[tuple[int, str | None], list[int]]:
     """(device, channel) -> the pushes that go as one digest when there is room: those that are due, if a cap says so
     and has held one of them back. What is critical goes by itself, and so does what was let through before: it counts
@@ -522,8 +522,8 @@ def _digest_groups(
             or kind != "alert"
             or priority == CRITICAL
             or not ttl
-            or expires_at <= now
-            or not_before > now
+            or expires_at <= now_ms
+            or not_before > now_ms
             or any(use.push_no == push_no for use in person.uses)
         ):
             continue
@@ -540,7 +540,7 @@ def _keep_earliest(later: dict[int, int], device_no: int, at: int) -> None:
 
 
 def _persons(
-    connection: sqlite3.Connection, devices: Iterable[int], policies: PolicyStore, now: int
+    connection: sqlite3.Connection, devices: Iterable[int], policies: PolicyStore, now_ms: int
 ) -> dict[int, Person]:
     wanted = json.dumps(list(devices))
     persons: dict[int, Person] = {}
@@ -560,7 +560,7 @@ def _persons(
     if any(person.rules.counts for person in persons.values()):
         connection.execute(
             "DELETE FROM alert_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at <= ?",
-            (wanted, now - LONGEST_MS),
+            (wanted, now_ms - LONGEST_MS),
         )
         for device_no, push_no, channel, at in connection.execute(
             "SELECT device_no, push_no, channel, at FROM alert_use"
@@ -570,7 +570,7 @@ def _persons(
             persons[device_no].uses.append(Use(push_no, channel, at))
     for device_no, push_no in connection.execute(
         "SELECT device_no, push_no FROM critical_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ?",
-        (wanted, now - WINDOWS_MS["day"]),
+        (wanted, now_ms - WINDOWS_MS["day"]),
     ):
         persons[device_no].critical_uses.add(push_no)
     return persons

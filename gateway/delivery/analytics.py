@@ -94,22 +94,22 @@ By = Literal["channel", "tag", "hour"]
 
 
 class Analytics:
-    """`clock` gives server time in milliseconds."""
+    """`clock_ms` gives server time in milliseconds."""
 
     def __init__(
-        self, *, database: Database, ledger: Ledger, policies: PolicyStore, clock: Callable[[], int], timers: Timers
+        self, *, database: Database, ledger: Ledger, policies: PolicyStore, clock_ms: Callable[[], int], timers: Timers
     ) -> None:
         self._timers = timers
         self._database = database
         self._ledger = ledger
         self._policies = policies
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._aged: set[int] = set()
         """What is being counted; what changes meanwhile gathers in `Ledger.changed`."""
         self._aged_at = 0
         self._large: set[int] = set()
         """Those of them that are counted on a reader."""
-        self._now: set[int] = set()
+        self._on_writer: set[int] = set()
         """What is being counted on the writer."""
         self._on_reader: list[int] = []
         """What is being counted on a reader, or is the next to be."""
@@ -136,16 +136,16 @@ class Analytics:
         """Count what has changed. Called a few times a second."""
         if (
             not self._aged
-            and self._clock() - self._aged_at >= GATHER_MS
+            and self._clock_ms() - self._aged_at >= GATHER_MS
             and self._ledger.changed
             and not self._reading_position
         ):
             self._reading_position = True
             self._database.submit(position, self._start_counting, self._on_position_error)
-        if self._now or not self._aged:
+        if self._on_writer or not self._aged:
             return
         changed = [self._aged.pop() for _ in range(min(len(self._aged), COUNTED_PUSHES))]
-        self._now = set(changed)
+        self._on_writer = set(changed)
         reached = self._position if not self._aged else None
         later = self._large.union(self._asked, self._on_reader)
 
@@ -156,7 +156,7 @@ class Analytics:
             return rest
 
         def on_commit(rest: Rest) -> None:
-            self._now = set()
+            self._on_writer = set()
             self._aged.update(rest.left)
             self._large.update(rest.large)
             if self._aged:
@@ -164,7 +164,7 @@ class Analytics:
 
         def on_error(error: BaseException) -> None:
             log.error("pushes cannot be counted, trying again: %s", error)
-            self._now = set()
+            self._on_writer = set()
             self._aged.update(changed)
 
         self._database.submit(operation, on_commit, on_error)
@@ -175,7 +175,7 @@ class Analytics:
         self._position = reached
         self._aged |= self._ledger.changed
         self._ledger.changed = set()
-        self._aged_at = self._clock()
+        self._aged_at = self._clock_ms()
         self.tick()
 
     def _on_position_error(self, error: BaseException) -> None:
@@ -203,7 +203,7 @@ class Analytics:
         self._ledger.flush()
         await self._database.write(lambda connection: None)  # what was flushed is called back
         # And what is being counted: it may have been read before its last change.
-        changed = self._aged.union(self._ledger.changed, self._large, self._now, self._on_reader)
+        changed = self._aged.union(self._ledger.changed, self._large, self._on_writer, self._on_reader)
         if push_no is not None:  # an old one may never have been counted, or not since a crash
             changed = {push_no} if push_no in changed or push_no not in self._counted else set()
         for waiting in (self._aged, self._ledger.changed, self._large):
@@ -278,7 +278,7 @@ class Analytics:
         tally = await self._database.read(read, app_no)
         if tally is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
-        return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock())}
+        return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock_ms())}
 
     async def by(self, app_no: int, by: By, since: int | None, until: int | None) -> dict[str, Any]:
         """One item per channel, tag or hour of the day, of pushes accepted from `since` to before `until` (ms).

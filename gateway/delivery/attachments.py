@@ -82,7 +82,7 @@ class AttachmentLimits:
 
 
 class Attachments:
-    """`clock` gives server time in milliseconds; `address` what devices reach this server's HTTP by (`https://host`);
+    """`clock_ms` gives server time in milliseconds; `address` what devices reach this server's HTTP by (`https://host`);
     `storage_left` says whether the disk has room to accept more."""
 
     def __init__(
@@ -91,14 +91,14 @@ class Attachments:
         database: Database,
         folder: Path,
         limits: AttachmentLimits,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         address: Callable[[], str],
         storage_left: Callable[[], bool],
     ) -> None:
         self.limits = limits
         self._database = database
         self._folder = folder
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._address = address
         self._storage_left = storage_left
         self._known: dict[tuple[int, str], StoredAttachment] = {}
@@ -142,7 +142,7 @@ class Attachments:
     def get(self, app_no: int, attachment_id: str) -> StoredAttachment:
         """Raises Problem 404."""
         found = self._known.get((app_no, attachment_id))
-        if found is None or found.expires_at <= self._clock():
+        if found is None or found.expires_at <= self._clock_ms():
             raise problem("attachment_not_found", "there is no such attachment, or no longer: upload it again")
         return found
 
@@ -265,9 +265,9 @@ class Attachments:
     async def _name(
         self, app_no: int, attachment_id: str, content_type: str, size: int, ttl: int, partial: Path
     ) -> tuple[StoredAttachment, bool]:
-        now = self._clock()
+        now_ms = self._clock_ms()
         key = app_no, attachment_id
-        new = StoredAttachment(attachment_id, content_type, size, now, now + ttl * 1000)
+        new = StoredAttachment(attachment_id, content_type, size, now_ms, now_ms + ttl * 1000)
         final = self._folder / attachment_id
 
         def write(connection: sqlite3.Connection) -> None:
@@ -301,8 +301,8 @@ class Attachments:
 
     async def remove_expired(self) -> int:
         """How many."""
-        now = self._clock()
-        expired = [key for key, attachment in self._known.items() if attachment.expires_at <= now]
+        now_ms = self._clock_ms()
+        expired = [key for key, attachment in self._known.items() if attachment.expires_at <= now_ms]
         if expired:
             await self._forget(expired)
         return len(expired)
@@ -376,7 +376,7 @@ class Attachments:
             enclosed.url = self._url(attachment.id)
             enclosed.content_type = enclosed.content_type or attachment.content_type
             enclosed.size = attachment.size
-        until = self._clock() + request.ttl * 1000 + AFTER_PUSH_MS
+        until = self._clock_ms() + request.ttl * 1000 + AFTER_PUSH_MS
         longer = [attachment for attachment in found.values() if attachment.expires_at < until] if keep else []
         for attachment in longer:
             attachment.expires_at = until

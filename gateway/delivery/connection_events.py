@@ -100,29 +100,29 @@ class _Change:
 
 
 class ConnectionEvents:
-    """`clock` gives server time in milliseconds. `logged`: each device that comes or goes is a line of the log."""
+    """`clock_ms` gives server time in milliseconds. `logged`: each device that comes or goes is a line of the log."""
 
     def __init__(
         self,
         *,
         database: Writer,
         activity: DeviceActivity,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         timers: Timers,
         logged: bool = True,
     ) -> None:
         self._database = database
         self._activity = activity
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._logged = logged
         self._changes: dict[int, _Change] = {}
         self.ended: Counter[str] = Counter()
         """Connections of devices by the reason of their end, for metrics."""
 
-    def connected(self, identity: DeviceIdentity, now: int) -> None:
+    def connected(self, identity: DeviceIdentity, now_ms: int) -> None:
         change = self._change(identity, was_online=False)
-        change.connected = (now, identity.peer)
+        change.connected = (now_ms, identity.peer)
         change.is_online = True
 
     def disconnected(self, identity: DeviceIdentity, connected_at: int, reason: str, detail: str) -> None:
@@ -132,11 +132,11 @@ class ConnectionEvents:
             detail = reason
         self.ended[named] += 1
         text = detail[:MAX_DETAIL_CHARACTERS]
-        now = self._clock()
+        now_ms = self._clock_ms()
         change = self._change(identity, was_online=True)
         change.is_online = False
         if change.disconnected is None or not change.was_online:
-            change.disconnected = (now, max(now - connected_at, 0), named, text)
+            change.disconnected = (now_ms, max(now_ms - connected_at, 0), named, text)
         if named in _ERRORS or (named == "client" and text):
             said = _ERRORS.get(named, "the device gave up the connection")
             self._activity.error(
@@ -159,15 +159,15 @@ class ConnectionEvents:
             return
         if self._logged:
             _write_log(list(changes.values()))
-        now = self._clock()
+        now_ms = self._clock_ms()
         self._database.submit(
-            lambda connection: _store(connection, changes.values(), now),
+            lambda connection: _store(connection, changes.values(), now_ms),
             lambda _: None,
             lambda error: log.warning("connections of %d devices are not in the event log: %s", len(changes), error),
         )
 
 
-def _store(connection: sqlite3.Connection, changes: Iterable[_Change], now: int) -> None:
+def _store(connection: sqlite3.Connection, changes: Iterable[_Change], now_ms: int) -> None:
     """On the writer thread."""
     entries: dict[tuple[int, int, str], list[list[Any]]] = {}
     for change in changes:
@@ -175,7 +175,7 @@ def _store(connection: sqlite3.Connection, changes: Iterable[_Change], now: int)
             entries.setdefault((place, change.identity.app_no, event), []).append(item)
     for (_, app_no, event), items in sorted(entries.items()):
         for start in range(0, len(items), ENTRY_DEVICES):
-            log_connections(connection, event, now, app_no, items[start : start + ENTRY_DEVICES])
+            log_connections(connection, event, now_ms, app_no, items[start : start + ENTRY_DEVICES])
 
 
 def _write_log(changes: list[_Change]) -> None:

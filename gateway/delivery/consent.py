@@ -80,7 +80,7 @@ def store_settings(
     settings: DeviceSettings,
     source: str,
     policies: PolicyStore,
-    now: int,
+    now_ms: int,
 ) -> int | None:
     """The highest sequence wins; without one the order of arrival. The number of the app, None if nothing changed.
 
@@ -102,7 +102,7 @@ def store_settings(
     ]
     denied = settings.consent == "denied" and row[3] != "denied"
     if muted or denied:
-        opted_out(connection, row[0], device_no, denied, muted, now)
+        opted_out(connection, row[0], device_no, denied, muted, now_ms)
     if "quiet_hours" in settings.model_fields_set:
         hours = None if settings.quiet_hours is None else settings.quiet_hours.model_dump_json()
         connection.execute("UPDATE device SET quiet_hours = ? WHERE no = ?", (hours, device_no))
@@ -110,13 +110,13 @@ def store_settings(
         "UPDATE device SET consent = coalesce(?, consent), channels = ?, settings_seq = coalesce(?, settings_seq),"
         " settings_text_version = coalesce(?, settings_text_version), settings_client = coalesce(?, settings_client),"
         " settings_at = ? WHERE no = ?",
-        (settings.consent, choices, settings.seq, settings.text_version, settings.client, now, device_no),
+        (settings.consent, choices, settings.seq, settings.text_version, settings.client, now_ms, device_no),
     )
     if settings.consent is not None:
         connection.execute(
             "INSERT INTO consent_record (device_no, consent, text_version, client, source, seq, recorded_at)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (device_no, settings.consent, settings.text_version, settings.client, source, settings.seq, now),
+            (device_no, settings.consent, settings.text_version, settings.client, source, settings.seq, now_ms),
         )
         connection.execute(
             "DELETE FROM consent_record WHERE device_no = ?1 AND no <= (SELECT no FROM consent_record"
@@ -124,7 +124,7 @@ def store_settings(
             (device_no, CONSENT_RECORDS),
         )
     said = settings.model_dump(mode="json", exclude_unset=True)
-    log_of_device(connection, "device.settings", now, device_no, {**said, "source": source})
+    log_of_device(connection, "device.settings", now_ms, device_no, {**said, "source": source})
     return int(row[0])
 
 
@@ -133,7 +133,7 @@ def end_unwanted(
     device_no: int,
     rules: Rules,
     is_sent: Callable[[int, int], bool],
-    now: int,
+    now_ms: int,
 ) -> tuple[list[int], set[int]]:
     """End what waits for a device and is not wanted any more. Their handles; and those of what is in flight and not
     wanted."""
@@ -156,7 +156,7 @@ def end_unwanted(
         else:
             ended.setdefault(verdict, []).append(handle)
     for reason, handles in ended.items():
-        end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now)
+        end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now_ms)
     return [handle for handles in ended.values() for handle in handles], in_flight
 
 
@@ -223,11 +223,11 @@ def suppress_selected(
     kind: str,
     channel: str | None,
     priority: int,
-    now: int,
+    now_ms: int,
 ) -> int:
     """End the new deliveries of a push to those who do not want it; how many."""
     return sum(
-        suppress_rows(connection, app_no, push_no, reason, select, parameters, now)
+        suppress_rows(connection, app_no, push_no, reason, select, parameters, now_ms)
         for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority)
     )
 
@@ -237,7 +237,7 @@ def end_unwanted_parts(
     rules: Rules,
     parts: Sequence[PushPart],
     is_sent: Callable[[int, int], bool],
-    now: int,
+    now_ms: int,
 ) -> tuple[list[int], set[int], SlicePosition | None]:
     """End what waits of some pushes and is not wanted under their app's rules: as `end_unwanted`, and where to go on if
     that was too much at once."""
@@ -276,7 +276,7 @@ def end_unwanted_parts(
                 break
     rows.close()
     for why, handles in ended.items():
-        end_rows(connection, handles, DeliveryState.SUPPRESSED, why, now)
+        end_rows(connection, handles, DeliveryState.SUPPRESSED, why, now_ms)
     return [handle for handles in ended.values() for handle in handles], in_flight, goes_on
 
 
@@ -285,7 +285,7 @@ def end_unwanted_handles(
     handles: list[int],
     policies: PolicyStore,
     is_sent: Callable[[int, int], bool],
-    now: int,
+    now_ms: int,
 ) -> list[int]:
     """End those of the handles that wait and are not wanted; which."""
     ended: dict[str, list[int]] = {}
@@ -300,7 +300,7 @@ def end_unwanted_handles(
         if reason is not None and not is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
             ended.setdefault(reason, []).append(handle)
     for why, of_reason in ended.items():
-        end_rows(connection, of_reason, DeliveryState.SUPPRESSED, why, now)
+        end_rows(connection, of_reason, DeliveryState.SUPPRESSED, why, now_ms)
     return [handle for of_reason in ended.values() for handle in of_reason]
 
 
@@ -308,7 +308,7 @@ def end_unwanted_handles(
 
 
 class PreferenceStore:
-    """Stores what people want, and sees to it. `clock` gives server time in milliseconds."""
+    """Stores what people want, and sees to it. `clock_ms` gives server time in milliseconds."""
 
     def __init__(
         self,
@@ -316,21 +316,21 @@ class PreferenceStore:
         database: Database,
         ledger: Ledger,
         policies: PolicyStore,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         on_stored: Callable[[int], None],
     ) -> None:
         """`on_stored` is called with the device number when what a device wants is on disk."""
         self._database = database
         self._ledger = ledger
         self._policies = policies
-        self._clock = clock
+        self._clock_ms = clock_ms
         self.on_stored = on_stored
 
     def store(
-        self, connection: sqlite3.Connection, device_no: int, settings: DeviceSettings, source: str, now: int
+        self, connection: sqlite3.Connection, device_no: int, settings: DeviceSettings, source: str, now_ms: int
     ) -> tuple[list[int], set[int]]:
         """On the writer thread: what `after_commit` is to be told. Raises TooManyChoices."""
-        app_no = store_settings(connection, device_no, settings, source, self._policies, now)
+        app_no = store_settings(connection, device_no, settings, source, self._policies, now_ms)
         if app_no is None:
             return [], set()
         # Before the commit, so that a push that is checked after it is checked by it.
@@ -338,11 +338,11 @@ class PreferenceStore:
         if settings.quiet_hours is not None:
             self._policies.timed.add(app_no)
         rules = self._policies.of(app_no)
-        ended = end_unwanted(connection, device_no, rules, self._ledger.is_sent, now)
+        ended = end_unwanted(connection, device_no, rules, self._ledger.is_sent, now_ms)
         # What the change does not touch stays where it is in its mailbox.
         limited = 0
         if "quiet_hours" in settings.model_fields_set:
-            limited += mark_device_rows(connection, device_no, now, limited_only=settings.quiet_hours is None)
+            limited += mark_device_rows(connection, device_no, now_ms, limited_only=settings.quiet_hours is None)
         muted = [name for name, wanted in (settings.channels or {}).items() if not wanted and rules.may_mute(name)]
         if muted:
             limited += mark_channels_rows(connection, device_no, muted)
@@ -359,17 +359,17 @@ class PreferenceStore:
     def suppress_unwanted(self, handles: list[int]) -> None:
         """End those of these deliveries that are not wanted: they were in flight when that was said, and came back. By
         now their person may have changed their mind again."""
-        now = self._clock()
+        now_ms = self._clock_ms()
         self._ledger.submit_until_done(
-            lambda connection: end_unwanted_handles(connection, handles, self._policies, self._ledger.is_sent, now),
+            lambda connection: end_unwanted_handles(connection, handles, self._policies, self._ledger.is_sent, now_ms),
             lambda ended: self.after_commit(ended, set()),
         )
 
     async def change(self, app_no: int, device_no: int, settings: DeviceSettings, source: str) -> None:
         """As `store`, said over HTTP. Raises TooManyChoices."""
-        now = self._clock()
+        now_ms = self._clock_ms()
         found = await self._database.write(
-            lambda connection: self.store(connection, device_no, settings, source, now), app_no
+            lambda connection: self.store(connection, device_no, settings, source, now_ms), app_no
         )
         self.after_commit(*found)
         self.on_stored(device_no)

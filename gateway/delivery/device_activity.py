@@ -23,9 +23,9 @@ MAX_ERROR_CHARACTERS = 500
 
 
 class DeviceActivity:
-    def __init__(self, *, database: Writer, clock: Callable[[], int], timers: Timers) -> None:
+    def __init__(self, *, database: Writer, clock_ms: Callable[[], int], timers: Timers) -> None:
         self._database = database
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._connected: dict[int, int] = {}
         self._seen: dict[int, int] = {}
@@ -36,16 +36,16 @@ class DeviceActivity:
         self.dropped = 0
         """Device messages that said nothing usable (bad JSON, foreign push ids), for metrics."""
 
-    def connected(self, device_no: int, now: int) -> None:
-        self._connected[device_no] = now
+    def connected(self, device_no: int, now_ms: int) -> None:
+        self._connected[device_no] = now_ms
         self._schedule()
 
-    def seen(self, device_no: int, now: int) -> None:
-        self._seen[device_no] = now
+    def seen(self, device_no: int, now_ms: int) -> None:
+        self._seen[device_no] = now_ms
         self._schedule()
 
     def error(self, device_no: int, text: str) -> None:
-        self._errors[device_no] = (text[:MAX_ERROR_CHARACTERS], self._clock())
+        self._errors[device_no] = (text[:MAX_ERROR_CHARACTERS], self._clock_ms())
         self._schedule()
 
     def on_denied(self, identity: DeviceIdentity, text: str) -> None:

@@ -42,7 +42,7 @@ class Presence:
 class DeviceConnections:
     """The connected devices, and the engine's events about them (`EngineEvents`). Loop.
 
-    `clock` gives server time in milliseconds. `on_published` and `on_released` take what devices say; `on_connected`
+    `clock_ms` gives server time in milliseconds. `on_published` and `on_released` take what devices say; `on_connected`
     and `on_disconnected` are not called for side connections; `on_revoked` is called when a credential is void.
     """
 
@@ -52,7 +52,7 @@ class DeviceConnections:
         database: Writer,
         ledger: Ledger,
         activity: DeviceActivity,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         hand_over: HandOver,
         on_published: Callable[[str, DeviceIdentity | None, Message, Callable[[int], None], int | None], None],
         on_released: Callable[[str, Sequence[int], Callable[[], None]], None],
@@ -63,7 +63,7 @@ class DeviceConnections:
         self._database = database
         self._ledger = ledger
         self._activity = activity
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._hand_over = hand_over
         self._engine: Engine
         self._by_client: dict[str, DeviceConnection] = {}
@@ -96,8 +96,8 @@ class DeviceConnections:
         """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
         for principal in await self._strangers():
             self._engine.remove_session(principal, lambda: None)
-        now = self._clock()
-        while await self._database.write(lambda connection: revoke_removed_rows(connection, now)):
+        now_ms = self._clock_ms()
+        while await self._database.write(lambda connection: revoke_removed_rows(connection, now_ms)):
             pass
         self._interrupted = set(self._engine.unfinished())
         held = self._engine.past_pubrec()
@@ -143,8 +143,8 @@ class DeviceConnections:
     def connected(self, client_id: str, identity: object, session_present: bool) -> None:
         assert isinstance(identity, DeviceIdentity), "the authenticator attaches it"
         self._identities[client_id] = identity
-        now = self._clock()
-        self._activity.seen(identity.device_no, now)
+        now_ms = self._clock_ms()
+        self._activity.seen(identity.device_no, now_ms)
         if client_id != identity.client_id:
             return  # a side connection: publishes only
         device = DeviceConnection(
@@ -152,14 +152,14 @@ class DeviceConnections:
             device_no=identity.device_no,
             app_no=identity.app_no,
             topic=device_topic(identity.app_id, identity.device_id, "push"),
-            connected_at=now,
+            connected_at=now_ms,
             deliver=self._engine.deliver_to(client_id),
         )
         self._by_client[client_id] = device
         self._hand_over.devices[identity.device_no] = device
-        self._activity.connected(identity.device_no, now)
-        self._hand_over.reader.count_connection(now)
-        self._on_connected(identity, now)
+        self._activity.connected(identity.device_no, now_ms)
+        self._hand_over.reader.count_connection(now_ms)
+        self._on_connected(identity, now_ms)
 
     def disconnected(self, client_id: str, reason: str, detail: str = "") -> None:
         identity = self._identities.pop(client_id, None)
@@ -168,7 +168,7 @@ class DeviceConnections:
             self._hand_over.reader.pause(device, HandOverState.CLOSED)
             self._hand_over.devices.pop(device.device_no, None)
         if identity is not None:
-            self._activity.seen(identity.device_no, self._clock())
+            self._activity.seen(identity.device_no, self._clock_ms())
             if device is not None:
                 self._on_disconnected(identity, device.connected_at, reason, detail)
 
@@ -223,17 +223,17 @@ class DeviceConnections:
                     self.resume(client_id, handles, done)
                     return
                 found[no] = present
-            now = self._clock()
+            now_ms = self._clock_ms()
             messages: dict[int, Message | None] = {}
             for handle in alive:
                 push = self._ledger.pushes.add(found[handle >> DEVICE_BITS])
-                if self._ledger.is_recalled(push) or push.expires_at <= now:
+                if self._ledger.is_recalled(push) or push.expires_at <= now_ms:
                     continue
                 if handle in self._interrupted:
                     messages[handle] = None
                     continue
                 push.sent.add(handle & DEVICE_MASK)
-                messages[handle] = Message(topic=device.topic, body=push.body(now), qos=push.qos)
+                messages[handle] = Message(topic=device.topic, body=push.body(now_ms), qos=push.qos)
             done(messages)
 
         self._ledger.end_stale(list(handles), resumed, self._engine.awaiting_pubrec(client_id), device.device_no)
@@ -280,11 +280,11 @@ class DeviceConnections:
         must not find it; and what else waits for it ends, after a kill at the next start. How many ended `revoked`.
         """
         self._ledger.flush()
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> int:
-            forget_device(connection, now)
-            return revoke_rows(connection, device_no, now)
+            forget_device(connection, now_ms)
+            return revoke_rows(connection, device_no, now_ms)
 
         revoked = await self._database.write(operation, app_no)
         forgotten = asyncio.Event()
@@ -293,7 +293,7 @@ class DeviceConnections:
         await forgotten.wait()
         more = revoked
         while more == ENDED_DELIVERIES:
-            more = await self._database.write(lambda connection: revoke_rows(connection, device_no, now), app_no)
+            more = await self._database.write(lambda connection: revoke_rows(connection, device_no, now_ms), app_no)
             revoked += more
         return revoked
 

@@ -35,7 +35,7 @@ class Digests:
         channel: str | None,
         channel_name: str | None,
         members: Sequence[int],
-        now: int,
+        now_ms: int,
     ) -> int:
         """Store a digest of these pushes (numbers, in order) to one device and end their deliveries; its number."""
         rows = connection.execute(
@@ -46,7 +46,7 @@ class Digests:
         (device_id,) = connection.execute("SELECT id FROM device WHERE no = ?", (device_no,)).fetchone()
         titles = [_title(content) for *_, content in rows]
         body = "\n".join(titles[:BODY_TITLES]) + ("\n…" if len(titles) > BODY_TITLES else "")
-        ttl = max(1, (max(row[4] for row in rows) - now) // 1000)
+        ttl = max(1, (max(row[4] for row in rows) - now_ms) // 1000)
         request = PushRequest.model_validate(
             {
                 "target": {"device": device_id},
@@ -76,11 +76,11 @@ class Digests:
                 json.dumps({"device": device_id}),
                 content,
                 size,
-                now,
-                now + ttl * 1000,
+                now_ms,
+                now_ms + ttl * 1000,
             ),
         )
-        digest_rows(connection, number, device_no, priority, size, members, now)
+        digest_rows(connection, number, device_no, priority, size, members, now_ms)
         return number
 
 

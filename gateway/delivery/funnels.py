@@ -393,10 +393,10 @@ def finish_row(connection: sqlite3.Connection, push_no: int) -> None:
 
 
 def opted_out(
-    connection: sqlite3.Connection, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now: int
+    connection: sqlite3.Connection, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now_ms: int
 ) -> None:
     """A person has denied consent, or muted channels: counted in this hour."""
-    hour = now // HOUR_MS
+    hour = now_ms // HOUR_MS
     added: dict[tuple[int, str, str, int], Mapping[str, int]] = {
         (app_no, "channel", channel, hour): {"opted_out": 1} for channel in muted
     }

@@ -32,17 +32,17 @@ from gateway.store.protocols import Timers, Writer
 class HandOver:
     """Hands deliveries to the connections of devices. Loop.
 
-    `clock` gives server time in milliseconds. `DeviceConnections` keeps `devices` and says who can take pushes.
+    `clock_ms` gives server time in milliseconds. `DeviceConnections` keeps `devices` and says who can take pushes.
     """
 
-    def __init__(self, *, database: Writer, ledger: Ledger, clock: Callable[[], int], timers: Timers) -> None:
+    def __init__(self, *, database: Writer, ledger: Ledger, clock_ms: Callable[[], int], timers: Timers) -> None:
         self._ledger = ledger
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._engine: Engine
         self.devices: dict[int, DeviceConnection] = {}
         """Connected devices by number."""
-        self.reader = MailboxReader(database, ledger, clock, timers, self._hand_over_page, self._count_in_flight)
+        self.reader = MailboxReader(database, ledger, clock_ms, timers, self._hand_over_page, self._count_in_flight)
         self._fan_outs = FanOutQueue()
         self._fan_out_scheduled = False
         self.latency = LatencyHistogram()
@@ -84,9 +84,9 @@ class HandOver:
 
     def _fan_out_push(self, push: ActivePush, device_nos: Sequence[int], overtakes: bool = False) -> None:  # Hot path.
         push = self._ledger.pushes.add(push)
-        now = self._clock()
+        now_ms = self._clock_ms()
         act_now = push.ttl == 0
-        if self._ledger.is_recalled(push) or not (act_now or push.expires_at > now):
+        if self._ledger.is_recalled(push) or not (act_now or push.expires_at > now_ms):
             return
         devices = self.devices
         priority = push.priority
@@ -96,7 +96,7 @@ class HandOver:
         before = len(sent)
         unacknowledged = push.qos == 0
         message = self._message
-        message.body = push.body(now)
+        message.body = push.body(now_ms)
         message.qos = push.qos
         missed: list[int] = []
         for device_no in device_nos:
@@ -107,7 +107,7 @@ class HandOver:
                 if overtakes:
                     for earlier in self._fan_outs.overtaken(push, device_no):
                         self._fan_out_push(earlier, (device_no,))
-                    message.body = push.body(now)
+                    message.body = push.body(now_ms)
                     message.qos = push.qos
                     if priority >= device.open_priorities:
                         if act_now:
@@ -127,17 +127,17 @@ class HandOver:
             if act_now:
                 missed.append(handle_of(push_no, device_no))
         if handed_over := len(sent) - before:
-            self.latency.add(now - push.accepted_at, handed_over)
+            self.latency.add(now_ms - push.accepted_at, handed_over)
         if missed:
             self._ledger.end(missed, DeliveryState.EXPIRED, "ttl")
 
     def _fan_out_bundle(self, pushes: list[ActivePush], device_nos: Sequence[int]) -> None:  # Hot path.
         """Hand several pushes over to the same devices, all of QoS 1 and none of ttl 0."""
-        now = self._clock()
+        now_ms = self._clock_ms()
         alive = [
-            (push, push.no << DEVICE_BITS, push.sent, push.body(now))
+            (push, push.no << DEVICE_BITS, push.sent, push.body(now_ms))
             for push in map(self._ledger.pushes.add, pushes)
-            if push.expires_at > now and not self._ledger.is_recalled(push)
+            if push.expires_at > now_ms and not self._ledger.is_recalled(push)
         ]
         before = [len(sent) for _, _, sent, _ in alive]
         devices = self.devices
@@ -171,7 +171,7 @@ class HandOver:
                 engine.uncork(device.client_id)
         for (push, _, sent, _), count in zip(alive, before, strict=True):
             if handed_over := len(sent) - count:
-                self.latency.add(now - push.accepted_at, handed_over)
+                self.latency.add(now_ms - push.accepted_at, handed_over)
 
     def _hand_over_page(self, device: DeviceConnection, pushes: list[ActivePush]) -> bool:
         """Hand over what was read of a mailbox, as far as there is room; False if there was not enough."""
@@ -191,14 +191,14 @@ class HandOver:
         device_no = device.device_no
         message = self._message
         message.topic = device.topic
-        now = self._clock()
+        now_ms = self._clock_ms()
         for push in pushes:
             push = add(push)
             # What is now or never comes here from the alert limiter only, and is now.
-            if (push.expires_at <= now and push.ttl) or device_no in push.sent or ledger.is_recalled(push):
+            if (push.expires_at <= now_ms and push.ttl) or device_no in push.sent or ledger.is_recalled(push):
                 continue
             push.sent.add(device_no)
-            message.body = push.body(now)
+            message.body = push.body(now_ms)
             message.qos = push.qos
             if not deliver(message, push.no << DEVICE_BITS | device_no):
                 ledger.pushes.clear_sent(push, (device_no,))

@@ -60,15 +60,15 @@ RETRY_SECONDS = 0.5
 class Ledger:
     """Owner of the delivery states: rows on disk, hand-overs in memory.
 
-    `clock` gives server time in milliseconds. `connect` comes before anything else.
+    `clock_ms` gives server time in milliseconds. `connect` comes before anything else.
     """
 
     def __init__(
-        self, *, database: Writer, clock: Callable[[], int], timers: Timers, max_attempts: int = MAX_ATTEMPTS
+        self, *, database: Writer, clock_ms: Callable[[], int], timers: Timers, max_attempts: int = MAX_ATTEMPTS
     ) -> None:
         self.pushes = ActivePushes()
         self._database = database
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._outcomes: dict[tuple[int, int], list[int]] = {}
         self._refusals: list[tuple[int, int]] = []
@@ -151,7 +151,7 @@ class Ledger:
         if handle_of(push_no, device_no) in self._unwanted:
             self._unwanted.discard(handle_of(push_no, device_no))
             self.suppress_unwanted([handle_of(push_no, device_no)])
-        if push.recalled or push.collapse_key is not None or push.expires_at <= self._clock():
+        if push.recalled or push.collapse_key is not None or push.expires_at <= self._clock_ms():
             self.end_stale([handle_of(push_no, device_no)], lambda alive, loaded: None)
 
     def flush(self) -> None:
@@ -169,13 +169,13 @@ class Ledger:
         if not outcomes and not refusals and not unhandled:
             return
         self._flush_under_way = True
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> None:
-            record_outcomes(connection, outcomes, refusals, now)
+            record_outcomes(connection, outcomes, refusals, now_ms)
             if unhandled:
                 spent = count_attempts(connection, unhandled, self._max_attempts)
-                end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", now)
+                end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", now_ms)
 
         self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
 
@@ -222,13 +222,13 @@ class Ledger:
         it was read.
         """
         self.flush()
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> tuple[list[int], list[ActivePush], list[int]]:
-            alive = end_stale_rows(connection, handles, now, awaiting_pubrec)
+            alive = end_stale_rows(connection, handles, now_ms, awaiting_pubrec)
             ended: list[int] = []
             if self.limited and device_no is not None:
-                passed, ended = self.check_in_place(connection, [device_no], now)
+                passed, ended = self.check_in_place(connection, [device_no], now_ms)
                 known = {*alive, *(handle_of(push_no, device_no) for push_no in passed.get(device_no, ()))}
                 alive = [handle for handle in handles if handle in known]
             missing = {handle >> DEVICE_BITS for handle in alive}
@@ -249,8 +249,8 @@ class Ledger:
 
     async def recover(self, held: Sequence[int]) -> None:
         """After a restart, before the first connection: every connection of the last run has ended."""
-        now = self._clock()
-        ended = await self._database.write(lambda connection: recover_rows(connection, held, now))
+        now_ms = self._clock_ms()
+        ended = await self._database.write(lambda connection: recover_rows(connection, held, now_ms))
         if ended:
             log.info("%d deliveries were in flight when the server stopped, and had been recalled or superseded", ended)
 
@@ -268,9 +268,9 @@ class Ledger:
 
     def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
         """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""
-        now = self._clock()
+        now_ms = self._clock_ms()
         self.submit_until_done(
-            lambda connection: end_rows(connection, handles, state, reason, now),
+            lambda connection: end_rows(connection, handles, state, reason, now_ms),
             lambda count: None,
         )
 
@@ -290,16 +290,16 @@ class Ledger:
 
     def sweep(self) -> None:
         """End what has outlived its ttl. Called a few times a second; costs nothing until something is due."""
-        now = self._clock()
+        now_ms = self._clock_ms()
         ended_meanwhile = {no for no in self._expired_in_flight if not self.is_in_flight(no)}
-        if (now < self._next_expiry and not ended_meanwhile) or self._sweep_under_way:
+        if (now_ms < self._next_expiry and not ended_meanwhile) or self._sweep_under_way:
             return
         self._sweep_under_way = True
         self._expired_in_flight -= ended_meanwhile
-        self._next_expiry = now + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
+        self._next_expiry = now_ms + 86_400_000  # lowered by what is accepted meanwhile, and by the sweep's answer
         self.flush()
         expired_in_flight = [*self._expired_in_flight, *self.act_now()]
-        offered_before = self.accepting_since if self.accepting_since is not None else now + 1
+        offered_before = self.accepting_since if self.accepting_since is not None else now_ms + 1
 
         def on_commit(found: tuple[list[int], bool, int | None]) -> None:
             self._sweep_under_way = False
@@ -313,10 +313,10 @@ class Ledger:
         def on_error(error: BaseException) -> None:
             log.error("expired deliveries cannot be ended, trying again: %s", error)
             self._sweep_under_way = False
-            self._next_expiry = now
+            self._next_expiry = now_ms
 
         self._database.submit(
-            lambda connection: sweep_rows(connection, now, offered_before, expired_in_flight, self.sent_of),
+            lambda connection: sweep_rows(connection, now_ms, offered_before, expired_in_flight, self.sent_of),
             on_commit,
             on_error,
         )
@@ -339,8 +339,8 @@ class Ledger:
         if push is not None:
             push.recalled = True
         self.flush()
-        now = self._clock()
-        final = await self._database.write(lambda connection: begin_recall(connection, push_no, now), app_no)
+        now_ms = self._clock_ms()
+        final = await self._database.write(lambda connection: begin_recall(connection, push_no, now_ms), app_no)
         if final is not None:
             return final
         found = Counter(cancelled=0, in_flight=0, too_late=0)
@@ -348,7 +348,7 @@ class Ledger:
         while after is not None:  # if the server ends before the last, `recover_rows` does the rest
             seen = after
             part, after = await self._database.write(
-                lambda rows: recall_rows(rows, push_no, seen, self.sent_of(push_no), now),  # noqa: B023  awaited here
+                lambda rows: recall_rows(rows, push_no, seen, self.sent_of(push_no), now_ms),  # noqa: B023  awaited here
                 app_no,
             )
             found.update(part)
@@ -360,7 +360,7 @@ class Ledger:
     async def empty_mailbox(self, device_no: int, app_no: int | None = None) -> int:
         """Cancel what waits for a device (reason `mailbox_emptied`); what is in flight goes on. How many."""
         self.flush()
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         last: int | None = None
 
@@ -368,7 +368,7 @@ class Ledger:
             handles = waiting_handles(connection, device_no, self.is_sent)
             newest = max(handles, default=0) if last is None else last
             handles = [handle for handle in handles if handle <= newest][:ENDED_DELIVERIES]
-            ended = end_rows(connection, handles, DeliveryState.CANCELLED, "mailbox_emptied", now)
+            ended = end_rows(connection, handles, DeliveryState.CANCELLED, "mailbox_emptied", now_ms)
             return ended, newest, handles
 
         total = 0

@@ -132,16 +132,16 @@ def suppress_rows(
     reason: str,
     select: str,
     parameters: Sequence[Any],
-    now: int,
+    now_ms: int,
 ) -> int:
     """End the waiting deliveries of a push to the device numbers that `select` yields; how many."""
     among = f"device_no IN ({select})"
-    if not log_push(connection, app_no, "suppressed", now, push_no, reason, among, parameters):
+    if not log_push(connection, app_no, "suppressed", now_ms, push_no, reason, among, parameters):
         return 0
     return connection.execute(
         "UPDATE delivery SET state = ?, reason = ?, ended_at = ?"
         f" WHERE push_no = ? AND +state {IS_WAITING} AND {among}",
-        (int(DeliveryState.SUPPRESSED), reason, now, push_no, *parameters),
+        (int(DeliveryState.SUPPRESSED), reason, now_ms, push_no, *parameters),
     ).rowcount
 
 
@@ -152,7 +152,7 @@ def digest_rows(
     priority: int,
     size: int,
     members: Sequence[int],
-    now: int,
+    now_ms: int,
 ) -> None:
     """The delivery of a digest, limited like its members, and the end of theirs."""
     connection.execute(
@@ -160,11 +160,11 @@ def digest_rows(
         f" VALUES (?, ?, ?, ?, {DeliveryState.WAITING:d}, 0)",
         (push_no, device_no, priority, size),
     )
-    log_deliveries(connection, "superseded", now, [(member, [device_no]) for member in members], "digested")
+    log_deliveries(connection, "superseded", now_ms, [(member, [device_no]) for member in members], "digested")
     connection.execute(
         f"UPDATE delivery SET state = {DeliveryState.SUPERSEDED:d}, reason = 'digested', ended_at = ?, replaced_by = ?"
         f" WHERE push_no IN (SELECT value FROM json_each(?)) AND device_no = ? AND +state {IS_WAITING}",
-        (now, push_no, json.dumps(list(members)), device_no),
+        (now_ms, push_no, json.dumps(list(members)), device_no),
     )
 
 
@@ -180,11 +180,11 @@ def record_outcomes(
     connection: sqlite3.Connection,
     outcomes: dict[tuple[int, int], list[int]],
     refusals: Iterable[tuple[int, int]],
-    now: int,
+    now_ms: int,
 ) -> None:
     for handle, code in refusals:
         reason = "packet_too_large" if code == ReasonCode.PACKET_TOO_LARGE else f"reason_code_0x{code:02x}"
-        end_rows(connection, [handle], DeliveryState.REFUSED, reason, now)
+        end_rows(connection, [handle], DeliveryState.REFUSED, reason, now_ms)
     single: dict[int, list[int]] = {}
     first: list[tuple[int, list[int]]] = []
     given: list[tuple[int, list[int]]] = []
@@ -194,36 +194,36 @@ def record_outcomes(
         elif len(devices) == 1:
             single.setdefault(qos, []).append(handle_of(push_no, devices[0]))
         else:
-            group = (qos, now, push_no, json.dumps(devices))
+            group = (qos, now_ms, push_no, json.dumps(devices))
             if connection.execute(_ACKNOWLEDGE + _FIRST, group).rowcount < len(devices):
                 handles = [handle_of(push_no, device_no) for device_no in devices]
-                devices = [handle & DEVICE_MASK for handle in _first_of(connection, handles, qos, now)]
+                devices = [handle & DEVICE_MASK for handle in _first_of(connection, handles, qos, now_ms)]
                 connection.execute(_ACKNOWLEDGE, group)
             first.append((push_no, devices))
     for qos, handles in single.items():  # pushes to one device each: one statement for all of them
-        parameters = (qos, now, json.dumps(handles))
+        parameters = (qos, now_ms, json.dumps(handles))
         if connection.execute(_ACKNOWLEDGE_SINGLE + _FIRST, parameters).rowcount < len(handles):
-            rest, handles = parameters, _first_of(connection, handles, qos, now)
+            rest, handles = parameters, _first_of(connection, handles, qos, now_ms)
             connection.execute(_ACKNOWLEDGE_SINGLE, rest)
         first += [(handle >> DEVICE_BITS, [handle & DEVICE_MASK]) for handle in handles]
     if first:
-        log_moved(connection, "delivered", now, first)
+        log_moved(connection, "delivered", now_ms, first)
     if given:
-        log_deliveries(connection, "sent", now, given)
+        log_deliveries(connection, "sent", now_ms, given)
         for push_no, devices in given:
             of_push = (push_no, json.dumps(devices))
             if connection.execute(_SENT, of_push).rowcount < len(devices):
                 connection.execute(_SENT_AFTER_END, of_push)
 
 
-def _first_of(connection: sqlite3.Connection, handles: list[int], qos: int, now: int) -> list[int]:
+def _first_of(connection: sqlite3.Connection, handles: list[int], qos: int, now_ms: int) -> list[int]:
     """Of those that were just acknowledged with _FIRST the ones that it moved: of the others, which had a receipt
     before, no QoS is known yet."""
     (text,) = connection.execute(
         "SELECT json_group_array(handle.value) FROM json_each(?) AS handle CROSS JOIN delivery AS d"
         f" ON {row_of_handle('d')}"
         " WHERE d.delivered_at = ? AND d.qos = ?",
-        (json.dumps(handles), now, qos),
+        (json.dumps(handles), now_ms, qos),
     ).fetchone()
     return list(json.loads(text))
 
@@ -233,13 +233,13 @@ def end_rows(
     handles: list[int],
     state: DeliveryState,
     reason: str,
-    now: int,
+    now_ms: int,
 ) -> int:
     """End those of the handles that are waiting on disk; how many."""
     if not handles:
         return 0
-    log_handles(connection, state.label, now, handles, reason)
-    return connection.execute(_END_HANDLES, (int(state), reason, now, json.dumps(handles))).rowcount
+    log_handles(connection, state.label, now_ms, handles, reason)
+    return connection.execute(_END_HANDLES, (int(state), reason, now_ms, json.dumps(handles))).rowcount
 
 
 def supersede_rows(
@@ -247,7 +247,7 @@ def supersede_rows(
     push_no: int,
     collapse_key: str,
     is_sent: Callable[[int, int], bool],
-    now: int,
+    now_ms: int,
 ) -> list[int]:
     """End older waiting deliveries with the push's collapse key on its devices; their handles.
 
@@ -267,7 +267,7 @@ def supersede_rows(
         )
         if not is_sent(older, device_no)
     ]
-    end_rows(connection, handles, DeliveryState.SUPERSEDED, "collapse_key", now)
+    end_rows(connection, handles, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
     return handles
 
 
@@ -277,7 +277,7 @@ def overflow_rows(
     limit: int,
     limit_bytes: int,
     is_sent: Callable[[int, int], bool],
-    now: int,
+    now_ms: int,
 ) -> list[int]:
     """Bring these mailboxes, (device number, deliveries, bytes) each, back below the limits; handles of the losers.
 
@@ -295,14 +295,14 @@ def overflow_rows(
             count -= 1
             total -= size
     for reason, handles in losers.items():
-        end_rows(connection, handles, DeliveryState.OVERFLOWED, reason, now)
+        end_rows(connection, handles, DeliveryState.OVERFLOWED, reason, now_ms)
     return [handle for handles in losers.values() for handle in handles]
 
 
 def receipt_rows(
     connection: sqlite3.Connection,
     receipts: Sequence[tuple[int, int, str, str | None, str | None]],
-    now: int,
+    now_ms: int,
 ) -> None:
     """Receipts as (push_no, device_no, event, detail, result JSON), all of existing deliveries; first ones win.
 
@@ -314,13 +314,13 @@ def receipt_rows(
     for event in RECEIPT_STATES:  # in the order of a delivery's life; what a device has shown it also has
         of_event = by_event.get(event, {}) if event != "delivered" else dict.fromkeys(chain(*by_event.values()))
         if of_event:
-            log_handles(connection, event, now, [handle_of(*key) for key in of_event])
+            log_handles(connection, event, now_ms, [handle_of(*key) for key in of_event])
     for event, rows in by_event.items():
-        connection.execute(_RECEIPT_STATEMENTS[event], (now, json.dumps(list(rows.values()))))
+        connection.execute(_RECEIPT_STATEMENTS[event], (now_ms, json.dumps(list(rows.values()))))
 
 
 def end_stale_rows(
-    connection: sqlite3.Connection, handles: list[int], now: int, awaiting_pubrec: AbstractSet[int] = frozenset()
+    connection: sqlite3.Connection, handles: list[int], now_ms: int, awaiting_pubrec: AbstractSet[int] = frozenset()
 ) -> list[int]:
     """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given. Limited
     ones are left to the alert limiter, those of `awaiting_pubrec` excepted, which count against caps from now on (see
@@ -334,7 +334,7 @@ def end_stale_rows(
         " FROM json_each(?) AS handle JOIN delivery AS d"
         f"   ON {row_of_handle('d')} AND +d.state {IS_WAITING}"
         " JOIN push AS p ON p.no = d.push_no ORDER BY handle.key",
-        (now, json.dumps(handles)),
+        (now_ms, json.dumps(handles)),
     ).fetchall()
     alive: list[int] = []
     recalled: list[int] = []
@@ -348,14 +348,14 @@ def end_stale_rows(
         verdict.append(handle)
     if awaiting_pubrec:
         again = json.dumps([handle for handle in alive if handle in awaiting_pubrec])
-        connection.execute(_USE_ANEW, (now, again))
-    end_rows(connection, recalled, DeliveryState.CANCELLED, "recalled", now)
-    end_rows(connection, expired, DeliveryState.EXPIRED, "ttl", now)
-    end_rows(connection, superseded, DeliveryState.SUPERSEDED, "collapse_key", now)
+        connection.execute(_USE_ANEW, (now_ms, again))
+    end_rows(connection, recalled, DeliveryState.CANCELLED, "recalled", now_ms)
+    end_rows(connection, expired, DeliveryState.EXPIRED, "ttl", now_ms)
+    end_rows(connection, superseded, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
     return alive
 
 
-def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now: int) -> int:
+def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: int) -> int:
     """After a crash, judge what was in flight: a waiting delivery that is recalled, or superseded by a newer one of its
     collapse key, ends; those of `held` (handles past PUBREC) go on. How many ended. The sweep ends what is over.
 
@@ -371,12 +371,12 @@ def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now: int) 
     ]
     goes_on = set(held)
     suspects = [handle for handle in suspects if handle not in goes_on]
-    return len(suspects) - len(end_stale_rows(connection, suspects, now))
+    return len(suspects) - len(end_stale_rows(connection, suspects, now_ms))
 
 
 def sweep_rows(
     connection: sqlite3.Connection,
-    now: int,
+    now_ms: int,
     offered_before: int,
     expired_in_flight: list[int],
     sent_of: Callable[[int], list[int]],
@@ -390,22 +390,22 @@ def sweep_rows(
     due = connection.execute(
         "SELECT no, app_no FROM push WHERE closed_at IS NULL AND expires_at <= ? AND (ttl > 0 OR accepted_at < ?)"
         " AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at LIMIT ?",
-        (now, offered_before, json.dumps(expired_in_flight), SWEEP_PUSHES),
+        (now_ms, offered_before, json.dumps(expired_in_flight), SWEEP_PUSHES),
     ).fetchall()
     in_flight: list[int] = []
     for push_no, app_no in due:
         sent = sent_of(push_no)
         among, listed = "device_no NOT IN (SELECT value FROM json_each(?))", json.dumps(sent)
-        if log_push(connection, app_no, "expired", now, push_no, "ttl", among, (listed,)):
+        if log_push(connection, app_no, "expired", now_ms, push_no, "ttl", among, (listed,)):
             connection.execute(
                 f"UPDATE delivery SET state = {DeliveryState.EXPIRED:d}, reason = 'ttl', ended_at = ?"
                 f" WHERE push_no = ? AND +state {IS_WAITING} AND {among}",
-                (now, push_no, listed),
+                (now_ms, push_no, listed),
             )
         if sent:
             in_flight.append(push_no)
         else:
-            connection.execute("UPDATE push SET closed_at = ? WHERE no = ?", (now, push_no))
+            connection.execute("UPDATE push SET closed_at = ? WHERE no = ?", (now_ms, push_no))
     (next_expiry,) = connection.execute(
         "SELECT min(expires_at) FROM push WHERE closed_at IS NULL AND no NOT IN (SELECT value FROM json_each(?))",
         (json.dumps(expired_in_flight + in_flight),),
@@ -413,7 +413,7 @@ def sweep_rows(
     return in_flight, len(due) == SWEEP_PUSHES, next_expiry
 
 
-def begin_recall(connection: sqlite3.Connection, push_no: int, now: int) -> dict[str, int] | None:
+def begin_recall(connection: sqlite3.Connection, push_no: int, now_ms: int) -> dict[str, int] | None:
     """Note that a push is recalled; what is to be said of one without deliveries. Raises Problem 410 for a push whose
     counts are no longer kept."""
     row = connection.execute("SELECT final_counts FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
@@ -424,12 +424,12 @@ def begin_recall(connection: sqlite3.Connection, push_no: int, now: int) -> dict
         counts = json.loads(final)
         delivered = [state.label for state in DeliveryState if DeliveryState.SENT <= state <= DeliveryState.ACTED]
         return {"cancelled": 0, "in_flight": 0, "too_late": sum(counts[label] for label in delivered)}
-    connection.execute("UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?", (now, push_no))
+    connection.execute("UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?", (now_ms, push_no))
     return None
 
 
 def recall_rows(
-    connection: sqlite3.Connection, push_no: int, after: int, sent: list[int], now: int
+    connection: sqlite3.Connection, push_no: int, after: int, sent: list[int], now_ms: int
 ) -> tuple[dict[str, int], int | None]:
     """Cancel what waits of a push for some devices, with numbers behind `after`; how many are cancelled, in flight and
     too late among them, and where to go on."""
@@ -441,11 +441,11 @@ def recall_rows(
     here = (after, DEVICE_MASK if edge is None else edge[0])
     cancelled, among = 0, "device_no > ? AND device_no <= ? AND device_no NOT IN (SELECT value FROM json_each(?))"
     listed = (*here, json.dumps(sent))
-    if log_push(connection, app_no, "cancelled", now, push_no, "recalled", among, listed):
+    if log_push(connection, app_no, "cancelled", now_ms, push_no, "recalled", among, listed):
         cancelled = connection.execute(
             f"UPDATE delivery SET state = {DeliveryState.CANCELLED:d}, reason = 'recalled', ended_at = ?"
             f" WHERE push_no = ? AND +state {IS_WAITING} AND {among}",
-            (now, push_no, *listed),
+            (now_ms, push_no, *listed),
         ).rowcount
     in_flight, too_late = connection.execute(
         f"SELECT count(*) FILTER (WHERE state {IS_WAITING}), count(*) FILTER (WHERE state {_HANDED_OVER_OR_ARRIVED})"
@@ -467,7 +467,7 @@ def waiting_handles(connection: sqlite3.Connection, device_no: int, is_sent: Cal
     ]
 
 
-def revoke_rows(connection: sqlite3.Connection, device_no: int, now: int) -> int:
+def revoke_rows(connection: sqlite3.Connection, device_no: int, now_ms: int) -> int:
     """The device is removed: what had not ended, in flight or not, ends `revoked`, ENDED_DELIVERIES at most; how
     many."""
     waiting = connection.execute(
@@ -475,13 +475,13 @@ def revoke_rows(connection: sqlite3.Connection, device_no: int, now: int) -> int
         (device_no, ENDED_DELIVERIES),
     )
     handles = [handle_of(push_no, device_no) for (push_no,) in waiting]
-    return end_rows(connection, handles, DeliveryState.REVOKED, "device_removed", now)
+    return end_rows(connection, handles, DeliveryState.REVOKED, "device_removed", now_ms)
 
 
-def revoke_removed_rows(connection: sqlite3.Connection, now: int) -> int:
+def revoke_removed_rows(connection: sqlite3.Connection, now_ms: int) -> int:
     """At a start: as `revoke_rows`, of a device whose removal was interrupted."""
     found = connection.execute(
         "SELECT no FROM device INDEXED BY device_removed WHERE removed_at IS NOT NULL AND EXISTS (SELECT 1"
         f" FROM delivery INDEXED BY delivery_mailbox WHERE device_no = device.no AND state {IS_WAITING}) LIMIT 1"
     ).fetchone()
-    return 0 if found is None else revoke_rows(connection, found[0], now)
+    return 0 if found is None else revoke_rows(connection, found[0], now_ms)

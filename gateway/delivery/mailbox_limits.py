@@ -41,14 +41,14 @@ class Enforced:
 
 
 class MailboxLimits:
-    """`deliveries` and `size` (bytes) are the limits of a mailbox; `clock` gives server time in milliseconds."""
+    """`deliveries` and `size` (bytes) are the limits of a mailbox; `clock_ms` gives server time in milliseconds."""
 
     def __init__(
         self,
         ledger: Ledger,
         deliveries: int,
         size: int,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         *,
         on_caught_up: Callable[[], None],
     ) -> None:
@@ -56,7 +56,7 @@ class MailboxLimits:
         self._ledger = ledger
         self._deliveries = deliveries
         self._size = size
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._quota = MailboxQuota(deliveries, size)
         self.behind: dict[int, dict[int, None]] = {}
         """App number -> devices whose mailboxes are still to be counted; the first app is the next."""
@@ -65,7 +65,9 @@ class MailboxLimits:
         """Mailboxes that were counted after the push that may have filled them, for metrics."""
         self.on_caught_up = on_caught_up
 
-    def accept_rows(self, connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], now: int) -> Enforced:
+    def accept_rows(
+        self, connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], now_ms: int
+    ) -> Enforced:
         """See to the mailboxes of new pushes, and set the devices of those that select them."""
         suspects: dict[int, dict[int, None]] = {}
         quota = self._quota
@@ -81,9 +83,9 @@ class MailboxLimits:
                 full = [device_no for device_no in pending.devices if not quota.reserve(device_no, size)]
             if full:
                 suspects.setdefault(pending.app.no, {}).update(dict.fromkeys(full))
-        return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now)
+        return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now_ms)
 
-    def enforce_rows(self, connection: sqlite3.Connection, suspects: dict[int, list[int]], now: int) -> Enforced:
+    def enforce_rows(self, connection: sqlite3.Connection, suspects: dict[int, list[int]], now_ms: int) -> Enforced:
         """Count mailboxes and bring them below the limits, as far as is good at once."""
         counted: list[tuple[int, int, int]] = []
         rest: dict[int, list[int]] = {}
@@ -100,7 +102,7 @@ class MailboxLimits:
             if at < len(devices):
                 rest[app_no] = devices[at:]
         crowded = [mailbox for mailbox in counted if mailbox[1] > self._deliveries or mailbox[2] > self._size]
-        losers = overflow_rows(connection, crowded, self._deliveries, self._size, self._ledger.is_sent, now)
+        losers = overflow_rows(connection, crowded, self._deliveries, self._size, self._ledger.is_sent, now_ms)
         return Enforced(losers, counted, rest)
 
     def enforced(self, found: Enforced) -> None:
@@ -117,7 +119,7 @@ class MailboxLimits:
         app_no = next(iter(self.behind))
         waiting = self.behind[app_no]
         devices = list(islice(waiting, COUNTED_ROWS))
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def on_commit(found: Enforced) -> None:
             self._under_way = False
@@ -135,5 +137,5 @@ class MailboxLimits:
                 self.on_caught_up()
 
         self._ledger.submit_until_done(
-            lambda connection: self.enforce_rows(connection, {app_no: devices}, now), on_commit
+            lambda connection: self.enforce_rows(connection, {app_no: devices}, now_ms), on_commit
         )

@@ -110,21 +110,21 @@ class MailboxReader:
     """Reads the mailboxes of connected devices, many at once, the most urgent pushes first. Loop.
 
     `hand_over` gives a device what was read for it and says whether there was room; `in_flight` counts what a client
-    has not acknowledged; `clock` gives server time in milliseconds.
+    has not acknowledged; `clock_ms` gives server time in milliseconds.
     """
 
     def __init__(
         self,
         database: Writer,
         ledger: Ledger,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         timers: Timers,
         hand_over: Callable[[DeviceConnection, list[ActivePush]], bool],
         in_flight: Callable[[str], int],
     ) -> None:
         self._database = database
         self._ledger = ledger
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._hand_over = hand_over
         self._in_flight = in_flight
@@ -134,15 +134,15 @@ class MailboxReader:
         self._storm_since: int | None = None
         self._calm_at = 0
 
-    def count_connection(self, now: int) -> None:
+    def count_connection(self, now_ms: int) -> None:
         """Count a device that connects: STORM_CONNECTS within STORM_MS make a storm."""
-        if now - self._second_since >= STORM_MS:
-            self._second_since, self._second_count = now, 0
+        if now_ms - self._second_since >= STORM_MS:
+            self._second_since, self._second_count = now_ms, 0
         self._second_count += 1
         if self._second_count >= STORM_CONNECTS:
-            self._calm_at = now + CALM_MS
+            self._calm_at = now_ms + CALM_MS
             if self._storm_since is None:
-                self._storm_since = now
+                self._storm_since = now_ms
 
     def start(self, device: DeviceConnection) -> None:
         """Read the mailbox of a device that can take pushes, from the most urgent on."""
@@ -180,11 +180,11 @@ class MailboxReader:
             self._scheduled = True
             self._timers.call_soon(self._read)
 
-    def _storm_delay_ms(self, now: int) -> int:
+    def _storm_delay_ms(self, now_ms: int) -> int:
         """Milliseconds that what is not critical has to wait for a storm to end."""
         if self._storm_since is None:
             return 0
-        left = min(self._calm_at, self._storm_since + STORM_LIMIT_MS) - now
+        left = min(self._calm_at, self._storm_since + STORM_LIMIT_MS) - now_ms
         if left <= 0:
             self._storm_since = None
         return max(left, 0)
@@ -196,8 +196,8 @@ class MailboxReader:
         priority = next((number for number, queue in enumerate(self._queues) if queue), None)
         if priority is None:
             return
-        now = self._clock()
-        delay_ms = self._storm_delay_ms(now)
+        now_ms = self._clock_ms()
+        delay_ms = self._storm_delay_ms(now_ms)
         if delay_ms and priority:
             if not self._delayed:
                 self._delayed = True
@@ -209,7 +209,7 @@ class MailboxReader:
         self._under_way = True
         self._ledger.flush()  # what is acknowledged need not be read and passed over
         self._database.submit(
-            self._operation(connected, priority, READ_ROWS // len(connected) + in_flight, now),
+            self._operation(connected, priority, READ_ROWS // len(connected) + in_flight, now_ms),
             lambda found: self._on_read(connected, *found),
             lambda error: self._on_error(connected, error),
         )
@@ -236,16 +236,16 @@ class MailboxReader:
         return connected, most
 
     def _operation(
-        self, connected: list[DeviceConnection], priority: int, limit: int, now: int
+        self, connected: list[DeviceConnection], priority: int, limit: int, now_ms: int
     ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush], list[int]]]:
         devices = [device.device_no for device in connected]
         ledger = self._ledger
 
         def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush], list[int]]:
-            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now, ledger.limited)
+            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now_ms, ledger.limited)
             ended: list[int] = []
             if ledger.limited and priority == 0:
-                passed, ended = ledger.check_in_place(connection, devices, now)
+                passed, ended = ledger.check_in_place(connection, devices, now_ms)
                 pages = [page.with_checked(passed.get(no, [])) for no, page in zip(devices, pages, strict=False)]
             missing = {no for page in pages for no in page.push_nos if ledger.pushes.get(no) is None}
             return last_push_no(connection), pages, load_pushes(connection, missing) if missing else [], ended
@@ -317,7 +317,7 @@ def page_rows(
     priority: int,
     limit: int,
     is_sent: Callable[[int, int], bool],
-    now: int,
+    now_ms: int,
     limited: bool = False,
 ) -> list[_Page]:
     """For each device number the oldest `limit` waiting pushes of this priority, without those in flight, and without
@@ -341,7 +341,7 @@ def page_rows(
         "   JOIN push AS p ON p.no = d.push_no"
         f"   WHERE d.device_no = edge.device_no AND d.state {IS_WAITING} AND d.priority = ?2"
         f"   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3{here}))) FROM edge",
-        (json.dumps(devices), priority, now, limit, ALL_PRIORITIES),
+        (json.dumps(devices), priority, now_ms, limit, ALL_PRIORITIES),
     ).fetchone()
     pages: list[_Page] = []
     budget = READ_BYTES

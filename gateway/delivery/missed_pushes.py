@@ -39,19 +39,19 @@ class Returned(NamedTuple):
 
 class MissedPushes:
     """`is_listening(app_id, device_id)`: connected and subscribed to its notices. `tell(app_id, device_id, content)`
-    sends one. `clock` gives server time in milliseconds."""
+    sends one. `clock_ms` gives server time in milliseconds."""
 
     def __init__(
         self,
         *,
         database: Writer,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         timers: Timers,
         is_listening: Callable[[str, str], bool],
         notify: Callable[[str, str, dict[str, Any]], None],
     ) -> None:
         self._database = database
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._is_listening = is_listening
         self._notify = notify
@@ -80,20 +80,20 @@ class MissedPushes:
             self._schedule()
         if not devices:
             return
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def on_commit(gaps: dict[int, dict[str, Any]]) -> None:
             for device_no, gap in gaps.items():
                 self._notify(*devices[device_no], gap)
 
         self._database.submit(
-            lambda connection: missed_push_rows(connection, list(devices), now),
+            lambda connection: missed_push_rows(connection, list(devices), now_ms),
             on_commit,
             lambda error: log.error("gaps could not be told: %s", error),
         )
 
 
-def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now: int) -> dict[int, dict[str, Any]]:
+def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now_ms: int) -> dict[int, dict[str, Any]]:
     """Device number -> `{"count", "reasons": {state: n}, "pushes": [{"push_id", "state", "reason", "ended_at"}]}` for
     those that have missed something since they were told last. They count as told."""
     gaps: dict[int, dict[str, Any]] = {}
@@ -103,7 +103,7 @@ def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now: in
         f" CROSS JOIN delivery AS d INDEXED BY delivery_missed ON d.device_no = v.no AND d.state {is_one_of(*MISSED)}"
         "  AND d.ended_at > coalesce(v.gap_told_to, 0) AND d.ended_at <= ?"
         " JOIN push AS p ON p.no = d.push_no ORDER BY wanted.key, d.ended_at",
-        (json.dumps(devices), now),
+        (json.dumps(devices), now_ms),
     ):
         gap = gaps.setdefault(device_no, {"count": 0, "reasons": {}, "pushes": []})
         label = DeliveryState(state).label
@@ -112,8 +112,9 @@ def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now: in
         if gap["count"] <= LISTED_PUSHES:
             gap["pushes"].append({"push_id": push_id, "state": label, "reason": reason, "ended_at": rfc3339(ended_at)})
     connection.execute(
-        "UPDATE device SET gap_told_to = ? WHERE no IN (SELECT value FROM json_each(?))", (now, json.dumps(list(gaps)))
+        "UPDATE device SET gap_told_to = ? WHERE no IN (SELECT value FROM json_each(?))",
+        (now_ms, json.dumps(list(gaps))),
     )
     for device_no, gap in gaps.items():
-        log_of_device(connection, "device.gap", now, device_no, gap)
+        log_of_device(connection, "device.gap", now_ms, device_no, gap)
     return gaps

@@ -71,18 +71,18 @@ _DUE = "min(coalesce(not_before, 0), ?1)"
 `alert_limiter`)."""
 
 
-def mark_part_rows(connection: sqlite3.Connection, part: PushPart, now: int, limited_only: bool) -> None:
+def mark_part_rows(connection: sqlite3.Connection, part: PushPart, now_ms: int, limited_only: bool) -> None:
     """What waits of a part of a push is checked at hand-over, whatever was said of it before; `limited_only`: what
     already is, so that nothing else loses its place."""
     moved = "not_before > ?1" if limited_only else "(not_before IS NULL OR not_before > ?1)"
     connection.execute(
         f"UPDATE delivery SET not_before = {_DUE}"
         f" WHERE push_no = ?2 AND device_no > ?3 AND device_no <= ?4 AND +state {IS_WAITING} AND {moved}",
-        (now, *part.range),
+        (now_ms, *part.range),
     )
 
 
-def mark_device_rows(connection: sqlite3.Connection, device_no: int, now: int, limited_only: bool) -> int:
+def mark_device_rows(connection: sqlite3.Connection, device_no: int, now_ms: int, limited_only: bool) -> int:
     """Have the alerts that wait for a device checked at hand-over, `limited_only` as for a push; how many."""
     if limited_only:
         among = (
@@ -96,7 +96,7 @@ def mark_device_rows(connection: sqlite3.Connection, device_no: int, now: int, l
         )
     return connection.execute(
         f"UPDATE delivery SET not_before = {_DUE} WHERE device_no = ?2 AND push_no IN ({among})",
-        (now, device_no),
+        (now_ms, device_no),
     ).rowcount
 
 

@@ -322,13 +322,13 @@ class ActivePush:
         """Bytes that it takes in memory, about."""
         return len(self._content) + ENVELOPE_BYTES
 
-    def body(self, now: int) -> Body:
-        """The wire body at server time `now` (ms), shared by all deliveries with the same whole seconds left.
+    def body(self, now_ms: int) -> Body:
+        """The wire body at server time `now_ms` (ms), shared by all deliveries with the same whole seconds left.
 
         Seconds are rounded up and at least 1; 0 only for ttl 0, whose body carries no message expiry (an interval that
         is over at once would let a client drop what it has just been given).
         """
-        expires_in = max(1, -(-(self.expires_at - now) // 1000)) if self.ttl else 0
+        expires_in = max(1, -(-(self.expires_at - now_ms) // 1000)) if self.ttl else 0
         if expires_in == self._expires_in:
             assert self._body is not None, "rendered together"
             return self._body

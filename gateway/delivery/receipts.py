@@ -144,7 +144,7 @@ class Release:
 
 
 class Receipts:
-    """Takes every permitted message of a device. `clock` gives server time in milliseconds."""
+    """Takes every permitted message of a device. `clock_ms` gives server time in milliseconds."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class Receipts:
         database: Writer,
         activity: DeviceActivity,
         uplink: UplinkLimits,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         timers: Timers,
         ledger: Ledger,
         preferences: PreferenceStore,
@@ -166,7 +166,7 @@ class Receipts:
         self._database = database
         self._activity = activity
         self._uplink = uplink
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._timers = timers
         self._ledger = ledger
         self._preferences = preferences
@@ -274,10 +274,10 @@ class Receipts:
     def _store(self, groups: list[list[Statement | Release]]) -> None:
         """Store the first group, then the others; then what has come meanwhile."""
         statements, rest = groups[0], groups[1:]
-        now = self._clock()
+        now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> StoredStatements:
-            return store_statements(connection, statements, self._uplink, self._preferences, now)
+            return store_statements(connection, statements, self._uplink, self._preferences, now_ms)
 
         def on_commit(changed: StoredStatements) -> None:
             try:
@@ -414,7 +414,7 @@ def store_statements(
     statements: Sequence[Statement | Release],
     uplink: UplinkLimits,
     preferences: PreferenceStore,
-    now: int,
+    now_ms: int,
 ) -> StoredStatements:
     """Store what devices said, in the order in which they said it, until that has taken SLICE_SECONDS; complaints are
     left on the statements."""
@@ -424,7 +424,7 @@ def store_statements(
 
     def store_receipts() -> None:
         if receipts:
-            _store_receipts(connection, receipts, preferences, changed, now)
+            _store_receipts(connection, receipts, preferences, changed, now_ms)
             receipts.clear()
 
     for count, statement in enumerate(statements):
@@ -453,13 +453,13 @@ def store_statements(
                         return changed
         elif statement.leaf == "settings":
             store_receipts()  # one of them may be such an answer, and what was said last is to hold
-            _store_settings(connection, statement, statement.content, "mqtt", preferences, changed, now)
+            _store_settings(connection, statement, statement.content, "mqtt", preferences, changed, now_ms)
         elif statement.leaf == "report":
-            _merge_report(connection, statement, now)
+            _merge_report(connection, statement, now_ms)
         else:
             assert statement.device_no is not None, "looked up before"
             topic = statement.leaf.removeprefix("uplink").removeprefix("/")
-            store_uplink(connection, statement.device_no, topic, statement.content, uplink, now)
+            store_uplink(connection, statement.device_no, topic, statement.content, uplink, now_ms)
         if statement.identifier is not None and statement.answer < 0x80:  # with the last part of it
             connection.execute("INSERT OR IGNORE INTO received_message VALUES (?)", (statement.identifier,))
     else:
@@ -480,11 +480,11 @@ def _store_settings(
     source: str,
     preferences: PreferenceStore,
     changed: StoredStatements,
-    now: int,
+    now_ms: int,
 ) -> None:
     assert statement.device_no is not None, "looked up before"
     try:
-        ended, in_flight = preferences.store(connection, statement.device_no, settings, source, now)
+        ended, in_flight = preferences.store(connection, statement.device_no, settings, source, now_ms)
     except TooManyChoices as complaint:
         statement.answer = ReasonCode.QUOTA_EXCEEDED
         statement.complaint = f"settings: {complaint}"
@@ -508,7 +508,7 @@ def _store_receipts(
     receipts: list[tuple[Statement, Receipt]],
     preferences: PreferenceStore,
     changed: StoredStatements,
-    now: int,
+    now_ms: int,
 ) -> None:
     wanted = [[receipt.push_id, statement.device_no] for statement, receipt in receipts]
     found = {
@@ -542,8 +542,8 @@ def _store_receipts(
             settings = DeviceSettings(
                 consent=answer, client=f"push {receipt.push_id}", text_version=_asked(receipt.result)
             )
-            _store_settings(connection, statement, settings, "push", preferences, changed, now)
-    receipt_rows(connection, rows, now)
+            _store_settings(connection, statement, settings, "push", preferences, changed, now_ms)
+    receipt_rows(connection, rows, now_ms)
     changed.recorded += [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
     changed.acted += [handle_of(push_no, device_no) for push_no, device_no, event, *_ in rows if event == "acted"]
 
@@ -554,7 +554,7 @@ def _asked(result: Any) -> str | None:
     return found if isinstance(found, str) and len(found) <= 64 else None
 
 
-def _merge_report(connection: sqlite3.Connection, statement: Statement, now: int) -> None:
+def _merge_report(connection: sqlite3.Connection, statement: Statement, now_ms: int) -> None:
     row = connection.execute("SELECT attributes FROM device WHERE no = ?", (statement.device_no,)).fetchone()
     if row is None:
         return
@@ -565,5 +565,5 @@ def _merge_report(connection: sqlite3.Connection, statement: Statement, now: int
         return
     connection.execute(
         "UPDATE device SET attributes = ?, timezone = coalesce(?, timezone), updated_at = ? WHERE no = ?",
-        (merged, statement.content.get("timezone"), now, statement.device_no),
+        (merged, statement.content.get("timezone"), now_ms, statement.device_no),
     )

@@ -56,12 +56,12 @@ class Retention:
         self.pause = max(min(MAX_PAUSE_SECONDS, shortest / 1000), MIN_PAUSE_SECONDS)
         """Seconds until `run` is due again: what is kept for seconds is not kept for a minute."""
 
-    async def run(self, now: int) -> int:
+    async def run(self, now_ms: int) -> int:
         """Remove everything that is due, slice by slice; how many rows."""
-        await self._close_finished(now - self._keep.deliveries)
+        await self._close_finished(now_ms - self._keep.deliveries)
         removed = 0
         while True:
-            count = await self._database.write(lambda connection: remove_slice(connection, self._keep, now))
+            count = await self._database.write(lambda connection: remove_slice(connection, self._keep, now_ms))
             removed += count
             if count == 0:
                 return removed
@@ -109,20 +109,20 @@ def close_pushes(connection: sqlite3.Connection, finished: list[tuple[int, int]]
     )
 
 
-def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
+def remove_slice(connection: sqlite3.Connection, keep: Keep, now_ms: int) -> int:
     """One slice of everything that is due; rows removed or buried, 0 when nothing is due."""
     return (
-        _remove_deliveries(connection, now - keep.deliveries)
-        + _bury_pushes(connection, now, keep.counts)
-        + connection.execute(FORGET, (now - keep.counts, SLICE_PUSHES)).rowcount
+        _remove_deliveries(connection, now_ms - keep.deliveries)
+        + _bury_pushes(connection, now_ms, keep.counts)
+        + connection.execute(FORGET, (now_ms - keep.counts, SLICE_PUSHES)).rowcount
         + connection.execute(
             "DELETE FROM idempotency_record WHERE (app_no, key) IN"
             " (SELECT app_no, key FROM idempotency_record WHERE created_at <= ? LIMIT ?)",
-            (now - keep.idempotency, SLICE_ROWS),
+            (now_ms - keep.idempotency, SLICE_ROWS),
         ).rowcount
         + connection.execute(
             "DELETE FROM uplink_message WHERE no IN (SELECT no FROM uplink_message WHERE received_at <= ? LIMIT ?)",
-            (now - keep.uplink, SLICE_ROWS),
+            (now_ms - keep.uplink, SLICE_ROWS),
         ).rowcount
         + connection.execute(
             "DELETE FROM push_funnel WHERE push_no IN (SELECT push_no FROM push_funnel"
@@ -132,16 +132,16 @@ def remove_slice(connection: sqlite3.Connection, keep: Keep, now: int) -> int:
         + connection.execute(
             "DELETE FROM funnel WHERE (app_no, dimension, key, hour) IN"
             " (SELECT app_no, dimension, key, hour FROM funnel WHERE hour < ? LIMIT ?)",
-            ((now - keep.counts) // HOUR_MS, SLICE_ROWS),
+            ((now_ms - keep.counts) // HOUR_MS, SLICE_ROWS),
         ).rowcount
         + connection.execute(
             "DELETE FROM critical_use WHERE no IN (SELECT no FROM critical_use WHERE at <= ? LIMIT ?)",
-            (now - keep.counts, SLICE_ROWS),
+            (now_ms - keep.counts, SLICE_ROWS),
         ).rowcount
-        + remove_events(connection, now - keep.events, SLICE_ROWS)
+        + remove_events(connection, now_ms - keep.events, SLICE_ROWS)
         + connection.execute(
             "DELETE FROM dead_letter WHERE no IN (SELECT no FROM dead_letter WHERE at <= ? LIMIT ?)",
-            (now - keep.deliveries, SLICE_ROWS),
+            (now_ms - keep.deliveries, SLICE_ROWS),
         ).rowcount
         + _remove_devices(connection)
     )
@@ -175,11 +175,11 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
     return removed + len(pushes)
 
 
-def _bury_pushes(connection: sqlite3.Connection, now: int, kept: int) -> int:
+def _bury_pushes(connection: sqlite3.Connection, now_ms: int, kept: int) -> int:
     return connection.execute(
         "UPDATE push SET gone_at = ?, target = '{}', content = '{}', final_counts = '{}' WHERE no IN"
         " (SELECT no FROM push WHERE swept_at <= ? AND gone_at IS NULL LIMIT ?)",
-        (now, now - kept, SLICE_ROWS),
+        (now_ms, now_ms - kept, SLICE_ROWS),
     ).rowcount
 
 

@@ -56,7 +56,7 @@ class _Slice:
 
 
 class RuleChanges:
-    """`clock` gives server time in milliseconds."""
+    """`clock_ms` gives server time in milliseconds."""
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class RuleChanges:
         preferences: PreferenceStore,
         alert_limiter: AlertLimiter,
         policies: PolicyStore,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
     ) -> None:
         self._database = database
         self._ledger = ledger
         self._preferences = preferences
         self._alert_limiter = alert_limiter
         self._policies = policies
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._passes: dict[int, _Pass] = {}
         """By app; the first is the next to have its turn."""
         self._under_way = False
@@ -89,7 +89,7 @@ class RuleChanges:
         """The rules of an app have changed, or what they say at this time: put what waits under them."""
         self._alert_limiter.rules_changed(app_no)
         before = self._passes.get(app_no)
-        self._passes[app_no] = _Pass(app_no, before.began_at if before is not None else self._clock())
+        self._passes[app_no] = _Pass(app_no, before.began_at if before is not None else self._clock_ms())
         if not self._under_way:
             self._go_on()
 
@@ -123,7 +123,7 @@ class RuleChanges:
 
     def _done(self, finished: _Pass) -> None:
         self._alert_limiter.check_app(finished.app_no)
-        took = self._clock() - finished.began_at
+        took = self._clock_ms() - finished.began_at
         if took > LONG_PASS_MS:
             text = "new rules of app number %d: what waited has been put under them in %.1f s, in %d slices"
             log.info(text, finished.app_no, took / 1000, finished.slices)
@@ -131,7 +131,7 @@ class RuleChanges:
     def _operation(
         self, app_no: int, after: SlicePosition, limits_changed: bool
     ) -> Callable[[sqlite3.Connection], _Slice]:
-        now, number = self._clock(), self._policies.last_changes.get(app_no, 0)
+        now_ms, number = self._clock_ms(), self._policies.last_changes.get(app_no, 0)
         policies, is_sent = self._policies, self._ledger.is_sent
 
         def operation(connection: sqlite3.Connection) -> _Slice:
@@ -141,12 +141,12 @@ class RuleChanges:
             parts, done.goes_on = next_slice(connection, app_no, after)
             if parts and policies.is_guarded(app_no):
                 rules = policies.of(app_no)
-                done.ended, done.in_flight, end = end_unwanted_parts(connection, rules, parts, is_sent, now)
+                done.ended, done.in_flight, end = end_unwanted_parts(connection, rules, parts, is_sent, now_ms)
                 if end is not None:
                     done.goes_on = end
                     parts = cut(parts, end)
             if parts and limits_changed and self._ledger.limited:
-                mark_changed_rows(connection, app_no, parts, policies, now)
+                mark_changed_rows(connection, app_no, parts, policies, now_ms)
             if done.goes_on is None:
                 connection.execute("DELETE FROM rule_change WHERE app_no = ? AND number <= ?", (app_no, number))
             return done

@@ -40,14 +40,14 @@ def uplink_content(topic: str, payload: bytes) -> dict[str, str]:
 
 
 def store_uplink(
-    connection: sqlite3.Connection, device_no: int, topic: str, payload: bytes, limits: UplinkLimits, now: int
+    connection: sqlite3.Connection, device_no: int, topic: str, payload: bytes, limits: UplinkLimits, now_ms: int
 ) -> None:
     """Store a message of a device, and remove what it may not have kept besides."""
     stored = connection.execute(
         "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, ?, ?, ?)",
-        (device_no, topic, payload, now),
+        (device_no, topic, payload, now_ms),
     )
-    log_of_device(connection, "device.uplink", now, device_no, uplink_content(topic, payload))
+    log_of_device(connection, "device.uplink", now_ms, device_no, uplink_content(topic, payload))
     connection.execute(
         "DELETE FROM uplink_message WHERE device_no = ?1 AND no <= (SELECT no FROM uplink_message"
         " WHERE device_no = ?1 ORDER BY no DESC LIMIT 1 OFFSET ?2)",

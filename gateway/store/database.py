@@ -95,7 +95,7 @@ class Database:
         path: Path,
         engine: Engine,
         writer_connection: Connection,
-        clock: Callable[[], int],
+        clock_ms: Callable[[], int],
         loop: asyncio.AbstractEventLoop,
         on_full: Callable[[], bool],
     ) -> None:
@@ -114,7 +114,7 @@ class Database:
         """Why nothing is written any more, if a sync has failed (law 5)."""
         self._engine = engine
         self._writer_connection = writer_connection
-        self._clock = clock
+        self._clock_ms = clock_ms
         self._loop = loop
         self._queue = WriteQueue()
         self._closed = False
@@ -317,7 +317,7 @@ class Database:
         if raw.total_changes != before:
             raw.execute(
                 "INSERT INTO clock (no, at) VALUES (1, ?) ON CONFLICT (no) DO UPDATE SET at = max(at, excluded.at)",
-                (self._clock(),),
+                (self._clock_ms(),),
             )
         raw.execute("COMMIT")
         self.groups += 1

@@ -187,7 +187,7 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
 
         def end(client_id: str, deliver: Deliver, message: Message, handle: int) -> bool:
             server = servers[0]
-            now = server._clock()
+            now = server._clock_ms()
 
             def operation(connection: sqlite3.Connection) -> None:
                 log_handles(connection, state.label, now, [handle], reason)
@@ -327,7 +327,7 @@ def no_expiry(message: Message) -> Message:
 
 def fresh_expiry() -> None:
     body = ActivePush.body
-    ActivePush.body = lambda self, now: body(self, self.accepted_at)  # type: ignore[method-assign]
+    ActivePush.body = lambda self, now_ms: body(self, self.accepted_at)  # type: ignore[method-assign]
 
 
 def reordered_page(order: Callable[[list[ActivePush]], list[ActivePush]]) -> Callable[[], None]:
@@ -438,7 +438,7 @@ def overflows_newest() -> None:
 
 
 def twice() -> None:
-    Acceptance._remembered = lambda self, connection, pending, key, now: None  # type: ignore[method-assign]
+    Acceptance._remembered = lambda self, connection, pending, key, now_ms: None  # type: ignore[method-assign]
 
 
 def fewer() -> None:
@@ -626,9 +626,9 @@ def name_another(events: list[Event]) -> list[Event]:
 def no_coming() -> None:
     connected = ConnectionEvents.connected
 
-    def connected_mostly(self: ConnectionEvents, identity: Any, now: int) -> None:
+    def connected_mostly(self: ConnectionEvents, identity: Any, now_ms: int) -> None:
         if identity.device_no % 3:
-            connected(self, identity, now)
+            connected(self, identity, now_ms)
 
     ConnectionEvents.connected = connected_mostly  # type: ignore[method-assign]
 

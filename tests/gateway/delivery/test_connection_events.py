@@ -19,7 +19,7 @@ def connections(world: World) -> ConnectionEvents:
 def watched(world: World, *, logged: bool = True) -> ConnectionEvents:
     database: Any = world.writer
     connections = ConnectionEvents(
-        database=database, activity=world.activity, clock=world.clock, timers=world.timers, logged=logged
+        database=database, activity=world.activity, clock_ms=world.clock, timers=world.timers, logged=logged
     )
     world.on_connected = connections.connected
     world.on_disconnected = connections.disconnected

@@ -23,7 +23,7 @@ class Told:
         world = self.world
         missed_pushes = MissedPushes(
             database=world.writer,
-            clock=world.clock,
+            clock_ms=world.clock,
             timers=world.timers,
             is_listening=lambda app_id, device_id: device_id in self.listening,
             notify=lambda app_id, device_id, gap: self.notices.append((device_id, gap)),

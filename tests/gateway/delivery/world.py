@@ -82,7 +82,7 @@ class World:
         self.writer = ManualWriter(self.connection)
         self.timers = ManualTimers()
         database: Any = self.writer
-        self.activity = DeviceActivity(database=database, clock=self.clock, timers=self.timers)
+        self.activity = DeviceActivity(database=database, clock_ms=self.clock, timers=self.timers)
         wired = DeliveryComponents(
             database=database,
             clock_ms=self.clock,
