@@ -102,7 +102,7 @@ class AsyncDevice:
         return self
 
     async def close(self, timeout: float = 10.0) -> None:
-        """Finish the push in hand, send what is unsaid if connected, say goodbye. From a handler it returns at once,
+        """Finish the current push, send what is queued if connected, and disconnect. From a handler it returns at once,
         and the rest follows when the handler has."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(timeout))

@@ -61,16 +61,16 @@ class Fetcher:
         username: str,
         token: str,
         tls: ssl.SSLContext | None,
-        dice: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._credential = httpx2.BasicAuth(username, token)
         self._tls = tls
-        self._dice = dice
+        self._jitter = jitter
 
     def fetch(self, push: Push, url: str, stopping: threading.Event) -> bytes:
         """The bytes at `url`. Blocks, for `fetch_within` seconds at first. Raises FetchFailed, also when `stopping` is
         set meanwhile."""
-        moment = push.received_at + self._dice() * push.fetch_within
+        moment = push.received_at + self._jitter() * push.fetch_within
         self._wait(moment - time.monotonic(), stopping)
         try:
             parts = urlsplit(url)
@@ -107,7 +107,7 @@ class Fetcher:
                     raise FetchFailed(f"{url!r}: {error}") from None
                 if attempt == MAX_ATTEMPTS:
                     break
-                self._wait(seconds_asked(asked, datetime.now(UTC)) + pause * self._dice(), stopping)
+                self._wait(seconds_asked(asked, datetime.now(UTC)) + pause * self._jitter(), stopping)
                 pause *= 2
         raise FetchFailed(f"{url}: {why}, {MAX_ATTEMPTS} times")
 

@@ -205,7 +205,7 @@ class Device:
         return self
 
     def close(self, timeout: float = 10.0) -> None:
-        """Finish the push in hand, send the receipts if connected, say goodbye. The session stays on the server."""
+        """Finish the current push, send the receipts if connected, and disconnect. The session stays on the server."""
         if self._stopping.is_set():
             return
         self._stopping.set()

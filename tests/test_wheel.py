@@ -69,6 +69,7 @@ EXTRA_OF_COMMAND = {
     "python -m broker": "server",
     "python -m client_sim": "simulator",
 }
+VERSION = r"fleetpush \d+\.\d+\.\d+\n"
 CONNACK_BAD_CREDENTIALS = bytes.fromhex("20020004")
 
 
@@ -185,7 +186,8 @@ def test_an_installed_wheel_is_a_device(distributions: Distributions, tmp_path: 
     assert "fleetpush" in packages
     assert len(packages) <= 10, f"a kiosk pays for each of them: {packages}"
     assert environment.succeed("python", "-I", "-c", DEVICE) == "acted {'state': 'playing'}\n"
-    assert re.fullmatch(r"fleetpush \d+\.\d+\.\d+\n", environment.succeed("fleetpush", "--version"))
+    for command in ("fleetpush --version", "python -m client_sim --version"):
+        assert re.fullmatch(VERSION, environment.succeed(*command.split())), command
     for command, extra in EXTRA_OF_COMMAND.items():
         done = environment.run(*command.split())
         assert (done.returncode, done.stdout) == (2, ""), command
@@ -222,6 +224,7 @@ def test_an_installed_server_serves_a_push(distributions: Distributions, tmp_pat
     subscriber = require("mosquitto_sub")
     environment = Environment(tmp_path / "installed")
     environment.install(f"fleetpush[server] @ {distributions.wheel.as_uri()}")
+    assert re.fullmatch(VERSION, environment.succeed("python", "-m", "broker", "--version"))
     fleetpush = str(environment.programs / "fleetpush")
     received: list[str] = []
     with Server(tmp_path / "data", program=[fleetpush], env={"PYTHONPATH": ""}) as server:

@@ -1,7 +1,7 @@
 """A process beside the fleet that follows the server's events and receives a webhook of its own.
 
 It keeps, for each delivery, which event types it was told of, by the stream (`GET /v1/events`) and by the webhook; the
-conductor asks for these books at the end and gives them to the expectations. A process of its own: what it reads is as
+coordinator asks for them at the end and gives them to the expectations. A process of its own: what it reads is as
 much as the server says, and must not make the fleet late.
 
 The stream is resumed by the id of the last event, also over a killed server. The webhook answers 200 to everything
@@ -71,7 +71,7 @@ class Complaint(NamedTuple):
 
 
 @dataclass
-class EventBooks:
+class ReceivedEvents:
     """The event types that the stream and the webhook delivered, by (push id, device index): bits of `BITS`."""
 
     stream: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -83,8 +83,8 @@ class EventBooks:
     """Since the last new event, of either."""
 
 
-class _Book:
-    """Of one way to be told. `ids` tells an event that is repeated from one that happened twice."""
+class _EventLog:
+    """The events from one source. Their ids tell an event that is repeated from one that happened twice."""
 
     def __init__(self, source: str, prefix: str, complaints: list[Complaint]) -> None:
         self.bits: dict[tuple[str, int], int] = {}
@@ -153,13 +153,13 @@ class _Observer:
     def __init__(self, plan: ObserverPlan) -> None:
         self._plan = plan
         self._complaints: list[Complaint] = []
-        self.stream = _Book("the event stream", plan.prefix, self._complaints)
-        self.webhook = _Book("the webhook", plan.prefix, self._complaints)
+        self.stream = _EventLog("the event stream", plan.prefix, self._complaints)
+        self.webhook = _EventLog("the webhook", plan.prefix, self._complaints)
         self.secret = ""
 
-    def books(self) -> EventBooks:
+    def snapshot(self) -> ReceivedEvents:
         heard = max(self.stream.last_event_at, self.webhook.last_event_at)
-        return EventBooks(
+        return ReceivedEvents(
             dict(self.stream.bits),
             dict(self.webhook.bits),
             dict(self.stream.presence),
@@ -245,7 +245,7 @@ def _is_signed(secret: str, headers: Any, body: bytes) -> bool:
 def run_observer(
     plan: ObserverPlan, since: str | None, commands: Connection, answers: Connection, started: Connection
 ) -> None:
-    """The process, from start to end: `("secret", text)`, `("books",)` and `("end",)` are what it is told."""
+    """The process, from start to end: `("secret", text)`, `("snapshot",)` and `("end",)` are what it is told."""
 
     async def main() -> None:
         observer = _Observer(plan)
@@ -256,11 +256,11 @@ def run_observer(
             try:
                 name, *arguments = await loop.run_in_executor(None, commands.recv)
             except (EOFError, OSError):
-                break  # the conductor is gone
+                break  # the coordinator is gone
             if name == "secret":
                 (observer.secret,) = arguments
-            elif name == "books":
-                answers.send(observer.books())
+            elif name == "snapshot":
+                answers.send(observer.snapshot())
             else:
                 break
         following.cancel()
@@ -274,7 +274,7 @@ def run_observer(
 
 
 class EventObserver:
-    """The observer's process, seen from the conductor. Its methods block; none for long."""
+    """The observer's process, as the coordinator sees it. Its methods block; none for long."""
 
     def __init__(self, plan: ObserverPlan, since: str | None) -> None:
         """`since`: the id of the event behind which it begins, `0` for all that is kept; None: from now on."""
@@ -298,12 +298,12 @@ class EventObserver:
         """Verify webhooks with this secret from now on."""
         self._commands.send(("secret", secret))
 
-    def books(self) -> EventBooks:
+    def snapshot(self) -> ReceivedEvents:
         """The events that were received so far."""
-        self._commands.send(("books",))
-        books = self._answers.recv()
-        assert isinstance(books, EventBooks), "what it answers"
-        return books
+        self._commands.send(("snapshot",))
+        received = self._answers.recv()
+        assert isinstance(received, ReceivedEvents), "what it answers"
+        return received
 
     def end(self) -> None:
         """End the process, by force after five seconds."""

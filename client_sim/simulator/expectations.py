@@ -2,7 +2,7 @@
 
 Pushes have numbers from 0 and devices indexes from 0; times are seconds of one monotonic clock. The devices say what
 took effect and which receipts the server has acknowledged, the sender what it asked for and what it was promised, and
-at the end the server what became of each delivery. From these two books:
+at the end the server what became of each delivery. From these two records:
 
 lost
     Accepted, no effect on the device, and the server does not say that it ended with a reason: it says that it waits,
@@ -107,7 +107,7 @@ class Expectations:
         self.shaped = False
         """At some time a bad network was between the devices and the server."""
         self._absences: dict[int, list[tuple[float, float]]] = {}
-        """Of devices that said goodbye: when they went, and when they began to return."""
+        """Of devices that have sent a DISCONNECT: when they went, and when they began to return."""
         self._numbers: dict[str, int] = {}
         """By push id."""
         self._returned_with = bytearray(len(ids))
@@ -217,10 +217,10 @@ class Expectations:
 
     def _drained(self, number: int, index: int, push: SentPush, when: float) -> None:
         """What had waited while its device was away, and was never handed over before, comes by priority. That needs a
-        device that said goodbye: to a connection that has died unseen something may have been handed over."""
+        device that has sent a DISCONNECT: to a connection that has died unseen something may have been handed over."""
         came = self._connected[index]
-        said_goodbye = self._sent_disconnect(index) and self._left[index] + DISCONNECT_SECONDS < push.requested
-        if self._hindered[index] or not (said_goodbye and push.answered < came <= when):
+        sent_disconnect = self._sent_disconnect(index) and self._left[index] + DISCONNECT_SECONDS < push.requested
+        if self._hindered[index] or not (sent_disconnect and push.answered < came <= when):
             return
         rank = PRIORITIES.index(push.priority) + 1
         if rank < self._returned_with[index]:
@@ -262,8 +262,8 @@ class Expectations:
             push.levels[place] = max(push.levels[place], level)
 
     def redelivered(self, number: int, index: int, when: float) -> None:
-        """A copy came, which its device dropped. It must not when the device had acknowledged it and then said goodbye:
-        the acknowledgement came before the goodbye, and no kill took it."""
+        """Record that a copy came, which its device dropped. None may when the device had acknowledged it and
+        then sent a DISCONNECT: the acknowledgement came before that, and no kill took it."""
         self._found.redelivered += 1
         push = self._pushes[number]
         place, left = push.place(index), self._left[index]
@@ -373,7 +373,7 @@ class Expectations:
                     self._found.lost += 1
 
     def is_gone(self, index: int, since: float) -> bool:
-        """Whether it said goodbye before that time, and has not come back."""
+        """Whether a device has sent a DISCONNECT before that time, and has not come back."""
         return not self._online[index] and self._sent_disconnect(index) and self._disconnected[index] < since
 
     def check_mailbox(self, index: int, listed: Sequence[str], asked: tuple[float, float]) -> None:
@@ -395,21 +395,21 @@ class Expectations:
         self._found.contradictions += 1
         self._find("contradiction", number, index, what)
 
-    def misses_events(self, books: dict[tuple[str, int], int], types: Sequence[str]) -> bool:
+    def misses_events(self, received: dict[tuple[str, int], int], types: Sequence[str]) -> bool:
         """Whether a source that was asked for `types` still owes the last state of some delivery."""
         asked = sum(BITS[name] for name in types)
         bits = [BITS.get(f"delivery.{state}", 0) & asked for state in STATES]
         return any(
-            bits[push.states[place]] and not books.get((push.push_id, index), 0) & bits[push.states[place]]
+            bits[push.states[place]] and not received.get((push.push_id, index), 0) & bits[push.states[place]]
             for push in self._pushes
             if push.push_id is not None
             for place, index in enumerate(push.targets)
         )
 
-    def record_events(self, source: str, books: dict[tuple[str, int], int], types: Sequence[str]) -> None:
+    def record_events(self, source: str, received: dict[tuple[str, int], int], types: Sequence[str]) -> None:
         """Record the event types that a source delivered, by (push id, device), as `event_observer.BITS`. It had asked
         for `types`."""
-        self._events.append((source, books, sum(BITS[name] for name in types)))
+        self._events.append((source, received, sum(BITS[name] for name in types)))
 
     def event_complaint(self, what: str, push_id: str = "", index: int = -1) -> None:
         """Record an event that must not be."""
@@ -449,7 +449,9 @@ class Expectations:
                     self._check_supersession(number, index, push, when)
                 else:
                     self._check_absence(number, index, push, state)
-                told = [(source, books.get((push.push_id, index), 0), asked) for source, books, asked in self._events]
+                told = [
+                    (source, received.get((push.push_id, index), 0), asked) for source, received, asked in self._events
+                ]
                 for one in told:
                     self._check_events(number, index, state, (push.reasons or {}).get(place), *one)
                 self._compare_sources(number, index, told)

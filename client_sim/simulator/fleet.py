@@ -1,4 +1,4 @@
-"""A process full of simulated devices: does what the conductor says, and says what happened.
+"""A worker process full of simulated devices: it executes the coordinator's commands and reports what happened.
 
 Commands come as tuples over one pipe, a method's name and its arguments; every quarter of a second an `Observation`
 goes into another. Times are `time.monotonic()`, which all processes of a machine share.
@@ -151,7 +151,7 @@ class Fleet:
         self.wheel.stop()
         self._send()
 
-    # What the conductor says
+    # Commands of the coordinator
 
     def _listen(self) -> None:
         """A thread: a loop that watched the pipe would make it non-blocking, and a long command comes in pieces."""
@@ -160,7 +160,7 @@ class Fleet:
                 name, *arguments = self._commands.recv()
                 self._loop.call_soon_threadsafe(getattr(self, f"do_{name}"), *arguments)
         with suppress(RuntimeError):  # the loop is closed: at the end
-            self._loop.call_soon_threadsafe(self._ended.set)  # the conductor is gone
+            self._loop.call_soon_threadsafe(self._ended.set)  # the coordinator is gone
 
     def do_connect(self, indexes: Sequence[int], rate: float) -> None:
         """Connect devices, `rate` of them per second."""
@@ -211,18 +211,18 @@ class Fleet:
             self._seen.unanswered += [(number, index) for number in device.unanswered()]
         for device in self._devices.values():
             device.disconnect()
-        # Goodbyes leave before the process does.
+        # DISCONNECTs leave before the process does.
         self.wheel.after(REPORT_SECONDS, lambda _: self._ended.set(), None)
 
-    def _happen(self, fate: tuple[Network, float, object, SimulatedDevice | None]) -> None:
+    def _happen(self, scheduled: tuple[Network, float, object, SimulatedDevice | None]) -> None:
         """An event of the network to one device, and the date of the next one (a Poisson process over all)."""
-        network, rate, event, victim = fate
+        network, rate, event, device = scheduled
         if network is not self.network:
             return
-        if victim is not None:
-            event(victim)  # type: ignore[operator]  # one of the three methods above
-        next_victim = random.choice(list(self._devices.values()))
-        self.wheel.after(random.expovariate(rate), self._happen, (network, rate, event, next_victim))
+        if device is not None:
+            event(device)  # type: ignore[operator]  # one of the three methods above
+        next_device = random.choice(list(self._devices.values()))
+        self.wheel.after(random.expovariate(rate), self._happen, (network, rate, event, next_device))
 
     # What devices need (DeviceHost)
 
@@ -284,7 +284,7 @@ class Fleet:
     def violated(self, device: SimulatedDevice, what: str, number: int = -1) -> None:
         self._seen.violations.append((number, device.index, what))
 
-    # What the conductor is told
+    # Observations for the coordinator
 
     def _report(self, _: None) -> None:
         self._send()
@@ -323,4 +323,4 @@ def run_fleet(plan: FleetPlan, commands: Connection, observations: Connection) -
     try:
         uvloop.run(main())
     except KeyboardInterrupt:
-        pass  # Ctrl-C reaches the whole group; the conductor ends us
+        pass  # Ctrl-C reaches the whole group; the coordinator ends us

@@ -30,18 +30,18 @@ class HumanBehaviour:
 
     def level(self, number: int, index: int) -> int:
         """The furthest that the person at this device goes with this push."""
-        if dice(self.seed, number, index, 1) >= self.displayed:
+        if hash_share(self.seed, number, index, 1) >= self.displayed:
             return 0
-        if dice(self.seed, number, index, 2) >= self.opened:
+        if hash_share(self.seed, number, index, 2) >= self.opened:
             return DISPLAYED
-        return ACTED if dice(self.seed, number, index, 3) < self.acted else OPENED
+        return ACTED if hash_share(self.seed, number, index, 3) < self.acted else OPENED
 
     def pause(self, number: int, index: int) -> float:
         """Seconds until they have decided."""
-        return dice(self.seed, number, index, 4) * 2 * self.think_time
+        return hash_share(self.seed, number, index, 4) * 2 * self.think_time
 
 
-def dice(seed: int, number: int, index: int, salt: int) -> float:
+def hash_share(seed: int, number: int, index: int, salt: int) -> float:
     """0 <= x < 1, the same for the same arguments: the finalizer of SplitMix64 (Steele, Lea, Flood 2014)."""
     x = (seed * 0x9E37_79B9_7F4A_7C15 + number * 0xD1B5_4A32_D192_ED03 + index * 0x8CB9_2BA7_2F3D_8DD7 + salt) & _MASK
     x = (x ^ (x >> 30)) * 0xBF58_476D_1CE4_E5B9 & _MASK

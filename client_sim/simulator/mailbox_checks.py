@@ -1,6 +1,7 @@
 """Checks of the server's mailboxes: a device that is away must find what was sent, and evictions must be in order.
 
-Only devices that said goodbye are looked at: to a connection that has died unseen something may have been handed over.
+Only devices that have sent a DISCONNECT are checked: to a connection that has died unseen something may have been
+handed over.
 """
 
 from __future__ import annotations

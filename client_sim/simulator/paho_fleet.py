@@ -49,13 +49,13 @@ class PahoDevice:
         self._lock = threading.Lock()
         self._unanswered: list[tuple[int, int]] = []
         """(push number, level) of receipts that the server may not have yet."""
-        self._obeyed: list[tuple[int, int]] = []
+        self._executed: list[tuple[int, int]] = []
         """The same of commands, until the device has their results in its journal: it does so after the handler."""
 
     @property
     def idle(self) -> bool:
         """True when the server has acknowledged all receipts, and the device is where it is wanted."""
-        return not self._unanswered and not self._obeyed and self.connected == self.wanted
+        return not self._unanswered and not self._executed and self.connected == self.wanted
 
     def connect(self) -> None:
         if self._device is not None:
@@ -110,7 +110,7 @@ class PahoDevice:
         if not self._fleet.effect(self.index, number, push, now):
             return None
         if push.kind == "command":
-            self._obeyed.append((number, ACTED))
+            self._executed.append((number, ACTED))
             return self._answer(push)
         if push.kind in SHOWN:
             self._show(push, number)
@@ -148,14 +148,14 @@ class PahoDevice:
     def check_receipts(self) -> None:
         """Whether the server has what it said."""
         device = self._device
-        if (self._unanswered or self._obeyed) and device is not None:
+        if (self._unanswered or self._executed) and device is not None:
             with self._lock:
                 if device.flush(0):
                     for number, level in self._unanswered:
                         self._fleet.observe("acknowledged", (number, self.index, level))
                     self._unanswered.clear()
-                obeyed, self._obeyed = self._obeyed, []
-                self._unanswered += obeyed
+                executed, self._executed = self._executed, []
+                self._unanswered += executed
 
     def unanswered(self) -> list[int]:
         """The pushes of which the server has not acknowledged a receipt, while it is connected."""
@@ -217,7 +217,7 @@ class PahoFleet:
         """Call something on another thread after `delay` seconds. Thread-safe."""
         self._work.put(partial(self._schedule, delay, partial(self._executor.submit, call)))
 
-    # What the conductor says
+    # Commands of the coordinator
 
     def do_connect(self, indexes: Sequence[int], rate: float) -> None:
         for turn, index in enumerate(indexes):

@@ -89,7 +89,7 @@ class Sender:
         self._gateway = gateway
         self._run = run
         self._devices = scenario.devices
-        self._dice = random.Random(f"{scenario.seed} pushes")
+        self._random = random.Random(f"{scenario.seed} pushes")
         self._events = events
         self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
         self._backoff = Backoff(base=0.1, cap=3.0)
@@ -116,25 +116,25 @@ class Sender:
         await asyncio.sleep(max(0.0, begin + lasts - time.monotonic()))
 
     def _schedule(self, stream: Stream, lasts: float) -> Iterator[_Due]:
-        """A generator with dice of its own, so that streams do not change each other; times from its start."""
-        dice = random.Random(self._dice.random())
-        return self._pushes(stream, lasts, dice)
+        """The pushes of a stream, with random numbers of its own: streams do not change each other."""
+        rng = random.Random(self._random.random())
+        return self._pushes(stream, lasts, rng)
 
-    def _pushes(self, stream: Stream, lasts: float, dice: random.Random) -> Iterator[_Due]:
+    def _pushes(self, stream: Stream, lasts: float, rng: random.Random) -> Iterator[_Due]:
         interval = 1 / stream.rate
-        at = dice.random() * interval if stream.even else dice.expovariate(stream.rate)
+        at = rng.random() * interval if stream.even else rng.expovariate(stream.rate)
         while at < lasts:
             priorities = (stream.priority,) if isinstance(stream.priority, str) else stream.priority
-            collapse_key = f"key-{dice.randrange(stream.collapse)}" if stream.collapse else None
-            yield _Due(at, stream, self._targets(stream, dice), dice.choice(priorities), collapse_key)
-            at += interval if stream.even else dice.expovariate(stream.rate)
+            collapse_key = f"key-{rng.randrange(stream.collapse)}" if stream.collapse else None
+            yield _Due(at, stream, self._targets(stream, rng), rng.choice(priorities), collapse_key)
+            at += interval if stream.even else rng.expovariate(stream.rate)
 
-    def _targets(self, stream: Stream, dice: random.Random) -> tuple[int, ...] | None:
+    def _targets(self, stream: Stream, rng: random.Random) -> tuple[int, ...] | None:
         if stream.to == "all":
             return None
         if stream.to == "one":
-            return (dice.randrange(self._devices),)
-        return tuple(sorted(dice.sample(range(self._devices), max(1, round(stream.to * self._devices)))))
+            return (rng.randrange(self._devices),)
+        return tuple(sorted(rng.sample(range(self._devices), max(1, round(stream.to * self._devices)))))
 
     def _send_due(self, waiting: Sequence[_Due]) -> None:
         if waiting:

@@ -40,7 +40,7 @@ class ServerChecks:
         self._expectations = expectations
         self._ids = ids
         self._indexes = {device_id: index for index, device_id in enumerate(ids)}
-        self._dice = random.Random(0)
+        self._random = random.Random(0)
 
     def _index(self, device_id: str | None) -> int:
         """-1: none of ours."""
@@ -50,7 +50,7 @@ class ServerChecks:
         """Check until cancelled that the states of a push sum to its devices at every moment."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            number, push_id = self._expectations.recent_push(self._dice.randrange(WATCHED_PUSHES))
+            number, push_id = self._expectations.recent_push(self._random.randrange(WATCHED_PUSHES))
             if push_id is None:
                 continue
             with suppress(GatewayError):  # it was killed, or is busy
@@ -62,7 +62,7 @@ class ServerChecks:
         """Compare the mailboxes of some devices that are away, at the end of a phase."""
         now = time.monotonic()
         gone = [index for index in away if self._expectations.is_gone(index, now)]
-        for index in self._dice.sample(gone, min(COMPARED_MAILBOXES, len(gone))):
+        for index in self._random.sample(gone, min(COMPARED_MAILBOXES, len(gone))):
             asked = time.monotonic()
             listed = await self._gateway.mailbox(self._ids[index])
             self._expectations.check_mailbox(index, listed, (asked, time.monotonic()))

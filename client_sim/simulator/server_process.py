@@ -64,7 +64,7 @@ class ServerProcess:
         raise ServerDidNotStart(f"the server did not start. Its last words:\n{self.last_log_lines()}")
 
     def kill(self) -> None:
-        """kill -9: no goodbye, nothing flushed."""
+        """End the server with SIGKILL: no connection is closed in order, nothing is flushed."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
         self.wait()

@@ -4,7 +4,7 @@ One slotted protocol object per device, no task, no timer of its own: everything
 keeps a persistent session, reconnects with full jitter and the server's retry hint, takes each push once, acknowledges
 it, says what its person did with it, and keeps that until the server has acknowledged it.
 
-It looks the server on the fingers: what the protocol forbids it to do is told to the fleet as a violation.
+It watches the server: what the protocol forbids is reported to the fleet as a violation.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class SimulatedDevice(asyncio.Protocol):
                 self._reconnect_after(delay)
 
     def disconnect(self) -> None:
-        """Say goodbye; its session stays."""
+        """Send a DISCONNECT; the session stays on the server."""
         self.wanted = False
         if self._transport is not None:
             self._write(encode(Disconnect(), self._version))

@@ -1,9 +1,8 @@
 """One simulation from start to report: the server, the fleet, the phases of the scenario, the comparison.
 
-The conductor runs here, in one process with the sender and the expectations; the devices are in the processes of the
-`WorkerPool`.
-Everything is done with seeded dice, so that a run can be repeated: which devices are away, deaf or cut, and whom each
-push is for. When each message crosses which other is the machine's affair, and that is what a simulation looks at.
+This is the coordinator: one process with the sender and the expectations. The devices are in the processes of the
+`WorkerPool`. Everything random is seeded, so that a run can be repeated: which devices are away, deaf or cut, and whom
+each push is for. Which message crosses which other depends on the machine, and that is what a simulation tests.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class Simulation:
         self._watcher = watcher or SilentWatcher()
         run = "".join(random.SystemRandom().choices(RUN_LETTERS, k=6))
         self._name = f"sim-{run}"
-        self._dice = random.Random(scenario.seed)
+        self._random = random.Random(scenario.seed)
         self._ids = [f"{self._name}-{index:05d}" for index in range(scenario.devices)]
         self._real = paho_devices(scenario.devices)
         self._pool = WorkerPool(self._observed, self._worker_lost)
@@ -182,22 +181,22 @@ class Simulation:
         if self._target is None:
             types["the webhook"] = tuple(webhook_types(self._scenario.devices))
         while True:
-            books = await asyncio.to_thread(observer.books)
-            told = {"the event stream": books.stream, "the webhook": books.webhook}
+            received = await asyncio.to_thread(observer.snapshot)
+            told = {"the event stream": received.stream, "the webhook": received.webhook}
             missing = any(self._expectations.misses_events(told[source], asked) for source, asked in types.items())
-            uncounted = [index for index in self._online if books.presence.get(index) != "device.connected"]
+            uncounted = [index for index in self._online if received.presence.get(index) != "device.connected"]
             missing = missing or bool(uncounted)
-            if not missing and books.idle_seconds > EVENT_QUIET_SECONDS:
+            if not missing and received.idle_seconds > EVENT_QUIET_SECONDS:
                 break
-            if books.idle_seconds > EVENT_SECONDS or time.monotonic() > deadline:
+            if received.idle_seconds > EVENT_SECONDS or time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.5)
         for source, asked in types.items():
             self._expectations.record_events(source, told[source], asked)
-        for complaint in books.complaints:
+        for complaint in received.complaints:
             self._expectations.event_complaint(*complaint)
         for index in uncounted:
-            last = books.presence.get(index)
+            last = received.presence.get(index)
             self._expectations.event_complaint(
                 f"the device is connected; the event stream told {last} last", index=index
             )
@@ -284,14 +283,14 @@ class Simulation:
             self._worst_network = max(self._worst_network, network.worst if network else 0.0)
             self._expectations.shaped = self._expectations.shaped or network is not None
             self._pool.send_all("network", network)
-        away = set(self._dice.sample(everyone, round(phase.away * scenario.devices)))
+        away = set(self._random.sample(everyone, round(phase.away * scenario.devices)))
         back = self._away - away
         self._absent(away - self._away)
         self._pool.send("disconnect", (away - self._away) & self._known)
         self._away = away
         simulated = range(self._real, scenario.devices)
         for share, command, before in ((phase.deaf, "deaf", self._deaf), (phase.mute, "mute", self._mute)):
-            chosen = set(self._dice.sample(simulated, min(round(share * scenario.devices), len(simulated))))
+            chosen = set(self._random.sample(simulated, min(round(share * scenario.devices), len(simulated))))
             self._absent(chosen - before)
             for index in chosen:
                 self._expectations.hindered(index)
@@ -307,7 +306,7 @@ class Simulation:
             )
         new = [index for index in everyone if index not in self._known and index not in away]
         if new:
-            self._dice.shuffle(new)
+            self._random.shuffle(new)
             self._pool.connect(new, phase.connect_rate)
             self._known.update(new)
 
@@ -327,25 +326,25 @@ class Simulation:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _cut(self, phase: Phase) -> None:
-        """Connections end without goodbye: at the start, or again and again."""
+        """Connections end without a DISCONNECT: at the start, or again and again."""
         while True:
             here = sorted(self._known - self._away)
-            self._pool.send("cut", self._dice.sample(here, round(phase.cut * len(here))))
+            self._pool.send("cut", self._random.sample(here, round(phase.cut * len(here))))
             if phase.cut_every is None:
                 return
             await asyncio.sleep(phase.cut_every)
 
     async def _churn(self, rate: float) -> None:
-        """Devices vanish and are back at once, every other one without goodbye, so that it takes its session over."""
-        owed = 0.0
+        """Devices vanish and are back at once, every other one without a DISCONNECT: it takes its session over."""
+        due_devices = 0.0
         due = time.monotonic()
         while True:
             due += CHURN_SECONDS
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            owed += rate * CHURN_SECONDS
+            due_devices += rate * CHURN_SECONDS
             here = sorted(self._known - self._away)
-            who = self._dice.sample(here, min(int(owed), len(here)))
-            owed -= int(owed)
+            who = self._random.sample(here, min(int(due_devices), len(here)))
+            due_devices -= int(due_devices)
             self._pool.send("take_over", who[::2])
             self._pool.send("disconnect", who[1::2])
             self._pool.send("come_back", who[1::2], JITTER_SECONDS)

@@ -1,4 +1,4 @@
-"""The worker processes of a simulation, seen from the conductor: who is where, what they are told, what they tell."""
+"""The worker processes of a simulation, as the coordinator sees them: their devices, commands and observations."""
 
 from __future__ import annotations
 

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from client_sim.simulator.event_observer import BITS, FEW_DEVICES, TYPES, Complaint, _Book, _is_signed, webhook_types
+from client_sim.simulator.event_observer import (
+    BITS,
+    FEW_DEVICES,
+    TYPES,
+    Complaint,
+    _EventLog,
+    _is_signed,
+    webhook_types,
+)
 from client_sim.simulator.simulated_push import result_of
 
 SECRET = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtMDEyMzQ1Njc="
@@ -21,7 +29,7 @@ def event(number: str, kind: str = "delivery.delivered", device_id: str = "sim-x
 
 def test_what_was_told_is_kept_by_push_and_device() -> None:
     complaints: list[Complaint] = []
-    book = _Book("the webhook", "sim-x-", complaints)
+    book = _EventLog("the webhook", "sim-x-", complaints)
     book.record(event("1.0"))
     book.record(event("1.0"))  # at least once
     book.record(event("2.0", "delivery.acted"))
@@ -42,7 +50,7 @@ def test_what_was_told_is_kept_by_push_and_device() -> None:
 )
 def test_what_must_not_be_is_a_complaint(second: dict[str, Any], said: str) -> None:
     complaints: list[Complaint] = []
-    book = _Book("the event stream", "sim-x-", complaints)
+    book = _EventLog("the event stream", "sim-x-", complaints)
     book.record(event("1.0"))
     book.record(second)
     (complaint,) = complaints
@@ -53,7 +61,7 @@ def test_what_must_not_be_is_a_complaint(second: dict[str, Any], said: str) -> N
 
 def test_the_stages_of_a_delivery_come_in_order() -> None:
     complaints: list[Complaint] = []
-    book = _Book("the webhook", "sim-x-", complaints)
+    book = _EventLog("the webhook", "sim-x-", complaints)
     book.record(event("1.0", "delivery.opened"))
     book.record(event("2.0", "delivery.delivered"))
     assert [complaint.what for complaint in complaints] == [
@@ -62,7 +70,7 @@ def test_the_stages_of_a_delivery_come_in_order() -> None:
 
 
 def test_the_last_word_on_a_connection_is_kept() -> None:
-    book = _Book("the event stream", "sim-x-", [])
+    book = _EventLog("the event stream", "sim-x-", [])
     for number, kind in enumerate(("device.connected", "device.disconnected", "device.settings")):
         book.record({"id": f"{number}.0", "type": kind, "data": {"device_id": "sim-x-00007"}})
     assert book.presence == {7: "device.disconnected"}
