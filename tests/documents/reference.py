@@ -6,12 +6,13 @@ The pages of the HTTP API and of the command line are long enough for modules of
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from gateway.api.operation_problems import operations_by_code
-from gateway.errors import CATALOGUE
+from gateway.errors import CATALOGUE, problem
 from gateway.settings import PREFIX, described_settings
 from tests.documents import command_line, http_api
 from tests.documents.markdown import table
@@ -20,6 +21,7 @@ from tests.gateway.api.house import House, openapi_document
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Made by `python -m tests.documents`; a test compares. Change what it describes instead. -->"
+EXAMPLE: Final = problem("device_not_found", "no device 'kiosk-9' in this app; enrol it with POST /v1/devices")
 SUFFIXES: Final = {"counter": "_total", "info": "_info"}
 """Of the names of samples, by the type of a metric."""
 
@@ -86,8 +88,7 @@ def errors_page() -> str:
 Every refusal of the HTTP API is a problem document (RFC 9457, `application/problem+json`):
 
 ```json
-{{"type": "/docs/problems#device_not_found", "title": "No such device", "status": 404, "code": "device_not_found",
- "detail": "there is no device \\"kiosk-9\\" in this app", "retryable": false}}
+{json.dumps(EXAMPLE.document(), indent=2)}
 ```
 
 `code` is for programs and does not change. `detail` is for people and says what to do. `retryable` says whether the
