@@ -29,7 +29,7 @@ from broker.protocol.packets import (
     Will,
 )
 from broker.settings import BrokerSettings
-from broker.store import PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription
+from broker.store import MemoryStore, PublishedWill, StoredOutbound, StoredSession, StoredState, StoredSubscription
 
 AnyPacket = TypeVar("AnyPacket")
 
@@ -429,6 +429,25 @@ class FakeClient:
 
     def is_closed(self) -> bool:
         return self.transport.closed
+
+
+class SlowStore(MemoryStore):
+    """A disk that takes its time: barriers call back when the test says so, and at once from then on."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] | None = []
+
+    def barrier(self, callback: Callable[[], None]) -> None:
+        if self.waiting is None:
+            callback()
+        else:
+            self.waiting.append(callback)
+
+    def go_on(self) -> None:
+        """Call back those that wait."""
+        waiting, self.waiting = self.waiting or [], None
+        for callback in waiting:
+            callback()
 
 
 class World:

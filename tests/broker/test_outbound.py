@@ -42,6 +42,16 @@ def subscriber(
     return client
 
 
+def awaiting_pubrec(
+    version: int, handle: int = 1, *, settings: BrokerSettings | None = None, clean: bool = True
+) -> tuple[World, FakeClient, int]:
+    """A world, a subscriber that has received a message of QoS 2, and the packet identifier that it owes a PUBREC."""
+    world = World(settings)
+    client = subscriber(world, version, 2, clean=clean)
+    deliver(world, handle, qos=2)
+    return world, client, client.receive(Publish).packet_id
+
+
 def deliver(world: World, handle: int, payload: bytes = b"x", qos: int = 1) -> bool:
     return world.broker.deliver("c", message("a", payload, qos), handle)
 
@@ -284,10 +294,7 @@ def test_a_message_acknowledged_before_it_is_sent_again_gives_no_send_quota(vers
 @both_versions
 def test_a_repeated_pubrec_has_pubrel_leave_when_the_first_is_stored(version: int) -> None:
     """[MQTT-4.3.3-5]: else a crash would send PUBLISH again to a client that has freed its identifier."""
-    world = World()
-    client = subscriber(world, version, 2, clean=False)
-    deliver(world, 1, qos=2)
-    packet_id = client.receive(Publish).packet_id
+    world, client, packet_id = awaiting_pubrec(version, clean=False)
     world.store.blocked = True
     client.send(Pubrec(packet_id), Pubrec(packet_id))
     assert client.received() == []
@@ -300,10 +307,7 @@ def test_a_repeated_pubrec_has_pubrel_leave_when_the_first_is_stored(version: in
 
 @only_5_0
 def test_a_client_cannot_refuse_what_it_has_taken(version: int) -> None:
-    world = World()
-    client = subscriber(world, version, 2)
-    deliver(world, 1, qos=2)
-    packet_id = client.receive(Publish).packet_id
+    world, client, packet_id = awaiting_pubrec(version)
     client.send(Pubrec(packet_id), Pubrec(packet_id, 0x80))
     assert client.received() == [Pubrel(packet_id)]
     client.send(Pubcomp(packet_id))
@@ -591,10 +595,7 @@ def test_the_four_packets_of_qos_2_wait_for_the_disk(version: int) -> None:
 
 @both_versions
 def test_an_identifier_is_reserved_until_it_is_forgotten(version: int) -> None:
-    world = World()
-    client = subscriber(world, version, 2)
-    deliver(world, 7, qos=2)
-    packet_id = client.receive(Publish).packet_id
+    world, client, packet_id = awaiting_pubrec(version, 7)
     client.send(Pubrec(packet_id), Pubcomp(packet_id))
     client.received()
     world.broker.sessions["c"].next_packet_id = packet_id
@@ -610,10 +611,7 @@ def test_an_identifier_is_reserved_until_it_is_forgotten(version: int) -> None:
 
 @both_versions
 def test_a_completed_handshake_frees_its_place_in_the_window(version: int) -> None:
-    world = World(BrokerSettings(max_inflight=1))
-    client = subscriber(world, version, 2)
-    deliver(world, 1, qos=2)
-    packet_id = client.receive(Publish).packet_id
+    world, client, packet_id = awaiting_pubrec(version, settings=BrokerSettings(max_inflight=1))
     assert not deliver(world, 2)
     client.send(Pubrec(packet_id))
     assert not deliver(world, 2)
@@ -636,10 +634,7 @@ def test_a_refusing_pubrec_ends_the_handshake(version: int) -> None:
 
 @both_versions
 def test_repeated_and_unknown_pubrecs_are_answered(version: int) -> None:
-    world = World()
-    client = subscriber(world, version, 2)
-    deliver(world, 1, qos=2)
-    packet_id = client.receive(Publish).packet_id
+    _, client, packet_id = awaiting_pubrec(version)
     client.send(Pubrec(packet_id), Pubrec(packet_id))
     assert client.received() == [Pubrel(packet_id), Pubrel(packet_id)]
     client.send(Pubrec(4711))
@@ -684,10 +679,7 @@ def test_a_session_that_ends_loses_even_what_was_past_pubrec(version: int) -> No
 
 @both_versions
 def test_a_dropped_qos_2_identifier_is_not_used_for_another_message(version: int) -> None:
-    world = World()
-    client = subscriber(world, version, 2, clean=False)
-    deliver(world, 1, qos=2)
-    packet_id = client.receive(Publish).packet_id
+    world, client, packet_id = awaiting_pubrec(version, clean=False)
     client.drop()
     again = world.connect("c", version, clean=False)
     assert again.received() == []
@@ -798,10 +790,7 @@ def test_what_is_put_off_is_repeated_under_its_identifier_in_its_place(version: 
 
 @both_versions
 def test_what_is_put_off_and_answered_meanwhile_is_not_sent_again(version: int) -> None:
-    world = World()
-    client = subscriber(world, version, 2, clean=False)
-    deliver(world, 1, qos=2)
-    packet_id = client.receive(Publish).packet_id
+    world, client, packet_id = awaiting_pubrec(version, clean=False)
     client.drop()
     world.events.resumable = lambda handles: {1: None}
     again = world.connect("c", version, clean=False)

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,13 +12,6 @@ from gateway.auth import DeviceIdentity
 from gateway.delivery.push import ActivePush
 from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL, TEXTS_PER_SECOND
 from tests.gateway.api.house import House
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House.build(tmp_path, asyncio.get_running_loop())
-    yield house
-    await house.close()
 
 
 def samples(house: House) -> dict[str, float]:

@@ -6,7 +6,6 @@ import os
 import resource
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,29 +16,11 @@ from broker.network import listeners
 from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer, raise_open_files_limit
 from broker.settings import BrokerSettings
-from broker.store import MemoryStore
 from tests import wire
 from tests.broker.network.conftest import Run
 from tests.broker.network.serving import Client, Serving, serving
 from tests.broker.network.test_transport import joined, until
-
-
-class HeldStore(MemoryStore):
-    """A disk that takes its time: barriers call back when the test says so."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Callable[[], None]] | None = []
-
-    def barrier(self, callback: Callable[[], None]) -> None:
-        if self.waiting is None:
-            callback()
-        else:
-            self.waiting.append(callback)
-
-    def drop_reference(self) -> None:
-        waiting, self.waiting = self.waiting or [], None
-        for callback in waiting:
-            callback()
+from tests.fakes import SlowStore
 
 
 def test_a_port_in_use_is_an_os_error(run: Run[None]) -> None:
@@ -164,7 +145,7 @@ def test_no_descriptor_is_said_in_log_and_metrics(
 
 def test_a_shutdown_acknowledges_and_disconnects(run: Run[None]) -> None:
     async def scenario() -> None:
-        store = HeldStore()
+        store = SlowStore()
         async with serving(store=store) as server:
             old, new = await server.client(), await server.client()
             for client, version in ((old, wire.V4), (new, wire.V5)):
@@ -179,7 +160,7 @@ def test_a_shutdown_acknowledges_and_disconnects(run: Run[None]) -> None:
             await asyncio.sleep(0)
             with pytest.raises(ConnectionRefusedError):
                 await server.client()
-            store.drop_reference()
+            store.go_on()
             await old.expect(wire.puback(7))
             assert await old.rest() == b""
             goodbye = await new.rest()
@@ -196,7 +177,7 @@ def test_an_end_does_not_wait_for_a_disk_that_refuses(run: Run[None], monkeypatc
     monkeypatch.setattr(listeners, "DRAIN_SECONDS", 0.05)
 
     async def scenario() -> None:
-        async with serving(store=HeldStore()) as server:
+        async with serving(store=SlowStore()) as server:
             client = await joined(server, "kiosk-1")
             client.send(wire.publish("t", b"x", 1, 7))
             await server.server.stop()

@@ -11,10 +11,10 @@ import pytest
 from broker.connection import Connection
 from broker.network import transport
 from broker.settings import BrokerSettings
-from broker.store import MemoryStore
 from tests import wire
 from tests.broker.network.conftest import Run
 from tests.broker.network.serving import Client, Serving, serving
+from tests.fakes import SlowStore
 
 MEBIBYTE = 1024 * 1024
 
@@ -189,22 +189,6 @@ def test_a_reset_is_told_from_a_hang_up(run: Run[None]) -> None:
 
 def test_a_publisher_waits_while_the_disk_does(run: Run[None]) -> None:
     """By TCP's own means: nothing is refused, nothing is lost, and no memory fills."""
-
-    class SlowStore(MemoryStore):
-        def __init__(self) -> None:
-            super().__init__()
-            self.waiting: list[Any] | None = []
-
-        def barrier(self, callback: Any) -> None:
-            if self.waiting is None:
-                callback()
-            else:
-                self.waiting.append(callback)
-
-        def go_on(self) -> None:
-            waiting, self.waiting = self.waiting or [], None
-            for callback in waiting:
-                callback()
 
     async def scenario() -> None:
         store = SlowStore()

@@ -39,6 +39,7 @@ from tests import wire
 from tests.broker.network.conftest import Run
 from tests.broker.network.serving import Client, Events, Serving, serving
 from tests.broker.network.test_transport import until
+from tests.fakes import SlowStore
 from tests.third_party import require
 
 MEBIBYTE = 1024 * 1024
@@ -749,22 +750,6 @@ def test_a_slow_consumer_is_paused_and_loses_nothing_it_was_owed(run: Run[None])
 
 
 def test_a_publisher_waits_while_the_disk_does(run: Run[None]) -> None:
-    class SlowStore(MemoryStore):
-        def __init__(self) -> None:
-            super().__init__()
-            self.waiting: list[Any] | None = []
-
-        def barrier(self, callback: Any) -> None:
-            if self.waiting is None:
-                callback()
-            else:
-                self.waiting.append(callback)
-
-        def go_on(self) -> None:
-            waiting, self.waiting = self.waiting or [], None
-            for callback in waiting:
-                callback()
-
     async def scenario() -> None:
         store = SlowStore()
         async with web_serving(BrokerSettings(max_unstored_bytes=MEBIBYTE), store=store) as server:

@@ -172,6 +172,19 @@ class House:
         }
         await self.api(scope, receive, send)
 
+    async def begin_unread(self, path: str) -> asyncio.Task[None]:
+        """GET of a client that takes the head of the answer and then nothing more; returns when the answer begins."""
+        began = asyncio.Event()
+
+        async def send(message: Message) -> None:
+            began.set()
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()  # the socket takes nothing more
+
+        answering = asyncio.create_task(self.ask(path, send))
+        await began.wait()
+        return answering
+
     async def enrol(self, *device_ids: str, **fields: Any) -> None:
         devices = [{"device_id": device_id, **fields} for device_id in device_ids]
         answer = await self.call("POST", "/v1/devices/bulk", 201, json={"devices": devices})

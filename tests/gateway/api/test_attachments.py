@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from starlette.types import Message
 
 from gateway.api import attachments as routes
 from gateway.api import responses
@@ -454,15 +453,7 @@ async def test_a_download_that_nobody_reads_ends(house: House, monkeypatch: pyte
     monkeypatch.setattr(routes, "DOWNLOAD_SECONDS", 0.05)
     monkeypatch.setattr(routes, "DOWNLOAD_BYTES_PER_SECOND", 1e9)
     attachments = house.components.delivery.attachments
-    began = asyncio.Event()
-
-    async def send(message: Message) -> None:
-        began.set()
-        if message["type"] == "http.response.body":
-            await asyncio.Event().wait()  # the socket takes nothing more
-
-    answering = asyncio.create_task(house.ask(f"/v1/attachments/{ID}", send))
-    await began.wait()
+    answering = await house.begin_unread(f"/v1/attachments/{ID}")
     assert attachments.downloads == 1
     await asyncio.wait_for(answering, 10)
     assert attachments.downloads == 0

@@ -6,7 +6,6 @@ import asyncio
 import tracemalloc
 
 import pytest
-from starlette.types import Message
 
 from gateway.api import events
 from gateway.delivery.event_log import Event, Page, Position
@@ -17,16 +16,8 @@ async def test_a_stream_that_nobody_reads_ends(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(events, "STALL_SECONDS", 0.05)
-    began = asyncio.Event()
-
-    async def send(message: Message) -> None:
-        began.set()
-        if message["type"] == "http.response.body":
-            await asyncio.Event().wait()  # the socket takes nothing more
-
     feed = house.components.feed
-    answering = asyncio.create_task(house.ask("/v1/events", send))
-    await began.wait()
+    answering = await house.begin_unread("/v1/events")
     assert feed.streams == 1
     with caplog.at_level("INFO"):
         await asyncio.wait_for(answering, 10)

@@ -16,21 +16,11 @@ from gateway.audience.frequency import WINDOWS_MS, Hours, is_quiet
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.test_consent import full_disk
-from tests.gateway.delivery.world import APP, START, World, items
+from tests.gateway.delivery.world import ALERT, APP, START, World, items
 
-ALERT = {"title": "Hi"}
 HOUR, DAY = 3_600, 86_400
 NIGHT = {"start": "22:00", "end": "07:00"}
 """START is a morning: 08:00 UTC."""
-
-
-def alert(world: World, target: dict[str, Any] | None = None, **fields: Any) -> str:
-    return world.push(target, **{"notification": ALERT} | fields).push_id
-
-
-def set_policy(world: World, **fields: Any) -> None:
-    world.run(world.policies.set_policy(APP.no, Policy.model_validate(fields)))
-    world.settle()
 
 
 def cap(count: int, per: str, excess: str = "drop") -> dict[str, Any]:
@@ -56,20 +46,20 @@ def world() -> Any:
 
 
 def test_one_too_many_is_dropped_with_its_reason(world: World) -> None:
-    set_policy(world, caps=cap(2, "hour"))
+    world.set_policy(caps=cap(2, "hour"))
     world.connect()
-    sent = [alert(world) for _ in range(3)]
+    sent = [world.alert() for _ in range(3)]
     assert world.received() == sent[:2]
     assert world.state(sent[2]) == ("suppressed", "capped")
     assert world.push().push_id in world.received(), "data disturbs nobody"
     world.passes(HOUR + 1)
-    again = alert(world)
+    again = world.alert()
     assert world.received()[-1] == again
 
 
 def some_of_each(world: World, **fields: Any) -> list[str]:
     """Alerts and data in turn, all of one priority."""
-    return [alert(world, **fields) if number % 2 == 0 else world.push(**fields).push_id for number in range(6)]
+    return [world.alert(**fields) if number % 2 == 0 else world.push(**fields).push_id for number in range(6)]
 
 
 @pytest.mark.parametrize("priority", ["critical", "normal"])
@@ -87,15 +77,15 @@ def some_of_each(world: World, **fields: Any) -> list[str]:
 def test_a_choice_that_changes_nothing_for_an_alert_leaves_it_in_its_place(
     world: World, choice: dict[str, Any], priority: str
 ) -> None:
-    set_policy(world, caps=cap(1, "hour", "defer"))
-    held = [alert(world, {"device": "d2"}) for _ in range(2)]
-    set_policy(world)
+    world.set_policy(caps=cap(1, "hour", "defer"))
+    held = [world.alert({"device": "d2"}) for _ in range(2)]
+    world.set_policy()
     assert world.ledger.limited, "something is checked at hand-over somewhere"
     before = some_of_each(world, priority=priority, channel="offers")
     world.says("settings", choice)
     world.says("settings", {"channels": {"offers": False}}, 3)
     world.says("report", {"timezone": "Europe/Berlin"})
-    set_policy(world, critical={"per_day": 3})
+    world.set_policy(critical={"per_day": 3})
     after = some_of_each(world, priority=priority, channel="offers")
     world.connect()
     world.acknowledge_all()
@@ -105,7 +95,7 @@ def test_a_choice_that_changes_nothing_for_an_alert_leaves_it_in_its_place(
 
 
 def test_a_critical_alert_is_judged_for_those_alone_who_have_muted_its_channel(world: World) -> None:
-    set_policy(world, critical={"per_day": 1})
+    world.set_policy(critical={"per_day": 1})
     world.says("settings", {"channels": {"offers": False}}, 2)
     everybody = {"priority": "critical", "channel": "offers", "notification": ALERT}
     sent = [
@@ -144,13 +134,13 @@ def test_a_critical_push_of_a_muted_channel_keeps_its_place(world: World, online
     assert world.row("SELECT count(*) FROM critical_use") == (2,)
     world.acknowledge_all()
     assert [world.state(push_id) for push_id in sent] == [("delivered", None)] * 5
-    again = [alert(world, channel="offers", priority="critical") for _ in range(2)]
+    again = [world.alert(channel="offers", priority="critical") for _ in range(2)]
     assert world.received()[5:] == again
 
 
 def test_a_critical_alert_that_waits_is_judged_when_its_channel_is_muted(world: World) -> None:
-    set_policy(world, critical={"per_day": 0})
-    waiting = alert(world, channel="offers", priority="critical")
+    world.set_policy(critical={"per_day": 0})
+    waiting = world.alert(channel="offers", priority="critical")
     world.says("settings", {"channels": {"offers": False}})
     world.connect()
     assert world.state(waiting) == ("suppressed", "channel_muted")
@@ -159,7 +149,7 @@ def test_a_critical_alert_that_waits_is_judged_when_its_channel_is_muted(world: 
 def test_what_a_cap_has_held_back_comes_as_a_digest_after_a_choice_too(world: World) -> None:
     offers_digested(world)
     world.connect()
-    first, *others = (alert(world, channel="offers") for _ in range(3))
+    first, *others = (world.alert(channel="offers") for _ in range(3))
     world.says("settings", {"channels": {"news": False}, "quiet_hours": None})
     assert world.received() == [first]
     world.passes(HOUR + 1)
@@ -170,7 +160,7 @@ def test_what_was_let_through_before_a_crash_is_part_of_no_digest(world: World) 
     """It counts already, and may have arrived: the digest would be one too many."""
     offers_digested(world)
     world.connect()
-    first, *others = (alert(world, channel="offers") for _ in range(3))
+    first, *others = (world.alert(channel="offers") for _ in range(3))
     assert world.received() == [first]
     world.crash()
     world.run(world.policies.add_channel(1, NewChannel(id="news", name="News")))  # everything is checked anew
@@ -180,9 +170,9 @@ def test_what_was_let_through_before_a_crash_is_part_of_no_digest(world: World) 
 
 
 def test_one_too_many_waits_for_the_next_free_time(world: World) -> None:
-    set_policy(world, caps=cap(1, "hour", "defer"))
+    world.set_policy(caps=cap(1, "hour", "defer"))
     world.connect()
-    first, second, third = (alert(world) for _ in range(3))
+    first, second, third = (world.alert() for _ in range(3))
     assert world.received() == [first]
     assert not_before(world, second) == "2027-01-15T09:00:00.000Z"
     mailbox = world.run(world.reports.mailbox(1, 10, None))["items"]
@@ -198,8 +188,8 @@ def test_one_too_many_waits_for_the_next_free_time(world: World) -> None:
 
 
 def test_ten_days_offline_do_not_arrive_at_once(world: World) -> None:
-    set_policy(world, caps=cap(2, "day"))
-    waiting = [alert(world, ttl=30 * DAY, priority=priority) for priority in ("low", "normal", "high", "normal")]
+    world.set_policy(caps=cap(2, "day"))
+    waiting = [world.alert(ttl=30 * DAY, priority=priority) for priority in ("low", "normal", "high", "normal")]
     assert {world.state(push_id) for push_id in waiting} == {("waiting", None)}, "checked when it is handed over"
     world.passes(10 * DAY)
     world.connect()
@@ -210,9 +200,9 @@ def test_ten_days_offline_do_not_arrive_at_once(world: World) -> None:
 def test_the_cap_of_a_channel_and_of_the_app(world: World) -> None:
     offers = NewChannel.model_validate({"id": "offers", "name": "Offers", "caps": cap(1, "day")})
     world.run(world.policies.add_channel(APP.no, offers))
-    set_policy(world, caps=cap(3, "day"))
+    world.set_policy(caps=cap(3, "day"))
     world.connect()
-    sent = [alert(world, channel=channel) for channel in ("offers", "offers", "news", "news", "news")]
+    sent = [world.alert(channel=channel) for channel in ("offers", "offers", "news", "news", "news")]
     assert world.received() == [sent[0], sent[2], sent[3]]
     assert world.state(sent[1]) == world.state(sent[4]) == ("suppressed", "capped")
 
@@ -225,12 +215,12 @@ def offers_digested(world: World) -> None:
 def test_what_is_too_much_comes_as_one(world: World) -> None:
     offers_digested(world)
     world.connect()
-    first = alert(world, channel="offers")
+    first = world.alert(channel="offers")
     others = [
         world.push(notification={"title": f"Bread {price} €"}, channel="offers", priority=priority, ttl=ttl).push_id
         for price, priority, ttl in ((1, "normal", 7_200), (2, "high", 9_000), (3, "low", 8_000))
     ]
-    news = alert(world, channel="news")
+    news = world.alert(channel="news")
     assert world.received() == [first, news]
     world.passes(HOUR)
     digest = json.loads(world.engine.session("d1").handed_over[-1].payload)
@@ -244,7 +234,7 @@ def test_what_is_too_much_comes_as_one(world: World) -> None:
         assert world.counts(push_id) == {"targeted": 1, "superseded": 1}
     world.acknowledge_all()
     assert world.state(digest["push_id"]) == ("delivered", None)
-    assert world.state(alert(world, channel="offers")) == ("waiting", None), "it counts as one"
+    assert world.state(world.alert(channel="offers")) == ("waiting", None), "it counts as one"
     later = world.push().push_id
     assert world.received()[-1] == later, "numbers of pushes go on"
 
@@ -252,8 +242,8 @@ def test_what_is_too_much_comes_as_one(world: World) -> None:
 def test_one_that_waited_comes_as_itself(world: World) -> None:
     offers_digested(world)
     world.connect()
-    alert(world, channel="offers")
-    second = alert(world, channel="offers")
+    world.alert(channel="offers")
+    second = world.alert(channel="offers")
     world.passes(HOUR)
     assert world.received()[-1] == second
 
@@ -262,7 +252,7 @@ def test_a_digest_that_is_lost_is_sent_again_once(world: World) -> None:
     offers_digested(world)
     world.connect()
     for _ in range(3):
-        alert(world, channel="offers")
+        world.alert(channel="offers")
     world.passes(HOUR)
     digest = world.received()[-1]
     world.crash()
@@ -274,24 +264,24 @@ def test_a_digest_that_is_lost_is_sent_again_once(world: World) -> None:
 
 
 def test_a_resend_counts_once(world: World) -> None:
-    set_policy(world, caps=cap(2, "hour"))
+    world.set_policy(caps=cap(2, "hour"))
     world.connect()
-    first = alert(world)
+    first = world.alert()
     world.disconnect()
     world.connect()
-    second, third = alert(world), alert(world)
+    second, third = world.alert(), world.alert()
     assert world.received() == [first, first, second]
     assert world.state(third) == ("suppressed", "capped")
 
 
 def test_what_is_sent_again_counts_from_then_on(world: World) -> None:
-    set_policy(world, caps=cap(1, "hour"))
+    world.set_policy(caps=cap(1, "hour"))
     world.connect()
-    first = alert(world)
+    first = world.alert()
     world.disconnect()
     world.passes(2 * HOUR)
     world.connect()
-    second = alert(world)
+    second = world.alert()
     assert world.received() == [first, first]
     assert world.state(second) == ("suppressed", "capped")
 
@@ -299,9 +289,9 @@ def test_what_is_sent_again_counts_from_then_on(world: World) -> None:
 @pytest.mark.parametrize("returns_after", [0, 15 * HOUR])
 def test_what_may_have_arrived_with_qos_2_is_not_judged_again(world: World, returns_after: int) -> None:
     """It goes out under the identifier that it had, whatever the hour; and counts from then on."""
-    set_policy(world, caps=cap(1, "hour"), quiet_hours=NIGHT)
+    world.set_policy(caps=cap(1, "hour"), quiet_hours=NIGHT)
     world.connect(granted=2)
-    sent = alert(world, qos=2, ttl=DAY)
+    sent = world.alert(qos=2, ttl=DAY)
     (first,) = world.engine.session("d1").inflight
     world.disconnect()
     world.passes(returns_after)
@@ -316,21 +306,21 @@ def test_what_may_have_arrived_with_qos_2_is_not_judged_again(world: World, retu
 
 
 def test_a_crash_forgets_no_use(world: World) -> None:
-    set_policy(world, caps=cap(1, "hour"))
+    world.set_policy(caps=cap(1, "hour"))
     world.connect()
-    first = alert(world)
+    first = world.alert()
     world.acknowledge()
     world.crash()
     world.connect()
-    assert world.state(alert(world)) == ("suppressed", "capped")
+    assert world.state(world.alert()) == ("suppressed", "capped")
     assert world.state(first) == ("delivered", None)
 
 
 def test_quiet_hours_defer_to_their_end(world: World) -> None:
-    set_policy(world, quiet_hours=NIGHT)
+    world.set_policy(quiet_hours=NIGHT)
     world.connect()
     until_evening(world)
-    push_id, data = alert(world), world.push().push_id
+    push_id, data = world.alert(), world.push().push_id
     assert world.received() == [data]
     assert not_before(world, push_id) == "2027-01-16T07:00:00.000Z"
     world.passes(8 * HOUR - 1)
@@ -340,17 +330,17 @@ def test_quiet_hours_defer_to_their_end(world: World) -> None:
 
 
 def test_quiet_hours_may_drop(world: World) -> None:
-    set_policy(world, quiet_hours={**NIGHT, "excess": "drop"})
+    world.set_policy(quiet_hours={**NIGHT, "excess": "drop"})
     world.connect()
     until_evening(world)
-    assert world.state(alert(world)) == ("suppressed", "quiet_hours")
+    assert world.state(world.alert()) == ("suppressed", "quiet_hours")
 
 
 def test_the_ttl_of_what_is_deferred_runs(world: World) -> None:
-    set_policy(world, quiet_hours=NIGHT)
+    world.set_policy(quiet_hours=NIGHT)
     world.connect()
     until_evening(world)
-    short = alert(world, ttl=HOUR)
+    short = world.alert(ttl=HOUR)
     world.passes(HOUR)
     assert world.state(short) == ("expired", "ttl")
     world.passes(8 * HOUR)
@@ -358,11 +348,11 @@ def test_the_ttl_of_what_is_deferred_runs(world: World) -> None:
 
 
 def test_quiet_hours_are_on_the_wall_of_the_person(world: World) -> None:
-    set_policy(world, quiet_hours=NIGHT, timezone="America/New_York")
+    world.set_policy(quiet_hours=NIGHT, timezone="America/New_York")
     world.says("report", {"timezone": "Asia/Tokyo"}, device_no=2)
     for device_no in (1, 2):
         world.connect(device_no)
-    push_id = alert(world, {"all": True}, ttl=3 * DAY)
+    push_id = world.alert({"all": True}, ttl=3 * DAY)
     assert world.received(1) == [], "03:00 in New York"
     assert world.received(2) == [push_id], "17:00 in Tokyo"
     world.says("report", {"timezone": "Europe/Berlin"}, device_no=1)
@@ -372,9 +362,9 @@ def test_quiet_hours_are_on_the_wall_of_the_person(world: World) -> None:
 def test_quiet_hours_of_a_channel_replace_those_of_the_app(world: World) -> None:
     fields = {"id": "news", "name": "News", "quiet_hours": {"start": "08:00", "end": "09:00"}}
     world.run(world.policies.add_channel(APP.no, NewChannel.model_validate(fields)))
-    set_policy(world, quiet_hours=NIGHT)
+    world.set_policy(quiet_hours=NIGHT)
     world.connect()
-    news, other = alert(world, channel="news"), alert(world)
+    news, other = world.alert(channel="news"), world.alert()
     assert world.received() == [other]
     world.passes(HOUR)
     assert world.received() == [other, news]
@@ -383,10 +373,10 @@ def test_quiet_hours_of_a_channel_replace_those_of_the_app(world: World) -> None
 def test_a_persons_own_quiet_hours(world: World) -> None:
     world.connect()
     assert world.says("settings", {"quiet_hours": {"start": "07:30", "end": "09:30"}}) == 0
-    push_id = alert(world)
+    push_id = world.alert()
     assert world.received() == []
     world.connect(2)
-    assert alert(world, {"device": "d2"}) in world.received(2)
+    assert world.alert({"device": "d2"}) in world.received(2)
     world.says("settings", {"consent": "granted"})
     assert world.received() == [], "not named: it stays as it is"
     world.says("settings", {"quiet_hours": None})
@@ -394,8 +384,8 @@ def test_a_persons_own_quiet_hours(world: World) -> None:
 
 
 def test_what_was_accepted_by_day_does_not_arrive_at_night(world: World) -> None:
-    set_policy(world, quiet_hours=NIGHT)
-    push_id = alert(world, ttl=3 * DAY)
+    world.set_policy(quiet_hours=NIGHT)
+    push_id = world.alert(ttl=3 * DAY)
     until_evening(world)
     world.connect()
     assert world.received() == []
@@ -408,43 +398,43 @@ def test_what_was_accepted_by_day_does_not_arrive_at_night(world: World) -> None
 
 
 def test_new_rules_are_for_what_waits_as_well(world: World) -> None:
-    waiting = [alert(world, ttl=3 * DAY) for _ in range(3)]
-    set_policy(world, caps=cap(1, "hour"))
+    waiting = [world.alert(ttl=3 * DAY) for _ in range(3)]
+    world.set_policy(caps=cap(1, "hour"))
     world.connect()
     assert world.received() == waiting[:1]
-    later = [alert(world, {"device": "d2"}, ttl=3 * DAY) for _ in range(3)]
-    set_policy(world)
+    later = [world.alert({"device": "d2"}, ttl=3 * DAY) for _ in range(3)]
+    world.set_policy()
     world.connect(2)
     assert world.received(2) == later, "and so is their end"
 
 
 def test_a_change_of_rules_lets_through_what_was_deferred(world: World) -> None:
-    set_policy(world, caps=cap(1, "day", "defer"))
+    world.set_policy(caps=cap(1, "day", "defer"))
     world.connect()
-    sent = [alert(world, ttl=3 * DAY) for _ in range(3)]
-    set_policy(world, caps=cap(2, "day", "defer"))
+    sent = [world.alert(ttl=3 * DAY) for _ in range(3)]
+    world.set_policy(caps=cap(2, "day", "defer"))
     assert world.received() == sent[:2]
-    set_policy(world)
+    world.set_policy()
     assert world.received() == sent
 
 
 def test_now_or_never_does_not_wait(world: World) -> None:
-    set_policy(world, caps=cap(1, "hour", "defer"))
-    assert world.state(alert(world, ttl=0)) == ("expired", "ttl"), "nobody is there"
+    world.set_policy(caps=cap(1, "hour", "defer"))
+    assert world.state(world.alert(ttl=0)) == ("expired", "ttl"), "nobody is there"
     world.connect()
-    first, second = alert(world, ttl=0), alert(world, ttl=0)
+    first, second = world.alert(ttl=0), world.alert(ttl=0)
     assert world.received() == [first]
     assert world.state(second) == ("suppressed", "capped")
     world.passes(HOUR)
     world.engine.session("d1").window = 1
-    assert world.state(alert(world, ttl=0)) == ("expired", "ttl"), "and no room"
+    assert world.state(world.alert(ttl=0)) == ("expired", "ttl"), "and no room"
 
 
 def test_what_has_no_room_follows_when_there_is(world: World) -> None:
-    set_policy(world, caps=cap(5, "hour"))
+    world.set_policy(caps=cap(5, "hour"))
     world.engine.session("d1").window = 1
     world.connect()
-    sent = [alert(world) for _ in range(3)]
+    sent = [world.alert() for _ in range(3)]
     assert world.received() == sent[:1]
     world.acknowledge()
     assert world.received() == sent[:2]
@@ -453,7 +443,7 @@ def test_what_has_no_room_follows_when_there_is(world: World) -> None:
 
 
 def test_new_caps_hold_for_all_that_waits_though_the_server_is_killed_meanwhile(world: World) -> None:
-    waiting = [alert(world) for _ in range(3)]
+    waiting = [world.alert() for _ in range(3)]
     world.loop.run_until_complete(world.policies.set_policy(APP.no, Policy.model_validate({"caps": cap(1, "day")})))
     world.crash()  # the rules are on disk, and nothing has been put under them
     world.connect()
@@ -461,9 +451,9 @@ def test_new_caps_hold_for_all_that_waits_though_the_server_is_killed_meanwhile(
 
 
 def test_what_is_deferred_stays_so_over_a_restart(world: World) -> None:
-    set_policy(world, caps=cap(1, "day", "defer"))
+    world.set_policy(caps=cap(1, "day", "defer"))
     world.connect()
-    _, later = alert(world), alert(world)
+    _, later = world.alert(), world.alert()
     deferred = not_before(world, later)
     world.crash()
     assert deferred is not None
@@ -471,9 +461,9 @@ def test_what_is_deferred_stays_so_over_a_restart(world: World) -> None:
 
 
 def test_new_caps_are_tried_again_when_the_disk_was_full(world: World) -> None:
-    waiting = [alert(world) for _ in range(3)]
+    waiting = [world.alert() for _ in range(3)]
     with full_disk(world):
-        set_policy(world, caps=cap(1, "day"))
+        world.set_policy(caps=cap(1, "day"))
     world.timers.later_turn()
     world.settle()
     world.connect()
@@ -481,26 +471,26 @@ def test_new_caps_are_tried_again_when_the_disk_was_full(world: World) -> None:
 
 
 def test_critical_passes_rationed_and_each_use_is_kept(world: World) -> None:
-    set_policy(world, quiet_hours=NIGHT, caps=cap(1, "day"), critical={"per_day": 2})
+    world.set_policy(quiet_hours=NIGHT, caps=cap(1, "day"), critical={"per_day": 2})
     world.says("settings", {"channels": {"safety": False}})
     world.connect()
-    muted = alert(world, priority="critical", channel="safety")
+    muted = world.alert(priority="critical", channel="safety")
     until_evening(world)
-    night = alert(world, priority="critical")
-    third = alert(world, priority="critical")
+    night = world.alert(priority="critical")
+    third = world.alert(priority="critical")
     assert world.received() == [muted, night]
     assert world.state(third) == ("suppressed", "capped"), "the ration is used: like any other"
     uses = world.run(world.alert_limiter.critical_uses(APP.no, 10, None))["items"]
     assert [(use["push_id"], use["passed"]) for use in uses] == [(night, "capped"), (muted, "channel_muted")]
     world.passes(DAY)
-    assert alert(world, priority="critical") in world.received()
+    assert world.alert(priority="critical") in world.received()
 
 
 def test_critical_sent_again_is_no_other_use(world: World) -> None:
-    set_policy(world, quiet_hours={**NIGHT, "excess": "drop"}, critical={"per_day": 1})
+    world.set_policy(quiet_hours={**NIGHT, "excess": "drop"}, critical={"per_day": 1})
     world.connect()
     until_evening(world)
-    push_id = alert(world, priority="critical")
+    push_id = world.alert(priority="critical")
     for _ in range(3):
         world.disconnect()
         world.connect()
@@ -511,33 +501,33 @@ def test_critical_sent_again_is_no_other_use(world: World) -> None:
 
 
 def test_critical_sent_again_uses_the_ration_from_then_on(world: World) -> None:
-    set_policy(world, caps=cap(1, "week"), critical={"per_day": 1})
+    world.set_policy(caps=cap(1, "week"), critical={"per_day": 1})
     world.connect()
-    alert(world)
-    again = alert(world, priority="critical", ttl=10 * DAY)
+    world.alert()
+    again = world.alert(priority="critical", ttl=10 * DAY)
     world.passes(18 * HOUR)
     world.disconnect()
     world.connect()
     world.passes(18 * HOUR)
     assert world.received()[-1] == again
-    late = alert(world, priority="critical")
+    late = world.alert(priority="critical")
     assert world.state(late) == ("suppressed", "capped"), "the other one has passed within 24 hours"
 
 
 def test_critical_that_passes_nothing_uses_no_ration(world: World) -> None:
-    set_policy(world, quiet_hours=NIGHT, critical={"per_day": 0})
+    world.set_policy(quiet_hours=NIGHT, critical={"per_day": 0})
     world.connect()
-    push_id = alert(world, priority="critical")
+    push_id = world.alert(priority="critical")
     assert world.received() == [push_id]
     assert world.run(world.alert_limiter.critical_uses(APP.no, 10, None))["items"] == []
 
 
 def test_a_muted_channel_without_ration(world: World) -> None:
-    set_policy(world, critical={"per_day": 0})
+    world.set_policy(critical={"per_day": 0})
     world.says("settings", {"channels": {"safety": False}})
     world.connect()
     for kind in ("alert", "in_app"):
-        assert world.state(alert(world, kind=kind, priority="critical", channel="safety")) == (
+        assert world.state(world.alert(kind=kind, priority="critical", channel="safety")) == (
             "suppressed",
             "channel_muted",
         )
@@ -545,25 +535,25 @@ def test_a_muted_channel_without_ration(world: World) -> None:
 
 def test_denied_is_denied_for_critical_too(world: World) -> None:
     world.says("settings", {"consent": "denied"})
-    assert world.state(alert(world, priority="critical")) == ("suppressed", "no_consent")
+    assert world.state(world.alert(priority="critical")) == ("suppressed", "no_consent")
 
 
 def test_a_large_fleet_is_judged_in_turns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.alert_limiter.CHECKED_DEVICES", 2)
     monkeypatch.setattr("gateway.delivery.alert_limiter.CHECKED_ROWS", 3)
-    set_policy(world, caps=cap(4, "hour"))
-    waiting = [alert(world, {"all": True}) for _ in range(4)]
+    world.set_policy(caps=cap(4, "hour"))
+    waiting = [world.alert({"all": True}) for _ in range(4)]
     for device_no in (1, 2, 3):
         world.connect(device_no)
     for device_no in (1, 2, 3):
         assert world.received(device_no) == waiting
-    last = alert(world, {"all": True})
+    last = world.alert({"all": True})
     assert [world.state(last, device_no) for device_no in (1, 2, 3)] == [("suppressed", "capped")] * 3
 
 
 def test_an_app_without_rules_has_no_gate(world: World) -> None:
     world.connect()
-    alert(world)
+    world.alert()
     assert not world.ledger.limited
     assert world.row("SELECT count(*) FROM delivery WHERE not_before IS NOT NULL") == (0,)
 

@@ -12,9 +12,7 @@ from gateway.delivery.analytics import STAGES
 from gateway.delivery.event_log import last_position, remove_events_to
 from gateway.errors import Problem
 from gateway.timestamps import rfc3339
-from tests.gateway.delivery.world import APP, START, World
-
-ALERT = {"title": "Hi"}
+from tests.gateway.delivery.world import ALERT, APP, START, World
 
 
 @pytest.fixture

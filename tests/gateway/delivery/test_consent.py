@@ -16,18 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from gateway.audience.policy import ChannelFields, ConsentPolicy, NewChannel, Policy, WhenDenied
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.submission import AcceptedPush
-from tests.gateway.delivery.world import APP, World
-
-ALERT = {"title": "Hi"}
-
-
-def alert(world: World, target: dict[str, Any] | None = None, **fields: Any) -> str:
-    return world.push(target, **{"notification": ALERT} | fields).push_id
-
-
-def set_policy(world: World, **fields: Any) -> None:
-    world.run(world.policies.set_policy(APP.no, Policy.model_validate(fields)))
-    world.settle()
+from tests.gateway.delivery.world import ALERT, APP, World
 
 
 @contextmanager
@@ -53,19 +42,19 @@ def test_a_denied_device_gets_no_alert(world: World) -> None:
 
 
 def test_what_waits_ends_when_consent_is_withdrawn(world: World) -> None:
-    first, other = alert(world), world.push().push_id
+    first, other = world.alert(), world.push().push_id
     world.connect(2)
     world.says("settings", {"consent": "denied"}, device_no=1)
     assert world.state(first) == ("suppressed", "no_consent")
     assert world.state(other) == ("waiting", None)
     world.says("settings", {"consent": "granted"}, device_no=1)
-    again = alert(world)
+    again = world.alert()
     world.connect()
     assert world.received() == [other, again]
 
 
 def test_new_rules_hold_for_all_that_waits_though_the_server_is_killed_meanwhile(world: World) -> None:
-    waiting = [alert(world) for _ in range(3)]
+    waiting = [world.alert() for _ in range(3)]
     world.loop.run_until_complete(world.policies.set_policy(APP.no, Policy(consent=ConsentPolicy(unknown="suppress"))))
     world.crash()  # the rules are on disk, and nothing has been judged by them
     world.connect()
@@ -76,17 +65,17 @@ def test_new_rules_hold_for_all_that_waits_though_the_server_is_killed_meanwhile
 def test_new_rules_hold_for_what_waits_behind_what_is_in_flight(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.delivery.consent.SLICE_DELIVERIES", 2)
     world.connect()
-    sent = [alert(world) for _ in range(3)]
+    sent = [world.alert() for _ in range(3)]
     assert world.received() == sent
-    waiting = [alert(world, {"device": "d2"}) for _ in range(3)]
-    set_policy(world, consent={"unknown": "suppress"})
+    waiting = [world.alert({"device": "d2"}) for _ in range(3)]
+    world.set_policy(consent={"unknown": "suppress"})
     assert [world.state(push_id, 2) for push_id in waiting] == [("suppressed", "no_consent")] * 3
 
 
 def test_new_rules_are_tried_again_when_the_disk_was_full(world: World) -> None:
-    waiting = alert(world)
+    waiting = world.alert()
     with full_disk(world):
-        set_policy(world, consent={"unknown": "suppress"})
+        world.set_policy(consent={"unknown": "suppress"})
     assert world.state(waiting) == ("waiting", None)
     world.timers.later_turn()
     world.settle()
@@ -95,7 +84,7 @@ def test_new_rules_are_tried_again_when_the_disk_was_full(world: World) -> None:
 
 def test_what_is_in_flight_ends_when_it_is_lost(world: World) -> None:
     world.connect()
-    push_id = alert(world)
+    push_id = world.alert()
     assert world.received() == [push_id]
     world.says("settings", {"consent": "denied"})
     assert world.state(push_id) == ("sent", None), "it is on its way"
@@ -107,7 +96,7 @@ def test_what_is_in_flight_ends_when_it_is_lost(world: World) -> None:
 
 def test_what_is_in_flight_and_acknowledged_was_delivered(world: World) -> None:
     world.connect()
-    push_id = alert(world)
+    push_id = world.alert()
     world.says("settings", {"consent": "denied"})
     world.acknowledge()
     assert world.state(push_id) == ("delivered", None)
@@ -115,7 +104,7 @@ def test_what_is_in_flight_and_acknowledged_was_delivered(world: World) -> None:
 
 def test_a_crash_does_not_bring_it_back(world: World) -> None:
     world.connect()
-    push_id = alert(world)
+    push_id = world.alert()
     world.says("settings", {"consent": "denied"})
     world.crash()
     assert world.state(push_id) == ("suppressed", "no_consent")
@@ -154,7 +143,7 @@ def offered_while_consent_is_withdrawn(world: World, **fields: Any) -> str:
 
 def read_while_consent_is_withdrawn(world: World, **fields: Any) -> str:
     world.disconnect()
-    push_id = alert(world, priority="critical", **fields)  # so that the first read finds it
+    push_id = world.alert(priority="critical", **fields)  # so that the first read finds it
     say_together(
         world,
         lambda: world.engine.connect(world.identities[1], 1),
@@ -197,7 +186,7 @@ def test_what_was_handed_over_with_qos_0_while_consent_was_withdrawn_is_sent(
 def test_a_receipt_proves_that_a_suppressed_one_had_arrived(world: World) -> None:
     """In flight when consent was withdrawn; the device took it, and its PUBACK was lost with the connection."""
     world.connect()
-    push_id = alert(world)
+    push_id = world.alert()
     world.says("settings", {"consent": "denied"})
     world.disconnect()
     assert world.state(push_id) == ("suppressed", "no_consent")
@@ -208,7 +197,7 @@ def test_a_receipt_proves_that_a_suppressed_one_had_arrived(world: World) -> Non
 
 def test_who_changes_their_mind_back_is_sent_again_what_was_in_flight(world: World) -> None:
     world.connect()
-    push_id = alert(world)
+    push_id = world.alert()
     world.says("settings", {"consent": "denied"})
     world.says("settings", {"consent": "granted"})
     world.disconnect()
@@ -219,7 +208,7 @@ def test_who_changes_their_mind_back_is_sent_again_what_was_in_flight(world: Wor
 
 def test_what_is_lost_while_consent_is_being_withdrawn_is_not_sent_again(world: World) -> None:
     world.connect()
-    push_id = alert(world)
+    push_id = world.alert()
     publish(world, "settings", {"consent": "denied"})
     world.timers.turn()
     world.writer.commit_group()  # in flight, as the operation sees it
@@ -231,11 +220,11 @@ def test_what_is_lost_while_consent_is_being_withdrawn_is_not_sent_again(world: 
 def test_the_policy_decides_on_the_unknown_and_on_what_the_denied_still_get(world: World) -> None:
     world.says("settings", {"consent": "granted"}, device_no=1)
     world.says("settings", {"consent": "denied"}, device_no=3)
-    waiting = alert(world, {"all": True})
-    set_policy(world, consent={"unknown": "suppress", "denied": {"silent": "suppress"}})
+    waiting = world.alert({"all": True})
+    world.set_policy(consent={"unknown": "suppress", "denied": {"silent": "suppress"}})
     assert [world.state(waiting, no)[0] for no in (1, 2, 3)] == ["waiting", "suppressed", "suppressed"]
     for target in ({"all": True}, {"devices": ["d1", "d2", "d3"]}):
-        shown, silent = alert(world, target), world.push(target).push_id
+        shown, silent = world.alert(target), world.push(target).push_id
         assert [world.state(shown, no)[0] for no in (1, 2, 3)] == ["waiting", "suppressed", "suppressed"]
         assert [world.state(silent, no)[0] for no in (1, 2, 3)] == ["waiting", "waiting", "suppressed"]
 
@@ -243,17 +232,17 @@ def test_the_policy_decides_on_the_unknown_and_on_what_the_denied_still_get(worl
 def test_a_muted_channel_is_not_shown(world: World) -> None:
     world.says("settings", {"channels": {"offers": False, "news": True}})
     for target in ({"device": "d1"}, {"all": True}):
-        offer = alert(world, target, channel="offers")
+        offer = world.alert(target, channel="offers")
         assert world.state(offer) == ("suppressed", "channel_muted")
-        assert world.state(alert(world, target, channel="news")) == ("waiting", None)
-        assert world.state(alert(world, target)) == ("waiting", None)
+        assert world.state(world.alert(target, channel="news")) == ("waiting", None)
+        assert world.state(world.alert(target)) == ("waiting", None)
         assert world.state(world.push(target, channel="offers").push_id) == ("waiting", None), "data mutes nobody"
 
 
 def test_a_channel_that_may_not_be_muted(world: World) -> None:
     world.run(world.policies.add_channel(APP.no, NewChannel(id="safety", name="Safety", may_mute=False)))
     world.says("settings", {"channels": {"safety": False}})
-    push_id = alert(world, channel="safety")
+    push_id = world.alert(channel="safety")
     assert world.state(push_id) == ("waiting", None)
     world.run(world.policies.change_channel(APP.no, "safety", ChannelFields(name="Safety")))
     world.settle()
@@ -262,7 +251,7 @@ def test_a_channel_that_may_not_be_muted(world: World) -> None:
 
 def test_a_suppressed_push_supersedes_nothing(world: World) -> None:
     world.says("settings", {"channels": {"offers": False}})
-    older = alert(world, collapse_key="price")
+    older = world.alert(collapse_key="price")
     world.push(notification=ALERT, channel="offers", collapse_key="price")
     assert world.state(older) == ("waiting", None)
     world.connect()

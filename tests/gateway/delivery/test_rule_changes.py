@@ -9,7 +9,7 @@ import pytest
 
 from gateway.audience.policy import NewChannel, Policy
 from gateway.delivery import app_slices
-from tests.gateway.delivery.test_alert_limiter import alert, cap, not_before
+from tests.gateway.delivery.test_alert_limiter import cap, not_before
 from tests.gateway.delivery.test_consent import full_disk
 from tests.gateway.delivery.world import APP, World
 
@@ -44,7 +44,7 @@ def limited(world: World) -> int:
 
 def test_a_pass_is_made_of_slices_and_others_come_in_between(world: World) -> None:
     for _ in range(3):
-        alert(world, {"all": True})
+        world.alert({"all": True})
     change(world, caps=cap(1, "day"))
     one_slice(world)
     assert limited(world) == 2
@@ -62,7 +62,7 @@ def test_a_pass_is_made_of_slices_and_others_come_in_between(world: World) -> No
 
 @pytest.mark.parametrize("slices", range(9))
 def test_a_kill_between_slices_changes_nothing_of_the_end(world: World, slices: int) -> None:
-    sent = [alert(world, {"all": True}, ttl=9 * DAY) for _ in range(3)]
+    sent = [world.alert({"all": True}, ttl=9 * DAY) for _ in range(3)]
     change(world, caps=cap(1, "day", "defer"))
     for _ in range(slices):
         one_slice(world)
@@ -79,7 +79,7 @@ def test_what_was_deferred_is_let_through_although_the_server_is_killed_meanwhil
     change(world, caps=cap(1, "day", "defer"))
     world.settle()
     world.connect()
-    sent = [alert(world, ttl=9 * DAY) for _ in range(4)]
+    sent = [world.alert(ttl=9 * DAY) for _ in range(4)]
     assert world.received() == sent[:1]
     world.acknowledge_all()
     change(world)
@@ -91,7 +91,7 @@ def test_what_was_deferred_is_let_through_although_the_server_is_killed_meanwhil
 
 @pytest.mark.parametrize("slices", range(5))
 def test_what_is_not_wanted_ends_whenever_the_server_is_killed(world: World, slices: int) -> None:
-    sent = [alert(world, {"all": True}) for _ in range(2)]
+    sent = [world.alert({"all": True}) for _ in range(2)]
     change(world, **NOBODY_ASKED)
     for _ in range(slices):
         one_slice(world)
@@ -102,7 +102,7 @@ def test_what_is_not_wanted_ends_whenever_the_server_is_killed(world: World, sli
 
 
 def test_a_change_in_the_middle_of_a_pass_begins_it_anew(world: World) -> None:
-    sent = [alert(world, {"all": True}, ttl=9 * DAY) for _ in range(3)]
+    sent = [world.alert({"all": True}, ttl=9 * DAY) for _ in range(3)]
     change(world, caps=cap(1, "day", "defer"))
     one_slice(world)
     one_slice(world)
@@ -114,7 +114,7 @@ def test_a_change_in_the_middle_of_a_pass_begins_it_anew(world: World) -> None:
 
 
 def test_a_kill_after_the_last_slice_of_an_earlier_change_forgets_no_later_one(world: World) -> None:
-    sent = alert(world)
+    sent = world.alert()
     change(world, caps=cap(1, "day"))
     later = world.loop.create_task(world.policies.set_policy(APP.no, Policy.model_validate(NOBODY_ASKED)))
     world.loop.run_until_complete(asyncio.sleep(0))  # on disk; the loop has not heard of it
@@ -125,7 +125,7 @@ def test_a_kill_after_the_last_slice_of_an_earlier_change_forgets_no_later_one(w
 
 
 def test_what_the_rules_do_not_concern_keeps_its_place(world: World) -> None:
-    sent = [alert(world), world.push().push_id, alert(world), world.push().push_id]
+    sent = [world.alert(), world.push().push_id, world.alert(), world.push().push_id]
     change(world)
     one_slice(world)
     world.crash()
@@ -138,7 +138,7 @@ def test_what_the_rules_do_not_concern_keeps_its_place(world: World) -> None:
 def test_apps_take_turns(world: World) -> None:
     world.connection.execute("INSERT INTO application (no, id, created_at) VALUES (2, 'other', 0)")
     for _ in range(2):
-        alert(world, {"all": True})
+        world.alert({"all": True})
     change(world, caps=cap(1, "day"))
     world.rule_changes.start(2)
     one_slice(world)
@@ -156,7 +156,7 @@ def test_apps_take_turns(world: World) -> None:
 
 
 def test_a_slice_is_tried_again_when_the_disk_was_full(world: World) -> None:
-    alert(world, {"all": True})
+    world.alert({"all": True})
     with full_disk(world):
         change(world, caps=cap(1, "day"))
         world.settle()

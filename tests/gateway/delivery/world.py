@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.audience.policy import Policy
 from gateway.auth import DeviceIdentity
 from gateway.composition import DeliveryComponents, DeliveryLimits, DeliveryObservers
 from gateway.delivery.acceptance import Limits
@@ -27,6 +28,7 @@ from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWri
 T = TypeVar("T")
 APP = AppRef(1, "default")
 START = 1_800_000_000_000
+ALERT = {"title": "Hi"}
 
 
 def items(page: ListPage) -> list[dict[str, Any]]:
@@ -146,6 +148,14 @@ class World:
         accepted = self.run(self.acceptance.accept(APP, self.request(target, **fields)))
         self.settle()
         return accepted
+
+    def alert(self, target: dict[str, Any] | None = None, **fields: Any) -> str:
+        """Push a notification; its id."""
+        return self.push(target, **{"notification": ALERT} | fields).push_id
+
+    def set_policy(self, **fields: Any) -> None:
+        self.run(self.policies.set_policy(APP.no, Policy.model_validate(fields)))
+        self.settle()
 
     @staticmethod
     def request(target: dict[str, Any] | None = None, **fields: Any) -> PushRequest:

@@ -1,4 +1,4 @@
-"""The API over a real database and a real broker without sockets: requests go straight into the ASGI application."""
+"""The gateway over a real database and a real broker without sockets: requests go straight into its application."""
 
 from __future__ import annotations
 
