@@ -53,6 +53,11 @@ MOSQUITTO: Final = """\
 arguments=("${{@//push.example/127.0.0.1}}")
 exec {program} "${{arguments[@]/#1883/$MQTT}}" $([[ " $* " = *" -p "* ]] || echo "-p $MQTT")
 """
+SLEEP: Final = """\
+#!/bin/bash
+exec {program} $((3 * $1))
+"""
+"""A page says how long to wait on a machine that does nothing else."""
 PROLOGUE: Final = """\
 set -euo pipefail
 trap 'echo "exit code $? in line $LINENO" >&2' ERR
@@ -78,7 +83,12 @@ class ShellWorld:
         self._listener.listen()
         self._program("fleetpush", CLIENT.format(python=sys.executable, address=str(folder / "commands")))
         self._program("python3", PYTHON.format(python=sys.executable))
-        for name, text in (("curl", CURL), ("mosquitto_sub", MOSQUITTO), ("mosquitto_pub", MOSQUITTO)):
+        for name, text in (
+            ("sleep", SLEEP),
+            ("curl", CURL),
+            ("mosquitto_sub", MOSQUITTO),
+            ("mosquitto_pub", MOSQUITTO),
+        ):
             self._program(name, text.format(ports=self._ports, program=require(name)))
         (folder / ".venv" / "bin").mkdir(parents=True)
         (folder / ".venv" / "bin" / "python").symlink_to(self._programs / "python3")
