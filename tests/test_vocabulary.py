@@ -1,4 +1,5 @@
-"""One vocabulary, checked by reading the source: class names, units of constants and times, first lines of docstrings.
+"""One vocabulary, checked by reading the source: class names, verbs, units of constants and times, first lines of
+docstrings.
 
 `UNTIL_DONE` names the packages, folders and modules that do not keep a law yet. Whoever has brought one to a law takes
 it out of that law's row; nobody puts one in.
@@ -19,6 +20,15 @@ UNTIL_DONE = {
     "class names": set(),
     "constants": set(),
     "times": set(),
+    "verbs": {
+        "gateway.api",
+        "gateway.auth",
+        "gateway.cli",
+        "gateway.composition",
+        "gateway.data_directory",
+        "gateway.events",
+        "gateway.hangup",
+    },
     "docstrings": {"gateway.audience", "gateway.delivery", "gateway.store"},
 }
 
@@ -75,6 +85,12 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
 
 PLAIN_UNITS = {"MS", "SHARE", "FACTOR", "DIVISOR", "RATIO", "PERCENT"}
 NOT_PLURAL = {"QOS", "ALIAS", "STATUS", "TLS", "WS", "SYS", "DNS", "AS", "IS", "HAS", "ALWAYS", "PREVIOUS"}
+
+VAGUE_VERBS = re.compile(
+    r"_*(look|looks|looked|settle|settles|settled|judge|judges|judged|hold|holds|held|say|says|said|take|takes|taken"
+    r"|leave)(_(?!(up|over)(_|$))|$)"
+)
+"""Names of functions by verbs that fit nine things each. A look-up and a take-over are words of the field."""
 
 FRAGMENTS = re.compile(
     r"(Of|What|Whatever|Who|Whoever|Whom|Whose|Which|Whichever|Where|Wherever|When|While|Why|How|That|This|Those|These"
@@ -182,6 +198,17 @@ def test_no_two_public_classes_of_a_package_share_a_name(package: str) -> None:
     assert allowed <= set(shared), "an exception that nothing needs any more"
 
 
+@pytest.mark.parametrize("package", packages("verbs"))
+def test_verbs_say_what_happens(package: str) -> None:
+    names = (
+        f"{module}.{node.name}"
+        for module in modules_of(package, "verbs")
+        for node in ast.walk(trees()[module])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and VAGUE_VERBS.match(node.name)
+    )
+    assert sorted(names) == []
+
+
 @pytest.mark.parametrize("package", packages("constants"))
 def test_public_numbers_carry_their_unit(package: str) -> None:
     bare = {
@@ -236,6 +263,8 @@ def test_the_first_line_of_a_docstring_stands_alone(package: str) -> None:
 def test_the_laws_find_what_they_are_for() -> None:
     assert not any(map(has_unit, ["TURN", "PAGES", "MAX_HEADER", "AT_ONCE", "KEY_PER_ADDRESS"]))
     assert all(map(has_unit, ["SWEEP_SECONDS", "PAGE_BYTES", "LOG_MS", "ROWS_PER_STATEMENT", "APP_SHARE"]))
+    assert all(map(VAGUE_VERBS.match, ["look", "_judge_next", "take_victim", "held"]))
+    assert not any(map(VAGUE_VERBS.match, ["look_up", "_look_up_topic", "take_over", "holder", "left", "takeover"]))
     fragments = ["Of one app.", "The same of handles.", "Who gets it.", "What a session sends.", "Loop."]
     assert not any(map(stands_alone, [*fragments, "A sentence that begins here and ends on the\nnext line."]))
     assert stands_alone("Suppress waiting deliveries, at most SLICE_ROWS per call.")
