@@ -62,7 +62,7 @@ def run(settings: Settings) -> int:
     try:
         log_writer = LogWriter(settings.log_level.upper(), LOG_FORMAT)
         with (
-            data_directory.held(data_dir),
+            data_directory.locked(data_dir),
             log_writer,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
@@ -81,7 +81,7 @@ def run(settings: Settings) -> int:
                     raise
                 return _refuse(found)
             with suppress(OSError):
-                disk_space.put_by_at_end(data_dir)
+                disk_space.make_reserve_at_end(data_dir)
             if lost is not None:
                 remedy = "have the disk looked at, and start again"
                 ended = f"{lost}: ended, so that the next start begins from what is on disk; {remedy}"
@@ -127,7 +127,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         stored = await stores.open_stores(settings, ending)
         admin_key = await stores.first_start(settings.data_dir, stored)
         components = Components(settings, stored, log_writer)
-        ending.push_async_callback(components.settle)
+        ending.push_async_callback(components.flush)
         await components.recover()
         components.certificate_ends = listener_config.certificate_ends(tls)
         mqtt = BrokerServer(components.broker, listeners, components.device_descriptors)
@@ -170,9 +170,9 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             ending.callback(entrance.close)
         for work in (
             components.sweep(),
-            components.retire(),
+            components.remove_old(),
             components.watch_disk(),
-            components.make_room(),
+            components.enforce_quotas(),
             components.delivery.analytics.count_large(),
             components.metrics.keep_counting(),
         ):

@@ -343,10 +343,10 @@ class DeviceAuthenticator:
         self._under_way = True
 
         def answered(found: dict[int, _Found] | None) -> None:
-            self._timers.call_later(LOOKUP_PAUSE_SECONDS, self._go_on)
+            self._timers.call_later(LOOKUP_PAUSE_SECONDS, self._start_next)
             for index, claim in enumerate(claims):
                 try:
-                    claim.answer(_UNAVAILABLE if found is None else self._judge(claim, found.get(index)))
+                    claim.answer(_UNAVAILABLE if found is None else self._decide(claim, found.get(index)))
                 except Exception:  # the others wait as well
                     log.exception("an answer to a CONNECT failed")
 
@@ -363,12 +363,12 @@ class DeviceAuthenticator:
 
         self._database.look_up(lambda connection: _find_devices(connection, wanted), on_done, on_error)
 
-    def _go_on(self) -> None:
+    def _start_next(self) -> None:
         self._under_way = False
         if self._pending:
             self._look_up()
 
-    def _judge(self, claim: _Claim, found: _Found | None) -> Accepted | Refused:
+    def _decide(self, claim: _Claim, found: _Found | None) -> Accepted | Refused:
         stored = found[2] if found is not None else _NOBODY
         # An unknown device is compared as well: how long an answer takes must not tell which ids exist.
         matches = claim.digest is None or hmac.compare_digest(stored, claim.digest)

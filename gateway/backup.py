@@ -58,7 +58,7 @@ from gateway.data_directory import (
     STAGING,
     TLS_DIR,
     DirectoryInUse,
-    held,
+    locked,
     sync_directory,
 )
 from gateway.program import PROGRAM
@@ -250,7 +250,7 @@ def restore(archive: Path, data_dir: Path, *, replace: bool = False) -> Manifest
     carries out what is left. Raises BackupError.
     """
     try:
-        with held(data_dir), explained(f"{data_dir}: "):
+        with locked(data_dir), explained(f"{data_dir}: "):
             replacement.finish(data_dir)
             replacement.remove_leftovers(data_dir)
             return fill(archive, data_dir, replace=replace)

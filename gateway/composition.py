@@ -262,7 +262,7 @@ class Components:
         self._wall_clock = stored.wall_clock
         self._sessions, self._broker_clock = stored.sessions, stored.clock
         self._timers = timers = ServerTimers(loop)
-        self._gauge = DiskSpace(
+        self._disk_space = DiskSpace(
             path=settings.data_dir,
             reserve=settings.disk_reserve,
             clock=loop.time,
@@ -437,7 +437,7 @@ class Components:
         trouble = self._database.trouble
         if trouble is not None:
             raise type(trouble)(*trouble.args)
-        return self._gauge.left()
+        return self._disk_space.has_room()
 
     async def sweep(self) -> None:
         """End what has outlived its ttl, and do what else is due, until cancelled."""
@@ -454,7 +454,7 @@ class Components:
         if self._wall_clock is not None and self._wall_clock.follow():
             self.delivery.rule_changes.wall_clock_set()
 
-    async def retire(self) -> None:
+    async def remove_old(self) -> None:
         """Remove what has been kept long enough, until cancelled."""
         while True:
             try:
@@ -470,16 +470,16 @@ class Components:
         """Look after the ledger's file while the disk is full, and put something by while it is not."""
         while True:
             try:
-                if not self._gauge.left():
+                if not self._disk_space.has_room():
                     await self._database.maintain_file()
-                    while not self._gauge.left() and await self._database.give_back(all_pages=True):
+                    while not self._disk_space.has_room() and await self._database.give_back(all_pages=True):
                         pass
-                await asyncio.to_thread(disk_space.put_by, self._settings.data_dir)
+                await asyncio.to_thread(disk_space.make_reserve, self._settings.data_dir)
             except Exception as error:  # above all a full disk: it is tried again
                 log.warning("the disk cannot be looked after: %s", error)
             await asyncio.sleep(DISK_SECONDS)
 
-    async def make_room(self) -> None:
+    async def enforce_quotas(self) -> None:
         """Keep the event log, and what devices say, within their bounds, until cancelled."""
         while True:
             try:
@@ -490,7 +490,7 @@ class Components:
                 log.warning("the oldest events, messages or answers cannot be removed: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """See that everything said and acknowledged so far is on disk and called back."""
         for _ in range(2):  # what the first round calls back may have left something for the second
             self.connection_events.flush()

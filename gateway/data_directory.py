@@ -47,7 +47,7 @@ class DirectoryInUse(Exception):
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Make the directory if need be and hold it. Raises DirectoryInUse, OSError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -26,7 +26,7 @@ from gateway.data_directory import BROKER, LEDGER
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 """Between two looks at the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
 RESERVE_SHARE = 8
 """The reserve is no more than this part of a small disk: an eighth."""
@@ -51,23 +51,23 @@ class DiskSpace:
         self._clock = clock
         self._free_inside = free_inside
         self._logs = [path / f"{name}-wal" for name in (LEDGER, BROKER)]
-        self._next_look = 0.0
-        self._left = True
+        self._next_check = 0.0
+        self._has_room = True
 
-    def left(self) -> bool:
+    def has_room(self) -> bool:
         """Is there room to accept more?"""
         now = self._clock()
-        if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
+        if now >= self._next_check:
+            self._next_check = now + CHECK_SECONDS
             disk = os.statvfs(self._path)
             reserve = min(self._reserve, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
             bound = LOG_GROWTH_FACTOR * log_pages(disk) * PAGE_BYTES if reserve else 0
             beside_logs = disk.f_bavail * disk.f_frsize - sum(max(bound - _size(path), 0) for path in self._logs)
-            left = beside_logs >= 0 and beside_logs + self._free_inside() > reserve
-            if left is not self._left:
-                log.warning("new pushes are %s", "accepted again" if left else "refused: the disk is nearly full")
-            self._left = left
-        return self._left
+            has_room = beside_logs >= 0 and beside_logs + self._free_inside() > reserve
+            if has_room is not self._has_room:
+                log.warning("new pushes are %s", "accepted again" if has_room else "refused: the disk is nearly full")
+            self._has_room = has_room
+        return self._has_room
 
 
 def _size(path: Path) -> int:
@@ -77,7 +77,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def put_by(data_dir: Path) -> None:
+def make_reserve(data_dir: Path) -> None:
     """Make the reserve file, while the server runs, if there is room for more than it."""
     disk = os.statvfs(data_dir)
     size = min(RESERVE_FILE_BYTES, disk.f_blocks * disk.f_frsize // RESERVE_FILE_SHARE)
@@ -85,7 +85,7 @@ def put_by(data_dir: Path) -> None:
         _reserve(data_dir, size)
 
 
-def put_by_at_end(data_dir: Path) -> None:
+def make_reserve_at_end(data_dir: Path) -> None:
     """Keep, of the space that the closed databases' logs have left, what the next start needs."""
     if (data_dir / RESERVE_FILE).exists():
         return

@@ -1,6 +1,6 @@
 """SIGHUP: a service manager that says "read your certificates again", or the end of the terminal we were started in.
 
-Until the server can do either, a hang-up is kept (`hold_hangups`, then `Hangups`): it must not end a start.
+Until the server can do either, a hang-up is kept (`keep_hangups`, then `Hangups`): it must not end a start.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _kept = False
 """One came before it could be done."""
 
 
-def hold_hangups() -> None:
+def keep_hangups() -> None:
     """First thing of a server: from now on SIGHUP does not end the process. Who started it with `nohup` has asked for
     it to outlive the terminal."""
     global _ignored_from_outside

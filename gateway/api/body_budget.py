@@ -47,11 +47,11 @@ class BodyCharge:
 
     def add(self, size: int) -> None:
         """Charge `size` bytes more. Raises Problem 503; what was counted before stays counted."""
-        self._budget.take(self._share, self._limit, size, self.size)
+        self._budget.reserve(self._share, self._limit, size, self.size)
         self.size += size
 
     def release(self) -> None:
-        self._budget.give_back(self._share, self.size)
+        self._budget.release(self._share, self.size)
         self.size = 0
 
 
@@ -62,7 +62,7 @@ class BodyBudget:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._shares: Counter[str] = Counter()
-        self._said_at = -LOG_SECONDS
+        self._logged_at = -LOG_SECONDS
         self.bytes = 0
         """In memory now, for metrics."""
         self.refused = 0
@@ -73,7 +73,7 @@ class BodyBudget:
             return BodyCharge(self, principal.key_id, DEVICE_BYTES)
         return BodyCharge(self, f"app {principal.app_id}", APP_BYTES)
 
-    def take(self, share: str, limit: int, size: int, taken: int) -> None:
+    def reserve(self, share: str, limit: int, size: int, taken: int) -> None:
         """`taken` is what the same request has of it already. Raises Problem 503 for what others have."""
         others_of_share = self._shares[share] - taken
         of_share = self._shares[share] + size
@@ -81,8 +81,8 @@ class BodyBudget:
         if over_share or (self.bytes + size > ALL_BYTES and self.bytes > taken):
             self.refused += 1
             now = self._clock()
-            if now - self._said_at >= LOG_SECONDS:
-                self._said_at = now
+            if now - self._logged_at >= LOG_SECONDS:
+                self._logged_at = now
                 log.warning(
                     "%s is answered 503: its request bodies in memory have %d bytes (of %d), those of all %d (of %d)",
                     share,
@@ -95,7 +95,7 @@ class BodyBudget:
         self._shares[share] = of_share
         self.bytes += size
 
-    def give_back(self, share: str, size: int) -> None:
+    def release(self, share: str, size: int) -> None:
         self.bytes -= size
         self._shares[share] -= size
         if not self._shares[share]:

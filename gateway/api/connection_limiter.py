@@ -81,12 +81,12 @@ class Place:
         """`is_known`: somebody has shown a valid key."""
         (self._address.known if is_known else self._address.idle)[self._connection] = None
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Harmless when called again."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
             self.busy()
-            limiter.left(self._address)
+            limiter.place_freed(self._address)
 
 
 class ConnectionLimiter:
@@ -105,7 +105,7 @@ class ConnectionLimiter:
         self.limit = connections
         self.limit_of_address = max(1, connections // ADDRESS_DIVISOR)
         self.open = 0
-        self._saying_why = 0
+        self._explaining = 0
         self.counts: dict[str, int] = {}
         """How often each limit of the HTTP port has acted, for metrics."""
         self._share_of = share_of
@@ -143,15 +143,15 @@ class ConnectionLimiter:
         places = max(self.limit - self.open, min(self.limit, LAST_WORDS))
         return handshakes.arriving < places or handshakes.evict(address)
 
-    def may_say_why(self) -> bool:
-        """Whether a connection that was refused may stay for an answer; `has_said_why` when it has gone."""
-        if self._saying_why >= LAST_WORDS:
+    def may_explain_refusal(self) -> bool:
+        """Whether a connection that was refused may stay for an answer; `refusal_explained` when it has gone."""
+        if self._explaining >= LAST_WORDS:
             return False
-        self._saying_why += 1
+        self._explaining += 1
         return True
 
-    def has_said_why(self) -> None:
-        self._saying_why -= 1
+    def refusal_explained(self) -> None:
+        self._explaining -= 1
 
     def acted(self, limit: str, text: str) -> None:
         """Count it, and log it unless that was done a moment ago."""
@@ -163,7 +163,7 @@ class ConnectionLimiter:
             again = f" ({count - before} times since the last line)" if count - before > 1 else ""
             log.warning("%s: %s%s", limit, text, again)
 
-    def left(self, address: _Address) -> None:
+    def place_freed(self, address: _Address) -> None:
         """A place of the address is free."""
         self.open -= 1
         address.count -= 1

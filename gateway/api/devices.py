@@ -111,13 +111,13 @@ async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     Devices are stored some hundreds at a time: if the server ends half way, those are enrolled and the rest is
     not. The body is `{"devices": [..]}` and nothing else. Needs a key with the scope `devices`.
     """
-    give_way = services(request).turns.give_way
-    items = await items_of(await read_body(request, limit=BULK_BYTES), "devices", BULK_DEVICES, give_way)
+    next_slice = services(request).turns.next_slice
+    items = await items_of(await read_body(request, limit=BULK_BYTES), "devices", BULK_DEVICES, next_slice)
     judged: list[NewDevice | Problem] = []
     for item in items:
-        judged.append(_judged(item))
+        judged.append(_checked(item))
         if len(judged) % ITEMS_PER_TURN == 0:
-            await give_way()
+            await next_slice()
     valid = [device for device in judged if isinstance(device, NewDevice)]
     enrolled = iter(await services(request).devices.enrol(principal.app_no, principal.app_id, valid))
     results: list[bytes] = []
@@ -125,11 +125,11 @@ async def enrol_many(request: Request, principal: DeviceManager) -> Response:
         answer = next(enrolled) if isinstance(device, NewDevice) else device
         results.append(to_json(_refused(item, answer) if isinstance(answer, Problem) else answer))
         if len(results) % ITEMS_PER_TURN == 0:
-            await give_way()
+            await next_slice()
     return Response(b'{"devices":[%b]}' % b",".join(results), 201, media_type="application/json")
 
 
-def _judged(item: bytes) -> NewDevice | Problem:
+def _checked(item: bytes) -> NewDevice | Problem:
     """Raises Problem 400: then the whole list is no JSON."""
     if len(item) > BODY_BYTES:
         return problem("payload_too_large", f"a device may have {BODY_BYTES} bytes")

@@ -95,7 +95,7 @@ async def follow_events(
                     except TimeoutError:
                         yield b":\n\n"
         finally:
-            feed.leave(follower)
+            feed.unfollow(follower)
 
     return _EventStream(pieces(position), feed, (principal.app_no, principal.key_id))
 

@@ -121,9 +121,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         """The one thing that is waited for: a head, a body, the next request, the other side's goodbye."""
         self._unread: asyncio.TimerHandle | None = None
-        self._held = b""
+        self._unparsed = b""
         """What has come and is not parsed yet."""
-        self._is_going_on = False
+        self._is_continuing = False
         self._is_idle = False
         """Whether it is the next request that is waited for."""
         self._is_known = False
@@ -171,10 +171,10 @@ class HttpConnection(asyncio.BufferedProtocol):
         if self._framing.part is NOTHING:
             return
         data = bytes(_READ[:nbytes])
-        if self._held:
-            self._hold(self._held + data)
+        if self._unparsed:
+            self._keep_unparsed(self._unparsed + data)
         else:
-            self._take(data)
+            self._parse(data)
 
     def eof_received(self) -> None:
         """The loop closes the socket."""
@@ -188,24 +188,24 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._watch_reader()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._let_go()
+        self._release()
         self._framing.part = NOTHING
         self._flow.resume_writing()
         if self._is_turned_away:
-            self._limiter.has_said_why()
+            self._limiter.refusal_explained()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """It ends, or is somebody else's. Parser and cycle refer to us and we to them: such circles would stay in
         memory until the collector comes."""
         self._state.connections.discard(self)
         self._stop_waiting()
         self._stop_watching()
-        self._held = b""
+        self._unparsed = b""
         self._abandon_request()
         self._cycle = None
         self._parser = None  # type: ignore[assignment]  # nobody parses any more
         if self._place is not None:
-            self._place.leave()
+            self._place.release()
 
     def _abandon_request(self) -> None:
         """Nothing of its answer leaves any more."""
@@ -217,7 +217,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
-    def _take(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         """Have what has come parsed, part by part, until a request waits for its answer or the turn is over."""
         framing = self._framing
         at, end = 0, len(data)
@@ -227,14 +227,14 @@ class HttpConnection(asyncio.BufferedProtocol):
                 if framing.part is NOTHING:
                     return
                 if framing.part is NEXT or not steps:
-                    self._hold(data[at:])
+                    self._keep_unparsed(data[at:])
                     return
                 stop = framing.end_of_part(data, at, end)
                 self._parser.feed_data(data if stop - at == end else data[at:stop])
                 at = stop
                 steps -= 1
         except httptools.HttpParserUpgrade:
-            self._leave_http(data[stop:])
+            self._switch_protocol(data[stop:])
             return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
@@ -256,29 +256,29 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._wait(HEAD_SECONDS, self._head_is_late)
         elif part is not NEXT and self._deadline is None:
             self._body_began = self._loop.time()
-            self._wait(BODY_SECONDS, self._look_at_body, framing.body_bytes)
+            self._wait(BODY_SECONDS, self._check_body_rate, framing.body_bytes)
 
-    def _hold(self, data: bytes) -> None:
+    def _keep_unparsed(self, data: bytes) -> None:
         """Keep it until the request before is answered, or for the next turn; the socket is not read meanwhile."""
-        self._held = data
+        self._unparsed = data
         self._flow.is_holding = True
         self._flow.pause_reading()
         if self._framing.part is not NEXT:
-            self._go_on_soon()
+            self._continue_soon()
 
-    def _go_on_soon(self) -> None:
-        if not self._is_going_on:
-            self._is_going_on = True
-            self._loop.call_soon(self._go_on)
+    def _continue_soon(self) -> None:
+        if not self._is_continuing:
+            self._is_continuing = True
+            self._loop.call_soon(self._continue)
 
-    def _go_on(self) -> None:
-        self._is_going_on = False
+    def _continue(self) -> None:
+        self._is_continuing = False
         if self._framing.part is NOTHING or self._framing.part is NEXT:
             return
-        data, self._held = self._held, b""
+        data, self._unparsed = self._unparsed, b""
         self._flow.is_holding = False
-        self._take(data)
-        if not self._held and not self.is_closing():
+        self._parse(data)
+        if not self._unparsed and not self.is_closing():
             self._flow.resume_reading()
 
     # -- what the parser calls ----------------------------------------------------------------------------------------
@@ -403,14 +403,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         if part is NOTHING or self._transport.is_closing():
             return
         self._stop_waiting()
-        if self._held or self._framing.head_bytes or (part is not NEXT and part is not HEAD):
+        if self._unparsed or self._framing.head_bytes or (part is not NEXT and part is not HEAD):
             self._linger()
         else:
             self._transport.close()
         self._watch_reader()
 
     def _linger(self) -> None:
-        self._held = b""
+        self._unparsed = b""
         if self._place is not None:
             self._place.idle()
         if self._transport.can_write_eof():
@@ -437,8 +437,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._place.idle(is_known=self._is_known)
         self._is_idle = True
         self._wait(self._config.timeout_keep_alive, self._transport.close)
-        if self._held:
-            self._go_on_soon()
+        if self._unparsed:
+            self._continue_soon()
         else:
             self._flow.resume_reading()
 
@@ -459,7 +459,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def evict(self) -> None:
         if self._place is not None:
-            self._place.leave()
+            self._place.release()
         self._transport.abort()
 
     def _refuse(self, limit: str, refusal: Problem, headers: Mapping[str, str] | None = None) -> None:
@@ -482,7 +482,7 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _turn_away(self) -> None:
         """There is no room."""
         self._framing.part = NOTHING
-        if not self._limiter.may_say_why():
+        if not self._limiter.may_explain_refusal():
             self._transport.abort()
             return
         self._is_turned_away = True
@@ -494,7 +494,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._limiter.acted("head_late", f"{self._client}: no whole head of a request in {HEAD_SECONDS:g} s")
         self._transport.abort()
 
-    def _look_at_body(self, seen: int) -> None:
+    def _check_body_rate(self, seen: int) -> None:
         self._deadline = None
         took = self._loop.time() - self._body_began
         is_slow = self._framing.body_bytes - seen < BODY_BYTES_PER_SECOND * BODY_SECONDS and not self._flow.read_paused
@@ -504,7 +504,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             )
             self._refuse("body_late", problem("request_timeout", detail))
         else:
-            self._wait(BODY_SECONDS, self._look_at_body, self._framing.body_bytes)
+            self._wait(BODY_SECONDS, self._check_body_rate, self._framing.body_bytes)
 
     def _refuse_body(self) -> None:
         """The server ends, and devices are told goodbye when the last request is answered: not when somebody's upload
@@ -528,9 +528,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         ends."""
         self._stop_watching()
         if waiting := self._transport.get_write_buffer_size():
-            self._unread = self._loop.call_later(UNREAD_SECONDS, self._look_at_reader, waiting)
+            self._unread = self._loop.call_later(UNREAD_SECONDS, self._check_reader, waiting)
 
-    def _look_at_reader(self, waited: int) -> None:
+    def _check_reader(self, waited: int) -> None:
         waiting = self._transport.get_write_buffer_size()
         if waiting and waited - waiting < min(waited, UNREAD_BYTES_PER_SECOND * UNREAD_SECONDS):
             self._limiter.acted("answer_unread", f"{self._client}: takes nothing of its answer")
@@ -545,7 +545,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     # -- another protocol ---------------------------------------------------------------------------------------------
 
-    def _leave_http(self, rest: bytes) -> None:
+    def _switch_protocol(self, rest: bytes) -> None:
         """The parser has stopped at a request that asks for another protocol."""
         upgrade, self._upgrade = self._upgrade, None
         method, version = self._parser.get_method(), self._parser.get_http_version()
@@ -553,14 +553,14 @@ class HttpConnection(asyncio.BufferedProtocol):
             # A server may ignore it (RFC 9110, 7.8); Java's client asks for HTTP/2 so, also when it sends a body.
             headers = [header for header in self._framing.headers if header[0] != b"upgrade"]
             self._parser = self._new_parser()
-            self._take(_head(method, self._url, version, headers) + rest)
+            self._parse(_head(method, self._url, version, headers) + rest)
         elif upgrade == "unknown":
             self._refuse("malformed", problem("malformed_request", "this is no proxy"))
         else:
             head = _head(method, self._url, version, self._framing.headers)
             transport, protocol = self._transport, self._websocket()
             self._framing.part = NOTHING
-            self._let_go()
+            self._release()
             # Not while it is being read: the loop chose how to read it by the protocol that it had.
             transport.pause_reading()
             transport.set_protocol(protocol)

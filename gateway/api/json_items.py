@@ -19,7 +19,7 @@ _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\(?:.|\Z)[^"\\]*)*+(?:"|\Z)|[\[\]{},]'
 _SPACE: Final = b" \t\r\n"
 
 
-async def items_of(body: bytes, member: str, most: int, give_way: Callable[[], Awaitable[None]]) -> list[bytes]:
+async def items_of(body: bytes, member: str, most: int, next_slice: Callable[[], Awaitable[None]]) -> list[bytes]:
     """The items of `{"<member>": [item, ..]}`, as they stand there; whether each is JSON is not looked at.
 
     Raises Problem 400, 422.
@@ -32,7 +32,7 @@ async def items_of(body: bytes, member: str, most: int, give_way: Callable[[], A
     at = start.end()
     for seen, token in enumerate(_TOKEN.finditer(body, at), 1):
         if seen % TOKENS_PER_TURN == 0:
-            await give_way()
+            await next_slice()
         sign = token[0]
         if sign in (b"[", b"{"):
             depth += 1

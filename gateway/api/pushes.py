@@ -117,17 +117,17 @@ async def send_batch(request: Request, principal: Sender) -> Response:
         raise problem("payload_too_large", f"{len(lines) or breaks} lines: send at most {BATCH_LINES} in one batch")
     del body  # its lines are a copy
     charge_lines(request, len(lines))
-    judged = (_judged(line, found.push_values) for line in lines)
+    judged = (_checked(line, found.push_values) for line in lines)
     answers = await found.acceptance.accept_many(app_of(principal), judged)
     results: list[bytes] = []
     for answer in answers:
         results.append(_line(answer))
         if len(results) % ITEMS_PER_TURN == 0:
-            await found.turns.give_way()
+            await found.turns.next_slice()
     return Response(b"".join(results), media_type=NDJSON[0])
 
 
-def _judged(line: bytes, values: int) -> Submission | Problem:
+def _checked(line: bytes, values: int) -> Submission | Problem:
     try:
         push = parse(BatchLine, line, values)
     except Problem as refusal:

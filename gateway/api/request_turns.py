@@ -30,7 +30,7 @@ class RequestTurns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._left = REQUESTS_PER_TURN
+        self._requests_left = REQUESTS_PER_TURN
         """What may still be begun in this turn of the loop."""
         self._is_counting = False
         """The next turn has been asked for."""
@@ -44,8 +44,8 @@ class RequestTurns:
 
     def begin(self, share_of: Callable[[], str], run: Callable[[], None], cost: int = 1) -> None:  # Hot path.
         """Call `run` now, or in the share's turn. `share_of` is asked for the share only if it has to wait."""
-        if self._left > 0 and not self._queues:
-            self._left -= cost
+        if self._requests_left > 0 and not self._queues:
+            self._requests_left -= cost
             if not self._is_counting:
                 self._is_counting = True
                 self._loop.call_soon(self._next_turn)
@@ -61,23 +61,23 @@ class RequestTurns:
         self.begin(lambda: share, turn.set, LARGE_BODY_REQUESTS)
         await turn.wait()
 
-    async def give_way(self) -> None:
+    async def next_slice(self) -> None:
         """Return when the caller may work for another millisecond."""
         now = self._loop.time()
         self._next_slice_at = max(now, self._next_slice_at) + SLICE_SECONDS
         await asyncio.sleep(self._next_slice_at - now)
 
     def _next_turn(self) -> None:
-        self._left = REQUESTS_PER_TURN
-        while self._left > 0 and self._queues:
+        self._requests_left = REQUESTS_PER_TURN
+        while self._requests_left > 0 and self._queues:
             share = next(iter(self._queues))
             queue = self._queues.pop(share)
             cost, run = queue.popleft()
             if queue:
                 self._queues[share] = queue  # behind the others
             self.waiting -= 1
-            self._left -= cost
+            self._requests_left -= cost
             run()
-        self._is_counting = self._left < REQUESTS_PER_TURN
+        self._is_counting = self._requests_left < REQUESTS_PER_TURN
         if self._is_counting:
             self._loop.call_soon(self._next_turn)

@@ -77,7 +77,7 @@ class Kiosk:
             self.device.close()
 
 
-def say(text: str = "") -> None:
+def print_text(text: str = "") -> None:
     print(text, flush=True)
 
 
@@ -96,7 +96,7 @@ def promise_soon(what: str, found: Callable[[], object]) -> None:
 
 
 def promise(what: str, kept: bool) -> None:
-    say(f"   {'[kept]  ' if kept else '[BROKEN]'} {what}")
+    print_text(f"   {'[kept]  ' if kept else '[BROKEN]'} {what}")
     if not kept:
         raise BrokenPromise(what)
 
@@ -119,9 +119,9 @@ class Demo:
         except ServerDidNotStart as error:
             fail(str(error))
         except (BrokenPromise, Failure) as error:
-            say()
+            print_text()
             if words := self._server.last_log_lines():
-                say(f"The server's last words:\n{words}")
+                print_text(f"The server's last words:\n{words}")
             fail(f"the demo broke a promise: {error}")
         finally:
             for kiosk in self._kiosks.values():
@@ -133,17 +133,17 @@ class Demo:
 
     def _story(self) -> None:
         began = time.monotonic()
-        say("Fleetpush demo: a real server, three devices, one kill -9.")
-        say()
+        print_text("Fleetpush demo: a real server, three devices, one kill -9.")
+        print_text()
         seconds = self._server.start()
-        say(f"1. The server is ready after {seconds:.1f} s: HTTP on port {self._server.http_port}, MQTT on port "
+        print_text(f"1. The server is ready after {seconds:.1f} s: HTTP on port {self._server.http_port}, MQTT on port "
             f"{self._server.mqtt_port} (process {self._server.pid}).")  # fmt: skip
         with self._client() as client:
             for device_id in ("kiosk-1", "kiosk-2", "kiosk-3"):
                 self._kiosks[device_id] = Kiosk(
                     client.call("POST", "/v1/devices", json={"device_id": device_id}), self._folder
                 )
-            say("2. kiosk-1, kiosk-2 and kiosk-3 are enrolled, each with a token of its own.")
+            print_text("2. kiosk-1, kiosk-2 and kiosk-3 are enrolled, each with a token of its own.")
             played = self._push_online(client)
             waiting, brief = self._push_offline(client)
         self._kill_and_restart()
@@ -152,18 +152,18 @@ class Demo:
             self._let_expire(client, brief)
             self._ledger(client, {"kiosk-1": played, "kiosk-2": waiting, "kiosk-3": brief})
         promise("the server ends cleanly when told to", self._server.stop() == 0)
-        say()
-        say(f"All as promised, in {time.monotonic() - began:.0f} s. Now yours, in three terminals:")
-        say()
+        print_text()
+        print_text(f"All as promised, in {time.monotonic() - began:.0f} s. Now yours, in three terminals:")
+        print_text()
         for command in ("serve", "listen kiosk-1", "push kiosk-1 'Hello' --action play"):
-            say(f"   {PROGRAM} {command}")
+            print_text(f"   {PROGRAM} {command}")
 
     def _push_online(self, client: ServerClient) -> str:
         kiosk = self._kiosks["kiosk-1"]
         kiosk.connect()
         assert kiosk.device is not None, "connected"
-        say("3. kiosk-1 is online. A push with an action, as the person in front of it sees it:")
-        say()
+        print_text("3. kiosk-1 is online. A push with an action, as the person in front of it sees it:")
+        print_text()
         notification = {
             "title": "Film tonight",
             "body": "The trailer is ready in the foyer.",
@@ -175,7 +175,7 @@ class Demo:
         push = kiosk.next_push()
         draw_notification("kiosk-1", push.message)
         kiosk.device.displayed(push)
-        say("   The person presses Play:")
+        print_text("   The person presses Play:")
         result = kiosk.device.act(push, "play")
         push_id = str(sent["push_id"])
         promise(f"the action was executed: {result}", result == {"played": "Film tonight"})
@@ -183,7 +183,7 @@ class Demo:
         return push_id
 
     def _push_offline(self, client: ServerClient) -> tuple[str, str]:
-        say("4. kiosk-2 and kiosk-3 are offline. One push each; the second may live for two seconds only.")
+        print_text("4. kiosk-2 and kiosk-3 are offline. One push each; the second may live for two seconds only.")
         hello = {"title": "Opening hours", "body": "From Monday we open at eight."}
         waiting = client.post_push({"target": {"device": "kiosk-2"}, "notification": hello, "ttl": 3600}, None)
         late = {"title": "Tram in two minutes"}
@@ -196,9 +196,9 @@ class Demo:
     def _kill_and_restart(self) -> None:
         pid = self._server.pid
         self._server.kill()
-        say(f"5. The server was killed: kill -9 {pid}, right after its last answer.")
+        print_text(f"5. The server was killed: kill -9 {pid}, right after its last answer.")
         seconds = self._server.start()
-        say(f"   Restarted on the same data, ready after {seconds:.1f} s.")
+        print_text(f"   Restarted on the same data, ready after {seconds:.1f} s.")
         kiosk = self._kiosks["kiosk-1"]
         assert kiosk.device is not None, "connected before"
         device = kiosk.device
@@ -208,8 +208,8 @@ class Demo:
         kiosk = self._kiosks["kiosk-2"]
         kiosk.connect()
         assert kiosk.device is not None, "connected"
-        say("6. kiosk-2 connects for the first time:")
-        say()
+        print_text("6. kiosk-2 connects for the first time:")
+        print_text()
         push = kiosk.next_push()
         draw_notification("kiosk-2", push.message)
         kiosk.device.displayed(push)
@@ -217,19 +217,19 @@ class Demo:
         promise_soon("the ledger says delivered and displayed", lambda: counts(client, waiting)["displayed"] == 1)
 
     def _let_expire(self, client: ServerClient, brief: str) -> None:
-        say("7. kiosk-3 stays away longer than its push may live.")
+        print_text("7. kiosk-3 stays away longer than its push may live.")
         promise_soon("its push is booked expired, with the reason", lambda: counts(client, brief)["expired"] == 1)
         kiosk = self._kiosks["kiosk-3"]
         kiosk.connect()
         # What arrives first decides whether the expired one was held back.
-        say("   A later push goes to the same topic, data only: nothing may come before it.")
+        print_text("   A later push goes to the same topic, data only: nothing may come before it.")
         after = client.post_push({"target": {"device": "kiosk-3"}, "kind": "silent", "data": "are you there?"}, None)
         promise("kiosk-3, back too late, is not given it", kiosk.next_push().push_id == after["push_id"])
         wait_for("the later push is delivered", lambda: counts(client, str(after["push_id"]))["delivered"] == 1)
 
     def _ledger(self, client: ServerClient, pushes: dict[str, str]) -> None:
-        say("8. The ledger:")
-        say()
+        print_text("8. The ledger:")
+        print_text()
         rows, sums_hold = [], True
         for push in reversed(list(client.items("/v1/pushes"))):
             numbers = push["counts"]
@@ -245,7 +245,7 @@ class Demo:
                 )
                 rows.append(columns)
         print_table(("push", "device", "state", "reason", "counts"), rows, "no pushes", aligned=True)
-        say()
+        print_text()
         promise("every push is accounted for, to the last delivery", sums_hold and len(rows) == len(pushes) + 1)
         ends = {
             device_id: client.call("GET", f"/v1/pushes/{push_id}")["counts"] for device_id, push_id in pushes.items()

@@ -26,7 +26,7 @@ import typer
 from broker.sqlite_file import connect
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
 from gateway.cli.server_client import Distrusted, Refused, ServerClient
-from gateway.cli.terminal import PROGRAM, Failure, fail, print_json, say
+from gateway.cli.terminal import PROGRAM, Failure, fail, print_json, print_line
 from gateway.data_directory import BROKER, CA_CERTIFICATE, CA_KEY, LEDGER, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def doctor(
     for finding in examine(set_up):
         findings.append(finding)
         if not as_json:
-            say(f"{finding.level:<5} {finding.subject}: {finding.text}")
+            print_line(f"{finding.level:<5} {finding.subject}: {finding.text}")
             if finding.level != "ok" and finding.remedy:
-                say(f"      -> {finding.remedy}")
+                print_line(f"      -> {finding.remedy}")
     if as_json:
         print_json([asdict(finding) for finding in findings])
     if any(finding.level == "fail" for finding in findings):
@@ -211,13 +211,13 @@ def check_schema(schema: str) -> Finding:
 
 def mend_stored_times(data_dir: Path) -> None:
     """`--mend-clock`: of a server that does not run, on a machine whose clock is right."""
-    from gateway.data_directory import DirectoryInUse, held
+    from gateway.data_directory import DirectoryInUse, locked
     from gateway.store.server_time import mend
 
     if not (data_dir / LEDGER).exists():
         fail(f"{data_dir} has no ledger: name the server's data directory with --data-dir")
     try:
-        with held(data_dir):
+        with locked(data_dir):
             back_ms = mend(data_dir / LEDGER, data_dir / BROKER, int(time.time() * 1000))
     except DirectoryInUse as holder:
         fail(f"{data_dir} is in use by {holder}: stop that server first")

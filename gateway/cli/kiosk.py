@@ -88,7 +88,7 @@ def kiosk(
         credential, _ = load_or_enrol(client, device_id, rotate=rotate, command="kiosk")
         websocket = websocket_of(credential, client)
         trust = client.tls or tls_context(None)
-    ended = end_told()
+    ended = end_signal()
     with serving(pages(web_folder(), mqtt_js, texts), port) as origin:
         if (complaint := refusal_of(websocket, origin, trust)) is not None:
             note(complaint)
@@ -255,7 +255,7 @@ def address_of(origin: str, credential: Credential, websocket: str) -> str:
     return f"{origin}/#{urlencode(fragment)}"
 
 
-def end_told() -> threading.Event:
+def end_signal() -> threading.Event:
     """Set by a signal or Ctrl-C; in the background of a script, too, where Ctrl-C is otherwise ignored."""
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

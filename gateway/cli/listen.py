@@ -190,7 +190,7 @@ class Screen:
         self.finished = threading.Event()
         self.refused: str | None = None
         self._as_json = as_json
-        self._left = count
+        self._remaining = count
         self._answer = answer
         self._player = Player()
         self._open: list[Push] = []
@@ -199,7 +199,7 @@ class Screen:
         self._typed = ""
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
-        self._said = ""
+        self._shown_state = ""
 
     def show(self, push: Push) -> dict[str, Any] | None:
         """The device's on_push; of a command, the result."""
@@ -213,18 +213,18 @@ class Screen:
                 self.device.displayed(push)
                 labels = dict(action_choices(push.message).values())
                 if push.collapse_key is not None:
-                    self._leave([old for old in self._open if old.collapse_key == push.collapse_key], "collapse_key")
+                    self._dismiss([old for old in self._open if old.collapse_key == push.collapse_key], "collapse_key")
                 if self._answer in labels:
                     self._act(push, str(self._answer), labels[str(self._answer)])
                 else:
                     self._open.append(push)
-                    self._leave(self._open[:-OPEN_PUSHES], "screen_full")
-                    self._leave_in_time()
+                    self._dismiss(self._open[:-OPEN_PUSHES], "screen_full")
+                    self._dismiss_expired()
                     if not self._as_json:
                         note(self._hint(push))
-            if self._left is not None:
-                self._left -= 1
-                if self._left <= 0:
+            if self._remaining is not None:
+                self._remaining -= 1
+                if self._remaining <= 0:
                     self.finished.set()
             return self._obey(push) if push.kind == "command" else None
 
@@ -251,7 +251,7 @@ class Screen:
         # What this device cannot do is an answer all the same: the sender is told which one was chosen.
         note(f"{printable(label)}: {printable(describe(result)) if result is not None else 'answered'}")
 
-    def _take_away(self, push_ids: list[str]) -> list[str]:
+    def _remove(self, push_ids: list[str]) -> list[str]:
         """What is not to be answered any more leaves the screen; the titles of what was there."""
         gone = [push for push in self._open if push.push_id in push_ids]
         self._open = [push for push in self._open if push not in gone]
@@ -259,18 +259,18 @@ class Screen:
             self._typing, self._typed = None, ""
         return [title_of(push) for push in gone]
 
-    def _leave(self, pushes: list[Push], reason: str) -> None:
+    def _dismiss(self, pushes: list[Push], reason: str) -> None:
         """No person answers these any more, and the sender is told why."""
         assert self.device is not None, "there is a push, so there is a device"
         for push in pushes:
             self.device.dismissed(push, reason)
-        self._take_away([push.push_id for push in pushes])
+        self._remove([push.push_id for push in pushes])
 
-    def _leave_in_time(self) -> None:
+    def _dismiss_expired(self) -> None:
         """Those whose lifetime is over leave, and the next one is waited for: one timer for all."""
         left = {push.push_id: push.leaves_screen_in for push in self._open}
         over = [push for push in self._open if (seconds := left[push.push_id]) is not None and seconds <= 0]
-        self._leave(over, "ttl")
+        self._dismiss(over, "ttl")
         for push in over:
             note(f"no longer valid: {printable(title_of(push))}")
         if self._timer is not None:
@@ -283,7 +283,7 @@ class Screen:
 
     def _timer_is_up(self) -> None:
         with self._lock:
-            self._leave_in_time()
+            self._dismiss_expired()
 
     def _hint(self, push: Push) -> str:
         keys = [f"{key} {printable(label)}" for key, (_, label) in action_choices(push.message).items()]
@@ -366,7 +366,7 @@ class Screen:
         if notice.get("type") == "clear":
             cleared = notice.get("push_ids")
             with self._lock:
-                for title in self._take_away(cleared if isinstance(cleared, list) else []):
+                for title in self._remove(cleared if isinstance(cleared, list) else []):
                     if not self._as_json:
                         note(f"withdrawn: {printable(title)}")
         elif not self._as_json and notice.get("type") == "gap":
@@ -380,8 +380,8 @@ class Screen:
         if state == "refused":
             self.refused = detail
             self.finished.set()
-        elif state in ("connected", "disconnected") and state != self._said:
-            self._said = state
+        elif state in ("connected", "disconnected") and state != self._shown_state:
+            self._shown_state = state
             where = f"{self.device_id} is {'listening' if state == 'connected' else 'disconnected; trying again'}"
             note(where + (f" ({detail})" if detail and state != "connected" else ""))
 

@@ -59,7 +59,7 @@ def note(text: str) -> None:
     print(printable(text), file=sys.stderr)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line of the output."""
     print(printable(text), flush=True)
 

@@ -96,7 +96,7 @@ async def _on_a_thread(work: Callable[[], Sequence[str]]) -> Sequence[str]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Sequence[str]] = loop.create_future()
 
-    def settle(result: Sequence[str], error: BaseException | None) -> None:
+    def finish(result: Sequence[str], error: BaseException | None) -> None:
         if future.done():
             return
         if error is None:
@@ -112,7 +112,7 @@ async def _on_a_thread(work: Callable[[], Sequence[str]]) -> Sequence[str]:
         except Exception as raised:
             error = raised
         try:
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(finish, result, error)
         except RuntimeError:
             pass  # the loop has been closed meanwhile
 

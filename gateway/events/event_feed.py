@@ -76,7 +76,7 @@ class EventFeed:
         self._followers[follower] = None
         return follower
 
-    def leave(self, follower: Follower) -> None:
+    def unfollow(self, follower: Follower) -> None:
         self._followers.pop(follower, None)
 
     @property
@@ -168,9 +168,9 @@ class EventFeed:
         """A group has committed."""
         if self._followers and not self._scheduled and not self.ended:
             self._scheduled = True
-            self._timers.call_later(LINGER_SECONDS, self._look)
+            self._timers.call_later(LINGER_SECONDS, self._find_new_entries)
 
-    def _look(self) -> None:
+    def _find_new_entries(self) -> None:
         self._scheduled = False
         if self.ended:
             return

@@ -180,7 +180,7 @@ class WebhookSender:
     def _drop(self, receiver: _Receiver) -> asyncio.Task[None]:
         """What is under way may end within GRACE_SECONDS: what was answered in time need not be sent again."""
         receiver.dropped = True
-        self._feed.leave(receiver.follower)
+        self._feed.unfollow(receiver.follower)
         tasks = list(receiver.tasks.values())
 
         async def close() -> None:

@@ -257,7 +257,7 @@ class WebhookStore:
         """Make a webhook, which is told of what happens from now on. Raises Problem 422."""
         if len(self.of_app(app_no)) >= MAX_WEBHOOKS:
             raise problem("invalid_request", f"an app has at most {MAX_WEBHOOKS} webhooks: remove one first")
-        wanted = self._judged(new)
+        wanted = self._checked_filter(new)
         fields = WebhookFields.model_construct(**new.model_dump(exclude={"secret"}))
         now_ms = self._clock_ms()
         webhook = WebhookState(
@@ -308,7 +308,7 @@ class WebhookStore:
 
     async def change(self, webhook: WebhookState, fields: WebhookFields) -> dict[str, Any]:
         """Enabled again, it is told at once of what has happened meanwhile. Raises Problem 404, 422."""
-        wanted = self._judged(fields)
+        wanted = self._checked_filter(fields)
         now_ms = self._clock_ms()
         disabled: tuple[int | None, str | None] = webhook.disabled_at, webhook.disabled_reason
         if fields.enabled:
@@ -408,7 +408,7 @@ class WebhookStore:
             self._on_replay(webhook)
         return count
 
-    def _judged(self, fields: WebhookFields) -> Callable[[str], bool]:
+    def _checked_filter(self, fields: WebhookFields) -> Callable[[str], bool]:
         """Raises Problem 422: a type that there is not, or an address where it may not go."""
         host = urlsplit(fields.url).hostname or ""
         try:

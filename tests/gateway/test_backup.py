@@ -22,7 +22,7 @@ import pytest
 
 from gateway import backup
 from gateway.backup import BackupError
-from gateway.data_directory import held
+from gateway.data_directory import locked
 from gateway.stores import CannotStart, finish_restore, is_new_directory
 
 
@@ -221,7 +221,7 @@ def test_a_damaged_archive_is_refused_and_touches_nothing(data_dir: Path, tmp_pa
 
 def test_a_directory_in_use_is_left_alone(data_dir: Path, tmp_path: Path) -> None:
     backup.create(data_dir, tmp_path / "fleet.tar")
-    with held(data_dir), pytest.raises(BackupError, match="in use by process"):
+    with locked(data_dir), pytest.raises(BackupError, match="in use by process"):
         backup.restore(tmp_path / "fleet.tar", data_dir, replace=True)
     assert rows(data_dir / "fleetpush.db") == 100
 
@@ -274,7 +274,7 @@ def killed_restore(file: Path, into: Path, at: int) -> bool:
 
 def found_by_a_server(into: Path) -> tuple[str, int, int] | None:
     """What a start would serve: admin key, rows of ledger and broker. None: it refuses, with the remedy."""
-    with held(into):
+    with locked(into):
         finish_restore(into)
         try:
             is_new = is_new_directory(into)

@@ -8,33 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from gateway.data_directory import DirectoryInUse, announced, held, write_private
+from gateway.data_directory import DirectoryInUse, announced, locked, write_private
 
 
 def test_a_directory_is_made_private_and_held_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "data"
-    with held(path):
+    with locked(path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700
-        with pytest.raises(DirectoryInUse, match=f"process {os.getpid()}"), held(path):
+        with pytest.raises(DirectoryInUse, match=f"process {os.getpid()}"), locked(path):
             pass
-    with held(path):
+    with locked(path):
         pass
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from gateway.data_directory import held\n"
-    code += f"with held(Path({str(tmp_path)!r})):\n print('held', flush=True); sys.stdin.read()"
+    code = "import sys; from pathlib import Path; from gateway.data_directory import locked\n"
+    code += f"with locked(Path({str(tmp_path)!r})):\n print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdin is not None
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(DirectoryInUse, match=f"process {holder.pid}"), held(tmp_path):
+    with pytest.raises(DirectoryInUse, match=f"process {holder.pid}"), locked(tmp_path):
         pass
     holder.kill()
     holder.wait()
     holder.stdin.close()
     holder.stdout.close()
-    with held(tmp_path):
+    with locked(tmp_path):
         pass
 
 

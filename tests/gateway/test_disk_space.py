@@ -32,31 +32,31 @@ def test_the_logs_must_be_able_to_grow_and_the_reserve_stays_free(
     # Two logs, 4 MiB each between checkpoints (a thirty-second of the disk) and twice that at most; an eighth of it.
     logs, reserve = 16 * KIB, 16 * KIB
     disk.free = logs + reserve
-    assert not space.left()
+    assert not space.has_room()
     disk.free += 1
-    assert not space.left(), "not looked at again so soon"
+    assert not space.has_room(), "not looked at again so soon"
     now += 1
-    assert space.left()
+    assert space.has_room()
     assert disk.looks == 2
 
     disk.free, inside, now = logs, reserve * KIB, now + 1
-    assert not space.left()
+    assert not space.has_room()
     inside, now = inside + 1, now + 1
-    assert space.left(), "pages that are free inside are room"
+    assert space.has_room(), "pages that are free inside are room"
     disk.free, now = logs - 1, now + 1
-    assert not space.left(), "but not for the logs"
+    assert not space.has_room(), "but not for the logs"
     (tmp_path / "fleetpush.db-wal").write_bytes(bytes(1 << 20))
     now += 1
-    assert space.left(), "what a log has taken, it need not take again"
+    assert space.has_room(), "what a log has taken, it need not take again"
 
 
 def test_without_a_reserve_everything_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch, blocks=1_000, free=1)
-    assert DiskSpace(path=tmp_path, reserve=0, clock=lambda: 0.0, free_inside=lambda: 0).left()
+    assert DiskSpace(path=tmp_path, reserve=0, clock=lambda: 0.0, free_inside=lambda: 0).has_room()
 
 
 def test_what_is_put_by_is_given_up_once(tmp_path: Path) -> None:
-    disk_space.put_by(tmp_path)
+    disk_space.make_reserve(tmp_path)
     assert (tmp_path / RESERVE_FILE).stat().st_blocks * 512 >= disk_space.RESERVE_FILE_BYTES
     disk_space.release_for_start(tmp_path)
     assert (tmp_path / RESERVE_FILE).exists(), "there is room"
@@ -66,12 +66,12 @@ def test_what_is_put_by_is_given_up_once(tmp_path: Path) -> None:
 
 def test_nothing_is_put_by_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch, blocks=100 * KIB, free=4 * KIB - 1)
-    disk_space.put_by(tmp_path)
+    disk_space.make_reserve(tmp_path)
     assert not os.listdir(tmp_path)
 
 
 def test_a_start_on_a_full_disk_gives_it_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk_space.put_by(tmp_path)
+    disk_space.make_reserve(tmp_path)
     Disk(monkeypatch, blocks=100 * KIB, free=10)
     disk_space.release_for_start(tmp_path)
     assert not os.listdir(tmp_path)

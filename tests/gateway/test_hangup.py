@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway import hangup
-from gateway.hangup import Hangups, hold_hangups
+from gateway.hangup import Hangups, keep_hangups
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_one_that_comes_before_anybody_listens_is_kept() -> None:
-    hold_hangups()
+    keep_hangups()
     signal.raise_signal(signal.SIGHUP)
     said: list[str] = []
     hangups = Hangups(lambda: said.append("stop"))
@@ -27,7 +27,7 @@ def test_one_that_comes_before_anybody_listens_is_kept() -> None:
 
 
 def test_without_one_nothing_is_read_again() -> None:
-    hold_hangups()
+    keep_hangups()
     said: list[str] = []
     Hangups(lambda: said.append("stop")).ready(lambda: said.append("reload"))
     assert said == []

@@ -17,7 +17,7 @@ import pytest
 
 from gateway import replacement
 from gateway.cli.doctor import check_ledger
-from gateway.data_directory import held
+from gateway.data_directory import locked
 from gateway.settings import Settings
 from gateway.stores import CannotStart, damage, finish_restore, first_start, open_stores
 
@@ -33,7 +33,7 @@ def opened(folder: Path) -> bool:
             stored = await open_stores(Settings(data_dir=folder), ending)
             return await first_start(folder, stored) is not None
 
-    with held(folder):
+    with locked(folder):
         return asyncio.run(run())
 
 

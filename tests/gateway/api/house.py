@@ -114,7 +114,7 @@ class House:
     async def close(self) -> None:
         self.components.feed.end()
         await self.components.webhook_sender.end()
-        await self.components.settle()
+        await self.components.flush()
         await self._ending.aclose()
 
     def client(self, key: str | None) -> httpx2.AsyncClient:

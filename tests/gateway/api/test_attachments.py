@@ -52,7 +52,7 @@ def files(folder: Path) -> list[str]:
 
 async def retire(house: House, folder: Path, left: int) -> None:
     """What is due is removed, until so many files are left."""
-    task = asyncio.create_task(house.components.retire())
+    task = asyncio.create_task(house.components.remove_old())
     async with asyncio.timeout(10):
         while len(files(folder)) > left:  # noqa: ASYNC110  it is on disk
             await asyncio.sleep(0.005)

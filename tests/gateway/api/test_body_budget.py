@@ -78,14 +78,14 @@ def test_one_that_is_alone_is_not_told_to_come_again() -> None:
 async def test_a_body_is_counted_until_it_is_answered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = house.components.services(lambda: False).bodies
     most = 0
-    take = budget.take
+    take = budget.reserve
 
     def noting(share: str, limit: int, size: int, taken: int) -> None:
         nonlocal most
         take(share, limit, size, taken)
         most = max(most, budget.bytes)
 
-    monkeypatch.setattr(budget, "take", noting)
+    monkeypatch.setattr(budget, "reserve", noting)
     ids = [f"nobody-{number}" for number in range(3_000)]
     body = json.dumps({"target": {"devices": ids}}).encode()
     headers = {"Content-Type": "application/json"}

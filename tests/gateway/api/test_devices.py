@@ -126,7 +126,7 @@ async def test_presence_and_errors_that_are_in_memory_only_are_shown(house: Hous
     assert shown["last_error"] == "said something odd"
     house.clock.milliseconds += 60_000
     house.components.delivery.connections.disconnected("kiosk-1", "connection lost")
-    await house.components.settle()
+    await house.components.flush()
     shown = await house.call("GET", "/v1/devices/kiosk-1")
     assert (shown["online"], shown["last_seen"]) == (False, "2027-01-15T08:01:00.000Z")
     assert (shown["connected_at"], shown["last_error"]) == ("2027-01-15T08:00:00.000Z", "said something odd")

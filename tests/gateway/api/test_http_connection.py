@@ -47,7 +47,7 @@ class Sleeper:
 
     def evict(self) -> None:
         assert self.place is not None, "it is in the books"
-        self.place.leave()
+        self.place.release()
         self.is_evicted = True
 
 
@@ -353,7 +353,7 @@ def test_pipelined_requests_wait_unparsed_and_their_socket_is_not_read(run: Run[
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(writer.drain(), 0.2)
             connection = running.connection
-            assert len(connection._held) <= 2 * READ_BYTES
+            assert len(connection._unparsed) <= 2 * READ_BYTES
             assert len(running.http.server_state.tasks) == 1
             writer.transport.abort()
             with suppress(ConnectionError):
@@ -569,8 +569,8 @@ async def test_addresses_are_bounded_and_whoever_has_most_makes_room() -> None:
     assert limiter.counts == {"evicted_by_own_address": 1, "evicted": 1}
     for one in (first, *network, *proxied):
         if not one.is_evicted and one.place is not None:
-            one.place.leave()
-            one.place.leave()
+            one.place.release()
+            one.place.release()
     assert limiter.open == 1
 
 
@@ -600,7 +600,7 @@ async def test_handshakes_are_of_the_same_share() -> None:
     assert handshakes.asked == ["192.0.2.2"] * 2
     for one in connections[:100]:
         assert one.place is not None
-        one.place.leave()
+        one.place.release()
     handshakes.arriving, handshakes.asked = 109, []
     assert limiter.room_for(handshakes, "192.0.2.2")
     assert handshakes.asked == []

@@ -60,12 +60,12 @@ async def test_an_item_that_is_missing_is_one_that_is_no_json() -> None:
 async def test_others_have_their_turns() -> None:
     turns = 0
 
-    async def give_way() -> None:
+    async def next_slice() -> None:
         nonlocal turns
         turns += 1
 
     body = b'{"devices": [' + b"[" * TOKENS_PER_TURN * 5 + b"]" * TOKENS_PER_TURN * 5 + b"]}"
-    await items_of(body, "devices", 9, give_way)
+    await items_of(body, "devices", 9, next_slice)
     assert turns >= 9
 
 

@@ -68,7 +68,7 @@ async def test_slices_of_long_work_leave_half_of_the_time_to_others() -> None:
 
     async def work() -> None:
         for _ in range(5):
-            await turns.give_way()
+            await turns.next_slice()
 
     await asyncio.gather(work(), work(), work())
     assert loop.time() - began >= 15 * SLICE_SECONDS

@@ -18,8 +18,8 @@ from gateway.cli.terminal import (
     note,
     print_facts,
     print_json,
+    print_line,
     print_table,
-    say,
 )
 from gateway.printable import UNPRINTABLE_BUT_LINES, printable
 
@@ -40,7 +40,7 @@ def test_whatever_is_printed_is_without_control_characters(capsys: pytest.Captur
         print_table(("device",), [(HOSTILE,)], "none", aligned=aligned)
     print_facts({"last_error": HOSTILE, "attributes": {HOSTILE: HOSTILE}})
     print_json({"name": HOSTILE})
-    say(HOSTILE)
+    print_line(HOSTILE)
     note(HOSTILE)
     with pytest.raises(typer.Exit):
         fail(HOSTILE)

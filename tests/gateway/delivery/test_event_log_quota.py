@@ -115,7 +115,7 @@ async def test_what_leaves_by_age_makes_room(house: House) -> None:
 
 
 async def test_it_is_done_while_the_server_runs(house: House) -> None:
-    running = asyncio.create_task(house.components.make_room())
+    running = asyncio.create_task(house.components.enforce_quotas())
     async with asyncio.timeout(15):
         await says(house, 200)
         while (await kept(house))[1] > QUOTA_BYTES:

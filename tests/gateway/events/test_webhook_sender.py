@@ -543,7 +543,7 @@ async def test_events_that_retention_removed_are_named_as_lost(house: House, fle
     await fleet.happens(2)
     house.clock.milliseconds += 8 * DAY
     await fleet.happens(1, devices=1)
-    retiring = asyncio.create_task(house.components.retire())
+    retiring = asyncio.create_task(house.components.remove_old())
     while len(await fleet.log()) > 2:  # noqa: ASYNC110  it is on disk
         await asyncio.sleep(0.005)
     retiring.cancel()
