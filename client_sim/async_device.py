@@ -53,7 +53,7 @@ class AsyncDevice:
         on_notice: Callable[[dict[str, Any]], Any] | None = None,
         **options: Unpack[DeviceOptions],
     ) -> None:
-        """As `Device`; `on_state` is a plain function, called in the loop."""
+        """The arguments are those of `Device`; `on_state` is a plain function, called in the loop."""
         self._on_state = on_state
         self._device = _LoopDevice(
             device_id,

@@ -144,10 +144,10 @@ class Device:
         self._failures = 0
         """Attempts since the last subscribed connection."""
         self._retry_after: int | None = None
-        """What the server has said at the end of the last connection."""
+        """The seconds that the server asked for at the end of the last connection."""
         self._subscribed = threading.Event()
         self._stopping = threading.Event()
-        """No further push is begun."""
+        """Set: no further push is begun."""
         self._closing = threading.Event()
         """The connection is to end."""
         self._running = 2
@@ -156,7 +156,7 @@ class Device:
         self._in_flight: tuple[int, int] | None = None
         """(message id, last number in the outbox) of the one message on its way."""
         self._inbox: queue.SimpleQueue[tuple[Push | Notice, int, int] | None] = queue.SimpleQueue()
-        """What has come, its packet identifier, its connection."""
+        """Arrived pushes and notices, each with its packet identifier and its connection."""
         self._posted: deque[Callable[[], None]] = deque()
         self._bell, self._ring = socket.socketpair()
         self._bell.setblocking(False)

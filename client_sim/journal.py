@@ -56,8 +56,8 @@ class Journal:
     """A device's SQLite file, or its memory. Thread-safe."""
 
     def __init__(self, path: Path | None) -> None:
-        """None: in memory, for a device that may forget (its pushes are then once-only per process).
-        Raises sqlite3.Error for a file that cannot be used, JournalTooNew."""
+        """Open the file, or make it. `path` None: in memory, for a device that may forget (its pushes are then
+        once-only per process). Raises sqlite3.Error for a file that cannot be used, and JournalTooNew."""
         self._lock = threading.Lock()
         # Absolute: `file:x` and `:memory:` are names of files too, and SQLite takes them for something else.
         place = ":memory:" if path is None else path.absolute()
@@ -84,7 +84,7 @@ class Journal:
             self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _keep_old_receipts(self) -> None:
-        """Before version 1 the outbox knew receipts only."""
+        """Move the outbox of a file from before version 1, which had receipts only."""
         columns = [row[1] for row in self._database.execute("PRAGMA table_info(outbox)")]
         if "receipt" in columns:
             self._database.execute("ALTER TABLE outbox RENAME COLUMN receipt TO payload")

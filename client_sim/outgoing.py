@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 TIME = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 CLIENT = "fleetpush-python/1"
-"""Who asked the person, in the record of a consent."""
+"""The program that asked the person, in the record of a consent."""
 RECEIPTS_PER_MESSAGE = 20
 """Receipts travel in lists."""
 BYTES_PER_MESSAGE = 16_384
-"""Of such a list; the server reads four times as much."""
+"""The most bytes of such a list; the server reads four times as much."""
 MAX_RESULT_BYTES = 4_096
 """Bytes of a result as JSON: what the server keeps."""
 

@@ -29,7 +29,7 @@ class Push:
     expires_in: int
     received_at: float = field(default_factory=time.monotonic)
     input: str | None = None
-    """For the handler of an action that asks: what the person typed."""
+    """The text that the person typed, for the handler of an action that asks for one."""
 
     @classmethod
     def parse(cls, payload: bytes | bytearray) -> Push:

@@ -77,7 +77,7 @@ class Session:
     in_flight: dict[int, Delivery] = field(default_factory=dict)
     last_id: int = 0
     listening: bool = False
-    """To its notices."""
+    """True: the device has subscribed to its notices."""
     notices: set[int] = field(default_factory=set)
     """Packet identifiers of those in flight."""
 
@@ -91,7 +91,7 @@ class FakeServer:
         self.port = 0
         """Set by `start`."""
         self.complaints: list[str] = []
-        """What devices did that the contract does not allow, in words."""
+        """Faults of devices against the contract, in words."""
         self.settings: defaultdict[str, dict[str, Any]] = defaultdict(dict)
         """Device id -> `{"consent"?, "channels"?, "seq"?, ..}`, merged as the server does."""
         self.attributes: defaultdict[str, dict[str, Any]] = defaultdict(dict)

@@ -160,7 +160,7 @@ def _earlier(path: Path | None) -> SimulationReport | None:
 
 
 def _check_writable(path: Path) -> None:
-    """Before the simulation rather than after it."""
+    """Fail before the simulation rather than after it."""
     try:
         path.touch()
     except OSError as error:

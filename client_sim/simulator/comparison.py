@@ -13,7 +13,7 @@ from typing import Any
 from client_sim.simulator.simulation_report import Finding
 
 NOT_ARRIVED = 0.0
-"""No arrival; the clock starts above it."""
+"""The arrival time of a push that has not arrived; the clock starts above it."""
 
 
 @dataclass
@@ -96,13 +96,13 @@ class SentPush:
         self.collapse_key = collapse_key
         self.qos = qos
         self.refused = ""
-        """What the server answered instead of accepting it."""
+        """The server's answer, where it did not accept the push."""
         self.read_at = inf
-        """When the server was asked what became of it, the last time."""
+        """The time at which the server was last asked for its deliveries."""
         self.reasons: dict[int, str] | None = None
-        """Of the places that have one."""
+        """The reasons of deliveries by place; None: none has one."""
         self.ended_after: dict[int, float] = {}
-        """By place, of those that overflowed: when, in seconds of the server's clock since it was accepted."""
+        """The ends of overflowed deliveries by place, in seconds of the server's clock since the push was accepted."""
         self.arrivals = array("d", (NOT_ARRIVED,)) * len(targets)
         self.levels = bytearray(len(targets))
         self.states = bytearray(len(targets))

@@ -77,7 +77,7 @@ def contradictions(
 
 
 def _contradiction(one: ServerDelivery, push_id: str, qos: int) -> str | None:
-    """What a delivery says about itself that cannot be."""
+    """The facts of a delivery that exclude each other, in words."""
     if one.state not in ARRIVED:
         return None
     times = [one.times[stage] for stage in ARRIVED if stage in one.times]

@@ -37,7 +37,7 @@ BITS = {name: 1 << place for place, name in enumerate(TYPES)}
 CONNECTIONS = ("device.connected", "device.disconnected")
 _STAGES = tuple(f"delivery.{state}" for state in ARRIVED)
 _LATER = {name: _STAGES[place + 1 :] for place, name in enumerate(_STAGES)}
-"""Of the events of a delivery those that cannot come before."""
+"""The stages of a delivery that come after each one of them."""
 FEW_DEVICES = 500
 """A webhook tells events in order, by four requests at a time: of a larger fleet it is asked for `FEW_TYPES` only, or
 it would still be telling long after the last phase."""
@@ -56,9 +56,9 @@ class ObserverPlan:
     key: str
     ca: str | None
     webhook_port: int | None
-    """None: it has no webhook."""
+    """The port of the webhook's receiver; None: there is no webhook."""
     prefix: str
-    """Of the device ids of this simulation, `sim-abc123-`."""
+    """The prefix of the device ids of this simulation, `sim-abc123-`."""
 
 
 class Complaint(NamedTuple):
@@ -67,7 +67,7 @@ class Complaint(NamedTuple):
     what: str
     push_id: str = ""
     device: int = -1
-    """Its index."""
+    """The device's index; -1: it is about no device."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ class ReceivedEvents:
     stream: dict[tuple[str, int], int] = field(default_factory=dict)
     webhook: dict[tuple[str, int], int] = field(default_factory=dict)
     presence: dict[int, str] = field(default_factory=dict)
-    """By device index: the last that the stream told of its connection, `device.connected` for example."""
+    """The last event of a device's connection on the stream, by device index: `device.connected` for example."""
     complaints: list[Complaint] = field(default_factory=list)
     idle_seconds: float = 0.0
     """Since the last new event, of either."""
@@ -95,7 +95,7 @@ class _EventLog:
         self._complaints = complaints
         self._ids: dict[tuple[str, int, str], str] = {}
         self._last: dict[int, tuple[int, int]] = {}
-        """By device: the id of its last event."""
+        """The id of each device's last event."""
 
     def record(self, event: dict[str, Any]) -> None:
         kind, data = event["type"], event["data"]
@@ -231,7 +231,7 @@ class _Observer:
 
 
 def _is_signed(secret: str, headers: Any, body: bytes) -> bool:
-    """As Standard Webhooks says: HMAC-SHA256 of id, time stamp and body."""
+    """Verify a signature as Standard Webhooks specifies: HMAC-SHA256 of id, time stamp and body."""
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"))
     except binascii.Error:

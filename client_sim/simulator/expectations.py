@@ -65,16 +65,16 @@ MAILBOX_DELIVERIES = 1_000
 MAILBOX_BYTES = 4 * 1024 * 1024
 """Below both, a mailbox of the default size cannot overflow."""
 PUSH_BYTES = 600
-"""Of a push of the simulator besides its padding, at most."""
+"""The most bytes of a push of the simulator, besides its padding."""
 LISTENING_SECONDS = 15.0
 """A device that hears for so long without a break has been given what waits for it: the longest drain of the built-in
 scenarios after a mass return takes a third of that."""
 MAX_ATTEMPTS = 10
-"""Of a server with default settings; each ends with the connection."""
+"""The attempts of a server with default settings; each ends with the connection."""
 CLOCK_SLACK_SECONDS = 0.2
-"""Between our clock and the server's, which counts whole milliseconds and may be slewed."""
+"""The difference between our clock and the server's, which counts whole milliseconds and may be slewed."""
 EARLY_SECONDS = 0.1
-"""How much earlier than by our count a ttl may be over: the server's clock counts whole milliseconds."""
+"""The time by which a ttl may be over before it is by our clock: the server's counts whole milliseconds."""
 
 
 class Expectations:
@@ -93,27 +93,27 @@ class Expectations:
         self._online = bytearray(len(ids))
         self._away = bytearray(len(ids))
         self._spans: list[array[float] | None] = [None] * len(ids)
-        """When a device was there to hear: begin, end, begin, .."""
+        """The times at which a device began and ceased to listen: start, end, start, .."""
         self._connected = array("d", (0.0,)) * len(ids)
         self._disconnected = array("d", (0.0,)) * len(ids)
-        """When it came and when it went, the last time."""
+        """The times at which a device last came (above) and last went."""
         self._left = array("d", (-inf,)) * len(ids)
-        """When the scenario sent it away, the last time."""
+        """The time at which the scenario last sent the device away."""
         self._dialled = array("d", (0.0,)) * len(ids)
-        """When it began to make its connection, the last time."""
+        """The time at which the device last began to connect."""
         self._ends = array("I", (0,)) * len(ids)
         """Connections that have ended."""
         self._killed: list[float] = []
         self.shaped = False
-        """At some time a bad network was between the devices and the server."""
+        """True once a bad network was between the devices and the server."""
         self._absences: dict[int, list[tuple[float, float]]] = {}
-        """Of devices that have sent a DISCONNECT: when they went, and when they began to return."""
+        """The absences of devices that have sent a DISCONNECT: from then until they began to return."""
         self._numbers: dict[str, int] = {}
-        """By push id."""
+        """The push number of a push id."""
         self._returned_with = bytearray(len(ids))
         """The least urgent priority that came of what had waited, since it connected; 0: none yet."""
         self._hindered = bytearray(len(ids))
-        """It was deaf or mute at some time."""
+        """True for a device that was deaf or mute at some time."""
         self._sent_to = array("I", (0,)) * len(ids)
         self._bytes_to = array("Q", (0,)) * len(ids)
         self._of_key: dict[str, list[int]] = {}
@@ -216,8 +216,9 @@ class Expectations:
         self._drained(number, index, push, when)
 
     def _drained(self, number: int, index: int, push: SentPush, when: float) -> None:
-        """What had waited while its device was away, and was never handed over before, comes by priority. That needs a
-        device that has sent a DISCONNECT: to a connection that has died unseen something may have been handed over."""
+        """Check that waiting pushes come by priority: those that a device has not been handed before its absence. That
+        needs a device that has sent a DISCONNECT: to a connection that has died unseen something may have been handed
+        over."""
         came = self._connected[index]
         sent_disconnect = self._sent_disconnect(index) and self._left[index] + DISCONNECT_SECONDS < push.requested
         if self._hindered[index] or not (sent_disconnect and push.answered < came <= when):
@@ -230,7 +231,7 @@ class Expectations:
         self._returned_with[index] = max(rank, self._returned_with[index])
 
     def _check_expiry(self, number: int, index: int, push: SentPush, when: float, expires_in: int) -> None:
-        """It was handed over before `when`, and after the device began to dial."""
+        """Check a push's `expires_in`. It was handed over after its device began to connect, and before `when`."""
         speed = self._speed
         if push.answered == inf or (speed != 1 and self._killed):  # a faster clock stands still while it is restarted
             return
@@ -243,7 +244,7 @@ class Expectations:
             self._find("late", number, index, f"expires_in said {expires_in}; it was {max(least, 0)} to {most}")
 
     def _sent_disconnect(self, index: int) -> bool:
-        """When it was connected last."""
+        """True if a device's last connection ended with its DISCONNECT."""
         return self._left[index] <= self._disconnected[index] < self._left[index] + DISCONNECT_SECONDS
 
     def duplicated(self, number: int, index: int, when: float) -> None:
@@ -386,7 +387,7 @@ class Expectations:
                 self.contradicts(number, index, what)
 
     def _has_room(self, index: int) -> bool:
-        """Its mailbox was never full, whatever it has taken."""
+        """True if a device's mailbox cannot have been full, whatever waited in it."""
         return self._sent_to[index] < MAILBOX_DELIVERIES and self._bytes_to[index] < MAILBOX_BYTES
 
     def contradicts(self, number: int, index: int, what: str) -> None:
@@ -495,14 +496,15 @@ class Expectations:
             self._find("lost", number, index, f"it never arrived; the server says {state}")
 
     def _check_earlier_end(self, number: int, index: int, push: SentPush, place: int) -> None:
-        """It arrived after the server had ended it: was there a cause for that?"""
+        """Check the cause of the end that the server noted for a push which arrived after all."""
         end = (push.reasons or {}).get(place, "").removeprefix("after_")
         if end in ENDED and (complaint := self._no_cause(number, index, push, end, after=True)):
             self._found.unexplained += 1
             self._find("ended_without_cause", number, index, f"before it arrived {complaint}")
 
     def _no_cause(self, number: int, index: int, push: SentPush, state: str, after: bool = False) -> str | None:
-        """Why a delivery cannot have ended so, in words; None when it can. `after`: its reason is not known."""
+        """The reason for which a delivery cannot have ended so, in words; None when it can. `after`: its own reason is
+        not known."""
         reason = (push.reasons or {}).get(push.place(index), "")
         if state == "expired":
             early = push.requested + push.ttl - EARLY_SECONDS - push.read_at
@@ -569,7 +571,7 @@ class Expectations:
             self._find("event", number, index, f"{source} told {', '.join(false)}; it is {state}")
 
     def _compare_sources(self, number: int, index: int, told: Sequence[tuple[str, int, int]]) -> None:
-        """What one source has told and another that was asked for it has not."""
+        """Compare the events of sources that were asked for the same types."""
         for source, bits, _ in told:
             for other, others, asked in told:
                 if missing := bits & asked & ~others:

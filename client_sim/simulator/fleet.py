@@ -61,7 +61,7 @@ class FleetPlan:
     keep_alive: int
     behaviour: HumanBehaviour
     clock_speed: float
-    """How much faster than ours the server's clock runs."""
+    """The speed of the server's clock, as a multiple of ours."""
 
     def tls(self) -> ssl.SSLContext | None:
         """The TLS context of the devices; None: they connect without."""
@@ -93,7 +93,7 @@ class Observation:
     """(push number or -1, device, in words)."""
     failures: Counter[str] = field(default_factory=Counter)
     unanswered: list[tuple[int, int]] = field(default_factory=list)
-    """At the end: (push number, device) of receipts that the server has not acknowledged."""
+    """Receipts without an acknowledgement at the end: (push number, device)."""
     redelivered: list[tuple[int, int, float]] = field(default_factory=list)
     """(push number, device, when) of copies that were dropped."""
     connected: int = 0
@@ -106,7 +106,7 @@ class Observation:
     memory: int = 0
     """Resident bytes."""
     bare_memory: int = 0
-    """Of these, what the process had before it had devices."""
+    """The resident bytes of the process before it had devices."""
 
 
 class Fleet:

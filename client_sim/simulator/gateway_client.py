@@ -23,7 +23,7 @@ PAGE_ITEMS = 1_000
 RETRY_SECONDS = 30.0
 """Seconds for which a question is repeated while the server is busy or away."""
 LAST_RETRY_SECONDS = 2.0
-"""The same when a simulation has ended, perhaps because the server is away."""
+"""Seconds for which a request is repeated when a simulation has ended, perhaps because the server is away."""
 PAUSE_SECONDS = 0.25
 BUSY = (429, 503)
 
@@ -53,11 +53,11 @@ class ServerDelivery:
     state: str
     reason: str | None
     at: str | None = None
-    """When it came to that state."""
+    """The time at which it came to that state."""
     result: Any = None
     qos: int | None = None
     times: dict[str, str] = field(default_factory=dict)
-    """By state that it went through."""
+    """The time of each state that it went through."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class GatewayClient:
         return [item["push_id"] async for item in self._items(f"/v1/devices/{quote(device_id)}/mailbox")]
 
     async def _items(self, path: str) -> AsyncIterator[dict[str, Any]]:
-        """Those of a list, page by page."""
+        """The items of a list, page by page."""
         cursor: dict[str, str] = {}
         while True:
             page = await self._request("GET", path, 200, params={"limit": PAGE_ITEMS, **cursor})

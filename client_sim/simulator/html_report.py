@@ -122,7 +122,7 @@ def _facts(report: SimulationReport) -> list[str]:
 
 
 def _differences(report: SimulationReport, earlier: SimulationReport) -> list[str]:
-    """What else is not the same, so that nobody takes a bigger machine for a faster server."""
+    """The facts in which two runs differ besides their figures. A bigger machine is no faster server."""
 
     def circumstances(of: SimulationReport) -> dict[str, str]:
         return {

@@ -14,7 +14,7 @@ from client_sim.simulator.comparison import NOT_ARRIVED, SentPush
 
 PRIORITIES = ("critical", "high", "normal", "low")
 DISCONNECT_SECONDS = 1.0
-"""From the order to leave until the server has read the DISCONNECT, at most."""
+"""The most time from the command to disconnect until the server has read the DISCONNECT."""
 
 
 def wrong_evictions(
@@ -25,7 +25,7 @@ def wrong_evictions(
     for went, returned in absences:
         settled = went + DISCONNECT_SECONDS
         stayed = dict.fromkeys(PRIORITIES, inf)
-        """By priority: when the first of those was accepted that waited all the while."""
+        """The acceptance of the first push of each priority that waited all the while."""
         for _, push, place in there:
             if push.requested > settled and push.answered < returned < push.arrivals[place]:
                 stayed[push.priority] = min(stayed[push.priority], push.answered)

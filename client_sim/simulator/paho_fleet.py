@@ -50,7 +50,7 @@ class PahoDevice:
         self._unanswered: list[tuple[int, int]] = []
         """(push number, level) of receipts that the server may not have yet."""
         self._executed: list[tuple[int, int]] = []
-        """The same of commands, until the device has their results in its journal: it does so after the handler."""
+        """Receipts of commands, until the device has their results in its journal: it does so after the handler."""
 
     @property
     def idle(self) -> bool:
@@ -178,7 +178,7 @@ class PahoFleet:
         self._names: dict[int, str] = {}
         self._lock = threading.Lock()
         self._executor = ThreadPoolExecutor(8)
-        """For what blocks: connecting and closing."""
+        """Threads for calls that block: connecting and closing."""
 
     def run(self) -> None:
         threading.Thread(target=self._listen, daemon=True).start()

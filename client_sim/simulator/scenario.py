@@ -86,7 +86,7 @@ class Stream(_Part):
     ttl: Annotated[Duration, Field(le=MAX_TTL_SECONDS)] = 3_600.0
     qos: Literal[0, 1] = 1
     collapse: Annotated[int, Field(ge=0)] = 0
-    """So many collapse keys to draw from; 0: none."""
+    """The number of collapse keys to draw from; 0: none."""
     size: Annotated[int, Field(ge=0, le=MAX_PADDING_BYTES)] = 0
     """Bytes of padding."""
 
@@ -103,16 +103,16 @@ class Phase(_Part):
 
     name: Annotated[str, Field(min_length=1)]
     lasts: Annotated[Duration, Field(gt=0)] | None = None
-    """None: until everybody is connected that is to be."""
+    """The duration; None: until everybody is connected that is to be."""
     connect_rate: Annotated[Rate, Field(gt=0)] = 1_000.0
-    """Of devices that connect for the first time."""
+    """The rate at which devices connect for the first time."""
     away: Share = 0.0
     return_within: Duration | None = None
-    """Of those that were away in the phase before and are no longer."""
+    """The time in which devices return that were away in the phase before."""
     deaf: Share = 0.0
-    """They do not read from their socket."""
+    """The share of devices that do not read from their socket."""
     mute: Share = 0.0
-    """They read, and acknowledge nothing."""
+    """The share of devices that read, and acknowledge nothing."""
     cut: Share = 0.0
     cut_every: Annotated[Duration, Field(gt=0)] | None = None
     kill_server: bool = False
@@ -165,12 +165,12 @@ class Scenario(_Part):
     devices: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1_000
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     mqtt5: Share = 0.5
-    """Of the fleet; the others speak 3.1.1."""
+    """The share of devices that speak MQTT 5.0; the others speak 3.1.1."""
     keep_alive: Annotated[Duration, Field(ge=1, le=65_535)] = 60.0
     clock_speed: Annotated[float, Field(ge=1, le=100_000)] = 1.0
-    """Of a server that the simulation starts."""
+    """The speed of the clock of a server that the simulation starts."""
     settle: Annotated[Duration, Field(gt=0)] = 60.0
-    """After the last phase, until which both ledgers must have their last word."""
+    """The time after the last phase by which both ledgers must have their last word."""
     thresholds: tuple[str, ...] = ()
     people: PeopleHabits = PeopleHabits()
     phases: Annotated[tuple[Phase, ...], Field(alias="phase", min_length=1)]
@@ -253,7 +253,7 @@ class Scenario(_Part):
 
 
 def _stretched(phase: Phase, factor: float) -> Phase:
-    """What happens every so often happens as many times as before, and who returns has the same share of the time."""
+    """Stretch a phase. Faults happen as often as before, and devices return in the same share of the time."""
     update = {
         name: round(value * factor, 3)
         for name in ("lasts", "return_within", "kill_every", "cut_every")

@@ -143,7 +143,7 @@ class Sender:
             task.add_done_callback(self._under_way.discard)
 
     async def _send(self, waiting: Sequence[_Due]) -> None:
-        """Until each has its answer."""
+        """Send due pushes until each has its answer."""
         requests: list[_Request] = []
         for attempt in count():
             async with self._connections:
@@ -179,7 +179,7 @@ class Sender:
         return f"{self._run}-{index:05d}"
 
     async def _attempt(self, requests: list[_Request], *, alone: bool) -> list[_Request]:
-        """Those that must be repeated, by the same path: only the same words are the same push."""
+        """Send requests once; those that must be repeated, by the same path: only the same words are the same push."""
         try:
             if alone:
                 answers = [await self._gateway.push(requests[0].body, requests[0].key)]

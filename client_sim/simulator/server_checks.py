@@ -21,11 +21,11 @@ PARALLEL_REQUESTS = 8
 OPEN = ("waiting", "sent")
 """States that a delivery must not end in; of QoS 0 it may end as `sent`."""
 WATCH_SECONDS = 0.25
-"""Between two looks at the counts of a push while everything moves."""
+"""The time between two readings of a push's counts while everything moves."""
 WATCHED_PUSHES = 10
 """Newest pushes of which one is looked at."""
 PRESENCE_SECONDS = 5.0
-"""After which the server must have noticed who is there, on a busy machine."""
+"""The time after which the server must have noticed who is there, on a busy machine."""
 COMPARED_MAILBOXES = 3
 """Mailboxes that are compared at the end of a phase."""
 COMPARED_FUNNELS = 20
@@ -115,7 +115,7 @@ class ServerChecks:
         return final
 
     def _ended_after(self, report: ServerPush, items: Sequence[ServerDelivery]) -> dict[int, float]:
-        """By device, seconds of the server's clock from the acceptance to the end of what overflowed."""
+        """Seconds of the server's clock from the acceptance of a push to the end of what overflowed, by device."""
         accepted = datetime.fromisoformat(report.sent_at)
         return {
             self._index(one.device_id): (datetime.fromisoformat(one.at) - accepted).total_seconds()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 READY = re.compile(r"^fleetpush ready https?=(\S+):(\d+) mqtts?=(\S+):(\d+)$")
 START_SECONDS = 60.0
-"""After kill -9 with a large journal, on a machine that is busy with other things."""
+"""The time for a start after kill -9 with a large journal, on a machine that is busy with other things."""
 STOP_SECONDS = 30.0
 LAST_LINES = 20
 FLEETPUSH = (sys.executable, "-m", "gateway")

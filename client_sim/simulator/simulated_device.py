@@ -41,7 +41,7 @@ from client_sim.simulator.simulated_push import ACTION, changes_in_transit, resu
 from client_sim.simulator.timing_wheel import TimingWheel
 
 CONNECT_SECONDS = 20.0
-"""From the attempt to the SUBACK; what takes longer is tried again."""
+"""The time from an attempt to its SUBACK; one that takes longer is given up and repeated."""
 INFLIGHT_RECEIPTS = 10
 """Receipts on their way at a time; below every server's receive maximum."""
 SESSION_EXPIRY_SECONDS = 0xFFFF_FFFF
@@ -128,7 +128,7 @@ class SimulatedDevice(asyncio.Protocol):
         self.connection = 0
         """Counts them."""
         self.wanted = False
-        """It is to be connected, and comes back by itself."""
+        """True: the device is to be connected, and comes back by itself."""
         self.deaf = False
         self.mute = False
         self._transport: asyncio.Transport | None = None

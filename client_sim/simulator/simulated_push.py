@@ -13,7 +13,7 @@ from broker.protocol.packets import V5, Publish
 from client_sim.simulator.human_behaviour import SHOWN
 
 ACTION = "play"
-"""What people choose, and what a command is answered with."""
+"""The action that people choose; a command is answered with its result, too."""
 
 
 def push_body(

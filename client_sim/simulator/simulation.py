@@ -41,15 +41,15 @@ JITTER_SECONDS = 1.0
 """Seconds, within which devices return that a scenario gives no other time: the jitter of a first attempt."""
 CHURN_SECONDS = 0.1
 CONNECT_SECONDS = 120.0
-"""For a fleet to be connected, beyond what its rate makes of it."""
+"""The time for a fleet to connect, beyond what its rate makes of it."""
 POLL_SECONDS = 0.1
 EVENT_SECONDS = 12.0
-"""Of silence, after which events that are still missing do not come any more: a webhook whose server was killed is
-tried again after five seconds, and after five to ten more."""
+"""The silence after which missing events do not come any more: a webhook whose server was killed is tried again after
+five seconds, and after five to ten more."""
 EVENT_QUIET_SECONDS = 1.0
-"""The same when none is missing that must come: the others follow at their heels."""
+"""The silence that is enough when no event is missing that must come: the others follow at once."""
 QUIET_SECONDS = 2.0
-"""Nothing arrived, nothing unanswered: then it is time to ask the server what it thinks."""
+"""The time without an arrival after which the server is asked for its ledger."""
 SPARE_FILES = 200
 RUN_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
@@ -81,7 +81,8 @@ class Simulation:
         rules: Sequence[Rule] = (),
         watcher: SilentWatcher | None = None,
     ) -> None:
-        """Without a target it starts `server`, and may kill it. `rules` come besides those of the scenario."""
+        """Conduct `scenario` against `target`; without one it starts `server`, and may kill it. `rules` come besides
+        those of the scenario."""
         self._scenario = scenario
         self._target = target
         self._server = server
@@ -274,7 +275,7 @@ class Simulation:
         )
 
     def _set_up(self, phase: Phase) -> None:
-        """Who is where, how they behave, and through what they speak, from now on."""
+        """Set which devices are there, how they behave, and what network is between, from now on."""
         scenario = self._scenario
         everyone = range(scenario.devices)
         network = phase.network.shaped() if phase.network is not None else None
@@ -369,8 +370,8 @@ class Simulation:
     # The end
 
     async def _drain(self, checks: ServerChecks, sender: Sender) -> None:
-        """Everybody is back and hears well, until nothing is under way any more and both ledgers have their last word,
-        or `settle` has passed."""
+        """Wait until nothing is under way, with all devices back and listening; it ends when both ledgers have the last
+        word, or `settle` has passed."""
         self._watcher.phase("settle", "everybody is back; until nothing is under way any more")
         deadline = time.monotonic() + self._scenario.settle
         self._set_up(Phase.model_validate({"name": "settle"}))

@@ -13,7 +13,7 @@ from client_sim.simulator import report_terms
 from client_sim.simulator.simulation_report import Sample
 
 LINE_SECONDS = 10
-"""Between two lines in a log."""
+"""The time between two lines in a log."""
 TREND = "▁▂▃▄▅▆▇█"
 TREND_SECONDS = 60
 MIB_BYTES = 1024**2
@@ -70,7 +70,7 @@ class Progress(SilentWatcher):
             self._line("  " + "  ".join(" ".join(pair) for pair in self._figures(sample)))
 
     def _line(self, words: str) -> None:
-        """Of a log: as long as it is."""
+        """Print a line to a log, as long as it is."""
         self._console.print(_text(words), highlight=False, soft_wrap=True)
 
     def _figures(self, sample: Sample) -> list[tuple[str, str]]:

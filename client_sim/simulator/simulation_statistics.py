@@ -93,7 +93,7 @@ class Statistics:
         self._devices = devices
         self._began = 0.0
         self._here_since = array("d", [0.0]) * devices
-        """When the scenario last let each device come back; never, while it keeps it away."""
+        """The time since which the scenario lets each device be there; infinite while it keeps one away."""
         self._intended = array("d")
         self._delivery = Latencies()
         self._request = Latencies()
@@ -113,7 +113,7 @@ class Statistics:
         self._first_push: tuple[float, float] | None = None
         """Processor seconds of server and simulated devices when the first push was sent."""
         self._last_push: tuple[float, float] | None = None
-        """The same when nothing was under way any more."""
+        """Processor seconds of both when nothing was under way any more."""
         self._bytes_per_device: int | None = None
         self._arrived = self._arrived_simulated = 0
         self._busy_worker = 0.0
@@ -290,7 +290,7 @@ class Statistics:
         )
 
     def _doubts(self, resources: Resources) -> list[str]:
-        """Where what was measured is the simulator rather than the server."""
+        """Warn where the simulator was measured rather than the server."""
         doubts = []
         remedy = "spread the fleet with --processes, or simulate from another machine."
         if self._busy_worker >= BUSY_CORES:
@@ -335,7 +335,7 @@ def host() -> Host:
 
 
 def _percentile(values: Sequence[float], share: float) -> float | None:
-    """Of ascending seconds, in milliseconds."""
+    """A percentile in milliseconds, of ascending seconds."""
     if not values:
         return None
     return round(values[max(0, ceil(share * len(values)) - 1)] * 1000, 3)

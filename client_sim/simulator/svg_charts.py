@@ -27,7 +27,7 @@ LETTER_WIDTH_UNITS = 6.4
 TIME_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 TIME_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 TIME_INTERVALS = 5
-"""At most: `150 min` in a phone's letters is a seventh of the width."""
+"""The most intervals of a time axis: `150 min` in a phone's letters is a seventh of the width."""
 
 Point = tuple[float, float | None]
 Tick = tuple[float, str]

@@ -51,7 +51,7 @@ def print_report(report: SimulationReport, console: Console, files: Sequence[Pat
 
 
 def _truth(report: SimulationReport) -> Table:
-    """What happened at the left, what must not at the right."""
+    """The table with what happened at the left, and what must not at the right."""
     table = _table()
     for justify in ("left", "right", "left", "right"):
         table.add_column(justify=justify)

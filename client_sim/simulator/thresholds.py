@@ -156,7 +156,7 @@ class Rule:
         return Threshold(text=self.text, actual=self._formatted(value), passed=passed)
 
     def _formatted(self, value: float) -> str:
-        """In the bound's unit, and with as many digits as show on which side of the bound it is."""
+        """The value in the bound's unit, with as many digits as show on which side of the bound it is."""
         factor = UNITS[METRICS[self.metric].quantity][self.unit]
         shown, bound = value / factor, self.bound / factor
         decimals = 0 if shown == round(shown) else max(0, 2 - math.floor(math.log10(abs(shown))))

@@ -30,7 +30,7 @@ class Worker:
     indexes: frozenset[int]
     paho: bool
     last: Observation = field(default_factory=Observation)
-    """What it said last."""
+    """The worker's last observation."""
 
 
 class WorkerPool:
