@@ -1,1 +1,1 @@
-"""Who may get a push, and when."""
+"""Rules about people: targets, consent, channels, caps, quiet hours."""

@@ -1,4 +1,4 @@
-"""Which devices a list is asked for: conditions that all hold, as SQL over the table `device`."""
+"""Filters for lists of devices: conditions that all hold, as SQL over the table `device`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gateway.delivery_states import IS_WAITING
 
 @dataclass(slots=True, frozen=True)
 class DeviceFilter:
-    """None: no condition. Times are server time in milliseconds."""
+    """Conditions on the devices of a list; None: no condition. Times are server time in milliseconds."""
 
     online: bool | None = None
     tag: str | None = None
@@ -25,8 +25,10 @@ class DeviceFilter:
     """Whether a push waits for it or is in flight to it."""
 
     def conditions(self, online: Iterable[int]) -> tuple[str, list[Any]]:
-        """What follows `WHERE ..`, beginning with ` AND` if anything does, and its parameters. `online`: the numbers of
-        the devices that are connected."""
+        """SQL that follows `WHERE ..`, with a leading ` AND` if there is any, and its parameters.
+
+        `online`: the numbers of the devices that are connected.
+        """
         parts: list[str] = []
         parameters: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""How many devices an app may have enrolled: a share of the disk, and of what looks at all devices.
+"""Quota of enrolled devices: an app has a share of the disk, and of all work that walks the devices.
 
 The counts are in memory: to count a million rows takes longer than to enrol a device. Everything runs on the loop.
 """
@@ -22,7 +22,10 @@ LOG_MS = 60_000
 
 
 class EnrolmentQuota:
-    """`clock_ms` gives server time in milliseconds."""
+    """Counts the enrolled devices of every app against DEVICES_OF_APP. Loop.
+
+    `clock_ms` gives server time in milliseconds.
+    """
 
     def __init__(self, clock_ms: Callable[[], int]) -> None:
         self._clock_ms = clock_ms
@@ -33,7 +36,7 @@ class EnrolmentQuota:
         """Devices that were not enrolled, for metrics."""
 
     async def load(self, database: Database) -> None:
-        """Before the first request."""
+        """Count the devices that are enrolled; before the first request."""
 
         def read(connection: sqlite3.Connection) -> list[tuple[int, int]]:
             return connection.execute(
@@ -43,7 +46,7 @@ class EnrolmentQuota:
         self._devices.update(dict(await database.read(read)))
 
     def reserve(self, app_no: int, wanted: int) -> int:
-        """How many of so many devices may be enrolled; they count from now on, and are given back if they are not."""
+        """Reserve up to `wanted` enrolments; how many there are. Release those that do not come about."""
         granted = max(min(wanted, DEVICES_OF_APP - self._devices[app_no]), 0)
         self._devices[app_no] += granted
         if granted < wanted:
@@ -55,7 +58,7 @@ class EnrolmentQuota:
         return granted
 
     def release(self, app_no: int, count: int) -> None:
-        """So many were not enrolled after all, or have been removed."""
+        """Release enrolments that did not come about, or whose devices have been removed."""
         self._devices[app_no] -= count
 
 

@@ -1,4 +1,4 @@
-"""When a person may be disturbed: quiet hours in their own time zone, and how often within an hour, a day, a week.
+"""Frequency of alerts: quiet hours in a person's own time zone, and caps within an hour, a day, a week.
 
 Pure functions of times. Everything is milliseconds of server time (Unix epoch, UTC), except quiet hours, which are what
 the clock on the wall says: `HH:MM`, the end excluded, over midnight if the end is the earlier one. On the night when
@@ -72,7 +72,7 @@ class Cap(_Strict):
 
 
 class Caps(_Strict):
-    """How many alerts a device gets, and what becomes of more."""
+    """Limits of alerts to a device, and what becomes of more."""
 
     limits: Annotated[list[Cap], Field(min_length=1, max_length=3)]
     """One to three limits; an alert must be within all of them."""
@@ -82,7 +82,7 @@ class Caps(_Strict):
 
 
 def is_quiet(hours: Hours, zone: str, now_ms: int) -> bool:
-    """Whether the clock on the wall is within the hours."""
+    """Whether the clock on the wall is within the hours. `now_ms` is wall time."""
     wall = datetime.fromtimestamp(now_ms / 1000, ZoneInfo(zone)).strftime("%H:%M")
     if hours.start < hours.end:
         return hours.start <= wall < hours.end
@@ -131,12 +131,12 @@ def _change(tz: ZoneInfo, first: int, last: int) -> int | None:
 
 
 def quiet_until(hours: Hours, zone: str, now_ms: int) -> int | None:
-    """The end of the quiet hours that `now_ms` is in; None if it is in none."""
+    """The end of the quiet hours that `now_ms` is in; None if it is in none. Wall time in milliseconds."""
     return _quiet_until(hours, zone, now_ms // MINUTE_MS)
 
 
 def free_at(limits: Iterable[Cap], uses: Sequence[int], now_ms: int) -> int | None:
-    """When there is room for one more beside these `uses` (times, in order); None if there is now."""
+    """The time at which the limits allow one more beside these `uses` (times, in order); None if they do now."""
     latest: int | None = None
     for cap in limits:
         if len(uses) >= cap.count:

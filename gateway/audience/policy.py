@@ -1,4 +1,4 @@
-"""What an app lets be sent to people: its policy and its channels, as its operator sets them.
+"""Policy and channels of an app, as its operator sets them: the rules for pushes to people.
 
 Rules are immutable and swapped whole: the loop and the writer thread may look at them at any time. They are kept in
 memory for every app (a few hundred bytes each), because every push is checked by them.
@@ -39,7 +39,7 @@ class _Strict(DescribedModel):
 
 
 class WhenDenied(_Strict):
-    """What a device whose person denied consent still gets. It never gets an `alert`."""
+    """Kinds of pushes that still go to a device whose person denied consent. It never gets an `alert`."""
 
     in_app: Verdict = "allow"
     """Pushes of kind `in_app`: `allow`, or `suppress` (they end `suppressed`, reason `no_consent`)."""
@@ -50,7 +50,7 @@ class WhenDenied(_Strict):
 
 
 class ConsentPolicy(_Strict):
-    """What the consent of a person means for pushes."""
+    """Meaning of a person's consent for pushes."""
 
     unknown: Verdict = "allow"
     """Alerts to devices whose person has not answered: `allow`, or `suppress` (they end `suppressed`, reason
@@ -60,7 +60,7 @@ class ConsentPolicy(_Strict):
 
 
 class CriticalPolicy(_Strict):
-    """How often critical pushes may pass other rules."""
+    """Limit of critical pushes that may pass other rules."""
 
     per_day: Annotated[int, Field(ge=0, le=1_000)] = 10
     """Critical pushes to a device in any 24 hours that may pass a muted channel, a cap or quiet hours, 0 to 1,000,
@@ -124,6 +124,8 @@ class NewChannel(ChannelFields):
 
 
 class Channel(NamedTuple):
+    """A channel of an app, with the times at which it was made and changed (milliseconds)."""
+
     fields: ChannelFields
     created_at: int
     updated_at: int
@@ -131,7 +133,7 @@ class Channel(NamedTuple):
 
 @dataclass(slots=True, frozen=True)
 class Rules:
-    """Of one app."""
+    """The rules of one app: its policy and its channels."""
 
     policy: Policy = field(default_factory=Policy)
     channels: Mapping[str, Channel] = field(default_factory=dict)
@@ -149,7 +151,7 @@ class Rules:
         return found.fields.quiet_hours if found is not None and found.fields.quiet_hours else self.policy.quiet_hours
 
     def caps(self, channel: str | None) -> Caps | None:
-        """Of the channel alone."""
+        """Caps of the channel alone; None if it has none."""
         found = self.channels.get(channel) if channel is not None else None
         return found.fields.caps if found is not None else None
 
@@ -165,8 +167,11 @@ class Rules:
     def suppression_reason(
         self, kind: str, channel: str | None, priority: int, consent: str, choices: Mapping[str, bool]
     ) -> Literal["no_consent", "channel_muted"] | None:
-        """Why a push is not for this device; None when it is, or when it is critical and passes what is muted, which is
-        checked at hand-over. `choices`: the person's, by channel."""
+        """The reason to keep a push from this device; None to let it through.
+
+        None as well for a critical push that passes what is muted, which is checked at hand-over. `choices`: the
+        person's, by channel.
+        """
         if consent in self.policy.blocked(kind):
             return "no_consent"
         return "channel_muted" if priority != CRITICAL and self.is_muted(kind, channel, choices) else None
@@ -179,11 +184,13 @@ DEFAULT = Rules()
 
 
 class PolicyStore:
-    """Policies and channels of all apps, in memory and in the ledger. `clock_ms` gives server time in milliseconds."""
+    """Policies and channels of all apps, in memory and in the ledger. Loop.
+
+    `clock_ms` gives server time in milliseconds. `on_changed` is called with the app number when the rules of an app
+    have changed: what waits is checked anew.
+    """
 
     def __init__(self, *, database: Database, clock_ms: Callable[[], int], on_changed: Callable[[int], None]) -> None:
-        """`on_changed` is called with the app number when the rules of an app have changed: what waits is checked
-        anew."""
         self._database = database
         self._clock_ms = clock_ms
         self._rules: dict[int, Rules] = {}
@@ -198,7 +205,7 @@ class PolicyStore:
         everything that waits has been put under them (`delivery/rule_changes`)."""
 
     async def load(self) -> None:
-        """Before the first push."""
+        """Read all policies and channels; before the first push."""
 
         def read(connection: sqlite3.Connection) -> None:
             for app_no, content in connection.execute("SELECT app_no, content FROM app_policy"):
@@ -237,7 +244,7 @@ class PolicyStore:
         return app_no in self.restricted or self.of(app_no).policy.consent.unknown == "suppress"
 
     def guarded(self) -> list[int]:
-        """The apps of which that is so."""
+        """The apps of which some push may have to be kept from somebody."""
         return [app_no for app_no in self.restricted.union(self._rules) if self.is_guarded(app_no)]
 
     def has_frequency_limits(self, app_no: int) -> bool:
@@ -246,11 +253,14 @@ class PolicyStore:
         return app_no in self.timed or any(map(rules.has_frequency_limits, (None, *rules.channels)))
 
     def apps_with_frequency_limits(self) -> list[int]:
-        """The apps of which that is so."""
+        """The apps whose alerts may have to wait."""
         return [app_no for app_no in self.timed.union(self._rules) if self.has_frequency_limits(app_no)]
 
     def apps_limited_at_hand_over(self) -> set[int]:
-        """The apps of which some push may be: an alert that may have to wait, or a critical one that somebody muted."""
+        """The apps of which some push may be checked at hand-over.
+
+        That is an alert that may have to wait, or a critical push that somebody has muted.
+        """
         return self.restricted.union(self.apps_with_frequency_limits())
 
     def is_limited(self, app_no: int, kind: str, channel: str | None) -> bool:
@@ -284,21 +294,21 @@ class PolicyStore:
         return self.policy(app_no)
 
     def channels(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
-        """By id."""
+        """A page of the app's channels, by id."""
         found = self.of(app_no).channels
         later = [channel_id for channel_id in found if channel_id > (cursor or "")]
         items = [_described(channel_id, found[channel_id]) for channel_id in later[:limit]]
         return {"items": items, "next_cursor": later[limit - 1] if len(later) > limit else None}
 
     def channel(self, app_no: int, channel_id: str) -> dict[str, Any]:
-        """Raises Problem 404."""
+        """One channel, as the API shows it. Raises Problem 404."""
         found = self.of(app_no).channels.get(channel_id)
         if found is None:
             raise _unknown(channel_id)
         return _described(channel_id, found)
 
     async def add_channel(self, app_no: int, new: NewChannel) -> dict[str, Any]:
-        """Raises Problem 409, 422."""
+        """Store a new channel. Raises Problem 409, 422."""
         if new.id in self.of(app_no).channels:
             raise problem("channel_exists", f"there is a channel {new.id!r}; change it with PATCH")
         if len(self.of(app_no).channels) >= MAX_CHANNELS:
@@ -308,7 +318,7 @@ class PolicyStore:
         return await self._store(app_no, new.id, Channel(fields, now_ms, now_ms))
 
     async def change_channel(self, app_no: int, channel_id: str, merged: ChannelFields) -> dict[str, Any]:
-        """Raises Problem 404."""
+        """Store the changed fields of a channel. Raises Problem 404."""
         before = self.of(app_no).channels.get(channel_id)
         if before is None:
             raise _unknown(channel_id)
@@ -326,7 +336,7 @@ class PolicyStore:
         return _described(channel_id, channel)
 
     async def remove_channel(self, app_no: int, channel_id: str) -> None:
-        """Pushes may go on naming it, and people's choices about it stay. Raises Problem 404."""
+        """Remove a channel. Pushes may go on naming it, and people's choices about it stay. Raises Problem 404."""
         if channel_id not in self.of(app_no).channels:
             raise _unknown(channel_id)
         number = await self._write(app_no, "DELETE FROM channel WHERE app_no = ? AND id = ?", (app_no, channel_id))

@@ -1,4 +1,4 @@
-"""Which time zones there are: IANA names, of the system or of the `tzdata` package."""
+"""Time zones: IANA names, of the system or of the `tzdata` package."""
 
 from __future__ import annotations
 

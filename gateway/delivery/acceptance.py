@@ -83,6 +83,8 @@ CONSIDERATE_MS = 1_000
 
 @dataclass(slots=True, frozen=True)
 class Limits:
+    """Limits of what is accepted."""
+
     max_payload: int
     """Bytes of a wire payload."""
     mailbox_deliveries: int
@@ -92,7 +94,7 @@ class Limits:
 
 @dataclass(slots=True, frozen=True)
 class _Stored:
-    """What an operation has to tell the loop."""
+    """Result of an operation, for the loop."""
 
     losers: list[int]
     """Handles of earlier deliveries that ended by it."""
@@ -105,10 +107,11 @@ _NOT_STORED = "this line was not stored, others before it were; send it again"
 
 
 class Acceptance:
-    """Stores pushes and gives them to the mailbox. `clock_ms` gives server time in milliseconds.
+    """Stores pushes and hands them over after the commit. Loop.
 
-    `storage_left` says whether the disk has room to accept more; it keeps a reserve, so that deliveries already
-    accepted can still be recorded when new ones are refused with 507.
+    `clock_ms` gives server time in milliseconds. `storage_left` says whether the disk has room to accept more; it keeps
+    a reserve, so that deliveries already accepted can still be recorded when new ones are refused with 507.
+    `on_remembered` is called for each answer that is kept with its idempotency key: the app, and about how many bytes.
     """
 
     def __init__(
@@ -127,8 +130,6 @@ class Acceptance:
         attachments: Attachments,
         on_remembered: Callable[[int, int], None],
     ) -> None:
-        """`on_remembered` is called for each answer that is kept with its idempotency key: the app, and about how many
-        bytes."""
         self._attachments = attachments
         self._numbers = numbers
         self._alert_limiter = alert_limiter
@@ -174,7 +175,7 @@ class Acceptance:
     async def accept_many(
         self, app: AppRef, submissions: Iterable[Submission | Problem]
     ) -> list[AcceptedPush | Problem]:
-        """Store many, slice by slice; the answers in order, after the last commit. A problem is its own answer.
+        """Store many pushes, slice by slice; the answers in order, after the last commit. A problem is its own answer.
 
         `submissions` may be made while they are read: that goes on while the slice before is being stored. Raises only
         when nothing was stored; what fails later is the answer of those that were not.
@@ -233,7 +234,7 @@ class Acceptance:
         return answers
 
     def _has_others(self) -> bool:
-        """Does somebody send pushes one by one, for whom a batch should make room?"""
+        """Whether somebody sends pushes one by one, for whom a batch should make room."""
         return self._clock_ms() - self._single_at < CONSIDERATE_MS
 
     def _checked(self, app: AppRef, submission: Submission) -> PendingPush | Problem:
@@ -243,7 +244,8 @@ class Acceptance:
             return refusal
 
     def _pending(self, app: AppRef, submission: Submission) -> PendingPush:
-        """Raises Problem; with a key the pending push has it, since what it was answered before comes first."""
+        """Check a submission. Raises Problem; with a key the pending push has it, since what it was answered before
+        comes first."""
         try:
             fetch_from = self._attachments.refer(app.no, submission.request)
             return pending_push(app, submission, self._limits.max_payload, fetch_from)
@@ -270,7 +272,7 @@ class Acceptance:
             self._timers.call_soon(self._submit)
 
     async def _refuse_new(self, pending_pushes: list[PendingPush]) -> None:
-        """The disk is full: what was accepted before under its key is answered again, the rest is refused."""
+        """Answer again what was accepted before under its key, and refuse the rest: the disk is full."""
         now_ms = self._clock_ms()
 
         def read(connection: sqlite3.Connection) -> None:
@@ -415,7 +417,7 @@ class Acceptance:
     def _known_preferences(
         self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]
     ) -> dict[int, dict[int, tuple[str, str]]]:
-        """What the listed devices of each app want, where that may be less than everything."""
+        """Preferences of the listed devices of each app, where they may be less than everything. Writer thread."""
         found: dict[int, dict[int, tuple[str, str]]] = {}
         for app_no, numbers in known.items():
             if self._policies.is_guarded(app_no):
@@ -424,7 +426,7 @@ class Acceptance:
         return found
 
     def _unwanted(self, pending: PendingPush, preferences: dict[int, dict[int, tuple[str, str]]]) -> dict[int, str]:
-        """Of the listed devices those that do not want it, with the reason."""
+        """The listed devices that do not want the push, with the reason. Writer thread."""
         of_app = preferences.get(pending.app.no)
         if not of_app:
             return {}

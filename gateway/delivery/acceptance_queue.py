@@ -1,4 +1,4 @@
-"""What waits to be accepted: pushes to few devices together, those to many a few at a time, apps in turn.
+"""The queue of acceptance: pushes to few devices together, those to many a few at a time, apps in turn.
 
 One operation of the writer stores what `take` gives. A push to one device takes 20 us of it, one to ten thousand a
 tenth of a second, and some of those together would keep everybody waiting. So pushes to few devices and the rest have
@@ -36,6 +36,8 @@ class PushBatch:
 
 
 class AcceptanceQueue:
+    """Pushes that wait to be stored, in the order in which operations store them. Loop."""
+
     def __init__(self) -> None:
         self._few: deque[PushBatch] = deque()
         self._many: dict[int, deque[PushBatch]] = {}
@@ -50,13 +52,13 @@ class AcceptanceQueue:
         return bool(self._few or self._many)
 
     def deliveries(self, pending: PendingPush) -> int:
-        """How many a push will have, as far as that is known."""
+        """Count the deliveries that a push will have, as far as that is known."""
         if pending.listed is not None:
             return len(pending.listed)
         return self._selected.get((pending.app.no, pending.request.target.tag), OPERATION_DELIVERIES)
 
     def stored(self, pending_pushes: Iterable[PendingPush]) -> None:
-        """Learn how many devices were selected."""
+        """Learn how many devices the stored pushes have selected."""
         for pending in pending_pushes:
             if pending.listed is None and pending.push_no:
                 if len(self._selected) >= MAX_SELECTIONS:
@@ -71,7 +73,10 @@ class AcceptanceQueue:
             self._many.setdefault(pending_pushes[0].app.no, deque()).append(batch)
 
     def next_batches(self, behind: Container[int] = ()) -> list[PushBatch]:
-        """What one operation stores next; nothing if nothing waits, or only pushes to many devices of `behind` apps."""
+        """Take the batches that the next operation stores.
+
+        None if nothing waits, or only pushes to many devices of `behind` apps.
+        """
         app_no = next((app_no for app_no in self._many if app_no not in behind), None)
         if self._few and (self._few_are_next or app_no is None):
             self._few_are_next = False

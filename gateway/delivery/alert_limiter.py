@@ -1,5 +1,4 @@
-"""The alert limiter: what limits how often and when a person is disturbed, checked when an alert is handed over and not
-before.
+"""The alert limiter: caps, quiet hours and mutes, checked when an alert is handed over and not before.
 
 An alert under such rules, or a critical push for those who have muted its channel, is stored as *limited*
 (`Delivery.not_before`), and nothing else is: fan-out and mailbox reader leave it alone, and
@@ -73,6 +72,8 @@ class Alert(NamedTuple):
 
 
 class Use(NamedTuple):
+    """An alert that a person was sent; `at` in milliseconds."""
+
     push_no: int
     channel: str | None
     at: int
@@ -80,7 +81,7 @@ class Use(NamedTuple):
 
 @dataclass(slots=True)
 class Person:
-    """Whom it is for, and what they were sent lately."""
+    """A device's person: their rules and choices, and the alerts that they were sent lately."""
 
     app_no: int
     rules: Rules
@@ -96,7 +97,7 @@ class Person:
 
 @dataclass(slots=True)
 class Decision:
-    """`reason` None: let it through. `until`: check it again then; None with a reason: it ends."""
+    """Result of a check. `reason` None: let it through. `until`: check it again then; None with a reason: it ends."""
 
     reason: str | None = None
     until: int | None = None
@@ -105,7 +106,7 @@ class Decision:
 
 
 def check_alert(alert: Alert, person: Person, now_ms: int) -> Decision:
-    """What the rules say of an alert for a person at this moment."""
+    """Decide by the rules whether an alert may reach a person at this moment."""
     limit = _limit_on(alert, person, now_ms)
     rationed = (
         alert.priority == CRITICAL
@@ -159,7 +160,7 @@ def _free_at(caps: Caps, alert: Alert, person: Person, of_channel: bool, now_ms:
 
 @dataclass(slots=True)
 class _Checked:
-    """What an operation has to tell the loop."""
+    """Result of an operation, for the loop."""
 
     passed: dict[int, list[int]] = field(default_factory=dict)
     """Device number -> push numbers, in mailbox order."""
@@ -176,7 +177,10 @@ class _Checked:
 
 
 class AlertLimiter:
-    """`clock_ms` gives server time in milliseconds."""
+    """Hands limited deliveries over when the app's and the person's rules allow them. Loop.
+
+    `clock_ms` gives server time in milliseconds.
+    """
 
     def __init__(
         self,
@@ -210,7 +214,7 @@ class AlertLimiter:
         self._under_way = self._scheduled = False
 
     async def load(self) -> None:
-        """Before the first connection, and before what has not been put under new rules yet is put there."""
+        """Learn whether any delivery is limited; before the first connection, and before `RuleChanges.recover`."""
         found = await self._database.read(
             lambda connection: connection.execute(
                 "SELECT EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_gated"
@@ -222,7 +226,7 @@ class AlertLimiter:
         )
 
     def add(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
-        """A limited push was accepted for these."""
+        """Take a limited push that was accepted for these devices."""
         self._ledger.limited = True
         here = [device_no for device_no in devices if self._hand_over.is_taking(device_no)]
         if not ttl:
@@ -239,14 +243,15 @@ class AlertLimiter:
         return list(self._act_now)
 
     def add_muted(self, push_no: int, devices: Sequence[int], ttl: int) -> None:
-        """A critical push was accepted for these, who have muted its channel. It keeps its place in the mailbox."""
+        """Take a critical push that was accepted for devices which have muted its channel. It keeps its place in the
+        mailbox."""
         if ttl:
             self._hand_over.read_again(devices)
         else:
             self.add(push_no, devices, ttl)
 
     def check(self, devices: Iterable[int]) -> None:
-        """Check what waits for these, soon. Those that are not connected are checked when they come."""
+        """Check soon what waits for these devices. Those that are not connected are checked when they come."""
         if not self._ledger.limited:
             return
         self._due.update(dict.fromkeys(devices))
@@ -255,13 +260,13 @@ class AlertLimiter:
             self._timers.call_soon(self._check_due)
 
     def ready(self, device_no: int, first: bool) -> None:
-        """It can take pushes; for the `first` time on this connection, or again."""
+        """Check the deliveries of a device that can take pushes, for the `first` time on this connection or again."""
         if first or device_no in self._full:
             self._full.discard(device_no)
             self.check((device_no,))
 
     def tick(self) -> None:
-        """Look at those whose time has come. Called a few times a second."""
+        """Check the devices whose time has come. Called a few times a second."""
         now_ms = self._clock_ms()
         due = []
         while self._later and self._later[0][0] <= now_ms:
@@ -273,7 +278,7 @@ class AlertLimiter:
             self.check(due)
 
     def zone_changed(self, device_no: int) -> None:
-        """Its person's clock shows another time now."""
+        """Check a device's deliveries again: its time zone is another one."""
         if self._ledger.limited:
             now_ms = self._clock_ms()
             self._database.submit(
@@ -283,12 +288,12 @@ class AlertLimiter:
             )
 
     def rules_changed(self, app_no: int) -> None:
-        """What waits in the app is about to be put under new rules (`rule_changes`)."""
+        """Expect limited deliveries of an app: what waits is about to be put under new rules (`rule_changes`)."""
         if app_no in self._policies.apps_limited_at_hand_over():
             self._ledger.limited = True
 
     def check_app(self, app_no: int) -> None:
-        """It has been put there: check what may be handed over now."""
+        """Check what may be handed over now that an app's deliveries have been put under new rules."""
         if self._ledger.limited:
             self.check(self._connections.online_devices(app_no))
 
@@ -327,7 +332,10 @@ class AlertLimiter:
     def check_in_place(
         self, connection: sqlite3.Connection, devices: list[int], now_ms: int
     ) -> tuple[dict[int, list[int]], list[int]]:
-        """On the writer thread, while mailboxes are read."""
+        """Check the muted critical deliveries of devices whose mailboxes are being read. Writer thread.
+
+        Answers device number -> push numbers that are let through, in order, and the handles of those that ended.
+        """
         checked = check_rows(
             connection, devices, self._policies, self._ledger.is_sent, self._digests, now_ms, in_place=True
         )
@@ -356,7 +364,7 @@ class AlertLimiter:
         self.check(checked.again)
 
     def _end_missed(self, devices: Iterable[int]) -> None:
-        """What is now or never, has been checked for these devices (or they left), and was not handed over."""
+        """End pushes of ttl 0 that were checked for these devices (or they left) and not handed over."""
         if not self._act_now:
             return
         missed = []
@@ -395,8 +403,10 @@ class AlertLimiter:
 def mark_changed_rows(
     connection: sqlite3.Connection, app_no: int, parts: Iterable[PushPart], policies: PolicyStore, now_ms: int
 ) -> None:
-    """Have what waits of some pushes checked at hand-over if a rule of the app may hold it, and anew if it was checked
-    before. What no rule may hold is left alone: it would lose its place."""
+    """Mark what waits of some pushes to be checked at hand-over, if a rule of the app may hold it. Writer thread.
+
+    What was checked before is checked anew. What no rule may hold is left alone: it would lose its place.
+    """
     for part in parts:
         if part.kind == "alert" or (part.kind == "in_app" and part.priority == CRITICAL):
             limit = policies.is_limited(app_no, part.kind, part.channel)
@@ -415,7 +425,7 @@ def check_rows(
     now_ms: int,
     in_place: bool = False,
 ) -> _Checked:
-    """Check what waits for these devices. What is let through is counted, the rest ended or deferred.
+    """Check what waits for these devices: count what is let through, end or defer the rest. Writer thread.
 
     `in_place`: only what no cap and no quiet hours may hold back, which is critical and muted: it is let through or
     ends, and keeps its place among what else is critical (`mailbox_reader`). Otherwise only the rest.
@@ -510,9 +520,11 @@ def check_rows(
 def _digest_groups(
     rows: Iterable[Sequence[Any]], persons: dict[int, Person], is_sent: Callable[[int, int], bool], now_ms: int
 ) -> dict[tuple[int, str | None], list[int]]:
-    """(device, channel) -> the pushes that go as one digest when there is room: those that are due, if a cap says so
-    and has held one of them back. What is critical goes by itself, and so does what was let through before: it counts
-    already, and may have arrived."""
+    """Group by (device, channel) the pushes that go as one digest when there is room.
+
+    Those are the ones that are due, if a cap says so and has held one of them back. What is critical goes by itself,
+    and so does what was let through before: it counts already, and may have arrived.
+    """
     groups: dict[tuple[int, str | None], list[int]] = defaultdict(list)
     limit: set[tuple[int, str | None]] = set()
     for device_no, push_no, not_before, kind, channel, priority, ttl, expires_at in rows:

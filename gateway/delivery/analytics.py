@@ -1,4 +1,4 @@
-"""What became of pushes, counted as it happens: targeted, eligible, delivered, displayed, opened, acted.
+"""Analytics of pushes, counted as things happen: targeted, eligible, delivered, displayed, opened, acted.
 
 Nothing is counted on the hot path: the ledger notes the numbers of pushes of which something has changed, and a few
 times a second those are counted anew, set by set, on the writer thread between other operations. A push of more than
@@ -94,7 +94,10 @@ By = Literal["channel", "tag", "hour"]
 
 
 class Analytics:
-    """`clock_ms` gives server time in milliseconds."""
+    """Counts what becomes of pushes and answers the sums. Loop.
+
+    `clock_ms` gives server time in milliseconds.
+    """
 
     def __init__(
         self, *, database: Database, ledger: Ledger, policies: PolicyStore, clock_ms: Callable[[], int], timers: Timers
@@ -126,7 +129,7 @@ class Analytics:
         """Held while a large push is counted: a later count must not be replaced by an earlier one."""
 
     async def load(self) -> None:
-        """After a restart."""
+        """Find the pushes that were not counted before a restart."""
         numbers, is_known = await self._database.read(uncounted_pushes)
         if not is_known:
             log.info("what had not been counted before the restart is not known: the newest pushes are counted anew")
@@ -170,7 +173,7 @@ class Analytics:
         self._database.submit(operation, on_commit, on_error)
 
     def _start_counting(self, reached: CountedTo) -> None:
-        """What changed up to a position has been noted, since callbacks come in the order of the operations."""
+        """Start to count what has changed up to a position: callbacks come in the order of the operations."""
         self._reading_position = False
         self._position = reached
         self._aged |= self._ledger.changed
@@ -198,8 +201,10 @@ class Analytics:
             await asyncio.sleep(pause)
 
     async def catch_up(self, push_no: int | None = None) -> int:
-        """Count everything that has changed until now, of one push; or of all, as far as SETTLE_SECONDS allow. How many
-        pushes are left, which are counted later."""
+        """Count everything that has changed until now, of one push or of all; how many pushes are left for later.
+
+        Of all as far as CATCH_UP_SECONDS allow.
+        """
         self._ledger.flush()
         await self._database.write(lambda connection: None)  # what was flushed is called back
         # And what is being counted: it may have been read before its last change.
@@ -218,7 +223,7 @@ class Analytics:
         return len(changed)
 
     async def _count_asked(self, changed: set[int], deadline: float | None) -> None:
-        """What there was no time for is left in `changed`."""
+        """Count changed pushes until the deadline; the rest is left in `changed`."""
         while changed and (deadline is None or time.monotonic() < deadline):
             some = [changed.pop() for _ in range(min(len(changed), COUNTED_PUSHES))]
             try:
@@ -260,7 +265,7 @@ class Analytics:
             self._on_reader.remove(push_no)
 
     async def of_push(self, app_no: int, push_id: str) -> dict[str, Any]:
-        """Raises Problem 404, 410."""
+        """The funnel of one push. Raises Problem 404, 410."""
         push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
@@ -281,7 +286,7 @@ class Analytics:
         return {"push_id": push_id, **_described(tally), "counted_at": rfc3339(self._clock_ms())}
 
     async def by(self, app_no: int, by: By, since: int | None, until: int | None) -> dict[str, Any]:
-        """One item per channel, tag or hour of the day, of pushes accepted from `since` to before `until` (ms).
+        """Sums by channel, tag or hour of the day, of pushes accepted from `since` to before `until` (ms).
 
         `limited`: there may be more tags than are counted, or hours before `counted_from`, for which there was no time.
         `uncounted`: so many pushes have changed since they were counted.
@@ -302,7 +307,7 @@ class Analytics:
     async def _add_up(
         self, app_no: int, by: By, since: int | None, until: int | None, deadline: float
     ) -> tuple[dict[str, Tally], bool, int | None]:
-        """The sums; whether there may be more tags; and the hour before which there was no time to read."""
+        """Add up hours: the sums; whether there may be more tags; the hour before which there was no time to read."""
         zone = ZoneInfo(self._policies.of(app_no).policy.timezone)
 
         def name_of(key: str, hour: int) -> str:

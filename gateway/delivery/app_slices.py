@@ -1,4 +1,4 @@
-"""The deliveries of an app's unfinished pushes, a slice at a time: for what has to look at all of them.
+"""Slices of the deliveries of an app's unfinished pushes, for work that visits all of them.
 
 A slice is bounded by the deliveries that it looks at, whatever their state, and by the pushes: an app may have a push
 to a million devices as well as a million pushes that have ended. Runs on the writer thread.
@@ -20,7 +20,7 @@ EVERY_DEVICE = 2**32 - 1
 
 
 class SlicePosition(NamedTuple):
-    """Everything up to this delivery has been looked at."""
+    """A position: everything up to this delivery has been visited."""
 
     push_no: int
     device_no: int
@@ -48,7 +48,7 @@ class PushPart:
 def next_slice(
     connection: sqlite3.Connection, app_no: int, after: SlicePosition
 ) -> tuple[list[PushPart], SlicePosition | None]:
-    """What comes after a position, in its order, and where to go on; None if there is no more."""
+    """Read the slice behind a position, and where to go on; None if there is no more. Writer thread."""
     rows = connection.execute(
         "SELECT no, kind, channel, priority, targeted, closed_at IS NULL FROM push INDEXED BY push_of_app"
         " WHERE app_no = ? AND no >= ? ORDER BY no LIMIT ?",
@@ -78,11 +78,11 @@ def next_slice(
 
 
 def cut(parts: Iterable[PushPart], end: SlicePosition) -> list[PushPart]:
-    """What of a slice comes up to a position."""
+    """The part of a slice up to a position."""
     here = [part for part in parts if (part.push_no, part.after) < end]
     return [replace(part, last=end.device_no) if part.push_no == end.push_no else part for part in here]
 
 
 def ranges_json(parts: Sequence[PushPart]) -> str:
-    """For `json_each`: push number, device number before the first, last device number."""
+    """Ranges for `json_each`: push number, device number before the first, last device number."""
     return json.dumps([part.range for part in parts])

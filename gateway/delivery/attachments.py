@@ -66,6 +66,8 @@ PARTIAL = ".partial"
 
 @dataclass(slots=True)
 class StoredAttachment:
+    """A file that is kept: `size` in bytes, times in milliseconds."""
+
     id: str
     content_type: str
     size: int
@@ -75,6 +77,8 @@ class StoredAttachment:
 
 @dataclass(slots=True, frozen=True)
 class AttachmentLimits:
+    """Limits of what is kept."""
+
     size: int
     """Bytes of one."""
     storage: int
@@ -82,8 +86,11 @@ class AttachmentLimits:
 
 
 class Attachments:
-    """`clock_ms` gives server time in milliseconds; `address` what devices reach this server's HTTP by (`https://host`);
-    `storage_left` says whether the disk has room to accept more."""
+    """Keeps the files that pushes refer to, and removes them when no push needs them. Loop.
+
+    `clock_ms` gives server time in milliseconds; `address` the address under which devices reach this server's HTTP
+    (`https://host`); `storage_left` says whether the disk has room to accept more.
+    """
 
     def __init__(
         self,
@@ -129,7 +136,7 @@ class Attachments:
         """Under way, by app and who reads: a device or a key."""
 
     async def load(self) -> None:
-        """After a restart: what there is, and away with what has no row."""
+        """Read the rows after a restart, and remove files without one."""
         rows = await self._database.read(
             lambda connection: connection.execute(
                 "SELECT app_no, id, content_type, size, created_at, expires_at FROM attachment"
@@ -140,7 +147,7 @@ class Attachments:
         await asyncio.to_thread(_tidy, self._folder, set(self._owners))
 
     def get(self, app_no: int, attachment_id: str) -> StoredAttachment:
-        """Raises Problem 404."""
+        """The attachment of an app. Raises Problem 404."""
         found = self._known.get((app_no, attachment_id))
         if found is None or found.expires_at <= self._clock_ms():
             raise problem("attachment_not_found", "there is no such attachment, or no longer: upload it again")
@@ -148,22 +155,22 @@ class Attachments:
 
     @property
     def uploads(self) -> int:
-        """Under way."""
+        """Uploads under way, for metrics."""
         return self._uploads.total()
 
     @property
     def downloads(self) -> int:
-        """Under way."""
+        """Downloads under way, for metrics."""
         return self._downloads.total()
 
     def downloads_of(self, reader: tuple[int, str]) -> tuple[int, int]:
-        """How many are under way of this reader's app, and of this reader (app number, device or key)."""
+        """Count the downloads under way of this reader's app, and of this reader (app number, device or key)."""
         of_app = sum(count for (app_no, _), count in self._downloads.items() if app_no == reader[0])
         return of_app, self._downloads[reader]
 
     @contextmanager
     def download(self, reader: tuple[int, str]) -> Iterator[None]:
-        """While one is under way."""
+        """Count a download while it is under way."""
         self._downloads[reader] += 1
         try:
             yield
@@ -187,8 +194,10 @@ class Attachments:
     async def store(
         self, app_no: int, content_type: str, ttl: int, length: int | None, chunks: AsyncIterator[bytes]
     ) -> tuple[StoredAttachment, bool]:
-        """Keep what arrives, for `ttl` seconds at least; whether the app did not have it. `length`: of it, if that is
-        known before. Raises Problem 413, 422, 503, 507."""
+        """Keep a file for `ttl` seconds at least; whether the app did not have it.
+
+        `length`: its bytes, if they are known before. Raises Problem 413, 422, 503, 507.
+        """
         if length is not None and length > self.limits.size:
             raise _too_large(self.limits.size)
         if not self._storage_left():
@@ -221,7 +230,7 @@ class Attachments:
             partial.unlink(missing_ok=True)
 
     def _see_room(self, app_no: int, more: int) -> None:
-        """Raises Problem 507 unless there is room for so many bytes more, of this app and of all."""
+        """Check that there is room for so many bytes more, of this app and of all. Raises Problem 507."""
         size = self.stored + self._arriving.total() + more
         of_app = self._of_app[app_no] + self._arriving[app_no] + more
         storage = self.limits.storage
@@ -295,12 +304,12 @@ class Attachments:
         return known, False
 
     async def remove(self, app_no: int, attachment_id: str) -> None:
-        """Raises Problem 404. Pushes that refer to it lead nowhere then."""
+        """Remove an attachment. Pushes that refer to it lead nowhere then. Raises Problem 404."""
         self.get(app_no, attachment_id)
         await self._forget([(app_no, attachment_id)])
 
     async def remove_expired(self) -> int:
-        """How many."""
+        """Remove what has expired; how many."""
         now_ms = self._clock_ms()
         expired = [key for key, attachment in self._known.items() if attachment.expires_at <= now_ms]
         if expired:
@@ -334,9 +343,11 @@ class Attachments:
     # -- pushes ------------------------------------------------------------------------------------------------------
 
     def refer(self, app_no: int, request: PushRequest, *, keep: bool = True) -> str | None:
-        """Have a push say where its attachments are, and with `keep` have them live as long as it; what devices fetch
-        them from (`https://host`), None if it has none. Called before the push is stored, so that this is on disk with
-        it at the latest. Raises Problem 404."""
+        """Put the addresses of attachments into a push, and with `keep` have them live as long as it.
+
+        Answers where devices fetch them from (`https://host`), None if it has none. Called before the push is stored,
+        so that this is on disk with it at the latest. Raises Problem 404.
+        """
         notification = request.notification
         if notification is None:
             return None
@@ -352,7 +363,7 @@ class Attachments:
         ours = self._url("")
 
         def referred(text: str) -> StoredAttachment | None:
-            """What it names, also by the address that the upload was answered with."""
+            """Find the attachment that a text names, also by the address that the upload was answered with."""
             if text.startswith(SCHEME):
                 if not ATTACHMENT_ID.fullmatch(text, len(SCHEME)):
                     raise problem(

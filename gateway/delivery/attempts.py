@@ -19,7 +19,7 @@ from gateway.delivery_states import IS_WAITING
 
 
 def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit: int) -> list[int]:
-    """Note that these deliveries were not taken once more; those that have reached the limit. On the writer thread."""
+    """Count one more failed attempt of these deliveries; those that have reached the limit. Writer thread."""
     listed = json.dumps(handles)
     connection.execute(
         "INSERT INTO failed_attempt (push_no, device_no, count) SELECT d.push_no, d.device_no, 1"

@@ -67,6 +67,8 @@ class CallRequest(DescribedModel):
 
 
 class Calls:
+    """Sends commands whose callers wait for the device's answer. Loop."""
+
     def __init__(self, database: Database, acceptance: Acceptance) -> None:
         self._database = database
         self._acceptance = acceptance
@@ -78,11 +80,11 @@ class Calls:
 
     @property
     def waiting(self) -> int:
-        """For metrics."""
+        """Callers that wait, for metrics."""
         return len(self._waiting)
 
     def answered(self, handles: Iterable[int]) -> None:
-        """These deliveries have an `acted` on disk."""
+        """Wake the callers of deliveries that have an `acted` on disk."""
         if self._waiting:
             for handle in handles:
                 event = self._waiting.get(handle)
@@ -90,9 +92,10 @@ class Calls:
                     event.set()
 
     async def call(self, app: AppRef, device_no: int, device_id: str, call: CallRequest) -> dict[str, Any]:
-        """`{"status": "answered" | "queued" | "ended", "push_id", "state", "reason", "result"}`.
+        """Send a command and wait for its answer.
 
-        Raises Problem like a push, and 429 when too many calls wait.
+        `{"status": "answered" | "queued" | "ended", "push_id", "state", "reason", "result"}`. Raises Problem like a
+        push, and 429 when too many calls wait.
         """
         of_app = self._of_app.get(app.no, 0)
         if len(self._waiting) >= MAX_WAITING_CALLS or of_app >= MAX_WAITING_CALLS_OF_APP:

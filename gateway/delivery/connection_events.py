@@ -72,7 +72,7 @@ _ERRORS = {
 
 @dataclass(slots=True)
 class _Change:
-    """What has happened to one device within an interval."""
+    """Connections of one device within an interval."""
 
     identity: DeviceIdentity
     was_online: bool
@@ -85,7 +85,7 @@ class _Change:
     moves: int = 0
 
     def events(self) -> Iterable[tuple[int, str, list[Any]]]:
-        """(place among all events of the interval, type, item of the log)."""
+        """Yield (place among all events of the interval, type, item of the log)."""
         stays_away = not self.was_online and not self.is_online
         kept = 1 + (stays_away or (self.was_online and self.is_online))
         flaps = {"flaps": (self.moves - kept) // 2} if self.moves > kept else {}
@@ -100,7 +100,10 @@ class _Change:
 
 
 class ConnectionEvents:
-    """`clock_ms` gives server time in milliseconds. `logged`: each device that comes or goes is a line of the log."""
+    """Gathers connections that come and go, and stores them as events. Loop.
+
+    `clock_ms` gives server time in milliseconds. `logged`: each device that comes or goes is a line of the log.
+    """
 
     def __init__(
         self,
@@ -121,12 +124,14 @@ class ConnectionEvents:
         """Connections of devices by the reason of their end, for metrics."""
 
     def connected(self, identity: DeviceIdentity, now_ms: int) -> None:
+        """Note that a device has connected at this time (ms)."""
+
         change = self._change(identity, was_online=False)
         change.connected = (now_ms, identity.peer)
         change.is_online = True
 
     def disconnected(self, identity: DeviceIdentity, connected_at: int, reason: str, detail: str) -> None:
-        """`reason` and `detail` in the broker's words."""
+        """Note that a connection since `connected_at` (ms) has ended; `reason` and `detail` in the broker's words."""
         named = REASONS.get(reason, PROTOCOL_ERROR)
         if named == PROTOCOL_ERROR and not detail:
             detail = reason
@@ -168,7 +173,7 @@ class ConnectionEvents:
 
 
 def _store(connection: sqlite3.Connection, changes: Iterable[_Change], now_ms: int) -> None:
-    """On the writer thread."""
+    """Store the events of an interval. Writer thread."""
     entries: dict[tuple[int, int, str], list[list[Any]]] = {}
     for change in changes:
         for place, event, item in change.events():

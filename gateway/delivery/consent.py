@@ -1,4 +1,4 @@
-"""What people want: consent and muted channels, from what a device says to the pushes that are kept from it.
+"""Consent and muted channels of people, from what a device says to the pushes that are kept from it.
 
 It is checked when a push is accepted, and again when a person changes their mind or the app its rules: what waits and
 is not wanted any more ends at once, so that nothing that waits need be checked when it is handed over. What was in
@@ -47,7 +47,8 @@ CONSENT_ACTIONS: dict[str, Consent] = {"consent.granted": "granted", "consent.de
 
 
 class DeviceSettings(DescribedModel):
-    """What a device says of its person's wishes. Unknown fields are ignored: a device may be newer than the server."""
+    """Consent and choices of a device's person, as the device says them. Unknown fields are ignored: a device may be
+    newer than the server."""
 
     model_config = ConfigDict(strict=True)
 
@@ -68,7 +69,7 @@ class DeviceSettings(DescribedModel):
 
 
 class TooManyChoices(Exception):
-    """Nothing was stored."""
+    """Refusal of choices that are too large; nothing was stored."""
 
 
 # -- on the writer thread ----------------------------------------------------------------------------------------------
@@ -82,9 +83,9 @@ def store_settings(
     policies: PolicyStore,
     now_ms: int,
 ) -> int | None:
-    """The highest sequence wins; without one the order of arrival. The number of the app, None if nothing changed.
+    """Store a device's settings; the number of its app, None if nothing changed. Writer thread.
 
-    Raises TooManyChoices.
+    The highest sequence wins; without one the order of arrival. Raises TooManyChoices.
     """
     row = connection.execute(
         "SELECT app_no, channels, settings_seq, consent FROM device WHERE no = ?", (device_no,)
@@ -135,8 +136,10 @@ def end_unwanted(
     is_sent: Callable[[int, int], bool],
     now_ms: int,
 ) -> tuple[list[int], set[int]]:
-    """End what waits for a device and is not wanted any more. Their handles; and those of what is in flight and not
-    wanted."""
+    """End what waits for a device and is not wanted any more. Writer thread.
+
+    Answers the handles of those that ended, and of what is in flight and not wanted.
+    """
     consent, choices = connection.execute("SELECT consent, channels FROM device WHERE no = ?", (device_no,)).fetchone()
     waiting = connection.execute(
         "SELECT d.push_no, p.kind, p.channel, d.priority FROM delivery AS d INDEXED BY delivery_mailbox"
@@ -163,7 +166,10 @@ def end_unwanted(
 def preferences_of(
     connection: sqlite3.Connection, devices: Iterable[int], everybody: bool
 ) -> dict[int, tuple[str, str]]:
-    """Device number -> consent and choices (JSON). Without `everybody` only those who want less than everything."""
+    """Read preferences: device number -> consent and choices (JSON). Writer thread.
+
+    Without `everybody` only those who want less than everything.
+    """
     less = "" if everybody else " AND (v.consent = 'denied' OR v.channels <> '{}')"
     (text,) = connection.execute(
         "SELECT json_group_array(json_array(v.no, v.consent, v.channels)) FROM json_each(?) AS wanted"
@@ -181,7 +187,7 @@ def unwanted(
     preferences: dict[int, tuple[str, str]],
     devices: Sequence[int],
 ) -> dict[int, str]:
-    """Device number -> why this push is not for it."""
+    """Device numbers that do not want this push, each with the reason."""
     found: dict[int, str] = {}
     for device_no in devices:
         preference = preferences.get(device_no)
@@ -195,7 +201,8 @@ def unwanted(
 def unwanted_selects(
     app_no: int, rules: Rules, kind: str, channel: str | None, priority: int
 ) -> list[tuple[str, str, tuple[Any, ...]]]:
-    """(reason, SELECT of device numbers, parameters): who does not want such a push. The first reason counts."""
+    """SELECTs of the devices that do not want such a push: (reason, SELECT of device numbers, parameters). The first
+    reason counts."""
     found: list[tuple[str, str, tuple[Any, ...]]] = []
     restricted = (
         "SELECT no FROM device INDEXED BY device_restricted WHERE app_no = ?"
@@ -225,7 +232,7 @@ def suppress_selected(
     priority: int,
     now_ms: int,
 ) -> int:
-    """End the new deliveries of a push to those who do not want it; how many."""
+    """End the new deliveries of a push to those who do not want it; how many. Writer thread."""
     return sum(
         suppress_rows(connection, app_no, push_no, reason, select, parameters, now_ms)
         for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority)
@@ -239,8 +246,10 @@ def end_unwanted_parts(
     is_sent: Callable[[int, int], bool],
     now_ms: int,
 ) -> tuple[list[int], set[int], SlicePosition | None]:
-    """End what waits of some pushes and is not wanted under their app's rules: as `end_unwanted`, and where to go on if
-    that was too much at once."""
+    """End what waits of some pushes and is not wanted under their app's rules. Writer thread.
+
+    Answers as `end_unwanted`, and where to go on if that was too much at once.
+    """
     pushes = {part.push_no: (part.kind, part.channel, part.priority) for part in parts}
     blocked = {consent for kind, _, _ in pushes.values() for consent in rules.policy.blocked(kind)}
     ended: dict[str, list[int]] = {}
@@ -287,7 +296,7 @@ def end_unwanted_handles(
     is_sent: Callable[[int, int], bool],
     now_ms: int,
 ) -> list[int]:
-    """End those of the handles that wait and are not wanted; which."""
+    """End those of the handles that wait and are not wanted; which. Writer thread."""
     ended: dict[str, list[int]] = {}
     for handle, app_no, kind, channel, priority, consent, choices in connection.execute(
         "SELECT handle.value, p.app_no, p.kind, p.channel, d.priority, v.consent, v.channels"
@@ -308,7 +317,11 @@ def end_unwanted_handles(
 
 
 class PreferenceStore:
-    """Stores what people want, and sees to it. `clock_ms` gives server time in milliseconds."""
+    """Stores the preferences of people, and ends what they do not want. Loop, but for `store`.
+
+    `clock_ms` gives server time in milliseconds. `on_stored` is called with the device number when what a device wants
+    is on disk.
+    """
 
     def __init__(
         self,
@@ -319,7 +332,6 @@ class PreferenceStore:
         clock_ms: Callable[[], int],
         on_stored: Callable[[int], None],
     ) -> None:
-        """`on_stored` is called with the device number when what a device wants is on disk."""
         self._database = database
         self._ledger = ledger
         self._policies = policies
@@ -329,7 +341,10 @@ class PreferenceStore:
     def store(
         self, connection: sqlite3.Connection, device_no: int, settings: DeviceSettings, source: str, now_ms: int
     ) -> tuple[list[int], set[int]]:
-        """On the writer thread: what `after_commit` is to be told. Raises TooManyChoices."""
+        """Store settings and end what they make unwanted; the arguments of `after_commit`. Writer thread.
+
+        Raises TooManyChoices.
+        """
         app_no = store_settings(connection, device_no, settings, source, self._policies, now_ms)
         if app_no is None:
             return [], set()
@@ -351,14 +366,16 @@ class PreferenceStore:
         return ended
 
     def after_commit(self, ended: list[int], in_flight: set[int]) -> None:
-        """On the loop, when that is on disk."""
+        """Note the deliveries that `store` has ended, when that is on disk."""
         self._ledger.note_ended(ended)
         if in_flight:
             self._ledger.suppress_when_lost(in_flight)
 
     def suppress_unwanted(self, handles: list[int]) -> None:
-        """End those of these deliveries that are not wanted: they were in flight when that was said, and came back. By
-        now their person may have changed their mind again."""
+        """End those of these deliveries that are not wanted: they were in flight when that was said, and came back.
+
+        By now their person may have changed their mind again.
+        """
         now_ms = self._clock_ms()
         self._ledger.submit_until_done(
             lambda connection: end_unwanted_handles(connection, handles, self._policies, self._ledger.is_sent, now_ms),
@@ -366,7 +383,7 @@ class PreferenceStore:
         )
 
     async def change(self, app_no: int, device_no: int, settings: DeviceSettings, source: str) -> None:
-        """As `store`, said over HTTP. Raises TooManyChoices."""
+        """Store settings that were sent over HTTP. Raises TooManyChoices."""
         now_ms = self._clock_ms()
         found = await self._database.write(
             lambda connection: self.store(connection, device_no, settings, source, now_ms), app_no
@@ -408,7 +425,7 @@ class PreferenceStore:
         }
 
     async def consents(self, app_no: int, device_no: int) -> list[dict[str, Any]]:
-        """The proof: every answer, the newest first."""
+        """Every answer about consent, the newest first: the proof."""
 
         def read(connection: sqlite3.Connection) -> list[Any]:
             return connection.execute(

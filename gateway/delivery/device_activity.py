@@ -1,4 +1,4 @@
-"""What is noticed about devices in passing: connected, last seen, last error.
+"""Activity of devices: connected, last seen, last error.
 
 Facts collect in memory and are written together, at most once per interval and only the newest of each kind, so that a
 mass reconnect is one statement and not ten thousand. They are not promises: a crash may forget the last second of them.
@@ -23,6 +23,11 @@ MAX_ERROR_CHARACTERS = 500
 
 
 class DeviceActivity:
+    """Gathers what devices do and writes it together. Loop.
+
+    `clock_ms` gives server time in milliseconds.
+    """
+
     def __init__(self, *, database: Writer, clock_ms: Callable[[], int], timers: Timers) -> None:
         self._database = database
         self._clock_ms = clock_ms
@@ -49,17 +54,17 @@ class DeviceActivity:
         self._schedule()
 
     def on_denied(self, identity: DeviceIdentity, text: str) -> None:
-        """A topic was refused to a device."""
+        """Count a topic that was refused to a device, and keep it as the device's last error."""
         self.denied += 1
         self.error(identity.device_no, text)
 
     def on_dropped(self, device_no: int, text: str) -> None:
-        """A device said something that was dropped."""
+        """Count a message that was dropped, and keep it as the device's last error."""
         self.dropped += 1
         self.error(device_no, text)
 
     def last_error(self, device_no: int) -> tuple[str, int] | None:
-        """The newest one that is not written yet."""
+        """The newest error of a device that is not written yet, with its time (ms)."""
         return self._errors.get(device_no)
 
     def _schedule(self) -> None:

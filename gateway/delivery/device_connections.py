@@ -93,7 +93,11 @@ class DeviceConnections:
         self._engine, self._on_ready, self._on_returned = engine, on_ready, on_returned
 
     async def recover(self) -> None:
-        """After a restart, before the first connection: what the engine still holds cannot be handed over again."""
+        """Tell the ledger what the engine still holds after a restart; before the first connection.
+
+        It is in flight and cannot be handed over again. Sessions and deliveries of devices whose removal was
+        interrupted go.
+        """
         for principal in await self._strangers():
             self._engine.remove_session(principal, lambda: None)
         now_ms = self._clock_ms()
@@ -115,7 +119,7 @@ class DeviceConnections:
                 found.sent.add(handle & DEVICE_MASK)
 
     async def _strangers(self) -> list[str]:
-        """Whose session is stored although there is no such device: it was removed, and a kill came in between."""
+        """Principals of stored sessions without a device: it was removed, and a kill came in between."""
         principals = self._engine.principals()
 
         def read(connection: sqlite3.Connection) -> list[str]:

@@ -23,7 +23,10 @@ LISTED_IDS = 50
 
 
 class Digests:
-    """Makes them, on the writer thread. It shares the numbers of pushes with acceptance (`numbers`)."""
+    """Stores digests. Writer thread.
+
+    `numbers` gives the number of a push, and is shared with acceptance.
+    """
 
     def __init__(self, numbers: PushNumbers) -> None:
         self._numbers = numbers
@@ -85,19 +88,23 @@ class Digests:
 
 
 class PushNumbers:
-    """The number of the push that was stored last, shared by those who store any; on the writer thread only."""
+    """The number of the push that was stored last, shared by those who store any. Writer thread."""
 
     def __init__(self) -> None:
         self._last: int | None = None
 
     def last(self, connection: sqlite3.Connection) -> int:
+        """The number of the last push that was stored."""
+
         return self._last if self._last is not None else last_push_no(connection)
 
     def used(self, number: int) -> None:
-        """Up to here; one that is rolled back is left out."""
+        """Note that numbers up to this one are used; one that is rolled back is left out."""
         self._last = number
 
     def assign(self, connection: sqlite3.Connection) -> int:
+        """Use the next number."""
+
         number = self.last(connection) + 1
         self.used(number)
         return number

@@ -1,4 +1,4 @@
-"""The seam between the mailbox and whatever carries its messages.
+"""The seam between deliveries and the broker that carries their messages.
 
 An engine takes a message for one device and says later what became of it; it keeps nothing it did not take. Today there
 is one, the embedded broker, called in-process: its acknowledgement is the device's own. A foreign broker would join
@@ -39,16 +39,22 @@ EngineEvents = BrokerEvents
 
 
 class Engine(Protocol):
-    """What the mailbox needs of a carrier. All calls are made on the loop's thread and return at once."""
+    """A carrier of messages, as the hand-over needs it. All calls are made on the loop and return at once."""
 
     def deliver_to(self, client_id: str) -> Callable[[Message, int], bool]:
-        """How to hand over messages, each under a handle, to a client that is connected now; good until it is not.
+        """The function that hands over messages, each under a handle, to a client that is connected now.
 
-        False: not connected, not subscribed, or no room; nothing was kept. The message object may be used again.
+        It is good until the client is not, and answers False when the client is not connected, not subscribed, or has
+        no room; nothing was kept then. The message object may be used again.
         """
 
     def cork(self, client_id: str) -> None:
-        """What is handed to this client until `uncork`, in the same call stack, may leave with one system call."""
+        """Gather messages for this client until `uncork`, in the same call stack.
+
+        They may leave with one system call.
+        """
+
+        """Send what was gathered since `cork`."""
 
     def uncork(self, client_id: str) -> None: ...
 
@@ -56,16 +62,16 @@ class Engine(Protocol):
         """The QoS the connected device subscribed with; None when it has no subscription to its topic."""
 
     def in_flight(self, client_id: str) -> int:
-        """How many messages the connected client has not acknowledged, or a few more."""
+        """Count the messages that the connected client has not acknowledged, or a few more."""
 
     def publish(self, topic: str, payload: bytes) -> None:
-        """An ordinary message with QoS 1 to whoever has subscribed to the topic."""
+        """Publish an ordinary message with QoS 1 to whoever has subscribed to the topic."""
 
     def forget(self, client_id: str, handle: int) -> None:
-        """The acknowledgement of a QoS 2 handle is on disk; the carrier may drop its own record."""
+        """Drop the record of a QoS 2 handle, whose acknowledgement is on disk."""
 
     def past_pubrec(self) -> list[tuple[str, int]]:
-        """(client_id, handle) of deliveries past PUBREC, which cannot be taken back."""
+        """Deliveries past PUBREC, as (client_id, handle), which cannot be taken back."""
 
     def awaiting_pubrec(self, client_id: str) -> set[int]:
         """QoS 2 handles that may have arrived without an answer: handed over anew, they would arrive twice."""
@@ -74,20 +80,20 @@ class Engine(Protocol):
         """Handles of QoS 2 before PUBREC: right after a restart those of the last run."""
 
     def numbers(self) -> set[int]:
-        """Of the sessions and wills whose messages may be told of again (`Receipts.recover`)."""
+        """Numbers of the sessions and wills whose messages may come again (`Receipts.recover`)."""
 
     def principals(self) -> list[str]:
-        """Whose sessions the carrier keeps, connected or not."""
+        """Principals whose sessions are stored, connected or not."""
 
     def remove_session(self, client_id: str, done: Callable[[], None]) -> None:
-        """The device is gone: close its connection and delete what is stored for it. `done` when that is on disk."""
+        """Close the connection of a removed device and delete its session; `done` is called when that is on disk."""
 
     def disconnect(self, principal: str, reason_code: int) -> int:
         """Close every connection of a credential; how many there were."""
 
 
 class EmbeddedEngine:
-    """The broker in the same process."""
+    """The broker in the same process, as an `Engine`."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker

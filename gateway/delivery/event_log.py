@@ -1,4 +1,4 @@
-"""The event log: what has happened, in the order of the disk, for webhooks and `GET /v1/events`.
+"""The event log: events in the order of the disk, for webhooks and `GET /v1/events`.
 
 Laws
 1. An entry is stored by the operation that stores what happened: there is no event without its fact, and no fact
@@ -55,7 +55,7 @@ class Event(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Everything up to here has been read."""
+    """A position in the log: everything up to here has been read."""
 
     entry: int
     place: int = END_OF_ENTRY
@@ -65,6 +65,8 @@ class Position(NamedTuple):
 
 
 class Page(NamedTuple):
+    """Events that one read found."""
+
     events: list[tuple[Position, Event]]
     position: Position
     """Where to read on; later than the last event when what came after it is not wanted."""
@@ -105,7 +107,7 @@ def log_deliveries(
     deliveries: Iterable[tuple[int, list[int]]],
     reason: str | None = None,
 ) -> None:
-    """Of (push number, device numbers) each: those deliveries that will be moved now."""
+    """Log an event of deliveries that will be moved now: (push number, device numbers) each. Writer thread."""
     event = f"delivery.{event}"
     connection.execute(
         "WITH moved AS MATERIALIZED (SELECT p.app_no, p.no, (SELECT json_group_array(d.device_no)"
@@ -121,7 +123,7 @@ def log_deliveries(
 def log_moved(
     connection: sqlite3.Connection, event: str, at: int, deliveries: Sequence[tuple[int, list[int]]]
 ) -> None:  # Hot path.
-    """Of those that were moved by the statement before; nothing is looked up again."""
+    """Log an event of deliveries that the statement before has moved; nothing is looked up again. Writer thread."""
     connection.execute(
         f"{_INSERT} SELECT p.app_no, ?, ?, NULL, p.no, w.value -> 1, json_array_length(w.value, '$[1]')"
         " FROM json_each(?) AS w CROSS JOIN push AS p ON p.no = w.value ->> 0",
@@ -132,7 +134,7 @@ def log_moved(
 def log_handles(
     connection: sqlite3.Connection, event: str, at: int, handles: Iterable[int], reason: str | None = None
 ) -> None:
-    """The same of handles."""
+    """Log an event of deliveries that will be moved now, by their handles. Writer thread."""
     by_push: dict[int, list[int]] = {}
     for handle in handles:
         by_push.setdefault(handle >> DEVICE_BITS, []).append(handle & DEVICE_MASK)
@@ -149,7 +151,8 @@ def log_push(
     among: str,
     parameters: Sequence[Any],
 ) -> bool:
-    """All that wait of a push and fit a condition on `device_no`, which will end now; whether there are any."""
+    """Log the end of all that wait of a push and fit a condition on `device_no`; whether there are any. Writer
+    thread."""
     rows = connection.execute(
         f"{_INSERT} SELECT ?, ?, ?, ?, ?, json_group_array(device_no), count(*) FROM"
         " (SELECT device_no, (row_number() OVER (ORDER BY device_no) - 1) / ? AS slice FROM delivery"
@@ -162,7 +165,10 @@ def log_push(
 def log_of_device(
     connection: sqlite3.Connection, event: str, at: int, device_no: int, content: dict[str, Any] | str
 ) -> None:
-    """Something else than a state; `content` is the event's `data`, but for the device."""
+    """Log an event of a device that is no change of a state. Writer thread.
+
+    `content` is the event's `data`, but for the device.
+    """
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     connection.execute(
         "INSERT INTO event (app_no, at, type, device_no, content, size)"
@@ -172,7 +178,10 @@ def log_of_device(
 
 
 def log_connections(connection: sqlite3.Connection, event: str, at: int, app_no: int, items: list[list[Any]]) -> None:
-    """Of many devices of an app: (device number, when, the event's `data` but for the device) each."""
+    """Log an event of many devices of an app. Writer thread.
+
+    `items`: (device number, time, the event's `data` but for the device) each.
+    """
     connection.execute(
         "INSERT INTO event (app_no, at, type, devices, size) VALUES (?, ?, ?, ?, ?)",
         (app_no, at, event, json.dumps(items, ensure_ascii=False), len(items)),
@@ -180,6 +189,8 @@ def log_connections(connection: sqlite3.Connection, event: str, at: int, app_no:
 
 
 def log_of_app(connection: sqlite3.Connection, event: str, at: int, app_no: int, content: dict[str, Any]) -> None:
+    """Log an event of an app. Writer thread."""
+
     connection.execute(
         "INSERT INTO event (app_no, at, type, content, size) VALUES (?, ?, ?, ?, 1)",
         (app_no, at, event, json.dumps(content, ensure_ascii=False)),
@@ -187,7 +198,7 @@ def log_of_app(connection: sqlite3.Connection, event: str, at: int, app_no: int,
 
 
 def remove_events(connection: sqlite3.Connection, before: int, count: int) -> int:
-    """Remove up to so many of the oldest entries, of those from before this time; how many."""
+    """Remove up to `count` of the oldest entries, if they are from before this time; how many. Writer thread."""
     (last,) = connection.execute(
         "SELECT max(no) FROM (SELECT no, at FROM event ORDER BY no LIMIT ?) WHERE at <= ?", (count, before)
     ).fetchone()
@@ -195,7 +206,7 @@ def remove_events(connection: sqlite3.Connection, before: int, count: int) -> in
 
 
 def remove_events_to(connection: sqlite3.Connection, last: int, app_no: int | None = None) -> int:
-    """Remove the entries up to this one, of an app or of all; how many."""
+    """Remove the entries up to this one, of an app or of all; how many. Writer thread."""
     among = "no <= ?1" if app_no is None else "no <= ?1 AND app_no = ?2"
     parameters = (last,) if app_no is None else (last, app_no)
     connection.execute(
@@ -241,8 +252,10 @@ def read_events(
     lane: int = 0,
     lanes: int = 1,
 ) -> Page:
-    """The next events of an app, at most `limit`, and no more than memory has room for; of the devices of one lane, if
-    there are several. `wanted` is asked for types."""
+    """Read the next events of an app, at most `limit`, and no more than memory has room for. Reader thread.
+
+    `wanted` is asked for types. If there are several lanes, only the events of the devices of one.
+    """
     entries = connection.execute(
         "SELECT no, type, size FROM event WHERE app_no = ? AND no > ? ORDER BY no LIMIT ?",
         (app_no, after.entry - (after.place < END_OF_ENTRY), PAGE_ENTRIES),
@@ -276,7 +289,7 @@ def read_events(
 
 
 def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Position | None]:
-    """As many events as a page has room for, at least one, and the position of the next when there is one more."""
+    """Read as many events as a page has room for, at least one, and the position of the next when there is one more."""
     found: list[tuple[Position, Event]] = []
     room = PAGE_BYTES
     for row in rows:
@@ -291,8 +304,10 @@ def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Posi
 
 
 def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) -> Position | None:
-    """Where to read on instead, if what comes after this position has left; or if it has not been made yet, so that the
-    log is an older one than it was."""
+    """The position to read on from, if events behind this one have left; None if none have.
+
+    A position that has not been reached yet counts as lost too: the log is an older one than it was.
+    """
     row = connection.execute(
         "SELECT events_lost_to, events_lost_place FROM application WHERE no = ?", (app_no,)
     ).fetchone()
@@ -302,6 +317,8 @@ def lost_before(connection: sqlite3.Connection, app_no: int, after: Position) ->
 
 
 def last_position(connection: sqlite3.Connection) -> Position:
+    """The position of the newest entry."""
+
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
     return Position(int(row[0]) if row is not None else 0)
 
@@ -326,7 +343,7 @@ def _other(row: Sequence[Any]) -> tuple[Position, Event]:
 
 
 def make_event(position: Position, event: str, at: int, data: bytes) -> Event:
-    """`data` is JSON."""
+    """Encode an event; `data` is JSON."""
     timestamp = rfc3339(at)
     head = to_json({"id": str(position), "type": event, "timestamp": timestamp})[:-1]
     return Event(str(position), event, timestamp, b'%b,"data":%b}' % (head, data))

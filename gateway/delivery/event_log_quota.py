@@ -46,7 +46,7 @@ class _Chunk:
 
 
 class _Part:
-    """What there is of an app."""
+    """Measured chunks of one app's events."""
 
     __slots__ = ("chunks", "full", "size")
 
@@ -65,12 +65,12 @@ class _Part:
             last.to, last.entries, last.size = added.to, last.entries + added.entries, last.size + added.size
 
     def shrink(self, to: int) -> None:
-        """Everything up to this entry has left."""
+        """Forget the chunks up to this entry, which has left."""
         while self.chunks and self.chunks[0].to <= to:
             self.size -= self.chunks.popleft().size
 
     def too_much(self) -> list[_Chunk]:
-        """The oldest chunks, without which there is room; not more than leave at a time."""
+        """The oldest chunks, without which there is room; at most CHUNKS_TOGETHER."""
         size = self.size
         found: list[_Chunk] = []
         for chunk in self.chunks:
@@ -91,6 +91,8 @@ class _Measurement(NamedTuple):
 
 
 class EventLogQuota:
+    """Keeps every app's events within QUOTA_BYTES. Loop."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._parts: dict[int, _Part] = {}
@@ -140,7 +142,7 @@ class EventLogQuota:
 
 
 def measure(connection: sqlite3.Connection, after: int) -> _Measurement:
-    """Of the entries behind this one, until that is enough for a chunk."""
+    """Measure the entries behind this one, until that is enough for a chunk. Reader thread."""
     grown: dict[int, _Chunk] = {}
     room, count = CHUNK_BYTES, 0
     rows = connection.execute(

@@ -1,4 +1,4 @@
-"""Accepted pushes that connected devices have still to be handed: taken in slices, the most urgent first.
+"""The queue of fan-outs: accepted pushes that connected devices have still to be handed, in slices, urgent ones first.
 
 Handing a push to ten thousand devices takes a tenth of a second; in one piece, everybody else would wait for it. So it
 is done a slice per turn of the loop, and acknowledgements, requests and other pushes have their turn in between.
@@ -59,11 +59,12 @@ class FanOut:
 
     @property
     def is_whole(self) -> bool:
-        """Nobody has been taken out of it."""
+        """Whether no device has been taken out of it."""
         return self._rest is None
 
     def joins(self, bundle: list[FanOut]) -> bool:
-        """Whether it may be walked through together with these. What is now or never, or needs the store, may not."""
+        """Whether it may be walked through together with these. A push of ttl 0, or one that needs the store, may
+        not."""
         first = bundle[0]
         return (
             len(bundle) < BUNDLE_PUSHES
@@ -84,7 +85,7 @@ class FanOut:
 
 
 class FanOutQueue:
-    """The queue. Everything here belongs to the loop."""
+    """The fan-outs that are under way, by priority and size. Loop."""
 
     def __init__(self) -> None:
         self._small: list[deque[FanOut]] = [deque() for _ in PRIORITIES]
@@ -96,6 +97,8 @@ class FanOutQueue:
         return bool(self._by_push)
 
     def add(self, push: ActivePush, devices: Sequence[int]) -> None:
+        """Queue a push for these devices."""
+
         fan_out = FanOut(push, devices)
         self._by_push[push.no] = fan_out
         if len(devices) <= SLICE_DELIVERIES:
@@ -108,7 +111,7 @@ class FanOutQueue:
             bundles.append([fan_out])
 
     def next_slice(self) -> Iterator[tuple[list[ActivePush], Sequence[int], bool]]:
-        """One slice: pushes with the devices to hand them to now, and whether they may overtake others."""
+        """Yield one slice: pushes with the devices to hand them to now, and whether they may overtake others."""
         count = SLICE_DELIVERIES
         for small, large in zip(self._small, self._large, strict=True):
             while small and count > 0:
@@ -144,7 +147,7 @@ class FanOutQueue:
         ]
 
     def withdraw(self, deliveries: Iterable[tuple[int, int]]) -> None:
-        """Deliveries, as (push number, device number), that have ended on disk."""
+        """Take out deliveries, as (push number, device number), that have ended on disk."""
         for push_no, device_no in deliveries:
             fan_out = self._by_push.get(push_no)
             if fan_out is not None:

@@ -1,4 +1,4 @@
-"""What a push would reach if it were sent now. Nothing is stored or sent."""
+"""Forecast of a push: its reach if it were sent now. Nothing is stored or sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from gateway.store.database import Database
 
 
 class Forecast:
-    """`max_payload`: bytes of a wire payload."""
+    """Counts the reach of a push without sending it. Loop.
+
+    `max_payload`: bytes of a wire payload.
+    """
 
     def __init__(
         self,
@@ -37,7 +40,8 @@ class Forecast:
         self._max_payload = max_payload
 
     async def of(self, app: AppRef, request: PushRequest) -> dict[str, Any]:
-        """`{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`. Raises what `accept` would."""
+        """Count the reach: `{"targeted", "online", "suppressed": {reason: n}, "unknown": [id]}`. Raises as
+        `Acceptance.accept`."""
         fetch_from = self._attachments.refer(app.no, request, keep=False)
         pending_push(app, Submission(request), self._max_payload, fetch_from)
         online = self._connections.online_devices(app.no)
@@ -66,7 +70,7 @@ class Forecast:
     def _would_suppress(
         self, connection: sqlite3.Connection, app_no: int, request: PushRequest, select: str, parameters: Sequence[Any]
     ) -> dict[str, int]:
-        """By reason, of the devices that a SELECT yields."""
+        """Count by reason the suppressed among the devices that a SELECT yields. Reader thread."""
         if not self._policies.is_guarded(app_no):
             return {}
         assert request.kind is not None, "filled in by validation"

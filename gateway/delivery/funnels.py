@@ -1,4 +1,4 @@
-"""Funnels: what pushes count in the database, by push and by hour of a channel, tag and app.
+"""Funnels: counts of pushes in the database, by push and by hour of a channel, tag and app.
 
 Statements of `analytics`, for the writer's thread and the readers'. What a push counted before is kept with it
 (`push_funnel`), so that the difference can be added to the hours (`funnel`).
@@ -47,7 +47,7 @@ delivered and acted of what people see."""
 
 
 class CountedTo(NamedTuple):
-    """How far the log and the pushes have come."""
+    """Position of log and pushes up to which everything has been counted."""
 
     event_no: int
     push_no: int
@@ -58,7 +58,7 @@ def position(connection: sqlite3.Connection) -> CountedTo:
 
 
 def store_position(connection: sqlite3.Connection, reached: CountedTo, later: Iterable[int]) -> None:
-    """All is counted up to here, but for the pushes that are counted `later`."""
+    """Store that everything is counted up to here, but for the pushes that are counted `later`. Writer thread."""
     connection.execute(
         "INSERT OR REPLACE INTO analytics_position (no, event_no, push_no, later) VALUES (1, ?, ?, ?)",
         (*reached, json.dumps(sorted(later))),
@@ -66,7 +66,7 @@ def store_position(connection: sqlite3.Connection, reached: CountedTo, later: It
 
 
 def uncounted_pushes(connection: sqlite3.Connection) -> tuple[set[int], bool]:
-    """The pushes of which something may not have been counted; False if some of them may be missing."""
+    """Find the pushes of which something may not have been counted; False if some of them may be missing."""
     numbers: set[int] = set()
     row = connection.execute("SELECT event_no, push_no, later FROM analytics_position").fetchone()
     if row is not None:
@@ -103,7 +103,7 @@ class Rest(NamedTuple):
 
 
 def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Rest:
-    """Count these pushes anew and add the difference to their hours."""
+    """Count these pushes anew and add the difference to their hours. Writer thread."""
     listed: dict[int, OpenPush] = {}
     rest = Rest([], [])
     size = 0
@@ -130,7 +130,7 @@ class OpenPush(NamedTuple):
 
 
 def open_pushes(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int, OpenPush]:
-    """Those of these pushes."""
+    """Find the pushes among these whose counts are not final."""
     rows = _rows(
         connection,
         "SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted)) FROM push"
@@ -141,8 +141,10 @@ def open_pushes(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int
 
 
 def count_part(connection: sqlite3.Connection, push_no: int, after: int) -> tuple[Tally, dict[str, Tally], int | None]:
-    """Count the deliveries of a push to the next PART_DELIVERIES devices behind a number; the number of the last, if
-    there may be more."""
+    """Count the deliveries of a push to the next PART_DELIVERIES devices behind a number.
+
+    Answers the number of the last as well, if there may be more. Reader thread.
+    """
     row = connection.execute(
         "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
         (push_no, after, PART_DELIVERIES - 1),
@@ -158,7 +160,7 @@ def store_counts(
     tallies: dict[int, Tally],
     by_tag: dict[int, dict[str, Tally]],
 ) -> None:
-    """What these pushes count now, and the difference in their hours."""
+    """Store the counts of these pushes, and add the difference to their hours. Writer thread."""
     wanted = json.dumps(list(pushes))
     before: dict[int, Any] = dict(
         _rows(
@@ -200,7 +202,7 @@ _WANTED = (
 def _counted(
     connection: sqlite3.Connection, push_nos: list[int], after: int = 0, last: int = LAST_DEVICE
 ) -> tuple[dict[int, Tally], dict[int, dict[str, Tally]]]:
-    """Of the devices with numbers behind `after`, up to `last`."""
+    """Count the deliveries to devices with numbers behind `after`, up to `last`."""
     wanted = json.dumps([push_nos, after, last])
     tallies: dict[int, Tally] = {push_no: Counter() for push_no in push_nos}
     by_tag: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Counter))
@@ -263,7 +265,7 @@ def _add_state(tally: Tally, shown: bool, state: int, count: int) -> None:
 
 
 def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]) -> None:
-    """Add to hours: (app, dimension, key, hour since the epoch) -> counts."""
+    """Add counts to hours: (app, dimension, key, hour since the epoch) -> counts. Writer thread."""
     wanted = [[*key, dict(tally)] for key, tally in _counted_tags(connection, added) if tally]
     if not wanted:
         return
@@ -288,7 +290,7 @@ def add_rows(connection: sqlite3.Connection, added: Mapping[tuple[int, str, str,
 def _counted_tags(
     connection: sqlite3.Connection, added: Mapping[tuple[int, str, str, int], Mapping[str, int]]
 ) -> Iterator[tuple[tuple[int, str, str, int], Mapping[str, int]]]:
-    """Without tags that would be more than MAX_TAGS in their hour."""
+    """Leave out tags that would be more than MAX_TAGS in their hour."""
     tags: dict[tuple[int, int], set[str]] = {}
     for key, tally in added.items():
         app_no, dimension, tag, hour = key
@@ -310,7 +312,7 @@ def _counted_tags(
 
 
 def _rows(connection: sqlite3.Connection, sql: str, parameter: str) -> list[Any]:
-    """What a statement finds, as the one row of JSON that it answers: each row is a pass of the interpreter lock."""
+    """Run a statement that answers one row of JSON, whatever it finds: each row is a pass of the interpreter lock."""
     (text,) = connection.execute(sql, (parameter,)).fetchone()
     found: list[Any] = json.loads(text)
     return found
@@ -340,8 +342,10 @@ def add_up_hours(
     before: int,
     name_of: Callable[[str, int], str],
 ) -> HoursPart:
-    """Add up the last hours before one, back to `first`, as many as is good in one read. `name_of` has the key of a row
-    and its hour, and says under what it counts."""
+    """Add up the last hours before one, back to `first`, as many as is good in one read. Reader thread.
+
+    `name_of` has the key of a row and its hour, and says under what it counts.
+    """
     tallies: dict[str, Tally] = defaultdict(Counter)
     rows, is_full, hour = 0, False, before
     while hour > first and rows < PART_ROWS and before - hour < PART_HOURS:
@@ -360,8 +364,10 @@ def add_up_hours(
 
 
 def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
-    """How many people withdrew consent within a day of having been sent this push. Read from its deliveries, if they
-    are few, else from the withdrawals since."""
+    """Count the people who withdrew consent within a day of having been sent this push.
+
+    Read from its deliveries, if they are few, else from the withdrawals since.
+    """
     targeted, accepted_at, closed_at = connection.execute(
         "SELECT targeted, accepted_at, closed_at FROM push WHERE no = ?", (push_no,)
     ).fetchone()
@@ -385,7 +391,7 @@ def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
 
 
 def finish_row(connection: sqlite3.Connection, push_no: int) -> None:
-    """Its deliveries are about to be removed: keep what is read from them."""
+    """Keep what is read from a push's deliveries, which are about to be removed. Writer thread."""
     connection.execute(
         "UPDATE push_funnel SET content = json_set(content, '$.tally.opted_out', ?) WHERE push_no = ?",
         (opted_out_after(connection, push_no), push_no),
@@ -395,7 +401,7 @@ def finish_row(connection: sqlite3.Connection, push_no: int) -> None:
 def opted_out(
     connection: sqlite3.Connection, app_no: int, device_no: int, denied: bool, muted: Iterable[str], now_ms: int
 ) -> None:
-    """A person has denied consent, or muted channels: counted in this hour."""
+    """Count in this hour that a person has denied consent, or muted channels. Writer thread."""
     hour = now_ms // HOUR_MS
     added: dict[tuple[int, str, str, int], Mapping[str, int]] = {
         (app_no, "channel", channel, hour): {"opted_out": 1} for channel in muted

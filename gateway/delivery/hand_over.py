@@ -57,8 +57,10 @@ class HandOver:
     # -- accepted pushes -------------------------------------------------------------------------------------------
 
     def is_open(self, device_no: int, priority: int) -> bool:
-        """Whether a push accepted now may go straight to the device. If not it is read from the disk in its turn; with
-        a ttl of 0 it has withdraw."""
+        """Whether a push that is accepted now may go straight to the device.
+
+        If not, it is read from the disk in its turn; with a ttl of 0 it has ended.
+        """
         device = self.devices.get(device_no)
         return device is not None and priority < device.open_priorities
 

@@ -1,4 +1,4 @@
-"""How much of the answers that belong to idempotency keys is kept: a share of each app.
+"""Quota of the answers that are kept with idempotency keys: a share of each app.
 
 An answer names the devices that were unknown, ten thousand of them at most, and is kept for a day: an app that sends
 such pushes as fast as it may would fill any disk. So what is stored is counted, and when an app has more than
@@ -35,6 +35,8 @@ class _Measured(NamedTuple):
 
 
 class IdempotencyQuota:
+    """Keeps every app's remembered answers within BYTES_OF_APP. Loop."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sizes: Counter[int] = Counter()
@@ -44,11 +46,11 @@ class IdempotencyQuota:
         """Answers that were forgotten before their time, for metrics."""
 
     def added(self, app_no: int, size: int) -> None:
-        """A record with a key and an answer of so many bytes has been stored."""
+        """Count a record with a key and an answer of so many bytes."""
         self._sizes[app_no] += size + RECORD_BYTES
 
     async def run(self) -> None:
-        """Keep to the bound. Called a few times a second; not again before it ends."""
+        """Measure and forget until the bound is kept. Called a few times a second; not again before it ends."""
         if not self._loaded:
             apps = await self._database.read(
                 lambda connection: connection.execute("SELECT no FROM application").fetchall()
@@ -100,7 +102,7 @@ class IdempotencyQuota:
 
 
 def measure(connection: sqlite3.Connection, app_no: int, after: str) -> _Measured:
-    """What some of an app's records take, those with keys behind this one."""
+    """Measure some of an app's records, those with keys behind this one. Reader thread."""
     rows = connection.execute(
         "SELECT key, created_at, length(CAST(key AS BLOB)) + length(CAST(response AS BLOB)) FROM idempotency_record"
         " WHERE app_no = ? AND key > ? ORDER BY key LIMIT ?",
@@ -113,8 +115,10 @@ def measure(connection: sqlite3.Connection, app_no: int, after: str) -> _Measure
 
 
 def forget(connection: sqlite3.Connection, app_no: int, after: str, before: int) -> tuple[int, str | None]:
-    """Forget some of an app's records, of those with keys behind this one what was stored before a time; how many, and
-    the key to go on behind."""
+    """Forget some of an app's records that were stored before a time, those with keys behind this one. Writer thread.
+
+    Answers how many, and the key to go on behind.
+    """
     keys = connection.execute(
         "SELECT key FROM idempotency_record WHERE app_no = ? AND key > ? ORDER BY key LIMIT ?",
         (app_no, after, RECORDS_TOGETHER),

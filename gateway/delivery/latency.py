@@ -1,4 +1,4 @@
-"""How long things took, as Prometheus wants it: counts by upper bound."""
+"""Histogram of latencies, as Prometheus wants it: counts by upper bound."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_
 
 
 class LatencyHistogram:
+    """Counts how often something took how long."""
+
     __slots__ = ("_counts", "sum_ms")
 
     def __init__(self) -> None:
@@ -17,12 +19,12 @@ class LatencyHistogram:
         self.sum_ms = 0
 
     def add(self, took_ms: int, times: int) -> None:  # Hot path.
-        """So many took so long."""
+        """Count `times` that took `took_ms`."""
         self._counts[bisect_left(BOUNDS_MS, took_ms)] += times
         self.sum_ms += took_ms * times
 
     def buckets(self) -> list[tuple[str, float]]:
-        """(Upper bound in seconds, how many took no longer), the last one without a bound."""
+        """Buckets as (upper bound in seconds, how many took no longer), the last one without a bound."""
         total = 0
         found = []
         for bound, count in zip((*(f"{bound / 1000:g}" for bound in BOUNDS_MS), "+Inf"), self._counts, strict=True):

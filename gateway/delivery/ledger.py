@@ -58,7 +58,7 @@ RETRY_SECONDS = 0.5
 
 
 class Ledger:
-    """Owner of the delivery states: rows on disk, hand-overs in memory.
+    """Owner of the delivery states: rows on disk, hand-overs in memory. Loop.
 
     `clock_ms` gives server time in milliseconds. `connect` comes before anything else.
     """
@@ -115,7 +115,10 @@ class Ledger:
     # -- what the mailbox reports ---------------------------------------------------------------------------------
 
     def acknowledged(self, push_no: int, device_no: int, qos: int) -> None:  # Hot path.
-        """The device took it; `qos` is the effective one. QoS 0: handed over, and nobody will ever acknowledge."""
+        """Record that the device took a delivery; `qos` is the effective one.
+
+        QoS 0: it was handed over, and nobody will ever acknowledge it.
+        """
         key = (push_no, qos)
         devices = self._outcomes.get(key)
         if devices is None:
@@ -127,14 +130,14 @@ class Ledger:
             devices.append(device_no)
 
     def refused(self, push_no: int, device_no: int, reason_code: int) -> None:
-        """The device answered with a reason code >= 0x80, or could not be sent so large a packet (0x95)."""
+        """Record that the device answered with a reason code >= 0x80, or could not be sent so large a packet (0x95)."""
         self._refusals.append((handle_of(push_no, device_no), reason_code))
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._timers.call_soon(self._flush)
 
     def unhandled(self, push_no: int, device_no: int) -> None:
-        """Lost, and the device has shown that it did not take it: an attempt that failed (`attempts`)."""
+        """Record an attempt that failed: lost, and the device has shown that it did not take it (`attempts`)."""
         self.failed_attempts += 1
         self._unhandled.append(handle_of(push_no, device_no))
         if not self._flush_scheduled:
@@ -143,7 +146,7 @@ class Ledger:
         self.lost(push_no, device_no)
 
     def lost(self, push_no: int, device_no: int) -> None:
-        """The connection ended first. It is waiting again, unless it is judged to have ended."""
+        """Put a delivery back whose connection ended first: it is waiting again, unless it turns out to have ended."""
         push = self.pushes.get(push_no)
         if push is None or device_no not in push.sent:
             return
@@ -217,7 +220,7 @@ class Ledger:
         """End those of the handles that are recalled, over or superseded; the rest is still worth sending.
 
         Limited ones are left to the alert limiter, except those of `awaiting_pubrec`: of QoS 2, let through before, and
-        perhaps received; and, if all are of `device_no`, what is judged in its place. `done(alive, pushes)` is called
+        perhaps received; and, if all are of `device_no`, what is checked in its place. `done(alive, pushes)` is called
         on the loop: handles still waiting, oldest first as given, and the pushes of them that were not in memory when
         it was read.
         """
@@ -242,21 +245,23 @@ class Ledger:
         self.submit_until_done(operation, on_commit)
 
     def note_ended(self, handles: list[int]) -> None:
-        """These have ended on disk, by a rule."""
+        """Note deliveries that a rule has ended on disk."""
         if handles:
             self.changed.update([handle >> DEVICE_BITS for handle in handles])
             self.on_ended(handles)
 
     async def recover(self, held: Sequence[int]) -> None:
-        """After a restart, before the first connection: every connection of the last run has ended."""
+        """End what was in flight when the last run stopped and is not worth sending; before the first connection."""
         now_ms = self._clock_ms()
         ended = await self._database.write(lambda connection: recover_rows(connection, held, now_ms))
         if ended:
             log.info("%d deliveries were in flight when the server stopped, and had been recalled or superseded", ended)
 
     def suppress_when_lost(self, handles: Iterable[int]) -> None:
-        """Have these deliveries judged if they are lost: they were in flight, and were not wanted, when an operation
-        looked. Those that have been lost since are judged at once."""
+        """Suppress these deliveries, which are in flight and not wanted, if they are lost.
+
+        Those that have been lost since an operation found them are suppressed at once.
+        """
         lost: list[int] = []
         for handle in handles:
             if self.is_sent(handle >> DEVICE_BITS, handle & DEVICE_MASK):
@@ -275,7 +280,7 @@ class Ledger:
         )
 
     def submit_until_done(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
-        """Have the writer do it, again and again if the disk is full."""
+        """Have the writer run an operation, again and again if the disk is full."""
 
         def on_error(error: BaseException) -> None:
             log.error("the ledger cannot be written, trying again: %s", error)
@@ -284,7 +289,7 @@ class Ledger:
         self._database.submit(operation, done, on_error)
 
     def expects_expiry(self, expires_at: int) -> None:
-        """A push with this end of life was accepted."""
+        """Expect the end of life of a push that was accepted (server time in ms)."""
         if expires_at < self._next_expiry:
             self._next_expiry = expires_at
 
@@ -324,10 +329,10 @@ class Ledger:
     # -- commands of the API ---------------------------------------------------------------------------------------
 
     async def recall(self, app_no: int, push_id: str) -> dict[str, int] | None:
-        """Take back what is still waiting. None: no such push.
+        """Take back what is still waiting of a push. None: no such push.
 
-        `in_flight`: handed over, its outcome still open (a lost one will end `cancelled`); `too_late`: delivered.
-        From the first line on nothing of the push is handed over any more.
+        `in_flight`: handed over, its outcome still open (a lost one will end `cancelled`); `too_late`: delivered. From
+        the first line on nothing of the push is handed over any more.
         """
         push_no = await self._database.write(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
@@ -355,6 +360,8 @@ class Ledger:
         return dict(found)
 
     def is_recalled(self, push: ActivePush) -> bool:
+        """Whether a push is recalled, or about to be."""
+
         return push.recalled or push.no in self._recalled
 
     async def empty_mailbox(self, device_no: int, app_no: int | None = None) -> int:
@@ -380,16 +387,16 @@ class Ledger:
                 return total
 
     def is_sent(self, push_no: int, device_no: int) -> bool:
-        """Handed over, outcome not on disk yet. May be asked from the writer thread (see above)."""
+        """Whether a delivery is handed over and its outcome not on disk yet. Loop or writer thread (see the module)."""
         push = self.pushes.get(push_no)
         return push is not None and device_no in push.sent
 
     def is_in_flight(self, push_no: int) -> bool:
-        """Whether any delivery of the push is."""
+        """Whether any delivery of the push is in flight."""
         push = self.pushes.get(push_no)
         return push is not None and bool(push.sent)
 
     def sent_of(self, push_no: int) -> list[int]:
-        """Devices to which a push was handed over, outcome not on disk yet."""
+        """Devices to which a push was handed over and whose outcome is not on disk yet. Loop or writer thread."""
         push = self.pushes.get(push_no)
         return list(push.sent) if push is not None else []

@@ -35,7 +35,7 @@ _MOVES = f"< {DeliveryState.REVOKED:d}"
 
 
 def _becomes(otherwise: str) -> str:
-    """What a receipt makes of the reason: `after_<end>` for an end that it revives."""
+    """SQL of the reason after a receipt: `after_<end>` for an end that it revives, else `otherwise`."""
     ends = " ".join(f"WHEN {state:d} THEN 'after_{state.label}'" for state in ENDS_A_RECEIPT_REVIVES)
     return f"CASE state {ends} ELSE {otherwise} END"
 
@@ -104,7 +104,7 @@ def insert_single_rows(connection: sqlite3.Connection, rows: list[tuple[int, int
 def insert_listed_rows(
     connection: sqlite3.Connection, push_no: int, priority: int, size: int, devices: Sequence[int]
 ) -> None:
-    """Deliveries of one push to these devices, sorted so that the clustered table is appended to."""
+    """Insert deliveries of one push to these devices, sorted so that the clustered table is appended to."""
     listed = "SELECT value AS no FROM json_each(?) ORDER BY value"
     insert_selected_rows(connection, push_no, priority, size, listed, (json.dumps(devices),))
 
@@ -117,7 +117,7 @@ def insert_selected_rows(
     select: str,
     parameters: Sequence[Any],
 ) -> int:
-    """Deliveries for every device number that `select` yields; how many."""
+    """Insert deliveries for every device number that `select` yields; how many."""
     return connection.execute(
         f"INSERT INTO delivery (push_no, device_no, priority, size, state)"
         f" SELECT ?, no, ?, ?, {DeliveryState.WAITING:d} FROM ({select})",
@@ -154,7 +154,7 @@ def digest_rows(
     members: Sequence[int],
     now_ms: int,
 ) -> None:
-    """The delivery of a digest, limited like its members, and the end of theirs."""
+    """Insert the delivery of a digest, limited like its members, and end theirs."""
     connection.execute(
         "INSERT INTO delivery (push_no, device_no, priority, size, state, not_before)"
         f" VALUES (?, ?, ?, ?, {DeliveryState.WAITING:d}, 0)",
@@ -169,6 +169,8 @@ def digest_rows(
 
 
 def waiting_devices(connection: sqlite3.Connection, push_no: int) -> list[int]:
+    """Numbers of the devices for which a push waits."""
+
     (text,) = connection.execute(
         f"SELECT json_group_array(device_no) FROM delivery WHERE push_no = ? AND +state {IS_WAITING}",
         (push_no,),
@@ -182,6 +184,8 @@ def record_outcomes(
     refusals: Iterable[tuple[int, int]],
     now_ms: int,
 ) -> None:
+    """Record acknowledgements, by push and effective QoS, and refusals as (handle, reason code)."""
+
     for handle, code in refusals:
         reason = "packet_too_large" if code == ReasonCode.PACKET_TOO_LARGE else f"reason_code_0x{code:02x}"
         end_rows(connection, [handle], DeliveryState.REFUSED, reason, now_ms)
@@ -217,8 +221,8 @@ def record_outcomes(
 
 
 def _first_of(connection: sqlite3.Connection, handles: list[int], qos: int, now_ms: int) -> list[int]:
-    """Of those that were just acknowledged with _FIRST the ones that it moved: of the others, which had a receipt
-    before, no QoS is known yet."""
+    """Find the handles that _FIRST has just acknowledged: of the others, which had a receipt before, no QoS is known
+    yet."""
     (text,) = connection.execute(
         "SELECT json_group_array(handle.value) FROM json_each(?) AS handle CROSS JOIN delivery AS d"
         f" ON {row_of_handle('d')}"
@@ -279,7 +283,7 @@ def overflow_rows(
     is_sent: Callable[[int, int], bool],
     now_ms: int,
 ) -> list[int]:
-    """Bring these mailboxes, (device number, deliveries, bytes) each, back below the limits; handles of the losers.
+    """Bring mailboxes back below the limits: (device number, deliveries, bytes) each; handles of the losers.
 
     The oldest of the lowest priority goes first, the new ones included; what is in flight counts but stays.
     """
@@ -304,7 +308,7 @@ def receipt_rows(
     receipts: Sequence[tuple[int, int, str, str | None, str | None]],
     now_ms: int,
 ) -> None:
-    """Receipts as (push_no, device_no, event, detail, result JSON), all of existing deliveries; first ones win.
+    """Store receipts of existing deliveries: (push_no, device_no, event, detail, result JSON); first ones win.
 
     The detail is the action of an `acted`, the reason of a `dismissed`.
     """
@@ -322,9 +326,11 @@ def receipt_rows(
 def end_stale_rows(
     connection: sqlite3.Connection, handles: list[int], now_ms: int, awaiting_pubrec: AbstractSet[int] = frozenset()
 ) -> list[int]:
-    """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given. Limited
-    ones are left to the alert limiter, those of `awaiting_pubrec` excepted, which count against caps from now on (see
-    `end_stale`)."""
+    """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given.
+
+    Limited ones are left to the alert limiter, those of `awaiting_pubrec` excepted, which count against caps from now
+    on (see `Ledger.end_stale`).
+    """
     rows = connection.execute(
         "SELECT handle.value, d.not_before IS NOT NULL, p.recalled_at IS NOT NULL, p.expires_at <= ?,"
         " p.collapse_key IS NOT NULL AND EXISTS ("
@@ -356,10 +362,10 @@ def end_stale_rows(
 
 
 def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: int) -> int:
-    """After a crash, judge what was in flight: a waiting delivery that is recalled, or superseded by a newer one of its
-    collapse key, ends; those of `held` (handles past PUBREC) go on. How many ended. The sweep ends what is over.
+    """End what was in flight when the server crashed and is recalled, or superseded by a newer push; how many ended.
 
-    A recall and a newer push end what waits when they come, so only what was in flight then can be found here.
+    Those of `held` (handles past PUBREC) go on. A recall and a newer push end what waits when they come, so only what
+    was in flight then can be found here. The sweep ends what is over.
     """
     suspects = [
         handle_of(push_no, device_no)
@@ -381,11 +387,12 @@ def sweep_rows(
     expired_in_flight: list[int],
     sent_of: Callable[[int], list[int]],
 ) -> tuple[list[int], bool, int | None]:
-    """End the waiting deliveries of pushes whose lifetime is over. Answers those pushes of which some are in flight
-    (lost, they will end `expired`), whether the slice was full, and when to look again (ms; None: nothing unfinished).
+    """End the waiting deliveries of pushes whose lifetime is over.
 
-    Left alone are pushes of ttl 0 accepted from `offered_before` on, which may still be handed over at once, and those
-    of `expired_in_flight`, which could otherwise fill every slice.
+    Answers those pushes of which some are in flight (lost, they will end `expired`), whether the slice was full, and
+    when to sweep again (ms; None: nothing unfinished). Left alone are pushes of ttl 0 accepted from `offered_before`
+    on, which may still be handed over at once, and those of `expired_in_flight`, which could otherwise fill every
+    slice.
     """
     due = connection.execute(
         "SELECT no, app_no FROM push WHERE closed_at IS NULL AND expires_at <= ? AND (ttl > 0 OR accepted_at < ?)"
@@ -414,8 +421,10 @@ def sweep_rows(
 
 
 def begin_recall(connection: sqlite3.Connection, push_no: int, now_ms: int) -> dict[str, int] | None:
-    """Note that a push is recalled; what is to be said of one without deliveries. Raises Problem 410 for a push whose
-    counts are no longer kept."""
+    """Note that a push is recalled; its final answer if it has no deliveries any more.
+
+    Raises Problem 410 for a push whose counts are no longer kept.
+    """
     row = connection.execute("SELECT final_counts FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
     if row is None:
         raise problem("gone", "this push ended long ago and its counts are no longer kept")
@@ -431,8 +440,10 @@ def begin_recall(connection: sqlite3.Connection, push_no: int, now_ms: int) -> d
 def recall_rows(
     connection: sqlite3.Connection, push_no: int, after: int, sent: list[int], now_ms: int
 ) -> tuple[dict[str, int], int | None]:
-    """Cancel what waits of a push for some devices, with numbers behind `after`; how many are cancelled, in flight and
-    too late among them, and where to go on."""
+    """Cancel what waits of a push for the next RECALLED_DELIVERIES devices, with numbers behind `after`.
+
+    Answers how many of them are cancelled, in flight and too late, and where to go on (None: that was all).
+    """
     (app_no,) = connection.execute("SELECT app_no FROM push WHERE no = ?", (push_no,)).fetchone()
     edge = connection.execute(
         "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
@@ -457,7 +468,7 @@ def recall_rows(
 
 
 def waiting_handles(connection: sqlite3.Connection, device_no: int, is_sent: Callable[[int, int], bool]) -> list[int]:
-    """Handles of what waits for a device and is not in flight. Writer thread."""
+    """Handles of what waits for a device and is not in flight."""
     return [
         handle_of(push_no, device_no)
         for (push_no,) in connection.execute(
@@ -468,8 +479,7 @@ def waiting_handles(connection: sqlite3.Connection, device_no: int, is_sent: Cal
 
 
 def revoke_rows(connection: sqlite3.Connection, device_no: int, now_ms: int) -> int:
-    """The device is removed: what had not ended, in flight or not, ends `revoked`, ENDED_DELIVERIES at most; how
-    many."""
+    """End what a removed device had waiting or in flight as `revoked`, at most ENDED_DELIVERIES; how many."""
     waiting = connection.execute(
         f"SELECT push_no FROM delivery WHERE device_no = ? AND state {IS_WAITING} LIMIT ?",
         (device_no, ENDED_DELIVERIES),
@@ -479,7 +489,7 @@ def revoke_rows(connection: sqlite3.Connection, device_no: int, now_ms: int) -> 
 
 
 def revoke_removed_rows(connection: sqlite3.Connection, now_ms: int) -> int:
-    """At a start: as `revoke_rows`, of a device whose removal was interrupted."""
+    """End deliveries of a device whose removal was interrupted, at a start; how many."""
     found = connection.execute(
         "SELECT no FROM device INDEXED BY device_removed WHERE removed_at IS NOT NULL AND EXISTS (SELECT 1"
         f" FROM delivery INDEXED BY delivery_mailbox WHERE device_no = device.no AND state {IS_WAITING}) LIMIT 1"

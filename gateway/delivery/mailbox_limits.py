@@ -1,4 +1,4 @@
-"""The limits of mailboxes: which may be over one now, and a few thousand rows at a time what has to leave them.
+"""The limits of mailboxes: which mailboxes may be over one now, and what has to leave them, slice by slice.
 
 To count a full mailbox takes 0.7 ms of the writer. So acceptance counts those that may be over a limit (`MailboxQuota`)
 only as far as COUNTED_ROWS go in the operation that stores a push; operations of their own do the rest, and until they
@@ -30,7 +30,7 @@ FIRST_MAILBOXES = 25
 
 @dataclass(slots=True, frozen=True)
 class Enforced:
-    """What an operation has to tell the loop."""
+    """Result of an operation, for the loop."""
 
     losers: list[int]
     """Handles of deliveries that ended by it."""
@@ -41,7 +41,11 @@ class Enforced:
 
 
 class MailboxLimits:
-    """`deliveries` and `size` (bytes) are the limits of a mailbox; `clock_ms` gives server time in milliseconds."""
+    """Keeps mailboxes within their limits, counting as few of them as possible. Loop, but for `*_rows`.
+
+    `deliveries` and `size` (bytes) are the limits of a mailbox; `clock_ms` gives server time in milliseconds.
+    `on_caught_up` is called when nothing of an app is behind any more.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,6 @@ class MailboxLimits:
         *,
         on_caught_up: Callable[[], None],
     ) -> None:
-        """`on_caught_up` is called when nothing of an app is behind any more."""
         self._ledger = ledger
         self._deliveries = deliveries
         self._size = size
@@ -68,7 +71,7 @@ class MailboxLimits:
     def accept_rows(
         self, connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], now_ms: int
     ) -> Enforced:
-        """See to the mailboxes of new pushes, and set the devices of those that select them."""
+        """Limit the mailboxes of new pushes, and set the devices of pushes that select them. Writer thread."""
         suspects: dict[int, dict[int, None]] = {}
         quota = self._quota
         for pending in pending_pushes:
@@ -86,7 +89,7 @@ class MailboxLimits:
         return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now_ms)
 
     def enforce_rows(self, connection: sqlite3.Connection, suspects: dict[int, list[int]], now_ms: int) -> Enforced:
-        """Count mailboxes and bring them below the limits, as far as is good at once."""
+        """Count mailboxes and bring them below the limits, as far as is good at once. Writer thread."""
         counted: list[tuple[int, int, int]] = []
         rest: dict[int, list[int]] = {}
         rows, step = 0, FIRST_MAILBOXES
@@ -106,7 +109,7 @@ class MailboxLimits:
         return Enforced(losers, counted, rest)
 
     def enforced(self, found: Enforced) -> None:
-        """That is on disk: remember what was counted, and see to the rest."""
+        """Remember what was counted, now that it is on disk, and count the rest."""
         self._quota.counted(found.counted)
         for app_no, devices in found.rest.items():
             self.behind.setdefault(app_no, {}).update(dict.fromkeys(devices))

@@ -1,4 +1,4 @@
-"""How much each mailbox can still take before it has to be counted.
+"""Quotas of mailboxes: how much each can still take before it has to be counted.
 
 A mailbox is counted over its rows, which costs as much as it holds. Only acceptance makes it larger, so what was
 counted once is good until as many pushes have been accepted for the device as there was room for. A guess that is too
@@ -20,7 +20,10 @@ MAX_DEVICES = 200_000
 
 
 class MailboxQuota:
-    """`deliveries` and `size` (bytes) are the limits of a mailbox."""
+    """Room that is known to be left in mailboxes. Writer thread while pushes are stored, else the loop.
+
+    `deliveries` and `size` (bytes) are the limits of a mailbox.
+    """
 
     def __init__(self, deliveries: int, size: int) -> None:
         self._deliveries = deliveries
@@ -30,7 +33,7 @@ class MailboxQuota:
         self._everybody = [0, 0]
 
     def reserve(self, device_no: int, size: int) -> bool:
-        """A push is accepted for one device. False: its mailbox has to be counted."""
+        """Reserve room for a push to one device. False: its mailbox has to be counted."""
         until = self._until.get(device_no)
         if until is None:
             return False
@@ -44,12 +47,12 @@ class MailboxQuota:
         return until is not None and until[0] >= self._everybody[0] and until[1] >= self._everybody[1]
 
     def reserve_everywhere(self, size: int) -> None:
-        """A push is accepted for devices that are not listed: any of them, or all."""
+        """Reserve room for a push in every mailbox: its devices are not listed."""
         self._everybody[0] += 1
         self._everybody[1] += size
 
     def counted(self, mailboxes: Iterable[tuple[int, int, int]]) -> None:
-        """(device number, deliveries, bytes) of mailboxes, as they are now on disk."""
+        """Remember mailboxes as they are on disk now: (device number, deliveries, bytes) each."""
         deliveries, size = self._everybody
         for device_no, count, total in mailboxes:
             if len(self._until) >= MAX_DEVICES:
@@ -61,7 +64,8 @@ class MailboxQuota:
 
 
 def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> list[tuple[int, int, int]]:
-    """(device number, deliveries, bytes) of what waits for each; those with nothing are left out."""
+    """Count what waits for each device: (device number, deliveries, bytes); those with nothing are left out. Writer
+    thread."""
     (text,) = connection.execute(
         "SELECT json_group_array(json_array(device_no, count, total)) FROM ("
         " SELECT device_no, count(*) AS count, sum(size) AS total FROM delivery INDEXED BY delivery_mailbox"
@@ -72,7 +76,10 @@ def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> l
 
 
 def least_valuable_first(connection: sqlite3.Connection, device_no: int) -> Iterator[tuple[int, int]]:
-    """(push number, bytes) of what waits for a device, the least valuable first; no more is read than is taken."""
+    """Yield (push number, bytes) of what waits for a device, the least valuable first. Writer thread.
+
+    No more is read than is taken.
+    """
     for priority in reversed(range(len(PRIORITIES))):
         rows = connection.execute(
             "SELECT push_no, size FROM delivery INDEXED BY delivery_mailbox"

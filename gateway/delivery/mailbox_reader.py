@@ -55,7 +55,7 @@ STORM_LIMIT_MS = 30_000
 
 
 class HandOverState(Enum):
-    """How the next push of a connected device travels; the module says what each means."""
+    """Ways in which the next push of a connected device travels; the module explains each."""
 
     CLOSED = "closed"
     WAITING = "waiting"
@@ -320,11 +320,11 @@ def page_rows(
     now_ms: int,
     limited: bool = False,
 ) -> list[_Page]:
-    """For each device number the oldest `limit` waiting pushes of this priority, without those in flight, and without
-    limited ones, where there may be any (that costs a look at each row).
+    """Read for each device number the oldest `limit` waiting pushes of this priority. Writer thread.
 
-    Fewer pages than asked for if they would be more than READ_BYTES. One row comes back, whatever is found: each row is
-    a pass of the interpreter lock. SQLite cannot limit the rows of each device, so it looks for the first one too many.
+    Left out are those in flight, and limited ones, where there may be any (that costs a look at each row). Fewer pages
+    than asked for if they would be more than READ_BYTES. One row comes back, whatever is found: each row is a pass of
+    the interpreter lock. SQLite cannot limit the rows of each device, so it looks for the first one too many.
     """
     here = " AND d.not_before IS NULL" if limited else ""
     (text,) = connection.execute(

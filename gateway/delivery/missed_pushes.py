@@ -33,13 +33,18 @@ LISTED_PUSHES = 100
 
 
 class Returned(NamedTuple):
+    """A device that has connected again."""
+
     app_id: str
     device_id: str
 
 
 class MissedPushes:
-    """`is_listening(app_id, device_id)`: connected and subscribed to its notices. `tell(app_id, device_id, content)`
-    sends one. `clock_ms` gives server time in milliseconds."""
+    """Tells devices that return what they have missed. Loop.
+
+    `is_listening(app_id, device_id)`: connected and subscribed to its notices. `notify(app_id, device_id, content)`
+    sends one. `clock_ms` gives server time in milliseconds.
+    """
 
     def __init__(
         self,
@@ -59,7 +64,7 @@ class MissedPushes:
         self._scheduled = False
 
     def returned(self, device_no: int, app_id: str, device_id: str) -> None:
-        """It can take pushes, for the first time on this connection."""
+        """Note a device that can take pushes, for the first time on this connection."""
         self._returned[device_no] = Returned(app_id, device_id)
         self._schedule()
 
@@ -94,8 +99,10 @@ class MissedPushes:
 
 
 def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now_ms: int) -> dict[int, dict[str, Any]]:
-    """Device number -> `{"count", "reasons": {state: n}, "pushes": [{"push_id", "state", "reason", "ended_at"}]}` for
-    those that have missed something since they were told last. They count as told."""
+    """Find what devices have missed since they were told last; it counts as told. Writer thread.
+
+    Device number -> `{"count", "reasons": {state: n}, "pushes": [{"push_id", "state", "reason", "ended_at"}]}`.
+    """
     gaps: dict[int, dict[str, Any]] = {}
     for device_no, push_id, state, reason, ended_at in connection.execute(
         "SELECT v.no, p.id, d.state, d.reason, d.ended_at FROM json_each(?) AS wanted"

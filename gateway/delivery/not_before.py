@@ -1,4 +1,4 @@
-"""Which waiting deliveries are checked when they are handed over, and when: `Delivery.not_before`.
+"""Marks of limited deliveries: which are checked when they are handed over, and when (`Delivery.not_before`).
 
 NULL: not at all, the delivery has its place in the mailbox. 0: as soon as it can be handed over. A time in
 milliseconds: it was held back, and is checked again from then on. The state of a delivery is the ledger's (`ledger`),
@@ -22,8 +22,10 @@ from gateway.delivery_states import IS_WAITING
 def mark_accepted_rows(
     connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], policies: PolicyStore
 ) -> bool:
-    """Have deliveries of new pushes checked at hand-over: to everybody, or to those who have muted the channel, which
-    are noted in the pending push. Whether there are any."""
+    """Mark deliveries of new pushes: to everybody, or to those who have muted the channel. Whether there are any.
+
+    The latter are noted in the pending push.
+    """
     stored = [pending for pending in pending_pushes if pending.push_no]
     limited = [pending.push_no for pending in stored if pending.limited]
     if limited:
@@ -41,7 +43,7 @@ def mark_accepted_rows(
 
 
 def mark_limited_rows(connection: sqlite3.Connection, push_nos: list[int]) -> None:
-    """What waits of these pushes is checked at hand-over (`alert_limiter`), if that was not said of it before."""
+    """Mark what waits of these pushes to be checked at hand-over (`alert_limiter`), if it is not marked."""
     connection.execute(
         "UPDATE delivery SET not_before = 0"
         f" WHERE push_no IN (SELECT value FROM json_each(?)) AND +state {IS_WAITING} AND not_before IS NULL",
@@ -55,8 +57,7 @@ _MUTED = "(SELECT v.channels ->> ? FROM device AS v WHERE v.no = delivery.device
 def mark_muted_rows(
     connection: sqlite3.Connection, push_no: int, channel: str, after: int = 0, last: int = EVERY_DEVICE
 ) -> list[int]:
-    """What waits of a push, or of a part of it, for those who have muted its channel is checked at hand-over; those
-    devices."""
+    """Mark what waits of a push, or of a part of it, for those who have muted its channel; those devices."""
     rows = connection.execute(
         "UPDATE delivery SET not_before = 0"
         f" WHERE push_no = ? AND device_no > ? AND device_no <= ? AND +state {IS_WAITING}"
@@ -72,8 +73,10 @@ _DUE = "min(coalesce(not_before, 0), ?1)"
 
 
 def mark_part_rows(connection: sqlite3.Connection, part: PushPart, now_ms: int, limited_only: bool) -> None:
-    """What waits of a part of a push is checked at hand-over, whatever was said of it before; `limited_only`: what
-    already is, so that nothing else loses its place."""
+    """Mark what waits of a part of a push to be checked as soon as may be, whatever was marked before.
+
+    `limited_only`: what already is, so that nothing else loses its place.
+    """
     moved = "not_before > ?1" if limited_only else "(not_before IS NULL OR not_before > ?1)"
     connection.execute(
         f"UPDATE delivery SET not_before = {_DUE}"
@@ -83,7 +86,7 @@ def mark_part_rows(connection: sqlite3.Connection, part: PushPart, now_ms: int, 
 
 
 def mark_device_rows(connection: sqlite3.Connection, device_no: int, now_ms: int, limited_only: bool) -> int:
-    """Have the alerts that wait for a device checked at hand-over, `limited_only` as for a push; how many."""
+    """Mark the alerts that wait for a device, `limited_only` as for a part of a push; how many."""
     if limited_only:
         among = (
             "SELECT push_no FROM delivery INDEXED BY delivery_gated"
@@ -101,7 +104,7 @@ def mark_device_rows(connection: sqlite3.Connection, device_no: int, now_ms: int
 
 
 def mark_channels_rows(connection: sqlite3.Connection, device_no: int, channels: Sequence[str]) -> int:
-    """The critical ones of these channels that wait for a device are checked at hand-over; how many."""
+    """Mark the critical pushes of these channels that wait for a device; how many."""
     return connection.execute(
         "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND not_before IS NULL AND push_no IN ("
         " SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
@@ -112,7 +115,7 @@ def mark_channels_rows(connection: sqlite3.Connection, device_no: int, channels:
 
 
 def defer_rows(connection: sqlite3.Connection, deferred: list[tuple[int, int]]) -> None:
-    """(handle, time): checked again then."""
+    """Have deliveries, (handle, time in ms) each, checked again then."""
     if deferred:
         connection.execute(
             "UPDATE delivery SET not_before = wanted.value ->> 1 FROM json_each(?) AS wanted"

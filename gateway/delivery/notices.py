@@ -1,5 +1,6 @@
-"""What a device is told about pushes, on its `notices` topic: ordinary MQTT, kept by the broker if the device is away
-and subscribed, and nothing that the ledger counts.
+"""Notices to devices about pushes, on their `notices` topic: ordinary MQTT, which the ledger does not count.
+
+The broker keeps a notice for a device that is away and has subscribed.
 
 `preferences`: the document that `GET /v1/devices/{id}/preferences` answers, whenever it has changed, and when the
 device asks for it: it says `{}` on its `settings` topic. `gap`: see `missed_pushes`. `clear`: a push that it has was
@@ -35,7 +36,10 @@ _MAY_SHOW = (
 
 
 class Notices:
-    """`publish(topic, payload)` sends one with QoS 1."""
+    """Sends notices to devices. Loop.
+
+    `publish(topic, payload)` sends one with QoS 1.
+    """
 
     def __init__(
         self, *, database: Database, preferences: PreferenceStore, publish: Callable[[str, bytes], None]
@@ -47,7 +51,7 @@ class Notices:
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def preferences_changed(self, app_id: str, device_id: str) -> None:
-        """Tell the device, soon; at once for many changes in a row."""
+        """Send the device its preferences, soon; at once for many changes in a row."""
         key = app_id, device_id
         if key not in self._under_way:
             task = asyncio.get_running_loop().create_task(self._send_preferences(app_id, device_id))
@@ -67,7 +71,7 @@ class Notices:
             self.send(app_id, device_id, "preferences", await self._preferences.document(*found))
 
     def push_recalled(self, app_id: str, push_id: str) -> None:
-        """Tell the devices that have it, and may still show it."""
+        """Send a `clear` to the devices that have the push, and may still show it."""
         task = asyncio.get_running_loop().create_task(self._send_clear(app_id, push_id))
         self._clearing.add(task)
         task.add_done_callback(self._clearing.discard)
@@ -84,13 +88,17 @@ class Notices:
             after = rows[-1][0] if len(rows) == CLEARED_DEVICES else None
 
     def send(self, app_id: str, device_id: str, kind: str, content: dict[str, Any]) -> None:
+        """Send one notice to a device."""
+
         payload = json.dumps({"v": 1, "type": kind, **content}, ensure_ascii=False, separators=(",", ":"))
         self._publish(device_topic(app_id, device_id, "notices"), payload.encode())
 
 
 def _showing_devices(connection: sqlite3.Connection, push_id: str, after: int) -> list[tuple[int, str]]:
-    """(number, id) of devices to which the push went and that have not done with it: those that acknowledged it, were
-    sent it with QoS 0, or have it in flight, which are still waiting on disk."""
+    """Find devices, (number, id) each, that may still show a push. Reader thread.
+
+    They have acknowledged it, were sent it with QoS 0, or have it in flight: still waiting on disk.
+    """
     return connection.execute(
         "SELECT d.device_no, v.id FROM push AS p CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no > ?2"
         f" AND d.state {is_one_of(*_MAY_SHOW)} CROSS JOIN device AS v ON v.no = d.device_no AND v.removed_at IS NULL"

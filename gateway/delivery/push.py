@@ -59,7 +59,7 @@ class _Strict(DescribedModel):
 
 
 class Target(_Strict):
-    """Whom a push is for: exactly one of its fields. Which devices that are is fixed when the push is accepted."""
+    """Devices that a push is for: exactly one of these fields. They are fixed when the push is accepted."""
 
     device: DeviceId | None = None
     """One device by its id. Unknown: 404 `device_not_found`."""
@@ -132,7 +132,7 @@ class Enclosure(_Strict):
 
 
 class Notification(_Strict):
-    """What a person sees. It needs a `title` or a `body`."""
+    """Content that a person sees. It needs a `title` or a `body`."""
 
     title: str | None = None
     """The first line. Its length is bounded by the size of the push only."""
@@ -221,7 +221,10 @@ class PushRequest(_Strict):
         return self
 
     def content(self) -> str:
-        """`notification`, `data` and `deadline` as compact JSON text; what the database keeps and the wire repeats."""
+        """Encode `notification`, `data` and `deadline` as compact JSON text.
+
+        The database keeps it and the wire repeats it. Raises Problem 422 for what is no JSON.
+        """
         text = ""
         try:
             if self.notification is not None:
@@ -243,8 +246,10 @@ class PushRequest(_Strict):
 
 
 def most_values(max_payload: int) -> int:
-    """JSON values, and commas in texts, that a push of so many bytes on the wire can have: each takes a byte there, but
-    for those of its target."""
+    """Bound of the JSON values, and commas in texts, that a push of so many bytes on the wire can have.
+
+    Each takes a byte there, but for those of its target.
+    """
     return max_payload + MAX_DEVICES + MAX_WHERE_CHARACTERS
 
 
@@ -258,7 +263,10 @@ def not_yet_supported(request: PushRequest) -> str | None:
 
 
 class ActivePush:
-    """A push of which something is, or lately was, on its way. `sent` is the in-memory half of the ledger."""
+    """A push of which something is, or lately was, on its way. Loop.
+
+    `sent` is the in-memory half of the ledger.
+    """
 
     __slots__ = (
         "_body",
@@ -319,11 +327,11 @@ class ActivePush:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory, about."""
+        """Bytes that the push takes in memory, about."""
         return len(self._content) + ENVELOPE_BYTES
 
     def body(self, now_ms: int) -> Body:
-        """The wire body at server time `now_ms` (ms), shared by all deliveries with the same whole seconds left.
+        """The wire body at server time `now_ms`, shared by all deliveries with the same whole seconds left.
 
         Seconds are rounded up and at least 1; 0 only for ttl 0, whose body carries no message expiry (an interval that
         is over at once would let a client drop what it has just been given).
@@ -395,8 +403,10 @@ _FRAME_BYTES = {
 
 
 def wire_size(request: PushRequest, content: str) -> int:
-    """Bytes of the largest payload this push will ever have on the wire: `wire_frame` counted and not made, which is
-    done for every push before it is stored."""
+    """Count the bytes of the largest payload that this push will ever have on the wire.
+
+    `wire_frame` is counted and not made: this is done for every push before it is stored.
+    """
     assert request.kind is not None, "filled in by validation"
     size = _FRAME_BYTES[request.kind, request.priority] + len(str(request.ttl))
     if content != "{}":
@@ -416,6 +426,8 @@ _COLUMNS = "no, id, kind, priority, qos, ttl, collapse_key, channel, content, ac
 
 
 def push_number(connection: sqlite3.Connection, app_no: int, push_id: str) -> int | None:
+    """The number of a push; None if the app has none of this id."""
+
     row = connection.execute("SELECT no FROM push WHERE id = ? AND app_no = ?", (push_id, app_no)).fetchone()
     return row[0] if row is not None else None
 
@@ -427,7 +439,7 @@ def last_push_no(connection: sqlite3.Connection) -> int:
 
 
 def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list[ActivePush]:
-    """The pushes of these numbers, from the database; runs inside an operation."""
+    """Load the pushes of these numbers from the database. Writer thread."""
     return [
         _active_push(row)
         for row in connection.execute(
@@ -438,7 +450,7 @@ def load_pushes(connection: sqlite3.Connection, push_nos: Iterable[int]) -> list
 
 
 def _active_push(row: Sequence[Any]) -> ActivePush:
-    """From a row of _COLUMNS."""
+    """Make a push from a row of _COLUMNS."""
     return ActivePush(
         no=row[0],
         push_id=row[1],
@@ -456,7 +468,10 @@ def _active_push(row: Sequence[Any]) -> ActivePush:
 
 
 class ActivePushes:
-    """The pushes in memory, by number. Those with nothing in flight are bounded, oldest out first."""
+    """The pushes in memory, by number. Loop, but for `get`.
+
+    Those with nothing in flight are bounded, oldest out first.
+    """
 
     def __init__(self) -> None:
         self._by_no: dict[int, ActivePush] = {}
@@ -464,13 +479,15 @@ class ActivePushes:
         self._idle_bytes = 0
 
     def get(self, no: int) -> ActivePush | None:
+        """The push of that number, if it is in memory. Any thread."""
+
         return self._by_no.get(no)
 
     def __len__(self) -> int:
         return len(self._by_no)
 
     def in_flight(self) -> int:
-        """Deliveries in `sent`; for metrics, walks the pushes in memory."""
+        """Count the deliveries in `sent`, for metrics; walks the pushes in memory."""
         return sum(len(push.sent) for push in self._by_no.values())
 
     def add(self, push: ActivePush) -> ActivePush:
@@ -481,7 +498,7 @@ class ActivePushes:
         return present
 
     def clear_sent(self, push: ActivePush, device_nos: Iterable[int]) -> None:
-        """The outcomes for these devices are on disk (or void)."""
+        """Clear hand-overs to these devices: their outcomes are on disk (or void)."""
         push.sent.difference_update(device_nos)
         if not push.sent and push.no in self._by_no:
             self._rest(push)

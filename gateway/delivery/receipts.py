@@ -1,4 +1,4 @@
-"""What devices say: receipts, settings, reports, uplink. Parsed here, stored in batches, acknowledged when on disk.
+"""Messages of devices: receipts, settings, reports, uplink. Parsed here, stored in batches, acknowledged when on disk.
 
 The PUBACK (PUBREC) of a device's message is the promise that it is stored, so `done` is called after the commit. A
 message that says nothing usable is dropped with reason code 0x99 (in 3.1.1 there is none: acknowledged and dropped),
@@ -75,7 +75,7 @@ STATEMENT_BYTES = 512
 
 
 def _finite(value: Any) -> Any:
-    """The parser lets NaN and Infinity pass; kept, they would make every answer that repeats them no JSON."""
+    """Refuse NaN and Infinity, which the parser lets pass: every answer that repeats them would be no JSON."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError as error:
@@ -88,8 +88,10 @@ PushId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 @dataclass(slots=True)
 class Receipt:
-    """Unknown fields are ignored: a device may be newer than the server. No model, which takes a kilobyte: thousands of
-    a device may wait for the writer."""
+    """A receipt as a device sends it. Unknown fields are ignored: a device may be newer than the server.
+
+    No model, which takes a kilobyte: thousands of a device may wait for the writer.
+    """
 
     __pydantic_config__ = ConfigDict(strict=True)
 
@@ -111,7 +113,7 @@ _REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(Annotated[dict[str, Any], Aft
 
 
 class Unusable(Exception):
-    """The message is dropped; the text is the device's `last_error`."""
+    """Refusal of a message, which is dropped; the text is the device's `last_error`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -144,7 +146,12 @@ class Release:
 
 
 class Receipts:
-    """Takes every permitted message of a device. `clock_ms` gives server time in milliseconds."""
+    """Takes every permitted message of a device and stores it. Loop.
+
+    `clock_ms` gives server time in milliseconds. `on_settings` is called with app id and device id when a device's
+    settings are stored, `on_acted` with the handles of deliveries of which somebody has acted, `on_zone` with the
+    number of a device that may have moved to another time zone.
+    """
 
     def __init__(
         self,
@@ -160,9 +167,6 @@ class Receipts:
         on_acted: Callable[[list[int]], None],
         on_zone: Callable[[int], None],
     ) -> None:
-        """`on_settings` is called with app id and device id when a device's settings are stored, `on_acted` with the
-        handles of deliveries of which somebody has acted, `on_zone` with the number of a device that may have moved to
-        another time zone."""
         self._database = database
         self._activity = activity
         self._uplink = uplink
@@ -179,8 +183,10 @@ class Receipts:
         """Messages taken from devices, for metrics."""
 
     async def recover(self, numbers: Collection[int]) -> None:
-        """After a restart, before the first connection: forget messages of sessions and wills that are no more, those
-        of `numbers` being there (`Engine.numbers`)."""
+        """Forget messages of sessions and wills that are no more, after a restart and before the first connection.
+
+        Those of `numbers` are there (`Engine.numbers`).
+        """
 
         def operation(connection: sqlite3.Connection) -> None:
             found = {no >> PACKET_ID_BITS for (no,) in connection.execute("SELECT identifier FROM received_message")}
@@ -193,7 +199,7 @@ class Receipts:
             log.warning("messages of sessions that are gone could not be forgotten: %s", error)
 
     def end(self) -> None:
-        """The ledger is about to be closed: what still comes is not stored, and not acknowledged."""
+        """Store nothing any more, and acknowledge nothing: the ledger is about to be closed."""
         self._ended = True
 
     def published(
@@ -204,7 +210,7 @@ class Receipts:
         done: Callable[[int], None],
         identifier: int | None = None,
     ) -> None:
-        """A device published on one of its topics. See `broker.events.BrokerEvents.published`."""
+        """Take a message of a device on one of its topics (`broker.events.BrokerEvents.published`)."""
         where = split_topic(message.topic)
         if where is None:  # not a device topic: ordinary MQTT, which the broker has routed
             done(ReasonCode.SUCCESS)
@@ -232,7 +238,7 @@ class Receipts:
         self._add(Statement(app_id, device_id, device_no, leaf, content, done, unpromised, identifier))
 
     def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
-        """See `broker.events.BrokerEvents.released`."""
+        """Take identifiers that a device has released (`broker.events.BrokerEvents.released`)."""
         self._add(Release(*split_client_id(client_id), identifiers, done))
 
     def _add(self, said: Statement | Release) -> None:
@@ -252,7 +258,7 @@ class Receipts:
         self._store([statements])
 
     def _next_slice(self) -> list[Statement | Release]:
-        """What is stored next, of each device in turn."""
+        """Take the messages that the next operation stores, of each device in turn."""
         taken: list[Statement | Release] = []
         while self._pending and len(taken) < SLICE_STATEMENTS:
             key = next(iter(self._pending))
@@ -263,7 +269,7 @@ class Receipts:
         return taken
 
     def _put_back(self, statements: list[Statement | Release]) -> None:
-        """There was no time for these, which were taken last: they come first."""
+        """Return messages that were taken last and not stored for want of time: they come first."""
         pending: dict[tuple[str, str], deque[Statement | Release]] = {}
         for statement in statements:
             pending.setdefault((statement.app_id, statement.device_id), deque()).append(statement)
@@ -343,7 +349,7 @@ class Receipts:
 
 
 def parse(leaf: str, payload: bytes) -> Any:
-    """The content of a device's message by its topic; None when there is nothing to store. Raises Unusable."""
+    """Parse a device's message by its topic; None when there is nothing to store. Raises Unusable."""
     if leaf == "receipts":
         return parse_receipts(payload)
     if leaf == "settings":
@@ -360,7 +366,7 @@ def parse(leaf: str, payload: bytes) -> Any:
 
 
 def parse_receipts(payload: bytes) -> list[Receipt]:
-    """One receipt, a list of them, or a bare push id."""
+    """Parse one receipt, a list of them, or a bare push id."""
     text = payload.strip()
     if text[:1] == b"[":
         return _validated(_RECEIPTS, text)
@@ -395,7 +401,7 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
 
 @dataclass(slots=True)
 class StoredStatements:
-    """What an operation has to tell the loop."""
+    """Result of an operation, for the loop."""
 
     recorded: list[int] = field(default_factory=list)
     """Handles of the deliveries that have a receipt now, or have ended."""
@@ -416,8 +422,10 @@ def store_statements(
     preferences: PreferenceStore,
     now_ms: int,
 ) -> StoredStatements:
-    """Store what devices said, in the order in which they said it, until that has taken SLICE_SECONDS; complaints are
-    left on the statements."""
+    """Store messages of devices, in their order, until that has taken SLICE_SECONDS. Writer thread.
+
+    Complaints are left on the statements.
+    """
     changed = StoredStatements()
     deadline = time.monotonic() + SLICE_SECONDS
     receipts: list[tuple[Statement, Receipt]] = []

@@ -1,4 +1,4 @@
-"""What senders may ask about pushes: counts, lists, one mailbox. Reads only; nothing here changes a state.
+"""Reports about pushes: counts, lists, one mailbox. Reads only; nothing here changes a state.
 
 `sent` exists in memory (see the ledger), so every answer is disk plus that overlay, in one snapshot: the set of
 hand-overs is copied first, then read against the database, where a device that is no longer waiting counts as what
@@ -37,6 +37,8 @@ COUNTED_DELIVERIES = 500_000
 
 
 class Reports:
+    """Answers the questions of senders about their pushes. Loop."""
+
     def __init__(self, database: Database, ledger: Ledger) -> None:
         self._database = database
         self._ledger = ledger
@@ -51,14 +53,17 @@ class Reports:
         return described
 
     async def _number(self, app_no: int, push_id: str) -> int:
-        """Raises Problem 404."""
+        """The number of a push. Raises Problem 404."""
         push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
             raise problem("push_not_found", f"no push {push_id!r} in this app")
         return push_no
 
     async def pushes(self, app_no: int, limit: int, cursor: str | None) -> ListPage:
-        """The newest first, each with its counts; fewer than asked for where that is much to count."""
+        """A page of pushes, the newest first, each with its counts.
+
+        It has fewer than asked for where that is much to count.
+        """
         before = cursor_number(cursor)
 
         def choose(connection: sqlite3.Connection) -> tuple[list[int], bool]:
@@ -98,8 +103,10 @@ class Reports:
         *,
         device_no: int | None = None,
     ) -> ListPage:
-        """Per device, in order of enrolment: state, reason, effective QoS, time stamps; of all states and devices, or
-        of one. Raises Problem 404, 410."""
+        """A page of a push's deliveries, in order of enrolment: state, reason, effective QoS, time stamps.
+
+        All states and devices, or one. Raises Problem 404, 410.
+        """
         after = cursor_number(cursor)
         push_no = await self._number(app_no, push_id)
         in_flight = set(self._ledger.sent_of(push_no))
@@ -133,7 +140,7 @@ class Reports:
     async def mailbox(
         self, device_no: int, limit: int, cursor: str | None, app_no: int | None = None
     ) -> dict[str, Any]:
-        """What waits for a device, in mailbox order; what is in flight is listed as `sent`.
+        """A page of the pushes that wait for a device, in mailbox order; one in flight is listed as `sent`.
 
         Read on the writer thread, where a row and its overlay cannot disagree; a page is small.
         """
@@ -171,7 +178,7 @@ class Reports:
 
 
 def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:
-    """Deliveries by state, exclusive; `sent` are the devices handed over to when the snapshot was taken."""
+    """Count deliveries by state, exclusive; `sent` are the devices handed over to when the snapshot was taken."""
     counts = {state.label: 0 for state in DeliveryState}
     for state, count in connection.execute(
         "SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,)
@@ -189,7 +196,7 @@ def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[in
 
 
 def reached(counts: dict[str, int]) -> dict[str, int]:
-    """Cumulative: an opened one was displayed and delivered as well."""
+    """Cumulative counts: an opened one was displayed and delivered as well."""
     return {
         name: sum(counts[state.label] for state in DeliveryState if least <= state <= DeliveryState.ACTED)
         for name, least in _REACHED.items()
@@ -197,7 +204,7 @@ def reached(counts: dict[str, int]) -> dict[str, int]:
 
 
 def read_push(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, Any] | None:
-    """A push as the API shows it; None for none: a tombstone, or no longer even that."""
+    """Read a push as the API shows it; None for none: a tombstone, or no longer even that."""
     row = connection.execute(f"SELECT {_PUSH} FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
     if row is None:
         return None
@@ -246,7 +253,7 @@ def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
 
 
 def cursor_number(cursor: str | None) -> int | None:
-    """A cursor that is a row's number. Raises Problem 422."""
+    """Parse a cursor that is a row's number. Raises Problem 422."""
     if cursor is None:
         return None
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):

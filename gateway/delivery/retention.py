@@ -1,4 +1,4 @@
-"""Retention: what may leave the database, in slices small enough that nobody notices.
+"""Retention: removal of what has been kept long enough, in slices small enough that nobody notices.
 
 Deliveries are removed some time after their push has fully ended; its counts are kept as JSON on the push row for
 longer, then the row becomes a tombstone that answers 410. After as long again it leaves as well, and the push is as
@@ -38,7 +38,7 @@ FORGET = "DELETE FROM push WHERE no IN (SELECT no FROM push WHERE gone_at <= ? L
 
 @dataclass(slots=True, frozen=True)
 class Keep:
-    """How long, in milliseconds."""
+    """Periods, in milliseconds, for which things are kept."""
 
     deliveries: int
     counts: int
@@ -49,6 +49,8 @@ class Keep:
 
 
 class Retention:
+    """Removes what is due, slice by slice. Loop."""
+
     def __init__(self, database: Database, keep: Keep) -> None:
         self._database = database
         self._keep = keep
@@ -83,9 +85,10 @@ class Retention:
 def find_finished(
     connection: sqlite3.Connection, before: int, after: tuple[int, int]
 ) -> tuple[list[tuple[int, int]], tuple[int, int] | None]:
-    """Open pushes whose deliveries had all ended by `before`, with the last change of each, and where to look on (None:
-    that was all). Of those of `READ_PUSHES` that come after (end of life, number). What has ended does not wait again,
-    so what is found here may be closed later.
+    """Find open pushes whose deliveries had all ended by `before`, with the last change of each. Reader thread.
+
+    Answers where to read on as well (None: that was all). Of those of READ_PUSHES that come after (end of life,
+    number). What has ended does not wait again, so what is found here may be closed later.
     """
     rows = connection.execute(
         "SELECT p.expires_at, p.no, p.accepted_at, CASE WHEN p.accepted_at <= ?1 AND NOT EXISTS"
@@ -110,7 +113,7 @@ def close_pushes(connection: sqlite3.Connection, finished: list[tuple[int, int]]
 
 
 def remove_slice(connection: sqlite3.Connection, keep: Keep, now_ms: int) -> int:
-    """One slice of everything that is due; rows removed or buried, 0 when nothing is due."""
+    """Remove one slice of everything that is due; rows removed or buried, 0 when nothing is due. Writer thread."""
     return (
         _remove_deliveries(connection, now_ms - keep.deliveries)
         + _bury_pushes(connection, now_ms, keep.counts)
@@ -148,7 +151,8 @@ def remove_slice(connection: sqlite3.Connection, keep: Keep, now_ms: int) -> int
 
 
 def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
-    """The count includes the pushes, so that one without deliveries is not taken for nothing to do."""
+    """Remove deliveries; the count includes the pushes, so that one without deliveries is not taken for nothing to
+    do."""
     pushes = connection.execute(
         "SELECT no, final_counts FROM push WHERE closed_at <= ? AND swept_at IS NULL ORDER BY closed_at LIMIT ?",
         (before, SLICE_PUSHES),
@@ -184,8 +188,8 @@ def _bury_pushes(connection: sqlite3.Connection, now_ms: int, kept: int) -> int:
 
 
 def _remove_devices(connection: sqlite3.Connection) -> int:
-    """Rows of devices that were removed before the oldest push of which there are still deliveries was accepted, and
-    what is known of their people."""
+    """Remove rows of devices that were removed before the oldest push with deliveries was accepted, and of their
+    people."""
     removed = connection.execute(
         "DELETE FROM device WHERE no IN (SELECT no FROM device WHERE removed_at < coalesce("
         " (SELECT accepted_at FROM push WHERE no = (SELECT min(push_no) FROM delivery)), ?) LIMIT ?) RETURNING no",

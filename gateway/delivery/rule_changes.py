@@ -37,7 +37,7 @@ LONG_PASS_MS = 2_000
 
 @dataclass(slots=True, eq=False)
 class _Pass:
-    """What is to be put under the rules of an app."""
+    """An app whose deliveries are to be put under its rules."""
 
     app_no: int
     began_at: int
@@ -47,7 +47,7 @@ class _Pass:
 
 @dataclass(slots=True)
 class _Slice:
-    """What an operation has to tell the loop."""
+    """Result of an operation, for the loop."""
 
     ended: list[int] = field(default_factory=list)
     in_flight: set[int] = field(default_factory=set)
@@ -56,7 +56,10 @@ class _Slice:
 
 
 class RuleChanges:
-    """`clock_ms` gives server time in milliseconds."""
+    """Puts what waits under the changed rules of its app, slice by slice. Loop.
+
+    `clock_ms` gives server time in milliseconds.
+    """
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class RuleChanges:
         return len(self._passes)
 
     def start(self, app_no: int) -> None:
-        """The rules of an app have changed, or what they say at this time: put what waits under them."""
+        """Put what waits in an app under its rules: they have changed, or what they say at this time has."""
         self._alert_limiter.rules_changed(app_no)
         before = self._passes.get(app_no)
         self._passes[app_no] = _Pass(app_no, before.began_at if before is not None else self._clock_ms())
@@ -94,7 +97,7 @@ class RuleChanges:
             self._go_on()
 
     def wall_clock_set(self) -> None:
-        """The machine's clock was set: quiet hours begin and end at other moments than what waits was told."""
+        """Put what waits under quiet hours again, which begin and end at other moments: the machine's clock was set."""
         for app_no in self._policies.apps_with_frequency_limits():
             self.start(app_no)
 
@@ -154,8 +157,11 @@ class RuleChanges:
         return operation
 
     async def recover(self) -> None:
-        """After a restart, before the first connection: what had not been put under new rules; and of every app what
-        was in flight when somebody changed their mind."""
+        """Go on where the last run stopped; after a restart, before the first connection.
+
+        That is what had not been put under new rules, and of every app what was in flight when somebody changed their
+        mind.
+        """
         unfinished = set(self._policies.last_changes)
         for app_no in unfinished.union(self._policies.guarded()):
             after: SlicePosition | None = BEGIN

@@ -1,5 +1,4 @@
-"""What acceptance is given and what it answers: a submission, the pending push while it is being stored, the accepted
-push."""
+"""Submissions: a request, the pending push while it is being stored, and the answer to an accepted one."""
 
 from __future__ import annotations
 
@@ -28,13 +27,15 @@ class AppRef:
 
 
 class AcceptedPush(NamedTuple):
+    """The answer to an accepted push."""
+
     push_id: str
     targeted: int
     suppressed: int
     unknown: tuple[str, ...]
 
     def members(self) -> str:
-        """As the members of a JSON object."""
+        """Encode the answer as the members of a JSON object."""
         unknown = json.dumps(self.unknown) if self.unknown else "[]"
         return (
             f'"push_id":"{self.push_id}","targeted":{self.targeted},"suppressed":{self.suppressed},"unknown":{unknown}'
@@ -86,7 +87,7 @@ class PendingPush:
 
     @property
     def whole_content(self) -> str:
-        """With what is said about its fetches."""
+        """The content with the period over which devices spread their fetches."""
         return f'{self.content[:-1]},"fetch_within":{self.fetch_within}}}'
 
     def active_push(self, accepted_at: int) -> ActivePush:
@@ -115,8 +116,10 @@ def listed_ids(target: Target) -> list[str] | None:
 
 
 def pending_push(app: AppRef, submission: Submission, max_payload: int, fetch_from: str | None) -> PendingPush:
-    """Judge a submission by itself. `fetch_from`: where devices fetch what belongs to it, None if nothing does. Raises
-    Problem 413, 422."""
+    """Check a submission by itself. Raises Problem 413, 422.
+
+    `fetch_from`: where devices fetch what belongs to it, None if nothing does.
+    """
     request = submission.request
     missing = not_yet_supported(request)
     if missing is not None:
@@ -159,19 +162,24 @@ def key_reused(key: str) -> Problem:
 
 
 def new_push_ids(count: int) -> list[str]:
-    """New ones. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut.
+    """Make random push ids. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut.
 
-    None begins with a hyphen: every command line would take it for an option."""
+    None begins with a hyphen: every command line would take it for an option.
+    """
     text = secrets.token_urlsafe(PUSH_ID_BYTES * count)
     ids = [text[start : start + PUSH_ID_CHARACTERS] for start in range(0, len(text), PUSH_ID_CHARACTERS)]
     return [push_id if push_id[0] != "-" else f"0{push_id[1:]}" for push_id in ids]
 
 
 def pending_among(checked: list[PendingPush | Problem]) -> list[PendingPush]:
+    """The pending pushes among the checked ones."""
+
     return [pending for pending in checked if isinstance(pending, PendingPush)]
 
 
 def answer_of(checked: PendingPush | Problem) -> AcceptedPush | Problem:
+    """The answer to a submission that was checked and stored."""
+
     if isinstance(checked, Problem):
         return checked
     assert checked.answer is not None, "every stored push is answered"

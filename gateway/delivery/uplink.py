@@ -1,4 +1,4 @@
-"""What devices say on `uplink`: stored as it is, the last messages of each, and an event.
+"""Uplink messages of devices: stored as they are, the last ones of each, and an event.
 
 Runs on the writer thread, but for `uplink_content`. What an app may have of them is `uplink_quota`'s.
 """
@@ -22,13 +22,18 @@ UPLINK_BYTES = 8 * 1024 * 1024
 
 @dataclass(slots=True, frozen=True)
 class UplinkLimits:
+    """Limits of the uplink messages that are kept."""
+
     keep: int
     """Messages kept per device."""
 
 
 def uplink_content(topic: str, payload: bytes) -> dict[str, str]:
-    """An uplink message as others see it: text as `payload`, anything else as `payload_base64`; so too what is text in
-    form only, a kilobyte and more of which every fifth character is one that JSON writes with six."""
+    """An uplink message as JSON shows it: text as `payload`, anything else as `payload_base64`. Any thread.
+
+    So too what is text in form only: a kilobyte and more of which every fifth character is one that JSON writes with
+    six.
+    """
     if len(payload) > LONG_TEXT_BYTES:
         escaped = len(payload) - len(payload.translate(None, CONTROL_CHARACTERS))
         if escaped * 5 > len(payload):
@@ -42,7 +47,7 @@ def uplink_content(topic: str, payload: bytes) -> dict[str, str]:
 def store_uplink(
     connection: sqlite3.Connection, device_no: int, topic: str, payload: bytes, limits: UplinkLimits, now_ms: int
 ) -> None:
-    """Store a message of a device, and remove what it may not have kept besides."""
+    """Store a message of a device, and remove what it may not have kept besides. Writer thread."""
     stored = connection.execute(
         "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, ?, ?, ?)",
         (device_no, topic, payload, now_ms),

@@ -1,4 +1,4 @@
-"""How much of what devices say is kept: a share of each app, and a bound for all of them together.
+"""Quota of uplink messages: a share of each app, and a bound for all of them together.
 
 A device has its last hundred messages, which may be as many mebibytes; a fleet of them would fill any disk. So what is
 stored is measured on a reader, after its commit, and when an app has more than BYTES_OF_APP, or all have more than
@@ -40,6 +40,8 @@ class _Measured(NamedTuple):
 
 
 class UplinkQuota:
+    """Keeps stored uplink messages within their bounds. Loop."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sizes: Counter[int] = Counter()
@@ -56,7 +58,7 @@ class UplinkQuota:
         return self._sizes.total()
 
     async def run(self) -> None:
-        """Measure what has been said, and keep to the bounds. Called a few times a second; not again before it ends."""
+        """Measure new messages, and keep to the bounds. Called a few times a second; not again before it ends."""
         operations = self._database.operations
         if self._measured_operations == operations:
             return
@@ -99,7 +101,7 @@ class UplinkQuota:
 
 
 def measure(connection: sqlite3.Connection, after: int) -> _Measured:
-    """What apps have in messages behind this one."""
+    """Measure the messages behind this one, by app. Reader thread."""
     rows = connection.execute(
         f"SELECT u.no, d.app_no, {_SIZE} FROM uplink_message AS u"
         " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
@@ -116,7 +118,7 @@ _SIZE = f"{MESSAGE_BYTES} + length(u.topic) + length(u.payload)"
 
 
 def measure_app(connection: sqlite3.Connection, app_no: int, after: int) -> tuple[int, int | None]:
-    """Bytes of an app's messages behind this one, of some, and where to go on; None: that was all."""
+    """Measure some of an app's messages behind this one: bytes, and where to go on; None: that was all."""
     rows = connection.execute(
         f"SELECT u.no, iif(d.app_no = ?, {_SIZE}, 0) FROM uplink_message AS u"
         " CROSS JOIN device AS d ON d.no = u.device_no WHERE u.no > ? ORDER BY u.no LIMIT ?",
@@ -126,7 +128,7 @@ def measure_app(connection: sqlite3.Connection, app_no: int, after: int) -> tupl
 
 
 def remove_oldest(connection: sqlite3.Connection, app_no: int) -> tuple[int, int]:
-    """Remove an app's oldest messages, some; how many, and their bytes."""
+    """Remove some of an app's oldest messages; how many, and their bytes. Writer thread."""
     rows = connection.execute(
         f"SELECT u.no, {_SIZE} FROM uplink_message AS u CROSS JOIN device AS d ON d.no = u.device_no"
         " WHERE d.app_no = ? ORDER BY u.no LIMIT ?",

@@ -88,7 +88,10 @@ _OF_ALL = frozenset({Fault.FULL, Fault.FAILED, Fault.UNSYNCED, Fault.LOCKED})
 
 
 class Database:
-    """See the module. Made by `open`; every method belongs to the loop's thread."""
+    """The ledger's file: everything that writes and reads it goes through here. Loop.
+
+    Made by `open`; the module has the laws.
+    """
 
     def __init__(
         self,
@@ -139,11 +142,12 @@ class Database:
         on_full: Callable[[], bool],
         fresh: bool = True,
     ) -> Database:
-        """Migrate under a lock, then start the threads. `fresh`: the file may be made or filled, if there is nothing.
+        """Migrate the file under a lock, then start the threads.
 
-        `make_clock` is given what earlier runs have left of server time and answers the clock of this run, so that time
-        never goes back over a restart. `on_full` is called on the writer thread when the disk is full, and answers
-        whether it has made room. Raises SchemaTooNew, NoSchema, StorageError.
+        `fresh`: the file may be made or filled, if there is nothing. `make_clock` is given what earlier runs have left
+        of server time and answers the clock of this run, so that time never goes back over a restart. `on_full` is
+        called on the writer thread when the disk is full, and answers whether it has made room. Raises SchemaTooNew,
+        NoSchema, StorageError.
         """
         loop = asyncio.get_running_loop()
         stored_clock = await loop.run_in_executor(None, prepare, path, fresh)
@@ -165,21 +169,20 @@ class Database:
         on_error: Callable[[BaseException], None],
         app_no: int | None = None,
     ) -> None:
-        """Run `operation` on the writer thread, in the turn of the app that asks for it if one does; exactly one of the
-        callbacks follows on the loop.
+        """Run `operation` on the writer thread, in the turn of the app that asks for it if one does.
 
-        `on_commit` comes after the fsync. The operation must not keep the connection nor end the transaction (so no
-        `executescript`), and may run twice (see the laws).
+        Exactly one of the callbacks follows on the loop, `on_commit` after the fsync. The operation must not keep the
+        connection nor end the transaction (so no `executescript`), and may run twice (see the laws).
         """
         if self._closed:
             raise RuntimeError("the database is closed")
         self._queue.put(WriteOperation(operation, on_commit, on_error, app_no))
 
     async def write(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
-        """Wait for the commit. Raises the operation's own exception, or StorageError; for an app Problem 503 when that
-        has too many changes waiting.
+        """Run `operation` on the writer thread and wait for the commit.
 
-        A caller that is cancelled does not take its operation back.
+        A caller that is cancelled does not take its operation back. Raises the operation's own exception, or
+        StorageError; for an app Problem 503 when that has too many changes waiting.
         """
         if app_no is not None and self._queue.waiting(app_no) >= WAITING_WRITES_OF_APP:
             raise self.reads.refusal(app_no, "writer_full", "too many changes of this app wait")
@@ -197,7 +200,10 @@ class Database:
         return await future
 
     async def write_models(self, operation: Callable[[Session], T], app_no: int) -> T:
-        """The same for an app with a SQLModel session, for the paths where a row at a time is fine."""
+        """Run `operation` with a SQLModel session on the writer thread and wait for the commit.
+
+        For the paths of an app where a row at a time is fine. Raises as `write`.
+        """
 
         def run(_: sqlite3.Connection) -> T:
             return _in_session(self._writer_connection, operation)
@@ -248,7 +254,7 @@ class Database:
                 operation.error = self._explained(operation.error)
 
     def _maintain_file(self, raw: sqlite3.Connection) -> None:
-        """Count the pages that are free, and cut a log that readers let grow. Writer thread, between groups."""
+        """Count the free pages, and cut a log that readers let grow. Writer thread, between groups."""
         try:
             self.free_bytes = raw.execute("PRAGMA freelist_count").fetchone()[0] * PAGE_BYTES
             if self._log.stat().st_size > LOG_BOUND_FACTOR * self._log_bytes:
@@ -266,18 +272,21 @@ class Database:
                 self._explained(error)
 
     async def maintain_file(self) -> None:
-        """Have the writer look, even if nothing else is written: a disk that was full may not be any more."""
+        """Have the writer maintain the file, even if nothing else is written.
+
+        A disk that was full may not be any more.
+        """
         await self.write(lambda connection: None)
 
     async def give_back(self, *, all_pages: bool = False) -> int:
         """Give a slice of the free pages back to the disk, beyond what is kept for tomorrow or all of them; how many.
 
-        Of a file that was made without `auto_vacuum`, none: its free pages are used again, but stay in the file.
+        A file that was made without `auto_vacuum` gives none: its free pages are used again, but stay in the file.
         """
         return await self.write(lambda connection: _vacuum_slice(connection, all_pages))
 
     def _give_up(self, error: Exception) -> None:
-        """Law 5, on the writer thread."""
+        """Write nothing any more, and let the process end (law 5). Writer thread."""
         self._unsynced = True
         self.trouble = StorageFailed("the disk does not confirm what is written; the server is ending")
         self._loop.call_soon_threadsafe(
@@ -285,7 +294,7 @@ class Database:
         )
 
     def _explained(self, error: BaseException) -> BaseException:
-        """What the callers are told. On any thread."""
+        """The error that the callers are told. Any thread."""
         found = explained(error)
         if isinstance(found, StorageDamaged) and self.trouble is None:
             self.trouble = found
@@ -338,8 +347,11 @@ class Database:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def read(self, operation: Callable[[sqlite3.Connection], T], app_no: int | None = None) -> T:
-        """Run `operation` on a reader thread over one snapshot: in the turn of the app that it is done for, or for the
-        server itself. Raises its exception, or StorageError; for an app Problem 503 when that has too much to read."""
+        """Run `operation` on a reader thread over one snapshot, in the turn of the app that it is done for.
+
+        Without an app the server reads for itself. Raises the operation's exception, or StorageError; for an app
+        Problem 503 when that has too much to read.
+        """
         if app_no is None:
             return await self._loop.run_in_executor(self._own_reader, self._read, operation)
         try:
@@ -350,7 +362,7 @@ class Database:
             raise
 
     async def read_models(self, operation: Callable[[Session], T], app_no: int) -> T:
-        """The same for an app, with a SQLModel session."""
+        """Run `operation` with a SQLModel session on a reader thread, in the app's turn. Raises as `read`."""
         return await self.read(lambda _: _in_session(self._local.connection, operation), app_no)
 
     async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T:
@@ -370,9 +382,10 @@ class Database:
         on_done: Callable[[T], None],
         on_error: Callable[[BaseException], None],
     ) -> None:
-        """As `read_soon`; exactly one of the callbacks follows on the loop.
+        """Run a single statement as `read_soon` does, without a future.
 
-        Cheaper than that: no future. Nothing is promised about the order of the callback and those of `submit`.
+        Exactly one of the callbacks follows on the loop. The order of that callback and those of `submit` is not
+        promised.
         """
 
         def run() -> None:
@@ -409,7 +422,7 @@ class Database:
             raw.set_progress_handler(None, 0)
 
     def _reader(self) -> sqlite3.Connection:
-        """This thread's connection."""
+        """The reader connection of this thread."""
         if getattr(self._local, "connection", None) is None:
             self._local.connection = self._engine.connect()
             raw_connection(self._local.connection).execute(f"PRAGMA cache_size = -{READER_CACHE_KIBIBYTES}")
@@ -495,7 +508,7 @@ def _connect(engine: Engine) -> Connection:
 
 
 def prepare(path: Path, fresh: bool = True) -> StoredClock:
-    """Create or migrate the file; what it says of server time.
+    """Create or migrate the file; the stored server time.
 
     Everything in the log goes into the file and is synced (law 5): what an earlier run wrote but could not sync is in
     the kernel's memory only, until it is written anew. Raises SchemaTooNew, NoSchema, StorageError.
@@ -548,7 +561,7 @@ def _run_in_savepoint(raw: sqlite3.Connection, operation: WriteOperation) -> Non
 
 
 def _vacuum_slice(connection: sqlite3.Connection, all_pages: bool) -> int:
-    """See `give_back`. Writer thread."""
+    """Give a slice of free pages back to the disk (`give_back`). Writer thread."""
     (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()

@@ -1,4 +1,4 @@
-"""What the ledger's file can refuse, in the words of the API's catalogue."""
+"""Errors of the ledger's file, in the words of the API's catalogue."""
 
 from __future__ import annotations
 

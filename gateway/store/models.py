@@ -31,6 +31,8 @@ class Application(SQLModel, table=True):
 
 
 class ApiKey(SQLModel, table=True):
+    """A key of an app: its hash and its scopes."""
+
     __tablename__ = "api_key"
     no: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
@@ -45,7 +47,8 @@ class ApiKey(SQLModel, table=True):
 
 
 class Device(SQLModel, table=True):
-    """A removed device keeps its row (id only) while deliveries refer to it; the id may be enrolled anew."""
+    """An enrolled device. A removed one keeps its row (id only) while deliveries refer to it; the id may be enrolled
+    anew."""
 
     __tablename__ = "device"
     __table_args__ = (
@@ -112,6 +115,8 @@ class ConsentRecord(SQLModel, table=True):
 
 
 class AppPolicy(SQLModel, table=True):
+    """The policy of an app, as JSON."""
+
     __tablename__ = "app_policy"
     app_no: int = Field(primary_key=True)
     content: str = Field(sa_column=Column(Text, nullable=False))
@@ -129,6 +134,8 @@ class RuleChange(SQLModel, table=True):
 
 
 class ChannelRow(SQLModel, table=True):
+    """A channel of an app, as JSON."""
+
     __tablename__ = "channel"
     __table_args__ = ({"sqlite_with_rowid": False},)
     app_no: int = Field(primary_key=True)
@@ -140,6 +147,8 @@ class ChannelRow(SQLModel, table=True):
 
 
 class DeviceTag(SQLModel, table=True):
+    """One tag of one device."""
+
     __tablename__ = "device_tag"
     __table_args__ = (
         Index("device_tag_of_device", "device_no"),
@@ -151,6 +160,8 @@ class DeviceTag(SQLModel, table=True):
 
 
 class Push(SQLModel, table=True):
+    """A push as it was accepted."""
+
     __tablename__ = "push"
     __table_args__ = (
         Index("push_unfinished", "expires_at", sqlite_where=text("closed_at IS NULL")),
@@ -199,7 +210,7 @@ class Push(SQLModel, table=True):
 
 
 class FailedAttempt(SQLModel, table=True):
-    """How often a delivery was sent to its device, which did not take it (`delivery/attempts`)."""
+    """Count of the times that a delivery was sent to its device, which did not take it (`delivery/attempts`)."""
 
     __tablename__ = "failed_attempt"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -299,7 +310,7 @@ class CriticalUse(SQLModel, table=True):
 
 
 class PushFunnel(SQLModel, table=True):
-    """What a push was when it was counted last (`delivery/analytics`): JSON of its tally, in all and by tag."""
+    """The tally of a push when it was counted last, in all and by tag, as JSON (`delivery/analytics`)."""
 
     __tablename__ = "push_funnel"
     push_no: int | None = Field(default=None, primary_key=True)
@@ -331,7 +342,7 @@ class Funnel(SQLModel, table=True):
 
 
 class EventEntry(SQLModel, table=True):
-    """Something that has happened (`delivery/event_log`): to deliveries of a push, to a device, or to the app."""
+    """An entry of the event log (`delivery/event_log`): about deliveries of a push, a device, or the app."""
 
     __tablename__ = "event"
     __table_args__ = (Index("event_of_app", "app_no", "no"), {"sqlite_autoincrement": True})
@@ -354,6 +365,8 @@ class EventEntry(SQLModel, table=True):
 
 
 class Webhook(SQLModel, table=True):
+    """An address that an app has its events sent to."""
+
     __tablename__ = "webhook"
     __table_args__ = (Index("webhook_of_app", "app_no", "no"),)
     no: int | None = Field(default=None, primary_key=True)
@@ -380,7 +393,7 @@ class Webhook(SQLModel, table=True):
 
 
 class WebhookLane(SQLModel, table=True):
-    """How far a part of the devices has been told of (`events/webhooks`)."""
+    """The position up to which a part of the devices has been told of (`events/webhooks`)."""
 
     __tablename__ = "webhook_lane"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -423,6 +436,8 @@ class Attachment(SQLModel, table=True):
 
 
 class IdempotencyRecord(SQLModel, table=True):
+    """The answer that a request with an idempotency key was given."""
+
     __tablename__ = "idempotency_record"
     __table_args__ = (
         Index("idempotency_record_age", "created_at"),
@@ -436,6 +451,8 @@ class IdempotencyRecord(SQLModel, table=True):
 
 
 class UplinkMessage(SQLModel, table=True):
+    """A message that a device said on `uplink`."""
+
     __tablename__ = "uplink_message"
     __table_args__ = (
         Index("uplink_of_device", "device_no", "no"),
@@ -472,7 +489,7 @@ class ClockRow(SQLModel, table=True):
 
 
 class ClockOffset(SQLModel, table=True):
-    """What the clock on the wall was ahead of server time, from a server time on (`store/server_time`)."""
+    """Offset of the clock on the wall from server time, from a server time on (`store/server_time`)."""
 
     __tablename__ = "clock_offset"
     since: int | None = Field(default=None, primary_key=True)

@@ -1,4 +1,4 @@
-"""What the components need of the database and of the loop. Tests put hand-driven ones in their place."""
+"""Protocols of the database and the loop, as the components use them. Tests put hand-driven ones in their place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Writer(Protocol):
 
 
 class Timers(Protocol):
-    """The part of an event loop that it needs."""
+    """The part of an event loop that the components need."""
 
     def call_soon(self, callback: Callable[[], None]) -> object: ...
 

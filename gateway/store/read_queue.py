@@ -42,7 +42,10 @@ class _Waiting:
 
 
 class ReadQueue:
-    """`threads` of the `executor` serve apps, at least two. `clock` gives seconds that only grow."""
+    """Gives apps turns at the reader threads. Loop.
+
+    `threads` of the `executor` serve apps, at least two. `clock` gives seconds that only grow.
+    """
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class ReadQueue:
         self._start()
 
     def close(self) -> None:
-        """Whatever waits is not done any more."""
+        """Drop all reads that wait."""
         queues, self._queues = self._queues, {}
         for queue in queues.values():
             for waiting in queue:

@@ -20,7 +20,8 @@ FEW_ROWS = 32
 
 
 def insert_rows(connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
-    """`INSERT INTO table (columns)`, a value for each column in each row."""
+    """Insert rows with few statements: `INSERT INTO table (columns)`, a value for each column in each row. Writer
+    thread."""
     start = 0
     while (left := len(rows) - start) > 0:
         count = CHUNK_ROWS if left >= CHUNK_ROWS else min(left, FEW_ROWS)

@@ -55,7 +55,7 @@ _BROKER_TIMES = {
 
 @dataclass(slots=True, frozen=True)
 class StoredClock:
-    """What earlier runs have left. Milliseconds."""
+    """Server time and wall clock as earlier runs have left them, in milliseconds."""
 
     last_ms: int = 0
     """The last server time; 0 in a new file."""
@@ -74,14 +74,17 @@ class StoredClock:
 
 
 def read_stored_clock(connection: sqlite3.Connection) -> StoredClock:
-    """From a migrated ledger."""
+    """Read server time and wall clock from a migrated ledger."""
     row = connection.execute("SELECT at, boot_id, boot_origin, boot_since FROM clock WHERE no = 1").fetchone()
     offsets = tuple(connection.execute("SELECT since, ahead FROM clock_offset ORDER BY since").fetchall())
     return StoredClock(*(row or (0,)), offsets=offsets)  # type: ignore[misc]  # the columns above
 
 
 class WallClock:
-    """Follows the machine's clock and keeps on disk by how much it is ahead of server time. Loop."""
+    """Follows the machine's clock and keeps on disk by how much it is ahead of server time. Loop.
+
+    `read_wall`: the machine's clock, in seconds.
+    """
 
     def __init__(
         self,
@@ -92,7 +95,6 @@ class WallClock:
         wall_time: WallTime,
         read_wall: Callable[[], float] = time.time,
     ) -> None:
-        """`read_wall`: the machine's clock, in seconds."""
         self._database = database
         self._server_ms = server_ms
         self._wall_time = wall_time
@@ -106,12 +108,14 @@ class WallClock:
 
     @property
     def ahead_ms(self) -> int:
-        """By how much the wall clock is ahead of server time."""
+        """The offset of the wall clock from server time, in milliseconds."""
         return self._ahead
 
     def start(self) -> None:
-        """Once, before anything is shown. A full disk is no reason not to start: the next start then goes by the wall
-        clock alone."""
+        """Store this boot's origin and follow the clock; once, before anything is shown.
+
+        A full disk is no reason not to start: the next start then goes by the wall clock alone.
+        """
         self._store(
             "UPDATE clock SET boot_id = ?, boot_origin = ?, boot_since = ? WHERE no = 1",
             self._boot,
@@ -122,7 +126,10 @@ class WallClock:
         self.follow()
 
     def follow(self) -> bool:
-        """Look at the machine's clock; whether it was set by so much that times of day are others now."""
+        """Compare the machine's clock with server time, and store by how much it is ahead.
+
+        Answers whether it was set by so much that times of day are others now.
+        """
         wall_ms = int(self._read_wall() * 1000)
         ahead = wall_ms - self._server_ms()
         if abs(ahead - self._ahead) <= STEP_MS or wall_ms < EARLIEST_MS:
@@ -166,10 +173,10 @@ class WallClock:
 
 
 def mend(ledger: Path, sessions: Path, now_ms: int) -> int:
-    """Rewrite every stored time as what the clock on the wall showed; by how many ms the last one went back.
+    """Rewrite every stored time as the clock on the wall showed it; by how many ms the last one went back.
 
-    Of a server that does not run (the caller holds its directory). `now_ms`: the machine's clock, which has to be
-    right. Both files change in transactions of their own, the ledger last: interrupted, the same call does the rest.
+    The server must not run (the caller holds its directory). `now_ms`: the machine's clock, which has to be right. Both
+    files change in transactions of their own, the ledger last: interrupted, the same call does the rest.
     """
     with _opened(ledger) as connection:
         stored = read_stored_clock(connection)
@@ -214,7 +221,7 @@ class _opened:
 
 
 def _shift(connection: sqlite3.Connection, table: str, column: str, offsets: list[tuple[int, int]], unit: int) -> None:
-    """Add to each time the offset that held at it. `unit`: of the column, in parts of a millisecond."""
+    """Add to each time the offset that held at it. `unit`: parts of a millisecond that the column counts."""
     cases = " ".join(f"WHEN {column} >= {since * unit} THEN {ahead * unit}" for since, ahead in reversed(offsets))
     connection.execute(
         f"UPDATE {table} SET {column} = {column} + CASE {cases} ELSE 0 END WHERE {column} >= {offsets[0][0] * unit}"
@@ -222,7 +229,7 @@ def _shift(connection: sqlite3.Connection, table: str, column: str, offsets: lis
 
 
 def _shift_hours(connection: sqlite3.Connection, offsets: list[tuple[int, int]]) -> None:
-    """The tallies of hours: those of two that become the same are added."""
+    """Shift the tallies of hours; two that become the same hour are added."""
     wall_time = WallTime()
     wall_time.set_offsets(offsets)
     first = offsets[0][0] // HOUR_MS

@@ -1,4 +1,4 @@
-"""What waits for the writer: the server's own operations in their order, and those of apps in turn.
+"""The writer's queue: the server's own operations in their order, and those of apps in turn.
 
 The life of a delivery relies on the order in which the loop submits operations (no `app_no`). What an app asks for by
 itself (enrolling, changing, removing) waits in a queue of that app: apps take turns, one operation each, and the
@@ -22,7 +22,7 @@ from typing import Any
 
 @dataclass(slots=True, eq=False)
 class WriteOperation:
-    """Something for the writer to do, and whom to call back on the loop."""
+    """An operation for the writer, with its callbacks on the loop."""
 
     run: Callable[[sqlite3.Connection], Any]
     on_commit: Callable[[Any], None]
@@ -36,6 +36,8 @@ class WriteOperation:
 
 
 class WriteQueue:
+    """The operations that wait for the writer thread."""
+
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._own: deque[WriteOperation] = deque()
@@ -59,7 +61,7 @@ class WriteQueue:
         return len(self._apps.get(app_no, ()))
 
     def close(self) -> None:
-        """What is in it is still done; then `take` answers nothing."""
+        """Accept nothing more: what is in the queue is still done, then `next_group` answers nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -89,7 +91,7 @@ class WriteQueue:
         return operation
 
     def put_back(self, operations: Sequence[WriteOperation]) -> None:
-        """There was no time for these, which were taken last."""
+        """Return operations that were taken last and not run for want of time."""
         with self._changed:
             for operation in reversed(operations):
                 if operation.app_no is None:

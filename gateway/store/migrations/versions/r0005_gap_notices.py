@@ -1,4 +1,4 @@
-"""What ended while a device was away, and until when it has been told.
+"""Gap notices: an index of what ended while a device was away, and the time up to which it was told.
 
 Revision ID: 0005
 Revises: 0004

@@ -1,4 +1,4 @@
-"""How far the event log and the pushes had come when everything up to there had been counted.
+"""Position of the event log and the pushes up to which everything was counted.
 
 Revision ID: 0013
 Revises: 0012

@@ -1,4 +1,4 @@
-"""How often a delivery was sent to its device, which did not take it.
+"""Count of the times that a delivery was sent to its device, which did not take it.
 
 Revision ID: 0014
 Revises: 0013
