@@ -1,4 +1,4 @@
-"""What counts as one address."""
+"""Peers that count as one address."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_no_local_and_retain_as_published() -> None:
 
 
 def test_request_and_response_pass_through() -> None:
-    """MQTT 5.0, 4.10; [MQTT-3.3.2-15] [MQTT-3.3.2-16]"""
+    """Response topic and correlation data (MQTT 5.0, 4.10). [MQTT-3.3.2-15] [MQTT-3.3.2-16]"""
     world = World()
     responder, requester = world.connect("s", V5), world.connect("r", V5)
     responder.subscribe(("requests", 1))
@@ -493,7 +493,7 @@ def test_an_answer_that_waits_for_the_disk_is_under_way(version: int) -> None:
 
 @both_versions
 def test_nobody_is_let_in_while_the_broker_drains(version: int) -> None:
-    """Not even who was being authenticated."""
+    """Clients that are being authenticated are refused, too."""
     world = World()
     early, late = world.client(version), world.client(version)
     world.authenticator.blocked = True

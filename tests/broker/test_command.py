@@ -145,7 +145,7 @@ def test_lets_in_who_knows_a_password_and_nobody_else(tmp_path: Path) -> None:
 
 
 def test_passwords_are_read_again_on_sighup(tmp_path: Path) -> None:
-    """Whose line is gone or changed is disconnected; a wrong file changes nothing."""
+    """Users whose line is gone or changed are disconnected; a wrong file changes nothing."""
 
     def line(user: str, password: str) -> str:
         return run("--hash-password", user, stdin=f"{password}\n").stdout

@@ -139,8 +139,8 @@ def test_a_session_belongs_to_who_began_it() -> None:
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_a_connection_that_has_ended_lets_go_of_its_method() -> None:
-    """They refer to each other, and the collector comes seldom."""
+def test_a_connection_that_has_ended_forgets_its_method() -> None:
+    """Connection and method refer to each other, and the collector seldom runs."""
     world = World()
     there, stranger = accepted(world), begun(world)
     there.send(Disconnect())

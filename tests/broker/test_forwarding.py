@@ -1,4 +1,4 @@
-"""What survives the way through the server, and what is added to it."""
+"""Parts of a PUBLISH that the server forwards, and parts that it adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CONNECT asks for and CONNACK grants."""
+"""The terms that CONNECT asks for and CONNACK grants."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_limits_of_the_client_have_the_specifications_defaults() -> None:
 
 
 def test_the_expiry_of_a_will_begins_when_it_is_published() -> None:
-    """MQTT 5.0, 3.1.3.2.4"""
+    """The interval starts with the publication (MQTT 5.0, 3.1.3.2.4)."""
     properties = Properties(will_delay_interval=30, message_expiry_interval=10, content_type="text/plain")
     will = will_of(Connect("a", V5, will=Will("gone", b"w", 1, True, properties)))
     assert will is not None

@@ -28,8 +28,7 @@ Read = Callable[[], str]
 
 @pytest.fixture(autouse=True)
 def level() -> Iterator[None]:
-    """The level that a writer leaves to its process must not be that of the tests after these: pytest would keep the
-    records of theirs, and with them errors, frames and connections."""
+    """Reset the root level after a writer: pytest would keep records of later tests, with errors and connections."""
     before = logging.getLogger().level
     yield
     logging.getLogger().setLevel(before)

@@ -1,4 +1,4 @@
-"""How fast a user may speak: a burst, then its rate; over all its connections, and across them."""
+"""The rate of a user: a burst, then its rate; over all its connections, and across them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session sends: deliveries and their outcomes, both QoS flows, the gate, the queue."""
+"""The outbound half of a session: deliveries and their outcomes, both QoS flows, pauses, the queue."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_a_refusing_puback_carries_its_reason(version: int) -> None:
 
 @both_versions
 def test_an_acknowledgement_of_another_flow_books_nothing(version: int) -> None:
-    """It is of an earlier message under that identifier."""
+    """An acknowledgement of another flow is of an earlier message under that identifier."""
     world = World()
     client = subscriber(world, version, 2)
     deliver(world, 5, qos=2)
@@ -1012,14 +1012,16 @@ def test_an_idle_session_gives_its_memory_back(version: int) -> None:
 @both_versions
 @pytest.mark.parametrize("seed", range(30))
 def test_every_delivery_is_accounted_for_in_any_order_of_events(version: int, seed: int, full: int) -> None:
-    """Deliveries, acknowledgements, lost connections, late judgements, late disks, crashes, full sockets: a handle is
-    delivery_ended only while it is in the broker's hands, once, and in the end all that were taken are acknowledged."""
+    """The end of a delivery is reported once, while the broker has it, and all accepted ones are acknowledged.
+
+    The events are deliveries, acknowledgements, lost connections, late decisions, late disks, crashes, full sockets.
+    """
     for round_ in range(full):
         _Ledger(version, random.Random(seed + 1000 * round_)).run(500)
 
 
 class _Ledger:
-    """What a careful embedder knows of its deliveries, and a client that answers sooner or later."""
+    """The deliveries of a careful embedder, and a client that acknowledges sooner or later."""
 
     def __init__(self, version: int, chance: random.Random) -> None:
         self.version = version
@@ -1088,7 +1090,7 @@ class _Ledger:
             self.sent.remove(handle)
 
     def deliver_again(self) -> None:
-        """What was put off, or never was in flight."""
+        """Deliver messages that were postponed, or never were in flight."""
         session = self.world.broker.sessions.get("c")
         if self.waiting and session is not None and session.resumed:
             handle = min(self.waiting)

@@ -105,7 +105,7 @@ def never_answering(world: World, version: int, connections: int) -> tuple[FakeC
 
 @both_versions
 def test_a_session_of_nothing_but_unfinished_handshakes_ends(version: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Its identifiers would be used up some day. Both sides begin anew, and nobody loses anything."""
+    """The identifiers would be used up some day. Both sides start again, and nobody loses anything."""
     world = World(BrokerSettings(max_inflight=100))
     _, delivered = never_answering(world, version, 5)
     assert world.broker.metrics.worn_out_sessions == 0

@@ -109,8 +109,8 @@ def test_a_permission_that_was_taken_away_ends_what_an_earlier_run_has_stored() 
 
 
 @both_versions
-def test_what_a_dead_session_has_left_matches_nothing(version: int) -> None:
-    """It was ended here; the embedder had not let go of its identifiers when the server was killed."""
+def test_leftovers_of_a_dead_session_match_nothing(version: int) -> None:
+    """The session has ended here; the embedder still had its identifiers when the server was killed."""
     world = World()
     client = world.connect("c", version, clean=False)
     client.send(Publish("a", b"x", 2, packet_id=9))
@@ -242,7 +242,7 @@ class Kills(RuleBasedStateMachine):
 
     @rule()
     def reads(self) -> None:
-        """And does at once what it has to do next; then it says something new under a free identifier."""
+        """Read, do at once what is next, then send something new under a free identifier."""
         if self.client is not None:
             self.take(self.client.received())
             if not self.ending:
@@ -280,7 +280,7 @@ class Kills(RuleBasedStateMachine):
 
     @rule(written=st.integers(0, 3), committed=st.integers(0, 3))
     def is_killed(self, written: int, committed: int) -> None:
-        """So many groups of the one file and commits of the other were written, and nobody has heard of it."""
+        """Kill the server after so many groups of the one file and commits of the other, before any callback."""
         for commit in self.embedder.pending[:committed]:
             commit()
         self.embedder.pending.clear()
@@ -308,7 +308,7 @@ class Kills(RuleBasedStateMachine):
         assert self.acknowledged <= set(self.queued())
 
     def queued(self) -> list[bytes]:
-        """On disk, for the client that is away."""
+        """Return the messages on disk for the client that is away."""
         store = self.world.store
         rows = store.session("away").outbound
         return [store.state.messages[row.message_key].body.payload for row in rows if row.message_key is not None]

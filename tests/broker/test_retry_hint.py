@@ -1,4 +1,4 @@
-"""Who is told when to come back, and how far that spreads."""
+"""The hint when to come back: its reasons, and its spread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What outlives a connection: subscriptions, inbound QoS 2, will and expiry, in memory and in the store."""
+"""The state that outlives a connection: subscriptions, inbound QoS 2, will and expiry, in memory and in the store."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ calls = st.one_of(
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(log=st.lists(calls, max_size=40))
 def test_gives_back_what_was_appended(tmp_path_factory: pytest.TempPathFactory, log: list[tuple[Any, ...]]) -> None:
-    """Whatever the calls, and wherever the groups end between them."""
+    """Any calls come back, wherever the groups end between them."""
     path = tmp_path_factory.mktemp("store") / "broker.db"
     model = Model()
 
@@ -303,7 +303,7 @@ async def test_barriers_call_in_the_order_they_were_set_across_groups(tmp_path: 
 
 
 async def test_a_callback_may_change_and_wait_again(tmp_path: Path) -> None:
-    """What a callback appends is on disk when the barrier it sets calls back."""
+    """Changes of a callback are on disk when the barrier that it sets calls back."""
     store = SqliteStore(tmp_path / "broker.db", asyncio.get_running_loop())
     called: list[str] = []
     done = asyncio.get_running_loop().create_future()
@@ -460,7 +460,7 @@ async def test_remembers_the_latest_server_time(tmp_path: Path) -> None:
 
 
 def claimed(path: Path, size: int, used: bool = True) -> int:
-    """What a run gets; `used`: a session was saved in it."""
+    """Return the first identifier of a run; `used`: a session was saved in it."""
 
     async def run(store: SqliteStore) -> int:
         first = store.claim_packet_ids(size)
@@ -574,7 +574,7 @@ def test_a_copy_of_an_earlier_time_goes_on_without_its_sessions(tmp_path: Path) 
 
 
 def read_packet_ids(path: Path) -> list[int]:
-    """As another process would: what is committed."""
+    """Read the committed value, as another process would."""
     connection = sqlite3.connect(path)
     try:
         return [row[0] for row in connection.execute("SELECT packet_id FROM received ORDER BY packet_id")]

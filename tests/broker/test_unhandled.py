@@ -1,4 +1,4 @@
-"""What a client did not take is told apart from what was lost."""
+"""Messages that a client does not handle are told apart from lost ones."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_the_oldest_was_not_taken_when_it_is_not_acknowledged_in_time(version: i
 
 
 @both_versions
-def test_what_was_overtaken_was_not_taken_either(version: int) -> None:
-    """It acknowledges what comes later: its buffer is too small for these."""
+def test_overtaken_messages_are_unhandled_too(version: int) -> None:
+    """The client acknowledges later messages: its buffer is too small for these."""
     world, client = given(version, 1, 2, 3, 4, 5)
     sent = client.publishes()
     for place in (1, 3):

@@ -34,7 +34,7 @@ def broker(ways: Ways) -> BrokerProcess:
 
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
-    """To be killed and started again."""
+    """A broker to be killed and started again."""
     with BrokerProcess(tmp_path / "data") as process:
         yield process
 
@@ -76,5 +76,5 @@ def party(raw: Callable[[], RawClient], name: Callable[[], str], version: int) -
 
 @pytest.fixture
 def party_5(raw: Callable[[], RawClient], name: Callable[[], str]) -> Party:
-    """For what exists in 5.0 only."""
+    """A party for features that exist in 5.0 only."""
     return Party(raw, name, V5)

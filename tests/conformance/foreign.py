@@ -79,8 +79,11 @@ class PahoClient:
         websocket: bool = False,
         **properties: Any,
     ) -> None:
-        """`properties` of CONNECT by paho's names; `accepted`: whether the broker is expected to; `websocket`: with
-        paho's own frames, neither ours nor the library's."""
+        """Connect with paho.
+
+        `properties` of CONNECT have paho's names; `accepted`: whether the broker is expected to accept; `websocket`:
+        with paho's own frames, neither ours nor the library's.
+        """
         is_5 = version == paho.MQTTv5
         self.client = paho.Client(
             CallbackAPIVersion.VERSION2,
@@ -163,7 +166,7 @@ class PahoClient:
         return self.messages.get(timeout=SECONDS)
 
     def heard(self) -> list[bytes]:
-        """What has come until a message of its own comes back."""
+        """Return the messages that come before one of its own comes back."""
         self.subscribe("heard/" + self.client._client_id.decode(), 0)
         self.client.publish("heard/" + self.client._client_id.decode(), b"", 0)
         payloads = []

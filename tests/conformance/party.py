@@ -16,13 +16,13 @@ class Party:
         self.is_5 = version == V5
 
     def client(self, properties: bytes = b"") -> RawClient:
-        """With a session that ends with its connection."""
+        """A client with a session that ends with its connection."""
         client = self.raw()
         client.enter(wire.connect(self.name(), self.version, properties=properties))
         return client
 
     def durable(self, client_id: str, *, present: bool = False, properties: bytes = b"") -> RawClient:
-        """With a session that stays."""
+        """A client with a session that stays."""
         client = self.raw()
         client.join(client_id, self.version, present=present, properties=wire.FOR_EVER + properties)
         return client

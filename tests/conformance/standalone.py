@@ -70,7 +70,7 @@ class BrokerProcess:
         return self._process.pid
 
     def kill9(self) -> None:
-        """No goodbye: what it had not made durable is gone."""
+        """Kill the process: everything that is not durable is gone."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
@@ -94,7 +94,7 @@ class BrokerProcess:
         return self.wait()
 
     def wait(self) -> int:
-        """Until it ends by itself; the exit code."""
+        """Wait until the process ends by itself; return the exit code."""
         process = self._process
         assert process is not None, "started before"
         code = process.wait(SECONDS)

@@ -99,7 +99,8 @@ async def test_a_method_is_agreed_on_and_named_in_all_packets() -> None:
     ids=["wrong password", "right password", "no password", "no user name"],
 )
 async def test_mqtt_3_1_hears_why_it_is_refused(fields: bytes, code: int) -> None:
-    """Not that its version is. User name and password may be missing in spite of their flags (3.1, chapter 3.1)."""
+    """The refusal is not about the version. User name and password may be missing in spite of their flags
+    (3.1, chapter 3.1)."""
     async with guarded() as server:
         client = await server.client()
         client.send(wire.packet(0x10, wire.text("MQIsdp") + b"\x03\xc2\x00\x3c" + wire.text("kiosk") + fields))

@@ -14,7 +14,7 @@ EXPIRES_SOON = b"\x02" + struct.pack(">I", 1)
 
 
 def wait_two_seconds(party: Party) -> None:
-    """Until the server publishes a will with that delay, so by its clock."""
+    """Wait until the server publishes a will with that delay, so by its clock."""
     topic = party.name()
     witness, mortal = party.reader(topic), party.raw()
     will = (topic, b"later", 0, False)

@@ -1,4 +1,4 @@
-"""What 5.0 adds, and the rules of sessions, seen by paho-mqtt: a client that reads the standard without us."""
+"""New features of 5.0, and the rules of sessions, seen by paho-mqtt: a client that reads the standard without us."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOTH = pytest.mark.parametrize("version", [paho.MQTTv311, paho.MQTTv5], ids=["3.
 
 @pytest.fixture(scope="module")
 def general_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
-    """With the options that foreign suites ask for."""
+    """A broker with the options that foreign suites ask for."""
     options = ("--allow-anonymous", "--server-keep-alive", "60", "--deny-filter", "test/nosubscribe")
     with BrokerProcess(tmp_path_factory.mktemp("general"), *options) as process:
         yield process

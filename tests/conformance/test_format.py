@@ -1,4 +1,4 @@
-"""What every packet has in common: text, lengths, flags and packet identifiers."""
+"""The common format of all packets: text, lengths, flags and packet identifiers."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Name = Callable[[], str]
 
 
 def property_bytes(packet: bytes, start: int) -> bytes:
-    """Of a packet with less than 128 bytes of properties, whose length stands at `start`."""
+    """Return the properties of a packet with less than 128 bytes of them, whose length stands at `start`."""
     return packet[start + 1 : start + 1 + packet[start]]
 
 

@@ -1,6 +1,8 @@
-"""The tables of normative statements in `broker/CONFORMANCE.md` are whole and true: every number of both standards is
-there, every test they name exists and names the statement, and the statement stands at a line of the broker that obeys
-it."""
+"""The tables of normative statements in `broker/CONFORMANCE.md` are whole and true.
+
+Every number of both standards is there, every test they name exists and names the statement, and the statement stands
+at a line of the broker that obeys it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is let in over TLS, who is not, and what the log says of the others: the reason, by name, every time."""
+"""Clients that are let in over TLS, and those that are not: the log has the reason, by name, every time."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_last_words_arrive_although_the_client_goes_on_talking(broker: SecureBro
 
 
 def test_a_reload_drops_none_of_a_thousand_connections(own: SecureBroker) -> None:
-    """Who is connected goes on with the old certificate; who comes gets the new one."""
+    """Connected clients go on with the old certificate; new ones get the new one."""
     trust = own.authority.client()
     with ExitStack() as hold:
         clients: list[RawClient] = []
@@ -253,7 +253,7 @@ def certificate_of(client: RawClient) -> bytes | None:
 
 
 def test_a_certificate_is_a_user(own: SecureBroker) -> None:
-    """Its session is nobody else's, although both are strangers otherwise."""
+    """The session belongs to the certificate's user and to nobody else."""
     one, other = (own.authority.client(own.authority.issue(name)) for name in ("one", "other"))
     with own.connect(one) as client:
         client.join("shared-name")

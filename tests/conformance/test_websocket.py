@@ -128,7 +128,7 @@ def test_mqtt_is_what_the_server_selects(broker: BrokerProcess, offered: str) ->
 def test_the_same_session_over_both_transports(
     browser: Callable[[], WebSocketClient], ways: Ways, name: Name, version: int
 ) -> None:
-    """It is the same connection: a session begun over one is taken over and resumed over the other."""
+    """Both transports have the same sessions: one started over one is taken over and resumed over the other."""
     client_id, topic = name(), name()
     first = browser()
     first.join(client_id, version)

@@ -51,7 +51,7 @@ LOOP_PASSES = 20_000
 
 @dataclass(slots=True)
 class CanaryReport:
-    """What the canary saw. Times in milliseconds, without the waits for a processor, as if that were not slow."""
+    """The canary's findings. Times in milliseconds, without the waits for a processor, as if that were not slow."""
 
     pushes: int = 0
     push_worst_ms: float = 0.0
@@ -171,7 +171,7 @@ class Canary:
 
 
 def _run_queue_ms(pid: int) -> float:
-    """How long the main thread of a process has waited for a processor so far."""
+    """Return the time that the main thread of a process has waited for a processor so far."""
     try:
         return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e6
     except (OSError, IndexError):

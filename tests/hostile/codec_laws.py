@@ -1,4 +1,4 @@
-"""What must be true of the decoder for any bytes at all; both fuzzers ask it."""
+"""Laws of the decoder for any bytes at all, used by both fuzzers."""
 
 from __future__ import annotations
 

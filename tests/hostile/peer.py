@@ -57,7 +57,7 @@ class Peer:
         assert connack[3] == 0, connack.hex(" ")
 
     async def until_end(self, seconds: float = SECONDS) -> bytes:
-        """What still comes before the server closes the connection; TimeoutError if it does not."""
+        """Read until the server closes the connection; TimeoutError if it does not."""
         data = b""
         async with asyncio.timeout(seconds):
             with contextlib.suppress(ConnectionError):
@@ -80,7 +80,7 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def peers(port: int, count: int) -> AsyncIterator[list[Peer]]:
-    """So many open connections; a hundred SYNs at a time."""
+    """Open so many connections; a hundred SYNs at a time."""
     opened: list[Peer] = []
     try:
         while len(opened) < count:

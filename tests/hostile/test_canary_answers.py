@@ -1,4 +1,4 @@
-"""What a device has said costs whoever asks for it, and not everybody else."""
+"""Reading a device's messages costs the reader, and not everybody else."""
 
 from __future__ import annotations
 

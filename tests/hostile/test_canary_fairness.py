@@ -29,7 +29,7 @@ PAIR = b"\x26" + wire.text("") + wire.text("")
 
 
 class Flood:
-    """What one device says again and again, over a connection of its own; made anew when the server ends it."""
+    """One packet that a device sends again and again, over a connection that is made anew when the server ends it."""
 
     def __init__(
         self, what: bytes, *, web: bool = False, version: int = V4, side: bool = True, behind_connect: bool = False

@@ -111,7 +111,7 @@ def test_strangers_who_stay(tmp_path: Path) -> None:
 
 @pytest.mark.full_only
 def test_one_request_that_is_all_mistakes(server: Server, full: int) -> None:
-    """Of a device with its own token, and of a sender: refused before it is parsed, or parsed a part at a time."""
+    """A request of a device with its own token, and one of a sender: refused unparsed, or parsed a part at a time."""
     device = server.api.enrol()
     owner = Api(server.url, device.token)
     unknown = b",".join(b'"%x":1' % number for number in range(360_000))

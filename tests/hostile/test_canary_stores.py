@@ -1,4 +1,4 @@
-"""Who takes all there is of uploads, streams or downloads, or speaks without end, has a share; the log says so."""
+"""A client that uses all uploads, streams or downloads, or sends without end, has a share; the log names it."""
 
 from __future__ import annotations
 

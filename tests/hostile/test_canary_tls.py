@@ -21,7 +21,7 @@ STRANGERS = "127.0.0.2"
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("port", ["mqtts", pytest.param("https", marks=pytest.mark.full_only)])
 def test_who_does_not_begin_a_handshake_keeps_nobody_out(tmp_path: Path, port: str, full: int) -> None:
-    """They counted for nobody's share, or for the devices', and those on their way in were cut off for them."""
+    """Silent sockets counted for no share, or for the devices', and those on their way in were cut off for them."""
     authority = Authority(tmp_path)
     pair = authority.issue("server", "localhost", "127.0.0.1")
     options = ["--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), "--listen", "mqtt://127.0.0.1:0"]

@@ -85,7 +85,7 @@ def app_key(server: Server, name: str, *scopes: str) -> str:
 
 
 def test_strangers_who_ask_for_what_needs_no_key(tmp_path: Path) -> None:
-    """It was 500 requests in each turn of the loop, 3 ms each."""
+    """The server handled 500 requests in each turn of the loop, 3 ms each."""
     pages = ["/metrics", "/openapi.json", "/docs", "/v1/pushes/x"]
     with Server(tmp_path / "data") as server:
         with Canary(server):
@@ -130,7 +130,7 @@ def fill_mailboxes(ledger: Path, pushes: int) -> None:
 
 
 def test_pushes_to_all_without_end(tmp_path: Path) -> None:
-    """It was up to 500 of them in one operation of the writer, seconds of it."""
+    """The writer stored up to 500 of them in one operation, which took seconds."""
     with Server(tmp_path / "data") as server:
         key = app_key(server, "other", "send", "devices")
         with contextlib.closing(Api(server.url, key)) as api:

@@ -41,7 +41,7 @@ async def receiver(first: bytes, again: bytes) -> AsyncIterator[int]:
 
 @contextmanager
 def receiving(first: bytes, again: bytes) -> Iterator[int]:
-    """On a thread with its own loop."""
+    """A receiver on a thread with its own loop."""
     ready, over = threading.Event(), threading.Event()
     ports: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What one device or app has the writer do does not keep it from what others wait for."""
+"""Work for one device or app does not keep the writer from the work that others wait for."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ async def unsolicited(peer: Peer, chance: random.Random, name: str) -> None:
 
 
 async def refused(peer: Peer, chance: random.Random, name: str) -> None:
-    """What the specification forbids, by the codec's own list."""
+    """Return the packets that the specification forbids, by the codec's own list."""
     wrong = chance.choice([r for r in REFUSED if not r.from_server and r.data[0] >> 4 != 1])
     await peer.enter(wire.connect(name, V5 if wrong.version == 5 else V4))
     await peer.send(wrong.data)
@@ -191,7 +191,7 @@ KINDS = CLOSED * 4 + CLOSING * 6 + DEAR
 
 
 async def storm(port: int, seed: int, count: int) -> dict[str, int]:
-    """So many hostile connections; how many of each kind."""
+    """Open so many hostile connections; return the number of each kind."""
     chance = random.Random(seed)
     made: dict[str, int] = {}
     numbers = iter(range(count))

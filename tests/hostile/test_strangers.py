@@ -1,4 +1,4 @@
-"""Whoever has not said who it is costs little, and not for long."""
+"""A stranger costs little, and not for long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of sockets share: a broker with its listener, and a client on streams of the same loop."""
+"""Helpers of the socket tests: a broker with its listener, and a client on streams of the same loop."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Client:
         assert got == expected, f"expected {expected.hex(' ')}, got {got.hex(' ')}"
 
     async def rest(self) -> bytes:
-        """Until the server ends its side."""
+        """Read until the server ends its side."""
         return await self.reader.read()
 
     async def hang_up(self) -> None:

@@ -121,7 +121,7 @@ def test_a_proxy_header_names_the_client(run: Run[None], header: bytes, peer: st
 
 
 def test_a_proxy_header_comes_before_tls(run: Run[None], tmp_path: Path) -> None:
-    """What follows it in the same segment is the TLS of the client, whole."""
+    """The client's TLS may follow in the same segment, and stays whole."""
     authority = Authority(tmp_path)
     pair = authority.issue("broker", "localhost")
     tls = ServerTls(TlsFiles(pair.certificate, pair.key))
@@ -290,7 +290,7 @@ def test_a_certificate_with_two_names_is_nobody_s(
 def test_a_certificate_that_cannot_be_read_is_refused(
     run: Run[None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its DNS name is not even UTF-8."""
+    """The DNS name in the certificate is not even UTF-8."""
     authority = Authority(tmp_path)
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""Who is busy is served in parts, one after the other, within the turn's time."""
+"""Busy connections are served in parts, one after the other, within the turn's time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who leaves when all places are taken."""
+"""The choice of the stranger that is cut off at the limit of sockets."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_a_reset_is_told_from_a_hang_up(run: Run[None]) -> None:
 
 
 def test_a_publisher_waits_while_the_disk_does(run: Run[None]) -> None:
-    """By TCP's own means: nothing is refused, nothing is lost, and no memory fills."""
+    """TCP makes the publisher wait: nothing is refused, nothing is lost, and no memory fills."""
 
     async def scenario() -> None:
         store = SlowStore()

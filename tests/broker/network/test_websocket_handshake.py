@@ -44,7 +44,7 @@ def test_the_answer_is_that_of_the_standard_and_selects_mqtt() -> None:
 
 
 def test_a_head_may_have_been_read_by_another_server_before() -> None:
-    """That lowers the headers' names, and need not keep their order."""
+    """The other server lowers the headers' names, and may change their order."""
     head = (
         b"GET /mqtt?token=x HTTP/1.1\r\nsec-websocket-protocol: mqtt\r\nsec-websocket-version: 13\r\n"
         b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n"

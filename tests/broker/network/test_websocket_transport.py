@@ -312,7 +312,7 @@ def test_a_head_may_be_as_large_as_a_connect(run: Run[None]) -> None:
 def test_a_stranger_has_so_long_for_all_of_it(
     run: Run[None], caplog: pytest.LogCaptureFixture, said: bytes, logged: bool
 ) -> None:
-    """For the opening handshake and CONNECT together."""
+    """The time limit is for the opening handshake and CONNECT together."""
     caplog.set_level(logging.INFO, "broker")
 
     async def scenario() -> None:
@@ -353,7 +353,7 @@ def test_a_proxys_word_counts_if_it_is_trusted(run: Run[None]) -> None:
 
 
 def test_a_socket_may_come_from_an_http_server(run: Run[None]) -> None:
-    """It has read the request's head, and hands over its open transport and what it has read, put together anew."""
+    """The HTTP server hands over its open transport and the request's head, put together anew."""
 
     class HttpServer(asyncio.Protocol):
         def __init__(self, owner: Any) -> None:
@@ -690,7 +690,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContex
 def test_what_is_said_last_arrives_although_more_was_coming(
     run: Run[None], certificate: tuple[ssl.SSLContext, ssl.SSLContext], encrypted: bool
 ) -> None:
-    """Also where our side cannot be closed alone: TLS has no half of a connection."""
+    """The last packet arrives even if our side cannot be closed alone: TLS has no half of a connection."""
 
     async def scenario() -> None:
         async with web_serving(BrokerSettings(maximum_packet_size=1_000)) as server:
@@ -889,7 +889,7 @@ class AtOnce(ReadTurns):
 
 
 class OneBroker:
-    """Who opens no listener."""
+    """Owner of transports without a listener."""
 
     def __init__(self) -> None:
         self.broker = Broker(BrokerSettings(), MemoryStore(), AllowAll(), Events(), ServerClock())
@@ -989,7 +989,7 @@ def test_packets_that_leave_together_have_a_frame_each(owner: OneBroker) -> None
 
 
 def payloads(sent: bytes) -> bytes:
-    """Of the binary frames a server has sent."""
+    """Return the payloads of the binary frames that a server has sent."""
     stream = b""
     while sent:
         length, start = sent[1], 2
@@ -1011,7 +1011,7 @@ def payloads(sent: bytes) -> bytes:
     )
 )
 def test_whatever_comes_it_is_answered_or_the_end(owner: OneBroker, said: list[bytes]) -> None:
-    """Never an exception; nothing is written after the end, and at most one Close frame."""
+    """Any bytes end in no exception; nothing is written after the end, and at most one Close frame."""
     socket = FakeSocket()
     transport = hand_made(owner, socket)
     transport.data_received(ws.frame(wire.connect("kiosk-1")))
@@ -1045,7 +1045,7 @@ def test_whatever_comes_instead_of_a_request_it_is_answered_or_awaited(
 
 
 def test_the_client_of_websockets_is_served(run: Run[None]) -> None:
-    """It checks every frame it gets, offers a compressor, and masks with keys of its own."""
+    """The client checks every frame, offers a compressor, and masks with keys of its own."""
 
     def talk(port: int) -> None:
         with websockets_connect(f"ws://127.0.0.1:{port}/mqtt", subprotocols=[Subprotocol("mqtt")]) as client:

@@ -521,7 +521,7 @@ BOTH_WAYS = pytest.mark.parametrize(
 
 @BOTH_WAYS
 def test_the_round_trip_knows_every_packet(version: int, server: bool) -> None:
-    """That the strategies above have forgotten none."""
+    """The strategies above have forgotten no packet."""
     names = {vector.packet.__class__ for vector in VECTORS if (vector.version, vector.from_server) == (version, server)}
     drawn: set[type] = set()
 
@@ -609,7 +609,7 @@ def test_encode_publish_with_properties_of_more_than_127_bytes() -> None:
 
 
 def test_property_bytes_can_be_put_one_after_the_other() -> None:
-    """What sessions do: the publisher's, encoded once, and then their own."""
+    """Sessions do that: the publisher's properties, encoded once, and then their own."""
     forwarded = encode_properties(Properties(content_type="t"), PacketType.PUBLISH)
     own = encode_properties(Properties(subscription_identifiers=[1]), PacketType.PUBLISH)
     assert encode_properties(None, PacketType.PUBLISH) == b""

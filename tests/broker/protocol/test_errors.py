@@ -1,4 +1,4 @@
-"""That every error of the wire answers its questions, and that 3.1.1 gets a return code for every reason."""
+"""Every error of the wire has its codes and label, and 3.1.1 gets a return code for every reason."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Refused:
 
 
 def _both(name: str, data: bytes, packet: Packet, from_server: bool = False) -> list[Vector]:
-    """The same bytes in both versions."""
+    """Return a vector for each version, with equal bytes."""
     return [Vector(name, version, data, packet, from_server) for version in (V3_1_1, V5)]
 
 
