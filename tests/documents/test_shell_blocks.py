@@ -25,7 +25,7 @@ fleetpush devices add kiosk-1 > /dev/null
 for file in menu.png menu.pdf; do echo menu > $file; done
 """
 """What pages take for granted that do not begin with `serve` themselves: the quickstart."""
-ALONE: Final = ("README.md", "docs/quickstart.md", "docs/operate/tls.md", "docs/operate/backup.md")
+ALONE: Final = ("README.md", "docs/quickstart.md", "docs/operate/tls.md")
 LISTENING: Final = {"README.md": "Hello", "docs/quickstart.md": "Hello"}
 """What the terminal shows in which `listen` runs."""
 PRINTED: Final = {
