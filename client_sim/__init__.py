@@ -1,5 +1,8 @@
-"""The device client (`client_sim.device`, `client_sim.async_device`), and beside it the simulator of whole fleets.
+"""The device client, and beside it the simulator of whole fleets.
 
-Imports nothing, so that a kiosk program that needs one device loads nothing else. What it borrows of the server is
-`broker.protocol` alone; the gateway it knows by HTTP and MQTT only.
+A device imports `device` (`Device`), `async_device` (`AsyncDevice`), `push` (`Push`), `errors` and `backoff`; the tests
+of its program import `testing` (`FakeServer`).
+
+Nothing is imported here, so that a kiosk program with one device loads nothing else. Of the server this package imports
+`broker.protocol` alone; it knows the gateway by HTTP and MQTT only.
 """

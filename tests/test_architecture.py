@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
@@ -167,6 +168,23 @@ def test_a_device_imports_nothing_of_the_simulator() -> None:
     device = (i for i in imports() if within(i.importer, "client_sim") and i.of("client_sim.simulator"))
     command = "client_sim.__main__"
     assert not complaints(i for i in device if not within(i.importer, "client_sim.simulator", command))
+
+
+def packages_of_others(*importers: str) -> set[str]:
+    """The packages, neither of Python nor of ours, that are loaded with these modules."""
+    loaded = (i for i in imports() if i.importer in importers and not (i.inside_function or i.for_types_only))
+    return {i.imported.split(".")[0] for i in loaded} - {*sys.stdlib_module_names, *PACKAGES}
+
+
+def test_a_device_needs_two_packages() -> None:
+    """Those that `pip install fleetpush` gives; the packets of `testing` need none."""
+    device = [name for name in MODULES if within(name, "client_sim") and not within(name, "client_sim.simulator")]
+    packets = [name for name in MODULES if within(name, "broker.protocol")]
+    assert packages_of_others(*device, *packets) == {"paho", "httpx2"}
+
+
+def test_a_command_without_its_extra_can_say_so() -> None:
+    assert not packages_of_others("broker.__main__", "client_sim.__main__", "gateway.__main__", "gateway.program")
 
 
 def test_the_simulator_borrows_the_wire_protocol_and_nothing_else() -> None:
