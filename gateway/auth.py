@@ -49,7 +49,7 @@ USER_NAME = re.compile(rf"(?:({APP_ID.pattern})/)?({DEVICE_ID.pattern})")
 GENERATION = re.compile(rf"[0-9a-f]{{{GENERATION_DIGITS}}}")
 """Other serial numbers are a company's own, of the machine as a rule (IEEE 802.1AR), and say nothing of a token."""
 SIDE_SUFFIX = re.compile(r"[A-Za-z0-9_-]{1,16}")
-"""What may follow in a side connection's client identifier, `USERNAME:suffix`."""
+"""Text that may follow in a side connection's client identifier, `USERNAME:suffix`."""
 LOOKUP_PAUSE_SECONDS = 0.005
 """Seconds between two look-ups while CONNECTs wait, so that a fleet that returns is looked up by the dozen.
 
@@ -59,7 +59,7 @@ MAX_BATCH_CREDENTIALS = 2_000
 MAX_CACHED_KEYS = 1_024
 """Keys remembered after their first use; a revoked one is dropped at once."""
 _NOBODY = bytes(32).hex()
-"""What a device that does not exist is compared with."""
+"""A hash to compare the token of a device that does not exist with."""
 _UNAVAILABLE = Refused(ReasonCode.SERVER_UNAVAILABLE)
 
 
@@ -114,7 +114,7 @@ class Principal:
     key_id: str
     scopes: frozenset[str]
     is_device: bool = False
-    """It has a device's token, and may do what that device may; `key_id` names it."""
+    """Whether the holder is a device with its own token, which may do what that device may; `key_id` names it."""
 
     def require(self, scope: str) -> None:
         """Raise Problem 403 unless the key has the scope; `admin` includes all."""
@@ -239,7 +239,7 @@ class DeviceIdentity(NamedTuple):
     device_id: str
     client_id: str
     peer: str = ""
-    """Where it connects from, HOST:PORT; as its proxy says, if that is trusted."""
+    """Address that it connects from, HOST:PORT; as its proxy says, if that is trusted."""
 
 
 class DevicePermissions:
@@ -294,9 +294,9 @@ class _Claim(NamedTuple):
     """The user name, and client identifier of the main connection."""
     client_id: str
     digest: str | None
-    """Of the token; None: its certificate has to do."""
+    """Hash of the token; None: its certificate has to do."""
     generation: str | None
-    """From its certificate; None if that does not say (a company's own), or there is none."""
+    """Generation of its certificate; None if that does not say (a company's own), or there is none."""
     peer: str
     answer: Callable[[Accepted | Refused], None]
 

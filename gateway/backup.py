@@ -65,17 +65,17 @@ from gateway.program import PROGRAM
 
 FORMAT_VERSION = 1
 DATABASES = (BROKER, LEDGER)
-"""In the order of law 2."""
+"""Names of the databases, in the order of law 2."""
 ATTACHMENT = re.compile(rf"{ATTACHMENTS_DIR}/[0-9a-f]{{64}}")
 PLAIN_FILES = (KEY_FILE, *(f"{TLS_DIR}/{name}" for name in (CA_CERTIFICATE, CA_KEY, SERVER_CERTIFICATE, SERVER_KEY)))
-"""By their names in the data directory, and in the archive."""
+"""Other files by their names in the data directory, and in the archive."""
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 16 << 20
 """20,000 attachments (`delivery.attachments`) take 5 MB of it, and it is read into memory."""
 GZIP = b"\x1f\x8b"
 BLOCK_BYTES = 1 << 20
 BUSY_SECONDS = 30.0
-"""How long a backup waits for whoever keeps a database locked, a migration for example."""
+"""Time that a backup waits for another program that keeps a database locked, a migration for example."""
 
 
 class BackupError(Exception):

@@ -81,7 +81,7 @@ class Facts:
 
     path: Path
     subject: str
-    """Its common name, or the whole subject where it has none."""
+    """Common name, or the whole subject where it has none."""
     issuer: str
     names: tuple[str, ...]
     """DNS names and addresses that a client may dial, in the certificate's order."""
@@ -102,9 +102,9 @@ class Initialized:
     server: Facts
     ca_is_new: bool
     renewed: bool
-    """There was a server certificate of this CA before."""
+    """Whether there was a server certificate of this CA before."""
     set_aside: Path | None
-    """Where that went which was there and is no plain renewal."""
+    """Folder of what was there and is no plain renewal."""
 
 
 # -- what files say ----------------------------------------------------------------------------------------------------

@@ -67,15 +67,15 @@ from gateway.stores import OpenStores
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 0.25
-"""How late `expired` may be booked; nothing is handed over late, whatever this is."""
+"""Time by which `expired` may be recorded late; nothing is handed over late, whatever this is."""
 DISK_SECONDS = 2.0
-"""Between two looks after the disk: how long pushes are refused that there is room for again."""
+"""Time between two checks of the disk, and so for which pushes are refused that there is room for again."""
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 SIDE_CONNECTIONS = 8
-"""Of one device, besides its own: a helper or two, and what the network has not yet told us is gone."""
+"""Connections of one device besides its own: a helper or two, and what the network has not yet told us is gone."""
 MAX_UNSTORED_BYTES = 512 * 1024
-"""Of one connection of a device. Each byte of it is there several times on its way to the disk."""
+"""Bytes of one connection of a device that are not stored yet. Each is there several times on its way to the disk."""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ ATTACHMENTS_DIR = "attachments"
 """Files named by their SHA-256 (`delivery.attachments`)."""
 BROKER = "broker.db"
 TLS_DIR = "tls"
-"""What is in it: the fleet's CA, what the server shows, and the folder of what devices show (`certificates`)."""
+"""The folder of certificates: the fleet's CA, what the server shows, and a folder of what devices show
+(`certificates`)."""
 CA_CERTIFICATE = "ca.pem"
 CA_KEY = "ca.key"
 SERVER_CERTIFICATE = "server.pem"
@@ -36,10 +37,10 @@ SERVER_KEY = "server.key"
 DEVICES_DIR = "devices"
 STAGING = ".restore-staging-"
 ASIDE = "before-restore-"
-"""What the names begin with of the folder that a restore fills, and of those that keep old states (`replacement`)."""
+"""The prefix of the folder that a restore fills, and of those that keep old states (`replacement`)."""
 TRACES = (KEY_FILE, SERVER_FILE, BROKER, ATTACHMENTS_DIR, f"{LEDGER}-wal", f"{STAGING}*", f"{ASIDE}*")
-"""What a server leaves in its directory, or a restore that was interrupted: beside them a ledger is missing, without
-them it is not there yet."""
+"""Names of what a server leaves in its directory, or a restore that was interrupted: beside them a ledger is missing,
+without them it is not there yet."""
 
 
 class DirectoryInUse(Exception):

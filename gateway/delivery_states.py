@@ -56,7 +56,7 @@ MISSED = (DeliveryState.EXPIRED, DeliveryState.CANCELLED, DeliveryState.OVERFLOW
 """Ends that a device is told of when it comes back. The index `delivery_missed` holds these rows alone."""
 
 IS_WAITING = f"= {DeliveryState.WAITING:d}"
-"""For SQL, behind a column of states."""
+"""The SQL condition for `waiting`, to stand behind a column of states."""
 
 
 def is_one_of(*states: DeliveryState) -> str:
@@ -65,4 +65,4 @@ def is_one_of(*states: DeliveryState) -> str:
 
 
 PRIORITIES = ("critical", "high", "normal", "low")
-"""By mailbox order; the index is what the database holds."""
+"""Priorities in mailbox order; the index is what the database holds."""

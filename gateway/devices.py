@@ -48,7 +48,7 @@ DEVICE_COLUMNS = "app_no, id, name, attributes, locale, timezone, token_hash, cr
 DEVICES_PER_STATEMENT = 50
 """Devices that one statement reads for a list: two mebibytes if they are as large as can be."""
 DEVICE_BYTES = 512
-"""Of a device in a list besides its tags, attributes and choices, about."""
+"""Bytes of a device in a list besides its tags, attributes and choices, about."""
 _COLUMNS = (
     "no, id, name, attributes, locale, timezone, created_at, updated_at, connected_at, last_seen,"
     " last_error, last_error_at, consent, channels"

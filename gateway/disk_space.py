@@ -27,18 +27,18 @@ from gateway.data_directory import BROKER, LEDGER
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 0.1
-"""Between two looks at the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
+"""Time between two checks of the free space; what a fast disk takes meanwhile is a fraction of the reserve."""
 RESERVE_SHARE = 8
 """The reserve is no more than this part of a small disk: an eighth."""
 LOG_GROWTH_FACTOR = 2
-"""How many times its pages between checkpoints a log may take: it is copied back after the transaction that passes
-them, and that can be as large (a push to 10,000 devices writes 5 MiB)."""
+"""The multiple of its pages between checkpoints that a log may take: it is copied back after the transaction that
+passes them, and that can be as large (a push to 10,000 devices writes 5 MiB)."""
 RESERVE_FILE = "reserve"
 RESERVE_FILE_BYTES = 1 << 20
 """A start takes about 100 KiB, a recorded outcome some hundred bytes."""
 START_BYTES = 128 << 10
 RESERVE_FILE_SHARE = 16
-"""It is no more than this part of a small disk."""
+"""The part of a small disk that the reserve file has at most: a sixteenth."""
 
 
 class DiskSpace:

@@ -17,9 +17,9 @@ class ProblemKind:
 
     status: int
     title: str
-    """In a few words, for whoever sees nothing else."""
+    """A few words, for a person who sees nothing else."""
     when: str
-    """In what cases it is answered."""
+    """The cases in which it is answered."""
     retryable: bool = False
 
 

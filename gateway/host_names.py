@@ -20,7 +20,8 @@ _IFREQ = struct.Struct("16s4x4s232x")
 IF_INET6 = Path("/proc/net/if_inet6")
 """proc(5): one line for each IPv6 address: address, index, prefix length, scope, flags, name."""
 GLOBAL_SCOPE = 0x00
-"""What other machines can dial without naming an interface of theirs, which a link-local address needs."""
+"""The scope of addresses that other machines can dial without naming an interface of theirs, which a link-local one
+needs."""
 TEMPORARY = 0x01
 """A privacy address of RFC 8981: gone in a day, and no address of a server."""
 LOOPBACK = ("127.0.0.1", "::1")

@@ -18,7 +18,7 @@ from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_APPS = 1_000
 MAX_KEYS = 1_000
-"""Of an app, those that are valid."""
+"""Valid keys of an app."""
 
 
 class Keys:

@@ -59,10 +59,10 @@ from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
 
-CENSUS_INTERVAL = 60.0
+CENSUS_INTERVAL_SECONDS = 60.0
 """Seconds between two counts of all deliveries, at least."""
 CENSUS_SHARE = 100
-"""And at least this many times as long as the last one took."""
+"""The pause of the census as a multiple of the time that the last one took, at least."""
 TEXTS_PER_SECOND = 20
 """Made for `/metrics`: about 3 ms each, and strangers may ask for it; whoever asks more often gets the last."""
 DAY_SECONDS = 86_400.0
@@ -99,7 +99,7 @@ class Sources:
     calls: Calls
     broker: object
     certificates: Callable[[], Mapping[str, float]]
-    """Of each certificate in use (`server`, `ca`) the end, in Unix time; nothing without TLS."""
+    """A function that gives, of each certificate in use (`server`, `ca`), the end in Unix time; nothing without TLS."""
     log_lines: Callable[[], Mapping[str, int]]
     """Lines that the log lacks, by reason."""
 
@@ -179,7 +179,7 @@ class Census:
             rows, self.devices = await self._database.read(_count_rows)
         finally:
             self._under_way = False
-            self._next = now + max(CENSUS_INTERVAL, CENSUS_SHARE * (time.monotonic() - began))
+            self._next = now + max(CENSUS_INTERVAL_SECONDS, CENSUS_SHARE * (time.monotonic() - began))
         counts = {state.label: 0 for state in DeliveryState}
         for state, count in rows:
             counts[DeliveryState(state).label] = count
@@ -208,7 +208,7 @@ class Metrics:
         self._text = b""
         self._second = 0.0
         self._made = 0
-        """In the second that began then."""
+        """Texts made in the second that began then."""
 
     def text(self) -> bytes:
         """Prometheus text; within a second the last of `TEXTS_PER_SECOND` is repeated."""

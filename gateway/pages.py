@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 Row = TypeVar("Row")
 
 PAGE_BYTES = 1024 * 1024
-"""Of JSON in a page beyond its first item: it has fewer items than asked for when they are large. The loop needs about
-a millisecond to send it, and a reader ten to make it."""
+"""Bytes of JSON in a page beyond its first item: it has fewer items than asked for when they are large. The loop needs
+about a millisecond to send it, and a reader ten to make it."""
 
 
 class ListPage(NamedTuple):

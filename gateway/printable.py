@@ -25,7 +25,7 @@ _UNPRINTABLE: Final = (
 )
 UNPRINTABLE: Final = re.compile(f"[{_UNPRINTABLE}]")
 UNPRINTABLE_BUT_LINES: Final = re.compile(f"(?!\n)[{_UNPRINTABLE}]")
-"""The same for text that may have several lines."""
+"""Characters to replace in text that may have several lines."""
 
 
 def _check(value: str) -> str:

@@ -23,7 +23,8 @@ from gateway.data_directory import ASIDE, LOCK_FILE, STAGING, sync_directory
 
 DECIDED = ".restore-decided-"
 PLACING = ".restore-placing-"
-"""As in the name of the old state's folder, the time of the decision follows."""
+"""The prefix of the marker of a decided restore; the time of the decision follows, as in the name of the old state's
+folder."""
 
 
 def unfinished(data_dir: Path) -> bool:

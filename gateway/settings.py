@@ -33,7 +33,7 @@ from gateway.described_model import attribute_docstrings
 CONFIG_FILE = Path("fleetpush.toml")
 PREFIX = "FLEETPUSH_"
 OTHER_VARIABLES = {f"{PREFIX}{name}" for name in ("URL", "KEY", "CA", "PROGRAM")}
-"""Of commands that talk to a server, and of `run.py`."""
+"""Variables of commands that talk to a server, and of `run.py`."""
 MAX_PAYLOAD_BYTES = 262_144
 """The most that `max_payload` may be: a quarter of the broker's largest packet."""
 ORIGIN = re.compile(
@@ -288,9 +288,10 @@ class Setting:
     text: str
     """The docstring of its attribute."""
     default: str
-    """As a person would write it; `unset` where there is none."""
+    """The default as a person would write it; `unset` where there is none."""
     values: str
-    """What it takes: `on or off`, `whole number`, `number`, `text`, `path`, `list`, `bytes`, or the values."""
+    """The values that it takes: `on or off`, `whole number`, `number`, `text`, `path`, `list`, `bytes`, or a list of
+    them."""
 
     @property
     def has_flag(self) -> bool:

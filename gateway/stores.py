@@ -53,9 +53,9 @@ class OpenStores:
     clock: Callable[[], float]
     """Server time in seconds, for the broker."""
     clock_ms: Callable[[], int]
-    """The same for the gateway."""
+    """Server time in milliseconds, for the gateway."""
     wall_clock: WallClock | None
-    """None: the clock runs faster, and is nobody's on a wall."""
+    """The wall clock's follower. None: the clock runs faster, and is nobody's on a wall."""
 
 
 async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:

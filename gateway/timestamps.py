@@ -52,8 +52,8 @@ class WallTime:
 
 
 wall_time = WallTime()
-"""Of this process: a server sets it when it starts, and when the machine's clock was set. Elsewhere (the command line,
-tests of single modules) the two clocks are one."""
+"""The wall time of this process: a server sets it when it starts, and when the machine's clock was set. Elsewhere (the
+command line, tests of single modules) the two clocks are one."""
 
 
 def rfc3339(server_ms: int) -> str:

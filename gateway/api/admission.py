@@ -17,7 +17,8 @@ from gateway.errors import BasicUnauthorized, Problem, RateLimited
 log = logging.getLogger(__name__)
 
 ADMITTED = "fleetpush.admitted"
-"""In the scope of a request whose key is valid its `Principal`: its connection is not a stranger's any more."""
+"""The key, in the scope of a request whose key is valid, of its `Principal`: its connection is not a stranger's any
+more."""
 MAX_BUCKETS = 10_000
 """Buckets in memory; over it all are forgotten, which is generous for a second."""
 
@@ -33,7 +34,7 @@ class Admission:
         self._buckets: dict[str, tuple[float, float]] = {}
         """Key id -> (requests left, when that was so)."""
         self.admitted = 0
-        """For metrics."""
+        """Requests with a valid key, for metrics."""
 
     async def admit(
         self, request: Request, scope: str, or_scope: str | None = None, device_id: str | None = None

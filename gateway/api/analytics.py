@@ -110,7 +110,7 @@ _FIELDS = [
     for name in responses.StagesResponse.model_fields
     for inner in (_WITHIN[name].model_fields if name in _WITHIN else ("",))
 ]
-"""Of an item, and of what is within: the same columns whatever there is to say."""
+"""Columns of an item, and of what is within it: the same whatever there is to say."""
 
 
 def _csv(by: By, items: list[dict[str, Any]]) -> str:

@@ -25,21 +25,21 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/attachments", tags=["pushes"])
 
 MAX_DOWNLOADS = 100
-"""At a time; who comes then is sent away for a random while."""
+"""Downloads at a time; one more is sent away for a random while."""
 DOWNLOADS_OF_APP = 75
-"""Of one app's devices and keys."""
+"""Downloads at a time of one app's devices and keys."""
 DOWNLOADS_OF_ONE = 20
-"""Of one device or key: a browser opens six."""
+"""Downloads at a time of one device or key: a browser opens six."""
 DOWNLOAD_SECONDS = 30.0
-"""That a download may take, and as long again as it takes at:"""
+"""Time that a download may take, and as long again as it takes at:"""
 DOWNLOAD_BYTES_PER_SECOND = 8_192
-"""What a poor mobile network (EDGE) manages."""
+"""The rate of a poor mobile network (EDGE)."""
 AWAY = (1, 30)
 """Seconds."""
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-"""What clients say that were not told: the bytes are not a form's."""
+"""Content types of clients that were told of none: the bytes are not a form's."""
 UPLOADED = ("application/octet-stream", "image/png", "image/jpeg", "text/plain")
-"""What the form at `/docs` offers; any other content type is taken as well."""
+"""Content types that the form at `/docs` offers; any other is taken as well."""
 HEADERS = {
     "Cache-Control": "private, max-age=31536000, immutable",
     # What somebody has uploaded is shown by whoever fetched it, and runs nowhere in our name.

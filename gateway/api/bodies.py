@@ -41,7 +41,7 @@ UNCOUNTED_BYTES = 8 * 1024
 ITEMS_PER_TURN = 250
 """Items of a long list that are worked on before the loop gets a turn: about 2 ms."""
 BODY_CHARGE = "fleetpush.body_charge"
-"""In the scope of a request what its body is counted with, to be released when it is answered."""
+"""The key, in the scope of a request, of what its body is charged with, to be released when it is answered."""
 JSON = ("application/json",)
 MERGE_PATCH = ("application/merge-patch+json", "application/json")
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")

@@ -20,18 +20,18 @@ from gateway.errors import Later
 log = logging.getLogger(__name__)
 
 ALL_BYTES: Final = 48 * 1024 * 1024
-"""Of all apps together."""
+"""Memory for the large bodies of all apps together."""
 APP_BYTES: Final = 20 * 1024 * 1024
-"""Of one app: a batch of pushes of the largest size, and some more."""
+"""Memory for one app's: a batch of pushes of the largest size, and some more."""
 DEVICE_BYTES: Final = 512 * 1024
-"""Of a device with its own token: it sends 128 KiB at a time."""
+"""Memory for those of a device with its own token: it sends 128 KiB at a time."""
 VALUE_BYTES: Final = 128
-"""What a parsed value takes: a device id of 40 characters as text, in a list and in a dictionary."""
+"""Memory of a parsed value: a device id of 40 characters as text, in a list and in a dictionary."""
 LINE_BYTES: Final = 512
-"""What a push of a batch takes until the whole batch is answered: its line, its answer, and of some the judged push."""
+"""Memory of a push of a batch until the whole batch is answered: its line, its answer, and of some the checked push."""
 RETRY_SECONDS: Final = 2.0
 LOG_SECONDS: Final = 60.0
-"""Between two lines in the log."""
+"""Time between two lines in the log."""
 
 
 class BodyCharge:
@@ -64,7 +64,7 @@ class BodyBudget:
         self._shares: Counter[str] = Counter()
         self._logged_at = -LOG_SECONDS
         self.bytes = 0
-        """In memory now, for metrics."""
+        """Bytes charged now, for metrics."""
         self.refused = 0
         """Requests that were told to come again, for metrics."""
 

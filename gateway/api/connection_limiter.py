@@ -23,7 +23,7 @@ ADDRESS_DIVISOR: Final = 4
 LAST_WORDS: Final = 32
 """Connections at a time that are refused with an answer, beyond the limits; further ones are closed without."""
 LOG_SECONDS: Final = 10.0
-"""Between two log lines about the same limit; the second says how often it acted."""
+"""Time between two log lines about the same limit; the second says how often it acted."""
 
 
 class Connection(Protocol):
@@ -49,9 +49,9 @@ class _Address:
         self.name = name
         self.count = 0
         self.idle: dict[Connection, None] = {}
-        """Without a request under way, the longest first."""
+        """Connections without a request under way, the longest first."""
         self.known: dict[Connection, None] = {}
-        """Likewise, after a request with a valid key."""
+        """Connections without one after a request with a valid key, the longest first."""
 
     def longest_idle(self) -> Connection | None:
         return next(iter(self.idle), None) or next(iter(self.known), None)
@@ -107,7 +107,7 @@ class ConnectionLimiter:
         self.open = 0
         self._explaining = 0
         self.counts: dict[str, int] = {}
-        """How often each limit of the HTTP port has acted, for metrics."""
+        """Number of times that each limit of the HTTP port has acted, for metrics."""
         self._share_of = share_of
         self._is_proxy = is_proxy
         self._clock = clock

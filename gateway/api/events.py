@@ -26,7 +26,7 @@ PAGE_EVENTS = 200
 PIECE_BYTES = 65_536
 """Sent at a time, about what a socket takes; twice as much with what was gathered before."""
 STALL_SECONDS = 60.0
-"""That a stream may stand still while there is something to send; who is away for longer comes back."""
+"""Time that a stream may stand still while there is something to send; its client comes back later."""
 HEARTBEAT_SECONDS = 15.0
 """Seconds of silence after which a comment is sent, so that nobody on the way gives the connection up."""
 

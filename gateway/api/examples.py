@@ -38,7 +38,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/keys"): {"name": "A sender", "scopes": ["send"]},
 }
 PARAMETERS: Final = {"device_id": "kiosk-1", "channel_id": "offers", "by": "channel"}
-"""Those that a call cannot do without; other ids are made by the server."""
+"""Parameters that a call cannot do without; other ids are made by the server."""
 
 _UPLOADED: Final = "text/plain"
 """The only one of the content types of an upload that can be written here."""
@@ -281,12 +281,12 @@ ANSWERS: Final[dict[str, Any]] = {
     "Webhook": _WEBHOOK,
     "Webhooks": _page(_WEBHOOK),
 }
-"""By the model of the answer."""
+"""Answers, by their model."""
 _SPECIAL: Final[dict[tuple[str, str, str], Any]] = {
     ("post", "/v1/devices/{device_id}/call", "202"): {**_CALLED, "status": "queued", "state": "sent", "result": None},
     ("get", "/readyz", "200"): {"status": "ready"},
 }
-"""Of operations and statuses that answer something else than their model's usual."""
+"""Answers of operations and statuses that answer something else than their model's usual."""
 TEXTS: Final[dict[tuple[str, str, str], str]] = {
     ("post", "/v1/pushes/batch", "application/x-ndjson"): f"{json.dumps({'status': 202, **_ACCEPTED})}\n" * 2,
     ("get", "/v1/analytics", "application/x-ndjson"): f"{json.dumps(_FUNNEL)}\n",

@@ -43,33 +43,34 @@ from gateway.errors import Problem, problem
 log = logging.getLogger(__name__)
 
 MQTT_PATH: Final = "/mqtt"
-"""Where this port speaks MQTT over WebSocket."""
+"""The path at which this port speaks MQTT over WebSocket."""
 READ_BYTES: Final = 16 * 1024
 """Taken from a socket at a time; what a connection holds is a small multiple of it."""
 STEPS_PER_TURN: Final = 128
 """Parts of messages that a connection may have parsed in one turn of the loop: about 0.3 ms."""
 HEAD_SECONDS: float = 30.0
-"""From the connection to the end of its first request's head; from the first byte on for each later one, and for what
-comes of a body after its answer."""
+"""Time from the connection to the end of its first request's head; from the first byte on for each later one, and for
+what comes of a body after its answer."""
 BODY_SECONDS: float = 30.0
-"""Between two looks at how much has come of a body."""
+"""Time between two checks of how much has come of a body."""
 BODY_BYTES_PER_SECOND: float = 1_024.0
-"""What a body has to bring between two looks: the slowest mobile network there is (GPRS) brings more."""
+"""The rate that a body has to come at: the slowest mobile network there is (GPRS) is faster."""
 WHOLE_BODY_SECONDS: float = 600.0
-"""For all of a body: 16 MiB at 27 KiB/s."""
+"""Time for all of a body: 16 MiB at 27 KiB/s."""
 LAST_BODY_SECONDS: float = 1.0
-"""For the rest of a body when the server ends."""
+"""Time for the rest of a body when the server ends."""
 UNREAD_SECONDS: float = 30.0
-"""Between two looks at how much its reader has taken of an answer that waits to be sent."""
+"""Time between two checks of how much its reader has taken of an answer that waits to be sent."""
 UNREAD_BYTES_PER_SECOND: float = 1_024.0
-"""What a reader has to take between two looks, or all of it."""
+"""The rate that an answer has to be read at, until all of it is sent."""
 LINGER_SECONDS: float = 5.0
-"""From hanging up until the socket is cut off, while what still comes is thrown away (nginx's `lingering_timeout`)."""
+"""Time from hanging up until the socket is cut off, while what still comes is thrown away (nginx's
+`lingering_timeout`)."""
 REST_BYTES: Final = 64 * 1024
 """Bytes of a body that are still taken after its answer, so that the connection lives on."""
 GOODBYE_SECONDS: float = 0.2
-"""For an idle connection to hang up after us, when the server ends: over TLS its goodbye is waited for, and a pool of
-connections that nobody looks at says none."""
+"""Time for an idle connection to hang up after us, when the server ends: over TLS its goodbye is waited for, and a pool
+of connections that nobody looks at says none."""
 
 
 _READ: Final = memoryview(bytearray(READ_BYTES))
@@ -122,7 +123,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """The one thing that is waited for: a head, a body, the next request, the other side's goodbye."""
         self._unread: asyncio.TimerHandle | None = None
         self._unparsed = b""
-        """What has come and is not parsed yet."""
+        """Bytes that have come and are not parsed yet."""
         self._is_continuing = False
         self._is_idle = False
         """Whether it is the next request that is waited for."""

@@ -27,7 +27,7 @@ however little is in it."""
 
 
 _HOST: Final = re.compile(rb"(\[[\w.:~!$&'()*+,;=%-]+\]|[\w.~!$&'()*+,;=%-]*)(:[0-9]*)?", re.ASCII)
-"""What a Host header may say (RFC 9110, 7.2; RFC 3986, 3.2.2)."""
+"""Text that a Host header may have (RFC 9110, 7.2; RFC 3986, 3.2.2)."""
 
 
 class Part(Enum):
@@ -76,10 +76,10 @@ class Framing:
         self.left = 0
         """Bytes of the body, or of the chunk and its end of line, that have not come."""
         self._line = b""
-        """What has come of a chunk's first line."""
+        """The part of a chunk's first line that has come."""
         self._chunks = self._trailer_bytes = self._hosts = 0
         self.body_bytes = 0
-        """With everything around the chunks."""
+        """Bytes of the body that have come, with everything around the chunks."""
 
     def add_header(self, name: bytes, value: bytes) -> None:  # Hot path.
         """Note a header. A field in a trailer is none (RFC 9110, 6.5.1). Raises OutOfBounds."""

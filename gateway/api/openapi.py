@@ -69,9 +69,9 @@ _HEADERS: Final = {
 _NO_CONTENT: Final = "Done. The answer has no body."
 
 _models: dict[str, type[BaseModel]] = {ProblemDocument.__name__: ProblemDocument}
-"""What FastAPI does not see of the routes' shapes; filled by `takes` while they are defined."""
+"""Models that FastAPI does not see in the routes; filled by `takes` while they are defined."""
 _patched: set[str] = set()
-"""Those of which a body may leave out everything."""
+"""Names of models of which a body may leave out everything."""
 
 
 def takes(model: type[BaseModel], media_type: str = "application/json", *, required: bool = True) -> dict[str, Any]:

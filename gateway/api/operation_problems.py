@@ -24,7 +24,7 @@ WITH_BODY: Final = ("request_timeout", "payload_too_large", "unsupported_media_t
 """`unavailable`: the server ends while the body comes."""
 WITH_JSON: Final = ("malformed_json",)
 ON_WRITER: Final = ("storage_full", "outcome_unknown")
-"""What is stored, or read between two commits, goes with its commit."""
+"""Problems of a commit, for operations that write, or read between two commits."""
 IN_PATH: Final = {
     "device_id": ("device_not_found",),
     "push_id": ("push_not_found", "gone"),

@@ -19,9 +19,9 @@ REQUESTS_PER_TURN: Final = 4
 """Requests that are begun in one turn of the loop. The dearest, `/metrics` and a device's preferences, hold it for 3 ms
 until they are answered or wait for something; a push takes 0.3 ms, beside which a further turn costs nothing."""
 LARGE_BODY_REQUESTS: Final = REQUESTS_PER_TURN
-"""What a body of some thousand values counts for: parsing it takes a turn of its own."""
+"""Requests that a body of some thousand values counts for: parsing it takes a turn of its own."""
 SLICE_SECONDS: Final = 0.002
-"""From the begin of a slice of long work to that of the next, of all requests: half the time is left to others. Without
+"""Time from one slice of long work to the next, of all requests: half the time is left to others. Without
 the pause the loop would hardly be without Python's lock, for which each statement of the writer's thread waits 5 ms."""
 
 
@@ -31,16 +31,16 @@ class RequestTurns:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._requests_left = REQUESTS_PER_TURN
-        """What may still be begun in this turn of the loop."""
+        """Requests that may still be started in this turn of the loop."""
         self._is_counting = False
         """The next turn has been asked for."""
         self._queues: dict[str, deque[tuple[int, Callable[[], None]]]] = {}
-        """By share, only those that wait; the first is the next to have its turn."""
+        """Queues by share, of shares that wait; the first is the next to have its turn."""
         self._next_slice_at = 0.0
         self.waiting = 0
-        """For metrics."""
+        """Requests that wait for their turn, for metrics."""
         self.waited = 0
-        """How many had to wait for another turn of the loop, for metrics."""
+        """Requests that had to wait for another turn of the loop, for metrics."""
 
     def begin(self, share_of: Callable[[], str], run: Callable[[], None], cost: int = 1) -> None:  # Hot path.
         """Call `run` now, or in the share's turn. `share_of` is asked for the share only if it has to wait."""

@@ -22,7 +22,7 @@ from gateway.api.request_turns import RequestTurns
 KEEP_ALIVE_SECONDS: Final = 75
 """An idle connection; more than the 60 s after which common proxies give theirs up, so that they close first."""
 DRAIN_SECONDS: Final = 10
-"""For requests that are being answered when the server ends."""
+"""Time for requests that are being answered when the server ends."""
 BACKLOG_CONNECTIONS: Final = 4_096
 
 

@@ -75,7 +75,7 @@ class Services:
     problems: ProblemCount
     metrics: MetricsText
     unready: Callable[[], str | None]
-    """Why requests should go elsewhere for now; None when they should not."""
+    """A function that says why requests should go elsewhere for now; None when they should not."""
 
 
 def provide(app: FastAPI, found: Services) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from client_sim.push import Push
 
 STEP_SECONDS = 12.0
-"""For what takes milliseconds, on a machine that is busy with other things."""
+"""Time for what takes milliseconds, on a machine that is busy with other things."""
 SHORT_TTL_SECONDS = 2
 
 T = TypeVar("T")

@@ -36,13 +36,13 @@ LITTLE_DISK_BYTES = 1 << 30
 NO_DISK_BYTES = 100 << 20
 """Below it a busy server is minutes away from answering 507."""
 WANTED_DESCRIPTORS = 65_536
-"""What the systemd unit of a busy server should grant: one per connected device, and some."""
+"""Descriptors that the systemd unit of a busy server should grant: one per connected device, and some."""
 CLOCK_SLACK_SECONDS = 2.0
 """Seconds: stored server time may be a group commit ahead of another process's reading of the wall clock."""
 FEW_DAYS = 30
-"""Of a server certificate. Whoever looks once a month still sees it."""
+"""Days left of a server certificate. A person who looks once a month still sees it."""
 FEW_CA_DAYS = 365
-"""Of the CA. Another one has to reach every device, and what it signs now is cut short already."""
+"""Days left of the CA. Another one has to reach every device, and what it signs now is cut short already."""
 
 
 @dataclass(frozen=True)

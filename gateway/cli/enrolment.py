@@ -27,14 +27,14 @@ from gateway.cli.terminal import PROGRAM, Failure, abandon_output, fail, json_te
 
 COLUMNS = ("device_id", "name", "tags", "locale", "timezone")
 ATTRIBUTE = "attribute."
-"""Before an attribute's name, in the heading of its column."""
+"""The prefix of an attribute's name, in the heading of its column."""
 DELIMITERS = ",;\t"
 """Spreadsheets write a semicolon where the comma separates decimals."""
 MAX_DEVICES = 1_000_000
-"""Of a table: their ids are remembered, to find one that is there twice."""
+"""Devices of a table: their ids are remembered, to find one that is there twice."""
 PART_DEVICES = 500
 PART_BYTES = 4 * 1024 * 1024
-"""Of a request, about; the API takes 16 MiB."""
+"""Bytes of a request, about; the API takes 16 MiB."""
 TOKEN_COLUMNS = ("device_id", "token", "client_id", "username", "host", "port", "tls", "websocket")
 
 
@@ -100,7 +100,7 @@ class Enrolment:
         self._as_json = as_json
         self._skip_existing = skip_existing
         self._host: tuple[str, str] | None = None
-        """As the server says it, and as it is dialled."""
+        """The broker's host, as the server says it and as it is dialled."""
 
     def summary(self) -> str:
         skipped = f", {self.existing} were there already" if self._skip_existing else ""

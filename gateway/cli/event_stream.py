@@ -17,9 +17,9 @@ from gateway.cli.terminal import Failure, note
 
 PATH = "/v1/events"
 EVENT_BYTES = 16 * 1024 * 1024
-"""Of one event; the largest that the server makes has less than one MiB."""
+"""Bytes of one event; the largest that the server makes has less than one MiB."""
 RETRY_SECONDS = (1.0, 3.0, 10.0, 30.0)
-"""Before each attempt to have the stream back; the last again and again."""
+"""Time before each attempt to have the stream back; the last again and again."""
 
 Event = dict[str, Any]
 

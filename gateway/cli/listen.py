@@ -195,7 +195,7 @@ class Screen:
         self._player = Player()
         self._open: list[Push] = []
         self._typing: tuple[Push, str, str] | None = None
-        """What is being answered in words: the push, the action and its label."""
+        """The answer that is being typed: the push, the action and its label."""
         self._typed = ""
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None

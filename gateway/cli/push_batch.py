@@ -23,9 +23,9 @@ from gateway.cli.terminal import Failure, abandon_output, fail, json_text, note
 
 PART_LINES = 1_000
 PART_BYTES = 4 * 1024 * 1024
-"""Of a request, about; the API takes 10,000 lines and 16 MiB."""
+"""Bytes of a request, about; the API takes 10,000 lines and 16 MiB."""
 LINE_BYTES = 4 * 1024 * 1024
-"""Of a push, as the API has it."""
+"""Bytes of a push, as the API has it."""
 MAX_KEY_CHARACTERS = 240
 """Characters of the run's key: the API takes 255 with the line's number."""
 

@@ -32,7 +32,7 @@ State = Literal[
     "revoked",
 ]
 TIMES = ("acted_at", "opened_at", "dismissed_at", "displayed_at", "delivered_at", "ended_at")
-"""Of a delivery, the furthest first."""
+"""Times of a delivery, the furthest first."""
 LONGEST_TITLE_CHARACTERS = 40
 """Characters."""
 

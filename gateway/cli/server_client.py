@@ -27,7 +27,7 @@ from gateway.data_directory import CA_CERTIFICATE, KEY_FILE, SERVER_CERTIFICATE,
 
 TIMEOUT_SECONDS = 30.0
 PAGE_ITEMS = 1000
-"""Of a list: the most that the API gives at a time."""
+"""Items of a list: the most that the API gives at a time."""
 STREAM_TIMEOUT_SECONDS = 45.0
 """Seconds without a byte after which a stream counts as lost: the server says something every 15."""
 EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -39,10 +39,10 @@ COMMANDS = {
     "GET /v1/webhooks": "webhooks list",
     'PATCH it with {"enabled": true}': "webhooks change WEBHOOK --enable",
 }
-"""What the API says to call, and what does that here."""
+"""Calls that the API names, and the commands that make them here."""
 CALL = re.compile(rf"\b({'|'.join(map(re.escape, COMMANDS))})(?![\w/])")
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
-"""What OpenSSL calls an answer that is no TLS, by its version."""
+"""Words of OpenSSL for an answer that is no TLS, by its version."""
 MAX_RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
@@ -87,7 +87,7 @@ class ServerClient:
         self._mqtt_port = mqtt_port
         self._pid = pid
         self.tls = tls_context(certificate, self.fleet_ca) if urlsplit(url).scheme == "https" else None
-        """What to trust; for MQTT as well. None without TLS."""
+        """The TLS context, for MQTT as well. None without TLS."""
         self._client = httpx2.Client(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NSS_DATABASE = "sql:$HOME/.pki/nssdb"
-"""Where Chromium on Linux keeps what a person trusts."""
+"""The folder in which Chromium on Linux keeps what a person trusts."""
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from typing import Any
 import httpcore2
 
 ANSWER_BYTES = 16_384
-"""Of everything that a receiver sends in answer to one request."""
+"""Bytes of everything that a receiver sends in answer to one request."""
 READ_BYTES = 1_024
 """Given to the parser at a time: 170 chunks of one byte, which cost it 4 ms. A common answer has a fifth of it."""
 LEAST_COUNTED_BYTES = 64
 """Bytes that a read counts as, at least: who sends byte by byte has 256 reads."""
 EXTRA_READ_SECONDS = 0.01
-"""Between two reads beyond the first READ_BYTES of an answer, of all receivers: a third of the loop at most."""
+"""Time between two reads beyond the first READ_BYTES of an answer, of all receivers: a third of the loop at most."""
 
 
 class AnswerTooLong(Exception):

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 MAX_LOOKUPS = 32
-"""At a time: threads that wait, most of the time there is none."""
+"""Lookups at a time, each a thread that waits; most of the time there is none."""
 MAX_LOOKUPS_PER_APP = 4
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]

@@ -23,18 +23,18 @@ from gateway.store.protocols import Timers
 log = logging.getLogger(__name__)
 
 SHARED_BYTES = 8 * 1024 * 1024
-"""Of pages that are kept because several streams may be about to read them: a page of each of eight apps, as large as
-pages are."""
+"""Bytes of pages that are kept because several streams may be about to read them: a page of each of eight apps, as
+large as pages are."""
 EVENT_BYTES = 400
-"""What an event takes besides its JSON: its objects, its id as text, its place in the page."""
+"""Bytes of an event besides its JSON: its objects, its id as text, its place in the page."""
 LINGER_SECONDS = 0.2
 """Seconds that entries gather before their followers are told."""
 MAX_STREAMS = 200
 """`GET /v1/events` at a time."""
 STREAMS_OF_KEY = 20
-"""Of one key."""
+"""Streams of one key."""
 STREAMS_OF_APP = 100
-"""Of one app, whatever its keys."""
+"""Streams of one app, whatever its keys."""
 
 
 class Follower:
@@ -66,7 +66,7 @@ class EventFeed:
         self._streams: Counter[tuple[int, str]] = Counter()
         """App number and key id -> how many it has open."""
         self.streams_refused = 0
-        """For metrics."""
+        """Streams refused, for metrics."""
         self.streams_stalled = 0
         """Ended because nobody read them, for metrics."""
         database.follow_groups(self._grown)

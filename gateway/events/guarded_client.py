@@ -23,12 +23,12 @@ from gateway.events.bounded_streams import AnswerTooLong, BoundedNetwork, ExtraR
 from gateway.events.dns import RequestFailed, Resolve
 
 ATTEMPT_SECONDS = 15.0
-"""From the lookup of the name to the end of the answer."""
+"""Time from the lookup of the name to the end of the answer."""
 TEXT_BYTES = 200
-"""Of an answer's body that is kept."""
+"""Bytes of an answer's body that are kept."""
 MAX_CONNECTIONS = 8
 KEEP_ALIVE_SECONDS = 5.0
-"""That a connection is kept for the next request."""
+"""Time that a connection is kept for the next request."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -45,7 +45,7 @@ class ReceiverResponse:
     status: int
     retry_after: str | None
     text: str
-    """Its beginning."""
+    """The beginning of its body."""
 
 
 class GuardedClient:

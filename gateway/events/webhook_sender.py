@@ -52,22 +52,23 @@ log = logging.getLogger(__name__)
 BATCH_EVENTS = 100
 """Events of a request."""
 BATCH_BYTES = 256 * 1024
-"""And their bytes, about; a larger event goes by itself."""
+"""Bytes of a request, about; a larger event goes by itself."""
 GRACE_SECONDS = 1.0
 """Seconds that requests under way have when the server ends or their webhook is changed."""
 MAX_REQUESTS = 50
 """Requests under way, of all webhooks together."""
 MAX_REQUESTS_PER_APP = 20
-"""And of one app's: its receivers that do not answer hold up its own."""
+"""Requests under way of one app's webhooks: its receivers that do not answer hold up its own."""
 FIRST_DELAY_MS = 5_000
 LONGEST_DELAY_MS = 3_600_000
-"""Between two attempts: twice as long each time, minus up to half at random, so that lanes do not come together."""
+"""The longest time between two attempts: twice as long each time, minus up to half at random, so that lanes do not come
+together."""
 STORE_MS = 3_600_000
-"""After so long a position is stored although nothing was sent."""
+"""Time after which a position is stored although nothing was sent."""
 GIVE_UP_MS = 86_400_000
-"""After so long of failing; and an event that is older than that and refused is given up after:"""
+"""Time of failing after which events are given up. An event that is older and refused is given up after:"""
 OLD_ATTEMPTS = 3
-"""At FIRST_DELAY_MS each."""
+"""Attempts to send an old event, FIRST_DELAY_MS apart."""
 OLD_LETTERS = 100
 """Dead letters that come of that in a row. Who takes nothing in between refuses everything, not some events: from there
 on it has its day, and is disabled then. A tenth of the room for dead letters."""
@@ -92,13 +93,13 @@ class _Receiver:
     limits: dict[int, int] = field(default_factory=dict)
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
     dropped: bool = False
-    """No further request is begun."""
+    """Whether no further request is started."""
     disabling: bool = False
-    """It is on its way to the disk that the webhook is disabled: lanes that fail together say so once."""
+    """Whether the webhook is being disabled on disk: lanes that fail together say so once."""
     old_letters: int = 0
     """Since something was taken, see OLD_LETTERS."""
     replays: bool = True
-    """There may be dead letters to send again."""
+    """Whether there may be dead letters to send again."""
 
 
 class WebhookSender:

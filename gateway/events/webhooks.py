@@ -31,21 +31,21 @@ from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
 MAX_WEBHOOKS = 20
-"""Of an app."""
+"""Webhooks of an app."""
 LANES_PER_WEBHOOK = 4
 """Parts of a webhook's devices that are told of independently, each in order: what one receiver's program cannot take
 holds up a quarter."""
 DEAD_LETTERS = 1_000
-"""Of a webhook; the oldest makes room."""
+"""Dead letters of a webhook; the oldest makes room."""
 LETTERS_BYTES = 32 * 1024 * 1024
-"""Of a webhook's dead letters, the newest excepted: a thousand batches of common events."""
+"""Bytes of a webhook's dead letters, the newest excepted: a thousand batches of common events."""
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"
 THIS = "(SELECT no FROM webhook WHERE no = ? AND id = ?)"
 """The number of `Webhook.key`, if it is still its own: that of a removed webhook is given again, and what was under way
 for it must not be booked for another one, maybe another app's."""
 OLD_SECRET_MS = 86_400_000
-"""How long it is signed with the secret before, too, when that was replaced: a day to deploy the new one."""
+"""Time for which requests are signed with a replaced secret, too: a day to deploy the new one."""
 
 
 EventTypes = Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=64)]
@@ -124,7 +124,7 @@ class Lane:
     failing_since: int | None = None
     next_at: int = 0
     stored_at: int = 0
-    """When the position was last written: what is not wanted moves it in memory only."""
+    """Time when the position was last written: what is not wanted moves it in memory only."""
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,7 @@ from broker.metrics import BrokerMetrics
 from gateway import metrics
 from gateway.auth import DeviceIdentity
 from gateway.delivery.push import ActivePush
-from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL, TEXTS_PER_SECOND
+from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL_SECONDS, TEXTS_PER_SECOND
 from tests.gateway.api.house import House
 
 
@@ -78,15 +78,15 @@ async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> Non
     assert samples(house)["fleetpush_deliveries{waiting}"] == 2
     assert samples(house)["fleetpush_deliveries_counted_timestamp_seconds"] > 0
     await house.push({"device": "kiosk-1"})
-    await census.count_if_due(CENSUS_INTERVAL / 2)
+    await census.count_if_due(CENSUS_INTERVAL_SECONDS / 2)
     assert samples(house)["fleetpush_deliveries{waiting}"] == 2
-    await census.count_if_due(CENSUS_INTERVAL * 10)
+    await census.count_if_due(CENSUS_INTERVAL_SECONDS * 10)
     assert samples(house)["fleetpush_deliveries{waiting}"] == 3
 
 
 async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_pushes(house: House) -> None:
     await house.enrol("kiosk-1", "kiosk-2")
-    await house.components.metrics.census.count_if_due(CENSUS_INTERVAL)
+    await house.components.metrics.census.count_if_due(CENSUS_INTERVAL_SECONDS)
     connections = house.components.delivery.connections
     push = ActivePush(
         no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None, content="{}",
