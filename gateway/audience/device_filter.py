@@ -17,9 +17,9 @@ class DeviceFilter:
     online: bool | None = None
     tag: str | None = None
     q: str | None = None
-    """In the id or the name, whatever its case."""
+    """Text within the id or the name, whatever its case."""
     last_seen_before: int | None = None
-    """Not connected now, and last seen before that, or never."""
+    """Devices that are not connected and were last seen before that, or never."""
     has_error: bool | None = None
     waiting: bool | None = None
     """Whether a push waits for it or is in flight to it."""

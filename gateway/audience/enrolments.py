@@ -16,9 +16,9 @@ from gateway.store.database import Database
 log = logging.getLogger(__name__)
 
 DEVICES_OF_APP = 1_000_000
-"""With 1 KiB each a GiB of the disk; ten times the fleet that one server is meant for."""
+"""Devices of one app at most: with 1 KiB each a GiB of the disk; ten times the fleet that one server is meant for."""
 LOG_MS = 60_000
-"""Between two lines in the log about an app."""
+"""Time between two lines in the log about an app."""
 
 
 class EnrolmentQuota:
@@ -30,7 +30,7 @@ class EnrolmentQuota:
     def __init__(self, clock_ms: Callable[[], int]) -> None:
         self._clock_ms = clock_ms
         self._devices: Counter[int] = Counter()
-        """By app, those included that are on their way to the disk."""
+        """Devices by app, those included that are on their way to the disk."""
         self._said_at: dict[int, int] = {}
         self.refused = 0
         """Devices that were not enrolled, for metrics."""

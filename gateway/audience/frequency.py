@@ -58,8 +58,8 @@ class QuietHours(Hours):
     """Quiet hours of every day, and what becomes of alerts in them."""
 
     excess: Literal["defer", "drop"] = "defer"
-    """What becomes of an alert in quiet hours: `defer` (it waits for their end, while its ttl runs) or `drop` (it ends
-    `suppressed`, reason `quiet_hours`)."""
+    """`defer` (an alert in quiet hours waits for their end, while its ttl runs) or `drop` (it ends `suppressed`, reason
+    `quiet_hours`)."""
 
 
 class Cap(_Strict):
@@ -77,8 +77,8 @@ class Caps(_Strict):
     limits: Annotated[list[Cap], Field(min_length=1, max_length=3)]
     """One to three limits; an alert must be within all of them."""
     excess: Literal["drop", "defer", "digest"] = "drop"
-    """What becomes of an alert over a limit: `drop` (it ends `suppressed`, reason `capped`), `defer` (it waits for
-    room, while its ttl runs) or `digest` (it waits, and comes together with others as one alert)."""
+    """`drop` (an alert over a limit ends `suppressed`, reason `capped`), `defer` (it waits for room, while its ttl
+    runs) or `digest` (it waits, and comes together with others as one alert)."""
 
 
 def is_quiet(hours: Hours, zone: str, now_ms: int) -> bool:

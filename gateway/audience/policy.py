@@ -71,7 +71,7 @@ class Policy(_Strict):
     """The rules of an app. Whatever is left out gets its default, not its present value."""
 
     consent: ConsentPolicy = Field(default_factory=ConsentPolicy)
-    """What the consent of a person means for pushes. Default: everything is allowed, but for alerts to people who have
+    """Meaning of a person's consent for pushes. Default: everything is allowed, but for alerts to people who have
     denied it."""
     caps: Caps | None = None
     """Limits of alerts to a device, of all channels together. null or left out: none."""
@@ -80,7 +80,7 @@ class Policy(_Strict):
     timezone: str = "UTC"
     """IANA time zone of devices that have not reported theirs, such as `Europe/Berlin`. Default `UTC`."""
     critical: CriticalPolicy = Field(default_factory=CriticalPolicy)
-    """How often critical pushes may pass other rules."""
+    """Limit of critical pushes that may pass other rules."""
 
     @field_validator("timezone")
     @classmethod
@@ -100,9 +100,9 @@ class ChannelFields(_Strict):
     """A category of pushes, as people see it in their settings."""
 
     name: Annotated[Printable, StringConstraints(min_length=1, max_length=64)]
-    """Its name for people, 1 to 64 characters."""
+    """Name for people, 1 to 64 characters."""
     description: Annotated[Printable, StringConstraints(max_length=512)] | None = None
-    """What it is about, for people, at most 512 characters."""
+    """Text about the channel for people, at most 512 characters."""
     importance: Literal["high", "default", "low"] = "default"
     """A hint to the device how prominently to show its pushes."""
     sound: Annotated[str, StringConstraints(max_length=256)] | None = None

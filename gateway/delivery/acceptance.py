@@ -69,16 +69,16 @@ log = logging.getLogger(__name__)
 TURN_PUSHES = 50
 """Pushes of a batch that are judged before the loop gets a turn, about 0.6 ms."""
 CONSIDERATE_PUSHES = 20
-"""That, and the pushes of a batch that one operation stores, while others send as well, one by one: they would wait for
-the batch at every step."""
+"""Pushes of a batch that are checked in a turn, and that one operation stores, while others send as well, one by one:
+they would wait for the batch at every step."""
 CONSIDERATE_PAUSE_SECONDS = 0.003
 """Seconds that the loop and the writer have for the others after each of those."""
 ANSWER_BYTES = 80
-"""Of an answer as it is kept with its idempotency key."""
+"""Size of an answer as it is kept with its idempotency key."""
 UNKNOWN_BYTES = 40
-"""Of each unknown device in it, about."""
+"""Size of each unknown device in it, about."""
 CONSIDERATE_MS = 1_000
-"""How long after a single push batches are considerate."""
+"""Time after a single push during which batches are considerate."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -99,7 +99,7 @@ class _Stored:
     losers: list[int]
     """Handles of earlier deliveries that ended by it."""
     limited: Enforced
-    """What was done about the limits of mailboxes."""
+    """Mailboxes that were brought below their limits."""
 
 
 _WAITING = int(DeliveryState.WAITING)
@@ -148,7 +148,7 @@ class Acceptance:
         self._under_way = False
         self._scheduled = False
         self._single_at = 0
-        """When a push came that was not of a batch."""
+        """Server time of the last push that was not of a batch."""
         self._on_remembered = on_remembered
         self.accepted = 0
         """Pushes answered 202, for metrics."""
@@ -182,7 +182,7 @@ class Acceptance:
         """
         answers: list[AcceptedPush | Problem] = []
         checked: list[PendingPush | Problem] = []
-        """Those of the slice that is gathering."""
+        """Submissions of the slice that is gathering."""
         gathered = deliveries = 0
         considerate = self._has_others()
         under_way: tuple[asyncio.Future[None], list[PendingPush | Problem]] | None = None

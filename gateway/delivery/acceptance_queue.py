@@ -21,7 +21,7 @@ BATCH_PUSHES = 500
 OPERATION_DELIVERIES = 5_000
 """Deliveries that one operation stores, unless a single push has more: about 50 ms."""
 FEW_DELIVERIES = 100
-"""What may still be stored with the pushes to one device each."""
+"""Deliveries of a push that may still be stored with the pushes to one device each."""
 MAX_SELECTIONS = 10_000
 """Tags whose number of devices is remembered, about 2 MB; over it all are forgotten."""
 
@@ -41,7 +41,7 @@ class AcceptanceQueue:
     def __init__(self) -> None:
         self._few: deque[PushBatch] = deque()
         self._many: dict[int, deque[PushBatch]] = {}
-        """By app, only those that have something waiting; the first is the next to have its turn."""
+        """Batches by app, only of those that have something waiting; the first is the next to have its turn."""
         self._few_are_next = True
         self._selected: dict[tuple[int, str | None], int] = {}
         """App number and tag, None for `all`: how many devices that was lately."""

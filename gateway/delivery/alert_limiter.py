@@ -90,7 +90,7 @@ class Person:
     """Their own quiet hours."""
     choices: dict[str, bool]
     uses: list[Use] = field(default_factory=list)
-    """Of the last week, in order."""
+    """Alerts of the last week, in order."""
     critical_uses: set[int] = field(default_factory=set)
     """Numbers of the pushes that were let through as critical in the last day."""
 
@@ -102,7 +102,7 @@ class Decision:
     reason: str | None = None
     until: int | None = None
     passed: str | None = None
-    """What it passes because it is critical."""
+    """Rule that the alert passes because it is critical."""
 
 
 def check_alert(alert: Alert, person: Person, now_ms: int) -> Decision:

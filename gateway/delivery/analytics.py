@@ -66,18 +66,18 @@ log = logging.getLogger(__name__)
 COUNTED_PUSHES = 100
 """Pushes that one operation counts, about 1.7 ms of the writer: others wait for it."""
 CATCH_UP_SECONDS = 1.0
-"""That a question about all pushes waits for what has changed to be counted."""
+"""Time that a question about all pushes waits for what has changed to be counted."""
 MAX_ITEMS = 1_000
-"""Of an answer, those with most deliveries."""
+"""Items of an answer at most: those with most deliveries."""
 ADD_UP_SECONDS = 10.0
-"""That a question has for adding up hours, the newest first, and for waiting for those before it: a week of 500 tags in
-every hour with all their times, so much more of fewer."""
+"""Time that a question has for adding up hours, the newest first, and for waiting for those before it: a week of 500
+tags in every hour with all their times, so much more of fewer."""
 PAUSE_SECONDS = 0.05
 """Seconds between two operations."""
 LARGE_PUSH_SECONDS = 0.5
 """Seconds until somebody looks again for a push of many deliveries."""
 REST_FACTOR = 4
-"""How many times as long as it took to count one of those is no other one counted: a fifth of a core at most."""
+"""Pause after counting one of those, as a multiple of the time that it took: a fifth of a core at most."""
 GATHER_MS = 2_000
 """Milliseconds that changes gather before they are counted, so that most pushes are counted once, when they have been
 accepted and delivered."""
@@ -89,7 +89,7 @@ RATES = {
     "acted": ("acted_on", "opened"),
     "opted_out": ("opted_out", "shown"),
 }
-"""What each is of what."""
+"""Rates: the stage that is counted, and the one that it is a share of."""
 By = Literal["channel", "tag", "hour"]
 
 
@@ -108,23 +108,23 @@ class Analytics:
         self._policies = policies
         self._clock_ms = clock_ms
         self._aged: set[int] = set()
-        """What is being counted; what changes meanwhile gathers in `Ledger.changed`."""
+        """Pushes that are being counted; what changes meanwhile gathers in `Ledger.changed`."""
         self._aged_at = 0
         self._large: set[int] = set()
-        """Those of them that are counted on a reader."""
+        """Pushes of many deliveries, which are counted on a reader."""
         self._on_writer: set[int] = set()
-        """What is being counted on the writer."""
+        """Pushes that are being counted on the writer."""
         self._on_reader: list[int] = []
-        """What is being counted on a reader, or is the next to be."""
+        """Pushes that are being counted on a reader, or are the next to be."""
         self._asked: set[int] = set()
-        """What is being counted because somebody asked."""
+        """Pushes that are being counted because somebody asked."""
         self._position: CountedTo | None = None
         """Everything up to here is in those sets, or has been counted."""
         self._reading_position = False
         self._counted: set[int] = set()
         """Large ones that this server has counted: what has come to them since is in one of those sets."""
         self._adding_up: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
-        """By app."""
+        """Locks by app."""
         self._lock = asyncio.Lock()
         """Held while a large push is counted: a later count must not be replaced by an earlier one."""
 

@@ -48,18 +48,18 @@ DEFAULT_TTL_SECONDS = 7 * 86_400
 MAX_ATTACHMENTS = 20_000
 """Attachments of all apps; the loop looks through them when it looks for what has expired, about 2 ms."""
 AFTER_PUSH_MS = 86_400_000
-"""That an attachment outlives a push: for who opens it late, and for the push's idempotency key."""
+"""Time that an attachment outlives a push: for people who open it late, and for the push's idempotency key."""
 FETCHES_PER_SECOND = 100
-"""That a fleet is asked to keep to; a push to more devices says how long they have (`fetch_within`)."""
+"""Rate that a fleet is asked to keep to; a push to more devices says how long they have (`fetch_within`)."""
 MAX_SPREAD_SECONDS = 3_600
 """Seconds."""
 APP_SHARE = 0.75
-"""Of the room and the number of attachments that one app has at most: a quarter is left for the others, or for what is
+"""Share of one app in the room and the number of attachments, at most: a quarter is left for the others, or for what is
 pushed next."""
 UPLOADS_OF_APP = 20
-"""Under way at a time: each has a file open and a chunk in memory."""
+"""Uploads of one app under way at a time: each has a file open and a chunk in memory."""
 MAX_UPLOADS = 60
-"""Of all apps."""
+"""Uploads of all apps under way at a time."""
 RETRY_SECONDS = 5.0
 PARTIAL = ".partial"
 
@@ -110,13 +110,13 @@ class Attachments:
         self._storage_left = storage_left
         self._known: dict[tuple[int, str], StoredAttachment] = {}
         self._owners: dict[str, set[int]] = {}
-        """Of each file the apps that have it."""
+        """The apps that have each file."""
         self._naming: set[tuple[int, str]] = set()
-        """Those whose rows are on their way to the disk: nothing of them is removed meanwhile."""
+        """Files whose rows are on their way to the disk: nothing of them is removed meanwhile."""
         self._arriving: Counter[int] = Counter()
         """Bytes of uploads under way that have come, by app."""
         self._uploads: Counter[int] = Counter()
-        """How many are under way, by app."""
+        """Uploads under way, by app."""
         self._of_app: Counter[int] = Counter()
         """Bytes of an app's attachments."""
         self._count_of_app: Counter[int] = Counter()
@@ -125,15 +125,15 @@ class Attachments:
         self.refused = 0
         """Uploads for which there was no room, for metrics."""
         self.uploads_sent_away = 0
-        """Because too many were under way, for metrics."""
+        """Uploads that were refused because too many were under way, for metrics."""
         self.downloads_sent_away = 0
-        """Likewise."""
+        """Downloads that were refused for the same reason, for metrics."""
         self.downloads_ended = 0
-        """Because they were read too slowly, for metrics."""
+        """Downloads that were ended because they were read too slowly, for metrics."""
         self.stored = 0
         """Bytes of files, for metrics."""
         self._downloads: Counter[tuple[int, str]] = Counter()
-        """Under way, by app and who reads: a device or a key."""
+        """Downloads under way, by app and by reader: a device or a key."""
 
     async def load(self) -> None:
         """Read the rows after a restart, and remove files without one."""

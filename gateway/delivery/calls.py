@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING_CALLS = 1_000
 """Calls that wait at a time, of everybody."""
 MAX_WAITING_CALLS_OF_APP = 250
-"""Of one app, so that its fleet that answers nothing leaves room for the others'."""
+"""Callers of one app that wait, so that a fleet which answers nothing leaves room for others."""
 MAX_WAIT_SECONDS = 120
 """Seconds: common proxies give up on a silent request soon after."""
 
@@ -42,7 +42,8 @@ class CallRequest(DescribedModel):
     command: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
     """The command's name, 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`."""
     data: dict[str, Any] = Field(default_factory=dict)
-    """What the command needs, default `{}`. It reaches the device as the push's `data`, with the name as `command`."""
+    """Arguments of the command, default `{}`. They reach the device as the push's `data`, with the name as
+    `command`."""
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, strict=False)] = 10.0
     """Seconds to wait for the answer, 0 to 120, default 10. When they are over, the answer is 202 with the status
     `queued`."""
@@ -73,10 +74,10 @@ class Calls:
         self._database = database
         self._acceptance = acceptance
         self._waiting: dict[int, asyncio.Event] = {}
-        """By handle."""
+        """Events by handle."""
         self._of_app: dict[int, int] = {}
         self.refused = 0
-        """For metrics."""
+        """Calls that were refused because too many waited, for metrics."""
 
     @property
     def waiting(self) -> int:

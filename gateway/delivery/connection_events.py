@@ -28,7 +28,7 @@ from gateway.store.protocols import Timers, Writer
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 0.2
-"""That connections gather for: as the other facts about devices."""
+"""Time that connections gather for, the same as of `device_activity`."""
 LOG_LINES = 20
 """Lines in the log for one interval, a hundred a second: more devices are counted in one line."""
 MAX_DETAIL_CHARACTERS = 200
@@ -55,7 +55,7 @@ REASONS = {
     "websocket frame too large": "limit_exceeded",
     "internal error": "internal_error",
 }
-"""What the broker says of the end of a connection, to the `reason` of `device.disconnected`."""
+"""Ends of a connection, in the broker's words, to the `reason` of `device.disconnected`."""
 PROTOCOL_ERROR = "protocol_error"
 """Every other one."""
 _ERRORS = {
@@ -67,7 +67,7 @@ _ERRORS = {
     "internal_error": "a mistake of the server; see its log",
     PROTOCOL_ERROR: "the device broke the protocol",
 }
-"""Those that an operator has to know of, in words."""
+"""Reasons that an operator has to know of, in words."""
 
 
 @dataclass(slots=True)
@@ -78,10 +78,10 @@ class _Change:
     was_online: bool
     is_online: bool
     connected: tuple[int, str] | None = None
-    """When, and from which address: the last time."""
+    """Time and address of the last connection."""
     disconnected: tuple[int, int, str, str] | None = None
-    """When, after how many milliseconds, the reason, what else is known: of the connection that the interval began
-    with, if there was one, or of the last."""
+    """Time, duration in milliseconds, reason and detail: of the connection that was there when the interval started, if
+    there was one, or of the last."""
     moves: int = 0
 
     def events(self) -> Iterable[tuple[int, str, list[Any]]]:

@@ -37,9 +37,9 @@ TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, "policy.critical", "webhook.disabled")
 PAGE_ENTRIES = 2_000
 """Entries that one read looks at."""
 PAGE_BYTES = 1024 * 1024
-"""Of what devices said in a page, about, beyond its first event: it has fewer events when they are large."""
+"""Bytes of device messages in a page, about, beyond its first event: it has fewer events when they are large."""
 ENTRY_DEVICES = 5_000
-"""That an entry has at most: it is read as one."""
+"""Devices of an entry at most: it is read as one."""
 END_OF_ENTRY = 2**53
 """A place after every other one."""
 
@@ -69,7 +69,7 @@ class Page(NamedTuple):
 
     events: list[tuple[Position, Event]]
     position: Position
-    """Where to read on; later than the last event when what came after it is not wanted."""
+    """Position to read on from; later than the last event when what came after it is not wanted."""
     more: bool
 
 
@@ -95,7 +95,7 @@ _MOVED = {
     "delivery.sent": f"+d.state {HANDED_OVER}",
     **{f"delivery.{name}": f"d.{name}_at IS NULL AND +d.state < {DeliveryState.REVOKED:d}" for name in RECEIPT_STATES},
 }
-"""Which deliveries an event moves; `_WAITS` for every other one."""
+"""Deliveries that an event moves; `_WAITS` for every other one."""
 _WAITS = f"+d.state {IS_WAITING}"
 _INSERT = "INSERT INTO event (app_no, at, type, reason, push_no, devices, size)"
 
@@ -240,7 +240,7 @@ _OTHER = (
     " WHERE (e.no > ?2 OR 0 > ?3) AND coalesce(e.device_no, 0) % ?4 = ?5 LIMIT ?6"
 )
 _FORMS = dict.fromkeys(DELIVERY_TYPES, _DELIVERIES) | dict.fromkeys(CONNECTION_TYPES, _CONNECTIONS)
-"""How the entries of a type are read."""
+"""Statements that read the entries of a type."""
 
 
 def read_events(

@@ -27,14 +27,14 @@ QUOTA_BYTES = 256 * 1024 * 1024
 """Bytes of an app's events: a week of three million acknowledged pushes to one device each, or the last 250 of the
 largest messages that devices can send; and four apps with as much fit into a gibibyte."""
 ENTRY_BYTES = 64
-"""Of an entry besides its text, with its place in the index, about."""
+"""Size of an entry besides its text, with its place in the index, about."""
 MEASURED_ENTRIES = 1_000
 """Entries that one look measures, about 1 ms of a reader unless they are large."""
 CHUNK_BYTES = 4 * 1024 * 1024
 CHUNK_ENTRIES = 2_000
-"""What leaves in one operation: about 10 ms of the writer."""
+"""Entries that leave in one operation: about 10 ms of the writer."""
 CHUNKS_TOGETHER = 16
-"""That leave together."""
+"""Chunks that leave together."""
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class _Part:
         self.chunks: deque[_Chunk] = deque()
         self.size = 0
         self.full = False
-        """It has been said that it is."""
+        """Whether the log says already that it is full."""
 
     def grow(self, added: _Chunk) -> None:
         self.size += added.size
@@ -83,7 +83,7 @@ class _Part:
 
 class _Measurement(NamedTuple):
     grown: dict[int, _Chunk]
-    """By app."""
+    """New chunks by app."""
     seen: int
     more: bool
     left: list[tuple[int, int]]

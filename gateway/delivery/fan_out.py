@@ -90,7 +90,7 @@ class FanOutQueue:
     def __init__(self) -> None:
         self._small: list[deque[FanOut]] = [deque() for _ in PRIORITIES]
         self._large: list[deque[list[FanOut]]] = [deque() for _ in PRIORITIES]
-        """Of bundles."""
+        """Bundles by priority."""
         self._by_push: dict[int, FanOut] = {}
 
     def __bool__(self) -> bool:

@@ -97,9 +97,9 @@ class Rest(NamedTuple):
     """Pushes that were not counted."""
 
     left: list[int]
-    """There was no time for them."""
+    """Pushes that there was no time for."""
     large: list[int]
-    """They have more than WRITER_DELIVERIES."""
+    """Pushes with more than WRITER_DELIVERIES."""
 
 
 def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Rest:

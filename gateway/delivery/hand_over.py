@@ -46,7 +46,7 @@ class HandOver:
         self._fan_outs = FanOutQueue()
         self._fan_out_scheduled = False
         self.latency = LatencyHistogram()
-        """From the acceptance of a push to its hand-over to devices that were waiting for it, for metrics."""
+        """Time from the acceptance of a push to its hand-over to devices that were waiting for it, for metrics."""
         self._message = Message(topic="", body=Body(payload=b""))
         self.act_now = self._fan_outs.act_now
 

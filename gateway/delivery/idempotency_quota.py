@@ -17,11 +17,11 @@ from gateway.store.database import Database
 log = logging.getLogger(__name__)
 
 BYTES_OF_APP = 256 * 1024 * 1024
-"""Of a push to known devices two million answers: 20 pushes a second all day."""
+"""Bytes of one app's answers: two million for pushes to known devices, 20 a second all day."""
 KEPT_SHARE = 0.9
-"""Of the bound, when it was passed."""
+"""Share of the bound that is kept when it was passed."""
 RECORD_BYTES = 80
-"""Of a record besides its key and answer, with its place in the index, about."""
+"""Size of a record besides its key and answer, with its place in the index, about."""
 RECORDS_TOGETHER = 2_000
 """Records that one operation looks at, about 2 ms."""
 MINUTE_MS = 60_000
@@ -40,7 +40,7 @@ class IdempotencyQuota:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sizes: Counter[int] = Counter()
-        """By app, without what has left since it was measured."""
+        """Bytes by app, without what has left since it was measured."""
         self._loaded = False
         self.removed = 0
         """Answers that were forgotten before their time, for metrics."""

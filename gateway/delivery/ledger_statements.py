@@ -50,7 +50,7 @@ _REASON_OF = {
     "opened": _becomes(_ONLY_OF_AN_END),
     "acted": _becomes(_ONLY_OF_AN_END),
 }
-"""What a receipt makes of the reason, where it is not kept: a device says why it dismissed a push by itself, and a
+"""SQL of the reason after a receipt, where it is not kept: a device says why it dismissed a push by itself, and a
 person's answer is stronger than that."""
 # `+state` keeps SQLite on the primary key: without it the partial index over waiting rows looks attractive.
 _TO_DELIVERED = (
@@ -65,7 +65,7 @@ _ACKNOWLEDGE_SINGLE = (
     f"{_TO_DELIVERED} FROM json_each(?) AS handle WHERE {row_of_handle('delivery')} AND +delivery.state {_MOVES}"
 )
 _FIRST = " AND delivery.delivered_at IS NULL"
-"""With this after it: nothing was known to have arrived before."""
+"""Condition that nothing was known to have arrived before."""
 _OF_PUSH = " WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?)) AND +state "
 _SENT = f"UPDATE delivery SET state = {DeliveryState.SENT:d}, qos = 0{_OF_PUSH}{IS_WAITING}"
 _SENT_AFTER_END = (

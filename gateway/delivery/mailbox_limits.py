@@ -25,7 +25,7 @@ COUNTED_ROWS = 20_000
 STEP_MAILBOXES = 200
 """Mailboxes that one statement counts at most: 140 ms if all are full after others that were not."""
 FIRST_MAILBOXES = 25
-"""That many first; twice as many while they turn out to be small."""
+"""Mailboxes of the first statement; twice as many follow while they turn out to be small."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -79,11 +79,11 @@ class DeviceConnection:
     """QoS of its subscription to its push topic."""
     state: HandOverState = HandOverState.CLOSED
     read_priority: int = 0
-    """Its queue: the priority that is read next."""
+    """The queue that the device is in: the priority that is read next."""
     open_priorities: int = 0
-    """How many priorities, from the most urgent on, need no reading: such pushes go straight to the socket."""
+    """Priorities, from the most urgent on, that need no reading: such pushes go straight to the socket."""
     read_to: list[int] = field(default_factory=lambda: [0] * ALL_PRIORITIES)
-    """By priority: the last push that was stored when this part of its mailbox was read; what is later comes by
+    """The last push, by priority, that was stored when this part of its mailbox was read; what is later comes by
     `fan_out`."""
 
 
@@ -93,7 +93,7 @@ class _Page:
 
     push_nos: list[int]
     is_last: bool
-    """There is no more of the priority that was asked for."""
+    """Whether there is no more of the priority that was asked for."""
     next_priority: int
     """The most urgent priority below it that something waits with; ALL_PRIORITIES: nothing waits."""
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.5
 """Seconds after a connection: for its other subscriptions, and so that a storm is a few statements."""
 DEVICES_TOGETHER = 250
-"""That one statement looks at."""
+"""Devices that one statement reads."""
 LISTED_PUSHES = 100
 """Pushes that a notice names; all are counted."""
 

@@ -32,7 +32,7 @@ _MAY_SHOW = (
     DeliveryState.DISPLAYED,
     DeliveryState.OPENED,
 )
-"""What is in flight is still waiting on disk."""
+"""States of a delivery that the device may show; one in flight is still waiting on disk."""
 
 
 class Notices:

@@ -115,7 +115,7 @@ def _fetched(url: str) -> str:
 
 
 Fetched = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_fetched)]
-"""What a device fetches by itself; or `attachment:ID`, of an upload, as everywhere that an address may be."""
+"""An address that a device fetches by itself; or `attachment:ID`, of an upload."""
 
 
 class Enclosure(_Strict):
@@ -178,13 +178,13 @@ class PushRequest(_Strict):
 
     # After validation `kind` is never None.
     target: Target
-    """Whom the push is for."""
+    """Devices that the push is for."""
     kind: Kind | None = None
     """`alert` (wakes the device, shown to the person), `in_app` (shown inside the app), `silent` (data only) or
     `command` (an order to the device, which answers with a result). `alert` and `in_app` need a `notification`. Left
     out: `alert` if there is a `notification`, else `silent`."""
     notification: Notification | None = None
-    """What the person sees."""
+    """Content that the person sees."""
     data: Any = None
     """Any JSON for the device's program. Left out: none."""
     channel: Name | None = None

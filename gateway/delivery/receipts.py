@@ -65,13 +65,13 @@ MAX_ATTRIBUTES_BYTES = 16_384
 MAX_UNPROMISED_BYTES = 16 * 1024 * 1024
 """Bytes of QoS 0 messages that wait for the disk, all devices together: no window of theirs bounds them."""
 SLICE_SECONDS = 0.01
-"""Of the writer that one operation takes; pushes, and what others want of it, come in between."""
+"""Time of the writer that one operation takes; pushes and other operations come in between."""
 SLICE_STATEMENTS = 1_000
 """Messages that it stores at most: the loop answers them in one turn, about 5 ms."""
 RECEIPTS_TOGETHER = 500
 """Receipts of one statement, about 5 ms."""
 STATEMENT_BYTES = 512
-"""What a message costs in memory besides its payload."""
+"""Size of a message in memory besides its payload."""
 
 
 def _finite(value: Any) -> Any:
@@ -100,7 +100,7 @@ class Receipt:
     action: Annotated[str, StringConstraints(max_length=64)] | None = None
     result: Annotated[Any, AfterValidator(_finite)] = None
     reason: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")] | None = None
-    """Why the device dismissed it by itself; without one a person did. Of other events it is not looked at."""
+    """Reason why the device dismissed it by itself; without one a person did. Ignored for other events."""
     at: Annotated[AwareDatetime, Field(strict=False)] | None = None
     """The device's own clock; checked for form, not believed: the server's time stamps are its own."""
 
@@ -123,14 +123,14 @@ class Statement:
     app_id: str
     device_id: str
     device_no: int | None
-    """None: said after its connection ended (a will); looked up when stored."""
+    """Number of the device; None: said after its connection ended (a will), and looked up when stored."""
     leaf: str
     content: Any
     done: Callable[[int], None]
     unpromised: int = 0
-    """What it counts for as a message of QoS 0."""
+    """Bytes that it counts for as a message of QoS 0."""
     identifier: int | None = None
-    """Of QoS 2: it is stored with the content, so that the message is known when it comes again."""
+    """Identifier of a QoS 2 message: stored with the content, so that the message is known when it comes again."""
     answer: int = ReasonCode.SUCCESS
     complaint: str | None = None
 
@@ -176,7 +176,7 @@ class Receipts:
         self._preferences = preferences
         self._on_settings, self._on_acted, self._on_zone = on_settings, on_acted, on_zone
         self._pending: dict[tuple[str, str], deque[Statement | Release]] = {}
-        """By app and device id; the first is the next to have its turn."""
+        """Messages by app and device id; the first device is the next to have its turn."""
         self._scheduled = self._under_way = self._ended = False
         self._unpromised = 0
         self.received = 0
@@ -410,9 +410,9 @@ class StoredStatements:
     in_flight: set[int] = field(default_factory=set)
     """Handles that are not wanted any more, and are on their way."""
     done: tuple[int, int] = (0, 0)
-    """So many messages were stored, and so many receipts of the next one."""
+    """Messages that were stored, and receipts of the next one."""
     settings: list[Statement] = field(default_factory=list)
-    """Those that brought settings: on their topic, or as the answer to a push that asked for consent."""
+    """Messages that brought settings: on their topic, or as the answer to a push that asked for consent."""
 
 
 def store_statements(

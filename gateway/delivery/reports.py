@@ -33,7 +33,7 @@ _PUSH = (
     " recalled_at, targeted, suppressed, final_counts"
 )
 COUNTED_DELIVERIES = 500_000
-"""That are counted for a page of pushes, about 50 ms of a reader: pushes to whole fleets make it shorter."""
+"""Deliveries that are counted for a page of pushes, about 50 ms of a reader: pushes to whole fleets make it shorter."""
 
 
 class Reports:

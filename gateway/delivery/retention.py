@@ -42,7 +42,7 @@ class Keep:
 
     deliveries: int
     counts: int
-    """And as long again the tombstone."""
+    """Period of final counts; the tombstone stays as long again."""
     idempotency: int
     uplink: int
     events: int

@@ -78,7 +78,7 @@ class RuleChanges:
         self._policies = policies
         self._clock_ms = clock_ms
         self._passes: dict[int, _Pass] = {}
-        """By app; the first is the next to have its turn."""
+        """Passes by app; the first is the next to have its turn."""
         self._under_way = False
         self.slices = 0
         """Operations, for metrics."""

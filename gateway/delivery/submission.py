@@ -71,11 +71,11 @@ class PendingPush:
     unknown: tuple[str, ...] = ()
     targeted: int = 0
     limited: bool = False
-    """It is judged when it is handed over, to everybody."""
+    """Whether every delivery of it is checked when it is handed over."""
     muted: frozenset[int] = frozenset()
     """Devices to which alone it is, because it is critical and they have muted its channel."""
     suppressed: int = 0
-    """Of those, the deliveries that nobody wants; not among `devices`."""
+    """Deliveries that nobody wants, counted in `targeted`; not among `devices`."""
     is_fetched: bool = False
     """Devices will come for what belongs to it."""
     fetch_within: int = 0

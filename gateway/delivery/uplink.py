@@ -16,8 +16,8 @@ LONG_TEXT_BYTES = 1_024
 CONTROL_CHARACTERS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))
 """JSON writes each as `\\u00..`."""
 UPLINK_BYTES = 8 * 1024 * 1024
-"""Of uplink payloads that are kept of one device, the newest aside: the others of its app have the rest of their share
-(`uplink_quota`)."""
+"""Bytes of uplink payloads that are kept of one device, the newest aside: the others of its app have the rest of their
+share (`uplink_quota`)."""
 
 
 @dataclass(slots=True, frozen=True)

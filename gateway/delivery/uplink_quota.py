@@ -17,23 +17,23 @@ from gateway.store.database import Database
 log = logging.getLogger(__name__)
 
 BYTES_OF_APP = 256 * 1024 * 1024
-"""As much as its events: a fleet of 2,500 devices with a hundred messages of a KiB each."""
+"""Bytes of one app, as many as of its events: a fleet of 2,500 devices with a hundred messages of a KiB each."""
 TOTAL_BYTES = 1024 * 1024 * 1024
-"""Of all apps: four as large as can be."""
+"""Bytes of all apps: four as large as can be."""
 KEPT_SHARE = 0.9
-"""Of the bound, when it was passed: so that not every message that comes makes another go."""
+"""Share of the bound that is kept when it was passed: so that not every message that comes makes another go."""
 MESSAGE_BYTES = 64
-"""Of a message besides its topic and payload, with its places in the indexes, about."""
+"""Size of a message besides its topic and payload, with its places in the indexes, about."""
 MEASURED_MESSAGES = 2_000
 """Messages that one read measures, about 2 ms: only their lengths are read."""
 REMOVED_BYTES = 4 * 1024 * 1024
-"""That one operation removes, about 5 ms of the writer: a thousand pages."""
+"""Bytes that one operation removes, about 5 ms of the writer: a thousand pages."""
 REMOVED_MESSAGES = 1_000
 
 
 class _Measured(NamedTuple):
     sizes: dict[int, int]
-    """By app."""
+    """Bytes by app."""
     to: int
     """Number of the last message that was looked at."""
     more: bool
@@ -45,7 +45,7 @@ class UplinkQuota:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sizes: Counter[int] = Counter()
-        """By app, without what has left since it was measured anew."""
+        """Bytes by app, without what has left since it was measured anew."""
         self._seen = 0
         self._measured_operations = -1
         """`Database.operations` when everything had been measured."""

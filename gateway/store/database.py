@@ -52,7 +52,7 @@ T = TypeVar("T")
 GROUP_OPERATIONS = 1_000
 """Operations of one transaction: bounds how long the first caller of a burst waits for the last."""
 GROUP_SECONDS = 0.02
-"""And the time after which no further one is begun in it: a few times what a commit takes."""
+"""Time after which no further operation is started in a transaction: a few times what a commit takes."""
 WAITING_WRITES_OF_APP = 1_000
 """Changes that one app asks for and that wait, a few kilobytes each."""
 READER_THREADS = 3
@@ -60,19 +60,19 @@ READER_THREADS = 3
 PROGRESS_STEPS = 20_000
 """Steps of SQLite's machine, about 1 ms, after which a read for an app looks whether it has taken too long."""
 BUSY_MS = 2_500
-"""How long a connection waits for another process that has the file locked. Whoever asks may wait behind one that waits
+"""Time that a connection waits for another process that has the file locked. A caller may wait behind one that waits
 already, so at most twice as long: a client's usual patience is 10 s."""
 START_BUSY_MS = 10_000
-"""The same at start, when nobody waits yet: another start may be migrating."""
+"""Time that a start waits for it, when nobody waits yet: another start may be migrating."""
 CACHE_KIBIBYTES = 65_536
 """Page cache of the writer: the hot end of the delivery table and its mailbox index stay in memory."""
 READER_CACHE_KIBIBYTES = 4_096
 """Page cache of a reader. In WAL mode the next read after anybody's commit begins with an empty one, so it serves one
 read; the rest would be memory that is filled and given back, and fragments."""
 CHECK_SECONDS = 1.0
-"""Between two looks at the log's size and the pages that are free."""
+"""Time between two checks of the log's size and the free pages."""
 LOG_BUSY_MS = 100
-"""How long the writer waits for readers when it cuts a log that has grown; it tries again at the next look."""
+"""Time that the writer waits for readers when it cuts a log that has grown; it tries again at the next check."""
 VACUUM_PAGES = 256
 """Pages that one operation gives back to the disk, 1 MiB: about 10 ms of the writer."""
 KEPT_FREE_PAGES = 4_096
@@ -110,11 +110,11 @@ class Database:
         self._group_followers: list[Callable[[], None]] = []
         self._on_full = on_full
         self.free_bytes = 0
-        """Of the pages that are free inside the file, as of the last look."""
+        """Bytes of the pages that are free inside the file, as of the last check."""
         self.trouble: StorageError | None = None
-        """What keeps the file from being trusted, since it was seen; a new start may mend it."""
+        """Error that keeps the file from being trusted, since it was seen; a new start may mend it."""
         self.lost: asyncio.Future[str] = loop.create_future()
-        """Why nothing is written any more, if a sync has failed (law 5)."""
+        """Reason why nothing is written any more, if a sync has failed (law 5)."""
         self._engine = engine
         self._writer_connection = writer_connection
         self._clock_ms = clock_ms

@@ -27,7 +27,7 @@ class Application(SQLModel, table=True):
     events_lost_to: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     """Number of the last of its entries of the event log that retention has removed."""
     events_lost_place: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
-    """And the place of the last event in it."""
+    """Place of the last event in that entry."""
 
 
 class ApiKey(SQLModel, table=True):
@@ -90,7 +90,7 @@ class Device(SQLModel, table=True):
     quiet_hours: str | None = None
     """The person's own, `audience.frequency.Hours` as JSON."""
     gap_told_to: int | None = None
-    """It has been told what ended until then without reaching it."""
+    """Server time up to which the device was told what ended without reaching it."""
 
 
 class ConsentRecord(SQLModel, table=True):
@@ -105,11 +105,11 @@ class ConsentRecord(SQLModel, table=True):
     device_no: int
     consent: str
     text_version: str | None = None
-    """Of the text that asked."""
+    """Version of the text that asked."""
     client: str | None = None
     """The program that asked."""
     source: str
-    """How it was said: `mqtt`, `http` (by the device), `operator`, or `push` (an action of a push)."""
+    """Source of the answer: `mqtt`, `http` (by the device), `operator`, or `push` (an action of a push)."""
     seq: int | None = None
     recorded_at: int
 
@@ -130,7 +130,7 @@ class RuleChange(SQLModel, table=True):
     __tablename__ = "rule_change"
     app_no: int = Field(primary_key=True)
     number: int
-    """Of the last change, counted by `audience.policy.PolicyStore`."""
+    """Number of the last change, counted by `audience.policy.PolicyStore`."""
 
 
 class ChannelRow(SQLModel, table=True):
@@ -198,7 +198,7 @@ class Push(SQLModel, table=True):
     expires_at: int
     recalled_at: int | None = None
     closed_at: int | None = None
-    """When the last of its deliveries had ended, as far as noticed; always set soon after `expires_at`."""
+    """Time when the last of its deliveries had ended, as far as noticed; always set soon after `expires_at`."""
     targeted: int
     suppressed: int = 0
     final_counts: str | None = None
@@ -206,7 +206,8 @@ class Push(SQLModel, table=True):
     swept_at: int | None = None
     """`closed_at` again, once retention has removed all of its deliveries."""
     gone_at: int | None = None
-    """When the counts went as well: the row is a tombstone, and the push answers 410 for as long as they were kept."""
+    """Time when the counts went as well: the row is a tombstone, and the push answers 410 for as long as they were
+    kept."""
 
 
 class FailedAttempt(SQLModel, table=True):
@@ -265,13 +266,13 @@ class Delivery(SQLModel, table=True):
     opened_at: int | None = None
     acted_at: int | None = None
     ended_at: int | None = None
-    """When it ended without delivery (first time)."""
+    """Time when it ended without delivery (first time)."""
     action: str | None = None
     result: str | None = None
     """JSON text of the device's result."""
     not_before: int | None = None
-    """None: goes out in its turn. Otherwise caps and quiet hours are judged at hand-over (`delivery/alert_limiter`),
-    from this time on; 0 is at once."""
+    """Time from which caps and quiet hours are checked at hand-over (`delivery/alert_limiter`); 0: at once. None: it
+    goes out in its turn."""
     replaced_by: int | None = None
     """Number of the push that it was digested into."""
     collapse_key: str | None = None
@@ -306,7 +307,7 @@ class CriticalUse(SQLModel, table=True):
     passed: str
     """The reason another push would have been suppressed or deferred for."""
     at: int
-    """When it was let through, the last time."""
+    """Time when it was let through, the last time."""
 
 
 class PushFunnel(SQLModel, table=True):
@@ -351,13 +352,13 @@ class EventEntry(SQLModel, table=True):
     at: int
     type: str
     push_no: int | None = None
-    """Of an event of deliveries."""
+    """Number of the push, of an event of deliveries."""
     devices: str | None = Field(default=None, sa_column=Column(Text))
     """JSON array of the device numbers; none: those of the push that ended at this time for this reason. Of
     connections: (device number, when, content) each."""
     reason: str | None = None
     device_no: int | None = None
-    """Of any other event of a device."""
+    """Number of the device, of any other event of a device."""
     content: str | None = Field(default=None, sa_column=Column(Text))
     """JSON of what else there is to say of it."""
     size: int
@@ -377,7 +378,7 @@ class Webhook(SQLModel, table=True):
     """JSON array of event types, `*` at the end allowed."""
     description: str | None = None
     secret: str
-    """As the receiver has it, `whsec_` and Base64: a signature needs it, so a hash would not do."""
+    """Secret as the receiver has it, `whsec_` and Base64: a signature needs it, so a hash would not do."""
     old_secret: str | None = None
     old_secret_until: int | None = None
     """Signed with both until then."""
@@ -402,7 +403,7 @@ class WebhookLane(SQLModel, table=True):
     entry: int
     place: int
     attempts: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
-    """Of what comes next, all failed."""
+    """Attempts to send what comes next, all failed."""
     failing_since: int | None = None
     next_at: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
 
@@ -419,7 +420,7 @@ class DeadLetter(SQLModel, table=True):
     error: str
     at: int
     replay_at: int | None = None
-    """Somebody wants it sent again; when it is tried next."""
+    """Time of the next attempt, if somebody wants it sent again."""
 
 
 class Attachment(SQLModel, table=True):

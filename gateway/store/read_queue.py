@@ -24,15 +24,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READ_SECONDS = 2.0
-"""Of one read for an app: a page of any list takes a tenth of that at most, with a million deliveries behind it."""
+"""Time of one read for an app: a page of any list takes a tenth of that at most, with a million deliveries behind
+it."""
 WAITING_READS_OF_APP = 200
 """Reads of one app that wait: four connections of a browser on fifty screens."""
 WAITING_READS = 1_000
 """Reads of all apps that wait, each a closure and a future: a megabyte."""
 RETRY_SECONDS = 2.0
-"""What who is refused is told to wait."""
+"""Time that a refused client is told to wait."""
 LOG_SECONDS = 60.0
-"""Between two lines about the same app."""
+"""Time between two lines about the same app."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +60,7 @@ class ReadQueue:
         self._loop = loop
         self._clock = clock
         self._queues: dict[int, deque[_Waiting]] = {}
-        """By app, only those that have something waiting."""
+        """Reads by app, only of those that have something waiting."""
         self._running: Counter[int] = Counter()
         self._used: dict[int, float] = {}
         """Reader seconds by app; who comes back after a pause starts at what the last one served had."""
@@ -68,7 +69,7 @@ class ReadQueue:
         self.waiting = 0
         """Reads that wait, for metrics."""
         self.refused: dict[str, int] = {"queue_full": 0, "too_long": 0, "writer_full": 0}
-        """What was answered 503 for an app, changes that had no room included; for metrics."""
+        """Refusals with 503 for an app, changes that had no room included; for metrics."""
 
     async def run(self, app_no: int, work: Callable[[], T]) -> T:
         """The result of `work`, done on a reader thread in the app's turn. Raises its exception, or Problem 503."""

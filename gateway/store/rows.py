@@ -16,7 +16,7 @@ from typing import Any
 CHUNK_ROWS = 256
 """Rows of a statement when there are very many: 4,096 of the 32,766 variables that SQLite takes, at 16 columns."""
 FEW_ROWS = 32
-"""So many, or fewer, are one statement of just that many rows; the driver's cache has all of those compiled."""
+"""Rows up to which one statement has just that many; the driver's cache has all of those compiled."""
 
 
 def insert_rows(connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:

@@ -34,7 +34,7 @@ STEP_MS = 1_000
 """A difference below is no clock that was set, but two clocks that were read one after the other; an NTP daemon steps
 the clock from 128 ms on, and until then slews both of ours alike."""
 TOLD_MS = 60_000
-"""From here on somebody is told, and quiet hours are judged anew: they are in minutes."""
+"""Step from which on somebody is told, and quiet hours are checked anew: they are in minutes."""
 EARLIEST_MS = 1_767_225_600_000
 """2026-01-01: no clock that is right shows less, so what does is not followed (a machine without a battery starts in
 1970, or at the date of its image)."""
@@ -50,7 +50,7 @@ _BROKER_TIMES = {
     "retained": ("expires_at",),
     "server": ("time",),
 }
-"""The same in the broker's file, in microseconds (`broker/sqlite_tables.py`)."""
+"""Columns of times in the broker's file, in microseconds (`broker/sqlite_tables.py`)."""
 
 
 @dataclass(slots=True, frozen=True)

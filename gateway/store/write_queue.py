@@ -30,7 +30,7 @@ class WriteOperation:
     app_no: int | None = None
     """The app that asks for it by itself; None: the server's own."""
     number: int = 0
-    """In the order of submission."""
+    """Number in the order of submission."""
     result: Any = None
     error: BaseException | None = None
 
