@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.documents.markdown import anchors, links, prose
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_CLASSES = {"LimitNOFILE", "AutoSelectCertificateForUrls"}
+"""Settings of others, spelt like classes."""
 FOLDERS = ("broker", "client_sim", "docs", "examples", "gateway", "tests")
 
 
@@ -79,6 +81,20 @@ def test_every_file_that_a_document_names_exists() -> None:
         if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists()
     ]
     assert missing == []
+
+
+def test_every_class_that_a_document_names_exists() -> None:
+    """A renamed class must not leave a document behind, either."""
+    sources = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    known = {name for path in sources for name in re.findall(r"^ *class (\w+)", path.read_text(), re.MULTILINE)}
+    named = {
+        (str(page.relative_to(ROOT)), name)
+        for page in pages()
+        if page.parent.name != "reference"
+        for name in re.findall(r"`([A-Z][a-z]+[A-Z][A-Za-z]+)(?:\.\w+)?(?:\([^`]*\))?`", "\n".join(prose(page)))
+    }
+    assert len(named) > 20
+    assert sorted(place for place in named if place[1] not in known | NO_CLASSES) == []
 
 
 def test_every_test_that_a_document_names_exists() -> None:
