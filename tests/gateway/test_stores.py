@@ -9,6 +9,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -175,6 +176,8 @@ def refused_to_nobody(folder: Path) -> str:
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
             os.write(writing, refused(folder).encode())
+        except BaseException:
+            os.write(writing, traceback.format_exc().encode())
         finally:
             os._exit(0)
     os.close(writing)
