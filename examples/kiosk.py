@@ -28,7 +28,7 @@ def show(push: Push) -> None:
     global on_screen
     if not push.notification:
         return  # data for the program: there is nothing to show
-    print(f"{push.notification.get('title')}: {push.notification.get('body', '')}", flush=True)
+    print(*(push.notification[part] for part in ("title", "body") if part in push.notification), sep=": ", flush=True)
     on_screen = push
     device.displayed(push)  # kept on disk at once, and sent when there is a connection
 

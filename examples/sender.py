@@ -62,4 +62,4 @@ while True:
         break
     time.sleep(0.5)
 delivery = request("GET", f"/v1/pushes/{accepted['push_id']}/deliveries")["items"][0]
-print(f"{delivery['device_id']}: {delivery['state']}", delivery["reason"] or "")
+print(f"{delivery['device_id']}: {delivery['state']}{', ' + delivery['reason'] if delivery['reason'] else ''}")

@@ -83,7 +83,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_the_kiosk_shows_has_a_button_and_obeys(server: Server, tmp_path: Path) -> None:
     enrolled = server.api.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
     (tmp_path / "kiosk-1.json").write_text(json.dumps(enrolled))
-    notification = {"title": "Fresh bread", "actions": [{"id": "play", "title": "Play"}]}
+    notification = {"title": "Fresh bread", "body": "From 4 p.m.", "actions": [{"id": "play", "title": "Play"}]}
     push_id = server.api.push("kiosk-1", notification=notification)
     with Program(tmp_path, *python("kiosk.py"), "kiosk-1.json") as kiosk:
         kiosk.wait_output("Fresh bread")
@@ -98,7 +98,7 @@ def test_the_kiosk_shows_has_a_button_and_obeys(server: Server, tmp_path: Path) 
     assert server.api.delivery(push_id)["result"] == {"state": "playing"}
     assert server.api.delivery(command)["result"] == {"percent": 100}
     assert server.api.device("kiosk-1")["attributes"] == {"program": "kiosk.py"}
-    assert kiosk.output.splitlines() == ["Fresh bread: ", "{'state': 'playing'}"]
+    assert kiosk.output.splitlines() == ["Fresh bread: From 4 p.m.", "{'state': 'playing'}"]
 
 
 def test_the_shell_device_takes_pushes_and_sends_receipts(server: Server, tmp_path: Path) -> None:
@@ -125,12 +125,13 @@ def test_the_sender_sends_once_and_waits_for_the_outcome(server: Server, tmp_pat
     (tmp_path / "kiosk-2.json").write_text(json.dumps(enrolled))
     with Program(tmp_path, *python("kiosk.py"), "kiosk-2.json") as kiosk:
         server.api.wait_online(device.id)
-        first, second = run(), run()
-        kiosk.wait_output("Your order is ready")
-    accepted = re.fullmatch(r"accepted as ([\w-]+)\nkiosk-2: (delivered|displayed) \n", first)
-    assert accepted, first
-    assert second == f"accepted as {accepted[1]}\nkiosk-2: displayed \n", "the same order is the same push"
-    assert kiosk.output == "Your order is ready: \n"
+        first = run()
+        accepted = re.fullmatch(r"accepted as ([\w-]+)\nkiosk-2: (delivered|displayed)\n", first)
+        assert accepted, first
+        server.api.wait_counts(accepted[1], displayed=1)
+        second = run()
+    assert second == f"accepted as {accepted[1]}\nkiosk-2: displayed\n", "the same order is the same push"
+    assert kiosk.output == "Your order is ready\n"
     refused = subprocess.run([*command[:2], "nobody", "order-1", "Hi"], env=environment, capture_output=True, text=True)
     assert refused.returncode == 1
     assert json.loads(refused.stderr)["code"] == "device_not_found"
