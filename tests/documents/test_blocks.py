@@ -32,7 +32,7 @@ from tests.documents.markdown import Block, blocks, prose
 from tests.gateway.api.house import House
 
 ROOT = Path(__file__).resolve().parents[2]
-LANGUAGES: Final = {"sh", "json", "jsonc", "toml", "python", "js", "text", "ini", "csv"}
+LANGUAGES: Final = {"sh", "json", "jsonc", "toml", "python", "js", "text", "ini", "csv", "yaml"}
 NOTICES: Final = {"clear", "gap", "preferences"}
 
 
@@ -164,7 +164,7 @@ def test_the_python_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
 def test_every_block_has_a_language_that_a_test_knows() -> None:
     every = [block for page in documents() for block in blocks(page)]
     assert [block.place for block in every if block.language not in LANGUAGES] == []
-    assert [block.place for block in every if block.language == "js" and block.mark != "excerpt"] == []
+    assert [block.place for block in every if block.language in ("js", "yaml") and block.mark != "excerpt"] == []
 
 
 def test_no_page_has_an_indented_block() -> None:
