@@ -127,7 +127,7 @@ class Keys:
 def insert_key(
     connection: sqlite3.Connection, app_id: str, name: str, scopes: Sequence[str], key_hash: bytes, now_ms: int
 ) -> str:
-    """Store a key; its id. Raises Problem 404 for an unknown app."""
+    """Store a key; its id. Raises Problem 404 for an unknown app. Runs on the *writer thread*."""
     key_id = f"k_{secrets.token_hex(6)}"
     stored = connection.execute(
         "INSERT INTO api_key (id, app_no, name, scopes, secret_hash, created_at)"

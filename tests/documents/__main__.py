@@ -7,16 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.documents.reference import pages, write
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
 async def texts() -> dict[str, str]:
     with TemporaryDirectory() as folder:
-        house = await House.build(Path(folder), asyncio.get_running_loop())
+        gateway = await InProcessGateway.build(Path(folder), asyncio.get_running_loop())
         try:
-            return pages(house)
+            return pages(gateway)
         finally:
-            await house.close()
+            await gateway.close()
 
 
 for path in write(asyncio.run(texts())):

@@ -16,7 +16,7 @@ from gateway.errors import CATALOGUE, problem
 from gateway.settings import PREFIX, described_settings
 from tests.documents import command_line, http_api
 from tests.documents.markdown import table
-from tests.gateway.api.house import House, openapi_document
+from tests.gateway.in_process import InProcessGateway, openapi_document
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "reference"
@@ -26,14 +26,14 @@ SUFFIXES: Final = {"counter": "_total", "info": "_info"}
 """Of the names of samples, by the type of a metric."""
 
 
-def pages(house: House) -> dict[str, str]:
+def pages(gateway: InProcessGateway) -> dict[str, str]:
     """The text of each page, by its name in `docs/reference`."""
     texts = {
         "http-api.md": http_api.page(openapi_document()),
         "settings.md": settings_page(),
         "command-line.md": command_line.page(),
         "errors.md": errors_page(),
-        "metrics.md": metrics_page(house),
+        "metrics.md": metrics_page(gateway),
     }
     return {name: text.replace("\n", f"\n\n{MADE}\n", 1) for name, text in texts.items()}
 
@@ -103,10 +103,10 @@ others are accepted.
 """
 
 
-def metrics_page(house: House) -> str:
-    house.components.certificate_ends = {"server": 0.0, "ca": 0.0}
+def metrics_page(gateway: InProcessGateway) -> str:
+    gateway.components.certificate_ends = {"server": 0.0, "ca": 0.0}
     rows = []
-    for family in sorted(house.components.metrics._registry.collect(), key=lambda family: family.name):
+    for family in sorted(gateway.components.metrics._registry.collect(), key=lambda family: family.name):
         if family.name.startswith("fleetpush_"):
             kind, name = family.type, family.name + SUFFIXES.get(family.type, "")
             labels = dict.fromkeys(label for sample in family.samples for label in sample.labels)

@@ -29,7 +29,7 @@ from gateway.delivery.receipts import Unusable, parse
 from gateway.delivery_states import PRIORITIES
 from gateway.settings import Settings
 from tests.documents.markdown import Block, blocks, prose
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES: Final = {"sh", "json", "jsonc", "toml", "python", "js", "text", "ini", "csv", "yaml"}
@@ -47,14 +47,14 @@ def found(*languages: str) -> list[Block]:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House.build(tmp_path, asyncio.get_running_loop())
-    await house.enrol("kiosk-1")
-    yield house
-    await house.close()
+async def gateway(tmp_path: Path) -> AsyncIterator[InProcessGateway]:
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
+    await gateway.enrol("kiosk-1")
+    yield gateway
+    await gateway.close()
 
 
-async def check_json(block: Block, house: House) -> None:
+async def check_json(block: Block, gateway: InProcessGateway) -> None:
     """Raises AssertionError or ValueError if the block is not what its mark says."""
     content = re.sub(r"(?m)(^|\s)//.*$", "", block.text) if block.language == "jsonc" else block.text
     value = json.loads(content)
@@ -71,7 +71,7 @@ async def check_json(block: Block, house: House) -> None:
             assert {event["type"] for event in value["data"]["events"]} <= {*TYPES}
         case _:
             assert path.startswith("/v1/"), f"{block.place}: nobody knows what `{block.mark}` is"
-            answer = await house.http.request(method, path, json=value)
+            answer = await gateway.http.request(method, path, json=value)
             assert answer.is_success, f"{block.place}: {answer.status_code} {answer.text}"
 
 
@@ -87,12 +87,12 @@ def as_delivered(value: dict[str, Any]) -> Any:
     return json.loads(push.body(0).payload) | {"sent_at": value["sent_at"]}
 
 
-async def test_every_json_block_is_what_it_says(house: House) -> None:
+async def test_every_json_block_is_what_it_says(gateway: InProcessGateway) -> None:
     checked = found("json", "jsonc")
     assert len(checked) > 10
     for block in checked:
         try:
-            await check_json(block, house)
+            await check_json(block, gateway)
         except (ValueError, Unusable) as error:
             pytest.fail(f"{block.place}: {error}")
 
@@ -104,11 +104,11 @@ def test_the_annotated_push_has_every_field() -> None:
     assert [name for name in sorted(fields) if f'"{name}"' not in block.text] == []
 
 
-async def test_a_block_that_is_something_else_is_found(house: House) -> None:
+async def test_a_block_that_is_something_else_is_found(gateway: InProcessGateway) -> None:
     wrong = {"PUT /v1/policy": '{"cap": 3}', "receipts": '{"push_id": "p", "event": "seen"}', "answer": "{}"}
     for mark, text in wrong.items():
         with pytest.raises((AssertionError, ValueError, Unusable)):
-            await check_json(Block(ROOT / "README.md", 1, "json", mark, text), house)
+            await check_json(Block(ROOT / "README.md", 1, "json", mark, text), gateway)
 
 
 def test_every_toml_block_is_what_it_says(tmp_path: Path) -> None:

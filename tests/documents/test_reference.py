@@ -11,7 +11,7 @@ from tests.documents import command_line
 from tests.documents.markdown import blocks
 from tests.documents.reference import FOLDER, pages
 from tests.documents.test_blocks import documents
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 NO_COMMANDS = ("test", "bench", "broker", "ready")
 """Commands of `run.py` alone, and what `serve` prints."""
@@ -19,11 +19,11 @@ NO_COMMANDS = ("test", "bench", "broker", "ready")
 
 async def test_the_reference_pages_are_up_to_date(tmp_path: Path) -> None:
     """`python -m tests.documents` writes them anew."""
-    house = await House.build(tmp_path, asyncio.get_running_loop())
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
     try:
-        made = pages(house)
+        made = pages(gateway)
     finally:
-        await house.close()
+        await gateway.close()
     assert {path.name for path in FOLDER.iterdir()} == set(made)
     assert [name for name, text in made.items() if (FOLDER / name).read_text() != text] == []
 

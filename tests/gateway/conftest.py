@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House.build(tmp_path, asyncio.get_running_loop())
-    yield house
-    await house.close()
+async def gateway(tmp_path: Path) -> AsyncIterator[InProcessGateway]:
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
+    yield gateway
+    await gateway.close()

@@ -34,7 +34,7 @@ class Office(Address):
         """Of a method."""
 
 
-class House(DescribedModel):
+class InProcessGateway(DescribedModel):
     address: Address
     """A model in a model."""
 
@@ -56,7 +56,7 @@ def test_a_subclass_inherits_descriptions_and_may_have_its_own() -> None:
 
 
 def test_a_field_that_is_a_model_keeps_its_own_description_beside_the_models() -> None:
-    schema = House.model_json_schema()
+    schema = InProcessGateway.model_json_schema()
     assert schema["properties"]["address"] == {"$ref": "#/$defs/Address", "description": "A model in a model."}
     assert schema["$defs"]["Address"]["properties"]["street"]["description"] == "Name and number."
 

@@ -11,21 +11,21 @@ from gateway import metrics
 from gateway.auth import DeviceIdentity
 from gateway.delivery.push import ActivePush
 from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL_SECONDS, TEXTS_PER_SECOND
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
-def samples(house: House) -> dict[str, float]:
+def samples(gateway: InProcessGateway) -> dict[str, float]:
     """`name{label}` -> value."""
     found = {}
-    for family in text_string_to_metric_families(house.components.metrics.text().decode()):
+    for family in text_string_to_metric_families(gateway.components.metrics.text().decode()):
         for sample in family.samples:
             found[sample.name + "".join(f"{{{value}}}" for value in sample.labels.values())] = sample.value
     return found
 
 
-async def test_names_and_help_are_as_prometheus_wants_them(house: House) -> None:
-    house.components.certificate_ends = {"server": 0.0}
-    for family in text_string_to_metric_families(house.components.metrics.text().decode()):
+async def test_names_and_help_are_as_prometheus_wants_them(gateway: InProcessGateway) -> None:
+    gateway.components.certificate_ends = {"server": 0.0}
+    for family in text_string_to_metric_families(gateway.components.metrics.text().decode()):
         assert family.name.startswith(("fleetpush_", "process_"))
         assert family.documentation
         for sample in family.samples:
@@ -39,16 +39,16 @@ async def test_every_counter_of_the_broker_is_shown() -> None:
     assert named == {field.name for field in fields(BrokerMetrics)}
 
 
-async def test_what_happens_is_counted(house: House) -> None:
-    await house.enrol("kiosk-1", "kiosk-2")
-    await house.push({"all": True})
-    await house.refused("GET", "/v1/devices/nothing", 404)
-    await house.refused("GET", "/v1/devices", 401, http=house.client("key_wrong"))
-    house.components.delivery.connections.connected(
+async def test_what_happens_is_counted(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1", "kiosk-2")
+    await gateway.push({"all": True})
+    await gateway.refused("GET", "/v1/devices/nothing", 404)
+    await gateway.refused("GET", "/v1/devices", 401, http=gateway.client("key_wrong"))
+    gateway.components.delivery.connections.connected(
         "kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False
     )
-    house.components.broker.metrics.refuse("malformed_packet")
-    found = samples(house)
+    gateway.components.broker.metrics.refuse("malformed_packet")
+    found = samples(gateway)
     assert found["fleetpush_pushes_accepted_total"] == 1
     assert found["fleetpush_deliveries_targeted_total"] == 2
     assert found["fleetpush_devices_online"] == 1
@@ -60,46 +60,48 @@ async def test_what_happens_is_counted(house: House) -> None:
     assert found["fleetpush_database_size_bytes"] > 0
 
 
-async def test_the_days_that_certificates_have_left(house: House) -> None:
-    assert b"tls_certificate" not in house.components.metrics.text(), "there is no TLS"
+async def test_the_days_that_certificates_have_left(gateway: InProcessGateway) -> None:
+    assert b"tls_certificate" not in gateway.components.metrics.text(), "there is no TLS"
     now = time.time()
-    house.components.certificate_ends = {"server": now + 30.5 * 86_400, "ca": now - 86_400}
-    found = samples(house)
+    gateway.components.certificate_ends = {"server": now + 30.5 * 86_400, "ca": now - 86_400}
+    found = samples(gateway)
     assert found["fleetpush_tls_certificate_days_left{server}"] == pytest.approx(30.5, abs=0.001)
     assert found["fleetpush_tls_certificate_days_left{ca}"] == pytest.approx(-1, abs=0.001)
 
 
-async def test_deliveries_are_counted_by_state_now_and_then(house: House) -> None:
-    await house.enrol("kiosk-1", "kiosk-2")
-    await house.push({"all": True})
-    census = house.components.metrics.census
-    assert samples(house)["fleetpush_deliveries{waiting}"] == 0
+async def test_deliveries_are_counted_by_state_now_and_then(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1", "kiosk-2")
+    await gateway.push({"all": True})
+    census = gateway.components.metrics.census
+    assert samples(gateway)["fleetpush_deliveries{waiting}"] == 0
     await census.count_if_due(1.0)
-    assert samples(house)["fleetpush_deliveries{waiting}"] == 2
-    assert samples(house)["fleetpush_deliveries_counted_timestamp_seconds"] > 0
-    await house.push({"device": "kiosk-1"})
+    assert samples(gateway)["fleetpush_deliveries{waiting}"] == 2
+    assert samples(gateway)["fleetpush_deliveries_counted_timestamp_seconds"] > 0
+    await gateway.push({"device": "kiosk-1"})
     await census.count_if_due(CENSUS_INTERVAL_SECONDS / 2)
-    assert samples(house)["fleetpush_deliveries{waiting}"] == 2
+    assert samples(gateway)["fleetpush_deliveries{waiting}"] == 2
     await census.count_if_due(CENSUS_INTERVAL_SECONDS * 10)
-    assert samples(house)["fleetpush_deliveries{waiting}"] == 3
+    assert samples(gateway)["fleetpush_deliveries{waiting}"] == 3
 
 
-async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_pushes(house: House) -> None:
-    await house.enrol("kiosk-1", "kiosk-2")
-    await house.components.metrics.census.count_if_due(CENSUS_INTERVAL_SECONDS)
-    connections = house.components.delivery.connections
+async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_pushes(
+    gateway: InProcessGateway,
+) -> None:
+    await gateway.enrol("kiosk-1", "kiosk-2")
+    await gateway.components.metrics.census.count_if_due(CENSUS_INTERVAL_SECONDS)
+    connections = gateway.components.delivery.connections
     push = ActivePush(
         no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None, content="{}",
-        accepted_at=house.clock.milliseconds, expires_at=house.clock.milliseconds + 60_000,
+        accepted_at=gateway.clock.milliseconds, expires_at=gateway.clock.milliseconds + 60_000,
     )  # fmt: skip
-    assert not samples(house)["fleetpush_hand_over_seconds_count"]
+    assert not samples(gateway)["fleetpush_hand_over_seconds_count"]
     connections.connected("kiosk-1", DeviceIdentity(1, 1, "default", "kiosk-1", "kiosk-1"), False)
-    hand_over = house.components.delivery.hand_over
+    hand_over = gateway.components.delivery.hand_over
     device = hand_over.devices[1]
     device.deliver, device.open_priorities, device.granted = (lambda message, handle: True), 9, 1
-    house.clock.milliseconds += 4
+    gateway.clock.milliseconds += 4
     hand_over.fan_out([(push, [1, 2])])
-    found = samples(house)
+    found = samples(gateway)
     assert found["fleetpush_devices_enrolled"] == 2
     assert found["fleetpush_hand_over_seconds_count"] == 1
     assert found["fleetpush_hand_over_seconds_sum"] == 0.004
@@ -111,7 +113,7 @@ async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_
 
 
 async def test_strangers_who_ask_again_and_again_get_the_last_text(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = 0
 
@@ -121,8 +123,8 @@ async def test_strangers_who_ask_again_and_again_get_the_last_text(
         return b"%d" % made
 
     monkeypatch.setattr(metrics, "generate_latest", text)
-    answers = [house.components.metrics.text() for _ in range(10 * TEXTS_PER_SECOND)]
+    answers = [gateway.components.metrics.text() for _ in range(10 * TEXTS_PER_SECOND)]
     assert answers[:TEXTS_PER_SECOND] == [b"%d" % number for number in range(1, TEXTS_PER_SECOND + 1)]
     assert set(answers[TEXTS_PER_SECOND:]) == {b"%d" % TEXTS_PER_SECOND}
-    house.components.metrics._second -= 1.0
-    assert house.components.metrics.text() == b"%d" % (TEXTS_PER_SECOND + 1)
+    gateway.components.metrics._second -= 1.0
+    assert gateway.components.metrics.text() == b"%d" % (TEXTS_PER_SECOND + 1)

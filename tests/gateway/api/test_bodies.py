@@ -10,7 +10,7 @@ from starlette.types import Message
 from gateway.api.bodies import BODY_BYTES, BODY_VALUES, DEVICE_VALUES, MERGE_PATCH, PUSH_BYTES, read_body
 from gateway.api.problems import MANY_ERRORS
 from gateway.errors import Problem
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
 class Sender:
@@ -106,28 +106,28 @@ ALL = SMALL + LARGE
 
 
 @pytest.fixture
-async def stocked(house: House) -> tuple[House, str]:
+async def stocked(gateway: InProcessGateway) -> tuple[InProcessGateway, str]:
     """A device, a channel and a webhook; the id of the last."""
-    await house.enrol("d1")
-    await house.call("POST", "/v1/channels", 201, json={"id": "c1", "name": "One"})
-    webhook = await house.call("POST", "/v1/webhooks", 201, json={"url": "https://receiver.example/"})
-    return house, str(webhook["id"])
+    await gateway.enrol("d1")
+    await gateway.call("POST", "/v1/channels", 201, json={"id": "c1", "name": "One"})
+    webhook = await gateway.call("POST", "/v1/webhooks", 201, json={"url": "https://receiver.example/"})
+    return gateway, str(webhook["id"])
 
 
 async def refused_everywhere(
-    stocked: tuple[House, str], routes: list[tuple[str, str]], body: bytes, status: int, code: str
+    stocked: tuple[InProcessGateway, str], routes: list[tuple[str, str]], body: bytes, status: int, code: str
 ) -> list[str]:
     """The details of the refusals."""
-    house, webhook = stocked
+    gateway, webhook = stocked
     details = []
     for method, path in routes:
         path = path.format(webhook=webhook)
         headers = {"Content-Type": "application/json"}
-        details.append((await house.refused(method, path, status, code, content=body, headers=headers))["detail"])
+        details.append((await gateway.refused(method, path, status, code, content=body, headers=headers))["detail"])
     return details
 
 
-async def test_each_route_has_its_limit_in_bytes(stocked: tuple[House, str]) -> None:
+async def test_each_route_has_its_limit_in_bytes(stocked: tuple[InProcessGateway, str]) -> None:
     for routes, limit in ((SMALL, BODY_BYTES), (LARGE, PUSH_BYTES)):
         body = b'{"x":"' + b"x" * limit + b'"}'
         for detail in await refused_everywhere(stocked, routes, body, 413, "payload_too_large"):
@@ -136,7 +136,7 @@ async def test_each_route_has_its_limit_in_bytes(stocked: tuple[House, str]) -> 
         await refused_everywhere(stocked, routes, fitting, 422, "invalid_request")
 
 
-async def test_each_route_has_its_limit_in_values(stocked: tuple[House, str]) -> None:
+async def test_each_route_has_its_limit_in_values(stocked: tuple[InProcessGateway, str]) -> None:
     for body in (
         b'{"x":[' + b"[]," * (BODY_VALUES + 9_000) + b"[]]}",
         b"{" + b'"a":1,' * (BODY_VALUES + 4_000) + b'"b":1}',
@@ -148,7 +148,7 @@ async def test_each_route_has_its_limit_in_values(stocked: tuple[House, str]) ->
     await refused_everywhere(stocked, [("PATCH", "/v1/devices/d1/preferences")], body, 413, "payload_too_large")
 
 
-async def test_many_mistakes_are_counted_and_not_named(stocked: tuple[House, str]) -> None:
+async def test_many_mistakes_are_counted_and_not_named(stocked: tuple[InProcessGateway, str]) -> None:
     mistakes = 10 * MANY_ERRORS
     body = b"{" + b",".join(b'"%d":1' % number for number in range(mistakes)) + b"}"
     for detail in await refused_everywhere(stocked, ALL, body, 422, "invalid_request"):
@@ -157,11 +157,15 @@ async def test_many_mistakes_are_counted_and_not_named(stocked: tuple[House, str
 
 @pytest.mark.parametrize("nested", [b"[" * 50_000, b'{"a":' * 15_000, b"[" * 5_000 + b"]" * 5_000])
 @pytest.mark.parametrize("head", [b"", b'{"name":'])
-async def test_what_is_nested_too_deeply_is_told_so(stocked: tuple[House, str], head: bytes, nested: bytes) -> None:
-    house, webhook = stocked
+async def test_what_is_nested_too_deeply_is_told_so(
+    stocked: tuple[InProcessGateway, str], head: bytes, nested: bytes
+) -> None:
+    gateway, webhook = stocked
     for method, path in ALL:
         headers = {"Content-Type": "application/json"}
-        answer = await house.http.request(method, path.format(webhook=webhook), content=head + nested, headers=headers)
+        answer = await gateway.http.request(
+            method, path.format(webhook=webhook), content=head + nested, headers=headers
+        )
         assert answer.status_code in (400, 413, 422), f"{method} {path}: {answer.status_code}"
 
 
@@ -180,33 +184,39 @@ async def test_what_is_nested_too_deeply_is_told_so(stocked: tuple[House, str], 
         (b"null", {"invalid_request"}),
     ],
 )
-async def test_odd_json_is_refused_by_every_route(stocked: tuple[House, str], body: bytes, codes: set[str]) -> None:
-    house, webhook = stocked
+async def test_odd_json_is_refused_by_every_route(
+    stocked: tuple[InProcessGateway, str], body: bytes, codes: set[str]
+) -> None:
+    gateway, webhook = stocked
     for method, path in ALL:
         if path.endswith("/replay") and not body:
             continue  # all of them
         headers = {"Content-Type": "application/json"}
-        answer = await house.http.request(method, path.format(webhook=webhook), content=body, headers=headers)
+        answer = await gateway.http.request(method, path.format(webhook=webhook), content=body, headers=headers)
         assert answer.status_code in (400, 422), f"{method} {path}: {answer.status_code} {answer.text}"
         assert answer.json()["code"] in codes, f"{method} {path}: {answer.text}"
 
 
-async def test_one_line_of_a_batch_and_one_device_of_a_bulk_are_bounded_too(stocked: tuple[House, str]) -> None:
-    house, _ = stocked
+async def test_one_line_of_a_batch_and_one_device_of_a_bulk_are_bounded_too(
+    stocked: tuple[InProcessGateway, str],
+) -> None:
+    gateway, _ = stocked
     large = b'{"target":{"device":"d1"},"data":[' + b"[]," * 400_000 + b"[]]}"
     headers = {"Content-Type": "application/x-ndjson"}
-    answer = await house.http.post("/v1/pushes/batch", content=large + b'\n{"target":{"device":"d1"}}', headers=headers)
+    answer = await gateway.http.post(
+        "/v1/pushes/batch", content=large + b'\n{"target":{"device":"d1"}}', headers=headers
+    )
     lines = [line for line in answer.text.splitlines() if line]
     assert '"payload_too_large"' in lines[0]
     assert '"status":202' in lines[1]
-    await house.refused("POST", "/v1/pushes/batch", 413, "payload_too_large", content=b"\n" * 30_000, headers=headers)
+    await gateway.refused("POST", "/v1/pushes/batch", 413, "payload_too_large", content=b"\n" * 30_000, headers=headers)
     devices = b'{"devices":[{"device_id":"b1","x":[' + b"[]," * 40_000 + b'[]]},{"device_id":"b2"}]}'
     headers = {"Content-Type": "application/json"}
-    answer = await house.http.post("/v1/devices/bulk", content=devices, headers=headers)
+    answer = await gateway.http.post("/v1/devices/bulk", content=devices, headers=headers)
     refused, enrolled = answer.json()["devices"]
     assert refused["error"]["code"] == "payload_too_large"
     assert enrolled["device_id"] == "b2"
-    await house.refused(
+    await gateway.refused(
         "POST",
         "/v1/devices/bulk",
         400,
@@ -214,4 +224,4 @@ async def test_one_line_of_a_batch_and_one_device_of_a_bulk_are_bounded_too(stoc
         content=b'{"devices":[{"device_id":"b3"},{,}]}',
         headers=headers,
     )
-    await house.refused("GET", "/v1/devices/b3", 404)
+    await gateway.refused("GET", "/v1/devices/b3", 404)

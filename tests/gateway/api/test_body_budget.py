@@ -18,7 +18,7 @@ from gateway.api.body_budget import (
 )
 from gateway.auth import Principal
 from gateway.errors import Later
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
 def principal(app: str, device: int | None = None) -> Principal:
@@ -75,8 +75,10 @@ def test_one_that_is_alone_is_not_told_to_come_again() -> None:
     assert (budget.bytes, budget.refused) == (0, 2)
 
 
-async def test_a_body_is_counted_until_it_is_answered(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    budget = house.components.services(lambda: False).bodies
+async def test_a_body_is_counted_until_it_is_answered(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = gateway.components.services(lambda: False).bodies
     most = 0
     take = budget.reserve
 
@@ -91,39 +93,41 @@ async def test_a_body_is_counted_until_it_is_answered(house: House, monkeypatch:
     headers = {"Content-Type": "application/json"}
     for path in ("/v1/pushes", "/v1/pushes/forecast"):
         most = 0
-        await house.call("POST", path, 404, content=body, headers=headers)
+        await gateway.call("POST", path, 404, content=body, headers=headers)
         assert most >= len(body) + 3_000 * VALUE_BYTES
         assert budget.bytes == 0
 
 
-async def test_a_small_body_is_not_counted(house: House) -> None:
-    budget = house.components.services(lambda: False).bodies
+async def test_a_small_body_is_not_counted(gateway: InProcessGateway) -> None:
+    budget = gateway.components.services(lambda: False).bodies
     budget.charge(principal("default")).add(APP_BYTES)
-    await house.call("POST", "/v1/devices", 201, json={"device_id": "d1"})
-    answer = await house.http.post("/v1/pushes", json={"target": {"devices": ["d1"] * 3_000}})
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "d1"})
+    answer = await gateway.http.post("/v1/pushes", json={"target": {"devices": ["d1"] * 3_000}})
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "2"
 
 
-async def test_the_pushes_of_batches_under_way_are_counted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_pushes_of_batches_under_way_are_counted(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A short line takes more than its bytes."""
-    budget = house.components.services(lambda: False).bodies
-    await house.enrol("d1")
+    budget = gateway.components.services(lambda: False).bodies
+    await gateway.enrol("d1")
     seen = []
-    accept_many = house.components.delivery.acceptance.accept_many
+    accept_many = gateway.components.delivery.acceptance.accept_many
 
     async def accept(*arguments: Any) -> Any:
         seen.append(budget.bytes)
         if len(seen) == 1:
-            document = await house.refused("POST", "/v1/pushes/batch", 503, "busy", content=lines, headers=ndjson)
+            document = await gateway.refused("POST", "/v1/pushes/batch", 503, "busy", content=lines, headers=ndjson)
             assert document["retryable"]
         return await accept_many(*arguments)
 
-    monkeypatch.setattr(house.components.delivery.acceptance, "accept_many", accept)
+    monkeypatch.setattr(gateway.components.delivery.acceptance, "accept_many", accept)
     monkeypatch.setattr("gateway.api.body_budget.APP_BYTES", 500 * LINE_BYTES)
     ndjson = {"Content-Type": "application/x-ndjson"}
     lines = b'{"target":{"device":"d1"}}\n' * 400
-    answer = await house.http.post("/v1/pushes/batch", content=lines, headers=ndjson)
+    answer = await gateway.http.post("/v1/pushes/batch", content=lines, headers=ndjson)
     assert answer.text.count('"status":202') == 400
     assert seen == [len(lines) + 400 * LINE_BYTES]
     assert budget.bytes == 0

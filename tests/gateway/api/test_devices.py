@@ -7,27 +7,27 @@ import pytest
 
 from gateway.api import responses
 from gateway.auth import DeviceIdentity
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
-async def token_hash(house: House, device_id: str) -> bytes:
+async def token_hash(gateway: InProcessGateway, device_id: str) -> bytes:
     def read(connection: sqlite3.Connection) -> bytes:
         (found,) = connection.execute(
             "SELECT token_hash FROM device WHERE id = ? AND removed_at IS NULL", (device_id,)
         ).fetchone()
         return bytes(found)
 
-    return await house.database.read(read)
+    return await gateway.database.read(read)
 
 
-def connect(house: House, device_no: int, device_id: str) -> None:
+def connect(gateway: InProcessGateway, device_no: int, device_id: str) -> None:
     """As the broker reports it."""
     identity = DeviceIdentity(device_no, 1, "default", device_id, device_id)
-    house.components.delivery.connections.connected(device_id, identity, False)
+    gateway.components.delivery.connections.connected(device_id, identity, False)
 
 
-async def test_enrolment_gives_what_an_mqtt_client_needs(house: House) -> None:
-    answer = await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
+async def test_enrolment_gives_what_an_mqtt_client_needs(gateway: InProcessGateway) -> None:
+    answer = await gateway.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
     responses.EnrolledDeviceResponse.model_validate(answer)
     assert answer["token"].startswith("dev_")
     mqtt = answer["mqtt"]
@@ -36,16 +36,16 @@ async def test_enrolment_gives_what_an_mqtt_client_needs(house: House) -> None:
     assert mqtt["password"] == answer["token"]
     leaves = ("push", "receipts", "settings", "report", "uplink", "presence", "notices")
     assert mqtt["topics"] == {leaf: f"default/devices/kiosk-1/{leaf}" for leaf in leaves}
-    await house.refused("POST", "/v1/devices", 409, "device_exists", json={"device_id": "kiosk-1"})
-    stored = await token_hash(house, "kiosk-1")
+    await gateway.refused("POST", "/v1/devices", 409, "device_exists", json={"device_id": "kiosk-1"})
+    stored = await token_hash(gateway, "kiosk-1")
     assert len(stored) == 32
     assert answer["token"].encode() not in stored
 
 
-async def test_an_id_is_chosen_when_none_is_given(house: House) -> None:
-    first, second = [(await house.call("POST", "/v1/devices", 201, json={}))["device_id"] for _ in range(2)]
+async def test_an_id_is_chosen_when_none_is_given(gateway: InProcessGateway) -> None:
+    first, second = [(await gateway.call("POST", "/v1/devices", 201, json={}))["device_id"] for _ in range(2)]
     assert first != second
-    await house.call("GET", f"/v1/devices/{first}")
+    await gateway.call("GET", f"/v1/devices/{first}")
 
 
 @pytest.mark.parametrize(
@@ -74,42 +74,44 @@ async def test_an_id_is_chosen_when_none_is_given(house: House) -> None:
         ({"colour": "red"}, "colour"),
     ],
 )
-async def test_a_wrong_field_is_named_in_enrolment_and_change(house: House, fields: dict[str, Any], field: str) -> None:
-    document = await house.refused("POST", "/v1/devices", 422, "invalid_request", json=fields)
+async def test_a_wrong_field_is_named_in_enrolment_and_change(
+    gateway: InProcessGateway, fields: dict[str, Any], field: str
+) -> None:
+    document = await gateway.refused("POST", "/v1/devices", 422, "invalid_request", json=fields)
     assert document["detail"].startswith(f"{field}: ")
     if "device_id" not in fields:
-        await house.enrol("kiosk-1")
-        document = await house.refused("PATCH", "/v1/devices/kiosk-1", 422, "invalid_request", json=fields)
+        await gateway.enrol("kiosk-1")
+        document = await gateway.refused("PATCH", "/v1/devices/kiosk-1", 422, "invalid_request", json=fields)
         assert document["detail"].startswith(f"{field}: ")
 
 
-async def test_numbers_that_are_no_json_are_refused(house: House) -> None:
+async def test_numbers_that_are_no_json_are_refused(gateway: InProcessGateway) -> None:
     body = b'{"attributes": {"x": NaN}}'
-    await house.refused("POST", "/v1/devices", 422, content=body, headers={"Content-Type": "application/json"})
+    await gateway.refused("POST", "/v1/devices", 422, content=body, headers={"Content-Type": "application/json"})
 
 
-async def test_a_device_is_shown_and_listed(house: House) -> None:
+async def test_a_device_is_shown_and_listed(gateway: InProcessGateway) -> None:
     fields = {"name": "Lobby", "tags": ["lobby", "hall", "hall"], "attributes": {"floor": 2}, "locale": "de-CH"}
-    await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-2", "timezone": "Europe/Berlin", **fields})
-    await house.enrol("kiosk-1")
-    shown = await house.call("GET", "/v1/devices/kiosk-2")
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-2", "timezone": "Europe/Berlin", **fields})
+    await gateway.enrol("kiosk-1")
+    shown = await gateway.call("GET", "/v1/devices/kiosk-2")
     responses.DeviceResponse.model_validate(shown)
     assert shown["tags"] == ["hall", "lobby"]
     assert (shown["name"], shown["attributes"], shown["locale"]) == ("Lobby", {"floor": 2}, "de-CH")
     assert (shown["timezone"], shown["online"], shown["connected_at"]) == ("Europe/Berlin", False, None)
-    listed = await house.call("GET", "/v1/devices")
+    listed = await gateway.call("GET", "/v1/devices")
     responses.DevicesResponse.model_validate(listed)
     assert [item["device_id"] for item in listed["items"]] == ["kiosk-1", "kiosk-2"]
     assert listed["items"][1] == shown
     assert listed["next_cursor"] is None
 
 
-async def test_a_list_is_walked_page_by_page(house: House) -> None:
+async def test_a_list_is_walked_page_by_page(gateway: InProcessGateway) -> None:
     ids = [f"d{n:02}" for n in range(25)]
-    await house.enrol(*ids)
+    await gateway.enrol(*ids)
     walked, cursor = [], None
     while True:
-        page = await house.call("GET", "/v1/devices", params={"limit": 10} | ({"cursor": cursor} if cursor else {}))
+        page = await gateway.call("GET", "/v1/devices", params={"limit": 10} | ({"cursor": cursor} if cursor else {}))
         walked += [item["device_id"] for item in page["items"]]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -117,124 +119,124 @@ async def test_a_list_is_walked_page_by_page(house: House) -> None:
     assert walked == ids
 
 
-async def test_presence_and_errors_that_are_in_memory_only_are_shown(house: House) -> None:
-    await house.enrol("kiosk-1")
-    connect(house, 1, "kiosk-1")
-    house.components.activity.error(1, "said something odd")
-    shown = await house.call("GET", "/v1/devices/kiosk-1")
+async def test_presence_and_errors_that_are_in_memory_only_are_shown(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
+    connect(gateway, 1, "kiosk-1")
+    gateway.components.activity.error(1, "said something odd")
+    shown = await gateway.call("GET", "/v1/devices/kiosk-1")
     assert (shown["online"], shown["connected_at"]) == (True, "2027-01-15T08:00:00.000Z")
     assert shown["last_error"] == "said something odd"
-    house.clock.milliseconds += 60_000
-    house.components.delivery.connections.disconnected("kiosk-1", "connection lost")
-    await house.components.flush()
-    shown = await house.call("GET", "/v1/devices/kiosk-1")
+    gateway.clock.milliseconds += 60_000
+    gateway.components.delivery.connections.disconnected("kiosk-1", "connection lost")
+    await gateway.components.flush()
+    shown = await gateway.call("GET", "/v1/devices/kiosk-1")
     assert (shown["online"], shown["last_seen"]) == (False, "2027-01-15T08:01:00.000Z")
     assert (shown["connected_at"], shown["last_error"]) == ("2027-01-15T08:00:00.000Z", "said something odd")
 
 
-async def test_a_change_is_a_merge_patch(house: House) -> None:
+async def test_a_change_is_a_merge_patch(gateway: InProcessGateway) -> None:
     fields = {"name": "Lobby", "tags": ["a", "b"], "attributes": {"keep": 1, "drop": 2, "deep": {"x": 1, "y": 2}}}
-    await house.enrol("kiosk-1", **fields)
+    await gateway.enrol("kiosk-1", **fields)
     patch: dict[str, Any] = {
         "name": None,
         "tags": ["c"],
         "attributes": {"drop": None, "deep": {"x": None}, "new": []},
         "locale": "en",
     }
-    changed = await house.call(
+    changed = await gateway.call(
         "PATCH", "/v1/devices/kiosk-1", json=patch, headers={"Content-Type": "application/merge-patch+json"}
     )
     responses.DeviceResponse.model_validate(changed)
     assert changed["name"] is None
     assert (changed["tags"], changed["locale"]) == (["c"], "en")
     assert changed["attributes"] == {"keep": 1, "deep": {"y": 2}, "new": []}
-    assert await house.call("PATCH", "/v1/devices/kiosk-1", json={}) == changed
-    emptied = await house.call("PATCH", "/v1/devices/kiosk-1", json={"attributes": None, "tags": None})
+    assert await gateway.call("PATCH", "/v1/devices/kiosk-1", json={}) == changed
+    emptied = await gateway.call("PATCH", "/v1/devices/kiosk-1", json={"attributes": None, "tags": None})
     assert (emptied["attributes"], emptied["tags"]) == ({}, [])
-    assert await house.call("GET", "/v1/devices/kiosk-1") == emptied
+    assert await gateway.call("GET", "/v1/devices/kiosk-1") == emptied
 
 
-async def test_attributes_stay_bounded_however_they_grow(house: House) -> None:
-    await house.enrol("kiosk-1", attributes={"a": "x" * 10_000})
-    document = await house.refused("PATCH", "/v1/devices/kiosk-1", 422, json={"attributes": {"b": "x" * 10_000}})
+async def test_attributes_stay_bounded_however_they_grow(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1", attributes={"a": "x" * 10_000})
+    document = await gateway.refused("PATCH", "/v1/devices/kiosk-1", 422, json={"attributes": {"b": "x" * 10_000}})
     assert document["detail"].startswith("attributes: ")
-    assert "b" not in (await house.call("GET", "/v1/devices/kiosk-1"))["attributes"]
+    assert "b" not in (await gateway.call("GET", "/v1/devices/kiosk-1"))["attributes"]
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"x"'])
-async def test_a_patch_that_is_no_object_is_refused(house: House, body: bytes) -> None:
-    await house.enrol("kiosk-1")
+async def test_a_patch_that_is_no_object_is_refused(gateway: InProcessGateway, body: bytes) -> None:
+    await gateway.enrol("kiosk-1")
     headers = {"Content-Type": "application/json"}
-    await house.refused("PATCH", "/v1/devices/kiosk-1", 422, content=body, headers=headers)
-    await house.refused("PATCH", "/v1/devices/kiosk-1", 400, "malformed_json", content=b"{", headers=headers)
-    await house.refused("PATCH", "/v1/devices/kiosk-1", 422, json={"device_id": "other"})
+    await gateway.refused("PATCH", "/v1/devices/kiosk-1", 422, content=body, headers=headers)
+    await gateway.refused("PATCH", "/v1/devices/kiosk-1", 400, "malformed_json", content=b"{", headers=headers)
+    await gateway.refused("PATCH", "/v1/devices/kiosk-1", 422, json={"device_id": "other"})
 
 
-async def test_a_rotated_token_replaces_the_old_one(house: House) -> None:
-    old = await house.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
-    before = await token_hash(house, "kiosk-1")
-    new = await house.call("POST", "/v1/devices/kiosk-1/token")
+async def test_a_rotated_token_replaces_the_old_one(gateway: InProcessGateway) -> None:
+    old = await gateway.call("POST", "/v1/devices", 201, json={"device_id": "kiosk-1"})
+    before = await token_hash(gateway, "kiosk-1")
+    new = await gateway.call("POST", "/v1/devices/kiosk-1/token")
     responses.EnrolledDeviceResponse.model_validate(new)
     assert new["token"] != old["token"]
     assert {**new["mqtt"], "password": ""} == {**old["mqtt"], "password": ""}
-    assert await token_hash(house, "kiosk-1") != before
+    assert await token_hash(gateway, "kiosk-1") != before
 
 
-async def test_a_removed_device_is_gone_and_its_id_is_free(house: House) -> None:
-    await house.enrol("kiosk-1", tags=["hall"], name="Lobby")
-    push_id = await house.push({"device": "kiosk-1"})
-    await house.call("DELETE", "/v1/devices/kiosk-1", 204)
-    await house.refused("DELETE", "/v1/devices/kiosk-1", 404, "device_not_found")
-    await house.refused("GET", "/v1/devices/kiosk-1", 404, "device_not_found")
-    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["counts"]["revoked"] == 1
-    (delivery,) = (await house.call("GET", f"/v1/pushes/{push_id}/deliveries"))["items"]
+async def test_a_removed_device_is_gone_and_its_id_is_free(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1", tags=["hall"], name="Lobby")
+    push_id = await gateway.push({"device": "kiosk-1"})
+    await gateway.call("DELETE", "/v1/devices/kiosk-1", 204)
+    await gateway.refused("DELETE", "/v1/devices/kiosk-1", 404, "device_not_found")
+    await gateway.refused("GET", "/v1/devices/kiosk-1", 404, "device_not_found")
+    assert (await gateway.call("GET", f"/v1/pushes/{push_id}"))["counts"]["revoked"] == 1
+    (delivery,) = (await gateway.call("GET", f"/v1/pushes/{push_id}/deliveries"))["items"]
     assert (delivery["device_id"], delivery["reason"]) == ("kiosk-1", "device_removed")
-    await house.enrol("kiosk-1")
-    shown = await house.call("GET", "/v1/devices/kiosk-1")
+    await gateway.enrol("kiosk-1")
+    shown = await gateway.call("GET", "/v1/devices/kiosk-1")
     assert (shown["tags"], shown["name"]) == ([], None)
-    assert (await house.call("GET", "/v1/devices/kiosk-1/mailbox"))["items"] == []
+    assert (await gateway.call("GET", "/v1/devices/kiosk-1/mailbox"))["items"] == []
 
 
-async def test_bulk_enrolment_answers_each_item_in_order_after_one_commit(house: House) -> None:
-    await house.enrol("known")
-    groups = house.database.groups
+async def test_bulk_enrolment_answers_each_item_in_order_after_one_commit(gateway: InProcessGateway) -> None:
+    await gateway.enrol("known")
+    groups = gateway.database.groups
     items: list[Any] = [{"device_id": "a"}, {"device_id": "known"}, {"device_id": "x y"}, {"device_id": "a"}, 7, {}]
-    results = (await house.call("POST", "/v1/devices/bulk", 201, json={"devices": items}))["devices"]
+    results = (await gateway.call("POST", "/v1/devices/bulk", 201, json={"devices": items}))["devices"]
     responses.EnrolledDevicesResponse.model_validate({"devices": results})
-    assert house.database.groups == groups + 1
+    assert gateway.database.groups == groups + 1
     assert ["token" in result for result in results] == [True, False, False, False, False, True]
     codes = [result["error"]["code"] for result in results if "error" in result]
     assert codes == ["device_exists", "invalid_request", "device_exists", "invalid_request"]
     assert [result["device_id"] for result in results[:5]] == ["a", "known", "x y", "a", None]
 
 
-async def test_a_bulk_has_its_limit(house: House) -> None:
+async def test_a_bulk_has_its_limit(gateway: InProcessGateway) -> None:
     many = [{"device_id": f"d{n}"} for n in range(10_001)]
-    document = await house.refused("POST", "/v1/devices/bulk", 422, json={"devices": many})
+    document = await gateway.refused("POST", "/v1/devices/bulk", 422, json={"devices": many})
     assert document["detail"].startswith("devices: ")
-    results = (await house.call("POST", "/v1/devices/bulk", 201, json={"devices": many[:1000]}))["devices"]
+    results = (await gateway.call("POST", "/v1/devices/bulk", 201, json={"devices": many[:1000]}))["devices"]
     assert [result["device_id"] for result in results] == [device["device_id"] for device in many[:1000]]
-    assert (await house.call("POST", "/v1/devices/bulk", 201, json={"devices": []})) == {"devices": []}
+    assert (await gateway.call("POST", "/v1/devices/bulk", 201, json={"devices": []})) == {"devices": []}
 
 
-async def test_a_mailbox_is_shown_and_emptied(house: House) -> None:
-    await house.enrol("kiosk-1")
-    low = await house.push({"device": "kiosk-1"}, priority="low")
-    high = await house.push({"device": "kiosk-1"}, priority="high", collapse_key="x")
-    page = await house.call("GET", "/v1/devices/kiosk-1/mailbox?limit=1")
+async def test_a_mailbox_is_shown_and_emptied(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
+    low = await gateway.push({"device": "kiosk-1"}, priority="low")
+    high = await gateway.push({"device": "kiosk-1"}, priority="high", collapse_key="x")
+    page = await gateway.call("GET", "/v1/devices/kiosk-1/mailbox?limit=1")
     responses.MailboxResponse.model_validate(page)
     assert [item["push_id"] for item in page["items"]] == [high]
-    page = await house.call("GET", f"/v1/devices/kiosk-1/mailbox?limit=1&cursor={page['next_cursor']}")
+    page = await gateway.call("GET", f"/v1/devices/kiosk-1/mailbox?limit=1&cursor={page['next_cursor']}")
     assert ([item["push_id"] for item in page["items"]], page["next_cursor"]) == ([low], None)
-    await house.refused("GET", "/v1/devices/kiosk-1/mailbox?cursor=rubbish", 422)
-    assert await house.call("DELETE", "/v1/devices/kiosk-1/mailbox") == {"cancelled": 2}
-    assert await house.call("DELETE", "/v1/devices/kiosk-1/mailbox") == {"cancelled": 0}
-    (delivery,) = (await house.call("GET", f"/v1/pushes/{low}/deliveries"))["items"]
+    await gateway.refused("GET", "/v1/devices/kiosk-1/mailbox?cursor=rubbish", 422)
+    assert await gateway.call("DELETE", "/v1/devices/kiosk-1/mailbox") == {"cancelled": 2}
+    assert await gateway.call("DELETE", "/v1/devices/kiosk-1/mailbox") == {"cancelled": 0}
+    (delivery,) = (await gateway.call("GET", f"/v1/pushes/{low}/deliveries"))["items"]
     assert (delivery["state"], delivery["reason"]) == ("cancelled", "mailbox_emptied")
 
 
-async def test_uplink_is_listed_newest_first_as_text_or_base64(house: House) -> None:
-    await house.enrol("kiosk-1")
+async def test_uplink_is_listed_newest_first_as_text_or_base64(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
 
     def said(connection: sqlite3.Connection) -> None:
         connection.executemany(
@@ -242,47 +244,47 @@ async def test_uplink_is_listed_newest_first_as_text_or_base64(house: House) -> 
             [("door", b"open"), ("raw", b"\xff\x00")],
         )
 
-    await house.database.write(said)
-    page = await house.call("GET", "/v1/devices/kiosk-1/uplink")
+    await gateway.database.write(said)
+    page = await gateway.call("GET", "/v1/devices/kiosk-1/uplink")
     responses.UplinkResponse.model_validate(page)
     raw, door = page["items"]
     assert (door["topic"], door["payload"], door["received_at"]) == ("door", "open", "1970-01-01T00:00:00.000Z")
     assert (raw["topic"], raw["payload_base64"]) == ("raw", "/wA=")
-    first = await house.call("GET", "/v1/devices/kiosk-1/uplink?limit=1")
-    rest = await house.call("GET", f"/v1/devices/kiosk-1/uplink?limit=1&cursor={first['next_cursor']}")
+    first = await gateway.call("GET", "/v1/devices/kiosk-1/uplink?limit=1")
+    rest = await gateway.call("GET", f"/v1/devices/kiosk-1/uplink?limit=1&cursor={first['next_cursor']}")
     assert [*first["items"], *rest["items"]] == page["items"]
-    await house.refused("GET", "/v1/devices/kiosk-1/uplink?cursor=-1", 422)
+    await gateway.refused("GET", "/v1/devices/kiosk-1/uplink?cursor=-1", 422)
 
 
-async def test_devices_of_another_app_do_not_exist(house: House) -> None:
-    await house.call("POST", "/v1/apps", 201, json={"id": "hotel"})
-    theirs = await house.key_for("devices", "read", "send", app="hotel")
-    await house.enrol("kiosk-1")
+async def test_devices_of_another_app_do_not_exist(gateway: InProcessGateway) -> None:
+    await gateway.call("POST", "/v1/apps", 201, json={"id": "hotel"})
+    theirs = await gateway.key_for("devices", "read", "send", app="hotel")
+    await gateway.enrol("kiosk-1")
     for method, path in (
         ("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/token"), ("GET", "/mailbox"), ("DELETE", "/mailbox"),
         ("GET", "/uplink"),
     ):  # fmt: skip
         body: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
-        await house.refused(method, f"/v1/devices/kiosk-1{path}", 404, "device_not_found", theirs, **body)
-    assert (await house.call("GET", "/v1/devices", http=theirs))["items"] == []
-    answer = await house.call("POST", "/v1/devices", 201, theirs, json={"device_id": "kiosk-1"})
+        await gateway.refused(method, f"/v1/devices/kiosk-1{path}", 404, "device_not_found", theirs, **body)
+    assert (await gateway.call("GET", "/v1/devices", http=theirs))["items"] == []
+    answer = await gateway.call("POST", "/v1/devices", 201, theirs, json={"device_id": "kiosk-1"})
     assert answer["mqtt"]["username"] == "hotel/kiosk-1"
     assert answer["mqtt"]["topics"]["push"] == "hotel/devices/kiosk-1/push"
-    assert (await house.call("POST", "/v1/pushes", 202, theirs, json={"target": {"all": True}}))["targeted"] == 1
+    assert (await gateway.call("POST", "/v1/pushes", 202, theirs, json={"target": {"all": True}}))["targeted"] == 1
 
 
-async def test_a_list_has_the_devices_that_were_asked_for(house: House) -> None:
+async def test_a_list_has_the_devices_that_were_asked_for(gateway: InProcessGateway) -> None:
     for device_id, more in (
         ("kiosk-1", {"tags": ["hall"], "name": "Main hall"}),
         ("kiosk-2", {"tags": ["hall", "bar"]}),
         ("sign_1", {"name": "100% Hall"}),
     ):
-        await house.call("POST", "/v1/devices", 201, json={"device_id": device_id, **more})
-    connect(house, 1, "kiosk-1")
-    await house.call("POST", "/v1/pushes", 202, json={"target": {"device": "sign_1"}})
-    await house.database.write(
+        await gateway.call("POST", "/v1/devices", 201, json={"device_id": device_id, **more})
+    connect(gateway, 1, "kiosk-1")
+    await gateway.call("POST", "/v1/pushes", 202, json={"target": {"device": "sign_1"}})
+    await gateway.database.write(
         lambda connection: connection.execute(
-            "UPDATE device SET last_error = 'x', last_seen = ? WHERE id = 'kiosk-2'", (house.clock.milliseconds,)
+            "UPDATE device SET last_error = 'x', last_seen = ? WHERE id = 'kiosk-2'", (gateway.clock.milliseconds,)
         )
     )
     for query, expected in (
@@ -300,15 +302,15 @@ async def test_a_list_has_the_devices_that_were_asked_for(house: House) -> None:
         ("last_seen_before=2020-01-01T00:00:00Z", ["sign_1"]),
         ("last_seen_before=2999-01-01T00:00:00Z&tag=hall", ["kiosk-2"]),
     ):
-        items = (await house.call("GET", f"/v1/devices?{query}"))["items"]
+        items = (await gateway.call("GET", f"/v1/devices?{query}"))["items"]
         assert [item["device_id"] for item in items] == expected, query
-    first = await house.call("GET", "/v1/devices?tag=hall&limit=1")
+    first = await gateway.call("GET", "/v1/devices?tag=hall&limit=1")
     assert [item["device_id"] for item in first["items"]] == ["kiosk-1"]
-    second = await house.call("GET", f"/v1/devices?tag=hall&limit=1&cursor={first['next_cursor']}")
+    second = await gateway.call("GET", f"/v1/devices?tag=hall&limit=1&cursor={first['next_cursor']}")
     assert [item["device_id"] for item in second["items"]] == ["kiosk-2"]
     assert second["next_cursor"] is None
     for query in ("online=perhaps", "last_seen_before=yesterday", "last_seen_before=2020-01-01T00:00:00", "q="):
-        await house.refused("GET", f"/v1/devices?{query}", 422, "invalid_request")
+        await gateway.refused("GET", f"/v1/devices?{query}", 422, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -321,6 +323,6 @@ async def test_a_list_has_the_devices_that_were_asked_for(house: House) -> None:
         ("GET", "/healthz?verbose=1"),
     ],
 )
-async def test_a_parameter_that_nobody_knows_is_refused(house: House, method: str, path: str) -> None:
-    problem = await house.refused(method, path, 422, "invalid_request", json={"target": {"all": True}})
+async def test_a_parameter_that_nobody_knows_is_refused(gateway: InProcessGateway, method: str, path: str) -> None:
+    problem = await gateway.refused(method, path, 422, "invalid_request", json={"target": {"all": True}})
     assert "no parameter is called" in problem["detail"]

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from gateway.api import docs
 from gateway.errors import CATALOGUE
-from tests.gateway.api.house import House, openapi_document
+from tests.gateway.in_process import InProcessGateway, openapi_document
 
 CALLS = {
     "/v1/devices": {"get", "post"},
@@ -51,8 +51,8 @@ CALLS = {
 }
 
 
-async def test_the_document_describes_every_call(house: House) -> None:
-    document = await house.call("GET", "/openapi.json", http=house.client(None))
+async def test_the_document_describes_every_call(gateway: InProcessGateway) -> None:
+    document = await gateway.call("GET", "/openapi.json", http=gateway.client(None))
     assert {path: set(operations) for path, operations in document["paths"].items()} == CALLS
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -67,7 +67,9 @@ async def test_the_document_describes_every_call(house: House) -> None:
     assert not any("Validation" in name for name in document["components"]["schemas"])
 
 
-async def test_the_document_is_made_once_and_beside_the_loop(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_document_is_made_once_and_beside_the_loop(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes half a second, and strangers may ask for it."""
     others_have_had_their_turn, made = threading.Event(), []
 
@@ -77,16 +79,16 @@ async def test_the_document_is_made_once_and_beside_the_loop(house: House, monke
         return openapi_document()
 
     monkeypatch.setattr(docs, "describe", describe)
-    stranger = house.client(None)
+    stranger = gateway.client(None)
     asked = [asyncio.ensure_future(stranger.get(path)) for path in ("/openapi.json", "/docs/problems", "/openapi.json")]
     assert (await stranger.get("/healthz")).status_code == 200
     others_have_had_their_turn.set()
     assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200, 200, 200]
-    assert made == [house.api]
+    assert made == [gateway.api]
 
 
-async def test_the_pages_need_no_other_network(house: House) -> None:
-    stranger = house.client(None)
+async def test_the_pages_need_no_other_network(gateway: InProcessGateway) -> None:
+    stranger = gateway.client(None)
     page = (await stranger.get("/docs")).text
     assert "http://" not in page
     assert "https://" not in page
@@ -97,16 +99,16 @@ async def test_the_pages_need_no_other_network(house: House) -> None:
         assert answer.content
 
 
-async def test_every_problem_has_its_row(house: House) -> None:
-    page = (await house.client(None).get("/docs/problems")).text
+async def test_every_problem_has_its_row(gateway: InProcessGateway) -> None:
+    page = (await gateway.client(None).get("/docs/problems")).text
     assert "http" not in page
     for code, row in CATALOGUE.items():
         assert f'<tr id="{code}">' in page
         assert row.title in page
 
 
-async def test_each_problem_says_which_operations_answer_it(house: House) -> None:
-    page = (await house.client(None).get("/docs/problems")).text
+async def test_each_problem_says_which_operations_answer_it(gateway: InProcessGateway) -> None:
+    page = (await gateway.client(None).get("/docs/problems")).text
     rows = dict(re.findall(r'^(\w+)">.*<td>(.*?)(?:</table></html>)?$', page.replace('<tr id="', "\n"), re.MULTILINE))
     assert set(rows) == set(CATALOGUE)
     assert rows["malformed_request"] == "every operation"
@@ -118,8 +120,10 @@ async def test_each_problem_says_which_operations_answer_it(house: House) -> Non
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/problems", "/openapi.json", "/healthz", "/readyz", "/metrics"])
-async def test_the_front_page_leads_to_what_is_there_and_head_works_like_get(house: House, path: str) -> None:
-    stranger = house.client(None)
+async def test_the_front_page_leads_to_what_is_there_and_head_works_like_get(
+    gateway: InProcessGateway, path: str
+) -> None:
+    stranger = gateway.client(None)
     front = await stranger.get("/")
     assert front.headers["content-type"].startswith("text/html")
     assert path in ("/", "/healthz") or f'href="{path}"' in front.text
@@ -130,16 +134,16 @@ async def test_the_front_page_leads_to_what_is_there_and_head_works_like_get(hou
     assert not head.content
 
 
-async def test_head_is_answered_wherever_get_is(house: House) -> None:
+async def test_head_is_answered_wherever_get_is(gateway: InProcessGateway) -> None:
     """Also where the answer to GET would not end."""
-    document = await house.call("GET", "/openapi.json")
-    await house.enrol("kiosk-1")
+    document = await gateway.call("GET", "/openapi.json")
+    await gateway.enrol("kiosk-1")
     for path, operations in document["paths"].items():
         if "{" in path and not path.startswith("/v1/devices/{device_id}"):
             continue
         path = path.format(device_id="kiosk-1")
-        status = (await house.http.head(path)).status_code
+        status = (await gateway.http.head(path)).status_code
         wanted = (200, 422) if path.startswith("/v1/analytics") else (200,)  # it wants to know the hours
         assert status in (wanted if "get" in operations else (404, 405)), path
-    allowed = (await house.http.delete("/v1/pushes")).headers["allow"]
+    allowed = (await gateway.http.delete("/v1/pushes")).headers["allow"]
     assert allowed == "GET, HEAD, POST"

@@ -9,15 +9,15 @@ import pytest
 
 from gateway.api import events
 from gateway.delivery.event_log import Event, Page, Position
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
 async def test_a_stream_that_nobody_reads_ends(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(events, "STALL_SECONDS", 0.05)
-    feed = house.components.feed
-    answering = await house.begin_unread("/v1/events")
+    feed = gateway.components.feed
+    answering = await gateway.begin_unread("/v1/events")
     assert feed.streams == 1
     with caplog.at_level("INFO"):
         await asyncio.wait_for(answering, 10)

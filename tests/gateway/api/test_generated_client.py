@@ -16,11 +16,13 @@ import httpx2
 import pytest
 from clientele.http.httpx_backend import HttpxHTTPBackend
 
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
-async def test_a_generated_client_sends_a_push(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "openapi.json").write_text(json.dumps(await house.call("GET", "/openapi.json")))
+async def test_a_generated_client_sends_a_push(
+    gateway: InProcessGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openapi.json").write_text(json.dumps(await gateway.call("GET", "/openapi.json")))
     generator = Path(sys.executable).with_name("clientele")
     generated = await asyncio.create_subprocess_exec(
         generator, "start-api", "--asyncio", "--file", "openapi.json", "--output", "generated_client",
@@ -35,9 +37,9 @@ async def test_a_generated_client_sends_a_push(house: House, tmp_path: Path, mon
     schemas: Any = importlib.import_module("generated_client.schemas")
     client.client.config.http_backend = HttpxHTTPBackend(
         {
-            "transport": httpx2.ASGITransport(house.api),
+            "transport": httpx2.ASGITransport(gateway.api),
             "base_url": "http://test",
-            "headers": {"Authorization": f"Bearer {house.key}"},
+            "headers": {"Authorization": f"Bearer {gateway.key}"},
         }
     )
 

@@ -13,7 +13,7 @@ import pytest
 from gateway.api import examples, responses
 from gateway.api.operation_problems import OF_ITEMS, OF_NO_OPERATION
 from gateway.errors import CATALOGUE
-from tests.gateway.api.house import House, openapi_document
+from tests.gateway.in_process import InProcessGateway, openapi_document
 
 Document = dict[str, Any]
 
@@ -64,8 +64,8 @@ def test_nothing_is_without_a_text() -> None:
     assert without_text(document) == []
 
 
-async def test_what_is_served_is_this_document(house: House) -> None:
-    assert await house.call("GET", "/openapi.json", http=house.client(None)) == openapi_document()
+async def test_what_is_served_is_this_document(gateway: InProcessGateway) -> None:
+    assert await gateway.call("GET", "/openapi.json", http=gateway.client(None)) == openapi_document()
 
 
 def test_a_missing_text_is_found() -> None:
@@ -103,7 +103,7 @@ def test_every_body_and_every_answer_has_an_example() -> None:
     assert {key for key in examples.BODIES if key[1] not in document["paths"]} == set()
 
 
-async def test_the_examples_are_accepted_as_they_stand(house: House) -> None:
+async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway) -> None:
     """Every call of the document is made, with its examples, and answers what the document says."""
     document = openapi_document()
     ids = {name: value for name, value in examples.PARAMETERS.items() if name.endswith("_id")}
@@ -132,7 +132,7 @@ async def test_the_examples_are_accepted_as_they_stand(house: House) -> None:
                 continue
             sent.add((method, path))
             example = content["example"]
-            answer = await house.http.request(
+            answer = await gateway.http.request(
                 method,
                 path.format(**ids),
                 params=query,
@@ -144,7 +144,7 @@ async def test_the_examples_are_accepted_as_they_stand(house: House) -> None:
             check_answer(operation["responses"][str(answer.status_code)], answer)
             if path == "/v1/analytics":
                 for form in ("csv", "ndjson"):
-                    other = await house.http.get(path, params={**query, "format": form})
+                    other = await gateway.http.get(path, params={**query, "format": form})
                     check_answer(operation["responses"]["200"], other)
                     assert {"fleetpush-limited", "fleetpush-uncounted"} <= set(other.headers)
             for name, (field, maker) in made.items():
@@ -210,9 +210,9 @@ def test_every_code_is_answered_by_some_operation() -> None:
         assert responses.ProblemDocument.model_validate(example["value"]).code == code
 
 
-async def test_the_scopes_that_the_document_names_are_those_that_are_asked_for(house: House) -> None:
+async def test_the_scopes_that_the_document_names_are_those_that_are_asked_for(gateway: InProcessGateway) -> None:
     document = openapi_document()
-    holders = {scope: await house.key_for(scope) for scope in ("send", "read", "devices", "admin")}
+    holders = {scope: await gateway.key_for(scope) for scope in ("send", "read", "devices", "admin")}
     for method, path, operation in operations(document):
         if not path.startswith("/v1/"):
             assert "Needs no key." in operation["description"]

@@ -10,7 +10,7 @@ from gateway.api.problems import explain, problem_response, validation_problem
 from gateway.delivery.acceptance import Acceptance
 from gateway.errors import CATALOGUE, RateLimited, problem
 from gateway.store.errors import StorageFull
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
 class Sample(BaseModel):
@@ -83,49 +83,51 @@ def test_every_problem_of_the_catalogue_can_be_answered() -> None:
         assert answer.media_type == "application/problem+json"
 
 
-async def test_what_the_framework_refuses_is_a_problem_too(house: House) -> None:
-    await house.refused("GET", "/v1/nothing", 404, "not_found")
-    await house.refused("GET", "/v1/pushes/", 404, "not_found")
-    await house.refused("GET", "/docs/static/nothing.js", 404, "not_found")
-    answer = await house.http.put("/v1/pushes")
+async def test_what_the_framework_refuses_is_a_problem_too(gateway: InProcessGateway) -> None:
+    await gateway.refused("GET", "/v1/nothing", 404, "not_found")
+    await gateway.refused("GET", "/v1/pushes/", 404, "not_found")
+    await gateway.refused("GET", "/docs/static/nothing.js", 404, "not_found")
+    answer = await gateway.http.put("/v1/pushes")
     assert answer.headers["allow"] == "GET, HEAD, POST"
-    document = await house.refused("PUT", "/v1/pushes", 405, "method_not_allowed")
+    document = await gateway.refused("PUT", "/v1/pushes", 405, "method_not_allowed")
     assert "GET, HEAD, POST" in document["detail"]
-    document = await house.refused("GET", "/v1/pushes?limit=many", 422, "invalid_request")
+    document = await gateway.refused("GET", "/v1/pushes?limit=many", 422, "invalid_request")
     assert document["detail"].startswith("limit: must be a valid integer")
-    await house.refused("GET", "/v1/pushes?cursor=" + "x" * 200, 422, "invalid_request")
+    await gateway.refused("GET", "/v1/pushes?cursor=" + "x" * 200, 422, "invalid_request")
 
 
-async def test_a_full_disk_is_507(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_507(gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     async def full(*_: Any) -> None:
         raise StorageFull("no room")
 
-    monkeypatch.setattr(type(house.database), "write", full)
-    document = await house.refused("POST", "/v1/devices", 507, "storage_full", json={})
+    monkeypatch.setattr(type(gateway.database), "write", full)
+    document = await gateway.refused("POST", "/v1/devices", 507, "storage_full", json={})
     assert document["retryable"] is True
 
 
 async def test_an_exception_nobody_expected_is_500_and_says_nothing_of_itself(
-    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(*_: Any) -> None:
         raise ZeroDivisionError("the secret inside")
 
-    monkeypatch.setattr(type(house.database), "read", broken)
-    document = await house.refused("GET", "/v1/devices/dev_secret", 500, "internal_error")
+    monkeypatch.setattr(type(gateway.database), "read", broken)
+    document = await gateway.refused("GET", "/v1/devices/dev_secret", 500, "internal_error")
     assert "secret" not in json.dumps(document)
     assert "ZeroDivisionError" in caplog.text
     assert "dev_secret" not in caplog.text
 
 
-async def test_an_exception_in_a_push_is_500_as_well(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exception_in_a_push_is_500_as_well(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`POST /v1/pushes` goes around the framework's layers, and with them around its handlers."""
 
     async def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("the secret inside")
 
     monkeypatch.setattr(Acceptance, "accept", broken)
-    document = await house.refused(
+    document = await gateway.refused(
         "POST", "/v1/pushes", 500, "internal_error", json={"target": {"device": "d"}, "data": 1}
     )
     assert "secret" not in str(document)

@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 
 from gateway.api import responses
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 KIOSK = {"target": {"device": "kiosk-1"}}
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
-async def batch(house: House, *lines: bytes | dict[str, Any]) -> list[dict[str, Any]]:
+async def batch(gateway: InProcessGateway, *lines: bytes | dict[str, Any]) -> list[dict[str, Any]]:
     content = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
-    answer = await house.http.post("/v1/pushes/batch", content=content, headers=NDJSON)
+    answer = await gateway.http.post("/v1/pushes/batch", content=content, headers=NDJSON)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/x-ndjson"
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
-async def test_a_push_is_accepted_shown_and_listed(house: House) -> None:
-    await house.enrol("kiosk-1", "kiosk-2")
+async def test_a_push_is_accepted_shown_and_listed(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1", "kiosk-2")
     full = {
         "target": {"devices": ["kiosk-1", "kiosk-2", "nobody", "kiosk-1"]},
         "kind": "alert",
@@ -35,22 +35,22 @@ async def test_a_push_is_accepted_shown_and_listed(house: House) -> None:
         "ttl": 60,
         "collapse_key": "price-list",
     }
-    accepted = await house.call("POST", "/v1/pushes", 202, json=full)
+    accepted = await gateway.call("POST", "/v1/pushes", 202, json=full)
     responses.AcceptedPushResponse.model_validate(accepted)
     assert (accepted["targeted"], accepted["suppressed"], accepted["unknown"]) == (2, 0, ["nobody"])
-    shown = await house.call("GET", f"/v1/pushes/{accepted['push_id']}")
+    shown = await gateway.call("GET", f"/v1/pushes/{accepted['push_id']}")
     responses.PushResponse.model_validate(shown)
     assert {name: shown[name] for name in full} == full
     assert (shown["sent_at"], shown["expires_at"]) == ("2027-01-15T08:00:00.000Z", "2027-01-15T08:01:00.000Z")
     counts = dict(shown["counts"])
     assert (counts.pop("targeted"), counts.pop("waiting"), set(counts.values())) == (2, 2, {0})
-    second = await house.push({"all": True})
-    listed = await house.call("GET", "/v1/pushes")
+    second = await gateway.push({"all": True})
+    listed = await gateway.call("GET", "/v1/pushes")
     responses.PushesResponse.model_validate(listed)
     assert [item["push_id"] for item in listed["items"]] == [second, accepted["push_id"]]
-    first = await house.call("GET", "/v1/pushes?limit=1")
-    assert (await house.call("GET", f"/v1/pushes?cursor={first['next_cursor']}"))["items"] == [shown]
-    deliveries = await house.call("GET", f"/v1/pushes/{second}/deliveries")
+    first = await gateway.call("GET", "/v1/pushes?limit=1")
+    assert (await gateway.call("GET", f"/v1/pushes?cursor={first['next_cursor']}"))["items"] == [shown]
+    deliveries = await gateway.call("GET", f"/v1/pushes/{second}/deliveries")
     responses.DeliveriesResponse.model_validate(deliveries)
     assert [item["device_id"] for item in deliveries["items"]] == ["kiosk-1", "kiosk-2"]
 
@@ -68,134 +68,134 @@ async def test_a_push_is_accepted_shown_and_listed(house: House) -> None:
         ({"kind": "alert"}, "needs a"),
     ],
 )
-async def test_a_wrong_push_names_its_field(house: House, fields: dict[str, Any], words: str) -> None:
-    document = await house.refused("POST", "/v1/pushes", 422, "invalid_request", json=KIOSK | fields)
+async def test_a_wrong_push_names_its_field(gateway: InProcessGateway, fields: dict[str, Any], words: str) -> None:
+    document = await gateway.refused("POST", "/v1/pushes", 422, "invalid_request", json=KIOSK | fields)
     assert words in document["detail"]
-    document = await house.refused("POST", "/v1/pushes/forecast", 422, "invalid_request", json=KIOSK | fields)
+    document = await gateway.refused("POST", "/v1/pushes/forecast", 422, "invalid_request", json=KIOSK | fields)
     assert words in document["detail"]
 
 
-async def test_what_has_no_push_is_404(house: House) -> None:
-    await house.refused("POST", "/v1/pushes", 404, "device_not_found", json=KIOSK)
+async def test_what_has_no_push_is_404(gateway: InProcessGateway) -> None:
+    await gateway.refused("POST", "/v1/pushes", 404, "device_not_found", json=KIOSK)
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/deliveries")):
-        await house.refused(method, f"/v1/pushes/nothing{path}", 404, "push_not_found")
+        await gateway.refused(method, f"/v1/pushes/nothing{path}", 404, "push_not_found")
 
 
-async def test_a_push_of_another_app_is_404(house: House) -> None:
-    await house.enrol("kiosk-1")
-    push_id = await house.push({"all": True})
-    await house.call("POST", "/v1/apps", 201, json={"id": "hotel"})
-    theirs = await house.key_for("send", "read", app="hotel")
+async def test_a_push_of_another_app_is_404(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
+    push_id = await gateway.push({"all": True})
+    await gateway.call("POST", "/v1/apps", 201, json={"id": "hotel"})
+    theirs = await gateway.key_for("send", "read", app="hotel")
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/deliveries")):
-        await house.refused(method, f"/v1/pushes/{push_id}{path}", 404, "push_not_found", theirs)
-    assert (await house.call("GET", "/v1/pushes", http=theirs))["items"] == []
-    await house.refused("POST", "/v1/pushes", 404, "device_not_found", theirs, json=KIOSK)
-    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["counts"]["waiting"] == 1
+        await gateway.refused(method, f"/v1/pushes/{push_id}{path}", 404, "push_not_found", theirs)
+    assert (await gateway.call("GET", "/v1/pushes", http=theirs))["items"] == []
+    await gateway.refused("POST", "/v1/pushes", 404, "device_not_found", theirs, json=KIOSK)
+    assert (await gateway.call("GET", f"/v1/pushes/{push_id}"))["counts"]["waiting"] == 1
 
 
-async def test_bodies_that_are_not_json_or_too_large(house: House) -> None:
-    await house.refused("POST", "/v1/pushes", 400, "malformed_json", content=b"{", headers=JSON)
-    await house.refused("POST", "/v1/pushes", 415, "unsupported_media_type", content=b"a=b",
+async def test_bodies_that_are_not_json_or_too_large(gateway: InProcessGateway) -> None:
+    await gateway.refused("POST", "/v1/pushes", 400, "malformed_json", content=b"{", headers=JSON)
+    await gateway.refused("POST", "/v1/pushes", 415, "unsupported_media_type", content=b"a=b",
                         headers={"Content-Type": "application/x-www-form-urlencoded"})  # fmt: skip
     large = b'{"target":{"all":true},"data":"' + b"x" * 5_000_000 + b'"}'
-    await house.refused("POST", "/v1/pushes", 413, "payload_too_large", content=large, headers=JSON)
-    await house.refused(
+    await gateway.refused("POST", "/v1/pushes", 413, "payload_too_large", content=large, headers=JSON)
+    await gateway.refused(
         "POST", "/v1/pushes", 413, "payload_too_large", json={"target": {"all": True}, "data": "x" * 4096}
     )
 
 
-async def test_an_idempotency_key_makes_one_push_of_many(house: House) -> None:
-    await house.enrol("kiosk-1")
+async def test_an_idempotency_key_makes_one_push_of_many(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
     headers = JSON | {"Idempotency-Key": "order-1"}
     body = json.dumps(KIOSK).encode()
-    first = await house.call("POST", "/v1/pushes", 202, content=body, headers=headers)
+    first = await gateway.call("POST", "/v1/pushes", 202, content=body, headers=headers)
     again = await asyncio.gather(
-        *(house.call("POST", "/v1/pushes", 202, content=body, headers=headers) for _ in range(5))
+        *(gateway.call("POST", "/v1/pushes", 202, content=body, headers=headers) for _ in range(5))
     )
     assert all(answer == first for answer in again)
-    await house.refused("POST", "/v1/pushes", 422, "idempotency_key_reused", content=body + b" ", headers=headers)
-    assert len((await house.call("GET", "/v1/pushes"))["items"]) == 1
+    await gateway.refused("POST", "/v1/pushes", 422, "idempotency_key_reused", content=body + b" ", headers=headers)
+    assert len((await gateway.call("GET", "/v1/pushes"))["items"]) == 1
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "zwölf", "tab\there"])
-async def test_an_idempotency_key_has_its_form(house: House, key: str) -> None:
+async def test_an_idempotency_key_has_its_form(gateway: InProcessGateway, key: str) -> None:
     headers = {b"Idempotency-Key": key.encode("latin-1")}
-    document = await house.refused("POST", "/v1/pushes", 422, json=KIOSK, headers=headers)
+    document = await gateway.refused("POST", "/v1/pushes", 422, json=KIOSK, headers=headers)
     assert document["detail"].startswith("Idempotency-Key: ")
 
 
-async def test_a_recall_says_what_it_did(house: House) -> None:
-    await house.enrol("kiosk-1", "kiosk-2")
-    push_id = await house.push({"all": True})
-    recalled = await house.call("DELETE", f"/v1/pushes/{push_id}")
+async def test_a_recall_says_what_it_did(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1", "kiosk-2")
+    push_id = await gateway.push({"all": True})
+    recalled = await gateway.call("DELETE", f"/v1/pushes/{push_id}")
     responses.RecallResponse.model_validate(recalled)
     assert recalled == {"cancelled": 2, "in_flight": 0, "too_late": 0}
-    assert (await house.call("GET", f"/v1/pushes/{push_id}"))["recalled_at"] == "2027-01-15T08:00:00.000Z"
+    assert (await gateway.call("GET", f"/v1/pushes/{push_id}"))["recalled_at"] == "2027-01-15T08:00:00.000Z"
 
 
-async def test_a_forecast_sends_nothing(house: House) -> None:
-    await house.enrol("kiosk-1", tags=["hall"])
+async def test_a_forecast_sends_nothing(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1", tags=["hall"])
     for target in ({"all": True}, {"tag": "hall"}, {"device": "kiosk-1"}):
-        forecast = await house.call("POST", "/v1/pushes/forecast", json={"target": target})
+        forecast = await gateway.call("POST", "/v1/pushes/forecast", json={"target": target})
         responses.ForecastResponse.model_validate(forecast)
         assert forecast == {"targeted": 1, "online": 0, "suppressed": {}, "unknown": []}
-    some = await house.call("POST", "/v1/pushes/forecast", json={"target": {"devices": ["kiosk-1", "x"]}})
+    some = await gateway.call("POST", "/v1/pushes/forecast", json={"target": {"devices": ["kiosk-1", "x"]}})
     assert some["unknown"] == ["x"]
-    await house.refused("POST", "/v1/pushes/forecast", 404, "device_not_found", json={"target": {"device": "x"}})
-    assert (await house.call("GET", "/v1/pushes"))["items"] == []
+    await gateway.refused("POST", "/v1/pushes/forecast", 404, "device_not_found", json={"target": {"device": "x"}})
+    assert (await gateway.call("GET", "/v1/pushes"))["items"] == []
 
 
-async def test_a_batch_answers_line_by_line_after_one_commit(house: House) -> None:
-    await house.enrol("kiosk-1")
-    groups = house.database.groups
+async def test_a_batch_answers_line_by_line_after_one_commit(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
+    groups = gateway.database.groups
     results = await batch(
-        house, KIOSK, b"{", {"target": {"device": "x"}}, KIOSK | {"colour": 1}, b"", b"  \r", b"\xff", KIOSK
+        gateway, KIOSK, b"{", {"target": {"device": "x"}}, KIOSK | {"colour": 1}, b"", b"  \r", b"\xff", KIOSK
     )
     assert [result["status"] for result in results] == [202, 400, 404, 422, 400, 202]
-    assert house.database.groups == groups + 1
+    assert gateway.database.groups == groups + 1
     for result in results[1:5]:
         responses.ProblemDocument.model_validate(result)
-    waiting = (await house.call("GET", "/v1/devices/kiosk-1/mailbox"))["items"]
+    waiting = (await gateway.call("GET", "/v1/devices/kiosk-1/mailbox"))["items"]
     assert [item["push_id"] for item in waiting] == [results[0]["push_id"], results[5]["push_id"]]
-    assert await batch(house) == []
+    assert await batch(gateway) == []
 
 
-async def test_a_batch_remembers_the_keys_of_its_lines(house: House) -> None:
-    await house.enrol("kiosk-1")
+async def test_a_batch_remembers_the_keys_of_its_lines(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
     line = KIOSK | {"idempotency_key": "one"}
-    first, twin, other, wrong = await batch(house, line, line, line | {"data": 1}, KIOSK | {"idempotency_key": "é"})
+    first, twin, other, wrong = await batch(gateway, line, line, line | {"data": 1}, KIOSK | {"idempotency_key": "é"})
     assert first == twin
     assert (other["status"], other["code"]) == (422, "idempotency_key_reused")
     assert wrong["code"] == "invalid_request"
-    assert await batch(house, line) == [first]
+    assert await batch(gateway, line) == [first]
 
 
-async def test_a_batch_has_its_limits(house: House) -> None:
+async def test_a_batch_has_its_limits(gateway: InProcessGateway) -> None:
     line = json.dumps(KIOSK).encode()
     options: dict[str, Any] = {"headers": NDJSON}
-    await house.refused("POST", "/v1/pushes/batch", 413, content=b"\n".join([line] * 10_001), **options)
-    await house.refused("POST", "/v1/pushes/batch", 413, content=b" " * (16 * 1024 * 1024 + 1), **options)
-    await house.refused("POST", "/v1/pushes/batch", 415, "unsupported_media_type", json=[])
-    results = await batch(house, *[line] * 600)
+    await gateway.refused("POST", "/v1/pushes/batch", 413, content=b"\n".join([line] * 10_001), **options)
+    await gateway.refused("POST", "/v1/pushes/batch", 413, content=b" " * (16 * 1024 * 1024 + 1), **options)
+    await gateway.refused("POST", "/v1/pushes/batch", 415, "unsupported_media_type", json=[])
+    results = await batch(gateway, *[line] * 600)
     assert {result["status"] for result in results} == {404}
     assert len(results) == 600
 
 
-async def test_deliveries_are_listed_by_state_and_device(house: House) -> None:
+async def test_deliveries_are_listed_by_state_and_device(gateway: InProcessGateway) -> None:
     devices = [{"device_id": f"kiosk-{number}"} for number in range(3)]
-    await house.call("POST", "/v1/devices/bulk", 201, json={"devices": devices})
-    pushed = await house.call("POST", "/v1/pushes", 202, json={"target": {"all": True}})
+    await gateway.call("POST", "/v1/devices/bulk", 201, json={"devices": devices})
+    pushed = await gateway.call("POST", "/v1/pushes", 202, json={"target": {"all": True}})
     path = f"/v1/pushes/{pushed['push_id']}/deliveries"
-    await house.call("DELETE", "/v1/devices/kiosk-1/mailbox")
+    await gateway.call("DELETE", "/v1/devices/kiosk-1/mailbox")
     for state, expected in (("waiting", ["kiosk-0", "kiosk-2"]), ("cancelled", ["kiosk-1"]), ("sent", [])):
-        listed = await house.call("GET", f"{path}?state={state}")
+        listed = await gateway.call("GET", f"{path}?state={state}")
         assert [item["device_id"] for item in listed["items"]] == expected, state
-    first = await house.call("GET", f"{path}?state=waiting&limit=1")
-    rest = await house.call("GET", f"{path}?state=waiting&limit=1&cursor={first['next_cursor']}")
+    first = await gateway.call("GET", f"{path}?state=waiting&limit=1")
+    rest = await gateway.call("GET", f"{path}?state=waiting&limit=1&cursor={first['next_cursor']}")
     assert [item["device_id"] for item in first["items"] + rest["items"]] == ["kiosk-0", "kiosk-2"]
     assert rest["next_cursor"] is None
-    await house.refused("GET", f"{path}?state=lost", 422, "invalid_request")
-    (one,) = (await house.call("GET", f"{path}?device=kiosk-1"))["items"]
+    await gateway.refused("GET", f"{path}?state=lost", 422, "invalid_request")
+    (one,) = (await gateway.call("GET", f"{path}?device=kiosk-1"))["items"]
     assert (one["device_id"], one["state"]) == ("kiosk-1", "cancelled")
-    assert (await house.call("GET", f"{path}?device=kiosk-1&state=waiting"))["items"] == []
-    await house.refused("GET", f"{path}?device=nobody", 404, "device_not_found")
+    assert (await gateway.call("GET", f"{path}?device=kiosk-1&state=waiting"))["items"] == []
+    await gateway.refused("GET", f"{path}?device=nobody", 404, "device_not_found")

@@ -10,56 +10,58 @@ import pytest
 
 from gateway.audience import enrolments
 from gateway.audience.enrolments import LOG_MS, EnrolmentQuota
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 
 @pytest.fixture
-async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcessGateway]:
     """Three devices of an app at most."""
     monkeypatch.setattr(enrolments, "DEVICES_OF_APP", 3)
-    house = await House.build(tmp_path, asyncio.get_running_loop())
-    yield house
-    await house.close()
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
+    yield gateway
+    await gateway.close()
 
 
-async def test_one_too_many_is_refused_until_one_has_left(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    await house.enrol("d1", "d2", "d3")
-    await house.refused("POST", "/v1/devices", 422, "too_many_devices", json={"device_id": "d4"})
+async def test_one_too_many_is_refused_until_one_has_left(
+    gateway: InProcessGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    await gateway.enrol("d1", "d2", "d3")
+    await gateway.refused("POST", "/v1/devices", 422, "too_many_devices", json={"device_id": "d4"})
     assert "no more are enrolled" in caplog.text
-    assert b'fleetpush_requests_over_share_total{limit="devices"} 1.0' in house.components.metrics.text()
-    await house.call("DELETE", "/v1/devices/d2", 204)
-    await house.refused("DELETE", "/v1/devices/d2", 404)
-    await house.call("POST", "/v1/devices", 201, json={"device_id": "d4"})
-    await house.refused("POST", "/v1/devices", 422, "too_many_devices", json={"device_id": "d2"})
-    await house.call("POST", "/v1/apps", 201, json={"id": "other"})
-    other = await house.key_for("devices", app="other")
-    await house.call("POST", "/v1/devices", 201, http=other, json={"device_id": "d2"})
+    assert b'fleetpush_requests_over_share_total{limit="devices"} 1.0' in gateway.components.metrics.text()
+    await gateway.call("DELETE", "/v1/devices/d2", 204)
+    await gateway.refused("DELETE", "/v1/devices/d2", 404)
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "d4"})
+    await gateway.refused("POST", "/v1/devices", 422, "too_many_devices", json={"device_id": "d2"})
+    await gateway.call("POST", "/v1/apps", 201, json={"id": "other"})
+    other = await gateway.key_for("devices", app="other")
+    await gateway.call("POST", "/v1/devices", 201, http=other, json={"device_id": "d2"})
 
 
-async def test_what_is_enrolled_already_takes_no_place(house: House) -> None:
-    await house.enrol("d1")
+async def test_what_is_enrolled_already_takes_no_place(gateway: InProcessGateway) -> None:
+    await gateway.enrol("d1")
     for _ in range(3):
-        await house.refused("POST", "/v1/devices", 409, "device_exists", json={"device_id": "d1"})
+        await gateway.refused("POST", "/v1/devices", 409, "device_exists", json={"device_id": "d1"})
     devices = [{"device_id": f"d{number}"} for number in (1, 2, 3)]
-    results = (await house.call("POST", "/v1/devices/bulk", 201, json={"devices": devices}))["devices"]
+    results = (await gateway.call("POST", "/v1/devices/bulk", 201, json={"devices": devices}))["devices"]
     # One that exists has its place back when that is known.
     assert [each["error"]["code"] if "error" in each else "enrolled" for each in results] == [
         "device_exists", "enrolled", "too_many_devices",
     ]  # fmt: skip
-    await house.call("POST", "/v1/devices", 201, json={"device_id": "d3"})
-    await house.refused("POST", "/v1/devices", 422, "too_many_devices", json={})
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "d3"})
+    await gateway.refused("POST", "/v1/devices", 422, "too_many_devices", json={})
 
 
-async def test_many_at_once_are_no_more(house: House) -> None:
-    answers = await asyncio.gather(*(house.http.post("/v1/devices", json={}) for _ in range(8)))
+async def test_many_at_once_are_no_more(gateway: InProcessGateway) -> None:
+    answers = await asyncio.gather(*(gateway.http.post("/v1/devices", json={}) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [201] * 3 + [422] * 5
 
 
-async def test_the_devices_of_earlier_runs_count(house: House) -> None:
-    await house.enrol("d1", "d2")
-    await house.call("DELETE", "/v1/devices/d1", 204)
+async def test_the_devices_of_earlier_runs_count(gateway: InProcessGateway) -> None:
+    await gateway.enrol("d1", "d2")
+    await gateway.call("DELETE", "/v1/devices/d1", 204)
     quota = EnrolmentQuota(lambda: 0)
-    await quota.load(house.database)
+    await quota.load(gateway.database)
     assert quota.reserve(1, 5) == 2
     assert quota.reserve(2, 5) == 3
 

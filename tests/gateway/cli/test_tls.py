@@ -24,7 +24,7 @@ from gateway.auth import credential_generation
 from gateway.certificates import certificate_facts, device_files, require_matching_key
 from gateway.cli import app
 from gateway.cli.tls_recipes import Identity, Server, esp_idf
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 from tests.third_party import Listener, require
 
 
@@ -37,13 +37,13 @@ def _nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def gateway(tmp_path: Path) -> AsyncIterator[InProcessGateway]:
     """A server's data directory while the server runs."""
     folder = tmp_path / "data"
     folder.mkdir()
-    house = await House.build(folder, asyncio.get_running_loop())
-    yield house
-    await house.close()
+    gateway = await InProcessGateway.build(folder, asyncio.get_running_loop())
+    yield gateway
+    await gateway.close()
 
 
 def run(*arguments: str, expect: int = 0) -> Result:
@@ -157,8 +157,8 @@ def test_a_running_server_is_told_by_the_command_that_is_printed() -> None:
 # -- device ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_device_gets_a_certificate_of_its_credential(house: House) -> None:
-    await house.enrol("kiosk-1")
+async def test_a_device_gets_a_certificate_of_its_credential(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
     run("init", "--data-dir", "data")
     made = json_of("device", "kiosk-1", "--data-dir", "data", "--days", "90")
     assert made["device"]["subject"] == "kiosk-1"
@@ -166,19 +166,19 @@ async def test_a_device_gets_a_certificate_of_its_credential(house: House) -> No
     certificate, key = device_files(Path("data"), "kiosk-1")
     assert (made["device"]["certificate"], made["device"]["key"]) == (str(certificate), str(key))
     first = subject_of(certificate)
-    await house.call("POST", "/v1/devices/kiosk-1/token")
+    await gateway.call("POST", "/v1/devices/kiosk-1/token")
     run("device", "kiosk-1", "--data-dir", "data")
     assert subject_of(certificate) != first, "a new token is a new generation"
-    (token_hash,) = await house.database.read(
+    (token_hash,) = await gateway.database.read(
         lambda database: database.execute("SELECT token_hash FROM device").fetchone()
     )
     assert subject_of(certificate) == f"serialNumber={credential_generation(token_hash)},CN=kiosk-1"
 
 
-async def test_a_device_of_another_application(house: House) -> None:
-    await house.call("POST", "/v1/apps", 201, json={"id": "shop"})
-    shop = await house.key_for("devices", app="shop")
-    await house.call("POST", "/v1/devices", 201, http=shop, json={"device_id": "till-1"})
+async def test_a_device_of_another_application(gateway: InProcessGateway) -> None:
+    await gateway.call("POST", "/v1/apps", 201, json={"id": "shop"})
+    shop = await gateway.key_for("devices", app="shop")
+    await gateway.call("POST", "/v1/devices", 201, http=shop, json={"device_id": "till-1"})
     run("init", "--data-dir", "data")
     output = run("device", "till-1", "--app", "shop", "--data-dir", "data").stdout
     assert "-i shop/till-1 -c -q 1 -t shop/devices/till-1/push" in output
@@ -186,18 +186,18 @@ async def test_a_device_of_another_application(house: House) -> None:
     assert "application 'shop'" in run("device", "kiosk-9", "--app", "shop", "--data-dir", "data", expect=1).stderr
 
 
-async def test_only_an_enrolled_device_gets_one(house: House) -> None:
-    await house.enrol("kiosk-1")
+async def test_only_an_enrolled_device_gets_one(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
     run("init", "--data-dir", "data")
-    await house.call("DELETE", "/v1/devices/kiosk-1", 204)
+    await gateway.call("DELETE", "/v1/devices/kiosk-1", 204)
     for device_id in ("kiosk-1", "kiosk-2"):
         refusal = run("device", device_id, "--data-dir", "data", expect=1)
         assert f"fleetpush devices add {device_id}" in refusal.stderr
     assert not Path("data/tls/devices").exists()
 
 
-async def test_a_device_certificate_needs_a_server_and_a_ca(house: House) -> None:
-    await house.enrol("kiosk-1")
+async def test_a_device_certificate_needs_a_server_and_a_ca(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
     assert "fleetpush tls init" in run("device", "kiosk-1", "--data-dir", "data", expect=1).stderr
     assert "--data-dir" in run("device", "kiosk-1", "--data-dir", "elsewhere", expect=1).stderr
 
@@ -210,9 +210,9 @@ def subject_of(certificate: Path) -> str:
 # -- show --------------------------------------------------------------------------------------------------------------
 
 
-async def test_all_certificates_are_shown_with_their_days(house: House) -> None:
+async def test_all_certificates_are_shown_with_their_days(gateway: InProcessGateway) -> None:
     assert "fleetpush tls init" in run("show", "--data-dir", "data").stderr
-    await house.enrol("kiosk-1")
+    await gateway.enrol("kiosk-1")
     run("init", "--data-dir", "data", "--name", "push.example")
     run("device", "kiosk-1", "--data-dir", "data")
     rows = [line.split("\t") for line in run("show", "--data-dir", "data").stdout.splitlines()]
@@ -291,8 +291,10 @@ def test_with_the_ca_mosquitto_sub_and_paho_trust_the_server(tmp_path: Path, por
         assert distrusted.returncode != 0, "trusting another CA"
 
 
-async def test_with_its_certificate_a_device_needs_no_password(tmp_path: Path, house: House, port: int) -> None:
-    await house.enrol("kiosk-1", "kiosk-2")
+async def test_with_its_certificate_a_device_needs_no_password(
+    tmp_path: Path, gateway: InProcessGateway, port: int
+) -> None:
+    await gateway.enrol("kiosk-1", "kiosk-2")
     run("init", "--data-dir", "data")
     output = run("device", "kiosk-1", "--data-dir", "data").stdout
     (tmp_path / "acl").write_text("pattern read +/devices/%u/push\n")  # %u is the certificate's common name

@@ -8,28 +8,28 @@ import pytest
 
 from gateway.delivery import uplink_quota
 from gateway.delivery.uplink_quota import UplinkQuota
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 
 APPS = {1: (1, 2), 2: (3,)}
 
 
 @pytest.fixture
-async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcessGateway]:
     monkeypatch.setattr(uplink_quota, "BYTES_OF_APP", 10_000)
     monkeypatch.setattr(uplink_quota, "TOTAL_BYTES", 15_000)
     monkeypatch.setattr(uplink_quota, "REMOVED_MESSAGES", 3)
     monkeypatch.setattr(uplink_quota, "MEASURED_MESSAGES", 7)
-    house = await House.build(tmp_path, asyncio.get_running_loop())
-    await house.call("POST", "/v1/apps", 201, json={"id": "other"})
-    await house.enrol("d1", "d2")
-    other = await house.key_for("devices", app="other")
-    await house.call("POST", "/v1/devices", 201, json={"device_id": "d3"}, http=other)
-    yield house
-    await house.close()
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
+    await gateway.call("POST", "/v1/apps", 201, json={"id": "other"})
+    await gateway.enrol("d1", "d2")
+    other = await gateway.key_for("devices", app="other")
+    await gateway.call("POST", "/v1/devices", 201, json={"device_id": "d3"}, http=other)
+    yield gateway
+    await gateway.close()
 
 
-async def says(house: House, device_no: int, times: int, size: int = 936) -> None:
-    await house.database.write(
+async def says(gateway: InProcessGateway, device_no: int, times: int, size: int = 936) -> None:
+    await gateway.database.write(
         lambda connection: connection.executemany(
             "INSERT INTO uplink_message (device_no, topic, payload, received_at) VALUES (?, '', zeroblob(?), 0)",
             [(device_no, size)] * times,
@@ -37,8 +37,8 @@ async def says(house: House, device_no: int, times: int, size: int = 936) -> Non
     )
 
 
-async def kept(house: House) -> dict[int, list[int]]:
-    rows = await house.database.read(
+async def kept(gateway: InProcessGateway) -> dict[int, list[int]]:
+    rows = await gateway.database.read(
         lambda connection: connection.execute("SELECT device_no, no FROM uplink_message ORDER BY no").fetchall()
     )
     found: dict[int, list[int]] = {}
@@ -47,17 +47,19 @@ async def kept(house: House) -> dict[int, list[int]]:
     return found
 
 
-async def test_the_oldest_of_an_app_leave_when_it_has_too_much(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    quota = UplinkQuota(house.database)
-    await says(house, 3, 2)
-    await says(house, 1, 5)
-    await says(house, 2, 5)
+async def test_the_oldest_of_an_app_leave_when_it_has_too_much(
+    gateway: InProcessGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    quota = UplinkQuota(gateway.database)
+    await says(gateway, 3, 2)
+    await says(gateway, 1, 5)
+    await says(gateway, 2, 5)
     await quota.run()
-    assert sum(map(len, (await kept(house)).values())) == 12
+    assert sum(map(len, (await kept(gateway)).values())) == 12
     assert quota.size == 12_000
-    await says(house, 2, 4)
+    await says(gateway, 2, 4)
     await quota.run()
-    found = await kept(house)
+    found = await kept(gateway)
     assert len(found[3]) == 2
     assert sum(map(len, found.values())) == 10
     assert found[2][-1] == 16
@@ -68,20 +70,20 @@ async def test_the_oldest_of_an_app_leave_when_it_has_too_much(house: House, cap
     assert quota.size == 10_000
 
 
-async def test_of_all_apps_the_one_with_most_loses(house: House) -> None:
-    quota = UplinkQuota(house.database)
-    await says(house, 3, 7)
-    await says(house, 1, 9)
+async def test_of_all_apps_the_one_with_most_loses(gateway: InProcessGateway) -> None:
+    quota = UplinkQuota(gateway.database)
+    await says(gateway, 3, 7)
+    await says(gateway, 1, 9)
     await quota.run()
-    found = await kept(house)
+    found = await kept(gateway)
     assert len(found[3]) == 7
     assert len(found[1]) <= 7
 
 
-async def test_what_left_by_itself_counts_no_more(house: House) -> None:
-    quota = UplinkQuota(house.database)
+async def test_what_left_by_itself_counts_no_more(gateway: InProcessGateway) -> None:
+    quota = UplinkQuota(gateway.database)
     for _ in range(5):
-        await says(house, 1, 6)
+        await says(gateway, 1, 6)
         await quota.run()
-        await house.database.write(lambda connection: connection.execute("DELETE FROM uplink_message"))
+        await gateway.database.write(lambda connection: connection.execute("DELETE FROM uplink_message"))
     assert quota.removed == 0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.delivery.event_log import Page, Position
-from tests.gateway.api.house import House
+from tests.gateway.in_process import InProcessGateway
 from tests.receiver import Receiver
 
 MakeReceiver = Callable[..., Receiver]
@@ -20,10 +20,10 @@ HOUR = 60 * MINUTE
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await House.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
-    yield house
-    await house.close()
+async def gateway(tmp_path: Path) -> AsyncIterator[InProcessGateway]:
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
+    yield gateway
+    await gateway.close()
 
 
 @pytest.fixture
@@ -47,17 +47,17 @@ def receiver(make_receiver: MakeReceiver) -> Receiver:
 class Fleet:
     """Devices that something happens to, and what came of that."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, gateway: InProcessGateway) -> None:
+        self.gateway = gateway
         self.webhook: dict[str, Any] = {}
-        house.components.feed.follow(1, lambda: None)  # it looks for those who follow
+        gateway.components.feed.follow(1, lambda: None)  # it looks for those who follow
 
     @property
     def path(self) -> str:
         return f"/v1/webhooks/{self.webhook['id']}"
 
     async def hook(self, url: str, **fields: Any) -> dict[str, Any]:
-        self.webhook = await self.house.call("POST", "/v1/webhooks", 201, json={"url": url, **fields})
+        self.webhook = await self.gateway.call("POST", "/v1/webhooks", 201, json={"url": url, **fields})
         return self.webhook
 
     async def happens(self, times: int = 1, devices: int = 8) -> None:
@@ -65,12 +65,12 @@ class Fleet:
         for number in range(times):
             for device in range(1, devices + 1):
                 change = {"quiet_hours": {"start": f"{number % 24:02}:00", "end": f"{number % 24:02}:30"}}
-                await self.house.call("PATCH", f"/v1/devices/d{device}/preferences", json=change)
+                await self.gateway.call("PATCH", f"/v1/devices/d{device}/preferences", json=change)
         await self.is_told()
 
     async def is_told(self) -> None:
         """WebhookSender know of all of it."""
-        feed = self.house.components.feed
+        feed = self.gateway.components.feed
         last = await feed.last()
         await self.until(lambda: feed.seen >= last.entry, "the feed has looked")
 
@@ -79,19 +79,19 @@ class Fleet:
         page = Page([], Position(0), True)
         events: list[dict[str, Any]] = []
         while page.more:
-            page = await self.house.components.feed.read(1, page.position, 100_000, lambda event: True)
+            page = await self.gateway.components.feed.read(1, page.position, 100_000, lambda event: True)
             events += [json.loads(event.json) for _, event in page.events]
         return events
 
     async def status(self) -> dict[str, Any]:
-        return dict(await self.house.call("GET", self.path))
+        return dict(await self.gateway.call("GET", self.path))
 
     async def dead_letters(self) -> list[dict[str, Any]]:
-        return list((await self.house.call("GET", f"{self.path}/dead-letters"))["items"])
+        return list((await self.gateway.call("GET", f"{self.path}/dead-letters"))["items"])
 
     async def passes(self, milliseconds: int) -> None:
-        self.house.clock.milliseconds += milliseconds
-        self.house.components.webhook_sender.tick()
+        self.gateway.clock.milliseconds += milliseconds
+        self.gateway.components.webhook_sender.tick()
 
     async def until(self, predicate: Callable[[], bool], what: str) -> None:
         """Time stands still. `what` is for who reads."""
@@ -101,10 +101,10 @@ class Fleet:
 
     async def passes_until(self, predicate: Callable[[], bool], step: int = MINUTE, most: int = 23 * HOUR) -> None:
         """Time goes on while nothing is under way."""
-        end = self.house.clock.milliseconds + most
-        sender = self.house.components.webhook_sender
+        end = self.gateway.clock.milliseconds + most
+        sender = self.gateway.components.webhook_sender
         while not predicate():
-            assert self.house.clock.milliseconds < end, "it does not happen"
+            assert self.gateway.clock.milliseconds < end, "it does not happen"
             await self.until(lambda: not sender.lanes_busy, "rest")
             await self.is_told()
             if not predicate():
@@ -130,6 +130,6 @@ def check_order(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> 
 
 
 @pytest.fixture
-async def fleet(house: House) -> Fleet:
-    await house.enrol(*[f"d{number}" for number in range(1, 9)])
-    return Fleet(house)
+async def fleet(gateway: InProcessGateway) -> Fleet:
+    await gateway.enrol(*[f"d{number}" for number in range(1, 9)])
+    return Fleet(gateway)

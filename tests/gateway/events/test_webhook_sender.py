@@ -18,8 +18,8 @@ from gateway.events import dns, webhook_sender
 from gateway.events.webhooks import LANES_PER_WEBHOOK, MAX_WEBHOOKS
 from gateway.pages import to_json
 from gateway.store.errors import StorageFull
-from tests.gateway.api.house import House
 from tests.gateway.events.conftest import HOUR, MINUTE, Fleet, MakeReceiver, check_order
+from tests.gateway.in_process import InProcessGateway
 from tests.receiver import Answer, Receiver, Request
 
 DAY = 24 * HOUR
@@ -33,7 +33,7 @@ def about(device_id: str) -> Callable[[Request], bool]:
     return lambda request: any(event["data"].get("device_id") == device_id for event in request.events)
 
 
-async def test_events_arrive_signed_in_order(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_events_arrive_signed_in_order(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
     webhook = await fleet.hook(receiver.url)
     await fleet.happens(5)
     await fleet.all_arrives(receiver)
@@ -46,13 +46,13 @@ async def test_events_arrive_signed_in_order(house: House, fleet: Fleet, receive
     event = receiver.events()[0]
     assert set(event) == {"id", "type", "timestamp", "data"}
     assert event["type"] == "device.settings"
-    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "the answers have been read")
+    await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "the answers have been read")
     status = await fleet.status()
     assert status["succeeded_at"] is not None
     assert (status["failed_at"], status["last_error"]) == (None, None)
 
 
-async def test_what_happened_before_is_not_told(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_what_happened_before_is_not_told(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
     await fleet.happens()
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
@@ -60,27 +60,27 @@ async def test_what_happened_before_is_not_told(house: House, fleet: Fleet, rece
     assert receiver.events() == (await fleet.log())[-1:]
 
 
-async def test_many_events_go_in_batches(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_many_events_go_in_batches(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
     await fleet.hook(receiver.url, enabled=False)
     await fleet.happens(40)
-    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await gateway.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.all_arrives(receiver)
     assert len(receiver.taken) <= 2 * LANES_PER_WEBHOOK
     assert max(len(request.events) for request in receiver.taken) <= 100
 
 
-async def test_only_the_types_that_were_asked_for(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_only_the_types_that_were_asked_for(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
     await fleet.hook(receiver.url, types=["delivery.*", "webhook.disabled"])
     await fleet.happens()
-    push_id = await house.push({"device": "d1"})
-    await house.call("DELETE", f"/v1/pushes/{push_id}")
+    push_id = await gateway.push({"device": "d1"})
+    await gateway.call("DELETE", f"/v1/pushes/{push_id}")
     await fleet.until(lambda: bool(receiver.events()), "the recall")
     assert [event["type"] for event in receiver.events()] == ["delivery.cancelled"]
     assert receiver.events()[0]["data"] == {"push_id": push_id, "device_id": "d1", "reason": "recalled"}
 
 
 async def test_a_slow_receiver_gets_one_request_of_a_lane_at_a_time(
-    house: House, fleet: Fleet, receiver: Receiver
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
 ) -> None:
     release = threading.Event()
 
@@ -101,17 +101,17 @@ async def test_a_slow_receiver_gets_one_request_of_a_lane_at_a_time(
 
 
 async def test_a_receiver_that_is_down_for_an_hour_loses_nothing(
-    house: House, fleet: Fleet, make_receiver: MakeReceiver
+    gateway: InProcessGateway, fleet: Fleet, make_receiver: MakeReceiver
 ) -> None:
     receiver = make_receiver()
     await fleet.hook(receiver.url)
     await fleet.happens(1)
     await fleet.all_arrives(receiver)
     receiver.close()
-    start = house.clock.milliseconds
-    while house.clock.milliseconds < start + HOUR:
+    start = gateway.clock.milliseconds
+    while gateway.clock.milliseconds < start + HOUR:
         await fleet.happens(1, devices=3)
-        await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
+        await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "rest")
         await fleet.passes(5 * MINUTE)
     assert "Connect" in (await fleet.status())["last_error"]
     back = make_receiver(port=receiver.port)
@@ -122,7 +122,7 @@ async def test_a_receiver_that_is_down_for_an_hour_loses_nothing(
 
 
 async def test_an_overloaded_receiver_gets_the_same_request_again(
-    house: House, fleet: Fleet, receiver: Receiver
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
 ) -> None:
     receiver.answer = answering(503)
     await fleet.hook(receiver.url)
@@ -134,12 +134,14 @@ async def test_an_overloaded_receiver_gets_the_same_request_again(
     await fleet.all_arrives(receiver)
 
 
-async def test_attempts_come_rarer_and_not_all_together(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_attempts_come_rarer_and_not_all_together(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
+) -> None:
     at: dict[str, list[int]] = {}
 
     def failing(request: Request) -> tuple[int, dict[str, str]]:
         lane = request.events[0]["data"]["device_id"]
-        at.setdefault(lane, []).append(house.clock.milliseconds)
+        at.setdefault(lane, []).append(gateway.clock.milliseconds)
         return 503, {}
 
     receiver.answer = failing
@@ -155,22 +157,24 @@ async def test_attempts_come_rarer_and_not_all_together(house: House, fleet: Fle
 
 
 @pytest.mark.parametrize("is_date", [False, True])
-async def test_retry_after_is_waited_for(house: House, fleet: Fleet, receiver: Receiver, is_date: bool) -> None:
-    date = formatdate(house.clock.milliseconds / 1000 + 31 * MINUTE / 1000, usegmt=True)
+async def test_retry_after_is_waited_for(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, is_date: bool
+) -> None:
+    date = formatdate(gateway.clock.milliseconds / 1000 + 31 * MINUTE / 1000, usegmt=True)
     receiver.answer = answering(429, **{"Retry-After": date if is_date else "1800"})
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
     await fleet.until(
-        lambda: len(receiver.requests) == 1 and not house.components.webhook_sender.lanes_busy, "the first attempt"
+        lambda: len(receiver.requests) == 1 and not gateway.components.webhook_sender.lanes_busy, "the first attempt"
     )
-    start = house.clock.milliseconds
+    start = gateway.clock.milliseconds
     receiver.answer = answering(200)
     await fleet.passes_until(lambda: bool(receiver.taken))
-    assert house.clock.milliseconds >= start + 30 * MINUTE
+    assert gateway.clock.milliseconds >= start + 30 * MINUTE
 
 
 async def test_a_redirect_is_not_followed(
-    house: House, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver
 ) -> None:
     elsewhere = make_receiver()
     receiver.answer = answering(307, Location=elsewhere.url)
@@ -181,13 +185,13 @@ async def test_a_redirect_is_not_followed(
     assert (await fleet.status())["last_error"] == (
         "answered 307: redirects are not followed; change the webhook's url"
     )
-    await house.call("PATCH", fleet.path, json={"url": elsewhere.url})
+    await gateway.call("PATCH", fleet.path, json={"url": elsewhere.url})
     await fleet.all_arrives(elsewhere)
 
 
 @pytest.mark.parametrize("status", [500, 502])
 async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_letter(
-    house: House, fleet: Fleet, receiver: Receiver, status: int
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, status: int
 ) -> None:
     """A receiver whose program fails on one event, as programs do, or falls over so that its proxy answers."""
 
@@ -199,40 +203,40 @@ async def test_what_one_device_says_holds_up_its_lane_alone_and_ends_as_a_dead_l
     log = await fleet.log()
     poison = [event for event in log if event["data"]["device_id"] == "d3"][2]
     receiver.answer = poisoned
-    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await gateway.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.passes_until(lambda: len(receiver.events()) == len(log) - 1, most=26 * HOUR)
     check_order(receiver.events(), [event for event in log if event != poison])
-    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
+    await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "rest")
     (letter,) = await fleet.dead_letters()
     assert letter["events"] == [poison]
     assert letter["error"].startswith(f"answered {status}")
     assert letter["attempts"] > 20
     assert (await fleet.status())["enabled"], "the other lanes went on"
 
-    answer = await house.call("POST", f"{fleet.path}/dead-letters/replay", 202, json={"ids": [letter["id"]]})
+    answer = await gateway.call("POST", f"{fleet.path}/dead-letters/replay", 202, json={"ids": [letter["id"]]})
     assert answer == {"replaying": 1}
-    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "the replay")
+    await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "the replay")
     (letter,) = await fleet.dead_letters()
     assert not letter["replaying"], "it was refused once more"
     receiver.answer = answering(200)
-    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
-    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "the replay")
+    await gateway.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "the replay")
     assert await fleet.dead_letters() == []
     assert {event["id"] for event in receiver.events()} == {event["id"] for event in log}
 
 
 async def test_however_many_events_are_refused_they_delay_their_lane_by_a_day_in_all(
-    house: House, fleet: Fleet, receiver: Receiver
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
 ) -> None:
     await fleet.hook(receiver.url, enabled=False)
     await fleet.happens(8)
     log = await fleet.log()
     bad = {event["id"] for event in log if event["data"]["device_id"] == "d3"}
     receiver.answer = lambda request: (422 if any(event["id"] in bad for event in request.events) else 200, {})
-    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await gateway.call("PATCH", fleet.path, json={"enabled": True})
     await fleet.passes_until(lambda: len(receiver.events()) == len(log) - len(bad), most=26 * HOUR)
     check_order(receiver.events(), [event for event in log if event["id"] not in bad])
-    await fleet.passes_until(lambda: house.components.webhook_sender.dead_letters == len(bad), most=HOUR)
+    await fleet.passes_until(lambda: gateway.components.webhook_sender.dead_letters == len(bad), most=HOUR)
     letters = await fleet.dead_letters()
     assert {letter["events"][0]["id"] for letter in letters} == bad
     assert {len(letter["events"]) for letter in letters} == {1}
@@ -241,38 +245,42 @@ async def test_however_many_events_are_refused_they_delay_their_lane_by_a_day_in
 
 
 async def test_who_refuses_everything_that_is_old_is_disabled_and_keeps_most_of_it(
-    house: House, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook_sender, "OLD_LETTERS", 10)
     receiver.answer = answering(500)
     await fleet.hook(receiver.url, enabled=False)
     await fleet.happens(10)
-    house.clock.milliseconds += 2 * DAY
-    await house.call("PATCH", fleet.path, json={"enabled": True})
-    await fleet.passes_until(lambda: house.components.webhook_sender.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
+    gateway.clock.milliseconds += 2 * DAY
+    await gateway.call("PATCH", fleet.path, json={"enabled": True})
+    await fleet.passes_until(lambda: gateway.components.webhook_sender.disabled == 1, step=10 * MINUTE, most=30 * HOUR)
     letters = await fleet.dead_letters()
     assert 10 <= len(letters) <= 10 + 2 * LANES_PER_WEBHOOK
     receiver.answer = answering(200)
-    await house.call("PATCH", fleet.path, json={"enabled": True})
-    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    await gateway.call("PATCH", fleet.path, json={"enabled": True})
+    await gateway.call("POST", f"{fleet.path}/dead-letters/replay", 202)
     expected = {event["id"] for event in await fleet.log() if event["type"] != "webhook.disabled"}
     await fleet.passes_until(lambda: expected <= {event["id"] for event in receiver.events()})
 
 
-async def test_who_is_down_loses_nothing_that_is_old(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_who_is_down_loses_nothing_that_is_old(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
+) -> None:
     receiver.answer = answering(502)
     await fleet.hook(receiver.url, enabled=False)
     await fleet.happens(2)
-    house.clock.milliseconds += 2 * DAY
-    await house.call("PATCH", fleet.path, json={"enabled": True})
-    start = house.clock.milliseconds
-    await fleet.passes_until(lambda: house.clock.milliseconds >= start + 20 * HOUR, step=10 * MINUTE)
+    gateway.clock.milliseconds += 2 * DAY
+    await gateway.call("PATCH", fleet.path, json={"enabled": True})
+    start = gateway.clock.milliseconds
+    await fleet.passes_until(lambda: gateway.clock.milliseconds >= start + 20 * HOUR, step=10 * MINUTE)
     receiver.answer = answering(200)
     await fleet.all_arrives(receiver)
     assert await fleet.dead_letters() == []
 
 
-async def test_other_lanes_do_not_wait_for_one_that_is_held_up(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_other_lanes_do_not_wait_for_one_that_is_held_up(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
+) -> None:
     held_up = about("d3")
     receiver.answer = lambda request: (500 if held_up(request) else 200, {})
     await fleet.hook(receiver.url)
@@ -281,7 +289,7 @@ async def test_other_lanes_do_not_wait_for_one_that_is_held_up(house: House, fle
 
 
 async def test_who_takes_nothing_for_a_day_is_disabled_and_goes_on_where_it_was(
-    house: House, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver
 ) -> None:
     receiver.answer = answering(500)
     await fleet.hook(receiver.url)
@@ -306,16 +314,20 @@ async def test_who_takes_nothing_for_a_day_is_disabled_and_goes_on_where_it_was(
     await fleet.passes(2 * DAY)
     assert len(receiver.requests) == asked
     receiver.answer = answering(200)
-    await house.call("PATCH", fleet.path, json={"enabled": True})
-    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    await gateway.call("PATCH", fleet.path, json={"enabled": True})
+    await gateway.call("POST", f"{fleet.path}/dead-letters/replay", 202)
     expected = {event["id"] for event in await fleet.log()}
     await fleet.passes_until(lambda: {event["id"] for event in receiver.events()} == expected)
-    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
+    await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "rest")
     assert await fleet.dead_letters() == []
 
 
 async def test_a_dead_letter_that_cannot_be_stored_is_not_passed_over(
-    house: House, fleet: Fleet, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gateway: InProcessGateway,
+    fleet: Fleet,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def full(*_: Any) -> int:
         raise StorageFull("no space left")
@@ -332,20 +344,22 @@ async def test_a_dead_letter_that_cannot_be_stored_is_not_passed_over(
     assert await fleet.dead_letters() == []
 
 
-async def test_gone_disables_at_once(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_gone_disables_at_once(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
     receiver.answer = answering(410)
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
-    await fleet.until(lambda: bool(receiver.requests) and not house.components.webhook_sender.lanes_busy, "the attempt")
+    await fleet.until(
+        lambda: bool(receiver.requests) and not gateway.components.webhook_sender.lanes_busy, "the attempt"
+    )
     status = await fleet.status()
     assert not status["enabled"]
     assert "410" in status["disabled_reason"]
     assert await fleet.dead_letters() == [], "nothing is given up: enabled again, it goes on"
 
 
-async def everything_of_webhooks(house: House) -> list[list[Any]]:
+async def everything_of_webhooks(gateway: InProcessGateway) -> list[list[Any]]:
     tables = ("webhook", "webhook_lane", "dead_letter", "event")
-    return await house.database.write(  # behind everything that was submitted before
+    return await gateway.database.write(  # behind everything that was submitted before
         lambda connection: [connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
     )
 
@@ -360,7 +374,7 @@ def answering_after(go: threading.Event, status: int) -> Answer:
 
 @pytest.mark.parametrize("status", [200, 410, 500, 503])
 async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_next_one(
-    house: House, fleet: Fleet, receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has the number that the removed one had."""
     monkeypatch.setattr(webhook_sender, "GIVE_UP_MS", 0)
@@ -369,21 +383,22 @@ async def test_what_a_removed_webhook_is_still_answered_is_not_booked_for_the_ne
     await fleet.hook(receiver.url)
     await fleet.happens(1, devices=1)
     await fleet.until(lambda: bool(receiver.requests), "the request")
-    await house.call("DELETE", fleet.path, 204)
+    await gateway.call("DELETE", fleet.path, 204)
     await fleet.happens(1, devices=1)
     await fleet.hook(receiver.url, enabled=False)
-    before = await everything_of_webhooks(house)
+    before = await everything_of_webhooks(gateway)
     assert before[0][0][0] == 1, "the number of the removed one"
     go.set()
     await fleet.until(
-        lambda: house.components.webhook_sender.succeeded + house.components.webhook_sender.failed == 1, "the answer"
+        lambda: gateway.components.webhook_sender.succeeded + gateway.components.webhook_sender.failed == 1,
+        "the answer",
     )
-    assert await everything_of_webhooks(house) == before
+    assert await everything_of_webhooks(gateway) == before
 
 
 @pytest.mark.parametrize("status", [200, 500])
 async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
-    house: House,
+    gateway: InProcessGateway,
     fleet: Fleet,
     receiver: Receiver,
     make_receiver: MakeReceiver,
@@ -397,42 +412,45 @@ async def test_a_replay_for_a_removed_webhook_leaves_the_next_ones_dead_letters(
         """A webhook with a dead letter, which is disabled by that."""
         await fleet.hook(url)
         await fleet.happens(1, devices=1)
-        await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "the attempt")
+        await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "the attempt")
         assert len(await fleet.dead_letters()) == 1
 
     receiver.answer = answering(500)
     await dies(receiver.url)
     receiver.answer = answering_after(go, status)
-    await house.call("PATCH", fleet.path, json={"enabled": True, "types": ["device.gap"]})
-    await house.call("POST", f"{fleet.path}/dead-letters/replay", 202)
+    await gateway.call("PATCH", fleet.path, json={"enabled": True, "types": ["device.gap"]})
+    await gateway.call("POST", f"{fleet.path}/dead-letters/replay", 202)
     await fleet.until(lambda: len(receiver.requests) == 2, "the replay")
-    await house.call("DELETE", fleet.path, 204)
+    await gateway.call("DELETE", fleet.path, 204)
     other = make_receiver()
     other.answer = answering(500)
     await fleet.hook(other.url)
     await fleet.happens(1, devices=1)
-    await fleet.until(lambda: house.components.webhook_sender.dead_letters == 2, "its dead letter")
-    before = await everything_of_webhooks(house)
+    await fleet.until(lambda: gateway.components.webhook_sender.dead_letters == 2, "its dead letter")
+    before = await everything_of_webhooks(gateway)
     go.set()
-    done = house.components.webhook_sender.succeeded + house.components.webhook_sender.failed
+    done = gateway.components.webhook_sender.succeeded + gateway.components.webhook_sender.failed
     await fleet.until(
-        lambda: house.components.webhook_sender.succeeded + house.components.webhook_sender.failed > done, "the answer"
+        lambda: gateway.components.webhook_sender.succeeded + gateway.components.webhook_sender.failed > done,
+        "the answer",
     )
-    assert await everything_of_webhooks(house) == before
+    assert await everything_of_webhooks(gateway) == before
 
 
-async def test_what_is_said_to_a_removed_webhook_does_not_change_the_next_one(house: House, fleet: Fleet) -> None:
+async def test_what_is_said_to_a_removed_webhook_does_not_change_the_next_one(
+    gateway: InProcessGateway, fleet: Fleet
+) -> None:
     """Requests that arrive together: each has found the webhook when it is removed."""
     await fleet.hook("https://shop.example/hook")
     answers = await asyncio.gather(
-        house.http.delete(fleet.path),
-        house.http.post("/v1/webhooks", json={"url": "https://other.example/hook"}),
-        house.http.patch(fleet.path, json={"url": "https://wrong.example/hook"}),
-        house.http.post(f"{fleet.path}/secret"),
-        house.http.delete(fleet.path),
+        gateway.http.delete(fleet.path),
+        gateway.http.post("/v1/webhooks", json={"url": "https://other.example/hook"}),
+        gateway.http.patch(fleet.path, json={"url": "https://wrong.example/hook"}),
+        gateway.http.post(f"{fleet.path}/secret"),
+        gateway.http.delete(fleet.path),
     )
     made = answers[1].json()
-    row = await house.database.read(
+    row = await gateway.database.read(
         lambda connection: connection.execute(
             "SELECT no, url, secret FROM webhook WHERE id = ?", (made["id"],)
         ).fetchone()
@@ -441,35 +459,39 @@ async def test_what_is_said_to_a_removed_webhook_does_not_change_the_next_one(ho
 
 
 async def test_a_name_that_resolves_to_this_machine_is_not_asked(tmp_path: Any, receiver: Receiver) -> None:
-    house = await House.build(tmp_path, asyncio.get_running_loop())
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
     try:
-        await house.enrol("d1")
-        fleet = Fleet(house)
+        await gateway.enrol("d1")
+        fleet = Fleet(gateway)
         for host in ("localhost", "2130706433", "0x7f000001"):  # the numbers are 127.0.0.1 to the resolver
             await fleet.hook(f"http://{host}:{receiver.port}/hook")
         await fleet.happens(1, devices=1)
         await fleet.until(
-            lambda: house.components.webhook_sender.failed >= 3 and not house.components.webhook_sender.lanes_busy,
+            lambda: gateway.components.webhook_sender.failed >= 3 and not gateway.components.webhook_sender.lanes_busy,
             "refusals",
         )
-        for webhook in (await house.call("GET", "/v1/webhooks"))["items"]:
+        for webhook in (await gateway.call("GET", "/v1/webhooks"))["items"]:
             assert "which is private" in webhook["last_error"]
         assert receiver.requests == []
     finally:
-        await house.close()
+        await gateway.close()
 
 
-async def another_app_has_an_event(house: House, url: str) -> None:
-    await house.call("POST", "/v1/apps", 201, json={"id": "other"})
-    other = await house.key_for("admin", "devices", app="other")
-    await house.call("POST", "/v1/devices", 201, http=other, json={"device_id": "d1"})
-    await house.call("POST", "/v1/webhooks", 201, http=other, json={"url": url})
+async def another_app_has_an_event(gateway: InProcessGateway, url: str) -> None:
+    await gateway.call("POST", "/v1/apps", 201, json={"id": "other"})
+    other = await gateway.key_for("admin", "devices", app="other")
+    await gateway.call("POST", "/v1/devices", 201, http=other, json={"device_id": "d1"})
+    await gateway.call("POST", "/v1/webhooks", 201, http=other, json={"url": url})
     change = {"quiet_hours": {"start": "01:00", "end": "02:00"}}
-    await house.call("PATCH", "/v1/devices/d1/preferences", http=other, json=change)
+    await gateway.call("PATCH", "/v1/devices/d1/preferences", http=other, json=change)
 
 
 async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
-    house: House, fleet: Fleet, receiver: Receiver, make_receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+    gateway: InProcessGateway,
+    fleet: Fleet,
+    receiver: Receiver,
+    make_receiver: MakeReceiver,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     go = threading.Event()
 
@@ -481,9 +503,9 @@ async def test_names_of_one_app_that_cannot_be_looked_up_hold_up_no_other(
     for number in range(MAX_WEBHOOKS):
         await fleet.hook(f"http://hook{number}.dead:{receiver.port}/")
     await fleet.happens()
-    assert house.components.webhook_sender.lanes_busy == MAX_WEBHOOKS * LANES_PER_WEBHOOK
+    assert gateway.components.webhook_sender.lanes_busy == MAX_WEBHOOKS * LANES_PER_WEBHOOK
     quick = make_receiver()
-    await another_app_has_an_event(house, f"http://shop.example:{quick.port}/")
+    await another_app_has_an_event(gateway, f"http://shop.example:{quick.port}/")
     await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
     assert receiver.requests == []
     go.set()
@@ -495,7 +517,7 @@ async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
 ) -> None:
     monkeypatch.setattr(webhook_sender, "MAX_REQUESTS", 6)
     monkeypatch.setattr(webhook_sender, "MAX_REQUESTS_PER_APP", 5)
-    house = await House.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
+    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop(), webhook_networks=("127.0.0.1",))
     go = threading.Event()
 
     def silent(request: Request) -> tuple[int, dict[str, str]]:
@@ -503,29 +525,29 @@ async def test_receivers_of_one_app_that_do_not_answer_hold_up_no_other(
         return 200, {}
 
     try:
-        await house.enrol(*[f"d{number}" for number in range(1, 9)])
-        fleet = Fleet(house)
+        await gateway.enrol(*[f"d{number}" for number in range(1, 9)])
+        fleet = Fleet(gateway)
         receiver.answer = silent
         for _ in range(3):
             await fleet.hook(receiver.url)
         await fleet.happens()
         await fleet.until(lambda: len(receiver.requests) == 5, "its share")
-        assert house.components.webhook_sender.lanes_busy == 3 * LANES_PER_WEBHOOK
+        assert gateway.components.webhook_sender.lanes_busy == 3 * LANES_PER_WEBHOOK
 
         quick = make_receiver()
-        await another_app_has_an_event(house, quick.url)
+        await another_app_has_an_event(gateway, quick.url)
         await fleet.until(lambda: len(quick.taken) == 1, "the other app's event")
         assert len(receiver.requests) == 5
         go.set()
         await fleet.all_arrives(receiver)
     finally:
         go.set()
-        await house.close()
+        await gateway.close()
 
 
-async def test_two_secrets_sign_for_a_day(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_two_secrets_sign_for_a_day(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
     old = (await fleet.hook(receiver.url))["secret"]
-    new = (await house.call("POST", f"{fleet.path}/secret"))["secret"]
+    new = (await gateway.call("POST", f"{fleet.path}/secret"))["secret"]
     assert new != old
     await fleet.happens(1, devices=1)
     await fleet.until(lambda: len(receiver.taken) == 1, "an event")
@@ -538,70 +560,76 @@ async def test_two_secrets_sign_for_a_day(house: House, fleet: Fleet, receiver: 
     assert receiver.taken[1].is_signed_with(new)
 
 
-async def test_events_that_retention_removed_are_named_as_lost(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_events_that_retention_removed_are_named_as_lost(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver
+) -> None:
     await fleet.hook(receiver.url, enabled=False)
     await fleet.happens(2)
-    house.clock.milliseconds += 8 * DAY
+    gateway.clock.milliseconds += 8 * DAY
     await fleet.happens(1, devices=1)
-    retiring = asyncio.create_task(house.components.remove_old())
+    retiring = asyncio.create_task(gateway.components.remove_old())
     while len(await fleet.log()) > 2:  # noqa: ASYNC110  it is on disk
         await asyncio.sleep(0.005)
     retiring.cancel()
-    await house.call("PATCH", fleet.path, json={"enabled": True})
+    await gateway.call("PATCH", fleet.path, json={"enabled": True})
     last = (await fleet.log())[-1]
     await fleet.until(lambda: last["id"] in {event["id"] for event in receiver.events()}, "the last event")
     assert [event["type"] for event in receiver.events()] == ["events.lost", "device.settings"]
 
 
-async def test_what_was_not_wanted_is_never_lost(house: House, fleet: Fleet, receiver: Receiver) -> None:
+async def test_what_was_not_wanted_is_never_lost(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
     """Long after, when it has left, a restart must not take it for a loss."""
     await fleet.hook(receiver.url, types=["webhook.disabled"])
     await fleet.happens(1)
-    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
+    await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "rest")
     await fleet.passes(2 * HOUR)
     await fleet.happens(1)
-    await fleet.until(lambda: not house.components.webhook_sender.lanes_busy, "rest")
-    positions = await house.database.read(
+    await fleet.until(lambda: not gateway.components.webhook_sender.lanes_busy, "rest")
+    positions = await gateway.database.read(
         lambda connection: connection.execute("SELECT DISTINCT entry FROM webhook_lane").fetchall()
     )
-    last = await house.components.feed.last()
+    last = await gateway.components.feed.last()
     assert positions == [(last.entry,)]
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_whatever_receivers_do_nothing_is_lost(house: House, fleet: Fleet, receiver: Receiver, seed: int) -> None:
+async def test_whatever_receivers_do_nothing_is_lost(
+    gateway: InProcessGateway, fleet: Fleet, receiver: Receiver, seed: int
+) -> None:
     dice = random.Random(seed)
     answers = (200, 200, 204, 301, 400, 404, 408, 429, 500, 503)
     receiver.answer = lambda request: (dice.choice(answers), {})
     await fleet.hook(receiver.url)
-    sender = house.components.webhook_sender
-    start = house.clock.milliseconds
-    while house.clock.milliseconds < start + 12 * HOUR:
+    sender = gateway.components.webhook_sender
+    start = gateway.clock.milliseconds
+    while gateway.clock.milliseconds < start + 12 * HOUR:
         await fleet.happens(dice.randrange(3), devices=dice.randrange(1, 9))
         await fleet.until(lambda: not sender.lanes_busy, "rest")
         if dice.random() < 0.1:
-            await house.call("PATCH", fleet.path, json={"enabled": False})
-            await house.call("PATCH", fleet.path, json={"enabled": True})
+            await gateway.call("PATCH", fleet.path, json={"enabled": False})
+            await gateway.call("PATCH", fleet.path, json={"enabled": True})
         await fleet.passes(dice.randrange(1, 90 * MINUTE))
     receiver.answer = answering(200)
     await fleet.all_arrives(receiver)
     assert await fleet.dead_letters() == []
-    page = await house.components.feed.read(1, Position(0), 1, lambda event: event == "webhook.disabled")
+    page = await gateway.components.feed.read(1, Position(0), 1, lambda event: event == "webhook.disabled")
     assert page.events == []
 
 
-async def test_dead_letters_have_room_by_their_bytes_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dead_letters_have_room_by_their_bytes_too(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(webhook_sender, "LETTERS_BYTES", 1_000)
-    webhook = house.components._webhooks.webhooks[
-        (await house.call("POST", "/v1/webhooks", 201, json={"url": "http://127.0.0.1:9/"}))["id"]
+    webhook = gateway.components._webhooks.webhooks[
+        (await gateway.call("POST", "/v1/webhooks", 201, json={"url": "http://127.0.0.1:9/"}))["id"]
     ]
 
     def bury(size: int) -> Any:
         event = Event("1.0", "device.uplink", "t", to_json({"id": "1.0", "text": "x" * size}))
         return lambda connection: webhook_sender._store_dead_letter(
-            connection, webhook, [event], 1, "no", house.clock.milliseconds
+            connection, webhook, [event], 1, "no", gateway.clock.milliseconds
         )
 
     for size, dropped in ((320, 0), (320, 0), (320, 1), (320, 2), (5_000, 4), (10, 5)):
-        webhook.dropped = await house.database.write(bury(size))
+        webhook.dropped = await gateway.database.write(bury(size))
         assert webhook.dropped == dropped

@@ -33,7 +33,7 @@ START = 1_800_000_000_000
 
 @cache
 def empty_ledger() -> bytes:
-    """A file that was just made: all migrations take longer than the rest of a house."""
+    """A file that was just made: all migrations take longer than the rest of a gateway."""
     with TemporaryDirectory() as folder:
         prepare(Path(folder) / "empty.db")
         return (Path(folder) / "empty.db").read_bytes()
@@ -49,7 +49,7 @@ class Clock:
 
 @cache
 def openapi_document() -> dict[str, Any]:
-    """The OpenAPI document, which is the same in every house; it takes a while to make."""
+    """The OpenAPI document, which is the same in every gateway; it takes a while to make."""
     return describe(create_api(cast(Services, SimpleNamespace(problems=ProblemCount()))))
 
 
@@ -75,8 +75,9 @@ def documented_codes(method: str, path: str) -> Sequence[str]:
     return (*OF_NO_OPERATION, *EVERYWHERE)
 
 
-class House:
-    """`call` for an expected success, `refused` for a problem, `http` for anything else; all with the admin key."""
+class InProcessGateway:
+    """A gateway in this process, without ports. `call` is for an expected success, `refused` for a problem, `http` for
+    anything else; all with the admin key."""
 
     def __init__(self, components: Components, database: Database, clock: Clock, ending: AsyncExitStack) -> None:
         self.components = components
@@ -91,7 +92,7 @@ class House:
         self.http = self.client(None)
 
     @classmethod
-    async def build(cls, folder: Path, loop: asyncio.AbstractEventLoop, **settings: Any) -> House:
+    async def build(cls, folder: Path, loop: asyncio.AbstractEventLoop, **settings: Any) -> InProcessGateway:
         ending = AsyncExitStack()
         clock = Clock()
         sessions = SqliteStore(folder / "broker.db", loop)
@@ -106,10 +107,10 @@ class House:
         assert path is not None, "a fresh folder"
         components = Components(Settings(data_dir=folder, **settings), stored, LogWriter("INFO", "%(message)s"))
         components.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
-        house = cls(components, database, clock, ending)
-        house.key = path.read_text().strip()
-        house.http = house.client(house.key)
-        return house
+        gateway = cls(components, database, clock, ending)
+        gateway.key = path.read_text().strip()
+        gateway.http = gateway.client(gateway.key)
+        return gateway
 
     async def close(self) -> None:
         self.components.feed.end()
