@@ -141,7 +141,7 @@ class DeliveryComponents:
         observers: DeliveryObservers,
         make_engine: Callable[[DeviceConnections], Engine],
     ) -> None:
-        """`make_engine` makes the carrier that tells the connections what happens; `http_url` is what devices fetch
+        """`make_engine` makes the engine that tells the connections what happens; `http_url` is what devices fetch
         attachments by; `storage_left` says whether the disk has room to accept more."""
         numbers = PushNumbers()
         self.ledger = ledger = Ledger(

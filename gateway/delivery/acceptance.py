@@ -5,7 +5,7 @@ mailboxes, and its idempotency record. Requests that arrive while one operation 
 together by the next: one operation, few statements, one fsync, however many callers wait.
 
 Order inside the operation, per batch: idempotency, targets, push rows, deliveries, collapse keys, mailbox limits. A
-loser may be of the same batch. Nothing in it fails for one push alone, because every request is judged before (unknown
+loser may be of the same batch. Nothing in it fails for one push alone, because every request is checked before (unknown
 devices and reused keys are answers, not errors).
 """
 
@@ -67,7 +67,7 @@ from gateway.store.rows import insert_rows
 log = logging.getLogger(__name__)
 
 TURN_PUSHES = 50
-"""Pushes of a batch that are judged before the loop gets a turn, about 0.6 ms."""
+"""Pushes of a batch that are checked before the loop gets a turn, about 0.6 ms."""
 CONSIDERATE_PUSHES = 20
 """Pushes of a batch that are checked in a turn, and that one operation stores, while others send as well, one by one:
 they would wait for the batch at every step."""
@@ -189,7 +189,7 @@ class Acceptance:
         coming = iter(submissions)
         try:
             for number, submission in enumerate(coming, 1):
-                checked.append(submission if isinstance(submission, Problem) else self._checked(app, submission))
+                checked.append(submission if isinstance(submission, Problem) else self._check(app, submission))
                 pending = checked[-1]
                 if isinstance(pending, PendingPush):
                     gathered += 1
@@ -237,7 +237,7 @@ class Acceptance:
         """Whether somebody sends pushes one by one, for whom a batch should make room."""
         return self._clock_ms() - self._single_at < CONSIDERATE_MS
 
-    def _checked(self, app: AppRef, submission: Submission) -> PendingPush | Problem:
+    def _check(self, app: AppRef, submission: Submission) -> PendingPush | Problem:
         try:
             return self._pending(app, submission)
         except Problem as refusal:

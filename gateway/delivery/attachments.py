@@ -11,7 +11,7 @@ Laws
    that what arrives again meanwhile is not lost. What a crash leaves without a row goes at the next start.
 4. What a push refers to lives at least a day longer than the push.
 
-Rows are kept in memory as well: a push is judged without a look at the disk.
+Rows are kept in memory as well: a push is checked without reading the disk.
 """
 
 from __future__ import annotations

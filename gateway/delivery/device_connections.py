@@ -223,7 +223,7 @@ class DeviceConnections:
             found = {push.no: push for push in loaded}
             for no in {handle >> DEVICE_BITS for handle in alive} - found.keys():
                 present = self._ledger.pushes.get(no)
-                if present is None:  # it was in memory when it was judged, and is not any more
+                if present is None:  # it was in memory when it was checked, and is not any more
                     self.resume(client_id, handles, done)
                     return
                 found[no] = present

@@ -39,7 +39,7 @@ EngineEvents = BrokerEvents
 
 
 class Engine(Protocol):
-    """A carrier of messages, as the hand-over needs it. All calls are made on the loop and return at once."""
+    """Broker of messages, as the hand-over needs it. All calls are made on the loop and return at once."""
 
     def deliver_to(self, client_id: str) -> Callable[[Message, int], bool]:
         """The function that hands over messages, each under a handle, to a client that is connected now.

@@ -34,12 +34,12 @@ from gateway.delivery.attempts import count_attempts
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger_statements import (
     ENDED_DELIVERIES,
-    begin_recall,
     end_rows,
     end_stale_rows,
     recall_rows,
     record_outcomes,
     recover_rows,
+    start_recall,
     sweep_rows,
     waiting_handles,
 )
@@ -103,7 +103,7 @@ class Ledger:
         """Connect the ledger with those that are made after it; once, before the first push.
 
         `on_recorded` is called on the loop after a flush with the QoS 2 handles whose acknowledgement is now on disk
-        (the carrier keeps its own record of those until then), `on_ended` with the handles of deliveries that have
+        (the engine keeps its own record of those until then), `on_ended` with the handles of deliveries that have
         ended, or have a receipt, although nobody may have been handed them. `act_now` lists the pushes of ttl 0 that
         are being fanned out: the sweep leaves them alone. `check_in_place`, on the writer thread, answers of these
         devices the critical pushes that are let through though they are muted, in order, and the handles of those that
@@ -208,7 +208,7 @@ class Ledger:
         if exactly_once:
             self.on_recorded(exactly_once)
 
-    # -- judgement -------------------------------------------------------------------------------------------------
+    # -- ends ------------------------------------------------------------------------------------------------------
 
     def end_stale(
         self,
@@ -345,7 +345,7 @@ class Ledger:
             push.recalled = True
         self.flush()
         now_ms = self._clock_ms()
-        final = await self._database.write(lambda connection: begin_recall(connection, push_no, now_ms), app_no)
+        final = await self._database.write(lambda connection: start_recall(connection, push_no, now_ms), app_no)
         if final is not None:
             return final
         found = Counter(cancelled=0, in_flight=0, too_late=0)

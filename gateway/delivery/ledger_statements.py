@@ -201,13 +201,13 @@ def record_outcomes(
             group = (qos, now_ms, push_no, json.dumps(devices))
             if connection.execute(_ACKNOWLEDGE + _FIRST, group).rowcount < len(devices):
                 handles = [handle_of(push_no, device_no) for device_no in devices]
-                devices = [handle & DEVICE_MASK for handle in _first_of(connection, handles, qos, now_ms)]
+                devices = [handle & DEVICE_MASK for handle in _newly_acknowledged(connection, handles, qos, now_ms)]
                 connection.execute(_ACKNOWLEDGE, group)
             first.append((push_no, devices))
     for qos, handles in single.items():  # pushes to one device each: one statement for all of them
         parameters = (qos, now_ms, json.dumps(handles))
         if connection.execute(_ACKNOWLEDGE_SINGLE + _FIRST, parameters).rowcount < len(handles):
-            rest, handles = parameters, _first_of(connection, handles, qos, now_ms)
+            rest, handles = parameters, _newly_acknowledged(connection, handles, qos, now_ms)
             connection.execute(_ACKNOWLEDGE_SINGLE, rest)
         first += [(handle >> DEVICE_BITS, [handle & DEVICE_MASK]) for handle in handles]
     if first:
@@ -220,9 +220,11 @@ def record_outcomes(
                 connection.execute(_SENT_AFTER_END, of_push)
 
 
-def _first_of(connection: sqlite3.Connection, handles: list[int], qos: int, now_ms: int) -> list[int]:
-    """Find the handles that _FIRST has just acknowledged: of the others, which had a receipt before, no QoS is known
-    yet."""
+def _newly_acknowledged(connection: sqlite3.Connection, handles: list[int], qos: int, now_ms: int) -> list[int]:
+    """Find the handles that _FIRST has just acknowledged.
+
+    The others had a receipt before, and no QoS is known of them yet.
+    """
     (text,) = connection.execute(
         "SELECT json_group_array(handle.value) FROM json_each(?) AS handle CROSS JOIN delivery AS d"
         f" ON {row_of_handle('d')}"
@@ -420,7 +422,7 @@ def sweep_rows(
     return in_flight, len(due) == SWEEP_PUSHES, next_expiry
 
 
-def begin_recall(connection: sqlite3.Connection, push_no: int, now_ms: int) -> dict[str, int] | None:
+def start_recall(connection: sqlite3.Connection, push_no: int, now_ms: int) -> dict[str, int] | None:
     """Note that a push is recalled; its final answer if it has no deliveries any more.
 
     Raises Problem 410 for a push whose counts are no longer kept.

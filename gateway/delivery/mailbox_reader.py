@@ -98,7 +98,7 @@ class _Page:
     """The most urgent priority below it that something waits with; ALL_PRIORITIES: nothing waits."""
 
     def with_checked(self, push_nos: list[int]) -> _Page:
-        """This page with pushes that the alert limiter has let through in their place, up to where the page ends."""
+        """Add pushes that the alert limiter has let through in their place, up to the end of this page."""
         if not push_nos:
             return self
         end = None if self.is_last else self.push_nos[-1] if self.push_nos else 0
@@ -219,8 +219,10 @@ class MailboxReader:
         self._schedule_read()
 
     def _dequeue(self, priority: int) -> tuple[list[DeviceConnection], int]:
-        """Take the first of a queue, and how much the busiest has in flight: it waits on disk as well and comes first,
-        so as much more is read for each. Only a few of them, if it is much."""
+        """Take the first devices of a queue, and how much the busiest has in flight.
+
+        That waits on disk as well and comes first, so as much more is read for each. Only a few of them, if it is much.
+        """
         queue = self._queues[priority]
         connected: list[DeviceConnection] = []
         rows = most = 0

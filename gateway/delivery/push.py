@@ -43,8 +43,8 @@ ENVELOPE_BYTES = 512
 """Bytes of a push in memory besides its content, rounded up."""
 IDLE_PUSHES = 4_096
 IDLE_BYTES = 16 * 1024 * 1024
-"""Pushes kept in memory although nothing of them is in flight, so that a fleet draining the same backlog reads each
-once."""
+"""Pushes kept in memory although nothing of them is in flight, so that a fleet that returns to the same backlog reads
+each once."""
 
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]

@@ -453,7 +453,7 @@ def store_statements(
         if statement.leaf == "receipts":
             for number, receipt in enumerate(statement.content, 1):
                 receipts.append((statement, receipt))
-                # The answer to a push that asked for consent has the mailbox judged.
+                # The answer to a push that asked for consent may make what waits unwanted.
                 if len(receipts) == RECEIPTS_TOGETHER or receipt.action in CONSENT_ACTIONS:
                     store_receipts()
                     if number < len(statement.content) and time.monotonic() > deadline:

@@ -151,8 +151,10 @@ def remove_slice(connection: sqlite3.Connection, keep: Keep, now_ms: int) -> int
 
 
 def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
-    """Remove deliveries; the count includes the pushes, so that one without deliveries is not taken for nothing to
-    do."""
+    """Remove deliveries; how many, with their pushes.
+
+    So one without deliveries is not taken for nothing to do.
+    """
     pushes = connection.execute(
         "SELECT no, final_counts FROM push WHERE closed_at <= ? AND swept_at IS NULL ORDER BY closed_at LIMIT ?",
         (before, SLICE_PUSHES),
@@ -188,8 +190,10 @@ def _bury_pushes(connection: sqlite3.Connection, now_ms: int, kept: int) -> int:
 
 
 def _remove_devices(connection: sqlite3.Connection) -> int:
-    """Remove rows of devices that were removed before the oldest push with deliveries was accepted, and of their
-    people."""
+    """Remove rows of removed devices that no delivery needs, and of their people.
+
+    Those are devices that were removed before the oldest push with deliveries was accepted.
+    """
     removed = connection.execute(
         "DELETE FROM device WHERE no IN (SELECT no FROM device WHERE removed_at < coalesce("
         " (SELECT accepted_at FROM push WHERE no = (SELECT min(push_no) FROM delivery)), ?) LIMIT ?) RETURNING no",

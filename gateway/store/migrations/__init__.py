@@ -45,7 +45,7 @@ def migrate(engine: Engine, lock_path: Path, *, fresh: bool = True) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    """What a database file is at; None for a new one."""
+    """The revision of a database file; None for a new one."""
     if connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").first() is None:
         return None
     row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
