@@ -26,7 +26,7 @@ from gateway.api.services import Services
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.policy import PolicyStore
 from gateway.auth import DeviceAuthenticator, DeviceIdentity, KeyCache
-from gateway.delivery.acceptance import Acceptance, Limits
+from gateway.delivery.acceptance import Acceptance, AcceptanceLimits
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import AttachmentLimits, Attachments
@@ -47,7 +47,7 @@ from gateway.delivery.notices import Notices
 from gateway.delivery.push import most_values
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
-from gateway.delivery.retention import Keep, Retention
+from gateway.delivery.retention import Retention, RetentionPeriods
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery.uplink_quota import UplinkQuota
@@ -82,7 +82,7 @@ MAX_UNSTORED_BYTES = 512 * 1024
 class DeliveryLimits:
     """Limits of what is accepted and kept, as the settings say."""
 
-    pushes: Limits
+    pushes: AcceptanceLimits
     attachments: AttachmentLimits
     uplink: UplinkLimits
     max_attempts: int = MAX_ATTEMPTS
@@ -91,7 +91,7 @@ class DeliveryLimits:
     def of(cls, settings: Settings) -> Self:
         """The limits that the settings of a server ask for."""
         return cls(
-            pushes=Limits(
+            pushes=AcceptanceLimits(
                 max_payload=settings.max_payload,
                 mailbox_deliveries=settings.mailbox_deliveries,
                 mailbox_bytes=settings.mailbox_bytes,
@@ -504,8 +504,8 @@ class Components:
         self._timers.end()
 
 
-def _kept(settings: Settings) -> Keep:
-    return Keep(
+def _kept(settings: Settings) -> RetentionPeriods:
+    return RetentionPeriods(
         deliveries=int(settings.retention_days * DAY_MS),
         counts=int(settings.counts_days * DAY_MS),
         idempotency=int(settings.idempotency_hours * HOUR_MS),

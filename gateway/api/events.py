@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api.openapi import header
 from gateway.api.services import ReaderOf, services
-from gateway.delivery.event_log import Page, Position, position_of
+from gateway.delivery.event_log import EventPage, Position, position_of
 from gateway.errors import problem
 from gateway.events.event_feed import EventFeed, wanted_types
 
@@ -135,7 +135,7 @@ class _EventStream(StreamingResponse):
                 )  # fmt: skip
 
 
-def _pieces(page: Page) -> Iterator[bytes]:
+def _pieces(page: EventPage) -> Iterator[bytes]:
     """A page's events, a little at a time: a connection that does not read them has no more than that in memory, beside
     the page, which it has together with others."""
     gathered: list[bytes] = []

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 
-class Selecting(Protocol):
+class Selection(Protocol):
     """The part of a target that selects instead of naming devices."""
 
     @property
@@ -36,7 +36,7 @@ def device_rows(connection: sqlite3.Connection, app_no: int, device_ids: Sequenc
     return found
 
 
-def select_sql(app_no: int, target: Selecting) -> tuple[str, tuple[Any, ...]]:
+def select_sql(app_no: int, target: Selection) -> tuple[str, tuple[Any, ...]]:
     """A SELECT of one column `no`, the live devices that a tag or `all` addresses, in order of enrolment."""
     if target.tag is not None:
         return (

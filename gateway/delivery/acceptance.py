@@ -37,7 +37,7 @@ from gateway.delivery.ledger_statements import (
     insert_single_rows,
     supersede_rows,
 )
-from gateway.delivery.mailbox_limits import Enforced, MailboxLimits
+from gateway.delivery.mailbox_limits import EnforcedLimits, MailboxLimits
 from gateway.delivery.not_before import mark_accepted_rows
 from gateway.delivery.push import (
     ActivePush,
@@ -82,7 +82,7 @@ CONSIDERATE_MS = 1_000
 
 
 @dataclass(slots=True, frozen=True)
-class Limits:
+class AcceptanceLimits:
     """Limits of what is accepted."""
 
     max_payload: int
@@ -98,7 +98,7 @@ class _Stored:
 
     losers: list[int]
     """Handles of earlier deliveries that ended by it."""
-    limited: Enforced
+    limited: EnforcedLimits
     """Mailboxes that were brought below their limits."""
 
 
@@ -120,7 +120,7 @@ class Acceptance:
         database: Database,
         ledger: Ledger,
         hand_over: HandOver,
-        limits: Limits,
+        limits: AcceptanceLimits,
         clock_ms: Callable[[], int],
         timers: Timers,
         storage_left: Callable[[], bool],
@@ -390,7 +390,7 @@ class Acceptance:
                 answered[(pending.app.no, key)] = (pending.submission.body_hash, pending)
         if push_no == last_no:
             self._answer_twins(twins)
-            return _Stored([], Enforced([], [], {}))
+            return _Stored([], EnforcedLimits([], [], {}))
         self._numbers.used(push_no)
         insert_rows(connection, "push", PUSH_COLUMNS, pushes)
         insert_single_rows(connection, single)

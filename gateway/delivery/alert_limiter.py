@@ -71,7 +71,7 @@ class Alert(NamedTuple):
     ttl: int
 
 
-class Use(NamedTuple):
+class SentAlert(NamedTuple):
     """An alert that a person was sent; `at` in milliseconds."""
 
     push_no: int
@@ -89,7 +89,7 @@ class Person:
     hours: Hours | None
     """Their own quiet hours."""
     choices: dict[str, bool]
-    uses: list[Use] = field(default_factory=list)
+    uses: list[SentAlert] = field(default_factory=list)
     """Alerts of the last week, in order."""
     critical_uses: set[int] = field(default_factory=set)
     """Numbers of the pushes that were let through as critical in the last day."""
@@ -493,7 +493,7 @@ def check_rows(
                 critical.append((person.app_no, device_no, push_no, decision.passed, now_ms))
             if kind == "alert" and person.rules.counts:
                 person.uses = [use for use in person.uses if use.push_no != push_no]
-                person.uses.append(Use(push_no, channel, now_ms))
+                person.uses.append(SentAlert(push_no, channel, now_ms))
                 counted.append((device_no, push_no, channel, now_ms))
         elif decision.until is None:
             suppressed[decision.reason].append(handle_of(push_no, device_no))
@@ -579,7 +579,7 @@ def _persons(
             " WHERE device_no IN (SELECT value FROM json_each(?)) ORDER BY at",
             (wanted,),
         ):
-            persons[device_no].uses.append(Use(push_no, channel, at))
+            persons[device_no].uses.append(SentAlert(push_no, channel, at))
     for device_no, push_no in connection.execute(
         "SELECT device_no, push_no FROM critical_use WHERE device_no IN (SELECT value FROM json_each(?)) AND at > ?",
         (wanted, now_ms - WINDOWS_MS["day"]),

@@ -41,8 +41,8 @@ from gateway.delivery.funnels import (
     RECOUNTED_PUSHES,
     STEP,
     CountedTo,
-    Rest,
     Tally,
+    Uncounted,
     add_up_hours,
     count_part,
     count_rows,
@@ -152,13 +152,13 @@ class Analytics:
         reached = self._position if not self._aged else None
         later = self._large.union(self._asked, self._on_reader)
 
-        def operation(connection: sqlite3.Connection) -> Rest:
+        def operation(connection: sqlite3.Connection) -> Uncounted:
             rest = count_rows(connection, changed)
             if reached is not None and not rest.left:
                 store_position(connection, reached, later.union(rest.large))
             return rest
 
-        def on_commit(rest: Rest) -> None:
+        def on_commit(rest: Uncounted) -> None:
             self._on_writer = set()
             self._aged.update(rest.left)
             self._large.update(rest.large)

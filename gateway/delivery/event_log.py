@@ -64,7 +64,7 @@ class Position(NamedTuple):
         return f"{self.entry}.{self.place}"
 
 
-class Page(NamedTuple):
+class EventPage(NamedTuple):
     """Events that one read found."""
 
     events: list[tuple[Position, Event]]
@@ -251,7 +251,7 @@ def read_events(
     wanted: Callable[[str], bool],
     lane: int = 0,
     lanes: int = 1,
-) -> Page:
+) -> EventPage:
     """Read the next events of an app, at most `limit`, and no more than memory has room for. Reader thread.
 
     `wanted` is asked for types. If there are several lanes, only the events of the devices of one.
@@ -284,8 +284,8 @@ def read_events(
     whole = len(found)
     found = [event for event in found[:limit] if end is None or event[0] < end]
     if len(found) < whole or end is not None:
-        return Page(found, found[-1][0], True)
-    return Page(found, max(Position(last), after), more)
+        return EventPage(found, found[-1][0], True)
+    return EventPage(found, max(Position(last), after), more)
 
 
 def _with_room(rows: sqlite3.Cursor) -> tuple[list[tuple[Position, Event]], Position | None]:

@@ -93,7 +93,7 @@ def uncounted_pushes(connection: sqlite3.Connection) -> tuple[set[int], bool]:
     return numbers, row is None and not numbers
 
 
-class Rest(NamedTuple):
+class Uncounted(NamedTuple):
     """Pushes that were not counted."""
 
     left: list[int]
@@ -102,10 +102,10 @@ class Rest(NamedTuple):
     """Pushes with more than WRITER_DELIVERIES."""
 
 
-def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Rest:
+def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Uncounted:
     """Count these pushes anew and add the difference to their hours. Writer thread."""
     listed: dict[int, OpenPush] = {}
-    rest = Rest([], [])
+    rest = Uncounted([], [])
     size = 0
     for push_no, push in open_pushes(connection, push_nos).items():
         if push.targeted > WRITER_DELIVERIES:

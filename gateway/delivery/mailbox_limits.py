@@ -29,7 +29,7 @@ FIRST_MAILBOXES = 25
 
 
 @dataclass(slots=True, frozen=True)
-class Enforced:
+class EnforcedLimits:
     """Result of an operation, for the loop."""
 
     losers: list[int]
@@ -70,7 +70,7 @@ class MailboxLimits:
 
     def accept_rows(
         self, connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], now_ms: int
-    ) -> Enforced:
+    ) -> EnforcedLimits:
         """Limit the mailboxes of new pushes, and set the devices of pushes that select them. Writer thread."""
         suspects: dict[int, dict[int, None]] = {}
         quota = self._quota
@@ -88,7 +88,9 @@ class MailboxLimits:
                 suspects.setdefault(pending.app.no, {}).update(dict.fromkeys(full))
         return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now_ms)
 
-    def enforce_rows(self, connection: sqlite3.Connection, suspects: dict[int, list[int]], now_ms: int) -> Enforced:
+    def enforce_rows(
+        self, connection: sqlite3.Connection, suspects: dict[int, list[int]], now_ms: int
+    ) -> EnforcedLimits:
         """Count mailboxes and bring them below the limits, as far as is good at once. Writer thread."""
         counted: list[tuple[int, int, int]] = []
         rest: dict[int, list[int]] = {}
@@ -106,9 +108,9 @@ class MailboxLimits:
                 rest[app_no] = devices[at:]
         crowded = [mailbox for mailbox in counted if mailbox[1] > self._deliveries or mailbox[2] > self._size]
         losers = overflow_rows(connection, crowded, self._deliveries, self._size, self._ledger.is_sent, now_ms)
-        return Enforced(losers, counted, rest)
+        return EnforcedLimits(losers, counted, rest)
 
-    def enforced(self, found: Enforced) -> None:
+    def enforced(self, found: EnforcedLimits) -> None:
         """Remember what was counted, now that it is on disk, and count the rest."""
         self._quota.counted(found.counted)
         for app_no, devices in found.rest.items():
@@ -124,7 +126,7 @@ class MailboxLimits:
         devices = list(islice(waiting, COUNTED_ROWS))
         now_ms = self._clock_ms()
 
-        def on_commit(found: Enforced) -> None:
+        def on_commit(found: EnforcedLimits) -> None:
             self._under_way = False
             rest = found.rest.get(app_no, [])
             for device_no in devices[: len(devices) - len(rest)]:

@@ -32,7 +32,7 @@ LISTED_PUSHES = 100
 """Pushes that a notice names; all are counted."""
 
 
-class Returned(NamedTuple):
+class ReturnedDevice(NamedTuple):
     """A device that has connected again."""
 
     app_id: str
@@ -60,12 +60,12 @@ class MissedPushes:
         self._timers = timers
         self._is_listening = is_listening
         self._notify = notify
-        self._returned: dict[int, Returned] = {}
+        self._returned: dict[int, ReturnedDevice] = {}
         self._scheduled = False
 
     def returned(self, device_no: int, app_id: str, device_id: str) -> None:
         """Note a device that can take pushes, for the first time on this connection."""
-        self._returned[device_no] = Returned(app_id, device_id)
+        self._returned[device_no] = ReturnedDevice(app_id, device_id)
         self._schedule()
 
     def _schedule(self) -> None:
@@ -75,7 +75,7 @@ class MissedPushes:
 
     def _report(self) -> None:
         self._scheduled = False
-        devices: dict[int, Returned] = {}
+        devices: dict[int, ReturnedDevice] = {}
         while self._returned and len(devices) < DEVICES_TOGETHER:
             device_no = next(iter(self._returned))
             device = self._returned.pop(device_no)

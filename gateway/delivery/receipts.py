@@ -66,11 +66,11 @@ MAX_UNPROMISED_BYTES = 16 * 1024 * 1024
 """Bytes of QoS 0 messages that wait for the disk, all devices together: no window of theirs bounds them."""
 SLICE_SECONDS = 0.01
 """Time of the writer that one operation takes; pushes and other operations come in between."""
-SLICE_STATEMENTS = 1_000
+SLICE_MESSAGES = 1_000
 """Messages that it stores at most: the loop answers them in one turn, about 5 ms."""
 RECEIPTS_TOGETHER = 500
 """Receipts of one statement, about 5 ms."""
-STATEMENT_BYTES = 512
+MESSAGE_BYTES = 512
 """Size of a message in memory besides its payload."""
 
 
@@ -117,7 +117,7 @@ class Unusable(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Statement:
+class DeviceMessage:
     """One message of a device on its way to the disk. `done` releases its acknowledgement."""
 
     app_id: str
@@ -137,7 +137,7 @@ class Statement:
 
 @dataclass(slots=True, eq=False)
 class Release:
-    """Identifiers of a device's messages that cannot come again, in their turn among its statements."""
+    """Identifiers of a device's messages that cannot come again, in their turn among its messages."""
 
     app_id: str
     device_id: str
@@ -175,7 +175,7 @@ class Receipts:
         self._ledger = ledger
         self._preferences = preferences
         self._on_settings, self._on_acted, self._on_zone = on_settings, on_acted, on_zone
-        self._pending: dict[tuple[str, str], deque[Statement | Release]] = {}
+        self._pending: dict[tuple[str, str], deque[DeviceMessage | Release]] = {}
         """Messages by app and device id; the first device is the next to have its turn."""
         self._scheduled = self._under_way = self._ended = False
         self._unpromised = 0
@@ -217,7 +217,7 @@ class Receipts:
             return
         app_id, device_id, leaf = where
         device_no = identity.device_no if identity is not None else None
-        unpromised = len(message.body.payload) + STATEMENT_BYTES if message.qos == 0 else 0
+        unpromised = len(message.body.payload) + MESSAGE_BYTES if message.qos == 0 else 0
         if unpromised and self._unpromised + unpromised > MAX_UNPROMISED_BYTES:
             if device_no is not None:
                 self._activity.on_dropped(device_no, f"{leaf}: too much waits to be stored; QoS 1 would wait its turn")
@@ -235,32 +235,32 @@ class Receipts:
             return
         self.received += 1
         self._unpromised += unpromised
-        self._add(Statement(app_id, device_id, device_no, leaf, content, done, unpromised, identifier))
+        self._add(DeviceMessage(app_id, device_id, device_no, leaf, content, done, unpromised, identifier))
 
     def released(self, client_id: str, identifiers: Sequence[int], done: Callable[[], None]) -> None:
         """Take identifiers that a device has released (`broker.events.BrokerEvents.released`)."""
         self._add(Release(*split_client_id(client_id), identifiers, done))
 
-    def _add(self, said: Statement | Release) -> None:
-        self._pending.setdefault((said.app_id, said.device_id), deque()).append(said)
+    def _add(self, item: DeviceMessage | Release) -> None:
+        self._pending.setdefault((item.app_id, item.device_id), deque()).append(item)
         if not self._scheduled and not self._under_way:
             self._scheduled = True
             self._timers.call_soon(self._submit)
 
     def _submit(self) -> None:
         self._scheduled = False
-        statements = [] if self._ended else self._next_slice()
-        if not statements:
+        messages = [] if self._ended else self._next_slice()
+        if not messages:
             return
         self._under_way = True
         # The broker's own acknowledgements first: `delivered` then keeps the earlier time stamp.
         self._ledger.flush()
-        self._store([statements])
+        self._store([messages])
 
-    def _next_slice(self) -> list[Statement | Release]:
+    def _next_slice(self) -> list[DeviceMessage | Release]:
         """Take the messages that the next operation stores, of each device in turn."""
-        taken: list[Statement | Release] = []
-        while self._pending and len(taken) < SLICE_STATEMENTS:
+        taken: list[DeviceMessage | Release] = []
+        while self._pending and len(taken) < SLICE_MESSAGES:
             key = next(iter(self._pending))
             queue = self._pending.pop(key)
             taken.append(queue.popleft())
@@ -268,49 +268,49 @@ class Receipts:
                 self._pending[key] = queue  # behind the others
         return taken
 
-    def _put_back(self, statements: list[Statement | Release]) -> None:
+    def _put_back(self, messages: list[DeviceMessage | Release]) -> None:
         """Return messages that were taken last and not stored for want of time: they come first."""
-        pending: dict[tuple[str, str], deque[Statement | Release]] = {}
-        for statement in statements:
-            pending.setdefault((statement.app_id, statement.device_id), deque()).append(statement)
+        pending: dict[tuple[str, str], deque[DeviceMessage | Release]] = {}
+        for message in messages:
+            pending.setdefault((message.app_id, message.device_id), deque()).append(message)
         for key, queue in self._pending.items():
             pending.setdefault(key, deque()).extend(queue)
         self._pending = pending
 
-    def _store(self, groups: list[list[Statement | Release]]) -> None:
+    def _store(self, groups: list[list[DeviceMessage | Release]]) -> None:
         """Store the first group, then the others; then what has come meanwhile."""
-        statements, rest = groups[0], groups[1:]
+        messages, rest = groups[0], groups[1:]
         now_ms = self._clock_ms()
 
-        def operation(connection: sqlite3.Connection) -> StoredStatements:
-            return store_statements(connection, statements, self._uplink, self._preferences, now_ms)
+        def operation(connection: sqlite3.Connection) -> StoredMessages:
+            return store_messages(connection, messages, self._uplink, self._preferences, now_ms)
 
-        def on_commit(changed: StoredStatements) -> None:
+        def on_commit(changed: StoredMessages) -> None:
             try:
                 report(changed)
             finally:  # whatever one device said, what others say is stored
                 go_on()
 
-        def report(changed: StoredStatements) -> None:
+        def report(changed: StoredMessages) -> None:
             self._preferences.after_commit(changed.recorded, changed.in_flight)
             self._on_acted(changed.acted)
-            for statement in changed.settings:
-                assert statement.device_no is not None, "looked up before"
-                self._preferences.on_stored(statement.device_no)
-                self._on_settings(statement.app_id, statement.device_id)
+            for message in changed.settings:
+                assert message.device_no is not None, "looked up before"
+                self._preferences.on_stored(message.device_no)
+                self._on_settings(message.app_id, message.device_id)
             whole, receipts = changed.done
-            if whole < len(statements):
-                partly = statements[whole]
-                if receipts and isinstance(partly, Statement):
+            if whole < len(messages):
+                partly = messages[whole]
+                if receipts and isinstance(partly, DeviceMessage):
                     del partly.content[:receipts]
-                self._put_back(statements[whole:])
-            for said in statements[:whole]:
-                if isinstance(said, Release):
-                    said.done()
+                self._put_back(messages[whole:])
+            for item in messages[:whole]:
+                if isinstance(item, Release):
+                    item.done()
                     continue
-                self._answer(said)
-                if said.leaf == "report" and said.device_no is not None and "timezone" in said.content:
-                    self._on_zone(said.device_no)
+                self._answer(item)
+                if item.leaf == "report" and item.device_no is not None and "timezone" in item.content:
+                    self._on_zone(item.device_no)
 
         def go_on() -> None:
             if rest and not self._ended:
@@ -324,28 +324,28 @@ class Receipts:
             if isinstance(error, StorageError | sqlite3.OperationalError):  # of the disk, not of what was said
                 log.error("what devices say cannot be stored, trying again: %s", error)
                 self._timers.call_later(RETRY_SECONDS, lambda: self._store(groups))
-            elif len(statements) > 1:  # one of them is at fault, and must not keep the others' from being stored
-                self._store([[statement] for statement in statements] + rest)
+            elif len(messages) > 1:  # one of them is at fault, and must not keep the others' from being stored
+                self._store([[message] for message in messages] + rest)
             else:
-                self._refuse(statements[0], error)
+                self._refuse(messages[0], error)
                 go_on()
 
         self._database.submit(operation, on_commit, on_error)
 
-    def _refuse(self, said: Statement | Release, error: BaseException) -> None:
-        if isinstance(said, Release):
-            log.error("messages of %s cannot be released, nor acknowledged", said.device_id, exc_info=error)
+    def _refuse(self, item: DeviceMessage | Release, error: BaseException) -> None:
+        if isinstance(item, Release):
+            log.error("messages of %s cannot be released, nor acknowledged", item.device_id, exc_info=error)
             return
-        log.error("what %s said on %s cannot be stored", said.device_id, said.leaf, exc_info=error)
-        said.answer = ReasonCode.UNSPECIFIED_ERROR
-        said.complaint = f"{said.leaf}: cannot be stored ({type(error).__name__})"
-        self._answer(said)
+        log.error("what %s said on %s cannot be stored", item.device_id, item.leaf, exc_info=error)
+        item.answer = ReasonCode.UNSPECIFIED_ERROR
+        item.complaint = f"{item.leaf}: cannot be stored ({type(error).__name__})"
+        self._answer(item)
 
-    def _answer(self, statement: Statement) -> None:
-        self._unpromised -= statement.unpromised
-        if statement.complaint is not None and statement.device_no is not None:
-            self._activity.on_dropped(statement.device_no, statement.complaint)
-        statement.done(statement.answer)
+    def _answer(self, message: DeviceMessage) -> None:
+        self._unpromised -= message.unpromised
+        if message.complaint is not None and message.device_no is not None:
+            self._activity.on_dropped(message.device_no, message.complaint)
+        message.done(message.answer)
 
 
 def parse(leaf: str, payload: bytes) -> Any:
@@ -400,7 +400,7 @@ def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
 
 
 @dataclass(slots=True)
-class StoredStatements:
+class StoredMessages:
     """Result of an operation, for the loop."""
 
     recorded: list[int] = field(default_factory=list)
@@ -411,67 +411,67 @@ class StoredStatements:
     """Handles that are not wanted any more, and are on their way."""
     done: tuple[int, int] = (0, 0)
     """Messages that were stored, and receipts of the next one."""
-    settings: list[Statement] = field(default_factory=list)
+    settings: list[DeviceMessage] = field(default_factory=list)
     """Messages that brought settings: on their topic, or as the answer to a push that asked for consent."""
 
 
-def store_statements(
+def store_messages(
     connection: sqlite3.Connection,
-    statements: Sequence[Statement | Release],
+    messages: Sequence[DeviceMessage | Release],
     uplink: UplinkLimits,
     preferences: PreferenceStore,
     now_ms: int,
-) -> StoredStatements:
+) -> StoredMessages:
     """Store messages of devices, in their order, until that has taken SLICE_SECONDS. Writer thread.
 
-    Complaints are left on the statements.
+    Complaints are left on the messages.
     """
-    changed = StoredStatements()
+    changed = StoredMessages()
     deadline = time.monotonic() + SLICE_SECONDS
-    receipts: list[tuple[Statement, Receipt]] = []
+    receipts: list[tuple[DeviceMessage, Receipt]] = []
 
     def store_receipts() -> None:
         if receipts:
             _store_receipts(connection, receipts, preferences, changed, now_ms)
             receipts.clear()
 
-    for count, statement in enumerate(statements):
+    for count, message in enumerate(messages):
         changed.done = count, 0
         if count and time.monotonic() > deadline:
             break
-        if isinstance(statement, Release):
-            forgotten = [(identifier,) for identifier in statement.identifiers]
+        if isinstance(message, Release):
+            forgotten = [(identifier,) for identifier in message.identifiers]
             connection.executemany("DELETE FROM received_message WHERE identifier = ?", forgotten)
             continue
-        statement.answer = ReasonCode.SUCCESS
-        if statement.device_no is None:
-            statement.device_no = _device_number(connection, statement)
-        if statement.device_no is None:
+        message.answer = ReasonCode.SUCCESS
+        if message.device_no is None:
+            message.device_no = _device_number(connection, message)
+        if message.device_no is None:
             continue  # removed meanwhile: there is nobody to say it of
-        if statement.identifier is not None and _is_known(connection, statement.identifier):
+        if message.identifier is not None and _is_known(connection, message.identifier):
             continue  # said again after a kill: an earlier run has stored it
-        if statement.leaf == "receipts":
-            for number, receipt in enumerate(statement.content, 1):
-                receipts.append((statement, receipt))
+        if message.leaf == "receipts":
+            for number, receipt in enumerate(message.content, 1):
+                receipts.append((message, receipt))
                 # The answer to a push that asked for consent may make what waits unwanted.
                 if len(receipts) == RECEIPTS_TOGETHER or receipt.action in CONSENT_ACTIONS:
                     store_receipts()
-                    if number < len(statement.content) and time.monotonic() > deadline:
+                    if number < len(message.content) and time.monotonic() > deadline:
                         changed.done = count, number
                         return changed
-        elif statement.leaf == "settings":
+        elif message.leaf == "settings":
             store_receipts()  # one of them may be such an answer, and what was said last is to hold
-            _store_settings(connection, statement, statement.content, "mqtt", preferences, changed, now_ms)
-        elif statement.leaf == "report":
-            _merge_report(connection, statement, now_ms)
+            _store_settings(connection, message, message.content, "mqtt", preferences, changed, now_ms)
+        elif message.leaf == "report":
+            _merge_report(connection, message, now_ms)
         else:
-            assert statement.device_no is not None, "looked up before"
-            topic = statement.leaf.removeprefix("uplink").removeprefix("/")
-            store_uplink(connection, statement.device_no, topic, statement.content, uplink, now_ms)
-        if statement.identifier is not None and statement.answer < 0x80:  # with the last part of it
-            connection.execute("INSERT OR IGNORE INTO received_message VALUES (?)", (statement.identifier,))
+            assert message.device_no is not None, "looked up before"
+            topic = message.leaf.removeprefix("uplink").removeprefix("/")
+            store_uplink(connection, message.device_no, topic, message.content, uplink, now_ms)
+        if message.identifier is not None and message.answer < 0x80:  # with the last part of it
+            connection.execute("INSERT OR IGNORE INTO received_message VALUES (?)", (message.identifier,))
     else:
-        changed.done = len(statements), 0
+        changed.done = len(messages), 0
     store_receipts()
     return changed
 
@@ -483,42 +483,42 @@ def _is_known(connection: sqlite3.Connection, identifier: int) -> bool:
 
 def _store_settings(
     connection: sqlite3.Connection,
-    statement: Statement,
+    message: DeviceMessage,
     settings: DeviceSettings,
     source: str,
     preferences: PreferenceStore,
-    changed: StoredStatements,
+    changed: StoredMessages,
     now_ms: int,
 ) -> None:
-    assert statement.device_no is not None, "looked up before"
+    assert message.device_no is not None, "looked up before"
     try:
-        ended, in_flight = preferences.store(connection, statement.device_no, settings, source, now_ms)
+        ended, in_flight = preferences.store(connection, message.device_no, settings, source, now_ms)
     except TooManyChoices as complaint:
-        statement.answer = ReasonCode.QUOTA_EXCEEDED
-        statement.complaint = f"settings: {complaint}"
+        message.answer = ReasonCode.QUOTA_EXCEEDED
+        message.complaint = f"settings: {complaint}"
         return
     changed.recorded += ended
     changed.in_flight |= in_flight
-    changed.settings.append(statement)
+    changed.settings.append(message)
 
 
-def _device_number(connection: sqlite3.Connection, statement: Statement) -> int | None:
+def _device_number(connection: sqlite3.Connection, message: DeviceMessage) -> int | None:
     row = connection.execute(
         "SELECT d.no FROM device AS d JOIN application AS a ON a.no = d.app_no"
         " WHERE a.id = ? AND d.id = ? AND d.removed_at IS NULL",
-        (statement.app_id, statement.device_id),
+        (message.app_id, message.device_id),
     ).fetchone()
     return row[0] if row is not None else None
 
 
 def _store_receipts(
     connection: sqlite3.Connection,
-    receipts: list[tuple[Statement, Receipt]],
+    receipts: list[tuple[DeviceMessage, Receipt]],
     preferences: PreferenceStore,
-    changed: StoredStatements,
+    changed: StoredMessages,
     now_ms: int,
 ) -> None:
-    wanted = [[receipt.push_id, statement.device_no] for statement, receipt in receipts]
+    wanted = [[receipt.push_id, message.device_no] for message, receipt in receipts]
     found = {
         index: (push_no, acted)
         for index, push_no, acted in connection.execute(
@@ -530,27 +530,27 @@ def _store_receipts(
     }
     rows: list[tuple[int, int, str, str | None, str | None]] = []
     answered: set[tuple[int, int]] = set()
-    for index, (statement, receipt) in enumerate(receipts):
-        assert statement.device_no is not None, "looked up before"
+    for index, (message, receipt) in enumerate(receipts):
+        assert message.device_no is not None, "looked up before"
         push_no, acted = found.get(index, (None, False))
         if push_no is None:
-            statement.complaint = f"receipts: no delivery of push {receipt.push_id!r} to this device is known"
+            message.complaint = f"receipts: no delivery of push {receipt.push_id!r} to this device is known"
             continue
         result = None if receipt.result is None else json.dumps(receipt.result, ensure_ascii=False)
         if result is not None and len(result.encode(errors="replace")) > MAX_RESULT_BYTES:
-            statement.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT_BYTES} bytes"
+            message.complaint = f"receipts: result of {receipt.push_id!r} is larger than {MAX_RESULT_BYTES} bytes"
             result = None
         detail = receipt.reason if receipt.event == "dismissed" else receipt.action
-        rows.append((push_no, statement.device_no, receipt.event, detail, result))
-        if receipt.event != "acted" or acted or (push_no, statement.device_no) in answered:
+        rows.append((push_no, message.device_no, receipt.event, detail, result))
+        if receipt.event != "acted" or acted or (push_no, message.device_no) in answered:
             continue  # only the first time: a receipt may come twice, and late
-        answered.add((push_no, statement.device_no))
+        answered.add((push_no, message.device_no))
         answer = CONSENT_ACTIONS.get(receipt.action or "")
         if answer is not None:
             settings = DeviceSettings(
                 consent=answer, client=f"push {receipt.push_id}", text_version=_asked(receipt.result)
             )
-            _store_settings(connection, statement, settings, "push", preferences, changed, now_ms)
+            _store_settings(connection, message, settings, "push", preferences, changed, now_ms)
     receipt_rows(connection, rows, now_ms)
     changed.recorded += [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
     changed.acted += [handle_of(push_no, device_no) for push_no, device_no, event, *_ in rows if event == "acted"]
@@ -562,16 +562,16 @@ def _asked(result: Any) -> str | None:
     return found if isinstance(found, str) and len(found) <= 64 else None
 
 
-def _merge_report(connection: sqlite3.Connection, statement: Statement, now_ms: int) -> None:
-    row = connection.execute("SELECT attributes FROM device WHERE no = ?", (statement.device_no,)).fetchone()
+def _merge_report(connection: sqlite3.Connection, message: DeviceMessage, now_ms: int) -> None:
+    row = connection.execute("SELECT attributes FROM device WHERE no = ?", (message.device_no,)).fetchone()
     if row is None:
         return
-    merged = json.dumps(merge_patch(json.loads(row[0]), statement.content), ensure_ascii=False)
+    merged = json.dumps(merge_patch(json.loads(row[0]), message.content), ensure_ascii=False)
     if len(merged.encode(errors="replace")) > MAX_ATTRIBUTES_BYTES:
-        statement.answer = ReasonCode.QUOTA_EXCEEDED
-        statement.complaint = f"report: attributes would be larger than {MAX_ATTRIBUTES_BYTES} bytes"
+        message.answer = ReasonCode.QUOTA_EXCEEDED
+        message.complaint = f"report: attributes would be larger than {MAX_ATTRIBUTES_BYTES} bytes"
         return
     connection.execute(
         "UPDATE device SET attributes = ?, timezone = coalesce(?, timezone), updated_at = ? WHERE no = ?",
-        (merged, statement.content.get("timezone"), now_ms, statement.device_no),
+        (merged, message.content.get("timezone"), now_ms, message.device_no),
     )

@@ -37,7 +37,7 @@ FORGET = "DELETE FROM push WHERE no IN (SELECT no FROM push WHERE gone_at <= ? L
 
 
 @dataclass(slots=True, frozen=True)
-class Keep:
+class RetentionPeriods:
     """Periods, in milliseconds, for which things are kept."""
 
     deliveries: int
@@ -51,7 +51,7 @@ class Keep:
 class Retention:
     """Removes what is due, slice by slice. Loop."""
 
-    def __init__(self, database: Database, keep: Keep) -> None:
+    def __init__(self, database: Database, keep: RetentionPeriods) -> None:
         self._database = database
         self._keep = keep
         shortest = min(keep.deliveries, keep.counts, keep.idempotency, keep.uplink, keep.events)
@@ -112,7 +112,7 @@ def close_pushes(connection: sqlite3.Connection, finished: list[tuple[int, int]]
     )
 
 
-def remove_slice(connection: sqlite3.Connection, keep: Keep, now_ms: int) -> int:
+def remove_slice(connection: sqlite3.Connection, keep: RetentionPeriods, now_ms: int) -> int:
     """Remove one slice of everything that is due; rows removed or buried, 0 when nothing is due. Writer thread."""
     return (
         _remove_deliveries(connection, now_ms - keep.deliveries)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from gateway.delivery.event_log import TYPES, Page, Position, last_position, lost_before, make_event, read_events
+from gateway.delivery.event_log import TYPES, EventPage, Position, last_position, lost_before, make_event, read_events
 from gateway.errors import problem
 from gateway.pages import to_json
 from gateway.store.database import Database
@@ -61,7 +61,7 @@ class EventFeed:
         self.seen = 0
         """Number of the last entry that followers have been told of."""
         self.ended = False
-        self._shared: dict[tuple[int, Position, int, str | None], asyncio.Future[Page]] = {}
+        self._shared: dict[tuple[int, Position, int, str | None], asyncio.Future[EventPage]] = {}
         self._shared_bytes = 0
         self._streams: Counter[tuple[int, str]] = Counter()
         """App number and key id -> how many it has open."""
@@ -127,20 +127,20 @@ class EventFeed:
         wanted: Callable[[str], bool],
         lane: int = 0,
         lanes: int = 1,
-    ) -> Page:
+    ) -> EventPage:
         """Read a page as `read_events` does. Behind what has left the log it begins with `events.lost`."""
 
-        def read(connection: sqlite3.Connection) -> Page:
+        def read(connection: sqlite3.Connection) -> EventPage:
             lost = lost_before(connection, app_no, after)
             if lost is None:
                 return read_events(connection, app_no, after, limit, wanted, lane, lanes)
             page = read_events(connection, app_no, lost, limit, wanted, lane, lanes)
             event = make_event(lost, "events.lost", self._clock_ms(), to_json({"after": str(after)}))
-            return Page([(lost, event), *page.events], page.position, page.more)
+            return EventPage([(lost, event), *page.events], page.position, page.more)
 
         return await self._database.read(read, app_no)
 
-    async def read_shared(self, app_no: int, after: Position, limit: int, types: str | None) -> Page:
+    async def read_shared(self, app_no: int, after: Position, limit: int, types: str | None) -> EventPage:
         """Read a page as `read` does, once for all that ask for it at about the same time. The types are given as
         people give them (see `wanted_types`). It may end before what has come since."""
         key = app_no, after, limit, types
@@ -151,7 +151,7 @@ class EventFeed:
             reading.add_done_callback(lambda reading: self._keep_page(key, reading))
         return await asyncio.shield(reading)
 
-    def _keep_page(self, key: tuple[int, Position, int, str | None], reading: asyncio.Future[Page]) -> None:
+    def _keep_page(self, key: tuple[int, Position, int, str | None], reading: asyncio.Future[EventPage]) -> None:
         """A page that was read is kept for others while it is among the newest SHARED_BYTES."""
         del self._shared[key]
         if reading.cancelled() or reading.exception() is not None or not reading.result().events:
@@ -192,7 +192,7 @@ class EventFeed:
                 follower.wake()
 
 
-def _size(read: asyncio.Future[Page]) -> int:
+def _size(read: asyncio.Future[EventPage]) -> int:
     return sum(EVENT_BYTES + len(event.json) for _, event in read.result().events)
 
 

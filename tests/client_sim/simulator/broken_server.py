@@ -82,7 +82,7 @@ from gateway.delivery.analytics import Analytics
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_connections import DeviceConnections, Presence
 from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Message
-from gateway.delivery.event_log import Event, Page, log_handles
+from gateway.delivery.event_log import Event, EventPage, log_handles
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
@@ -242,7 +242,7 @@ def no_event() -> None:
     read = EventFeed.read
     pages = 0
 
-    async def read_mostly(self: EventFeed, *arguments: Any, **named: Any) -> Page:
+    async def read_mostly(self: EventFeed, *arguments: Any, **named: Any) -> EventPage:
         nonlocal pages
         page = await read(self, *arguments, **named)
         of_a_push = [one for one in page.events if b'"push_id"' in one[1].json]
@@ -250,7 +250,7 @@ def no_event() -> None:
         of_a_webhook = len(arguments) > 4 or "lanes" in named
         if of_a_webhook or not of_a_push or pages % 3:
             return page
-        return Page([one for one in page.events if one is not of_a_push[0]], page.position, page.more)
+        return EventPage([one for one in page.events if one is not of_a_push[0]], page.position, page.more)
 
     EventFeed.read = read_mostly  # type: ignore[method-assign]
 
@@ -512,10 +512,10 @@ def forget_result(connection: sqlite3.Connection, receipt: tuple[Any, ...]) -> t
 def late_booking() -> None:
     add = Receipts._add
 
-    def answer_and_add(self: Receipts, said: Any) -> None:
-        said.done(0)
-        said.done = lambda *_: None
-        asyncio.get_running_loop().call_later(1.0, add, self, said)
+    def answer_and_add(self: Receipts, item: Any) -> None:
+        item.done(0)
+        item.done = lambda *_: None
+        asyncio.get_running_loop().call_later(1.0, add, self, item)
 
     Receipts._add = answer_and_add  # type: ignore[method-assign]
 

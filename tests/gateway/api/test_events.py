@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from gateway.api import events
-from gateway.delivery.event_log import Event, Page, Position
+from gateway.delivery.event_log import Event, EventPage, Position
 from tests.gateway.in_process import InProcessGateway
 
 
@@ -29,7 +29,7 @@ async def test_a_stream_that_nobody_reads_ends(
 def test_what_is_sent_of_a_page_is_no_copy_of_it() -> None:
     """Twenty streams that are not read, each before an event of a megabyte, were twenty megabytes."""
     sizes = [10, 300, 1_200_000, 5, events.PIECE_BYTES, events.PIECE_BYTES - 1]
-    page = Page(
+    page = EventPage(
         [(Position(n), Event(str(n), "device.uplink", "", b"x" * size)) for n, size in enumerate(sizes)],
         Position(9),
         False,

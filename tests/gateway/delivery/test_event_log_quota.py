@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.delivery import event_log_quota
-from gateway.delivery.event_log import Page, Position, log_of_app, log_of_device, remove_events
+from gateway.delivery.event_log import EventPage, Position, log_of_app, log_of_device, remove_events
 from gateway.delivery.event_log_quota import EventLogQuota
 from tests.gateway.in_process import START, InProcessGateway
 
@@ -45,7 +45,7 @@ async def kept(gateway: InProcessGateway, app_no: int = 1) -> tuple[int, int]:
     return row[0], row[1]
 
 
-async def read(gateway: InProcessGateway, after: Position) -> Page:
+async def read(gateway: InProcessGateway, after: Position) -> EventPage:
     return await gateway.components.feed.read(1, after, 1_000, lambda event: True)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.delivery import receipts
 from gateway.delivery.engine import Body, Message
-from gateway.delivery.receipts import Unusable, parse, store_statements
+from gateway.delivery.receipts import Unusable, parse, store_messages
 from gateway.delivery_states import DeliveryState
 from gateway.store.errors import StorageFull
 from tests.gateway.delivery.world import World, items
@@ -296,14 +296,14 @@ def test_a_statement_that_cannot_be_stored_does_not_keep_the_others_from_it(
         message = Message(f"default/devices/d1/uplink/{word}", Body(b"x"))
         world.connections.connected("d1", world.identities[1], False)
         world.connections.published("d1", message, lambda code, word=word: answers.append((word, code)))  # type: ignore[misc]
-    stored = store_statements
+    stored = store_messages
 
     def store(connection: Any, statements: Any, *rest: Any) -> Any:
         if any(statement.leaf.endswith("poison") for statement in statements):
             raise ValueError("a mistake of ours")
         return stored(connection, statements, *rest)
 
-    monkeypatch.setattr("gateway.delivery.receipts.store_statements", store)
+    monkeypatch.setattr("gateway.delivery.receipts.store_messages", store)
     world.settle()
     assert answers == [("good", 0), ("poison", 0x80), ("fine", 0)]
     assert world.row("SELECT count(*) FROM uplink_message") == (2,)

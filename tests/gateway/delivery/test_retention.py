@@ -7,12 +7,12 @@ import pytest
 
 from gateway.audience.policy import Policy
 from gateway.delivery.event_log import lost_before, position_of
-from gateway.delivery.retention import FORGET, Keep, Retention
+from gateway.delivery.retention import FORGET, Retention, RetentionPeriods
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World, items
 
 DAY = 86_400
-KEEP = Keep(
+KEEP = RetentionPeriods(
     deliveries=30 * DAY * 1000,
     counts=400 * DAY * 1000,
     idempotency=DAY * 1000,

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from gateway.audience.policy import Policy
 from gateway.auth import DeviceIdentity
 from gateway.composition import DeliveryComponents, DeliveryLimits, DeliveryObservers
-from gateway.delivery.acceptance import Limits
+from gateway.delivery.acceptance import AcceptanceLimits
 from gateway.delivery.attachments import AttachmentLimits
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import Body, Message
-from gateway.delivery.event_log import Page, Position, read_events
+from gateway.delivery.event_log import EventPage, Position, read_events
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, AppRef
 from gateway.delivery.uplink import UplinkLimits
@@ -45,7 +45,7 @@ class World:
         self.now = START
         self.window = window
         self.limits = DeliveryLimits(
-            pushes=Limits(
+            pushes=AcceptanceLimits(
                 max_payload=4096,
                 mailbox_deliveries=mailbox_limit,
                 mailbox_bytes=mailbox_bytes,
@@ -226,7 +226,7 @@ class World:
         """The whole event log, read page by page and lane by lane; of each lane in its order."""
         events: list[dict[str, Any]] = []
         for lane in range(lanes):
-            page = Page([], Position(0), True)
+            page = EventPage([], Position(0), True)
             while page.more:
                 page = read_events(self.connection, APP.no, page.position, limit, lambda _: True, lane, lanes)
                 events += [json.loads(event.json) for _, event in page.events]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.delivery.event_log import Page, Position
+from gateway.delivery.event_log import EventPage, Position
 from tests.gateway.in_process import InProcessGateway
 from tests.receiver import Receiver
 
@@ -76,7 +76,7 @@ class Fleet:
 
     async def log(self) -> list[dict[str, Any]]:
         """All that there was to tell."""
-        page = Page([], Position(0), True)
+        page = EventPage([], Position(0), True)
         events: list[dict[str, Any]] = []
         while page.more:
             page = await self.gateway.components.feed.read(1, page.position, 100_000, lambda event: True)
