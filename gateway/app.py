@@ -216,7 +216,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
 
 
 def _reload(components: Components, tls: ServerTls, http_tls: ServerTls) -> None:
-    """SIGHUP."""
+    """Read the certificates again, at a SIGHUP."""
     if listener_config.reload(*{tls, http_tls}):
         components.certificate_ends = listener_config.certificate_ends(tls)
 

@@ -431,8 +431,9 @@ def _is_side(main: str, actual: str) -> bool:
 
 
 def _find_devices(connection: sqlite3.Connection, wanted: str) -> dict[int, _Found]:
-    """By position in `wanted`, a JSON array of [app id, device id]. One row for all of them: each row that SQLite hands
-    out is a pass of the interpreter lock to and fro, and a fleet that returns asks for thousands."""
+    """Find devices by position in `wanted`, a JSON array of [app id, device id]. Runs on a reader. One row for all of
+    them: each row that SQLite hands out is a pass of the interpreter lock to and fro, and a fleet that returns asks for
+    thousands."""
     (rows,) = connection.execute(
         # CROSS JOIN keeps the order of the tables: from the list to the rows, by index.
         "SELECT json_group_array(json_array(wanted.key, d.no, a.no, lower(hex(d.token_hash))))"

@@ -439,7 +439,8 @@ def _builder(
 
 
 def _authority(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """By the identifier that the CA's certificate states, which one that was brought along may have made otherwise."""
+    """Make the authority key identifier, by the identifier that the CA's certificate states. A CA that was brought
+    along may have made it otherwise."""
     try:
         stated = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:

@@ -425,7 +425,7 @@ class Components:
         )
 
     def _trouble(self) -> str | None:
-        """Why no pushes are taken, if it is a database."""
+        """Explain why no pushes are taken, if that is because of a database."""
         if self._database.trouble is not None:
             return self._database.trouble.detail
         if self._sessions.error is not None:

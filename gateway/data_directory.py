@@ -99,7 +99,8 @@ def sync_directory(path: Path) -> None:
 
 @contextmanager
 def announced(path: Path, facts: dict[str, Any]) -> Iterator[None]:
-    """`server.json` while the server runs. On a full disk it is left out: the server is more than who finds it."""
+    """Write `server.json` for as long as the server runs. On a full disk it is left out: the server matters more than
+    being found."""
     try:
         write_private(path / SERVER_FILE, json.dumps(facts) + "\n")
     except OSError as error:

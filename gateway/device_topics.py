@@ -32,7 +32,7 @@ def split_client_id(client_id: str) -> tuple[str, str]:
 
 
 def split_topic(topic: str) -> tuple[str, str, str] | None:
-    """`APP/devices/ID/LEAF[/..]` -> (app id, device id, leaf with all below it); None for any other topic."""
+    """Split `APP/devices/ID/LEAF[/..]` into app id, device id, and leaf with all below it. None for any other topic."""
     parts = topic.split("/", 3)
     if len(parts) != 4 or parts[1] != "devices":
         return None

@@ -381,7 +381,7 @@ class _Enrolment(NamedTuple):
 
 
 def _slices(enrolments: list[_Enrolment]) -> Iterator[list[_Enrolment]]:
-    """Of at most SLICE_ROWS rows each, devices and their tags, and at least one device."""
+    """Divide enrolments into slices of at most SLICE_ROWS rows, devices and their tags, and at least one device."""
     slice_: list[_Enrolment] = []
     rows = 0
     for enrolment in enrolments:

@@ -170,7 +170,7 @@ class Census:
         """Wall clock, as Prometheus wants it; 0: not yet."""
 
     async def count_if_due(self, now: float) -> None:
-        """`now` in seconds that only grow."""
+        """Count deliveries, unless that was done a short time ago. `now` gives seconds that only grow."""
         if now < self._next or self._under_way:
             return
         self._under_way = True

@@ -10,7 +10,7 @@ PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
 
 
 def installed_version() -> str:
-    """`unknown` where only the source is there."""
+    """Return the version of the installed package; `unknown` where only the source is there."""
     try:
         return version("fleetpush")
     except PackageNotFoundError:

@@ -45,7 +45,7 @@ WITHOUT_FLAG: Final = frozenset({"max_attempts", "log_connections"})
 
 
 def _listed(value: object) -> object:
-    """In a variable, several are separated by commas."""
+    """Split a text at commas, as several values are written in a variable."""
     return tuple(part for part in re.split(r"[,\s]+", value) if part) if isinstance(value, str) else value
 
 

@@ -229,7 +229,7 @@ def _reason(error: Exception) -> str:
 
 
 def _require_regular_file(path: Path) -> None:
-    """Raises CannotStart for a folder, a socket and the like in the file's place; reading some of them never ends."""
+    """Refuse a folder, a socket and the like in a file's place; reading some of them never ends. Raises CannotStart."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -246,7 +246,7 @@ def _kind(mode: int) -> str:
 
 
 def _obstacle(path: Path) -> str | None:
-    """What stands in the way of reading and writing a database, with the remedy."""
+    """Find what keeps a database from being read and written, with the remedy."""
     for place in (path.parent, path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
         try:
             found = place.stat()

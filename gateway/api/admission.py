@@ -75,7 +75,7 @@ class Admission:
     async def _admit(
         self, request: Request, scope: str, or_scope: str | None, device: tuple[str, str] | None
     ) -> Principal:
-        """`device` is its user name or id, and its token."""
+        """Admit a key with one of the scopes, or the device: `device` is its user name or id, and its token."""
         try:
             if device is not None:
                 return self._let_in(request, await self._keys.authenticate_device(*device))

@@ -74,7 +74,8 @@ class BodyBudget:
         return BodyCharge(self, f"app {principal.app_id}", APP_BYTES)
 
     def reserve(self, share: str, limit: int, size: int, taken: int) -> None:
-        """`taken` is what the same request has of it already. Raises Problem 503 for what others have."""
+        """Charge `size` bytes to a share, of which the same request has `taken` already. Raises Problem 503 for what
+        others have."""
         others_of_share = self._shares[share] - taken
         of_share = self._shares[share] + size
         over_share = of_share > limit and others_of_share > 0

@@ -78,7 +78,7 @@ class Place:
         self._address.known.pop(self._connection, None)
 
     def idle(self, *, is_known: bool = False) -> None:  # Hot path.
-        """`is_known`: somebody has shown a valid key."""
+        """Offer the place to newcomers: no request is under way. `is_known`: somebody has shown a valid key."""
         (self._address.known if is_known else self._address.idle)[self._connection] = None
 
     def release(self) -> None:

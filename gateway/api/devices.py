@@ -130,7 +130,8 @@ async def enrol_many(request: Request, principal: DeviceManager) -> Response:
 
 
 def _checked(item: bytes) -> NewDevice | Problem:
-    """Raises Problem 400: then the whole list is no JSON."""
+    """Read an item of a bulk enrolment; a problem if it is no device. Raises Problem 400: then the whole list is no
+    JSON."""
     if len(item) > BODY_BYTES:
         return problem("payload_too_large", f"a device may have {BODY_BYTES} bytes")
     try:
@@ -146,7 +147,7 @@ def _refused(item: bytes, refusal: Problem) -> dict[str, Any]:
 
 
 def _id_in(item: bytes) -> str | None:
-    """What a device that cannot be enrolled calls itself, if that can be told."""
+    """Return the id that a device which cannot be enrolled has asked for, if that can be told."""
     if len(item) > UNCOUNTED_BYTES:
         return None
     try:

@@ -22,8 +22,8 @@ from gateway.pages import to_json
 
 
 class _Documents:
-    """The OpenAPI document and the page of problems, each encoded once: that takes as long as some hundred pushes, and
-    strangers may ask for it."""
+    """Caches the OpenAPI document and the page of problems, each encoded once. Making them takes as long as some
+    hundred pushes, and strangers may ask for them."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -41,7 +41,7 @@ class _Documents:
         return self._problems
 
     async def _make(self) -> None:
-        """On a thread, so that the loop gets its turns meanwhile."""
+        """Make both, on a thread, so that the loop gets its turns meanwhile."""
         async with self._making:
             if self._openapi is None:
                 document = await asyncio.to_thread(describe, self._app)

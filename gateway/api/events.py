@@ -136,7 +136,7 @@ class _EventStream(StreamingResponse):
 
 
 def _pieces(page: EventPage) -> Iterator[bytes]:
-    """A page's events, a little at a time: a connection that does not read them has no more than that in memory, beside
+    """Divide a page's events into pieces. A connection that does not read them has no more than one in memory, beside
     the page, which it has together with others."""
     gathered: list[bytes] = []
     size = 0

@@ -78,7 +78,7 @@ _READ: Final = memoryview(bytearray(READ_BYTES))
 
 
 class _Flow(FlowControl):
-    """While something that came is held, nobody has the socket read, whatever the application waits for."""
+    """Flow control that keeps the socket unread while bytes wait to be parsed, whatever the application waits for."""
 
     is_holding = False
 
@@ -196,8 +196,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._limiter.refusal_explained()
 
     def _release(self) -> None:
-        """It ends, or is somebody else's. Parser and cycle refer to us and we to them: such circles would stay in
-        memory until the collector comes."""
+        """Let go of parser, cycle and place, when the connection ends or is somebody else's. Parser and cycle refer to
+        us and we to them: such circles would stay in memory until the collector comes."""
         self._state.connections.discard(self)
         self._stop_waiting()
         self._stop_watching()
@@ -209,7 +209,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._place.release()
 
     def _abandon_request(self) -> None:
-        """Nothing of its answer leaves any more."""
+        """Tell the application that nothing of its answer is sent any more."""
         cycle = self._cycle
         if cycle is not None:
             if not cycle.response_complete:
@@ -353,7 +353,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._turns.begin(self._share, partial(self._answer, cycle))
 
     def _share(self) -> str:
-        """Whose turn a request waits for: that of its key, if it is known to be valid, or of its address."""
+        """Return the share in whose turn a request waits. It is that of its key, if it is known to be valid, or of its
+        address."""
         for name, value in self._framing.headers:
             if name == b"authorization":
                 key = self._share_of_key(value.decode("latin-1"))
@@ -481,7 +482,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         return f"{head}content-length: {len(content)}\r\nconnection: close\r\n\r\n".encode() + content
 
     def _turn_away(self) -> None:
-        """There is no room."""
+        """Refuse a connection for which there is no room."""
         self._framing.part = NOTHING
         if not self._limiter.may_explain_refusal():
             self._transport.abort()
@@ -508,8 +509,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._wait(BODY_SECONDS, self._check_body_rate, self._framing.body_bytes)
 
     def _refuse_body(self) -> None:
-        """The server ends, and devices are told goodbye when the last request is answered: not when somebody's upload
-        has come in."""
+        """Refuse the rest of a body when the server ends. Devices are told goodbye when the last request is answered:
+        not when somebody's upload has come in."""
         self._deadline = None
         self._refuse("body_late", problem("unavailable", "the server is ending; send it again when it is back"))
         self._loop.call_later(GOODBYE_SECONDS, self._transport.abort)
@@ -525,8 +526,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._deadline = None
 
     def _watch_reader(self) -> None:
-        """Until all is sent: who takes next to nothing of it is cut off. Without that neither its answer nor `close`
-        ends."""
+        """Watch, until all is sent, that the answer is read: a client that takes next to nothing of it is cut off.
+        Without that neither its answer nor `close` ends."""
         self._stop_watching()
         if waiting := self._transport.get_write_buffer_size():
             self._unread = self._loop.call_later(UNREAD_SECONDS, self._check_reader, waiting)

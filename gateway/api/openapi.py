@@ -75,7 +75,7 @@ _patched: set[str] = set()
 
 
 def takes(model: type[BaseModel], media_type: str = "application/json", *, required: bool = True) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads this body."""
+    """Make the `openapi_extra` of a route that reads this body."""
     _models[model.__name__] = model
     schema = {"$ref": _SCHEMA.format(model=model.__name__)}
     return {"requestBody": {"required": required, "content": {media_type: {"schema": schema}}}}
@@ -192,7 +192,7 @@ def _refusal(status: str, codes: list[str]) -> dict[str, Any]:
 
 
 def _name_response_schemas(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with `Push` for the schema of `PushResponse`: clients are generated from these names, and there is
+    """Rename the schemas of responses: `Push` for `PushResponse`. Clients are generated from these names, and there is
     no other thing that they could be taken for."""
     schemas: dict[str, Any] = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):  # the framework's shape, which we never answer

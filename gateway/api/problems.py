@@ -162,7 +162,7 @@ def json_problem(reason: str, body: bytes) -> Problem:
 
 
 def _is_json(body: bytes) -> bool:
-    """By the grammar alone, which allows unpaired surrogates (RFC 8259, section 8.2)."""
+    """Check a body by the grammar alone, which allows unpaired surrogates (RFC 8259, section 8.2)."""
     try:
         json.loads(body)
     except (ValueError, RecursionError):

@@ -91,13 +91,13 @@ def analytics_by(
 
 
 def share(funnel: dict[str, Any], stage: str) -> str:
-    """`4 50.0%`: how many, and their share of the stage before, where it is one."""
+    """Format a stage and its share of the stage before, where there is one: `4 50.0%`."""
     rate = funnel["rates"].get(stage)
     return str(funnel[stage]) if rate is None else f"{funnel[stage]} {rate:.1%}"
 
 
 def describe_times(times: dict[str, Any] | None) -> str | None:
-    """`p50 120 ms, p90 400 ms, p99 2100 ms`."""
+    """Format percentiles: `p50 120 ms, p90 400 ms, p99 2100 ms`."""
     return None if times is None else ", ".join(f"{name} {value} ms" for name, value in times.items())
 
 

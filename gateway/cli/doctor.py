@@ -210,7 +210,7 @@ def check_schema(schema: str) -> Finding:
 
 
 def mend_stored_times(data_dir: Path) -> None:
-    """`--mend-clock`: of a server that does not run, on a machine whose clock is right."""
+    """Mend stored times (`--mend-clock`) of a server that does not run, on a machine whose clock is right."""
     from gateway.data_directory import DirectoryInUse, locked
     from gateway.store.server_time import mend
 
@@ -230,7 +230,7 @@ def mend_stored_times(data_dir: Path) -> None:
 
 
 def check_clock(now: float, stored: float | None) -> Finding:
-    """`stored`: the last stored server time, in seconds, as it stands in the file."""
+    """Compare the clock with the last stored server time, in seconds, as it stands in the file."""
     from gateway.store.server_time import EARLIEST_MS
 
     behind = 0.0 if stored is None else stored - now

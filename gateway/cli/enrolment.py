@@ -157,7 +157,7 @@ class Enrolment:
         note(f"line {line}: {complaint}")
 
     def _keep(self, made: list[dict[str, Any]]) -> None:
-        """Raises OSError; then they may be lost."""
+        """Store the tokens of enrolled devices. Raises OSError; then they may be lost."""
         if self._as_json:
             text = "".join(f"{json_text(answer)}\n" for answer in made)
         else:

@@ -252,7 +252,7 @@ class Screen:
         note(f"{printable(label)}: {printable(describe(result)) if result is not None else 'answered'}")
 
     def _remove(self, push_ids: list[str]) -> list[str]:
-        """What is not to be answered any more leaves the screen; the titles of what was there."""
+        """Take pushes that are not to be answered any more off the screen; the titles of those that were there."""
         gone = [push for push in self._open if push.push_id in push_ids]
         self._open = [push for push in self._open if push not in gone]
         if self._typing is not None and self._typing[0] in gone:
@@ -260,14 +260,14 @@ class Screen:
         return [title_of(push) for push in gone]
 
     def _dismiss(self, pushes: list[Push], reason: str) -> None:
-        """No person answers these any more, and the sender is told why."""
+        """Take pushes off the screen that no person answers any more, and tell the sender why."""
         assert self.device is not None, "there is a push, so there is a device"
         for push in pushes:
             self.device.dismissed(push, reason)
         self._remove([push.push_id for push in pushes])
 
     def _dismiss_expired(self) -> None:
-        """Those whose lifetime is over leave, and the next one is waited for: one timer for all."""
+        """Dismiss pushes whose lifetime is over, and wait for the next one: one timer for all."""
         left = {push.push_id: push.leaves_screen_in for push in self._open}
         over = [push for push in self._open if (seconds := left[push.push_id]) is not None and seconds <= 0]
         self._dismiss(over, "ttl")
@@ -391,7 +391,7 @@ def title_of(push: Push) -> str:
 
 
 def describe(result: Any) -> str:
-    """`playing, Morning light`; text as it is."""
+    """Format a result: `playing, Morning light`; text as it is."""
     return ", ".join(str(value) for value in result.values()) if isinstance(result, dict) else str(result)
 
 

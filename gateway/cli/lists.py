@@ -54,7 +54,7 @@ def print_list(
 
 
 class _JsonList:
-    """`{"items": [..], "next_cursor": ..}`, an item in each line for who reads it without a parser."""
+    """Prints a list as JSON, an item in each line, so that it can be read without a parser."""
 
     def __init__(self) -> None:
         self._separator = '{"items": ['

@@ -157,7 +157,7 @@ def caps_of(caps: Iterable[str] | None, excess: str | None) -> dict[str, Any] | 
 
 
 def describe_caps(caps: Mapping[str, Any] | None) -> str | None:
-    """`2/hour, 8/day, then drop`."""
+    """Format caps: `2/hour, 8/day, then drop`."""
     if caps is None:
         return None
     limits = ", ".join(f"{limit['count']}/{limit['per']}" for limit in caps["limits"])
@@ -165,7 +165,7 @@ def describe_caps(caps: Mapping[str, Any] | None) -> str | None:
 
 
 def describe_hours(hours: Mapping[str, Any] | None) -> str | None:
-    """`22:00-07:00, defer`; a person's own have no excess."""
+    """Format quiet hours: `22:00-07:00, defer`; a person's own have no excess."""
     if hours is None:
         return None
     return f"{hours['start']}-{hours['end']}" + (f", {hours['excess']}" if "excess" in hours else "")

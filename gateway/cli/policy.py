@@ -128,5 +128,5 @@ def print_policy(found: dict[str, Any], as_json: bool) -> None:
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any] | None:
-    """Without what was not given; None if nothing was."""
+    """Return the fields that were given; None if there are none."""
     return {name: value for name, value in fields.items() if value is not None} or None

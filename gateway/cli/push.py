@@ -126,7 +126,7 @@ def target_and_text(
 
 
 def titled(choice: str) -> dict[str, str]:
-    """`play` or `play=Listen now`."""
+    """Read an action as a person writes it: `play` or `play=Listen now`."""
     action, _, label = choice.partition("=")
     return {"id": action, "title": label or action.replace("_", " ").replace("-", " ").capitalize()}
 

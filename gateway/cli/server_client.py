@@ -204,7 +204,7 @@ class ServerClient:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """What the HTTP client raises as a Failure with its remedy."""
+        """Translate errors of the HTTP client into a Failure with its remedy."""
         try:
             yield
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:

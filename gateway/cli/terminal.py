@@ -124,7 +124,7 @@ def print_answer(answer: Mapping[str, Any], as_json: bool) -> None:
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    """`3 targeted: 2 delivered, 1 waiting`."""
+    """Format the counts of a push: `3 targeted: 2 delivered, 1 waiting`."""
     states = [f"{number} {state}" for state, number in counts.items() if number and state != "targeted"]
     return f"{counts['targeted']} targeted: {', '.join(states) or 'none'}"
 

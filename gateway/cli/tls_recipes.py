@@ -134,7 +134,7 @@ def arduino(server: Server, device: Identity) -> str:
 
 
 def _contents(server: Server, device: Identity) -> str:
-    """What the constants of a firmware hold."""
+    """Return the contents of a firmware's constants."""
     held = {"ca_pem": server.ca, "device_pem": device.certificate, "device_key": device.key}
     return ", ".join(f"{name}: the text of {path.name}" for name, path in held.items() if path is not None)
 

@@ -85,7 +85,8 @@ def print_losses(client: ServerClient, push_id: str, counts: dict[str, int]) -> 
 
 
 def deferred(client: ServerClient, path: str) -> str:
-    """`; 2 deferred by caps or quiet hours, the first until 2026-12-01 07:00 CET`; empty if there is none."""
+    """Format the deliveries that wait for their time; empty if there is none. For example `; 2 deferred by caps or
+    quiet hours, the first until 2026-12-01 07:00 CET`."""
     found = client.items(f"{path}/deliveries", EXPLAINED_DELIVERIES, state="waiting")
     until = sorted(item["not_before"] for item in found if item["not_before"] is not None)
     if not until:

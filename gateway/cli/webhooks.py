@@ -183,6 +183,6 @@ def print_new(made: dict[str, Any], as_json: bool) -> None:
 
 
 def describe_events(letter: Item) -> str:
-    """`3: 2 delivery.acted, 1 device.uplink`."""
+    """Format the events of a dead letter: `3: 2 delivery.acted, 1 device.uplink`."""
     types = Counter(str(event.get("type")) for event in letter["events"])
     return f"{types.total()}: {', '.join(f'{number} {name}' for name, number in types.most_common())}"

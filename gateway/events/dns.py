@@ -92,7 +92,7 @@ def addresses(host: str, port: int) -> Sequence[str]:
 
 
 async def _on_a_thread(work: Callable[[], Sequence[str]]) -> Sequence[str]:
-    """Of its own, and a daemon: those of an executor are waited for when the server ends."""
+    """Run work on a daemon thread of its own: threads of an executor are waited for when the server ends."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Sequence[str]] = loop.create_future()
 

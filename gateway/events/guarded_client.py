@@ -134,7 +134,7 @@ class GuardedClient:
         )
 
     async def _addresses(self, url: httpx2.URL) -> list[str]:
-        """At least one."""
+        """Resolve the host of a URL to the addresses that may be asked, at least one. Raises RequestFailed."""
         port = url.port or (443 if url.scheme == "https" else 80)
         found = await self._resolve(url.host, port)
         permitted = [address for address in found if may_be_asked(address, self._allowed)]

@@ -179,7 +179,8 @@ class WebhookSender:
         self._start_due(receiver)
 
     def _drop(self, receiver: _Receiver) -> asyncio.Task[None]:
-        """What is under way may end within GRACE_SECONDS: what was answered in time need not be sent again."""
+        """End a receiver; what is under way may end within GRACE_SECONDS. What was answered in time need not be sent
+        again."""
         receiver.dropped = True
         self._feed.unfollow(receiver.follower)
         tasks = list(receiver.tasks.values())
@@ -290,8 +291,8 @@ class WebhookSender:
         await self._database.write(write, webhook.app_no)
 
     async def _skip_to(self, webhook: WebhookState, lane: Lane, position: Position) -> None:
-        """Nothing was wanted up to there. On disk it is kept up now and then, so that after a restart what retention
-        has removed since is not taken for something that was lost."""
+        """Move a lane past events that are not wanted. On disk its position is kept up now and then, so that after a
+        restart what retention has removed since is not taken for something that was lost."""
         lane.position = position
         now_ms = self._clock_ms()
         if now_ms - lane.stored_at >= STORE_MS:
@@ -445,7 +446,7 @@ def signature(secrets: Sequence[str], message_id: str, seconds: int, body: bytes
 
 
 def _one_request(events: list[tuple[Position, Event]]) -> list[tuple[Position, Event]]:
-    """As many from the start as are good in one request."""
+    """Return as many events, from the first on, as fit into one request."""
     size = 0
     for number, (_, event) in enumerate(events):
         size += len(event.json)

@@ -409,7 +409,8 @@ class WebhookStore:
         return count
 
     def _checked_filter(self, fields: WebhookFields) -> Callable[[str], bool]:
-        """Raises Problem 422: a type that there is not, or an address where it may not go."""
+        """Make the filter of a webhook's event types, and check its address. Raises Problem 422 for a type that there
+        is not, or an address where it may not go."""
         host = urlsplit(fields.url).hostname or ""
         try:
             ipaddress.ip_address(host)
