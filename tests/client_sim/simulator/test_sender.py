@@ -184,9 +184,13 @@ async def test_what_gets_no_answer_is_asked_again_under_its_key() -> None:
 
 async def test_now_and_then_a_push_is_asked_for_twice() -> None:
     """An answer may be lost: what the server says the second time must be known."""
-    async with gateway() as (server, client):
-        book = await send(client, scenario("rate = '50/s'\neven = true"), 0.5)
-        keys = [key for request in server.requests for key in request.idempotency_keys()]
+    for _ in range(10):
+        async with gateway() as (server, client):
+            book = await send(client, scenario("rate = '50/s'\neven = true"), 0.5)
+            keys = [key for request in server.requests for key in request.idempotency_keys()]
+        alone = [request.idempotency_keys() for request in server.requests if request.path == "/v1/pushes"]
+        if [f"run-{REPEAT_DIVISOR - 1}"] in alone:
+            break  # else this process was held up, and that push left in a batch, which is not repeated
     assert book.repetitions == {REPEAT_DIVISOR - 1: f"id-run-{REPEAT_DIVISOR - 1}"}
     assert len(keys) == len(set(keys)) + 1 == 26
 
@@ -223,7 +227,10 @@ async def test_a_server_that_stays_away_is_given_up_and_counted() -> None:
         wanted = scenario("rate = '20/s'\neven = true")
         sender = Sender(client, "run", wanted, book)
         await sender.run(wanted.phases[0].pushes, 0.1)
-        assert await sender.finish(0.2) == 2
+        unanswered = await sender.finish(0.2)
+        sent = {tuple(request.idempotency_keys()) for request in server.requests}
+    assert unanswered == len(sent), "one or two: this process may be held up, and both leave together"
+    assert sorted(key for keys in sent for key in keys) == ["run-0", "run-1"]
     assert not book.answers
 
 
