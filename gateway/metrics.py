@@ -69,7 +69,7 @@ DAY_SECONDS = 86_400.0
 BUILD = {"version": installed_version(), "python": platform.python_version()}
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, kw_only=True)
 class Sources:
     """The components whose counters are read. `broker` is the broker's own counters (`broker.metrics`)."""
 

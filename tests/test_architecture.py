@@ -377,11 +377,15 @@ def test_every_setting_of_the_broker_is_in_its_readme() -> None:
     assert not [field.name for field in fields(BrokerSettings) if f"`{field.name}`" not in readme]
 
 
-def test_nobody_sets_a_callback_of_somebody_else() -> None:
-    """A callback that an attribute has until somebody sets it is forgotten by the next wiring: it is an argument."""
+def test_a_callback_is_an_argument_that_cannot_be_left_out() -> None:
+    """One that an attribute has until somebody sets it, or that has a default, is forgotten by the next wiring."""
 
     def late(tree: ast.Module) -> Iterator[str]:
         for node in ast.walk(tree):
+            if isinstance(node, ast.arguments):
+                optional = node.args[len(node.args) - len(node.defaults) :]
+                optional += [arg for arg, default in zip(node.kwonlyargs, node.kw_defaults, strict=True) if default]
+                yield from (f"{arg.arg}, line {arg.lineno}" for arg in optional if arg.arg.startswith("on_"))
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             value = getattr(node, "value", None)
             placeholder = isinstance(value, ast.Lambda) or (isinstance(value, ast.Constant) and value.value is None)

@@ -98,7 +98,7 @@ class ConnectionLimiter:
         connections: int,
         clock: Callable[[], float],
         share_of: Callable[[str], str],
-        is_proxy: Callable[[str], bool] = lambda _: False,
+        is_proxy: Callable[[str], bool],
     ) -> None:
         """`connections` in all; `clock` gives seconds; `share_of` an address says whose share it counts for; one that
         `is_proxy` speaks for many, and is bounded by the number in all alone."""

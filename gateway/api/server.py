@@ -36,9 +36,9 @@ class HttpServer(uvicorn.Server):
         app: FastAPI,
         websocket: Callable[[], asyncio.Protocol],
         limiter: ConnectionLimiter,
-        trusted_proxies: Sequence[str] = (),
-        turns: RequestTurns | None = None,
-        share_of_key: Callable[[str], str | None] = lambda _: None,
+        trusted_proxies: Sequence[str],
+        turns: RequestTurns,
+        share_of_key: Callable[[str], str | None],
     ) -> None:
         """`websocket` makes the protocol that takes an open connection over: it gets the head of the request first.
         X-Forwarded-For and X-Forwarded-Proto are believed from `trusted_proxies`, addresses and networks. `turns`:
@@ -46,7 +46,7 @@ class HttpServer(uvicorn.Server):
         self._connection = partial(
             HttpConnection,
             limiter=limiter,
-            turns=turns or RequestTurns(asyncio.get_running_loop()),
+            turns=turns,
             share_of_key=share_of_key,
             websocket=websocket,
         )

@@ -45,7 +45,7 @@ class MetricsText(Protocol):
     def text(self) -> bytes: ...
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, frozen=True, kw_only=True)
 class Services:
     """The components behind the routes, one instance for each application."""
 

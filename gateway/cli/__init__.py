@@ -46,8 +46,8 @@ COMMANDS = {
     "simulate": "gateway.cli:simulate",
     "tls": "gateway.cli.tls:tls",
     "doctor": "gateway.cli.doctor:doctor",
-    "backup": "gateway.cli.data:backup",
-    "restore": "gateway.cli.data:restore",
+    "backup": "gateway.cli.backups:backup",
+    "restore": "gateway.cli.backups:restore",
 }
 """Name -> module:attribute, a function or a group of commands; in the order of the help."""
 

@@ -37,7 +37,7 @@ from gateway.events.webhooks import (
     DEAD_LETTERS,
     LANES_PER_WEBHOOK,
     LETTERS_BYTES,
-    THIS,
+    THIS_WEBHOOK,
     Lane,
     WebhookState,
     WebhookStore,
@@ -285,7 +285,7 @@ class WebhookSender:
         webhook.succeeded_at = now_ms
 
         def write(connection: sqlite3.Connection) -> None:
-            connection.execute(f"UPDATE webhook SET succeeded_at = ? WHERE no = {THIS}", (now_ms, *webhook.key))
+            connection.execute(f"UPDATE webhook SET succeeded_at = ? WHERE no = {THIS_WEBHOOK}", (now_ms, *webhook.key))
             _store_lane(connection, webhook, lane)
 
         await self._database.write(write, webhook.app_no)
@@ -338,7 +338,8 @@ class WebhookSender:
 
         def write(connection: sqlite3.Connection) -> bool:
             there = connection.execute(
-                f"UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = {THIS}", (now_ms, error, *webhook.key)
+                f"UPDATE webhook SET failed_at = ?, last_error = ? WHERE no = {THIS_WEBHOOK}",
+                (now_ms, error, *webhook.key),
             )
             if not there.rowcount:
                 return False
@@ -389,7 +390,7 @@ class WebhookSender:
             number: int = row[0]
             outcome = await self._attempt(receiver, row[1])
             taken = isinstance(outcome, ReceiverResponse) and 200 <= outcome.status < 300
-            this = f"no = ? AND webhook_no = {THIS} AND replay_at IS NOT NULL"
+            this = f"no = ? AND webhook_no = {THIS_WEBHOOK} AND replay_at IS NOT NULL"
             change = (
                 (f"DELETE FROM dead_letter WHERE {this}", (number, *webhook.key))
                 if taken
@@ -477,7 +478,7 @@ def _described(outcome: ReceiverResponse | RequestFailed) -> str:
 def _store_lane(connection: sqlite3.Connection, webhook: WebhookState, lane: Lane) -> None:
     connection.execute(
         "UPDATE webhook_lane SET entry = ?, place = ?, attempts = ?, failing_since = ?, next_at = ?"
-        f" WHERE webhook_no = {THIS} AND lane = ?",
+        f" WHERE webhook_no = {THIS_WEBHOOK} AND lane = ?",
         (*lane.position, lane.attempts, lane.failing_since, lane.next_at, *webhook.key, lane.no),
     )
 
@@ -485,7 +486,8 @@ def _store_lane(connection: sqlite3.Connection, webhook: WebhookState, lane: Lan
 def _next_replay(connection: sqlite3.Connection, webhook: WebhookState) -> tuple[int, list[Event]] | None:
     """The number and the events of its oldest dead letter that somebody wants sent again."""
     row = connection.execute(
-        f"SELECT no, events FROM dead_letter WHERE webhook_no = {THIS} AND replay_at IS NOT NULL ORDER BY no LIMIT 1",
+        f"SELECT no, events FROM dead_letter WHERE webhook_no = {THIS_WEBHOOK} AND replay_at IS NOT NULL"
+        " ORDER BY no LIMIT 1",
         webhook.key,
     ).fetchone()
     if row is None:

@@ -41,7 +41,7 @@ LETTERS_BYTES = 32 * 1024 * 1024
 """Bytes of a webhook's dead letters, the newest excepted: a thousand batches of common events."""
 SECRET_BYTES = 32
 SECRET_PREFIX = "whsec_"
-THIS = "(SELECT no FROM webhook WHERE no = ? AND id = ?)"
+THIS_WEBHOOK = "(SELECT no FROM webhook WHERE no = ? AND id = ?)"
 """The number of `Webhook.key`, if it is still its own: that of a removed webhook is given again, and what was under way
 for it must not be booked for another one, maybe another app's."""
 OLD_SECRET_MS = 86_400_000
@@ -152,7 +152,7 @@ class WebhookState:
 
     @property
     def key(self) -> tuple[int, str]:
-        """Parameters for THIS."""
+        """Parameters for THIS_WEBHOOK."""
         return self.no, self.id
 
     def secrets(self, now_ms: int) -> list[str]:
@@ -320,7 +320,7 @@ class WebhookStore:
         def write(connection: sqlite3.Connection) -> bool:
             there = connection.execute(
                 "UPDATE webhook SET url = ?, types = ?, description = ?, disabled_at = ?, disabled_reason = ?,"
-                f" updated_at = ? WHERE no = {THIS}",
+                f" updated_at = ? WHERE no = {THIS_WEBHOOK}",
                 (*row, *webhook.key),
             )
             if there.rowcount and fields.enabled:
@@ -349,7 +349,7 @@ class WebhookStore:
             lambda connection: (
                 connection.execute(
                     "UPDATE webhook SET secret = ?, old_secret = ?, old_secret_until = ?, updated_at = ?"
-                    f" WHERE no = {THIS}",
+                    f" WHERE no = {THIS_WEBHOOK}",
                     row,
                 ).rowcount
             ),
@@ -364,7 +364,7 @@ class WebhookStore:
         """Remove a webhook with its dead letters."""
 
         def write(connection: sqlite3.Connection) -> None:
-            if not connection.execute(f"DELETE FROM webhook WHERE no = {THIS}", webhook.key).rowcount:
+            if not connection.execute(f"DELETE FROM webhook WHERE no = {THIS_WEBHOOK}", webhook.key).rowcount:
                 return  # another request was faster
             for table in ("webhook_lane", "dead_letter"):
                 connection.execute(f"DELETE FROM {table} WHERE webhook_no = ?", (webhook.no,))
@@ -380,7 +380,7 @@ class WebhookStore:
         def read(connection: sqlite3.Connection) -> ListPage:
             rows = connection.execute(
                 "SELECT no, events, attempts, error, at, replay_at FROM dead_letter WHERE"
-                f" webhook_no = {THIS} AND no < ? ORDER BY no DESC LIMIT ?",
+                f" webhook_no = {THIS_WEBHOOK} AND no < ? ORDER BY no DESC LIMIT ?",
                 (*webhook.key, before if before is not None else 2**62, limit + 1),
             )
             return fill_page(rows, limit, _letter, itemgetter(0))
@@ -399,7 +399,7 @@ class WebhookStore:
         count = await self._database.write(
             lambda connection: (
                 connection.execute(
-                    f"UPDATE dead_letter SET replay_at = ? WHERE webhook_no = {THIS}{chosen}", parameters
+                    f"UPDATE dead_letter SET replay_at = ? WHERE webhook_no = {THIS_WEBHOOK}{chosen}", parameters
                 ).rowcount
             ),
             webhook.app_no,

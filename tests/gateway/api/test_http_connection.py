@@ -24,6 +24,7 @@ from gateway.api.http_framing import (
     HEADERS_LIMIT,
     TRAILER_BYTES,
 )
+from gateway.api.request_turns import RequestTurns
 from gateway.api.server import HttpServer
 from tests.broker.network.conftest import Run, run  # noqa: F401  # the fixture
 from tests.broker.network.test_transport import until
@@ -111,10 +112,22 @@ async def serving(connections: int = 100) -> AsyncIterator[Running]:
         takers.append(Taker())
         return takers[-1]
 
-    limiter = ConnectionLimiter(connections=connections, clock=asyncio.get_running_loop().time, share_of=share_of)
+    limiter = ConnectionLimiter(
+        connections=connections, clock=asyncio.get_running_loop().time, share_of=share_of, is_proxy=lambda _: False
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     running = Running(
-        HttpServer(app=app, websocket=websocket, limiter=limiter), listener.getsockname()[1], limiter, takers
+        HttpServer(
+            app=app,
+            websocket=websocket,
+            limiter=limiter,
+            trusted_proxies=(),
+            turns=RequestTurns(asyncio.get_running_loop()),
+            share_of_key=lambda _: None,
+        ),
+        listener.getsockname()[1],
+        limiter,
+        takers,
     )
 
     @app.get("/quick")
@@ -608,7 +621,7 @@ async def test_handshakes_are_of_the_same_share() -> None:
 
 def test_a_limit_that_acts_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
-    limiter = ConnectionLimiter(connections=8, clock=lambda: now, share_of=share_of)
+    limiter = ConnectionLimiter(connections=8, clock=lambda: now, share_of=share_of, is_proxy=lambda _: False)
     for _ in range(5):
         limiter.acted("too_many", "none left")
     now += LOG_SECONDS

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from broker.network.descriptor_shares import share_of
 from gateway.api import http_connection, server
 from gateway.api.connection_limiter import MAX_CONNECTIONS, ConnectionLimiter
 from gateway.api.http_framing import HEAD_BYTES
+from gateway.api.request_turns import RequestTurns
 from gateway.api.server import HttpServer
 from tests.broker.network.test_transport import until
 from tests.certificates import Authority
@@ -25,7 +26,20 @@ LARGE = 32 * 1024 * 1024
 
 
 def limiter() -> ConnectionLimiter:
-    return ConnectionLimiter(connections=MAX_CONNECTIONS, clock=asyncio.get_running_loop().time, share_of=share_of)
+    return ConnectionLimiter(
+        connections=MAX_CONNECTIONS, clock=asyncio.get_running_loop().time, share_of=share_of, is_proxy=lambda _: False
+    )
+
+
+def server_of(app: FastAPI, trusted_proxies: Sequence[str] = ()) -> HttpServer:
+    return HttpServer(
+        app=app,
+        websocket=asyncio.Protocol,
+        limiter=limiter(),
+        trusted_proxies=trusted_proxies,
+        turns=RequestTurns(asyncio.get_running_loop()),
+        share_of_key=lambda _: None,
+    )
 
 
 @dataclass
@@ -67,7 +81,7 @@ async def running() -> AsyncIterator[Running]:
         return "answered"
 
     listener = socket.create_server(("127.0.0.1", 0))
-    http = HttpServer(app=app, websocket=asyncio.Protocol, limiter=limiter())
+    http = server_of(app)
     await http.start(listener)
     yield Running(http, listener.getsockname()[1], entered, release)
     release.set()
@@ -188,7 +202,7 @@ async def test_the_end_does_not_wait_for_idle_clients_to_say_goodbye(tmp_path: P
     pair = authority.issue("server", "localhost")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pair.certificate, pair.key)
-    http = HttpServer(app=FastAPI(), websocket=asyncio.Protocol, limiter=limiter())
+    http = server_of(FastAPI())
     await http.start(None)
     loop = asyncio.get_running_loop()
     listening = await loop.create_server(http.protocol, "127.0.0.1", 0, ssl=context)
@@ -218,7 +232,7 @@ async def test_on_a_socket_for_both_ipv4_is_itself(trusted: str, client: str) ->
         return request.client.host
 
     listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    http = HttpServer(app=app, websocket=asyncio.Protocol, limiter=limiter(), trusted_proxies=[trusted])
+    http = server_of(app, trusted_proxies=[trusted])
     await http.start(listener)
     running = Running(http, listener.getsockname()[1], asyncio.Event(), asyncio.Event())
     asked = b"GET /client HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n"
