@@ -547,7 +547,7 @@ class Connection:
                 if ends:
                     session.release(publish.packet_id)
                 acknowledge = partial(self._queue_publish_ack(publish, 0), refusal)
-                session.tell_released(publish.packet_id, acknowledge) if ends else acknowledge()
+                session.release_at_embedder(publish.packet_id, acknowledge) if ends else acknowledge()
             return
         message = Message(topic, body, qos, publish.retain)
         # Noted and routed in one group of the store.
@@ -604,7 +604,7 @@ class Connection:
         waits = self._broker.embedded and session.durable
         condition_met = self._queue_ack(Pubcomp(pubrel.packet_id, code), stored=known and session.durable, waits=waits)
         if waits:
-            session.tell_released(pubrel.packet_id, condition_met)
+            session.release_at_embedder(pubrel.packet_id, condition_met)
 
     def _pubrec(self, pubrec: Pubrec) -> None:
         self._accepted_session().pubrec(pubrec.packet_id, pubrec.reason_code)

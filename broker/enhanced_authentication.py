@@ -43,7 +43,7 @@ class EnhancedAuthentication:
         self._exchange = self._authenticator.exchange(self.method, self._credentials)
         if self._exchange is None:
             return False
-        self._exchange.step(data, self._answered)
+        self._exchange.step(data, self._exchange_answered)
         return True
 
     def auth(self, auth: Auth) -> None:
@@ -60,7 +60,7 @@ class EnhancedAuthentication:
             if not self._clients_turn:
                 raise ProtocolError("AUTH out of turn")
             self._clients_turn = False
-            self._exchange.step(data, self._answered)
+            self._exchange.step(data, self._exchange_answered)
         else:
             raise ProtocolError("AUTH that nobody asked for")
 
@@ -73,7 +73,7 @@ class EnhancedAuthentication:
         self._decided = decided
         return self.properties(answer.data)
 
-    def _answered(self, answer: Accepted | Refused | Challenge) -> None:
+    def _exchange_answered(self, answer: Accepted | Refused | Challenge) -> None:
         if isinstance(answer, Challenge):
             self._clients_turn = True
             # [MQTT-4.12.0-2]

@@ -135,7 +135,7 @@ class Router(Generic[Subscriber]):
         self._root: _Node[Subscriber] = _Node()
         self._wildcards = 0
         self._cache: dict[str, Matches[Subscriber]] = {}
-        self._nobody: Matches[Subscriber] = Matches((), ())
+        self._no_matches: Matches[Subscriber] = Matches((), ())
 
     def subscribe(self, topic_filter: str, subscriber: Subscriber, options: int) -> bool:
         """Add or replace a subscription [MQTT-3.8.4-3]; return True if it is new."""
@@ -205,7 +205,7 @@ class Router(Generic[Subscriber]):
         if not self._wildcards and not self._exact_shared:
             there = self._exact.get(topic)
             if there is None:
-                return self._nobody
+                return self._no_matches
             if isinstance(there, tuple):
                 return Matches((Match(*there),), ())
             return Matches(tuple([Match(subscriber, options) for subscriber, options in there.items()]), ())

@@ -183,7 +183,7 @@ class Session(Outbound):
         """
         return self.number << PACKET_ID_BITS | packet_id if self.durable else None
 
-    def tell_released(self, packet_id: int, done: Callable[[], None]) -> None:
+    def release_at_embedder(self, packet_id: int, done: Callable[[], None]) -> None:
         """Have the embedder forget an identifier as well, and call `done` when it has."""
         identifier = self.identifier(packet_id)
         if identifier is None:

@@ -75,10 +75,10 @@ class SqliteStore:
             os.close(self._lock)
             raise
         self._clock: Callable[[], float] | None = None
-        self._gathering = Group()
+        self._collecting = Group()
         self._writing: Group | None = None
         self._hand_over: asyncio.Handle | None = None
-        self._hurried = False
+        self._write_scheduled = False
         self._closing = False
         self._unused_from: int | None = None
         """First packet identifier of this run, as long as no session can have been sent any."""
@@ -111,7 +111,7 @@ class SqliteStore:
                 self._connection.execute("ROLLBACK")
             logger.error("the packet identifiers of this run cannot be reserved yet, trying again: %s", error)
             self._changed()
-            self._gathering.next_packet_id = following
+            self._collecting.next_packet_id = following
         else:
             self._unused_from = before
         return first
@@ -120,63 +120,63 @@ class SqliteStore:
         self._unused_from = None
         if session.will is not None:  # a snapshot: the will's due time changes under the same object
             session = replace(session, will=replace(session.will))
-        self._of(session.client_id).session = session
+        self._changes_of(session.client_id).session = session
 
     def delete_session(self, client_id: str) -> None:
         self._changed()
-        changes = self._gathering.sessions[client_id] = SessionChanges()
+        changes = self._collecting.sessions[client_id] = SessionChanges()
         changes.wiped = True
 
     def save_subscription(self, client_id: str, subscription: StoredSubscription) -> None:
-        self._of(client_id).subscriptions[subscription.topic_filter] = subscription
+        self._changes_of(client_id).subscriptions[subscription.topic_filter] = subscription
 
     def delete_subscription(self, client_id: str, topic_filter: str) -> None:
-        self._of(client_id).subscriptions[topic_filter] = None
+        self._changes_of(client_id).subscriptions[topic_filter] = None
 
     def save_message(self, message_key: int, message: Message) -> None:
         self._changed()
-        self._gathering.messages[message_key] = message
+        self._collecting.messages[message_key] = message
 
     def delete_message(self, message_key: int) -> None:
         self._changed()
-        messages = self._gathering.messages
+        messages = self._collecting.messages
         if messages.get(message_key) is not None:
             del messages[message_key]  # a key is saved once: it was never on disk
         else:
             messages[message_key] = None
 
     def save_outbound(self, client_id: str, outbound: StoredOutbound) -> None:
-        self._of(client_id).outbound[outbound.sequence] = outbound
+        self._changes_of(client_id).outbound[outbound.sequence] = outbound
 
     def delete_outbound(self, client_id: str, sequence: int) -> None:
-        self._of(client_id).outbound[sequence] = None
+        self._changes_of(client_id).outbound[sequence] = None
 
     def save_received(self, client_id: str, packet_id: int) -> None:
-        self._of(client_id).received[packet_id] = True
+        self._changes_of(client_id).received[packet_id] = True
 
     def delete_received(self, client_id: str, packet_id: int) -> None:
-        self._of(client_id).received[packet_id] = False
+        self._changes_of(client_id).received[packet_id] = False
 
     def save_retained(self, message: Message) -> None:
         self._changed()
-        self._gathering.retained[message.topic] = message
+        self._collecting.retained[message.topic] = message
 
     def delete_retained(self, topic: str) -> None:
         self._changed()
-        self._gathering.retained[topic] = None
+        self._collecting.retained[topic] = None
 
     def save_published_will(self, will: PublishedWill) -> None:
         self._changed()
-        self._gathering.wills[will.number] = will
+        self._collecting.wills[will.number] = will
 
     def delete_published_will(self, number: int) -> None:
         self._changed()
-        self._gathering.wills[number] = None
+        self._collecting.wills[number] = None
 
     def barrier(self, callback: Callable[[], None]) -> None:  # Hot path of ordinary messages.
-        if self._gathering.changed:
-            self._gathering.callbacks.append(callback)
-            self._hurry()
+        if self._collecting.changed:
+            self._collecting.callbacks.append(callback)
+            self._write_next_turn()
         elif self._writing is not None:
             self._writing.callbacks.append(callback)  # read on this thread only, when the writer thread has reported
         else:
@@ -203,9 +203,9 @@ class SqliteStore:
         if self._unsynced:
             return
         self._stop_retrying.set()
-        if self._gathering.changed:
-            self._hurry()
-        if self._gathering.changed or self._writing is not None:
+        if self._collecting.changed:
+            self._write_next_turn()
+        if self._collecting.changed or self._writing is not None:
             self._idle = self._loop.create_future()
             await self._idle
         if self.lost.done():  # meanwhile
@@ -220,34 +220,34 @@ class SqliteStore:
 
     # -- gathering -----------------------------------------------------------------------------------------------------
 
-    def _of(self, client_id: str) -> SessionChanges:
+    def _changes_of(self, client_id: str) -> SessionChanges:
         self._changed()
-        sessions = self._gathering.sessions
+        sessions = self._collecting.sessions
         changes = sessions.get(client_id)
         if changes is None:
             changes = sessions[client_id] = SessionChanges()
         return changes
 
     def _changed(self) -> None:
-        group = self._gathering
+        group = self._collecting
         if not group.changed:
             group.changed = True
             if self._writing is None:
                 self._hand_over = self._loop.call_later(LINGER_SECONDS, self._write)
 
-    def _hurry(self) -> None:
+    def _write_next_turn(self) -> None:
         """Hand over in the loop's next turn, because a barrier waits; other callers of this turn share the group."""
-        if self._writing is None and not self._hurried:
-            self._hurried = True
+        if self._writing is None and not self._write_scheduled:
+            self._write_scheduled = True
             if self._hand_over is not None:
                 self._hand_over.cancel()
             self._hand_over = self._loop.call_soon(self._write)
 
     def _write(self) -> None:
-        group = self._gathering
-        self._gathering = Group()
+        group = self._collecting
+        self._collecting = Group()
         self._hand_over = None
-        self._hurried = False
+        self._write_scheduled = False
         self._writing = group
         if self._clock is not None:
             group.time = self._clock()
@@ -272,8 +272,8 @@ class SqliteStore:
                 except Exception:
                     logger.exception("a barrier's callback failed")
         self._writing = None
-        if self._gathering.changed:
-            if self._gathering.callbacks or self._closing:
+        if self._collecting.changed:
+            if self._collecting.callbacks or self._closing:
                 self._write()
             else:
                 self._hand_over = self._loop.call_later(LINGER_SECONDS, self._write)
@@ -290,7 +290,7 @@ class SqliteStore:
                     logger.error("sessions cannot be stored, nothing is acknowledged until they can: %s", error)
                 self.error = error
                 if self._unsynced:
-                    self._loop.call_soon_threadsafe(self._lose, error)
+                    self._loop.call_soon_threadsafe(self._report_unsynced, error)
                     return
                 if self._stop_retrying.wait(RETRY_SECONDS):
                     error = self._commit(group)
@@ -321,7 +321,7 @@ class SqliteStore:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def _lose(self, error: str) -> None:
+    def _report_unsynced(self, error: str) -> None:
         """Report a failed sync (law 4). Runs on the *loop*."""
         self.lost.set_result(f"{self._path}: the disk did not confirm what was written: {error}")
         if self._idle is not None:

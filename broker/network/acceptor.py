@@ -79,7 +79,7 @@ class _Silent:
         self.late: asyncio.TimerHandle
         """Timer that ends the waiting."""
 
-    def has_spoken(self) -> bool:
+    def has_sent(self) -> bool:
         """Whether a byte has come that the loop has not reported yet."""
         try:
             return bool(self.socket.recv(1, socket.MSG_PEEK))
@@ -149,8 +149,8 @@ class Acceptor:
     def evict_silent(self, address: str) -> bool:
         """Cut off a silent socket for a newcomer from this address; return False if there is none."""
         while (victim := self._silent.pop_victim(address)) is not None:
-            if victim.has_spoken():
-                self._spoke(victim)
+            if victim.has_sent():
+                self._first_byte_came(victim)
                 continue
             self._refused("evicted_stranger")
             self._no_longer_silent(victim)
@@ -185,7 +185,7 @@ class Acceptor:
                 log.error("no connection can be taken: %s", error.strerror)
                 self._refused("no_descriptor")
                 self._loop.remove_reader(self._listener.fileno())
-                self._paused = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._go_on)
+                self._paused = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._resume_accepting)
                 return
             share = address_of(_host(address))
             if not self._has_room(self, share):
@@ -196,14 +196,14 @@ class Acceptor:
             silent = _Silent(arrived, address)
             silent.late = self._loop.call_later(self._timeout, self._silent_too_long, silent)
             self._silent.add(silent, share)
-            self._loop.add_reader(arrived.fileno(), self._spoke, silent)
+            self._loop.add_reader(arrived.fileno(), self._first_byte_came, silent)
 
     def _no_longer_silent(self, silent: _Silent) -> None:
         self._silent.discard(silent)
         silent.late.cancel()
         self._loop.remove_reader(silent.socket.fileno())
 
-    def _spoke(self, silent: _Silent) -> None:
+    def _first_byte_came(self, silent: _Silent) -> None:
         """Start header and handshake of a socket that has sent its first byte, or hung up."""
         self._no_longer_silent(silent)
         left = max(silent.late.when() - self._loop.time(), 0.1)
@@ -214,14 +214,14 @@ class Acceptor:
     def _silent_too_long(self, silent: _Silent) -> None:
         self._no_longer_silent(silent)
         late = LATE_HEADER if self._options.proxies is not None else tls.LATE
-        self._turn_away(silent.socket, peer_text(silent.address), late)
+        self._refuse(silent.socket, peer_text(silent.address), late)
 
     def _arrived(self, arrived: socket.socket, task: asyncio.Task[None]) -> None:
         self._arriving.pop(task, None)
         if task.cancelled():
             arrived.close()  # perhaps it had not even started
 
-    def _go_on(self) -> None:
+    def _resume_accepting(self) -> None:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     async def _enter(self, arrived: socket.socket, address: Any, timeout: float) -> None:
@@ -231,12 +231,12 @@ class Acceptor:
         try:
             if self._options.proxies is not None:
                 async with asyncio.timeout(timeout):
-                    peer = await self._announced(arrived, address, self._options.proxies) or peer
+                    peer = await self._read_proxy_header(arrived, address, self._options.proxies) or peer
         except ProxyHeaderError as error:
-            self._turn_away(arrived, peer, Failure(error.label, str(error)))
+            self._refuse(arrived, peer, Failure(error.label, str(error)))
             return
         except TimeoutError:
-            self._turn_away(arrived, peer, LATE_HEADER)
+            self._refuse(arrived, peer, LATE_HEADER)
             return
         except OSError:  # it hung up without a word, or in the middle of one
             arrived.close()
@@ -251,9 +251,9 @@ class Acceptor:
                 ssl_handshake_timeout=timeout if context is not None else None,
             )
         except (OSError, UnicodeError) as error:
-            self._turn_away(arrived, peer, tls.failure(error, handshake))
+            self._refuse(arrived, peer, tls.failure(error, handshake))
 
-    async def _announced(self, arrived: socket.socket, address: Any, proxies: TrustedProxies) -> str | None:
+    async def _read_proxy_header(self, arrived: socket.socket, address: Any, proxies: TrustedProxies) -> str | None:
         """Read the client's address from the PROXY header; None if the proxy speaks for itself (its health check)."""
         if not proxies.trusts(_host(address)):
             raise ProxyHeaderError("it is no trusted proxy, and only those may connect here")
@@ -267,7 +267,7 @@ class Acceptor:
             wanted = max(wanted, header_length(header))
         return parse_header(header)
 
-    def _turn_away(self, arrived: socket.socket, peer: str, failure: Failure) -> None:
+    def _refuse(self, arrived: socket.socket, peer: str, failure: Failure) -> None:
         arrived.close()
         self._refused(failure.label)
         level = logging.DEBUG if failure is tls.HUNG_UP else logging.WARNING

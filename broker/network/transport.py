@@ -34,8 +34,8 @@ LINGER_SECONDS = 1.0
 """Time from `close` until the socket is cut off. A reachable client has hung up long before."""
 
 
-class Owner(Protocol):
-    """Owner of the listener, which counts the sockets."""
+class TransportOwner(Protocol):
+    """TransportOwner of the listener, which counts the sockets."""
 
     broker: Broker
     read_turns: ReadTurns
@@ -68,7 +68,7 @@ class TcpTransport(asyncio.Protocol):
         "send",
     )
 
-    def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop, peer: str | None = None) -> None:
+    def __init__(self, owner: TransportOwner, loop: asyncio.AbstractEventLoop, peer: str | None = None) -> None:
         """Wait for `connection_made`. `peer` (HOST:PORT) is the address from a proxy; None: the socket's own counts."""
         self._peer = peer
         self._owner = owner
@@ -155,7 +155,7 @@ class TcpTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, transport)
         self.send = self._sender()
-        peer = self._peer or _text(transport.get_extra_info("peername"))
+        peer = self._peer or _peer_text(transport.get_extra_info("peername"))
         if not self._owner.opened(self, peer):
             self._closing = True
             self._socket.abort()
@@ -252,7 +252,7 @@ class TcpTransport(asyncio.Protocol):
             self._socket.resume_reading()
 
 
-def _text(peer: object) -> str:
+def _peer_text(peer: object) -> str:
     """Return a remote address as HOST:PORT."""
     if isinstance(peer, tuple) and len(peer) >= 2:
         return host_and_port(str(peer[0]), int(peer[1]))

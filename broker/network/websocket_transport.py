@@ -37,7 +37,7 @@ from websockets.server import ServerProtocol
 from broker.connection import Connection
 from broker.network.read_turns import PART_BYTES
 from broker.network.tls import client_certificate
-from broker.network.transport import Owner, TcpTransport
+from broker.network.transport import TcpTransport, TransportOwner
 from broker.network.websocket_handshake import (
     END_OF_HEAD,
     NOT_A_REQUEST,
@@ -82,10 +82,10 @@ def limit_frames(frames: ServerProtocol, largest_bytes: int) -> None:
 class WebSocketTransport(TcpTransport):
     """Transport of a `Connection` over WebSocket. Runs on the *loop*."""
 
-    __slots__ = ("_frames", "_left", "_request", "_rules")
+    __slots__ = ("_allowance", "_frames", "_request", "_rules")
 
     def __init__(
-        self, owner: Owner, loop: asyncio.AbstractEventLoop, rules: WebSocketRules, peer: str | None = None
+        self, owner: TransportOwner, loop: asyncio.AbstractEventLoop, rules: WebSocketRules, peer: str | None = None
     ) -> None:
         super().__init__(owner, loop, peer)
         self._rules = rules
@@ -93,7 +93,7 @@ class WebSocketTransport(TcpTransport):
         """Bytes of the request's head so far; None once it is answered."""
         self._frames: ServerProtocol | None = None
         """The parser of frames, from the opening handshake on."""
-        self._left: int | None = owner.broker.settings.connect_buffer + _LARGEST_HEAD
+        self._allowance: int | None = owner.broker.settings.connect_buffer + _LARGEST_HEAD
         """Bytes of frames that a stranger may still send; None once its CONNECT is accepted."""
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class WebSocketTransport(TcpTransport):
         connection, frames, receive = self._connection, self._frames, self._receive
         if connection is None or frames is None or receive is None:
             return
-        if self._left is not None and not self._may_say(len(data), frames, connection):
+        if self._allowance is not None and not self._within_allowance(len(data), frames, connection):
             return
         frames.receive_data(data)
         payload = b""
@@ -197,8 +197,8 @@ class WebSocketTransport(TcpTransport):
 
     def _count_frames(self, extra: int, size: int, connection: Connection, now: float) -> None:
         """Count frames without a whole packet as work: pings, fragments, empty ones."""
-        if self._left is not None and connection.session is None:
-            self._left -= extra * STRANGER_FRAME_BYTES
+        if self._allowance is not None and connection.session is None:
+            self._allowance -= extra * STRANGER_FRAME_BYTES
         else:
             connection.charge(extra, size, now)
 
@@ -252,18 +252,18 @@ class WebSocketTransport(TcpTransport):
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
-    def _may_say(self, length: int, frames: ServerProtocol, connection: Connection) -> bool:
+    def _within_allowance(self, length: int, frames: ServerProtocol, connection: Connection) -> bool:
         """Limit the size of frames, before the parser gets `length` bytes more; return False if they are too many.
 
         The parser collects each frame as a whole.
         """
-        left = self._left
+        left = self._allowance
         settings = self._owner.broker.settings
         if left is None or connection.session is not None:
-            self._left = None
+            self._allowance = None
             limit_frames(frames, settings.maximum_packet_size)
         elif left > 0:
-            self._left = left - length
+            self._allowance = left - length
             limit_frames(frames, min(left, settings.connect_buffer))
         else:
             # Mostly frames without a payload, which no limit of the parser's stops.

@@ -96,7 +96,7 @@ class PacketSink(Protocol):
         """Process any other packet."""
 
 
-class _Nobody:
+class _NoSink:
     """The sink of a decoder that was stopped."""
 
     def puback(self, packet_id: int, reason_code: int) -> None: ...
@@ -104,7 +104,7 @@ class _Nobody:
     def packet(self, packet: Packet) -> None: ...
 
 
-_NOBODY = _Nobody()
+_NO_SINK = _NoSink()
 _RUNNING, _PAUSED, _STOPPED = range(3)
 
 
@@ -141,8 +141,8 @@ class Decoder:
         self._state = _STOPPED
         self._pending.clear()
         # The sink has us and we have it: such a circle would stay in memory until the collector comes, which is seldom.
-        self._sink = _NOBODY
-        self.puback = _NOBODY.puback
+        self._sink = _NO_SINK
+        self.puback = _NO_SINK.puback
 
     def pause(self) -> None:
         """Pause: `feed` returns after the current packet and keeps the rest, without bound: check `buffered`."""
@@ -216,7 +216,7 @@ class Decoder:
                 elif kind == 4:
                     self._long_puback(data, body, stop)
                 else:
-                    self._cold(kind, data, body, stop)
+                    self._decode_any(kind, data, body, stop)
                 if self._state:
                     break
         except MqttError:
@@ -276,9 +276,9 @@ class Decoder:
             if packet_id and reason_code in _PUBACK_CODES:
                 self.puback(packet_id, reason_code)
                 return
-        self._cold(PacketType.PUBACK, data, position, end)
+        self._decode_any(PacketType.PUBACK, data, position, end)
 
-    def _cold(self, kind: int, data: bytes, position: int, end: int) -> None:
+    def _decode_any(self, kind: int, data: bytes, position: int, end: int) -> None:
         """Decode a packet that has no path of its own above."""
         connect = _plain_connect(data, position, end) if kind == PacketType.CONNECT else None
         if connect is not None:

@@ -28,8 +28,8 @@ def valid_topic_filter(topic_filter: str) -> bool:
     if topic_filter.startswith(SHARE):
         name, _, plain = topic_filter[len(SHARE) :].partition("/")
         # [MQTT-4.8.2-2]: the name has no wildcard, and a slash and a filter follow it.
-        return bool(name and plain) and "+" not in name and "#" not in name and _wildcards_stand_well(plain)
-    return _wildcards_stand_well(topic_filter)
+        return bool(name and plain) and "+" not in name and "#" not in name and _has_valid_wildcards(plain)
+    return _has_valid_wildcards(topic_filter)
 
 
 def split_shared(topic_filter: str) -> tuple[str | None, str]:
@@ -60,7 +60,7 @@ def matches(topic_filter: str, topic: str) -> bool:
     return all(want in ("+", level) for want, level in zip(wanted, levels, strict=False))
 
 
-def _wildcards_stand_well(topic_filter: str) -> bool:
+def _has_valid_wildcards(topic_filter: str) -> bool:
     if "#" in topic_filter and (
         # Last, and a level of its own [MQTT-4.7.1-1].
         # [3.1.1: MQTT-4.7.1-2]

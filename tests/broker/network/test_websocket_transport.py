@@ -889,7 +889,7 @@ class AtOnce(ReadTurns):
 
 
 class OneBroker:
-    """Owner of transports without a listener."""
+    """TransportOwner of transports without a listener."""
 
     def __init__(self) -> None:
         self.broker = Broker(BrokerSettings(), MemoryStore(), AllowAll(), Events(), ServerClock())
