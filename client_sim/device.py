@@ -113,19 +113,21 @@ class Device:
         tls: ssl.SSLContext | None = None,
         backoff: Backoff | None = None,
     ) -> None:
-        """
+        """Open the journal; nothing is connected before `start`. Callbacks run on a thread of its own, one at a time.
+
         journal        a file of its own per device; None keeps it in memory, once-only per process.
-        on_push        shows it, or uses its data. Commands go to it as well as long as none is registered by name; what
-                       it returns for one is the result that is sent back.
+        on_push        called to show it, or to use its data. Commands go to it as well as long as none is registered by
+                       name; what it returns for one is the result that is sent back.
         on_interrupted called instead for a push whose effect an earlier process began and did not survive. For a
                        command what it returns is the result; without it, that is {"error": "interrupted"}.
-        on_state       (`connecting` | `connected` | `disconnected` | `refused`, detail in words); network thread.
-        on_notice      what the server tells about pushes, `{"type": "gap" | "preferences", ..}`; with it the device
+        on_state       called with (`connecting` | `connected` | `disconnected` | `refused`, detail in words), on the
+                       network thread.
+        on_notice      called with news about pushes, `{"type": "gap" | "preferences", ..}`; with it the device
                        subscribes to its `notices`. May come twice.
         mqtt5          speak MQTT 5.0 instead of 3.1.1: only then a server can say when to come back.
         tls            a context that trusts the server, with the device's certificate if it has one.
 
-        Raises what opening the journal raises: sqlite3.Error, JournalTooNew.
+        Raises sqlite3.Error or JournalTooNew when the journal cannot be used.
         """
         self.device_id = device_id
         self.actions: dict[str, Handler] = {}
