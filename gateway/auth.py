@@ -302,7 +302,7 @@ class _Claim(NamedTuple):
 
 
 class DeviceAuthenticator:
-    """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is told of every topic refused."""
+    """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is called for every topic refused."""
 
     def __init__(
         self, *, database: CredentialReader, on_denied: Callable[[DeviceIdentity, str], None], timers: Timers

@@ -4,7 +4,7 @@ Laws
 1. A backup is taken from a running server by another process, without stopping or slowing its writer: SQLite's backup
    API copies one WAL snapshot of each database.
 2. The broker's database is copied before the gateway's. A session may then lack what the ledger already knows, which
-   the resume at reconnect judges; the other way round it could hold on to deliveries the ledger never heard of.
+   the resume at reconnect decides; the other way round it could hold on to deliveries the ledger never heard of.
 3. Nothing unproven is kept: every copy passes `PRAGMA integrity_check` before it goes into the archive, and the archive
    carries sizes, SHA-256 sums, schema and row counts, which `restore` checks again before it touches the directory.
 4. The ids of events are never used twice: a restored ledger goes on with higher ones than the server can have given
@@ -362,7 +362,7 @@ def unpack_all(archive: Path, staging: Path) -> Manifest:
             if manifest.size > free:
                 raise BackupError(f"it needs {manifest.size:,} bytes, and {staging.parent} has {free:,} left")
             for stored in manifest.files:
-                # In the manifest's order, as they were written; and of the sizes that were looked at above.
+                # In the manifest's order, as they were written; and of the sizes that were checked above.
                 found = tar.next()
                 if found is None or found.name != stored.name or found.size != stored.size:
                     raise BackupError(f"it does not hold {stored.name} as its manifest says")

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 async def repeat(seconds: float, *works: Callable[[], object]) -> None:
-    """Call each of them, again and again, until cancelled. One that fails is told of, and keeps no other from its turn:
+    """Call each of them, again and again, until cancelled. One that fails is logged, and keeps no other from its turn:
     the end of a lifetime must not hang on a webhook."""
     while True:
         for work in works:

@@ -88,7 +88,7 @@ class BulkRequest(DescribedModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     devices: Annotated[list[NewDevice], Field(max_length=BULK_DEVICES)]
-    """At most 10,000 devices; more: 422 `invalid_request`. Each is judged by itself: one that cannot be enrolled does
+    """At most 10,000 devices; more: 422 `invalid_request`. Each is checked by itself: one that cannot be enrolled does
     not keep the others from it. A device has 128 KiB of JSON at most."""
 
 
@@ -113,15 +113,15 @@ async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     """
     next_slice = services(request).turns.next_slice
     items = await items_of(await read_body(request, limit=BULK_BYTES), "devices", BULK_DEVICES, next_slice)
-    judged: list[NewDevice | Problem] = []
+    checked: list[NewDevice | Problem] = []
     for item in items:
-        judged.append(_checked(item))
-        if len(judged) % ITEMS_PER_TURN == 0:
+        checked.append(_checked(item))
+        if len(checked) % ITEMS_PER_TURN == 0:
             await next_slice()
-    valid = [device for device in judged if isinstance(device, NewDevice)]
+    valid = [device for device in checked if isinstance(device, NewDevice)]
     enrolled = iter(await services(request).devices.enrol(principal.app_no, principal.app_id, valid))
     results: list[bytes] = []
-    for item, device in zip(items, judged, strict=True):
+    for item, device in zip(items, checked, strict=True):
         answer = next(enrolled) if isinstance(device, NewDevice) else device
         results.append(to_json(_refused(item, answer) if isinstance(answer, Problem) else answer))
         if len(results) % ITEMS_PER_TURN == 0:

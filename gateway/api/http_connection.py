@@ -142,7 +142,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        # What follows the last request of a connection is no error: it is not looked at.
+        # What follows the last request of a connection is no error: it is not parsed.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 

@@ -13,14 +13,14 @@ from typing import Final
 from gateway.errors import problem
 
 TOKENS_PER_TURN: Final = 2_000
-"""Strings, brackets and commas that are looked at before others have their turn: about 1 ms."""
+"""Strings, brackets and commas that are parsed before others have their turn: about 1 ms."""
 _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\(?:.|\Z)[^"\\]*)*+(?:"|\Z)|[\[\]{},]', re.DOTALL)
-"""A string, a bracket, a comma. A string may lack its end: as long as each quote matches, none is looked at twice."""
+"""A string, a bracket, a comma. A string may lack its end: as long as each quote matches, none is parsed twice."""
 _SPACE: Final = b" \t\r\n"
 
 
 async def items_of(body: bytes, member: str, most: int, next_slice: Callable[[], Awaitable[None]]) -> list[bytes]:
-    """The items of `{"<member>": [item, ..]}`, as they stand there; whether each is JSON is not looked at.
+    """The items of `{"<member>": [item, ..]}`, as they stand there; whether each is JSON is not checked.
 
     Raises Problem 400, 422.
     """

@@ -117,8 +117,8 @@ async def send_batch(request: Request, principal: Sender) -> Response:
         raise problem("payload_too_large", f"{len(lines) or breaks} lines: send at most {BATCH_LINES} in one batch")
     del body  # its lines are a copy
     charge_lines(request, len(lines))
-    judged = (_checked(line, found.push_values) for line in lines)
-    answers = await found.acceptance.accept_many(app_of(principal), judged)
+    checked = (_checked(line, found.push_values) for line in lines)
+    answers = await found.acceptance.accept_many(app_of(principal), checked)
     results: list[bytes] = []
     for answer in answers:
         results.append(_line(answer))
@@ -146,8 +146,8 @@ def _line(answer: AcceptedPush | Problem) -> bytes:
 async def forecast(request: Request, principal: Sender) -> Response:
     """Count the devices that a push would reach if it were sent now; nothing is stored or sent.
 
-    Refused for the same reasons as the push would be. Consent and muted channels are judged; caps and quiet
-    hours, which are judged when a push is sent to the device, are not. Needs a key with the scope `send`.
+    Refused for the same reasons as the push would be. Consent and muted channels are checked; caps and quiet
+    hours, which are checked when a push is sent to the device, are not. Needs a key with the scope `send`.
     """
     found = services(request)
     push = await read_model(request, PushRequest, PUSH_BYTES, found.push_values)

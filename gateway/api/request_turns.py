@@ -1,6 +1,6 @@
 """Turns at requests: some hundred connections that ask all the time keep nobody else waiting.
 
-What answers a request is begun REQUESTS_PER_TURN at a time in a turn of the loop, and devices are served in between.
+Requests are started REQUESTS_PER_TURN at a time in a turn of the loop, and devices are served in between.
 Who has to wait stands in the queue of a share, and shares take turns, one request each: a share is a valid key, or an
 address that has shown none. What waits is bounded by the number of connections, since each has one request under way.
 A request that is long work does it in slices of a millisecond and gives way after each.
@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Final
 
 REQUESTS_PER_TURN: Final = 4
-"""Requests that are begun in one turn of the loop. The dearest, `/metrics` and a device's preferences, hold it for 3 ms
-until they are answered or wait for something; a push takes 0.3 ms, beside which a further turn costs nothing."""
+"""Requests that are started in one turn of the loop. The dearest, `/metrics` and a device's preferences, hold it for 3
+ms until they are answered or wait for something; a push takes 0.3 ms, beside which a further turn costs nothing."""
 LARGE_BODY_REQUESTS: Final = REQUESTS_PER_TURN
 """Requests that a body of some thousand values counts for: parsing it takes a turn of its own."""
 SLICE_SECONDS: Final = 0.002

@@ -119,7 +119,7 @@ def channels_change(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change a channel; what is not given stays. What waits is judged anew."""
+    """Change a channel; what is not given stays. What waits is checked anew."""
     fields = {
         "name": name,
         "description": description,

@@ -1,4 +1,4 @@
-"""`fleetpush demo`: the main job on real sockets, told as it happens, and judged at the end.
+"""`fleetpush demo`: the main job on real sockets, told as it happens, and checked at the end.
 
 A real server process on free ports and a data directory of its own; three devices, each the reference client; a push to
 one that is online, acted on; one to a device that is offline, across `kill -9` and a restart; one that expires. Every

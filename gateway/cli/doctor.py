@@ -1,4 +1,4 @@
-"""`fleetpush doctor`: looks at a set-up from outside and says, line by line, what holds and what to do where not.
+"""`fleetpush doctor`: examines a set-up from outside and prints, line by line, what is right and what to do where not.
 
 `ok` holds; `warn` works today and will hurt one day; `fail` does not work. Each finding that is not `ok` carries its
 remedy as something to type or to change. Reads only: it creates nothing but a probe file, which it removes. What

@@ -59,7 +59,7 @@ def policy_change(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change some of the app's rules; what is not given stays. What waits is judged anew.
+    """Change some of the app's rules; what is not given stays. What waits is checked anew.
 
     The policy is read and written whole: of two changes at the same moment the later one wins."""
     denied = _given({"in_app": denied_in_app, "silent": denied_silent, "command": denied_command})
@@ -83,7 +83,7 @@ def policy_set(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace the app's rules by those of a file; what it leaves out gets its default. What waits is judged anew."""
+    """Replace the app's rules by those of a file; what it leaves out gets its default. What waits is checked anew."""
     rules = json_in(file)
     with client_of(server, data_dir) as client:
         print_policy(client.call("PUT", "/v1/policy", json=rules), as_json)

@@ -15,7 +15,7 @@ from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
 from gateway.cli.watch import watch_push
 
 EXPLAINED_DELIVERIES = 1000
-"""Suppressed deliveries that are looked at for the reasons of an answer: one page."""
+"""Suppressed deliveries that are read for the reasons of an answer: one page."""
 
 
 def push(

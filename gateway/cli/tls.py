@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.certificates import Facts, Initialized
     from gateway.settings import Settings
 
-tls = command_group("Make and look at the fleet's certificates.")
+tls = command_group("Make and show the fleet's certificates.")
 
 
 @tls.command("init")

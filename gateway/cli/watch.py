@@ -26,7 +26,7 @@ from gateway.cli.terminal import (
 WATCH_INTERVAL_SECONDS = 0.5
 SHOWN_LOSSES = 20
 EXPLAINED_DELIVERIES = 100
-"""Waiting deliveries that are looked at for what defers them, at each look."""
+"""Waiting deliveries that are read for what defers them, each time."""
 
 
 def watch(

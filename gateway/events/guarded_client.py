@@ -1,7 +1,7 @@
 """An HTTP client that goes only where it may: not into the server's own network, whatever a name resolves to.
 
 Who may set a webhook could otherwise have the server ask its neighbours (SSRF). So a name is resolved once, here, what
-it resolves to is judged, and the connection goes to that very address: a name that resolves to something else a moment
+it resolves to is checked, and the connection goes to that very address: a name that resolves to something else a moment
 later (DNS rebinding) changes nothing. The name is still what the certificate is checked against, and the Host header.
 Redirects are not followed, proxies of the environment are not used, and little is read of an answer
 (`bounded_streams`).

@@ -463,7 +463,7 @@ def _is_up(webhook: WebhookState, lane: Lane) -> bool:
 
 
 def _is_refusal(outcome: ReceiverResponse | RequestFailed) -> bool:
-    """Whether it may be about the events: somebody was there who looked at them."""
+    """Whether it may be about the events: somebody was there to refuse them."""
     return isinstance(outcome, ReceiverResponse) and outcome.status not in BUSY and not 300 <= outcome.status < 400
 
 

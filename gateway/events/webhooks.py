@@ -415,7 +415,7 @@ class WebhookStore:
         try:
             ipaddress.ip_address(host)
         except ValueError:
-            pass  # a name: judged each time it is resolved
+            pass  # a name: checked each time it is resolved
         else:
             if not may_be_asked(host, self._allowed):
                 raise _private(host)

@@ -76,8 +76,8 @@ class WaitingPushResponse(Response):
     size: int
     """Size of the MQTT payload in bytes, at most."""
     not_before: str | None
-    """When the delivery, which caps or quiet hours hold back, is judged again. RFC 3339, UTC, milliseconds. null: it is
-    not held back."""
+    """When the delivery, which caps or quiet hours hold back, is checked again. RFC 3339, UTC, milliseconds. null: it
+    is not held back."""
     attempts: int
     """How often it was sent to the device and not acknowledged. At the server's setting `max_attempts` (default 10) the
     delivery ends `refused`, reason `not_acknowledged`."""

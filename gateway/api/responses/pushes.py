@@ -29,7 +29,7 @@ class ForecastResponse(Response):
     """Devices of these that are connected now."""
     suppressed: dict[str, int]
     """Deliveries that would end `suppressed` at once, by reason: `no_consent`, `channel_muted`. Caps and quiet hours
-    are judged when a push is sent to the device and are not counted here."""
+    are checked when a push is sent to the device and are not counted here."""
     unknown: list[str]
     """Ids in the target's `devices` of which the app has no device."""
 
@@ -175,8 +175,8 @@ class DeliveryResponse(Response):
     attempts: int
     """How often it was sent to the device and not acknowledged."""
     not_before: str | None
-    """When the delivery, which caps or quiet hours hold back, is judged again. RFC 3339, UTC, milliseconds. null: it is
-    not held back."""
+    """When the delivery, which caps or quiet hours hold back, is checked again. RFC 3339, UTC, milliseconds. null: it
+    is not held back."""
     action: str | None
     """The id of the action that was chosen. null: none."""
     result: Any
