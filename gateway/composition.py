@@ -1,4 +1,13 @@
-"""The gateway's components, made and wired: everything between the databases and the ports."""
+"""The composition root: every component between the databases and the ports, made and wired in one place.
+
+Laws
+1. There is one wiring. The server has all of it (`Components`); the world of the delivery tests has its inner part
+   (`DeliveryComponents`), with a database, timers and an engine that are moved by hand.
+2. Constructors take their parts by name, and a callback is an argument without a default. Where two parts need each
+   other, the first to be made gets a function that finds the second when it is called; where that call would cost each
+   push something, `connect` gives it the bound methods once.
+3. Nothing is decided here: what a part does is in its own module.
+"""
 
 from __future__ import annotations
 
