@@ -1,8 +1,5 @@
 """One vocabulary, checked by reading the source: class names, verbs, units of constants and times, first lines of
 docstrings.
-
-`UNTIL_DONE` names the packages, folders and modules that do not keep a law yet. Whoever has brought one to a law takes
-it out of that law's row; nobody puts one in.
 """
 
 from __future__ import annotations
@@ -15,22 +12,6 @@ from functools import cache
 import pytest
 
 from tests.test_architecture import MODULES, PACKAGES, trees, within
-
-UNTIL_DONE = {
-    "class names": set(),
-    "constants": set(),
-    "times": set(),
-    "verbs": {
-        "gateway.api",
-        "gateway.auth",
-        "gateway.cli",
-        "gateway.composition",
-        "gateway.data_directory",
-        "gateway.events",
-        "gateway.hangup",
-    },
-    "docstrings": set(),
-}
 
 SHARED_CLASS_NAMES: dict[str, str] = {}
 """`package.Name` of a name that two public classes of a package may share, and why."""
@@ -105,13 +86,8 @@ def public(name: str) -> bool:
     return not name.startswith("_")
 
 
-def modules_of(package: str, law: str) -> list[str]:
-    """The modules of a package that have to keep a law."""
-    return [name for name in MODULES if within(name, package) and not within(name, *UNTIL_DONE[law])]
-
-
-def packages(law: str) -> list[str]:
-    return [package for package in PACKAGES if package not in UNTIL_DONE[law]]
+def modules_of(package: str) -> list[str]:
+    return [name for name in MODULES if within(name, package)]
 
 
 def classes(body: list[ast.stmt]) -> Iterator[ast.ClassDef]:
@@ -186,10 +162,10 @@ def stands_alone(docstring: str) -> bool:
     return sentence is not None and " " in sentence[0] and not FRAGMENTS.match(first_line)
 
 
-@pytest.mark.parametrize("package", packages("class names"))
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_two_public_classes_of_a_package_share_a_name(package: str) -> None:
     places: dict[str, list[str]] = {}
-    for module in modules_of(package, "class names"):
+    for module in modules_of(package):
         for node in classes(trees()[module].body):
             places.setdefault(node.name, []).append(module)
     shared = {name: modules for name, modules in places.items() if len(modules) > 1}
@@ -198,24 +174,21 @@ def test_no_two_public_classes_of_a_package_share_a_name(package: str) -> None:
     assert allowed <= set(shared), "an exception that nothing needs any more"
 
 
-@pytest.mark.parametrize("package", packages("verbs"))
+@pytest.mark.parametrize("package", PACKAGES)
 def test_verbs_say_what_happens(package: str) -> None:
     names = (
         f"{module}.{node.name}"
-        for module in modules_of(package, "verbs")
+        for module in modules_of(package)
         for node in ast.walk(trees()[module])
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and VAGUE_VERBS.match(node.name)
     )
     assert sorted(names) == []
 
 
-@pytest.mark.parametrize("package", packages("constants"))
+@pytest.mark.parametrize("package", PACKAGES)
 def test_public_numbers_carry_their_unit(package: str) -> None:
     bare = {
-        path
-        for module in modules_of(package, "constants")
-        for path, name in numeric_constants(module).items()
-        if not has_unit(name)
+        path for module in modules_of(package) for path, name in numeric_constants(module).items() if not has_unit(name)
     }
     assert sorted(path for path in bare if not within(path, *NUMBERS_WITHOUT_UNIT)) == []
     listed = [row for row in NUMBERS_WITHOUT_UNIT if within(row, package)]
@@ -233,19 +206,16 @@ def times(module: str, names: set[str]) -> Iterator[str]:
 
 def test_times_of_the_gateway_are_milliseconds_and_say_so() -> None:
     """`now` and `clock` are seconds, as in the broker and in Python; milliseconds are `now_ms` and `clock_ms`."""
-    if "gateway" in packages("times"):
-        found = {module: list(times(module, {"now", "clock"})) for module in modules_of("gateway", "times")}
-        assert [
-            place for module, places in found.items() if module not in TIMES_OF_ANOTHER_UNIT for place in places
-        ] == []
-        assert [module for module in TIMES_OF_ANOTHER_UNIT if not found.get(module)] == [], "exceptions nothing needs"
+    found = {module: list(times(module, {"now", "clock"})) for module in modules_of("gateway")}
+    assert [place for module, places in found.items() if module not in TIMES_OF_ANOTHER_UNIT for place in places] == []
+    assert [module for module in TIMES_OF_ANOTHER_UNIT if not found.get(module)] == [], "exceptions nothing needs"
 
 
 def test_times_of_the_broker_are_seconds() -> None:
     """`now` and `clock`, without a suffix, because there is no other unit: no name of a time says another one."""
     names = (
         name
-        for module in modules_of("broker", "times")
+        for module in modules_of("broker")
         for node in ast.walk(trees()[module])
         for name in [getattr(node, "arg", None) or getattr(node, "id", None) or getattr(node, "attr", None)]
     )
@@ -254,9 +224,9 @@ def test_times_of_the_broker_are_seconds() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("package", packages("docstrings"))
+@pytest.mark.parametrize("package", PACKAGES)
 def test_the_first_line_of_a_docstring_stands_alone(package: str) -> None:
-    texts = (found for module in modules_of(package, "docstrings") for found in documented(module))
+    texts = (found for module in modules_of(package) for found in documented(module))
     assert [f"{path}: {text.splitlines()[0]}" for path, text in texts if not stands_alone(text)] == []
 
 

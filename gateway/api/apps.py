@@ -9,7 +9,7 @@ from pydantic import ConfigDict, StringConstraints
 
 from gateway.api import responses
 from gateway.api.bodies import json_response, read_model
-from gateway.api.openapi import takes
+from gateway.api.openapi import request_body
 from gateway.api.services import Administrator, Cursor, Limit, services
 from gateway.auth import Principal
 from gateway.described_model import DescribedModel
@@ -33,7 +33,7 @@ def manages_all(principal: Principal) -> bool:
     return principal.app_id == DEFAULT_APP
 
 
-@router.post("", status_code=201, response_model=responses.ApplicationResponse, openapi_extra=takes(AppRequest))
+@router.post("", status_code=201, response_model=responses.ApplicationResponse, openapi_extra=request_body(AppRequest))
 async def add_app(request: Request, principal: Administrator) -> Response:
     """Make an app, a tenant of its own. Its first key is made with `POST /v1/keys` and `"app"`. Needs a key of the app
     `default` with the scope `admin`."""

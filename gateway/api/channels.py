@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from gateway.api import responses
 from gateway.api.bodies import MERGE_PATCH, json_response, parse_patch, read_body, read_model
-from gateway.api.openapi import takes, takes_patch
+from gateway.api.openapi import patch_body, request_body
 from gateway.api.problems import validation_problem
 from gateway.api.services import Administrator, ChannelId, Cursor, Limit, ReaderOf, services
 from gateway.audience.policy import ChannelFields, NewChannel, Policy
@@ -17,7 +17,9 @@ from gateway.merge_patch import merge_patch
 router = APIRouter(prefix="/v1", tags=["channels and policy"])
 
 
-@router.post("/channels", status_code=201, response_model=responses.ChannelResponse, openapi_extra=takes(NewChannel))
+@router.post(
+    "/channels", status_code=201, response_model=responses.ChannelResponse, openapi_extra=request_body(NewChannel)
+)
 async def add_channel(request: Request, principal: Administrator) -> Response:
     """Make a channel: a category of pushes that a person can mute. A push may name a channel that was not made; only
     one that was made has a name for people, and rules. Needs a key with the scope `admin`."""
@@ -40,7 +42,7 @@ async def show_channel(channel_id: ChannelId, request: Request, principal: Reade
 @router.patch(
     "/channels/{channel_id}",
     response_model=responses.ChannelResponse,
-    openapi_extra=takes_patch(ChannelFields, MERGE_PATCH[0]),
+    openapi_extra=patch_body(ChannelFields, MERGE_PATCH[0]),
 )
 async def change_channel(channel_id: ChannelId, request: Request, principal: Administrator) -> Response:
     """Change a channel with a JSON Merge Patch (RFC 7396): a given field replaces, null removes. New rules also hold
@@ -82,7 +84,7 @@ async def show_policy(request: Request, principal: ReaderOf) -> Response:
     return json_response(services(request).policies.policy(principal.app_no))
 
 
-@router.put("/policy", response_model=responses.PolicyResponse, openapi_extra=takes(Policy))
+@router.put("/policy", response_model=responses.PolicyResponse, openapi_extra=request_body(Policy))
 async def set_policy(request: Request, principal: Administrator) -> Response:
     """Replace the rules of the app; what is left out gets its default. New rules also hold for what waits, soon after
     the answer. Needs a key with the scope `admin`."""

@@ -25,7 +25,7 @@ from gateway.api.bodies import (
     read_model,
 )
 from gateway.api.json_items import items_of
-from gateway.api.openapi import takes, takes_patch
+from gateway.api.openapi import patch_body, request_body
 from gateway.api.problems import validation_problem
 from gateway.api.services import (
     Cursor,
@@ -92,7 +92,9 @@ class BulkRequest(DescribedModel):
     not keep the others from it. A device has 128 KiB of JSON at most."""
 
 
-@router.post("", status_code=201, response_model=responses.EnrolledDeviceResponse, openapi_extra=takes(NewDevice))
+@router.post(
+    "", status_code=201, response_model=responses.EnrolledDeviceResponse, openapi_extra=request_body(NewDevice)
+)
 async def enrol(request: Request, principal: DeviceManager) -> Response:
     """Enrol a device. Its token, the MQTT password, is shown this once. Needs a key with the scope `devices`."""
     device = await read_model(request, NewDevice)
@@ -103,7 +105,7 @@ async def enrol(request: Request, principal: DeviceManager) -> Response:
 
 
 @router.post(
-    "/bulk", status_code=201, response_model=responses.EnrolledDevicesResponse, openapi_extra=takes(BulkRequest)
+    "/bulk", status_code=201, response_model=responses.EnrolledDevicesResponse, openapi_extra=request_body(BulkRequest)
 )
 async def enrol_many(request: Request, principal: DeviceManager) -> Response:
     """Enrol up to 10,000 devices in 16 MiB of JSON at most: one result per device, in order, a credential or a problem.
@@ -185,7 +187,7 @@ async def show_device(device_id: DeviceId, request: Request, principal: DeviceRe
 
 
 @router.patch(
-    "/{device_id}", response_model=responses.DeviceResponse, openapi_extra=takes_patch(DeviceFields, MERGE_PATCH[0])
+    "/{device_id}", response_model=responses.DeviceResponse, openapi_extra=patch_body(DeviceFields, MERGE_PATCH[0])
 )
 async def change_device(device_id: DeviceId, request: Request, principal: DeviceManager) -> Response:
     """Change a device with a JSON Merge Patch (RFC 7396). A given field replaces, null removes, `attributes` are
@@ -252,7 +254,9 @@ async def show_preferences(device_id: DeviceId, request: Request, principal: Dev
 
 
 @router.patch(
-    "/{device_id}/preferences", response_model=responses.PreferencesResponse, openapi_extra=takes(PreferencesChange)
+    "/{device_id}/preferences",
+    response_model=responses.PreferencesResponse,
+    openapi_extra=request_body(PreferencesChange),
 )
 async def change_preferences(device_id: DeviceId, request: Request, principal: DeviceManagerOrOwner) -> Response:
     """Change consent, channel choices and quiet hours of the person at a device. What waits and is not wanted any more
@@ -293,7 +297,7 @@ async def show_consent(device_id: DeviceId, request: Request, principal: DeviceR
             "description": "No answer within `wait` seconds. The command goes on.",
         }
     },
-    openapi_extra=takes(CallRequest),
+    openapi_extra=request_body(CallRequest),
 )
 async def call(device_id: DeviceId, request: Request, principal: Sender) -> Response:
     """Send a command to a device and wait for its answer.

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 from gateway.api import responses
 from gateway.api.apps import AppId, manages_all
 from gateway.api.bodies import json_response, read_model
-from gateway.api.openapi import takes
+from gateway.api.openapi import request_body
 from gateway.api.services import Administrator, Cursor, KeyId, Limit, services
 from gateway.described_model import DescribedModel
 from gateway.device_topics import DEFAULT_APP
@@ -38,7 +38,7 @@ class KeyRequest(DescribedModel):
     key that asks."""
 
 
-@router.post("", status_code=201, response_model=responses.NewKeyResponse, openapi_extra=takes(KeyRequest))
+@router.post("", status_code=201, response_model=responses.NewKeyResponse, openapi_extra=request_body(KeyRequest))
 async def add_key(request: Request, principal: Administrator) -> Response:
     """Make a key. Its secret is shown this once. Needs a key with the scope `admin`; one of the app `default` for
     another app."""

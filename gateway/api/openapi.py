@@ -1,6 +1,6 @@
 """The OpenAPI document: what FastAPI sees of the routes, and what it does not.
 
-Bodies are read by our own code (`bodies`), so a route declares its body with `takes(Model)` or `takes_patch(Model)`.
+Bodies are read by our own code (`bodies`), so a route declares its body with `request_body` or `patch_body`.
 Examples come from `examples`, problems from `operation_problems`, descriptions of fields from the models' sources
 (`described_model`). All of that is put together when somebody asks for the document: the start of the server pays
 nothing for it.
@@ -69,26 +69,28 @@ _HEADERS: Final = {
 _NO_CONTENT: Final = "Done. The answer has no body."
 
 _models: dict[str, type[BaseModel]] = {ProblemDocument.__name__: ProblemDocument}
-"""Models that FastAPI does not see in the routes; filled by `takes` while they are defined."""
+"""Models that FastAPI does not see in the routes; filled by `request_body` while they are defined."""
 _patched: set[str] = set()
 """Names of models of which a body may leave out everything."""
 
 
-def takes(model: type[BaseModel], media_type: str = "application/json", *, required: bool = True) -> dict[str, Any]:
+def request_body(
+    model: type[BaseModel], media_type: str = "application/json", *, required: bool = True
+) -> dict[str, Any]:
     """Make the `openapi_extra` of a route that reads this body."""
     _models[model.__name__] = model
     schema = {"$ref": _SCHEMA.format(model=model.__name__)}
     return {"requestBody": {"required": required, "content": {media_type: {"schema": schema}}}}
 
 
-def takes_patch(model: type[BaseModel], media_type: str) -> dict[str, Any]:
+def patch_body(model: type[BaseModel], media_type: str) -> dict[str, Any]:
     """Make the `openapi_extra` of a route that reads a JSON Merge Patch (RFC 7396) of the model."""
     _patched.add(model.__name__)
-    return takes(model, media_type)
+    return request_body(model, media_type)
 
 
 def idempotent(extra: dict[str, Any]) -> dict[str, Any]:
-    """Add the header `Idempotency-Key` to what `takes` has made."""
+    """Add the header `Idempotency-Key` to what `request_body` has made."""
     text = (
         "1 to 255 printable ASCII characters, remembered for 24 hours per app. The same key with the same body is one"
         " push: the first answer is given again. With another body: 422 `idempotency_key_reused`. Left out: each"

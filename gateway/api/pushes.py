@@ -21,7 +21,7 @@ from gateway.api.bodies import (
     read_body,
     read_model,
 )
-from gateway.api.openapi import idempotent, takes
+from gateway.api.openapi import idempotent, request_body
 from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, app_of, services
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, Submission
@@ -65,7 +65,10 @@ class BatchLine(PushRequest):
 
 
 @router.post(
-    "", status_code=202, response_model=responses.AcceptedPushResponse, openapi_extra=idempotent(takes(PushRequest))
+    "",
+    status_code=202,
+    response_model=responses.AcceptedPushResponse,
+    openapi_extra=idempotent(request_body(PushRequest)),
 )
 async def send(request: Request) -> Response:  # Hot path.
     """Accept a push to one or many devices; answered when it is on disk (fsync).
@@ -100,7 +103,7 @@ async def send(request: Request) -> Response:  # Hot path.
             "content": {NDJSON[0]: {"schema": {"type": "string", "description": "JSON documents, one per line."}}},
         }
     },
-    openapi_extra=takes(BatchLine, NDJSON[0]),
+    openapi_extra=request_body(BatchLine, NDJSON[0]),
 )
 async def send_batch(request: Request, principal: Sender) -> Response:
     """Accept up to 10,000 pushes, one JSON object per line, in 16 MiB at most; more is refused as a whole with 413.
@@ -142,7 +145,7 @@ def _line(answer: AcceptedPush | Problem) -> bytes:
     return to_json(answer.document()) + b"\n"
 
 
-@router.post("/forecast", response_model=responses.ForecastResponse, openapi_extra=takes(PushRequest))
+@router.post("/forecast", response_model=responses.ForecastResponse, openapi_extra=request_body(PushRequest))
 async def forecast(request: Request, principal: Sender) -> Response:
     """Count the devices that a push would reach if it were sent now; nothing is stored or sent.
 

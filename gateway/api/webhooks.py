@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 
 from gateway.api import responses
 from gateway.api.bodies import MERGE_PATCH, json_response, page_response, parse, parse_patch, read_body, read_model
-from gateway.api.openapi import takes, takes_patch
+from gateway.api.openapi import patch_body, request_body
 from gateway.api.problems import validation_problem
 from gateway.api.services import Administrator, Cursor, Limit, ReaderOf, WebhookId, services
 from gateway.described_model import DescribedModel
@@ -30,7 +30,7 @@ class Replay(DescribedModel):
     """Ids of 1 to 1,000 dead letters; those that there are not are left out. null or left out: all."""
 
 
-@router.post("", status_code=201, response_model=responses.NewWebhookResponse, openapi_extra=takes(NewWebhook))
+@router.post("", status_code=201, response_model=responses.NewWebhookResponse, openapi_extra=request_body(NewWebhook))
 async def add_webhook(request: Request, principal: Administrator) -> Response:
     """Have events sent to an address from now on. The secret that requests are signed with is shown this once. Needs a
     key with the scope `admin`."""
@@ -51,7 +51,7 @@ async def show_webhook(webhook_id: WebhookId, request: Request, principal: Reade
 
 
 @router.patch(
-    "/{webhook_id}", response_model=responses.WebhookResponse, openapi_extra=takes_patch(WebhookFields, MERGE_PATCH[0])
+    "/{webhook_id}", response_model=responses.WebhookResponse, openapi_extra=patch_body(WebhookFields, MERGE_PATCH[0])
 )
 async def change_webhook(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
     """Change a webhook with a JSON Merge Patch (RFC 7396): a given field replaces, null removes. `{"enabled": true}`
@@ -97,7 +97,7 @@ async def list_dead_letters(
     "/{webhook_id}/dead-letters/replay",
     status_code=202,
     response_model=responses.ReplayedResponse,
-    openapi_extra=takes(Replay, required=False),
+    openapi_extra=request_body(Replay, required=False),
 )
 async def replay_dead_letters(webhook_id: WebhookId, request: Request, principal: Administrator) -> Response:
     """Send dead letters once more, all or some; what is accepted leaves the list. A webhook that is disabled: 422
