@@ -88,7 +88,7 @@ def credential_generation(token_hash: bytes) -> str:
 # -- HTTP ----------------------------------------------------------------------------------------------------
 
 
-class Reader(Protocol):
+class KeyReader(Protocol):
     """The part of the database that keys need."""
 
     async def read_soon(self, operation: Callable[[sqlite3.Connection], T]) -> T: ...
@@ -125,7 +125,7 @@ class Principal:
 class KeyCache:
     """Authenticates API keys by their hash, and remembers those it has found; `forget` makes a revocation immediate."""
 
-    def __init__(self, database: Reader) -> None:
+    def __init__(self, database: KeyReader) -> None:
         self._database = database
         self._known: dict[bytes, Principal] = {}
         self._revocations = 0

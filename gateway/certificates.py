@@ -76,7 +76,7 @@ class CertificateError(Exception):
 
 
 @dataclass(frozen=True)
-class Facts:
+class CertificateFacts:
     """Facts of a certificate file, from the first certificate in it, which is the one that is shown."""
 
     path: Path
@@ -95,11 +95,11 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Initialized:
+class InitializedTls:
     """The result of `initialize`: the fleet's CA and the server's certificate."""
 
-    ca: Facts
-    server: Facts
+    ca: CertificateFacts
+    server: CertificateFacts
     ca_is_new: bool
     renewed: bool
     """Whether there was a server certificate of this CA before."""
@@ -110,7 +110,7 @@ class Initialized:
 # -- what files say ----------------------------------------------------------------------------------------------------
 
 
-def certificate_facts(path: Path) -> Facts:
+def certificate_facts(path: Path) -> CertificateFacts:
     """Read the first certificate of a file. Raises CertificateError."""
     return _facts(path, _read_certificates(path)[0])
 
@@ -170,7 +170,7 @@ def initialize(
     found: Sequence[str] = (),
     new_ca: bool = False,
     force: bool = False,
-) -> Initialized:
+) -> InitializedTls:
     """Make what is missing of the CA, and a server certificate for `names`, those that the one before had, and `found`.
 
     The first name is the one that commands tell people to dial. `host` becomes part of the CA's name. Raises
@@ -203,7 +203,7 @@ def initialize(
         write_private(ca_path, ca.certificate_pem)
     write_private(tls / SERVER_KEY, server.key_pem)
     write_private(server_path, server.certificate_pem)
-    return Initialized(
+    return InitializedTls(
         _facts(ca_path, ca.certificate),
         _facts(server_path, server.certificate),
         ca_is_new=new_ca or not exists,
@@ -212,7 +212,9 @@ def initialize(
     )
 
 
-def make_device(data_dir: Path, user_name: str, generation: str, days: int, now: datetime) -> tuple[Facts, Path]:
+def make_device(
+    data_dir: Path, user_name: str, generation: str, days: int, now: datetime
+) -> tuple[CertificateFacts, Path]:
     """A certificate for a device (`ID`, or `APP/ID`) and the path of its key. Raises CertificateError, OSError."""
     if len(user_name) > MAX_COMMON_NAME_CHARACTERS:
         raise CertificateError(
@@ -275,7 +277,7 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def _facts(path: Path, certificate: x509.Certificate) -> Facts:
+def _facts(path: Path, certificate: x509.Certificate) -> CertificateFacts:
     try:
         stated = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         names = tuple(str(name.value) for name in stated if isinstance(name, x509.DNSName | x509.IPAddress))
@@ -286,7 +288,7 @@ def _facts(path: Path, certificate: x509.Certificate) -> Facts:
             f"{path} has an extension that cannot be read: {error}", "use another certificate"
         ) from None
     digest = certificate.fingerprint(hashes.SHA256()).hex(":").upper()
-    return Facts(
+    return CertificateFacts(
         path,
         _shown(certificate.subject),
         _shown(certificate.issuer),

@@ -66,7 +66,7 @@ from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
 from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
-from gateway.metrics import Metrics, Sources
+from gateway.metrics import Metrics, MetricsSources
 from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
 from gateway.store.database import Database
@@ -264,7 +264,7 @@ class Components:
         self.mqtt_address: MqttAddress
         """Set when the ports are open, before the first request."""
         self.certificate_ends: Mapping[str, float] = {}
-        """See `metrics.Sources.certificates`."""
+        """See `metrics.MetricsSources.certificates`."""
         self._settings = settings
         self._database = database
         self._clock_ms = clock_ms
@@ -352,9 +352,9 @@ class Components:
             connections=shares.http, clock=loop.time, share_of=share_of, is_proxy=proxies.trusts
         )
 
-    def _sources(self, log_writer: LogWriter) -> Sources:
+    def _sources(self, log_writer: LogWriter) -> MetricsSources:
         delivery = self.delivery
-        return Sources(
+        return MetricsSources(
             database=self._database,
             keys=self._key_cache,
             authenticator=self._authenticator,

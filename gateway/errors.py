@@ -195,7 +195,7 @@ class Problem(Exception):
         }
 
 
-class Later(Problem):
+class RetryableProblem(Problem):
     """A problem that may be over after `retry_after` seconds."""
 
     def __init__(self, code: str, detail: str, retry_after: float) -> None:
@@ -210,7 +210,7 @@ class BasicUnauthorized(Problem):
         super().__init__("unauthorized", detail)
 
 
-class RateLimited(Later):
+class RateLimited(RetryableProblem):
     """Problem 429, for a key that asks too often."""
 
     def __init__(self, retry_after: float) -> None:

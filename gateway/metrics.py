@@ -5,7 +5,7 @@ pays nothing. Names follow Prometheus: `fleetpush_` in front, base units, `_tota
 a device, a push or an app in it: the number of time series does not grow with the fleet.
 
 Deliveries by state are a walk over the whole table, so they are counted in the background for at most a hundredth of
-the time (`Census`), and the moment of the count is a metric beside them.
+the time (`DeliveryCensus`), and the moment of the count is a metric beside them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ BUILD = {"version": installed_version(), "python": platform.python_version()}
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
-class Sources:
+class MetricsSources:
     """The components whose counters are read. `broker` is the broker's own counters (`broker.metrics`)."""
 
     database: Database
@@ -155,7 +155,7 @@ BROKER_DROPPED = {
 _BROKER_NAMES = {"bytes_in": "received_bytes", "bytes_out": "sent_bytes", "retained": "retained_messages"}
 
 
-class Census:
+class DeliveryCensus:
     """Counts of the deliveries in each state, as of a moment ago."""
 
     def __init__(self, database: Database, ledger: Ledger) -> None:
@@ -200,8 +200,8 @@ def _count_rows(connection: sqlite3.Connection) -> tuple[list[tuple[int, int]], 
 class Metrics:
     """The registry of all metrics, and its text."""
 
-    def __init__(self, sources: Sources) -> None:
-        self.census = Census(sources.database, sources.ledger)
+    def __init__(self, sources: MetricsSources) -> None:
+        self.census = DeliveryCensus(sources.database, sources.ledger)
         self._registry = CollectorRegistry()
         self._registry.register(_Collector(sources, self.census))
         ProcessCollector(registry=self._registry)
@@ -231,7 +231,7 @@ class Metrics:
 
 
 class _Collector(Collector):
-    def __init__(self, sources: Sources, census: Census) -> None:
+    def __init__(self, sources: MetricsSources, census: DeliveryCensus) -> None:
         self._sources = sources
         self._census = census
 

@@ -19,7 +19,7 @@ from gateway.api.openapi import FILE_SCHEMA, header
 from gateway.api.services import Fetcher, Sender, services
 from gateway.delivery.attachments import ATTACHMENT_ID, CONTENT_TYPE, DEFAULT_TTL_SECONDS, Attachments, StoredAttachment
 from gateway.delivery.push import MAX_TTL_SECONDS
-from gateway.errors import Later, problem
+from gateway.errors import RetryableProblem, problem
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/attachments", tags=["pushes"])
@@ -147,7 +147,7 @@ async def fetch_attachment(attachment_id: Id, request: Request, principal: Fetch
             "app %d: a download is refused: %d are under way, %d of this app, %d of %s",
             principal.app_no, attachments.downloads, of_app, of_one, principal.key_id,
         )  # fmt: skip
-        raise Later(
+        raise RetryableProblem(
             "busy",
             f"{attachments.downloads} downloads are under way, {of_app} of this app and {of_one} of this device or key;"
             " wait as long as Retry-After says",

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.auth import Principal
-from gateway.errors import Later
+from gateway.errors import RetryableProblem
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,9 @@ class BodyBudget:
                     self.bytes + size,
                     ALL_BYTES,
                 )
-            raise Later("busy", "too many large requests are being worked on: send fewer at a time", RETRY_SECONDS)
+            raise RetryableProblem(
+                "busy", "too many large requests are being worked on: send fewer at a time", RETRY_SECONDS
+            )
         self._shares[share] = of_share
         self.bytes += size
 

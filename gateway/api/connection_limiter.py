@@ -26,14 +26,14 @@ LOG_SECONDS: Final = 10.0
 """Time between two log lines about the same limit; the second says how often it acted."""
 
 
-class Connection(Protocol):
+class EvictableConnection(Protocol):
     """A connection that the limiter can end."""
 
     def evict(self) -> None:
         """End at once: another one needs the descriptor."""
 
 
-class Handshakes(Protocol):
+class PendingHandshakes(Protocol):
     """Connections on their way in (`broker.network.acceptor.Acceptor`)."""
 
     @property
@@ -48,21 +48,21 @@ class _Address:
     def __init__(self, name: str) -> None:
         self.name = name
         self.count = 0
-        self.idle: dict[Connection, None] = {}
+        self.idle: dict[EvictableConnection, None] = {}
         """Connections without a request under way, the longest first."""
-        self.known: dict[Connection, None] = {}
+        self.known: dict[EvictableConnection, None] = {}
         """Connections without one after a request with a valid key, the longest first."""
 
-    def longest_idle(self) -> Connection | None:
+    def longest_idle(self) -> EvictableConnection | None:
         return next(iter(self.idle), None) or next(iter(self.known), None)
 
 
-class Place:
+class ConnectionPlace:
     """One connection's place in the books. Made by `ConnectionLimiter.enter`."""
 
     __slots__ = ("_address", "_connection", "_limiter")
 
-    def __init__(self, limiter: ConnectionLimiter, address: _Address, connection: Connection) -> None:
+    def __init__(self, limiter: ConnectionLimiter, address: _Address, connection: EvictableConnection) -> None:
         self._limiter: ConnectionLimiter | None = limiter
         self._address = address
         self._connection = connection
@@ -115,7 +115,7 @@ class ConnectionLimiter:
         self._logged: dict[str, tuple[float, int]] = {}
         """Limit -> (when it was logged, how often it had acted then)."""
 
-    def enter(self, connection: Connection, host: str) -> Place | None:
+    def enter(self, connection: EvictableConnection, host: str) -> ConnectionPlace | None:
         """Give a new connection its place, if need be that of an idle one. None: there is no room, and all the others
         are at work."""
         name = self._share_of(host)
@@ -132,11 +132,11 @@ class ConnectionLimiter:
         self.open += 1
         address.count += 1
         self._addresses[name] = address
-        place = Place(self, address, connection)
+        place = ConnectionPlace(self, address, connection)
         place.idle()
         return place
 
-    def room_for(self, handshakes: Handshakes, address: str) -> bool:
+    def room_for(self, handshakes: PendingHandshakes, address: str) -> bool:
         """Tell whether a newcomer may begin a TLS handshake. An idle connection or another handshake makes room if need
         be. Some may come in even where there is no place: they end an idle connection, or are told why they cannot
         stay."""

@@ -34,8 +34,8 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from gateway.api.admission import ADMITTED
-from gateway.api.connection_limiter import ConnectionLimiter, Place
-from gateway.api.http_framing import HEAD, NEXT, NOTHING, Framing, OutOfBounds
+from gateway.api.connection_limiter import ConnectionLimiter, ConnectionPlace
+from gateway.api.http_framing import HEAD, NEXT, NOTHING, Framing, FramingError
 from gateway.api.problems import MEDIA_TYPE
 from gateway.api.request_turns import RequestTurns
 from gateway.errors import Problem, problem
@@ -115,7 +115,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._flow: _Flow
         self.write: Callable[[bytes], None]
-        self._place: Place | None = None
+        self._place: ConnectionPlace | None = None
         self._server: tuple[str, int | None] | None = None
         self._client: tuple[str, int] | None = None
         self._scheme: Literal["http", "https"] = "http"
@@ -239,7 +239,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            if not isinstance(cause, OutOfBounds):
+            if not isinstance(cause, FramingError):
                 self._refuse("malformed", problem("malformed_request", "the request line is none"))
                 return
             self._refuse(cause.limit, problem("malformed_request", str(cause)))
@@ -247,7 +247,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         except httptools.HttpParserError as error:
             self._refuse("malformed", problem("malformed_request", f"this is no HTTP request: {error}"))
             return
-        except OutOfBounds as error:
+        except FramingError as error:
             self._refuse(error.limit, problem("malformed_request", str(error)))
             return
         part = framing.part

@@ -30,7 +30,7 @@ _HOST: Final = re.compile(rb"(\[[\w.:~!$&'()*+,;=%-]+\]|[\w.~!$&'()*+,;=%-]*)(:[
 """Text that a Host header may have (RFC 9110, 7.2; RFC 3986, 3.2.2)."""
 
 
-class Part(Enum):
+class MessagePart(Enum):
     """The part of a message to which the next byte belongs."""
 
     HEAD = auto()
@@ -45,10 +45,10 @@ class Part(Enum):
 
 
 # For every request several are looked up, and `Part.HEAD` costs four times as much as a name of the module.
-HEAD, BODY, CHUNK_LINE, CHUNK, TRAILER, NEXT, NOTHING = Part
+HEAD, BODY, CHUNK_LINE, CHUNK, TRAILER, NEXT, NOTHING = MessagePart
 
 
-class OutOfBounds(Exception):
+class FramingError(Exception):
     """A message is larger than it may be, or says of itself what no request may. The text is for its sender."""
 
     def __init__(self, limit: str, text: str) -> None:
@@ -82,7 +82,7 @@ class Framing:
         """Bytes of the body that have come, with everything around the chunks."""
 
     def add_header(self, name: bytes, value: bytes) -> None:  # Hot path.
-        """Note a header. A field in a trailer is none (RFC 9110, 6.5.1). Raises OutOfBounds."""
+        """Note a header. A field in a trailer is none (RFC 9110, 6.5.1). Raises FramingError."""
         if self.part is not HEAD:
             return
         name = name.lower()
@@ -91,33 +91,33 @@ class Framing:
         elif name == b"host":
             self._hosts += 1
             if self._hosts > 1 or _HOST.fullmatch(value) is None:
-                raise OutOfBounds("malformed", "a request has one Host header, with a name or an address")
+                raise FramingError("malformed", "a request has one Host header, with a name or an address")
         elif name == b"transfer-encoding":
             self.is_chunked = True
             if value.strip().lower() != b"chunked":  # the application would take what is encoded for the content
-                raise OutOfBounds("malformed", "of transfer codings this server knows `chunked` alone")
+                raise FramingError("malformed", "of transfer codings this server knows `chunked` alone")
         elif name == b"expect":
             self.expects_100 = value.lower() == b"100-continue"
         if len(self.headers) == HEADERS_LIMIT:
-            raise OutOfBounds("too_many_headers", f"a request may have {HEADERS_LIMIT} headers")
+            raise FramingError("too_many_headers", f"a request may have {HEADERS_LIMIT} headers")
         self.headers.append((name, value))
 
     def check_head(self, version: str) -> None:
-        """Refuse a head that the parser lets pass (RFC 9112, 3.2; RFC 9110, 10.1.1). Raises OutOfBounds."""
+        """Refuse a head that the parser lets pass (RFC 9112, 3.2; RFC 9110, 10.1.1). Raises FramingError."""
         if version == "1.1":
             if not self._hosts:
-                raise OutOfBounds("malformed", "a request of HTTP/1.1 has a Host header")
+                raise FramingError("malformed", "a request of HTTP/1.1 has a Host header")
         elif version == "1.0":
             self.expects_100 = False
         else:
-            raise OutOfBounds("malformed", "this server speaks HTTP/1.1")
+            raise FramingError("malformed", "this server speaks HTTP/1.1")
 
     def end_head(self) -> None:
         self.head_bytes = 0
         self.part = CHUNK_LINE if self.is_chunked else BODY if self.left else NEXT
 
     def end_of_part(self, data: bytes, at: int, end: int) -> int:  # Hot path.
-        """Return up to where the parser may be fed of `data[at:end]`, as it will be. Raises OutOfBounds."""
+        """Return up to where the parser may be fed of `data[at:end]`, as it will be. Raises FramingError."""
         part = self.part
         if part is HEAD:
             if self.head_bytes:
@@ -127,18 +127,18 @@ class Framing:
                 stop = end if found < 0 else found + 4
             self.head_bytes += stop - at
             if self.head_bytes > HEAD_BYTES:
-                raise OutOfBounds("head_too_large", f"the head of a request may have {HEAD_BYTES} bytes")
+                raise FramingError("head_too_large", f"the head of a request may have {HEAD_BYTES} bytes")
             return stop
         if part is TRAILER:
             stop = data.find(b"\n", at) + 1 or end
             self._trailer_bytes += stop - at
             if self._trailer_bytes > TRAILER_BYTES:
-                raise OutOfBounds("trailer_too_large", f"the trailer of a body may have {TRAILER_BYTES} bytes")
+                raise FramingError("trailer_too_large", f"the trailer of a body may have {TRAILER_BYTES} bytes")
         elif part is CHUNK_LINE:
             stop = data.find(b"\n", at) + 1 or end
             self._line += data[at:stop]
             if len(self._line) > CHUNK_LINE_BYTES:
-                raise OutOfBounds("chunk_line_too_large", f"before a chunk may stand {CHUNK_LINE_BYTES} bytes")
+                raise FramingError("chunk_line_too_large", f"before a chunk may stand {CHUNK_LINE_BYTES} bytes")
             if data[stop - 1] == 0x0A:
                 self._begin_chunk()
         else:
@@ -158,6 +158,6 @@ class Framing:
             size = 0
         self._chunks += 1
         if self._chunks > FREE_CHUNKS + self.body_bytes // BYTES_PER_CHUNK:
-            raise OutOfBounds("too_many_chunks", f"its chunks are too small: send {BYTES_PER_CHUNK} bytes in each")
+            raise FramingError("too_many_chunks", f"its chunks are too small: send {BYTES_PER_CHUNK} bytes in each")
         self.part = CHUNK if size else TRAILER
         self.left = size + 2

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from gateway.errors import CATALOGUE, BasicUnauthorized, Later, Problem, problem
+from gateway.errors import CATALOGUE, BasicUnauthorized, Problem, RetryableProblem, problem
 from gateway.store.errors import StorageBusy, StorageError, StorageFull, storage_problem
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def problem_response(refusal: Problem, headers: Mapping[str, str] | None = None)
     all_headers = {**_HEADERS.get(refusal.code, {}), **(headers or {})}
     if isinstance(refusal, BasicUnauthorized):
         all_headers["WWW-Authenticate"] = BASIC_CHALLENGE
-    if isinstance(refusal, Later):
+    if isinstance(refusal, RetryableProblem):
         all_headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     content = json.dumps(refusal.document(), ensure_ascii=False).encode(errors="replace")
     return Response(content, refusal.status, all_headers, MEDIA_TYPE)

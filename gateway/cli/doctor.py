@@ -25,12 +25,12 @@ import typer
 
 from broker.sqlite_file import connect
 from gateway.cli.options import AsJson, DataDir, ServerUrl, load_settings
-from gateway.cli.server_client import Distrusted, Refused, ServerClient
+from gateway.cli.server_client import RequestRefused, ServerClient, UntrustedServer
 from gateway.cli.terminal import PROGRAM, Failure, fail, print_json, print_line
 from gateway.data_directory import BROKER, CA_CERTIFICATE, CA_KEY, LEDGER, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
 
 if TYPE_CHECKING:
-    from gateway.certificates import Facts
+    from gateway.certificates import CertificateFacts
 
 LITTLE_DISK_BYTES = 1 << 30
 NO_DISK_BYTES = 100 << 20
@@ -295,7 +295,7 @@ def check_ca(certificate: Path, key: Path, now: datetime, *, named: bool = False
     yield from check_secrecy("fleet CA key", key)
 
 
-def check_days(subject: str, facts: Facts, now: datetime, few: int, remedy: str) -> Finding:
+def check_days(subject: str, facts: CertificateFacts, now: datetime, few: int, remedy: str) -> Finding:
     left = facts.days_left(now)
     if left <= 0:
         text = f"{facts.path} ended on {facts.not_after:%Y-%m-%d}; nobody connects with it"
@@ -333,7 +333,7 @@ def check_server(set_up: SetUp) -> Iterator[Finding]:
     with client:
         try:
             client.call("GET", "/readyz")
-        except Distrusted as failure:
+        except UntrustedServer as failure:
             yield Finding("fail", "server", failure.finding, failure.remedy)
             return
         except Failure as failure:
@@ -346,7 +346,7 @@ def check_server(set_up: SetUp) -> Iterator[Finding]:
         try:
             client.call("GET", "/v1/pushes", params={"limit": "1"})
         except Failure as failure:
-            if isinstance(failure, Refused) and failure.code == "forbidden":
+            if isinstance(failure, RequestRefused) and failure.code == "forbidden":
                 yield Finding("ok", "key", "the server takes it; its scopes do not include `read`")
                 return
             yield Finding("fail", "key", str(failure), "use admin.key of the server's data directory, or a new key")

@@ -22,7 +22,7 @@ import typer
 
 from gateway.cli.credentials import dialled
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, open_input, value_of
-from gateway.cli.server_client import Refused, ServerClient, for_terminals
+from gateway.cli.server_client import RequestRefused, ServerClient, for_terminals
 from gateway.cli.terminal import PROGRAM, Failure, abandon_output, fail, json_text, note
 
 COLUMNS = ("device_id", "name", "tags", "locale", "timezone")
@@ -141,7 +141,7 @@ class Enrolment:
             answer = self._client.call("POST", "/v1/devices/bulk", json=body)
         except (Failure, KeyboardInterrupt) as error:
             reason = f"{(str(error) or 'interrupted').rstrip('.')}. {self.summary()}"
-            if isinstance(error, Refused) and not error.retryable:
+            if isinstance(error, RequestRefused) and not error.retryable:
                 raise Failure(f"{reason} Not {_lines(rows)} and what follows.") from None
             raise Failure(
                 f"{reason} What is in {_lines(rows)} may be, without its token: go on with --skip-existing; "

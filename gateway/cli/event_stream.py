@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
-from gateway.cli.server_client import Distrusted, Refused, ServerClient
+from gateway.cli.server_client import RequestRefused, ServerClient, UntrustedServer
 from gateway.cli.terminal import Failure, note
 
 PATH = "/v1/events"
@@ -40,8 +40,8 @@ def follow(client: ServerClient, types: str | None, since: str | None) -> Genera
                     yield piece
             reason = "the server has ended it"
         except Failure as failure:
-            wrong = isinstance(failure, Refused) and not failure.retryable
-            if not spoken or wrong or isinstance(failure, Distrusted) or failure.exit_code == 2:
+            wrong = isinstance(failure, RequestRefused) and not failure.retryable
+            if not spoken or wrong or isinstance(failure, UntrustedServer) or failure.exit_code == 2:
                 raise
             reason = str(failure)
         if not attempt:

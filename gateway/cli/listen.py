@@ -29,7 +29,7 @@ import typer
 
 from gateway.cli.options import DataDir, ServerUrl, client_of
 from gateway.cli.player import Player
-from gateway.cli.server_client import Refused, ServerClient, segment, tls_context
+from gateway.cli.server_client import RequestRefused, ServerClient, segment, tls_context
 from gateway.cli.terminal import (
     PROGRAM,
     Failure,
@@ -155,7 +155,7 @@ def load_or_enrol(
     if answer is None:
         try:
             answer = client.call("POST", "/v1/devices", json={"device_id": device_id, "name": f"fleetpush {command}"})
-        except Refused as refusal:
+        except RequestRefused as refusal:
             if refusal.code != "device_exists":
                 raise
             raise Failure(
@@ -173,7 +173,7 @@ def rotated(client: ServerClient, device_id: str) -> dict[str, Any] | None:
     """A new token; None when there is no such device (any more)."""
     try:
         answer: dict[str, Any] = client.call("POST", f"/v1/devices/{segment(device_id)}/token")
-    except Refused as refusal:
+    except RequestRefused as refusal:
         if refusal.code != "device_not_found":
             raise
         return None

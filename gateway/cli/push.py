@@ -10,7 +10,7 @@ import typer
 
 from gateway.cli.attachments import upload
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, json_of, seconds_of
-from gateway.cli.server_client import Refused, ServerClient, segment
+from gateway.cli.server_client import RequestRefused, ServerClient, segment
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
 from gateway.cli.watch import watch_push
 
@@ -155,7 +155,7 @@ def suppression(client: ServerClient, accepted: dict[str, Any]) -> str:
     path = f"/v1/pushes/{segment(accepted['push_id'])}/deliveries"
     try:
         found = Counter(item["reason"] for item in client.items(path, EXPLAINED_DELIVERIES, state="suppressed"))
-    except Refused:
+    except RequestRefused:
         return ""
     complete = found.total() == accepted["suppressed"]
     return ", ".join(f"{number} {reason}" if complete else str(reason) for reason, number in found.most_common())

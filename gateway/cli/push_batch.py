@@ -30,7 +30,7 @@ MAX_KEY_CHARACTERS = 240
 """Characters of the run's key: the API takes 255 with the line's number."""
 
 
-class Line(NamedTuple):
+class PushLine(NamedTuple):
     """A line of the file, and its number."""
 
     number: int
@@ -78,7 +78,7 @@ class BatchProgress:
         self._key = key
         self._as_json = as_json
 
-    def print_answers(self, part: list[Line], answers: list[dict[str, Any]]) -> None:
+    def print_answers(self, part: list[PushLine], answers: list[dict[str, Any]]) -> None:
         """Print the answers to some lines, and count them. Raises OSError."""
         for line, answer in zip(part, answers, strict=True):
             if answer["status"] == 202:
@@ -102,7 +102,7 @@ class BatchProgress:
         )
 
 
-def send(client: ServerClient, part: list[Line], key: str) -> list[dict[str, Any]]:
+def send(client: ServerClient, part: list[PushLine], key: str) -> list[dict[str, Any]]:
     """The answer to each line. Raises Failure."""
     body = b"\n".join(with_key(line.content, f"{key}-{line.number}") for line in part)
     headers = {"Content-Type": "application/x-ndjson"}
@@ -135,10 +135,10 @@ def with_key(line: bytes, key: str) -> bytes:
     return b'%b"idempotency_key":%b%b%b' % (line[:start], json.dumps(key).encode(), b"," if push else b"", line[start:])
 
 
-def parts_of(lines: IO[bytes]) -> Iterator[list[Line]]:
+def parts_of(lines: IO[bytes]) -> Iterator[list[PushLine]]:
     """Divide the lines into parts that fit into one request each; empty ones are skipped. Raises Failure for a line
     that cannot be a push."""
-    part: list[Line] = []
+    part: list[PushLine] = []
     size = 0
     for number, content in enumerate(iter(lambda: lines.readline(LINE_BYTES + 1), b""), 1):
         content = content.removeprefix(codecs.BOM_UTF8) if number == 1 else content
@@ -146,7 +146,7 @@ def parts_of(lines: IO[bytes]) -> Iterator[list[Line]]:
             continue
         if len(content) > LINE_BYTES:
             raise Failure(f"line {number} has more than {LINE_BYTES} bytes: write one push in each line", 2)
-        part.append(Line(number, content.strip()))
+        part.append(PushLine(number, content.strip()))
         size += len(content)
         if len(part) == PART_LINES or size > PART_BYTES:
             yield part

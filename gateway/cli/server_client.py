@@ -47,7 +47,7 @@ MAX_RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
 
-class Refused(Failure):
+class RequestRefused(Failure):
     """The server answered no; `code` is the problem's, empty if the answer was none of ours."""
 
     def __init__(self, message: str, code: str, *, retryable: bool = False) -> None:
@@ -56,7 +56,7 @@ class Refused(Failure):
         self.retryable = retryable
 
 
-class Distrusted(Failure):
+class UntrustedServer(Failure):
     """The server shows a certificate that this command cannot trust."""
 
     def __init__(self, finding: str, remedy: str) -> None:
@@ -170,7 +170,8 @@ class ServerClient:
         return here, self._mqtt_port or port
 
     def call(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON of a successful answer, None if it is empty. Raises Refused, or Failure if there is no answer."""
+        """The JSON of a successful answer, None if it is empty. Raises RequestRefused, or Failure if there is no
+        answer."""
         answer = self.request(method, path, **options)
         try:
             return answer.json() if answer.content else None
@@ -178,7 +179,7 @@ class ServerClient:
             raise Failure(f"{self.url} answers, but not as Fleetpush does: is it another server?") from None
 
     def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        """A successful answer. Raises Refused, or Failure if there is none."""
+        """A successful answer. Raises RequestRefused, or Failure if there is none."""
         with self._explained():
             answer = self._client.request(method, path, **options)
         if not answer.is_success:
@@ -186,7 +187,7 @@ class ServerClient:
         return answer
 
     def stream(self, path: str, parameters: dict[str, str], headers: dict[str, str]) -> Iterator[bytes]:
-        """The bytes of an answer as they come, until it ends. Raises Refused, or Failure if it breaks off."""
+        """The bytes of an answer as they come, until it ends. Raises RequestRefused, or Failure if it breaks off."""
         with (
             self._explained(),
             self._client.stream(
@@ -216,7 +217,7 @@ class ServerClient:
             ) from None
         except httpx2.TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                raise Distrusted(*self._distrusted(str(error))) from error
+                raise UntrustedServer(*self._distrusted(str(error))) from error
             where = f" (from {self.found_in / SERVER_FILE})" if self.found_in else ""
             why = str(error).rstrip(".") or type(error).__name__
             raise Failure(f"no answer from {self.url}{where}: {why}. {self._remedy(error)}") from error
@@ -356,7 +357,7 @@ def for_terminals(detail: str) -> str:
     return CALL.sub(lambda call: f"`{PROGRAM} {COMMANDS[call[1]]}`", detail)
 
 
-def refusal(answer: httpx2.Response) -> Refused:
+def refusal(answer: httpx2.Response) -> RequestRefused:
     """A refusal in one line: the problem document's detail and code, or what there is instead."""
     try:
         document = answer.json()
@@ -368,7 +369,7 @@ def refusal(answer: httpx2.Response) -> Refused:
         text = f"the server answered {answer.status_code} {answer.reason_phrase}"
     if answer.status_code == 401:
         text += ". Is FLEETPUSH_KEY, or admin.key, of this server?"
-    return Refused(text, code, retryable=retryable)
+    return RequestRefused(text, code, retryable=retryable)
 
 
 def segment(name: str) -> str:

@@ -25,7 +25,7 @@ from gateway.cli.tls_recipes import Identity, Server, curl, recipes
 from gateway.data_directory import CA_CERTIFICATE, DEVICES_DIR, LEDGER, SERVER_CERTIFICATE, SERVER_FILE, TLS_DIR
 
 if TYPE_CHECKING:
-    from gateway.certificates import Facts, Initialized
+    from gateway.certificates import CertificateFacts, InitializedTls
     from gateway.settings import Settings
 
 tls = command_group("Make and show the fleet's certificates.")
@@ -228,7 +228,7 @@ def next_step(running: dict[str, Any] | None, data_dir: Path, dialled: str) -> s
     return f"Serve with it, MQTT and HTTP:\n    {serve}"
 
 
-def explain(made: Initialized) -> None:
+def explain(made: InitializedTls) -> None:
     if made.set_aside is not None:
         note(f"What was there is in {made.set_aside}.")
     if made.ca_is_new and made.set_aside is not None and (made.set_aside / CA_CERTIFICATE).exists():
@@ -272,11 +272,11 @@ def print_recipes(server: Server, device: Identity) -> None:
         print(textwrap.indent(lines, "    "))
 
 
-def until(facts: Facts, now: datetime) -> str:
+def until(facts: CertificateFacts, now: datetime) -> str:
     return f"{facts.not_after:%Y-%m-%d}, in {int(facts.days_left(now)):,} days"
 
 
-def described(facts: Facts, now: datetime) -> dict[str, Any]:
+def described(facts: CertificateFacts, now: datetime) -> dict[str, Any]:
     """Describe a certificate for scripts."""
     from gateway.timestamps import rfc3339
 

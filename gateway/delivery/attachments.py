@@ -33,7 +33,7 @@ from typing import Any
 
 from gateway.data_directory import sync_directory
 from gateway.delivery.push import PushRequest
-from gateway.errors import Later, problem
+from gateway.errors import RetryableProblem, problem
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
@@ -209,7 +209,7 @@ class Attachments:
                 "app %d: an upload is refused: %d are under way, %d of this app",
                 app_no, self.uploads, self._uploads[app_no],
             )  # fmt: skip
-            raise Later(
+            raise RetryableProblem(
                 "busy",
                 f"{UPLOADS_OF_APP} uploads of an app, {MAX_UPLOADS} of all, may be under way: wait for some",
                 RETRY_SECONDS,

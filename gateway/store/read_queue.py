@@ -18,7 +18,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gateway.errors import Later
+from gateway.errors import RetryableProblem
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -86,14 +86,16 @@ class ReadQueue:
         self._start()
         return await answer
 
-    def refusal(self, app_no: int, reason: str, text: str) -> Later:
+    def refusal(self, app_no: int, reason: str, text: str) -> RetryableProblem:
         """Count and log that a read of an app is not answered; the problem to raise."""
         self.refused[reason] += 1
         now = self._clock()
         if now - self._said_at.get(app_no, -LOG_SECONDS) >= LOG_SECONDS:
             self._said_at[app_no] = now
             log.warning("app %d is answered 503: %s (%s)", app_no, text, reason)
-        return Later("busy", f"{text}; ask for less at a time, and again as late as Retry-After says", RETRY_SECONDS)
+        return RetryableProblem(
+            "busy", f"{text}; ask for less at a time, and again as late as Retry-After says", RETRY_SECONDS
+        )
 
     def _start(self) -> None:
         """Start what there is a thread for."""

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.certificates import (
     CertificateError,
-    Initialized,
+    InitializedTls,
     certificate_facts,
     checked_name,
     covers,
@@ -30,7 +30,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 
 def init(
     data_dir: Path, *names: str, days: int = 825, now: datetime = NOW, new_ca: bool = False, force: bool = False
-) -> Initialized:
+) -> InitializedTls:
     return initialize(data_dir, names or NAMES, days, now, host="vm", new_ca=new_ca, force=force)
 
 

@@ -17,7 +17,7 @@ from gateway.api.body_budget import (
     BodyBudget,
 )
 from gateway.auth import Principal
-from gateway.errors import Later
+from gateway.errors import RetryableProblem
 from tests.gateway.in_process import InProcessGateway
 
 
@@ -31,10 +31,10 @@ def test_an_app_has_its_share_whatever_others_have() -> None:
     budget = BodyBudget(lambda: 0.0)
     first = budget.charge(principal("a"))
     first.add(APP_BYTES)
-    with pytest.raises(Later):
+    with pytest.raises(RetryableProblem):
         budget.charge(principal("a")).add(1)
     budget.charge(principal("b")).add(APP_BYTES)
-    with pytest.raises(Later):
+    with pytest.raises(RetryableProblem):
         budget.charge(principal("c")).add(ALL_BYTES - 2 * APP_BYTES + 1)
     assert budget.refused == 2
     first.release()
@@ -45,7 +45,7 @@ def test_an_app_has_its_share_whatever_others_have() -> None:
 def test_a_device_has_a_small_share_of_its_own() -> None:
     budget = BodyBudget(lambda: 0.0)
     budget.charge(principal("a", device=1)).add(DEVICE_BYTES)
-    with pytest.raises(Later):
+    with pytest.raises(RetryableProblem):
         budget.charge(principal("a", device=1)).add(1)
     budget.charge(principal("a", device=2)).add(DEVICE_BYTES)
     budget.charge(principal("a")).add(APP_BYTES)
@@ -56,7 +56,7 @@ def test_a_refusal_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> N
     budget = BodyBudget(lambda: next(times))
     budget.charge(principal("a")).add(1)
     for _ in range(3):
-        with pytest.raises(Later):
+        with pytest.raises(RetryableProblem):
             budget.charge(principal("a")).add(APP_BYTES)
     assert caplog.text.count("app a is answered 503") == 2
     assert budget.bytes == 1
@@ -67,9 +67,9 @@ def test_one_that_is_alone_is_not_told_to_come_again() -> None:
     first = budget.charge(principal("a"))
     first.add(APP_BYTES)
     first.add(ALL_BYTES)
-    with pytest.raises(Later):
+    with pytest.raises(RetryableProblem):
         budget.charge(principal("a")).add(1)
-    with pytest.raises(Later):
+    with pytest.raises(RetryableProblem):
         budget.charge(principal("b")).add(1)
     first.release()
     assert (budget.bytes, budget.refused) == (0, 2)

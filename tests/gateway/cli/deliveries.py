@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from gateway.cli.server_client import Refused
+from gateway.cli.server_client import RequestRefused
 from gateway.cli.terminal import ENDED_UNDELIVERED
 
 
@@ -30,5 +30,5 @@ class Deliveries:
 
     def items(self, path: str, limit: int | None = None, *, state: str) -> Iterator[dict[str, Any]]:
         if not self.may_read:
-            raise Refused("no", "forbidden")
+            raise RequestRefused("no", "forbidden")
         return islice((delivery for delivery in self.deliveries if delivery["state"] == state), limit)

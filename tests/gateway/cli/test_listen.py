@@ -12,7 +12,7 @@ import pytest
 
 from client_sim.push import Push
 from gateway.cli.listen import OPEN_PUSHES, Screen, load_or_enrol
-from gateway.cli.server_client import Refused, ServerClient
+from gateway.cli.server_client import RequestRefused, ServerClient
 from gateway.cli.terminal import Failure
 
 MQTT = {"host": "127.0.0.1", "port": 1883, "topics": {"push": "shop/devices/kiosk-1/push"}}
@@ -199,7 +199,7 @@ class Enrolment:
     def call(self, method: str, path: str, **_: Any) -> Any:
         self.calls.append(path)
         if path in self.problems:
-            raise Refused("no", self.problems[path])
+            raise RequestRefused("no", self.problems[path])
         return {"device_id": "kiosk-1", "token": f"dev_{len(self.calls)}", "mqtt": MQTT}
 
 

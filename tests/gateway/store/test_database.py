@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from gateway.errors import Later
+from gateway.errors import RetryableProblem
 from gateway.store.database import Database
 from gateway.store.errors import StorageBusy, StorageDamaged, StorageFull
 from gateway.store.models import Application, UplinkMessage
@@ -289,7 +289,7 @@ async def test_a_read_for_an_app_that_takes_too_long_is_interrupted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.store.database.READ_SECONDS", 0.05)
-    with pytest.raises(Later) as refusal:
+    with pytest.raises(RetryableProblem) as refusal:
         await database.read(lambda connection: connection.execute(ENDLESS).fetchone(), 1)
     assert refusal.value.code == "busy"
     assert database.reads.refused["too_long"] == 1
@@ -330,7 +330,7 @@ async def test_changes_of_an_app_take_turns_and_have_a_bound(
     await hold.entered()
     busy = [asyncio.ensure_future(database.write(insert(number), 1)) for number in range(3)]
     await asyncio.sleep(0)
-    with pytest.raises(Later):
+    with pytest.raises(RetryableProblem):
         await database.write(insert(9), 1)
     own, other = asyncio.ensure_future(database.write(insert(10))), asyncio.ensure_future(database.write(insert(20), 2))
     await asyncio.sleep(0)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.errors import Later
+from gateway.errors import RetryableProblem
 from gateway.store import read_queue
 from gateway.store.read_queue import ReadQueue
 
@@ -80,7 +80,7 @@ async def test_an_app_whose_queue_is_full_is_told_to_come_again(
         turns.ask(BUSY)
     await asyncio.sleep(0)
     for _ in range(2):
-        with pytest.raises(Later) as refusal:
+        with pytest.raises(RetryableProblem) as refusal:
             await turns.queue.run(BUSY, lambda: None)
     assert refusal.value.code == "busy"
     assert refusal.value.retry_after > 0
