@@ -38,7 +38,7 @@ from gateway.events.webhooks import (
     LANES_PER_WEBHOOK,
     LETTERS_BYTES,
     THIS_WEBHOOK,
-    WebhookLane,
+    LaneProgress,
     WebhookState,
     WebhookStore,
     key_of,
@@ -239,7 +239,7 @@ class WebhookSender:
 
     # -- a lane ------------------------------------------------------------------------------------------------------
 
-    async def _send_lane(self, receiver: _Receiver, lane: WebhookLane) -> None:
+    async def _send_lane(self, receiver: _Receiver, lane: LaneProgress) -> None:
         """Everything there is for a lane, until an attempt fails."""
         webhook = receiver.webhook
         while not receiver.dropped:
@@ -279,7 +279,7 @@ class WebhookSender:
                 continue
             return
 
-    async def _record_success(self, webhook: WebhookState, lane: WebhookLane, position: Position) -> None:
+    async def _record_success(self, webhook: WebhookState, lane: LaneProgress, position: Position) -> None:
         now_ms = self._clock_ms()
         lane.position, lane.attempts, lane.failing_since, lane.next_at = position, 0, None, 0
         webhook.succeeded_at = now_ms
@@ -290,7 +290,7 @@ class WebhookSender:
 
         await self._database.write(write, webhook.app_no)
 
-    async def _skip_to(self, webhook: WebhookState, lane: WebhookLane, position: Position) -> None:
+    async def _skip_to(self, webhook: WebhookState, lane: LaneProgress, position: Position) -> None:
         """Move a lane past events that are not wanted. On disk its position is kept up now and then, so that after a
         restart what retention has removed since is not taken for something that was lost."""
         lane.position = position
@@ -302,7 +302,7 @@ class WebhookSender:
     async def _record_failure(
         self,
         receiver: _Receiver,
-        lane: WebhookLane,
+        lane: LaneProgress,
         sent: list[tuple[Position, Event]],
         outcome: ReceiverResponse | RequestFailed,
     ) -> bool:
@@ -456,7 +456,7 @@ def _one_request(events: list[tuple[Position, Event]]) -> list[tuple[Position, E
     return events
 
 
-def _is_up(webhook: WebhookState, lane: WebhookLane) -> bool:
+def _is_up(webhook: WebhookState, lane: LaneProgress) -> bool:
     """Whether something was taken since this lane began to fail: it is up, and an event may be what brings it down."""
     since = lane.failing_since
     return since is not None and webhook.succeeded_at is not None and webhook.succeeded_at >= since
@@ -475,7 +475,7 @@ def _described(outcome: ReceiverResponse | RequestFailed) -> str:
     return f"answered {outcome.status}: {outcome.text}".rstrip(": \n")[:ERROR_CHARACTERS]
 
 
-def _store_lane(connection: sqlite3.Connection, webhook: WebhookState, lane: WebhookLane) -> None:
+def _store_lane(connection: sqlite3.Connection, webhook: WebhookState, lane: LaneProgress) -> None:
     connection.execute(
         "UPDATE webhook_lane SET entry = ?, place = ?, attempts = ?, failing_since = ?, next_at = ?"
         f" WHERE webhook_no = {THIS_WEBHOOK} AND lane = ?",

@@ -114,7 +114,7 @@ def new_secret() -> str:
 
 
 @dataclass(slots=True, eq=False)
-class WebhookLane:
+class LaneProgress:
     """Progress of one part of a webhook's devices: the position behind what was sent. `attempts` have all failed, of
     what comes next."""
 
@@ -147,7 +147,7 @@ class WebhookState:
     failed_at: int | None = None
     last_error: str | None = None
     dropped: int = 0
-    lanes: list[WebhookLane] = field(default_factory=list)
+    lanes: list[LaneProgress] = field(default_factory=list)
     wanted: Callable[[str], bool] = lambda event: True
 
     @property
@@ -232,7 +232,7 @@ class WebhookStore:
                 "SELECT webhook_no, lane, entry, place, attempts, failing_since, next_at FROM webhook_lane"
                 " ORDER BY webhook_no, lane"
             ):
-                by_no[webhook_no].lanes.append(WebhookLane(lane, Position(entry, place), *rest))
+                by_no[webhook_no].lanes.append(LaneProgress(lane, Position(entry, place), *rest))
 
         await self._database.read(read)
 
@@ -301,7 +301,7 @@ class WebhookStore:
             return position
 
         position = await self._database.write(write, app_no)
-        webhook.lanes = [WebhookLane(lane, position) for lane in range(LANES_PER_WEBHOOK)]
+        webhook.lanes = [LaneProgress(lane, position) for lane in range(LANES_PER_WEBHOOK)]
         self.webhooks[webhook.id] = webhook
         self._on_changed(webhook)
         return {**webhook.described(), "secret": webhook.secret}
