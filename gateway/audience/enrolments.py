@@ -31,7 +31,7 @@ class EnrolmentQuota:
         self._clock_ms = clock_ms
         self._devices: Counter[int] = Counter()
         """Devices by app, those included that are on their way to the disk."""
-        self._said_at: dict[int, int] = {}
+        self._logged_at: dict[int, int] = {}
         self.refused = 0
         """Devices that were not enrolled, for metrics."""
 
@@ -52,8 +52,8 @@ class EnrolmentQuota:
         if granted < wanted:
             self.refused += wanted - granted
             now_ms = self._clock_ms()
-            if now_ms - self._said_at.get(app_no, -LOG_MS) >= LOG_MS:
-                self._said_at[app_no] = now_ms
+            if now_ms - self._logged_at.get(app_no, -LOG_MS) >= LOG_MS:
+                self._logged_at[app_no] = now_ms
                 log.warning("app number %d has %d devices: no more are enrolled", app_no, self._devices[app_no])
         return granted
 

@@ -202,7 +202,7 @@ class Attachments:
             raise _too_large(self.limits.size)
         if not self._storage_left():
             raise problem("storage_full", "the disk is full: nothing was stored; free space and send again")
-        self._see_room(app_no, length or 1)
+        self._check_room(app_no, length or 1)
         if self._uploads[app_no] >= UPLOADS_OF_APP or self._uploads.total() >= MAX_UPLOADS:
             self.uploads_sent_away += 1
             log.warning(
@@ -229,7 +229,7 @@ class Attachments:
             self._uploads[app_no] -= 1
             partial.unlink(missing_ok=True)
 
-    def _see_room(self, app_no: int, more: int) -> None:
+    def _check_room(self, app_no: int, more: int) -> None:
         """Check that there is room for so many bytes more, of this app and of all. Raises Problem 507."""
         size = self.stored + self._arriving.total() + more
         of_app = self._of_app[app_no] + self._arriving[app_no] + more
@@ -259,7 +259,7 @@ class Attachments:
                 size += len(chunk)
                 if size > self.limits.size:
                     raise _too_large(self.limits.size)
-                self._see_room(app_no, len(chunk))
+                self._check_room(app_no, len(chunk))
                 self._arriving[app_no] += len(chunk)
                 arrived[0] += len(chunk)
                 digest.update(chunk)

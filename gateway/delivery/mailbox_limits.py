@@ -117,9 +117,9 @@ class MailboxLimits:
             self.behind.setdefault(app_no, {}).update(dict.fromkeys(devices))
             self.counted_later += len(devices)
         if self.behind and not self._under_way:
-            self._go_on()
+            self._enforce_rest()
 
-    def _go_on(self) -> None:
+    def _enforce_rest(self) -> None:
         self._under_way = True
         app_no = next(iter(self.behind))
         waiting = self.behind[app_no]
@@ -137,7 +137,7 @@ class MailboxLimits:
             self._quota.counted(found.counted)
             self._ledger.note_ended(found.losers)
             if self.behind:
-                self._go_on()
+                self._enforce_rest()
             if not waiting:
                 self.on_caught_up()
 

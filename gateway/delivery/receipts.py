@@ -289,7 +289,7 @@ class Receipts:
             try:
                 report(changed)
             finally:  # whatever one device said, what others say is stored
-                go_on()
+                store_next()
 
         def report(changed: StoredMessages) -> None:
             self._preferences.after_commit(changed.recorded, changed.in_flight)
@@ -312,7 +312,7 @@ class Receipts:
                 if item.leaf == "report" and item.device_no is not None and "timezone" in item.content:
                     self._on_zone(item.device_no)
 
-        def go_on() -> None:
+        def store_next() -> None:
             if rest and not self._ended:
                 self._store(rest)
                 return
@@ -328,7 +328,7 @@ class Receipts:
                 self._store([[message] for message in messages] + rest)
             else:
                 self._refuse(messages[0], error)
-                go_on()
+                store_next()
 
         self._database.submit(operation, on_commit, on_error)
 

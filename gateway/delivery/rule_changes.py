@@ -94,14 +94,14 @@ class RuleChanges:
         before = self._passes.get(app_no)
         self._passes[app_no] = _Pass(app_no, before.began_at if before is not None else self._clock_ms())
         if not self._under_way:
-            self._go_on()
+            self._start_slice()
 
     def wall_clock_set(self) -> None:
         """Put what waits under quiet hours again, which begin and end at other moments: the machine's clock was set."""
         for app_no in self._policies.apps_with_frequency_limits():
             self.start(app_no)
 
-    def _go_on(self) -> None:
+    def _start_slice(self) -> None:
         self._under_way = True
         app_no, under_way = next(iter(self._passes.items()))
         self._ledger.flush()
@@ -120,7 +120,7 @@ class RuleChanges:
             else:
                 self._done(under_way)
             if self._passes:
-                self._go_on()
+                self._start_slice()
 
         self._ledger.submit_until_done(self._operation(app_no, under_way.after, limits_changed=True), on_commit)
 

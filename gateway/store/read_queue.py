@@ -65,7 +65,7 @@ class ReadQueue:
         self._used: dict[int, float] = {}
         """Reader seconds by app; who comes back after a pause starts at what the last one served had."""
         self._served = 0.0
-        self._said_at: dict[int, float] = {}
+        self._logged_at: dict[int, float] = {}
         self.waiting = 0
         """Reads that wait, for metrics."""
         self.refused: dict[str, int] = {"queue_full": 0, "too_long": 0, "writer_full": 0}
@@ -90,8 +90,8 @@ class ReadQueue:
         """Count and log that a read of an app is not answered; the problem to raise."""
         self.refused[reason] += 1
         now = self._clock()
-        if now - self._said_at.get(app_no, -LOG_SECONDS) >= LOG_SECONDS:
-            self._said_at[app_no] = now
+        if now - self._logged_at.get(app_no, -LOG_SECONDS) >= LOG_SECONDS:
+            self._logged_at[app_no] = now
             log.warning("app %d is answered 503: %s (%s)", app_no, text, reason)
         return RetryableProblem(
             "busy", f"{text}; ask for less at a time, and again as late as Retry-After says", RETRY_SECONDS
