@@ -31,7 +31,7 @@ from broker.network.listen_address import ListenAddress
 from broker.network.listeners import BrokerServer, raise_open_files_limit, tune_collector
 from broker.network.tls import ServerTls
 from broker.sqlite_store import EXIT_UNSYNCED
-from gateway import data_directory, disk_space, listener_config, stores
+from gateway import data_directory, disk_space, listener_config, startup
 from gateway.api.http import create_api
 from gateway.api.http_connection import MQTT_PATH
 from gateway.api.server import BACKLOG_CONNECTIONS, HttpServer
@@ -42,8 +42,8 @@ from gateway.devices import MqttAddress
 from gateway.hangup import Hangups
 from gateway.host_names import bracketed, reachable
 from gateway.settings import Settings
+from gateway.startup import CannotStart
 from gateway.store.errors import StorageError
-from gateway.stores import CannotStart
 
 log = logging.getLogger(__name__)
 
@@ -68,15 +68,15 @@ def run(settings: Settings) -> int:
         ):
             try:
                 disk_space.release_for_start(data_dir)
-                stores.finish_restore(data_dir)
+                startup.finish_restore(data_dir)
                 lost = runner.run(_serve(settings, log_writer))
             except (CannotStart, listener_config.BadListenerConfig):
                 raise
             except StorageError as error:
-                return _refuse(str(stores.refusal(data_dir / data_directory.LEDGER, error)))
+                return _refuse(str(startup.refusal(data_dir / data_directory.LEDGER, error)))
             except Exception:
                 # Whatever a damaged file leads to, it is one line; a fault of ours is none of it.
-                found = stores.damage(data_dir)
+                found = startup.damage(data_dir)
                 if found is None:
                     raise
                 return _refuse(found)
@@ -98,7 +98,7 @@ def run(settings: Settings) -> int:
             raise
         if isinstance(error, FileExistsError | NotADirectoryError):
             return _refuse(f"{error.filename}: it is no directory; mend that, or choose another --data-dir")
-        return _refuse(str(stores.refusal(Path(error.filename), error)))
+        return _refuse(str(startup.refusal(Path(error.filename), error)))
     return 0
 
 
@@ -124,8 +124,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
     async with AsyncExitStack() as ending:
         host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
         listener = ending.enter_context(_listen(host, settings.http_port))
-        stored = await stores.open_stores(settings, ending)
-        admin_key = await stores.first_start(settings.data_dir, stored)
+        stored = await startup.open_stores(settings, ending)
+        admin_key = await startup.first_start(settings.data_dir, stored)
         components = Components(settings, stored, log_writer)
         ending.push_async_callback(components.flush)
         await components.recover()

@@ -69,9 +69,9 @@ from gateway.keys import Keys
 from gateway.metrics import Metrics, MetricsSources
 from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
+from gateway.startup import OpenStores
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
-from gateway.stores import OpenStores
 
 log = logging.getLogger(__name__)
 

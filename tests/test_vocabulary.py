@@ -60,7 +60,7 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
     "gateway.metrics": "seconds, as Prometheus has them",
     "gateway.replacement": "a text, in a file's name",
     "gateway.store.read_queue": "seconds of a monotonic clock",
-    "gateway.stores": "the broker's clock: seconds",
+    "gateway.startup": "the broker's clock: seconds",
 }
 """Modules of the gateway that use `now` or `clock` for something else than milliseconds, and why."""
 

@@ -169,20 +169,20 @@ def check_descriptors() -> Finding:
 
 def check_ledger(path: Path) -> Iterator[Finding]:
     """Schema and clock, from the database itself, and whether SQLite finds both databases sound."""
-    from gateway import replacement, stores
+    from gateway import replacement, startup
 
     if replacement.unfinished(path.parent):
         yield Finding("warn", "restore", "a restore was interrupted", f"{PROGRAM} serve finishes it")
         return
     try:
-        stores.is_new_directory(path.parent)
-    except stores.CannotStart as refusal:
+        startup.is_new_directory(path.parent)
+    except startup.CannotStart as refusal:
         yield Finding("fail", "ledger", str(refusal))
         return
     if not path.exists():
         yield Finding("ok", "schema", "no database yet")
         return
-    damage = stores.damage(path.parent)
+    damage = startup.damage(path.parent)
     if damage is not None:
         yield Finding("fail", "ledger", damage)
         return
@@ -191,7 +191,7 @@ def check_ledger(path: Path) -> Iterator[Finding]:
             (schema,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
             row = database.execute("SELECT at FROM clock").fetchone()
     except sqlite3.Error as error:
-        yield Finding("fail", "schema", str(stores.refusal(path, error)))
+        yield Finding("fail", "schema", str(startup.refusal(path, error)))
         return
     yield check_schema(str(schema))
     yield check_clock(time.time(), row[0] / 1000 if row is not None else None)

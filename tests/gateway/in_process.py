@@ -25,8 +25,8 @@ from gateway.api.services import Services
 from gateway.composition import Components
 from gateway.devices import MqttAddress
 from gateway.settings import Settings
+from gateway.startup import OpenStores, first_start
 from gateway.store.database import Database, prepare
-from gateway.stores import OpenStores, first_start
 
 START = 1_800_000_000_000
 

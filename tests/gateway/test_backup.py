@@ -23,7 +23,7 @@ import pytest
 from gateway import backup
 from gateway.backup import BackupError
 from gateway.data_directory import locked
-from gateway.stores import CannotStart, finish_restore, is_new_directory
+from gateway.startup import CannotStart, finish_restore, is_new_directory
 
 
 def database(path: Path, rows: int) -> None:

@@ -20,7 +20,7 @@ from gateway import replacement
 from gateway.cli.doctor import check_ledger
 from gateway.data_directory import locked
 from gateway.settings import Settings
-from gateway.stores import CannotStart, damage, finish_restore, first_start, open_stores
+from gateway.startup import CannotStart, damage, finish_restore, first_start, open_stores
 
 RESTORE = "restore a backup"
 

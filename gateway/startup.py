@@ -1,4 +1,4 @@
-"""The two databases of a data directory: opened, or refused in one line with the remedy that fits.
+"""The start on a data directory: its two databases opened, or refused in one line with the remedy that fits.
 
 Which remedy is the point. "Restore a backup" costs what was accepted since, so it is said of damage alone: not of a
 full disk, of another owner's file, nor of one that another program has locked. A directory that lost its ledger is not
