@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+
+from broker.program import installed_version
 
 
 def main() -> int:
     try:
         from broker.command import main as serve
     except ModuleNotFoundError as missing:
+        if sys.argv[1:] == ["--version"]:
+            print(f"fleetpush {installed_version()}")
+            return 0
         if (missing.name or "broker").partition(".")[0] == "broker":
             raise
         print(
             f"broker: the server needs the package {missing.name}, which is not installed; "
-            "type: pip install 'fleetpush[server]'",
+            f"type: {shlex.quote(sys.executable)} -m pip install 'fleetpush[server]'",
             file=sys.stderr,
         )
         return 2

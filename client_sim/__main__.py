@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import suppress
 
@@ -19,7 +20,7 @@ def main() -> int:
             raise
         print(
             f"client_sim: the simulator needs the package {missing.name}, which is not installed; "
-            "type: pip install 'fleetpush[simulator]'",
+            f"type: {shlex.quote(sys.executable)} -m pip install 'fleetpush[simulator]'",
             file=sys.stderr,
         )
         return 2

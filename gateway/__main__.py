@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from gateway.program import installed_version
@@ -32,7 +33,7 @@ def without(package: str, arguments: list[str]) -> int:
     extra = "simulator" if command == "simulate" else "server"
     print(
         f"fleetpush: `{f'fleetpush {command}'.strip()}` needs the package {package}, which is not installed; "
-        f"type: pip install 'fleetpush[{extra}]'",
+        f"type: {shlex.quote(sys.executable)} -m pip install 'fleetpush[{extra}]'",
         file=sys.stderr,
     )
     return 2

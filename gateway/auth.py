@@ -145,7 +145,8 @@ class KeyCache:
             if principal is None:
                 self.failures += 1
                 what = "a device's token, and no key" if token_of(authorization) else "wrong or was revoked"
-                raise problem("unauthorized", f"this key is {what}")
+                remedy = "take the one in admin.key of the server's data directory, or make one with POST /v1/keys"
+                raise problem("unauthorized", f"this key is {what}; {remedy}")
             if len(self._known) >= MAX_CACHED_KEYS:
                 del self._known[next(iter(self._known))]
             self._known[digest] = principal

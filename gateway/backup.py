@@ -261,7 +261,7 @@ def restore(archive: Path, data_dir: Path, *, replace: bool = False) -> Manifest
 def fill(archive: Path, data_dir: Path, *, replace: bool) -> Manifest:
     if replacement.present(data_dir) and not replace:
         raise BackupError(
-            f"{data_dir} is not empty; restore into another --data-dir, or with --force, which moves what is "
+            f"{data_dir}: not empty; restore into another --data-dir, or with --force, which moves what is "
             "there into a folder of its own"
         )
     with unpacked(archive, data_dir) as (manifest, staging):

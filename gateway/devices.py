@@ -172,7 +172,9 @@ class DeviceRegistry:
                 self._credential(app_id, enrolment.device_id, enrolment.token)
                 if new
                 else problem(
-                    "device_exists", f"{enrolment.device_id!r} is enrolled; rotate its token, or remove it first"
+                    "device_exists",
+                    f"{enrolment.device_id!r} is enrolled; rotate its token with POST /v1/devices/ID/token, "
+                    "or remove it first",
                 )
                 for enrolment, new in zip(slice_, enrolled, strict=True)
             ]

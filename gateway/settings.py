@@ -7,7 +7,6 @@ names the setting, where it came from and what it may be. The flags of `fleetpus
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -29,6 +28,7 @@ from pydantic_settings import (
 )
 
 from gateway.described_model import attribute_docstrings
+from gateway.misspelling import nearest
 
 CONFIG_FILE = Path("fleetpush.toml")
 PREFIX = "FLEETPUSH_"
@@ -238,8 +238,8 @@ def _check_environment() -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(name.upper(), known)
+            hint = f"; did you mean {near}?" if near else ""
             raise BadSettings(f"{name} is set, and there is no such setting{hint} (`unset {name}` takes it out)")
 
 
@@ -258,8 +258,8 @@ def _read_config(config: Path | None) -> dict[str, Any]:
         raise BadSettings(f"{path}: {error}") from None
     for name in values:
         if name not in Settings.model_fields:
-            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-            raise BadSettings(f"{path}: unknown setting {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            near = nearest(name, Settings.model_fields)
+            raise BadSettings(f"{path}: unknown setting {name!r}" + (f"; did you mean {near!r}?" if near else ""))
     return values
 
 

@@ -57,6 +57,7 @@ GATEWAY_LAYERS = (
         "hangup",
         "host_names",
         "merge_patch",
+        "misspelling",
         "pages",
         "periodic",
         "printable",

@@ -186,13 +186,13 @@ def test_an_installed_wheel_is_a_device(distributions: Distributions, tmp_path: 
     assert "fleetpush" in packages
     assert len(packages) <= 10, f"a kiosk pays for each of them: {packages}"
     assert environment.succeed("python", "-I", "-c", DEVICE) == "acted {'state': 'playing'}\n"
-    for command in ("fleetpush --version", "python -m client_sim --version"):
+    for command in ("fleetpush --version", "python -m client_sim --version", "python -m broker --version"):
         assert re.fullmatch(VERSION, environment.succeed(*command.split())), command
     for command, extra in EXTRA_OF_COMMAND.items():
         done = environment.run(*command.split())
         assert (done.returncode, done.stdout) == (2, ""), command
         (sentence,) = done.stderr.splitlines()
-        assert sentence.endswith(f"type: pip install 'fleetpush[{extra}]'"), command
+        assert sentence.endswith(f"type: {environment.python} -m pip install 'fleetpush[{extra}]'"), command
     types_are_seen(environment, tmp_path)
 
 
@@ -246,7 +246,7 @@ def test_an_installed_server_serves_a_push(distributions: Distributions, tmp_pat
         assert server.stop() == 0
     without = environment.run("fleetpush", "simulate", "steady")
     assert (without.returncode, without.stdout) == (2, "")
-    assert without.stderr.endswith("type: pip install 'fleetpush[simulator]'\n")
+    assert without.stderr.endswith(f"type: {environment.python} -m pip install 'fleetpush[simulator]'\n")
     environment.install(f"fleetpush[simulator] @ {distributions.wheel.as_uri()}")
     environment.succeed("python", "-I", "-c", IMPORT_ALL)
     environment.succeed("fleetpush", "simulate", str(small_scenario(tmp_path)))

@@ -15,6 +15,8 @@ import hashlib
 import hmac
 import os
 import re
+import shlex
+import sys
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -156,7 +158,8 @@ def _argon2(text: str) -> Argon2Password:
     try:
         import cryptography.hazmat.primitives.kdf.argon2  # noqa: F401  to say so at start, not at a CONNECT
     except ImportError:
-        raise BadHash("argon2id needs the package cryptography: pip install 'cryptography>=50'") from None
+        command = f"{shlex.quote(sys.executable)} -m pip install 'fleetpush[server]'"
+        raise BadHash(f"argon2id needs the package cryptography, which is not installed; type: {command}") from None
     return Argon2Password(text, memory * passes)
 
 

@@ -210,11 +210,14 @@ class Scenario(_Part):
     def parse(cls, name: str, text: str, source: str) -> Scenario:
         """The scenario of a TOML text. `source` is its name in messages. Raises BadScenario."""
         try:
-            return cls.model_validate({**tomllib.loads(text), "name": name, "text": text})
+            document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise BadScenario(f"{source}: {error}") from None
+        try:
+            return cls.model_validate({**document, "name": name, "text": text})
         except ValidationError as error:
-            raise BadScenario("\n".join(f"{source}: {_complaint(item)}" for item in error.errors())) from None
+            complaints = (_complaint(item, document) for item in error.errors())
+            raise BadScenario("\n".join(f"{source}: {line}" for line in complaints)) from None
 
     def with_(self, *, devices: int | None = None, lasts: float | None = None, seed: int | None = None) -> Scenario:
         """The scenario with another fleet or seed. `lasts`: seconds of all phases together, each in its proportion.
@@ -273,13 +276,17 @@ def _built_in() -> dict[str, str]:
     return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
 
 
-def _complaint(item: Mapping[str, Any]) -> str:
+def _complaint(item: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    """Put an error of the document into words: its place, what is wrong, and the name of its phase."""
     where = ""
     for part in item["loc"]:
         where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else str(part)
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         message = "there is no such key"
+    match item["loc"]:
+        case ("phase", int(number), *_) if isinstance(phase := document["phase"][number], dict) and "name" in phase:
+            message += f" (phase {phase['name']!r})"
     return f"{where}: {message}" if where else message
 
 

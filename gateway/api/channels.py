@@ -55,7 +55,7 @@ async def change_channel(channel_id: ChannelId, request: Request, principal: Adm
     try:
         merged = ChannelFields.model_validate(merge_patch(known, patch))
     except ValidationError as error:
-        raise validation_problem(error) from None
+        raise validation_problem(error, model=ChannelFields) from None
     return json_response(await policies.change_channel(principal.app_no, channel_id, merged))
 
 

@@ -137,7 +137,7 @@ def _checked(item: bytes) -> NewDevice | Problem:
     if len(item) > BODY_BYTES:
         return problem("payload_too_large", f"a device may have {BODY_BYTES} bytes")
     try:
-        return parse(NewDevice, item)
+        return parse(NewDevice, item, is_item=True)
     except Problem as refusal:
         if refusal.code == "malformed_json":
             raise

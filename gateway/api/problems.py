@@ -11,16 +11,18 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from gateway.errors import CATALOGUE, BasicUnauthorized, Problem, RetryableProblem, problem
+from gateway.misspelling import nearest
 from gateway.store.errors import StorageBusy, StorageError, StorageFull, storage_problem
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ MANY_ERRORS = 100
 """More mistakes are counted and not named: each takes 10 us to be put into words."""
 SHOWN_NAME_CHARACTERS = 64
 """Characters of a field's name that are repeated to whoever sent it."""
+CACHED_PLACES = 256
+"""Places of models whose fields are kept for suggestions: more than all models have."""
 BASIC_CHALLENGE = 'Basic realm="Fleetpush device", charset="UTF-8"'
 """Clients that wait to be asked (wget, Java, .NET, urllib) send user name and token when they see it."""
 _HEADERS: dict[str, dict[str, str]] = {
@@ -140,15 +144,18 @@ def allowed_methods(request: Request) -> list[str]:
     return ["GET", "HEAD", *found[1:]] if found[:1] == ["GET"] else found
 
 
-def validation_problem(error: ValidationError, body: bytes = b"") -> Problem:
-    """400 when the body is not JSON, 422 when it is JSON but not what is wanted."""
+def validation_problem(error: ValidationError, body: bytes = b"", model: type[BaseModel] | None = None) -> Problem:
+    """400 when the body is not JSON, 422 when it is JSON but not what is wanted.
+
+    With the model, an unknown field that is like one of its fields is answered with that.
+    """
     mistakes = error.error_count()
     if mistakes > MANY_ERRORS:
         text = f"{mistakes} fields are unknown or not what they should be; /docs shows what this call takes"
         return problem("invalid_request", text)
     errors = error.errors(include_url=False, include_input=False, include_context=True)
     if errors[0]["type"] != "json_invalid":
-        return problem("invalid_request", explain(errors))
+        return problem("invalid_request", explain(errors, model))
     return json_problem(str(errors[0]["msg"]).removeprefix("Invalid JSON: "), body)
 
 
@@ -170,27 +177,28 @@ def _is_json(body: bytes) -> bool:
     return True
 
 
-def explain(errors: Iterable[Any]) -> str:
+def explain(errors: Iterable[Any], model: type[BaseModel] | None = None) -> str:
     """Validation errors (pydantic's) in one line: each field, and what to do about it."""
     found = list(errors)
-    lines = [_explain_one(error) for error in found[:SHOWN_ERRORS]]
+    lines = [_explain_one(error, model) for error in found[:SHOWN_ERRORS]]
     if len(found) > SHOWN_ERRORS:
         lines.append(f"and {len(found) - SHOWN_ERRORS} more")
     return "; ".join(lines)
 
 
-def _explain_one(error: Mapping[str, Any]) -> str:
+def _explain_one(error: Mapping[str, Any], model: type[BaseModel] | None) -> str:
     location = [str(part) for part in error["loc"] if part not in ("query", "path", "header")]
     field = ".".join(location)[:SHOWN_NAME_CHARACTERS]
-    message = _message(error)
+    message = _message(error, model)
     return f"{field}: {message}" if field else message
 
 
-def _message(error: Mapping[str, Any]) -> str:
+def _message(error: Mapping[str, Any], model: type[BaseModel] | None) -> str:
     context = error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            return "unknown field; leave it out"
+            near = _meant(model, error["loc"]) if model is not None else None
+            return f"unknown field; did you mean {near!r}?" if near else "unknown field; leave it out"
         case "missing":
             return "is required"
         case "too_short" if context.get("field_type") == "List":
@@ -205,3 +213,29 @@ def _message(error: Mapping[str, Any]) -> str:
             return str(error["msg"]).removeprefix("Value error, ")
     text = str(error["msg"])
     return "must" + text.removeprefix("Input should") if text.startswith("Input should") else text
+
+
+def _meant(model: type[BaseModel], location: tuple[str | int, ...]) -> str | None:
+    """Return the field that an unknown one was probably meant to be."""
+    *path, name = location
+    if not isinstance(name, str):
+        return None
+    return nearest(name[:SHOWN_NAME_CHARACTERS], _fields(model, tuple(part for part in path if isinstance(part, str))))
+
+
+@lru_cache(maxsize=CACHED_PLACES)
+def _fields(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the fields that may be at this place of a model; none if it holds no model there."""
+    models = {model}
+    for part in path:
+        models = {
+            inner for outer in models if (field := outer.model_fields.get(part)) for inner in _models(field.annotation)
+        }
+    return tuple(name for found in models for name in found.model_fields)
+
+
+def _models(annotation: Any) -> set[type[BaseModel]]:
+    """Return the models in an annotation: `list[Action] | None` has one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {model for argument in get_args(annotation) for model in _models(argument)}

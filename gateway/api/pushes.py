@@ -132,7 +132,7 @@ async def send_batch(request: Request, principal: Sender) -> Response:
 
 def _checked(line: bytes, values: int) -> Submission | Problem:
     try:
-        push = parse(BatchLine, line, values)
+        push = parse(BatchLine, line, values, is_item=True)
     except Problem as refusal:
         return refusal
     key = push.idempotency_key

@@ -63,7 +63,7 @@ async def change_webhook(webhook_id: WebhookId, request: Request, principal: Adm
     try:
         merged = WebhookFields.model_validate(merge_patch(webhook.fields.model_dump(), patch))
     except ValidationError as error:
-        raise validation_problem(error) from None
+        raise validation_problem(error, model=WebhookFields) from None
     return json_response(await webhooks.change(webhook, merged))
 
 

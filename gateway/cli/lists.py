@@ -49,7 +49,8 @@ def print_list(
     if not shown and not as_json and cursor is None:
         note(empty)
     if following is not None:
-        note(f"There are more than these {shown}. The next ones: --cursor {shlex.quote(following)}; all: no --limit.")
+        these = "this one" if shown == 1 else f"these {shown}"
+        note(f"There are more than {these}. The next ones: --cursor {shlex.quote(following)}; all: no --limit.")
     return shown
 
 

@@ -33,6 +33,7 @@ STREAM_TIMEOUT_SECONDS = 45.0
 EVERY_ADDRESS = ("0.0.0.0", "::")
 COMMANDS = {
     "POST /v1/devices": "devices add ID",
+    "POST /v1/devices/ID/token": "devices rotate ID",
     "POST /v1/keys": "keys add NAME --scope SCOPE",
     "POST /v1/apps": "apps add ID",
     "POST /v1/channels": "channels add ID --name NAME",

@@ -113,6 +113,12 @@ async def test_without_a_valid_key_there_is_no_way_in(rows: Rows, header: str | 
     assert "key_b" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("key", ["key_b", "dev_b"])
+async def test_a_wrong_key_is_answered_with_the_remedy(rows: Rows, key: str) -> None:
+    with pytest.raises(Problem, match=r"admin\.key of the server's data directory, or make one with POST /v1/keys$"):
+        await KeyCache(rows).authenticate(f"Bearer {key}")
+
+
 async def test_a_revoked_key_is_void_at_once(rows: Rows) -> None:
     rows.add_key("k1", "key_a", "admin")
     ring = KeyCache(rows)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import shlex
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -120,6 +122,17 @@ def test_a_wrong_line_is_named_and_its_content_is_not(tmp_path: Path, text: str)
         read_password_file(file)
     assert str(caught.value).startswith("line 2: ")
     assert "secret" not in str(caught.value)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.kdf.argon2", None)
+    file = tmp_path / "passwords"
+    file.write_text("kiosk-1:" + ARGON2 + "A" * 43)
+    with pytest.raises(BadPasswordFile) as caught:
+        read_password_file(file)
+    assert str(caught.value).endswith(f"type: {shlex.quote(sys.executable)} -m pip install 'fleetpush[server]'")
 
 
 def test_a_second_entry_for_a_user_is_refused(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def test_the_smallest_one_has_defaults_for_the_rest() -> None:
         ("settle = 60" + SMALLEST, "mine.toml: settle: 60 is no duration: write it as 250ms"),
         ("thresholds = ['lost is 0']" + SMALLEST, "mine.toml: thresholds: "),
         (SMALLEST + "away = 1.5", "phase[0].away: Input should be less than or equal to 1"),
+        (SMALLEST + "away = 1.5", "less than or equal to 1 (phase 'connect')"),
+        ("title = 'x'\nphase = [3]", "phase[0]: Input should be a valid dictionary"),
         (SMALLEST + "churn = '1/s'", "phase[0]: what goes on for a while needs `lasts`"),
         (SMALLEST + "[[phase.push]]\nrate = '1/s'", "phase[0]: what goes on for a while needs `lasts`"),
         (SMALLEST + "lasts = '5s'\ncut_every = '1s'", "phase[0]: `cut_every` needs `cut`"),

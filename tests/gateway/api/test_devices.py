@@ -36,7 +36,8 @@ async def test_enrolment_gives_what_an_mqtt_client_needs(gateway: InProcessGatew
     assert mqtt["password"] == answer["token"]
     leaves = ("push", "receipts", "settings", "report", "uplink", "presence", "notices")
     assert mqtt["topics"] == {leaf: f"default/devices/kiosk-1/{leaf}" for leaf in leaves}
-    await gateway.refused("POST", "/v1/devices", 409, "device_exists", json={"device_id": "kiosk-1"})
+    again = await gateway.refused("POST", "/v1/devices", 409, "device_exists", json={"device_id": "kiosk-1"})
+    assert "rotate its token with POST /v1/devices/ID/token" in again["detail"], "the command line knows the command"
     stored = await token_hash(gateway, "kiosk-1")
     assert len(stored) == 32
     assert answer["token"].encode() not in stored

@@ -13,6 +13,11 @@ from gateway.store.errors import StorageFull
 from tests.gateway.in_process import InProcessGateway
 
 
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    colour: str = "red"
+
+
 class Sample(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     number: Annotated[int, Field(ge=0)]
@@ -20,12 +25,13 @@ class Sample(BaseModel):
     name: Annotated[str, Field(pattern="^[a-z]+$")] = "x"
     data: Any = None
     some: Annotated[list[int] | None, Field(min_length=1, max_length=2)] = None
+    parts: Annotated[list[Part], Field(max_length=2)] | None = None
 
 
 def refusal(body: bytes) -> Any:
     with pytest.raises(ValidationError) as error:
         Sample.model_validate_json(body)
-    return validation_problem(error.value, body)
+    return validation_problem(error.value, body, Sample)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,22 @@ def refusal(body: bytes) -> Any:
         pytest.param(
             b'{"number": 1, "colour": 1}', "invalid_request", "colour: unknown field; leave it out", id="extra"
         ),
+        pytest.param(
+            b'{"nubmer": 1}', "invalid_request", "nubmer: unknown field; did you mean 'number'?", id="misspelt"
+        ),
+        pytest.param(
+            b'{"number": 1, "parts": [{"color": "red"}]}',
+            "invalid_request",
+            "parts.0.color: unknown field; did you mean 'colour'?",
+            id="misspelt inside",
+        ),
+        pytest.param(
+            b'{"number": 1, "parts": [{"colour": {"number": 1}, "numbre": 1}]}',
+            "invalid_request",
+            "parts.0.numbre: unknown field; leave it out",
+            id="a field of another place",
+        ),
+        pytest.param(b'{"number": 1, "": 1}', "invalid_request", "unknown field; leave it out", id="no name"),
         pytest.param(b'{"number": 1, "at": "2026-12-01T09:00:00"}', "invalid_request", "offset", id="no offset"),
         pytest.param(b'{"number": 1, "name": "A"}', "invalid_request", "name: must match ^[a-z]+$", id="pattern"),
         pytest.param(b'{"number": 1, "some": []}', "invalid_request", "some: needs at least 1, and has 0", id="few"),

@@ -59,6 +59,7 @@ async def test_a_push_is_accepted_shown_and_listed(gateway: InProcessGateway) ->
     ("fields", "words"),
     [
         ({"colour": 1}, "colour: unknown field"),
+        ({"notification": {"titel": "x"}}, "notification.titel: unknown field; did you mean 'title'?"),
         ({"ttl": -1}, "ttl: must be greater"),
         ({"ttl": 31_536_001}, "ttl: must be less"),
         ({"send_at": "2026-12-01T09:00:00"}, "send_at: a time needs its offset"),

@@ -49,6 +49,7 @@ def test_a_limit_says_what_it_left_out_and_how_to_go_on(fake: FakeServer) -> Non
     assert "--cursor 1200" in first.stderr
     rest = json.loads(fake.run("devices", "list", "--cursor", document["next_cursor"], "--json").stdout)
     assert document["items"] + rest["items"] == DEVICES
+    assert fake.run("devices", "list", "--limit", "1").stderr.startswith("There are more than this one. The next ones:")
     whole = fake.run("devices", "list", "--limit", "2001")
     assert whole.stderr == "", "nothing was left out"
 

@@ -132,6 +132,7 @@ def test_a_refusal_says_what_to_type_rather_than_what_to_call(script: Script) ->
     texts = {
         "no device 'x' in this app; enrol it with POST /v1/devices": "enrol it with `fleetpush devices add ID`",
         "this key lacks the scope 'send'; make one with POST /v1/keys": "with `fleetpush keys add NAME --scope SCOPE`",
+        "rotate its token with POST /v1/devices/ID/token, or": "with `fleetpush devices rotate ID`, or",
         "as in POST /v1/devices/bulk": "as in POST /v1/devices/bulk",
     }
     with ServerClient(script.url, "key_x") as client:
