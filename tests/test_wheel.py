@@ -50,8 +50,6 @@ with FakeServer() as server:
 print(told["state"], told["result"])
 """
 PROGRAM_HEAD = """
-from pathlib import Path
-from client_sim.device import Device
 from client_sim.push import Push
 
 token = "token"
@@ -60,6 +58,13 @@ def show(push: Push) -> None:
     device.displayed(push)
 """
 """What README's example leaves to the reader."""
+MISTAKES = """
+from client_sim.device import Device
+
+device = Device("kiosk-1", 17)
+device.act("no push", "play")
+device.beep()
+"""
 EXTRA_OF_COMMAND = {
     "fleetpush": "server",
     "fleetpush serve": "server",
@@ -201,7 +206,7 @@ def types_are_seen(environment: Environment, folder: Path) -> None:
     (example,) = (block.text for block in markdown.blocks(ROOT / "README.md") if block.language == "python")
     program, wrong = folder / "program.py", folder / "wrong.py"
     program.write_text(f"{PROGRAM_HEAD}\n{example}\nreveal_type(device.connected)\n")
-    wrong.write_text(f"{PROGRAM_HEAD}\ndevice = Device('kiosk-1', 17)\ndevice.act('no push', 'play')\ndevice.beep()\n")
+    wrong.write_text(f"{PROGRAM_HEAD}\n{MISTAKES}")
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file", os.devnull]
     command += ["--cache-dir", str(folder / "mypy"), "--python-executable", str(environment.python)]
 

@@ -18,8 +18,6 @@ from typing import Any, Final
 
 import pytest
 
-from client_sim.async_device import AsyncDevice
-from client_sim.device import Device
 from client_sim.push import Push
 from client_sim.simulator.scenario import Scenario
 from client_sim.testing import FakeServer
@@ -131,14 +129,7 @@ def test_the_python_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
             shown.append(push)
             names["device"].act(push, "play")
 
-        def shown_with_its_action(push: Push) -> None:
-            names["device"].actions["play"] = names["play"]
-            show(push)
-
         names: dict[str, Any] = {
-            "Device": Device,
-            "AsyncDevice": AsyncDevice,
-            "Path": Path,
             "token": "token",
             "show": show,
         }
@@ -148,8 +139,6 @@ def test_the_python_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
             here = block.text.replace('host="push.example"', f"port={server.port}").replace(
                 "kiosk-1.db", f"{tmp_path}/j.db"
             )
-            if "FakeServer()" in here:
-                names["show"] = shown_with_its_action
             exec(compile(here, block.place, "exec"), names)
             if "device.start()" in here:
                 push_id = server.push(
