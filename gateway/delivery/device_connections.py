@@ -83,7 +83,7 @@ class DeviceConnections:
         on_ready: Callable[[int, bool], None],
         on_returned: Callable[[int, str, str], None],
     ) -> None:
-        """Name those that are made after this; once, before the first push.
+        """Connect to the components that are made later; once, before the first push.
 
         `engine` carries the messages: deliveries past PUBREC before a restart are in flight from here on. `on_ready` is
         called with the device number when a device can take pushes, for the first time on this connection (True) or
@@ -98,7 +98,7 @@ class DeviceConnections:
         It is in flight and cannot be handed over again. Sessions and deliveries of devices whose removal was
         interrupted go.
         """
-        for principal in await self._strangers():
+        for principal in await self._sessions_without_device():
             self._engine.remove_session(principal, lambda: None)
         now_ms = self._clock_ms()
         while await self._database.write(lambda connection: revoke_removed_rows(connection, now_ms)):
@@ -118,7 +118,7 @@ class DeviceConnections:
             else:
                 found.sent.add(handle & DEVICE_MASK)
 
-    async def _strangers(self) -> list[str]:
+    async def _sessions_without_device(self) -> list[str]:
         """Principals of stored sessions without a device: it was removed, and a kill came in between."""
         principals = self._engine.principals()
 
@@ -278,7 +278,7 @@ class DeviceConnections:
         forget_device: Callable[[sqlite3.Connection, int], None],
         app_no: int | None = None,
     ) -> int:
-        """Remove a device: `forget_device(connection, now)` and the end of its first deliveries are one commit.
+        """Remove a device: `forget_device(connection, now_ms)` and the end of its first deliveries are one commit.
 
         Then its connections are closed and its session is deleted, on disk too: who enrols the id again after a crash
         must not find it; and what else waits for it ends, after a kill at the next start. How many ended `revoked`.

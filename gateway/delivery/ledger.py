@@ -100,7 +100,7 @@ class Ledger:
         check_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]],
         suppress_unwanted: Callable[[list[int]], None],
     ) -> None:
-        """Connect the ledger with those that are made after it; once, before the first push.
+        """Connect to the components that are made later; once, before the first push.
 
         `on_recorded` is called on the loop after a flush with the QoS 2 handles whose acknowledgement is now on disk
         (the engine keeps its own record of those until then), `on_ended` with the handles of deliveries that have
@@ -112,7 +112,7 @@ class Ledger:
         self.on_recorded, self.on_ended, self.act_now = on_recorded, on_ended, act_now
         self.check_in_place, self.suppress_unwanted = check_in_place, suppress_unwanted
 
-    # -- what the mailbox reports ---------------------------------------------------------------------------------
+    # -- outcomes of hand-overs ------------------------------------------------------------------------------------
 
     def acknowledged(self, push_no: int, device_no: int, qos: int) -> None:  # Hot path.
         """Record that the device took a delivery; `qos` is the effective one.
