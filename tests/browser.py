@@ -198,11 +198,12 @@ class Page:
         return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
 
     def click(self, selector: str) -> None:
-        """The mouse goes to the middle of the element, which must be what is to be seen there, and presses."""
+        """The mouse scrolls to the element, goes to its middle, which must be what is to be seen there, and presses."""
         where = self.wait_for(
             f"""(() => {{
                 const element = document.querySelector({json.dumps(selector)});
                 if (!element) return null;
+                element.scrollIntoView({{ block: "nearest", behavior: "instant" }});
                 const {{ x, y, width, height }} = element.getBoundingClientRect();
                 const middle = [x + width / 2, y + height / 2];
                 return element.contains(document.elementFromPoint(...middle)) ? middle : null;
@@ -227,6 +228,10 @@ class Page:
 
     def reload(self) -> None:
         self.call("Page.reload")
+
+    def resize(self, width: int, height: int) -> None:
+        """To a screen of so many pixels."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

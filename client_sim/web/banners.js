@@ -8,7 +8,7 @@
 
 import { isolated, text } from "./texts.js";
 
-/** Cards on display; of more, the oldest leaves. More than a person reads, and a screen of 1,080 lines holds six. */
+/** Cards on display; of more, the oldest leaves. More than a person reads; they scroll in the upper half of the screen. */
 const MAX_CARDS = 20;
 /** Milliseconds that a browser's timer can wait at most: 24 days. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;

@@ -170,6 +170,7 @@ export class FleetpushDevice {
       clean: false,
       protocolVersion: 4,
       keepalive: keepAlive,
+      createWebsocket: (address, protocols) => this.#open(address, protocols),
       reconnectPeriod: 0, // its timer has no jitter; ours calls reconnect()
       resubscribe: false,
       log: () => {}, // its debug output holds the password
@@ -197,6 +198,7 @@ export class FleetpushDevice {
   #begun = false;
   /** Attempts since the last subscribed connection. */
   #failures = 0;
+  #unopened = 0;
   #retry = null;
   /** What ended the connection, if something said so; a refusal has been told already. */
   #reason = "";
@@ -265,6 +267,11 @@ export class FleetpushDevice {
     return this.#subscribed;
   }
 
+  /** Attempts in a row that never opened a connection. Why not, a browser does not tell a page. */
+  get unopenedAttempts() {
+    return this.#unopened;
+  }
+
   // What a device says
 
   displayed(push) {
@@ -324,7 +331,7 @@ export class FleetpushDevice {
     this.#sendSoon();
   }
 
-  /** The person's last answer as given to `consent`; undefined before. */
+  /** The person's last answer: as given to `consent`, or, with `onNotice`, as the server told; undefined before. */
   consented() {
     return this.#journal.consent();
   }
@@ -452,6 +459,9 @@ export class FleetpushDevice {
       if (notice?.type === "clear" && Array.isArray(notice.push_ids)) {
         await this.#journal.withdraw(notice.push_ids.filter((pushId) => typeof pushId === "string"));
       }
+      if (notice?.type === "preferences" && typeof notice.consent === "string") {
+        await this.#journal.noteConsent(notice.consent, Number(notice.seq));
+      }
       if (isObject(notice)) this.#onNotice?.(notice);
     } catch (error) {
       console.error("a notice could not be handled:", error);
@@ -521,12 +531,20 @@ export class FleetpushDevice {
     };
   }
 
+  /** MQTT.js does not tell an attempt that never opened from a connection that ended. */
+  #open(address, protocols) {
+    const socket = new WebSocket(address, protocols);
+    socket.addEventListener("open", () => (this.#unopened = 0));
+    return socket;
+  }
+
   #connect() {
     const client = this.#client;
     this.#retry = null;
     this.#reason = "";
     this.#refused = false;
     this.#failures += 1;
+    this.#unopened += 1;
     this.#reportState("connecting", "");
     try {
       if (this.#begun) {

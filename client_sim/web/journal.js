@@ -115,6 +115,15 @@ export class Journal {
     });
   }
 
+  /** Note the consent that the server tells, unless it has yet to hear of the last answer given here. */
+  noteConsent(consent, seq) {
+    return this.#write(["facts"], async (transaction) => {
+      const facts = transaction.objectStore("facts");
+      const last = await answer(facts.get("consent"));
+      if (seq >= (last?.seq ?? 0)) facts.put({ ...last, consent }, "consent");
+    });
+  }
+
   /** Channels that the person mutes (false) or takes up again (true), numbered like an answer. */
   addChannels(channels) {
     return this.#write(["outbox", "facts"], async (transaction) => {
@@ -132,7 +141,7 @@ export class Journal {
     return (await answer(transaction.objectStore("facts").get("consent")))?.channels ?? {};
   }
 
-  /** The person's last answer as given to `addConsent`; undefined if there was none. */
+  /** The person's last answer, here (`addConsent`) or elsewhere (`noteConsent`); undefined if there was none. */
   async consent() {
     const transaction = this.#database.transaction(["facts"]);
     return (await answer(transaction.objectStore("facts").get("consent")))?.consent;

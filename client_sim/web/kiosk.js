@@ -19,6 +19,11 @@ const PERMISSION = "permission";
 const CREDENTIAL = "fleetpush.credential";
 /** Lines of what was pushed lately. */
 const RECENT_LINES = 6;
+/** Attempts without an opened connection after which the page says what to check: about 3 seconds of them. */
+const UNOPENED_ATTEMPTS = 3;
+const MQTT_JS = "node_modules/mqtt/dist/mqtt.esm.js";
+/** Brings it, without the scripts of packages. */
+const INSTALL_MQTT_JS = "npm install --ignore-scripts";
 
 const $ = (id) => document.getElementById(id);
 const player = new Player(drawPlayer);
@@ -32,6 +37,7 @@ const answers = {
   acted: async (push, action, text) => {
     const result = await device.act(push, action.id, text);
     answered(push, describe(action.title ?? action.id, result));
+    await drawConsent(); // that may have been the answer
   },
 };
 const banners = new Banners($("banners"), $("name"), answers, (push, address) =>
@@ -134,12 +140,25 @@ async function begin() {
     globalThis.fleetpush = { device };
     await device.start();
   } catch (error) {
-    drawState("refused", error.message);
-    drawSetup(credential);
+    if (await isThere(MQTT_JS)) {
+      drawState("failed", error.message);
+      drawSetup(credential);
+    } else {
+      drawState("failed", text("mqtt_js_missing", { file: MQTT_JS, command: INSTALL_MQTT_JS }));
+    }
     return;
   }
   await agree();
   document.addEventListener("visibilitychange", () => document.hidden || agree());
+}
+
+/** Whether the page's server has the file; also when that does not answer: then it is not the file that is missing. */
+async function isThere(file) {
+  try {
+    return (await fetch(file, { method: "HEAD" })).ok;
+  } catch {
+    return true;
+  }
 }
 
 // Permission and consent
@@ -153,25 +172,39 @@ async function ask() {
     await device.consent(permission, text("ask_version"));
     localStorage.setItem(PERMISSION, permission);
   }
-  drawAsk();
+  await drawConsent();
 }
 
 /** The browser's answer may have been given, or changed, elsewhere: in its settings, or by whoever manages it. */
 async function agree() {
-  drawAsk();
   const permission = permissionNow();
   // Told when it has changed, not again and again: what a person has answered since then counts.
-  if (permission === "default" || permission === localStorage.getItem(PERMISSION)) return;
-  if (permission !== (await device.consented())) await device.consent(permission);
-  localStorage.setItem(PERMISSION, permission);
+  if (permission !== "default" && permission !== localStorage.getItem(PERMISSION)) {
+    if (permission !== (await device.consented())) await device.consent(permission);
+    localStorage.setItem(PERMISSION, permission);
+  }
+  await drawConsent();
 }
 
 function permissionNow() {
   return "Notification" in globalThis ? Notification.permission : "default";
 }
 
-function drawAsk() {
-  $("ask").hidden = !("Notification" in globalThis) || permissionNow() !== "default";
+/** The question while nobody has answered it; then what became of alerts, where that is not everything. */
+async function drawConsent() {
+  const consent = await device.consented();
+  const permission = permissionNow();
+  const off = consent === "denied";
+  $("ask").hidden = off || !("Notification" in globalThis) || permission !== "default";
+  $("alerts").hidden = !off && !(consent === "granted" && permission === "denied");
+  const state = off ? "alerts_off" : "page_only";
+  $("alerts-title").textContent = text(`${state}_title`);
+  $("alerts-text").textContent = text(`${state}_text`);
+  $("alerts-change").textContent = text(`${state}_change`);
+  $("alerts-change").onclick = async () => {
+    await device.consent(off ? "granted" : "denied", text("ask_version"));
+    await drawConsent();
+  };
 }
 
 // Pushes
@@ -213,6 +246,7 @@ async function seen(push, displayed) {
 /** What the server tells about pushes. */
 function heed(notice) {
   if (notice.type === "gap") rememberGap(notice);
+  if (notice.type === "preferences") drawConsent();
   if (notice.type !== "clear" || !Array.isArray(notice.push_ids)) return;
   for (const pushId of notice.push_ids) {
     const push = banners.withdraw(pushId);
@@ -278,11 +312,21 @@ function once(call) {
 function drawState(state, detail) {
   $("state").dataset.state = state;
   const words = [text(state)];
-  if (state === "refused") words.push(detail);
+  if (state === "refused" || state === "failed") words.push(detail);
   if (state === "waiting") words.push(text(`other_${detail.split(" ").at(-1)}`));
   $("state-text").textContent = words.filter(Boolean).join(": ");
   if (state === "refused" && detail) drawSetup(JSON.parse(localStorage.getItem(CREDENTIAL)));
   if (state === "connected") $("setup").hidden = true;
+  if (state === "disconnected") drawCheck();
+  else if (state !== "connecting") $("check").textContent = "";
+}
+
+/** What to check about a server that no attempt has reached: a browser does not say what is wrong. */
+function drawCheck() {
+  if (device.unopenedAttempts < UNOPENED_ATTEMPTS) return;
+  const { url } = JSON.parse(localStorage.getItem(CREDENTIAL));
+  const { protocol } = new URL(url);
+  $("check").textContent = text(protocol === "wss:" ? "check_tls" : "check", { url: isolated(url), origin: location.origin });
 }
 
 function drawSetup(credential) {

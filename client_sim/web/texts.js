@@ -3,8 +3,8 @@
  *
  * `texts.json` beside this file adds languages and replaces single texts: {"fr": {"connected": "Connecté"}, "de": {..}}.
  * What a language lacks is said in English. `{name}` stands for what is filled in; `direction` is `rtl` for a language
- * that is written from right to left. Who changes `ask_text` changes `ask_version`: it is kept with the answer, as proof
- * of what was asked.
+ * that is written from right to left. Who changes `ask_text`, `alerts_off_text` or `page_only_text` changes `ask_version`:
+ * it is kept with the answer, as proof of what was asked.
  */
 
 const TEXTS = {
@@ -15,10 +15,16 @@ const TEXTS = {
     messages: "Messages",
     ask_title: "May we notify you?",
     ask_text:
-      "Messages always appear on this page. With your permission they also appear as notifications when it is in the " +
-      "background. You can change your mind in the browser's settings.",
-    ask_version: "2026-11",
+      "With your permission, alerts appear on this page, and as notifications while it is in the background. If you " +
+      "refuse, no alerts are sent to this device; you can turn them on again here.",
+    ask_version: "2026-11-2",
     ask_allow: "Allow notifications",
+    alerts_off_title: "Alerts are off for this device",
+    alerts_off_text: "The server sends none; other messages may still come. Turned on again, alerts appear on this page.",
+    alerts_off_change: "Turn alerts on",
+    page_only_title: "Alerts appear on this page only",
+    page_only_text: "The browser's settings do not allow notifications from this page.",
+    page_only_change: "Turn alerts off",
     setup_title: "Which device is this?",
     setup_text:
       "An operator gets these from “fleetpush devices add”, or opens the address that “fleetpush kiosk” prints.",
@@ -46,6 +52,14 @@ const TEXTS = {
     connected: "Connected",
     disconnected: "Offline, trying again",
     refused: "Refused by the server",
+    failed: "Not started",
+    mqtt_js_missing:
+      "MQTT.js is missing ({file}). In the folder of this page, run {command}; with “fleetpush kiosk”, start it again. " +
+      "Then reload.",
+    check: "{url} does not answer. Check the address, that the server runs, and that it lets {origin} in (--ws-origins).",
+    check_tls:
+      "{url} does not answer. Check the address, that the server runs, that this browser trusts its certificate " +
+      "(import the CA), and that it lets {origin} in (--ws-origins).",
     other_connecting: "another tab is connecting",
     other_connected: "another tab is connected",
     other_disconnected: "another tab is offline",
@@ -74,10 +88,18 @@ const TEXTS = {
     messages: "Nachrichten",
     ask_title: "Dürfen wir Sie benachrichtigen?",
     ask_text:
-      "Nachrichten erscheinen immer auf dieser Seite. Mit Ihrer Erlaubnis erscheinen sie auch als Benachrichtigung, wenn " +
-      "die Seite im Hintergrund ist. Sie können das in den Einstellungen des Browsers jederzeit ändern.",
-    ask_version: "2026-11-de",
+      "Mit Ihrer Erlaubnis erscheinen Meldungen auf dieser Seite, und als Benachrichtigung, wenn sie im Hintergrund ist. " +
+      "Lehnen Sie ab, werden keine Meldungen an dieses Gerät gesendet; hier können Sie sie wieder einschalten.",
+    ask_version: "2026-11-2-de",
     ask_allow: "Benachrichtigungen erlauben",
+    alerts_off_title: "Meldungen sind für dieses Gerät aus",
+    alerts_off_text:
+      "Der Server sendet keine; andere Nachrichten können weiter kommen. Wieder eingeschaltet, erscheinen Meldungen auf " +
+      "dieser Seite.",
+    alerts_off_change: "Meldungen einschalten",
+    page_only_title: "Meldungen erscheinen nur auf dieser Seite",
+    page_only_text: "Die Einstellungen des Browsers erlauben keine Benachrichtigungen von dieser Seite.",
+    page_only_change: "Meldungen ausschalten",
     setup_title: "Welches Gerät ist das?",
     setup_text:
       "Diese Angaben liefert „fleetpush devices add“; oder öffnen Sie die Adresse, die „fleetpush kiosk“ ausgibt.",
@@ -105,6 +127,15 @@ const TEXTS = {
     connected: "Verbunden",
     disconnected: "Offline, neuer Versuch",
     refused: "Vom Server abgelehnt",
+    failed: "Nicht gestartet",
+    mqtt_js_missing:
+      "MQTT.js fehlt ({file}). Führen Sie im Ordner dieser Seite {command} aus; „fleetpush kiosk“ starten Sie neu. Laden " +
+      "Sie dann die Seite neu.",
+    check:
+      "{url} antwortet nicht. Prüfen Sie die Adresse, ob der Server läuft und ob er {origin} zulässt (--ws-origins).",
+    check_tls:
+      "{url} antwortet nicht. Prüfen Sie die Adresse, ob der Server läuft, ob dieser Browser seinem Zertifikat " +
+      "traut (CA importieren) und ob der Server {origin} zulässt (--ws-origins).",
     other_connecting: "ein anderer Tab verbindet",
     other_connected: "ein anderer Tab ist verbunden",
     other_disconnected: "ein anderer Tab ist offline",

@@ -166,9 +166,9 @@ def test_what_was_said_offline_survives_a_reload(kiosk: Kiosk) -> None:
         wait_state(kiosk, push_id, "displayed")
     kiosk.relay.cut()
     page.wait_for('document.querySelector("#state")?.dataset.state === "disconnected"')
-    for push_id in push_ids:
+    for left, push_id in reversed(list(enumerate(push_ids))):
         page.click(banner(push_id, ".banner-close"))
-    page.wait_for(f"{BANNERS} === 0")
+        page.wait_for(f"{BANNERS} === {left}")
     page.reload()
     kiosk.relay.mend()
     for push_id in push_ids:

@@ -6,6 +6,8 @@ import json
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
+
 from tests.browser import Page
 from tests.client_sim.web.conftest import WATCH, Kiosk
 from tests.end_to_end.harness import wait_for
@@ -31,8 +33,9 @@ def test_a_reload_keeps_what_nobody_has_answered(kiosk: Kiosk) -> None:
     answered, opened, waiting = (kiosk.push("play", notification={"title": title}) for title in ("one", "two", "three"))
     page.wait_for(f"{TITLES}.length === 3")
     page.click(f'.banner[data-push="{answered}"] .banner-close')
-    page.click(f'.banner[data-push="{opened}"] .banner-text')
     ended(kiosk, answered)
+    page.wait_for(f"{TITLES}.length === 2")
+    page.click(f'.banner[data-push="{opened}"] .banner-text')
     ended(kiosk, opened, "opened")
     reload(page)
     assert page.evaluate(TITLES) == ["three", "two"]
@@ -98,6 +101,48 @@ def test_a_push_leaves_the_screen_with_its_lifetime_if_it_says_so(kiosk: Kiosk) 
     assert ended(kiosk, goes)["reason"] == "ttl"
     page.wait_for(f"{TITLES}.join() === 'stays'")
     assert kiosk.api.delivery(stays)["state"] == "displayed"
+
+
+UNSEEN = """
+[...document.querySelectorAll(%s)].filter((element) => {
+  const { left, top, right, bottom } = element.getBoundingClientRect();
+  const seen = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+  return left < 0 || top < 0 || right > innerWidth || bottom > innerHeight || !element.contains(seen);
+}).map((element) => element.id || element.className)
+"""
+"""Elements of a selector that are not whole on the screen, or lie under another one."""
+
+
+@pytest.mark.parametrize(("width", "height"), [(360, 640), (900, 600), (1920, 1080)])
+def test_banners_leave_the_page_to_the_person(kiosk: Kiosk, width: int, height: int) -> None:
+    kiosk.permit("granted")
+    page = kiosk.connected()
+    page.resize(width, height)
+    first = kiosk.push("next", channel="offers", notification={"body": "Out of the oven. " * 6})
+    ended(kiosk, first, "displayed")
+    parts = "#name, #state, #clock, .banner-title, .banner-body, .banner-close"
+    page.wait_for(f"document.getAnimations().length === 0 && {UNSEEN % json.dumps(parts)}.length === 0")
+    for _ in range(5):
+        ended(kiosk, kiosk.push("play"), "displayed")
+    page.wait_for("document.getAnimations().length === 0")
+    assert page.evaluate(UNSEEN % json.dumps("#name, #state, #clock")) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out sideways"
+    for name, state in (("#play", "Playing"), ("#next", "Playing"), ("#play", "Paused")):
+        page.click(name)
+        page.wait_for(f"document.querySelector('#track-state').textContent === '{state}'")
+    assert page.text("#track") == "Window seat"
+    page.click(f'.banner[data-push="{first}"] .banner-close')
+    ended(kiosk, first)
+
+
+def test_a_low_screen_scrolls_as_one(kiosk: Kiosk) -> None:
+    kiosk.permit("granted")
+    page = kiosk.connected()
+    page.resize(640, 360)
+    for _ in range(2):
+        ended(kiosk, kiosk.push("play"), "displayed")
+    page.click("#play")
+    page.wait_for("document.querySelector('#track-state').textContent === 'Playing' && scrollY > 0")
 
 
 def test_a_link_does_not_make_the_page_another_device(kiosk: Kiosk) -> None:
