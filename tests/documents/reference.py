@@ -21,6 +21,7 @@ from tests.gateway.in_process import InProcessGateway, openapi_document
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Made by `python -m tests.documents`; a test compares. Change what it describes instead. -->"
+EXAMPLE_PATH: Final = "/v1/devices/kiosk-9"
 EXAMPLE: Final = problem("device_not_found", "no device 'kiosk-9' in this app; enrol it with POST /v1/devices")
 SUFFIXES: Final = {"counter": "_total", "info": "_info"}
 """Of the names of samples, by the type of a metric."""
@@ -85,7 +86,8 @@ def errors_page() -> str:
     ]
     return f"""# Errors
 
-Every refusal of the HTTP API is a problem document (RFC 9457, `application/problem+json`):
+Every refusal of the HTTP API is a problem document (RFC 9457, `application/problem+json`). `GET {EXAMPLE_PATH}`
+answers:
 
 ```json
 {json.dumps(EXAMPLE.document(), indent=2)}

@@ -51,6 +51,7 @@ MOSQUITTO: Final = """\
 #!/bin/bash
 . {ports}
 arguments=("${{@//push.example/127.0.0.1}}")
+arguments=("${{arguments[@]/#11883/$MQTT}}")
 exec {program} "${{arguments[@]/#1883/$MQTT}}" $([[ " $* " = *" -p "* ]] || echo "-p $MQTT")
 """
 SLEEP: Final = """\

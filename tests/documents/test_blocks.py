@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from pydantic import BaseModel
 
 from client_sim.push import Push
-from client_sim.simulator.scenario import Scenario
+from client_sim.simulator.scenario import NetworkConditions, PeopleHabits, Phase, Scenario, Stream
 from client_sim.testing import FakeServer
 from gateway.delivery.event_log import TYPES
 from gateway.delivery.push import Action, ActivePush, Enclosure, Notification, PushRequest
@@ -118,6 +119,15 @@ def test_every_toml_block_is_what_it_says(tmp_path: Path) -> None:
             path = tmp_path / "fleetpush.toml"
             path.write_text(block.text)
             Settings.load(path)
+
+
+def test_the_simulators_page_has_every_key_of_a_scenario() -> None:
+    rows = [line for line in prose(ROOT / "docs" / "simulator.md") if line.startswith("| `")]
+    keys = {key.strip(" `.") for row in rows for key in row.split("|")[1].replace("people.", "").split(",")}
+    keys = {key.removeprefix("network.") for key in keys}
+    models: tuple[type[BaseModel], ...] = (Scenario, Phase, Stream, PeopleHabits, NetworkConditions)
+    fields = {name for model in models for name in model.model_fields}
+    assert fields - keys == {"text", "people", "network", "phases", "pushes"}, "all others stand there by these names"
 
 
 @pytest.mark.parametrize("page", sorted({str(block.page.relative_to(ROOT)) for block in found("python")}))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.documents import command_line
 from tests.documents.markdown import blocks
-from tests.documents.reference import FOLDER, pages
+from tests.documents.reference import EXAMPLE, EXAMPLE_PATH, FOLDER, pages
 from tests.documents.test_blocks import documents
 from tests.gateway.in_process import InProcessGateway
 
@@ -22,8 +22,10 @@ async def test_the_reference_pages_are_up_to_date(tmp_path: Path) -> None:
     gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
     try:
         made = pages(gateway)
+        answered = await gateway.http.get(EXAMPLE_PATH)
     finally:
         await gateway.close()
+    assert answered.json() == EXAMPLE.document()
     assert {path.name for path in FOLDER.iterdir()} == set(made)
     assert [name for name, text in made.items() if (FOLDER / name).read_text() != text] == []
 
