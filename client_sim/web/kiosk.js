@@ -99,6 +99,9 @@ function credentialOf(given) {
 }
 
 function keep(credential) {
+  const kept = JSON.parse(localStorage.getItem(CREDENTIAL) ?? "null");
+  // What the one device has told its server, the other has not.
+  if (["device", "app", "url"].some((name) => kept?.[name] !== credential[name])) localStorage.removeItem(PERMISSION);
   localStorage.setItem(CREDENTIAL, JSON.stringify(credential));
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from urllib.parse import urlencode
 
 from tests.browser import Page
@@ -101,3 +102,15 @@ def test_an_answer_on_a_banner_counts_at_once(kiosk: Kiosk) -> None:
     assert page.evaluate('document.querySelector("#ask").hidden')
     kiosk.relay.mend()
     wait_consent(kiosk, "denied")
+
+
+def test_another_device_on_the_page_tells_its_server_the_browser_s_setting(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    refuse(kiosk, page)
+    other = kiosk.api.enrol()
+    link = urlencode({"device": other.id, "token": other.token, "url": f"ws://127.0.0.1:{kiosk.relay.port}/mqtt"})
+    page.evaluate(f"location.hash = {json.dumps(link)}")
+    page.click("#replace-yes")
+    page.wait_for(f'document.querySelector("#name")?.textContent === {json.dumps(other.id)} && {CONNECTED}')
+    wait_for(lambda: kiosk.api.device(other.id)["consent"] == "denied", what="the other device's consent")
+    wait_title(page, "Alerts are off for this device")
