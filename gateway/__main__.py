@@ -1,6 +1,6 @@
 """`fleetpush` and `python -m gateway`: the command line, or which extra has to be installed for a command.
 
-`pip install fleetpush` gives the device client alone: there, only `--version` works.
+Without the extra `server` the device client is alone: there, only `--version` works.
 """
 
 from __future__ import annotations

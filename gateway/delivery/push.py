@@ -180,9 +180,9 @@ class PushRequest(_Strict):
     target: Target
     """Devices that the push is for."""
     kind: Kind | None = None
-    """`alert` (wakes the device, shown to the person), `in_app` (shown inside the app), `silent` (data only) or
-    `command` (an order to the device, which answers with a result). `alert` and `in_app` need a `notification`. Left
-    out: `alert` if there is a `notification`, else `silent`."""
+    """`alert` (shown to the person), `in_app` (shown inside the app), `silent` (data only) or `command` (an order to
+    the device, which answers with a result). `alert` and `in_app` need a `notification`. Left out: `alert` if there is
+    a `notification`, else `silent`."""
     notification: Notification | None = None
     """Content that the person sees."""
     data: Any = None
