@@ -80,6 +80,10 @@ FRAGMENTS = re.compile(
     r"|The same|The rest|The other|The others|The way|Those of|Such)\b"
 )
 """Beginnings of a first line that its neighbours, or the signature, would have to complete."""
+WRONG_ARTICLE = re.compile(
+    r"\b[Aa]n (?!fsync|hour|honest)[bcdfghjklmnpqrstvwyz][a-z_]{3,}|\b[Aa] (?!eu|on[ce])[aeio][a-z_]{3,}"
+)
+"""An article with a word of four letters or more that asks for the other one."""
 
 
 def public(name: str) -> bool:
@@ -230,6 +234,13 @@ def test_the_first_line_of_a_docstring_stands_alone(package: str) -> None:
     assert [f"{path}: {text.splitlines()[0]}" for path, text in texts if not stands_alone(text)] == []
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_articles_fit_the_words_that_a_rename_put_behind_them(package: str) -> None:
+    """An outlet is renamed, and is a handle: nobody reads all the sentences that a script has changed."""
+    texts = ((name, MODULES[name].read_text()) for name in modules_of(package))
+    assert [f"{name}: {found[0]}" for name, text in texts for found in WRONG_ARTICLE.finditer(text)] == []
+
+
 def test_the_laws_find_what_they_are_for() -> None:
     assert not any(map(has_unit, ["TURN", "PAGES", "MAX_HEADER", "AT_ONCE", "KEY_PER_ADDRESS"]))
     assert all(map(has_unit, ["SWEEP_SECONDS", "PAGE_BYTES", "LOG_MS", "ROWS_PER_STATEMENT", "APP_SHARE"]))
@@ -238,3 +249,5 @@ def test_the_laws_find_what_they_are_for() -> None:
     fragments = ["Of one app.", "The same of handles.", "Who gets it.", "What a session sends.", "Loop."]
     assert not any(map(stands_alone, [*fragments, "A sentence that begins here and ends on the\nnext line."]))
     assert stands_alone("Suppress waiting deliveries, at most SLICE_ROWS per call.")
+    assert all(map(WRONG_ARTICLE.search, ["an deliver_to is bound", "A outlet of the engine"]))
+    assert not any(map(WRONG_ARTICLE.search, ["an fsync", "an hour", "a once-only push", "A on its way", "an outlet"]))

@@ -4,9 +4,9 @@ An engine takes a message for one device and says later what became of it; it ke
 is one, the embedded broker, called in-process: its acknowledgement is the device's own. A foreign broker would join
 as a second implementation; nothing but this module and the composition root would notice.
 
-`EngineEvents` is what an engine tells the mailbox. It is the broker's own protocol, so that the hot path has no layer
-in between: `DeviceConnections` is handed to the broker as its events, and an deliver_to is the session's own bound
-method.
+`EngineEvents` is what an engine tells `DeviceConnections`. It is the broker's own protocol, so that the hot path has no
+layer in between: `DeviceConnections` is handed to the broker as its events, and `deliver_to` returns the session's own
+bound method.
 """
 
 from __future__ import annotations

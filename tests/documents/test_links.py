@@ -97,6 +97,22 @@ def test_every_class_that_a_document_names_exists() -> None:
     assert sorted(place for place in named if place[1] not in known | NO_CLASSES) == []
 
 
+def test_what_a_document_finds_in_a_file_is_there() -> None:
+    """`Settings` in `gateway/settings.py`: the name is defined in that file, or in one of that folder."""
+    named = re.compile(r"`([A-Z]\w+)`\s+in\s+`((?:broker|gateway|client_sim)/[\w/.-]+)`")
+    cited = {
+        (str(page.relative_to(ROOT)), *found) for page in pages() for found in named.findall("\n".join(prose(page)))
+    }
+    assert len(cited) > 3
+    assert [place for place in sorted(cited) if not defines(ROOT / place[2], place[1])] == []
+
+
+def defines(path: Path, name: str) -> bool:
+    """Whether a class or a constant of this name is made in the file, or below the folder."""
+    made = re.compile(rf"^(?:class {name}\b|{name}\b.* = )", re.MULTILINE)
+    return any(made.search(file.read_text()) for file in (path.rglob("*.py") if path.is_dir() else [path]))
+
+
 def test_every_test_that_a_document_names_exists() -> None:
     """A renamed test must not leave a promise without the test that holds it."""
     tests = list((ROOT / "tests").rglob("test_*.py"))
