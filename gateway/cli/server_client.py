@@ -370,6 +370,8 @@ def refusal(answer: httpx2.Response) -> RequestRefused:
         text = f"the server answered {answer.status_code} {answer.reason_phrase}"
     if answer.status_code == 401:
         text += ". Is FLEETPUSH_KEY, or admin.key, of this server?"
+    if code == "forbidden" and given_key():
+        text += ". The key is the one in FLEETPUSH_KEY, which wins over admin.key"
     return RequestRefused(text, code, retryable=retryable)
 
 

@@ -128,6 +128,20 @@ def test_a_refusal_is_the_problem_in_one_line_and_never_the_key(script: Script) 
             client.call("GET", "/v1/devices")
 
 
+def test_a_forbidden_request_names_the_variable_that_gave_the_key(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.answers = [(403, {"code": "forbidden", "detail": "this key lacks the scope 'admin'"})] * 2
+    monkeypatch.delenv("FLEETPUSH_KEY", raising=False)
+    with ServerClient(script.url, "key_x") as client:
+        with pytest.raises(Failure) as refusal:
+            client.call("GET", "/v1/apps")
+        assert "FLEETPUSH_KEY" not in str(refusal.value)
+        monkeypatch.setenv("FLEETPUSH_KEY", "key_x")
+        with pytest.raises(Failure, match=r"\(forbidden\)\. The key is the one in FLEETPUSH_KEY"):
+            client.call("GET", "/v1/apps")
+
+
 def test_a_refusal_says_what_to_type_rather_than_what_to_call(script: Script) -> None:
     texts = {
         "no device 'x' in this app; enrol it with POST /v1/devices": "enrol it with `fleetpush devices add ID`",
