@@ -1,7 +1,7 @@
 """A kiosk: it shows notifications, has one button, obeys one command, and tells the server what happened.
 
     fleetpush devices add kiosk-1 --json > kiosk-1.json      # where the key is: the file has the device's token
-    python kiosk.py kiosk-1.json                             # where the kiosk is, with fleetpush installed
+    python3 kiosk.py kiosk-1.json                            # where the kiosk is, with fleetpush installed
     fleetpush push kiosk-1 'Fresh bread' --action play
 
 A line on standard input is a touch of the button with this name (`play`). The end of the input ends the kiosk.

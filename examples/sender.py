@@ -1,7 +1,8 @@
 """An application that sends a push once, whatever happens to its request, and waits for what becomes of it.
 
-    export FLEETPUSH_URL=http://127.0.0.1:8080 FLEETPUSH_KEY=key_...     # a key with the scopes send and read
-    python sender.py kiosk-1 order-4711 'Your order is ready'
+    FLEETPUSH_URL=http://127.0.0.1:8080 FLEETPUSH_KEY=key_... python3 sender.py kiosk-1 order-4711 'Your order is ready'
+
+The key needs the scopes send and read.
 
 Nothing to install: the API is JSON over HTTP. `/docs` of your server describes it, `/openapi.json` makes a client.
 """
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 import time
+from ssl import SSLCertVerificationError
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -42,6 +44,8 @@ def request(method: str, path: str, body: object = None, idempotency_key: str = 
                 sys.exit(error.read().decode())
             wait_seconds = float(error.headers.get("Retry-After") or wait_seconds)
         except OSError as error:  # no answer: the push may have been accepted, or not
+            if isinstance(getattr(error, "reason", None), SSLCertVerificationError):
+                sys.exit(f"{error}; for a CA of your own set SSL_CERT_FILE to its ca.pem")
             print(f"no answer ({error}), again in {wait_seconds:g} s", file=sys.stderr)
         time.sleep(wait_seconds)
     sys.exit("the server could not be reached")

@@ -1,7 +1,7 @@
 """An application that is told what became of its pushes: an HTTP server that takes webhooks and verifies them.
 
     fleetpush webhooks add http://127.0.0.1:9000/ --type 'delivery.*'     # prints the secret, once
-    FLEETPUSH_WEBHOOK_SECRET=whsec_... python webhook_receiver.py 9000
+    WEBHOOK_SECRET=whsec_... python3 webhook_receiver.py 9000
 
 Requests are Standard Webhooks (standardwebhooks.com). To a private address the server sends only if the setting
 `webhook_networks` allows it.
@@ -19,7 +19,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 
-SECRET = base64.b64decode(os.environ["FLEETPUSH_WEBHOOK_SECRET"].removeprefix("whsec_"))
+SECRET = base64.b64decode(os.environ["WEBHOOK_SECRET"].removeprefix("whsec_"))
 TOLERANCE_SECONDS = 300
 """A request that is older may be one that somebody has recorded and sends again."""
 MAX_BODY_BYTES = 4 * 1024 * 1024

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 from standardwebhooks import Webhook
 
-from tests.end_to_end.harness import Server, clean_environment, wait_for
+from tests.end_to_end.harness import Server, clean_environment, fleetpush, wait_for
 from tests.third_party import require
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -113,6 +113,26 @@ def test_the_shell_device_takes_pushes_and_sends_receipts(server: Server, tmp_pa
     assert [json.loads(line)["push_id"] for line in shell.output.splitlines()] == push_ids
 
 
+def test_the_shell_device_and_the_sender_speak_tls_with_a_ca_of_ones_own(tmp_path: Path) -> None:
+    require("mosquitto_sub")
+    data_dir = tmp_path / "data"
+    made = fleetpush("tls", "init", "--data-dir", str(data_dir), cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    ca = data_dir / "tls" / "ca.pem"
+    with Server(data_dir, ca=ca) as server:
+        device = server.api.enrol("sign-1")
+        environment = clean_environment(FLEETPUSH_URL=server.url, FLEETPUSH_KEY=server.admin_key)
+        command = [*python("sender.py"), device.id, "order-1", "Ready"]
+        refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+        assert refused.returncode == 1
+        assert "SSL_CERT_FILE" in refused.stderr
+        script = ("sh", str(EXAMPLES / "shell_device.sh"), device.id, device.token, "localhost", str(server.mqtt_port))
+        with Program(tmp_path, *script, CAFILE=str(ca)) as shell:
+            trusting = environment | {"SSL_CERT_FILE": str(ca)}
+            subprocess.run(command, env=trusting, capture_output=True, check=True, timeout=30)
+            shell.wait_output("Ready")
+
+
 def test_the_sender_sends_once_and_waits_for_the_outcome(server: Server, tmp_path: Path) -> None:
     device = server.api.enrol("kiosk-2")
     environment = clean_environment(FLEETPUSH_URL=server.url, FLEETPUSH_KEY=server.admin_key)
@@ -144,7 +164,7 @@ def test_the_webhook_receiver_books_what_the_server_tells_and_nobody_else(server
     webhook = server.api.call("POST", "/v1/webhooks", 201, json={"url": url, "types": ["delivery.cancelled"]})
     secret = webhook["secret"]
     server.api.enrol("kiosk-3")
-    with Program(tmp_path, *python("webhook_receiver.py"), str(port), FLEETPUSH_WEBHOOK_SECRET=secret) as receiver:
+    with Program(tmp_path, *python("webhook_receiver.py"), str(port), WEBHOOK_SECRET=secret) as receiver:
         receiver.wait_output("listening on ")
         push_id = server.api.push("kiosk-3")
         server.api.call("DELETE", f"/v1/pushes/{push_id}", 200)
