@@ -135,20 +135,19 @@ def test_the_python_blocks_of_a_page_run(page: str, tmp_path: Path) -> None:
     with FakeServer() as server:
         shown: list[Push] = []
 
-        def show(push: Push) -> None:
+        def show_and_act(push: Push) -> None:
+            names["show"](push)
             shown.append(push)
             names["device"].act(push, "play")
 
-        names: dict[str, Any] = {
-            "token": "token",
-            "show": show,
-        }
+        names: dict[str, Any] = {"show_and_act": show_and_act}
         for block in blocks(ROOT / page):
             if block.language != "python" or block.mark == "excerpt":
                 continue
             here = block.text.replace('host="push.example"', f"port={server.port}").replace(
                 "kiosk-1.db", f"{tmp_path}/j.db"
             )
+            here = here.replace("on_push=show", "on_push=show_and_act")
             exec(compile(here, block.place, "exec"), names)
             if "device.start()" in here:
                 push_id = server.push(
