@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 V4, V5 = 4, 5
@@ -73,8 +74,9 @@ class Publish:
         assert isinstance(document, dict)
         return document
 
-    @property
+    @cached_property
     def push_id(self) -> str:
+        """Read once: who looks for one push among thousands asks all of them."""
         return str(self.push["push_id"])
 
 
