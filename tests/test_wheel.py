@@ -49,15 +49,6 @@ with FakeServer() as server:
         told = server.wait(push_id, "acted")
 print(told["state"], told["result"])
 """
-PROGRAM_HEAD = """
-from client_sim.push import Push
-
-token = "token"
-
-def show(push: Push) -> None:
-    device.displayed(push)
-"""
-"""What README's example leaves to the reader."""
 MISTAKES = """
 from client_sim.device import Device
 
@@ -205,8 +196,8 @@ def types_are_seen(environment: Environment, folder: Path) -> None:
     """`mypy --strict` checks users' programs against what is installed: README's device, the example, and mistakes."""
     (example,) = (block.text for block in markdown.blocks(ROOT / "README.md") if block.language == "python")
     program, wrong = folder / "program.py", folder / "wrong.py"
-    program.write_text(f"{PROGRAM_HEAD}\n{example}\nreveal_type(device.connected)\n")
-    wrong.write_text(f"{PROGRAM_HEAD}\n{MISTAKES}")
+    program.write_text(f"{example}\nreveal_type(device.connected)\n")
+    wrong.write_text(MISTAKES)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file", os.devnull]
     command += ["--cache-dir", str(folder / "mypy"), "--python-executable", str(environment.python)]
 

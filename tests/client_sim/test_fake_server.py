@@ -309,8 +309,14 @@ def test_the_examples_of_the_document_work(tmp_path: Path) -> None:
     program = program.replace("kiosk-1.db", str(tmp_path / "kiosk-1.db"))
     with FakeServer() as server:
         shown: SimpleQueue[Push] = SimpleQueue()
-        here = program.replace('host="push.example"', f"port={server.port}")
-        names: dict[str, Any] = {"token": "token", "show": shown.put}
+        here = program.replace('host="push.example"', f"port={server.port}").replace("on_push=show", "on_push=note")
+        names: dict[str, Any] = {}
+
+        def note(push: Push) -> None:
+            names["show"](push)
+            shown.put(push)
+
+        names["note"] = note
         exec(here, names)
         push_id = server.push("kiosk-1", notification={"title": "Hi"})
         names["device"].act(shown.get(timeout=TIMEOUT), "play")
