@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from gateway.audience.device_filter import DeviceFilter
+from gateway.audience.device_sets import ALL_TAG, add_to_sets, remove_from_sets
 from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.targeting import device_rows
 from gateway.audience.time_zones import is_time_zone
@@ -44,7 +45,8 @@ log = logging.getLogger(__name__)
 MAX_TAGS = 64
 SLICE_ROWS = 2_000
 """Rows of devices and tags that one operation of a bulk enrolment inserts, about 15 ms of the writer."""
-DEVICE_COLUMNS = "app_no, id, name, attributes, locale, timezone, token_hash, created_at, updated_at"
+DEVICE_COLUMNS = "no, app_no, id, name, attributes, locale, timezone, token_hash, created_at, updated_at"
+TAG_COLUMNS = "app_no, tag, device_no"
 DEVICES_PER_STATEMENT = 50
 """Devices that one statement reads for a list: two mebibytes if they are as large as can be."""
 DEVICE_BYTES = 512
@@ -312,8 +314,7 @@ class DeviceRegistry:
                     found[0]["no"],
                 ),
             )
-            connection.execute("DELETE FROM device_tag WHERE device_no = ?", (found[0]["no"],))
-            _insert_tags(connection, app_no, found[0]["no"], changed.tags)
+            _change_tags(connection, app_no, found[0]["no"], set(found[0]["tags"]), set(changed.tags or ()))
 
         await self._database.write(write, app_no)
         return await self.show(app_no, device_id)
@@ -343,7 +344,10 @@ class DeviceRegistry:
 
         def forget(connection: sqlite3.Connection, now_ms: int) -> None:
             nonlocal removed
-            connection.execute("DELETE FROM device_tag WHERE device_no = ?", (device_no,))
+            tags = connection.execute(
+                "DELETE FROM device_tag WHERE device_no = ? RETURNING tag", (device_no,)
+            ).fetchall()
+            remove_from_sets(connection, app_no, {tag: [device_no] for (tag,) in [(ALL_TAG,), *tags]})
             connection.execute("DELETE FROM uplink_message WHERE device_no = ?", (device_no,))
             removed = connection.execute(
                 "UPDATE device SET removed_at = ?, token_hash = x'', name = NULL, attributes = '{}', channels = '{}'"
@@ -400,9 +404,10 @@ def _slices(enrolments: list[_Enrolment]) -> Iterator[list[_Enrolment]]:
 def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrolment], now_ms: int) -> list[bool]:
     """Whether each was enrolled now; not those whose ids are taken."""
     taken = set(device_rows(connection, app_no, [enrolment.device_id for enrolment in enrolments]))
+    first_no = device_no = _last_device_no(connection) + 1
     enrolled: list[bool] = []
     rows: list[tuple[Any, ...]] = []
-    tags: list[tuple[str, str]] = []
+    tagged: dict[str, list[int]] = {}
     for device, device_id, token in enrolments:
         enrolled.append(device_id not in taken)
         if device_id in taken:
@@ -410,25 +415,35 @@ def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrol
         taken.add(device_id)
         attributes = attributes_text(device.attributes or {})
         zone = device.timezone
+        token_hash = secret_hash(token)
         rows.append(
-            (app_no, device_id, device.name, attributes, device.locale, zone, secret_hash(token), now_ms, now_ms)
+            (device_no, app_no, device_id, device.name, attributes, device.locale, zone, token_hash, now_ms, now_ms)
         )
-        tags += [(device_id, tag) for tag in device.tags or ()]
+        for tag in dict.fromkeys(device.tags or ()):
+            tagged.setdefault(tag, []).append(device_no)
+        device_no += 1
     insert_rows(connection, "device", DEVICE_COLUMNS, rows)
-    connection.execute(
-        "INSERT OR IGNORE INTO device_tag (app_no, tag, device_no) SELECT d.app_no, t.value ->> 1, d.no"
-        " FROM json_each(?) AS t CROSS JOIN device AS d"
-        " ON d.app_no = ? AND d.id = t.value ->> 0 AND d.removed_at IS NULL",
-        (json.dumps(tags), app_no),
-    )
+    insert_rows(connection, "device_tag", TAG_COLUMNS, [(app_no, tag, no) for tag in tagged for no in tagged[tag]])
+    add_to_sets(connection, app_no, {ALL_TAG: range(first_no, device_no), **tagged})
     return enrolled
 
 
-def _insert_tags(connection: sqlite3.Connection, app_no: int, device_no: int, tags: Sequence[str] | None) -> None:
+def _last_device_no(connection: sqlite3.Connection) -> int:
+    """The number of the device that was enrolled last; 0 before the first. None is given twice."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'device'").fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def _change_tags(
+    connection: sqlite3.Connection, app_no: int, device_no: int, stored: set[str], wanted: set[str]
+) -> None:
     connection.executemany(
-        "INSERT OR IGNORE INTO device_tag (app_no, tag, device_no) VALUES (?, ?, ?)",
-        [(app_no, tag, device_no) for tag in tags or ()],
+        "DELETE FROM device_tag WHERE app_no = ? AND tag = ? AND device_no = ?",
+        [(app_no, tag, device_no) for tag in stored - wanted],
     )
+    remove_from_sets(connection, app_no, {tag: [device_no] for tag in stored - wanted})
+    insert_rows(connection, "device_tag", TAG_COLUMNS, [(app_no, tag, device_no) for tag in wanted - stored])
+    add_to_sets(connection, app_no, {tag: [device_no] for tag in wanted - stored})
 
 
 def _unknown(device_id: str) -> Problem:

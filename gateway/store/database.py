@@ -82,7 +82,7 @@ INCREMENTAL = 2
 LOG_BOUND_FACTOR = 2
 """A log of so many times its pages between checkpoints has been let grow by a reader, and is cut."""
 CACHED_STATEMENTS = 256
-"""Compiled statements of a connection: those of `rows.insert_rows`, 32 for each of two tables, and all others."""
+"""Compiled statements of a connection: those of `store/rows`, 32 for each of four tables, and all others."""
 _OF_ALL = frozenset({Fault.FULL, Fault.FAILED, Fault.UNSYNCED, Fault.LOCKED})
 """Faults that are not of the operation in which they show: the disk's, or another process's."""
 

@@ -159,6 +159,20 @@ class DeviceTag(SQLModel, table=True):
     device_no: int = Field(primary_key=True)
 
 
+class DeviceSet(SQLModel, table=True):
+    """A segment of a set of devices: all live ones of an app, or those of a tag (`audience/device_sets`)."""
+
+    __tablename__ = "device_set"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    app_no: int = Field(primary_key=True)
+    tag: str = Field(primary_key=True)
+    """Empty: all live devices."""
+    segment: int = Field(primary_key=True)
+    """Bits of the numbers above `audience.device_sets.SEGMENT_BITS`."""
+    devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
+    """Roaring bitmap of device numbers, in its portable form. Never empty."""
+
+
 class Push(SQLModel, table=True):
     """A push as it was accepted."""
 

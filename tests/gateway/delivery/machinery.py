@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from sqlmodel import SQLModel, create_engine
 
+from gateway.audience.device_sets import ALL_TAG, add_devices
 from gateway.auth import DeviceIdentity
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, EngineEvents, Message
 from gateway.store import models
@@ -46,6 +47,7 @@ def add_device(connection: sqlite3.Connection, device_no: int, device_id: str) -
         "INSERT INTO device (no, app_no, id, token_hash, created_at, updated_at) VALUES (?, ?, ?, x'', 0, 0)",
         (device_no, APP_NO, device_id),
     )
+    add_devices(connection, APP_NO, ALL_TAG, [device_no])
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.audience.device_sets import ALL_TAG, remove_devices
 from gateway.audience.policy import Policy
 from gateway.auth import DeviceIdentity
 from gateway.composition import DeliveryComponents, DeliveryLimits, DeliveryObservers
@@ -259,5 +260,6 @@ class World:
 
         def forget(connection: sqlite3.Connection, now: int) -> None:
             connection.execute("UPDATE device SET removed_at = ? WHERE no = ?", (now, device_no))
+            remove_devices(connection, APP.no, ALL_TAG, [device_no])
 
         return self.run(self.connections.remove_device(device_no, identity.client_id, forget))

@@ -10,6 +10,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from pyroaring import BitMap
 from sqlmodel import SQLModel, create_engine
 
 from gateway.store import migrations, models
@@ -65,17 +66,22 @@ def test_the_newest_revision_is_the_one_that_starts_compare_with() -> None:
     assert script.get_heads() == [migrations.HEAD]
 
 
-def test_what_waits_of_an_earlier_version_is_found_by_its_collapse_key(tmp_path: Path) -> None:
-    path = tmp_path / "test.db"
+def ledger_of(revision: str, path: Path) -> sqlite3.Connection:
+    """A new ledger of an earlier version."""
     engine = create_engine(f"sqlite:///{path}")
-    with engine.connect() as at_0015:
+    with engine.connect() as connection:
         config = Config()
         config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["connection"] = at_0015
-        command.upgrade(config, "0015")
-        at_0015.commit()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.commit()
     engine.dispose()
-    connection = sqlite3.connect(path)
+    return sqlite3.connect(path)
+
+
+def test_what_waits_of_an_earlier_version_is_found_by_its_collapse_key(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    connection = ledger_of("0015", path)
     connection.executemany(
         "INSERT INTO push (no, id, app_no, kind, priority, qos, ttl, collapse_key, target, content, size, accepted_at,"
         " expires_at, closed_at, targeted, suppressed)"
@@ -90,6 +96,40 @@ def test_what_waits_of_an_earlier_version_is_found_by_its_collapse_key(tmp_path:
     prepare(path)
     rows = connection.execute("SELECT push_no, device_no FROM delivery WHERE collapse_key = 'price'").fetchall()
     assert rows == [(2, 1)]
+    connection.close()
+
+
+def test_devices_of_an_earlier_version_are_in_the_sets_of_their_app_and_tags(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    connection = ledger_of("0016", path)
+    removed, other_app = 7, 9
+    numbers = [1, 2, removed, other_app, *range(65_530, 65_540), 1_000_000]
+    connection.executemany(
+        "INSERT INTO device (no, app_no, id, removed_at, token_hash, created_at, updated_at)"
+        " VALUES (?1, ?2, ?1, ?3, x'', 0, 0)",
+        [(no, 2 if no == other_app else 1, 5 if no == removed else None) for no in numbers],
+    )
+    tags = {"hall": [1, removed, 65_535, 65_536, 1_000_000], "gone": [removed]}
+    connection.executemany(
+        "INSERT INTO device_tag (app_no, tag, device_no) VALUES (?, ?, ?)",
+        [(1, tag, no) for tag, tagged in tags.items() for no in tagged] + [(2, "hall", other_app)],
+    )
+    connection.commit()
+    prepare(path)
+    sets = {
+        (app_no, tag, segment): list(BitMap.deserialize(devices))
+        for app_no, tag, segment, devices in connection.execute("SELECT app_no, tag, segment, devices FROM device_set")
+    }
+    assert sets == {
+        (1, "", 0): [1, 2, *range(65_530, 65_536)],
+        (1, "", 1): [65_536, 65_537, 65_538, 65_539],
+        (1, "", 15): [1_000_000],
+        (1, "hall", 0): [1, 65_535],
+        (1, "hall", 1): [65_536],
+        (1, "hall", 15): [1_000_000],
+        (2, "", 0): [other_app],
+        (2, "hall", 0): [other_app],
+    }
     connection.close()
 
 

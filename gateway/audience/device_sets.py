@@ -1,0 +1,124 @@
+"""Sets of device numbers: all live devices of an app, and those of each tag, as compressed bitmaps.
+
+A push to everybody has its targets from a few rows, not from one for each device: 1,000,000 devices that were enrolled
+one after the other are 16 rows of a few bytes. The sets repeat what `device` and `device_tag` say, so whatever changes
+those changes the sets in the same operation of the writer.
+
+A set is stored in segments of 65,536 numbers, the containers of a roaring bitmap: none is larger than 8 KiB, whatever
+it holds, and a change writes the segments that it concerns.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pyroaring import BitMap
+
+from gateway.audience.targeting import Selection
+from gateway.store.rows import replace_rows
+
+SEGMENT_BITS = 16
+"""A segment has the device numbers that are equal but for so many bits."""
+ALL_TAG = ""
+"""Stands for a tag in the set of all live devices. No tag is empty."""
+
+
+def selected_devices(connection: sqlite3.Connection, app_no: int, target: Selection) -> BitMap:
+    """The live devices that a tag or `all` addresses."""
+    assert target.tag or target.all, "listed targets are resolved by targeting.device_rows"
+    found = BitMap()
+    for (devices,) in connection.execute(
+        "SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, target.tag or ALL_TAG)
+    ):
+        found |= BitMap.deserialize(devices)
+    return found
+
+
+def queried_devices(connection: sqlite3.Connection, select: str, parameters: Sequence[Any]) -> BitMap:
+    """The devices that a SELECT of one column `no` yields, in any order."""
+    found = BitMap()
+    # A row for each segment: each row is a pass of the interpreter lock, which an array of all would hold for too long.
+    for (numbers,) in connection.execute(
+        f"SELECT json_group_array(no) FROM ({select}) GROUP BY no >> {SEGMENT_BITS}", parameters
+    ):
+        found |= BitMap(json.loads(numbers))
+    return found
+
+
+def tags_of_app(connection: sqlite3.Connection, app_no: int, segment: int) -> dict[str, BitMap]:
+    """The devices of each tag of an app, of one segment. Walks all sets of the app, but for their contents."""
+    return {
+        tag: BitMap.deserialize(devices)
+        for tag, devices in connection.execute(
+            "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag > ? AND segment = ?",
+            (app_no, ALL_TAG, segment),
+        )
+    }
+
+
+def add_devices(connection: sqlite3.Connection, app_no: int, tag: str, numbers: Iterable[int]) -> None:
+    """Add devices to the set of a tag, or of all (`ALL_TAG`). Writer thread."""
+    add_to_sets(connection, app_no, {tag: numbers})
+
+
+def remove_devices(connection: sqlite3.Connection, app_no: int, tag: str, numbers: Iterable[int]) -> None:
+    """Remove devices from the set of a tag, or of all (`ALL_TAG`). Writer thread."""
+    remove_from_sets(connection, app_no, {tag: numbers})
+
+
+def add_to_sets(connection: sqlite3.Connection, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
+    """Add devices to the sets of several tags. Writer thread."""
+    _change(connection, app_no, numbers, BitMap.__or__)
+
+
+def remove_from_sets(connection: sqlite3.Connection, app_no: int, numbers: Mapping[str, Iterable[int]]) -> None:
+    """Remove devices from the sets of several tags. Writer thread."""
+    _change(connection, app_no, numbers, BitMap.__sub__)
+
+
+def _change(
+    connection: sqlite3.Connection,
+    app_no: int,
+    numbers: Mapping[str, Iterable[int]],
+    operation: Callable[[BitMap, BitMap], BitMap],
+) -> None:
+    changes: dict[tuple[str, int], list[int]] = {}
+    for tag, members in numbers.items():
+        for device_no in members:
+            changes.setdefault((tag, device_no >> SEGMENT_BITS), []).append(device_no)
+    if not changes:
+        return
+    stored = _segments(connection, app_no, changes)
+    replaced, emptied = [], []
+    for (tag, segment), members in changes.items():
+        devices = operation(stored.get((tag, segment), BitMap()), BitMap(members))
+        if devices:
+            devices.run_optimize()
+            replaced.append((app_no, tag, segment, devices.serialize()))
+        else:
+            emptied.append((tag, segment))
+    replace_rows(connection, "device_set", "app_no, tag, segment, devices", replaced)
+    if emptied:
+        connection.execute(
+            "DELETE FROM device_set WHERE (app_no, tag, segment) IN"
+            " (SELECT ?, value ->> 0, value ->> 1 FROM json_each(?))",
+            (app_no, json.dumps(emptied)),
+        )
+
+
+def _segments(
+    connection: sqlite3.Connection, app_no: int, wanted: Iterable[tuple[str, int]]
+) -> dict[tuple[str, int], BitMap]:
+    """The stored segments of sets, by tag and number."""
+    return {
+        (tag, segment): BitMap.deserialize(devices)
+        for tag, segment, devices in connection.execute(
+            # CROSS: in this order. Left alone, SQLite may walk all sets of the app.
+            "SELECT s.tag, s.segment, s.devices FROM json_each(?) AS wanted CROSS JOIN device_set AS s"
+            " ON s.app_no = ? AND s.tag = wanted.value ->> 0 AND s.segment = wanted.value ->> 1",
+            (json.dumps(list(wanted)), app_no),
+        )
+    }

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import (
+    ALL_TAG,
+    SEGMENT_BITS,
+    add_devices,
+    add_to_sets,
+    queried_devices,
+    remove_devices,
+    selected_devices,
+    tags_of_app,
+)
+from gateway.audience.enrolments import EnrolmentQuota
+from gateway.audience.targeting import device_rows
+from gateway.devices import DeviceRegistry, MqttAddress, NewDevice
+from gateway.errors import Problem
+from tests.gateway.delivery.machinery import APP_NO, fresh_database
+from tests.gateway.delivery.world import World
+
+SEGMENT = 1 << SEGMENT_BITS
+
+
+@dataclass
+class Selection:
+    tag: str | None = None
+    all: bool | None = None
+
+
+EVERYBODY = Selection(all=True)
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = fresh_database()
+    yield connection
+    connection.close()
+
+
+def stored_segments(connection: sqlite3.Connection, tag: str = ALL_TAG) -> dict[int, bytes]:
+    return dict(
+        connection.execute("SELECT segment, devices FROM device_set WHERE app_no = ? AND tag = ?", (APP_NO, tag))
+    )
+
+
+def test_what_was_added_is_selected_by_app_and_tag(connection: sqlite3.Connection) -> None:
+    add_devices(connection, APP_NO, ALL_TAG, [3, 1, 2])
+    add_devices(connection, APP_NO, ALL_TAG, [SEGMENT + 1, 2])
+    add_devices(connection, APP_NO, "hall", [2, SEGMENT + 1])
+    add_devices(connection, 2, ALL_TAG, [4])
+    assert list(selected_devices(connection, APP_NO, EVERYBODY)) == [1, 2, 3, SEGMENT + 1]
+    assert list(selected_devices(connection, APP_NO, Selection(tag="hall"))) == [2, SEGMENT + 1]
+    assert list(selected_devices(connection, 2, EVERYBODY)) == [4]
+    assert not selected_devices(connection, 2, Selection(tag="hall"))
+
+
+def test_what_was_removed_is_not_selected_and_an_empty_segment_leaves(connection: sqlite3.Connection) -> None:
+    add_devices(connection, APP_NO, "hall", [1, 2, SEGMENT, 3 * SEGMENT])
+    remove_devices(connection, APP_NO, "hall", [1, 7, SEGMENT, 2 * SEGMENT])
+    assert list(selected_devices(connection, APP_NO, Selection(tag="hall"))) == [2, 3 * SEGMENT]
+    assert stored_segments(connection, "hall").keys() == {0, 3}
+    remove_devices(connection, APP_NO, "hall", [2, 3 * SEGMENT])
+    assert not stored_segments(connection, "hall")
+
+
+def test_only_the_segments_concerned_are_written(connection: sqlite3.Connection) -> None:
+    add_devices(connection, APP_NO, ALL_TAG, range(3 * SEGMENT))
+    changes = connection.total_changes
+    add_to_sets(connection, APP_NO, {ALL_TAG: [3 * SEGMENT], "hall": [5, 6]})
+    remove_devices(connection, APP_NO, ALL_TAG, [SEGMENT + 5, SEGMENT + 6])
+    assert connection.total_changes - changes == 3
+    assert len(selected_devices(connection, APP_NO, EVERYBODY)) == 3 * SEGMENT - 1
+
+
+def test_a_segment_is_small_whatever_it_holds(connection: sqlite3.Connection) -> None:
+    """Consecutive numbers are a run; a bitmap's container is never larger than a bit for each number."""
+    add_devices(connection, APP_NO, ALL_TAG, range(SEGMENT))
+    add_devices(connection, APP_NO, "odd", range(1, SEGMENT, 2))
+    assert len(stored_segments(connection)[0]) < 32
+    assert len(stored_segments(connection, "odd")[0]) < SEGMENT / 8 + 32
+
+
+def test_the_tags_of_an_app_are_read_segment_by_segment(connection: sqlite3.Connection) -> None:
+    add_to_sets(connection, APP_NO, {ALL_TAG: [1, 2, SEGMENT], "hall": [1, SEGMENT], "lobby": [2]})
+    add_devices(connection, 2, "cellar", [3])
+    assert tags_of_app(connection, APP_NO, 0) == {"hall": BitMap([1]), "lobby": BitMap([2])}
+    assert tags_of_app(connection, APP_NO, 1) == {"hall": BitMap([SEGMENT])}
+    assert tags_of_app(connection, APP_NO, 2) == {}
+
+
+def test_queried_devices_are_those_of_the_query(connection: sqlite3.Connection) -> None:
+    numbers = [5, SEGMENT + 2, 1, 4 * SEGMENT]
+    select = "SELECT value AS no FROM json_each(?) WHERE value <> ?"
+    assert list(queried_devices(connection, select, (json.dumps(numbers), 1))) == [5, SEGMENT + 2, 4 * SEGMENT]
+    assert not queried_devices(connection, select, ("[]", 1))
+
+
+@pytest.mark.parametrize("change", [add_devices, remove_devices])
+def test_the_cost_follows_the_sets_concerned(connection: sqlite3.Connection, change: Any) -> None:
+    """Steps of SQLite's machine with one other set in the app, and with 5,000."""
+
+    def steps() -> int:
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        connection.set_progress_handler(count, 1)
+        change(connection, APP_NO, "hall", [1])
+        selected_devices(connection, APP_NO, Selection(tag="hall"))
+        connection.set_progress_handler(None, 1)
+        return counted
+
+    add_to_sets(connection, APP_NO, {"hall": [1, 2], "other": [1]})
+    before = steps()
+    add_to_sets(connection, APP_NO, {f"other-{number}": [1] for number in range(5_000)})
+    assert steps() <= before + 10
+
+
+class Register(RuleBasedStateMachine):
+    """Devices are enrolled, given other tags and removed: the sets are always what the tables say.
+
+    Numbers begin shortly before the end of a segment.
+    """
+
+    ids = st.sampled_from([f"kiosk-{number}" for number in range(6)])
+    tags = st.lists(st.sampled_from(["hall", "lobby", "cellar"]), max_size=4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(devices=0)
+        self.world.connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('device', ?)", (SEGMENT - 4,))
+        database: Any = self.world.writer
+        self.register = DeviceRegistry(
+            database=database,
+            connections=self.world.connections,
+            activity=self.world.activity,
+            clock_ms=self.world.clock,
+            mqtt_address=lambda: MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt"),
+            quota=EnrolmentQuota(self.world.clock),
+        )
+
+    @rule(devices=st.lists(st.tuples(st.none() | ids, st.none() | tags), min_size=1, max_size=5))
+    def enrols(self, devices: list[tuple[str | None, list[str] | None]]) -> None:
+        enrolled = [NewDevice(device_id=device_id, tags=tags) for device_id, tags in devices]
+        self.world.run(self.register.enrol(APP_NO, "default", enrolled))
+
+    @rule(device_id=ids, tags=st.none() | tags)
+    def changes(self, device_id: str, tags: list[str] | None) -> None:
+        with self.found_or_refused(device_id):
+            self.world.run(self.register.change(APP_NO, device_id, {"tags": tags}))
+
+    @rule(device_id=ids)
+    def removes(self, device_id: str) -> None:
+        with self.found_or_refused(device_id):
+            self.world.run(self.register.remove(APP_NO, "default", device_id))
+
+    def found_or_refused(self, device_id: str) -> AbstractContextManager[object]:
+        return nullcontext() if device_rows(self.world.connection, APP_NO, [device_id]) else pytest.raises(Problem)
+
+    @invariant()
+    def sets_are_what_the_tables_say(self) -> None:
+        expected: dict[tuple[str, int], set[int]] = {}
+        for tag, device_no in self.world.connection.execute(
+            "SELECT '', no FROM device WHERE removed_at IS NULL UNION ALL SELECT tag, device_no FROM device_tag"
+        ):
+            expected.setdefault((tag, device_no >> SEGMENT_BITS), set()).add(device_no)
+        stored = {
+            (tag, segment): set(BitMap.deserialize(devices))
+            for tag, segment, devices in self.world.connection.execute("SELECT tag, segment, devices FROM device_set")
+        }
+        assert stored == expected
+
+    def teardown(self) -> None:
+        self.world.close()
+
+
+TestRegister = Register.TestCase
+TestRegister.settings = settings(TestRegister.settings, stateful_step_count=30, deadline=None)
