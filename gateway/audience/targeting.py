@@ -2,7 +2,7 @@
 
 Two forms, because they are stored differently: listed devices are looked up by id (`device_rows`), so that unknown ones
 can be named; a selection (`select_sql`) stays a statement, which the ledger inserts from without a row passing through
-Python. The forecast counts over the same statement, so it cannot promise what acceptance would not do.
+Python. What it selects is also stored as a set, which `device_sets` keeps equal to it.
 """
 
 from __future__ import annotations

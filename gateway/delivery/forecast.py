@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Sequence
 from typing import Any
 
+from pyroaring import BitMap
+
 from gateway.audience import targeting
+from gateway.audience.device_sets import queried_devices, selected_devices
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
@@ -44,7 +45,7 @@ class Forecast:
         `Acceptance.accept`."""
         fetch_from = self._attachments.refer(app.no, request, keep=False)
         pending_push(app, Submission(request), self._max_payload, fetch_from)
-        online = self._connections.online_devices(app.no)
+        online = BitMap(self._connections.online_devices(app.no))
         target = request.target
 
         def count(connection: sqlite3.Connection) -> dict[str, Any]:
@@ -54,36 +55,30 @@ class Forecast:
                 unknown = [device_id for device_id in ids if device_id not in known]
                 if not known:
                     raise nobody_known(unknown)
-                select, parameters = "SELECT value AS no FROM json_each(?)", (json.dumps(list(known.values())),)
+                devices = BitMap(known.values())
             else:
                 unknown = []
-                select, parameters = targeting.select_sql(app.no, target)
-            targeted, reachable = connection.execute(
-                f"SELECT count(*), count(*) FILTER (WHERE no IN (SELECT value FROM json_each(?))) FROM ({select})",
-                (json.dumps(online), *parameters),
-            ).fetchone()
-            suppressed = self._would_suppress(connection, app.no, request, select, parameters)
+                devices = selected_devices(connection, app.no, target)
+            targeted, reachable = len(devices), devices.intersection_cardinality(online)
+            suppressed = self._would_suppress(connection, app.no, request, devices)
             return {"targeted": targeted, "online": reachable, "suppressed": suppressed, "unknown": unknown}
 
         return await self._database.read(count, app.no)
 
     def _would_suppress(
-        self, connection: sqlite3.Connection, app_no: int, request: PushRequest, select: str, parameters: Sequence[Any]
+        self, connection: sqlite3.Connection, app_no: int, request: PushRequest, devices: BitMap
     ) -> dict[str, int]:
-        """Count by reason the suppressed among the devices that a SELECT yields. Reader thread."""
+        """Count by reason the suppressed among the devices. Reader thread."""
         if not self._policies.is_guarded(app_no):
             return {}
         assert request.kind is not None, "filled in by validation"
         priority = PRIORITIES.index(request.priority)
         counts: dict[str, int] = {}
-        before, used = "", list[Any]()
-        for reason, who, more in unwanted_selects(
+        for reason, select, parameters in unwanted_selects(
             app_no, self._policies.of(app_no), request.kind, request.channel, priority
         ):
-            (count,) = connection.execute(
-                f"SELECT count(*) FROM ({select}) WHERE no IN ({who}){before}", (*parameters, *more, *used)
-            ).fetchone()
-            before, used = before + f" AND no NOT IN ({who})", [*used, *more]
-            if count:
-                counts[reason] = count
+            unwilling = devices & queried_devices(connection, select, parameters)
+            if unwilling:
+                counts[reason] = len(unwilling)
+                devices = devices - unwilling
         return counts
