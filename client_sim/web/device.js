@@ -263,6 +263,11 @@ export class FleetpushDevice {
     this.#release?.();
   }
 
+  /** This device at this server: a name for what a page keeps for it, as for its lock, channel and database. */
+  get name() {
+    return this.#name;
+  }
+
   get connected() {
     return this.#subscribed;
   }

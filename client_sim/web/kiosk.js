@@ -14,8 +14,8 @@ import { Banners, make, others } from "./banners.js";
 import { Player } from "./player.js";
 import { fillIn, hasText, isolated, language, text } from "./texts.js";
 
-/** Where the permission that the server knows of is kept. */
-const PERMISSION = "permission";
+/** Where pages of before kept the permission that the server knows of, whichever device they were. */
+const PERMISSION_OF_ORIGIN = "permission";
 const CREDENTIAL = "fleetpush.credential";
 /** Lines of what was pushed lately. */
 const RECENT_LINES = 6;
@@ -69,10 +69,10 @@ function adoptCredential() {
   if (!given.has("token")) return false;
   history.replaceState(null, "", location.pathname + location.search);
   const wanted = credentialOf(given);
-  const kept = localStorage.getItem(CREDENTIAL);
-  if (kept === JSON.stringify(wanted)) return false;
+  const kept = keptCredential();
+  if (JSON.stringify(kept) === JSON.stringify(wanted)) return false;
   if (kept !== null) {
-    askToReplace(JSON.parse(kept), wanted);
+    askToReplace(kept, wanted);
     return false;
   }
   keep(wanted);
@@ -98,10 +98,17 @@ function credentialOf(given) {
   return { device, token, url, app };
 }
 
+/** The credential that the page is to have; null before there is one. */
+function keptCredential() {
+  return JSON.parse(localStorage.getItem(CREDENTIAL) ?? "null");
+}
+
 function keep(credential) {
-  const kept = JSON.parse(localStorage.getItem(CREDENTIAL) ?? "null");
-  // What the one device has told its server, the other has not.
-  if (["device", "app", "url"].some((name) => kept?.[name] !== credential[name])) localStorage.removeItem(PERMISSION);
+  const kept = keptCredential();
+  // Still there if the page never got as far as to be the device whose it is. It is not the other's.
+  if (["device", "app", "url"].some((name) => kept?.[name] !== credential[name])) {
+    localStorage.removeItem(PERMISSION_OF_ORIGIN);
+  }
   localStorage.setItem(CREDENTIAL, JSON.stringify(credential));
 }
 
@@ -112,7 +119,7 @@ function enter(event) {
 }
 
 async function begin() {
-  const credential = JSON.parse(localStorage.getItem(CREDENTIAL) ?? "null");
+  const credential = keptCredential();
   if (credential === null) {
     drawState("refused", "");
     $("state-text").textContent = text("not_set_up");
@@ -135,6 +142,7 @@ async function begin() {
       onState: drawState,
       onNotice: heed,
     });
+    adoptPermission();
     Object.assign(device.actions, {
       play: () => player.play(),
       pause: () => player.pause(),
@@ -166,6 +174,17 @@ async function isThere(file) {
 
 // Permission and consent
 
+/** Where the permission that the server knows of is kept: what one device has told, another has not. */
+function permissionKey() {
+  return `permission ${device.name}`;
+}
+
+function adoptPermission() {
+  const told = localStorage.getItem(PERMISSION_OF_ORIGIN);
+  if (told !== null) localStorage.setItem(permissionKey(), told);
+  localStorage.removeItem(PERMISSION_OF_ORIGIN);
+}
+
 /** The one place that asks for permission, and a click is what leads here. */
 async function ask() {
   const permission = await Notification.requestPermission();
@@ -173,7 +192,7 @@ async function ask() {
   await navigator.storage?.persist?.();
   if (permission !== "default") {
     await device.consent(permission, text("ask_version"));
-    localStorage.setItem(PERMISSION, permission);
+    localStorage.setItem(permissionKey(), permission);
   }
   await drawConsent();
 }
@@ -182,9 +201,9 @@ async function ask() {
 async function agree() {
   const permission = permissionNow();
   // Told when it has changed, not again and again: what a person has answered since then counts.
-  if (permission !== "default" && permission !== localStorage.getItem(PERMISSION)) {
+  if (permission !== "default" && permission !== localStorage.getItem(permissionKey())) {
     if (permission !== (await device.consented())) await device.consent(permission);
-    localStorage.setItem(PERMISSION, permission);
+    localStorage.setItem(permissionKey(), permission);
   }
   await drawConsent();
 }
@@ -318,7 +337,7 @@ function drawState(state, detail) {
   if (state === "refused" || state === "failed") words.push(detail);
   if (state === "waiting") words.push(text(`other_${detail.split(" ").at(-1)}`));
   $("state-text").textContent = words.filter(Boolean).join(": ");
-  if (state === "refused" && detail) drawSetup(JSON.parse(localStorage.getItem(CREDENTIAL)));
+  if (state === "refused" && detail) drawSetup(keptCredential());
   if (state === "connected") $("setup").hidden = true;
   if (state === "disconnected") drawCheck();
   else if (state !== "connecting") $("check").textContent = "";
@@ -327,7 +346,7 @@ function drawState(state, detail) {
 /** What to check about a server that no attempt has reached: a browser does not say what is wrong. */
 function drawCheck() {
   if (device.unopenedAttempts < UNOPENED_ATTEMPTS) return;
-  const { url } = JSON.parse(localStorage.getItem(CREDENTIAL));
+  const { url } = keptCredential();
   const { protocol } = new URL(url);
   $("check").textContent = text(protocol === "wss:" ? "check_tls" : "check", { url: isolated(url), origin: location.origin });
 }

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from tests.browser import Page
 from tests.client_sim.web.conftest import WATCH, Kiosk
-from tests.end_to_end.harness import wait_for
+from tests.end_to_end.harness import Device, wait_for
 
 CONNECTED = 'document.querySelector("#state")?.dataset.state === "connected"'
 IN_GERMAN = 'Object.defineProperty(navigator, "languages", { get: () => ["de"] });'
@@ -28,6 +28,32 @@ def refuse(kiosk: Kiosk, page: Page) -> None:
     page.click("#allow")
     page.wait_for('document.querySelector("#ask").hidden')
     wait_consent(kiosk, "denied")
+
+
+def turn_off(kiosk: Kiosk, page: Page) -> None:
+    """Permit notifications in the browser, and turn alerts off in the page."""
+    kiosk.permit("granted")
+    page.click("#allow")
+    wait_consent(kiosk, "granted")
+    page.evaluate("fleetpush.device.consent('denied')")
+    wait_consent(kiosk, "denied")
+    wait_title(page, "Alerts are off for this device")
+
+
+def become(kiosk: Kiosk, page: Page, other: Device) -> None:
+    """Open another device's address in the page, and confirm it."""
+    link = urlencode({"device": other.id, "token": other.token, "url": f"ws://127.0.0.1:{kiosk.relay.port}/mqtt"})
+    page.evaluate(f"location.hash = {json.dumps(link)}")
+    page.click("#replace-yes")
+    page.wait_for(f'document.querySelector("#name")?.textContent === {json.dumps(other.id)} && {CONNECTED}')
+
+
+def wait_all_said(page: Page) -> None:
+    """Until the server has acknowledged what the page had to say when it began.
+
+    Before it connects it reads what was consented, and says something or not: that comes before a second reader's turn.
+    """
+    page.wait_for("fleetpush.device.consented().then(() => fleetpush.device.flush(15))")
 
 
 def reload(page: Page) -> None:
@@ -108,9 +134,36 @@ def test_another_device_on_the_page_tells_its_server_the_browser_s_setting(kiosk
     page = kiosk.connected()
     refuse(kiosk, page)
     other = kiosk.api.enrol()
-    link = urlencode({"device": other.id, "token": other.token, "url": f"ws://127.0.0.1:{kiosk.relay.port}/mqtt"})
-    page.evaluate(f"location.hash = {json.dumps(link)}")
-    page.click("#replace-yes")
-    page.wait_for(f'document.querySelector("#name")?.textContent === {json.dumps(other.id)} && {CONNECTED}')
+    become(kiosk, page, other)
     wait_for(lambda: kiosk.api.device(other.id)["consent"] == "denied", what="the other device's consent")
     wait_title(page, "Alerts are off for this device")
+
+
+def test_a_device_that_returns_to_the_page_keeps_its_own_answer(kiosk: Kiosk) -> None:
+    """The browser's setting is no newer answer because another device was here meanwhile."""
+    page = kiosk.connected()
+    turn_off(kiosk, page)
+    other = kiosk.api.enrol()
+    become(kiosk, page, other)
+    wait_for(lambda: kiosk.api.device(other.id)["consent"] == "granted", what="the other device's consent")
+    become(kiosk, page, kiosk.device)
+    wait_all_said(page)
+    assert kiosk.api.device(kiosk.id)["consent"] == "denied"
+    wait_title(page, "Alerts are off for this device")
+
+
+def test_what_an_earlier_page_has_told_for_whichever_device_is_kept_for_this_one(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    turn_off(kiosk, page)
+    page.evaluate("""(() => {
+        for (const key of Object.keys(localStorage)) if (key.startsWith("permission ")) localStorage.removeItem(key);
+        localStorage.permission = "granted";
+    })()""")
+    reload(page)
+    wait_all_said(page)
+    assert kiosk.api.device(kiosk.id)["consent"] == "denied"
+    assert page.evaluate('Object.keys(localStorage).filter((key) => key.startsWith("permission")).length') == 1
+    assert page.evaluate("localStorage.permission === undefined")
+    other = kiosk.api.enrol()
+    become(kiosk, page, other)
+    wait_for(lambda: kiosk.api.device(other.id)["consent"] == "granted", what="the other device's consent")
