@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +11,10 @@ from gateway.audience.enrolments import LOG_MS, EnrolmentQuota
 from tests.gateway.in_process import InProcessGateway
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcessGateway]:
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three devices of an app at most."""
     monkeypatch.setattr(enrolments, "DEVICES_OF_APP", 3)
-    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
-    yield gateway
-    await gateway.close()
 
 
 async def test_one_too_many_is_refused_until_one_has_left(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -18,15 +16,17 @@ SIZE = 1_000
 QUOTA_BYTES = 100 * SIZE
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcessGateway]:
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_log_quota, "QUOTA_BYTES", QUOTA_BYTES)
     monkeypatch.setattr(event_log_quota, "CHUNK_BYTES", 4 * SIZE)
     monkeypatch.setattr(event_log_quota, "MEASURED_ENTRIES", 10)
-    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
+
+
+@pytest.fixture
+async def gateway(gateway: InProcessGateway) -> InProcessGateway:
     await gateway.enrol("d1")
-    yield gateway
-    await gateway.close()
+    return gateway
 
 
 async def says(gateway: InProcessGateway, times: int, size: int = SIZE) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from gateway.delivery import idempotency_quota
@@ -13,14 +9,16 @@ from gateway.delivery.idempotency_quota import MINUTE_MS, IdempotencyQuota
 from tests.gateway.in_process import InProcessGateway
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcessGateway]:
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency_quota, "BYTES_OF_APP", 10_000)
     monkeypatch.setattr(idempotency_quota, "RECORDS_TOGETHER", 3)
-    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
+
+
+@pytest.fixture
+async def gateway(gateway: InProcessGateway) -> InProcessGateway:
     await gateway.enrol("d1")
-    yield gateway
-    await gateway.close()
+    return gateway
 
 
 async def push(gateway: InProcessGateway, key: str, unknown: int = 0) -> str:

@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from gateway.delivery import uplink_quota
@@ -13,19 +9,21 @@ from tests.gateway.in_process import InProcessGateway
 APPS = {1: (1, 2), 2: (3,)}
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[InProcessGateway]:
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uplink_quota, "BYTES_OF_APP", 10_000)
     monkeypatch.setattr(uplink_quota, "TOTAL_BYTES", 15_000)
     monkeypatch.setattr(uplink_quota, "REMOVED_MESSAGES", 3)
     monkeypatch.setattr(uplink_quota, "MEASURED_MESSAGES", 7)
-    gateway = await InProcessGateway.build(tmp_path, asyncio.get_running_loop())
+
+
+@pytest.fixture
+async def gateway(gateway: InProcessGateway) -> InProcessGateway:
     await gateway.call("POST", "/v1/apps", 201, json={"id": "other"})
     await gateway.enrol("d1", "d2")
     other = await gateway.key_for("devices", app="other")
     await gateway.call("POST", "/v1/devices", 201, json={"device_id": "d3"}, http=other)
-    yield gateway
-    await gateway.close()
+    return gateway
 
 
 async def says(gateway: InProcessGateway, device_no: int, times: int, size: int = 936) -> None:
