@@ -25,6 +25,7 @@ import httpx2
 from gateway.cli.terminal import PROGRAM, Failure
 from gateway.data_directory import CA_CERTIFICATE, KEY_FILE, SERVER_CERTIFICATE, SERVER_FILE, TLS_DIR
 
+KEY_VARIABLE = "FLEETPUSH_KEY"
 TIMEOUT_SECONDS = 30.0
 PAGE_ITEMS = 1000
 """Items of a list: the most that the API gives at a time."""
@@ -74,15 +75,18 @@ class ServerClient:
         url: str,
         key: str,
         *,
+        key_source: str | None = None,
         found_in: Path | None = None,
         certificate: Path | None = None,
         mqtt_port: int | None = None,
         pid: int | None = None,
     ) -> None:
-        """`found_in` is the data directory the address came from, for messages and for `listen`'s token; of the server
-        there, `certificate` is the file that it has read, `mqtt_port` its main one, `pid` its process. Raises Failure
-        when a certificate cannot be used."""
+        """`key_source` is the variable or file that the key came from, for messages. `found_in` is the data directory
+        the address came from, for messages and for `listen`'s token; of the server there, `certificate` is the file
+        that it has read, `mqtt_port` its main one, `pid` its process. Raises Failure when a certificate cannot be
+        used."""
         self.url = url
+        self._key_source = key_source
         self.found_in = found_in
         self.certificate = certificate
         self._mqtt_port = mqtt_port
@@ -114,7 +118,7 @@ class ServerClient:
                     f"no server found: there is no {data_dir / SERVER_FILE}. Start one with `{PROGRAM} serve`, give "
                     "its data directory with --data-dir, or its address with --server or FLEETPUSH_URL."
                 ) from None
-        key = given_key()
+        key, key_source = given_key(), KEY_VARIABLE
         if key and found_in is not None and not is_this_machine(url, found_in / SERVER_FILE):
             raise Failure(
                 f"{found_in / SERVER_FILE} is not your own server's, or names another machine ({url}): FLEETPUSH_KEY is"
@@ -124,15 +128,24 @@ class ServerClient:
             # admin.key opens the server of this machine; it is not for whatever address somebody typed.
             raise Failure(f"no key for {url}: set FLEETPUSH_KEY. The one in {data_dir} is not sent to other machines.")
         if not key:
+            key_source = str(data_dir / KEY_FILE)
             try:
-                key = checked_key((data_dir / KEY_FILE).read_text(errors="replace"), str(data_dir / KEY_FILE))
+                key = checked_key((data_dir / KEY_FILE).read_text(errors="replace"), key_source)
             except OSError as error:
                 raise Failure(
                     f"no key: set FLEETPUSH_KEY, or run this where {data_dir / KEY_FILE} is readable "
                     f"({error.strerror})."
                 ) from None
         try:
-            return cls(url, key, found_in=found_in, certificate=certificate, mqtt_port=mqtt_port, pid=pid)
+            return cls(
+                url,
+                key,
+                key_source=key_source,
+                found_in=found_in,
+                certificate=certificate,
+                mqtt_port=mqtt_port,
+                pid=pid,
+            )
         except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
             raise Failure(f"address or key cannot be used: {type(error).__name__}") from None
 
@@ -184,7 +197,7 @@ class ServerClient:
         with self._explained():
             answer = self._client.request(method, path, **options)
         if not answer.is_success:
-            raise refusal(answer)
+            raise refusal(answer, self._key_source)
         return answer
 
     def stream(self, path: str, parameters: dict[str, str], headers: dict[str, str]) -> Iterator[bytes]:
@@ -201,7 +214,7 @@ class ServerClient:
         ):
             if not answer.is_success:
                 answer.read()
-                raise refusal(answer)
+                raise refusal(answer, self._key_source)
             yield from answer.iter_bytes()
 
     @contextmanager
@@ -309,8 +322,8 @@ def tls_context(certificate: Path | None, fleet_ca: Path | None = None) -> ssl.S
 
 def given_key() -> str | None:
     """FLEETPUSH_KEY; None if it is not set. Raises Failure for what can be no key."""
-    key = os.environ.get("FLEETPUSH_KEY")
-    return checked_key(key, "FLEETPUSH_KEY") if key else None
+    key = os.environ.get(KEY_VARIABLE)
+    return checked_key(key, KEY_VARIABLE) if key else None
 
 
 def checked_key(text: str, source: str) -> str:
@@ -358,8 +371,9 @@ def for_terminals(detail: str) -> str:
     return CALL.sub(lambda call: f"`{PROGRAM} {COMMANDS[call[1]]}`", detail)
 
 
-def refusal(answer: httpx2.Response) -> RequestRefused:
-    """A refusal in one line: the problem document's detail and code, or what there is instead."""
+def refusal(answer: httpx2.Response, key_source: str | None) -> RequestRefused:
+    """A refusal in one line: the problem document's detail and code, or what there is instead. `key_source` as in
+    ServerClient."""
     try:
         document = answer.json()
         code = str(document["code"])
@@ -369,9 +383,9 @@ def refusal(answer: httpx2.Response) -> RequestRefused:
         code, retryable = "", False
         text = f"the server answered {answer.status_code} {answer.reason_phrase}"
     if answer.status_code == 401:
-        text += ". Is FLEETPUSH_KEY, or admin.key, of this server?"
-    if code == "forbidden" and given_key():
-        text += ". The key is the one in FLEETPUSH_KEY, which wins over admin.key"
+        text += f". Is {key_source or 'the key'} of this server?"
+    if code == "forbidden" and key_source == KEY_VARIABLE:
+        text += f". The key is the one in {KEY_VARIABLE}, which wins over {KEY_FILE}"
     return RequestRefused(text, code, retryable=retryable)
 
 

@@ -129,17 +129,38 @@ def test_a_refusal_is_the_problem_in_one_line_and_never_the_key(script: Script) 
 
 
 def test_a_forbidden_request_names_the_variable_that_gave_the_key(
-    script: Script, monkeypatch: pytest.MonkeyPatch
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script.answers = [(403, {"code": "forbidden", "detail": "this key lacks the scope 'admin'"})] * 2
+    script.answers = [(403, {"code": "forbidden", "detail": "this key lacks the scope 'admin'"})] * 3
     monkeypatch.delenv("FLEETPUSH_KEY", raising=False)
-    with ServerClient(script.url, "key_x") as client:
+    (tmp_path / "admin.key").write_text("key_x\n")
+    with ServerClient.find(script.url, tmp_path) as of_file:
         with pytest.raises(Failure) as refusal:
-            client.call("GET", "/v1/apps")
+            of_file.call("GET", "/v1/apps")
         assert "FLEETPUSH_KEY" not in str(refusal.value)
         monkeypatch.setenv("FLEETPUSH_KEY", "key_x")
+        with pytest.raises(Failure) as refusal:
+            of_file.call("GET", "/v1/apps")
+        assert "FLEETPUSH_KEY" not in str(refusal.value), "it came from the file all the same"
+    with ServerClient.find(script.url, tmp_path) as of_variable:
+        monkeypatch.delenv("FLEETPUSH_KEY")
         with pytest.raises(Failure, match=r"\(forbidden\)\. The key is the one in FLEETPUSH_KEY"):
-            client.call("GET", "/v1/apps")
+            of_variable.call("GET", "/v1/apps")
+
+
+def test_a_key_that_is_not_known_is_named_by_its_source(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.answers = [(401, {"code": "unauthorized", "detail": "this key is not known"})] * 2
+    monkeypatch.delenv("FLEETPUSH_KEY", raising=False)
+    (tmp_path / "admin.key").write_text("key_x\n")
+    of_file = pytest.raises(Failure, match=rf"Is {tmp_path}/admin\.key of this server\?")
+    with ServerClient.find(script.url, tmp_path) as client, of_file:
+        client.call("GET", "/v1/apps")
+    monkeypatch.setenv("FLEETPUSH_KEY", "key_x")
+    of_variable = pytest.raises(Failure, match=r"Is FLEETPUSH_KEY of this server\?")
+    with ServerClient.find(script.url, tmp_path) as client, of_variable:
+        client.call("GET", "/v1/apps")
 
 
 def test_a_refusal_says_what_to_type_rather_than_what_to_call(script: Script) -> None:
