@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
-
-from broker.program import installed_version
 
 
 def main() -> int:
+    # A service manager may say "reload" as soon as there is a process. Until the server can, SIGHUP is pending.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         from broker.command import main as serve
     except ModuleNotFoundError as missing:
         if sys.argv[1:] == ["--version"]:
+            from broker.program import installed_version
+
             print(f"fleetpush {installed_version()}")
             return 0
         if (missing.name or "broker").partition(".")[0] == "broker":

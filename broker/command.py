@@ -97,7 +97,6 @@ async def _serve(
     """Serve until told to stop; return the reason if the store could not go on."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP before the start is over: ignored")
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     permissions = AllowAll(options.deny_filter)
@@ -115,6 +114,7 @@ async def _serve(
         broker = Broker(_settings(options), store or MemoryStore(), authenticator, None, clock)
         broker.start()
         loop.add_signal_handler(signal.SIGHUP, _reload, config.tls, options.password_file, passwords, broker)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # of an earlier one as well, if it is pending
         server = BrokerServer(broker, config, descriptors)
         try:
             given_by = ["--port"] if options.ws_port is None else ["--port", "--ws-port"]

@@ -1,6 +1,9 @@
 """`fleetpush` and `python -m gateway`: the command line, or which extra has to be installed for a command.
 
 Without the extra `server` the device client is alone: there, only `--version` works.
+
+A server is told to reload as soon as its process is there, and all else that it imports takes most of a second. So
+nothing is imported here before hang-ups are kept, except what that needs.
 """
 
 from __future__ import annotations
@@ -8,12 +11,14 @@ from __future__ import annotations
 import shlex
 import sys
 
-from gateway.program import installed_version
+from gateway.hangup import keep_hangups
 
 OURS = ("broker", "client_sim", "gateway")
 
 
 def main() -> None:
+    if command_name(sys.argv[1:]) == "serve":
+        keep_hangups()
     try:
         from gateway.cli import main as run
 
@@ -24,12 +29,19 @@ def main() -> None:
         sys.exit(without(missing.name, sys.argv[1:]))
 
 
+def command_name(arguments: list[str]) -> str:
+    """Return the name of the command, empty if there is none. What may stand before it has no value of its own."""
+    return next((word for word in arguments if not word.startswith("-")), "")
+
+
 def without(package: str, arguments: list[str]) -> int:
     """Say what to type for the missing package; the exit code."""
     if arguments == ["--version"]:
+        from gateway.program import installed_version
+
         print(f"fleetpush {installed_version()}")
         return 0
-    command = next((word for word in arguments if not word.startswith("-")), "")
+    command = command_name(arguments)
     extra = "simulator" if command == "simulate" else "server"
     print(
         f"fleetpush: `{f'fleetpush {command}'.strip()}` needs the package {package}, which is not installed; "

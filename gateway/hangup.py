@@ -9,7 +9,8 @@ import os
 import signal
 from collections.abc import Callable
 
-_ignored_from_outside = False
+_had_terminal = False
+"""The process was started in a terminal whose end is to be its own."""
 _kept = False
 """One came before it could be done."""
 
@@ -17,8 +18,9 @@ _kept = False
 def keep_hangups() -> None:
     """First thing of a server: from now on SIGHUP does not end the process. Who started it with `nohup` has asked for
     it to outlive the terminal."""
-    global _ignored_from_outside
-    _ignored_from_outside = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    global _had_terminal
+    # Now: a terminal that is gone when the server can do something about it must still have been there.
+    _had_terminal = has_terminal() and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     signal.signal(signal.SIGHUP, _keep)
 
 
@@ -43,10 +45,9 @@ class Hangups:
         """`stop` ends the server: the terminal that it was started in is gone, and nobody else would."""
         self._stop = stop
         self._reload: Callable[[], None] | None = None
-        self._had_terminal = has_terminal() and not _ignored_from_outside
 
     def __call__(self) -> None:
-        if self._had_terminal and not has_terminal():
+        if _had_terminal and not has_terminal():
             self._stop()
         elif self._reload is None:
             _keep()

@@ -11,13 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.options import load_settings
-from gateway.hangup import keep_hangups
 from gateway.settings import Setting, described_settings
 
 
 def serve(config: Path | None = None, **given: Any) -> None:
     """Run broker and gateway in this process until SIGTERM or Ctrl-C. docs/reference/settings.md has every setting."""
-    keep_hangups()
     settings = load_settings(config, **{name: value for name, value in given.items() if value not in (None, [])})
     # What is imported stays, and it is much: a collector that looks through it time and again while it grows takes a
     # sixth of the start.

@@ -16,6 +16,7 @@ import pytest
 from broker import command as stand_alone
 from tests import wire
 from tests.conformance.standalone import ROOT, BrokerProcess
+from tests.held_start import HeldStart
 from tests.websocket_stream import request
 
 
@@ -178,6 +179,27 @@ def test_passwords_are_read_again_on_sighup(tmp_path: Path) -> None:
         assert [answer(*each) for each in (("changes", "new"), ("comes", "secret"), ("stays", "secret"))] == [
             wire.connack_4()
         ] * 3
+
+
+def test_a_hangup_before_anything_else_of_it_is_imported_does_not_end_the_start(tmp_path: Path) -> None:
+    """A service manager may say "reload" as soon as there is a process."""
+    file = tmp_path / "passwords"
+    file.write_text(run("--hash-password", "kiosk-1", stdin="secret\n").stdout)
+    start = HeldStart(tmp_path / "hold", "broker", ("broker.__main__",))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "broker", "--port", "0", "--password-file", str(file)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=start.environment,
+    )  # fmt: skip
+    try:
+        with start.held():
+            process.send_signal(signal.SIGHUP)
+        assert process.stdout is not None, "a pipe"
+        assert process.stdout.readline().startswith("broker ready "), f"ended with {process.wait(20)}"
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "1 passwords read again" in errors, "what was asked for meanwhile is done when it can be"
 
 
 def test_limits_and_refused_filters_are_options() -> None:

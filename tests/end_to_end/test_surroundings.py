@@ -17,8 +17,11 @@ import pytest
 
 from tests.end_to_end.conftest import StartServer
 from tests.end_to_end.harness import ROOT, Server, clean_environment, fleetpush, wait_for
+from tests.held_start import HeldStart
 
 SERVE = [sys.executable, "-m", "gateway", "serve", "--mqtt-port", "0", "--http-port", "0"]
+BEFORE_HANGUPS = ("gateway.__main__", "gateway.hangup")
+"""Modules that `serve` imports before it keeps hang-ups."""
 
 
 def test_a_hangup_before_it_is_ready_does_not_end_the_start(tmp_path: Path) -> None:
@@ -39,19 +42,65 @@ def test_a_hangup_before_it_is_ready_does_not_end_the_start(tmp_path: Path) -> N
     assert "SIGHUP" in errors, "what was asked for meanwhile is done when it can be"
 
 
-def test_a_server_ends_with_the_terminal_that_it_was_started_in(tmp_path: Path) -> None:
+def test_a_hangup_before_anything_else_of_it_is_imported_does_not_end_the_start(tmp_path: Path) -> None:
+    """A service manager may say "reload" as soon as there is a process."""
+    start = HeldStart(tmp_path / "hold", "gateway", BEFORE_HANGUPS)
+    process = subprocess.Popen(
+        [*SERVE, "--data-dir", "data"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=start.environment,
+    )  # fmt: skip
+    try:
+        with start.held():
+            process.send_signal(signal.SIGHUP)
+        assert process.stdout is not None, "a pipe"
+        assert process.stdout.readline().startswith("fleetpush ready "), f"ended with {process.wait(20)}"
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "SIGHUP" in errors, "what was asked for meanwhile is done when it can be"
+
+
+def serve_in_terminal(folder: Path, environment: dict[str, str]) -> tuple[int, int]:
+    """Start a server in a terminal of its own; its process, and the window."""
     if not os.path.exists("/dev/ptmx"):
         pytest.skip("this system has no pseudo-terminals (/dev/pts)")
     child, terminal = pty.fork()
     if child == 0:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup, which it would inherit
-        os.chdir(tmp_path)
-        os.execve(sys.executable, [*SERVE, "--data-dir", "data"], clean_environment())
+        os.chdir(folder)
+        os.execve(sys.executable, [*SERVE, "--data-dir", "data"], environment)
+    return child, terminal
+
+
+def exit_code(child: int) -> int:
+    """Wait for the end of a server that nobody stops."""
+    try:
+        ended = wait_for(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG), what="the server to end")
+    except AssertionError:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    assert ended is not None, "what was waited for"
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def test_a_server_ends_with_the_terminal_that_it_was_started_in(tmp_path: Path) -> None:
+    child, terminal = serve_in_terminal(tmp_path, clean_environment())
     said = b""
     while b"fleetpush ready " not in said:
         said += os.read(terminal, 4096)
     os.close(terminal)  # the window is closed: the kernel says SIGHUP
-    assert wait_for(lambda: os.waitpid(child, os.WNOHANG)[0], what="the server to end") == child
+    assert exit_code(child) == 0
+
+
+def test_a_terminal_that_is_closed_at_once_ends_the_server_too(tmp_path: Path) -> None:
+    start = HeldStart(tmp_path / "hold", "gateway", BEFORE_HANGUPS)
+    child, terminal = serve_in_terminal(tmp_path, start.environment)
+    with start.held():
+        os.close(terminal)
+    assert exit_code(child) == 0
+    assert not (tmp_path / "data" / "server.json").exists(), "it has drained, and left nothing behind"
 
 
 def test_a_terminal_that_knows_ascii_only_is_no_reason_to_fail(server: Server, tmp_path: Path) -> None:

@@ -176,14 +176,14 @@ def become(request: dict[str, object], out: int, errors: int, *given: int) -> li
 
 def main() -> None:
     gc.disable()
-    for module in ("uvloop", "alembic.command", "gateway.app", "gateway.cli"):
+    for module in ("uvloop", "alembic.command", "gateway.app", "gateway.cli", "gateway.__main__"):
         import_module(module)
     gc.freeze()
     gc.enable()
     arguments = serve_requests(socket.socket(fileno=int(sys.argv[1])))
     if arguments is not None:
         sys.argv[1:] = arguments
-        import_module("gateway.cli").main()
+        import_module("gateway.__main__").main()
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ from broker import outbound
 from broker.broker import Broker
 from broker.connection import Connection
 from broker.protocol.packets import Publish
-from gateway.cli import main
+from gateway.__main__ import main
 from gateway.delivery import acceptance, event_log, ledger_statements, receipts, reports
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics

@@ -1,0 +1,57 @@
+"""A program that is held while it starts, at the first module of ours that it imports after those named.
+
+Python imports `sitecustomize` before any program. Ours waits there for the test, which meanwhile does what comes too
+early for the program: a signal, a terminal that closes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tests.end_to_end.harness import clean_environment, wait_for
+
+HOLD = """
+import os, sys
+
+class Hold:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("{package}.") and name not in {before!r}:
+            sys.meta_path.remove(self)
+            with open({pipe!r}) as until_the_test_goes_on:
+                until_the_test_goes_on.read()
+
+sys.meta_path.insert(0, Hold())
+"""
+
+
+class HeldStart:
+    def __init__(self, folder: Path, package: str, before: tuple[str, ...]) -> None:
+        """`before`: modules of the package that are imported without a stop."""
+        folder.mkdir()
+        self._pipe = folder / "pipe"
+        os.mkfifo(self._pipe)
+        (folder / "sitecustomize.py").write_text(HOLD.format(package=package, before=before, pipe=str(self._pipe)))
+        self.environment = clean_environment()
+        """That of the program."""
+        self.environment["PYTHONPATH"] = f"{folder}{os.pathsep}{self.environment['PYTHONPATH']}"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The program stands still meanwhile."""
+        pipe = wait_for(self._opened, what="the program to begin")
+        assert pipe is not None, "what was waited for"
+        with pipe:
+            yield
+
+    def _opened(self) -> IO[bytes] | None:
+        try:
+            return open(os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK), "wb")
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return None  # it does not read yet
