@@ -24,6 +24,8 @@ class Figure:
     at_least: float | None = None
     at_most: float | None = None
     """The goal for ours / other; both None: only to be seen."""
+    incomplete: str | None = None
+    """Why the yardstick's number is not to be relied on, and no goal is met or missed by it."""
 
     @property
     def ratio(self) -> float:
@@ -31,6 +33,8 @@ class Figure:
 
     @property
     def is_met(self) -> bool | None:
+        if self.incomplete is not None:
+            return None
         if self.at_least is not None:
             return self.ratio >= self.at_least
         return self.ratio <= self.at_most if self.at_most is not None else None
@@ -51,16 +55,26 @@ class Figure:
             "ratio": round(self.ratio, 3),
             "goal": self.goal,
             "met": self.is_met,
+            "incomplete": self.incomplete,
         }
 
 
 def medians(runs: Sequence[Sequence[Figure]]) -> list[Figure]:
-    """The figures of several runs as one each: the run in the middle by its ratio."""
+    """The figures of several runs as one each: the run in the middle by its ratio, of those that are complete."""
     found: dict[tuple[str, str], list[Figure]] = {}
     for figures in runs:
         for figure in figures:
             found.setdefault((figure.what, figure.beside), []).append(figure)
-    return [sorted(same, key=lambda figure: figure.ratio)[(len(same) - 1) // 2] for same in found.values()]
+    return [_middle([figure for figure in same if figure.incomplete is None] or same) for same in found.values()]
+
+
+def _middle(figures: Sequence[Figure]) -> Figure:
+    return sorted(figures, key=lambda figure: figure.ratio)[(len(figures) - 1) // 2]
+
+
+def loss(lost: int, messages: int) -> str | None:
+    """Why a yardstick's number is incomplete, if it lost any messages."""
+    return f"lost {lost:,} of {messages:,} messages" if lost else None
 
 
 def median(values: Sequence[float]) -> float:
@@ -72,6 +86,8 @@ def table(figures: Sequence[Figure]) -> str:
     rows: list[tuple[str, ...]] = [("what", "ours", "unit", "beside", "it", "ours / it", "goal", "")]
     for figure in figures:
         verdict = {True: "met", False: "missed", None: ""}[figure.is_met]
+        if figure.incomplete is not None:
+            verdict = f"incomplete: {figure.incomplete}"
         numbers = _number(figure.ours), figure.unit, figure.beside, _number(figure.other)
         rows.append((figure.what, *numbers, f"{figure.ratio:.2f}", figure.goal, verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

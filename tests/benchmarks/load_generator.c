@@ -5,12 +5,13 @@
  * message to every device in turn, at most --window of them unacknowledged by the server.
  *
  *   load_generator --port P --devices FILE --batches 1,1,20 [--publish] [--window W] [--size BYTES] [--timeout S]
- *                  [--rate R] [--connecting N] [--resume] [--deaf] [--transport tcp|tls|ws|wss]
+ *                  [--rate R] [--connecting N] [--resume] [--deaf] [--transport tcp|tls|ws|wss] [--lossy S]
  *
  * FILE has one line per device: CLIENT_ID USERNAME PASSWORD TOPIC ("-" for no user name or no password).
  * --rate: publish R messages per second, come what may, each with the stamp of the moment when it was due.
  * --connecting: so many CONNECTs unanswered at once. --resume: the sessions have their subscriptions already.
- * --deaf: having said `ready`, nobody reads any more.
+ * --deaf: having said `ready`, nobody reads any more. --lossy: when nothing has come for S seconds, the rest of the batch
+ * is taken for lost.
  *
  * A batch of R is R messages to every device. Lines on standard output, each flushed:
  *   connected SECONDS      from the first connection attempt to the last CONNACK
@@ -22,6 +23,7 @@
  *                          digits of CLOCK_REALTIME in nanoseconds
  *   class NAME N SECONDS LOW  messages that say "priority":"NAME"; when the last of them came, and how many of `low`
  *                          had come by then
+ *   lost N                 so many did not come (--lossy); the batch ended with the last that did
  * After the last batch the devices stay connected until standard input ends.
  * Exit code 0 when all batches are through, 1 when the time is over or a device was refused or disconnected.
  */
@@ -61,7 +63,7 @@ static size_t payload_size = 200;
 static struct connection *devices, publisher;
 static size_t device_count, connected, subscribed;
 static uint64_t received, published, publish_acknowledged;
-static double deadline, first_attempt, first_arrival;
+static double deadline, first_attempt, first_arrival, loss_seconds;
 static uint32_t *latencies; /* microseconds, of this batch */
 static size_t latency_count, latency_capacity;
 static struct {
@@ -383,20 +385,33 @@ static void run_batch(int rounds, bool publishing) {
     static uint64_t goal, publish_goal; /* what comes early belongs to its batch all the same */
     goal += (uint64_t)rounds * device_count;
     publish_goal += (uint64_t)rounds * device_count;
-    double start = now();
-    uint64_t before = published;
+    double start = now(), last_arrival = start;
+    uint64_t before = published, seen = received;
     while (received < goal) {
         bool more = publishing;
         for (int burst = 0; more && burst < 64; burst++) {
             double late = rate ? now() - start - (published - before) / (double)rate : 0;
-            more = published < publish_goal && published - publish_acknowledged < (uint64_t)window && late >= 0;
+            more = published < publish_goal && published < publish_acknowledged + (uint64_t)window && late >= 0;
             if (more) send_publish(&devices[published % device_count], late);
         }
         turn(more ? 0 : rate && published < publish_goal ? 0.1 : 50);
+        if (!loss_seconds) continue;
+        if (received != seen) {
+            seen = received;
+            last_arrival = now();
+        } else if (now() - last_arrival > loss_seconds) {
+            break;
+        }
     }
+    double end = received < goal ? last_arrival : now();
     if (!publishing) start = resuming ? first_attempt : first_arrival;
     report(start);
-    printf("batch %d %.6f\n", rounds, now() - start);
+    if (received < goal) {
+        printf("lost %llu\n", (unsigned long long)(goal - received));
+        goal = received; /* the next batch is whole without them */
+        publish_goal = publish_acknowledged = published;
+    }
+    printf("batch %d %.6f\n", rounds, end - start);
     fflush(stdout);
     first_arrival = 0;
 }
@@ -407,7 +422,7 @@ int main(int count, char **arguments) {
                                             {"timeout", 1, 0, 't'}, {"connecting", 1, 0, 'c'},
                                             {"rate", 1, 0, 'R'},
                                             {"resume", 0, 0, 'r'},  {"deaf", 0, 0, 'D'},
-                                            {"transport", 1, 0, 'T'}, {0}};
+                                            {"transport", 1, 0, 'T'}, {"lossy", 1, 0, 'L'}, {0}};
     const char *batches = "1", *transport = "tcp";
     bool publishing = false;
     double timeout = 60;
@@ -424,6 +439,7 @@ int main(int count, char **arguments) {
         case 'r': resuming = true; break;
         case 'D': deaf = true; break;
         case 'T': transport = optarg; break;
+        case 'L': loss_seconds = atof(optarg); break;
         default: return 2;
         }
     if (!device_count || payload_size > 1024) return 2;

@@ -25,6 +25,8 @@ from tests.end_to_end.harness import Device, Server
 HERE = Path(__file__).resolve().parent
 BULK = 10_000
 """Devices per enrolment request (the contract's maximum)."""
+LOSS_SECONDS = 10.0
+"""Silence after which what a yardstick has not handed over is taken for lost."""
 
 
 class CannotRun(Exception):
@@ -109,6 +111,8 @@ class Batch:
     seconds: float
     latency: Latency | None = None
     classes: dict[str, Arrivals] = field(default_factory=dict)
+    lost: int = 0
+    """Messages that did not come; those that did took `seconds`. Of a yardstick only (`may_lose`)."""
 
 
 class Fleet:
@@ -123,11 +127,15 @@ class Fleet:
         transport: Transport = "tcp",
         timeout: float = 120.0,
         quiet: bool = False,
+        may_lose: bool = False,
     ) -> None:
-        """`quiet`: it does not say on stderr why it gave up."""
+        """`quiet`: it does not say on stderr why it gave up. `may_lose`: the server is a yardstick, and a batch of
+        which no more comes is over (`Batch.lost`)."""
         command = [program("load_generator"), "--port", str(port), "--devices", str(devices)]
         command += ["--batches", ",".join(map(str, batches)), "--timeout", str(timeout)]
         command += ["--transport", transport, *options]
+        if may_lose:
+            command += ["--lossy", str(LOSS_SECONDS)]
         errors = subprocess.DEVNULL if quiet else None
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -174,14 +182,19 @@ class Fleet:
         """Wait until the next batch is through."""
         latency = None
         classes: dict[str, Arrivals] = {}
+        lost = 0
         while True:
             words = self._line()
             if words[0] == "latency":
                 latency = _latency(words[1:])
             elif words[0] == "class":
                 classes[words[1]] = Arrivals(int(words[2]), float(words[3]), int(words[4]))
+            elif words[0] == "lost":
+                lost = int(words[1])
             elif words[0] == "batch":
-                return Batch(int(words[1]), float(words[2]), latency, classes)
+                if not float(words[2]):
+                    raise CannotRun("The yardstick handed over nothing at all.")
+                return Batch(int(words[1]), float(words[2]), latency, classes, lost)
 
     def _expect(self, word: str) -> list[str]:
         words = self._line()
