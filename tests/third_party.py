@@ -20,6 +20,7 @@ PACKAGES = {
     "cc": "gcc",
     "certutil": "libnss3-tools",
     "chromium": "chromium",
+    "git": "git",
     "haproxy": "haproxy",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",

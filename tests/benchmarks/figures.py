@@ -27,6 +27,26 @@ class Figure:
     incomplete: str | None = None
     """Why the yardstick's number is not to be relied on, and no goal is met or missed by it."""
 
+    @classmethod
+    def read(cls, document: dict[str, Any]) -> Figure:
+        """A figure as `document` has written it. Raises KeyError, ValueError, TypeError."""
+        sign, _, goal = document["goal"].partition(" ")
+        return cls(
+            what=document["what"],
+            unit=document["unit"],
+            ours=float(document["ours"]),
+            beside=document["beside"],
+            other=float(document["other"]),
+            at_least=float(goal) if sign == "≥" else None,
+            at_most=float(goal) if sign == "≤" else None,
+            incomplete=document.get("incomplete"),  # results of before November 2026 have none
+        )
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Names the figure among those of a result."""
+        return self.what, self.beside
+
     @property
     def ratio(self) -> float:
         return self.ours / self.other if self.other else float("inf")
@@ -64,7 +84,7 @@ def medians(runs: Sequence[Sequence[Figure]]) -> list[Figure]:
     found: dict[tuple[str, str], list[Figure]] = {}
     for figures in runs:
         for figure in figures:
-            found.setdefault((figure.what, figure.beside), []).append(figure)
+            found.setdefault(figure.key, []).append(figure)
     return [_middle([figure for figure in same if figure.incomplete is None] or same) for same in found.values()]
 
 
@@ -82,18 +102,24 @@ def median(values: Sequence[float]) -> float:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """A Markdown table, aligned for a terminal."""
+    """A Markdown table."""
     rows: list[tuple[str, ...]] = [("what", "ours", "unit", "beside", "it", "ours / it", "goal", "")]
     for figure in figures:
         verdict = {True: "met", False: "missed", None: ""}[figure.is_met]
         if figure.incomplete is not None:
             verdict = f"incomplete: {figure.incomplete}"
-        numbers = _number(figure.ours), figure.unit, figure.beside, _number(figure.other)
+        numbers = number_text(figure.ours), figure.unit, figure.beside, number_text(figure.other)
         rows.append((figure.what, *numbers, f"{figure.ratio:.2f}", figure.goal, verdict))
+    return markdown_table(rows)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, aligned for a terminal; the first row is its head."""
+    rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rows.insert(1, tuple("-" * width for width in widths))
     return "\n".join(f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |" for row in rows)
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
