@@ -1,4 +1,4 @@
-"""`python -m tests.documents`: write the reference pages anew."""
+"""`python -m tests.documents`: write the reference pages anew, and the figures of the newest benchmarks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.documents import figures
 from tests.documents.reference import pages, write
 from tests.gateway.in_process import InProcessGateway
 
@@ -19,5 +20,5 @@ async def texts() -> dict[str, str]:
             await gateway.close()
 
 
-for path in write(asyncio.run(texts())):
+for path in (*write(asyncio.run(texts())), *figures.write(figures.newest())):
     print(path)
