@@ -232,7 +232,6 @@ class DeliveryComponents:
             hand_over=hand_over,
             limits=limits.pushes,
             clock_ms=clock_ms,
-            timers=timers,
             storage_left=storage_left,
             policies=policies,
             alert_limiter=alert_limiter,

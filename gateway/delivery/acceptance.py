@@ -1,8 +1,9 @@
 """Acceptance: from a valid request to rows on disk, and from the commit to the mailboxes.
 
 `202` is answered after the commit that holds the push, its deliveries, what it superseded or pushed out of full
-mailboxes, and its idempotency record. Requests that arrive while one operation is on its way to the disk are stored
-together by the next: one operation, few statements, one fsync, however many callers wait.
+mailboxes, and its idempotency record. An operation takes what waits when the writer begins with it, and from then on
+the next may be submitted, which takes what comes while this one is on its way to the disk. So a push waits for what the
+writer is doing and for its own commit; and however many callers wait, it is one operation, few statements, one fsync.
 
 Order inside the operation, per batch: idempotency, targets, push rows, deliveries, collapse keys, mailbox limits. A
 loser may be of the same batch. Nothing in it fails for one push alone, because every request is checked before (unknown
@@ -15,14 +16,15 @@ import asyncio
 import json
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from gateway.audience import targeting
 from gateway.audience.policy import PolicyStore
-from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES, AcceptanceQueue
+from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES, AcceptanceQueue, PushBatch
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.attachments import Attachments, fetch_within
 from gateway.delivery.consent import preferences_of, suppress_selected, unwanted
@@ -61,7 +63,6 @@ from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
 from gateway.store.errors import OutcomeUnknown, StorageError
-from gateway.store.protocols import Timers
 from gateway.store.rows import insert_rows
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,19 @@ class AcceptanceLimits:
     mailbox_deliveries: int
     mailbox_bytes: int
     idempotency_ms: int
+
+
+@dataclass(slots=True, eq=False)
+class _Operation:
+    """An operation that stores pushes: the loop submits it, and the writer decides what it stores."""
+
+    submitted_at: int
+    """Server time."""
+    batches: list[PushBatch] | None = None
+    """The batches it has taken; None: it has not begun."""
+    pending_pushes: list[PendingPush] = field(default_factory=list)
+    accepted_at: int = 0
+    """Server time at which it has begun: that of its pushes."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -122,7 +136,6 @@ class Acceptance:
         hand_over: HandOver,
         limits: AcceptanceLimits,
         clock_ms: Callable[[], int],
-        timers: Timers,
         storage_left: Callable[[], bool],
         policies: PolicyStore,
         alert_limiter: AlertLimiter,
@@ -139,14 +152,15 @@ class Acceptance:
         self._hand_over = hand_over
         self._limits = limits
         self._clock_ms = clock_ms
-        self._timers = timers
         self._storage_left = storage_left
         self.limits = MailboxLimits(
-            ledger, limits.mailbox_deliveries, limits.mailbox_bytes, clock_ms, on_caught_up=self._submit_soon
+            ledger, limits.mailbox_deliveries, limits.mailbox_bytes, clock_ms, on_caught_up=self._submit
         )
         self.queue = AcceptanceQueue()
-        self._under_way = False
-        self._scheduled = False
+        self._operations: deque[_Operation] = deque()
+        """Those that have not been called back, in the order of submission."""
+        self._is_next_submitted = False
+        """An operation has been submitted that has not begun: it takes whatever comes until then."""
         self._single_at = 0
         """Server time of the last push that was not of a batch."""
         self._on_remembered = on_remembered
@@ -262,14 +276,9 @@ class Acceptance:
             return
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.queue.put(pending_pushes, stored)
-        self._submit_soon()
+        self._submit()
         # Shielded by design: a caller that goes away does not take back what may already be on disk.
         await stored
-
-    def _submit_soon(self) -> None:
-        if self.queue and not self._scheduled and not self._under_way:
-            self._scheduled = True
-            self._timers.call_soon(self._submit)
 
     async def _refuse_new(self, pending_pushes: list[PendingPush]) -> None:
         """Answer again what was accepted before under its key, and refuse the rest: the disk is full."""
@@ -288,41 +297,59 @@ class Acceptance:
                 )
 
     def _submit(self) -> None:
-        self._scheduled = False
-        batches = self.queue.next_batches(self.limits.behind)
-        if not batches:
+        """Have the writer store what waits, unless it is about to."""
+        if self._is_next_submitted or not self.queue.has_next(self.limits.behind):
             return
-        self._under_way = True
-        self._ledger.accepting_since = now_ms = self._clock_ms()
-        pending_pushes = [pending for batch in batches for pending in batch.pending_pushes]
+        self._is_next_submitted = True
+        submitted = _Operation(self._clock_ms())
+        self._operations.append(submitted)
+        self._ledger.accepting_since = self._operations[0].submitted_at
+
+        def operation(connection: sqlite3.Connection) -> _Stored:
+            if submitted.batches is None:
+                self._begin(submitted)
+            else:  # it runs again (see `Database`, law 2)
+                self.limits.forget()
+            return self._store_rows(connection, submitted.pending_pushes, submitted.accepted_at)
 
         def on_commit(stored: _Stored) -> None:
-            for batch in batches:
+            for batch in submitted.batches or ():
                 if not batch.stored.done():
                     batch.stored.set_result(None)
             try:
-                self.queue.stored(pending_pushes)
                 self.limits.enforced(stored.limited)
                 self._ledger.on_ended(stored.losers)
-                self._hand_out(pending_pushes, now_ms)
+                self._hand_out(submitted.pending_pushes, submitted.accepted_at)
             finally:  # whatever one push did, the next are stored
-                self._under_way = False
-                self._ledger.accepting_since = None
-                if self.queue:
-                    self._submit()
+                self._called_back(submitted)
 
         def on_error(error: BaseException) -> None:
-            self._under_way = False
-            self._ledger.accepting_since = None
-            if self.queue:
-                self._submit()
-            for batch in batches:
+            if submitted.batches is None:  # the disk has refused even its beginning
+                self._begin(submitted)
+            self.limits.forget()
+            self._called_back(submitted)
+            for batch in submitted.batches or ():
                 if not batch.stored.done():
                     batch.stored.set_exception(error)
 
-        self._database.submit(
-            lambda connection: self._store_rows(connection, pending_pushes, now_ms), on_commit, on_error
-        )
+        self._database.submit(operation, on_commit, on_error)
+        self._ledger.flush_along()
+
+    def _begin(self, operation: _Operation) -> None:
+        """Take what waits. Writer thread."""
+        # In this order: the clock before the next one is submitted, which has a later time; and that before the pushes
+        # are taken, so that there is an operation for whatever is put afterwards.
+        operation.accepted_at = self._clock_ms()
+        self._is_next_submitted = False
+        operation.batches = self.queue.next_batches(self.limits.behind)
+        operation.pending_pushes = [pending for batch in operation.batches for pending in batch.pending_pushes]
+
+    def _called_back(self, operation: _Operation) -> None:
+        first = self._operations.popleft()
+        assert first is operation, "callbacks come in the order of submission"
+        self._ledger.accepting_since = self._operations[0].submitted_at if self._operations else None
+        self.queue.called_back(operation.batches or ())
+        self._submit()
 
     def _hand_out(self, pending_pushes: list[PendingPush], now_ms: int) -> None:
         accepted: list[tuple[ActivePush, Sequence[int]]] = []
@@ -390,7 +417,7 @@ class Acceptance:
                 answered[(pending.app.no, key)] = (pending.submission.body_hash, pending)
         if push_no == last_no:
             self._answer_twins(twins)
-            return _Stored([], EnforcedLimits([], [], {}))
+            return _Stored([], EnforcedLimits([], {}))
         self._numbers.used(push_no)
         insert_rows(connection, "push", PUSH_COLUMNS, pushes)
         insert_single_rows(connection, single)

@@ -1,8 +1,14 @@
 """The queue of acceptance: pushes to few devices together, those to many a few at a time, apps in turn.
 
-One operation of the writer stores what `take` gives. A push to one device takes 20 us of it, one to ten thousand a
-tenth of a second, and some of those together would keep everybody waiting. So pushes to few devices and the rest have
-turns, and of the rest one operation stores OPERATION_DELIVERIES at most, of one app, or a single push.
+One operation of the writer stores what `next_batches` gives. A push to one device takes 20 us of it, one to ten
+thousand a tenth of a second, and some of those together would keep everybody waiting. So pushes to few devices and the
+rest have turns, and of the rest one operation stores OPERATION_DELIVERIES at most, of one app, or a single push.
+
+Laws
+1. Pushes of one kind, few or many, and of one app leave in the order in which they came.
+2. An operation takes pushes when it begins, not when it is submitted: it stores what has come while it waited for the
+   writer. Pushes to few devices are taken whatever is under way; those to many only when the callback of the operation
+   that took some before has been called, because it says which apps have to wait (`behind`).
 
 How many devices a tag or `all` selects is known when it has been stored; until then it counts as too many.
 """
@@ -10,9 +16,10 @@ How many devices a tag or `all` selects is known when it has been stored; until 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.delivery.submission import PendingPush
 
@@ -32,24 +39,40 @@ class PushBatch:
 
     pending_pushes: list[PendingPush]
     stored: asyncio.Future[None]
-    deliveries: int = field(default=0)
+    deliveries: int = 0
+    is_few: bool = False
+    """Whether it is stored with other pushes to few devices."""
 
 
 class AcceptanceQueue:
-    """Pushes that wait to be stored, in the order in which operations store them. Loop."""
+    """Pushes that wait to be stored, in the order in which operations store them. Loop, but for `next_batches`."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        """Held while batches come or go: the loop puts them, the writer thread takes them."""
         self._few: deque[PushBatch] = deque()
         self._many: dict[int, deque[PushBatch]] = {}
         """Batches by app, only of those that have something waiting; the first is the next to have its turn."""
         self._few_are_next = True
+        self._many_under_way = False
+        """Pushes to many devices have been taken and their operation has not been called back."""
         self._selected: dict[tuple[int, str | None], int] = {}
         """App number and tag, None for `all`: how many devices that was lately."""
         self.divided = 0
         """Operations that left pushes to many devices to a later one, for metrics."""
 
-    def __bool__(self) -> bool:
-        return bool(self._few or self._many)
+    def has_next(self, behind: Container[int] = ()) -> bool:
+        """Whether `next_batches` would give something now."""
+        if self._few:
+            return True
+        with self._lock:
+            return self._next_app(behind) is not None
+
+    def _next_app(self, behind: Container[int]) -> int | None:
+        """The app whose pushes to many devices are next."""
+        if self._many_under_way:
+            return None
+        return next((app_no for app_no in self._many if app_no not in behind), None)
 
     def deliveries(self, pending: PendingPush) -> int:
         """Count the deliveries that a push will have, as far as that is known."""
@@ -57,32 +80,40 @@ class AcceptanceQueue:
             return len(pending.listed)
         return self._selected.get((pending.app.no, pending.request.target.tag), OPERATION_DELIVERIES)
 
-    def stored(self, pending_pushes: Iterable[PendingPush]) -> None:
-        """Learn how many devices the stored pushes have selected."""
-        for pending in pending_pushes:
-            if pending.listed is None and pending.push_no:
-                if len(self._selected) >= MAX_SELECTIONS:
-                    self._selected.clear()
-                self._selected[pending.app.no, pending.request.target.tag] = pending.targeted
-
     def put(self, pending_pushes: list[PendingPush], stored: asyncio.Future[None]) -> None:
         batch = PushBatch(pending_pushes, stored, sum(map(self.deliveries, pending_pushes)))
-        if len(pending_pushes) == 1 and batch.deliveries <= FEW_DELIVERIES:
-            self._few.append(batch)
-        else:
-            self._many.setdefault(pending_pushes[0].app.no, deque()).append(batch)
+        batch.is_few = len(pending_pushes) == 1 and batch.deliveries <= FEW_DELIVERIES
+        with self._lock:
+            if batch.is_few:
+                self._few.append(batch)
+            else:
+                self._many.setdefault(pending_pushes[0].app.no, deque()).append(batch)
 
     def next_batches(self, behind: Container[int] = ()) -> list[PushBatch]:
-        """Take the batches that the next operation stores.
+        """Take the batches that one operation stores. Writer thread, when the operation begins.
 
-        None if nothing waits, or only pushes to many devices of `behind` apps.
+        None if nothing waits, or only pushes to many devices: of `behind` apps, or while others are under way.
         """
-        app_no = next((app_no for app_no in self._many if app_no not in behind), None)
-        if self._few and (self._few_are_next or app_no is None):
-            self._few_are_next = False
-            return self._of_few()
-        self._few_are_next = True
-        return self._of_app(app_no) if app_no is not None else []
+        with self._lock:
+            app_no = self._next_app(behind)
+            if self._few and (self._few_are_next or app_no is None):
+                self._few_are_next = False
+                return self._of_few()
+            self._few_are_next = True
+            if app_no is None:
+                return []
+            self._many_under_way = True
+            return self._of_app(app_no)
+
+    def called_back(self, batches: Iterable[PushBatch]) -> None:
+        """Learn that the operation that took these has ended, and how many devices its pushes have selected."""
+        for batch in batches:
+            self._many_under_way = self._many_under_way and batch.is_few
+            for pending in batch.pending_pushes:
+                if pending.listed is None and pending.push_no:
+                    if len(self._selected) >= MAX_SELECTIONS:
+                        self._selected.clear()
+                    self._selected[pending.app.no, pending.request.target.tag] = pending.targeted
 
     def _of_few(self) -> list[PushBatch]:
         chosen: list[PushBatch] = []

@@ -10,7 +10,8 @@ Laws
 4. One order for everything. Operations run on the writer thread in the order in which the loop submitted them, and
    their callbacks come back in that order. Mailbox pages are read there too, so that at the moment of a callback `sent`
    holds exactly the hand-overs whose outcome that operation could not see. This is what makes "no push twice after
-   its acknowledgement was recorded" hold without a lock.
+   its acknowledgement was recorded" hold without a lock. An acceptance takes its pushes when the writer begins with it:
+   one that came after a page was asked for may be on that page, and is handed over once, from there.
 
 The methods of `Ledger` belong to the loop; `*_rows` functions run on the writer thread, inside an operation, which
 may look into `ActivePush.sent` (a set of ints: one membership test, or one copy, is atomic under the interpreter lock).
@@ -18,7 +19,9 @@ What the loop hands over between that look and the commit has ended on disk and 
 what arrives of it, and of QoS 0, where nobody will say so, what was sent.
 
 Cost: statements are over sets, one JSON array of device numbers per push, so that SQLite works with the interpreter
-lock released; acknowledgements collect while one flush is on its way and leave as one operation when it is back.
+lock released. Outcomes that come one by one gather for a few milliseconds and leave with pushes that are being stored
+(`flush_along`), so that these do not wait for an fsync of theirs. When many come, what has gathered while one flush is
+on its way leaves as one operation when it is back.
 """
 
 from __future__ import annotations
@@ -53,6 +56,11 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 10
 """Times that a device may not take a push before that ends `refused`: with the usual `ack_timeout` an hour of attempts,
 and more starts than a device needs to find a bad moment."""
+GATHER_SECONDS = 0.005
+"""Time for which outcomes gather before they leave with the next acceptance; if there is none for as long again, they
+leave alone."""
+GATHERED_DELIVERIES = 100
+"""Outcomes that leave as soon as the flush before them is back."""
 RETRY_SECONDS = 0.5
 """Pause before an operation that the disk refused is tried again; acknowledgements wait in memory meanwhile."""
 
@@ -76,7 +84,11 @@ class Ledger:
         self._max_attempts = max_attempts
         self.failed_attempts = 0
         """Times that a device did not take what it was sent, for metrics."""
-        self._flush_scheduled = self._flush_under_way = False
+        self._flushes_under_way = 0
+        self._gathering = False
+        """A timer will look at what has gathered."""
+        self._flush_due = False
+        """What has gathered leaves with the next acceptance."""
         self._next_expiry = 0
         self._sweep_under_way = False
         self._expired_in_flight: set[int] = set()
@@ -123,26 +135,23 @@ class Ledger:
         devices = self._outcomes.get(key)
         if devices is None:
             self._outcomes[key] = [device_no]
-            if not self._flush_scheduled:
-                self._flush_scheduled = True
-                self._timers.call_soon(self._flush)
+            if not self._gathering:
+                self._gather()
         else:
             devices.append(device_no)
 
     def refused(self, push_no: int, device_no: int, reason_code: int) -> None:
         """Record that the device answered with a reason code >= 0x80, or could not be sent so large a packet (0x95)."""
         self._refusals.append((handle_of(push_no, device_no), reason_code))
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._timers.call_soon(self._flush)
+        if not self._gathering:
+            self._gather()
 
     def unhandled(self, push_no: int, device_no: int) -> None:
         """Record an attempt that failed: lost, and the device has shown that it did not take it (`attempts`)."""
         self.failed_attempts += 1
         self._unhandled.append(handle_of(push_no, device_no))
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._timers.call_soon(self._flush)
+        if not self._gathering:
+            self._gather()
         self.lost(push_no, device_no)
 
     def lost(self, push_no: int, device_no: int) -> None:
@@ -159,19 +168,13 @@ class Ledger:
 
     def flush(self) -> None:
         """Submit everything reported so far now, so that it comes before what the caller submits next."""
-        if self._flush_scheduled:
-            self._flush(wait_for_one=False)
-
-    def _flush(self, wait_for_one: bool = True) -> None:
-        if wait_for_one and self._flush_under_way:
-            return  # its callback flushes again: acknowledgements batch by themselves, at the pace of the disk
         outcomes, self._outcomes = self._outcomes, {}
         refusals, self._refusals = self._refusals, []
         unhandled, self._unhandled = self._unhandled, []
-        self._flush_scheduled = False
+        self._flush_due = False
         if not outcomes and not refusals and not unhandled:
             return
-        self._flush_under_way = True
+        self._flushes_under_way += 1
         now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> None:
@@ -181,6 +184,30 @@ class Ledger:
                 end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", now_ms)
 
         self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
+
+    def flush_along(self) -> None:
+        """Submit what has gathered for a while, to share a commit with what the caller has just submitted."""
+        if self._flush_due:
+            self._flush_next()
+
+    def _flush_next(self) -> None:
+        """Submit what has gathered, unless a flush is on its way, which does it when it is back."""
+        if not self._flushes_under_way:
+            self.flush()
+
+    def _gather(self) -> None:
+        self._gathering = True
+        self._timers.call_later(GATHER_SECONDS, self._have_gathered)
+
+    def _have_gathered(self) -> None:
+        if not self._outcomes and not self._refusals and not self._unhandled:
+            self._gathering = False
+            return
+        if self._flush_due:  # there was no acceptance to leave with
+            self._flush_next()
+        else:
+            self._flush_due = True
+        self._gather()
 
     def _recorded(
         self,
@@ -202,9 +229,9 @@ class Ledger:
             push = self.pushes.get(handle >> DEVICE_BITS)
             if push is not None:
                 self.pushes.clear_sent(push, (handle & DEVICE_MASK,))
-        self._flush_under_way = False
-        if self._flush_scheduled:
-            self._flush()
+        self._flushes_under_way -= 1
+        if self._flush_due or sum(map(len, self._outcomes.values())) >= GATHERED_DELIVERIES:
+            self._flush_next()
         if exactly_once:
             self.on_recorded(exactly_once)
 

@@ -34,8 +34,6 @@ class EnforcedLimits:
 
     losers: list[int]
     """Handles of deliveries that ended by it."""
-    counted: list[tuple[int, int, int]]
-    """Mailboxes, for `MailboxQuota`."""
     rest: dict[int, list[int]]
     """App number -> devices whose mailboxes are still to be counted."""
 
@@ -108,11 +106,17 @@ class MailboxLimits:
                 rest[app_no] = devices[at:]
         crowded = [mailbox for mailbox in counted if mailbox[1] > self._deliveries or mailbox[2] > self._size]
         losers = overflow_rows(connection, crowded, self._deliveries, self._size, self._ledger.is_sent, now_ms)
-        return EnforcedLimits(losers, counted, rest)
+        # At once and not after the commit: the next acceptance may be stored before that is called back. If this one is
+        # rolled back, less is in them than was counted; `forget` is for what it has superseded.
+        self._quota.counted(counted)
+        return EnforcedLimits(losers, rest)
+
+    def forget(self) -> None:
+        """Count every mailbox anew: an operation was rolled back. Any thread."""
+        self._quota.forget()
 
     def enforced(self, found: EnforcedLimits) -> None:
-        """Remember what was counted, now that it is on disk, and count the rest."""
-        self._quota.counted(found.counted)
+        """Count the rest, now that what was counted is on disk."""
         for app_no, devices in found.rest.items():
             self.behind.setdefault(app_no, {}).update(dict.fromkeys(devices))
             self.counted_later += len(devices)
@@ -134,7 +138,6 @@ class MailboxLimits:
             del self.behind[app_no]
             if waiting:
                 self.behind[app_no] = waiting  # behind the others
-            self._quota.counted(found.counted)
             self._ledger.note_ended(found.losers)
             if self.behind:
                 self._enforce_rest()

@@ -4,7 +4,7 @@ A mailbox is counted over its rows, which costs as much as it holds. Only accept
 counted once is good until as many pushes have been accepted for the device as there was room for. A guess that is too
 low costs a count; none is ever too high: what ends meanwhile, or is rolled back, is not given back.
 
-It belongs to acceptance, which has one operation under way at a time.
+It belongs to the writer's thread, and is never behind what that has stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_DEVICES = 200_000
 
 
 class MailboxQuota:
-    """Room that is known to be left in mailboxes. Writer thread while pushes are stored, else the loop.
+    """Room that is known to be left in mailboxes. Writer thread, but for `forget`.
 
     `deliveries` and `size` (bytes) are the limits of a mailbox.
     """
@@ -58,6 +58,10 @@ class MailboxQuota:
             if len(self._until) >= MAX_DEVICES:
                 self._until.clear()
             self._until[device_no] = [deliveries + self._deliveries - count, size + self._size - total]
+
+    def forget(self) -> None:
+        """Have every mailbox counted again. Any thread."""
+        self._until = {}
 
 
 # -- on the writer thread ----------------------------------------------------------------------------------------------

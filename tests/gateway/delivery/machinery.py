@@ -118,6 +118,10 @@ class ManualWriter:
         return operation(self.connection)
 
 
+MOMENT_SECONDS = 0.005
+"""What is wanted so soon is due in the next turn."""
+
+
 class ManualTimers:
     """`call_soon` and `call_later` of a loop; `turn` runs what is due."""
 
@@ -129,7 +133,7 @@ class ManualTimers:
         self.soon.append(callback)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> None:
-        self.later.append(callback)
+        (self.soon if delay <= MOMENT_SECONDS else self.later).append(callback)
 
     def turn(self) -> None:
         soon, self.soon = self.soon, []

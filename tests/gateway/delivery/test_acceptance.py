@@ -282,7 +282,7 @@ def test_what_is_sent_is_not_superseded_by_a_push_that_waited_meanwhile(world: W
     world.connect()
     first = world.loop.create_task(world.acceptance.accept(APP, world.request(qos=0, collapse_key="k")))
     world.loop.run_until_complete(asyncio.sleep(0))
-    world.timers.turn()
+    world.writer.commit_group()
     second = world.loop.create_task(world.acceptance.accept(APP, world.request(qos=0, collapse_key="k")))
     world.loop.run_until_complete(asyncio.sleep(0))
     world.settle()
@@ -393,3 +393,89 @@ def test_what_goes_wrong_with_one_push_holds_up_no_other(world: World, monkeypat
             world.push()
     assert world.push().targeted == 1
     assert world.ledger.accepting_since is None
+
+
+def start(world: World, target: dict[str, Any] | None = None, **fields: Any) -> asyncio.Task[AcceptedPush]:
+    """A push that has been handed to the acceptance; what the writer does with it is still to come."""
+    task = world.loop.create_task(world.acceptance.accept(APP, world.request(target, **fields)))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    return task
+
+
+def test_an_operation_stores_what_comes_before_the_writer_begins_with_it(world: World) -> None:
+    tasks = [start(world) for _ in range(3)]
+    assert len(world.writer.queue) == 1
+    world.writer.commit_group()
+    assert world.row("SELECT count(*) FROM push") == (3,)
+    world.writer.call_back()
+    world.loop.run_until_complete(asyncio.wait(tasks))
+    assert len({task.result().push_id for task in tasks}) == 3
+
+
+def test_the_next_operation_waits_for_no_callback_and_its_pushes_come_later(world: World) -> None:
+    world.connect()
+    first = start(world)
+    world.writer.commit_group()
+    world.now += 7
+    second = start(world)
+    world.writer.commit_group()
+    assert world.row("SELECT count(*) FROM push") == (2,)
+    assert world.ledger.accepting_since == world.now - 7
+    assert world.received() == []
+    world.writer.call_back()
+    world.loop.run_until_complete(asyncio.wait([first, second]))
+    assert world.received() == [first.result().push_id, second.result().push_id]
+    assert world.ledger.accepting_since is None
+
+
+def test_what_is_now_or_never_is_not_swept_before_its_operation_is_called_back(world: World) -> None:
+    world.connect()
+    started = [start(world, ttl=0)]
+    for _ in range(2):  # one is stored and not called back, one begins after the sweep
+        world.writer.commit_group()
+        world.now += 1
+        world.ledger.sweep()
+        started.append(start(world, ttl=0))
+    world.settle()
+    world.loop.run_until_complete(asyncio.wait(started))
+    assert world.received() == [task.result().push_id for task in started]
+
+
+def test_a_mailbox_keeps_its_limit_when_the_next_pushes_are_stored_before_the_first_are_called_back(
+    world: World,
+) -> None:
+    """It takes five: what has been stored meanwhile counts, whatever the operation before found in it."""
+    started = []
+    for _ in range(9):
+        started.append(start(world))
+        world.writer.commit_group()
+        assert world.row("SELECT count(*) <= 5 FROM delivery WHERE state = 0") == (1,)
+        if len(started) > 1:
+            world.writer.callbacks.pop(0)()
+    world.settle()
+    world.loop.run_until_complete(asyncio.wait(started))
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 0") == (5,)
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 23") == (4,)
+
+
+def test_pushes_whose_operation_could_not_even_begin_are_told_so(world: World) -> None:
+    started = [start(world), start(world)]
+    refused = world.writer.queue.pop()
+    refused.on_error(StorageFull("no room"))
+    world.loop.run_until_complete(asyncio.wait(started))
+    assert [type(task.exception()) for task in started] == [StorageFull] * 2
+    assert world.push().targeted == 1
+    assert world.ledger.accepting_since is None
+
+
+def test_an_operation_that_runs_again_stores_the_same_pushes(world: World) -> None:
+    task = start(world)
+    (queued,) = world.writer.queue
+    world.connection.execute("BEGIN")
+    queued.operation(world.connection)
+    world.connection.execute("ROLLBACK")
+    later = start(world)
+    world.settle()
+    world.loop.run_until_complete(asyncio.wait([task, later]))
+    stored = [push_id for (push_id,) in world.connection.execute("SELECT id FROM push ORDER BY no")]
+    assert stored == [task.result().push_id, later.result().push_id]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.delivery import ledger_statements
+from gateway.delivery import ledger, ledger_statements
 from tests.gateway.delivery.world import APP, World
 
 
@@ -46,3 +46,64 @@ def test_one_sweep_ends_all_that_is_due_slice_by_slice(world: World, monkeypatch
     pushes = [world.push(ttl=1).push_id for _ in range(5)]
     world.passes(2)
     assert [world.state(push_id) for push_id in pushes] == [("expired", "ttl")] * 5
+
+
+def acknowledge(world: World, count: int = 1) -> None:
+    """So many devices have answered, and nothing has moved since."""
+    for _ in range(count):
+        world.engine.settle(world.identities[1].client_id, 0)
+
+
+def test_an_acknowledgement_leaves_with_the_pushes_that_are_stored_next(world: World) -> None:
+    world.connect()
+    push_id = world.push().push_id
+    acknowledge(world)
+    assert world.writer.queue == []
+    world.timers.turn()  # it has gathered for long enough
+    assert world.writer.queue == []
+    world.loop.create_task(world.acceptance.accept(APP, world.request()))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    assert len(world.writer.queue) == 2, "one for the push, and one for the acknowledgement"
+    world.settle()
+    assert world.state(push_id)[0] == "delivered"
+
+
+def test_an_acknowledgement_leaves_alone_when_nothing_is_stored(world: World) -> None:
+    world.connect()
+    push_id = world.push().push_id
+    acknowledge(world)
+    for _ in range(2):
+        world.timers.turn()
+    world.writer.commit_group()
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 10") == (1,)
+    world.settle()
+    assert world.state(push_id)[0] == "delivered"
+
+
+def test_a_young_acknowledgement_leaves_later_than_a_push(world: World) -> None:
+    world.connect()
+    world.push()
+    acknowledge(world)
+    world.loop.create_task(world.acceptance.accept(APP, world.request()))
+    world.loop.run_until_complete(asyncio.sleep(0))
+    assert len(world.writer.queue) == 1
+    world.settle()
+
+
+def test_what_has_gathered_while_others_were_recorded_leaves_at_once_if_it_is_much(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "GATHERED_DELIVERIES", 2)
+    world.connect()
+    for _ in range(3):
+        world.push()
+    acknowledge(world)
+    world.ledger.flush()
+    acknowledge(world, 2)
+    assert len(world.writer.queue) == 1
+    world.writer.commit_group()
+    world.writer.call_back()
+    assert len(world.writer.queue) == 1
+    world.writer.commit_group()
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 10") == (3,)
+    world.settle()
