@@ -7,7 +7,6 @@ in it.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -22,17 +21,17 @@ from broker.sqlite_file import PAGE_BYTES
 from gateway.delivery.handles import handle_of
 from tests.costs.counters import COUNTERS, ROOT, Counters
 from tests.costs.recorded import NO_REASON, RecordedCost, RecordedCosts, compare, versions_here
+from tests.end_to_end.harness import clean_environment
 
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
-"""Variables that decide how many Python functions are called; beside those that are there."""
-MOST_CALLED = 12
+"""Variables that decide how many Python functions are called. Those that configure a server are left out."""
 
 
 def test_hot_operations_cost_what_is_recorded() -> None:
     measured = subprocess.run(
         [sys.executable, "-m", "tests.costs", "--json"],
         cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT},
+        env=clean_environment(**ENVIRONMENT),
         capture_output=True,
         text=True,
     )
