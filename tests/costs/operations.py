@@ -6,6 +6,7 @@ a server does again and again (`periodic`) is done apart, so that it is not coun
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -19,6 +20,10 @@ from tests.costs.turns import TurnsLoop
 DEVICES = 500
 READ_DEVICES = 125
 """Devices whose acknowledgements come in one turn of the loop."""
+READ_SECONDS = 0.002
+"""Time until the next ones do."""
+ALONE_SECONDS = 0.02
+"""Time after which nothing that comes is stored together with what came before."""
 STREAM_PUSHES = 4
 SINGLE_PUSHES = 40
 BATCH_PUSHES = 100
@@ -120,18 +125,19 @@ class Measurement:
         for first in range(0, DEVICES, READ_DEVICES):
             for device in self._devices[first : first + READ_DEVICES]:
                 device.acknowledge()
-            await self._server.turn()
+            await asyncio.sleep(READ_SECONDS)
         await self._server.settle()
 
     async def _push_singly(self) -> None:
         for device in self._devices[:SINGLE_PUSHES]:
             await self._push({"device": device.device_id})
+            await asyncio.sleep(ALONE_SECONDS)
         await self._server.settle()
 
     async def _acknowledge_singly(self) -> None:
         for device in self._devices[:SINGLE_PUSHES]:
             assert device.acknowledge() == 1
-            await self._server.turn()
+            await asyncio.sleep(ALONE_SECONDS)
         await self._server.settle()
 
     async def _push_in_batch(self) -> None:

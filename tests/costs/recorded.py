@@ -1,9 +1,10 @@
 """The recorded costs (`costs.toml`), and what is to be done when what was measured is another one.
 
 Counts are the same each time (`turns`), with the same source, the same Python and the same SQLite. So a rise of more
-than `RISE_SHARE` comes from a change. So does a fall of more than `FALL_SHARE`, which has to be recorded, or the next
-change might spend it unseen. Another Python or SQLite counts a little differently: there only a rise counts, of more
-than `RISE_SHARE_ELSEWHERE`.
+than `RISE_SHARE` comes from a change; of pages, of which any change of what lies beside a row may split one, more than
+`PAGES_SHARE`. So does a fall of more than `FALL_SHARE`, which has to be recorded, or the next change might spend it
+unseen. Another Python or SQLite counts a little differently: there only a rise counts, of more than
+`RISE_SHARE_ELSEWHERE`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 FILE = Path(__file__).with_name("costs.toml")
 RISE_SHARE = 0.02
+PAGES_SHARE = 0.10
 FALL_SHARE = 0.10
 RISE_SHARE_ELSEWHERE = 0.25
 SLACK = 0.003
@@ -59,20 +61,21 @@ class RecordedCosts:
                 if name not in recorded:
                     yield f"[{operation}] new:\n  {line(name, count, NO_REASON)}"
                     continue
-                found = compare(recorded[name].value, count, is_same=versions == self.versions)
+                rise = PAGES_SHARE if name == "pages" else RISE_SHARE
+                found = compare(recorded[name].value, count, rise if versions == self.versions else None)
                 if found is not None:
                     yield f"[{operation}] {found}\n  {line(name, count, recorded[name].reason)}"
 
 
-def compare(recorded: float, measured: float, *, is_same: bool) -> str | None:
-    """What is wrong with a cost; `is_same`: it was recorded with the same versions."""
+def compare(recorded: float, measured: float, rise: float | None = RISE_SHARE) -> str | None:
+    """What is wrong with a cost that may rise by that share; None: it was recorded with other versions."""
     change = measured - recorded
     if abs(change) <= SLACK:
         return None
     share = f"{change / recorded:+.1%}" if recorded else f"+{measured:g}"
-    if change > recorded * (RISE_SHARE if is_same else RISE_SHARE_ELSEWHERE):
+    if change > recorded * (RISE_SHARE_ELSEWHERE if rise is None else rise):
         return f"dearer, {recorded:g} before ({share}); if it is worth it, with the reason:"
-    if is_same and change < -recorded * FALL_SHARE:
+    if rise is not None and change < -recorded * FALL_SHARE:
         return f"cheaper, {recorded:g} before ({share}); keep it so:"
     return None
 

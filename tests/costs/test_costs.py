@@ -66,14 +66,14 @@ def test_every_cost_has_a_reason() -> None:
     ],
 )
 def test_a_change_of_cost_is_named(recorded: float, measured: float, expected: str | None) -> None:
-    found = compare(recorded, measured, is_same=True)
+    found = compare(recorded, measured)
     assert found is None if expected is None else found is not None and found.startswith(expected)
 
 
 def test_with_other_versions_only_a_great_rise_counts() -> None:
-    assert compare(100.0, 124.0, is_same=False) is None
-    assert compare(100.0, 50.0, is_same=False) is None
-    assert compare(100.0, 126.0, is_same=False) is not None
+    assert compare(100.0, 124.0, None) is None
+    assert compare(100.0, 50.0, None) is None
+    assert compare(100.0, 126.0, None) is not None
 
 
 def test_a_complaint_has_the_line_to_paste() -> None:
