@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pyroaring import BitMap
 
 from gateway.audience.targeting import Selection
-from gateway.store.rows import replace_rows
+from gateway.store.rows import insert_rows
 
 SEGMENT_BITS = 16
 """A segment has the device numbers that are equal but for so many bits."""
 ALL_TAG = ""
 """Stands for a tag in the set of all live devices. No tag is empty."""
+_NOBODY = BitMap()
+_REPLACING = "(app_no, tag, segment) DO UPDATE SET devices = excluded.devices"
 
 
 def selected_devices(connection: sqlite3.Connection, app_no: int, target: Selection) -> BitMap:
@@ -85,22 +87,19 @@ def _change(
     numbers: Mapping[str, Iterable[int]],
     operation: Callable[[BitMap, BitMap], BitMap],
 ) -> None:
-    changes: dict[tuple[str, int], list[int]] = {}
-    for tag, members in numbers.items():
-        for device_no in members:
-            changes.setdefault((tag, device_no >> SEGMENT_BITS), []).append(device_no)
+    changes = {(tag, segment): devices for tag in numbers for segment, devices in _by_segment(BitMap(numbers[tag]))}
     if not changes:
         return
-    stored = _segments(connection, app_no, changes)
-    replaced, emptied = [], []
-    for (tag, segment), members in changes.items():
-        devices = operation(stored.get((tag, segment), BitMap()), BitMap(members))
+    stored = _stored_segments(connection, app_no, changes)
+    changed, emptied = [], []
+    for key, devices in changes.items():
+        devices = operation(stored.get(key, _NOBODY), devices)
         if devices:
             devices.run_optimize()
-            replaced.append((app_no, tag, segment, devices.serialize()))
+            changed.append((app_no, *key, devices.serialize()))
         else:
-            emptied.append((tag, segment))
-    replace_rows(connection, "device_set", "app_no, tag, segment, devices", replaced)
+            emptied.append(key)
+    insert_rows(connection, "device_set", "app_no, tag, segment, devices", changed, _REPLACING)
     if emptied:
         connection.execute(
             "DELETE FROM device_set WHERE (app_no, tag, segment) IN"
@@ -109,7 +108,17 @@ def _change(
         )
 
 
-def _segments(
+def _by_segment(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
+    while devices:
+        segment = devices.min() >> SEGMENT_BITS
+        part = devices
+        if devices.max() >> SEGMENT_BITS > segment:
+            part = devices & BitMap(range(segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS))
+        yield segment, part
+        devices = devices - part
+
+
+def _stored_segments(
     connection: sqlite3.Connection, app_no: int, wanted: Iterable[tuple[str, int]]
 ) -> dict[tuple[str, int], BitMap]:
     """The stored segments of sets, by tag and number."""

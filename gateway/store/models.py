@@ -163,7 +163,7 @@ class DeviceSet(SQLModel, table=True):
     """A segment of a set of devices: all live ones of an app, or those of a tag (`audience/device_sets`)."""
 
     __tablename__ = "device_set"
-    __table_args__ = ({"sqlite_with_rowid": False},)
+    # With a rowid: without one SQLite compares keys with whole rows, bitmaps included, to find one.
     app_no: int = Field(primary_key=True)
     tag: str = Field(primary_key=True)
     """Empty: all live devices."""

@@ -19,27 +19,24 @@ FEW_ROWS = 32
 """Rows up to which one statement has just that many; the driver's cache has all of those compiled."""
 
 
-def insert_rows(connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
+def insert_rows(
+    connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Sequence[Any]], conflict_clause: str = ""
+) -> None:
     """Insert rows with few statements: `INSERT INTO table (columns)`, a value for each column in each row. Writer
-    thread."""
-    _store(connection, f"INSERT INTO {table} ({columns})", columns, rows)
+    thread.
 
-
-def replace_rows(connection: sqlite3.Connection, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Insert rows, in the place of those with the same key, with few statements. Writer thread."""
-    _store(connection, f"REPLACE INTO {table} ({columns})", columns, rows)
-
-
-def _store(connection: sqlite3.Connection, into: str, columns: str, rows: Sequence[Sequence[Any]]) -> None:
+    `conflict_clause`: what follows `ON CONFLICT`, if a row may be there already.
+    """
     start = 0
     while (left := len(rows) - start) > 0:
         count = CHUNK_ROWS if left >= CHUNK_ROWS else min(left, FEW_ROWS)
         values = tuple(chain.from_iterable(rows[start : start + count]))
-        connection.execute(_statement(into, columns.count(",") + 1, count), values)
+        connection.execute(_statement(table, columns, count, conflict_clause), values)
         start += count
 
 
 @lru_cache(maxsize=256)
-def _statement(into: str, columns: int, count: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return f"{into} VALUES {', '.join([row] * count)}"
+def _statement(table: str, columns: str, count: int, conflict_clause: str) -> str:
+    row = f"({', '.join('?' * (columns.count(',') + 1))})"
+    clause = f" ON CONFLICT {conflict_clause}" if conflict_clause else ""
+    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * count)}{clause}"

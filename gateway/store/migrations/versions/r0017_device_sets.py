@@ -28,7 +28,6 @@ def upgrade() -> None:
         sa.Column("segment", sa.Integer(), nullable=False),
         sa.Column("devices", sa.BLOB(), nullable=False),
         sa.PrimaryKeyConstraint("app_no", "tag", "segment"),
-        sqlite_with_rowid=False,
     )
     live = _store_all_devices(op.get_bind())
     _store_tags(op.get_bind(), live)
