@@ -390,7 +390,7 @@ class Acceptance:
         twins: list[tuple[PendingPush, PendingPush]] = []
         single: list[tuple[int, int, int, int, int]] = []
         pushes: list[tuple[Any, ...]] = []
-        push_ids = new_push_ids(len(pending_pushes))
+        push_ids = new_push_ids(len(pending_pushes), now_ms)
         push_no = last_no
         for pending in pending_pushes:
             key = pending.submission.idempotency_key

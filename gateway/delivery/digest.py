@@ -70,7 +70,7 @@ class Digests:
             " expires_at, targeted, suppressed) VALUES (?, ?, ?, 'alert', ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0)",
             (
                 number,
-                *new_push_ids(1),
+                *new_push_ids(1, now_ms),
                 rows[0][1],
                 priority,
                 request.qos,

@@ -14,8 +14,10 @@ from gateway.errors import Problem, problem
 from gateway.store.errors import OutcomeUnknown, storage_problem
 
 FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
-PUSH_ID_BYTES = 15
-"""120 random bits: not to be guessed, PUSH_ID_CHARACTERS characters on the wire."""
+RANDOM_BYTES = 9
+"""Random bytes of a push id, its last 12 characters: 72 bits are not to be guessed."""
+SORTED_LETTERS = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+"""Letters of Base64's alphabet for URLs in the order in which SQLite sorts them."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -161,14 +163,21 @@ def key_reused(key: str) -> Problem:
     )
 
 
-def new_push_ids(count: int) -> list[str]:
-    """Make random push ids. PUSH_ID_BYTES bytes are a whole number of Base64's groups, so one long text can be cut.
+def new_push_ids(count: int, now_ms: int) -> list[str]:
+    """Make push ids, the last of their order first: `pop` gives them in order.
 
-    None begins with a hyphen: every command line would take it for an option.
+    An id is a `p`, which no command line takes for an option; server time in milliseconds, modulo 139 years; and random
+    letters. New ids are the last of the index over all ids, so that the pushes of a group are written to a few pages of
+    it and not to one each.
     """
-    text = secrets.token_urlsafe(PUSH_ID_BYTES * count)
-    ids = [text[start : start + PUSH_ID_CHARACTERS] for start in range(0, len(text), PUSH_ID_CHARACTERS)]
-    return [push_id if push_id[0] != "-" else f"0{push_id[1:]}" for push_id in ids]
+    letters = SORTED_LETTERS
+    time = (
+        f"{letters[now_ms >> 36 & 63]}{letters[now_ms >> 30 & 63]}{letters[now_ms >> 24 & 63]}"
+        f"{letters[now_ms >> 18 & 63]}{letters[now_ms >> 12 & 63]}{letters[now_ms >> 6 & 63]}{letters[now_ms & 63]}"
+    )
+    text = secrets.token_urlsafe(RANDOM_BYTES * count)  # whole groups of Base64: it can be cut
+    length = PUSH_ID_CHARACTERS - len(time) - 1
+    return sorted([f"p{time}{text[start : start + length]}" for start in range(0, len(text), length)], reverse=True)
 
 
 def pending_among(checked: list[PendingPush | Problem]) -> list[PendingPush]:
