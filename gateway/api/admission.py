@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from fastapi import Request
 
+from gateway.api.request_headers import header_of
 from gateway.auth import KeyCache, Principal, basic_credential, token_of
 from gateway.errors import BasicUnauthorized, Problem, RateLimited
 
@@ -43,7 +44,7 @@ class Admission:
         be the device with its token, as a key or with its user name (RFC 7617). Raises Problem 401, 403, 429."""
         device = None
         if device_id is not None:
-            header = request.headers.get("authorization")
+            header = header_of(request, b"authorization")
             token, basic = token_of(header), basic_credential(header)
             if token:
                 device = (device_id, token)
@@ -54,7 +55,7 @@ class Admission:
     async def admit_device_or(self, request: Request, scope: str, or_scope: str) -> Principal:
         """The holder of a key which has one of the scopes; or a device, by its MQTT user name and token (RFC 7617).
         Raises Problem 401, 403, 429."""
-        header = request.headers.get("authorization")
+        header = header_of(request, b"authorization")
         if token_of(header):  # no path says here whose it is
             raise BasicUnauthorized("a device sends HTTP Basic here: its MQTT user name, and its token")
         try:
@@ -67,7 +68,7 @@ class Admission:
     async def still_admitted(self, request: Request) -> bool:
         """Whether the key of a request that goes on and on has not been revoked meanwhile."""
         try:
-            await self._keys.authenticate(request.headers.get("authorization"))
+            await self._keys.authenticate(header_of(request, b"authorization"))
         except Problem:
             return False
         return True
@@ -79,7 +80,7 @@ class Admission:
         try:
             if device is not None:
                 return self._let_in(request, await self._keys.authenticate_device(*device))
-            principal = await self._keys.authenticate(request.headers.get("authorization"))
+            principal = await self._keys.authenticate(header_of(request, b"authorization"))
         except Problem as refusal:
             peer = request.client.host if request.client is not None else "unknown"
             log.info("%s: %s", peer, refusal.detail, extra={"peer": peer})

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from gateway.api.admission import ADMITTED
 from gateway.api.body_budget import LINE_BYTES, VALUE_BYTES, BodyCharge
 from gateway.api.problems import json_problem, validation_problem
+from gateway.api.request_headers import header_of
 from gateway.api.services import services
 from gateway.errors import problem
 from gateway.pages import ListPage, to_json
@@ -49,13 +50,12 @@ NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 
 async def read_body(request: Request, media_types: tuple[str, ...] = JSON, limit: int = BODY_BYTES) -> bytes:
     """The whole body. Raises Problem 415, 413. A request that names no content type is taken at its word."""
-    headers = request.headers
-    content_type = headers.get("content-type")
+    content_type = header_of(request, b"content-type")
     if content_type is not None and content_type not in media_types:
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type not in media_types:
             raise problem("unsupported_media_type", f"send the header `Content-Type: {media_types[0]}`")
-    length = headers.get("content-length")
+    length = header_of(request, b"content-length")
     if length is not None and int(length) > limit:  # the HTTP parser has checked that it is a number
         raise _too_large(limit)
     message = await request.receive()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api import (
@@ -22,6 +22,7 @@ from gateway.api import (
 from gateway.api.bodies import BODY_CHARGE
 from gateway.api.body_budget import BodyCharge
 from gateway.api.openapi import DESCRIPTION
+from gateway.api.request_cycle import WHOLE_ANSWER
 from gateway.api.services import Services, known_parameters, provide
 from gateway.program import installed_version
 
@@ -32,6 +33,8 @@ class Api(FastAPI):
     They take two thirds of what `POST /v1/pushes` costs (middleware, matching every route, dependencies) and do nothing
     for it: the function reads its own body and admits its own caller. It stays among the routes, for the documents.
     """
+
+    found: Services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # Hot path.
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -51,14 +54,17 @@ class Api(FastAPI):
         scope["app"] = self
         request = Request(scope, receive)
         try:
-            response = await pushes.send(request)
+            content = await pushes.accept(request, self.found)
         except Exception as error:
             response, expected = await problems.answer(request, error)
             await response(scope, receive, send)
             if not expected:
                 raise  # the server logs the traceback
+            return
+        if WHOLE_ANSWER in scope.get("extensions", ()):
+            await send({"type": WHOLE_ANSWER, "status": 202, "media_type": b"application/json", "content": content})
         else:
-            await response(scope, receive, send)
+            await Response(content, 202, media_type="application/json")(scope, receive, send)
 
 
 def _head_of(send: Send) -> Send:
@@ -84,6 +90,7 @@ def create_api(found: Services) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
+    api.found = found
     provide(api, found)
     problems.install(api, found.problems)
     for module in (

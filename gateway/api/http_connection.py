@@ -1,6 +1,6 @@
 """One HTTP connection: bytes in, one request after the other to the application, its answers out.
 
-`httptools` parses, uvicorn's `RequestResponseCycle` speaks ASGI; what lies between is bounded here, because a stranger
+`httptools` parses, uvicorn's cycle speaks ASGI (`request_cycle`); what lies between is bounded here, because a stranger
 without a key can say all of it.
 
 Laws
@@ -29,7 +29,6 @@ import httptools
 from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
@@ -37,6 +36,7 @@ from gateway.api.admission import ADMITTED
 from gateway.api.connection_limiter import ConnectionLimiter, ConnectionPlace
 from gateway.api.http_framing import HEAD, NEXT, NOTHING, Framing, FramingError
 from gateway.api.problems import MEDIA_TYPE
+from gateway.api.request_cycle import EXTENSIONS, RequestCycle
 from gateway.api.request_turns import RequestTurns
 from gateway.errors import Problem, problem
 
@@ -138,7 +138,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._url = b""
         self._keep_alive = True
         self._upgrade: Literal["mqtt", "unknown"] | None = None
-        self._cycle: RequestResponseCycle | None = None
+        self._cycle: RequestCycle | None = None
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
@@ -328,11 +328,12 @@ class HttpConnection(asyncio.BufferedProtocol):
             "query_string": url.query or b"",
             "headers": self._framing.headers,
             "state": self._app_state.copy(),
+            "extensions": EXTENSIONS,  # type: ignore[typeddict-item]  # nobody changes it
         }
         if self._place is not None:
             self._place.busy()
         is_whole = self._framing.part is NEXT
-        self._cycle = cycle = RequestResponseCycle(
+        self._cycle = cycle = RequestCycle(
             scope=scope,
             transport=self,  # type: ignore[arg-type]  # it writes, closes, and asks whether that was done
             flow=self._flow,
@@ -362,7 +363,7 @@ class HttpConnection(asyncio.BufferedProtocol):
                     return key
         return self._place.share if self._place is not None else ""
 
-    def _answer(self, cycle: RequestResponseCycle) -> None:  # Hot path.
+    def _answer(self, cycle: RequestCycle) -> None:  # Hot path.
         if cycle.disconnected:
             return
         task = self._loop.create_task(cycle.run_asgi(self._config.loaded_app))

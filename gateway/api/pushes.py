@@ -22,7 +22,8 @@ from gateway.api.bodies import (
     read_model,
 )
 from gateway.api.openapi import idempotent, request_body
-from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, app_of, services
+from gateway.api.request_headers import header_of
+from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, Services, app_of, services
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, Submission
 from gateway.delivery_states import DeliveryState
@@ -70,18 +71,22 @@ class BatchLine(PushRequest):
     response_model=responses.AcceptedPushResponse,
     openapi_extra=idempotent(request_body(PushRequest)),
 )
-async def send(request: Request) -> Response:  # Hot path.
+async def send(request: Request) -> Response:
     """Accept a push to one or many devices; answered when it is on disk (fsync).
 
     With the header `Idempotency-Key` the same key and body is one push: the first answer is given again, and
     nothing is sent twice. Needs a key with the scope `send`.
     """
-    found = services(request)
+    return Response(await accept(request, services(request)), 202, media_type="application/json")
+
+
+async def accept(request: Request, found: Services) -> bytes:  # Hot path.
+    """Accept a push from the request that has it: the content of the answer, 202. Raises Problem."""
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     app = app_of(await found.admission.admit(request, "send"))
     body = await read_body(request, limit=PUSH_BYTES)
     push = parse(PushRequest, body, found.push_values)
-    key = request.headers.get("idempotency-key")
+    key = header_of(request, b"idempotency-key")
     if key is None:
         accepted = await found.acceptance.accept(app, push)
     else:
@@ -91,7 +96,7 @@ async def send(request: Request) -> Response:  # Hot path.
             )
         digest = hashlib.sha256(body).digest()
         accepted = await found.acceptance.accept(app, push, idempotency_key=key, body_hash=digest)
-    return Response(f"{{{accepted.members()}}}", 202, media_type="application/json")
+    return f"{{{accepted.members()}}}".encode()
 
 
 @router.post(

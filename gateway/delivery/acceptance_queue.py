@@ -70,7 +70,7 @@ class AcceptanceQueue:
 
     def _next_app(self, behind: Container[int]) -> int | None:
         """The app whose pushes to many devices are next."""
-        if self._many_under_way:
+        if self._many_under_way or not self._many:
             return None
         return next((app_no for app_no in self._many if app_no not in behind), None)
 

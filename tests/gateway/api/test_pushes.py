@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.api import responses
+from gateway.api.request_cycle import EXTENSIONS, WHOLE_ANSWER
 from tests.gateway.in_process import InProcessGateway
 
 KIOSK = {"target": {"device": "kiosk-1"}}
@@ -200,3 +201,25 @@ async def test_deliveries_are_listed_by_state_and_device(gateway: InProcessGatew
     assert (one["device_id"], one["state"]) == ("kiosk-1", "cancelled")
     assert (await gateway.call("GET", f"{path}?device=kiosk-1&state=waiting"))["items"] == []
     await gateway.refused("GET", f"{path}?device=nobody", 404, "device_not_found")
+
+
+async def test_an_answer_leaves_in_one_piece_where_the_server_takes_that(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
+    body = json.dumps(KIOSK).encode()
+    headers = [(b"authorization", f"Bearer {gateway.key}".encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/pushes", "query_string": b"", "headers": headers}
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await gateway.api({**scope, "extensions": EXTENSIONS}, receive, send)
+    (message,) = sent
+    assert (message["type"], message["status"]) == (WHOLE_ANSWER, 202)
+    assert json.loads(message["content"])["targeted"] == 1
+    await gateway.api(dict(scope), receive, send)
+    assert [message["type"] for message in sent[1:]] == ["http.response.start", "http.response.body"]
+    assert json.loads(sent[-1]["body"])["targeted"] == 1

@@ -1,0 +1,17 @@
+"""Headers of a request as they came: a list of names in small letters with their values."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+
+def header_of(request: Request, name: bytes) -> str | None:  # Hot path.
+    """The value of the first header of this name; None if there is none.
+
+    A hot request has four looked up: the framework's own mapping makes six calls for each.
+    """
+    for key, value in request.scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
