@@ -61,6 +61,7 @@ from gateway.data_directory import (
     locked,
     sync_directory,
 )
+from gateway.delivery_states import COUNTED_TRIGGER
 from gateway.program import PROGRAM
 
 FORMAT_VERSION = 1
@@ -414,10 +415,12 @@ def require_known_schema(name: str, schema: str | None) -> None:
 
 
 def require_plain_schema(database: sqlite3.Connection, name: str) -> None:
-    """Refuse triggers, views and virtual tables: we have none, and they would run in the server. Raises BackupError."""
+    """Refuse triggers, views and virtual tables: they would run in the server, and we have one. Raises BackupError."""
     try:
         found = database.execute(
-            "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%'"
+            "SELECT type, name FROM sqlite_master WHERE (type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%')"
+            " AND sql IS NOT ?",
+            (COUNTED_TRIGGER if name == LEDGER else None,),
         ).fetchone()
     except sqlite3.DatabaseError as error:
         raise BackupError(f"{name} is damaged: {error}") from error

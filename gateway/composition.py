@@ -212,6 +212,7 @@ class DeliveryComponents:
         ledger.connect(
             on_recorded=connections.recorded,
             on_ended=hand_over.withdraw,
+            on_devices_ended=hand_over.withdraw_devices,
             act_now=lambda: [*hand_over.act_now(), *alert_limiter.act_now()],
             check_in_place=alert_limiter.check_in_place,
             suppress_unwanted=preferences.suppress_unwanted,
@@ -452,6 +453,7 @@ class Components:
         works = (
             self.delivery.ledger.sweep,
             self.delivery.alert_limiter.tick,
+            self.delivery.acceptance.limits.tick,
             self.delivery.analytics.tick,
             self.webhook_sender.tick,
             self._follow_wall_clock,

@@ -24,6 +24,7 @@ from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.targeting import device_rows
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import new_token, secret_hash
+from gateway.delivery.delivery_sets import devices_with_waiting
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.push import DeviceId, Name
@@ -225,9 +226,11 @@ class DeviceRegistry:
         self, app_no: int, limit: int, cursor: str | None, wanted: DeviceFilter = ALL_DEVICES
     ) -> dict[str, Any]:
         """List a page of devices, by id."""
-        also, values = wanted.conditions(self._connections.online_devices(app_no))
+        online = self._connections.online_devices(app_no)
 
         def read(connection: sqlite3.Connection) -> tuple[list[dict[str, Any]], bool]:
+            in_sets = devices_with_waiting(connection, app_no) if wanted.waiting is not None else ()
+            also, values = wanted.conditions(online, in_sets)
             found: list[dict[str, Any]] = []
             after, room = cursor or "", PAGE_BYTES
             while True:

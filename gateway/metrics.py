@@ -192,7 +192,11 @@ class DeliveryCensus:
 
 def _count_rows(connection: sqlite3.Connection) -> tuple[list[tuple[int, int]], int]:
     """Deliveries by state, and devices."""
-    states = connection.execute("SELECT state, count(*) FROM delivery GROUP BY state").fetchall()
+    states = connection.execute(
+        "SELECT state, sum(count) FROM ("
+        " SELECT state, count(*) AS count FROM delivery WHERE counted IS NULL GROUP BY state"
+        " UNION ALL SELECT state, sum(count) FROM delivery_count GROUP BY state) GROUP BY state"
+    ).fetchall()
     devices = connection.execute("SELECT count(*) FROM device WHERE removed_at IS NULL").fetchone()
     return states, devices[0]
 

@@ -291,9 +291,9 @@ def test_only_the_edge_knows_http() -> None:
 
 
 def test_one_module_writes_delivery_states() -> None:
-    """The ledger's statements are the only writers of `delivery` (docs/contract.md: The life of a delivery); retention
-    removes rows whose states are final. When a waiting one is handed over (`not_before`) is no state, nor is its
-    collapse key, which a migration has noted."""
+    """The ledger's statements, over rows and over sets, are the only writers of deliveries (docs/contract.md: The life
+    of a delivery); retention removes rows whose states are final. When a waiting one is handed over (`not_before`) is
+    no state, nor is its collapse key, which a migration has noted."""
     writing = re.compile(r"\b(INSERT (OR \w+ )?INTO|UPDATE( OR \w+)?|REPLACE INTO)\s+delivery\b", re.IGNORECASE)
     removing = re.compile(r"\bDELETE FROM\s+delivery\b", re.IGNORECASE)
 
@@ -310,7 +310,9 @@ def test_one_module_writes_delivery_states() -> None:
         "gateway.delivery.not_before": "not_before",
         "gateway.store.migrations.versions.r0016_collapse_index": "collapse_key",
     }
-    assert says(writing) <= {"gateway.delivery.ledger_statements", *others}
+    assert says(writing) <= {"gateway.delivery.ledger_statements", "gateway.delivery.delivery_sets", *others}
+    of_sets = re.compile(r"\b(INTO|UPDATE|DELETE FROM)\s+(waiting_set|outcome_set)\b", re.IGNORECASE)
+    assert says(of_sets) <= {"gateway.delivery.delivery_sets"}
     for name, column in others.items():
         assert set(re.findall(r"UPDATE delivery SET (\w+)", MODULES[name].read_text())) == {column}
     assert says(removing) <= {"gateway.delivery.retention"}

@@ -24,10 +24,11 @@ class DeviceFilter:
     waiting: bool | None = None
     """Whether a push waits for it or is in flight to it."""
 
-    def conditions(self, online: Iterable[int]) -> tuple[str, list[Any]]:
+    def conditions(self, online: Iterable[int], waiting_in_sets: Iterable[int] = ()) -> tuple[str, list[Any]]:
         """SQL that follows `WHERE ..`, with a leading ` AND` if there is any, and its parameters.
 
-        `online`: the numbers of the devices that are connected.
+        `online`: the numbers of the devices that are connected; `waiting_in_sets`: of those for which a push waits that
+        was stored as a set, if `waiting` asks for them.
         """
         parts: list[str] = []
         parameters: list[Any] = []
@@ -51,6 +52,9 @@ class DeviceFilter:
         if self.has_error is not None:
             add(f"last_error IS {'NOT ' if self.has_error else ''}NULL")
         if self.waiting is not None:
-            exists = f"EXISTS (SELECT 1 FROM delivery WHERE device_no = device.no AND state {IS_WAITING})"
-            add(exists if self.waiting else f"NOT {exists}")
+            exists = (
+                "(no IN (SELECT value FROM json_each(?)) OR"
+                f" EXISTS (SELECT 1 FROM delivery WHERE device_no = device.no AND state {IS_WAITING}))"
+            )
+            add(exists if self.waiting else f"NOT {exists}", json.dumps(list(waiting_in_sets)))
         return "".join(parts), parameters

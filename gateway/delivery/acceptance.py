@@ -5,46 +5,31 @@ mailboxes, and its idempotency record. An operation takes what waits when the wr
 the next may be submitted, which takes what comes while this one is on its way to the disk. So a push waits for what the
 writer is doing and for its own commit; and however many callers wait, it is one operation, few statements, one fsync.
 
-Order inside the operation, per batch: idempotency, targets, push rows, deliveries, collapse keys, mailbox limits. A
-loser may be of the same batch. Nothing in it fails for one push alone, because every request is checked before (unknown
-devices and reused keys are answers, not errors).
+What the operation does is in `push_store`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
-from gateway.audience import targeting
+from pyroaring import BitMap
+
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES, AcceptanceQueue, PushBatch
 from gateway.delivery.alert_limiter import AlertLimiter
-from gateway.delivery.attachments import Attachments, fetch_within
-from gateway.delivery.consent import preferences_of, suppress_selected, unwanted
+from gateway.delivery.attachments import Attachments
 from gateway.delivery.digest import PushNumbers
 from gateway.delivery.hand_over import HandOver
-from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import (
-    end_rows,
-    insert_listed_rows,
-    insert_selected_rows,
-    insert_single_rows,
-    supersede_rows,
-)
-from gateway.delivery.mailbox_limits import EnforcedLimits, MailboxLimits
-from gateway.delivery.not_before import mark_accepted_rows
-from gateway.delivery.push import (
-    ActivePush,
-    PushRequest,
-)
+from gateway.delivery.mailbox_limits import MailboxLimits
+from gateway.delivery.push import ActivePush, PushRequest
+from gateway.delivery.push_store import PushStore, StoredPushes
 from gateway.delivery.submission import (
     AcceptedPush,
     AppRef,
@@ -52,18 +37,13 @@ from gateway.delivery.submission import (
     Submission,
     answer_of,
     answer_unstored,
-    key_reused,
-    new_push_ids,
-    nobody_known,
     pending_among,
     pending_push,
-    stored_target,
 )
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
 from gateway.store.errors import OutcomeUnknown, StorageError
-from gateway.store.rows import insert_rows
 
 log = logging.getLogger(__name__)
 
@@ -106,17 +86,6 @@ class _Operation:
     """Server time at which it has begun: that of its pushes."""
 
 
-@dataclass(slots=True, frozen=True)
-class _Stored:
-    """Result of an operation, for the loop."""
-
-    losers: list[int]
-    """Handles of earlier deliveries that ended by it."""
-    limited: EnforcedLimits
-    """Mailboxes that were brought below their limits."""
-
-
-_WAITING = int(DeliveryState.WAITING)
 _NOT_STORED = "this line was not stored, others before it were; send it again"
 
 
@@ -144,9 +113,7 @@ class Acceptance:
         on_remembered: Callable[[int, int], None],
     ) -> None:
         self._attachments = attachments
-        self._numbers = numbers
         self._alert_limiter = alert_limiter
-        self._policies = policies
         self._database = database
         self._ledger = ledger
         self._hand_over = hand_over
@@ -154,7 +121,19 @@ class Acceptance:
         self._clock_ms = clock_ms
         self._storage_left = storage_left
         self.limits = MailboxLimits(
-            ledger, limits.mailbox_deliveries, limits.mailbox_bytes, clock_ms, on_caught_up=self._submit
+            ledger,
+            limits.mailbox_deliveries,
+            limits.mailbox_bytes,
+            clock_ms,
+            storage_left=storage_left,
+            on_caught_up=self._submit,
+        )
+        self._store_of_pushes = PushStore(
+            ledger=ledger,
+            limits=self.limits,
+            policies=policies,
+            numbers=numbers,
+            idempotency_ms=limits.idempotency_ms,
         )
         self.queue = AcceptanceQueue()
         self._operations: deque[_Operation] = deque()
@@ -287,7 +266,9 @@ class Acceptance:
         def read(connection: sqlite3.Connection) -> None:
             for pending in pending_pushes:
                 key = pending.submission.idempotency_key
-                pending.answer = self._remembered(connection, pending, key, now_ms) if key is not None else None
+                pending.answer = (
+                    self._store_of_pushes.remembered(connection, pending, key, now_ms) if key is not None else None
+                )
 
         await self._database.read(read)
         for pending in pending_pushes:
@@ -298,27 +279,28 @@ class Acceptance:
 
     def _submit(self) -> None:
         """Have the writer store what waits, unless it is about to."""
-        if self._is_next_submitted or not self.queue.has_next(self.limits.behind):
+        if self._is_next_submitted or not self.queue.has_next(self.limits.apps_behind()):
             return
         self._is_next_submitted = True
         submitted = _Operation(self._clock_ms())
         self._operations.append(submitted)
         self._ledger.accepting_since = self._operations[0].submitted_at
 
-        def operation(connection: sqlite3.Connection) -> _Stored:
+        def operation(connection: sqlite3.Connection) -> StoredPushes:
             if submitted.batches is None:
                 self._begin(submitted)
             else:  # it runs again (see `Database`, law 2)
                 self.limits.forget()
-            return self._store_rows(connection, submitted.pending_pushes, submitted.accepted_at)
+            return self._store_of_pushes.store(connection, submitted.pending_pushes, submitted.accepted_at)
 
-        def on_commit(stored: _Stored) -> None:
+        def on_commit(stored: StoredPushes) -> None:
             for batch in submitted.batches or ():
                 if not batch.stored.done():
                     batch.stored.set_result(None)
             try:
                 self.limits.enforced(stored.limited)
                 self._ledger.on_ended(stored.losers)
+                self._ledger.on_devices_ended(stored.superseded)
                 self._hand_out(submitted.pending_pushes, submitted.accepted_at)
             finally:  # whatever one push did, the next are stored
                 self._called_back(submitted)
@@ -341,7 +323,7 @@ class Acceptance:
         # are taken, so that there is an operation for whatever is put afterwards.
         operation.accepted_at = self._clock_ms()
         self._is_next_submitted = False
-        operation.batches = self.queue.next_batches(self.limits.behind)
+        operation.batches = self.queue.next_batches(self.limits.apps_behind())
         operation.pending_pushes = [pending for batch in operation.batches for pending in batch.pending_pushes]
 
     def _called_back(self, operation: _Operation) -> None:
@@ -365,6 +347,14 @@ class Acceptance:
             ttl = pending.request.ttl
             self._ledger.expects_expiry(now_ms + ttl * 1000)
             devices = pending.devices
+            if isinstance(devices, BitMap):
+                self.limits.accepted_set(pending.push_no, pending.app.no, now_ms)
+                here = devices & self._hand_over.connected
+                if not ttl and len(here) < len(devices):
+                    self._ledger.end_devices(pending.push_no, devices - here, DeliveryState.EXPIRED, "ttl")
+                if here:
+                    accepted.append((pending.active_push(now_ms), list(here)))
+                continue
             if pending.limited:
                 self._alert_limiter.add(pending.push_no, devices, ttl)
                 continue
@@ -375,221 +365,3 @@ class Acceptance:
             if devices and (len(devices) != 1 or not ttl or self._hand_over.is_open(devices[0], pending.priority)):
                 accepted.append((pending.active_push(now_ms), devices))
         self._hand_over.fan_out(accepted)
-
-    # -- on the writer thread ----------------------------------------------------------------------------------------
-
-    def _store_rows(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], now_ms: int) -> _Stored:
-        for pending in pending_pushes:  # an operation may run twice (see `Database`, law 2)
-            pending.answer, pending.push_no, pending.devices, pending.unknown, pending.suppressed = None, 0, (), (), 0
-            pending.muted = frozenset()
-        last_no = self._numbers.last(connection)
-        known = self._known_devices(connection, pending_pushes)
-        preferences = self._known_preferences(connection, known)
-        withheld: dict[str, list[int]] = {}
-        answered: dict[tuple[int, str], tuple[bytes, PendingPush]] = {}
-        twins: list[tuple[PendingPush, PendingPush]] = []
-        single: list[tuple[int, int, int, int, int]] = []
-        pushes: list[tuple[Any, ...]] = []
-        push_ids = new_push_ids(len(pending_pushes), now_ms)
-        push_no = last_no
-        for pending in pending_pushes:
-            key = pending.submission.idempotency_key
-            if key is not None:
-                twin = answered.get((pending.app.no, key))
-                if twin is not None:
-                    if twin[0] == pending.submission.body_hash:
-                        twins.append((pending, twin[1]))
-                    else:
-                        pending.answer = key_reused(key)
-                    continue
-                pending.answer = self._remembered(connection, pending, key, now_ms) or pending.refused
-                if pending.answer is not None:
-                    continue
-            if not self._resolve(pending, known):
-                continue
-            push_no += 1
-            left_out = self._unwanted(pending, preferences)
-            for device_no, reason in left_out.items():
-                withheld.setdefault(reason, []).append(handle_of(push_no, device_no))
-            self._insert(connection, pending, push_no, push_ids.pop(), now_ms, left_out, single, pushes)
-            if key is not None:
-                assert pending.submission.body_hash is not None, "given with the key"
-                answered[(pending.app.no, key)] = (pending.submission.body_hash, pending)
-        if push_no == last_no:
-            self._answer_twins(twins)
-            return _Stored([], EnforcedLimits([], {}))
-        self._numbers.used(push_no)
-        insert_rows(connection, "push", PUSH_COLUMNS, pushes)
-        insert_single_rows(connection, single)
-        for reason, handles in withheld.items():
-            end_rows(connection, handles, DeliveryState.SUPPRESSED, reason, now_ms)
-        if mark_accepted_rows(connection, pending_pushes, self._policies):
-            self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
-        stored = self._collapse_and_limit(connection, pending_pushes, last_no + 1, now_ms)
-        for pending in pending_pushes:
-            if pending.push_no:
-                pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)
-        self._answer_twins(twins)
-        connection.executemany(
-            "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
-            " VALUES (?, ?, ?, ?, ?)",
-            [
-                (app_no, key, body_hash, f"{{{pending.answer.members()}}}", now_ms)
-                for (app_no, key), (body_hash, pending) in answered.items()
-                if isinstance(pending.answer, AcceptedPush)
-            ],
-        )
-        return stored
-
-    def _known_preferences(
-        self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]
-    ) -> dict[int, dict[int, tuple[str, str]]]:
-        """Preferences of the listed devices of each app, where they may be less than everything. Writer thread."""
-        found: dict[int, dict[int, tuple[str, str]]] = {}
-        for app_no, numbers in known.items():
-            if self._policies.is_guarded(app_no):
-                everybody = self._policies.of(app_no).policy.consent.unknown == "suppress"
-                found[app_no] = preferences_of(connection, numbers.values(), everybody)
-        return found
-
-    def _unwanted(self, pending: PendingPush, preferences: dict[int, dict[int, tuple[str, str]]]) -> dict[int, str]:
-        """The listed devices that do not want the push, with the reason. Writer thread."""
-        of_app = preferences.get(pending.app.no)
-        if not of_app:
-            return {}
-        request = pending.request
-        assert request.kind is not None, "filled in by validation"
-        rules = self._policies.of(pending.app.no)
-        return unwanted(rules, request.kind, request.channel, pending.priority, of_app, pending.devices)
-
-    @staticmethod
-    def _answer_twins(twins: list[tuple[PendingPush, PendingPush]]) -> None:
-        for pending, first in twins:
-            pending.answer = first.answer
-
-    @staticmethod
-    def _known_devices(connection: sqlite3.Connection, pending_pushes: list[PendingPush]) -> dict[int, dict[str, int]]:
-        wanted: dict[int, dict[str, None]] = {}
-        for pending in pending_pushes:
-            if pending.listed is not None:
-                wanted.setdefault(pending.app.no, {}).update(dict.fromkeys(pending.listed))
-        return {app_no: targeting.device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
-
-    def _remembered(
-        self, connection: sqlite3.Connection, pending: PendingPush, key: str, now_ms: int
-    ) -> AcceptedPush | Problem | None:
-        row = connection.execute(
-            "SELECT body_hash, response FROM idempotency_record WHERE app_no = ? AND key = ? AND created_at > ?",
-            (pending.app.no, key, now_ms - self._limits.idempotency_ms),
-        ).fetchone()
-        if row is None:
-            return None
-        if row[0] != pending.submission.body_hash:
-            return key_reused(key)
-        answer = json.loads(row[1])
-        return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
-
-    @staticmethod
-    def _resolve(pending: PendingPush, known: dict[int, dict[str, int]]) -> bool:
-        """Turn listed devices into numbers; False (and an answer) when the push has nobody to go to."""
-        ids = pending.listed
-        if ids is None:
-            return True
-        numbers = known[pending.app.no]
-        pending.devices = [numbers[device_id] for device_id in ids if device_id in numbers]
-        if len(pending.devices) < len(ids):
-            pending.unknown = tuple(device_id for device_id in ids if device_id not in numbers)
-            if not pending.devices:
-                pending.answer = nobody_known(pending.unknown)
-                return False
-        return True
-
-    def _insert(
-        self,
-        connection: sqlite3.Connection,
-        pending: PendingPush,
-        push_no: int,
-        push_id: str,
-        now_ms: int,
-        left_out: dict[int, str],
-        single: list[tuple[int, int, int, int, int]],
-        pushes: list[tuple[Any, ...]],
-    ) -> None:
-        """Note the rows of a push and of its delivery to a single device; insert other deliveries."""
-        request = pending.request
-        target = request.target
-        priority = pending.priority
-        if pending.listed is None:
-            app_no = pending.app.no
-            select, parameters = targeting.select_sql(app_no, target)
-            pending.targeted = insert_selected_rows(
-                connection, push_no, priority, pending.frame_size, select, parameters
-            )
-            if self._policies.is_guarded(app_no):
-                assert request.kind is not None, "filled in by validation"
-                rules = self._policies.of(app_no)
-                pending.suppressed = suppress_selected(
-                    connection, push_no, app_no, rules, request.kind, request.channel, priority, now_ms
-                )
-        else:
-            pending.targeted = len(pending.devices)
-            if pending.targeted == 1:
-                single.append((push_no, pending.devices[0], priority, pending.frame_size, _WAITING))
-            else:
-                insert_listed_rows(connection, push_no, priority, pending.frame_size, pending.devices)
-            if left_out:
-                pending.suppressed = len(left_out)
-                pending.devices = [device_no for device_no in pending.devices if device_no not in left_out]
-        pending.push_no = push_no
-        pending.push_id = push_id
-        if pending.is_fetched:
-            pending.fetch_within = fetch_within(pending.targeted, request.ttl)
-        assert request.kind is not None, "filled in by validation"
-        pending.limited = self._policies.is_limited(pending.app.no, request.kind, request.channel)
-        pushes.append(
-            (
-                push_no,
-                push_id,
-                pending.app.no,
-                request.kind,
-                priority,
-                request.qos,
-                request.ttl,
-                request.collapse_key,
-                request.channel,
-                stored_target(target),
-                pending.whole_content if pending.fetch_within else pending.content,
-                pending.frame_size,
-                now_ms,
-                now_ms + request.ttl * 1000,
-                pending.targeted,
-                pending.suppressed,
-            ),
-        )
-
-    def _collapse_and_limit(
-        self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], first_no: int, now_ms: int
-    ) -> _Stored:
-        is_sent = self._ledger.is_sent
-        losers: list[int] = []
-        for pending in pending_pushes:
-            collapse_key = pending.request.collapse_key
-            if pending.push_no and collapse_key is not None:
-                losers += supersede_rows(connection, pending.push_no, collapse_key, is_sent, now_ms)
-        limited = self.limits.accept_rows(connection, pending_pushes, now_ms)
-        losers += limited.losers
-        lost_at_once: dict[int, set[int]] = {}
-        for handle in losers:
-            if handle >> DEVICE_BITS >= first_no:
-                lost_at_once.setdefault(handle >> DEVICE_BITS, set()).add(handle & DEVICE_MASK)
-        for pending in pending_pushes:
-            if pending.push_no in lost_at_once:
-                gone = lost_at_once[pending.push_no]
-                pending.devices = [device_no for device_no in pending.devices if device_no not in gone]
-        return _Stored([handle for handle in losers if handle >> DEVICE_BITS < first_no], limited)
-
-
-PUSH_COLUMNS = (
-    "no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size, accepted_at, expires_at,"
-    " targeted, suppressed"
-)

@@ -29,6 +29,8 @@ OPERATION_DELIVERIES = 5_000
 """Deliveries that one operation stores, unless a single push has more: about 50 ms."""
 FEW_DELIVERIES = 100
 """Deliveries of a push that may still be stored with the pushes to one device each."""
+SET_DELIVERIES = 250
+"""Deliveries that take as long to store as a push of which they are a set, however many it has."""
 MAX_SELECTIONS = 10_000
 """Tags whose number of devices is remembered, about 2 MB; over it all are forgotten."""
 
@@ -57,7 +59,7 @@ class AcceptanceQueue:
         self._many_under_way = False
         """Pushes to many devices have been taken and their operation has not been called back."""
         self._selected: dict[tuple[int, str | None], int] = {}
-        """App number and tag, None for `all`: how many devices that was lately."""
+        """App number and tag, None for `all`: as how many deliveries that counted lately."""
         self.divided = 0
         """Operations that left pushes to many devices to a later one, for metrics."""
 
@@ -75,7 +77,7 @@ class AcceptanceQueue:
         return next((app_no for app_no in self._many if app_no not in behind), None)
 
     def deliveries(self, pending: PendingPush) -> int:
-        """Count the deliveries that a push will have, as far as that is known."""
+        """Count the deliveries that a push will have, as far as that is known; those of a set count as a few."""
         if pending.listed is not None:
             return len(pending.listed)
         return self._selected.get((pending.app.no, pending.request.target.tag), OPERATION_DELIVERIES)
@@ -106,14 +108,15 @@ class AcceptanceQueue:
             return self._of_app(app_no)
 
     def called_back(self, batches: Iterable[PushBatch]) -> None:
-        """Learn that the operation that took these has ended, and how many devices its pushes have selected."""
+        """Learn that the operation that took these has ended, and what its pushes to selected devices cost."""
         for batch in batches:
             self._many_under_way = self._many_under_way and batch.is_few
             for pending in batch.pending_pushes:
                 if pending.listed is None and pending.push_no:
                     if len(self._selected) >= MAX_SELECTIONS:
                         self._selected.clear()
-                    self._selected[pending.app.no, pending.request.target.tag] = pending.targeted
+                    cost = min(pending.targeted, SET_DELIVERIES) if pending.in_sets else pending.targeted
+                    self._selected[pending.app.no, pending.request.target.tag] = cost
 
     def _of_few(self) -> list[PushBatch]:
         chosen: list[PushBatch] = []

@@ -1,4 +1,4 @@
-"""Slices of the deliveries of an app's unfinished pushes, for work that visits all of them.
+"""Slices of the deliveries of an app's unfinished pushes, for work that visits all of those that are rows.
 
 A slice is bounded by the deliveries that it looks at, whatever their state, and by the pushes: an app may have a push
 to a million devices as well as a million pushes that have ended. Runs on the writer thread.
@@ -50,18 +50,22 @@ def next_slice(
 ) -> tuple[list[PushPart], SlicePosition | None]:
     """Read the slice behind a position, and where to go on; None if there is no more. Writer thread."""
     rows = connection.execute(
-        "SELECT no, kind, channel, priority, targeted, closed_at IS NULL FROM push INDEXED BY push_of_app"
+        "SELECT no, kind, channel, priority, targeted, in_sets, closed_at IS NULL FROM push INDEXED BY push_of_app"
         " WHERE app_no = ? AND no >= ? ORDER BY no LIMIT ?",
         (app_no, after.push_no, SLICE_PUSHES + 1),
     ).fetchall()
     parts: list[PushPart] = []
     left = SLICE_DELIVERIES
-    for position, (no, kind, channel, priority, targeted, unfinished) in enumerate(rows):
+    for position, (no, kind, channel, priority, targeted, in_sets, unfinished) in enumerate(rows):
         if position == SLICE_PUSHES or left <= 0:
             return parts, SlicePosition(no, 0)
         if not unfinished:
             continue
         first = after.device_no if no == after.push_no else 0
+        if in_sets:  # the rows that it has nevertheless
+            (targeted,) = connection.execute(
+                "SELECT count(*) FROM (SELECT 1 FROM delivery WHERE push_no = ? LIMIT ?)", (no, left + 1)
+            ).fetchone()
         if targeted <= left and not first:
             parts.append(PushPart(no, kind, channel, priority, 0, EVERY_DEVICE))
             left -= max(targeted, 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import sqlite3
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.handles import handle_of
 from gateway.delivery.push import MAX_TTL_SECONDS, PushRequest, push_number
 from gateway.delivery.submission import AppRef
+from gateway.delivery.whole_deliveries import whole_delivery
 from gateway.delivery_states import DeliveryState
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
@@ -134,16 +134,10 @@ class Calls:
             del self._waiting[handle]
 
     async def _read_state(self, push_id: str, push_no: int, device_no: int) -> dict[str, Any]:
-        def read(connection: sqlite3.Connection) -> tuple[int, str | None, str | None] | None:
-            row: tuple[int, str | None, str | None] | None = connection.execute(
-                "SELECT state, reason, result FROM delivery WHERE push_no = ? AND device_no = ?", (push_no, device_no)
-            ).fetchone()
-            return row
-
-        row = await self._database.read_soon(read)
-        if row is None:
+        found = await self._database.read_soon(lambda connection: whole_delivery(connection, push_no, device_no))
+        if found is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
-        state = DeliveryState(row[0])
+        state = DeliveryState(found.state)
         status = "answered" if state is DeliveryState.ACTED else "queued"
         if state >= DeliveryState.EXPIRED:
             status = "ended"
@@ -151,6 +145,6 @@ class Calls:
             "status": status,
             "push_id": push_id,
             "state": state.label,
-            "reason": row[1],
-            "result": None if row[2] is None else json.loads(row[2]),
+            "reason": found.reason,
+            "result": None if found.result is None else json.loads(found.result),
         }

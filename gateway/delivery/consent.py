@@ -4,7 +4,7 @@ It is checked when a push is accepted, and again when a person changes their min
 is not wanted any more ends at once, so that nothing that waits need be checked when it is handed over. What was in
 flight at that moment ends so too if it comes back.
 
-`Rules.suppression_reason` looks at one device; `suppress_selected` does the same in SQL, for pushes to many.
+`Rules.suppression_reason` looks at one device; `unwanted_selects` does the same in SQL, for pushes to many.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, StringConstraints
+from pyroaring import BitMap
 
+from gateway.audience.device_sets import queried_devices
 from gateway.audience.frequency import Hours
 from gateway.audience.policy import CRITICAL, Consent, PolicyStore, Rules, choices_of
 from gateway.delivery.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
+from gateway.delivery.delivery_sets import handles_to_rows, pushes_waiting_for
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.funnels import opted_out
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import end_rows, suppress_rows
+from gateway.delivery.ledger_statements import end_rows
 from gateway.delivery.not_before import mark_channels_rows, mark_device_rows
 from gateway.delivery_states import IS_WAITING, DeliveryState
 from gateway.described_model import DescribedModel
@@ -146,6 +149,10 @@ def end_unwanted(
         f" JOIN push AS p ON p.no = d.push_no WHERE d.device_no = ? AND d.state {IS_WAITING}",
         (device_no,),
     ).fetchall()
+    waiting += connection.execute(
+        "SELECT no, kind, channel, priority FROM push WHERE no IN (SELECT value FROM json_each(?))",
+        (json.dumps(pushes_waiting_for(connection, device_no)),),
+    ).fetchall()
     wanted = choices_of(choices)
     ended: dict[str, list[int]] = {}
     in_flight: set[int] = set()
@@ -185,7 +192,7 @@ def unwanted(
     channel: str | None,
     priority: int,
     preferences: dict[int, tuple[str, str]],
-    devices: Sequence[int],
+    devices: Iterable[int],
 ) -> dict[int, str]:
     """Device numbers that do not want this push, each with the reason."""
     found: dict[int, str] = {}
@@ -222,21 +229,43 @@ def unwanted_selects(
     return found
 
 
-def suppress_selected(
+def muted_devices(connection: sqlite3.Connection, app_no: int, channel: str) -> BitMap:
+    """The devices of an app whose persons have muted a channel."""
+    select = (
+        "SELECT no FROM device INDEXED BY device_restricted WHERE app_no = ?"
+        " AND (consent = 'denied' OR channels <> '{}') AND json_extract(channels, ?) = 0"
+    )
+    return queried_devices(connection, select, (app_no, f'$."{channel}"'))
+
+
+def unwanted_selected(
     connection: sqlite3.Connection,
-    push_no: int,
     app_no: int,
     rules: Rules,
     kind: str,
     channel: str | None,
     priority: int,
-    now_ms: int,
-) -> int:
-    """End the new deliveries of a push to those who do not want it; how many. Writer thread."""
-    return sum(
-        suppress_rows(connection, app_no, push_no, reason, select, parameters, now_ms)
-        for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority)
-    )
+    devices: BitMap,
+    known: dict[tuple[Any, ...], BitMap] | None = None,
+) -> dict[str, BitMap]:
+    """Find those of the devices that do not want such a push, by the first reason.
+
+    `known` keeps what was read in the same operation.
+    """
+    found: dict[str, BitMap] = {}
+    for reason, select, parameters in unwanted_selects(app_no, rules, kind, channel, priority):
+        if not devices:
+            break
+        unwilling = None if known is None else known.get((select, *parameters))
+        if unwilling is None:
+            unwilling = queried_devices(connection, select, parameters)
+            if known is not None:
+                known[(select, *parameters)] = unwilling
+        here = unwilling & devices
+        if here:
+            found[reason] = here
+            devices = devices - here
+    return found
 
 
 def end_unwanted_parts(
@@ -297,6 +326,7 @@ def end_unwanted_handles(
     now_ms: int,
 ) -> list[int]:
     """End those of the handles that wait and are not wanted; which. Writer thread."""
+    handles_to_rows(connection, handles)
     ended: dict[str, list[int]] = {}
     for handle, app_no, kind, channel, priority, consent, choices in connection.execute(
         "SELECT handle.value, p.app_no, p.kind, p.channel, d.priority, v.consent, v.channels"

@@ -161,6 +161,7 @@ class DeviceConnections:
         )
         self._by_client[client_id] = device
         self._hand_over.devices[identity.device_no] = device
+        self._hand_over.connected.add(identity.device_no)
         self._activity.connected(identity.device_no, now_ms)
         self._hand_over.reader.count_connection(now_ms)
         self._on_connected(identity, now_ms)
@@ -171,6 +172,7 @@ class DeviceConnections:
         if device is not None:
             self._hand_over.reader.pause(device, HandOverState.CLOSED)
             self._hand_over.devices.pop(device.device_no, None)
+            self._hand_over.connected.discard(device.device_no)
         if identity is not None:
             self._activity.seen(identity.device_no, self._clock_ms())
             if device is not None:

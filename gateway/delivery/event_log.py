@@ -5,6 +5,7 @@ Laws
    without its event.
 2. An entry is about one push and a set of devices, not about one delivery: a fan-out to ten thousand devices costs an
    entry for each group of acknowledgements, a few bytes for each device. It is unfolded when somebody reads.
+   Devices that are an outcome set already (`delivery_sets`) are not written again: the entry names the set.
 3. An event is a first time. So what logs is called before the statement that moves the rows, and chooses those that it
    will move (or, where the cost of that look counts, after it, with those that it has moved): an acknowledgement that
    comes twice is logged once.
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, IS_WAITING, RECEIPT_STATES, DeliveryState, is_one_of
 from gateway.pages import to_json
+from gateway.store.set_functions import DEVICES_JSON
 from gateway.timestamps import rfc3339
 
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
@@ -131,6 +133,23 @@ def log_moved(
     )
 
 
+def log_outcome(
+    connection: sqlite3.Connection,
+    app_no: int,
+    event: str,
+    at: int,
+    push_no: int,
+    outcome_no: int,
+    size: int,
+    reason: str | None,
+) -> None:  # Hot path.
+    """Log an event of the devices of an outcome set, which have been moved by it. Writer thread."""
+    connection.execute(
+        "INSERT INTO event (app_no, at, type, reason, push_no, outcome_no, size) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (app_no, at, f"delivery.{event}", reason, push_no, outcome_no, size),
+    )
+
+
 def log_handles(
     connection: sqlite3.Connection, event: str, at: int, handles: Iterable[int], reason: str | None = None
 ) -> None:
@@ -223,9 +242,10 @@ def remove_events_to(connection: sqlite3.Connection, last: int, app_no: int | No
 _DELIVERIES = (
     "SELECT e.no, x.key, e.type, e.at, p.id, v.id, p.channel, coalesce(e.reason, d.reason), d.action, d.result"
     " FROM json_each(?1) AS w CROSS JOIN event AS e ON e.no = w.value"
-    " CROSS JOIN json_each(e.devices) AS x CROSS JOIN push AS p ON p.no = e.push_no"
-    " CROSS JOIN delivery AS d ON d.push_no = e.push_no AND d.device_no = x.value"
-    " CROSS JOIN device AS v ON v.no = d.device_no"
+    f" CROSS JOIN json_each(coalesce(e.devices, (SELECT {DEVICES_JSON}(o.devices) FROM outcome_set AS o"
+    "  WHERE o.no = e.outcome_no))) AS x CROSS JOIN push AS p ON p.no = e.push_no"
+    " LEFT JOIN delivery AS d ON d.push_no = e.push_no AND d.device_no = x.value"
+    " CROSS JOIN device AS v ON v.no = x.value"
     " WHERE (e.no > ?2 OR x.key > ?3) AND x.value % ?4 = ?5 LIMIT ?6"
 )
 _CONNECTIONS = (

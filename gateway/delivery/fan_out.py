@@ -153,6 +153,10 @@ class FanOutQueue:
             if fan_out is not None:
                 fan_out.withdraw(device_no)
 
+    def has(self, push_no: int) -> bool:
+        """Whether a push is still being fanned out."""
+        return push_no in self._by_push
+
     def act_now(self) -> list[int]:
         """Numbers of the pushes of ttl 0: whether they can be handed over at once is not known yet."""
         return [no for no, fan_out in self._by_push.items() if fan_out.push.ttl == 0]

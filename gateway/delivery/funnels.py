@@ -13,7 +13,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import SEGMENT_BITS, tags_of_app
 from gateway.audience.policy import SHOWN
+from gateway.delivery.delivery_sets import (
+    delivered_times,
+    listed,
+    outcomes_of,
+    rows_by_state,
+    segments_with_rows,
+    waiting_of,
+)
 from gateway.delivery.event_log import last_position
 from gateway.delivery.push import last_push_no
 from gateway.delivery_states import DeliveryState
@@ -116,7 +127,13 @@ def count_rows(connection: sqlite3.Connection, push_nos: list[int]) -> Uncounted
             size += push.targeted
             listed[push_no] = push
     if listed:
-        store_counts(connection, listed, *_counted(connection, list(listed)))
+        tallies, by_tag = _counted(connection, [no for no, push in listed.items() if not push.in_sets])
+        for push_no, push in listed.items():
+            if push.in_sets:
+                tallies[push_no], by_tag[push_no] = Counter(), {}
+                for segment in segments_with_rows(connection, push_no):
+                    add_segment(connection, push_no, push, segment, tallies[push_no], by_tag[push_no])
+        store_counts(connection, listed, tallies, by_tag)
     return rest
 
 
@@ -127,13 +144,17 @@ class OpenPush(NamedTuple):
     channel: str | None
     accepted_at: int
     targeted: int
+    in_sets: int
+    shown: bool
+    """Whether people see it."""
 
 
 def open_pushes(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int, OpenPush]:
     """Find the pushes among these whose counts are not final."""
     rows = _rows(
         connection,
-        "SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted)) FROM push"
+        f"SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted, in_sets, kind IN {SHOWN}))"
+        " FROM push"
         " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
         json.dumps(push_nos),
     )
@@ -145,6 +166,14 @@ def count_part(connection: sqlite3.Connection, push_no: int, after: int) -> tupl
 
     Answers the number of the last as well, if there may be more. Reader thread.
     """
+    push = open_pushes(connection, [push_no]).get(push_no)
+    if push is not None and push.in_sets:  # a segment at a time
+        tally: Tally = Counter()
+        of_tags: dict[str, Tally] = {}
+        segments = segments_with_rows(connection, push_no, after >> SEGMENT_BITS if after else 0)
+        if segments:
+            add_segment(connection, push_no, push, segments[0], tally, of_tags)
+        return tally, of_tags, (segments[0] + 1) << SEGMENT_BITS if len(segments) > 1 else None
     row = connection.execute(
         "SELECT device_no FROM delivery WHERE push_no = ? AND device_no > ? ORDER BY device_no LIMIT 1 OFFSET ?",
         (push_no, after, PART_DELIVERIES - 1),
@@ -171,7 +200,7 @@ def store_counts(
         )
     )
     added: dict[tuple[int, str, str, int], Tally] = defaultdict(Counter)
-    for push_no, (app_no, channel, accepted_at, _) in pushes.items():
+    for push_no, (app_no, channel, accepted_at, *_) in pushes.items():
         hour = accepted_at // HOUR_MS
         old = before.get(push_no, {"tally": {}, "tags": {}})
         tally = tallies[push_no]
@@ -237,6 +266,69 @@ def _counted(
             for milliseconds in times:
                 tallies[push_no][f"{prefix}{_step(milliseconds)}"] += 1
     return tallies, by_tag
+
+
+def add_segment(
+    connection: sqlite3.Connection,
+    push_no: int,
+    push: OpenPush,
+    segment: int,
+    tally: Tally,
+    by_tag: dict[str, Tally],
+) -> None:
+    """Count the deliveries of a push that was stored as sets, to the devices of one segment."""
+    first, last = segment << SEGMENT_BITS, ((segment + 1) << SEGMENT_BITS) - 1
+    states = rows_by_state(connection, push_no, first, last)
+    rows = BitMap.union(*states.values()) if states else BitMap()
+    waiting = waiting_of(connection, push_no, BitMap(range(first, last + 1)))
+    states[DeliveryState.WAITING] = states.get(DeliveryState.WAITING, BitMap()) | waiting
+    for outcome in outcomes_of(connection, push_no, segment=segment):
+        here = outcome.devices - rows
+        states[outcome.state] = states.get(outcome.state, BitMap()) | here
+        if outcome.state is DeliveryState.DELIVERED and here:
+            tally[f"d{_step(outcome.at - push.accepted_at)}"] += len(here)
+    for state, devices in states.items():
+        _add_state(tally, push.shown, state, len(devices))
+    _add_times(connection, push_no, push, first, last, tally)
+    for tag, state, count in _tags_of_states(connection, push.app_no, segment, states):
+        _add_state(by_tag.setdefault(tag, Counter()), push.shown, state, count)
+
+
+def _add_times(
+    connection: sqlite3.Connection, push_no: int, push: OpenPush, first: int, last: int, tally: Tally
+) -> None:
+    """Add the times that rows know; those of a sample count for all."""
+    every = 1 + push.targeted // SAMPLE_DELIVERIES
+    delivered, opened = connection.execute(
+        "SELECT json_group_array(delivered_at - ?1) FILTER (WHERE delivered_at IS NOT NULL),"
+        " json_group_array(coalesce(opened_at, acted_at) - ?1)"
+        "  FILTER (WHERE opened_at IS NOT NULL OR acted_at IS NOT NULL)"
+        " FROM delivery WHERE push_no = ?2 AND device_no BETWEEN ?3 AND ?4 AND device_no % ?5 = 0",
+        (push.accepted_at, push_no, first, last, every),
+    ).fetchone()
+    for prefix, times in (("d", json.loads(delivered)), ("o", json.loads(opened) if push.shown else ())):
+        for milliseconds in times:
+            tally[f"{prefix}{_step(milliseconds)}"] += every
+
+
+def _tags_of_states(
+    connection: sqlite3.Connection, app_no: int, segment: int, states: Mapping[DeliveryState, BitMap]
+) -> Iterator[tuple[str, DeliveryState, int]]:
+    """Count devices by tag and state: (tag, state, devices) each, the MAX_TAGS tags with most of them."""
+    members = BitMap.union(*states.values())
+    if len(members) <= WRITER_DELIVERIES:
+        tags: dict[str, BitMap] = {}
+        for tag, device_no in connection.execute(
+            "SELECT t.tag, t.device_no FROM json_each(?) AS x CROSS JOIN device_tag AS t ON t.device_no = x.value",
+            (listed(members),),
+        ):
+            tags.setdefault(tag, BitMap()).add(device_no)
+    else:
+        tags = {tag: devices & members for tag, devices in tags_of_app(connection, app_no, segment).items()}
+    for tag in sorted(tags, key=lambda tag: (-len(tags[tag]), tag))[:MAX_TAGS]:
+        for state, devices in states.items():
+            if count := devices.intersection_cardinality(tags[tag]):
+                yield tag, state, count
 
 
 def _step(milliseconds: int) -> int:
@@ -368,26 +460,30 @@ def opted_out_after(connection: sqlite3.Connection, push_no: int) -> int:
 
     Read from its deliveries, if they are few, else from the withdrawals since.
     """
-    targeted, accepted_at, closed_at = connection.execute(
-        "SELECT targeted, accepted_at, closed_at FROM push WHERE no = ?", (push_no,)
+    targeted, accepted_at, closed_at, in_sets = connection.execute(
+        "SELECT targeted, accepted_at, closed_at, in_sets FROM push WHERE no = ?", (push_no,)
     ).fetchone()
     within = "c.consent = 'denied' AND c.recorded_at BETWEEN d.delivered_at AND d.delivered_at + ?2"
-    if targeted <= PART_DELIVERIES:
+    if targeted <= PART_DELIVERIES and not in_sets:
         rows = connection.execute(
             "SELECT count(*) FROM delivery AS d WHERE d.push_no = ?1 AND EXISTS (SELECT 1 FROM consent_record AS c"
             f" INDEXED BY consent_record_of_device WHERE c.device_no = d.device_no AND {within})",
             (push_no, DAY_MS),
         )
-    else:
-        until = 2**53 if closed_at is None else closed_at + 2 * DAY_MS
-        rows = connection.execute(
-            "SELECT count(DISTINCT d.device_no) FROM consent_record AS c INDEXED BY consent_denied"
-            f" CROSS JOIN delivery AS d ON d.push_no = ?1 AND d.device_no = c.device_no AND {within}"
-            " WHERE c.consent = 'denied' AND c.recorded_at BETWEEN ?3 AND ?4",
-            (push_no, DAY_MS, accepted_at, until),
-        )
-    found: int = rows.fetchone()[0]
-    return found
+        return int(rows.fetchone()[0])
+    until = 2**53 if closed_at is None else closed_at + 2 * DAY_MS
+    withdrawals: dict[int, list[int]] = defaultdict(list)
+    for device_no, recorded_at in connection.execute(
+        "SELECT device_no, recorded_at FROM consent_record INDEXED BY consent_denied"
+        " WHERE consent = 'denied' AND recorded_at BETWEEN ? AND ?",
+        (accepted_at, until),
+    ):
+        withdrawals[device_no].append(recorded_at)
+    delivered = delivered_times(connection, push_no, BitMap(withdrawals)) if withdrawals else {}
+    return sum(
+        any(at <= recorded_at <= at + DAY_MS for recorded_at in withdrawals[device_no])
+        for device_no, at in delivered.items()
+    )
 
 
 def finish_row(connection: sqlite3.Connection, push_no: int) -> None:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from pyroaring import BitMap
+
 from gateway.delivery.engine import Body, Engine, Message
 from gateway.delivery.fan_out import BUNDLE_BYTES, FanOutQueue
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
@@ -42,6 +44,8 @@ class HandOver:
         self._engine: Engine
         self.devices: dict[int, DeviceConnection] = {}
         """Connected devices by number."""
+        self.connected = BitMap()
+        """Their numbers."""
         self.reader = MailboxReader(database, ledger, clock_ms, timers, self._hand_over_page, self._count_in_flight)
         self._fan_outs = FanOutQueue()
         self._fan_out_scheduled = False
@@ -238,6 +242,13 @@ class HandOver:
         """Record the hand-over of a push that nobody will acknowledge, unless it was too large."""
         if device_no in push.sent:
             self._ledger.acknowledged(push.no, device_no, 0)
+
+    def withdraw_devices(self, ended: Iterable[tuple[int, BitMap]]) -> None:
+        """Take devices, by push number, for which it has ended on disk out of the fan-outs that are under way."""
+        if self._fan_outs:
+            for push_no, devices in ended:
+                if self._fan_outs.has(push_no):
+                    self._fan_outs.withdraw((push_no, device_no) for device_no in devices & self.connected)
 
     def withdraw(self, handles: list[int]) -> None:
         """Take deliveries that have ended on disk out of the fan-outs that are under way."""

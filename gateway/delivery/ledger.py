@@ -1,10 +1,11 @@
 """The ledger: owner of the state of every delivery; its statements (`ledger_statements`) alone write it.
 
 Laws
-1. A push to N devices is N rows, each in exactly one state; rows leave only by retention, which keeps their counts.
+1. A push to N devices is N deliveries, each a row or a member of one set (`delivery_sets`), in exactly one state; they
+   leave only by retention, which keeps their counts.
 2. What is true is what is on disk, with one overlay: a delivery that is WAITING on disk and whose device is in
-   `ActivePush.sent` has been handed over and is reported as `sent`. So a delivery costs one insert and one update,
-   and a crash forgets nothing: what was in flight is simply still waiting.
+   `ActivePush.sent` has been handed over and is reported as `sent`. So a delivery costs one insert and one update, or a
+   share of those, and a crash forgets nothing: what was in flight is simply still waiting.
 3. Nothing goes backwards: among receipts the furthest wins and each first time stamp is kept; a receipt for an end
    that a receipt can revive moves it and leaves `after_<end>` as the reason; REVOKED never moves.
 4. One order for everything. Operations run on the writer thread in the order in which the loop submitted them, and
@@ -18,10 +19,11 @@ may look into `ActivePush.sent` (a set of ints: one membership test, or one copy
 What the loop hands over between that look and the commit has ended on disk and is on its way all the same: law 3 has
 what arrives of it, and of QoS 0, where nobody will say so, what was sent.
 
-Cost: statements are over sets, one JSON array of device numbers per push, so that SQLite works with the interpreter
-lock released. Outcomes that come one by one gather for a few milliseconds and leave with pushes that are being stored
-(`flush_along`), so that these do not wait for an fsync of theirs. When many come, what has gathered while one flush is
-on its way leaves as one operation when it is back.
+Cost: a push to many is a set of devices, and so is a group of its acknowledgements. Statements over rows take one JSON
+array of device numbers per push, so that SQLite works with the interpreter lock released. Outcomes that come one by one
+gather for a few milliseconds and leave with pushes that are being stored (`flush_along`), so that these do not wait for
+an fsync of theirs. When many come, what has gathered while one flush is on its way leaves as one operation when it is
+back.
 """
 
 from __future__ import annotations
@@ -33,20 +35,22 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
+from pyroaring import BitMap
+
 from gateway.delivery.attempts import count_attempts
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger_statements import (
     ENDED_DELIVERIES,
+    end_devices,
     end_rows,
-    end_stale_rows,
     recall_rows,
     record_outcomes,
-    recover_rows,
     start_recall,
     sweep_rows,
     waiting_handles,
 )
 from gateway.delivery.push import ActivePush, ActivePushes, load_pushes, push_number
+from gateway.delivery.stale_deliveries import end_stale_rows, recover_rows
 from gateway.delivery_states import DeliveryState
 from gateway.store.protocols import Timers, Writer
 
@@ -81,6 +85,8 @@ class Ledger:
         self._outcomes: dict[tuple[int, int], list[int]] = {}
         self._refusals: list[tuple[int, int]] = []
         self._unhandled: list[int] = []
+        self._lost: list[int] = []
+        """Handles of what was lost and may not be worth sending again."""
         self._max_attempts = max_attempts
         self.failed_attempts = 0
         """Times that a device did not take what it was sent, for metrics."""
@@ -108,6 +114,7 @@ class Ledger:
         *,
         on_recorded: Callable[[list[int]], None],
         on_ended: Callable[[list[int]], None],
+        on_devices_ended: Callable[[list[tuple[int, BitMap]]], None],
         act_now: Callable[[], list[int]],
         check_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]],
         suppress_unwanted: Callable[[list[int]], None],
@@ -116,12 +123,14 @@ class Ledger:
 
         `on_recorded` is called on the loop after a flush with the QoS 2 handles whose acknowledgement is now on disk
         (the engine keeps its own record of those until then), `on_ended` with the handles of deliveries that have
-        ended, or have a receipt, although nobody may have been handed them. `act_now` lists the pushes of ttl 0 that
+        ended, or have a receipt, although nobody may have been handed them, `on_devices_ended` with (push number,
+        devices) of those that ended as sets. `act_now` lists the pushes of ttl 0 that
         are being fanned out: the sweep leaves them alone. `check_in_place`, on the writer thread, answers of these
         devices the critical pushes that are let through though they are muted, in order, and the handles of those that
         have ended. `suppress_unwanted` ends those of these waiting deliveries that are still not wanted.
         """
         self.on_recorded, self.on_ended, self.act_now = on_recorded, on_ended, act_now
+        self.on_devices_ended = on_devices_ended
         self.check_in_place, self.suppress_unwanted = check_in_place, suppress_unwanted
 
     # -- outcomes of hand-overs ------------------------------------------------------------------------------------
@@ -164,7 +173,13 @@ class Ledger:
             self._unwanted.discard(handle_of(push_no, device_no))
             self.suppress_unwanted([handle_of(push_no, device_no)])
         if push.recalled or push.collapse_key is not None or push.expires_at <= self._clock_ms():
-            self.end_stale([handle_of(push_no, device_no)], lambda alive, loaded: None)
+            if not self._lost:  # a server of many that leave at once checks them together
+                self._timers.call_soon(self._end_lost)
+            self._lost.append(handle_of(push_no, device_no))
+
+    def _end_lost(self) -> None:
+        lost, self._lost = self._lost, []
+        self.end_stale(lost, lambda alive, loaded: None)
 
     def flush(self) -> None:
         """Submit everything reported so far now, so that it comes before what the caller submits next."""
@@ -176,9 +191,11 @@ class Ledger:
             return
         self._flushes_under_way += 1
         now_ms = self._clock_ms()
+        known = self.pushes.get
+        maybe_sets = [no for no in {no for no, _ in outcomes} if (push := known(no)) is None or push.in_sets]
 
         def operation(connection: sqlite3.Connection) -> None:
-            record_outcomes(connection, outcomes, refusals, now_ms)
+            record_outcomes(connection, outcomes, refusals, now_ms, maybe_sets)
             if unhandled:
                 spent = count_attempts(connection, unhandled, self._max_attempts)
                 end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", now_ms)
@@ -277,6 +294,12 @@ class Ledger:
             self.changed.update([handle >> DEVICE_BITS for handle in handles])
             self.on_ended(handles)
 
+    def note_devices_ended(self, ended: list[tuple[int, BitMap]]) -> None:
+        """Note deliveries that a rule has ended on disk as sets: (push number, devices) each."""
+        if ended:
+            self.changed.update([push_no for push_no, _ in ended])
+            self.on_devices_ended(ended)
+
     async def recover(self, held: Sequence[int]) -> None:
         """End what was in flight when the last run stopped and is not worth sending; before the first connection."""
         now_ms = self._clock_ms()
@@ -297,6 +320,14 @@ class Ledger:
                 lost.append(handle)
         if lost:
             self.suppress_unwanted(lost)
+
+    def end_devices(self, push_no: int, devices: BitMap, state: DeliveryState, reason: str) -> None:
+        """End what waits of a push for these devices, of which nobody was handed it."""
+        now_ms = self._clock_ms()
+        self.submit_until_done(
+            lambda connection: end_devices(connection, push_no, devices, state, reason, now_ms),
+            lambda count: None,
+        )
 
     def end(self, handles: list[int], state: DeliveryState, reason: str) -> None:
         """End waiting deliveries, for instance those of ttl 0 that could not be handed over at once."""

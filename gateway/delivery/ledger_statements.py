@@ -1,23 +1,41 @@
-"""The statements of the ledger: the only SQL that writes the state of a delivery.
+"""The statements of the ledger: and of `delivery_sets`: the only SQL that writes the state of a delivery.
 
-Every function runs on the writer thread inside an operation, over a set of deliveries; the laws that they keep are in
-`ledger`. Events are logged with the statement that makes them true (`event_log`).
+Every function runs on the writer thread inside an operation, over many deliveries; the laws that they keep are in
+`ledger`. Events are logged with the statement that makes them true (`event_log`). Deliveries may be stored as sets or
+as rows: what happens to many at once is done to their sets, for anything else they become rows first.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from heapq import merge
 from itertools import chain
 from typing import Any
 
+from pyroaring import BitMap
+
+from gateway.delivery import delivery_sets
+from gateway.delivery.delivery_sets import (
+    app_of,
+    by_push,
+    device_to_rows,
+    handles_to_rows,
+    listed,
+    mailbox_entries,
+    move_set,
+    pushes_waiting_for,
+    state_counts,
+    stored_in_sets,
+    to_rows,
+    waiting_of,
+)
 from gateway.delivery.engine import ReasonCode
 from gateway.delivery.event_log import HANDED_OVER, log_deliveries, log_handles, log_moved, log_push
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
-from gateway.delivery.mailbox_quota import least_valuable_first
-from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, IS_WAITING, RECEIPT_STATES, DeliveryState
+from gateway.delivery.mailbox_quota import rows_of_priority
+from gateway.delivery_states import ENDS_A_RECEIPT_REVIVES, IS_WAITING, PRIORITIES, RECEIPT_STATES, DeliveryState
 from gateway.errors import problem
 from gateway.store.rows import insert_rows
 
@@ -25,11 +43,17 @@ ENDED_DELIVERIES = 100
 """Deliveries of a mailbox that one operation ends, about 4 ms: each is of another push, and has an event of its own."""
 RECALLED_DELIVERIES = 500
 """Deliveries of a push that one operation recalls, about 5 ms."""
+LOOKED_UP_DEVICES = 20_000
+"""Devices of a push that are looked up one by one for what it supersedes, about 10 ms; for more, everything that waits
+with its collapse key is read."""
 SWEEP_PUSHES = 200
 """Pushes whose lifetime ended that one sweep looks at; the writer is shared, so slices stay small."""
+SWEEP_DEVICES = 500_000
+"""Devices for which pushes that wait in sets are ended by one sweep, and those of the last push: about 5 ms."""
 
 _ARRIVED = f"BETWEEN {DeliveryState.DELIVERED:d} AND {DeliveryState.ACTED:d}"
 _HANDED_OVER_OR_ARRIVED = f"BETWEEN {DeliveryState.SENT:d} AND {DeliveryState.ACTED:d}"
+_RECALLED_TOO_LATE = [state for state in DeliveryState if DeliveryState.SENT <= state <= DeliveryState.ACTED]
 _MOVES = f"< {DeliveryState.REVOKED:d}"
 """States that a receipt may move."""
 
@@ -75,7 +99,6 @@ _END_HANDLES = (
     "UPDATE delivery SET state = ?, reason = ?, ended_at = coalesce(ended_at, ?) FROM json_each(?) AS handle"
     f" WHERE {row_of_handle('delivery')} AND +delivery.state {IS_WAITING}"
 )
-_USE_ANEW = f"UPDATE alert_use SET at = ? FROM json_each(?) AS handle WHERE {row_of_handle('alert_use')}"
 
 
 def _receipt_statement(event: str, state: DeliveryState) -> str:
@@ -105,44 +128,11 @@ def insert_listed_rows(
     connection: sqlite3.Connection, push_no: int, priority: int, size: int, devices: Sequence[int]
 ) -> None:
     """Insert deliveries of one push to these devices, sorted so that the clustered table is appended to."""
-    listed = "SELECT value AS no FROM json_each(?) ORDER BY value"
-    insert_selected_rows(connection, push_no, priority, size, listed, (json.dumps(devices),))
-
-
-def insert_selected_rows(
-    connection: sqlite3.Connection,
-    push_no: int,
-    priority: int,
-    size: int,
-    select: str,
-    parameters: Sequence[Any],
-) -> int:
-    """Insert deliveries for every device number that `select` yields; how many."""
-    return connection.execute(
+    connection.execute(
         f"INSERT INTO delivery (push_no, device_no, priority, size, state)"
-        f" SELECT ?, no, ?, ?, {DeliveryState.WAITING:d} FROM ({select})",
-        (push_no, priority, size, *parameters),
-    ).rowcount
-
-
-def suppress_rows(
-    connection: sqlite3.Connection,
-    app_no: int,
-    push_no: int,
-    reason: str,
-    select: str,
-    parameters: Sequence[Any],
-    now_ms: int,
-) -> int:
-    """End the waiting deliveries of a push to the device numbers that `select` yields; how many."""
-    among = f"device_no IN ({select})"
-    if not log_push(connection, app_no, "suppressed", now_ms, push_no, reason, among, parameters):
-        return 0
-    return connection.execute(
-        "UPDATE delivery SET state = ?, reason = ?, ended_at = ?"
-        f" WHERE push_no = ? AND +state {IS_WAITING} AND {among}",
-        (int(DeliveryState.SUPPRESSED), reason, now_ms, push_no, *parameters),
-    ).rowcount
+        f" SELECT ?, value, ?, ?, {DeliveryState.WAITING:d} FROM json_each(?) ORDER BY value",
+        (push_no, priority, size, json.dumps(devices)),
+    )
 
 
 def digest_rows(
@@ -168,23 +158,17 @@ def digest_rows(
     )
 
 
-def waiting_devices(connection: sqlite3.Connection, push_no: int) -> list[int]:
-    """Numbers of the devices for which a push waits."""
-
-    (text,) = connection.execute(
-        f"SELECT json_group_array(device_no) FROM delivery WHERE push_no = ? AND +state {IS_WAITING}",
-        (push_no,),
-    ).fetchone()
-    return list(json.loads(text))
-
-
 def record_outcomes(
     connection: sqlite3.Connection,
     outcomes: dict[tuple[int, int], list[int]],
     refusals: Iterable[tuple[int, int]],
     now_ms: int,
-) -> None:
-    """Record acknowledgements, by push and effective QoS, and refusals as (handle, reason code)."""
+    maybe_sets: Collection[int] = (),
+) -> None:  # Hot path.
+    """Record acknowledgements, by push and effective QoS, and refusals as (handle, reason code).
+
+    `maybe_sets`: the pushes among them that may have been stored as sets.
+    """
 
     for handle, code in refusals:
         reason = "packet_too_large" if code == ReasonCode.PACKET_TOO_LARGE else f"reason_code_0x{code:02x}"
@@ -192,7 +176,12 @@ def record_outcomes(
     single: dict[int, list[int]] = {}
     first: list[tuple[int, list[int]]] = []
     given: list[tuple[int, list[int]]] = []
+    in_sets = frozenset(stored_in_sets(connection, maybe_sets)) if maybe_sets else frozenset()
     for (push_no, qos), devices in outcomes.items():
+        if push_no in in_sets:
+            devices = _record_set(connection, push_no, devices, qos, now_ms)
+            if not devices:
+                continue
         if not qos:
             given.append((push_no, devices))
         elif len(devices) == 1:
@@ -220,6 +209,20 @@ def record_outcomes(
                 connection.execute(_SENT_AFTER_END, of_push)
 
 
+def _record_set(connection: sqlite3.Connection, push_no: int, devices: list[int], qos: int, now_ms: int) -> list[int]:
+    """Record one outcome of devices for which a push waits in its sets; those for which it does not, which have rows
+    now."""
+    state = DeliveryState.DELIVERED if qos else DeliveryState.SENT
+    reported = BitMap(devices)
+    if len(devices) < delivery_sets.GROUP_DEVICES:
+        to_rows(connection, push_no, reported)
+        return devices
+    rest = reported - move_set(connection, push_no, reported, state, now_ms, qos=qos)
+    if rest:
+        to_rows(connection, push_no, rest)
+    return list(rest)
+
+
 def _newly_acknowledged(connection: sqlite3.Connection, handles: list[int], qos: int, now_ms: int) -> list[int]:
     """Find the handles that _FIRST has just acknowledged.
 
@@ -244,37 +247,80 @@ def end_rows(
     """End those of the handles that are waiting on disk; how many."""
     if not handles:
         return 0
+    grouped = by_push(handles)
+    ended = 0
+    for push_no in stored_in_sets(connection, grouped):
+        devices = BitMap(grouped[push_no])
+        if len(devices) < delivery_sets.GROUP_DEVICES:
+            to_rows(connection, push_no, devices)
+        else:
+            ended += len(move_set(connection, push_no, devices, state, now_ms, reason=reason))
     log_handles(connection, state.label, now_ms, handles, reason)
-    return connection.execute(_END_HANDLES, (int(state), reason, now_ms, json.dumps(handles))).rowcount
+    return ended + connection.execute(_END_HANDLES, (int(state), reason, now_ms, json.dumps(handles))).rowcount
 
 
 def supersede_rows(
     connection: sqlite3.Connection,
     push_no: int,
+    app_no: int,
     collapse_key: str,
-    is_sent: Callable[[int, int], bool],
+    devices: Iterable[int],
+    sent_of: Callable[[int], list[int]],
     now_ms: int,
-) -> list[int]:
-    """End older waiting deliveries with the push's collapse key on its devices; their handles.
+) -> list[tuple[int, BitMap]]:
+    """End older waiting deliveries with the push's collapse key to its devices; the devices, by push.
 
-    The index has what waits with that key: as a rule one of a device at most, and those in flight.
+    Of rows the index has what waits with that key: as a rule one of a device at most, and those in flight.
     """
+    new = BitMap(devices)
     connection.execute(
         f"UPDATE delivery SET collapse_key = ? WHERE push_no = ? AND +state {IS_WAITING}", (collapse_key, push_no)
     )
-    handles = [
-        handle_of(older, device_no)
-        for older, device_no in connection.execute(
-            "SELECT d.push_no, d.device_no FROM delivery AS n"
-            " CROSS JOIN delivery AS d INDEXED BY delivery_collapse"  # CROSS: in this order, whatever it estimates
-            f"   ON d.device_no = n.device_no AND d.state {IS_WAITING} AND d.collapse_key = ?2 AND d.push_no < ?1"
-            f" WHERE n.push_no = ?1 AND +n.state {IS_WAITING}",
-            (push_no, collapse_key),
-        )
-        if not is_sent(older, device_no)
-    ]
-    end_rows(connection, handles, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
-    return handles
+    ended: list[tuple[int, BitMap]] = []
+    older: dict[int, list[int]] = {}
+    for older_no, device_no in _older_rows(connection, push_no, collapse_key, new):
+        older.setdefault(older_no, []).append(device_no)
+    for older_no, found in older.items():
+        gone = BitMap(found) - BitMap(sent_of(older_no))
+        end_devices(connection, older_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
+        ended.append((older_no, gone))
+    sets = connection.execute(
+        "SELECT DISTINCT w.push_no FROM waiting_set AS w INDEXED BY waiting_set_of_app"
+        " JOIN push AS p ON p.no = w.push_no WHERE w.app_no = ? AND w.push_no < ? AND p.collapse_key = ?",
+        (app_no, push_no, collapse_key),
+    ).fetchall()
+    for (older_no,) in sets:
+        gone = waiting_of(connection, older_no, new) - BitMap(sent_of(older_no)) if new else new
+        end_devices(connection, older_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
+        ended.append((older_no, gone))
+    return [(older_no, gone) for older_no, gone in ended if gone]
+
+
+def _older_rows(
+    connection: sqlite3.Connection, push_no: int, collapse_key: str, devices: BitMap
+) -> list[tuple[int, int]]:
+    """Rows of older pushes, (push number, device number) each, that wait for one of the devices with the key."""
+    by_device = "d.device_no = x.value AND " if len(devices) < LOOKED_UP_DEVICES else ""
+    among = "json_each(?3) AS x CROSS JOIN " if by_device else ""  # CROSS: in this order, whatever it estimates
+    rows = connection.execute(
+        f"SELECT d.push_no, d.device_no FROM {among}delivery AS d INDEXED BY delivery_collapse"
+        f" WHERE {by_device}d.state {IS_WAITING} AND d.collapse_key = ?2 AND d.push_no < ?1",
+        (push_no, collapse_key, *((listed(devices),) if by_device else ())),
+    ).fetchall()
+    return rows if by_device else [row for row in rows if row[1] in devices]
+
+
+def end_devices(
+    connection: sqlite3.Connection, push_no: int, devices: BitMap, state: DeliveryState, reason: str, now_ms: int
+) -> int:
+    """End what waits of a push for these devices; how many."""
+    if not devices:
+        return 0
+    moved = BitMap()
+    if len(devices) >= delivery_sets.GROUP_DEVICES and stored_in_sets(connection, [push_no]):
+        moved = move_set(connection, push_no, devices, state, now_ms, reason=reason)
+    rest = [handle_of(push_no, device_no) for device_no in devices - moved]
+    return len(moved) + end_rows(connection, rest, state, reason, now_ms)
 
 
 def overflow_rows(
@@ -292,7 +338,7 @@ def overflow_rows(
     losers: dict[str, list[int]] = {"mailbox_limit": [], "mailbox_bytes": []}
     for device_no, count, total in crowded:
         evicted = losers["mailbox_limit" if count > limit else "mailbox_bytes"]
-        for push_no, size in least_valuable_first(connection, device_no):
+        for push_no, size in _least_valuable_first(connection, device_no):
             if count <= limit and total <= limit_bytes:
                 break
             if is_sent(push_no, device_no):
@@ -305,6 +351,14 @@ def overflow_rows(
     return [handle for handles in losers.values() for handle in handles]
 
 
+def _least_valuable_first(connection: sqlite3.Connection, device_no: int) -> Iterator[tuple[int, int]]:
+    """Yield (push number, bytes) of what waits for a device, in rows and in sets, the least valuable first."""
+    in_sets = list(mailbox_entries(connection, [app_of(connection, device_no)], BitMap([device_no])))
+    for priority in reversed(range(len(PRIORITIES))):
+        sets = [(entry.push_no, entry.size) for entry in in_sets if entry.priority == priority]
+        yield from merge(rows_of_priority(connection, device_no, priority), sets)
+
+
 def receipt_rows(
     connection: sqlite3.Connection,
     receipts: Sequence[tuple[int, int, str, str | None, str | None]],
@@ -314,6 +368,7 @@ def receipt_rows(
 
     The detail is the action of an `acted`, the reason of a `dismissed`.
     """
+    handles_to_rows(connection, [handle_of(push_no, device_no) for push_no, device_no, *_ in receipts])
     by_event: dict[str, dict[tuple[int, int], list[Any]]] = {}
     for push_no, device_no, event, detail, result in receipts:
         by_event.setdefault(event, {}).setdefault((push_no, device_no), [push_no, device_no, detail, result])
@@ -323,63 +378,6 @@ def receipt_rows(
             log_handles(connection, event, now_ms, [handle_of(*key) for key in of_event])
     for event, rows in by_event.items():
         connection.execute(_RECEIPT_STATEMENTS[event], (now_ms, json.dumps(list(rows.values()))))
-
-
-def end_stale_rows(
-    connection: sqlite3.Connection, handles: list[int], now_ms: int, awaiting_pubrec: AbstractSet[int] = frozenset()
-) -> list[int]:
-    """End the recalled, expired and superseded ones; the handles that are still waiting, in the order given.
-
-    Limited ones are left to the alert limiter, those of `awaiting_pubrec` excepted, which count against caps from now
-    on (see `Ledger.end_stale`).
-    """
-    rows = connection.execute(
-        "SELECT handle.value, d.not_before IS NOT NULL, p.recalled_at IS NOT NULL, p.expires_at <= ?,"
-        " p.collapse_key IS NOT NULL AND EXISTS ("
-        "  SELECT 1 FROM push AS q JOIN delivery AS n ON n.push_no = q.no AND n.device_no = d.device_no"
-        "  WHERE q.app_no = p.app_no AND q.collapse_key = p.collapse_key AND q.no > p.no"
-        f"   AND n.state != {DeliveryState.SUPPRESSED:d})"
-        " FROM json_each(?) AS handle JOIN delivery AS d"
-        f"   ON {row_of_handle('d')} AND +d.state {IS_WAITING}"
-        " JOIN push AS p ON p.no = d.push_no ORDER BY handle.key",
-        (now_ms, json.dumps(handles)),
-    ).fetchall()
-    alive: list[int] = []
-    recalled: list[int] = []
-    expired: list[int] = []
-    superseded: list[int] = []
-    limited: list[int] = []
-    for handle, is_limited, is_recalled, is_expired, is_superseded in rows:
-        verdict = recalled if is_recalled else expired if is_expired else superseded if is_superseded else alive
-        if verdict is alive and is_limited:
-            verdict = alive if handle in awaiting_pubrec else limited
-        verdict.append(handle)
-    if awaiting_pubrec:
-        again = json.dumps([handle for handle in alive if handle in awaiting_pubrec])
-        connection.execute(_USE_ANEW, (now_ms, again))
-    end_rows(connection, recalled, DeliveryState.CANCELLED, "recalled", now_ms)
-    end_rows(connection, expired, DeliveryState.EXPIRED, "ttl", now_ms)
-    end_rows(connection, superseded, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
-    return alive
-
-
-def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: int) -> int:
-    """End what was in flight when the server crashed and is recalled, or superseded by a newer push; how many ended.
-
-    Those of `held` (handles past PUBREC) go on. A recall and a newer push end what waits when they come, so only what
-    was in flight then can be found here. The sweep ends what is over.
-    """
-    suspects = [
-        handle_of(push_no, device_no)
-        for push_no, device_no in connection.execute(
-            "SELECT d.push_no, d.device_no FROM push AS p"
-            f" JOIN delivery AS d ON d.push_no = p.no AND +d.state {IS_WAITING}"
-            " WHERE p.closed_at IS NULL AND (p.recalled_at IS NOT NULL OR p.collapse_key IS NOT NULL)"
-        )
-    ]
-    goes_on = set(held)
-    suspects = [handle for handle in suspects if handle not in goes_on]
-    return len(suspects) - len(end_stale_rows(connection, suspects, now_ms))
 
 
 def sweep_rows(
@@ -397,13 +395,22 @@ def sweep_rows(
     slice.
     """
     due = connection.execute(
-        "SELECT no, app_no FROM push WHERE closed_at IS NULL AND expires_at <= ? AND (ttl > 0 OR accepted_at < ?)"
-        " AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at LIMIT ?",
+        "SELECT no, app_no, in_sets FROM push WHERE closed_at IS NULL AND expires_at <= ?"
+        " AND (ttl > 0 OR accepted_at < ?) AND no NOT IN (SELECT value FROM json_each(?)) ORDER BY expires_at LIMIT ?",
         (now_ms, offered_before, json.dumps(expired_in_flight), SWEEP_PUSHES),
     ).fetchall()
     in_flight: list[int] = []
-    for push_no, app_no in due:
+    room = SWEEP_DEVICES
+    seen = 0
+    for push_no, app_no, in_sets in due:
         sent = sent_of(push_no)
+        if in_sets:
+            if room <= 0:
+                break
+            room -= len(
+                move_set(connection, push_no, None, DeliveryState.EXPIRED, now_ms, reason="ttl", but_not=BitMap(sent))
+            )
+        seen += 1
         among, listed = "device_no NOT IN (SELECT value FROM json_each(?))", json.dumps(sent)
         if log_push(connection, app_no, "expired", now_ms, push_no, "ttl", among, (listed,)):
             connection.execute(
@@ -419,7 +426,7 @@ def sweep_rows(
         "SELECT min(expires_at) FROM push WHERE closed_at IS NULL AND no NOT IN (SELECT value FROM json_each(?))",
         (json.dumps(expired_in_flight + in_flight),),
     ).fetchone()
-    return in_flight, len(due) == SWEEP_PUSHES, next_expiry
+    return in_flight, len(due) == SWEEP_PUSHES or seen < len(due), next_expiry
 
 
 def start_recall(connection: sqlite3.Connection, push_no: int, now_ms: int) -> dict[str, int] | None:
@@ -433,8 +440,7 @@ def start_recall(connection: sqlite3.Connection, push_no: int, now_ms: int) -> d
     (final,) = row
     if final is not None:  # retention has removed its deliveries
         counts = json.loads(final)
-        delivered = [state.label for state in DeliveryState if DeliveryState.SENT <= state <= DeliveryState.ACTED]
-        return {"cancelled": 0, "in_flight": 0, "too_late": sum(counts[label] for label in delivered)}
+        return {"cancelled": 0, "in_flight": 0, "too_late": sum(counts[state.label] for state in _RECALLED_TOO_LATE)}
     connection.execute("UPDATE push SET recalled_at = coalesce(recalled_at, ?) WHERE no = ?", (now_ms, push_no))
     return None
 
@@ -452,10 +458,15 @@ def recall_rows(
         (push_no, after, RECALLED_DELIVERIES - 1),
     ).fetchone()
     here = (after, DEVICE_MASK if edge is None else edge[0])
-    cancelled, among = 0, "device_no > ? AND device_no <= ? AND device_no NOT IN (SELECT value FROM json_each(?))"
+    cancelled = 0
+    in_sets = bool(stored_in_sets(connection, [push_no]))
+    if in_sets and not after:
+        gone = waiting_of(connection, push_no) - BitMap(sent)
+        cancelled = end_devices(connection, push_no, gone, DeliveryState.CANCELLED, "recalled", now_ms)
+    among = "device_no > ? AND device_no <= ? AND device_no NOT IN (SELECT value FROM json_each(?))"
     listed = (*here, json.dumps(sent))
     if log_push(connection, app_no, "cancelled", now_ms, push_no, "recalled", among, listed):
-        cancelled = connection.execute(
+        cancelled += connection.execute(
             f"UPDATE delivery SET state = {DeliveryState.CANCELLED:d}, reason = 'recalled', ended_at = ?"
             f" WHERE push_no = ? AND +state {IS_WAITING} AND {among}",
             (now_ms, push_no, *listed),
@@ -465,13 +476,20 @@ def recall_rows(
         " FROM delivery WHERE push_no = ? AND device_no > ? AND device_no <= ?",
         (push_no, *here),
     ).fetchone()
+    if edge is None and in_sets:  # its counters have all of it
+        found = state_counts(connection, push_no)
+        in_flight = found.get(DeliveryState.WAITING, 0)
+        too_late = sum(found.get(state, 0) for state in _RECALLED_TOO_LATE)
+    elif in_sets:
+        in_flight = too_late = 0
     counts = {"cancelled": cancelled, "in_flight": in_flight, "too_late": too_late}
     return counts, None if edge is None else edge[0]
 
 
 def waiting_handles(connection: sqlite3.Connection, device_no: int, is_sent: Callable[[int, int], bool]) -> list[int]:
     """Handles of what waits for a device and is not in flight."""
-    return [
+    in_sets = pushes_waiting_for(connection, device_no)
+    return [handle_of(push_no, device_no) for push_no in in_sets if not is_sent(push_no, device_no)] + [
         handle_of(push_no, device_no)
         for (push_no,) in connection.execute(
             f"SELECT push_no FROM delivery WHERE device_no = ? AND state {IS_WAITING}", (device_no,)
@@ -482,6 +500,7 @@ def waiting_handles(connection: sqlite3.Connection, device_no: int, is_sent: Cal
 
 def revoke_rows(connection: sqlite3.Connection, device_no: int, now_ms: int) -> int:
     """End what a removed device had waiting or in flight as `revoked`, at most ENDED_DELIVERIES; how many."""
+    device_to_rows(connection, device_no, "true")  # in one go: a later start finds rows
     waiting = connection.execute(
         f"SELECT push_no FROM delivery WHERE device_no = ? AND state {IS_WAITING} LIMIT ?",
         (device_no, ENDED_DELIVERIES),

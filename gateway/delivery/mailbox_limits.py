@@ -5,19 +5,27 @@ only as far as COUNTED_ROWS go in the operation that stores a push; operations o
 have, no further push to many devices of that app is accepted: a mailbox is over its limit by one operation's pushes at
 most, for a moment.
 
-`enforce_rows` runs on the writer thread, everything else on the loop.
+Pushes that wait as sets (`delivery_sets`) are kept few: every read of mailboxes looks at all of its app, and they may
+fill a part of each mailbox only. Of the smallest ones rows are made, slice by slice, when there are too many, and the
+app's next push to many waits until there are not.
+
+`*_rows` runs on the writer thread, everything else on the loop.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from pyroaring import BitMap
+
+from gateway.delivery import delivery_sets
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import overflow_rows, waiting_devices
-from gateway.delivery.mailbox_quota import MailboxQuota, count_mailboxes
+from gateway.delivery.ledger_statements import overflow_rows
+from gateway.delivery.mailbox_quota import Mailbox, MailboxQuota, count_mailboxes
 from gateway.delivery.submission import PendingPush
 
 COUNTED_ROWS = 20_000
@@ -26,23 +34,36 @@ STEP_MAILBOXES = 200
 """Mailboxes that one statement counts at most: 140 ms if all are full after others that were not."""
 FIRST_MAILBOXES = 25
 """Mailboxes of the first statement; twice as many follow while they turn out to be small."""
+REDUCED_DEVICES = 1_000
+"""Devices of a set that become rows in one operation, about 5 ms."""
+SIZE_FACTOR = 4
+"""Bytes of a mailbox in which sets fit beside rows that are not deep, as a factor of those."""
+YOUNG_MS = 5_000
+"""Time after which those that are there have acknowledged a push, and the few others get rows."""
+YOUNG_SETS = 10_000
+"""Pushes that are looked at again then; when there are more, the oldest stay sets until there are too many."""
+SETTLED_SETS = 100
+"""Pushes of which one operation makes rows: those of fewer than 16 devices each, about 8 ms."""
 
 
 @dataclass(slots=True, frozen=True)
 class EnforcedLimits:
     """Result of an operation, for the loop."""
 
-    losers: list[int]
+    losers: list[int] = field(default_factory=list)
     """Handles of deliveries that ended by it."""
-    rest: dict[int, list[int]]
+    rest: dict[int, list[int]] = field(default_factory=dict)
     """App number -> devices whose mailboxes are still to be counted."""
+    crowded: list[int] = field(default_factory=list)
+    """Apps with too many sets."""
 
 
 class MailboxLimits:
     """Keeps mailboxes within their limits, counting as few of them as possible. Loop, but for `*_rows`.
 
     `deliveries` and `size` (bytes) are the limits of a mailbox; `clock_ms` gives server time in milliseconds.
-    `on_caught_up` is called when nothing of an app is behind any more.
+    `storage_left` says whether the disk has room to spare: rows take more of it than sets. `on_caught_up` is called
+    when nothing of an app is behind any more.
     """
 
     def __init__(
@@ -52,59 +73,116 @@ class MailboxLimits:
         size: int,
         clock_ms: Callable[[], int],
         *,
+        storage_left: Callable[[], bool],
         on_caught_up: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._deliveries = deliveries
         self._size = size
         self._clock_ms = clock_ms
+        self._storage_left = storage_left
         self._quota = MailboxQuota(deliveries, size)
         self.behind: dict[int, dict[int, None]] = {}
         """App number -> devices whose mailboxes are still to be counted; the first app is the next."""
-        self._under_way = False
+        self._crowded: dict[int, None] = {}
+        """Apps with too many sets; the first is the next of which some become rows."""
+        self._sets: dict[int, tuple[int, int]] = {}
+        """App number -> pushes that wait as sets, and their bytes, or more."""
+        self._young: deque[tuple[int, int, int]] = deque(maxlen=YOUNG_SETS)
+        """Pushes that were stored as sets: (time of acceptance, push number, app number)."""
+        self._under_way = self._reducing = False
         self.counted_later = 0
         """Mailboxes that were counted after the push that may have filled them, for metrics."""
         self.on_caught_up = on_caught_up
 
+    @property
+    def keeps_sets(self) -> bool:
+        """Whether pushes to many may be stored as sets: those and the rows of a mailbox that is not deep have room."""
+        return (
+            self._deliveries >= 2 * delivery_sets.DEEP_DELIVERIES
+            and self._size >= SIZE_FACTOR * delivery_sets.DEEP_BYTES
+        )
+
+    def apps_behind(self) -> set[int]:
+        """Apps whose pushes to many have to wait."""
+        return {*self.behind, *self._crowded}
+
     def accept_rows(
         self, connection: sqlite3.Connection, pending_pushes: Iterable[PendingPush], now_ms: int
     ) -> EnforcedLimits:
-        """Limit the mailboxes of new pushes, and set the devices of pushes that select them. Writer thread."""
+        """Limit the mailboxes of new pushes. Writer thread."""
         suspects: dict[int, dict[int, None]] = {}
+        crowded: list[int] = []
+        were_deep = BitMap()
         quota = self._quota
         for pending in pending_pushes:
             if not pending.push_no:
                 continue
-            size = pending.frame_size
-            if pending.listed is None:
+            size, app_no = pending.frame_size, pending.app.no
+            if isinstance(pending.devices, BitMap):
                 quota.reserve_everywhere(size)
-                pending.devices = waiting_devices(connection, pending.push_no)
-                full = [device_no for device_no in pending.devices if not quota.has_room(device_no)]
+                deep = delivery_sets.deep_mailboxes(connection, pending.devices)
+                full = [device_no for device_no in deep if not quota.has_room(device_no)]
+                were_deep.update(full)
+                if self._has_too_many_sets(connection, app_no, size):
+                    crowded.append(app_no)
             else:
                 full = [device_no for device_no in pending.devices if not quota.reserve(device_no, size)]
             if full:
-                suspects.setdefault(pending.app.no, {}).update(dict.fromkeys(full))
-        return self.enforce_rows(connection, {app_no: list(found) for app_no, found in suspects.items()}, now_ms)
+                suspects.setdefault(app_no, {}).update(dict.fromkeys(full))
+        counted = {app_no: list(found) for app_no, found in suspects.items()}
+        return replace(self.enforce_rows(connection, counted, now_ms, were_deep), crowded=crowded)
+
+    def _has_too_many_sets(self, connection: sqlite3.Connection, app_no: int, size: int | None = None) -> bool:
+        """Whether the app has too many sets, one of a push of `size` bytes more than before. Writer thread.
+
+        They are counted only when there may be.
+        """
+        most = min(delivery_sets.WAITING_SETS, self._deliveries // delivery_sets.SHARE_OF_MAILBOX)
+        most_bytes = self._size // delivery_sets.SHARE_OF_MAILBOX
+        known = self._sets.get(app_no) if size is not None else None
+        if known is not None and size is not None:
+            known = (known[0] + 1, known[1] + size)
+        if known is None or known[0] > most or known[1] > most_bytes:
+            known = delivery_sets.sets_of_app(connection, app_no)
+        self._sets[app_no] = known
+        return known[0] > most or known[1] > most_bytes
 
     def enforce_rows(
-        self, connection: sqlite3.Connection, suspects: dict[int, list[int]], now_ms: int
+        self,
+        connection: sqlite3.Connection,
+        suspects: dict[int, list[int]],
+        now_ms: int,
+        were_deep: BitMap | None = None,
     ) -> EnforcedLimits:
-        """Count mailboxes and bring them below the limits, as far as is good at once. Writer thread."""
-        counted: list[tuple[int, int, int]] = []
+        """Count mailboxes and bring them below the limits, as far as is good at once. Writer thread.
+
+        `were_deep`: those that were noted as deep.
+        """
+        counted: list[Mailbox] = []
         rest: dict[int, list[int]] = {}
         rows, step = 0, FIRST_MAILBOXES
         for app_no, devices in suspects.items():
             at = 0
             while at < len(devices) and rows < COUNTED_ROWS:
-                found = count_mailboxes(connection, devices[at : at + step])
+                found = count_mailboxes(connection, app_no, devices[at : at + step])
                 at += step
-                of_step = sum(count for _, count, _ in found)
+                of_step = sum(mailbox.deliveries for mailbox in found)
                 rows += of_step
                 counted += found
                 step = min(2 * step, STEP_MAILBOXES) if of_step < 10 * step else FIRST_MAILBOXES
             if at < len(devices):
                 rest[app_no] = devices[at:]
-        crowded = [mailbox for mailbox in counted if mailbox[1] > self._deliveries or mailbox[2] > self._size]
+        deep = BitMap([mailbox.device_no for mailbox in counted if mailbox.is_deep])
+        shallow = BitMap() if were_deep is None else were_deep & BitMap([each.device_no for each in counted])
+        shallow -= deep
+        if deep or shallow:
+            delivery_sets.note_deep_mailboxes(connection, deep, shallow)
+        crowded = [
+            (mailbox.device_no, mailbox.deliveries, mailbox.size)
+            for mailbox in counted
+            if mailbox.deliveries > self._deliveries or mailbox.size > self._size
+        ]
         losers = overflow_rows(connection, crowded, self._deliveries, self._size, self._ledger.is_sent, now_ms)
         # At once and not after the commit: the next acceptance may be stored before that is called back. If this one is
         # rolled back, less is in them than was counted; `forget` is for what it has superseded.
@@ -115,8 +193,59 @@ class MailboxLimits:
         """Count every mailbox anew: an operation was rolled back. Any thread."""
         self._quota.forget()
 
+    def _reduce_rows(self, connection: sqlite3.Connection, app_no: int, now_ms: int) -> tuple[EnforcedLimits, bool]:
+        """Make rows of a slice of the app's smallest set; whether there are still too many sets. Writer thread."""
+        found = EnforcedLimits()
+        smallest = delivery_sets.smallest_set(connection, app_no)
+        if smallest is not None:
+            found = self._to_rows(connection, app_no, smallest[0], REDUCED_DEVICES, now_ms)
+        return found, self._has_too_many_sets(connection, app_no)
+
+    def _to_rows(
+        self, connection: sqlite3.Connection, app_no: int, push_no: int, count: int, now_ms: int
+    ) -> EnforcedLimits:
+        """Make rows of what a push waits for in sets, of `count` devices at most. Writer thread."""
+        devices, size = delivery_sets.some_to_rows(connection, push_no, count)
+        full = [device_no for device_no in devices if not self._quota.reserve(device_no, size)]
+        return self.enforce_rows(connection, {app_no: full} if full else {}, now_ms)
+
+    def accepted_set(self, push_no: int, app_no: int, now_ms: int) -> None:
+        """Note a push that was stored as a set, to look at what is left of it in a while."""
+        self._young.append((now_ms, push_no, app_no))
+
+    def tick(self) -> None:
+        """Make rows of sets with few devices left, a while after their push was accepted. Called a few times a
+        second."""
+        now_ms = self._clock_ms()
+        if self._crowded and not self._reducing:
+            self._reduce()
+        due: list[tuple[int, int]] = []
+        while self._young and self._young[0][0] <= now_ms - YOUNG_MS and len(due) < SETTLED_SETS:
+            _, push_no, app_no = self._young.popleft()
+            due.append((push_no, app_no))
+        if not due or not self._storage_left():
+            return
+
+        def operation(connection: sqlite3.Connection) -> list[EnforcedLimits]:
+            few = delivery_sets.remnants(connection, [push_no for push_no, _ in due])
+            return [
+                self._to_rows(connection, app_no, push_no, delivery_sets.SET_DEVICES, now_ms)
+                for push_no, app_no in due
+                if push_no in few
+            ]
+
+        def on_commit(found: list[EnforcedLimits]) -> None:
+            for each in found:
+                self.enforced(each)
+                self._ledger.note_ended(each.losers)
+
+        self._ledger.submit_until_done(operation, on_commit)
+
     def enforced(self, found: EnforcedLimits) -> None:
         """Count the rest, now that what was counted is on disk."""
+        self._crowded.update(dict.fromkeys(found.crowded))
+        if self._crowded and not self._reducing:
+            self._reduce()
         for app_no, devices in found.rest.items():
             self.behind.setdefault(app_no, {}).update(dict.fromkeys(devices))
             self.counted_later += len(devices)
@@ -147,3 +276,25 @@ class MailboxLimits:
         self._ledger.submit_until_done(
             lambda connection: self.enforce_rows(connection, {app_no: devices}, now_ms), on_commit
         )
+
+    def _reduce(self) -> None:
+        if not self._storage_left():
+            return  # `tick` comes back
+        self._reducing = True
+        app_no = next(iter(self._crowded))
+        now_ms = self._clock_ms()
+
+        def on_commit(found: tuple[EnforcedLimits, bool]) -> None:
+            self._reducing = False
+            limits, still = found
+            del self._crowded[app_no]
+            if still:
+                self._crowded[app_no] = None  # behind the others
+            self.enforced(limits)
+            self._ledger.note_ended(limits.losers)
+            if self._crowded and not self._reducing:
+                self._reduce()
+            if not still:
+                self.on_caught_up()
+
+        self._ledger.submit_until_done(lambda connection: self._reduce_rows(connection, app_no, now_ms), on_commit)

@@ -1,8 +1,12 @@
 """Quotas of mailboxes: how much each can still take before it has to be counted.
 
-A mailbox is counted over its rows, which costs as much as it holds. Only acceptance makes it larger, so what was
-counted once is good until as many pushes have been accepted for the device as there was room for. A guess that is too
-low costs a count; none is ever too high: what ends meanwhile, or is rolled back, is not given back.
+A mailbox is counted over its rows and the sets that it is in, which costs as much as it holds. Only acceptance makes it
+larger, so what was counted once is good until as many pushes have been accepted for the device as there was room for. A
+guess that is too low costs a count; none is ever too high: what ends meanwhile, or is rolled back, is not given back.
+
+Sets are a part of a mailbox at most (`delivery_sets.SHARE_OF_MAILBOX`), so a push that is stored as one asks only for
+*deep* mailboxes, which hold many rows. A device is noted as one when its rows are counted, which happens before they
+are so many.
 
 It belongs to the writer's thread, and is never behind what that has stored.
 """
@@ -11,12 +15,31 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from gateway.delivery_states import IS_WAITING, PRIORITIES
+from pyroaring import BitMap
+
+from gateway.delivery import delivery_sets
+from gateway.delivery_states import IS_WAITING
 
 MAX_DEVICES = 200_000
 """Devices remembered, about 30 MB; over it all are forgotten, and counted again as they come."""
+
+
+class Mailbox(NamedTuple):
+    """The size of what waits for a device, in all and in rows."""
+
+    device_no: int
+    deliveries: int
+    size: int
+    rows: int
+    row_bytes: int
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether sets may bring it above a limit."""
+        return self.rows >= delivery_sets.DEEP_DELIVERIES or self.row_bytes >= delivery_sets.DEEP_BYTES
 
 
 class MailboxQuota:
@@ -51,13 +74,17 @@ class MailboxQuota:
         self._everybody[0] += 1
         self._everybody[1] += size
 
-    def counted(self, mailboxes: Iterable[tuple[int, int, int]]) -> None:
-        """Remember mailboxes as they are on disk now: (device number, deliveries, bytes) each."""
+    def counted(self, mailboxes: Iterable[Mailbox]) -> None:
+        """Remember mailboxes as they are on disk now."""
         deliveries, size = self._everybody
-        for device_no, count, total in mailboxes:
+        for mailbox in mailboxes:
             if len(self._until) >= MAX_DEVICES:
                 self._until.clear()
-            self._until[device_no] = [deliveries + self._deliveries - count, size + self._size - total]
+            count, total = self._deliveries - mailbox.deliveries, self._size - mailbox.size
+            if not mailbox.is_deep:
+                count = min(count, delivery_sets.DEEP_DELIVERIES - mailbox.rows)
+                total = min(total, delivery_sets.DEEP_BYTES - mailbox.row_bytes)
+            self._until[mailbox.device_no] = [deliveries + count, size + total]
 
     def forget(self) -> None:
         """Have every mailbox counted again. Any thread."""
@@ -67,30 +94,33 @@ class MailboxQuota:
 # -- on the writer thread ----------------------------------------------------------------------------------------------
 
 
-def count_mailboxes(connection: sqlite3.Connection, devices: Iterable[int]) -> list[tuple[int, int, int]]:
-    """Count what waits for each device: (device number, deliveries, bytes); those with nothing are left out. Writer
-    thread."""
+def count_mailboxes(connection: sqlite3.Connection, app_no: int, devices: Sequence[int]) -> list[Mailbox]:
+    """Count what waits for each of these devices of an app; those with nothing are left out. Writer thread."""
     (text,) = connection.execute(
         "SELECT json_group_array(json_array(device_no, count, total)) FROM ("
         " SELECT device_no, count(*) AS count, sum(size) AS total FROM delivery INDEXED BY delivery_mailbox"
         f" WHERE state {IS_WAITING} AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no)",
         (json.dumps(list(devices)),),
     ).fetchone()
-    return [(device_no, count, total) for device_no, count, total in json.loads(text)]
+    found = {device_no: Mailbox(device_no, count, total, count, total) for device_no, count, total in json.loads(text)}
+    for entry in delivery_sets.mailbox_entries(connection, [app_no], BitMap(devices)):
+        for device_no in entry.devices:
+            before = found.get(device_no) or Mailbox(device_no, 0, 0, 0, 0)
+            found[device_no] = before._replace(deliveries=before.deliveries + 1, size=before.size + entry.size)
+    return list(found.values())
 
 
-def least_valuable_first(connection: sqlite3.Connection, device_no: int) -> Iterator[tuple[int, int]]:
-    """Yield (push number, bytes) of what waits for a device, the least valuable first. Writer thread.
+def rows_of_priority(connection: sqlite3.Connection, device_no: int, priority: int) -> Iterator[tuple[int, int]]:
+    """Yield (push number, bytes) of the rows that wait for a device with a priority, the oldest first. Writer thread.
 
     No more is read than is taken.
     """
-    for priority in reversed(range(len(PRIORITIES))):
-        rows = connection.execute(
-            "SELECT push_no, size FROM delivery INDEXED BY delivery_mailbox"
-            f" WHERE device_no = ? AND state {IS_WAITING} AND priority = ? ORDER BY push_no",
-            (device_no, priority),
-        )
-        try:
-            yield from rows
-        finally:
-            rows.close()
+    rows = connection.execute(
+        "SELECT push_no, size FROM delivery INDEXED BY delivery_mailbox"
+        f" WHERE device_no = ? AND state {IS_WAITING} AND priority = ? ORDER BY push_no",
+        (device_no, priority),
+    )
+    try:
+        yield from rows
+    finally:
+        rows.close()

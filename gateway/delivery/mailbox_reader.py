@@ -27,10 +27,13 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pyroaring import BitMap
+
+from gateway.delivery.delivery_sets import mailbox_entries
 from gateway.delivery.engine import Message
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
 from gateway.delivery.push import ActivePush, last_push_no, load_pushes
@@ -241,10 +244,11 @@ class MailboxReader:
         self, connected: list[DeviceConnection], priority: int, limit: int, now_ms: int
     ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush], list[int]]]:
         devices = [device.device_no for device in connected]
+        apps = {device.app_no for device in connected}
         ledger = self._ledger
 
         def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush], list[int]]:
-            pages = page_rows(connection, devices, priority, limit, ledger.is_sent, now_ms, ledger.limited)
+            pages = page_rows(connection, devices, apps, priority, limit, ledger.is_sent, now_ms, ledger.limited)
             ended: list[int] = []
             if ledger.limited and priority == 0:
                 passed, ended = ledger.check_in_place(connection, devices, now_ms)
@@ -316,13 +320,14 @@ class MailboxReader:
 def page_rows(
     connection: sqlite3.Connection,
     devices: list[int],
+    apps: Collection[int],
     priority: int,
     limit: int,
     is_sent: Callable[[int, int], bool],
     now_ms: int,
     limited: bool = False,
 ) -> list[_Page]:
-    """Read for each device number the oldest `limit` waiting pushes of this priority. Writer thread.
+    """Read for each device number, of these apps, the oldest `limit` waiting pushes of this priority. Writer thread.
 
     Left out are those in flight, and limited ones, where there may be any (that costs a look at each row). Fewer pages
     than asked for if they would be more than READ_BYTES. One row comes back, whatever is found: each row is a pass of
@@ -345,11 +350,19 @@ def page_rows(
         f"   AND d.push_no < coalesce(stop, 1 << 62) AND p.expires_at > ?3{here}))) FROM edge",
         (json.dumps(devices), priority, now_ms, limit, ALL_PRIORITIES),
     ).fetchone()
+    in_sets, below = _sets_of(connection, devices, apps, priority, limit, now_ms)
     pages: list[_Page] = []
     budget = READ_BYTES
     for device_no, (is_last, next_priority, rows) in zip(devices, json.loads(text), strict=True):
         push_nos: list[int] = []
-        for push_no, size in sorted(rows):
+        rows = sorted(map(tuple, rows))
+        next_priority = min(next_priority, below.get(device_no, ALL_PRIORITIES))
+        if device_no in in_sets:
+            # Rows behind the last one may have not been read.
+            rows = sorted(rows + [row for row in in_sets[device_no] if is_last or row < rows[-1]])
+            if len(rows) > limit:
+                rows, is_last = rows[:limit], False
+        for push_no, size in rows:
             if is_sent(push_no, device_no):
                 continue
             if budget <= 0:
@@ -361,3 +374,28 @@ def page_rows(
         if budget <= 0:
             break
     return pages
+
+
+def _sets_of(
+    connection: sqlite3.Connection, devices: list[int], apps: Collection[int], priority: int, limit: int, now_ms: int
+) -> tuple[dict[int, list[tuple[int, int]]], dict[int, int]]:
+    """Read what waits in sets for these devices: the oldest pushes of this priority, one more than `limit` at most, as
+    (push number, bytes); and the most urgent priority below it that there is."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    below: dict[int, int] = {}
+    wanted = BitMap(devices)
+    unknown = BitMap(devices)  # those for which something more urgent than what is known may be found
+    for entry in mailbox_entries(connection, apps, wanted, now_ms=now_ms, least_priority=priority):
+        if entry.priority == priority:
+            for device_no in entry.devices & wanted:
+                pushes = found.setdefault(device_no, [])
+                pushes.append((entry.push_no, entry.size))
+                if len(pushes) > limit:
+                    wanted.discard(device_no)
+        else:
+            for device_no in entry.devices & unknown:
+                if entry.priority < below.get(device_no, ALL_PRIORITIES):
+                    below[device_no] = entry.priority
+                    if entry.priority == priority + 1:
+                        unknown.discard(device_no)
+    return found, below

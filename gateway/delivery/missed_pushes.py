@@ -15,8 +15,10 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
+from gateway.delivery.delivery_sets import missed_of
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery_states import MISSED, DeliveryState, is_one_of
 from gateway.store.protocols import Timers, Writer
@@ -103,25 +105,50 @@ def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now_ms:
 
     Device number -> `{"count", "reasons": {state: n}, "pushes": [{"push_id", "state", "reason", "ended_at"}]}`.
     """
-    gaps: dict[int, dict[str, Any]] = {}
-    for device_no, push_id, state, reason, ended_at in connection.execute(
-        "SELECT v.no, p.id, d.state, d.reason, d.ended_at FROM json_each(?) AS wanted"
+    rows = connection.execute(
+        "SELECT v.no, p.id, d.state, d.reason, d.ended_at, p.no FROM json_each(?) AS wanted"
         " CROSS JOIN device AS v ON v.no = wanted.value"
         f" CROSS JOIN delivery AS d INDEXED BY delivery_missed ON d.device_no = v.no AND d.state {is_one_of(*MISSED)}"
         "  AND d.ended_at > coalesce(v.gap_told_to, 0) AND d.ended_at <= ?"
         " JOIN push AS p ON p.no = d.push_no ORDER BY wanted.key, d.ended_at",
         (json.dumps(devices), now_ms),
-    ):
+    ).fetchall()
+    in_sets, looked_to = _missed_in_sets(connection, devices, now_ms)
+    # What ended behind where sets were looked at is told the next time, in rows too.
+    rows = [row for row in rows if row[4] <= looked_to.get(row[0], now_ms)]
+    gaps: dict[int, dict[str, Any]] = {}
+    for device_no, push_id, state, reason, ended_at, _ in sorted(rows + in_sets, key=itemgetter(4, 5)):
         gap = gaps.setdefault(device_no, {"count": 0, "reasons": {}, "pushes": []})
         label = DeliveryState(state).label
         gap["count"] += 1
         gap["reasons"][label] = gap["reasons"].get(label, 0) + 1
         if gap["count"] <= LISTED_PUSHES:
             gap["pushes"].append({"push_id": push_id, "state": label, "reason": reason, "ended_at": rfc3339(ended_at)})
+    told_to = dict.fromkeys(gaps, now_ms) | looked_to
     connection.execute(
-        "UPDATE device SET gap_told_to = ? WHERE no IN (SELECT value FROM json_each(?))",
-        (now_ms, json.dumps(list(gaps))),
+        "UPDATE device SET gap_told_to = told.value ->> 1 FROM json_each(?) AS told WHERE device.no = told.value ->> 0",
+        (json.dumps(list(told_to.items())),),
     )
     for device_no, gap in gaps.items():
         log_of_device(connection, "device.gap", now_ms, device_no, gap)
     return gaps
+
+
+def _missed_in_sets(
+    connection: sqlite3.Connection, devices: list[int], now_ms: int
+) -> tuple[list[tuple[Any, ...]], dict[int, int]]:
+    """What devices have missed of pushes that were stored as sets, as rows; and up to when that was looked at."""
+    told_to = dict(
+        connection.execute(
+            "SELECT no, coalesce(gap_told_to, 0) FROM device WHERE no IN (SELECT value FROM json_each(?))",
+            (json.dumps(devices),),
+        ).fetchall()
+    )
+    found, looked_to = missed_of(connection, told_to, now_ms)
+    ids = dict(
+        connection.execute(
+            "SELECT no, id FROM push WHERE no IN (SELECT value FROM json_each(?))",
+            (json.dumps(list({missed.push_no for missed in found})),),
+        ).fetchall()
+    )
+    return [(one.device_no, ids[one.push_no], one.state, one.reason, one.at, one.push_no) for one in found], looked_to

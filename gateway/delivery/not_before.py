@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.app_slices import EVERY_DEVICE, PushPart
+from gateway.delivery.delivery_sets import device_to_rows
 from gateway.delivery.handles import row_of_handle
 from gateway.delivery.submission import PendingPush
 from gateway.delivery_states import IS_WAITING
@@ -93,6 +94,7 @@ def mark_device_rows(connection: sqlite3.Connection, device_no: int, now_ms: int
             f" WHERE device_no = ?2 AND state {IS_WAITING} AND not_before IS NOT NULL"
         )
     else:
+        device_to_rows(connection, device_no, "kind = 'alert'")
         among = (
             "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
             f" WHERE d.device_no = ?2 AND d.state {IS_WAITING} AND p.kind = 'alert'"
@@ -105,6 +107,7 @@ def mark_device_rows(connection: sqlite3.Connection, device_no: int, now_ms: int
 
 def mark_channels_rows(connection: sqlite3.Connection, device_no: int, channels: Sequence[str]) -> int:
     """Mark the critical pushes of these channels that wait for a device; how many."""
+    device_to_rows(connection, device_no, "priority = 0 AND kind IN ('alert', 'in_app')")
     return connection.execute(
         "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND not_before IS NULL AND push_no IN ("
         " SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"

@@ -14,10 +14,12 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from gateway.delivery.consent import PreferenceStore
-from gateway.delivery_states import DeliveryState, is_one_of
+from gateway.delivery.whole_deliveries import whole_deliveries
+from gateway.delivery_states import DeliveryState
 from gateway.device_topics import device_topic
 from gateway.store.database import Database
 
@@ -80,12 +82,11 @@ class Notices:
         after: int | None = 0
         while after is not None:
             looked_from = after
-            rows = await self._database.read(
+            rows, after = await self._database.read(
                 lambda connection: _showing_devices(connection, push_id, looked_from)  # noqa: B023  awaited here
             )
             for _, device_id in rows:
                 self.send(app_id, device_id, "clear", {"push_ids": [push_id]})
-            after = rows[-1][0] if len(rows) == CLEARED_DEVICES else None
 
     def send(self, app_id: str, device_id: str, kind: str, content: dict[str, Any]) -> None:
         """Send one notice to a device."""
@@ -94,14 +95,20 @@ class Notices:
         self._publish(device_topic(app_id, device_id, "notices"), payload.encode())
 
 
-def _showing_devices(connection: sqlite3.Connection, push_id: str, after: int) -> list[tuple[int, str]]:
-    """Find devices, (number, id) each, that may still show a push. Reader thread.
+def _showing_devices(
+    connection: sqlite3.Connection, push_id: str, after: int
+) -> tuple[list[tuple[int, str]], int | None]:
+    """Find devices, (number, id) each, that may still show a push, and where to go on. Reader thread.
 
     They have acknowledged it, were sent it with QoS 0, or have it in flight: still waiting on disk.
     """
-    return connection.execute(
-        "SELECT d.device_no, v.id FROM push AS p CROSS JOIN delivery AS d ON d.push_no = p.no AND d.device_no > ?2"
-        f" AND d.state {is_one_of(*_MAY_SHOW)} CROSS JOIN device AS v ON v.no = d.device_no AND v.removed_at IS NULL"
-        " WHERE p.id = ?1 AND p.kind IN ('alert', 'in_app') ORDER BY d.device_no LIMIT ?3",
-        (push_id, after, CLEARED_DEVICES),
+    push = connection.execute("SELECT no FROM push WHERE id = ? AND kind IN ('alert', 'in_app')", (push_id,)).fetchone()
+    if push is None:
+        return [], None
+    showing = (one.device_no for one in whole_deliveries(connection, push[0], after) if one.state in _MAY_SHOW)
+    numbers = list(islice(showing, CLEARED_DEVICES))
+    rows = connection.execute(
+        "SELECT v.no, v.id FROM json_each(?) AS x CROSS JOIN device AS v ON v.no = x.value AND v.removed_at IS NULL",
+        (json.dumps(numbers),),
     ).fetchall()
+    return rows, numbers[-1] if len(numbers) == CLEARED_DEVICES else None

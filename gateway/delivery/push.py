@@ -279,6 +279,7 @@ class ActivePush:
         "channel",
         "collapse_key",
         "expires_at",
+        "in_sets",
         "kind",
         "no",
         "priority",
@@ -304,6 +305,7 @@ class ActivePush:
         accepted_at: int,
         expires_at: int,
         recalled: bool = False,
+        in_sets: bool = False,
     ) -> None:
         self.no = no
         self.push_id = push_id
@@ -313,6 +315,8 @@ class ActivePush:
         self.collapse_key = collapse_key
         self.expires_at = expires_at
         self.recalled = recalled
+        self.in_sets = in_sets
+        """Whether its deliveries were stored as sets."""
         self.sent: set[int] = set()
         """Device numbers to which it was handed over and whose outcome is not on disk yet."""
         self.kind = kind
@@ -422,7 +426,9 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-_COLUMNS = "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at"
+_COLUMNS = (
+    "no, id, kind, priority, qos, ttl, collapse_key, channel, content, accepted_at, expires_at, recalled_at, in_sets"
+)
 
 
 def push_number(connection: sqlite3.Connection, app_no: int, push_id: str) -> int | None:
@@ -464,6 +470,7 @@ def _active_push(row: Sequence[Any]) -> ActivePush:
         accepted_at=row[9],
         expires_at=row[10],
         recalled=row[11] is not None,
+        in_sets=bool(row[12]),
     )
 
 

@@ -33,10 +33,12 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from pyroaring import BitMap
 
 from gateway.audience.time_zones import is_time_zone
 from gateway.auth import DeviceIdentity
 from gateway.delivery.consent import CONSENT_ACTIONS, DeviceSettings, PreferenceStore, TooManyChoices
+from gateway.delivery.delivery_sets import to_rows
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.engine import PACKET_ID_BITS, Message, ReasonCode
 from gateway.delivery.handles import handle_of
@@ -519,6 +521,15 @@ def _store_receipts(
     now_ms: int,
 ) -> None:
     wanted = [[receipt.push_id, message.device_no] for message, receipt in receipts]
+    in_sets: dict[int, list[int]] = {}
+    for push_no, device_no in connection.execute(
+        "SELECT p.no, wanted.value ->> 1 FROM json_each(?) AS wanted JOIN push AS p ON p.id = wanted.value ->> 0"
+        " WHERE p.in_sets",
+        (json.dumps(wanted),),
+    ).fetchall():
+        in_sets.setdefault(push_no, []).append(device_no)
+    for push_no, devices in in_sets.items():
+        to_rows(connection, push_no, BitMap(devices))
     found = {
         index: (push_no, acted)
         for index, push_no, acted in connection.execute(

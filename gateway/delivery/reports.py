@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
+from pyroaring import BitMap
+
+from gateway.delivery.delivery_sets import pushes_waiting_for, state_counts, waiting_of
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push import push_number
+from gateway.delivery.whole_deliveries import WholeDelivery, whole_deliveries
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
 from gateway.errors import problem
 from gateway.pages import ListPage, fill_page
@@ -32,6 +37,9 @@ _PUSH = (
     "no, id, kind, priority, qos, ttl, collapse_key, channel, target, content, accepted_at, expires_at,"
     " recalled_at, targeted, suppressed, final_counts"
 )
+_ENTRY = "p.priority, p.no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at"
+FIRST_IDS, MORE_IDS = 100, 1_000
+"""Deliveries whose device ids are read together: a page has 100 unless more are asked for."""
 COUNTED_DELIVERIES = 500_000
 """Deliveries that are counted for a page of pushes, about 50 ms of a reader: pushes to whole fleets make it shorter."""
 
@@ -68,7 +76,7 @@ class Reports:
 
         def choose(connection: sqlite3.Connection) -> tuple[list[int], bool]:
             rows = connection.execute(
-                "SELECT no, iif(final_counts IS NULL, targeted, 0) FROM push"
+                "SELECT no, iif(final_counts IS NULL AND NOT in_sets, targeted, 0) FROM push"
                 " WHERE app_no = ? AND gone_at IS NULL AND no < ? ORDER BY no DESC LIMIT ?",
                 (app_no, before if before is not None else 2**62, limit + 1),
             )
@@ -119,16 +127,7 @@ class Reports:
                 raise problem(
                     "gone", "the deliveries of this push were removed by retention; its counts remain a while"
                 )
-            rows: Iterable[Any] = connection.execute(
-                "SELECT d.device_no, v.id, d.state, d.reason, d.qos, d.delivered_at, d.displayed_at, d.dismissed_at,"
-                " d.opened_at, d.acted_at, d.ended_at, d.action, d.result, d.not_before,"
-                " r.id, coalesce(a.count, 0) FROM delivery AS d LEFT JOIN device AS v ON v.no = d.device_no"
-                " LEFT JOIN push AS r ON r.no = d.replaced_by"
-                " LEFT JOIN failed_attempt AS a ON a.push_no = d.push_no AND a.device_no = d.device_no"
-                " WHERE d.push_no = ? AND d.device_no > ? AND (?3 IS NULL OR d.state = ?3)"
-                f"{'' if device_no is None else ' AND d.device_no = ?4'} ORDER BY d.device_no",
-                (push_no, after if after is not None else 0, stored, *(() if device_no is None else (device_no,))),
-            )
+            rows = _with_ids(connection, push_no, whole_deliveries(connection, push_no, after or 0, stored, device_no))
             if state is DeliveryState.WAITING:
                 rows = (row for row in rows if row[0] not in in_flight)
             elif state is DeliveryState.SENT:
@@ -148,14 +147,19 @@ class Reports:
 
         def read(connection: sqlite3.Connection) -> dict[str, Any]:
             rows = connection.execute(
-                "SELECT d.priority, d.push_no, p.id, p.kind, p.collapse_key, p.accepted_at, p.expires_at, d.size,"
-                " d.not_before, coalesce(a.count, 0)"
+                f"SELECT {_ENTRY}, d.size, d.not_before, coalesce(a.count, 0)"
                 " FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
                 " LEFT JOIN failed_attempt AS a ON a.push_no = d.push_no AND a.device_no = d.device_no"
                 f" WHERE d.device_no = ? AND d.state {IS_WAITING} AND (d.priority, d.push_no) > (?, ?)"
                 " ORDER BY d.priority, d.push_no LIMIT ?",
                 (device_no, priority, after, limit + 1),
             ).fetchall()
+            rows += connection.execute(
+                f"SELECT {_ENTRY}, p.size, NULL, 0 FROM json_each(?1) AS w CROSS JOIN push AS p ON p.no = w.value"
+                " WHERE (p.priority, p.no) > (?2, ?3) ORDER BY p.priority, p.no LIMIT ?4",
+                (json.dumps(pushes_waiting_for(connection, device_no)), priority, after, limit + 1),
+            ).fetchall()
+            rows.sort(key=itemgetter(0, 1))
             items = [
                 {
                     "push_id": row[2],
@@ -177,19 +181,48 @@ class Reports:
         return await self._database.write(read, app_no)
 
 
+def _with_ids(
+    connection: sqlite3.Connection, push_no: int, deliveries: Iterable[WholeDelivery]
+) -> Iterator[Sequence[Any]]:
+    """Add what other tables say of deliveries: (.., device id, .., id of the push that replaced it, attempts)."""
+    remaining = iter(deliveries)
+    count = FIRST_IDS
+    while some := list(islice(remaining, count)):
+        found = connection.execute(
+            "SELECT v.id, r.id, coalesce(a.count, 0) FROM json_each(?) AS w"
+            " LEFT JOIN device AS v ON v.no = w.value ->> 0 LEFT JOIN push AS r ON r.no = w.value ->> 1"
+            " LEFT JOIN failed_attempt AS a ON a.push_no = ? AND a.device_no = w.value ->> 0"
+            " ORDER BY w.key",
+            (json.dumps([(one.device_no, one.replaced_by) for one in some]), push_no),
+        ).fetchall()
+        for one, (device_id, replaced_by, attempts) in zip(some, found, strict=True):
+            yield (
+                *(one.device_no, device_id, one.state, one.reason, one.qos, one.delivered_at, one.displayed_at),
+                *(one.dismissed_at, one.opened_at, one.acted_at, one.ended_at, one.action, one.result),
+                *(one.not_before, replaced_by, attempts),
+            )
+        count = MORE_IDS
+
+
 def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:
     """Count deliveries by state, exclusive; `sent` are the devices handed over to when the snapshot was taken."""
     counts = {state.label: 0 for state in DeliveryState}
-    for state, count in connection.execute(
-        "SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,)
-    ):
-        counts[DeliveryState(state).label] = count
+    kept = state_counts(connection, push_no)
+    if kept:
+        counts.update({state.label: count for state, count in kept.items()})
+    else:
+        for state, count in connection.execute(
+            "SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,)
+        ):
+            counts[DeliveryState(state).label] = count
     if sent:
         (in_flight,) = connection.execute(
             "SELECT count(*) FROM delivery WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?))"
             f" AND +state {IS_WAITING}",
             (push_no, json.dumps(sent)),
         ).fetchone()
+        if kept:
+            in_flight += len(waiting_of(connection, push_no, BitMap(sent)))
         counts["waiting"] -= in_flight
         counts["sent"] += in_flight
     return counts

@@ -16,6 +16,7 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
+from gateway.delivery.delivery_sets import remove_sets
 from gateway.delivery.event_log import remove_events
 from gateway.delivery.funnels import HOUR_MS, finish_row
 from gateway.delivery.reports import count_states
@@ -92,10 +93,12 @@ def find_finished(
     """
     rows = connection.execute(
         "SELECT p.expires_at, p.no, p.accepted_at, CASE WHEN p.accepted_at <= ?1 AND NOT EXISTS"
-        f" (SELECT 1 FROM delivery AS d WHERE d.push_no = p.no AND +d.state {IS_WAITING}) THEN coalesce("
+        f" (SELECT 1 FROM delivery AS d WHERE d.push_no = p.no AND +d.state {IS_WAITING})"
+        " AND NOT EXISTS (SELECT 1 FROM waiting_set AS w WHERE w.push_no = p.no) THEN max(coalesce("
         "  (SELECT max(max(coalesce(d.delivered_at, 0), coalesce(d.displayed_at, 0), coalesce(d.dismissed_at, 0),"
         "   coalesce(d.opened_at, 0), coalesce(d.acted_at, 0), coalesce(d.ended_at, 0)))"
-        "   FROM delivery AS d WHERE d.push_no = p.no), 0) END"
+        "   FROM delivery AS d WHERE d.push_no = p.no), 0),"
+        "  coalesce((SELECT max(o.at) FROM outcome_set AS o WHERE o.push_no = p.no), 0)) END"
         " FROM push AS p WHERE p.closed_at IS NULL AND (p.expires_at, p.no) > (?2, ?3)"
         " ORDER BY p.expires_at, p.no LIMIT ?4",
         (before, *after, READ_PUSHES),
@@ -177,6 +180,7 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
         if count == room:  # there may be more of it
             break
         connection.execute("DELETE FROM failed_attempt WHERE push_no = ?", (push_no,))
+        remove_sets(connection, push_no)
         connection.execute("UPDATE push SET swept_at = closed_at WHERE no = ?", (push_no,))
     return removed + len(pushes)
 
@@ -196,7 +200,9 @@ def _remove_devices(connection: sqlite3.Connection) -> int:
     """
     removed = connection.execute(
         "DELETE FROM device WHERE no IN (SELECT no FROM device WHERE removed_at < coalesce("
-        " (SELECT accepted_at FROM push WHERE no = (SELECT min(push_no) FROM delivery)), ?) LIMIT ?) RETURNING no",
+        " (SELECT accepted_at FROM push WHERE no = min(coalesce((SELECT min(push_no) FROM delivery), ?1),"
+        "  coalesce((SELECT min(push_no) FROM outcome_set), ?1),"
+        "  coalesce((SELECT min(push_no) FROM waiting_set), ?1))), ?1) LIMIT ?2) RETURNING no",
         (2**62, SLICE_ROWS),
     ).fetchall()
     if removed:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pyroaring import BitMap
+
 from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, Target, not_yet_supported, wire_size
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
@@ -69,7 +71,9 @@ class PendingPush:
     push_no: int = 0
     """0: nothing of it was stored, `answer` says why."""
     push_id: str = ""
-    devices: Sequence[int] = ()
+    devices: Sequence[int] | BitMap = ()
+    """Numbers of those that are to get it; a set if it was stored as one."""
+    in_sets: bool = False
     unknown: tuple[str, ...] = ()
     targeted: int = 0
     limited: bool = False
@@ -107,6 +111,7 @@ class PendingPush:
             content=self.whole_content if self.fetch_within else self.content,
             accepted_at=accepted_at,
             expires_at=accepted_at + request.ttl * 1000,
+            in_sets=self.in_sets,
         )
 
 

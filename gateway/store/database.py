@@ -44,6 +44,7 @@ from gateway.store.errors import StorageDamaged, StorageError, StorageFailed, ex
 from gateway.store.migrations import migrate
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
 from gateway.store.server_time import StoredClock, read_stored_clock
+from gateway.store.set_functions import add_set_functions
 from gateway.store.write_queue import WriteOperation, WriteQueue
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,7 @@ READER_THREADS = 3
 PROGRESS_STEPS = 20_000
 """Steps of SQLite's machine, about 1 ms, after which a read for an app looks whether it has taken too long."""
 BUSY_MS = 2_500
-"""Time that a connection waits for another process that has the file locked. A caller may wait behind one that waits
-already, so at most twice as long: a client's usual patience is 10 s."""
+"""Time that a connection waits for another process's lock, twice for who is behind: a client's patience is 10 s."""
 START_BUSY_MS = 10_000
 """Time that a start waits for it, when nobody waits yet: another start may be migrating."""
 CACHE_KIBIBYTES = 65_536
@@ -476,6 +476,7 @@ def make_engine(path: Path, busy_ms: int | None = None) -> Engine:
     @event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None  # we say BEGIN and COMMIT ourselves: groups, savepoints, snapshots
+        add_set_functions(connection)
         pages = log_pages(os.statvfs(path.parent))
         if path.stat().st_size == 0:
             # Before anything else; see `give_back`. Not of any other file: it would write to that.

@@ -7,14 +7,19 @@ Conventions: `no` is the internal integer key, `id` the public name. Times are i
 Two choices carry the speed. `delivery` is WITHOUT ROWID, clustered by (push_no, device_no), so a fan-out appends and
 its acknowledgements touch neighbouring rows. The mailbox is a *partial* index over waiting deliveries only: it is the
 device's queue in mailbox order, and history costs it nothing.
+
+The deliveries of a push to many devices are sets (`waiting_set`, `outcome_set`) until something is true of one alone;
+`delivery/delivery_sets.py` explains them.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import BLOB, Column, Index, Text, text
+from typing import Any
+
+from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
-from gateway.delivery_states import IS_WAITING, MISSED, is_one_of
+from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
 
 
 class Application(SQLModel, table=True):
@@ -222,6 +227,8 @@ class Push(SQLModel, table=True):
     gone_at: int | None = None
     """Time when the counts went as well: the row is a tombstone, and the push answers 410 for as long as they were
     kept."""
+    in_sets: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """1: its deliveries were stored as sets (`WaitingSet`), and their states are counted (`DeliveryCount`)."""
 
 
 class FailedAttempt(SQLModel, table=True):
@@ -257,8 +264,8 @@ class Delivery(SQLModel, table=True):
         ),
         Index(
             "delivery_collapse",
-            "device_no",
             "collapse_key",
+            "device_no",
             "push_no",
             sqlite_where=text(f"state {IS_WAITING} AND collapse_key IS NOT NULL"),
         ),
@@ -292,6 +299,76 @@ class Delivery(SQLModel, table=True):
     collapse_key: str | None = None
     """The push's, of those that were waiting when they were accepted: for the index, where a newer push finds what it
     supersedes."""
+    counted: int | None = None
+    """1: the push was stored as sets, so its states are counted; the trigger `delivery_counted` does that for rows."""
+
+
+class WaitingSet(SQLModel, table=True):
+    """The devices of one segment for which a push waits, as a set: entries of their mailboxes."""
+
+    __tablename__ = "waiting_set"
+    __table_args__ = (
+        # With a rowid, as `DeviceSet`.
+        Index("waiting_set_mailbox", "segment", "app_no", "priority", "push_no"),
+        Index("waiting_set_of_app", "app_no", "push_no", "count"),
+    )
+    push_no: int = Field(primary_key=True)
+    segment: int = Field(primary_key=True)
+    """Device numbers without their last 16 bits."""
+    app_no: int
+    priority: int
+    count: int
+    """Devices in the set; at least 1."""
+    devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
+    """Device numbers, a serialized roaring bitmap."""
+
+
+class OutcomeSet(SQLModel, table=True):
+    """Devices of one segment whose deliveries of a push left the waiting set together. It never changes; a device that
+    has a row in `delivery` is what that says."""
+
+    __tablename__ = "outcome_set"
+    __table_args__ = (
+        Index("outcome_set_of_push", "push_no", "segment"),
+        Index("outcome_set_missed", "segment", "at", sqlite_where=text(f"state {is_one_of(*MISSED)}")),
+        {"sqlite_autoincrement": True},  # an event names the set for longer than it may be there
+    )
+    no: int | None = Field(default=None, primary_key=True)
+    push_no: int
+    segment: int
+    state: int
+    reason: str | None = None
+    qos: int | None = None
+    at: int
+    """`delivered_at` or `ended_at` of each."""
+    count: int
+    devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
+
+
+class DeliveryCount(SQLModel, table=True):
+    """Number of deliveries of a push in a state, rows included, if the push was stored as sets."""
+
+    __tablename__ = "delivery_count"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    push_no: int = Field(primary_key=True)
+    state: int = Field(primary_key=True)
+    count: int
+
+
+class DeepMailbox(SQLModel, table=True):
+    """Devices of one segment with many waiting rows: only those may get above a limit by sets.
+
+    `delivery/mailbox_quota` explains it.
+    """
+
+    __tablename__ = "deep_mailbox"
+    segment: int | None = Field(default=None, primary_key=True)
+    devices: bytes = Field(sa_column=Column(BLOB, nullable=False))
+
+
+@event.listens_for(SQLModel.metadata.tables["delivery"], "after_create")
+def _create_trigger(_: Table, connection: Connection, **__: Any) -> None:
+    connection.exec_driver_sql(COUNTED_TRIGGER)
 
 
 class AlertUse(SQLModel, table=True):
@@ -368,8 +445,7 @@ class EventEntry(SQLModel, table=True):
     push_no: int | None = None
     """Number of the push, of an event of deliveries."""
     devices: str | None = Field(default=None, sa_column=Column(Text))
-    """JSON array of the device numbers; none: those of the push that ended at this time for this reason. Of
-    connections: (device number, when, content) each."""
+    """JSON array of the device numbers. Of connections: (device number, when, content) each."""
     reason: str | None = None
     device_no: int | None = None
     """Number of the device, of any other event of a device."""
@@ -377,6 +453,8 @@ class EventEntry(SQLModel, table=True):
     """JSON of what else there is to say of it."""
     size: int
     """Devices in it, as far as known."""
+    outcome_no: int | None = None
+    """Number of the outcome set that has the devices, instead of `devices`."""
 
 
 class Webhook(SQLModel, table=True):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 
-HEAD = "0017"
+HEAD = "0018"
 """The newest revision in `versions/`; a test compares."""
 
 

@@ -71,24 +71,28 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pyroaring import BitMap
+
 from broker import outbound
 from broker.broker import Broker
 from broker.connection import Connection
 from broker.protocol.packets import Publish
 from gateway.__main__ import main
-from gateway.delivery import acceptance, event_log, ledger_statements, receipts, reports
+from gateway.delivery import acceptance, event_log, ledger_statements, push_store, receipts, reports
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.analytics import Analytics
 from gateway.delivery.connection_events import ConnectionEvents
+from gateway.delivery.delivery_sets import handles_to_rows
 from gateway.delivery.device_connections import DeviceConnections, Presence
 from gateway.delivery.engine import ACKNOWLEDGED, Body, EmbeddedEngine, Message
 from gateway.delivery.event_log import Event, EventPage, log_handles
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import end_rows
+from gateway.delivery.ledger_statements import end_devices
 from gateway.delivery.mailbox_reader import HandOverState
 from gateway.delivery.push import ActivePush
+from gateway.delivery.push_store import PushStore
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef, PendingPush, Submission, pending_push
@@ -190,6 +194,7 @@ def ends(state: DeliveryState, reason: str) -> Callable[[], None]:
             now = server._clock_ms()
 
             def operation(connection: sqlite3.Connection) -> None:
+                handles_to_rows(connection, [handle])
                 log_handles(connection, state.label, now, [handle], reason)
                 connection.execute(
                     "UPDATE delivery SET state = ?, reason = ?, ended_at = ? WHERE push_no = ? AND device_no = ?",
@@ -339,12 +344,15 @@ def reordered_page(order: Callable[[list[ActivePush]], list[ActivePush]]) -> Cal
 
 
 def urgent_last() -> None:
-    insert = vars(acceptance)["insert_single_rows"]
+    insert, insert_set = vars(push_store)["insert_single_rows"], vars(push_store)["insert_set"]
 
     def insert_upside_down(connection: sqlite3.Connection, rows: list[tuple[int, int, int, int, int]]) -> None:
         insert(connection, [(push, device, 3 - priority, size, state) for push, device, priority, size, state in rows])
 
-    vars(acceptance)["insert_single_rows"] = insert_upside_down
+    vars(push_store)["insert_single_rows"] = insert_upside_down
+    vars(push_store)["insert_set"] = lambda connection, push, app, priority, devices: insert_set(
+        connection, push, app, 3 - priority, devices
+    )
 
 
 def new_names() -> None:
@@ -418,38 +426,34 @@ def gives_up() -> None:
 
 
 def collapses_newest() -> None:
-    supersede = vars(acceptance)["supersede_rows"]
+    supersede = vars(push_store)["supersede_rows"]
 
-    def supersede_newest(connection: sqlite3.Connection, push_no: int, collapse_key: str, *rest: Any) -> list[int]:
+    def supersede_newest(
+        connection: sqlite3.Connection, push_no: int, app_no: int, collapse_key: str, *rest: Any
+    ) -> list[tuple[int, BitMap]]:
         connection.execute("SAVEPOINT tried")
-        older = supersede(connection, push_no, collapse_key, *rest)
+        older = supersede(connection, push_no, app_no, collapse_key, *rest)
         connection.execute("ROLLBACK TO tried")
         connection.execute("UPDATE delivery SET collapse_key = ? WHERE push_no = ?", (collapse_key, push_no))
-        newer = [handle_of(push_no, handle & DEVICE_MASK) for handle in older]
-        end_rows(connection, newer, DeliveryState.SUPERSEDED, "collapse_key", rest[-1])
-        return newer
+        newer = BitMap.union(BitMap(), *(devices for _, devices in older))
+        end_devices(connection, push_no, newer, DeliveryState.SUPERSEDED, "collapse_key", rest[-1])
+        return [(push_no, newer)]
 
-    vars(acceptance)["supersede_rows"] = supersede_newest
+    vars(push_store)["supersede_rows"] = supersede_newest
 
 
 def overflows_newest() -> None:
-    in_order = vars(ledger_statements)["least_valuable_first"]
-    vars(ledger_statements)["least_valuable_first"] = lambda *arguments: reversed(list(in_order(*arguments)))
+    in_order = vars(ledger_statements)["_least_valuable_first"]
+    vars(ledger_statements)["_least_valuable_first"] = lambda *arguments: reversed(list(in_order(*arguments)))
 
 
 def twice() -> None:
-    Acceptance._remembered = lambda self, connection, pending, key, now_ms: None  # type: ignore[method-assign]
+    PushStore.remembered = lambda self, connection, pending, key, now_ms: None  # type: ignore[method-assign]
 
 
 def fewer() -> None:
-    insert: Callable[..., int] = vars(acceptance)["insert_selected_rows"]
-
-    def insert_fewer(
-        connection: sqlite3.Connection, push_no: int, priority: int, size: int, select: str, *rest: Any
-    ) -> int:
-        return insert(connection, push_no, priority, size, f"SELECT no FROM ({select}) WHERE no % 7", *rest)
-
-    vars(acceptance)["insert_selected_rows"] = insert_fewer
+    select = vars(push_store)["selected_devices"]
+    vars(push_store)["selected_devices"] = lambda *arguments: BitMap(no for no in select(*arguments) if no % 7)
 
 
 def shuffled() -> None:
@@ -652,6 +656,7 @@ def no_mailbox() -> None:
     async def recover_mostly(self: DeviceConnections) -> None:
         def lose(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM delivery WHERE state = 0 AND push_no % 20 = 0")
+            connection.execute("DELETE FROM waiting_set WHERE push_no % 20 = 0")
 
         await self._database.write(lose)
         await recover(self)
@@ -687,7 +692,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "again": again,
     "never-drained": never_read,
     "gives-up": gives_up,
-    "collapses-none": lambda: vars(acceptance).update(supersede_rows=lambda *_: []),
+    "collapses-none": lambda: vars(push_store).update(supersede_rows=lambda *_: []),
     "collapses-newest": collapses_newest,
     "overflows-newest": overflows_newest,
     "twice": twice,

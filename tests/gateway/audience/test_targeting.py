@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.audience.targeting import device_rows, select_sql
+from gateway.audience.device_sets import ALL_TAG, add_devices, selected_devices
+from gateway.audience.targeting import device_rows
 from tests.gateway.delivery.machinery import fresh_database
 
 DEVICES = [(3, 1, "c", None), (1, 1, "a", None), (2, 1, "b", None), (4, 1, "gone", 99), (5, 2, "a", None)]
@@ -28,16 +29,17 @@ def connection() -> Iterator[sqlite3.Connection]:
         " VALUES (?, ?, ?, ?, x'', 0, 0)",
         DEVICES,
     )
-    for no, app_no, *_ in DEVICES:
-        connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (?, 'hall', ?)", (app_no, no))
-    connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'lobby', 2)")
+    for no, app_no, _, removed_at in DEVICES:
+        if removed_at is None:
+            add_devices(connection, app_no, ALL_TAG, [no])
+            add_devices(connection, app_no, "hall", [no])
+    add_devices(connection, 1, "lobby", [2])
     yield connection
     connection.close()
 
 
 def selected(connection: sqlite3.Connection, app_no: int, target: Selection) -> list[int]:
-    sql, parameters = select_sql(app_no, target)
-    return [no for (no,) in connection.execute(sql, parameters)]
+    return list(selected_devices(connection, app_no, target))
 
 
 def test_ids_become_the_numbers_of_live_devices_of_the_app(connection: sqlite3.Connection) -> None:

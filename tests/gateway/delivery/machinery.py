@@ -19,6 +19,7 @@ from gateway.audience.device_sets import ALL_TAG, add_devices
 from gateway.auth import DeviceIdentity
 from gateway.delivery.engine import ACKNOWLEDGED, COMPLETED, LOST, EngineEvents, Message
 from gateway.store import models
+from gateway.store.set_functions import add_set_functions
 
 assert models.Delivery.__tablename__ == "delivery"  # the import defines the tables
 T = TypeVar("T")
@@ -29,7 +30,24 @@ def fresh_database() -> sqlite3.Connection:
     """All tables in memory, and one app."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     connection.deserialize(_fresh_database())
+    add_set_functions(connection)
+    connection.execute(WHOLE_DELIVERY)
     return connection
+
+
+WHOLE_DELIVERY = (
+    "CREATE TEMP VIEW whole_delivery AS"
+    " SELECT push_no, device_no, priority, size, state, reason, qos, delivered_at, displayed_at, dismissed_at,"
+    " opened_at, acted_at, ended_at, action, result, not_before, replaced_by FROM delivery"
+    " UNION ALL SELECT w.push_no, x.value, p.priority, p.size, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,"
+    " NULL, NULL, NULL, NULL"
+    " FROM waiting_set AS w JOIN push AS p ON p.no = w.push_no CROSS JOIN json_each(devices_json(w.devices)) AS x"
+    " UNION ALL SELECT o.push_no, x.value, p.priority, p.size, o.state, o.reason, o.qos, iif(o.state = 10, o.at, NULL),"
+    " NULL, NULL, NULL, NULL, iif(o.state >= 20, o.at, NULL), NULL, NULL, NULL, NULL"
+    " FROM outcome_set AS o JOIN push AS p ON p.no = o.push_no CROSS JOIN json_each(devices_json(o.devices)) AS x"
+    " WHERE NOT EXISTS (SELECT 1 FROM delivery AS d WHERE d.push_no = o.push_no AND d.device_no = x.value)"
+)
+"""Every delivery as a row, wherever it is stored: for tests, in SQL of their own."""
 
 
 @cache

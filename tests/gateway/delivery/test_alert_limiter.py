@@ -555,7 +555,7 @@ def test_an_app_without_rules_has_no_gate(world: World) -> None:
     world.connect()
     world.alert()
     assert not world.ledger.limited
-    assert world.row("SELECT count(*) FROM delivery WHERE not_before IS NOT NULL") == (0,)
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE not_before IS NOT NULL") == (0,)
 
 
 class Schedules(RuleBasedStateMachine):
@@ -765,7 +765,7 @@ class Schedules(RuleBasedStateMachine):
     @invariant()
     def every_end_has_its_reason(self) -> None:
         for state, reason, ttl in self.world.connection.execute(
-            "SELECT d.state, d.reason, p.ttl FROM delivery AS d JOIN push AS p ON p.no = d.push_no"
+            "SELECT d.state, d.reason, p.ttl FROM whole_delivery AS d JOIN push AS p ON p.no = d.push_no"
         ):
             assert (state == 30) == (reason in ("channel_muted", "capped", "quiet_hours")), (state, reason)
             if reason in self.dropping and ttl:

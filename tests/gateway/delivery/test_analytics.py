@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.audience.device_sets import add_devices
 from gateway.audience.policy import NewChannel
 from gateway.delivery.analytics import STAGES
 from gateway.delivery.event_log import last_position, remove_events_to
@@ -250,6 +251,7 @@ def test_a_large_push_is_counted_in_parts(world: World, monkeypatch: pytest.Monk
     monkeypatch.setattr("gateway.delivery.funnels.PART_DELIVERIES", 2)
     monkeypatch.setattr("gateway.delivery.funnels.WRITER_DELIVERIES", 2)
     world.connection.execute("INSERT INTO device_tag (app_no, tag, device_no) VALUES (1, 'foyer', 1), (1, 'foyer', 3)")
+    add_devices(world.connection, 1, "foyer", [1, 3])
     for device_no in (1, 2, 3):
         world.connect(device_no)
     large, small = push(world), push(world, {"device": "d1"})

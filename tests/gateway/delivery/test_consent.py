@@ -22,11 +22,14 @@ from tests.gateway.delivery.world import ALERT, APP, World
 @contextmanager
 def full_disk(world: World) -> Iterator[None]:
     """For deliveries."""
-    world.connection.execute(
-        "CREATE TRIGGER full BEFORE UPDATE ON delivery BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-    )
+    triggers = {"full": "UPDATE ON delivery", "full_of_sets": "INSERT ON outcome_set"}
+    for name, event in triggers.items():
+        world.connection.execute(
+            f"CREATE TRIGGER {name} BEFORE {event} BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
     yield
-    world.connection.execute("DROP TRIGGER full")
+    for name in triggers:
+        world.connection.execute(f"DROP TRIGGER {name}")
 
 
 def test_a_denied_device_gets_no_alert(world: World) -> None:
@@ -166,7 +169,7 @@ def test_what_was_handed_over_while_consent_was_withdrawn_is_delivered_when_ackn
     assert world.state(push_id) == ("delivered", "after_suppressed")
     world.says("receipts", {"push_id": push_id, "event": "acted", "action": "play", "result": {"table": 7}})
     assert world.state(push_id) == ("acted", "after_suppressed")
-    assert world.row("SELECT action, result FROM delivery") == ("play", '{"table": 7}')
+    assert world.row("SELECT action, result FROM whole_delivery") == ("play", '{"table": 7}')
     assert world.counts(push_id) == {"targeted": 1, "acted": 1}
     world.check_events()
 
@@ -425,7 +428,7 @@ class Minds(RuleBasedStateMachine):
 
     @invariant()
     def every_end_has_its_reason(self) -> None:
-        for state, reason in self.world.connection.execute("SELECT state, reason FROM delivery"):
+        for state, reason in self.world.connection.execute("SELECT state, reason FROM whole_delivery"):
             assert state in (0, 10, 30)
             assert (state == 30) == (reason in ("no_consent", "channel_muted")), (state, reason)
 

@@ -14,7 +14,7 @@ def test_a_removed_device_ends_everything_revoked_also_in_flight(world: World) -
     push = world.push()
     assert world.remove() == 1
     world.settle()
-    assert world.row("SELECT state, reason FROM delivery") == (31, "device_removed")
+    assert world.row("SELECT state, reason FROM whole_delivery") == (31, "device_removed")
     assert world.connections.online == 0
     assert world.counts(push.push_id) == {"targeted": 1, "revoked": 1}
 

@@ -75,7 +75,7 @@ def test_an_acknowledgement_leaves_alone_when_nothing_is_stored(world: World) ->
     for _ in range(2):
         world.timers.turn()
     world.writer.commit_group()
-    assert world.row("SELECT count(*) FROM delivery WHERE state = 10") == (1,)
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 10") == (1,)
     world.settle()
     assert world.state(push_id)[0] == "delivered"
 
@@ -105,5 +105,5 @@ def test_what_has_gathered_while_others_were_recorded_leaves_at_once_if_it_is_mu
     world.writer.call_back()
     assert len(world.writer.queue) == 1
     world.writer.commit_group()
-    assert world.row("SELECT count(*) FROM delivery WHERE state = 10") == (3,)
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 10") == (3,)
     world.settle()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.auth import DeviceIdentity
-from gateway.delivery import fan_out
+from gateway.delivery import delivery_sets, fan_out
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
 from gateway.delivery.push import PushRequest
@@ -29,6 +29,7 @@ from gateway.delivery.reports import count_states
 from gateway.delivery.submission import AcceptedPush
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.errors import Problem
+from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.machinery import HandOver
 from tests.gateway.delivery.world import APP, World
 
@@ -62,8 +63,15 @@ def _slices_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Life(RuleBasedStateMachine):
-    @initialize()
-    def start(self) -> None:
+    @initialize(form=st.sampled_from(["rows", "sets", "mixed"]))
+    def start(self, form: str) -> None:
+        """`mixed`: a push to one device is a row, and what one device does makes a row of a set."""
+        self.patched = pytest.MonkeyPatch()
+        if form != "rows":
+            store_everything_as_sets(self.patched)
+        if form == "mixed":
+            self.patched.setattr(delivery_sets, "SET_DEVICES", 2)
+            self.patched.setattr(delivery_sets, "GROUP_DEVICES", 2)
         self.world = World(devices=DEVICES, mailbox_limit=MAILBOX_LIMIT)
         self.accepted: dict[str, int] = {}
         self.recalled: set[int] = set()
@@ -93,6 +101,7 @@ class Life(RuleBasedStateMachine):
         finally:
             self.abandon_requests()
             self.world.close()
+            self.patched.undo()
 
     def abandon_requests(self) -> None:
         for task in self.tasks:
@@ -104,7 +113,7 @@ class Life(RuleBasedStateMachine):
     def handed_over(self, client_id: str, hand_over: HandOver) -> None:
         push_no, device_no = hand_over.handle >> DEVICE_BITS, hand_over.handle & DEVICE_MASK
         state, ttl, expires_at, priority, kind, channel = self.world.connection.execute(
-            "SELECT d.state, p.ttl, p.expires_at, p.priority, p.kind, p.channel FROM delivery d"
+            "SELECT d.state, p.ttl, p.expires_at, p.priority, p.kind, p.channel FROM whole_delivery d"
             " JOIN push p ON p.no = d.push_no"
             " WHERE d.push_no = ? AND d.device_no = ?",
             (push_no, device_no),
@@ -210,7 +219,7 @@ class Life(RuleBasedStateMachine):
         self.recorded = {
             (push_no, device_no)
             for push_no, device_no in self.world.connection.execute(
-                "SELECT push_no, device_no FROM delivery WHERE state BETWEEN 10 AND 14"
+                "SELECT push_no, device_no FROM whole_delivery WHERE state BETWEEN 10 AND 14"
             )
         }
 
@@ -317,7 +326,7 @@ class Life(RuleBasedStateMachine):
         self.world.run(self.world.connections.recover())
 
     def rows_now(self) -> dict[tuple[int, int], tuple[Any, ...]]:
-        rows = self.world.connection.execute("SELECT push_no, device_no, state FROM delivery")
+        rows = self.world.connection.execute("SELECT push_no, device_no, state FROM whole_delivery")
         return {(push_no, device_no): rest for push_no, device_no, *rest in rows}
 
     # -- what always holds
@@ -330,8 +339,17 @@ class Life(RuleBasedStateMachine):
             counts = count_states(self.world.connection, push_no, self.world.ledger.sent_of(push_no))
             assert sum(counts.values()) == targeted, (push_id, counts)
             assert min(counts.values()) >= 0, (push_id, counts)
+            stored = count_states(self.world.connection, push_no, ())
+            found = {
+                DeliveryState(state).label: count
+                for state, count in self.world.connection.execute(
+                    "SELECT state, count(*) FROM whole_delivery WHERE push_no = ? GROUP BY state", (push_no,)
+                )
+            }
+            assert {label: count for label, count in stored.items() if count} == found, "counted as it is stored"
+            assert sum(found.values()) == targeted, "each delivery is in one place"
         for key_push, key_device, state, reason, *stamps in self.world.connection.execute(
-            f"SELECT push_no, device_no, state, reason, {STAMPS} FROM delivery"
+            f"SELECT push_no, device_no, state, reason, {STAMPS} FROM whole_delivery"
         ).fetchall():
             key = (key_push, key_device)
             row = (state, *stamps)
@@ -350,7 +368,7 @@ class Life(RuleBasedStateMachine):
         for session in self.world.engine.sessions.values():
             for hand_over in session.inflight if session.connected and session.resumed else ():
                 (state,) = self.world.connection.execute(
-                    "SELECT state FROM delivery WHERE push_no = ? AND device_no = ?",
+                    "SELECT state FROM whole_delivery WHERE push_no = ? AND device_no = ?",
                     (hand_over.handle >> DEVICE_BITS, hand_over.handle & DEVICE_MASK),
                 ).fetchone()
                 assert state != DeliveryState.EXPIRED, "ended although it may still be acknowledged"
@@ -376,7 +394,8 @@ class Life(RuleBasedStateMachine):
                     self.world.engine.settle(client_id, 0)
         self.states_are_conserved_and_move_along_the_arrows()
         alive = self.world.connection.execute(
-            "SELECT count(*) FROM delivery d JOIN push p ON p.no = d.push_no WHERE d.state = 0 AND p.expires_at > ?",
+            "SELECT count(*) FROM whole_delivery d JOIN push p ON p.no = d.push_no"
+            " WHERE d.state = 0 AND p.expires_at > ?",
             (self.world.now,),
         ).fetchone()
         assert alive == (0,), "connected, in time, and never handed over"
@@ -385,12 +404,12 @@ class Life(RuleBasedStateMachine):
             self.world.ledger.sweep()
             self.world.writer.drain()
         self.states_are_conserved_and_move_along_the_arrows()
-        assert self.world.connection.execute("SELECT count(*) FROM delivery WHERE state = 0").fetchone() == (0,)
+        assert self.world.connection.execute("SELECT count(*) FROM whole_delivery WHERE state = 0").fetchone() == (0,)
         states = {key: state for key, (state,) in self.rows_now().items()}
         proved = {key: states[key] for key in self.proved if key in states}  # a receipt may be of another's push
         assert not {key: state for key, state in proved.items() if state not in {*RECEIPTS, DeliveryState.REVOKED}}
         assert not self.world.connection.execute(
-            "SELECT 1 FROM delivery WHERE state = 14 AND (action IS NULL OR result IS NULL)"
+            "SELECT 1 FROM whole_delivery WHERE state = 14 AND (action IS NULL OR result IS NULL)"
         ).fetchone(), "a result was lost"
 
 
@@ -398,12 +417,13 @@ Life.TestCase.settings = settings(stateful_step_count=60, deadline=None, suppres
 TestLife = Life.TestCase
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_long_life(seed: int, full: int) -> None:
+@pytest.mark.parametrize("form", ["rows", "sets", "mixed"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_long_life(seed: int, form: str, full: int) -> None:
     """The same machine, driven by dice for longer than hypothesis goes: it finds short stories, dice find busy days."""
     for round_ in range(full):
         life = Life()
-        life.start()
+        life.start(form)
         try:
             live(life, random.Random(seed + 1000 * round_))
         finally:

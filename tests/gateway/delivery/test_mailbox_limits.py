@@ -22,8 +22,8 @@ def test_what_there_is_no_time_for_is_limited_by_operations_of_its_own(
     world.run(world.acceptance.accept_many(APP, [everybody] * 3))
     while world.acceptance.limits.behind:
         world.turn()
-    assert world.row("SELECT count(*) FROM delivery WHERE state = 0") == (15,)
-    assert world.row("SELECT count(*) FROM delivery WHERE state = 23") == (9,)
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 0") == (15,)
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 23") == (9,)
     assert world.acceptance.limits.counted_later > 0
 
 

@@ -110,7 +110,7 @@ def test_a_revoked_delivery_never_moves(world: World) -> None:
     payload = json.dumps({"push_id": push_id, "event": "opened"}).encode()
     world.receipts.published("d1", identity, Message(topic, Body(payload)), lambda code: None)
     world.settle()
-    assert world.row("SELECT state FROM delivery") == (31,)
+    assert world.row("SELECT state FROM whole_delivery") == (31,)
 
 
 def test_a_receipt_for_a_push_it_was_no_target_of_is_dropped_and_shown(world: World) -> None:
@@ -133,7 +133,7 @@ def test_the_acknowledgement_leaves_after_the_commit(world: World, push_id: str)
     world.timers.turn()
     assert answers == []
     world.writer.commit_group()
-    assert world.row("SELECT state FROM delivery") == (13,)
+    assert world.row("SELECT state FROM whole_delivery") == (13,)
     world.writer.call_back()
     assert answers == [0]
 
@@ -420,7 +420,7 @@ def test_a_message_that_is_stored_in_parts_is_known_with_its_last(
     world.timers.turn()
     world.writer.commit_group()
     states = [
-        world.row("SELECT state FROM delivery WHERE push_no = (SELECT no FROM push WHERE id = ?)", i) for i in ids
+        world.row("SELECT state FROM whole_delivery WHERE push_no = (SELECT no FROM push WHERE id = ?)", i) for i in ids
     ]
     assert (DeliveryState.OPENED,) in states, "the first part is stored"
     assert (DeliveryState.DELIVERED,) in states, "and not the last"

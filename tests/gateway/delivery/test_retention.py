@@ -52,7 +52,7 @@ def test_deliveries_leave_and_final_counts_stay(world: World) -> None:
     assert before == {"targeted": 3, "delivered": 1, "expired": 2}
     world.passes(30 * DAY + 1)
     assert sweep(world) > 0
-    assert world.row("SELECT count(*) FROM delivery") == (0,)
+    assert world.row("SELECT count(*) FROM whole_delivery") == (0,)
     assert world.counts(push.push_id) == before
     assert world.run(world.ledger.recall(1, push.push_id)) == {"cancelled": 0, "in_flight": 0, "too_late": 1}
     with pytest.raises(Problem) as refusal:
@@ -67,7 +67,7 @@ def test_a_push_with_a_long_ttl_leaves_when_all_of_it_has_ended(world: World) ->
     waiting = world.push({"device": "d2"}, ttl=365 * DAY)
     world.passes(31 * DAY)
     sweep(world)
-    assert world.row("SELECT count(*) FROM delivery") == (1,)
+    assert world.row("SELECT count(*) FROM whole_delivery") == (1,)
     assert world.counts(delivered.push_id) == {"targeted": 1, "delivered": 1}
     assert world.counts(waiting.push_id) == {"targeted": 1, "waiting": 1}
 
@@ -165,7 +165,7 @@ def test_many_small_pushes_leave_together(world: World, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(world.writer, "write", counted)
     sweep(world)
-    assert world.row("SELECT count(*) FROM delivery") == (0,)
+    assert world.row("SELECT count(*) FROM whole_delivery") == (0,)
     assert len(operations) < 10
 
 
@@ -176,7 +176,7 @@ def test_a_large_push_leaves_in_slices(world: World, monkeypatch: pytest.MonkeyP
     before = [world.counts(push.push_id) for push in pushes]
     world.passes(31 * DAY)
     sweep(world)
-    assert world.row("SELECT count(*) FROM delivery") == (0,)
+    assert world.row("SELECT count(*) FROM whole_delivery") == (0,)
     assert [world.counts(push.push_id) for push in pushes] == before
 
 
@@ -204,7 +204,7 @@ def test_who_opted_out_after_a_push_is_known_when_its_deliveries_are_gone(world:
     world.passes(2 * DAY)
     world.passes(31 * DAY)
     sweep(world)
-    assert world.row("SELECT count(*) FROM delivery") == (0,)
+    assert world.row("SELECT count(*) FROM whole_delivery") == (0,)
     assert world.run(world.analytics.of_push(APP.no, push_id))["opted_out"] == 1
 
 

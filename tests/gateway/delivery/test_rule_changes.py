@@ -39,9 +39,10 @@ def one_slice(world: World) -> None:
 
 
 def limited(world: World) -> int:
-    return int(world.row("SELECT count(*) FROM delivery WHERE not_before IS NOT NULL")[0])
+    return int(world.row("SELECT count(*) FROM whole_delivery WHERE not_before IS NOT NULL")[0])
 
 
+@pytest.mark.parametrize("form", ["rows"], indirect=True)  # of sets a slice is of many devices
 def test_a_pass_is_made_of_slices_and_others_come_in_between(world: World) -> None:
     for _ in range(3):
         world.alert({"all": True})
@@ -135,6 +136,7 @@ def test_what_the_rules_do_not_concern_keeps_its_place(world: World) -> None:
     assert world.received() == sent
 
 
+@pytest.mark.parametrize("form", ["rows"], indirect=True)  # of sets a slice is of many devices
 def test_apps_take_turns(world: World) -> None:
     world.connection.execute("INSERT INTO application (no, id, created_at) VALUES (2, 'other', 0)")
     for _ in range(2):

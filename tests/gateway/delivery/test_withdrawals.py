@@ -28,7 +28,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def ended(world: World) -> int:
-    return int(world.row("SELECT count(*) FROM delivery WHERE state <> 0")[0])
+    return int(world.row("SELECT count(*) FROM whole_delivery WHERE state <> 0")[0])
 
 
 def until_some_ended(world: World, operation: Coroutine[Any, Any, Any]) -> None:
@@ -62,6 +62,7 @@ def test_a_recall_counts_all_its_parts(world: World) -> None:
     world.check_events()
 
 
+@pytest.mark.parametrize("form", ["rows"], indirect=True)  # a set is recalled in one piece
 def test_a_recall_that_a_kill_interrupts_is_finished(world: World) -> None:
     recalled = world.push({"all": True}).push_id
     until_some_ended(world, world.ledger.recall(APP.no, recalled))
@@ -100,8 +101,8 @@ def test_the_removal_of_a_device_that_a_kill_interrupts_is_finished(world: World
     until_some_ended(world, world.connections.remove_device(1, "d1", forget))
     assert ended(world) == 2
     world.run(world.connections.recover())
-    assert world.row("SELECT count(*) FROM delivery WHERE device_no = 1 AND reason = 'device_removed'") == (5,)
-    assert world.row("SELECT count(*) FROM delivery WHERE device_no = 2 AND state = 0") == (5,)
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE device_no = 1 AND reason = 'device_removed'") == (5,)
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE device_no = 2 AND state = 0") == (5,)
     world.check_events()
 
 

@@ -182,6 +182,7 @@ class World:
         self.now += int(seconds * 1000)
         self.ledger.sweep()
         self.alert_limiter.tick()
+        self.acceptance.limits.tick()
         self.settle()
 
     def says(self, leaf: str, payload: Any, device_no: int = 1) -> int | None:
@@ -242,8 +243,8 @@ class World:
                 told.setdefault((event["data"]["push_id"], event["data"]["device_id"]), []).append(what)
         stamps = (*RECEIPT_STATES, "ended")
         for push_id, device_id, state, reason, *times in self.connection.execute(
-            f"SELECT p.id, v.id, d.state, d.reason, {', '.join(f'd.{name}_at' for name in stamps)} FROM delivery AS d"
-            " JOIN push AS p ON p.no = d.push_no JOIN device AS v ON v.no = d.device_no"
+            f"SELECT p.id, v.id, d.state, d.reason, {', '.join(f'd.{name}_at' for name in stamps)}"
+            " FROM whole_delivery AS d JOIN push AS p ON p.no = d.push_no JOIN device AS v ON v.no = d.device_no"
         ).fetchall():
             end = DeliveryState(state).label if state >= 20 else str(reason).removeprefix("after_")
             expected = {end if name == "ended" else name: at for name, at in zip(stamps, times, strict=True) if at}

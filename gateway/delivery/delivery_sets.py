@@ -1,0 +1,579 @@
+"""Deliveries as sets of devices: what a push to many is stored as, until something is true of one device alone.
+
+A delivery of such a push (`Push.in_sets`) is in exactly one of three places:
+
+    waiting_set   the devices of a segment for which the push waits, those in flight included
+    outcome_set   devices that left it together: acknowledged in one group, or ended for one reason; appended, and
+                  never changed
+    delivery      its row; it wins over an outcome
+
+`to_rows` moves deliveries from their set to rows in the state that they are in; what is done to one device is done to
+its row (`ledger_statements`). `move_set` moves devices from the waiting set to an outcome, with its event. Both keep
+the numbers by state (`delivery_count`), together with the trigger of the table `delivery`.
+
+A blob holds the whole device numbers of a *segment*, 65,536 consecutive ones: 8 KiB at most, some 20 bytes if they are
+consecutive. Whoever asks about one device reads the blobs of its segment alone.
+
+Beside `ledger_statements` this is the only SQL that writes the state of a delivery. What moves something runs on the
+writer thread, inside an operation; the rest wherever there is a snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import SEGMENT_BITS
+from gateway.delivery.event_log import ENTRY_DEVICES, log_outcome
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
+from gateway.delivery_states import MISSED, DeliveryState, is_one_of
+
+SET_DEVICES = 24
+"""Devices of a segment that are worth a set: fewer are written, acknowledged and counted as rows at less cost."""
+GROUP_DEVICES = 4
+"""Devices that leave a waiting set together as an outcome; fewer get rows, so that what trickles in for a day does not
+leave thousands of tiny sets to look through."""
+WAITING_SETS = 200
+"""Pushes of an app that wait as sets: each read of mailboxes looks at all of them, 3 to 10 µs each."""
+SHARE_OF_MAILBOX = 4
+"""Sets fill this part of a mailbox's limits at most, as its divisor."""
+MISSED_SETS = 2_000
+"""Outcomes that are looked at for what devices have missed, about 10 ms; the next time goes on behind them."""
+DEEP_DELIVERIES = 100
+"""Rows of a *deep* mailbox, which is counted when a set may bring it above its limit. Below it none can be: sets and
+these are less than the limits, or there are no sets."""
+DEEP_BYTES = 256 * 1024
+
+
+def pack(devices: BitMap) -> bytes:
+    """Serialize a set for its row."""
+    devices.run_optimize()
+    packed: bytes = devices.serialize()
+    return packed
+
+
+def unpack(blob: bytes) -> BitMap:
+    return BitMap.deserialize(blob)
+
+
+def segments_of(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
+    """Divide a set by segments: (segment, its devices) each."""
+    while devices:
+        segment = devices.min() >> SEGMENT_BITS
+        if devices.max() >> SEGMENT_BITS == segment:
+            yield segment, devices
+            return
+        here = devices & BitMap(range(segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS))
+        yield segment, here
+        devices = devices - here
+
+
+def are_worth_sets(devices: BitMap) -> bool:
+    """Whether so many devices, so close together, are stored at less cost as sets than as rows."""
+    return len(devices) >= SET_DEVICES * sum(1 for _ in segments_of(devices))
+
+
+def listed(devices: BitMap) -> str:
+    """The JSON array of a set's devices."""
+    return str(devices.to_array().tolist())
+
+
+# -- moving: writer thread ---------------------------------------------------------------------------------------------
+
+
+def insert_set(connection: sqlite3.Connection, push_no: int, app_no: int, priority: int, devices: BitMap) -> None:
+    """Store the deliveries of a new push to these devices: it waits for all of them."""
+    connection.executemany(
+        "INSERT INTO waiting_set (push_no, segment, app_no, priority, count, devices) VALUES (?, ?, ?, ?, ?, ?)",
+        [(push_no, segment, app_no, priority, len(here), pack(here)) for segment, here in segments_of(devices)],
+    )
+    _count(connection, push_no, {DeliveryState.WAITING: len(devices)})
+
+
+def _count(connection: sqlite3.Connection, push_no: int, moved: dict[DeliveryState, int]) -> None:
+    values = ", ".join(f"({push_no:d}, {state:d}, {count:d})" for state, count in moved.items())
+    connection.execute(
+        f"INSERT INTO delivery_count (push_no, state, count) VALUES {values}"
+        " ON CONFLICT DO UPDATE SET count = count + excluded.count"
+    )
+
+
+def _shrink(connection: sqlite3.Connection, push_no: int, segment: int, left: BitMap) -> None:
+    if left:
+        connection.execute(
+            "UPDATE waiting_set SET count = ?, devices = ? WHERE push_no = ? AND segment = ?",
+            (len(left), pack(left), push_no, segment),
+        )
+    else:
+        connection.execute("DELETE FROM waiting_set WHERE push_no = ? AND segment = ?", (push_no, segment))
+
+
+def move_set(
+    connection: sqlite3.Connection,
+    push_no: int,
+    devices: BitMap | None,
+    state: DeliveryState,
+    now_ms: int,
+    *,
+    reason: str | None = None,
+    qos: int | None = None,
+    but_not: BitMap | None = None,
+) -> BitMap:  # Hot path.
+    """Move the devices for which the push waits in its sets to an outcome, and log it; which.
+
+    Only these devices; None: all, `but_not` these.
+    """
+    moved = BitMap()
+    for segment, app_no, waiting in _waiting_sets(connection, push_no, devices):
+        here = waiting & devices if devices is not None else waiting
+        if but_not is not None:
+            here = here - but_not
+        if not here:
+            continue
+        _shrink(connection, push_no, segment, waiting - here)
+        for part in _parts(here):
+            outcome_no = connection.execute(
+                "INSERT INTO outcome_set (push_no, segment, state, reason, qos, at, count, devices)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (push_no, segment, int(state), reason, qos, now_ms, len(part), pack(part)),
+            ).lastrowid
+            assert outcome_no is not None, "of an INSERT"
+            log_outcome(connection, app_no, state.label, now_ms, push_no, outcome_no, len(part), reason)
+        moved |= here
+    if moved:
+        _count(connection, push_no, {DeliveryState.WAITING: -len(moved), state: len(moved)})
+    return moved
+
+
+def _parts(devices: BitMap) -> Iterator[BitMap]:
+    """Divide a set into what one entry of the event log may have."""
+    if len(devices) <= ENTRY_DEVICES:
+        yield devices
+        return
+    for start in range(0, len(devices), ENTRY_DEVICES):
+        yield devices[start : start + ENTRY_DEVICES]
+
+
+def _waiting_sets(
+    connection: sqlite3.Connection, push_no: int, devices: BitMap | None = None
+) -> list[tuple[int, int, BitMap]]:
+    """(segment, app number, devices) of the waiting sets of a push; only of the segments of these devices."""
+    if devices is None:
+        rows = connection.execute("SELECT segment, app_no, devices FROM waiting_set WHERE push_no = ?", (push_no,))
+    else:
+        first, last = devices.min() >> SEGMENT_BITS, devices.max() >> SEGMENT_BITS
+        rows = connection.execute(
+            "SELECT segment, app_no, devices FROM waiting_set WHERE push_no = ? AND segment BETWEEN ? AND ?",
+            (push_no, first, last),
+        )
+    return [(segment, app_no, unpack(blob)) for segment, app_no, blob in rows.fetchall()]
+
+
+def stored_in_sets(connection: sqlite3.Connection, push_nos: Collection[int]) -> list[int]:
+    """Find the pushes among these whose deliveries were stored as sets."""
+    (text,) = connection.execute(
+        "SELECT json_group_array(no) FROM push WHERE no IN (SELECT value FROM json_each(?)) AND in_sets",
+        (json.dumps(list(push_nos)),),
+    ).fetchone()
+    found: list[int] = json.loads(text)
+    return found
+
+
+def by_push(handles: Iterable[int]) -> dict[int, list[int]]:
+    """Group handles: push number -> device numbers."""
+    grouped: dict[int, list[int]] = {}
+    for handle in handles:
+        grouped.setdefault(handle >> DEVICE_BITS, []).append(handle & DEVICE_MASK)
+    return grouped
+
+
+def handles_to_rows(connection: sqlite3.Connection, handles: Collection[int]) -> None:
+    """Move these deliveries to rows, as far as they are in sets."""
+    grouped = by_push(handles)
+    for push_no in stored_in_sets(connection, grouped):
+        to_rows(connection, push_no, BitMap(grouped[push_no]))
+
+
+def to_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> BitMap:
+    """Make rows of the deliveries of a push to these devices that are in sets; which of them waited there.
+
+    Each keeps its state.
+    """
+    waited = BitMap()
+    for segment, _, waiting in _waiting_sets(connection, push_no, devices):
+        here = waiting & devices
+        if here:
+            _shrink(connection, push_no, segment, waiting - here)
+            waited |= here
+    if waited:
+        connection.execute(
+            "INSERT INTO delivery (push_no, device_no, priority, size, state, collapse_key, counted)"
+            f" SELECT p.no, x.value, p.priority, p.size, {DeliveryState.WAITING:d}, p.collapse_key, 1"
+            " FROM push AS p CROSS JOIN json_each(?) AS x WHERE p.no = ?",
+            (listed(waited), push_no),
+        )
+    rest = devices - waited
+    if rest:
+        rest -= _with_rows(connection, push_no, rest)
+    if rest:
+        for outcome in outcomes_of(connection, push_no, rest):
+            here = outcome.devices & rest
+            if not here:
+                continue
+            arrived = outcome.state is DeliveryState.DELIVERED
+            ended = outcome.state >= DeliveryState.EXPIRED
+            connection.execute(
+                "INSERT INTO delivery (push_no, device_no, priority, size, state, reason, qos, delivered_at, ended_at,"
+                " counted) SELECT p.no, x.value, p.priority, p.size, ?, ?, ?, ?, ?, 1"
+                " FROM push AS p CROSS JOIN json_each(?) AS x WHERE p.no = ?",
+                (
+                    int(outcome.state),
+                    outcome.reason,
+                    outcome.qos,
+                    outcome.at if arrived else None,
+                    outcome.at if ended else None,
+                    listed(here),
+                    push_no,
+                ),
+            )
+            rest -= here
+    return waited
+
+
+def _with_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> BitMap:
+    (text,) = connection.execute(
+        "SELECT json_group_array(d.device_no) FROM json_each(?) AS x CROSS JOIN delivery AS d"
+        " ON d.push_no = ? AND d.device_no = x.value",
+        (listed(devices), push_no),
+    ).fetchone()
+    return BitMap(json.loads(text))
+
+
+def remove_sets(connection: sqlite3.Connection, push_no: int) -> None:
+    """Remove the sets and counters of a push whose rows have been removed."""
+    for table in ("waiting_set", "outcome_set", "delivery_count"):
+        connection.execute(f"DELETE FROM {table} WHERE push_no = ?", (push_no,))
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+class Outcome(NamedTuple):
+    """An outcome set."""
+
+    devices: BitMap
+    state: DeliveryState
+    reason: str | None
+    qos: int | None
+    at: int
+
+
+def outcomes_of(
+    connection: sqlite3.Connection, push_no: int, devices: BitMap | None = None, segment: int | None = None
+) -> Iterator[Outcome]:
+    """The outcome sets of a push: all, of the segments of these devices, or of one segment."""
+    first, last = 0, 1 << DEVICE_BITS
+    if segment is not None:
+        first = last = segment
+    elif devices is not None:
+        first, last = devices.min() >> SEGMENT_BITS, devices.max() >> SEGMENT_BITS
+    for state, reason, qos, at, blob in connection.execute(
+        "SELECT state, reason, qos, at, devices FROM outcome_set WHERE push_no = ? AND segment BETWEEN ? AND ?",
+        (push_no, first, last),
+    ):
+        yield Outcome(unpack(blob), DeliveryState(state), reason, qos, at)
+
+
+def waiting_of(connection: sqlite3.Connection, push_no: int, devices: BitMap | None = None) -> BitMap:
+    """The devices for which a push waits in its sets, those in flight included; only of these."""
+    found = BitMap()
+    for _, _, waiting in _waiting_sets(connection, push_no, devices):
+        found |= waiting
+    return found if devices is None else found & devices
+
+
+def waiting_handles_among(connection: sqlite3.Connection, handles: Collection[int]) -> list[int]:
+    """Find the handles among these that wait in sets."""
+    grouped = by_push(handles)
+    return [
+        handle_of(push_no, device_no)
+        for push_no in stored_in_sets(connection, grouped)
+        for device_no in waiting_of(connection, push_no, BitMap(grouped[push_no]))
+    ]
+
+
+def is_wanted_target(connection: sqlite3.Connection, push_no: int, device_no: int) -> bool:
+    """Whether a push that was stored as sets has a delivery to the device that was not suppressed."""
+    row = connection.execute(
+        "SELECT state FROM delivery WHERE push_no = ? AND device_no = ?", (push_no, device_no)
+    ).fetchone()
+    if row is not None:
+        return bool(row[0] != DeliveryState.SUPPRESSED)
+    one = BitMap([device_no])
+    return bool(waiting_of(connection, push_no, one)) or any(
+        device_no in outcome.devices and outcome.state is not DeliveryState.SUPPRESSED
+        for outcome in outcomes_of(connection, push_no, one)
+    )
+
+
+def target_set(connection: sqlite3.Connection, push_no: int) -> BitMap:
+    """The devices that a push was stored for, the suppressed ones left out, whatever became of it."""
+    found = waiting_of(connection, push_no)
+    for outcome in outcomes_of(connection, push_no):
+        if outcome.state is not DeliveryState.SUPPRESSED:
+            found |= outcome.devices
+    suppressed = BitMap()
+    for state, rows in rows_by_state(connection, push_no).items():
+        if state is DeliveryState.SUPPRESSED:
+            suppressed |= rows
+        else:
+            found |= rows
+    return found - suppressed
+
+
+def rows_by_state(
+    connection: sqlite3.Connection, push_no: int, first: int = 0, last: int = DEVICE_MASK
+) -> dict[DeliveryState, BitMap]:
+    """The devices of a push that have rows, by state, with numbers from `first` to `last`."""
+    rows = connection.execute(
+        "SELECT state, json_group_array(device_no) FROM delivery WHERE push_no = ? AND device_no BETWEEN ? AND ?"
+        " GROUP BY state",
+        (push_no, first, last),
+    )
+    return {DeliveryState(state): BitMap(json.loads(text)) for state, text in rows.fetchall()}
+
+
+def delivered_times(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> dict[int, int]:
+    """Read when devices got a push, by the number of the device; only of those that did."""
+    found: dict[int, int] = {}
+    for outcome in outcomes_of(connection, push_no, devices):
+        if outcome.state is DeliveryState.DELIVERED:
+            found.update(dict.fromkeys(outcome.devices & devices, outcome.at))
+    found.update(
+        connection.execute(
+            "SELECT d.device_no, d.delivered_at FROM json_each(?) AS x CROSS JOIN delivery AS d"
+            " ON d.push_no = ? AND d.device_no = x.value WHERE d.delivered_at IS NOT NULL",
+            (listed(devices), push_no),
+        ).fetchall()
+    )
+    return found
+
+
+def segments_of_push(connection: sqlite3.Connection, push_no: int, first: int = 0) -> list[int]:
+    """The segments, from `first` on, in which a push has deliveries that were stored as sets."""
+    rows = connection.execute(
+        "SELECT segment FROM waiting_set WHERE push_no = ?1 AND segment >= ?2"
+        " UNION SELECT segment FROM outcome_set WHERE push_no = ?1 AND segment >= ?2 ORDER BY 1",
+        (push_no, first),
+    )
+    return [segment for (segment,) in rows.fetchall()]
+
+
+def segments_with_rows(connection: sqlite3.Connection, push_no: int, first: int = 0) -> list[int]:
+    """The segments, from `first` on, in which a push that was stored as sets has deliveries, its rows included."""
+    found = set(segments_of_push(connection, push_no, first))
+    segment = first
+    while True:
+        row = connection.execute(
+            "SELECT min(device_no) FROM delivery WHERE push_no = ? AND device_no >= ?",
+            (push_no, segment << SEGMENT_BITS),
+        ).fetchone()
+        if row[0] is None:
+            return sorted(found)
+        found.add(row[0] >> SEGMENT_BITS)
+        segment = (row[0] >> SEGMENT_BITS) + 1
+
+
+class MailboxEntry(NamedTuple):
+    """A push that waits for some devices, in a set."""
+
+    push_no: int
+    priority: int
+    size: int
+    devices: BitMap
+
+
+def mailbox_entries(
+    connection: sqlite3.Connection,
+    apps: Collection[int],
+    devices: BitMap,
+    *,
+    now_ms: int = 0,
+    least_priority: int = 0,
+) -> Iterator[MailboxEntry]:
+    """Yield what waits in sets for any of these devices of some apps, the oldest first, expired pushes left out.
+
+    Only what is as urgent as `least_priority` or less.
+    """
+    for segment, here in segments_of(devices):
+        for push_no, priority, size, blob in connection.execute(
+            "SELECT w.push_no, w.priority, p.size, w.devices FROM json_each(?) AS app"
+            " CROSS JOIN waiting_set AS w INDEXED BY waiting_set_mailbox ON w.segment = ? AND w.app_no = app.value"
+            "  AND w.priority >= ? CROSS JOIN push AS p ON p.no = w.push_no WHERE p.expires_at > ? ORDER BY w.push_no",
+            (json.dumps(list(apps)), segment, least_priority, now_ms),
+        ):
+            found = unpack(blob) & here
+            if found:
+                yield MailboxEntry(push_no, priority, size, found)
+
+
+def app_of(connection: sqlite3.Connection, device_no: int) -> int:
+    (app_no,) = connection.execute("SELECT app_no FROM device WHERE no = ?", (device_no,)).fetchone()
+    return int(app_no)
+
+
+def pushes_waiting_for(connection: sqlite3.Connection, device_no: int) -> list[int]:
+    """Numbers of the pushes that wait for a device in sets, the oldest first."""
+    entries = mailbox_entries(connection, [app_of(connection, device_no)], BitMap([device_no]))
+    return [entry.push_no for entry in entries]
+
+
+def device_to_rows(connection: sqlite3.Connection, device_no: int, among: str) -> None:
+    """Make rows of what waits for a device in sets, of the pushes that fit a condition. Writer thread."""
+    waiting = pushes_waiting_for(connection, device_no)
+    if waiting:
+        for (push_no,) in connection.execute(
+            f"SELECT no FROM push WHERE no IN (SELECT value FROM json_each(?)) AND {among}", (json.dumps(waiting),)
+        ).fetchall():
+            to_rows(connection, push_no, BitMap([device_no]))
+
+
+def devices_with_waiting(connection: sqlite3.Connection, app_no: int) -> BitMap:
+    """The devices of an app for which something waits in sets."""
+    found = BitMap()
+    for (blob,) in connection.execute("SELECT devices FROM waiting_set WHERE app_no = ?", (app_no,)):
+        found |= unpack(blob)
+    return found
+
+
+@dataclass(slots=True)
+class WholePush:
+    """The devices of one segment of a push by what is known of them, and those that have rows."""
+
+    waiting: BitMap = field(default_factory=BitMap)
+    outcomes: list[Outcome] = field(default_factory=list)
+    rows: BitMap = field(default_factory=BitMap)
+
+    def members(self) -> BitMap:
+        return BitMap.union(self.waiting, self.rows, *(outcome.devices for outcome in self.outcomes))
+
+
+def state_counts(connection: sqlite3.Connection, push_no: int) -> dict[DeliveryState, int]:
+    """Count the deliveries of a push that was stored as sets, by state; those in flight wait."""
+    rows = connection.execute("SELECT state, count FROM delivery_count WHERE push_no = ?", (push_no,))
+    return {DeliveryState(state): count for state, count in rows.fetchall()}
+
+
+class Missed(NamedTuple):
+    """A delivery that ended, in a set, without reaching its device."""
+
+    device_no: int
+    push_no: int
+    state: DeliveryState
+    reason: str | None
+    at: int
+
+
+def missed_of(
+    connection: sqlite3.Connection, devices: dict[int, int], now_ms: int
+) -> tuple[list[Missed], dict[int, int]]:
+    """Find what has ended, in sets, without reaching these devices (number -> after which time), the oldest first.
+
+    And up to which time was looked, for those devices of whose segments anything was.
+    """
+    found: list[Missed] = []
+    looked_to: dict[int, int] = {}
+    for segment, here in segments_of(BitMap(devices)):
+        after = min(devices[device_no] for device_no in here)
+        rows = connection.execute(
+            "SELECT push_no, state, reason, at, devices FROM outcome_set INDEXED BY outcome_set_missed"
+            f" WHERE segment = ? AND at > ? AND at <= ? AND state {is_one_of(*MISSED)} ORDER BY at LIMIT ?",
+            (segment, after, now_ms, MISSED_SETS),
+        ).fetchall()
+        if rows:
+            looked_to.update(dict.fromkeys(here, now_ms if len(rows) < MISSED_SETS else rows[-1][3]))
+        for push_no, state, reason, at, blob in rows:
+            hit = unpack(blob) & here
+            if hit:
+                hit -= _with_rows(connection, push_no, hit)
+            found += [
+                Missed(device_no, push_no, DeliveryState(state), reason, at)
+                for device_no in hit
+                if at > devices[device_no]
+            ]
+    return found, looked_to
+
+
+# -- keeping sets few: writer thread -----------------------------------------------------------------------------------
+
+
+def sets_of_app(connection: sqlite3.Connection, app_no: int) -> tuple[int, int]:
+    """Count the pushes of an app that wait in sets, and their bytes."""
+    count, size = connection.execute(
+        "SELECT count(*), coalesce(sum(p.size), 0) FROM (SELECT DISTINCT push_no FROM waiting_set"
+        " INDEXED BY waiting_set_of_app WHERE app_no = ?) AS w JOIN push AS p ON p.no = w.push_no",
+        (app_no,),
+    ).fetchone()
+    return int(count), int(size)
+
+
+def smallest_set(connection: sqlite3.Connection, app_no: int) -> tuple[int, int] | None:
+    """The push of an app that waits in sets for the fewest devices, and how many."""
+    row: tuple[int, int] | None = connection.execute(
+        "SELECT push_no, sum(count) AS waiting FROM waiting_set INDEXED BY waiting_set_of_app WHERE app_no = ?"
+        " GROUP BY push_no ORDER BY waiting, push_no LIMIT 1",
+        (app_no,),
+    ).fetchone()
+    return row
+
+
+def remnants(connection: sqlite3.Connection, push_nos: Collection[int]) -> set[int]:
+    """Find the pushes among these that wait in sets for fewer than SET_DEVICES devices."""
+    rows = connection.execute(
+        "SELECT push_no FROM waiting_set WHERE push_no IN (SELECT value FROM json_each(?))"
+        " GROUP BY push_no HAVING sum(count) < ?",
+        (json.dumps(list(push_nos)), SET_DEVICES),
+    )
+    return {push_no for (push_no,) in rows.fetchall()}
+
+
+def some_to_rows(connection: sqlite3.Connection, push_no: int, count: int) -> tuple[list[int], int]:
+    """Make rows of up to `count` of the devices for which a push waits in sets; which, and the push's bytes."""
+    (size,) = connection.execute("SELECT size FROM push WHERE no = ?", (push_no,)).fetchone()
+    found: list[int] = []
+    for _, _, waiting in _waiting_sets(connection, push_no):
+        some = waiting[: count - len(found)]
+        to_rows(connection, push_no, some)
+        found += some
+        if len(found) >= count:
+            break
+    return found, int(size)
+
+
+def deep_mailboxes(connection: sqlite3.Connection, devices: BitMap) -> BitMap:
+    """Find the devices among these whose mailboxes are deep."""
+    found = BitMap()
+    for (blob,) in connection.execute("SELECT devices FROM deep_mailbox").fetchall():
+        found |= unpack(blob)
+    return found & devices
+
+
+def note_deep_mailboxes(connection: sqlite3.Connection, deep: BitMap, shallow: BitMap) -> None:
+    """Note mailboxes that were counted as deep, and as not any more."""
+    changed = {segment for segment, _ in segments_of(deep | shallow)}
+    for segment in changed:
+        row = connection.execute("SELECT devices FROM deep_mailbox WHERE segment = ?", (segment,)).fetchone()
+        before = BitMap() if row is None else unpack(row[0])
+        here = BitMap(range(segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS))
+        after = (before | (deep & here)) - shallow
+        if after == before:
+            continue
+        if after:
+            connection.execute("INSERT OR REPLACE INTO deep_mailbox VALUES (?, ?)", (segment, pack(after)))
+        else:
+            connection.execute("DELETE FROM deep_mailbox WHERE segment = ?", (segment,))

@@ -1,0 +1,334 @@
+"""Storing pushes: what one operation of acceptance does on the writer thread.
+
+Order inside the operation, per batch: idempotency, targets, push rows, deliveries (rows or sets, `delivery_sets`),
+collapse keys, mailbox limits. A loser may be of the same batch. Nothing in it fails for one push alone, because every
+request is checked before (unknown devices and reused keys are answers, not errors).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Any
+
+from pyroaring import BitMap
+
+from gateway.audience import targeting
+from gateway.audience.device_sets import selected_devices
+from gateway.audience.policy import PolicyStore
+from gateway.delivery import delivery_sets
+from gateway.delivery.attachments import fetch_within
+from gateway.delivery.consent import preferences_of, unwanted, unwanted_selected
+from gateway.delivery.delivery_sets import insert_set
+from gateway.delivery.digest import PushNumbers
+from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK
+from gateway.delivery.ledger import Ledger
+from gateway.delivery.ledger_statements import end_devices, insert_listed_rows, insert_single_rows, supersede_rows
+from gateway.delivery.mailbox_limits import EnforcedLimits, MailboxLimits
+from gateway.delivery.not_before import mark_accepted_rows
+from gateway.delivery.submission import (
+    AcceptedPush,
+    PendingPush,
+    key_reused,
+    new_push_ids,
+    nobody_known,
+    stored_target,
+)
+from gateway.delivery_states import DeliveryState
+from gateway.errors import Problem
+from gateway.store.rows import insert_rows
+
+_WAITING = int(DeliveryState.WAITING)
+
+
+@dataclass(slots=True, frozen=True)
+class StoredPushes:
+    """Result of an operation that stored pushes, for the loop."""
+
+    losers: list[int]
+    """Handles of earlier deliveries that left full mailboxes."""
+    superseded: list[tuple[int, BitMap]]
+    """Earlier pushes, and the devices for which they were superseded."""
+    limited: EnforcedLimits
+    """Mailboxes that were brought below their limits."""
+
+
+class PushStore:
+    """Stores pushes with their deliveries. Writer thread.
+
+    `idempotency_ms`: for how long what a key was answered is remembered.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        limits: MailboxLimits,
+        policies: PolicyStore,
+        numbers: PushNumbers,
+        idempotency_ms: int,
+    ) -> None:
+        self._ledger = ledger
+        self._limits = limits
+        self._policies = policies
+        self._numbers = numbers
+        self._idempotency_ms = idempotency_ms
+
+    def store(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], now_ms: int) -> StoredPushes:
+        """Store pushes, what they supersede and what leaves full mailboxes; each has its answer then."""
+        for pending in pending_pushes:  # an operation may run twice (see `Database`, law 2)
+            pending.answer, pending.push_no, pending.devices, pending.unknown, pending.suppressed = None, 0, (), (), 0
+            pending.muted, pending.in_sets = frozenset(), False
+        last_no = self._numbers.last(connection)
+        known = self._known_devices(connection, pending_pushes)
+        preferences = self._known_preferences(connection, known)
+        withheld: list[tuple[int, str, BitMap]] = []
+        answered: dict[tuple[int, str], tuple[bytes, PendingPush]] = {}
+        twins: list[tuple[PendingPush, PendingPush]] = []
+        single: list[tuple[int, int, int, int, int]] = []
+        pushes: list[tuple[Any, ...]] = []
+        push_ids = new_push_ids(len(pending_pushes), now_ms)
+        push_no = last_no
+        for pending in pending_pushes:
+            key = pending.submission.idempotency_key
+            if key is not None:
+                twin = answered.get((pending.app.no, key))
+                if twin is not None:
+                    if twin[0] == pending.submission.body_hash:
+                        twins.append((pending, twin[1]))
+                    else:
+                        pending.answer = key_reused(key)
+                    continue
+                pending.answer = self.remembered(connection, pending, key, now_ms) or pending.refused
+                if pending.answer is not None:
+                    continue
+            if not self._resolve(pending, known):
+                continue
+            push_no += 1
+            if pending.listed is None:
+                pending.devices = selected_devices(connection, pending.app.no, pending.request.target)
+            left_out = self._unwanted(connection, pending, preferences)
+            if left_out:
+                withheld += [(push_no, reason, devices) for reason, devices in left_out.items()]
+            self._insert(connection, pending, push_no, push_ids.pop(), now_ms, left_out, single, pushes)
+            if key is not None:
+                assert pending.submission.body_hash is not None, "given with the key"
+                answered[(pending.app.no, key)] = (pending.submission.body_hash, pending)
+        if push_no == last_no:
+            self._answer_twins(twins)
+            return StoredPushes([], [], EnforcedLimits())
+        self._numbers.used(push_no)
+        insert_rows(connection, "push", PUSH_COLUMNS, pushes)
+        insert_single_rows(connection, single)
+        for number, reason, devices in withheld:
+            end_devices(connection, number, devices, DeliveryState.SUPPRESSED, reason, now_ms)
+        if mark_accepted_rows(connection, pending_pushes, self._policies):
+            self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
+        stored = self._collapse_and_limit(connection, pending_pushes, last_no + 1, now_ms)
+        for pending in pending_pushes:
+            if pending.push_no:
+                pending.answer = AcceptedPush(pending.push_id, pending.targeted, pending.suppressed, pending.unknown)
+        self._answer_twins(twins)
+        connection.executemany(
+            "INSERT OR REPLACE INTO idempotency_record (app_no, key, body_hash, response, created_at)"
+            " VALUES (?, ?, ?, ?, ?)",
+            [
+                (app_no, key, body_hash, f"{{{pending.answer.members()}}}", now_ms)
+                for (app_no, key), (body_hash, pending) in answered.items()
+                if isinstance(pending.answer, AcceptedPush)
+            ],
+        )
+        return stored
+
+    def _known_preferences(
+        self, connection: sqlite3.Connection, known: dict[int, dict[str, int]]
+    ) -> dict[int, dict[int, tuple[str, str]]]:
+        """Preferences of the listed devices of each app, where they may be less than everything. Writer thread."""
+        found: dict[int, dict[int, tuple[str, str]]] = {}
+        for app_no, numbers in known.items():
+            if self._policies.is_guarded(app_no):
+                everybody = self._policies.of(app_no).policy.consent.unknown == "suppress"
+                found[app_no] = preferences_of(connection, numbers.values(), everybody)
+        return found
+
+    def _unwanted(
+        self,
+        connection: sqlite3.Connection,
+        pending: PendingPush,
+        preferences: dict[int, dict[int, tuple[str, str]]],
+    ) -> dict[str, BitMap]:
+        """The devices of a push that do not want it, by the reason. Writer thread."""
+        app_no = pending.app.no
+        of_app = preferences.get(app_no)
+        if not of_app and (pending.listed is not None or not self._policies.is_guarded(app_no)):
+            return {}
+        request = pending.request
+        assert request.kind is not None, "filled in by validation"
+        rules = self._policies.of(app_no)
+        if pending.listed is None:
+            return unwanted_selected(
+                connection, app_no, rules, request.kind, request.channel, pending.priority, BitMap(pending.devices)
+            )
+        found: dict[str, BitMap] = {}
+        for device_no, reason in unwanted(
+            rules, request.kind, request.channel, pending.priority, of_app or {}, pending.devices
+        ).items():
+            found.setdefault(reason, BitMap()).add(device_no)
+        return found
+
+    @staticmethod
+    def _answer_twins(twins: list[tuple[PendingPush, PendingPush]]) -> None:
+        for pending, first in twins:
+            pending.answer = first.answer
+
+    @staticmethod
+    def _known_devices(connection: sqlite3.Connection, pending_pushes: list[PendingPush]) -> dict[int, dict[str, int]]:
+        wanted: dict[int, dict[str, None]] = {}
+        for pending in pending_pushes:
+            if pending.listed is not None:
+                wanted.setdefault(pending.app.no, {}).update(dict.fromkeys(pending.listed))
+        return {app_no: targeting.device_rows(connection, app_no, list(ids)) for app_no, ids in wanted.items()}
+
+    def remembered(
+        self, connection: sqlite3.Connection, pending: PendingPush, key: str, now_ms: int
+    ) -> AcceptedPush | Problem | None:
+        row = connection.execute(
+            "SELECT body_hash, response FROM idempotency_record WHERE app_no = ? AND key = ? AND created_at > ?",
+            (pending.app.no, key, now_ms - self._idempotency_ms),
+        ).fetchone()
+        if row is None:
+            return None
+        if row[0] != pending.submission.body_hash:
+            return key_reused(key)
+        answer = json.loads(row[1])
+        return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
+
+    @staticmethod
+    def _resolve(pending: PendingPush, known: dict[int, dict[str, int]]) -> bool:
+        """Turn listed devices into numbers; False (and an answer) when the push has nobody to go to."""
+        ids = pending.listed
+        if ids is None:
+            return True
+        numbers = known[pending.app.no]
+        pending.devices = [numbers[device_id] for device_id in ids if device_id in numbers]
+        if len(pending.devices) < len(ids):
+            pending.unknown = tuple(device_id for device_id in ids if device_id not in numbers)
+            if not pending.devices:
+                pending.answer = nobody_known(pending.unknown)
+                return False
+        return True
+
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        pending: PendingPush,
+        push_no: int,
+        push_id: str,
+        now_ms: int,
+        left_out: dict[str, BitMap],
+        single: list[tuple[int, int, int, int, int]],
+        pushes: list[tuple[Any, ...]],
+    ) -> None:
+        """Note the rows of a push and of its delivery to a single device; insert other deliveries."""
+        request = pending.request
+        target = request.target
+        priority = pending.priority
+        app_no = pending.app.no
+        assert request.kind is not None, "filled in by validation"
+        pending.targeted = len(pending.devices)
+        pending.limited = self._policies.is_limited(app_no, request.kind, request.channel)
+        # What is checked for one device alone is a row.
+        pending.in_sets = (
+            pending.targeted >= delivery_sets.SET_DEVICES
+            and self._limits.keeps_sets
+            and not pending.limited
+            and not self._policies.may_pass_mute(app_no, request.kind, request.channel, priority)
+            and delivery_sets.are_worth_sets(devices := BitMap(pending.devices))
+        )
+        if pending.in_sets:
+            pending.devices = devices
+            insert_set(connection, push_no, app_no, priority, devices)
+        elif pending.targeted == 1:
+            single.append((push_no, pending.devices[0], priority, pending.frame_size, _WAITING))
+        elif pending.targeted:
+            insert_listed_rows(connection, push_no, priority, pending.frame_size, list(pending.devices))
+        if left_out:
+            gone = BitMap.union(*left_out.values())
+            pending.suppressed = len(gone)
+            pending.devices = (
+                pending.devices - gone
+                if isinstance(pending.devices, BitMap)
+                else [device_no for device_no in pending.devices if device_no not in gone]
+            )
+        elif not pending.in_sets and isinstance(pending.devices, BitMap):
+            pending.devices = list(pending.devices)
+        pending.push_no = push_no
+        pending.push_id = push_id
+        if pending.is_fetched:
+            pending.fetch_within = fetch_within(pending.targeted, request.ttl)
+        pushes.append(
+            (
+                push_no,
+                push_id,
+                pending.app.no,
+                request.kind,
+                priority,
+                request.qos,
+                request.ttl,
+                request.collapse_key,
+                request.channel,
+                stored_target(target),
+                pending.whole_content if pending.fetch_within else pending.content,
+                pending.frame_size,
+                now_ms,
+                now_ms + request.ttl * 1000,
+                pending.targeted,
+                pending.suppressed,
+                int(pending.in_sets),
+            ),
+        )
+
+    def _collapse_and_limit(
+        self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], first_no: int, now_ms: int
+    ) -> StoredPushes:
+        superseded: list[tuple[int, BitMap]] = []
+        for pending in pending_pushes:
+            collapse_key = pending.request.collapse_key
+            if pending.push_no and collapse_key is not None:
+                superseded += supersede_rows(
+                    connection,
+                    pending.push_no,
+                    pending.app.no,
+                    collapse_key,
+                    pending.devices,
+                    self._ledger.sent_of,
+                    now_ms,
+                )
+        limited = self._limits.accept_rows(connection, pending_pushes, now_ms)
+        lost_at_once: dict[int, BitMap] = {}
+        for push_no, devices in superseded:
+            if push_no >= first_no:
+                lost_at_once.setdefault(push_no, BitMap()).update(devices)
+        for handle in limited.losers:
+            if handle >> DEVICE_BITS >= first_no:
+                lost_at_once.setdefault(handle >> DEVICE_BITS, BitMap()).add(handle & DEVICE_MASK)
+        for pending in pending_pushes:
+            gone = lost_at_once.get(pending.push_no)
+            if gone is not None:
+                pending.devices = (
+                    pending.devices - gone
+                    if isinstance(pending.devices, BitMap)
+                    else [device_no for device_no in pending.devices if device_no not in gone]
+                )
+        return StoredPushes(
+            [handle for handle in limited.losers if handle >> DEVICE_BITS < first_no],
+            [(push_no, devices) for push_no, devices in superseded if push_no < first_no],
+            limited,
+        )
+
+
+PUSH_COLUMNS = (
+    "no, id, app_no, kind, priority, qos, ttl, collapse_key, channel, target, content, size, accepted_at, expires_at,"
+    " targeted, suppressed, in_sets"
+)

@@ -1,0 +1,125 @@
+"""Deliveries as people ask for them: one after the other, wherever they are stored.
+
+A delivery is a row, or a member of a set that says what is known of all its members (`delivery_sets`). Reads only.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from heapq import merge
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import SEGMENT_BITS
+from gateway.delivery.delivery_sets import Outcome, outcomes_of, segments_of_push, stored_in_sets, waiting_of
+from gateway.delivery.handles import DEVICE_MASK
+from gateway.delivery_states import DeliveryState
+
+CHUNK_DEVICES = 1_000
+"""Devices of a set that are looked up together, as many as a page has at most."""
+
+
+class WholeDelivery(NamedTuple):
+    """Everything the ledger knows of a delivery; times in milliseconds of server time."""
+
+    device_no: int
+    state: int
+    reason: str | None = None
+    qos: int | None = None
+    delivered_at: int | None = None
+    displayed_at: int | None = None
+    dismissed_at: int | None = None
+    opened_at: int | None = None
+    acted_at: int | None = None
+    ended_at: int | None = None
+    action: str | None = None
+    result: str | None = None
+    not_before: int | None = None
+    replaced_by: int | None = None
+
+
+_COLUMNS = ", ".join(WholeDelivery._fields)
+
+
+def whole_deliveries(
+    connection: sqlite3.Connection,
+    push_no: int,
+    after: int = 0,
+    state: DeliveryState | None = None,
+    device_no: int | None = None,
+) -> Iterator[WholeDelivery]:
+    """The deliveries of a push to devices with numbers behind `after`, in order; of a state, or to a device, if given.
+
+    The state is that on the disk, where what is in flight waits.
+    """
+    rows = map(
+        WholeDelivery._make,
+        connection.execute(
+            f"SELECT {_COLUMNS} FROM delivery WHERE push_no = ?1 AND device_no > ?2 AND (?3 IS NULL OR state = ?3)"
+            f"{'' if device_no is None else ' AND device_no = ?4'} ORDER BY device_no",
+            (push_no, after, state, *(() if device_no is None else (device_no,))),
+        ),
+    )
+    if not stored_in_sets(connection, [push_no]):
+        return rows
+    return merge(rows, _of_sets(connection, push_no, after, state, device_no), key=lambda one: one.device_no)
+
+
+def whole_delivery(connection: sqlite3.Connection, push_no: int, device_no: int) -> WholeDelivery | None:
+    """The delivery of a push to a device; None if it has none."""
+    return next(whole_deliveries(connection, push_no, device_no - 1, None, device_no), None)
+
+
+def _of_sets(
+    connection: sqlite3.Connection, push_no: int, after: int, state: DeliveryState | None, device_no: int | None
+) -> Iterator[WholeDelivery]:
+    for segment in segments_of_push(connection, push_no, after >> SEGMENT_BITS):
+        first, last = segment << SEGMENT_BITS, ((segment + 1) << SEGMENT_BITS) - 1
+        if device_no is not None and not first <= device_no <= last:
+            continue
+        whole = BitMap(range(first, last + 1))
+        waiting = waiting_of(connection, push_no, whole) if state in (None, DeliveryState.WAITING) else BitMap()
+        outcomes = [
+            outcome
+            for outcome in outcomes_of(connection, push_no, segment=segment)
+            if state is None or outcome.state is state
+        ]
+        members = BitMap.union(waiting, *(outcome.devices for outcome in outcomes))
+        if device_no is not None:
+            members &= BitMap([device_no])
+        members.remove_range(0, min(after, DEVICE_MASK) + 1)
+        members -= _rows_between(connection, push_no, first, last)
+        while members:
+            chunk = members[:CHUNK_DEVICES]
+            members -= chunk
+            yield from _chunk(chunk, outcomes)
+
+
+def _chunk(devices: BitMap, outcomes: list[Outcome]) -> Iterator[WholeDelivery]:
+    known: dict[int, Outcome] = {}
+    for outcome in outcomes:
+        known.update(dict.fromkeys(outcome.devices & devices, outcome))
+    for device_no in devices:
+        found = known.get(device_no)
+        if found is None:
+            yield WholeDelivery(device_no, DeliveryState.WAITING)
+            continue
+        yield WholeDelivery(
+            device_no,
+            found.state,
+            found.reason,
+            found.qos,
+            delivered_at=found.at if found.state is DeliveryState.DELIVERED else None,
+            ended_at=found.at if found.state >= DeliveryState.EXPIRED else None,
+        )
+
+
+def _rows_between(connection: sqlite3.Connection, push_no: int, first: int, last: int) -> BitMap:
+    (text,) = connection.execute(
+        "SELECT json_group_array(device_no) FROM delivery WHERE push_no = ? AND device_no BETWEEN ? AND ?",
+        (push_no, first, last),
+    ).fetchone()
+    return BitMap(json.loads(text))
