@@ -60,11 +60,14 @@ T = TypeVar("T")
 MAX_ATTEMPTS = 10
 """Times that a device may not take a push before that ends `refused`: with the usual `ack_timeout` an hour of attempts,
 and more starts than a device needs to find a bad moment."""
-GATHER_SECONDS = 0.005
-"""Time for which outcomes gather before they leave with the next acceptance; if there is none for as long again, they
-leave alone."""
-GATHERED_DELIVERIES = 100
-"""Outcomes that leave as soon as the flush before them is back."""
+CHECK_SECONDS = 0.005
+"""Time between two checks of the outcomes that gather."""
+DUE_CHECKS = 2
+"""Checks after which outcomes leave: with the next acceptance, or alone if there was none since the check before."""
+MAX_CHECKS = 4
+"""Checks after which they leave alone, whatever is accepted."""
+MANY_OUTCOMES = 100
+"""Outcomes that wait for no acceptance."""
 RETRY_SECONDS = 0.5
 """Pause before an operation that the disk refused is tried again; acknowledgements wait in memory meanwhile."""
 
@@ -93,8 +96,10 @@ class Ledger:
         self._flushes_under_way = 0
         self._gathering = False
         """A timer will look at what has gathered."""
-        self._flush_due = False
-        """What has gathered leaves with the next acceptance."""
+        self._checks = 0
+        """Checks since the last flush."""
+        self._is_accepting = False
+        """Something has been accepted since the last check."""
         self._next_expiry = 0
         self._sweep_under_way = False
         self._expired_in_flight: set[int] = set()
@@ -186,7 +191,7 @@ class Ledger:
         outcomes, self._outcomes = self._outcomes, {}
         refusals, self._refusals = self._refusals, []
         unhandled, self._unhandled = self._unhandled, []
-        self._flush_due = False
+        self._checks = 0
         if not outcomes and not refusals and not unhandled:
             return
         self._flushes_under_way += 1
@@ -204,7 +209,8 @@ class Ledger:
 
     def flush_along(self) -> None:
         """Submit what has gathered for a while, to share a commit with what the caller has just submitted."""
-        if self._flush_due:
+        self._is_accepting = True
+        if self._checks >= DUE_CHECKS:
             self._flush_next()
 
     def _flush_next(self) -> None:
@@ -214,17 +220,24 @@ class Ledger:
 
     def _gather(self) -> None:
         self._gathering = True
-        self._timers.call_later(GATHER_SECONDS, self._have_gathered)
+        self._timers.call_later(CHECK_SECONDS, self._check_gathered)
 
-    def _have_gathered(self) -> None:
+    def _check_gathered(self) -> None:
+        """Flush what has gathered for long enough."""
         if not self._outcomes and not self._refusals and not self._unhandled:
             self._gathering = False
             return
-        if self._flush_due:  # there was no acceptance to leave with
-            self._flush_next()
-        else:
-            self._flush_due = True
+        self._checks += 1
+        self._flush_if_due()
+        self._is_accepting = False
         self._gather()
+
+    def _flush_if_due(self) -> None:
+        if self._checks >= MAX_CHECKS or (
+            self._checks >= DUE_CHECKS
+            and (not self._is_accepting or sum(map(len, self._outcomes.values())) >= MANY_OUTCOMES)
+        ):
+            self._flush_next()
 
     def _recorded(
         self,
@@ -247,8 +260,7 @@ class Ledger:
             if push is not None:
                 self.pushes.clear_sent(push, (handle & DEVICE_MASK,))
         self._flushes_under_way -= 1
-        if self._flush_due or sum(map(len, self._outcomes.values())) >= GATHERED_DELIVERIES:
-            self._flush_next()
+        self._flush_if_due()
         if exactly_once:
             self.on_recorded(exactly_once)
 

@@ -22,7 +22,7 @@ READ_DEVICES = 125
 """Devices whose acknowledgements come in one turn of the loop."""
 READ_SECONDS = 0.002
 """Time until the next ones do."""
-ALONE_SECONDS = 0.02
+ALONE_SECONDS = 0.025
 """Time after which nothing that comes is stored together with what came before."""
 STREAM_PUSHES = 4
 SINGLE_PUSHES = 40

@@ -54,56 +54,71 @@ def acknowledge(world: World, count: int = 1) -> None:
         world.engine.settle(world.identities[1].client_id, 0)
 
 
+def accept(world: World) -> None:
+    """A push is handed to the writer."""
+    world.loop.create_task(world.acceptance.accept(APP, world.request()))
+    world.loop.run_until_complete(asyncio.sleep(0))
+
+
 def test_an_acknowledgement_leaves_with_the_pushes_that_are_stored_next(world: World) -> None:
     world.connect()
     push_id = world.push().push_id
     acknowledge(world)
-    assert world.writer.queue == []
-    world.timers.turn()  # it has gathered for long enough
-    assert world.writer.queue == []
-    world.loop.create_task(world.acceptance.accept(APP, world.request()))
-    world.loop.run_until_complete(asyncio.sleep(0))
+    world.timers.turn()
+    accept(world)
+    assert len(world.writer.queue) == 1, "it has not gathered for long enough"
+    world.timers.turn()
+    assert len(world.writer.queue) == 1, "it will not be long until the next push"
+    world.writer.commit_group()
+    accept(world)
     assert len(world.writer.queue) == 2, "one for the push, and one for the acknowledgement"
     world.settle()
     assert world.state(push_id)[0] == "delivered"
 
 
+@pytest.mark.parametrize("form", ["rows"], indirect=True)  # rows are counted
 def test_an_acknowledgement_leaves_alone_when_nothing_is_stored(world: World) -> None:
     world.connect()
     push_id = world.push().push_id
+    world.timers.turn()
     acknowledge(world)
-    for _ in range(2):
+    for _ in range(ledger.DUE_CHECKS):
+        assert world.writer.queue == []
         world.timers.turn()
     world.writer.commit_group()
-    assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 10") == (1,)
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 10") == (1,)
     world.settle()
     assert world.state(push_id)[0] == "delivered"
 
 
-def test_a_young_acknowledgement_leaves_later_than_a_push(world: World) -> None:
+def test_many_acknowledgements_wait_for_no_push(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MANY_OUTCOMES", 2)
     world.connect()
-    world.push()
-    acknowledge(world)
-    world.loop.create_task(world.acceptance.accept(APP, world.request()))
-    world.loop.run_until_complete(asyncio.sleep(0))
+    for _ in range(2):
+        world.push()
+    acknowledge(world, 2)
+    world.timers.turn()
+    accept(world)
     assert len(world.writer.queue) == 1
+    world.timers.turn()
+    assert len(world.writer.queue) == 2
     world.settle()
 
 
-def test_what_has_gathered_while_others_were_recorded_leaves_at_once_if_it_is_much(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ledger, "GATHERED_DELIVERIES", 2)
+@pytest.mark.parametrize("form", ["rows"], indirect=True)  # rows are counted
+def test_acknowledgements_leave_when_the_ones_before_have_been_recorded(world: World) -> None:
     world.connect()
     for _ in range(3):
         world.push()
     acknowledge(world)
     world.ledger.flush()
     acknowledge(world, 2)
-    assert len(world.writer.queue) == 1
+    for _ in range(ledger.MAX_CHECKS):
+        world.timers.turn()
+    assert len(world.writer.queue) == 1, "one flush at a time"
     world.writer.commit_group()
     world.writer.call_back()
     assert len(world.writer.queue) == 1
     world.writer.commit_group()
-    assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 10") == (3,)
+    assert world.row("SELECT count(*) FROM delivery WHERE state = 10") == (3,)
     world.settle()
