@@ -292,8 +292,10 @@ def test_only_the_edge_knows_http() -> None:
 
 def test_one_module_writes_delivery_states() -> None:
     """The ledger's statements, over rows and over sets, are the only writers of deliveries
-    (docs/contract.md: The life of a delivery); retention removes rows whose states are final. When a waiting one is handed over (`not_before`) is
-    no state, nor is its collapse key, which a migration has noted."""
+    (docs/contract.md: The life of a delivery); retention removes rows whose states are final.
+
+    When a waiting one is handed over (`not_before`) is no state, nor is its collapse key, which a migration has noted.
+    """
     writing = re.compile(r"\b(INSERT (OR \w+ )?INTO|UPDATE( OR \w+)?|REPLACE INTO)\s+delivery\b", re.IGNORECASE)
     removing = re.compile(r"\bDELETE FROM\s+delivery\b", re.IGNORECASE)
 

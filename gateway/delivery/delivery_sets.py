@@ -463,10 +463,9 @@ class WholePush:
         return BitMap.union(self.waiting, self.rows, *(outcome.devices for outcome in self.outcomes))
 
 
-def state_counts(connection: sqlite3.Connection, push_no: int) -> dict[DeliveryState, int]:
+def state_counts(connection: sqlite3.Connection, push_no: int) -> dict[int, int]:
     """Count the deliveries of a push that was stored as sets, by state; those in flight wait."""
-    rows = connection.execute("SELECT state, count FROM delivery_count WHERE push_no = ?", (push_no,))
-    return {DeliveryState(state): count for state, count in rows.fetchall()}
+    return dict(connection.execute("SELECT state, count FROM delivery_count WHERE push_no = ?", (push_no,)).fetchall())
 
 
 class Missed(NamedTuple):

@@ -27,12 +27,13 @@ from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
 
+# Made once: the enumeration takes longer to say a name than the database to count a push.
+_LABELS = {int(state): state.label for state in DeliveryState}
 _REACHED = {
-    "delivered": DeliveryState.DELIVERED,
-    "displayed": DeliveryState.DISPLAYED,
-    "opened": DeliveryState.OPENED,
-    "acted": DeliveryState.ACTED,
+    least.label: [state.label for state in DeliveryState if least <= state <= DeliveryState.ACTED]
+    for least in (DeliveryState.DELIVERED, DeliveryState.DISPLAYED, DeliveryState.OPENED, DeliveryState.ACTED)
 }
+"""States by the furthest that they have at least reached."""
 _PUSH = (
     "no, id, kind, priority, qos, ttl, collapse_key, channel, target, content, accepted_at, expires_at,"
     " recalled_at, targeted, suppressed, final_counts"
@@ -206,15 +207,13 @@ def _with_ids(
 
 def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:
     """Count deliveries by state, exclusive; `sent` are the devices handed over to when the snapshot was taken."""
-    counts = {state.label: 0 for state in DeliveryState}
+    counts = dict.fromkeys(_LABELS.values(), 0)
     kept = state_counts(connection, push_no)
-    if kept:
-        counts.update({state.label: count for state, count in kept.items()})
-    else:
-        for state, count in connection.execute(
-            "SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,)
-        ):
-            counts[DeliveryState(state).label] = count
+    found: Iterable[tuple[int, int]] = kept.items()
+    if not kept:
+        found = connection.execute("SELECT state, count(*) FROM delivery WHERE push_no = ? GROUP BY state", (push_no,))
+    for state, count in found:
+        counts[_LABELS[state]] = count
     if sent:
         (in_flight,) = connection.execute(
             "SELECT count(*) FROM delivery WHERE push_no = ? AND device_no IN (SELECT value FROM json_each(?))"
@@ -230,10 +229,7 @@ def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[in
 
 def reached(counts: dict[str, int]) -> dict[str, int]:
     """Cumulative counts: an opened one was displayed and delivered as well."""
-    return {
-        name: sum(counts[state.label] for state in DeliveryState if least <= state <= DeliveryState.ACTED)
-        for name, least in _REACHED.items()
-    }
+    return {name: sum([counts[label] for label in labels]) for name, labels in _REACHED.items()}
 
 
 def read_push(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, Any] | None:
