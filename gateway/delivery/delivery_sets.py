@@ -43,7 +43,7 @@ WAITING_SETS = 200
 SHARE_OF_MAILBOX = 4
 """Sets fill this part of a mailbox's limits at most, as its divisor."""
 MISSED_SETS = 2_000
-"""Outcomes that are looked at for what devices have missed, about 10 ms; the next time goes on behind them."""
+"""Outcomes that one operation looks at for what devices have missed, about 10 ms; the next one goes on behind them."""
 DEEP_DELIVERIES = 100
 """Rows of a *deep* mailbox, which is counted when a set may bring it above its limit. Below it none can be: sets and
 these are less than the limits, or there are no sets."""
@@ -483,19 +483,30 @@ def missed_of(
 ) -> tuple[list[Missed], dict[int, int]]:
     """Find what has ended, in sets, without reaching these devices (number -> after which time), the oldest first.
 
-    And up to which time was looked, for those devices of whose segments anything was.
+    And up to which time was looked, for those devices of whose segments anything was, never earlier than what they gave.
     """
     found: list[Missed] = []
     looked_to: dict[int, int] = {}
+    room = MISSED_SETS
+    ended = (
+        "SELECT push_no, state, reason, at, devices FROM outcome_set INDEXED BY outcome_set_missed"
+        f" WHERE segment = ? AND state {is_one_of(*MISSED)} AND"
+    )
     for segment, here in segments_of(BitMap(devices)):
-        after = min(devices[device_no] for device_no in here)
+        if room <= 0:
+            looked_to.update((device_no, devices[device_no]) for device_no in here)
+            continue
+        after, until = min(devices[device_no] for device_no in here), now_ms
         rows = connection.execute(
-            "SELECT push_no, state, reason, at, devices FROM outcome_set INDEXED BY outcome_set_missed"
-            f" WHERE segment = ? AND at > ? AND at <= ? AND state {is_one_of(*MISSED)} ORDER BY at LIMIT ?",
-            (segment, after, now_ms, MISSED_SETS),
+            f"{ended} at > ? AND at <= ? ORDER BY at LIMIT ?", (segment, after, now_ms, room)
         ).fetchall()
+        if len(rows) == room:  # up to a moment and with all of it: a sweep ends many at once
+            until = rows[-1][3]
+            rows = [row for row in rows if row[3] < until]
+            rows += connection.execute(f"{ended} at = ?", (segment, until)).fetchall()
         if rows:
-            looked_to.update(dict.fromkeys(here, now_ms if len(rows) < MISSED_SETS else rows[-1][3]))
+            looked_to.update((device_no, max(devices[device_no], until)) for device_no in here)
+        room -= len(rows)
         for push_no, state, reason, at, blob in rows:
             hit = unpack(blob) & here
             if hit:

@@ -103,6 +103,18 @@ class MailboxLimits:
             and self._size >= SIZE_FACTOR * delivery_sets.DEEP_BYTES
         )
 
+    def has_room_for_sets(self, app_no: int) -> bool:
+        """Whether an app has not too many sets, as far as is known. Writer thread."""
+        most, most_bytes = self._most_sets
+        known = self._sets.get(app_no)
+        return known is None or (known[0] <= most and known[1] <= most_bytes)
+
+    @property
+    def _most_sets(self) -> tuple[int, int]:
+        """Pushes of an app that may wait as sets, and their bytes."""
+        share = delivery_sets.SHARE_OF_MAILBOX
+        return min(delivery_sets.WAITING_SETS, self._deliveries // share), self._size // share
+
     def apps_behind(self) -> set[int]:
         """Apps whose pushes to many have to wait."""
         return {*self.behind, *self._crowded}
@@ -138,8 +150,7 @@ class MailboxLimits:
 
         They are counted only when there may be.
         """
-        most = min(delivery_sets.WAITING_SETS, self._deliveries // delivery_sets.SHARE_OF_MAILBOX)
-        most_bytes = self._size // delivery_sets.SHARE_OF_MAILBOX
+        most, most_bytes = self._most_sets
         known = self._sets.get(app_no) if size is not None else None
         if known is not None and size is not None:
             known = (known[0] + 1, known[1] + size)
@@ -190,8 +201,9 @@ class MailboxLimits:
         return EnforcedLimits(losers, rest)
 
     def forget(self) -> None:
-        """Count every mailbox anew: an operation was rolled back. Any thread."""
+        """Count every mailbox and all sets anew: an operation was rolled back. Any thread."""
         self._quota.forget()
+        self._sets = {}
 
     def _reduce_rows(self, connection: sqlite3.Connection, app_no: int, now_ms: int) -> tuple[EnforcedLimits, bool]:
         """Make rows of a slice of the app's smallest set; whether there are still too many sets. Writer thread."""

@@ -6,7 +6,7 @@ wanted it.
 
 Told are devices that have subscribed to their `notices`, a moment after they have connected; what was told is
 remembered with the device (`gap_told_to`, the time up to which), before it is sent. The broker keeps the notice for a
-device that vanishes again.
+device that vanishes again. What thousands of groups of devices have missed is told in several notices.
 """
 
 from __future__ import annotations
@@ -89,9 +89,12 @@ class MissedPushes:
             return
         now_ms = self._clock_ms()
 
-        def on_commit(gaps: dict[int, dict[str, Any]]) -> None:
+        def on_commit(found: tuple[dict[int, dict[str, Any]], list[int]]) -> None:
+            gaps, unfinished = found
             for device_no, gap in gaps.items():
                 self._notify(*devices[device_no], gap)
+            for device_no in unfinished:
+                self.returned(device_no, *devices[device_no])
 
         self._database.submit(
             lambda connection: missed_push_rows(connection, list(devices), now_ms),
@@ -100,10 +103,13 @@ class MissedPushes:
         )
 
 
-def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now_ms: int) -> dict[int, dict[str, Any]]:
+def missed_push_rows(
+    connection: sqlite3.Connection, devices: list[int], now_ms: int
+) -> tuple[dict[int, dict[str, Any]], list[int]]:
     """Find what devices have missed since they were told last; it counts as told. Writer thread.
 
-    Device number -> `{"count", "reasons": {state: n}, "pushes": [{"push_id", "state", "reason", "ended_at"}]}`.
+    Device number -> `{"count", "reasons": {state: n}, "pushes": [{"push_id", "state", "reason", "ended_at"}]}`; and
+    the devices for which there may be more.
     """
     rows = connection.execute(
         "SELECT v.no, p.id, d.state, d.reason, d.ended_at, p.no FROM json_each(?) AS wanted"
@@ -114,7 +120,7 @@ def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now_ms:
         (json.dumps(devices), now_ms),
     ).fetchall()
     in_sets, looked_to = _missed_in_sets(connection, devices, now_ms)
-    # What ended behind where sets were looked at is told the next time, in rows too.
+    # What ended behind where sets were looked at is told with the next part, in rows too.
     rows = [row for row in rows if row[4] <= looked_to.get(row[0], now_ms)]
     gaps: dict[int, dict[str, Any]] = {}
     for device_no, push_id, state, reason, ended_at, _ in sorted(rows + in_sets, key=itemgetter(4, 5)):
@@ -131,7 +137,7 @@ def missed_push_rows(connection: sqlite3.Connection, devices: list[int], now_ms:
     )
     for device_no, gap in gaps.items():
         log_of_device(connection, "device.gap", now_ms, device_no, gap)
-    return gaps
+    return gaps, [device_no for device_no, until in looked_to.items() if until < now_ms]
 
 
 def _missed_in_sets(
@@ -140,7 +146,7 @@ def _missed_in_sets(
     """What devices have missed of pushes that were stored as sets, as rows; and up to when that was looked at."""
     told_to = dict(
         connection.execute(
-            "SELECT no, coalesce(gap_told_to, 0) FROM device WHERE no IN (SELECT value FROM json_each(?))",
+            "SELECT no, coalesce(gap_told_to, created_at) FROM device WHERE no IN (SELECT value FROM json_each(?))",
             (json.dumps(devices),),
         ).fetchall()
     )

@@ -18,6 +18,7 @@ from gateway.audience import targeting
 from gateway.audience.device_sets import selected_devices
 from gateway.audience.policy import PolicyStore
 from gateway.delivery import delivery_sets
+from gateway.delivery.acceptance_queue import FEW_DELIVERIES
 from gateway.delivery.attachments import fetch_within
 from gateway.delivery.consent import preferences_of, unwanted, unwanted_selected
 from gateway.delivery.delivery_sets import insert_set
@@ -238,21 +239,23 @@ class PushStore:
         assert request.kind is not None, "filled in by validation"
         pending.targeted = len(pending.devices)
         pending.limited = self._policies.is_limited(app_no, request.kind, request.channel)
-        # What is checked for one device alone is a row.
+        # What is checked for one device alone is a row. Pushes to few devices do not wait until there are fewer sets.
         pending.in_sets = (
             pending.targeted >= delivery_sets.SET_DEVICES
             and self._limits.keeps_sets
             and not pending.limited
             and not self._policies.may_pass_mute(app_no, request.kind, request.channel, priority)
+            and (pending.targeted > FEW_DELIVERIES or self._limits.has_room_for_sets(app_no))
             and delivery_sets.are_worth_sets(devices := BitMap(pending.devices))
         )
+        # Everything behind this tells sets and rows apart by the type.
+        pending.devices = devices if pending.in_sets else list(pending.devices)
         if pending.in_sets:
-            pending.devices = devices
             insert_set(connection, push_no, app_no, priority, devices)
         elif pending.targeted == 1:
             single.append((push_no, pending.devices[0], priority, pending.frame_size, _WAITING))
         elif pending.targeted:
-            insert_listed_rows(connection, push_no, priority, pending.frame_size, list(pending.devices))
+            insert_listed_rows(connection, push_no, priority, pending.frame_size, pending.devices)
         if left_out:
             gone = BitMap.union(*left_out.values())
             pending.suppressed = len(gone)
@@ -261,8 +264,6 @@ class PushStore:
                 if isinstance(pending.devices, BitMap)
                 else [device_no for device_no in pending.devices if device_no not in gone]
             )
-        elif not pending.in_sets and isinstance(pending.devices, BitMap):
-            pending.devices = list(pending.devices)
         pending.push_no = push_no
         pending.push_id = push_id
         if pending.is_fetched:

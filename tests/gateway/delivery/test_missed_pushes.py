@@ -113,3 +113,26 @@ def test_a_long_gap_is_counted_and_not_all_named(told: Told, monkeypatch: pytest
     notices = told.connect(3)
     assert sorted(device_id for device_id, _ in notices) == ["d1", "d2", "d3"]
     assert all((gap["count"], len(gap["pushes"])) == (4, 2) for _, gap in notices)
+
+
+@pytest.mark.parametrize("form", ["sets"], indirect=True)
+def test_a_gap_of_many_sets_is_told_in_parts_and_nobody_is_told_again(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first device is told all of it, before the second returns and has everything to hear."""
+    monkeypatch.setattr("gateway.delivery.delivery_sets.MISSED_SETS", 2)
+    world = told.world
+    for _ in range(3):
+        world.push({"all": True}, ttl=1)
+        world.passes(2)
+    for _ in range(3):  # three that end together
+        world.push({"all": True}, ttl=1)
+    world.passes(2)
+    assert sum(gap["count"] for _, gap in told.connect(1)) == 6
+    world.disconnect(1)
+    world.connect(2)
+    notices = told.connect(1)
+    assert [device_id for device_id, _ in notices] == ["d2"] * len(notices)
+    assert sum(gap["count"] for _, gap in notices) == 6
+    world.disconnect(1)
+    assert told.connect(1) == []
