@@ -31,19 +31,20 @@ from pyroaring import BitMap
 from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.event_log import ENTRY_DEVICES, log_outcome
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
-from gateway.delivery_states import MISSED, DeliveryState, is_one_of
+from gateway.delivery_states import DeliveryState
 
 SET_DEVICES = 24
 """Devices of a segment that are worth a set: fewer are written, acknowledged and counted as rows at less cost."""
 GROUP_DEVICES = 4
-"""Devices that leave a waiting set together as an outcome; fewer get rows, so that what trickles in for a day does not
-leave thousands of tiny sets to look through."""
+"""Devices of a segment that leave a waiting set together as an outcome; fewer get rows, so that what trickles in for a
+day does not leave thousands of tiny sets to look through."""
+LOOKED_UP_OUTCOMES = 362
+"""Devices that are worth an outcome however many there are: with k of them in a segment, the next one has k devices or
+more, so there are never more than this. Each receipt looks through them."""
 WAITING_SETS = 200
 """Pushes of an app that wait as sets: each read of mailboxes looks at all of them, 3 to 10 µs each."""
 SHARE_OF_MAILBOX = 4
 """Sets fill this part of a mailbox's limits at most, as its divisor."""
-MISSED_SETS = 2_000
-"""Outcomes that one operation looks at for what devices have missed, about 10 ms; the next one goes on behind them."""
 DEEP_DELIVERIES = 100
 """Rows of a *deep* mailbox, which is counted when a set may bring it above its limit. Below it none can be: sets and
 these are less than the limits, or there are no sets."""
@@ -126,14 +127,14 @@ def move_set(
 ) -> BitMap:  # Hot path.
     """Move the devices for which the push waits in its sets to an outcome, and log it; which.
 
-    Only these devices; None: all, `but_not` these.
+    Only these devices, where enough of a segment are together; None: all, `but_not` these.
     """
     moved = BitMap()
     for segment, app_no, waiting in _waiting_sets(connection, push_no, devices):
         here = waiting & devices if devices is not None else waiting
         if but_not is not None:
             here = here - but_not
-        if not here:
+        if not here or (devices is not None and not _is_worth_outcome(connection, push_no, segment, len(here))):
             continue
         _shrink(connection, push_no, segment, waiting - here)
         for part in _parts(here):
@@ -148,6 +149,16 @@ def move_set(
     if moved:
         _count(connection, push_no, {DeliveryState.WAITING: -len(moved), state: len(moved)})
     return moved
+
+
+def _is_worth_outcome(connection: sqlite3.Connection, push_no: int, segment: int, count: int) -> bool:
+    """Whether so many devices of a segment are worth one outcome more."""
+    if not GROUP_DEVICES <= count < LOOKED_UP_OUTCOMES:
+        return count >= GROUP_DEVICES
+    (outcomes,) = connection.execute(
+        "SELECT count(*) FROM outcome_set WHERE push_no = ? AND segment = ?", (push_no, segment)
+    ).fetchone()
+    return bool(count >= outcomes)
 
 
 def _parts(devices: BitMap) -> Iterator[BitMap]:
@@ -219,7 +230,7 @@ def to_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> Bi
         )
     rest = devices - waited
     if rest:
-        rest -= _with_rows(connection, push_no, rest)
+        rest -= with_rows(connection, push_no, rest)
     if rest:
         for outcome in outcomes_of(connection, push_no, rest):
             here = outcome.devices & rest
@@ -242,10 +253,13 @@ def to_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> Bi
                 ),
             )
             rest -= here
+            if not rest:
+                break
     return waited
 
 
-def _with_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> BitMap:
+def with_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> BitMap:
+    """Find the devices among these for which a push has rows."""
     (text,) = connection.execute(
         "SELECT json_group_array(d.device_no) FROM json_each(?) AS x CROSS JOIN delivery AS d"
         " ON d.push_no = ? AND d.device_no = x.value",
@@ -254,10 +268,13 @@ def _with_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) ->
     return BitMap(json.loads(text))
 
 
-def remove_sets(connection: sqlite3.Connection, push_no: int) -> None:
-    """Remove the sets and counters of a push whose rows have been removed."""
-    for table in ("waiting_set", "outcome_set", "delivery_count"):
-        connection.execute(f"DELETE FROM {table} WHERE push_no = ?", (push_no,))
+def remove_sets(connection: sqlite3.Connection, push_no: int) -> int:
+    """Remove the sets and counters of a push whose rows have been removed; how many sets."""
+    removed = 0
+    for table in ("waiting_set", "outcome_set"):
+        removed += connection.execute(f"DELETE FROM {table} WHERE push_no = ?", (push_no,)).rowcount
+    connection.execute("DELETE FROM delivery_count WHERE push_no = ?", (push_no,))
+    return removed
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -307,33 +324,19 @@ def waiting_handles_among(connection: sqlite3.Connection, handles: Collection[in
     ]
 
 
-def is_wanted_target(connection: sqlite3.Connection, push_no: int, device_no: int) -> bool:
-    """Whether a push that was stored as sets has a delivery to the device that was not suppressed."""
-    row = connection.execute(
-        "SELECT state FROM delivery WHERE push_no = ? AND device_no = ?", (push_no, device_no)
-    ).fetchone()
-    if row is not None:
-        return bool(row[0] != DeliveryState.SUPPRESSED)
-    one = BitMap([device_no])
-    return bool(waiting_of(connection, push_no, one)) or any(
-        device_no in outcome.devices and outcome.state is not DeliveryState.SUPPRESSED
-        for outcome in outcomes_of(connection, push_no, one)
-    )
-
-
-def target_set(connection: sqlite3.Connection, push_no: int) -> BitMap:
-    """The devices that a push was stored for, the suppressed ones left out, whatever became of it."""
-    found = waiting_of(connection, push_no)
-    for outcome in outcomes_of(connection, push_no):
+def target_set(connection: sqlite3.Connection, push_no: int, among: BitMap) -> BitMap:
+    """The devices among these that a push was stored for, the suppressed ones left out, whatever became of it."""
+    found = waiting_of(connection, push_no, among)
+    for outcome in outcomes_of(connection, push_no, among):
         if outcome.state is not DeliveryState.SUPPRESSED:
             found |= outcome.devices
     suppressed = BitMap()
-    for state, rows in rows_by_state(connection, push_no).items():
+    for state, rows in rows_by_state(connection, push_no, among.min(), among.max()).items():
         if state is DeliveryState.SUPPRESSED:
             suppressed |= rows
         else:
             found |= rows
-    return found - suppressed
+    return (found - suppressed) & among
 
 
 def rows_by_state(
@@ -466,57 +469,6 @@ class WholePush:
 def state_counts(connection: sqlite3.Connection, push_no: int) -> dict[int, int]:
     """Count the deliveries of a push that was stored as sets, by state; those in flight wait."""
     return dict(connection.execute("SELECT state, count FROM delivery_count WHERE push_no = ?", (push_no,)).fetchall())
-
-
-class Missed(NamedTuple):
-    """A delivery that ended, in a set, without reaching its device."""
-
-    device_no: int
-    push_no: int
-    state: DeliveryState
-    reason: str | None
-    at: int
-
-
-def missed_of(
-    connection: sqlite3.Connection, devices: dict[int, int], now_ms: int
-) -> tuple[list[Missed], dict[int, int]]:
-    """Find what has ended, in sets, without reaching these devices (number -> after which time), the oldest first.
-
-    And up to which time was looked, for those devices of whose segments anything was, never earlier than what they gave.
-    """
-    found: list[Missed] = []
-    looked_to: dict[int, int] = {}
-    room = MISSED_SETS
-    ended = (
-        "SELECT push_no, state, reason, at, devices FROM outcome_set INDEXED BY outcome_set_missed"
-        f" WHERE segment = ? AND state {is_one_of(*MISSED)} AND"
-    )
-    for segment, here in segments_of(BitMap(devices)):
-        if room <= 0:
-            looked_to.update((device_no, devices[device_no]) for device_no in here)
-            continue
-        after, until = min(devices[device_no] for device_no in here), now_ms
-        rows = connection.execute(
-            f"{ended} at > ? AND at <= ? ORDER BY at LIMIT ?", (segment, after, now_ms, room)
-        ).fetchall()
-        if len(rows) == room:  # up to a moment and with all of it: a sweep ends many at once
-            until = rows[-1][3]
-            rows = [row for row in rows if row[3] < until]
-            rows += connection.execute(f"{ended} at = ?", (segment, until)).fetchall()
-        if rows:
-            looked_to.update((device_no, max(devices[device_no], until)) for device_no in here)
-        room -= len(rows)
-        for push_no, state, reason, at, blob in rows:
-            hit = unpack(blob) & here
-            if hit:
-                hit -= _with_rows(connection, push_no, hit)
-            found += [
-                Missed(device_no, push_no, DeliveryState(state), reason, at)
-                for device_no in hit
-                if at > devices[device_no]
-            ]
-    return found, looked_to
 
 
 # -- keeping sets few: writer thread -----------------------------------------------------------------------------------

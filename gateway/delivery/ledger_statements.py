@@ -251,10 +251,12 @@ def end_rows(
     ended = 0
     for push_no in stored_in_sets(connection, grouped):
         devices = BitMap(grouped[push_no])
-        if len(devices) < delivery_sets.GROUP_DEVICES:
+        if len(devices) >= delivery_sets.GROUP_DEVICES:
+            moved = move_set(connection, push_no, devices, state, now_ms, reason=reason)
+            ended += len(moved)
+            devices = waiting_of(connection, push_no, devices - moved) if len(moved) < len(devices) else BitMap()
+        if devices:
             to_rows(connection, push_no, devices)
-        else:
-            ended += len(move_set(connection, push_no, devices, state, now_ms, reason=reason))
     log_handles(connection, state.label, now_ms, handles, reason)
     return ended + connection.execute(_END_HANDLES, (int(state), reason, now_ms, json.dumps(handles))).rowcount
 

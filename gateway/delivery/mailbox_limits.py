@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TypeVar
 
 from pyroaring import BitMap
 
@@ -27,6 +28,8 @@ from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import overflow_rows
 from gateway.delivery.mailbox_quota import Mailbox, MailboxQuota, count_mailboxes
 from gateway.delivery.submission import PendingPush
+
+T = TypeVar("T")
 
 COUNTED_ROWS = 20_000
 """Deliveries that one operation counts, about 15 ms, and those of the mailboxes it has begun with."""
@@ -81,6 +84,9 @@ class MailboxLimits:
         self._size = size
         self._clock_ms = clock_ms
         self._storage_left = storage_left
+        share = delivery_sets.SHARE_OF_MAILBOX
+        self._most_sets = min(delivery_sets.WAITING_SETS, deliveries // share), size // share
+        """Pushes of an app that may wait as sets, and their bytes."""
         self._quota = MailboxQuota(deliveries, size)
         self.behind: dict[int, dict[int, None]] = {}
         """App number -> devices whose mailboxes are still to be counted; the first app is the next."""
@@ -108,12 +114,6 @@ class MailboxLimits:
         most, most_bytes = self._most_sets
         known = self._sets.get(app_no)
         return known is None or (known[0] <= most and known[1] <= most_bytes)
-
-    @property
-    def _most_sets(self) -> tuple[int, int]:
-        """Pushes of an app that may wait as sets, and their bytes."""
-        share = delivery_sets.SHARE_OF_MAILBOX
-        return min(delivery_sets.WAITING_SETS, self._deliveries // share), self._size // share
 
     def apps_behind(self) -> set[int]:
         """Apps whose pushes to many have to wait."""
@@ -251,7 +251,7 @@ class MailboxLimits:
                 self.enforced(each)
                 self._ledger.note_ended(each.losers)
 
-        self._ledger.submit_until_done(operation, on_commit)
+        self._submit(operation, on_commit)
 
     def enforced(self, found: EnforcedLimits) -> None:
         """Count the rest, now that what was counted is on disk."""
@@ -309,4 +309,17 @@ class MailboxLimits:
             if not still:
                 self.on_caught_up()
 
-        self._ledger.submit_until_done(lambda connection: self._reduce_rows(connection, app_no, now_ms), on_commit)
+        self._submit(lambda connection: self._reduce_rows(connection, app_no, now_ms), on_commit)
+
+    def _submit(self, operation: Callable[[sqlite3.Connection], T], done: Callable[[T], None]) -> None:
+        """Have the writer run an operation that reserves room; what it had counted is void if it is rolled back."""
+        has_run = False
+
+        def run(connection: sqlite3.Connection) -> T:
+            nonlocal has_run
+            if has_run:
+                self.forget()
+            has_run = True
+            return operation(connection)
+
+        self._ledger.submit_until_done(run, done)

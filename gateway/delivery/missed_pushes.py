@@ -18,7 +18,9 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from gateway.delivery.delivery_sets import missed_of
+from pyroaring import BitMap
+
+from gateway.delivery.delivery_sets import segments_of, unpack, with_rows
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery_states import MISSED, DeliveryState, is_one_of
 from gateway.store.protocols import Timers, Writer
@@ -30,6 +32,8 @@ PAUSE_SECONDS = 0.5
 """Seconds after a connection: for its other subscriptions, and so that a storm is a few statements."""
 DEVICES_TOGETHER = 250
 """Devices that one statement reads."""
+MISSED_SETS = 2_000
+"""Outcomes that one operation looks at for what devices have missed, about 10 ms; the next one goes on behind them."""
 LISTED_PUSHES = 100
 """Pushes that a notice names; all are counted."""
 
@@ -39,6 +43,16 @@ class ReturnedDevice(NamedTuple):
 
     app_id: str
     device_id: str
+
+
+class Missed(NamedTuple):
+    """A delivery that ended, in a set, without reaching its device."""
+
+    device_no: int
+    push_no: int
+    state: DeliveryState
+    reason: str | None
+    at: int
 
 
 class MissedPushes:
@@ -150,7 +164,7 @@ def _missed_in_sets(
             (json.dumps(devices),),
         ).fetchall()
     )
-    found, looked_to = missed_of(connection, told_to, now_ms)
+    found, looked_to = _missed_of(connection, told_to, now_ms)
     ids = dict(
         connection.execute(
             "SELECT no, id FROM push WHERE no IN (SELECT value FROM json_each(?))",
@@ -158,3 +172,44 @@ def _missed_in_sets(
         ).fetchall()
     )
     return [(one.device_no, ids[one.push_no], one.state, one.reason, one.at, one.push_no) for one in found], looked_to
+
+
+def _missed_of(
+    connection: sqlite3.Connection, devices: dict[int, int], now_ms: int
+) -> tuple[list[Missed], dict[int, int]]:
+    """Find what has ended, in sets, without reaching these devices (number -> after which time), the oldest first.
+
+    And up to which time was looked, for those devices of whose segments anything was: not before the time given.
+    """
+    found: list[Missed] = []
+    looked_to: dict[int, int] = {}
+    room = MISSED_SETS
+    ended = (
+        "SELECT push_no, state, reason, at, devices FROM outcome_set INDEXED BY outcome_set_missed"
+        f" WHERE segment = ? AND state {is_one_of(*MISSED)} AND"
+    )
+    for segment, here in segments_of(BitMap(devices)):
+        if room <= 0:
+            looked_to.update((device_no, devices[device_no]) for device_no in here)
+            continue
+        after, until = min(devices[device_no] for device_no in here), now_ms
+        rows = connection.execute(
+            f"{ended} at > ? AND at <= ? ORDER BY at LIMIT ?", (segment, after, now_ms, room)
+        ).fetchall()
+        if len(rows) == room:  # up to a moment and with all of it: a sweep ends many at once
+            until = rows[-1][3]
+            rows = [row for row in rows if row[3] < until]
+            rows += connection.execute(f"{ended} at = ?", (segment, until)).fetchall()
+        if rows:
+            looked_to.update((device_no, max(devices[device_no], until)) for device_no in here)
+        room -= len(rows)
+        for push_no, state, reason, at, blob in rows:
+            hit = unpack(blob) & here
+            if hit:
+                hit -= with_rows(connection, push_no, hit)
+            found += [
+                Missed(device_no, push_no, DeliveryState(state), reason, at)
+                for device_no in hit
+                if at > devices[device_no]
+            ]
+    return found, looked_to

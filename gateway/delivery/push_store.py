@@ -249,13 +249,15 @@ class PushStore:
             and delivery_sets.are_worth_sets(devices := BitMap(pending.devices))
         )
         # Everything behind this tells sets and rows apart by the type.
-        pending.devices = devices if pending.in_sets else list(pending.devices)
         if pending.in_sets:
+            pending.devices = devices
             insert_set(connection, push_no, app_no, priority, devices)
-        elif pending.targeted == 1:
-            single.append((push_no, pending.devices[0], priority, pending.frame_size, _WAITING))
-        elif pending.targeted:
-            insert_listed_rows(connection, push_no, priority, pending.frame_size, pending.devices)
+        else:
+            pending.devices = numbers = list(pending.devices)
+            if len(numbers) == 1:
+                single.append((push_no, numbers[0], priority, pending.frame_size, _WAITING))
+            elif numbers:
+                insert_listed_rows(connection, push_no, priority, pending.frame_size, numbers)
         if left_out:
             gone = BitMap.union(*left_out.values())
             pending.suppressed = len(gone)

@@ -180,8 +180,10 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
         if count == room:  # there may be more of it
             break
         connection.execute("DELETE FROM failed_attempt WHERE push_no = ?", (push_no,))
-        remove_sets(connection, push_no)
+        removed += remove_sets(connection, push_no)
         connection.execute("UPDATE push SET swept_at = closed_at WHERE no = ?", (push_no,))
+        if removed >= SLICE_ROWS:
+            break
     return removed + len(pushes)
 
 

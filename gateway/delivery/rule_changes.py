@@ -32,7 +32,7 @@ from gateway.delivery.consent import PreferenceStore, end_unwanted_parts, muted_
 from gateway.delivery.delivery_sets import some_to_rows, to_rows, waiting_of
 from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.ledger_statements import end_devices
+from gateway.delivery.ledger_statements import SWEEP_DEVICES, end_devices
 from gateway.delivery_states import DeliveryState
 from gateway.store.database import Database
 
@@ -223,6 +223,7 @@ def _put_sets_under_rules(
         (app_no, after.push_no, SET_PUSHES),
     ).fetchall()
     unwilling: dict[tuple[Any, ...], BitMap] = {}
+    room = SWEEP_DEVICES
     for push_no, kind, channel, priority in pushes:
         waiting = waiting_of(connection, push_no)
         if policies.is_guarded(app_no):
@@ -234,12 +235,21 @@ def _put_sets_under_rules(
                 gone = devices - sent
                 end_devices(connection, push_no, gone, DeliveryState.SUPPRESSED, reason, now_ms)
                 done.devices_ended.append((push_no, gone))
+                room -= len(gone)
         if limits_changed and policies.is_limited(app_no, kind, channel):
             some, _ = some_to_rows(connection, push_no, SET_ROWS)
             if len(some) == SET_ROWS:  # there may be more of it
                 done.goes_on = SetPosition(push_no - 1)
                 return True
         elif limits_changed and policies.may_pass_mute(app_no, kind, channel, priority):
-            to_rows(connection, push_no, muted_devices(connection, app_no, channel) & waiting)
+            muted = muted_devices(connection, app_no, channel) & waiting_of(connection, push_no)
+            if muted:
+                to_rows(connection, push_no, muted[:SET_ROWS])
+            if len(muted) > SET_ROWS:
+                done.goes_on = SetPosition(push_no - 1)
+                return True
+        if room <= 0:
+            done.goes_on = SetPosition(push_no)
+            return True
     done.goes_on = SetPosition(pushes[-1][0]) if len(pushes) == SET_PUSHES else BEGIN
     return bool(pushes)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from typing import Any
 
 from pyroaring import BitMap
 
+from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.delivery_sets import (
     by_push,
-    is_wanted_target,
     target_set,
     waiting_handles_among,
     waiting_of,
@@ -54,9 +55,9 @@ def end_stale_rows(
     expired: list[int] = []
     superseded: list[int] = []
     limited: list[int] = []
-    for handle, is_limited, is_recalled, is_expired, is_superseded, app_no, collapse_key in rows:
-        if collapse_key is not None and not (is_recalled or is_expired or is_superseded):
-            is_superseded = _superseded_by_set(connection, handle, app_no, collapse_key)
+    by_sets = _superseded_by_sets(connection, rows)
+    for handle, is_limited, is_recalled, is_expired, is_superseded, *_ in rows:
+        is_superseded = is_superseded or handle in by_sets
         verdict = recalled if is_recalled else expired if is_expired else superseded if is_superseded else alive
         if verdict is alive and is_limited:
             verdict = alive if handle in awaiting_pubrec else limited
@@ -70,14 +71,53 @@ def end_stale_rows(
     return alive
 
 
-def _superseded_by_set(connection: sqlite3.Connection, handle: int, app_no: int, collapse_key: str) -> bool:
-    """Whether a newer push with the collapse key was stored as sets and is for the handle's device."""
+def _superseded_by_sets(connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> set[int]:
+    """Find the handles among the rows of `end_stale_rows` for whose devices a newer push was stored as sets."""
+    older: dict[tuple[int, str], dict[int, BitMap]] = {}
+    for handle, _, is_recalled, is_expired, is_superseded, app_no, collapse_key in rows:
+        if collapse_key is not None and not (is_recalled or is_expired or is_superseded):
+            of_key = older.setdefault((app_no, collapse_key), {})
+            of_key.setdefault(handle >> DEVICE_BITS, BitMap()).add(handle & DEVICE_MASK)
+    return {
+        handle_of(push_no, device_no)
+        for key, of_key in older.items()
+        for push_no, devices in _with_newer_sets(connection, *key, of_key).items()
+        for device_no in devices
+    }
+
+
+def _with_newer_sets(
+    connection: sqlite3.Connection, app_no: int, collapse_key: str, older: Mapping[int, BitMap]
+) -> dict[int, BitMap]:
+    """Find the devices of these pushes, by push, that a newer push with their collapse key is for, stored as sets.
+
+    Each newer push is read once, the newest first, until nobody is left whom one may be for.
+    """
+    left = BitMap.union(*older.values())
+    here = {"first": left.min(), "last": left.max(), "segment": left.min() >> SEGMENT_BITS}
+    in_segments = f"push_no = q.no AND segment BETWEEN :segment AND {left.max() >> SEGMENT_BITS:d}"
     newer = connection.execute(
-        "SELECT no FROM push INDEXED BY push_collapse WHERE app_no = ? AND collapse_key = ? AND no > ? AND in_sets"
-        " ORDER BY no DESC",
-        (app_no, collapse_key, handle >> DEVICE_BITS),
+        "SELECT q.no FROM push AS q INDEXED BY push_collapse"
+        " WHERE q.app_no = :app_no AND q.collapse_key = :collapse_key AND q.no > :push_no AND q.in_sets"
+        f" AND (EXISTS (SELECT 1 FROM waiting_set WHERE {in_segments})"
+        f"  OR EXISTS (SELECT 1 FROM outcome_set WHERE {in_segments})"
+        "  OR EXISTS (SELECT 1 FROM delivery WHERE push_no = q.no AND device_no BETWEEN :first AND :last))"
+        " ORDER BY q.no DESC",
+        {"app_no": app_no, "collapse_key": collapse_key, "push_no": min(older), **here},
     ).fetchall()
-    return any(is_wanted_target(connection, no, handle & DEVICE_MASK) for (no,) in newer)
+    found: dict[int, BitMap] = {}
+    targets = BitMap()
+    rest = sorted(older)
+    for (no,) in newer:
+        while rest[-1] >= no:
+            found[rest[-1]] = older[rest[-1]] & targets
+            rest.pop()
+        if not left:
+            break
+        targets |= target_set(connection, no, left)
+        left -= targets
+    found.update((push_no, older[push_no] & targets) for push_no in rest)
+    return found
 
 
 def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: int) -> int:
@@ -103,28 +143,39 @@ def recover_rows(connection: sqlite3.Connection, held: Sequence[int], now_ms: in
         " WHERE p.recalled_at IS NOT NULL OR p.collapse_key IS NOT NULL"
     ).fetchall()
     kept = by_push(goes_on)
+    older: dict[tuple[int, str], dict[int, BitMap]] = {}
     for push_no, app_no, collapse_key, is_recalled in sets:
         waiting = waiting_of(connection, push_no) - BitMap(kept.get(push_no, ()))
         if is_recalled:
             ended += end_devices(connection, push_no, waiting, DeliveryState.CANCELLED, "recalled", now_ms)
-        else:
-            waiting &= _newer_targets(connection, push_no, app_no, collapse_key)
-            ended += end_devices(connection, push_no, waiting, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
+        elif waiting:
+            older.setdefault((app_no, collapse_key), {})[push_no] = waiting
+    for key, of_key in older.items():
+        by_sets = _with_newer_sets(connection, *key, of_key)
+        by_rows = _with_newer_rows(connection, *key, of_key)
+        for push_no in of_key:
+            gone = by_sets[push_no] | by_rows[push_no]
+            ended += end_devices(connection, push_no, gone, DeliveryState.SUPERSEDED, "collapse_key", now_ms)
     return ended
 
 
-def _newer_targets(connection: sqlite3.Connection, push_no: int, app_no: int, collapse_key: str) -> BitMap:
-    """The devices that newer pushes with the collapse key are for."""
-    newer = "q.app_no = ? AND q.collapse_key = ? AND q.no > ?"
-    key = (app_no, collapse_key, push_no)
-    (text,) = connection.execute(
-        "SELECT json_group_array(DISTINCT d.device_no) FROM push AS q INDEXED BY push_collapse"
-        " CROSS JOIN delivery AS d ON d.push_no = q.no"
-        f" WHERE {newer} AND NOT q.in_sets AND d.state != {DeliveryState.SUPPRESSED:d}",
-        key,
-    ).fetchone()
-    found = BitMap(json.loads(text))
-    in_sets = f"SELECT q.no FROM push AS q INDEXED BY push_collapse WHERE {newer} AND q.in_sets"
-    for (no,) in connection.execute(in_sets, key).fetchall():
-        found |= target_set(connection, no)
+def _with_newer_rows(
+    connection: sqlite3.Connection, app_no: int, collapse_key: str, older: Mapping[int, BitMap]
+) -> dict[int, BitMap]:
+    """Find the devices of these pushes, by push, that a newer push with their collapse key is for, stored as rows."""
+    latest: dict[int, BitMap] = {}
+    for no, text in connection.execute(
+        "SELECT q.no, json_group_array(d.device_no) FROM push AS q INDEXED BY push_collapse"
+        " CROSS JOIN delivery AS d ON d.push_no = q.no WHERE q.app_no = ? AND q.collapse_key = ? AND q.no > ?"
+        f" AND NOT q.in_sets AND d.state != {DeliveryState.SUPPRESSED:d} GROUP BY q.no",
+        (app_no, collapse_key, min(older)),
+    ):
+        latest[no] = BitMap(json.loads(text))
+    found: dict[int, BitMap] = {}
+    targets = BitMap()
+    newer = sorted(latest)
+    for push_no in sorted(older, reverse=True):
+        while newer and newer[-1] > push_no:
+            targets |= latest[newer.pop()]
+        found[push_no] = older[push_no] & targets
     return found
