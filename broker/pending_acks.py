@@ -38,6 +38,9 @@ class PendingAcks:
     def __len__(self) -> int:
         return len(self._line)
 
+    def __bool__(self) -> bool:
+        return bool(self._line)
+
     def append(self, ack: PendingAck) -> None:
         self._line.append(ack)
 

@@ -37,6 +37,9 @@ class RetainedMessages:
     def __len__(self) -> int:
         return len(self._by_topic)
 
+    def __bool__(self) -> bool:
+        return bool(self._by_topic)
+
     def set(self, message: Message) -> bool:
         """Retain a message in place of the topic's earlier one; return False, and keep that, if a limit is reached."""
         earlier = self._by_topic.get(message.topic)

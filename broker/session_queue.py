@@ -75,6 +75,9 @@ class SessionQueue:
     def __len__(self) -> int:
         return len(self._copies)
 
+    def __bool__(self) -> bool:
+        return bool(self._copies)
+
     def __iter__(self) -> Iterator[MessageCopy]:
         return iter(self._copies)
 

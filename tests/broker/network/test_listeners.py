@@ -8,9 +8,11 @@ import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from broker.broker import Broker
 from broker.message import Body, Message
 from broker.network import listeners
 from broker.network.listen_address import ListenAddress
@@ -229,28 +231,37 @@ def test_an_end_does_not_wait_for_the_deaf(run: Run[None], monkeypatch: pytest.M
     run(scenario())
 
 
+class NotedShutdowns:
+    """A broker that notes how many are left after each round of goodbyes."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.left: list[int] = []
+        self._broker = broker
+
+    def shutdown(self, at_most: int | None = None) -> bool:
+        anybody = self._broker.shutdown(at_most)
+        self.left.append(self._broker.metrics.connections)
+        return anybody
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+
 def test_the_goodbyes_of_many_are_spread_and_those_of_few_are_not(
     run: Run[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(spread: float, *left: int) -> None:
         async with serving(BrokerSettings(disconnect_spread=spread)) as server:
             clients = [await joined(server, f"kiosk-{number}", wire.V5) for number in range(5)]
-            rounds: list[int] = []
-            shutdown = server.broker.shutdown
-
-            def noted(at_most: int | None = None) -> bool:
-                anybody = shutdown(at_most)
-                rounds.append(server.metrics.connections)
-                return anybody
-
-            monkeypatch.setattr(server.broker, "shutdown", noted)
+            noted = NotedShutdowns(server.broker)
+            monkeypatch.setattr(server.server, "broker", noted)
             ending = asyncio.create_task(server.server.stop())
             for client in clients:
                 goodbye = await client.rest()
                 assert (goodbye[0], goodbye[2]) == (0xE0, 0x8B)
                 await client.hang_up()
             await ending
-            assert tuple(rounds) == left
+            assert tuple(noted.left) == left
 
     run(scenario(2.0, 0))
     monkeypatch.setattr(listeners, "DISCONNECTS_PER_SECOND", 1)
