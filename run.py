@@ -5,8 +5,11 @@ Only Python itself is needed (3.11 or newer, with its venv module). The first st
 installs the versions that constraints.txt pins; a stamp of everything that decides the result makes every later start
 instant. `test`, `test --full` and `bench` add the development set first; any other command is passed to `fleetpush`.
 
+Where there is a C compiler, the commands whose speed matters compile the hot modules first, once for each state of the
+source (`broker/compiled_modules.py` says where to, and loads them). Without one, and where it fails, the source runs.
+
 Laws: standard library only, and syntax that an older Python still parses, so that it can say it is too old. The stamp
-is written last, so an interrupted installation is repeated, never trusted.
+is written last, so an interrupted installation is repeated, never trusted; compiled modules are put in place at once.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +32,13 @@ MINIMUM = (3, 11)
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "fleetpush-stamp.json"
+COMPILED_FIRST = ("serve", "broker", "bench", "compile")
+"""Commands that wait for the compiler, if there is one. Others take what is there: compiling takes longer than they do,
+and who edits and tests does not want to wait after each edit."""
+FAILED = "failed.txt"
+"""In the directory of compiled modules: why there are none. `compile` tries again."""
+KEPT_BUILDS = 4
+"""The newest, of as many states of the source: branches take turns."""
 USAGE = """\
 python3 run.py demo             the main job on real sockets, in under a minute
 python3 run.py serve            broker and gateway; data in ./fleetpush-data
@@ -35,6 +47,7 @@ python3 run.py kiosk [ID]       a browser as a device (fetches MQTT.js with npm)
 python3 run.py broker [...]     the MQTT broker alone, without gateway and pushes
 python3 run.py test [--full]    all tests (more pytest arguments may follow)
 python3 run.py bench [NAME]     the benchmarks (tests/benchmarks/README.md)
+python3 run.py compile          the hot modules to machine code; serve, broker and bench do it by themselves
 python3 run.py COMMAND ...      any other fleetpush command; `python3 run.py --help` lists them
 """
 
@@ -131,8 +144,9 @@ def install(development: bool) -> None:
     total = pinned(development)
     progress = Progress(total)
     # PIP_CONSTRAINT as well: it reaches pip's isolated build environment, which -c does not. A relative name, because
-    # pip splits the variable at blanks.
+    # pip splits the variable at blanks. Nothing is compiled for an editable installation, so nothing is fetched for it.
     environment = dict(os.environ, PIP_CONSTRAINT="constraints.txt", PIP_ROOT_USER_ACTION="ignore", PIP_USER="0")
+    environment["FLEETPUSH_PURE"] = "1"
     command = [str(venv_python()), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     command += ["-c", "constraints.txt", "-e", ".[dev]" if development else ".[server,simulator]"]
     output: list[str] = []
@@ -150,6 +164,61 @@ def install(development: bool) -> None:
             + "".join(output[-20:])
             + "\nWith the network (or your package index) in reach, run the same command again."
         )
+
+
+def choose_form(command: str) -> str:
+    """Compile the hot modules for the commands that wait for it, unless that is done; say what will run, and why."""
+    from broker.compiled_modules import PURE_VARIABLE, build_directory
+
+    if os.environ.get(PURE_VARIABLE) == "1":
+        return f"pure Python ({PURE_VARIABLE}=1)"
+    built = Path(build_directory(str(VENV)))
+    failed = built / FAILED
+    if command == "compile":
+        shutil.rmtree(built, ignore_errors=True)
+    if not built.exists():
+        if command not in COMPILED_FIRST:
+            return "pure Python; `python3 run.py compile` compiles this state of the source"
+        missing = missing_tool()
+        if missing:
+            return f"pure Python, which is slower: to compile it, {missing} is missing"
+        print("Compiling the hot modules, once; it takes a minute ...", file=sys.stderr, flush=True)
+        build(built)
+    return f"pure Python: compiling failed, see {failed}" if failed.exists() else "compiled"
+
+
+def missing_tool() -> str:
+    """What the environment's Python needs to compile and does not have; empty if nothing."""
+    command = [str(venv_python()), "-c", "import hatch_build; print(hatch_build.missing_tool() or '')"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def build(built: Path) -> None:
+    """Make a wheel, as a release does, and take the compiled modules out of it; or write down why there are none."""
+    # As in `install`. FLEETPUSH_PURE=0: a wheel without them is of no use here.
+    environment = dict(os.environ, PIP_CONSTRAINT="constraints.txt", PIP_ROOT_USER_ACTION="ignore", FLEETPUSH_PURE="0")
+    built.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=built.parent, prefix=".unfinished-") as name:
+        folder = Path(name, built.name)
+        folder.mkdir()
+        command = [str(venv_python()), "-m", "pip", "wheel", "--disable-pip-version-check", "--no-input", "--no-deps"]
+        done = subprocess.run(
+            [*command, "--wheel-dir", name, "."],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            (folder / FAILED).write_text(done.stdout)
+        else:
+            (wheel,) = Path(name).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder, [entry for entry in archive.namelist() if entry.endswith(".so")])
+        try:
+            folder.rename(built)
+        except OSError:
+            pass  # another process was faster: its modules are of the same source
+    others = sorted(built.parent.glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in others[KEPT_BUILDS:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def pinned(development: bool) -> int:
@@ -204,12 +273,19 @@ def main(arguments: list[str]) -> int:
     command, rest = arguments[0], arguments[1:]
     try:
         ensure(development=command in ("test", "bench"))
+        if any(argument.startswith("--cov") for argument in rest):
+            os.environ["FLEETPUSH_PURE"] = "1"  # compiled lines are not counted
+        if command in (*COMPILED_FIRST, "test"):
+            form = choose_form(command)
+            print(f"Fleetpush runs {form}.", file=sys.stderr, flush=True)
     except SetUpError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted; the next start begins the installation again.", file=sys.stderr)
         return 130
+    if command == "compile":
+        return 0 if form == "compiled" else 1
     if command == "test":
         os.chdir(ROOT)
         # A hundred servers are started; each would compile us anew where files of bytecode are not wanted.

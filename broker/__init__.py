@@ -4,5 +4,9 @@ Public: `broker.broker` (the broker), `broker.settings` (every limit), `broker.m
 `broker.events` (its reports), `broker.authorization` (authentication), `broker.store` and `broker.sqlite_store` (where
 sessions survive), `broker.metrics`, `broker.clock`, `broker.network` (sockets), `broker.protocol` (the wire).
 
-Nothing is imported here, so that `import broker.protocol` stays light.
+Nothing else is imported here, so that `import broker.protocol` stays light.
 """
+
+from broker.compiled_modules import choose_form
+
+choose_form()

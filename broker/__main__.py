@@ -14,9 +14,9 @@ def main() -> int:
         from broker.command import main as serve
     except ModuleNotFoundError as missing:
         if sys.argv[1:] == ["--version"]:
-            from broker.program import installed_version
+            from broker.program import version_line
 
-            print(f"fleetpush {installed_version()}")
+            print(version_line())
             return 0
         if (missing.name or "broker").partition(".")[0] == "broker":
             raise

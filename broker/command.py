@@ -40,7 +40,7 @@ from broker.network.password_file import (
 from broker.network.password_hashes import PasswordHash
 from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls, TlsError, TlsFiles
-from broker.program import installed_version
+from broker.program import version_line
 from broker.protocol.packets import ReasonCode
 from broker.settings import BrokerSettings
 from broker.sqlite_store import EXIT_UNSYNCED, SqliteStore, StoreInUse, StoreTooNew
@@ -275,7 +275,7 @@ async def _listen(server: BrokerServer, address: ListenAddress, option: str) -> 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m broker", description="An MQTT 3.1.1 and 5.0 server.")
-    parser.add_argument("--version", action="version", version=f"fleetpush {installed_version()}")
+    parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="default: %(default)s")
     parser.add_argument("--port", type=_number(65_535), default=1883, help="default: %(default)s; 0 picks a free one")
     parser.add_argument(

@@ -1,8 +1,10 @@
-"""The version of the installed package."""
+"""The version of the installed package, and which form of it runs."""
 
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+
+from broker.compiled_modules import running_form
 
 
 def installed_version() -> str:
@@ -11,3 +13,8 @@ def installed_version() -> str:
         return version("fleetpush")
     except PackageNotFoundError:
         return "unknown"
+
+
+def version_line() -> str:
+    """Return what `--version` prints."""
+    return f"fleetpush {installed_version()} ({running_form()})"

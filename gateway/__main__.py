@@ -37,9 +37,9 @@ def command_name(arguments: list[str]) -> str:
 def without(package: str, arguments: list[str]) -> int:
     """Say what to type for the missing package; the exit code."""
     if arguments == ["--version"]:
-        from gateway.program import installed_version
+        from gateway.program import version_line
 
-        print(f"fleetpush {installed_version()}")
+        print(version_line())
         return 0
     command = command_name(arguments)
     extra = "simulator" if command == "simulate" else "server"

@@ -31,6 +31,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from broker.compiled_modules import running_form
 from gateway.api.admission import Admission
 from gateway.api.body_budget import BodyBudget
 from gateway.api.connection_limiter import ConnectionLimiter
@@ -66,7 +67,7 @@ CENSUS_SHARE = 100
 TEXTS_PER_SECOND = 20
 """Made for `/metrics`: about 3 ms each, and strangers may ask for it; whoever asks more often gets the last."""
 DAY_SECONDS = 86_400.0
-BUILD = {"version": installed_version(), "python": platform.python_version()}
+BUILD = {"version": installed_version(), "python": platform.python_version(), "modules": running_form()}
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -245,7 +246,11 @@ class _Collector(Collector):
 
     def _gateway(self) -> Iterable[Metric]:
         sources = self._sources
-        yield InfoMetricFamily("fleetpush_build", "Version of Fleetpush and of Python.", value=BUILD)
+        yield InfoMetricFamily(
+            "fleetpush_build",
+            "Version of Fleetpush and of Python; whether the hot modules are `compiled` or `pure` Python.",
+            value=BUILD,
+        )
         yield _counter("pushes_accepted", "Pushes answered 202.", sources.acceptance.accepted)
         text = "Operations that left accepted pushes to many devices to a later one."
         yield _counter("acceptance_divided", text, sources.acceptance.queue.divided)

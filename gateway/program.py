@@ -1,9 +1,11 @@
-"""The command that started us, so that what a message says to type works as pasted, and the version."""
+"""The command that started us, so that what a message says to type works as pasted; the version, and its form."""
 
 from __future__ import annotations
 
 import os
 from importlib.metadata import PackageNotFoundError, version
+
+from broker.compiled_modules import running_form
 
 PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
 """run.py sets it: where that is used, there is no `fleetpush` on the path."""
@@ -15,3 +17,8 @@ def installed_version() -> str:
         return version("fleetpush")
     except PackageNotFoundError:
         return "unknown"
+
+
+def version_line() -> str:
+    """Return what `--version` prints."""
+    return f"fleetpush {installed_version()} ({running_form()})"

@@ -7,13 +7,19 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
+import zipfile
 from collections import namedtuple
 from importlib.machinery import ModuleSpec
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+import hatch_build
+from broker.compiled_modules import BUILDS, build_directory
 
 ROOT = Path(__file__).resolve().parent.parent
 VersionInfo = namedtuple("VersionInfo", "major minor micro releaselevel serial")
@@ -131,6 +137,98 @@ def test_messages_will_name_what_was_typed(run: ModuleType, monkeypatch: pytest.
     assert os.environ["FLEETPUSH_PROGRAM"] == f"python3 {typed}"
 
 
+def compilations(run: ModuleType, monkeypatch: pytest.MonkeyPatch, returncode: int) -> list[list[str]]:
+    """Commands that would have built a wheel: this one has one compiled module, or they have failed."""
+    commands: list[list[str]] = []
+
+    def make_wheel(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert options["env"]["FLEETPUSH_PURE"] == "0"
+        assert options["env"]["PIP_CONSTRAINT"] == "constraints.txt"
+        commands.append(command)
+        folder = Path(command[command.index("--wheel-dir") + 1])
+        if not returncode:
+            with zipfile.ZipFile(folder / "fleetpush-0.whl", "w") as wheel:
+                wheel.writestr("broker/broker.so", f"number {len(commands)}")
+                wheel.writestr("broker/broker.py", "")
+        return subprocess.CompletedProcess(command, returncode, "gcc: no")
+
+    run.VENV.mkdir(exist_ok=True)
+    monkeypatch.delenv("FLEETPUSH_PURE", raising=False)
+    monkeypatch.setattr(run, "missing_tool", lambda: "")
+    monkeypatch.setattr(run.subprocess, "run", make_wheel)
+    return commands
+
+
+def test_the_hot_modules_are_compiled_once(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = compilations(run, monkeypatch, 0)
+    built = Path(build_directory(str(run.VENV)))
+    assert run.choose_form("test").startswith("pure Python; `python3 run.py compile` ")
+    assert not commands, "tests after each edit need not wait"
+    assert run.choose_form("serve") == "compiled"
+    assert [str(path.relative_to(built)) for path in built.rglob("*.*")] == ["broker/broker.so"]
+    assert run.choose_form("serve") == "compiled"
+    assert len(commands) == 1
+    assert run.choose_form("compile") == "compiled"
+    assert (built / "broker" / "broker.so").read_text() == "number 2"
+    assert [path.name for path in built.parent.iterdir()] == [built.name], "nothing unfinished is left"
+
+
+def test_of_compiled_modules_the_newest_are_kept(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    compilations(run, monkeypatch, 0)
+    for number in range(6):
+        (run.VENV / BUILDS / f"{number}").mkdir(parents=True)
+        os.utime(run.VENV / BUILDS / f"{number}", (number, number))
+    run.choose_form("serve")
+    left = {path.name for path in (run.VENV / BUILDS).iterdir()}
+    assert left == {Path(build_directory(str(run.VENV))).name, "5", "4", "3"}
+
+
+def test_where_compiling_fails_it_says_where_to_read_why(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = compilations(run, monkeypatch, 1)
+    for tries in (1, 1, 2):
+        said = run.choose_form("serve" if tries == 1 else "compile")
+        assert len(commands) == tries, "once, and when it is asked for"
+        assert said.startswith("pure Python: compiling failed, see ")
+        assert Path(said.rpartition(" ")[2]).read_text() == "gcc: no"
+
+
+@pytest.mark.parametrize("missing", ["the C compiler gcc", "/usr/include/python3.11/Python.h (Debian: python3-dev)"])
+def test_without_a_compiler_it_says_so(run: ModuleType, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    commands = compilations(run, monkeypatch, 0)
+    monkeypatch.setattr(run, "missing_tool", lambda: missing)
+    assert run.choose_form("serve") == f"pure Python, which is slower: to compile it, {missing} is missing"
+    monkeypatch.setenv("FLEETPUSH_PURE", "1")
+    assert run.choose_form("serve") == "pure Python (FLEETPUSH_PURE=1)"
+    assert not commands
+
+
+def test_what_compiling_needs_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler -m64")
+    assert hatch_build.missing_tool() == "the C compiler no-such-compiler"
+    monkeypatch.setenv("CC", sys.executable)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: "/nowhere")
+    assert hatch_build.missing_tool() == "/nowhere/Python.h (Debian: python3-dev)"
+
+
+@pytest.mark.parametrize(("command", "says"), [("serve", True), ("broker", True), ("push", False), ("demo", False)])
+def test_long_commands_say_which_form_runs(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, says: bool
+) -> None:
+    monkeypatch.setattr(run, "ensure", lambda development: None)
+    monkeypatch.setattr(run, "start", lambda *command: None)
+    monkeypatch.setattr(run, "choose_form", lambda command: "compiled")
+    monkeypatch.setenv("FLEETPUSH_PROGRAM", "")
+    run.main([command])
+    assert capsys.readouterr().err == ("Fleetpush runs compiled.\n" if says else "")
+
+
+@pytest.mark.parametrize(("form", "code"), [("compiled", 0), ("pure Python: compiling failed, see x", 1)])
+def test_compiling_starts_nothing(run: ModuleType, monkeypatch: pytest.MonkeyPatch, form: str, code: int) -> None:
+    monkeypatch.setattr(run, "ensure", lambda development: None)
+    monkeypatch.setattr(run, "choose_form", lambda command: form)
+    assert run.main(["compile"]) == code
+
+
 def test_without_a_command_it_says_what_there_is_and_installs_nothing() -> None:
     done = subprocess.run([sys.executable, "-S", ROOT / "run.py"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2
@@ -146,7 +244,8 @@ def test_constraints_pin_every_dependency_and_name_no_address() -> None:
     assert all(line.count("==") == 1 and "://" not in line and "@" not in line for line in lines)
     pins = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1] for line in lines}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for text in [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]:
+    extras = chain.from_iterable(project["optional-dependencies"].values())
+    for text in [*project["dependencies"], *extras, *hatch_build.COMPILER]:
         requirement = Requirement(text)
         if requirement.name == project["name"]:
             continue  # the extras that another one takes in

@@ -1,4 +1,4 @@
-"""What others install: the wheel, in an empty environment, with the newest versions that pyproject.toml allows.
+"""What others install: the wheels, in an empty environment, with the newest versions that pyproject.toml allows.
 
 Without extras it is the device client, with `[server]` and `[simulator]` the rest. constraints.txt is not asked, so a
 dependency that has removed or renamed what we use is found here, before a user finds it. Without a package index in
@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from broker.compiled_modules import build_directory
+from client_sim.device import Device
 from tests.documents import markdown
 from tests.end_to_end.harness import Server, clean_environment, wait_for
+from tests.test_architecture import compiled_modules
 from tests.third_party import Listener, require
 
 pytestmark = pytest.mark.long  # together, so that one process builds what they share
@@ -65,7 +70,7 @@ EXTRA_OF_COMMAND = {
     "python -m broker": "server",
     "python -m client_sim": "simulator",
 }
-VERSION = r"fleetpush \d+\.\d+\.\d+\n"
+VERSION = r"fleetpush \d+\.\d+\.\d+( \((pure|compiled)\))?\n"
 CONNACK_BAD_CREDENTIALS = bytes.fromhex("20020004")
 
 
@@ -77,7 +82,8 @@ def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class Distributions:
-    """The source distribution of this tree, the wheel that is made of it, and the one that is made of the tree."""
+    """The source distribution of this tree, the wheel that is made of it, and the one that is made of the tree. Those
+    wheels are for every platform; `build_wheel` makes others."""
 
     def __init__(self, folder: Path) -> None:
         # Fetched as pip itself fetches it for `pip install .`; it fails first where there is no index.
@@ -92,15 +98,28 @@ class Distributions:
         with tarfile.open(self.source) as archive:
             archive.extractall(folder / "source", filter="data")
         (tree,) = (folder / "source").iterdir()
+        self.tree = tree
         self.wheel = self._build("wheel", tree, folder / "of_the_source")
         self.wheel_of_tree = self._build("wheel", ROOT, folder / "of_the_tree")
 
     def _build(self, kind: str, tree: Path, folder: Path) -> Path:
-        command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
-        environment = os.environ | {"PYTHONPATH": str(self._builder)}
-        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=60)
+        done = self.build(kind, tree, folder, FLEETPUSH_PURE="1")
         assert done.returncode == 0, done.stderr
         (built,) = folder.glob("*.tar.gz" if kind == "sdist" else "*.whl")
+        return built
+
+    def build(self, kind: str, tree: Path, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
+        environment = {name: value for name, value in os.environ.items() if name != "FLEETPUSH_PURE"}
+        environment |= {"PYTHONPATH": str(self._builder)} | variables
+        return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=600)
+
+    def compiled_wheel(self, folder: Path) -> Path:
+        """The wheel for this platform."""
+        require("cc")
+        done = self.build("wheel", self.tree, folder, FLEETPUSH_PURE="0")
+        assert done.returncode == 0, done.stderr
+        (built,) = folder.glob("*.whl")
         return built
 
 
@@ -148,6 +167,8 @@ def test_the_wheel_holds_the_product_and_no_tests(distributions: Distributions) 
     assert {f"client_sim/simulator/{name}" for name in simulator} | {"client_sim/web/index.html"} <= packed
     assert {f"{package}/py.typed" for package in PACKAGES} <= packed
     assert not [name for name in packed if "node_modules" in name], "what npm fetched is not ours"
+    assert distributions.wheel.name.endswith("-py3-none-any.whl")
+    assert not [name for name in packed if name.endswith(EXTENSION_SUFFIXES[0])]
 
 
 def test_the_source_distribution_holds_what_is_tested(distributions: Distributions) -> None:
@@ -157,6 +178,7 @@ def test_the_source_distribution_holds_what_is_tested(distributions: Distributio
         "run.py",
         "constraints.txt",
         "pyproject.toml",
+        "hatch_build.py",
         "README.md",
         "CHANGELOG.md",
         "docs/push.md",
@@ -211,6 +233,111 @@ def types_are_seen(environment: Environment, folder: Path) -> None:
     assert [line.partition(": ")[2] for line in complaints(program)] == ['note: Revealed type is "bool"']
     codes = [found[1] for line in complaints(wrong) if (found := re.search(r" error: .* \[([a-z-]+)\]$", line))]
     assert codes == ["arg-type", "arg-type", "attr-defined"]
+
+
+@pytest.fixture(scope="module")
+def compiled_wheel(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory, full: int) -> Path:
+    """The wheel takes seconds where the modules have been compiled, as in an automatic run, and minutes elsewhere."""
+    if full == 1 and not Path(build_directory(sys.prefix)).exists():
+        pytest.skip("no compiled modules of this state of the source: `python3 run.py compile` makes them")
+    return distributions.compiled_wheel(tmp_path_factory.mktemp("compiled"))
+
+
+def test_a_wheel_for_a_platform_has_compiled_modules_beside_their_source(
+    distributions: Distributions, compiled_wheel: Path
+) -> None:
+    suffix = EXTENSION_SUFFIXES[0]
+    tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    assert f"-{tag}-{tag}-" in compiled_wheel.name
+    with zipfile.ZipFile(compiled_wheel) as compiled, zipfile.ZipFile(distributions.wheel) as pure:
+        more = set(compiled.namelist()) - set(pure.namelist())
+        assert set(pure.namelist()) <= set(compiled.namelist())
+    modules = {name.replace(".", "/") + suffix for name in compiled_modules()}
+    assert more == {*modules, f"fleetpush__mypyc{suffix}"}
+
+
+@pytest.mark.parametrize("form", ["pure", "compiled"])
+def test_either_wheel_serves_a_push(
+    form: str, distributions: Distributions, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """With the packages of the tests' environment: what a newest one has changed is another test's business."""
+    wheel = distributions.wheel if form == "pure" else request.getfixturevalue("compiled_wheel")
+    installed = tmp_path / "installed"
+    done = pip("install", "--no-deps", "--no-compile", "--target", str(installed), str(wheel))
+    assert done.returncode == 0, done.stderr
+    variables = {"PYTHONPATH": str(installed), "FLEETPUSH_PURE": ""}
+    program = [sys.executable, "-m", "gateway"]
+
+    def version(**more: str) -> str:
+        environment = clean_environment(**variables | more)
+        command = [*program, "--version"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+
+    assert version().endswith(f" ({form})\n")
+    assert version(FLEETPUSH_PURE="1").endswith(" (pure)\n")
+    received: list[str] = []
+    with Server(tmp_path / "data", program=program, env=variables) as server:
+        token = server.api.enrol("sign-1").token
+        with Device("sign-1", token, port=server.mqtt_port, on_push=lambda push: received.append(str(push.data))):
+            server.api.wait_online("sign-1")
+            push_id = server.api.push("sign-1", data="Fresh bread")
+            wait_for(lambda: received, what="the push")
+            wait_for(lambda: server.api.counts(push_id)["delivered"] == 1, what="the acknowledgement")
+        metrics = server.api.request("GET", "/metrics").text
+        assert re.search(rf'^fleetpush_build_info\{{.*modules="{form}"', metrics, re.MULTILINE)
+        assert server.stop() == 0
+    assert received == ["Fresh bread"]
+
+
+SMALL = re.compile(r"^modules = \[.*?\]$", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def small_tree(distributions: Distributions, tmp_path: Path) -> Path:
+    """The source distribution with one small module to compile."""
+    tree = tmp_path / "small"
+    shutil.copytree(distributions.tree, tree)
+    project = tree / "pyproject.toml"
+    project.write_text(SMALL.sub('modules = ["broker.packet_ids"]', project.read_text()))
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [("no-such-compiler", "the C compiler no-such-compiler is missing"), ("false", "exit status 1")],
+)
+def test_what_cannot_be_compiled_is_left_out_and_said(
+    compiler: str, reason: str, distributions: Distributions, small_tree: Path, tmp_path: Path
+) -> None:
+    done = distributions.build("wheel", small_tree, tmp_path / "wheels", CC=compiler)
+    assert done.returncode == 0, done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "A wheel of pure Python, without compiled modules: " in said
+    assert reason in said
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
+    assert wheel.name == distributions.wheel.name
+    demanded = distributions.build("wheel", small_tree, tmp_path / "demanded", CC=compiler, FLEETPUSH_PURE="0")
+    assert demanded.returncode != 0
+    assert not list((tmp_path / "demanded").glob("*.whl"))
+
+
+def test_the_source_distribution_compiles(distributions: Distributions, small_tree: Path, tmp_path: Path) -> None:
+    """With one module, which takes seconds; `run.py compile` builds the whole wheel."""
+    require("cc")
+    done = distributions.build("wheel", small_tree, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    program = "import broker.packet_ids as p; print(p.__file__, p.PacketIds(1, 4).find_free(4, {4}))"
+    environment = clean_environment(PYTHONPATH=str(wheel_as_folder(wheel, tmp_path)), FLEETPUSH_PURE="")
+    command = [sys.executable, "-c", program]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert said.endswith(f"packet_ids{EXTENSION_SUFFIXES[0]} (1, 2)\n")
+
+
+def wheel_as_folder(wheel: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
 
 
 @pytest.mark.full_only

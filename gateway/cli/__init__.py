@@ -116,9 +116,9 @@ def simulate(arguments: typer.Context) -> None:
 
 def print_version(wanted: bool) -> None:
     if wanted:
-        from gateway.program import installed_version
+        from gateway.program import version_line
 
-        print(f"fleetpush {installed_version()}")
+        print(version_line())
         raise typer.Exit
 
 

@@ -185,7 +185,7 @@ def test_a_hangup_before_anything_else_of_it_is_imported_does_not_end_the_start(
     """A service manager may say "reload" as soon as there is a process."""
     file = tmp_path / "passwords"
     file.write_text(run("--hash-password", "kiosk-1", stdin="secret\n").stdout)
-    start = HeldStart(tmp_path / "hold", "broker", ("broker.__main__",))
+    start = HeldStart(tmp_path / "hold", "broker", ("broker.__main__", "broker.compiled_modules"))
     process = subprocess.Popen(
         [sys.executable, "-m", "broker", "--port", "0", "--password-file", str(file)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=start.environment,

@@ -23,8 +23,9 @@ from tests.costs.counters import COUNTERS, ROOT, Counters
 from tests.costs.recorded import NO_REASON, RecordedCost, RecordedCosts, compare, versions_here
 from tests.end_to_end.harness import clean_environment
 
-ENVIRONMENT = {"PYTHONHASHSEED": "0"}
-"""Variables that decide how many Python functions are called. Those that configure a server are left out."""
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "FLEETPUSH_PURE": "1"}
+"""Variables that decide how many Python functions are called, of which compiled modules have none. Those that
+configure a server are left out."""
 
 
 def test_hot_operations_cost_what_is_recorded() -> None:

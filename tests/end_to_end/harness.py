@@ -355,8 +355,9 @@ class Device:
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """The tests' environment without anything that configures the product, plus `changes`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FLEETPUSH_")}
+    """The tests' environment without anything that configures the product, plus `changes`. Which form of it runs is
+    that of the tests."""
+    kept = {n: value for n, value in os.environ.items() if n == "FLEETPUSH_PURE" or not n.startswith("FLEETPUSH_")}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
     return kept | {"PYTHONPATH": path, "NO_COLOR": "1", "COLUMNS": "200"} | changes
 

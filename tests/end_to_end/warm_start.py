@@ -41,7 +41,8 @@ def can_start(environment: Mapping[str, str]) -> bool:
     return all(
         environment.get(name) == os.environ.get(name)
         for name in {*environment, *os.environ}
-        if name.startswith(("LANG", "LC_", "LD_", "PYTHON", "FLEETPUSH_PROGRAM")) and name != "PYTHONPATH"
+        if name.startswith(("LANG", "LC_", "LD_", "PYTHON", "FLEETPUSH_PROGRAM", "FLEETPUSH_PURE"))
+        and name != "PYTHONPATH"
     )
 
 

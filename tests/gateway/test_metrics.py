@@ -30,7 +30,19 @@ async def test_names_and_help_are_as_prometheus_wants_them(gateway: InProcessGat
         assert family.documentation
         for sample in family.samples:
             assert (family.type == "counter") == sample.name.endswith("_total")
-            known = {"limit", "le", "version", "python", "state", "kind", "code", "reason", "certificate", "outcome"}
+            known = {
+                "limit",
+                "le",
+                "version",
+                "python",
+                "modules",
+                "state",
+                "kind",
+                "code",
+                "reason",
+                "certificate",
+                "outcome",
+            }
             assert set(sample.labels) <= known, "no device, push or app in a label"
 
 
