@@ -27,6 +27,14 @@ def test_what_there_is_no_time_for_is_limited_by_operations_of_its_own(
     assert world.acceptance.limits.counted_later > 0
 
 
+def test_mailboxes_are_limited_though_somebody_wants_nothing(world: World) -> None:
+    world.says("settings", {"consent": "denied"})
+    for _ in range(6):
+        world.alert({"all": True})
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 0") == (10,)
+    assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 23") == (2,)
+
+
 def test_pushes_to_many_devices_wait_for_it_and_others_do_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = world.acceptance.limits
     limits.behind[APP.no] = {1: None}
