@@ -176,6 +176,8 @@ def _waiting_sets(
     """(segment, app number, devices) of the waiting sets of a push; only of the segments of these devices."""
     if devices is None:
         rows = connection.execute("SELECT segment, app_no, devices FROM waiting_set WHERE push_no = ?", (push_no,))
+    elif not devices:
+        return []
     else:
         first, last = devices.min() >> SEGMENT_BITS, devices.max() >> SEGMENT_BITS
         rows = connection.execute(
@@ -298,6 +300,8 @@ def outcomes_of(
     if segment is not None:
         first = last = segment
     elif devices is not None:
+        if not devices:
+            return
         first, last = devices.min() >> SEGMENT_BITS, devices.max() >> SEGMENT_BITS
     for state, reason, qos, at, blob in connection.execute(
         "SELECT state, reason, qos, at, devices FROM outcome_set WHERE push_no = ? AND segment BETWEEN ? AND ?",

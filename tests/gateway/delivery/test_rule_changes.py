@@ -166,3 +166,10 @@ def test_a_slice_is_tried_again_when_the_disk_was_full(world: World) -> None:
     world.timers.later_turn()
     world.settle()
     assert limited(world) == 5
+
+
+def test_new_rules_are_done_with_a_critical_push_of_a_channel_that_nobody_has_muted(world: World) -> None:
+    world.alert({"all": True}, priority="critical", channel="offers")
+    world.says("settings", {"channels": {"news": False}})
+    world.set_policy(critical={"per_day": 1})
+    assert world.rule_changes.waiting == 0
