@@ -132,7 +132,11 @@ class Reports:
             if state is DeliveryState.WAITING:
                 rows = (row for row in rows if row[0] not in in_flight)
             elif state is DeliveryState.SENT:
-                rows = (row for row in rows if row[0] in in_flight or row[2] == DeliveryState.SENT)
+                rows = (
+                    row
+                    for row in rows
+                    if row[2] == DeliveryState.SENT or (row[2] == DeliveryState.WAITING and row[0] in in_flight)
+                )
             return fill_page(rows, limit, lambda row: _describe_delivery(row, row[0] in in_flight), itemgetter(0))
 
         return await self._database.read(read, app_no)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.delivery.submission import Submission
+from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World, items
 
@@ -34,6 +35,15 @@ def test_what_was_acknowledged_but_not_recorded_is_still_sent(world: World) -> N
     push = world.push()
     world.engine.settle("d1", 0)
     assert world.counts(push.push_id) in ({"targeted": 1, "sent": 1}, {"targeted": 1, "delivered": 1})
+
+
+def test_what_has_a_receipt_before_its_acknowledgement_is_not_listed_as_sent(world: World) -> None:
+    world.connect()
+    push_id = world.push().push_id
+    world.says("receipts", {"push_id": push_id, "event": "opened"})
+    assert world.counts(push_id) == {"targeted": 1, "opened": 1}
+    for state, count in ((DeliveryState.SENT, 0), (DeliveryState.OPENED, 1)):
+        assert len(items(world.run(world.reports.deliveries(APP.no, push_id, 10, None, state)))) == count
 
 
 def test_pushes_of_another_app_do_not_exist(world: World) -> None:
