@@ -14,14 +14,17 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from gateway.delivery.delivery_sets import handles_to_rows
-from gateway.delivery.handles import row_of_handle
+from pyroaring import BitMap
+
+from gateway.delivery.delivery_sets import handles_to_rows, note_rows_made
+from gateway.delivery.handles import DEVICE_MASK, row_of_handle
 from gateway.delivery_states import IS_WAITING
 
 
 def count_attempts(connection: sqlite3.Connection, handles: Sequence[int], limit: int) -> list[int]:
     """Count one more failed attempt of these deliveries; those that have reached the limit. Writer thread."""
     handles_to_rows(connection, handles)
+    note_rows_made(connection, BitMap([handle & DEVICE_MASK for handle in handles]))
     listed = json.dumps(handles)
     connection.execute(
         "INSERT INTO failed_attempt (push_no, device_no, count) SELECT d.push_no, d.device_no, 1"

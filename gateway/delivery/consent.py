@@ -22,7 +22,7 @@ from gateway.audience.device_sets import queried_devices
 from gateway.audience.frequency import Hours
 from gateway.audience.policy import CRITICAL, Consent, PolicyStore, Rules, choices_of
 from gateway.delivery.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
-from gateway.delivery.delivery_sets import handles_to_rows, pushes_waiting_for
+from gateway.delivery.delivery_sets import handles_to_rows, note_rows_made, pushes_waiting_for
 from gateway.delivery.event_log import log_of_device
 from gateway.delivery.funnels import opted_out
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of, row_of_handle
@@ -340,6 +340,7 @@ def end_unwanted_handles(
             ended.setdefault(reason, []).append(handle)
     for why, of_reason in ended.items():
         end_rows(connection, of_reason, DeliveryState.SUPPRESSED, why, now_ms)
+    note_rows_made(connection, BitMap([handle & DEVICE_MASK for handle in handles]))  # what is wanted again waits
     return [handle for of_reason in ended.values() for handle in of_reason]
 
 

@@ -31,7 +31,7 @@ from pyroaring import BitMap
 from gateway.audience.device_sets import SEGMENT_BITS
 from gateway.delivery.event_log import ENTRY_DEVICES, log_outcome
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
-from gateway.delivery_states import DeliveryState
+from gateway.delivery_states import IS_WAITING, DeliveryState
 
 SET_DEVICES = 24
 """Devices of a segment that are worth a set: fewer are written, acknowledged and counted as rows at less cost."""
@@ -527,6 +527,19 @@ def deep_mailboxes(connection: sqlite3.Connection, devices: BitMap) -> BitMap:
     for (blob,) in connection.execute("SELECT devices FROM deep_mailbox").fetchall():
         found |= unpack(blob)
     return found & devices
+
+
+def note_rows_made(connection: sqlite3.Connection, devices: BitMap) -> None:
+    """Note which of these mailboxes are deep, now that rows were made of what waits and nobody has counted them."""
+    unknown = devices - deep_mailboxes(connection, devices)
+    (text,) = connection.execute(
+        "SELECT json_group_array(device_no) FROM (SELECT device_no FROM delivery INDEXED BY delivery_mailbox"
+        f" WHERE state {IS_WAITING} AND device_no IN (SELECT value FROM json_each(?)) GROUP BY device_no"
+        " HAVING count(*) >= ? OR sum(size) >= ?)",
+        (listed(unknown), DEEP_DELIVERIES, DEEP_BYTES),
+    ).fetchone()
+    if deep := BitMap(json.loads(text)):
+        note_deep_mailboxes(connection, deep, BitMap())
 
 
 def note_deep_mailboxes(connection: sqlite3.Connection, deep: BitMap, shallow: BitMap) -> None:

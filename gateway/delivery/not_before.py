@@ -12,9 +12,11 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 
+from pyroaring import BitMap
+
 from gateway.audience.policy import PolicyStore
 from gateway.delivery.app_slices import EVERY_DEVICE, PushPart
-from gateway.delivery.delivery_sets import device_to_rows
+from gateway.delivery.delivery_sets import device_to_rows, note_rows_made
 from gateway.delivery.handles import row_of_handle
 from gateway.delivery.submission import PendingPush
 from gateway.delivery_states import IS_WAITING
@@ -95,6 +97,7 @@ def mark_device_rows(connection: sqlite3.Connection, device_no: int, now_ms: int
         )
     else:
         device_to_rows(connection, device_no, "kind = 'alert'")
+        note_rows_made(connection, BitMap([device_no]))
         among = (
             "SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"
             f" WHERE d.device_no = ?2 AND d.state {IS_WAITING} AND p.kind = 'alert'"
@@ -108,6 +111,7 @@ def mark_device_rows(connection: sqlite3.Connection, device_no: int, now_ms: int
 def mark_channels_rows(connection: sqlite3.Connection, device_no: int, channels: Sequence[str]) -> int:
     """Mark the critical pushes of these channels that wait for a device; how many."""
     device_to_rows(connection, device_no, "priority = 0 AND kind IN ('alert', 'in_app')")
+    note_rows_made(connection, BitMap([device_no]))
     return connection.execute(
         "UPDATE delivery SET not_before = 0 WHERE device_no = ?1 AND not_before IS NULL AND push_no IN ("
         " SELECT d.push_no FROM delivery AS d INDEXED BY delivery_mailbox JOIN push AS p ON p.no = d.push_no"

@@ -29,7 +29,7 @@ from gateway.audience.policy import PolicyStore
 from gateway.delivery.alert_limiter import AlertLimiter, mark_changed_rows
 from gateway.delivery.app_slices import BEGIN, SlicePosition, cut, next_slice
 from gateway.delivery.consent import PreferenceStore, end_unwanted_parts, muted_devices, unwanted_selected
-from gateway.delivery.delivery_sets import some_to_rows, to_rows, waiting_of
+from gateway.delivery.delivery_sets import note_rows_made, some_to_rows, to_rows, waiting_of
 from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.ledger_statements import SWEEP_DEVICES, end_devices
@@ -238,6 +238,7 @@ def _put_sets_under_rules(
                 room -= len(gone)
         if limits_changed and policies.is_limited(app_no, kind, channel):
             some, _ = some_to_rows(connection, push_no, SET_ROWS)
+            note_rows_made(connection, BitMap(some))
             if len(some) == SET_ROWS:  # there may be more of it
                 done.goes_on = SetPosition(push_no - 1)
                 return True
@@ -245,6 +246,7 @@ def _put_sets_under_rules(
             muted = muted_devices(connection, app_no, channel) & waiting_of(connection, push_no)
             if muted:
                 to_rows(connection, push_no, muted[:SET_ROWS])
+                note_rows_made(connection, muted[:SET_ROWS])
             if len(muted) > SET_ROWS:
                 done.goes_on = SetPosition(push_no - 1)
                 return True

@@ -35,6 +35,18 @@ def test_mailboxes_are_limited_though_somebody_wants_nothing(world: World) -> No
     assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 23") == (2,)
 
 
+def test_mailboxes_are_limited_when_a_change_of_mind_has_made_rows_of_sets(world: World) -> None:
+    """With each set that has become rows, there was room for another one."""
+    for _ in range(2):
+        world.alert({"all": True}, priority="critical")
+    world.says("settings", {"channels": {"news": False}})
+    for _ in range(4):
+        world.push({"all": True})
+    assert world.row(
+        "SELECT max(n) FROM (SELECT count(*) AS n FROM whole_delivery WHERE state = 0 GROUP BY device_no)"
+    ) == (5,)
+
+
 def test_pushes_to_many_devices_wait_for_it_and_others_do_not(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = world.acceptance.limits
     limits.behind[APP.no] = {1: None}
