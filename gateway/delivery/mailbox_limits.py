@@ -176,7 +176,7 @@ class MailboxLimits:
         for app_no, devices in suspects.items():
             at = 0
             while at < len(devices) and rows < COUNTED_ROWS:
-                found = count_mailboxes(connection, app_no, devices[at : at + step])
+                found = count_mailboxes(connection, app_no, devices[at : at + step], not self.keeps_sets)
                 at += step
                 of_step = sum(mailbox.deliveries for mailbox in found)
                 rows += of_step

@@ -94,8 +94,14 @@ class MailboxQuota:
 # -- on the writer thread ----------------------------------------------------------------------------------------------
 
 
-def count_mailboxes(connection: sqlite3.Connection, app_no: int, devices: Sequence[int]) -> list[Mailbox]:
-    """Count what waits for each of these devices of an app; those with nothing are left out. Writer thread."""
+def count_mailboxes(
+    connection: sqlite3.Connection, app_no: int, devices: Sequence[int], sets_of_all: bool
+) -> list[Mailbox]:
+    """Count what waits for each of these devices of an app; those with nothing are left out. Writer thread.
+
+    Unless `sets_of_all`, sets are counted for deep mailboxes only: the others have room for those and for the rows that
+    they may still get until they are deep. A thousand devices are in two hundred thousand sets.
+    """
     (text,) = connection.execute(
         "SELECT json_group_array(json_array(device_no, count, total)) FROM ("
         " SELECT device_no, count(*) AS count, sum(size) AS total FROM delivery INDEXED BY delivery_mailbox"
@@ -103,7 +109,8 @@ def count_mailboxes(connection: sqlite3.Connection, app_no: int, devices: Sequen
         (json.dumps(list(devices)),),
     ).fetchone()
     found = {device_no: Mailbox(device_no, count, total, count, total) for device_no, count, total in json.loads(text)}
-    for entry in delivery_sets.mailbox_entries(connection, [app_no], BitMap(devices)):
+    in_sets = BitMap(devices if sets_of_all else [each.device_no for each in found.values() if each.is_deep])
+    for entry in delivery_sets.mailbox_entries(connection, [app_no], in_sets):
         for device_no in entry.devices:
             before = found.get(device_no) or Mailbox(device_no, 0, 0, 0, 0)
             found[device_no] = before._replace(deliveries=before.deliveries + 1, size=before.size + entry.size)

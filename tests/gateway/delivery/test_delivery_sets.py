@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.audience.policy import ChannelFields, NewChannel
-from gateway.delivery import retention, rule_changes
+from gateway.delivery import delivery_sets, retention, rule_changes
+from gateway.delivery.mailbox_quota import count_mailboxes
 from tests.gateway.delivery.test_alert_limiter import cap
 from tests.gateway.delivery.world import ALERT, APP, World
 
@@ -133,3 +134,20 @@ def test_what_was_in_flight_at_a_kill_is_superseded_by_newer_sets_and_rows(
     assert of_first == ["superseded", "superseded", "waiting"]
     assert [world.state(second, device_no)[0] for device_no in (1, 2)] == ["superseded", "waiting"]
     assert world.state(third)[0] == "waiting"
+
+
+@pytest.mark.parametrize("form", ["rows"], indirect=True)
+def test_sets_are_counted_for_mailboxes_that_they_could_fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred sets of a thousand devices whose few rows leave room for all of them are not looked through."""
+    monkeypatch.setattr(delivery_sets, "SET_DEVICES", 2)
+    monkeypatch.setattr(delivery_sets, "DEEP_DELIVERIES", 2)
+    world = World(devices=2, mailbox_limit=8)
+    world.push(EVERYBODY)
+    for device_id in ("d1", "d2", "d2"):
+        world.push({"device": device_id})
+    counted = [
+        {each.device_no: each.deliveries for each in count_mailboxes(world.connection, APP.no, [1, 2], sets_of_all)}
+        for sets_of_all in (False, True)
+    ]
+    assert counted == [{1: 1, 2: 3}, {1: 2, 2: 3}]
+    world.close()
