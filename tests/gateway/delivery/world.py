@@ -72,9 +72,10 @@ class World:
         self.loop.close()
         self.connection.close()
 
-    def enrol(self) -> DeviceIdentity:
-        device_no = self._next_device
-        self._next_device += 1
+    def enrol(self, device_no: int | None = None) -> DeviceIdentity:
+        """Enrol a device: with the next number, or with this one."""
+        device_no = self._next_device if device_no is None else device_no
+        self._next_device = device_no + 1
         device_id = f"d{device_no}"
         add_device(self.connection, device_no, device_id)
         identity = DeviceIdentity(device_no, APP.no, APP.id, device_id, device_id)
