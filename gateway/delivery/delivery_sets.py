@@ -271,12 +271,14 @@ def with_rows(connection: sqlite3.Connection, push_no: int, devices: BitMap) -> 
     return BitMap(json.loads(text))
 
 
-def remove_sets(connection: sqlite3.Connection, push_no: int) -> int:
-    """Remove the sets and counters of a push whose rows have been removed; how many sets."""
-    removed = 0
-    for table in ("waiting_set", "outcome_set"):
-        removed += connection.execute(f"DELETE FROM {table} WHERE push_no = ?", (push_no,)).rowcount
-    connection.execute("DELETE FROM delivery_count WHERE push_no = ?", (push_no,))
+def remove_sets(connection: sqlite3.Connection, push_no: int, count: int) -> int:
+    """Remove up to `count` sets of a push whose rows have been removed; how many. With the last the counters go."""
+    removed: int = connection.execute(
+        "DELETE FROM outcome_set WHERE no IN (SELECT no FROM outcome_set WHERE push_no = ? LIMIT ?)", (push_no, count)
+    ).rowcount
+    if removed < count:
+        for table in ("waiting_set", "delivery_count"):
+            connection.execute(f"DELETE FROM {table} WHERE push_no = ?", (push_no,))
     return removed
 
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from pyroaring import BitMap
 
 from gateway.audience.policy import Policy
+from gateway.delivery import delivery_sets
+from gateway.delivery.delivery_sets import remove_sets
 from gateway.delivery.event_log import lost_before, position_of
 from gateway.delivery.retention import FORGET, Retention, RetentionPeriods
 from gateway.errors import Problem
@@ -178,6 +182,32 @@ def test_a_large_push_leaves_in_slices(world: World, monkeypatch: pytest.MonkeyP
     sweep(world)
     assert world.row("SELECT count(*) FROM whole_delivery") == (0,)
     assert [world.counts(push.push_id) for push in pushes] == before
+
+
+def test_a_push_to_a_million_devices_leaves_in_small_operations(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are as far apart as a set can be dense and yet not a run."""
+    devices = BitMap(range(1, 2_000_001, 2))
+    push_id = world.push({"tag": "none"}, ttl=1).push_id
+    (push_no,) = world.row("UPDATE push SET in_sets = 1, targeted = ? RETURNING no", len(devices))
+    delivery_sets.insert_set(world.connection, push_no, APP.no, 2, devices)
+    world.passes(2)
+    before = world.counts(push_id)
+    assert before == {"targeted": 1_000_000, "expired": 1_000_000}
+    assert world.row("SELECT max(count) FROM outcome_set") == (5_000,)
+    removed: list[int] = []
+
+    def remove(connection: sqlite3.Connection, no: int, count: int) -> int:
+        removed.append(remove_sets(connection, no, count))
+        return removed[-1]
+
+    monkeypatch.setattr("gateway.delivery.retention.remove_sets", remove)
+    world.passes(31 * DAY)
+    sweep(world)
+    assert world.counts(push_id) == before
+    assert sum(removed) > 200
+    assert max(removed) <= 100
+    for table in ("outcome_set", "waiting_set", "delivery_count"):
+        assert not world.row(f"SELECT 1 FROM {table}"), table
 
 
 def test_a_removed_device_leaves_when_nothing_refers_to_it(world: World) -> None:
