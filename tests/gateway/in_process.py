@@ -23,6 +23,7 @@ from gateway.api.operation_problems import EVERYWHERE, OF_NO_OPERATION
 from gateway.api.problems import MEDIA_TYPE, ProblemCount
 from gateway.api.services import Services
 from gateway.composition import Components
+from gateway.data_directory import KEY_FILE
 from gateway.devices import MqttAddress
 from gateway.settings import Settings
 from gateway.startup import OpenStores, first_start
@@ -93,22 +94,23 @@ class InProcessGateway:
 
     @classmethod
     async def build(cls, folder: Path, loop: asyncio.AbstractEventLoop, **settings: Any) -> InProcessGateway:
+        """Start over what is in the folder, or anew if there is nothing."""
         ending = AsyncExitStack()
         clock = Clock()
         sessions = SqliteStore(folder / "broker.db", loop)
         ending.push_async_callback(sessions.close)
-        (folder / "fleetpush.db").write_bytes(empty_ledger())
+        if not (folder / "fleetpush.db").exists():
+            (folder / "fleetpush.db").write_bytes(empty_ledger())
         database = await Database.open(
             folder / "fleetpush.db", lambda last_stored: lambda: clock.milliseconds, on_full=lambda: False
         )
         ending.push_async_callback(database.close)
         stored = OpenStores(database, sessions, clock, lambda: clock.milliseconds, None)
-        path = await first_start(folder, stored)
-        assert path is not None, "a fresh folder"
+        await first_start(folder, stored)
         components = Components(Settings(data_dir=folder, **settings), stored, LogWriter("INFO", "%(message)s"))
         components.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
         gateway = cls(components, database, clock, ending)
-        gateway.key = path.read_text().strip()
+        gateway.key = (folder / KEY_FILE).read_text().strip()
         gateway.http = gateway.client(gateway.key)
         return gateway
 
