@@ -6,7 +6,7 @@ guess that is too low costs a count; none is ever too high: what ends meanwhile,
 
 Sets are a part of a mailbox at most (`delivery_sets.SHARE_OF_MAILBOX`), so a push that is stored as one asks only for
 *deep* mailboxes, which hold many rows. A device is noted as one when its rows are counted, which happens before they
-are so many.
+are so many, or when they were made of sets, which nobody else would count.
 
 It belongs to the writer's thread, and is never behind what that has stored.
 """
