@@ -6,7 +6,6 @@ import hashlib
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import StringConstraints
 
 from gateway.api import responses
 from gateway.api.bodies import (
@@ -25,7 +24,14 @@ from gateway.api.openapi import idempotent, request_body
 from gateway.api.request_headers import header_of
 from gateway.api.services import Cursor, Limit, PushId, ReaderOf, Sender, Services, app_of, services
 from gateway.delivery.push import PushRequest
-from gateway.delivery.submission import AcceptedPush, Submission
+from gateway.delivery.submission import (
+    MAX_KEY_CHARACTERS,
+    AcceptedPush,
+    AppRef,
+    IdempotencyKey,
+    PendingPush,
+    Submission,
+)
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
 from gateway.pages import to_json
@@ -50,16 +56,12 @@ StateName = Literal[
     "revoked",
 ]
 BATCH_LINES = 10_000
-MAX_KEY_CHARACTERS = 255
-"""Characters of an idempotency key."""
 
 
 class BatchLine(PushRequest):
     """A line of a batch: a push, and what the header `Idempotency-Key` is for a single one."""
 
-    idempotency_key: Annotated[str, StringConstraints(pattern=rf"^[\x20-\x7e]{{1,{MAX_KEY_CHARACTERS}}}$")] | None = (
-        None
-    )
+    idempotency_key: IdempotencyKey | None = None
     """1 to 255 printable ASCII characters, remembered for 24 hours per app. The same key with the same line is one
     push: the first answer is given again. With another line: 422 `idempotency_key_reused`. Left out: each line is a new
     push."""
@@ -85,17 +87,22 @@ async def accept(request: Request, found: Services) -> bytes:  # Hot path.
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
     app = app_of(await found.admission.admit(request, "send"))
     body = await read_body(request, limit=PUSH_BYTES)
-    push = parse(PushRequest, body, found.push_values)
+    acceptance = found.acceptance
+    pending = acceptance.plain(app, body)
+    push = parse(PushRequest, body, found.push_values) if pending is None else None
     key = header_of(request, b"idempotency-key")
-    if key is None:
-        accepted = await found.acceptance.accept(app, push)
-    else:
+    digest = None
+    if key is not None:
         if not (0 < len(key) <= MAX_KEY_CHARACTERS and key.isascii() and key.isprintable()):
             raise problem(
                 "invalid_request", f"Idempotency-Key: must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
             )
         digest = hashlib.sha256(body).digest()
-        accepted = await found.acceptance.accept(app, push, idempotency_key=key, body_hash=digest)
+    if push is not None:
+        pending = acceptance.pending(app, Submission(push, key, digest))
+    assert pending is not None, "it is plain or not"
+    pending.idempotency_key, pending.body_hash = key, digest
+    accepted = await acceptance.accept_pending(pending)
     return f"{{{accepted.members()}}}".encode()
 
 
@@ -125,8 +132,8 @@ async def send_batch(request: Request, principal: Sender) -> Response:
         raise problem("payload_too_large", f"{len(lines) or breaks} lines: send at most {BATCH_LINES} in one batch")
     del body  # its lines are a copy
     charge_lines(request, len(lines))
-    checked = (_checked(line, found.push_values) for line in lines)
-    answers = await found.acceptance.accept_many(app_of(principal), checked)
+    app = app_of(principal)
+    answers = await found.acceptance.accept_many(_checked(found, app, line) for line in lines)
     results: list[bytes] = []
     for answer in answers:
         results.append(_line(answer))
@@ -135,13 +142,22 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     return Response(b"".join(results), media_type=NDJSON[0])
 
 
-def _checked(line: bytes, values: int) -> Submission | Problem:
-    try:
-        push = parse(BatchLine, line, values, is_item=True)
-    except Problem as refusal:
-        return refusal
-    key = push.idempotency_key
-    return Submission(push, key, hashlib.sha256(line.strip()).digest()) if key is not None else Submission(push)
+def _checked(found: Services, app: AppRef, line: bytes) -> PendingPush | Problem:  # Hot path.
+    pending = found.acceptance.plain(app, line, is_line=True)
+    if pending is None:
+        try:
+            push = parse(BatchLine, line, found.push_values, is_item=True)
+            key = push.idempotency_key
+            pending = found.acceptance.pending(app, Submission(push, key, None if key is None else _hash(line)))
+        except Problem as refusal:
+            return refusal
+    elif pending.idempotency_key is not None:
+        pending.body_hash = _hash(line)
+    return pending
+
+
+def _hash(line: bytes) -> bytes:
+    return hashlib.sha256(line.strip()).digest()
 
 
 def _line(answer: AcceptedPush | Problem) -> bytes:

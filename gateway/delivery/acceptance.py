@@ -28,6 +28,7 @@ from gateway.delivery.digest import PushNumbers
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox_limits import MailboxLimits
+from gateway.delivery.plain_push import plain_push
 from gateway.delivery.push import ActivePush, PushRequest
 from gateway.delivery.push_store import PushStore, StoredPushes
 from gateway.delivery.submission import (
@@ -39,6 +40,7 @@ from gateway.delivery.submission import (
     answer_unstored,
     pending_among,
     pending_push,
+    unchecked_push,
 )
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
@@ -47,7 +49,7 @@ from gateway.store.errors import OutcomeUnknown, StorageError
 
 log = logging.getLogger(__name__)
 
-TURN_PUSHES = 50
+TURN_PUSHES = 100
 """Pushes of a batch that are checked before the loop gets a turn, about 0.6 ms."""
 CONSIDERATE_PUSHES = 20
 """Pushes of a batch that are checked in a turn, and that one operation stores, while others send as well, one by one:
@@ -148,47 +150,58 @@ class Acceptance:
         self.targeted = 0
         """Deliveries of those."""
 
-    async def accept(
-        self,
-        app: AppRef,
-        request: PushRequest,
-        *,
-        idempotency_key: str | None = None,
-        body_hash: bytes | None = None,
-    ) -> AcceptedPush:
+    def plain(self, app: AppRef, body: bytes, *, is_line: bool = False) -> PendingPush | None:  # Hot path.
+        """A pending push from its JSON, if that is plain (`plain_push`); else it has to be checked as a submission."""
+        return plain_push(app, body, self._limits.max_payload, is_line=is_line)
+
+    def pending(self, app: AppRef, submission: Submission) -> PendingPush:
+        """Check a submission. Raises Problem 404, 413, 422; with a key the pending push has it, since what the key was
+        answered before comes first."""
+        try:
+            fetch_from = self._attachments.refer(app.no, submission.request)
+            return pending_push(app, submission, self._limits.max_payload, fetch_from)
+        except Problem as refusal:
+            if submission.idempotency_key is None:
+                raise
+            pending = unchecked_push(app, submission)
+            pending.refused = refusal
+            return pending
+
+    async def accept(self, app: AppRef, request: PushRequest) -> AcceptedPush:
         """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
+        return await self.accept_pending(self.pending(app, Submission(request)))
+
+    async def accept_pending(self, pending: PendingPush) -> AcceptedPush:  # Hot path.
+        """Store a push that has been checked; as `accept`."""
         self._single_at = self._clock_ms()
-        pending = self._pending(app, Submission(request, idempotency_key, body_hash))
         await self._store([pending])
         answer = answer_of(pending)
         if isinstance(answer, Problem):
             raise answer
         return answer
 
-    async def accept_many(
-        self, app: AppRef, submissions: Iterable[Submission | Problem]
-    ) -> list[AcceptedPush | Problem]:
+    async def accept_many(self, pushes: Iterable[PendingPush | Problem]) -> list[AcceptedPush | Problem]:
         """Store many pushes, slice by slice; the answers in order, after the last commit. A problem is its own answer.
 
-        `submissions` may be made while they are read: that goes on while the slice before is being stored. Raises only
+        `pushes` may be checked while they are read: that goes on while the slice before is being stored. Raises only
         when nothing was stored; what fails later is the answer of those that were not.
         """
         answers: list[AcceptedPush | Problem] = []
         checked: list[PendingPush | Problem] = []
-        """Submissions of the slice that is gathering."""
+        """Pushes of the slice that is gathering."""
         gathered = deliveries = 0
         considerate = self._has_others()
         under_way: tuple[asyncio.Future[None], list[PendingPush | Problem]] | None = None
-        coming = iter(submissions)
+        coming = iter(pushes)
         try:
-            for number, submission in enumerate(coming, 1):
-                checked.append(submission if isinstance(submission, Problem) else self._check(app, submission))
-                pending = checked[-1]
-                if isinstance(pending, PendingPush):
+            for number, push in enumerate(coming, 1):
+                checked.append(push)
+                if isinstance(push, PendingPush):
                     gathered += 1
-                    deliveries += self.queue.deliveries(pending)
-                limit = CONSIDERATE_PUSHES if considerate else BATCH_PUSHES
-                if gathered >= limit or deliveries >= OPERATION_DELIVERIES:
+                    deliveries += 1 if push.target is None else self.queue.deliveries(push)
+                if gathered >= (CONSIDERATE_PUSHES if considerate else BATCH_PUSHES) or (
+                    deliveries >= OPERATION_DELIVERIES
+                ):
                     if under_way is not None:
                         await under_way[0]
                         answers += map(answer_of, under_way[1])
@@ -230,23 +243,6 @@ class Acceptance:
         """Whether somebody sends pushes one by one, for whom a batch should make room."""
         return self._clock_ms() - self._single_at < CONSIDERATE_MS
 
-    def _check(self, app: AppRef, submission: Submission) -> PendingPush | Problem:
-        try:
-            return self._pending(app, submission)
-        except Problem as refusal:
-            return refusal
-
-    def _pending(self, app: AppRef, submission: Submission) -> PendingPush:
-        """Check a submission. Raises Problem; with a key the pending push has it, since what it was answered before
-        comes first."""
-        try:
-            fetch_from = self._attachments.refer(app.no, submission.request)
-            return pending_push(app, submission, self._limits.max_payload, fetch_from)
-        except Problem as refusal:
-            if submission.idempotency_key is None:
-                raise
-            return PendingPush(app, submission, content="", frame_size=0, listed=None, priority=0, refused=refusal)
-
     async def _store(self, pending_pushes: list[PendingPush]) -> None:
         if not pending_pushes:
             return
@@ -265,7 +261,7 @@ class Acceptance:
 
         def read(connection: sqlite3.Connection) -> None:
             for pending in pending_pushes:
-                key = pending.submission.idempotency_key
+                key = pending.idempotency_key
                 pending.answer = (
                     self._store_of_pushes.remembered(connection, pending, key, now_ms) if key is not None else None
                 )
@@ -341,10 +337,10 @@ class Acceptance:
             self._ledger.changed.add(pending.push_no)
             self.accepted += 1
             self.targeted += pending.targeted
-            key = pending.submission.idempotency_key
+            key = pending.idempotency_key
             if key is not None:
                 self._on_remembered(pending.app.no, len(key) + ANSWER_BYTES + UNKNOWN_BYTES * len(pending.unknown))
-            ttl = pending.request.ttl
+            ttl = pending.ttl
             self._ledger.expects_expiry(now_ms + ttl * 1000)
             devices = pending.devices
             if isinstance(devices, BitMap):

@@ -80,7 +80,8 @@ class AcceptanceQueue:
         """Count the deliveries that a push will have, as far as that is known; those of a set count as a few."""
         if pending.listed is not None:
             return len(pending.listed)
-        return self._selected.get((pending.app.no, pending.request.target.tag), OPERATION_DELIVERIES)
+        assert pending.target is not None, "it selects"
+        return self._selected.get((pending.app.no, pending.target.tag), OPERATION_DELIVERIES)
 
     def put(self, pending_pushes: list[PendingPush], stored: asyncio.Future[None]) -> None:
         batch = PushBatch(pending_pushes, stored, sum(map(self.deliveries, pending_pushes)))
@@ -116,7 +117,8 @@ class AcceptanceQueue:
                     if len(self._selected) >= MAX_SELECTIONS:
                         self._selected.clear()
                     cost = min(pending.targeted, SET_DELIVERIES) if pending.in_sets else pending.targeted
-                    self._selected[pending.app.no, pending.request.target.tag] = cost
+                    assert pending.target is not None, "it selects"
+                    self._selected[pending.app.no, pending.target.tag] = cost
 
     def _of_few(self) -> list[PushBatch]:
         chosen: list[PushBatch] = []

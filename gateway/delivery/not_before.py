@@ -34,14 +34,11 @@ def mark_accepted_rows(
     if limited:
         mark_limited_rows(connection, limited)
     for pending in stored:
-        request = pending.request
-        assert request.kind is not None, "filled in by validation"
-        if pending.limited or not policies.may_pass_mute(
-            pending.app.no, request.kind, request.channel, pending.priority
-        ):
+        channel = pending.channel
+        if pending.limited or not policies.may_pass_mute(pending.app.no, pending.kind, channel, pending.priority):
             continue
-        assert request.channel is not None, "what has none cannot be muted"
-        pending.muted = frozenset(mark_muted_rows(connection, pending.push_no, request.channel))
+        assert channel is not None, "what has none cannot be muted"
+        pending.muted = frozenset(mark_muted_rows(connection, pending.push_no, channel))
     return any(pending.limited or pending.muted for pending in stored)
 
 

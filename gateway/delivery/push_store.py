@@ -34,7 +34,6 @@ from gateway.delivery.submission import (
     key_reused,
     new_push_ids,
     nobody_known,
-    stored_target,
 )
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
@@ -92,11 +91,11 @@ class PushStore:
         push_ids = new_push_ids(len(pending_pushes), now_ms)
         push_no = last_no
         for pending in pending_pushes:
-            key = pending.submission.idempotency_key
+            key = pending.idempotency_key
             if key is not None:
                 twin = answered.get((pending.app.no, key))
                 if twin is not None:
-                    if twin[0] == pending.submission.body_hash:
+                    if twin[0] == pending.body_hash:
                         twins.append((pending, twin[1]))
                     else:
                         pending.answer = key_reused(key)
@@ -108,14 +107,15 @@ class PushStore:
                 continue
             push_no += 1
             if pending.listed is None:
-                pending.devices = selected_devices(connection, pending.app.no, pending.request.target)
+                assert pending.target is not None, "it selects"
+                pending.devices = selected_devices(connection, pending.app.no, pending.target)
             left_out = self._unwanted(connection, pending, preferences)
             if left_out:
                 withheld += [(push_no, reason, devices) for reason, devices in left_out.items()]
             self._insert(connection, pending, push_no, push_ids.pop(), now_ms, left_out, single, pushes)
             if key is not None:
-                assert pending.submission.body_hash is not None, "given with the key"
-                answered[(pending.app.no, key)] = (pending.submission.body_hash, pending)
+                assert pending.body_hash is not None, "given with the key"
+                answered[(pending.app.no, key)] = (pending.body_hash, pending)
         if push_no == last_no:
             self._answer_twins(twins)
             return StoredPushes([], [], EnforcedLimits())
@@ -164,16 +164,14 @@ class PushStore:
         of_app = preferences.get(app_no)
         if not of_app and (pending.listed is not None or not self._policies.is_guarded(app_no)):
             return {}
-        request = pending.request
-        assert request.kind is not None, "filled in by validation"
         rules = self._policies.of(app_no)
         if pending.listed is None:
             return unwanted_selected(
-                connection, app_no, rules, request.kind, request.channel, pending.priority, BitMap(pending.devices)
+                connection, app_no, rules, pending.kind, pending.channel, pending.priority, BitMap(pending.devices)
             )
         found: dict[str, BitMap] = {}
         for device_no, reason in unwanted(
-            rules, request.kind, request.channel, pending.priority, of_app or {}, pending.devices
+            rules, pending.kind, pending.channel, pending.priority, of_app or {}, pending.devices
         ).items():
             found.setdefault(reason, BitMap()).add(device_no)
         return found
@@ -200,7 +198,7 @@ class PushStore:
         ).fetchone()
         if row is None:
             return None
-        if row[0] != pending.submission.body_hash:
+        if row[0] != pending.body_hash:
             return key_reused(key)
         answer = json.loads(row[1])
         return AcceptedPush(**{**answer, "unknown": tuple(answer["unknown"])})
@@ -232,19 +230,16 @@ class PushStore:
         pushes: list[tuple[Any, ...]],
     ) -> None:
         """Note the rows of a push and of its delivery to a single device; insert other deliveries."""
-        request = pending.request
-        target = request.target
-        priority = pending.priority
+        kind, channel, priority, ttl = pending.kind, pending.channel, pending.priority, pending.ttl
         app_no = pending.app.no
-        assert request.kind is not None, "filled in by validation"
         pending.targeted = len(pending.devices)
-        pending.limited = self._policies.is_limited(app_no, request.kind, request.channel)
+        pending.limited = self._policies.is_limited(app_no, kind, channel)
         # What is checked for one device alone is a row. Pushes to few devices do not wait until there are fewer sets.
         pending.in_sets = (
             pending.targeted >= delivery_sets.SET_DEVICES
             and self._limits.keeps_sets
             and not pending.limited
-            and not self._policies.may_pass_mute(app_no, request.kind, request.channel, priority)
+            and not self._policies.may_pass_mute(app_no, kind, channel, priority)
             and (pending.targeted > FEW_DELIVERIES or self._limits.has_room_for_sets(app_no))
             and delivery_sets.are_worth_sets(devices := BitMap(pending.devices))
         )
@@ -269,23 +264,23 @@ class PushStore:
         pending.push_no = push_no
         pending.push_id = push_id
         if pending.is_fetched:
-            pending.fetch_within = fetch_within(pending.targeted, request.ttl)
+            pending.fetch_within = fetch_within(pending.targeted, ttl)
         pushes.append(
             (
                 push_no,
                 push_id,
-                pending.app.no,
-                request.kind,
+                app_no,
+                kind,
                 priority,
-                request.qos,
-                request.ttl,
-                request.collapse_key,
-                request.channel,
-                stored_target(target),
+                pending.qos,
+                ttl,
+                pending.collapse_key,
+                channel,
+                pending.stored_target(),
                 pending.whole_content if pending.fetch_within else pending.content,
                 pending.frame_size,
                 now_ms,
-                now_ms + request.ttl * 1000,
+                now_ms + ttl * 1000,
                 pending.targeted,
                 pending.suppressed,
                 int(pending.in_sets),
@@ -297,7 +292,7 @@ class PushStore:
     ) -> StoredPushes:
         superseded: list[tuple[int, BitMap]] = []
         for pending in pending_pushes:
-            collapse_key = pending.request.collapse_key
+            collapse_key = pending.collapse_key
             if pending.push_no and collapse_key is not None:
                 superseded += supersede_rows(
                     connection,

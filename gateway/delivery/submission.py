@@ -6,8 +6,9 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import StringConstraints
 from pyroaring import BitMap
 
 from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, Target, not_yet_supported, wire_size
@@ -15,6 +16,9 @@ from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.errors import OutcomeUnknown, storage_problem
 
+MAX_KEY_CHARACTERS = 255
+"""Characters of an idempotency key."""
+IdempotencyKey = Annotated[str, StringConstraints(pattern=rf"^[\x20-\x7e]{{1,{MAX_KEY_CHARACTERS}}}$")]
 FETCH_WITHIN_BYTES = len(',"fetch_within":3600')
 RANDOM_BYTES = 9
 """Random bytes of a push id, its last 12 characters: 72 bits are not to be guessed."""
@@ -59,12 +63,21 @@ class PendingPush:
     """A submission that passed every check that needs no database; one with a key may have passed them before."""
 
     app: AppRef
-    submission: Submission
+    kind: str
+    priority: int
+    qos: int
+    ttl: int
+    channel: str | None
+    collapse_key: str | None
     content: str
     frame_size: int
     listed: list[str] | None
     """The device ids of the target, each once; None when it selects instead."""
-    priority: int
+    target: Target | None = None
+    """The target, unless it is a single device."""
+    idempotency_key: str | None = None
+    body_hash: bytes | None = None
+    """Given with the key."""
     refused: Problem | None = None
     """The check that it did not pass: its answer, unless its idempotency key has one."""
     answer: AcceptedPush | Problem | None = None
@@ -88,31 +101,32 @@ class PendingPush:
     """Seconds that they are given; 0: nothing is said."""
 
     @property
-    def request(self) -> PushRequest:
-        return self.submission.request
-
-    @property
     def whole_content(self) -> str:
         """The content with the period over which devices spread their fetches."""
         return f'{self.content[:-1]},"fetch_within":{self.fetch_within}}}'
 
     def active_push(self, accepted_at: int) -> ActivePush:
-        request = self.request
-        assert request.kind is not None, "filled in by validation"
         return ActivePush(
             no=self.push_no,
             push_id=self.push_id,
-            kind=request.kind,
+            kind=self.kind,
             priority=self.priority,
-            qos=request.qos,
-            ttl=request.ttl,
-            collapse_key=request.collapse_key,
-            channel=request.channel,
+            qos=self.qos,
+            ttl=self.ttl,
+            collapse_key=self.collapse_key,
+            channel=self.channel,
             content=self.whole_content if self.fetch_within else self.content,
             accepted_at=accepted_at,
-            expires_at=accepted_at + request.ttl * 1000,
+            expires_at=accepted_at + self.ttl * 1000,
             in_sets=self.in_sets,
         )
+
+    def stored_target(self) -> str:
+        """Encode the target as it is stored."""
+        if self.target is not None:
+            return self.target.model_dump_json(exclude_none=True)
+        assert self.listed is not None, "a single device"
+        return f'{{"device":"{self.listed[0]}"}}'  # its letters need no escape
 
 
 def listed_ids(target: Target) -> list[str] | None:
@@ -143,22 +157,36 @@ def pending_push(app: AppRef, submission: Submission, max_payload: int, fetch_fr
             f"the push is {size} bytes on the wire and the limit is {max_payload}: "
             "send less, or an URL to fetch, or raise max_payload (up to 262144)",
         )
-    pending = PendingPush(
-        app, submission, content, size, listed_ids(request.target), PRIORITIES.index(request.priority)
-    )
+    pending = unchecked_push(app, submission)
+    pending.content, pending.frame_size = content, size
     pending.is_fetched = fetch_from is not None
     return pending
+
+
+def unchecked_push(app: AppRef, submission: Submission) -> PendingPush:
+    """The pending push of a submission whose content was not checked, or that was refused."""
+    request, idempotency_key, body_hash = submission
+    assert request.kind is not None, "filled in by validation"
+    return PendingPush(
+        app=app,
+        kind=request.kind,
+        priority=PRIORITIES.index(request.priority),
+        qos=request.qos,
+        ttl=request.ttl,
+        channel=request.channel,
+        collapse_key=request.collapse_key,
+        content="",
+        frame_size=0,
+        listed=listed_ids(request.target),
+        target=request.target if request.target.device is None else None,
+        idempotency_key=idempotency_key,
+        body_hash=body_hash,
+    )
 
 
 def nobody_known(unknown: Sequence[str]) -> Problem:
     names = ", ".join(unknown[:5]) + (", .." if len(unknown) > 5 else "")
     return problem("device_not_found", f"no such device: {names}; enrol it with POST /v1/devices")
-
-
-def stored_target(target: Target) -> str:
-    if target.device is not None:
-        return f'{{"device":"{target.device}"}}'  # its letters need no escape
-    return target.model_dump_json(exclude_none=True)
 
 
 def key_reused(key: str) -> Problem:
@@ -205,5 +233,5 @@ def answer_unstored(checked: PendingPush | Problem, error: Exception, refusal: P
     if isinstance(checked, Problem):
         return checked
     if isinstance(error, OutcomeUnknown):
-        return storage_problem(error, has_key=checked.submission.idempotency_key is not None)
+        return storage_problem(error, has_key=checked.idempotency_key is not None)
     return refusal

@@ -12,7 +12,7 @@ import pytest
 from gateway.delivery.acceptance import CONSIDERATE_MS, CONSIDERATE_PUSHES
 from gateway.delivery.acceptance_queue import BATCH_PUSHES
 from gateway.delivery.ledger_statements import supersede_rows
-from gateway.delivery.submission import AcceptedPush, Submission
+from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.errors import Problem, problem
 from gateway.store.errors import StorageFull
 from tests.gateway.delivery.world import APP, World
@@ -161,9 +161,9 @@ def test_the_cost_of_a_collapse_key_does_not_grow_with_what_else_waits() -> None
 
 
 def test_a_batch_may_supersede_and_overflow_within_itself(world: World) -> None:
-    submissions = [Submission(world.request(collapse_key="k")) for _ in range(3)]
-    submissions += [Submission(world.request()) for _ in range(6)]
-    answers = world.run(world.acceptance.accept_many(APP, submissions))
+    submissions = [world.checked(collapse_key="k") for _ in range(3)]
+    submissions += [world.checked() for _ in range(6)]
+    answers = world.run(world.acceptance.accept_many(submissions))
     states = [world.state(a.push_id)[0] for a in answers if isinstance(a, AcceptedPush)]
     assert states == ["superseded"] * 2 + ["overflowed"] * 2 + ["waiting"] * 5
 
@@ -171,12 +171,11 @@ def test_a_batch_may_supersede_and_overflow_within_itself(world: World) -> None:
 def test_in_a_batch_each_has_its_own_answer(world: World) -> None:
     answers = world.run(
         world.acceptance.accept_many(
-            APP,
             [
-                Submission(world.request()),
-                Submission(world.request({"device": "nobody"})),
-                Submission(world.request({"topic": "news"})),
-                Submission(world.request({"all": True})),
+                world.checked(),
+                world.checked({"device": "nobody"}),
+                world.checked({"topic": "news"}),
+                world.checked({"all": True}),
             ],
         )
     )
@@ -189,7 +188,7 @@ def test_in_a_batch_each_has_its_own_answer(world: World) -> None:
 
 
 def submit(world: World, key: str, body: bytes, **fields: Any) -> AcceptedPush:
-    return world.run(world.acceptance.accept(APP, world.request(**fields), idempotency_key=key, body_hash=body))
+    return world.run(world.accept(idempotency_key=key, body_hash=body, **fields))
 
 
 def test_the_same_key_and_body_answers_the_first_result(world: World) -> None:
@@ -232,10 +231,7 @@ def test_a_key_is_forgotten_after_a_day(world: World) -> None:
 
 
 def test_concurrent_twins_are_one_push(world: World) -> None:
-    twins = [
-        world.loop.create_task(world.acceptance.accept(APP, world.request(), idempotency_key="k", body_hash=body))
-        for body in (b"1", b"1", b"2")
-    ]
+    twins = [world.loop.create_task(world.accept(idempotency_key="k", body_hash=body)) for body in (b"1", b"1", b"2")]
     world.loop.run_until_complete(asyncio.sleep(0))
     world.settle()
     world.loop.run_until_complete(asyncio.wait(twins))
@@ -247,9 +243,7 @@ def test_concurrent_twins_are_one_push(world: World) -> None:
 def test_one_group_is_handed_over_by_priority(world: World) -> None:
     world.connect()
     answers = world.run(
-        world.acceptance.accept_many(
-            APP, [Submission(world.request(priority=name)) for name in ("low", "normal", "critical")]
-        )
+        world.acceptance.accept_many([world.checked(priority=name) for name in ("low", "normal", "critical")])
     )
     low, normal, critical = [a.push_id for a in answers if isinstance(a, AcceptedPush)]
     assert world.received() == [critical, normal, low]
@@ -315,8 +309,8 @@ def stored_together(world: World, monkeypatch: pytest.MonkeyPatch, fail_at: int 
 
 def test_a_batch_is_stored_in_slices_and_answered_in_order(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = stored_together(world, monkeypatch)
-    submissions = [Submission(world.request(data=number)) for number in range(2 * BATCH_PUSHES + 7)]
-    answers = world.run(world.acceptance.accept_many(APP, iter(submissions)))
+    submissions = [world.checked(data=number) for number in range(2 * BATCH_PUSHES + 7)]
+    answers = world.run(world.acceptance.accept_many(iter(submissions)))
     assert sizes == [BATCH_PUSHES, BATCH_PUSHES, 7]
     stored = [answer.push_id for answer in answers if isinstance(answer, AcceptedPush)]
     assert stored == [push_id for (push_id,) in world.connection.execute("SELECT id FROM push ORDER BY no")]
@@ -325,8 +319,8 @@ def test_a_batch_is_stored_in_slices_and_answered_in_order(world: World, monkeyp
 def test_a_batch_gives_way_while_others_send_one_by_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.push()
     sizes = stored_together(world, monkeypatch)
-    submissions = [Submission(world.request()) for _ in range(2 * CONSIDERATE_PUSHES)]
-    batch = world.loop.create_task(world.acceptance.accept_many(APP, submissions))
+    submissions = [world.checked() for _ in range(2 * CONSIDERATE_PUSHES)]
+    batch = world.loop.create_task(world.acceptance.accept_many(submissions))
     world.loop.run_until_complete(asyncio.sleep(0))
     single = world.loop.create_task(world.acceptance.accept(APP, world.request()))
     while not batch.done():
@@ -337,15 +331,15 @@ def test_a_batch_gives_way_while_others_send_one_by_one(world: World, monkeypatc
     assert sizes[-1] != 1, "the single push did not wait for the whole batch"
     world.now += CONSIDERATE_MS
     del sizes[:]
-    world.run(world.acceptance.accept_many(APP, submissions))
+    world.run(world.acceptance.accept_many([world.checked() for _ in range(2 * CONSIDERATE_PUSHES)]))
     assert sizes == [2 * CONSIDERATE_PUSHES]
 
 
 def test_what_a_full_disk_leaves_of_a_batch_is_said_line_by_line(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stored_together(world, monkeypatch, fail_at=2)
     refused = problem("invalid_request", "not a push")
-    submissions = [Submission(world.request()) for _ in range(2 * BATCH_PUSHES)]
-    answers = world.run(world.acceptance.accept_many(APP, [*submissions, refused, *submissions]))
+    before, behind = ([world.checked() for _ in range(2 * BATCH_PUSHES)] for _ in range(2))
+    answers = world.run(world.acceptance.accept_many([*before, refused, *behind]))
     assert all(isinstance(answer, AcceptedPush) for answer in answers[:BATCH_PUSHES])
     rest = [answer.code for answer in answers[BATCH_PUSHES:] if isinstance(answer, Problem)]
     assert rest == ["storage_full"] * BATCH_PUSHES + ["invalid_request"] + ["storage_full"] * 2 * BATCH_PUSHES
@@ -355,16 +349,16 @@ def test_what_a_full_disk_leaves_of_a_batch_is_said_line_by_line(world: World, m
 def test_a_batch_of_which_nothing_was_stored_raises(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stored_together(world, monkeypatch, fail_at=1)
     with pytest.raises(StorageFull):
-        world.run(world.acceptance.accept_many(APP, [Submission(world.request())] * (BATCH_PUSHES + 1)))
+        world.run(world.acceptance.accept_many([world.checked() for _ in range(BATCH_PUSHES + 1)]))
 
 
 def test_mailboxes_are_counted_only_when_they_may_be_full(world: World) -> None:
     statements: list[str] = []
     world.push({"all": True})
     world.connection.set_trace_callback(statements.append)
-    world.run(world.acceptance.accept_many(APP, [Submission(world.request({"all": True}))] * 4))
+    world.run(world.acceptance.accept_many([world.checked({"all": True}) for _ in range(4)]))
     assert not any("count(*) AS count" in statement for statement in statements)
-    world.run(world.acceptance.accept_many(APP, [Submission(world.request({"all": True}))] * 3))
+    world.run(world.acceptance.accept_many([world.checked({"all": True}) for _ in range(3)]))
     assert sum("count(*) AS count" in statement for statement in statements) == 1
     world.connection.set_trace_callback(None)
     # Each of the three mailboxes takes five.
@@ -373,12 +367,12 @@ def test_mailboxes_are_counted_only_when_they_may_be_full(world: World) -> None:
 
 
 def test_what_is_stored_of_a_batch_is_said_whatever_fails_behind_it(world: World) -> None:
-    def lines() -> Iterator[Submission]:
+    def lines() -> Iterator[PendingPush | Problem]:
         for _ in range(BATCH_PUSHES):
-            yield Submission(world.request())
+            yield world.checked()
         raise ZeroDivisionError("ours")
 
-    answers = world.run(world.acceptance.accept_many(APP, lines()))
+    answers = world.run(world.acceptance.accept_many(lines()))
     assert [type(answer) for answer in answers] == [AcceptedPush] * BATCH_PUSHES
     assert world.row("SELECT count(*) FROM push") == (BATCH_PUSHES,)
 

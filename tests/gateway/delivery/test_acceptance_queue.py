@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 
 from gateway.delivery.acceptance_queue import BATCH_PUSHES, FEW_DELIVERIES, OPERATION_DELIVERIES, AcceptanceQueue
 from gateway.delivery.push import PushRequest
-from gateway.delivery.submission import AppRef, PendingPush, Submission
+from gateway.delivery.submission import AppRef, PendingPush, Submission, unchecked_push
 
 
 def pending(devices: int | None = 1, app_no: int = 1, tag: str | None = None) -> PendingPush:
     """A push to so many listed devices; None: to a tag, or to all."""
     target = {"devices": ["x"]} if devices is not None else {"tag": tag} if tag else {"all": True}
     listed = None if devices is None else [f"d{number}" for number in range(devices)]
-    request = PushRequest.model_validate({"target": target})
-    return PendingPush(AppRef(app_no, f"app-{app_no}"), Submission(request), "{}", 2, listed, 2)
+    pending = unchecked_push(
+        AppRef(app_no, f"app-{app_no}"), Submission(PushRequest.model_validate({"target": target}))
+    )
+    pending.listed = listed
+    return pending
 
 
 @pytest.fixture

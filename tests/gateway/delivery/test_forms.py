@@ -24,7 +24,7 @@ from gateway.delivery import delivery_sets
 from gateway.delivery.analytics import By
 from gateway.delivery.missed_pushes import MissedPushes
 from gateway.delivery.retention import Retention
-from gateway.delivery.submission import AcceptedPush, Submission
+from gateway.delivery.submission import AcceptedPush
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.devices import DeviceRegistry, MqttAddress
 from gateway.errors import Problem
@@ -158,8 +158,8 @@ class Play:
         }
         if not self.is_roomy:  # what is over a limit may be handed over, or end, before a set is brought below it
             count, fields = min(count, 2), {**fields, "ttl": fields["ttl"] or 60}
-        submission = Submission(self.world.request(targets[whom], **fields))
-        accepted = self.world.run(self.world.acceptance.accept_many(APP, [submission] * count))
+        checked = [self.world.checked(targets[whom], **fields) for _ in range(count)]
+        accepted = self.world.run(self.world.acceptance.accept_many(checked))
         found = []
         for answer in accepted:
             assert isinstance(answer, AcceptedPush)

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from gateway.delivery import mailbox_limits
-from gateway.delivery.submission import Submission
 from tests.gateway.delivery.world import APP, World
 
 
@@ -17,9 +16,8 @@ def test_what_there_is_no_time_for_is_limited_by_operations_of_its_own(
     """Each of the three mailboxes takes five."""
     monkeypatch.setattr(mailbox_limits, "FIRST_MAILBOXES", 1)
     monkeypatch.setattr(mailbox_limits, "COUNTED_ROWS", 1)
-    everybody = Submission(world.request({"all": True}))
-    world.run(world.acceptance.accept_many(APP, [everybody] * 5))
-    world.run(world.acceptance.accept_many(APP, [everybody] * 3))
+    for count in (5, 3):
+        world.run(world.acceptance.accept_many([world.checked({"all": True}) for _ in range(count)]))
     while world.acceptance.limits.behind:
         world.turn()
     assert world.row("SELECT count(*) FROM whole_delivery WHERE state = 0") == (15,)

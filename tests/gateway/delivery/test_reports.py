@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.delivery.submission import Submission
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem
 from tests.gateway.delivery.world import APP, World, items
@@ -61,7 +60,7 @@ def test_pushes_of_another_app_do_not_exist(world: World) -> None:
 
 def test_lists_are_paged_to_the_end() -> None:
     world = World(devices=7, mailbox_limit=100)
-    answers = world.run(world.acceptance.accept_many(APP, [Submission(world.request({"all": True}))] * 5))
+    answers = world.run(world.acceptance.accept_many([world.checked({"all": True}) for _ in range(5)]))
     ids = [a.push_id for a in answers]  # type: ignore[union-attr]
     seen: list[str] = []
     cursor: str | None = None

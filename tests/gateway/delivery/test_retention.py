@@ -134,7 +134,7 @@ def test_forgetting_needs_no_look_at_pushes_that_are_kept(world: World) -> None:
 
 
 def test_idempotency_records_and_uplink_go_by_age(world: World) -> None:
-    world.run(world.acceptance.accept(APP, world.request(), idempotency_key="k", body_hash=b"1"))
+    world.run(world.accept(idempotency_key="k", body_hash=b"1"))
     world.says("uplink/x", b"1")
     world.passes(DAY + 1)
     sweep(world)

@@ -20,9 +20,10 @@ from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.event_log import EventPage, Position, read_events
 from gateway.delivery.push import PushRequest
-from gateway.delivery.submission import AcceptedPush, AppRef
+from gateway.delivery.submission import AcceptedPush, AppRef, PendingPush, Submission
 from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
+from gateway.errors import Problem
 from gateway.pages import ListPage
 from tests.gateway.delivery.machinery import FakeEngine, ManualTimers, ManualWriter, add_device, fresh_database
 
@@ -145,6 +146,25 @@ class World:
         """Turn until nothing moves by itself any more."""
         while self.timers.soon or self.writer.queue or self.writer.callbacks:
             self.turn()
+
+    async def accept(
+        self,
+        target: dict[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        body_hash: bytes | None = None,
+        **fields: Any,
+    ) -> AcceptedPush:
+        """Have a push accepted, with an idempotency key."""
+        submission = Submission(self.request(target, **fields), idempotency_key, body_hash)
+        return await self.acceptance.accept_pending(self.acceptance.pending(APP, submission))
+
+    def checked(self, target: dict[str, Any] | None = None, **fields: Any) -> PendingPush | Problem:
+        """A push of a batch: checked, or refused."""
+        try:
+            return self.acceptance.pending(APP, Submission(self.request(target, **fields)))
+        except Problem as refusal:
+            return refusal
 
     def push(self, target: dict[str, Any] | None = None, **fields: Any) -> AcceptedPush:
         accepted = self.run(self.acceptance.accept(APP, self.request(target, **fields)))
