@@ -241,6 +241,7 @@ class Play:
         self.world.crash()
         self._wire()
         self.world.run(self.world.connections.recover())
+        self.wait(0)  # what is over may end at the start or by the first sweep
 
     def look(self) -> Any:
         """Ask everything in between: questions must not change anything, nor depend on when they are asked."""
