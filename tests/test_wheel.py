@@ -243,6 +243,7 @@ def compiled_wheel(distributions: Distributions, tmp_path_factory: pytest.TempPa
     return distributions.compiled_wheel(tmp_path_factory.mktemp("compiled"))
 
 
+@pytest.mark.full_only  # a minute of a compiler: `.ci/run` compiles the modules once
 def test_a_wheel_for_a_platform_has_compiled_modules_beside_their_source(
     distributions: Distributions, compiled_wheel: Path
 ) -> None:
@@ -256,6 +257,7 @@ def test_a_wheel_for_a_platform_has_compiled_modules_beside_their_source(
     assert more == {*modules, f"fleetpush__mypyc{suffix}"}
 
 
+@pytest.mark.full_only  # a minute of a compiler: `.ci/run` compiles the modules once
 @pytest.mark.parametrize("form", ["pure", "compiled"])
 def test_either_wheel_serves_a_push(
     form: str, distributions: Distributions, tmp_path: Path, request: pytest.FixtureRequest
@@ -321,6 +323,7 @@ def test_what_cannot_be_compiled_is_left_out_and_said(
     assert not list((tmp_path / "demanded").glob("*.whl"))
 
 
+@pytest.mark.full_only  # a minute of a compiler: `.ci/run` compiles the modules once
 def test_the_source_distribution_compiles(distributions: Distributions, small_tree: Path, tmp_path: Path) -> None:
     """With one module, which takes seconds; `run.py compile` builds the whole wheel."""
     require("cc")

@@ -7,12 +7,26 @@ import pytest
 from gateway.delivery import delivery_sets
 from tests.gateway.delivery.world import World
 
+ALWAYS_IN_BOTH = {
+    "test_acceptance",
+    "test_hand_over",
+    "test_mailbox_reader",
+    "test_missed_pushes",
+    "test_receipts",
+    "test_reports",
+    "test_retention",
+    "test_withdrawals",
+}
+"""Modules whose tests run in both forms without --full too: what they test is stored otherwise."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test twice, unless it says in which form; state machines choose themselves."""
     chosen = any("form" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
     if "form" in metafunc.fixturenames and metafunc.cls is None and not chosen:
-        metafunc.parametrize("form", ["rows", "sets"], indirect=True)
+        with_sets = metafunc.module.__name__.rpartition(".")[2] in ALWAYS_IN_BOTH
+        sets = pytest.param("sets", marks=[] if with_sets else pytest.mark.full_only)
+        metafunc.parametrize("form", ["rows", sets], indirect=True)
 
 
 @pytest.fixture(autouse=True)
