@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from importlib.metadata import PackageNotFoundError, version
 
-from broker.compiled_modules import running_form
-
 PROGRAM = os.environ.get("FLEETPUSH_PROGRAM", "fleetpush")
 """run.py sets it: where that is used, there is no `fleetpush` on the path."""
 
@@ -21,4 +19,6 @@ def installed_version() -> str:
 
 def version_line() -> str:
     """Return what `--version` prints."""
+    from broker.compiled_modules import running_form  # here: no other command needs anything of the broker
+
     return f"fleetpush {installed_version()} ({running_form()})"

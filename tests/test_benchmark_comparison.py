@@ -147,6 +147,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     require("git")
     root = tmp_path / "repository"
     (root / "tests/benchmarks").mkdir(parents=True)
+    for package in ("tests", "tests/benchmarks"):  # as in every revision: a folder without is found after all packages
+        (root / package / "__init__.py").touch()
     for name in list(os.environ):
         if name.startswith("GIT_"):
             monkeypatch.delenv(name)

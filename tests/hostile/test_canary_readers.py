@@ -28,6 +28,7 @@ def grow_history(ledger: Path) -> None:
             f"WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {PUSHES})"
             f" INSERT INTO push (no, id, {listed}) SELECT {first} + x, 'copy-' || x, {listed} FROM n, push"
         )
+        connection.execute("UPDATE push SET in_sets = 0 WHERE no > ?", (first,))  # as they were before there were sets
         connection.execute(
             "INSERT INTO delivery (push_no, device_no, priority, size, state, reason, ended_at)"
             " SELECT p.no, d.no, 2, 100, 20, 'ttl', 0 FROM push AS p, device AS d WHERE p.no > ?",

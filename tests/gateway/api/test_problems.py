@@ -148,7 +148,7 @@ async def test_an_exception_in_a_push_is_500_as_well(
     async def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("the secret inside")
 
-    monkeypatch.setattr(Acceptance, "accept", broken)
+    monkeypatch.setattr(Acceptance, "accept_pending", broken)
     document = await gateway.refused(
         "POST", "/v1/pushes", 500, "internal_error", json={"target": {"device": "d"}, "data": 1}
     )

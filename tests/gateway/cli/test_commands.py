@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from broker.compiled_modules import running_form
 from gateway.cli import COMMANDS, app
 from tests.end_to_end.harness import ROOT
 
@@ -44,7 +45,7 @@ def test_the_help_lists_every_command() -> None:
 
 
 def test_the_version() -> None:
-    assert CliRunner().invoke(app, ["--version"]).stdout == f"fleetpush {version('fleetpush')}\n"
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"fleetpush {version('fleetpush')} ({running_form()})\n"
 
 
 def test_who_mistypes_a_command_is_told_the_right_one() -> None:
