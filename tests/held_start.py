@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -47,6 +49,22 @@ class HeldStart:
         assert pipe is not None, "what was waited for"
         with pipe:
             yield
+
+    def hung_up(self, command: Sequence[str], folder: Path, ready: str) -> str:
+        """Tell the program SIGHUP while it is held, and to end when its line says `ready`; what it wrote to stderr."""
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=self.environment
+        )
+        try:
+            with self.held():
+                process.send_signal(signal.SIGHUP)
+            assert process.stdout is not None, "a pipe"
+            assert process.stdout.readline().startswith(ready), f"ended with {process.wait(20)}"
+        finally:
+            process.terminate()
+            _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        return errors
 
     def _opened(self) -> IO[bytes] | None:
         try:

@@ -28,6 +28,34 @@ _NOBODY = BitMap()
 _REPLACING = "(app_no, tag, segment) DO UPDATE SET devices = excluded.devices"
 
 
+def pack(devices: BitMap) -> bytes:
+    """Serialize a set for its row."""
+    devices.run_optimize()
+    packed: bytes = devices.serialize()
+    return packed
+
+
+def unpack(blob: bytes) -> BitMap:
+    return BitMap.deserialize(blob)
+
+
+def whole_segment(segment: int) -> BitMap:
+    """All numbers of a segment."""
+    return BitMap(range(segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS))
+
+
+def segments_of(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
+    """Divide a set by segments: (segment, its devices) each."""
+    while devices:
+        segment = devices.min() >> SEGMENT_BITS
+        if devices.max() >> SEGMENT_BITS == segment:
+            yield segment, devices
+            return
+        here = devices & whole_segment(segment)
+        yield segment, here
+        devices = devices - here
+
+
 def selected_devices(connection: sqlite3.Connection, app_no: int, target: Selection) -> BitMap:
     """The live devices that a tag or `all` addresses."""
     assert target.tag or target.all, "listed targets are resolved by targeting.device_rows"
@@ -35,7 +63,7 @@ def selected_devices(connection: sqlite3.Connection, app_no: int, target: Select
     for (devices,) in connection.execute(
         "SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, target.tag or ALL_TAG)
     ):
-        found |= BitMap.deserialize(devices)
+        found |= unpack(devices)
     return found
 
 
@@ -53,7 +81,7 @@ def queried_devices(connection: sqlite3.Connection, select: str, parameters: Seq
 def tags_of_app(connection: sqlite3.Connection, app_no: int, segment: int) -> dict[str, BitMap]:
     """The devices of each tag of an app, of one segment. Walks all sets of the app, but for their contents."""
     return {
-        tag: BitMap.deserialize(devices)
+        tag: unpack(devices)
         for tag, devices in connection.execute(
             "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag > ? AND segment = ?",
             (app_no, ALL_TAG, segment),
@@ -87,7 +115,7 @@ def _change(
     numbers: Mapping[str, Iterable[int]],
     operation: Callable[[BitMap, BitMap], BitMap],
 ) -> None:
-    changes = {(tag, segment): devices for tag in numbers for segment, devices in _by_segment(BitMap(numbers[tag]))}
+    changes = {(tag, segment): devices for tag in numbers for segment, devices in segments_of(BitMap(numbers[tag]))}
     if not changes:
         return
     stored = _stored_segments(connection, app_no, changes)
@@ -95,8 +123,7 @@ def _change(
     for key, devices in changes.items():
         devices = operation(stored.get(key, _NOBODY), devices)
         if devices:
-            devices.run_optimize()
-            changed.append((app_no, *key, devices.serialize()))
+            changed.append((app_no, *key, pack(devices)))
         else:
             emptied.append(key)
     insert_rows(connection, "device_set", "app_no, tag, segment, devices", changed, _REPLACING)
@@ -108,22 +135,12 @@ def _change(
         )
 
 
-def _by_segment(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
-    while devices:
-        segment = devices.min() >> SEGMENT_BITS
-        part = devices
-        if devices.max() >> SEGMENT_BITS > segment:
-            part = devices & BitMap(range(segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS))
-        yield segment, part
-        devices = devices - part
-
-
 def _stored_segments(
     connection: sqlite3.Connection, app_no: int, wanted: Iterable[tuple[str, int]]
 ) -> dict[tuple[str, int], BitMap]:
     """The stored segments of sets, by tag and number."""
     return {
-        (tag, segment): BitMap.deserialize(devices)
+        (tag, segment): unpack(devices)
         for tag, segment, devices in connection.execute(
             # CROSS: in this order. Left alone, SQLite may walk all sets of the app.
             "SELECT s.tag, s.segment, s.devices FROM json_each(?) AS wanted CROSS JOIN device_set AS s"

@@ -23,12 +23,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS
+from gateway.audience.device_sets import SEGMENT_BITS, pack, segments_of, unpack
 from gateway.delivery.event_log import ENTRY_DEVICES, log_outcome
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
 from gateway.delivery_states import IS_WAITING, DeliveryState
@@ -50,29 +49,6 @@ DEEP_DELIVERIES = 100
 """Rows of a *deep* mailbox, which is counted when a set may bring it above its limit. Below it none can be: sets and
 these are less than the limits, or there are no sets."""
 DEEP_BYTES = 256 * 1024
-
-
-def pack(devices: BitMap) -> bytes:
-    """Serialize a set for its row."""
-    devices.run_optimize()
-    packed: bytes = devices.serialize()
-    return packed
-
-
-def unpack(blob: bytes) -> BitMap:
-    return BitMap.deserialize(blob)
-
-
-def segments_of(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
-    """Divide a set by segments: (segment, its devices) each."""
-    while devices:
-        segment = devices.min() >> SEGMENT_BITS
-        if devices.max() >> SEGMENT_BITS == segment:
-            yield segment, devices
-            return
-        here = devices & BitMap(range(segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS))
-        yield segment, here
-        devices = devices - here
 
 
 def are_worth_sets(devices: BitMap) -> bool:
@@ -463,18 +439,6 @@ def devices_with_waiting(connection: sqlite3.Connection, app_no: int) -> BitMap:
     return found
 
 
-@dataclass(slots=True)
-class WholePush:
-    """The devices of one segment of a push by what is known of them, and those that have rows."""
-
-    waiting: BitMap = field(default_factory=BitMap)
-    outcomes: list[Outcome] = field(default_factory=list)
-    rows: BitMap = field(default_factory=BitMap)
-
-    def members(self) -> BitMap:
-        return BitMap.union(self.waiting, self.rows, *(outcome.devices for outcome in self.outcomes))
-
-
 def state_counts(connection: sqlite3.Connection, push_no: int) -> dict[int, int]:
     """Count the deliveries of a push that was stored as sets, by state; those in flight wait."""
     return dict(connection.execute("SELECT state, count FROM delivery_count WHERE push_no = ?", (push_no,)).fetchall())
@@ -493,14 +457,14 @@ def sets_of_app(connection: sqlite3.Connection, app_no: int) -> tuple[int, int]:
     return int(count), int(size)
 
 
-def smallest_set(connection: sqlite3.Connection, app_no: int) -> tuple[int, int] | None:
-    """The push of an app that waits in sets for the fewest devices, and how many."""
-    row: tuple[int, int] | None = connection.execute(
-        "SELECT push_no, sum(count) AS waiting FROM waiting_set INDEXED BY waiting_set_of_app WHERE app_no = ?"
-        " GROUP BY push_no ORDER BY waiting, push_no LIMIT 1",
+def smallest_set(connection: sqlite3.Connection, app_no: int) -> int | None:
+    """The push of an app that waits in sets for the fewest devices."""
+    row = connection.execute(
+        "SELECT push_no FROM waiting_set INDEXED BY waiting_set_of_app WHERE app_no = ?"
+        " GROUP BY push_no ORDER BY sum(count), push_no LIMIT 1",
         (app_no,),
     ).fetchone()
-    return row
+    return None if row is None else int(row[0])
 
 
 def remnants(connection: sqlite3.Connection, push_nos: Collection[int]) -> set[int]:
@@ -549,12 +513,10 @@ def note_rows_made(connection: sqlite3.Connection, devices: BitMap) -> None:
 
 def note_deep_mailboxes(connection: sqlite3.Connection, deep: BitMap, shallow: BitMap) -> None:
     """Note mailboxes that were counted as deep, and as not any more."""
-    changed = {segment for segment, _ in segments_of(deep | shallow)}
-    for segment in changed:
+    for segment, changed in segments_of(deep | shallow):
         row = connection.execute("SELECT devices FROM deep_mailbox WHERE segment = ?", (segment,)).fetchone()
         before = BitMap() if row is None else unpack(row[0])
-        here = BitMap(range(segment << SEGMENT_BITS, (segment + 1) << SEGMENT_BITS))
-        after = (before | (deep & here)) - shallow
+        after = (before | (deep & changed)) - shallow
         if after == before:
             continue
         if after:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS, tags_of_app
+from gateway.audience.device_sets import SEGMENT_BITS, tags_of_app, whole_segment
 from gateway.audience.policy import SHOWN
 from gateway.delivery.delivery_sets import (
     delivered_times,
@@ -280,7 +280,7 @@ def add_segment(
     first, last = segment << SEGMENT_BITS, ((segment + 1) << SEGMENT_BITS) - 1
     states = rows_by_state(connection, push_no, first, last)
     rows = BitMap.union(*states.values()) if states else BitMap()
-    waiting = waiting_of(connection, push_no, BitMap(range(first, last + 1)))
+    waiting = waiting_of(connection, push_no, whole_segment(segment))
     states[DeliveryState.WAITING] = states.get(DeliveryState.WAITING, BitMap()) | waiting
     for outcome in outcomes_of(connection, push_no, segment=segment):
         here = outcome.devices - rows

@@ -46,7 +46,7 @@ YOUNG_MS = 5_000
 YOUNG_SETS = 10_000
 """Pushes that are looked at again then; when there are more, the oldest stay sets until there are too many."""
 SETTLED_SETS = 100
-"""Pushes of which one operation makes rows: those of fewer than 16 devices each, about 8 ms."""
+"""Pushes of which one operation makes rows: those of fewer than SET_DEVICES each, about 8 ms."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -210,7 +210,7 @@ class MailboxLimits:
         found = EnforcedLimits()
         smallest = delivery_sets.smallest_set(connection, app_no)
         if smallest is not None:
-            found = self._to_rows(connection, app_no, smallest[0], REDUCED_DEVICES, now_ms)
+            found = self._to_rows(connection, app_no, smallest, REDUCED_DEVICES, now_ms)
         return found, self._has_too_many_sets(connection, app_no)
 
     def _to_rows(

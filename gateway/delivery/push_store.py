@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,11 +257,7 @@ class PushStore:
         if left_out:
             gone = BitMap.union(*left_out.values())
             pending.suppressed = len(gone)
-            pending.devices = (
-                pending.devices - gone
-                if isinstance(pending.devices, BitMap)
-                else [device_no for device_no in pending.devices if device_no not in gone]
-            )
+            pending.devices = _without(pending.devices, gone)
         pending.push_no = push_no
         pending.push_id = push_id
         if pending.is_fetched:
@@ -314,16 +311,19 @@ class PushStore:
         for pending in pending_pushes:
             gone = lost_at_once.get(pending.push_no)
             if gone is not None:
-                pending.devices = (
-                    pending.devices - gone
-                    if isinstance(pending.devices, BitMap)
-                    else [device_no for device_no in pending.devices if device_no not in gone]
-                )
+                pending.devices = _without(pending.devices, gone)
         return StoredPushes(
             [handle for handle in limited.losers if handle >> DEVICE_BITS < first_no],
             [(push_no, devices) for push_no, devices in superseded if push_no < first_no],
             limited,
         )
+
+
+def _without(devices: Sequence[int] | BitMap, gone: BitMap) -> Sequence[int] | BitMap:
+    """What is left of the devices of a push, in the form that they have."""
+    if isinstance(devices, BitMap):
+        return devices - gone
+    return [device_no for device_no in devices if device_no not in gone]
 
 
 PUSH_COLUMNS = (

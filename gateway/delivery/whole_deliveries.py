@@ -5,7 +5,6 @@ A delivery is a row, or a member of a set that says what is known of all its mem
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from heapq import merge
@@ -13,8 +12,15 @@ from typing import NamedTuple
 
 from pyroaring import BitMap
 
-from gateway.audience.device_sets import SEGMENT_BITS
-from gateway.delivery.delivery_sets import Outcome, outcomes_of, segments_of_push, stored_in_sets, waiting_of
+from gateway.audience.device_sets import SEGMENT_BITS, whole_segment
+from gateway.delivery.delivery_sets import (
+    Outcome,
+    outcomes_of,
+    rows_by_state,
+    segments_of_push,
+    stored_in_sets,
+    waiting_of,
+)
 from gateway.delivery.handles import DEVICE_MASK
 from gateway.delivery_states import DeliveryState
 
@@ -80,8 +86,11 @@ def _of_sets(
         first, last = segment << SEGMENT_BITS, ((segment + 1) << SEGMENT_BITS) - 1
         if device_no is not None and not first <= device_no <= last:
             continue
-        whole = BitMap(range(first, last + 1))
-        waiting = waiting_of(connection, push_no, whole) if state in (None, DeliveryState.WAITING) else BitMap()
+        waiting = (
+            waiting_of(connection, push_no, whole_segment(segment))
+            if state in (None, DeliveryState.WAITING)
+            else BitMap()
+        )
         outcomes = [
             outcome
             for outcome in outcomes_of(connection, push_no, segment=segment)
@@ -91,7 +100,7 @@ def _of_sets(
         if device_no is not None:
             members &= BitMap([device_no])
         members.remove_range(0, min(after, DEVICE_MASK) + 1)
-        members -= _rows_between(connection, push_no, first, last)
+        members -= BitMap.union(BitMap(), *rows_by_state(connection, push_no, first, last).values())
         while members:
             chunk = members[:CHUNK_DEVICES]
             members -= chunk
@@ -115,11 +124,3 @@ def _chunk(devices: BitMap, outcomes: list[Outcome]) -> Iterator[WholeDelivery]:
             delivered_at=found.at if found.state is DeliveryState.DELIVERED else None,
             ended_at=found.at if found.state >= DeliveryState.EXPIRED else None,
         )
-
-
-def _rows_between(connection: sqlite3.Connection, push_no: int, first: int, last: int) -> BitMap:
-    (text,) = connection.execute(
-        "SELECT json_group_array(device_no) FROM delivery WHERE push_no = ? AND device_no BETWEEN ? AND ?",
-        (push_no, first, last),
-    ).fetchone()
-    return BitMap(json.loads(text))

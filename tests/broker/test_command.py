@@ -186,19 +186,8 @@ def test_a_hangup_before_anything_else_of_it_is_imported_does_not_end_the_start(
     file = tmp_path / "passwords"
     file.write_text(run("--hash-password", "kiosk-1", stdin="secret\n").stdout)
     start = HeldStart(tmp_path / "hold", "broker", ("broker.__main__", "broker.compiled_modules"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "broker", "--port", "0", "--password-file", str(file)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=start.environment,
-    )  # fmt: skip
-    try:
-        with start.held():
-            process.send_signal(signal.SIGHUP)
-        assert process.stdout is not None, "a pipe"
-        assert process.stdout.readline().startswith("broker ready "), f"ended with {process.wait(20)}"
-    finally:
-        process.terminate()
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode == 0
+    command = [sys.executable, "-m", "broker", "--port", "0", "--password-file", str(file)]
+    errors = start.hung_up(command, ROOT, "broker ready ")
     assert "1 passwords read again" in errors, "what was asked for meanwhile is done when it can be"
 
 

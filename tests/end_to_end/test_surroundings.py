@@ -45,19 +45,7 @@ def test_a_hangup_before_it_is_ready_does_not_end_the_start(tmp_path: Path) -> N
 def test_a_hangup_before_anything_else_of_it_is_imported_does_not_end_the_start(tmp_path: Path) -> None:
     """A service manager may say "reload" as soon as there is a process."""
     start = HeldStart(tmp_path / "hold", "gateway", BEFORE_HANGUPS)
-    process = subprocess.Popen(
-        [*SERVE, "--data-dir", "data"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        env=start.environment,
-    )  # fmt: skip
-    try:
-        with start.held():
-            process.send_signal(signal.SIGHUP)
-        assert process.stdout is not None, "a pipe"
-        assert process.stdout.readline().startswith("fleetpush ready "), f"ended with {process.wait(20)}"
-    finally:
-        process.terminate()
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode == 0
+    errors = start.hung_up([*SERVE, "--data-dir", "data"], tmp_path, "fleetpush ready ")
     assert "SIGHUP" in errors, "what was asked for meanwhile is done when it can be"
 
 

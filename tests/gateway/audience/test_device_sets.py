@@ -27,7 +27,7 @@ from gateway.audience.enrolments import EnrolmentQuota
 from gateway.audience.targeting import device_rows
 from gateway.devices import DeviceRegistry, MqttAddress, NewDevice
 from gateway.errors import Problem
-from tests.gateway.delivery.machinery import APP_NO, fresh_database
+from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
 from tests.gateway.delivery.world import World
 
 SEGMENT = 1 << SEGMENT_BITS
@@ -112,18 +112,10 @@ def test_the_cost_follows_the_sets_concerned(connection: sqlite3.Connection, cha
     """Steps of SQLite's machine with one other set in the app, and with 5,000."""
 
     def steps() -> int:
-        counted = 0
-
-        def count() -> int:
-            nonlocal counted
-            counted += 1
-            return 0
-
-        connection.set_progress_handler(count, 1)
-        change(connection, APP_NO, "hall", [1])
-        selected_devices(connection, APP_NO, Selection(tag="hall"))
-        connection.set_progress_handler(None, 1)
-        return counted
+        with counted_steps(connection) as counted:
+            change(connection, APP_NO, "hall", [1])
+            selected_devices(connection, APP_NO, Selection(tag="hall"))
+        return counted[0]
 
     add_to_sets(connection, APP_NO, {"hall": [1, 2], "other": [1]})
     before = steps()

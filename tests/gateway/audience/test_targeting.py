@@ -9,7 +9,7 @@ import pytest
 
 from gateway.audience.device_sets import ALL_TAG, add_devices, selected_devices
 from gateway.audience.targeting import device_rows
-from tests.gateway.delivery.machinery import fresh_database
+from tests.gateway.delivery.machinery import counted_steps, fresh_database
 
 DEVICES = [(3, 1, "c", None), (1, 1, "a", None), (2, 1, "b", None), (4, 1, "gone", 99), (5, 2, "a", None)]
 """(number, app, id, removed at)"""
@@ -74,17 +74,9 @@ def test_the_cost_follows_the_devices_addressed(connection: sqlite3.Connection, 
     """Steps of SQLite's machine with 5 devices and with 5,000 more that are not addressed."""
 
     def steps() -> int:
-        counted = 0
-
-        def count() -> int:
-            nonlocal counted
-            counted += 1
-            return 0
-
-        connection.set_progress_handler(count, 1)
-        statement(connection)
-        connection.set_progress_handler(None, 1)
-        return counted
+        with counted_steps(connection) as counted:
+            statement(connection)
+        return counted[0]
 
     before = steps()
     connection.executemany(

@@ -8,7 +8,8 @@ and callbacks come back in that order. A test decides when; a crash loses what h
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -48,6 +49,22 @@ WHOLE_DELIVERY = (
     " WHERE NOT EXISTS (SELECT 1 FROM delivery AS d WHERE d.push_no = o.push_no AND d.device_no = x.value)"
 )
 """Every delivery as a row, wherever it is stored: for tests, in SQL of their own."""
+
+
+@contextmanager
+def counted_steps(connection: sqlite3.Connection) -> Iterator[list[int]]:
+    """Count the steps of SQLite's machine, what a statement costs whatever the machine is: [steps so far]."""
+    steps = [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    connection.set_progress_handler(count, 1)
+    try:
+        yield steps
+    finally:
+        connection.set_progress_handler(None, 1)
 
 
 @cache

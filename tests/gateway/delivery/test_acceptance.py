@@ -15,6 +15,7 @@ from gateway.delivery.ledger_statements import supersede_rows
 from gateway.delivery.submission import AcceptedPush, PendingPush
 from gateway.errors import Problem, problem
 from gateway.store.errors import StorageFull
+from tests.gateway.delivery.machinery import counted_steps
 from tests.gateway.delivery.world import APP, World
 
 
@@ -137,20 +138,12 @@ def test_the_cost_of_a_collapse_key_does_not_grow_with_what_else_waits() -> None
             "INSERT INTO delivery (push_no, device_no, priority, size, state) SELECT ?, no, 2, 1, 0 FROM device",
             (newer_no,),
         )
-        counted = 0
-
-        def count() -> int:
-            nonlocal counted
-            counted += 1
-            return 0
-
-        world.connection.set_progress_handler(count, 1)
-        ended = supersede_rows(world.connection, newer_no, 1, "price", range(1, 51), lambda push_no: [], world.now)
-        world.connection.set_progress_handler(None, 1)
+        with counted_steps(world.connection) as counted:
+            ended = supersede_rows(world.connection, newer_no, 1, "price", range(1, 51), lambda push_no: [], world.now)
         assert sum(len(devices) for _, devices in ended) == 50
         assert world.state(older) == ("superseded", "collapse_key")
         world.connection.execute("DELETE FROM delivery WHERE push_no = ?", (newer_no,))
-        return counted
+        return counted[0]
 
     alone = steps()
     for number in range(20):

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.audience import device_sets
 from gateway.audience.device_filter import DeviceFilter
 from gateway.audience.device_sets import add_to_sets
 from gateway.audience.enrolments import EnrolmentQuota
@@ -346,7 +347,7 @@ class Play:
         for count, blob in connection.execute(
             "SELECT count, devices FROM waiting_set UNION ALL SELECT count, devices FROM outcome_set"
         ).fetchall():
-            assert count == len(delivery_sets.unpack(blob)) > 0
+            assert count == len(device_sets.unpack(blob)) > 0
 
 
 async def _whole(ask: Callable[[str | None], Awaitable[ListPage]]) -> list[Any]:
