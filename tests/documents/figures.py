@@ -132,7 +132,7 @@ SENTENCES = (
         "| an idle device | {} KiB of memory; {} KiB over WebSocket, {} KiB over TLS, {} KiB over both |",
         (
             rounded(IDLE, 2),
-            rounded(f"{IDLE} over WebSocket", 1),
+            rounded(f"{IDLE} over WebSocket", 2),
             rounded(f"{IDLE} over TLS", 2),
             rounded(f"{IDLE} over WebSocket in TLS", 2),
         ),
