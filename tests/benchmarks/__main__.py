@@ -17,7 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tests.benchmarks import api, backlog, connects, deaf, fanout, growth, handshakes, latency, memory, restart, soak
+from tests.benchmarks import (
+    api,
+    backlog,
+    broadcast,
+    connects,
+    deaf,
+    fanout,
+    growth,
+    handshakes,
+    latency,
+    memory,
+    restart,
+    soak,
+)
 from tests.benchmarks.comparison import Comparison, Result, compared, comparison_table
 from tests.benchmarks.figures import Figure, medians, table
 from tests.benchmarks.revisions import HERE, Tree, checkout, measure_in_turns
@@ -33,6 +46,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "api": api,
     "growth": growth,
     "restart": restart,
+    "broadcast": broadcast,
     "deaf": deaf,
     "soak": soak,
 }

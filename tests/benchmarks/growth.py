@@ -49,7 +49,7 @@ def measure(registered: int, online: int, pushes: int, directory: Path) -> tuple
     with Server(directory / "data") as server:
         api = server.api
         fleet_devices = api.enrol_many((f"kiosk-{number}" for number in range(online)), tags=[TAG])
-        for names in _bulks(online, registered):
+        for names in shelves(online, registered):
             api.enrol_many(names)
         listed = device_list(directory / "devices", fleet_devices)
         server.stop(60)
@@ -73,6 +73,7 @@ def measure(registered: int, online: int, pushes: int, directory: Path) -> tuple
     return median(many[WARM_UP:]), median(single[WARM_UP:]), start
 
 
-def _bulks(first: int, last: int) -> Iterator[list[str]]:
+def shelves(first: int, last: int) -> Iterator[list[str]]:
+    """Names of devices that are registered and not connected, as many at a time as one request may have."""
     for start in range(first, last, BULK):
         yield [f"shelf-{number}" for number in range(start, min(start + BULK, last))]
