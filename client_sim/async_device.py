@@ -20,22 +20,42 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
+import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
 
-from client_sim.device import Device, DeviceOptions, Notice
+from client_sim.backoff import Backoff
+from client_sim.device import Device, Notice
 from client_sim.push import Handler, Push, failure, outcome
+
+if TYPE_CHECKING:
+    from client_sim.trust import TrustedKeys
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Handler)
 
 _handling: ContextVar[object] = ContextVar("_handling", default=None)
 """The device whose handler this task is."""
+
+
+class DeviceOptions(TypedDict, total=False):
+    """The keyword arguments that `Device` and `AsyncDevice` share."""
+
+    host: str
+    port: int
+    app: str
+    journal: Path | None
+    mqtt5: bool
+    keep_alive: int
+    tls: ssl.SSLContext | None
+    backoff: Backoff | None
+    trusted_keys: TrustedKeys | None
 
 
 class AsyncDevice:

@@ -46,7 +46,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -65,7 +65,10 @@ from client_sim.outgoing import (
     quiet_hours_change,
     receipt,
 )
-from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome
+from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome, unsigned_command
+
+if TYPE_CHECKING:
+    from client_sim.trust import TrustedKeys
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +79,6 @@ MAX_UPLINK_BYTES = 262_144
 SESSION_EXPIRY_SECONDS = 0xFFFF_FFFF
 """MQTT 5 session expiry interval: the session does not expire [MQTT 3.1.2.11.2]."""
 Notice = dict[str, Any]
-
-
-class DeviceOptions(TypedDict, total=False):
-    """The keyword arguments that `Device` and `AsyncDevice` share."""
-
-    host: str
-    port: int
-    app: str
-    journal: Path | None
-    mqtt5: bool
-    keep_alive: int
-    tls: ssl.SSLContext | None
-    backoff: Backoff | None
 
 
 class Device:
@@ -112,6 +102,7 @@ class Device:
         keep_alive: int = 60,
         tls: ssl.SSLContext | None = None,
         backoff: Backoff | None = None,
+        trusted_keys: TrustedKeys | None = None,
     ) -> None:
         """Open the journal; nothing is connected before `start`. Callbacks run on a thread of its own, one at a time.
 
@@ -126,8 +117,9 @@ class Device:
                        subscribes to its `notices`. May come twice.
         mqtt5          speak MQTT 5.0 instead of 3.1.1: only then a server can say when to come back.
         tls            a context that trusts the server, with the device's certificate if it has one.
+        trusted_keys   obey commands that one of these keys has signed, and no others. It needs a journal in a file.
 
-        Raises sqlite3.Error or JournalTooNew when the journal cannot be used.
+        Raises sqlite3.Error or JournalTooNew when the journal cannot be used, and ValueError.
         """
         self.device_id = device_id
         self.actions: dict[str, Handler] = {}
@@ -140,7 +132,10 @@ class Device:
         self._on_state = on_state
         self._on_notice = on_notice
         self._backoff = backoff or Backoff()
+        if trusted_keys is not None and journal is None:
+            raise ValueError("trusted_keys need a journal in a file: in memory it forgets what was used")
         self._journal = Journal(journal)
+        self._verifier = None if trusted_keys is None else trusted_keys.verifier(app, device_id, self._journal)
         self._connection = 0
         """Counts connections: the one that law 3 compares."""
         self._failures = 0
@@ -283,6 +278,8 @@ class Device:
 
     def handler_of(self, push: Push, action: str) -> Handler | None:
         """The handler that `act` runs for an action of a push; None: there is none."""
+        if self._verifier is not None and "command" in push.choice(action):
+            return unsigned_command
         return handler_of(push, action, self.actions, self.commands)
 
     def answer(self, push: Push, action: str) -> Any:
@@ -397,17 +394,20 @@ class Device:
         if known is Known.FINISHED:
             return
         said = None
-        if known is Known.INTERRUPTED:
+        admitted = push if self._verifier is None else self._verifier.admit(push)
+        if not isinstance(admitted, Push):
+            said = admitted
+        elif known is Known.INTERRUPTED:
             log.warning("push %s was begun before and its process died: not begun again", push.push_id)
-            result = self._run(self._on_interrupted, push) if self._on_interrupted is not None else None
+            result = self._run(self._on_interrupted, admitted) if self._on_interrupted is not None else None
             if push.kind == "command":
                 said = receipt(push, "acted", result={"error": "interrupted"} if result is None else result)
-        elif push.expired:
+        elif admitted.expired:
             log.info("push %s expired before its turn", push.push_id)
         elif push.kind == "command":
-            said = receipt(push, "acted", result=self._obey(push))
+            said = receipt(push, "acted", result=self._obey(admitted))
         elif self._on_push is not None:
-            self._run(self._on_push, push)
+            self._run(self._on_push, admitted)
         self._journal.finish(push.push_id, said)
         if said is not None:
             self._post(self._send_next)

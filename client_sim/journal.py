@@ -30,6 +30,9 @@ REMEMBERED_PUSHES = 20_000
 OUTBOX_MESSAGES = 10_000
 """Messages kept for a server that does not answer, the oldest given up first: a receipt every minute for a week."""
 
+REMEMBERED_STATEMENTS = 10_000
+"""Signed pushes kept, those that end first forgotten first: 2 MiB, and a command every ten minutes for two months."""
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS handled (
     no INTEGER PRIMARY KEY AUTOINCREMENT, push_id TEXT NOT NULL UNIQUE, finished INTEGER NOT NULL DEFAULT 0
@@ -38,6 +41,11 @@ CREATE TABLE IF NOT EXISTS outbox (
     no INTEGER PRIMARY KEY AUTOINCREMENT, leaf TEXT NOT NULL, payload BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS settings (seq INTEGER PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS statement (
+    id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, push_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS statement_end ON statement (expires_at);
+CREATE TABLE IF NOT EXISTS trust (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 OutgoingMessage = tuple[str, str | bytes]
@@ -50,6 +58,15 @@ class Known(Enum):
     NEW = "new"
     INTERRUPTED = "interrupted"  #: begun by an earlier process that died before it finished
     FINISHED = "finished"
+
+
+class Use(Enum):
+    """The use of a signed push, as the journal knows it."""
+
+    FIRST = "first"
+    AGAIN = "again"  #: by the same push, whose effect an earlier process did not survive
+    REPLAYED = "replayed"  #: by another push
+    FORGOTTEN = "forgotten"  #: it ends before one that was forgotten, so nobody can tell
 
 
 class Journal:
@@ -165,6 +182,45 @@ class Journal:
             self._database.execute("DELETE FROM settings")
             self._database.execute("INSERT INTO settings (seq, content) VALUES (?, ?)", (seq, json.dumps(merged)))
             self._enqueue("settings", json.dumps(change | {"seq": seq} | about))
+
+    # What was signed (`trust`)
+
+    def use_statement(self, statement_id: str, expires_at: int, push_id: str) -> Use:
+        """Commit that a push uses a signed statement, which no other push may then use again.
+
+        No clock is asked: a statement is forgotten only for want of room, and then, with it, everything is refused that
+        ends (`expires_at`) no later. So nobody who sets a device's clock can have a statement used twice.
+        """
+        with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            row = self._database.execute("SELECT push_id FROM statement WHERE id = ?", (statement_id,)).fetchone()
+            if row is not None:
+                return Use.AGAIN if row[0] == push_id else Use.REPLAYED
+            if expires_at <= int(self._trusted("forgotten_until") or -1):
+                return Use.FORGOTTEN
+            self._database.execute("INSERT INTO statement VALUES (?, ?, ?)", (statement_id, expires_at, push_id))
+            oldest = self._database.execute(
+                "SELECT expires_at FROM statement ORDER BY expires_at DESC LIMIT 1 OFFSET ?", (REMEMBERED_STATEMENTS,)
+            ).fetchone()
+            if oldest is not None:
+                self._database.execute("DELETE FROM statement WHERE expires_at <= ?", oldest)
+                self._database.execute("REPLACE INTO trust VALUES ('forgotten_until', ?)", (str(oldest[0]),))
+            return Use.FIRST
+
+    def trusted(self, name: str) -> str | None:
+        """A fact that `trust` keeps here; None before."""
+        with self._lock:
+            return self._trusted(name)
+
+    def _trusted(self, name: str) -> str | None:
+        row = self._database.execute("SELECT value FROM trust WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def keep_trusted(self, facts: dict[str, str]) -> None:
+        """Commit facts that `trust` keeps here, all of them or none."""
+        with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany("REPLACE INTO trust VALUES (?, ?)", list(facts.items()))
 
     def close(self) -> None:
         """Close the file."""

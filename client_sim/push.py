@@ -30,6 +30,9 @@ class Push:
     received_at: float = field(default_factory=time.monotonic)
     input: str | None = None
     """The text that the person typed, for the handler of an action that asks for one."""
+    signed_by: str | None = None
+    """The thumbprint of the publisher's key that signed the `data`, verified here (`trust`). None: nobody's, or nobody
+    has looked, because the device has no `trusted_keys`."""
 
     @classmethod
     def parse(cls, payload: bytes | bytearray) -> Push:
@@ -122,6 +125,11 @@ def handler_of(push: Push, action: str, actions: dict[str, Handler], commands: d
     if not isinstance(command, str):
         return actions.get(action)
     return commands.get(command) or actions.get(command) or (lambda push: {"error": f"unknown command {command!r}"})
+
+
+def unsigned_command(push: Push) -> dict[str, str]:
+    """Refuse the command of a button on a device that obeys signed ones only: nobody signs a notification."""
+    return {"error": "refused: nobody has signed the command of this button", "refused": "unsigned"}
 
 
 def outcome(handler: Handler, push: Push) -> Any:

@@ -181,10 +181,15 @@ def packages_of_others(*importers: str) -> set[str]:
 
 
 def test_a_device_needs_two_packages() -> None:
-    """Those that `pip install fleetpush` gives; the packets of `testing` need none."""
-    device = [name for name in MODULES if within(name, "client_sim") and not within(name, "client_sim.simulator")]
+    """Those that `pip install fleetpush` gives; the packets of `testing` need none. Signatures are an extra, and the
+    device loads them for a program that wants them."""
+    others = ("client_sim.simulator", "client_sim.signatures", "client_sim.trust")
+    device = [name for name in MODULES if within(name, "client_sim") and not within(name, *others)]
     packets = [name for name in MODULES if within(name, "broker.protocol")]
     assert packages_of_others(*device, *packets) == {"paho", "httpx2"}
+    assert packages_of_others("client_sim.signatures", "client_sim.trust") == {"joserfc"}
+    loaded = (i for i in imports() if i.importer in device and i.of("client_sim.signatures", "client_sim.trust"))
+    assert not complaints(i for i in loaded if not i.for_types_only)
 
 
 def test_a_command_without_its_extra_can_say_so() -> None:
@@ -276,7 +281,7 @@ def test_a_message_names_the_command_that_the_person_has() -> None:
     """In a checkout that is `python3 run.py`, and no `fleetpush` is on the path."""
     command = re.compile(
         r"\bfleetpush (analytics|apps|attachments|backup|call|channels|consent|demo|devices|doctor|events|keys|kiosk"
-        r"|listen|mailbox|policy|preferences|push|pushes|restore|serve|simulate|tls|watch|webhooks)\b(?!:)"
+        r"|listen|mailbox|policy|preferences|push|pushes|restore|serve|signing|simulate|tls|watch|webhooks)\b(?!:)"
     )
 
     def messages(tree: ast.Module) -> Iterator[str]:

@@ -41,6 +41,7 @@ COMMANDS = {
     "analytics": "gateway.cli.analytics:analytics",
     "apps": "gateway.cli.apps:apps",
     "keys": "gateway.cli.keys:keys",
+    "signing": "gateway.cli.signing:signing",
     "listen": "gateway.cli.listen:listen",
     "kiosk": "gateway.cli.kiosk:kiosk",
     "simulate": "gateway.cli:simulate",

@@ -46,6 +46,7 @@ from gateway.printable import UNPRINTABLE, printable
 if TYPE_CHECKING:
     from client_sim.device import Device
     from client_sim.push import Push
+    from client_sim.trust import TrustedKeys
 
 OPEN_KEY, DISMISS_KEY, MUTE_KEY, CONSENT_KEY, QUIT_KEY = "o", "d", "m", "c", "q"
 ESCAPE = "\x1b"
@@ -62,6 +63,9 @@ def listen(
     answer: Annotated[str | None, typer.Option(metavar="ACTION", help="Execute this action without asking")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many pushes")] = None,
     mqtt5: Annotated[bool, typer.Option("--mqtt5", help="Speak MQTT 5.0 instead of 3.1.1")] = False,
+    trust: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Obey commands signed by these keys only (`signing show`)")
+    ] = None,
     server: ServerUrl = None,
     data_dir: DataDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per push")] = False,
@@ -74,8 +78,9 @@ def listen(
         credential, folder = load_or_enrol(client, device_id, rotate=rotate)
         # On the server's own machine what it does now counts, whatever it did when the device was enrolled.
         secure = client.tls is not None if client.found_in is not None else credential.tls
-        trust = client.tls or tls_context(None)
+        context = client.tls or tls_context(None)
         host, port = client.mqtt_address(credential.host, credential.port)
+    trusted = None if trust is None else trusted_keys(trust, folder / f"{device_id}.jwk")
     screen = Screen(device_id, as_json=as_json, count=count, answer=answer)
     device = Device(
         credential.device_id,
@@ -89,9 +94,13 @@ def listen(
         on_state=screen.state,
         on_notice=screen.notice,
         mqtt5=mqtt5,
-        tls=trust if secure else None,
+        tls=context if secure else None,
         backoff=Backoff(base=0.5, cap=15.0),
+        trusted_keys=trusted,
     )
+    if trusted is not None and trusted.encryption_key is not None:
+        device.report({"encryption_key": trusted.encryption_key})
+        note(f"The fingerprint of its key for what is encrypted: {trusted.encryption_key['kid']}")
     screen.device = device
     for name in ("play", "pause", "next"):
         device.actions[name] = screen.play(name)
@@ -102,6 +111,16 @@ def listen(
             f"the server refused {device_id} ({screen.refused}). If its token was rotated or the device removed, "
             f"take a new one: {PROGRAM} listen {device_id} --rotate"
         )
+
+
+def trusted_keys(pinned: Path, encryption_key: Path) -> TrustedKeys:
+    """The keys that the device is to obey. Raises Failure."""
+    from client_sim.trust import TrustedKeys
+
+    try:
+        return TrustedKeys(pinned, encryption_key=encryption_key)
+    except (OSError, ValueError) as error:
+        raise Failure(f"{error}. `{PROGRAM} signing show KEY > {pinned}` writes such a file", 2) from error
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import typer
 from gateway.cli.attachments import upload
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, json_of, seconds_of
 from gateway.cli.server_client import RequestRefused, ServerClient, segment
+from gateway.cli.signing import AppOption, DeviceKeys, Encrypt, SignWith, read_signed, signed_body
 from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
 from gateway.cli.watch import watch_push
 
@@ -40,6 +41,13 @@ def push(
     channel: Annotated[str | None, typer.Option(help="Channel by which people can mute it")] = None,
     qos: Annotated[int | None, typer.Option(min=0, max=2, help="MQTT QoS. Default: 1")] = None,
     deadline: Annotated[str | None, typer.Option(help="Of a command, for its result: seconds, or 5m")] = None,
+    sign: SignWith = None,
+    encrypt: Encrypt = False,
+    app: AppOption = "default",
+    device_keys: DeviceKeys = None,
+    signed: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What `signing` has signed before, here or elsewhere")
+    ] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Repeating the command sends nothing new")] = None,
     forecast: Annotated[bool, typer.Option("--forecast", help="Who would get it; send nothing")] = False,
     follow: Annotated[bool, typer.Option("--watch", help="Stay until it has ended everywhere")] = False,
@@ -68,11 +76,19 @@ def push(
     body = {name: value for name, value in body.items() if value is not None}
     if data is not None:
         body["data"] = json_of(data, "--data")
+    if (sign, encrypt) == (None, True) or None not in (sign, signed):
+        fail("--encrypt needs --sign, and --signed is signed already", 2)
+    if sign is not None and idempotency_key is not None:
+        fail("--sign signs anew each time: sign once with `signing push`, and repeat `push --signed`", 2)
     if not notification and data is None and kind not in ("silent", "command"):
         to = f" to {target['device']!r}" if "device" in target else ""
         fail(f"nothing to send{to}: give a text, --title, --data, or --kind silent", 2)
     if attach is not None and not (title or text):
         fail("a file needs words: give a text or --title", 2)
+    if sign is not None:
+        body = signed_body(body, sign, app, encrypt=encrypt, device_keys=device_keys)
+    if signed is not None:
+        body |= read_signed(signed)
     with client_of(server, data_dir) as client:
         if image is not None:
             notification["image"] = address_of(client, image)

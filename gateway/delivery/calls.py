@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.handles import handle_of
-from gateway.delivery.push import MAX_TTL_SECONDS, PushRequest, push_number
+from gateway.delivery.push import MAX_TTL_SECONDS, EncryptedPush, PushRequest, SignedPush, push_number
 from gateway.delivery.submission import AppRef
 from gateway.delivery.whole_deliveries import whole_delivery
 from gateway.delivery_states import DeliveryState
@@ -54,6 +54,11 @@ class CallRequest(DescribedModel):
     """`critical`, `high`, `normal` or `low`, as for a push."""
     deadline: int | None = None
     """Seconds that the device has for its result, 1 to 86,400. Left out: no limit."""
+    signed: SignedPush | None = None
+    """What the publisher has signed, as for a push: a device that verifies it carries that out, and nothing else."""
+    encrypted: EncryptedPush | None = None
+    """What the publisher has signed and encrypted for the device, as for a push. Give an empty `data` then, and any
+    word as the `command`: the device reads neither."""
 
     def push(self, device_id: str) -> dict[str, Any]:
         ttl = self.ttl if self.ttl is not None else max(1, -int(-self.wait // 1))
@@ -64,7 +69,8 @@ class CallRequest(DescribedModel):
             "priority": self.priority,
             "ttl": ttl,
         }
-        return body if self.deadline is None else {**body, "deadline": self.deadline}
+        further = {"deadline": self.deadline, "signed": self.signed, "encrypted": self.encrypted}
+        return body | {name: value for name, value in further.items() if value is not None}
 
 
 class Calls:

@@ -52,6 +52,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 
 
 Kind = Literal["alert", "in_app", "silent", "command"]
+SignedPush = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){2}$", max_length=262_144)]
+"""A compact JWS (RFC 7515): header, payload, signature. Nobody here reads it."""
+EncryptedPush = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){4}$", max_length=262_144)]
+"""A compact JWE (RFC 7516) with a wrapped key. Nobody here can read it."""
 
 
 class _Strict(DescribedModel):
@@ -208,6 +212,12 @@ class PushRequest(_Strict):
     deadline: Annotated[int, Field(ge=1, le=86_400)] | None = None
     """Seconds that the device has for the result of a `command`, 1 to 86,400. Left out: no limit. Other kinds with a
     deadline: 422 `invalid_request`."""
+    signed: SignedPush | None = None
+    """What the publisher has signed, a compact JWS: passed on unread, and verified by devices that have its key. For
+    `command` and `silent` only; else 422 `invalid_request`."""
+    encrypted: EncryptedPush | None = None
+    """What the publisher has signed and then encrypted for one device, a compact JWE: passed on unread. For `command`
+    and `silent` only, and without `signed`; else 422 `invalid_request`."""
 
     @model_validator(mode="after")
     def _kind_fits(self) -> PushRequest:
@@ -218,10 +228,15 @@ class PushRequest(_Strict):
             raise ValueError(f'kind "{self.kind}" needs a "notification"; use "silent" to send data only')
         if self.deadline is not None and self.kind != "command":
             raise ValueError('only a "command" has a "deadline"; how late a push may come is its "ttl"')
+        if self.signed is not None or self.encrypted is not None:
+            if self.kind not in ("command", "silent"):
+                raise ValueError('"signed" and "encrypted" are for the kinds "command" and "silent"')
+            if self.signed is not None and self.encrypted is not None:
+                raise ValueError('give "signed" or "encrypted": what is encrypted has the signature inside')
         return self
 
     def content(self) -> str:
-        """Encode `notification`, `data` and `deadline` as compact JSON text.
+        """Encode `notification`, `data`, `deadline`, `signed` and `encrypted` as compact JSON text.
 
         The database keeps it and the wire repeats it. Raises Problem 422 for what is no JSON.
         """
@@ -234,6 +249,9 @@ class PushRequest(_Strict):
                 text = f'{text},"data":{data}' if text else f'"data":{data}'
             if self.deadline is not None:
                 text = f'{text},"deadline":{self.deadline}' if text else f'"deadline":{self.deadline}'
+            if self.signed is not None or self.encrypted is not None:  # never both
+                token = f'"signed":"{self.signed}"' if self.encrypted is None else f'"encrypted":"{self.encrypted}"'
+                text = f"{text},{token}" if text else token
         except (ValueError, RecursionError) as error:
             raise problem(
                 "invalid_request",

@@ -32,6 +32,7 @@ PRINTED: Final = {
     "docs/device-contract.md": '"title":"Fresh bread"',
     "docs/device-python.md": '"playing"',
     "docs/operate/backup.md": '"Drill"',
+    "docs/signed-commands.md": "refused: nobody has signed it",
 }
 """What the shell shows: that it did more than end with 0."""
 

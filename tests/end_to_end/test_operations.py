@@ -16,6 +16,7 @@ import pytest
 
 from client_sim.device import Device
 from client_sim.push import Push
+from client_sim.signatures import EncryptionKey
 from gateway.cli.server_client import ServerClient
 from tests.end_to_end.conftest import Name
 from tests.end_to_end.harness import Api, Server
@@ -133,6 +134,7 @@ def test_every_operation_of_the_api_has_a_command(
     set_rules(session, tmp_path)
     enrol_and_change(session, tmp_path)
     send_and_follow(session, tmp_path)
+    sign(session, app, tmp_path)
     order(session, server, app)
     configure_webhooks(session, tmp_path)
     session.run("devices", "remove", "till-1")
@@ -253,6 +255,22 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert {event["type"] for event in ends} == {"delivery.cancelled"}
     last = ends[-2]["id"]
     assert json.loads(session.run("events", "--since", last, "--limit", "1", "--json").stdout) == ends[-1]
+
+
+def sign(session: Session, app: str, tmp_path: Path) -> None:
+    key, pinned = str(tmp_path / "ops.jwk"), str(tmp_path / "device-keys.json")
+    assert session.json("signing", "new", key)["kty"] == "OKP"
+    device = EncryptionKey.new()
+    session.run("devices", "change", "till-1", "--attribute", f"encryption_key={json.dumps(device.public)}")
+    trusted = session.json("signing", "trust", "till-1", "--app", app, "--device-keys", pinned)
+    assert trusted["fingerprint"] == device.key_id
+    signed = ["--sign", key, "--app", app, "--device-keys", pinned]
+    for options in (signed, [*signed, "--encrypt"]):
+        push = ["push", "till-1", "--kind", "command", "--data", '{"command": "sing"}', *options]
+        assert session.json(*push, "--forecast")["targeted"] == 1
+        session.run(*push)
+        session.run("call", "till-1", "sing", "--wait", "0", *options, expect=1)
+    session.run("mailbox", "empty", "till-1")
 
 
 def order(session: Session, server: Server, app: str) -> None:

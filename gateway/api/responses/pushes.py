@@ -113,6 +113,10 @@ class PushResponse(Response):
     """Any JSON for the device's program, as in the request. Left out: none."""
     deadline: int | None = None
     """Of a command: seconds that the device has for its result. Left out: no limit."""
+    signed: str | None = None
+    """What the publisher has signed, as in the request. Left out: nothing."""
+    encrypted: str | None = None
+    """What the publisher has encrypted for the device, as in the request. Left out: nothing."""
     fetch_from: str | None = None
     """Origin of the server (`https://push.example`) from which devices fetch the push's attachments, showing their
     credential. Left out: it has no attachment of this server."""

@@ -41,6 +41,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "ttl": st.sampled_from([0, 1, 86_400, 31_536_000, 31_536_001, -1, 1.0, 1.5, "60", True, None]),
     "collapse_key": TEXT | st.sampled_from(["k" * 64, "k" * 65, "\u202e", None, 3]),
     "deadline": st.sampled_from([60, None]),
+    "signed": st.sampled_from(["a.b.c", None]),
+    "encrypted": st.sampled_from(["a.b.c.d.e", "a.b", None]),
     "idempotency_key": st.sampled_from(["order-1", "", "k" * 256, "ö", None]),
     "unknown": st.just(1),
 }

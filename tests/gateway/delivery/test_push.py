@@ -66,6 +66,15 @@ def active(no: int = 1, **fields: Any) -> ActivePush:
         {"deadline": 5},
         {"kind": "command", "deadline": 0},
         {"kind": "command", "deadline": 86_401},
+        {"kind": "alert", "notification": {"title": "x"}, "signed": "a.b.c"},
+        {"kind": "in_app", "notification": {"title": "x"}, "encrypted": "a.b.c.d.e"},
+        {"kind": "command", "signed": "a.b.c", "encrypted": "a.b.c.d.e"},
+        {"kind": "command", "signed": "a.b"},
+        {"kind": "command", "signed": "a.b.c.d"},
+        {"kind": "command", "signed": 'a.b."'},
+        {"kind": "command", "signed": ""},
+        {"kind": "command", "encrypted": "a.b.c"},
+        {"kind": "command", "signed": {"payload": "x"}},
         {"collapse_key": ""},
         {"collapse_key": "a\x00b"},
         {"send_at": "2026-12-01T09:00:00"},
@@ -204,6 +213,13 @@ def test_an_action_with_everything() -> None:
     action["input"] = "How long?"
     sent = request(notification={"title": "a", "actions": [action]})
     assert json.loads(sent.content())["notification"]["actions"] == [action]
+
+
+def test_what_is_signed_and_encrypted_is_passed_on_as_it_is() -> None:
+    assert json.loads(request(kind="command", signed="a.b-_.c", data=1).content()) == {"data": 1, "signed": "a.b-_.c"}
+    assert json.loads(request(kind="silent", encrypted="a.b.c.d.e").content()) == {"encrypted": "a.b.c.d.e"}
+    both = request(kind="command", signed="a.b.c", deadline=5)
+    assert json.loads(both.content()) == {"deadline": 5, "signed": "a.b.c"}
 
 
 def test_a_deadline_is_for_commands() -> None:
