@@ -27,6 +27,7 @@ from pathlib import Path
 from broker.authorization import AllowAll, Authenticator, CertificateAuthenticator
 from broker.broker import Broker
 from broker.clock import ServerClock
+from broker.log_format import line_formatter
 from broker.log_writer import LogWriter, print_aside
 from broker.network.descriptor_shares import share_out
 from broker.network.listen_address import WEBSOCKET_PATH, BadAddress, ListenAddress, parse_address
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         descriptors = share_out(raise_open_files_limit(), http=0).devices
         level = logging.INFO if options.verbose else logging.WARNING
         with (
-            LogWriter(level, "%(asctime)s %(levelname)s %(message)s") as log_writer,
+            LogWriter(level, line_formatter("text", "%(asctime)s %(levelname)s %(message)s")) as log_writer,
             asyncio.Runner(loop_factory=_loop_factory()) as runner,
         ):
             lost = runner.run(_serve(options, users, addresses, config, descriptors, log_writer))

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import uvloop
 
+from broker.log_format import LineFormatter, line_formatter
 from broker.log_writer import LogWriter, print_aside
 from broker.network.acceptor import AcceptorOptions
 from broker.network.listen_address import ListenAddress
@@ -58,9 +59,11 @@ def run(settings: Settings) -> int:
     for name in NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     data_dir = settings.data_dir
+    formatter = line_formatter(settings.log_format, LOG_FORMAT)
+    refuse = partial(_refuse, formatter)
     os.umask(0o077)  # what is stored is nobody else's
     try:
-        log_writer = LogWriter(settings.log_level.upper(), LOG_FORMAT)
+        log_writer = LogWriter(settings.log_level.upper(), formatter)
         with (
             data_directory.locked(data_dir),
             log_writer,
@@ -73,13 +76,13 @@ def run(settings: Settings) -> int:
             except (CannotStart, listener_config.BadListenerConfig):
                 raise
             except StorageError as error:
-                return _refuse(str(startup.refusal(data_dir / data_directory.LEDGER, error)))
+                return refuse(str(startup.refusal(data_dir / data_directory.LEDGER, error)))
             except Exception:
                 # Whatever a damaged file leads to, it is one line; a fault of ours is none of it.
                 found = startup.damage(data_dir)
                 if found is None:
                     raise
-                return _refuse(found)
+                return refuse(found)
             with suppress(OSError):
                 disk_space.make_reserve_at_end(data_dir)
             if lost is not None:
@@ -90,21 +93,21 @@ def run(settings: Settings) -> int:
                 # Not by returning: what is left of the databases would be closed, and write to their files.
                 os._exit(EXIT_UNSYNCED)
     except data_directory.DirectoryInUse as holder:
-        return _refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
+        return refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
     except (CannotStart, listener_config.BadListenerConfig) as refusal:
-        return _refuse(str(refusal))
+        return refuse(str(refusal))
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
             raise
         if isinstance(error, FileExistsError | NotADirectoryError):
-            return _refuse(f"{error.filename}: it is no directory; mend that, or choose another --data-dir")
-        return _refuse(str(startup.refusal(Path(error.filename), error)))
+            return refuse(f"{error.filename}: it is no directory; mend that, or choose another --data-dir")
+        return refuse(str(startup.refusal(Path(error.filename), error)))
     return 0
 
 
-def _refuse(text: str) -> int:
+def _refuse(formatter: LineFormatter, text: str) -> int:
     one_line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-    print(f"fleetpush: {one_line}", file=sys.stderr)
+    print(formatter.note(logging.ERROR, f"fleetpush: {one_line}"), file=sys.stderr)
     return 2
 
 

@@ -381,7 +381,11 @@ class Components:
             enrolments=self.enrolments,
             calls=delivery.calls,
             certificates=lambda: self.certificate_ends,
-            log_lines=lambda: {"queue_full": log_writer.dropped, "many_alike": log_writer.left_out},
+            log_lines=lambda: {
+                "queue_full": log_writer.dropped,
+                "many_alike": log_writer.limits.left_out,
+                "many_bytes": log_writer.limits.over_bytes,
+            },
         )
 
     async def recover(self) -> None:

@@ -161,6 +161,8 @@ class Settings(BaseSettings):
     refuse as too far from their clock."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least serious lines of the log: `debug`, `info`, `warning` or `error`."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of the log: `text`, a line for a person, or `json`, an object in each line."""
     log_connections: bool = True
     """A line in the log, at `info`, for each device that connects or disconnects, and why; a storm is one line."""
 

@@ -193,9 +193,13 @@ def _write_log(changes: list[_Change]) -> None:
         return
     for change, event, content in events:
         name = f"{change.identity.app_id}/{change.identity.device_id}"
+        fields = {"app": change.identity.app_id, "device": change.identity.device_id}
         flaps = f" (and came and went {content['flaps']} times more)" if "flaps" in content else ""
         if event == "device.connected":
-            log.info("device %s connected from %s%s", name, content["address"], flaps)
+            log.info("device %s connected from %s%s", name, content["address"], flaps, extra=fields)
         else:
             detail = (f": {content['detail']}" if "detail" in content else "") + flaps
-            log.info("device %s disconnected after %.1f s: %s%s", name, content["duration"], content["reason"], detail)
+            log.info(
+                "device %s disconnected after %.1f s: %s%s", name, content["duration"], content["reason"], detail,
+                extra=fields,
+            )  # fmt: skip

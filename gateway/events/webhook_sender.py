@@ -360,12 +360,15 @@ class WebhookSender:
             raise
         if letter is not None:
             self.dead_letters += 1
-            log.warning("webhook %s: %d events are dead letters now: %s", webhook.id, len(letter[0]), error)
+            log.warning(
+                "webhook %s: %d events are dead letters now: %s", webhook.id, len(letter[0]), error,
+                extra={"webhook": webhook.id},
+            )  # fmt: skip
         if why is not None:
             self.disabled += 1
             webhook.disabled_at, webhook.disabled_reason = now_ms, why
             webhook.fields = webhook.fields.model_copy(update={"enabled": False})
-            log.warning("webhook %s is disabled: %s", webhook.id, why)
+            log.warning("webhook %s is disabled: %s", webhook.id, why, extra={"webhook": webhook.id})
             # Not from within one of the tasks that this cancels.
             asyncio.get_running_loop().call_soon(self.webhook_changed, webhook)
         return letter is not None and not receiver.disabling

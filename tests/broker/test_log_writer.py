@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -11,16 +12,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from broker import log_writer
-from broker.log_writer import (
-    LINE_CHARACTERS,
-    LINES_PER_KIND,
-    LINES_PER_PEER,
-    LINES_PER_PEERS_KIND,
-    QUEUE_LINES,
-    LogWriter,
-    printable,
-)
+from broker import log_limits, log_writer
+from broker.log_format import LINE_CHARACTERS, JsonFormatter, LineFormatter, printable
+from broker.log_limits import LINES_PER_KIND, LINES_PER_PEER, LINES_PER_PEERS_KIND
+from broker.log_writer import QUEUE_LINES, LogWriter
 
 log = logging.getLogger("test.log_writer")
 Read = Callable[[], str]
@@ -55,7 +50,7 @@ def read(reading: int) -> list[str]:
 
 def test_a_record_is_a_line(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    with LogWriter("INFO", "%(levelname)s %(message)s", writing) as writer:
+    with LogWriter("INFO", LineFormatter("%(levelname)s %(message)s"), writing) as writer:
         log.info("%s: hello", "192.0.2.1:9")
         log.debug("not this")
         forged = "a\nforged line \x1b[31mred\x9b\u202e \udc80 ü"  # which pytest's own handler could not report
@@ -70,7 +65,7 @@ def test_a_record_is_a_line(pipe: tuple[int, int]) -> None:
     assert lines[0] == "INFO 192.0.2.1:9: hello"
     assert lines[1] == r"INFO a\nforged line \x1b[31mred\x9b\u202e \udc80 ü"
     assert lines[2] == f"INFO {'x' * LINE_CHARACTERS} ..."
-    assert lines[3] == "a log line of test could not be written: %d"
+    assert lines[3] == "a log line could not be written: test: %d"
     assert lines[4:6] == ["ERROR it failed", "Traceback (most recent call last):"]
     assert lines[-2:] == [r"ValueError: with\x1b\r", "lines"]
     assert not any(printable(line) != line for line in lines)
@@ -78,8 +73,9 @@ def test_a_record_is_a_line(pipe: tuple[int, int]) -> None:
 
 def test_nobody_waits_for_a_log_that_is_not_read(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    with LogWriter("INFO", "%(message)s", writing) as writer:
+    with LogWriter("INFO", LineFormatter("%(message)s"), writing) as writer:
         began = time.monotonic()
+        writer.limits._bytes.spend(-1e9)  # as many bytes as it takes
         for number in range(4 * QUEUE_LINES):
             # Each of another kind.
             writer.handle(logging.LogRecord("test", logging.INFO, "", 0, f"{number}{' ' * 100}", None, None))
@@ -99,7 +95,7 @@ def test_the_end_does_not_wait_for_it_either(pipe: tuple[int, int], monkeypatch:
     monkeypatch.setattr(log_writer, "FLUSH_SECONDS", 0.2)
     reading, writing = pipe
     began = time.monotonic()
-    with LogWriter("INFO", "%(message)s", writing) as writer:
+    with LogWriter("INFO", LineFormatter("%(message)s"), writing) as writer:
         while writer.dropped == 0:
             writer.write_line("x" * 1_000)
     assert time.monotonic() - began < 5
@@ -109,7 +105,7 @@ def test_the_end_does_not_wait_for_it_either(pipe: tuple[int, int], monkeypatch:
 
 def test_an_address_has_few_lines_of_a_kind_and_then_a_count(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    with LogWriter("INFO", "%(message)s", writing) as writer:
+    with LogWriter("INFO", LineFormatter("%(message)s"), writing) as writer:
         for number in range(50):
             peer = f"192.0.2.1:{number}"
             log.info("%s: guess %d", peer, number, extra={"peer": peer})
@@ -124,37 +120,37 @@ def test_an_address_has_few_lines_of_a_kind_and_then_a_count(pipe: tuple[int, in
     assert sum("192.0.2.2:" in line for line in lines) == 1
     assert sum("[2001:db8::" in line for line in lines) == LINES_PER_PEER
     assert "192.0.2.1:1: something else" in lines
-    assert f"{50 - LINES_PER_PEER} more lines about 192.0.2.1 were left out: %s: guess %d" in lines
-    assert f"{11 - LINES_PER_PEER} more lines about 2001:db8::/64 were left out: %s: guess %d" in lines
-    assert writer.left_out == 61 - 2 * LINES_PER_PEER
+    assert f"{50 - LINES_PER_PEER} more lines about 192.0.2.1 were left out: test.log_writer: %s: guess %d" in lines
+    assert f"{11 - LINES_PER_PEER} more lines about 2001:db8::/64 were left out: test.log_writer: %s: guess %d" in lines
+    assert writer.limits.left_out == 61 - 2 * LINES_PER_PEER
 
 
 def test_many_addresses_have_no_more_than_a_kind_may(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    with LogWriter("INFO", "%(message)s", writing):
+    with LogWriter("INFO", LineFormatter("%(message)s"), writing):
         for number in range(1_000):
             peer = f"192.0.{number // 250}.{number % 250}:1"
             log.info("%s: guess", peer, extra={"peer": peer})
     lines = read(reading)
     assert sum(line.endswith(": guess") for line in lines) == LINES_PER_PEERS_KIND + 1
-    assert f"{1_000 - LINES_PER_PEERS_KIND} more lines were left out: %s: guess" in lines
+    assert f"{1_000 - LINES_PER_PEERS_KIND} more lines were left out: test.log_writer: %s: guess" in lines
 
 
 def test_a_kind_that_is_about_nobody_has_more(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    with LogWriter("INFO", "%(message)s", writing) as writer:
+    with LogWriter("INFO", LineFormatter("%(message)s"), writing) as writer:
         for number in range(LINES_PER_KIND + 50):
             writer.handle(logging.LogRecord("test", logging.INFO, "", 0, "device %d", (number,), None))
     lines = read(reading)
     assert sum(line.startswith("device ") for line in lines) == LINES_PER_KIND
-    assert "50 more lines were left out: device %d" in lines
+    assert "50 more lines were left out: test: device %d" in lines
 
 
 def test_a_window_ends_by_itself(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_writer, "WINDOW_SECONDS", 0.1)
+    monkeypatch.setattr(log_limits, "WINDOW_SECONDS", 0.1)
     monkeypatch.setattr(log_writer, "WINDOW_CHECK_SECONDS", 0.01)
     reading, writing = pipe
-    with LogWriter("INFO", "%(message)s", writing):
+    with LogWriter("INFO", LineFormatter("%(message)s"), writing):
         for _ in range(LINES_PER_PEER + 3):
             log.info("%s: guess", "192.0.2.1:1", extra={"peer": "192.0.2.1:1"})
         lines: list[str] = []
@@ -163,8 +159,47 @@ def test_a_window_ends_by_itself(pipe: tuple[int, int], monkeypatch: pytest.Monk
             time.sleep(0.01)
             lines += read(reading)
         log.info("%s: guess", "192.0.2.1:1", extra={"peer": "192.0.2.1:1"})
-    assert "3 more lines about 192.0.2.1 were left out: %s: guess" in lines
+    assert "3 more lines about 192.0.2.1 were left out: test.log_writer: %s: guess" in lines
     assert "192.0.2.1:1: guess" in read(reading)
+
+
+def test_every_line_of_a_log_in_json_is_an_object(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    with LogWriter("INFO", JsonFormatter(), writing) as writer:
+        writer.write_line("fleetpush: first start")
+        for _ in range(LINES_PER_PEER + 2):
+            log.warning("%s: guess", "192.0.2.1:9", extra={"peer": "192.0.2.1:9"})
+        writer.handle(logging.LogRecord("test", logging.INFO, "", 0, "%d", ("no number",), None))
+    said = [json.loads(line) for line in read(reading)]
+    assert said[0]["message"] == "fleetpush: first start"
+    assert said[1]["peer"] == "192.0.2.1:9"
+    assert said[-2]["message"] == "a log line could not be written: test: %d"
+    assert said[-1].items() >= {"left_out": 2, "kind": "test.log_writer: %s: guess", "peer": "192.0.2.1"}.items()
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in said)
+
+
+def test_a_flood_is_as_many_bytes_as_the_limit_says(pipe: tuple[int, int]) -> None:
+    """Of lines that nothing else limits: each is of another kind, and as long as it may be."""
+    reading, writing = pipe
+    sizes: list[int] = []
+
+    def write(number: int, level: int) -> None:
+        writer.handle(logging.LogRecord("test", level, "", 0, f"{number} {'ü' * 3_000}", None, None))
+        sizes.extend(len(line.encode()) + 1 for line in read(reading))  # a pipe holds 64 KiB
+
+    began = time.monotonic()
+    with LogWriter("INFO", LineFormatter("%(message)s"), writing) as writer:
+        for number in range(500):
+            write(number, logging.INFO)
+        left_out = writer.limits.over_bytes
+        bound = log_limits.BURST_BYTES / 2 + log_limits.BYTES_PER_SECOND * (time.monotonic() - began)
+        write(500, logging.ERROR)
+        assert writer.limits.over_bytes == left_out, "an error has room"
+    rest = read(reading)
+    sizes += [len(line.encode()) + 1 for line in rest if "left out" not in line]
+    assert len(sizes) == 501 - left_out
+    assert bound - 10_000 <= sum(sizes[:-1]) <= bound
+    assert sum(int(line.split()[0]) for line in rest if "left out" in line) == left_out
 
 
 def test_a_ready_line_waits_for_nobody() -> None:

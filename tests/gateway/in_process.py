@@ -15,6 +15,7 @@ from typing import Any, cast
 import httpx2
 from starlette.types import Message, Scope, Send
 
+from broker.log_format import LineFormatter
 from broker.log_writer import LogWriter
 from broker.sqlite_store import SqliteStore
 from gateway.api.http import create_api
@@ -107,7 +108,9 @@ class InProcessGateway:
         ending.push_async_callback(database.close)
         stored = OpenStores(database, sessions, clock, lambda: clock.milliseconds, None)
         await first_start(folder, stored)
-        components = Components(Settings(data_dir=folder, **settings), stored, LogWriter("INFO", "%(message)s"))
+        components = Components(
+            Settings(data_dir=folder, **settings), stored, LogWriter("INFO", LineFormatter("%(message)s"))
+        )
         components.mqtt_address = MqttAddress("push.example", 1883, False, "ws://push.example:8080/mqtt")
         gateway = cls(components, database, clock, ending)
         gateway.key = (folder / KEY_FILE).read_text().strip()
