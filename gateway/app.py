@@ -19,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -42,9 +43,12 @@ from gateway.device_topics import DEFAULT_APP
 from gateway.devices import MqttAddress
 from gateway.hangup import Hangups
 from gateway.host_names import bracketed, reachable
+from gateway.service_manager import ServiceManager
 from gateway.settings import Settings
+from gateway.socket_activation import BadPassedSocket, PassedSockets
 from gateway.startup import CannotStart
 from gateway.store.errors import StorageError
+from gateway.watchdog import STALL_SECONDS, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +77,7 @@ def run(settings: Settings) -> int:
                 disk_space.release_for_start(data_dir)
                 startup.finish_restore(data_dir)
                 lost = runner.run(_serve(settings, log_writer))
-            except (CannotStart, listener_config.BadListenerConfig):
+            except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig):
                 raise
             except StorageError as error:
                 return refuse(str(startup.refusal(data_dir / data_directory.LEDGER, error)))
@@ -94,7 +98,7 @@ def run(settings: Settings) -> int:
                 os._exit(EXIT_UNSYNCED)
     except data_directory.DirectoryInUse as holder:
         return refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
-    except (CannotStart, listener_config.BadListenerConfig) as refusal:
+    except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig) as refusal:
         return refuse(str(refusal))
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
@@ -124,9 +128,17 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
     tls = listeners.tls
     raise_open_files_limit()
     time_zones()
+    manager = ServiceManager.from_environment(os.environ)
+    host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
     async with AsyncExitStack() as ending:
-        host = "127.0.0.1" if settings.bind == "localhost" else settings.bind
-        listener = ending.enter_context(_listen(host, settings.http_port))
+        starting = loop.create_task(manager.extend_start())
+        ending.push_async_callback(_cancel, starting)
+        passed = ending.enter_context(PassedSockets.from_environment(os.environ))
+        http_listener = passed.claim("http", f"{bracketed(host)}:{settings.http_port}", "http")
+        mqtt_listeners = _claim_mqtt(passed, wanted)
+        passed.require_all_claimed()
+        listener_config.require_secrecy(settings, listeners, http_listener, mqtt_listeners[0])
+        listener = ending.enter_context(http_listener or _listen(host, settings.http_port))
         stored = await startup.open_stores(settings, ending)
         admin_key = await startup.first_start(settings.data_dir, stored)
         components = Components(settings, stored, log_writer)
@@ -135,7 +147,10 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         components.certificate_ends = listener_config.certificate_ends(tls)
         mqtt = BrokerServer(components.broker, listeners, components.device_descriptors)
         ending.push_async_callback(mqtt.stop)
-        listening = [await _open_mqtt(mqtt, address, main=address is wanted[0]) for address in wanted]
+        listening = [
+            await _open_mqtt(mqtt, address, passed_socket, main=address is wanted[0])
+            for address, passed_socket in zip(wanted, mqtt_listeners, strict=True)
+        ]
         http_host, http_port = listener.getsockname()[:2]
         web_host = bracketed(settings.public_host) if settings.public_host else reachable(http_host)
         web = settings.public_url or f"{'http' if tls is None else 'https'}://{web_host}:{http_port}"
@@ -155,23 +170,27 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             turns=components.turns,
             share_of_key=components.share_of_key,
         )
+        reload: Callable[[], None]
         if tls is None:
             await http.start(listener)
-            hangups.ready(partial(log.info, "SIGHUP: there are no certificates to read again"))
+            reload = partial(log.info, "SIGHUP: there are no certificates to read again")
         else:
             await http.start(None)
             http_tls = listener_config.for_requests(tls)
             entrance = mqtt.accept(
                 listener, AcceptorOptions(http_tls), lambda _: http.protocol(), components.connections.room_for
             )
-            hangups.ready(partial(_reload, components, tls, http_tls))
+            reload = partial(_reload, components, tls, http_tls)
+        hangups.ready(partial(_tell_of_reload, manager, reload))
         ending.push_async_callback(http.stop)
         ending.callback(components.feed.end)  # before that: a stream would keep it waiting
         components.webhook_sender.start()
         ending.push_async_callback(components.webhook_sender.end)
         if tls is not None:
             ending.callback(entrance.close)
+        watchdog = Watchdog(components.writer_probes(), loop.time, manager.watchdog_seconds or STALL_SECONDS)
         for work in (
+            manager.pulse(watchdog.fault, components.status),
             components.sweep(),
             components.remove_old(),
             components.watch_disk(),
@@ -201,6 +220,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         secure = "" if tls is None else "s"
         ready = f"fleetpush ready http{secure}={bracketed(http_host)}:{http_port} mqtt{secure}={listening[0].place}"
         print_aside(" ".join([ready, *further]))
+        starting.cancel()
+        manager.ready(components.status())
         stopping = loop.create_task(stop.wait())
         lost = stored.database.lost, stored.sessions.lost
         for future in lost:
@@ -212,10 +233,17 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             raise RuntimeError("the HTTP server ended by itself")
         reason = next((future.result() for future in lost if future.done()), None)
         if reason is None:
+            manager.stopping("ending: answering what was asked, saying goodbye to the devices")
             log.info("ending: answering what was asked, saying goodbye to the devices")
         else:
+            manager.stopping(f"ending: {reason}")
             log.critical("ending: %s", reason)
     return reason
+
+
+def _tell_of_reload(manager: ServiceManager, reload: Callable[[], None]) -> None:
+    with manager.reloading():
+        reload()
 
 
 def _reload(components: Components, tls: ServerTls, http_tls: ServerTls) -> None:
@@ -249,9 +277,20 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _open_mqtt(server: BrokerServer, address: ListenAddress, *, main: bool) -> ListenAddress:
+def _claim_mqtt(passed: PassedSockets, wanted: Sequence[ListenAddress]) -> list[socket.socket | None]:
+    """Return, for each address at which devices connect, the socket that the service manager has passed.
+
+    Raises BadPassedSocket.
+    """
+    names = ["mqtt", *([None] * (len(wanted) - 1))]
+    return [passed.claim(address.scheme, address.place, name) for address, name in zip(wanted, names, strict=True)]
+
+
+async def _open_mqtt(
+    server: BrokerServer, address: ListenAddress, passed: socket.socket | None, *, main: bool
+) -> ListenAddress:
     try:
-        return await server.listen(address)
+        return await server.listen(address, passed)
     except OSError as error:
         if main:
             raise _no_port("mqtt", address.host, address.port, error) from None

@@ -72,6 +72,7 @@ from gateway.settings import Settings
 from gateway.startup import OpenStores
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
+from gateway.watchdog import WriterProbe
 
 log = logging.getLogger(__name__)
 
@@ -451,6 +452,27 @@ class Components:
         if trouble is not None:
             raise type(trouble)(*trouble.args)
         return self._disk_space.has_room()
+
+    def writer_probes(self) -> list[WriterProbe]:
+        """List what the watchdog asks whether it is alive."""
+
+        def ask_ledger(done: Callable[[], None]) -> None:
+            self._database.submit(lambda connection: None, lambda _: done(), lambda _: done())
+
+        return [
+            WriterProbe("the writer of the ledger", ask_ledger, is_waiting=lambda: False),
+            # While the disk refuses, it tries again every second.
+            WriterProbe(
+                "the writer of the sessions",
+                self._sessions.barrier,
+                is_waiting=lambda: self._sessions.error is not None,
+            ),
+        ]
+
+    def status(self) -> str:
+        """Describe the server in one line, for its service manager."""
+        trouble = self._trouble()
+        return f"serving {self.broker.metrics.connections:,} connections" + (f"; {trouble}" if trouble else "")
 
     async def sweep(self) -> None:
         """End what has outlived its ttl, and do what else is due, until cancelled."""

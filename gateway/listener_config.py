@@ -10,11 +10,12 @@ Laws
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from broker.network.listen_address import BadAddress, ListenAddress, parse_address
+from broker.network.listen_address import BadAddress, ListenAddress, bracketed, is_loopback, parse_address
 from broker.network.listeners import ListenerConfig
 from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls, TlsError, TlsFiles
@@ -67,6 +68,23 @@ def addresses(settings: Settings, config: ListenerConfig) -> list[ListenAddress]
                 "behind a TLS proxy, or say --insecure"
             )
     return found
+
+
+def require_secrecy(settings: Settings, config: ListenerConfig, *passed: socket.socket | None) -> None:
+    """Refuse a main port's socket that the service manager has opened where tokens would cross a network in the clear.
+
+    `bind`, which is checked by `addresses`, does not say where that is. Raises BadListenerConfig.
+    """
+    for listener in passed:
+        if listener is None or config.tls is not None or settings.insecure:
+            continue
+        host, port = listener.getsockname()[:2]
+        if not is_loopback(str(host)):
+            raise BadListenerConfig(
+                f"others can reach {bracketed(str(host))}:{port}, which the service manager has opened, and every "
+                f"token would cross the network in the clear: `{PROGRAM} tls init` makes a certificate; or let the "
+                "socket unit listen on 127.0.0.1 behind a TLS proxy, or say --insecure"
+            )
 
 
 def _tls(settings: Settings) -> ServerTls | None:

@@ -44,6 +44,7 @@ NUMBERS_WITHOUT_UNIT = {
     "gateway.delivery.event_log.END_OF_ENTRY": "a place",
     "gateway.delivery.funnels.LAST_DEVICE": "an end of a range of device numbers",
     "gateway.delivery.handles.DEVICE_MASK": "a mask",
+    "gateway.socket_activation.FIRST_DESCRIPTOR": "a file descriptor",
     "gateway.store.database.INCREMENTAL": "a mode of auto_vacuum",
 }
 """Public numeric constants, or modules of them, that count and measure nothing."""
@@ -61,6 +62,7 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
     "gateway.replacement": "a text, in a file's name",
     "gateway.store.read_queue": "seconds of a monotonic clock",
     "gateway.startup": "the broker's clock: seconds",
+    "gateway.watchdog": "seconds of the loop",
 }
 """Modules of the gateway that use `now` or `clock` for something else than milliseconds, and why."""
 

@@ -31,6 +31,7 @@ PACKAGES = {
     "npm": "npm",
     "stdbuf": "coreutils",
     "strace": "strace",
+    "systemd-analyze": "systemd",
 }
 """The Debian package of each program."""
 SERVERS = "/usr/sbin"

@@ -57,9 +57,9 @@ class ListenAddress:
         """Whether others than this machine's own programs can reach the address."""
         return self.scheme != "unix" and not is_loopback(self.host)
 
-    def at(self, port: int) -> ListenAddress:
-        """Return the address with the port that the system has chosen."""
-        return replace(self, port=port)
+    def at(self, host: str, port: int) -> ListenAddress:
+        """Return the address with host and port of its socket, whose port the system may have chosen."""
+        return replace(self, host=host, port=port)
 
     @property
     def place(self) -> str:

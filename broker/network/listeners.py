@@ -21,10 +21,11 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from broker.addresses import address_of
 from broker.broker import Broker
@@ -65,6 +66,9 @@ POLL_SECONDS: Final = 0.02
 """Interval between two checks of the acknowledgements, and between two rounds of disconnects."""
 DISCONNECTS_PER_SECOND: Final = 5_000
 """Pace for many clients: one core can do that besides storing the deliveries that are lost."""
+
+_FILE_STAYS: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""From Python 3.13 on the loop would remove the file of any Unix socket that it closes. Ours we remove ourselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,13 @@ class BrokerServer:
         self._strangers: Strangers[TcpTransport] = Strangers()
         self._ticks = 0
 
-    async def listen(self, address: ListenAddress) -> ListenAddress:
-        """Open a listener; return its address with the port that the system has chosen. Raises OSError."""
-        listener = _bound(address)
-        port = 0 if address.scheme == "unix" else int(listener.getsockname()[1])
+    async def listen(self, address: ListenAddress, passed: socket.socket | None = None) -> ListenAddress:
+        """Open a listener; return its address with the port that the system has chosen. Raises OSError.
+
+        `passed` is a listening socket that somebody else has opened and keeps for our successor: its own address
+        counts, and the file of a Unix socket stays when we end.
+        """
+        listener = _bound(address) if passed is None else passed
         if address.is_tls or address.proxy:
             options = AcceptorOptions(
                 tls=self.config.tls if address.is_tls else None,
@@ -122,12 +129,16 @@ class BrokerServer:
             )
             self.accept(listener, options, self._protocol(address))
         else:
-            start = self._loop.create_unix_server if address.scheme == "unix" else self._loop.create_server
+            start: Callable[..., Awaitable[asyncio.Server]] = self._loop.create_server
+            if address.scheme == "unix":
+                start = partial(self._loop.create_unix_server, **_FILE_STAYS)
             self._listeners.append(await start(self._protocol(address), sock=listener, backlog=BACKLOG_CONNECTIONS))
         if address.scheme == "unix":
-            self._socket_files.append(address.path)
+            if passed is None:
+                self._socket_files.append(address.path)
             return address
-        return address.at(port)
+        host, port = listener.getsockname()[:2]
+        return address.at(str(host), int(port))
 
     def accept(
         self,

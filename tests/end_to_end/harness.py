@@ -14,12 +14,13 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, TypeVar
@@ -89,9 +90,11 @@ class Server:
         ca: Path | None = None,
         open_files: int | None = None,
         program: Sequence[str] = THIS_TREE,
+        sockets: Mapping[str, socket.socket] | None = None,
     ) -> None:
         """`ca`: who signed the certificate that it speaks TLS with. `open_files`: the descriptors it may have.
-        `program`: an installed one instead of this tree's."""
+        `program`: an installed one instead of this tree's. `sockets`: passed to it under these names, as a service
+        manager does."""
         self.data_dir = data_dir
         self.program = program
         self.options = options
@@ -100,6 +103,7 @@ class Server:
         self.mqtt_port = 0
         self.ca = ca
         self.open_files = open_files
+        self.sockets = sockets or {}
         self.listening: list[str] = []
         """Where else it listens, HOST:PORT or a path, in the order of its options."""
         self.stdout = ""
@@ -127,8 +131,12 @@ class Server:
         folder = self.data_dir.parent
         with self._errors.open("ab") as errors:
             if command[: len(THIS_TREE)] == list(THIS_TREE) and warm_start.can_start(self.env):
-                self._process = WarmProcess(command[len(THIS_TREE) :], errors.fileno(), self.env, folder)
+                sockets = [each.fileno() for each in self.sockets.values()]
+                self._process = WarmProcess(
+                    command[len(THIS_TREE) :], errors.fileno(), self._environment(), folder, sockets=sockets
+                )
             else:
+                assert not self.sockets, "only a process of this tree gets them"
                 self._process = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=errors, text=True, env=self.env, cwd=folder
                 )
@@ -143,6 +151,11 @@ class Server:
             self._reader.join()
             raise StartFailed(exit_code, self.output)
         return self
+
+    def _environment(self) -> dict[str, str]:
+        if not self.sockets:
+            return self.env
+        return self.env | {"LISTEN_FDS": str(len(self.sockets)), "LISTEN_FDNAMES": ":".join(self.sockets)}
 
     def kill9(self) -> None:
         """No goodbye: what the process had not made durable is gone."""

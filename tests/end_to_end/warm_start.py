@@ -11,6 +11,7 @@ loader read when they begin (`PYTHON..`, `LD_..`) come too late. `can_start` say
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import io
 import json
@@ -27,10 +28,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUEST_BYTES = 128 * 1024
+MOST_DESCRIPTORS = 16
+HIGH_DESCRIPTOR = 100
+"""Where passed sockets wait for the numbers that they get: one of them may have another's."""
 _starting = threading.Lock()
 NUMBER_BYTES = 8
 """What the parent says of a process: its identifier, and when it has ended its exit code."""
@@ -69,18 +73,26 @@ class WarmProcess:
         environment: Mapping[str, str],
         folder: Path,
         stdin: int | None = None,
+        sockets: Sequence[int] = (),
     ) -> None:
+        """`sockets`: descriptors that it has from 3 on, as a service manager passes them."""
         self.returncode: int | None = None
         self._waiting = threading.Lock()
         out, its_out = os.pipe()
         self._status, its_status = os.pipe()
         weakref.finalize(self, os.close, self._status)  # not when it has ended: several threads may wait for that
-        request = json.dumps({"arguments": arguments, "environment": dict(environment), "folder": str(folder)})
+        said = {
+            "arguments": arguments,
+            "environment": dict(environment),
+            "folder": str(folder),
+            "sockets": len(sockets),
+        }
+        request = json.dumps(said)
         with _starting:
             requests = _requests()
         given = () if stdin is None else (stdin,)
         try:
-            socket.send_fds(requests, [request.encode()], [its_out, errors, its_status, *given])
+            socket.send_fds(requests, [request.encode()], [its_out, errors, its_status, *sockets, *given])
         finally:
             os.close(its_out)
             os.close(its_status)
@@ -135,7 +147,7 @@ def serve_requests(requests: socket.socket) -> list[str] | None:
                 os.close(status_of.pop(pid))
         if requests.fileno() not in ready:
             continue
-        request, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 4)
+        request, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, MOST_DESCRIPTORS)
         if not request:
             return None
         out, errors, status, *given = descriptors
@@ -156,13 +168,19 @@ def number(value: int) -> bytes:
     return f"{value:{NUMBER_BYTES}}".encode()
 
 
-def become(request: dict[str, object], out: int, errors: int, *given: int) -> list[str]:
+def become(request: dict[str, Any], out: int, errors: int, *given: int) -> list[str]:
     """In a process that was just forked: be as if the shell had started it."""
     arguments, environment, folder = request["arguments"], request["environment"], request["folder"]
+    sockets = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, HIGH_DESCRIPTOR) for descriptor in given[: request["sockets"]]]
     assert isinstance(arguments, list)
     assert isinstance(environment, dict)
     assert isinstance(folder, str)
-    for number, descriptor in ((1, out), (2, errors), *((0, stdin) for stdin in given)):
+    for number, descriptor in ((1, out), (2, errors), *((0, stdin) for stdin in given[len(sockets) :])):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    for descriptor in given[: len(sockets)]:
+        os.close(descriptor)
+    for number, descriptor in enumerate(sockets, 3):
         os.dup2(descriptor, number)
         os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # for the whole process
@@ -170,6 +188,8 @@ def become(request: dict[str, object], out: int, errors: int, *given: int) -> li
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), errors="backslashreplace", write_through=True)
     os.environ.clear()
     os.environ.update(environment)
+    if sockets:
+        os.environ["LISTEN_PID"] = str(os.getpid())
     time.tzset()
     os.chdir(folder)
     return arguments
