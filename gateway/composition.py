@@ -25,7 +25,7 @@ from broker.network.descriptor_shares import share_of, share_out
 from broker.network.listeners import raise_open_files_limit
 from broker.network.proxies import TrustedProxies
 from broker.settings import BrokerSettings
-from gateway import data_directory, disk_space
+from gateway import data_directory, disk_space, kept_ledger
 from gateway.api.admission import Admission
 from gateway.api.body_budget import BodyBudget
 from gateway.api.connection_limiter import MAX_CONNECTIONS, ConnectionLimiter
@@ -72,6 +72,7 @@ from gateway.settings import Settings
 from gateway.startup import OpenStores
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
+from gateway.timestamps import wall_time
 from gateway.watchdog import WriterProbe
 
 log = logging.getLogger(__name__)
@@ -495,6 +496,8 @@ class Components:
         while True:
             try:
                 await self._retention.run(self._clock_ms())
+                wall_seconds = wall_time.of(self._clock_ms()) / 1000
+                await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)
                 await self.delivery.attachments.remove_expired()
                 while await self._database.give_back():
                     pass
@@ -507,6 +510,7 @@ class Components:
         while True:
             try:
                 if not self._disk_space.has_room():
+                    await asyncio.to_thread(kept_ledger.give_up, self._settings.data_dir)
                     await self._database.maintain_file()
                     while not self._disk_space.has_room() and await self._database.give_back(all_pages=True):
                         pass

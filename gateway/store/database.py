@@ -146,8 +146,8 @@ class Database:
 
         `fresh`: the file may be made or filled, if there is nothing. `make_clock` is given what earlier runs have left
         of server time and answers the clock of this run, so that time never goes back over a restart. `on_full` is
-        called on the writer thread when the disk is full, and answers whether it has made room. Raises SchemaTooNew,
-        NoSchema, StorageError.
+        called on the writer thread when the disk is full, and answers whether it has made room. Raises what `migrate`
+        raises, StorageError.
         """
         loop = asyncio.get_running_loop()
         stored_clock = await loop.run_in_executor(None, prepare, path, fresh)
@@ -508,15 +508,15 @@ def _connect(engine: Engine) -> Connection:
     return connection
 
 
-def prepare(path: Path, fresh: bool = True) -> StoredClock:
+def prepare(path: Path, fresh: bool = True, keep_old: bool = True) -> StoredClock:
     """Create or migrate the file; the stored server time.
 
     Everything in the log goes into the file and is synced (law 5): what an earlier run wrote but could not sync is in
-    the kernel's memory only, until it is written anew. Raises SchemaTooNew, NoSchema, StorageError.
+    the kernel's memory only, until it is written anew. Raises what `migrate` raises, StorageError.
     """
     engine = make_engine(path, START_BUSY_MS)
     try:
-        migrate(engine, path.with_name(path.name + ".migrate.lock"), fresh=fresh)
+        migrate(engine, path, fresh=fresh, keep_old=keep_old)
         with engine.connect() as connection:
             # A file that may only be read is refused now; BEGIN IMMEDIATE alone does not mind.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
