@@ -39,6 +39,7 @@ from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.audience.enrolments import EnrolmentQuota
 from gateway.auth import DeviceAuthenticator, KeyCache
+from gateway.backup_record import read_record
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
@@ -372,6 +373,7 @@ class _Collector(Collector):
         path = sources.database.path
         yield _gauge("database_size_bytes", "Bytes of the database and its log.", _size(path))
         yield _gauge("disk_free_bytes", "Bytes free on the disk of the data directory.", _free(path))
+        yield from _backups(path.parent)
         if ends := sources.certificates():
             now = time.time()
             left = {name: (end - now) / DAY_SECONDS for name, end in ends.items()}
@@ -390,6 +392,19 @@ class _Collector(Collector):
         yield _by_label(
             CounterMetricFamily, "broker_refused_connections", "Connections refused or closed.", "reason", refused
         )
+
+
+def _backups(data_dir: Path) -> Iterable[Metric]:
+    """Describe backups as their maker, another process, has recorded them; 0 for what has never been."""
+    record = read_record(data_dir)
+    yield _gauge("backup_made_timestamp_seconds", "Unix time of what the newest backup holds.", record.made_at)
+    yield _gauge("backup_size_bytes", "Bytes of the newest backup.", record.made_bytes)
+    text = "Unix time of what the newest backup holds that is proven to restore."
+    yield _gauge("backup_proven_timestamp_seconds", text, record.proven_of)
+    text = "Attempts of the backup schedule that have failed since the last that did not."
+    yield _gauge("backup_failed_attempts", text, record.failed_attempts)
+    text = "Seconds between two backups of the schedule; 0 without one."
+    yield _gauge("backup_interval_seconds", text, record.interval_seconds)
 
 
 def _counter(name: str, text: str, value: float) -> Metric:

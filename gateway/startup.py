@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from broker.clock import ServerClock
 from broker.sqlite_file import Fault, connect, fault_of
 from broker.sqlite_store import SqliteStore, StoreInUse, StoreTooNew
-from gateway import data_directory, disk_space, replacement
+from gateway import data_directory, disk_space, kept_ledger, replacement
 from gateway.auth import SCOPES, new_key, secret_hash
 from gateway.data_directory import BROKER, LEDGER
 from gateway.device_topics import DEFAULT_APP
@@ -33,11 +33,13 @@ from gateway.program import PROGRAM
 from gateway.settings import Settings
 from gateway.store.database import Database
 from gateway.store.errors import StorageError
-from gateway.store.migrations import NoSchema, SchemaTooNew
+from gateway.store.migrations import HEAD, MigrationFailed, NoSchema, SchemaTooNew
 from gateway.store.server_time import TOLD_MS, StoredClock, WallClock
 from gateway.timestamps import wall_time
 
 log = logging.getLogger(__name__)
+
+NOT_MIGRATED = (SchemaTooNew, NoSchema, MigrationFailed, kept_ledger.NoRoomToKeep)
 
 
 class CannotStart(Exception):
@@ -91,7 +93,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
 
     try:
         database = await Database.open(ledger, make_clock, on_full=lambda: disk_space.release(data_dir), fresh=is_new)
-    except (SchemaTooNew, NoSchema, StorageError, OSError, sqlite3.Error, SQLAlchemyError) as error:
+    except (*NOT_MIGRATED, StorageError, OSError, sqlite3.Error, SQLAlchemyError) as error:
         raise refusal(ledger, error) from error
     ending.push_async_callback(database.close)
     sessions.keep_time(clock)
@@ -171,8 +173,15 @@ def refusal(path: Path, error: Exception) -> CannotStart:
     match error:
         case CannotStart():
             return error
-        case SchemaTooNew() | StoreTooNew():
-            return CannotStart(f"{path.parent}: {error}")
+        case SchemaTooNew():
+            return CannotStart(f"{path.parent}: {error}: {_way_back(path.parent)}")
+        case StoreTooNew():
+            return CannotStart(
+                f"{error}: start the newer version again, or move that file away: then sessions begin anew, devices "
+                "subscribe again, and what waits for them is in the ledger"
+            )
+        case MigrationFailed() | kept_ledger.NoRoomToKeep():
+            return CannotStart(f"{path}: {error}")
         case NoSchema():
             return CannotStart(f"{path}: {error}; {_begin_anew(path.parent)}")
         case StoreInUse():
@@ -212,6 +221,18 @@ def _without_ledger(data_dir: Path, traces: list[str]) -> str:
     return (
         f"{data_dir} holds {', '.join(traces)} of an earlier server, and its ledger ({LEDGER}) is missing or empty: "
         + _begin_anew(data_dir)
+    )
+
+
+def _way_back(data_dir: Path) -> str:
+    """Explain how to go on with an earlier version than the one that wrote the ledger."""
+    command = f"{PROGRAM} restore {{}} --force --data-dir {data_dir}"
+    kept = next((path for path in kept_ledger.kept_ledgers(data_dir) if kept_ledger.schema_of(path) <= HEAD), None)
+    if kept is None:
+        return f"start that version, or restore a backup made before the upgrade (`{command.format('FILE')}`)"
+    return (
+        "start that version, or go back to the ledger from before its upgrade, without what was accepted since: "
+        f"`{command.format(kept)}`"
     )
 
 

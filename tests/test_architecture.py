@@ -43,6 +43,8 @@ MAY_IMPORT_BROKER = (
     "gateway.delivery.engine",
     "gateway.auth",
     "gateway.backup",
+    "gateway.backup_archive",
+    "gateway.downgrade",
     "gateway.startup",
     "gateway.app",
     "gateway.composition",
@@ -70,7 +72,18 @@ GATEWAY_LAYERS = (
         "timestamps",
         "watchdog",
     ),
-    ("certificates", "disk_space", "replacement", "settings", "socket_activation"),
+    (
+        "age_encryption",
+        "backup_contents",
+        "backup_record",
+        "certificates",
+        "disk_space",
+        "kept_ledger",
+        "replacement",
+        "scratch_folder",
+        "settings",
+        "socket_activation",
+    ),
     ("store",),
     ("auth",),
     ("keys",),
@@ -84,7 +97,10 @@ GATEWAY_LAYERS = (
     ("startup",),
     ("composition",),
     ("app",),
+    ("backup_archive",),
     ("backup",),
+    ("backup_proof", "downgrade"),
+    ("backup_schedule",),
     ("cli",),
     ("__main__",),
 )
@@ -284,7 +300,8 @@ def test_a_message_names_the_command_that_the_person_has() -> None:
     """In a checkout that is `python3 run.py`, and no `fleetpush` is on the path."""
     command = re.compile(
         r"\bfleetpush (analytics|apps|attachments|backup|call|channels|consent|demo|devices|doctor|events|keys|kiosk"
-        r"|listen|mailbox|policy|preferences|push|pushes|restore|serve|signing|simulate|tls|watch|webhooks)\b(?!:)"
+        r"|listen|mailbox|policy|preferences|push|pushes|restore|serve|signing|simulate|tls|verify-backup|watch"
+        r"|webhooks)\b(?!:)"
     )
 
     def messages(tree: ast.Module) -> Iterator[str]:

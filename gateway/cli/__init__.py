@@ -2,7 +2,8 @@
 
 Each command is a thin translation: to the composition root (`serve`), to the public HTTP interface (everything an
 operator does), to a device (`listen`, `kiosk`) or thousands (`simulate`), to the data directory (`tls`, `backup`,
-`restore`, `doctor`). Heavy imports stay inside the commands, so that `fleetpush push` does not load a broker.
+`verify-backup`, `restore`, `doctor`). Heavy imports stay inside the commands, so that `fleetpush push` does not load a
+broker.
 
 Exit codes: 0 done; 1 it could not be done (the reason and its remedy are on stderr); 2 wrong use. `simulate` adds 99.
 """
@@ -48,6 +49,8 @@ COMMANDS = {
     "tls": "gateway.cli.tls:tls",
     "doctor": "gateway.cli.doctor:doctor",
     "backup": "gateway.cli.backups:backup",
+    "verify-backup": "gateway.cli.backups:verify_backup",
+    "backup-key": "gateway.cli.backups:backup_key",
     "restore": "gateway.cli.backups:restore",
 }
 """Name -> module:attribute, a function or a group of commands; in the order of the help."""

@@ -41,6 +41,11 @@ CLOCK_SLACK_SECONDS = 2.0
 """Seconds: stored server time may be a group commit ahead of another process's reading of the wall clock."""
 FEW_DAYS = 30
 """Days left of a server certificate. A person who looks once a month still sees it."""
+OLD_PROOF_DAYS = 7.0
+"""Days after which a proven backup is old where no schedule says otherwise."""
+MISSED_BACKUPS = 2
+"""Backups of a schedule that may be missing before it is a finding."""
+DAY_SECONDS = 86_400
 FEW_CA_DAYS = 365
 """Days left of the CA. Another one has to reach every device, and what it signs now is cut short already."""
 
@@ -115,6 +120,7 @@ def examine(set_up: SetUp) -> Iterator[Finding]:
     yield check_disk(set_up.data_dir)
     yield check_descriptors()
     yield from check_ledger(set_up.data_dir / LEDGER)
+    yield from check_backups(set_up.data_dir, time.time())
     tls = set_up.data_dir / TLS_DIR
     now = datetime.now(UTC)
     certificate, key = set_up.tls_cert or tls / SERVER_CERTIFICATE, set_up.tls_key or tls / SERVER_KEY
@@ -195,6 +201,40 @@ def check_ledger(path: Path) -> Iterator[Finding]:
         return
     yield check_schema(str(schema))
     yield check_clock(time.time(), row[0] / 1000 if row is not None else None)
+
+
+def check_backups(data_dir: Path, at: float) -> Iterator[Finding]:
+    """Say how old the newest backup is that is proven to restore. `at`: Unix time."""
+    from gateway.backup_record import read_record
+
+    if not (data_dir / LEDGER).exists():
+        return
+    record = read_record(data_dir)
+    remedy = f"{PROGRAM} backup FILE --verify, or a schedule: {PROGRAM} backup --every 6h --keep 14 --to DIR --verify"
+    if record.failed_attempts:
+        times = "once" if record.failed_attempts == 1 else f"{record.failed_attempts:,} times in a row"
+        yield Finding(
+            "warn", "backup", f"the schedule has failed {times}: {record.failure}", "mend that; it tries again"
+        )
+    if not record.proven_of:
+        made = f"the last one is {age(at - record.made_at)} old, and not proven" if record.made_at else "there is none"
+        prove = f"{PROGRAM} verify-backup FILE" if record.made_at else remedy
+        yield Finding("warn", "backup", made, prove)
+        return
+    text = f"the last one that is proven is {age(at - record.proven_of)} old: {record.proven_file}"
+    limit = MISSED_BACKUPS * record.interval_seconds or OLD_PROOF_DAYS * DAY_SECONDS
+    if at - record.proven_of > limit:
+        yield Finding("warn", "backup", text, remedy)
+    else:
+        yield Finding("ok", "backup", text)
+
+
+def age(seconds: float) -> str:
+    """Format an age in the largest unit of which there are two."""
+    for unit, name in ((DAY_SECONDS, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{int(seconds // unit):,} {name}"
+    return f"{max(int(seconds), 0)} seconds"
 
 
 def check_schema(schema: str) -> Finding:

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from gateway import backup
-from gateway.backup import BackupError
+from gateway.backup_archive import BackupError, RestoreUnfinished
 from gateway.data_directory import locked
 from gateway.startup import CannotStart, finish_restore, is_new_directory
 
@@ -343,7 +343,7 @@ def test_what_cannot_be_put_in_its_place_is_finished_later(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(backup.RestoreUnfinished, match="finishes it"):
+    with pytest.raises(RestoreUnfinished, match="finishes it"):
         backup.restore(file, into)
     (into / "fleetpush.db").touch()
     with pytest.raises(BackupError, match="interrupted"):

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from gateway.backup_record import change_record, record_failure, record_made
 from gateway.certificates import initialize
 from gateway.cli.doctor import (
     Finding,
     SetUp,
+    age,
+    check_backups,
     check_ca,
     check_certificate,
     check_clock,
@@ -153,3 +156,29 @@ def test_what_the_settings_name_is_looked_at_and_has_to_be_there(tls: Path, tmp_
         "certificate": "fail",
         "fleet CA": "fail",
     }
+
+
+def backups(data_dir: Path, hours: float = 1) -> list[tuple[str, str]]:
+    found = list(check_backups(data_dir, BACKUP_AT + hours * 3_600))
+    assert all(finding.remedy for finding in found if finding.level != "ok")
+    return [(finding.level, finding.text) for finding in found]
+
+
+BACKUP_AT = 1_800_000_000
+
+
+def test_the_age_of_the_last_proven_backup_is_told(tmp_path: Path) -> None:
+    assert backups(tmp_path) == [], "there is nothing to back up yet"
+    (tmp_path / "fleetpush.db").touch()
+    assert backups(tmp_path) == [("warn", "there is none")]
+    record_made(tmp_path, BACKUP_AT, 1)
+    assert backups(tmp_path, 5) == [("warn", "the last one is 5 hours old, and not proven")]
+    change_record(tmp_path, proven_of=BACKUP_AT, proven_file="/backup/a.tgz")
+    text = "the last one that is proven is {} old: /backup/a.tgz"
+    assert backups(tmp_path, 47) == [("ok", text.format("47 hours"))]
+    assert backups(tmp_path, 170) == [("warn", text.format("7 days"))]
+    record_failure(tmp_path, BACKUP_AT, "no room", 6 * 3_600)
+    assert backups(tmp_path, 11) == [("warn", "the schedule has failed once: no room"), ("ok", text.format("11 hours"))]
+    assert backups(tmp_path, 13)[1] == ("warn", text.format("13 hours")), "two of the schedule are missing"
+    assert age(59) == "59 seconds"
+    assert age(150) == "2 minutes"

@@ -1,0 +1,111 @@
+"""The proof of a backup: it is restored into a scratch folder, opened as a server would, counted, and removed.
+
+Laws
+1. What is proven is the file: read from its disk to its end, decrypted and decompressed, every sum compared, both
+   databases checked by SQLite, migrated and opened by this version, and the counts that were written when it was made
+   (devices, deliveries by state, sessions ..) compared with what came back.
+2. A proof takes as much disk as the backup's manifest says, no more, and gives it back however it ends.
+3. It costs the running server nothing but the disk's time: another process, of low priority, that opens none of the
+   server's files. Only its result is written to the data directory (`backup_record`).
+
+A backup that is encrypted to a public key can be proven where it is made, by a server that cannot read it: it is
+encrypted to a second key as well, which is made for it, never leaves the memory, and is forgotten after the proof.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway import backup
+from gateway.backup import make_startable
+from gateway.backup_archive import BackupError, Manifest, explained, unpacked
+from gateway.backup_contents import count_contents, describe_contents, first_difference
+from gateway.data_directory import LEDGER
+from gateway.scratch_folder import scratch_folder
+from gateway.store.database import prepare
+from gateway.store.errors import StorageError
+from gateway.store.migrations import MigrationFailed
+
+if TYPE_CHECKING:
+    from pyrage.x25519 import Identity, Recipient
+
+UNCHANGED_BY_MIGRATION = ("apps", "devices", "pushes")
+
+
+@dataclass(slots=True, frozen=True)
+class BackupProof:
+    """The result of a proof: what came back, when (Unix seconds), and how long it took."""
+
+    manifest: Manifest
+    proven_at: int
+    seconds: float
+
+    def describe(self) -> str:
+        """Format it as one line."""
+        moment = f"{datetime.fromtimestamp(self.manifest.moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        counts = (
+            describe_contents(self.manifest.contents)
+            if self.manifest.contents
+            else "sums and rows agree (an earlier version made it, without counts)"
+        )
+        return f"proven in {self.seconds:.1f} s: {moment}, schema {self.manifest.schema}: {counts}"
+
+
+def prove(archive: Path, scratch: Path, identities: Sequence[Identity] = ()) -> BackupProof:
+    """Prove a backup in a folder inside `scratch`. Raises BackupError."""
+    began = time.monotonic()
+    with (
+        explained(f"{archive}: "),
+        scratch_folder(scratch) as folder,
+        unpacked(archive, folder, identities) as (manifest, restored),
+    ):
+        if LEDGER not in {stored.name for stored in manifest.files}:
+            raise BackupError(f"it holds no {LEDGER}: it is no whole backup")
+        difference = first_difference(manifest.contents, count_contents(restored)) if manifest.contents else None
+        if difference is not None:
+            raise BackupError(f"it does not hold what was backed up: {difference}")
+        make_startable(restored)
+        open_as_server(restored, manifest)
+    return BackupProof(manifest, int(time.time()), time.monotonic() - began)
+
+
+def open_as_server(folder: Path, manifest: Manifest) -> None:
+    """Migrate and open a restored ledger; the sessions were opened before. Raises BackupError."""
+    try:
+        prepare(folder / LEDGER, fresh=False, keep_old=False)
+    except (StorageError, MigrationFailed) as error:
+        raise BackupError(f"this version cannot start on it: {error}") from error
+    wanted = {name: manifest.contents[name] for name in UNCHANGED_BY_MIGRATION if name in manifest.contents}
+    found = count_contents(folder)
+    difference = first_difference(wanted, {name: found[name] for name in wanted})
+    if difference is not None:
+        raise BackupError(f"after its migration it holds {difference}")
+
+
+def create_proven(
+    data_dir: Path,
+    archive: Path,
+    *,
+    overwrite: bool = False,
+    recipients: Sequence[Recipient] = (),
+    scratch: Path | None = None,
+) -> BackupProof:
+    """Make a backup that gets its name only once it is proven. Raises BackupError."""
+    identities: Sequence[Identity] = ()
+    if recipients:
+        from pyrage.x25519 import Identity
+
+        own = Identity.generate()
+        recipients, identities = (*recipients, own.to_public()), (own,)
+    proofs: list[BackupProof] = []
+
+    def check(unnamed: Path) -> None:
+        proofs.append(prove(unnamed, scratch or (data_dir if recipients else archive.parent), identities))
+
+    backup.create(data_dir, archive, overwrite=overwrite, recipients=recipients, scratch=scratch, check=check)
+    return proofs[0]

@@ -1,0 +1,205 @@
+"""An upgrade loses nothing: sessions, what waits, tokens and the ids of events live on, whichever version was there
+before, and the way back is beside the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import time
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from client_sim.simulator.fleet import DevicePlan, FleetPlan, Observation
+from client_sim.simulator.human_behaviour import HumanBehaviour
+from client_sim.simulator.workers import Worker, WorkerPool
+from gateway.store.migrations import HEAD
+from tests.end_to_end.conftest import StartServer, Wire
+from tests.end_to_end.harness import Api, Device, Server, StartFailed, fleetpush
+from tests.end_to_end.test_events import Stream
+from tests.end_to_end.wire_device import WireDevice
+from tests.released import ReleasedDirectory, released, revisions
+
+KEEP_OLD = ("--event-days", "40000", "--retention-days", "40000", "--counts-days", "40000")
+"""What is in those files is as old as they are."""
+DEVICES = 5_000
+INTERRUPTION_SECONDS = 10.0
+
+
+def enrolled(old: ReleasedDirectory, name: str) -> Device:
+    """A device as it was enrolled then, with the token that it was given."""
+    topics = {"push": f"default/devices/{name}/push"}
+    mqtt = {"client_id": name, "topics": topics}
+    return Device({"device_id": name, "token": old.facts["tokens"][name], "mqtt": mqtt})
+
+
+def without_sent(counts: dict[str, int]) -> dict[str, int]:
+    """The counts of a push after a kill: what was on its way to a device is on its way no more."""
+    found = dict(counts)
+    found["waiting"] = found.get("waiting", 0) + found.pop("sent", 0)
+    return {state: count for state, count in found.items() if count}
+
+
+@pytest.mark.parametrize("revision", revisions())
+def test_a_server_goes_on_where_one_of_an_earlier_schema_was_killed(
+    revision: str, start_server: StartServer, wire: Wire, tmp_path: Path
+) -> None:
+    old = released(revision, tmp_path / "data")
+    server = start_server(*KEEP_OLD, data_dir=old.data_dir)
+    api, pushes = server.api, old.facts["pushes"]
+    kept = old.data_dir / f"fleetpush.db.before-r{revision}"
+    assert kept.exists() == (revision != HEAD)
+
+    for name, push_id in pushes.items():
+        if name not in ("released", "unreleased"):
+            assert without_sent(api.only(push_id)) == without_sent(old.facts["counts"][name]), name
+    for device_id, waiting in old.facts["mailbox"].items():
+        assert api.mailbox(device_id) == waiting
+    shop = Api(server.url, old.facts["key"])
+    sent = shop.push("away", data="after the upgrade")
+    shop.close()
+    goes_on_with_events(server, old)
+
+    away: WireDevice = wire(server, enrolled(old, "away"))
+    assert away.connect().session_present
+    expected = [pushes["urgent"], pushes["news"], sent, pushes["late"]]
+    away.wait_received(len(expected))
+    assert away.push_ids() == expected
+
+    exact: WireDevice = wire(server, enrolled(old, "exact"))
+    assert exact.connect().session_present
+    exact.wait_push(pushes["unreleased"])
+    exact.wait_released(2)
+    assert pushes["released"] not in exact.push_ids(), "PUBREC had come"
+    assert sorted(exact.push_ids()) == sorted(pushes[name] for name in ("news", "urgent", "unreleased"))
+
+    present: WireDevice = wire(server, enrolled(old, "present"))
+    assert present.connect().session_present
+    unseen: WireDevice = wire(server, enrolled(old, "unseen"))
+    assert not unseen.start().received or unseen.push_ids() == [pushes["news"]]
+    unseen.wait_push(pushes["news"])
+
+    api.wait_counts(pushes["news"], delivered=3, displayed=1)
+    api.wait_counts(pushes["urgent"], delivered=3)
+    for name in ("late", "released", "unreleased"):
+        api.wait_counts(pushes[name], delivered=1)
+    api.wait_counts(sent, delivered=1)
+    for device in (away, exact, present, unseen):
+        device.ping()
+    assert [len(device.received) for device in (away, exact, present, unseen)] == [len(expected), 3, 0, 1]
+
+
+def goes_on_with_events(server: Server, old: ReleasedDirectory) -> None:
+    """Who followed events comes back with the last id it had, and misses and repeats none."""
+    ids, cursor = old.facts["events"], old.facts["cursor"]
+    if cursor is None:
+        return  # of a version without
+    rest = ids[ids.index(cursor) + 1 :]
+    assert rest
+    with Stream(server, since=cursor) as stream:
+        new = server.api.push("away", data="an event to come", ttl=60)
+        server.api.call("DELETE", f"/v1/pushes/{new}", 200)
+        events = stream.wait(len(rest) + 1)
+    assert [event["id"] for event in events[: len(rest)]] == rest
+    assert events[len(rest)]["data"]["push_id"] == new
+    numbers = [tuple(map(int, event["id"].split("."))) for event in events]
+    assert numbers == sorted(set(numbers))
+
+
+def test_an_earlier_version_says_how_to_go_back_and_it_works(
+    start_server: StartServer, wire: Wire, tmp_path: Path
+) -> None:
+    """The version before is this one: the ledger says that a later one has migrated it."""
+    revision = revisions()[-2]
+    old = released(revision, tmp_path / "data")
+    server = start_server(*KEEP_OLD, data_dir=old.data_dir)
+    lost = server.api.push("away", data="accepted since")
+    server.stop()
+    with closing(sqlite3.connect(old.data_dir / "fleetpush.db")) as ledger:
+        ledger.execute("UPDATE alembic_version SET version_num = '9999'")
+        ledger.commit()
+    with pytest.raises(StartFailed) as refusal:
+        server.start()
+    assert refusal.value.exit_code == 2
+    last = refusal.value.output.strip().splitlines()[-1]
+    command = re.search(r"`fleetpush (restore [^`]+)`", last)
+    assert command is not None, last
+    done = fleetpush(*command[1].split())
+    assert done.returncode == 0, done.stderr
+    server.start()
+    away: WireDevice = wire(server, enrolled(old, "away"))
+    assert not away.connect().session_present, "it may have gone on since"
+    assert away.subscribe() == 1
+    away.wait_received(3)
+    pushes = old.facts["pushes"]
+    assert away.push_ids() == [pushes["urgent"], pushes["news"], pushes["late"]]
+    assert server.api.request("GET", f"/v1/pushes/{lost}").status_code == 404
+
+
+class Returns:
+    """When each device went and came back."""
+
+    def __init__(self) -> None:
+        self.times: dict[int, list[tuple[float, bool]]] = {}
+        self.violations: list[tuple[int, int, str]] = []
+
+    def observe(self, _: Worker, seen: Observation) -> None:
+        for index, when, _seconds in seen.online:
+            self.times.setdefault(index, []).append((when, True))
+        for index, when in seen.offline:
+            self.times.setdefault(index, []).append((when, False))
+        self.violations += seen.violations
+
+    def interruptions(self) -> list[float]:
+        """Seconds from each end of a connection to the next one of the same device."""
+        found = []
+        for times in self.times.values():
+            ordered = sorted(times)
+            found += [later - sooner for (sooner, was), (later, is_) in pairwise(ordered) if not was and is_]
+        return sorted(found)
+
+
+@pytest.mark.full_only
+@pytest.mark.long
+async def test_a_restart_interrupts_five_thousand_devices_for_seconds(start_server: StartServer) -> None:
+    server = start_server()
+    fleet = server.api.enrol_many(f"d{number}" for number in range(DEVICES))
+    plans = [
+        DevicePlan(index, device.client_id, device.token, f"default/devices/{device.id}/", 5 if index % 3 else 4)
+        for index, device in enumerate(fleet)
+    ]
+    returns = Returns()
+    pool = WorkerPool(returns.observe, lambda text: pytest.fail(text))
+    plan = FleetPlan(plans, "127.0.0.1", server.mqtt_port, None, False, 60, HumanBehaviour(0, 0, 0, 0, 0), 1.0)
+    pool.start(plan, 1)
+    try:
+        pool.connect(range(DEVICES), 1_000.0)
+        await connected(pool)
+        for ending in (server.stop, server.kill9):
+            await asyncio.to_thread(ending)
+            began = time.monotonic()
+            push_id = await asyncio.to_thread(lambda: server.start().api.push({"all": True}))
+            start = time.monotonic() - began
+            await connected(pool)
+            found = returns.interruptions()[-DEVICES:]
+            print(
+                f"{ending.__name__}: start {start:.1f} s; {len(found):,} devices interrupted for"
+                f" {found[len(found) // 2]:.1f} s (median), {found[-1]:.1f} s at most"
+            )
+            await asyncio.to_thread(server.api.wait_counts, push_id, 30.0, delivered=DEVICES)
+            assert len(found) == DEVICES
+            assert found[-1] < INTERRUPTION_SECONDS
+            returns.times.clear()
+        assert returns.violations == []
+    finally:
+        await asyncio.to_thread(pool.end)
+
+
+async def connected(pool: WorkerPool) -> None:
+    deadline = time.monotonic() + 60
+    while pool.connected < DEVICES or pool.busy:
+        assert time.monotonic() < deadline, f"{pool.connected} of {DEVICES}"
+        await asyncio.sleep(0.05)
