@@ -45,7 +45,9 @@ from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.digest import Digests, PushNumbers
+from gateway.delivery.duties import DutyStore
 from gateway.delivery.engine import EmbeddedEngine, Engine
+from gateway.delivery.escalations import ClearScreens, Escalations
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.hand_over import HandOver
@@ -128,6 +130,8 @@ class DeliveryObservers:
     """A credential is void."""
     settings_stored: Callable[[str, str], None]
     """The settings of a device (app id, id) are on disk."""
+    clear_screens: ClearScreens
+    """A push is to leave the screens of devices, because somebody else has acted, or it was recalled."""
     answer_remembered: Callable[[int, int], None]
     """An answer is kept with its idempotency key: of this app (number), about so many bytes."""
 
@@ -179,6 +183,8 @@ class DeliveryComponents:
             on_settings=observers.settings_stored,
             on_acted=lambda handles: self.calls.answered(handles),
             on_zone=lambda device_no: self.alert_limiter.zone_changed(device_no),
+            record_acts=lambda *receipts: self.escalations.record_acts(*receipts),
+            on_escalations_ended=lambda ended: self.escalations.acted(ended),
         )
         self.hand_over = hand_over = HandOver(database=database, ledger=ledger, clock_ms=clock_ms, timers=timers)
         self.connections = connections = DeviceConnections(
@@ -240,7 +246,18 @@ class DeliveryComponents:
             alert_limiter=alert_limiter,
             numbers=numbers,
             attachments=self.attachments,
+            first_step=lambda name: self.escalations.first_step(name),
             on_remembered=observers.answer_remembered,
+        )
+        self.duties = DutyStore(database=database, clock_ms=clock_ms)
+        self.escalations = Escalations(
+            database=database,
+            ledger=ledger,
+            clock_ms=clock_ms,
+            timers=timers,
+            storage_left=storage_left,
+            store_made=self.acceptance.store_made,
+            clear_screens=observers.clear_screens,
         )
         self.calls = Calls(database, self.acceptance)
         self.analytics = Analytics(
@@ -305,6 +322,9 @@ class Components:
                 returned=lambda *device: self._missed_pushes.returned(*device),
                 revoked=self._authenticator.forget,
                 settings_stored=lambda app_id, device_id: self._notices.preferences_changed(app_id, device_id),
+                clear_screens=lambda step, told: self._notices.clear_push(
+                    step.app_id, step.push_id, step.kept_for, told
+                ),
                 answer_remembered=self._idempotency_quota.added,
             ),
             make_engine=self._make_engine,
@@ -382,6 +402,7 @@ class Components:
             idempotency_quota=self._idempotency_quota,
             enrolments=self.enrolments,
             calls=delivery.calls,
+            escalations=delivery.escalations,
             certificates=lambda: self.certificate_ends,
             log_lines=lambda: {
                 "queue_full": log_writer.dropped,
@@ -399,6 +420,7 @@ class Components:
         await self.delivery.connections.recover()
         await self.delivery.receipts.recover(self.broker.numbers())
         await self.delivery.rule_changes.recover()
+        await self.delivery.escalations.load()
         await self.delivery.analytics.load()
         await self._webhooks.load()
         await self.delivery.attachments.load()
@@ -426,6 +448,8 @@ class Components:
             acceptance=self.delivery.acceptance,
             forecast=self.delivery.forecast,
             calls=self.delivery.calls,
+            duties=self.delivery.duties,
+            escalations=self.delivery.escalations,
             ledger=self.delivery.ledger,
             reports=self.delivery.reports,
             analytics=self.delivery.analytics,
@@ -481,6 +505,7 @@ class Components:
             self.delivery.ledger.sweep,
             self.delivery.alert_limiter.tick,
             self.delivery.acceptance.limits.tick,
+            self.delivery.escalations.tick,
             self.delivery.analytics.tick,
             self.webhook_sender.tick,
             self._follow_wall_clock,

@@ -50,6 +50,7 @@ CATALOGUE: dict[str, ProblemKind] = {
         404, "No such push", "No push of the key's app has this id, or it is no longer kept."
     ),
     "channel_not_found": ProblemKind(404, "No such channel", "No channel of this id was made in the key's app."),
+    "duty_not_found": ProblemKind(404, "No such duty", "No duty of the key's app has this name."),
     "webhook_not_found": ProblemKind(404, "No such webhook", "No webhook of the key's app has this id."),
     "attachment_not_found": ProblemKind(
         404,
@@ -109,6 +110,12 @@ CATALOGUE: dict[str, ProblemKind] = {
         429,
         "Too many calls wait for their devices",
         "1,000 calls wait for an answer, or 250 of this app.",
+        retryable=True,
+    ),
+    "too_many_escalations": ProblemKind(
+        429,
+        "Too many pushes to duties are under way",
+        "Nobody has acted yet on 1,000 pushes of this app to duties.",
         retryable=True,
     ),
     "too_many_streams": ProblemKind(

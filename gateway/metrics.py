@@ -46,6 +46,7 @@ from gateway.delivery.calls import Calls
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
+from gateway.delivery.escalations import Escalations
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.idempotency_quota import IdempotencyQuota
@@ -99,6 +100,7 @@ class MetricsSources:
     event_log_quota: EventLogQuota
     uplink_quota: UplinkQuota
     calls: Calls
+    escalations: Escalations
     broker: object
     certificates: Callable[[], Mapping[str, float]]
     """A function that gives, of each certificate in use (`server`, `ca`), the end in Unix time; nothing without TLS."""
@@ -111,6 +113,7 @@ class MetricsSources:
             "calls": self.calls.refused,
             "devices": self.enrolments.refused,
             "downloads": self.attachments.downloads_sent_away,
+            "escalations": self.escalations.refused,
             "event_streams": self.feed.streams_refused,
             "slow_downloads": self.attachments.downloads_ended,
             "unread_event_streams": self.feed.streams_stalled,
@@ -252,7 +255,11 @@ class _Collector(Collector):
             "Version of Fleetpush and of Python; whether the hot modules are `compiled` or `pure` Python.",
             value=BUILD,
         )
-        yield _counter("pushes_accepted", "Pushes answered 202.", sources.acceptance.accepted)
+        yield _counter(
+            "pushes_accepted",
+            "Pushes answered 202, and further steps of pushes to duties.",
+            sources.acceptance.accepted,
+        )
         text = "Operations that left accepted pushes to many devices to a later one."
         yield _counter("acceptance_divided", text, sources.acceptance.queue.divided)
         text = "Mailboxes that were counted only after the push that may have filled them."
@@ -262,7 +269,7 @@ class _Collector(Collector):
         text = "Apps of which something is still to be put under new rules."
         yield _gauge("rule_changes_waiting", text, sources.rule_changes.waiting)
         yield _counter(
-            "deliveries_targeted", "Deliveries of the pushes that were answered 202.", sources.acceptance.targeted
+            "deliveries_targeted", "Deliveries of the pushes that were accepted.", sources.acceptance.targeted
         )
         yield _by_label(
             GaugeMetricFamily, "deliveries", "Deliveries kept, as of the last count.", "state", self._census.by_state
@@ -338,6 +345,13 @@ class _Collector(Collector):
         yield _gauge("attachment_uploads", "Uploads of attachments under way.", sources.attachments.uploads)
         yield _gauge("attachment_downloads", "Downloads of attachments under way.", sources.attachments.downloads)
         yield _gauge("calls_waiting", "Calls that wait for their devices.", sources.calls.waiting)
+        yield _gauge(
+            "escalations_running", "Pushes to duties on which nobody has acted yet.", sources.escalations.running
+        )
+        text = "Further steps of pushes to duties that were sent."
+        yield _counter("escalation_steps", text, sources.escalations.steps)
+        text = "Pushes to duties that have ended, by how. One that was acted on after its end counts twice."
+        yield _by_label(CounterMetricFamily, "escalations_ended", text, "state", sources.escalations.ended)
         yield _by_label(
             CounterMetricFamily, "requests_over_share", "Requests refused, or ended, because their app, key or device"
             " had its share or all had what there is.", "limit", sources.over_share(),

@@ -299,8 +299,8 @@ def test_certificates_are_made_in_one_module_that_commands_load_when_run() -> No
 def test_a_message_names_the_command_that_the_person_has() -> None:
     """In a checkout that is `python3 run.py`, and no `fleetpush` is on the path."""
     command = re.compile(
-        r"\bfleetpush (analytics|apps|attachments|backup|call|channels|consent|demo|devices|doctor|events|keys|kiosk"
-        r"|listen|mailbox|policy|preferences|push|pushes|restore|serve|signing|simulate|tls|verify-backup|watch"
+        r"\bfleetpush (analytics|apps|attachments|backup|call|channels|consent|demo|devices|doctor|duties|events|keys"
+        r"|kiosk|listen|mailbox|policy|preferences|push|pushes|restore|serve|signing|simulate|tls|verify-backup|watch"
         r"|webhooks)\b(?!:)"
     )
 

@@ -16,6 +16,10 @@ _PUSH: Final = {
     "channel": "offers",
     "ttl": 3600,
 }
+_DUTY: Final = {
+    "steps": [{"device": "kiosk-1", "wait_s": 60}, {"tag": "lobby", "wait_s": 120}],
+    "acts": ["take"],
+}
 _DEVICE: Final = {"device_id": "kiosk-1", "name": "Entrance", "tags": ["lobby"], "timezone": "Europe/Berlin"}
 
 BODIES: Final[dict[tuple[str, str], Any]] = {
@@ -31,13 +35,14 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/channels"): {"id": "offers", "name": "Offers"},
     ("patch", "/v1/channels/{channel_id}"): {"description": "What is cheap today"},
     ("put", "/v1/policy"): {"timezone": "Europe/Berlin"},
+    ("put", "/v1/duties/{duty_name}"): _DUTY,
     ("post", "/v1/webhooks"): {"url": "https://receiver.example/fleetpush", "types": ["delivery.*"]},
     ("patch", "/v1/webhooks/{webhook_id}"): {"description": "An example"},
     ("post", "/v1/webhooks/{webhook_id}/dead-letters/replay"): {},
     ("post", "/v1/apps"): {"id": "canteen"},
     ("post", "/v1/keys"): {"name": "A sender", "scopes": ["send"]},
 }
-PARAMETERS: Final = {"device_id": "kiosk-1", "channel_id": "offers", "by": "channel"}
+PARAMETERS: Final = {"device_id": "kiosk-1", "channel_id": "offers", "duty_name": "control-room", "by": "channel"}
 """Parameters that a call cannot do without; other ids are made by the server."""
 
 _UPLOADED: Final = "text/plain"
@@ -164,6 +169,16 @@ _STAGES: Final = {
     "time_to_open_ms": None,
 }
 _FUNNEL: Final = {"channel": "offers", **_STAGES}
+_STORED_DUTY: Final = {
+    "name": "control-room",
+    "description": None,
+    **_DUTY,
+    "repeat": 0,
+    "opened": False,
+    "running": 0,
+    "created_at": _AT,
+    "updated_at": _AT,
+}
 _WEBHOOK: Final = {
     "id": "wh_3v9QmxT2yLs8RbW4",
     "url": "https://receiver.example/fleetpush",
@@ -234,6 +249,8 @@ ANSWERS: Final[dict[str, Any]] = {
     "Deliveries": _page(_DELIVERY),
     "Device": _KNOWN_DEVICE,
     "Devices": _page(_KNOWN_DEVICE),
+    "Duties": _page(_STORED_DUTY),
+    "Duty": _STORED_DUTY,
     "EmptiedMailbox": {"cancelled": 1},
     "EnrolledDevice": _CREDENTIAL,
     "EnrolledDevices": {"devices": [_CREDENTIAL]},

@@ -29,14 +29,15 @@ IN_PATH: Final = {
     "device_id": ("device_not_found",),
     "push_id": ("push_not_found", "gone"),
     "channel_id": ("channel_not_found",),
+    "duty_name": ("duty_not_found",),
     "webhook_id": ("webhook_not_found",),
     "attachment_id": ("attachment_not_found",),
     "key_id": ("key_not_found",),
 }
-_PUSH: Final = ("device_not_found", "attachment_not_found", "not_yet_supported")
+_PUSH: Final = ("device_not_found", "attachment_not_found", "duty_not_found", "not_yet_supported")
 _ENROLMENT: Final = ("device_exists", "too_many_devices")
 SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
-    ("post", "/v1/pushes"): (*_PUSH, "idempotency_key_reused"),
+    ("post", "/v1/pushes"): (*_PUSH, "too_many_escalations", "idempotency_key_reused"),
     ("post", "/v1/pushes/forecast"): _PUSH,
     ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
     ("post", "/v1/devices"): _ENROLMENT,
@@ -51,6 +52,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
 OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes/batch"): (
         *_PUSH,
+        "too_many_escalations",
         "idempotency_key_reused",
         "malformed_json",
         "payload_too_large",

@@ -224,13 +224,11 @@ async def list_deliveries(
 async def recall(push_id: PushId, request: Request, principal: Sender) -> Response:
     """Recall a push: what still waits ends `cancelled`, and nothing of it is sent to a device after the answer.
 
-    Devices that have it already are told on their `notices` topic to remove it from the screen. Recalling it
-    again does no harm. Needs a key with the scope `send`.
+    Devices that have it already are told on their `notices` topic to remove it from the screen. Of a push to a duty
+    all steps are recalled, and there is no further one. Recalling it again does no harm. Needs a key with the scope
+    `send`.
     """
-    found = services(request)
-    result = await found.ledger.recall(principal.app_no, push_id)
+    result = await services(request).escalations.recall(app_of(principal), push_id)
     if result is None:
         raise problem("push_not_found", f"no push {push_id!r} in this app")
-    if result["in_flight"] or result["too_late"]:
-        found.notices.push_recalled(principal.app_id, push_id)
     return json_response(result)

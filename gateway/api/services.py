@@ -23,9 +23,12 @@ from gateway.delivery.analytics import Analytics
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.calls import Calls
 from gateway.delivery.consent import PreferenceStore
+from gateway.delivery.duties import DutyStore
+from gateway.delivery.escalations import Escalations
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.notices import Notices
+from gateway.delivery.push import NAME_PATTERN
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
 from gateway.devices import DeviceRegistry
@@ -62,6 +65,8 @@ class Services:
     acceptance: Acceptance
     forecast: Forecast
     calls: Calls
+    duties: DutyStore
+    escalations: Escalations
     ledger: Ledger
     reports: Reports
     analytics: Analytics
@@ -177,6 +182,14 @@ PushId = Annotated[
 ChannelId = Annotated[
     str,
     Path(description="The channel's id. It was not made in the key's app: 404 `channel_not_found`."),
+]
+DutyName = Annotated[str, Path(description="The duty's name. No duty of the key's app has it: 404 `duty_not_found`.")]
+NewDutyName = Annotated[
+    str,
+    Path(
+        pattern=NAME_PATTERN,
+        description="The duty's name: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`.",
+    ),
 ]
 WebhookId = Annotated[
     str, Path(description="The webhook's id. No webhook of the key's app has it: 404 `webhook_not_found`.")

@@ -26,6 +26,9 @@ def push(
     device: Annotated[list[str] | None, typer.Option(help="Instead of ID; may be repeated")] = None,
     tag: Annotated[str | None, typer.Option(help="All devices with this tag")] = None,
     everyone: Annotated[bool, typer.Option("--all", help="All devices")] = False,
+    duty: Annotated[
+        str | None, typer.Option(help="A duty: its steps, one after the other, until somebody acts")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="Line above the text")] = None,
     action: Annotated[list[str] | None, typer.Option(metavar="ID[=TITLE]", help="A button; may be repeated")] = None,
     image: Annotated[str | None, typer.Option(help="A picture: its URL, or a file, which is uploaded")] = None,
@@ -56,7 +59,7 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Send a push: `push kiosk-1 'Hello' --action play`, or `push --all 'Hello'`."""
-    target, text = target_and_text(words or [], device or [], tag, everyone)
+    target, text = target_and_text(words or [], device or [], tag, everyone, duty)
     notification: dict[str, Any] = {"title": title, "body": text, "image": image, "url": url, "sound": sound}
     notification["expires"] = expires
     if action:
@@ -105,7 +108,7 @@ def push(
         else:
             print_accepted(client, accepted)
         if not accepted["targeted"]:
-            note(f"{nobody(target)}, so nobody gets this push.")
+            note(nobody(target))
         if follow:
             watch_push(client, accepted["push_id"], timeout=None, as_json=as_json)
 
@@ -122,15 +125,15 @@ def address_of(client: ServerClient, text: str) -> str:
 
 
 def target_and_text(
-    words: list[str], device: list[str], tag: str | None, everyone: bool
+    words: list[str], device: list[str], tag: str | None, everyone: bool, duty: str | None = None
 ) -> tuple[dict[str, Any], str | None]:
-    chosen = [bool(device), tag is not None, everyone]
+    chosen = [bool(device), tag is not None, everyone, duty is not None]
     if not any(chosen):
         if not words:
-            fail("for whom? Give a device's id, --device, --tag or --all", 2)
+            fail("for whom? Give a device's id, --device, --tag, --duty or --all", 2)
         device, words = words[:1], words[1:]
     elif sum(chosen) > 1:
-        fail("one target, please: an id, --device (repeated), --tag or --all", 2)
+        fail("one target, please: an id, --device (repeated), --tag, --duty or --all", 2)
     if len(words) > 1:
         fail(f"what is {words[1]!r}? A text of several words needs quotes", 2)
     text = words[0] if words else None
@@ -138,6 +141,8 @@ def target_and_text(
         return {"all": True}, text
     if tag is not None:
         return {"tag": tag}, text
+    if duty is not None:
+        return {"duty": duty}, text
     return ({"device": device[0]} if len(device) == 1 else {"devices": device}), text
 
 
@@ -160,9 +165,13 @@ def print_accepted(client: ServerClient, accepted: dict[str, Any]) -> None:
 
 def nobody(target: dict[str, Any]) -> str:
     """Explain why a target is empty."""
+    if "duty" in target:
+        return "The first step is for nobody: the next one follows at once."
     if "tag" in target:
-        return f"No device has the tag {target['tag']!r} (`{PROGRAM} devices list` shows who has which)"
-    return f"There are no devices yet (`{PROGRAM} devices add ID` enrols one)"
+        why = f"No device has the tag {target['tag']!r} (`{PROGRAM} devices list` shows who has which)"
+    else:
+        why = f"There are no devices yet (`{PROGRAM} devices add ID` enrols one)"
+    return f"{why}, so nobody gets this push."
 
 
 def suppression(client: ServerClient, accepted: dict[str, Any]) -> str:

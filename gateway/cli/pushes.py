@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from gateway.cli.duties import describe_escalation
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, PushId, ServerUrl, client_of, command_group
 from gateway.cli.push_batch import pushes_batch
@@ -68,7 +69,9 @@ def pushes_show(push_id: PushId, server: ServerUrl = None, data_dir: DataDir = N
         print_json(found)
         return
     reached = ", ".join(f"{number} {stage}" for stage, number in found["reached"].items())
-    print_facts(found | {"counts": describe_counts(found["counts"]), "reached": reached})
+    escalation = found.pop("escalation", None)
+    facts = found | {"counts": describe_counts(found["counts"]), "reached": reached}
+    print_facts(facts if escalation is None else facts | describe_escalation(escalation))
 
 
 @pushes.command("deliveries")

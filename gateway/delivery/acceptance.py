@@ -25,6 +25,7 @@ from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.digest import PushNumbers
+from gateway.delivery.duties import own_collapse_key
 from gateway.delivery.hand_over import HandOver
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox_limits import MailboxLimits
@@ -35,6 +36,7 @@ from gateway.delivery.submission import (
     AcceptedPush,
     AppRef,
     PendingPush,
+    StoredAlong,
     Submission,
     answer_of,
     answer_unstored,
@@ -96,6 +98,7 @@ class Acceptance:
 
     `clock_ms` gives server time in milliseconds. `storage_left` says whether the disk has room to accept more; it keeps
     a reserve, so that deliveries already accepted can still be recorded when new ones are refused with 507.
+    `first_step` gives what is stored along with a push to a duty of this name.
     `on_remembered` is called for each answer that is kept with its idempotency key: the app, and about how many bytes.
     """
 
@@ -112,8 +115,10 @@ class Acceptance:
         alert_limiter: AlertLimiter,
         numbers: PushNumbers,
         attachments: Attachments,
+        first_step: Callable[[str], StoredAlong],
         on_remembered: Callable[[int, int], None],
     ) -> None:
+        self._first_step = first_step
         self._attachments = attachments
         self._alert_limiter = alert_limiter
         self._database = database
@@ -157,15 +162,20 @@ class Acceptance:
     def pending(self, app: AppRef, submission: Submission) -> PendingPush:
         """Check a submission. Raises Problem 404, 413, 422; with a key the pending push has it, since what the key was
         answered before comes first."""
+        duty = submission.request.target.duty
+        if duty is not None and submission.request.collapse_key is None:
+            submission.request.collapse_key = own_collapse_key()
         try:
             fetch_from = self._attachments.refer(app.no, submission.request)
-            return pending_push(app, submission, self._limits.max_payload, fetch_from)
+            pending = pending_push(app, submission, self._limits.max_payload, fetch_from)
         except Problem as refusal:
             if submission.idempotency_key is None:
                 raise
             pending = unchecked_push(app, submission)
             pending.refused = refusal
-            return pending
+        if duty is not None:
+            pending.along = self._first_step(duty)
+        return pending
 
     async def accept(self, app: AppRef, request: PushRequest) -> AcceptedPush:
         """Store one push; returns after the commit. Raises Problem (422, 404, 413, 507, 503)."""
@@ -294,10 +304,7 @@ class Acceptance:
                 if not batch.stored.done():
                     batch.stored.set_result(None)
             try:
-                self.limits.enforced(stored.limited)
-                self._ledger.on_ended(stored.losers)
-                self._ledger.on_devices_ended(stored.superseded)
-                self._hand_out(submitted.pending_pushes, submitted.accepted_at)
+                self._after_commit(stored, submitted.pending_pushes, submitted.accepted_at)
             finally:  # whatever one push did, the next are stored
                 self._called_back(submitted)
 
@@ -312,6 +319,44 @@ class Acceptance:
 
         self._database.submit(operation, on_commit, on_error)
         self._ledger.flush_along()
+
+    def store_made(
+        self,
+        make: Callable[[sqlite3.Connection, int], list[PendingPush]],
+        done: Callable[[], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Store pushes to few devices that an operation makes by itself, of what it finds due.
+
+        `make(connection, now_ms)` runs on the writer thread, and again after everything was rolled back; what it
+        writes is stored with the pushes. Exactly one of the callbacks follows.
+        """
+        runs: list[tuple[list[PendingPush], int]] = []
+
+        def operation(connection: sqlite3.Connection) -> StoredPushes:
+            if runs:
+                self.limits.forget()
+            now_ms = self._clock_ms()
+            runs.append((make(connection, now_ms), now_ms))
+            return self._store_of_pushes.store(connection, runs[-1][0], now_ms)
+
+        def on_commit(stored: StoredPushes) -> None:
+            try:
+                self._after_commit(stored, *runs[-1])
+            finally:
+                done()
+
+        def refused(error: BaseException) -> None:
+            self.limits.forget()
+            on_error(error)
+
+        self._database.submit(operation, on_commit, refused)
+
+    def _after_commit(self, stored: StoredPushes, pending_pushes: list[PendingPush], accepted_at: int) -> None:
+        self.limits.enforced(stored.limited)
+        self._ledger.on_ended(stored.losers)
+        self._ledger.on_devices_ended(stored.superseded)
+        self._hand_out(pending_pushes, accepted_at)
 
     def _begin(self, operation: _Operation) -> None:
         """Take what waits. Writer thread."""
@@ -335,6 +380,8 @@ class Acceptance:
             if not pending.push_no:
                 continue
             self._ledger.changed.add(pending.push_no)
+            if pending.along is not None:
+                pending.along.stored(pending)
             self.accepted += 1
             self.targeted += pending.targeted
             key = pending.idempotency_key

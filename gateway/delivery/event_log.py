@@ -34,7 +34,8 @@ ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
 DELIVERY_TYPES = ("delivery.sent", *(f"delivery.{name}" for name in (*RECEIPT_STATES, *(end.label for end in ENDS))))
 CONNECTION_TYPES = ("device.connected", "device.disconnected")
 DEVICE_TYPES = (*CONNECTION_TYPES, "device.settings", "device.uplink", "device.gap")
-TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, "policy.critical", "webhook.disabled")
+DUTY_TYPES = ("duty.escalated", "duty.acted", "duty.exhausted")
+TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, *DUTY_TYPES, "policy.critical", "webhook.disabled")
 """Every type there is; `events.lost` stands in a reader's stream for what has left."""
 PAGE_ENTRIES = 2_000
 """Entries that one read looks at."""

@@ -13,6 +13,7 @@ from gateway.audience.policy import PolicyStore
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.device_connections import DeviceConnections
+from gateway.delivery.duties import devices_of_step, read_duty, unknown_duty
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AppRef, Submission, listed_ids, nobody_known, pending_push
 from gateway.delivery_states import PRIORITIES
@@ -50,7 +51,13 @@ class Forecast:
 
         def count(connection: sqlite3.Connection) -> dict[str, Any]:
             ids = listed_ids(target)
-            if ids is not None:
+            if target.duty is not None:
+                duty = read_duty(connection, app.no, target.duty)
+                if duty is None:
+                    raise unknown_duty(target.duty)
+                chosen = devices_of_step(connection, app.no, duty.steps[0])
+                devices, unknown = BitMap(chosen.numbers), list(chosen.unknown)
+            elif ids is not None:
                 known = targeting.device_rows(connection, app.no, ids)
                 unknown = [device_id for device_id in ids if device_id not in known]
                 if not known:

@@ -407,12 +407,7 @@ class Ledger:
         push_no = await self._database.write(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
             return None
-        self._recalled[push_no] = None
-        while len(self._recalled) > 10_000:  # only needed until the operation below is on disk
-            del self._recalled[next(iter(self._recalled))]
-        push = self.pushes.get(push_no)
-        if push is not None:
-            push.recalled = True
+        self.note_recalled([push_no])
         self.flush()
         now_ms = self._clock_ms()
         final = await self._database.write(lambda connection: start_recall(connection, push_no, now_ms), app_no)
@@ -428,6 +423,24 @@ class Ledger:
             )
             found.update(part)
         return dict(found)
+
+    def note_recalled(self, push_nos: Iterable[int]) -> None:
+        """Hand nothing of these pushes over any more: they are recalled on disk, or about to be."""
+        for push_no in push_nos:
+            self._recalled[push_no] = None
+            push = self.pushes.get(push_no)
+            if push is not None:
+                push.recalled = True
+        while len(self._recalled) > 10_000:  # only needed until that is on disk
+            del self._recalled[next(iter(self._recalled))]
+
+    def recall_few(self, connection: sqlite3.Connection, push_no: int, now_ms: int) -> None:
+        """Take back what is still waiting of a push to few devices. Writer thread; `note_recalled` when it is on disk.
+
+        Raises Problem 410 for a push whose counts are no longer kept.
+        """
+        if start_recall(connection, push_no, now_ms) is None:
+            recall_rows(connection, push_no, 0, self.sent_of(push_no), now_ms)
 
     def is_recalled(self, push: ActivePush) -> bool:
         """Whether a push is recalled, or about to be."""

@@ -51,6 +51,12 @@ SWEEP_PUSHES = 200
 SWEEP_DEVICES = 500_000
 """Devices for which pushes that wait in sets are ended by one sweep, and those of the last push: about 5 ms."""
 
+ReceiptRow = tuple[int, int, str, str | None, str | None]
+"""A receipt: push number, device number, event, detail, result as JSON. The detail is the action of an `acted`, the
+reason of a `dismissed`."""
+RecordActs = Callable[[sqlite3.Connection, Sequence[ReceiptRow], int], list[bool]]
+"""What else an operation does with receipts (`escalations`)."""
+
 _ARRIVED = f"BETWEEN {DeliveryState.DELIVERED:d} AND {DeliveryState.ACTED:d}"
 _HANDED_OVER_OR_ARRIVED = f"BETWEEN {DeliveryState.SENT:d} AND {DeliveryState.ACTED:d}"
 _RECALLED_TOO_LATE = [state for state in DeliveryState if DeliveryState.SENT <= state <= DeliveryState.ACTED]
@@ -363,13 +369,10 @@ def _least_valuable_first(connection: sqlite3.Connection, device_no: int) -> Ite
 
 def receipt_rows(
     connection: sqlite3.Connection,
-    receipts: Sequence[tuple[int, int, str, str | None, str | None]],
+    receipts: Sequence[ReceiptRow],
     now_ms: int,
 ) -> None:
-    """Store receipts of existing deliveries: (push_no, device_no, event, detail, result JSON); first ones win.
-
-    The detail is the action of an `acted`, the reason of a `dismissed`.
-    """
+    """Store receipts of existing deliveries; the first ones win."""
     handles_to_rows(connection, [handle_of(push_no, device_no) for push_no, device_no, *_ in receipts])
     by_event: dict[str, dict[tuple[int, int], list[Any]]] = {}
     for push_no, device_no, event, detail, result in receipts:

@@ -4,7 +4,8 @@ The broker keeps a notice for a device that is away and has subscribed.
 
 `preferences`: the document that `GET /v1/devices/{id}/preferences` answers, whenever it has changed, and when the
 device asks for it: it says `{}` on its `settings` topic. `gap`: see `missed_pushes`. `clear`: a push that it has was
-recalled, and should leave the screen; told once, to as many as there are until the server ends.
+recalled, or somebody else has acted on it, and it should leave the screen; told once, to as many as there are until the
+server ends.
 """
 
 from __future__ import annotations
@@ -72,13 +73,24 @@ class Notices:
         if found is not None:
             self.send(app_id, device_id, "preferences", await self._preferences.document(*found))
 
-    def push_recalled(self, app_id: str, push_id: str) -> None:
-        """Send a `clear` to the devices that have the push, and may still show it."""
-        task = asyncio.get_running_loop().create_task(self._send_clear(app_id, push_id))
-        self._clearing.add(task)
-        task.add_done_callback(self._clearing.discard)
+    def clear_push(self, app_id: str, push_id: str, but_not: str | None, done: Callable[[], None]) -> None:
+        """Send a `clear` to the devices that have the push, and may still show it; `done` is called when they are told.
 
-    async def _send_clear(self, app_id: str, push_id: str) -> None:
+        `but_not`: the id of a device that may go on showing it, since somebody has just acted there.
+        """
+        task = asyncio.get_running_loop().create_task(self._send_clear(app_id, push_id, but_not))
+        self._clearing.add(task)
+
+        def told(task: asyncio.Task[None]) -> None:
+            self._clearing.discard(task)
+            if not task.cancelled():  # the server ends
+                if task.exception() is not None:
+                    log.warning("a push cannot be taken off the screens: %s", task.exception())
+                done()
+
+        task.add_done_callback(told)
+
+    async def _send_clear(self, app_id: str, push_id: str, but_not: str | None) -> None:
         after: int | None = 0
         while after is not None:
             looked_from = after
@@ -86,7 +98,8 @@ class Notices:
                 lambda connection: _showing_devices(connection, push_id, looked_from)  # noqa: B023  awaited here
             )
             for _, device_id in rows:
-                self.send(app_id, device_id, "clear", {"push_ids": [push_id]})
+                if device_id != but_not:
+                    self.send(app_id, device_id, "clear", {"push_ids": [push_id]})
 
     def send(self, app_id: str, device_id: str, kind: str, content: dict[str, Any]) -> None:
         """Send one notice to a device."""

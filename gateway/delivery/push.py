@@ -47,7 +47,8 @@ IDLE_BYTES = 16 * 1024 * 1024
 each once."""
 
 DeviceId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+NAME_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """Tags, channels and action ids."""
 
 
@@ -72,6 +73,9 @@ class Target(_Strict):
     known: 404 `device_not_found`. More than 10,000: 422 `invalid_request`."""
     tag: Name | None = None
     """All devices with this tag, without a limit. None has it: accepted, with 0 deliveries."""
+    duty: Name | None = None
+    """A duty by its name: its first step now, the next ones while nobody acts. Each of those is a push of its own. No
+    duty has the name: 404 `duty_not_found`. Too many are under way: 429 `too_many_escalations`."""
     topic: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     """Reserved. Not available in this version: 422 `not_yet_supported`."""
     where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE_CHARACTERS)] | None = None
@@ -83,7 +87,7 @@ class Target(_Strict):
     def _exactly_one(self) -> Target:
         given = self.__pydantic_fields_set__
         if len(given) != 1 or self.__dict__[next(iter(given))] is None:
-            raise ValueError('give exactly one of "device", "devices", "tag", "topic", "where" or "all": true')
+            raise ValueError('give exactly one of "device", "devices", "tag", "duty", "topic", "where" or "all": true')
         return self
 
 
@@ -206,7 +210,8 @@ class PushRequest(_Strict):
     delivered ends `expired`. 0: deliver at once or not at all."""
     collapse_key: Annotated[Printable, StringConstraints(min_length=1, max_length=64)] | None = None
     """1 to 64 characters. A newer push to the same device with the same key supersedes this one while it waits, and
-    replaces it on the screen. Left out: it is never superseded."""
+    replaces it on the screen. Left out: it is never superseded; a push to a duty gets a key of its own, so that its
+    steps do not pile up on a screen."""
     send_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
     """Reserved: a time with its offset, RFC 3339. Not available in this version: 422 `not_yet_supported`."""
     deadline: Annotated[int, Field(ge=1, le=86_400)] | None = None
@@ -233,6 +238,13 @@ class PushRequest(_Strict):
                 raise ValueError('"signed" and "encrypted" are for the kinds "command" and "silent"')
             if self.signed is not None and self.encrypted is not None:
                 raise ValueError('give "signed" or "encrypted": what is encrypted has the signature inside')
+        if self.target.duty is not None:
+            if self.kind == "command":
+                raise ValueError('a "command" is for devices; somebody on "duty" acts on an "alert" or "in_app"')
+            if self.signed is not None or self.encrypted is not None:
+                raise ValueError('"signed" and "encrypted" name a device; whom a "duty" is for, nobody knows yet')
+            if not self.ttl:
+                raise ValueError('a push to a "duty" has a "ttl": it ends when that is over')
         return self
 
     def content(self) -> str:

@@ -104,7 +104,12 @@ class PushStore:
                 pending.answer = self.remembered(connection, pending, key, now_ms) or pending.refused
                 if pending.answer is not None:
                     continue
-            if not self._resolve(pending, known):
+            along = pending.along
+            if along is not None:
+                pending.answer = along.choose(connection, pending, now_ms)
+                if pending.answer is not None:
+                    continue
+            elif not self._resolve(pending, known):
                 continue
             push_no += 1
             if pending.listed is None:
@@ -114,6 +119,8 @@ class PushStore:
             if left_out:
                 withheld += [(push_no, reason, devices) for reason, devices in left_out.items()]
             self._insert(connection, pending, push_no, push_ids.pop(), now_ms, left_out, single, pushes)
+            if along is not None:
+                along.store(connection, pending, now_ms)
             if key is not None:
                 assert pending.body_hash is not None, "given with the key"
                 answered[(pending.app.no, key)] = (pending.body_hash, pending)
@@ -163,10 +170,11 @@ class PushStore:
         """The devices of a push that do not want it, by the reason. Writer thread."""
         app_no = pending.app.no
         of_app = preferences.get(app_no)
-        if not of_app and (pending.listed is not None or not self._policies.is_guarded(app_no)):
+        is_looked_up = pending.listed is not None and pending.along is None
+        if not of_app and (is_looked_up or not self._policies.is_guarded(app_no)):
             return {}
         rules = self._policies.of(app_no)
-        if pending.listed is None:
+        if not is_looked_up:
             return unwanted_selected(
                 connection, app_no, rules, pending.kind, pending.channel, pending.priority, BitMap(pending.devices)
             )

@@ -43,7 +43,7 @@ from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.engine import PACKET_ID_BITS, Message, ReasonCode
 from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
-from gateway.delivery.ledger_statements import receipt_rows
+from gateway.delivery.ledger_statements import ReceiptRow, RecordActs, receipt_rows
 from gateway.delivery.uplink import UplinkLimits, store_uplink
 from gateway.device_topics import split_client_id, split_topic
 from gateway.merge_patch import merge_patch
@@ -152,7 +152,8 @@ class Receipts:
 
     `clock_ms` gives server time in milliseconds. `on_settings` is called with app id and device id when a device's
     settings are stored, `on_acted` with the handles of deliveries of which somebody has acted, `on_zone` with the
-    number of a device that may have moved to another time zone.
+    number of a device that may have moved to another time zone. `record_acts`, on the writer thread, ends the
+    escalations that receipts act upon, and answers what `on_escalations_ended` is called with.
     """
 
     def __init__(
@@ -168,6 +169,8 @@ class Receipts:
         on_settings: Callable[[str, str], None],
         on_acted: Callable[[list[int]], None],
         on_zone: Callable[[int], None],
+        record_acts: RecordActs,
+        on_escalations_ended: Callable[[Sequence[bool]], None],
     ) -> None:
         self._database = database
         self._activity = activity
@@ -177,6 +180,7 @@ class Receipts:
         self._ledger = ledger
         self._preferences = preferences
         self._on_settings, self._on_acted, self._on_zone = on_settings, on_acted, on_zone
+        self._record_acts, self._on_escalations_ended = record_acts, on_escalations_ended
         self._pending: dict[tuple[str, str], deque[DeviceMessage | Release]] = {}
         """Messages by app and device id; the first device is the next to have its turn."""
         self._scheduled = self._under_way = self._ended = False
@@ -285,7 +289,7 @@ class Receipts:
         now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> StoredMessages:
-            return store_messages(connection, messages, self._uplink, self._preferences, now_ms)
+            return store_messages(connection, messages, self._uplink, self._preferences, self._record_acts, now_ms)
 
         def on_commit(changed: StoredMessages) -> None:
             try:
@@ -296,6 +300,7 @@ class Receipts:
         def report(changed: StoredMessages) -> None:
             self._preferences.after_commit(changed.recorded, changed.in_flight)
             self._on_acted(changed.acted)
+            self._on_escalations_ended(changed.escalations_ended)
             for message in changed.settings:
                 assert message.device_no is not None, "looked up before"
                 self._preferences.on_stored(message.device_no)
@@ -409,6 +414,8 @@ class StoredMessages:
     """Handles of the deliveries that have a receipt now, or have ended."""
     acted: list[int] = field(default_factory=list)
     """Handles of those with an action or a result."""
+    escalations_ended: list[bool] = field(default_factory=list)
+    """Escalations that were acted upon: whether each was running."""
     in_flight: set[int] = field(default_factory=set)
     """Handles that are not wanted any more, and are on their way."""
     done: tuple[int, int] = (0, 0)
@@ -422,6 +429,7 @@ def store_messages(
     messages: Sequence[DeviceMessage | Release],
     uplink: UplinkLimits,
     preferences: PreferenceStore,
+    record_acts: RecordActs,
     now_ms: int,
 ) -> StoredMessages:
     """Store messages of devices, in their order, until that has taken SLICE_SECONDS. Writer thread.
@@ -434,7 +442,7 @@ def store_messages(
 
     def store_receipts() -> None:
         if receipts:
-            _store_receipts(connection, receipts, preferences, changed, now_ms)
+            _store_receipts(connection, receipts, preferences, record_acts, changed, now_ms)
             receipts.clear()
 
     for count, message in enumerate(messages):
@@ -517,6 +525,7 @@ def _store_receipts(
     connection: sqlite3.Connection,
     receipts: list[tuple[DeviceMessage, Receipt]],
     preferences: PreferenceStore,
+    record_acts: RecordActs,
     changed: StoredMessages,
     now_ms: int,
 ) -> None:
@@ -539,7 +548,7 @@ def _store_receipts(
             (json.dumps(wanted),),
         ).fetchall()
     }
-    rows: list[tuple[int, int, str, str | None, str | None]] = []
+    rows: list[ReceiptRow] = []
     answered: set[tuple[int, int]] = set()
     for index, (message, receipt) in enumerate(receipts):
         assert message.device_no is not None, "looked up before"
@@ -563,6 +572,7 @@ def _store_receipts(
             )
             _store_settings(connection, message, settings, "push", preferences, changed, now_ms)
     receipt_rows(connection, rows, now_ms)
+    changed.escalations_ended += record_acts(connection, rows, now_ms)
     changed.recorded += [handle_of(push_no, device_no) for push_no, device_no, *_ in rows]
     changed.acted += [handle_of(push_no, device_no) for push_no, device_no, event, *_ in rows if event == "acted"]
 

@@ -18,11 +18,12 @@ from typing import Any
 from pyroaring import BitMap
 
 from gateway.delivery.delivery_sets import pushes_waiting_for, state_counts, waiting_of
+from gateway.delivery.escalation_rows import escalation_members, sent_steps, step_numbers
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push import push_number
 from gateway.delivery.whole_deliveries import WholeDelivery, whole_deliveries
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
-from gateway.errors import problem
+from gateway.errors import Problem, problem
 from gateway.pages import ListPage, fill_page
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339, rfc3339_or_none
@@ -54,9 +55,29 @@ class Reports:
 
     async def push(self, app_no: int, push_id: str) -> dict[str, Any]:
         """A push with `counts` and `reached`. Raises Problem 404, or 410 when its counts are no longer kept."""
-        push_no = await self._number(app_no, push_id)
-        sent = self._ledger.sent_of(push_no)
-        described = await self._database.read(lambda connection: read_push(connection, push_no, sent), app_no)
+
+        def find(connection: sqlite3.Connection) -> list[int]:
+            push_no = push_number(connection, app_no, push_id)
+            return [] if push_no is None else [push_no, *step_numbers(connection, push_no)]
+
+        numbers = await self._database.read(find, app_no)
+        if not numbers:
+            raise _unknown_push(push_id)
+        push_no = numbers[0]
+        sent = {number: self._ledger.sent_of(number) for number in numbers}
+
+        def read(connection: sqlite3.Connection) -> dict[str, Any] | None:
+            described = read_push(connection, push_no, sent[push_no])
+            if described is not None:
+                described |= escalation_members(connection, [push_no]).get(push_no, {})
+                if "escalation" in described:
+                    described["escalation"]["steps"] = [
+                        step | {"counts": read_counts(connection, number, sent.get(number, ()))}
+                        for number, step in sent_steps(connection, push_no)
+                    ]
+            return described
+
+        described = await self._database.read(read, app_no)
         if described is None:
             raise problem("gone", "this push ended long ago and its counts are no longer kept")
         return described
@@ -65,7 +86,7 @@ class Reports:
         """The number of a push. Raises Problem 404."""
         push_no = await self._database.read(lambda connection: push_number(connection, app_no, push_id), app_no)
         if push_no is None:
-            raise problem("push_not_found", f"no push {push_id!r} in this app")
+            raise _unknown_push(push_id)
         return push_no
 
     async def pushes(self, app_no: int, limit: int, cursor: str | None) -> ListPage:
@@ -95,8 +116,9 @@ class Reports:
         in_flight = {no: self._ledger.sent_of(no) for no in numbers}
 
         def read(connection: sqlite3.Connection) -> ListPage:
+            members = escalation_members(connection, numbers)
             found = ((no, read_push(connection, no, in_flight[no])) for no in numbers)
-            kept = ((no, push) for no, push in found if push is not None)
+            kept = ((no, push | members.get(no, {})) for no, push in found if push is not None)
             page = fill_page(kept, limit, itemgetter(1), itemgetter(0))
             return page._replace(next_cursor=str(numbers[-1])) if more and page.next_cursor is None else page
 
@@ -231,6 +253,22 @@ def count_states(connection: sqlite3.Connection, push_no: int, sent: Sequence[in
     return counts
 
 
+def _final_or_now(
+    connection: sqlite3.Connection, push_no: int, final_counts: str | None, sent: Sequence[int]
+) -> dict[str, int]:
+    """The counts that retention has left of a push, or those of its deliveries."""
+    counts: dict[str, int] = (
+        json.loads(final_counts) if final_counts is not None else count_states(connection, push_no, sent)
+    )
+    return counts
+
+
+def read_counts(connection: sqlite3.Connection, push_no: int, sent: Sequence[int]) -> dict[str, int]:
+    """The counts of a push that is still kept, as the API shows them."""
+    targeted, final = connection.execute("SELECT targeted, final_counts FROM push WHERE no = ?", (push_no,)).fetchone()
+    return {"targeted": targeted, **_final_or_now(connection, push_no, final, sent)}
+
+
 def reached(counts: dict[str, int]) -> dict[str, int]:
     """Cumulative counts: an opened one was displayed and delivered as well."""
     return {name: sum([counts[label] for label in labels]) for name, labels in _REACHED.items()}
@@ -241,7 +279,7 @@ def read_push(connection: sqlite3.Connection, push_no: int, sent: Sequence[int])
     row = connection.execute(f"SELECT {_PUSH} FROM push WHERE no = ? AND gone_at IS NULL", (push_no,)).fetchone()
     if row is None:
         return None
-    counts = json.loads(row[15]) if row[15] is not None else count_states(connection, row[0], sent)
+    counts = _final_or_now(connection, row[0], row[15], sent)
     optional = {"collapse_key": row[6], "channel": row[7]}
     return {
         "push_id": row[1],
@@ -283,6 +321,10 @@ def _describe_delivery(row: Sequence[Any], in_flight: bool) -> dict[str, Any]:
         "action": row[11],
         "result": json.loads(row[12]) if row[12] is not None else None,
     }
+
+
+def _unknown_push(push_id: str) -> Problem:
+    return problem("push_not_found", f"no push {push_id!r} in this app")
 
 
 def cursor_number(cursor: str | None) -> int | None:

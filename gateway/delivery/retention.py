@@ -17,6 +17,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from gateway.delivery.delivery_sets import remove_sets
+from gateway.delivery.escalation_rows import remove_escalations
 from gateway.delivery.event_log import remove_events
 from gateway.delivery.funnels import HOUR_MS, finish_row
 from gateway.delivery.reports import count_states
@@ -194,11 +195,14 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
 
 
 def _bury_pushes(connection: sqlite3.Connection, now_ms: int, kept: int) -> int:
-    return connection.execute(
+    buried = connection.execute(
         "UPDATE push SET gone_at = ?, target = '{}', content = '{}', final_counts = '{}' WHERE no IN"
-        " (SELECT no FROM push WHERE swept_at <= ? AND gone_at IS NULL LIMIT ?)",
+        " (SELECT no FROM push WHERE swept_at <= ? AND gone_at IS NULL LIMIT ?) RETURNING no",
         (now_ms, now_ms - kept, SLICE_ROWS),
-    ).rowcount
+    ).fetchall()
+    if buried:
+        remove_escalations(connection, [no for (no,) in buried])
+    return len(buried)
 
 
 def _remove_devices(connection: sqlite3.Connection) -> int:

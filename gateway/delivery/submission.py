@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 from pydantic import StringConstraints
 from pyroaring import BitMap
@@ -58,6 +59,22 @@ class Submission(NamedTuple):
     body_hash: bytes | None = None
 
 
+class StoredAlong(Protocol):
+    """Stores more along with a push, in the same operation, and chooses its devices: for a step of a duty."""
+
+    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
+        """Note in the push for which devices it is; the problem that it is refused with, if it is.
+
+        Writer thread; may be called again, after everything was rolled back.
+        """
+
+    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
+        """Store what belongs to the push, whose number and devices are known. Writer thread."""
+
+    def stored(self, pending: PendingPush) -> None:
+        """Learn that all of it is on disk. Loop."""
+
+
 @dataclass(slots=True, eq=False)
 class PendingPush:
     """A submission that passed every check that needs no database; one with a key may have passed them before."""
@@ -72,7 +89,7 @@ class PendingPush:
     content: str
     frame_size: int
     listed: list[str] | None
-    """The device ids of the target, each once; None when it selects instead."""
+    """The device ids of the target, each once; None when it selects instead, and none if `along` chooses."""
     target: Target | None = None
     """The target, unless it is a single device."""
     idempotency_key: str | None = None
@@ -99,6 +116,7 @@ class PendingPush:
     """Devices will come for what belongs to it."""
     fetch_within: int = 0
     """Seconds that they are given; 0: nothing is said."""
+    along: StoredAlong | None = None
 
     @property
     def whole_content(self) -> str:
@@ -130,9 +148,14 @@ class PendingPush:
 
 
 def listed_ids(target: Target) -> list[str] | None:
-    """The device ids a target names, without duplicates and in order; None when it selects instead."""
+    """The device ids a target names, without duplicates and in order; None when it selects instead.
+
+    None of a duty, whose first step is known when it is stored.
+    """
     if target.device is not None:
         return [target.device]
+    if target.duty is not None:
+        return []
     return list(dict.fromkeys(target.devices)) if target.devices is not None else None
 
 

@@ -1,4 +1,4 @@
-"""Every table of the gateway on one page.
+"""Every table of the gateway on one page, but for those of duties (`duty_models`).
 
 Conventions: `no` is the internal integer key, `id` the public name. Times are integer milliseconds of server time
 (Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names
@@ -20,6 +20,9 @@ from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
 from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
+from gateway.store import duty_models
+
+assert duty_models.Duty.__tablename__ == "duty"  # the import defines the tables
 
 
 class Application(SQLModel, table=True):

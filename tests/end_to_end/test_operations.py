@@ -246,6 +246,15 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert [item["priority"] for item in waiting] == ["high", "normal", "normal"]
     assert session.json("mailbox", "empty", "till-1") == {"cancelled": 3}
     assert session.json("pushes", "recall", first)["cancelled"] == 2
+    steps = ["--step", "till-1@1h", "--step", "kiosk-1,kiosk-2@1h", "--step", "tag:foyer@1h"]
+    more = ["--repeat", "1", "--act", "take", "--opened", "--description", "Who comes"]
+    assert session.json("duties", "set", "desk", *steps, *more)["steps"][1]["devices"] == ["kiosk-1", "kiosk-2"]
+    alarm = session.json("push", "--duty", "desk", "Come")["push_id"]
+    assert session.json("duties", "show", "desk")["running"] == 1
+    session.run("pushes", "show", alarm)
+    assert session.json("pushes", "recall", alarm)["cancelled"] == 1
+    assert [item["running"] for item in session.listed("duties", "list")] == [0]
+    session.run("duties", "remove", "desk")
     session.run("analytics", "push", first)
     times = ["--from", "1d", "--to", "2100-01-01"]
     assert session.run("analytics", "by", "channel", *times, "--format", "csv").stdout.startswith("channel,targeted")

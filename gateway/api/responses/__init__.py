@@ -28,6 +28,7 @@ from gateway.api.responses.common import (
     HealthResponse,
     ProblemDocument,
 )
+from gateway.api.responses.counts import CountsResponse
 from gateway.api.responses.devices import (
     CallAnswerResponse,
     DeviceResponse,
@@ -38,10 +39,17 @@ from gateway.api.responses.devices import (
     UplinkResponse,
     WaitingPushResponse,
 )
+from gateway.api.responses.duties import (
+    ActResponse,
+    DutiesResponse,
+    DutyResponse,
+    DutyStepResponse,
+    EscalationResponse,
+    SentStepResponse,
+)
 from gateway.api.responses.pushes import (
     AcceptedPushResponse,
     AttachmentResponse,
-    CountsResponse,
     DeliveriesResponse,
     DeliveryResponse,
     ForecastResponse,
@@ -79,6 +87,7 @@ from gateway.api.responses.webhooks import (
 
 __all__ = [
     "AcceptedPushResponse",
+    "ActResponse",
     "ApplicationResponse",
     "ApplicationsResponse",
     "AttachmentResponse",
@@ -101,9 +110,13 @@ __all__ = [
     "DeliveryResponse",
     "DeviceResponse",
     "DevicesResponse",
+    "DutiesResponse",
+    "DutyResponse",
+    "DutyStepResponse",
     "EmptiedMailboxResponse",
     "EnrolledDeviceResponse",
     "EnrolledDevicesResponse",
+    "EscalationResponse",
     "ForecastResponse",
     "FunnelResponse",
     "FunnelsResponse",
@@ -128,6 +141,7 @@ __all__ = [
     "RecallResponse",
     "RefusedDeviceResponse",
     "ReplayedResponse",
+    "SentStepResponse",
     "StagesResponse",
     "UplinkMessageResponse",
     "UplinkResponse",

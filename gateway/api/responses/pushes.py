@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.api.responses.common import PageResponse, Response
+from gateway.api.responses.counts import CountsResponse
+from gateway.api.responses.duties import EscalationResponse
 
 
 class AcceptedPushResponse(Response):
@@ -32,44 +34,6 @@ class ForecastResponse(Response):
     are checked when a push is sent to the device and are not counted here."""
     unknown: list[str]
     """Ids in the target's `devices` of which the app has no device."""
-
-
-class CountsResponse(Response):
-    """Deliveries of a push by their present state. Each is counted once, in one snapshot: the states sum to
-    `targeted`."""
-
-    targeted: int
-    """All deliveries of the push, fixed when it was accepted."""
-    waiting: int
-    """In the mailbox of a device that is offline, busy, or held back by caps or quiet hours."""
-    sent: int
-    """Sent with MQTT and not acknowledged yet. With QoS 0, which has no acknowledgement, this is final until a receipt
-    proves more."""
-    delivered: int
-    """Acknowledged by the device's MQTT client (PUBACK, or PUBCOMP for QoS 2), or by its receipt."""
-    displayed: int
-    """Shown to the person, by the device's receipt."""
-    dismissed: int
-    """Put away by the person, or by the device itself."""
-    opened: int
-    """Opened by the person."""
-    acted: int
-    """An action was chosen, or a command was carried out."""
-    expired: int
-    """Ended because the time to live was over."""
-    superseded: int
-    """Ended because a newer push has the same collapse key, or because it went into a digest."""
-    cancelled: int
-    """Ended because the push was recalled, or the mailbox emptied."""
-    suppressed: int
-    """Ended because of the person's consent, a muted channel, a cap or quiet hours."""
-    overflowed: int
-    """Ended because the mailbox was full: the oldest of the lowest priority makes room."""
-    refused: int
-    """Ended because the device refused it with an MQTT reason code, it is larger than the device's maximum packet size,
-    or the device did not acknowledge it again and again."""
-    revoked: int
-    """Ended because the device was removed."""
 
 
 class ReachedResponse(Response):
@@ -136,6 +100,11 @@ class PushResponse(Response):
     """Its deliveries by present state."""
     reached: ReachedResponse
     """Its deliveries by how far they came, cumulative."""
+    escalation: EscalationResponse | None = None
+    """Of a push to a duty: how far it has come. The deliveries of the push are those of the first step. Left out: its
+    target is no duty."""
+    escalation_of: str | None = None
+    """Of a further step of a push to a duty: that push. Left out: it is none."""
 
 
 class PushesResponse(PageResponse):

@@ -25,6 +25,8 @@ CALLS = {
     "/v1/devices/{device_id}/call": {"post"},
     "/v1/channels": {"get", "post"},
     "/v1/channels/{channel_id}": {"get", "patch", "delete"},
+    "/v1/duties": {"get"},
+    "/v1/duties/{duty_name}": {"get", "put", "delete"},
     "/v1/policy": {"get", "put"},
     "/v1/policy/critical-uses": {"get"},
     "/v1/pushes": {"get", "post"},

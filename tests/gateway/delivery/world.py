@@ -18,6 +18,7 @@ from gateway.delivery.attachments import AttachmentLimits
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.engine import Body, Message
+from gateway.delivery.escalation_rows import StepPush
 from gateway.delivery.event_log import EventPage, Position, read_events
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, AppRef, PendingPush, Submission
@@ -60,6 +61,8 @@ class World:
         self.on_disconnected: Callable[[DeviceIdentity, int, str, str], None] = lambda *end: None
         self.on_returned: Callable[[int, str, str], None] = lambda *device: None
         self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
+        self.cleared: list[tuple[str, str | None]] = []
+        """Pushes that devices were told to clear, and the device that was not told."""
         self.loop = asyncio.new_event_loop()
         self.connection = fresh_database()
         self.identities: dict[int, DeviceIdentity] = {}
@@ -103,6 +106,7 @@ class World:
                 returned=lambda *device: self.on_returned(*device),
                 revoked=lambda: None,
                 settings_stored=lambda app_id, device_id: self.on_settings(app_id, device_id),
+                clear_screens=lambda step, told: self.on_clear(step, told),
                 answer_remembered=lambda app_no, size: None,
             ),
             make_engine=self._make_engine,
@@ -113,9 +117,11 @@ class World:
         self.receipts, self.acceptance = wired.receipts, wired.acceptance
         self.analytics, self.reports, self.forecast = wired.analytics, wired.reports, wired.forecast
         self.attachments = wired.attachments
+        self.duties, self.escalations = wired.duties, wired.escalations
         self.run(self.policies.load())
         self.run(self.alert_limiter.load())
         self.run(self.rule_changes.recover())
+        self.run(self.escalations.load())
         self.run(self.analytics.load())
 
     crash = boot
@@ -126,6 +132,10 @@ class World:
 
     def clock(self) -> int:
         return self.now
+
+    def on_clear(self, step: StepPush, told: Callable[[], None]) -> None:
+        self.cleared.append((step.push_id, step.kept_for))
+        told()
 
     # -- moves
 
@@ -204,6 +214,7 @@ class World:
         self.ledger.sweep()
         self.alert_limiter.tick()
         self.acceptance.limits.tick()
+        self.escalations.tick()
         self.settle()
 
     def says(self, leaf: str, payload: Any, device_no: int = 1) -> int | None:
