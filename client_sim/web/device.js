@@ -48,9 +48,10 @@ const FETCH_ATTEMPTS = 6;
 
 /** A push as it arrived. `message` is the whole JSON object, with fields that this version does not know. */
 export class Push {
-  /** `age`: milliseconds since it arrived. */
-  constructor(message, age = 0) {
+  /** `age`: milliseconds since it arrived. `signedBy`: the thumbprint of the key that signed its data; null: nobody's. */
+  constructor(message, age = 0, signedBy = null) {
     this.message = message;
+    this.signedBy = signedBy;
     this.pushId = message.push_id;
     this.kind = String(message.kind ?? "alert");
     this.expiresIn = Number.isInteger(message.expires_in) ? message.expires_in : 0;
@@ -145,8 +146,9 @@ export class FleetpushDevice {
    *                { displayed, opened }: what was said of it. With it the journal keeps an alert or `in_app` until
    *                `dismissed`, `act` or, of one without actions, `opened` is called for it.
    * onNotice       what the server tells about pushes, { type: "gap" | "preferences" | "clear", .. }. May come twice.
+   * trustedKeys    obey commands that one of these keys has signed, and no others (`TrustedKeys` of trust.js).
    */
-  constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onRestore, onState, onNotice, keepAlive = 60, backoff }) {
+  constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onRestore, onState, onNotice, keepAlive = 60, backoff, trustedKeys }) {
     this.deviceId = deviceId;
     /** Action id -> handler, which is given the push. Without a prototype: ids come from others, "constructor" too. */
     this.actions = Object.create(null);
@@ -159,6 +161,8 @@ export class FleetpushDevice {
     this.#onRestore = onRestore;
     this.#onState = onState;
     this.#onNotice = onNotice;
+    this.#app = app;
+    this.#trustedKeys = trustedKeys;
     this.#backoff = backoff ?? new Backoff();
     /** One name for lock, channel and database: this device at this server. */
     this.#name = `fleetpush ${new URL(url).host} ${this.#clientId}`;
@@ -189,6 +193,10 @@ export class FleetpushDevice {
   #onRestore;
   #onState;
   #onNotice;
+  #app;
+  #trustedKeys;
+  /** Decides which pushes the page is given; null: all of them. */
+  #verifier = null;
   #backoff;
   #client;
   #journal = null;
@@ -225,8 +233,10 @@ export class FleetpushDevice {
     this.#channel = new BroadcastChannel(this.#name);
     this.#channel.onmessage = ({ data }) => this.#tabMessage(data);
     return new Promise((resolve, reject) => {
-      const own = (lock) => {
+      const own = async (lock) => {
         if (lock === null) return false;
+        // Only now: the tab that was the device before may have been told of other keys.
+        this.#verifier = (await this.#trustedKeys?.verifier(this.#app, this.deviceId, this.#journal)) ?? null;
         resolve();
         this.#run();
         return new Promise((release) => (this.#release = () => release(true)));
@@ -268,6 +278,11 @@ export class FleetpushDevice {
     return this.#name;
   }
 
+  /** The public key that others encrypt for, to be reported as `encryption_key`; null without trusted keys. */
+  get encryptionKey() {
+    return this.#verifier?.encryptionKey ?? null;
+  }
+
   get connected() {
     return this.#subscribed;
   }
@@ -300,6 +315,11 @@ export class FleetpushDevice {
    */
   async act(push, action, text) {
     const { command } = push.choice(action);
+    if (this.#verifier !== null && command !== undefined) {
+      const result = { error: "refused: nobody has signed the command of this button", refused: "unsigned" };
+      await this.#receipt(push, "acted", { action, result }, GONE);
+      return result;
+    }
     const handler = this.actions[typeof command === "string" ? command : action];
     const result = handler
       ? await outcome((given) => handler(given, text), push)
@@ -478,16 +498,37 @@ export class FleetpushDevice {
     const shown = this.#onRestore && (push.kind === "alert" || push.kind === "in_app") && !push.expired;
     const known = await this.#journal.begin(push.pushId, shown ? push.message : undefined);
     if (known === FINISHED) return;
+    const admitted = await this.#admit(push);
+    if (admitted === null) {
+      await this.#journal.finish(push.pushId);
+      return;
+    }
     if (known === INTERRUPTED) {
       console.warn(`push ${push.pushId} was begun before and its page went: not begun again`);
       // What was to be shown is on the screen again already.
-      const result = shown ? undefined : this.#onInterrupted && (await outcome(this.#onInterrupted, push));
+      const result = shown ? undefined : this.#onInterrupted && (await outcome(this.#onInterrupted, admitted));
       if (push.kind === "command") await this.#receipt(push, "acted", { result: result ?? { error: "interrupted" } }, GONE);
     } else if (shown || !push.expired) {
-      const result = await outcome(this.#onPush, push);
+      const result = await outcome(this.#onPush, admitted);
       if (push.kind === "command") await this.#receipt(push, "acted", { result }, GONE);
     }
     await this.#journal.finish(push.pushId);
+  }
+
+  /** The push as it was signed, or as it is where that does not matter; null: refused, or done here, and answered. */
+  async #admit(push) {
+    if (this.#verifier === null) return push;
+    const { message, signedBy, refused, result } = await this.#verifier.admit(push);
+    if (message !== undefined) return new Push(message, performance.now() - push.receivedAt, signedBy);
+    if (refused === undefined) {
+      await this.#receipt(push, "acted", { result }, GONE);
+    } else if (push.kind === "command") {
+      const { reason } = refused;
+      await this.#receipt(push, "acted", { result: { error: `refused: ${refused.message}`, refused: reason } }, GONE);
+    } else {
+      await this.#receipt(push, "dismissed", { reason: refused.reason }, GONE);
+    }
+    return null;
   }
 
   #acknowledge({ qos, messageId }, connection) {

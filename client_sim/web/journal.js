@@ -16,12 +16,23 @@ export const REMEMBERED_PUSHES = 20_000;
 export const OUTBOX_MESSAGES = 10_000;
 /** Pushes kept for a screen that is to be restored, the oldest forgotten first; five times what the page shows. */
 export const SCREEN_PUSHES = 100;
+/** Signed pushes kept, those that end first forgotten first. */
+export const REMEMBERED_STATEMENTS = 10_000;
 
 /** The state of a push id in the journal. */
 export const NEW = "new";
 /** Begun by an earlier page that went before it finished. */
 export const INTERRUPTED = "interrupted";
 export const FINISHED = "finished";
+
+/** What is known of a signed push that is about to be used. */
+export const FIRST = "first";
+/** By the same push, whose effect an earlier page did not survive. */
+export const AGAIN = "again";
+/** By another push. */
+export const REPLAYED = "replayed";
+/** It ends before one that was forgotten, so nobody can tell. */
+export const FORGOTTEN = "forgotten";
 /** Of a receipt: its push has left the screen. */
 export const GONE = "gone";
 
@@ -35,8 +46,11 @@ export class Journal {
   }
 
   static async open(name) {
-    const request = indexedDB.open(name, 2);
+    const request = indexedDB.open(name, 3);
     request.onupgradeneeded = ({ oldVersion }) => {
+      const statements = request.result.createObjectStore("statements", { keyPath: "id" });
+      statements.createIndex("expires_at", "expires_at");
+      if (oldVersion === 2) return;
       const screen = request.result.createObjectStore("screen", { keyPath: "no", autoIncrement: true });
       screen.createIndex("push_id", "push_id", { unique: true });
       if (oldVersion === 1) return;
@@ -145,6 +159,49 @@ export class Journal {
   async consent() {
     const transaction = this.#database.transaction(["facts"]);
     return (await answer(transaction.objectStore("facts").get("consent")))?.consent;
+  }
+
+  /**
+   * Commit that a push uses a signed statement, which no other push may then use again. No clock is asked: one is forgotten
+   * only for want of room (`most` are kept), and then, with it, everything is refused that ends no later.
+   */
+  useStatement(id, expiresAt, pushId, most = REMEMBERED_STATEMENTS) {
+    return this.#write(["statements", "facts"], async (transaction) => {
+      const statements = transaction.objectStore("statements");
+      const facts = transaction.objectStore("facts");
+      const row = await answer(statements.get(id));
+      if (row !== undefined) return row.push_id === pushId ? AGAIN : REPLAYED;
+      const forgottenUntil = (await answer(facts.get("forgotten until"))) ?? -1;
+      if (expiresAt <= forgottenUntil) return FORGOTTEN;
+      await answer(statements.add({ id, expires_at: expiresAt, push_id: pushId }));
+      if ((await answer(statements.count())) > most) {
+        const byEnd = statements.index("expires_at");
+        const first = (await answer(byEnd.openKeyCursor())).key;
+        facts.put(first, "forgotten until");
+        for (const key of await answer(byEnd.getAllKeys(IDBKeyRange.only(first)))) statements.delete(key);
+      }
+      return FIRST;
+    });
+  }
+
+  /** What the device was told about keys since it was set up: { keySet, revoked }, both missing at first. */
+  async trusted() {
+    const transaction = this.#database.transaction(["facts"]);
+    return (await answer(transaction.objectStore("facts").get("trusted"))) ?? {};
+  }
+
+  keepTrusted(facts) {
+    return this.#write(["facts"], (transaction) => answer(transaction.objectStore("facts").put(facts, "trusted")));
+  }
+
+  /** The device's own pair of keys, made if there is none; the private one cannot be exported. */
+  async encryptionKey(make) {
+    const transaction = this.#database.transaction(["facts"]);
+    const kept = await answer(transaction.objectStore("facts").get("encryption key"));
+    if (kept !== undefined) return kept;
+    const pair = await make();
+    await this.#write(["facts"], (again) => answer(again.objectStore("facts").put(pair, "encryption key")));
+    return pair;
   }
 
   /** The oldest messages that the server has not acknowledged, in order. */

@@ -22,6 +22,8 @@ const RECENT_LINES = 6;
 /** Attempts without an opened connection after which the page says what to check: about 3 seconds of them. */
 const UNOPENED_ATTEMPTS = 3;
 const MQTT_JS = "node_modules/mqtt/dist/mqtt.esm.js";
+/** The keys whose commands the page obeys, where there are some: `fleetpush kiosk --trust FILE`, or a file of that name. */
+const TRUSTED_KEYS = "trusted-keys.json";
 /** Brings it, without the scripts of packages. */
 const INSTALL_MQTT_JS = "npm install --ignore-scripts";
 
@@ -131,6 +133,7 @@ async function begin() {
   try {
     // Only now: the credential must leave the address bar also if this fails, and MQTT.js takes its time.
     const { FleetpushDevice } = await import("./device.js");
+    const trustedKeys = await pinnedKeys();
     device = new FleetpushDevice({
       deviceId: credential.device,
       token: credential.token,
@@ -141,6 +144,7 @@ async function begin() {
       onRestore: restore,
       onState: drawState,
       onNotice: heed,
+      trustedKeys,
     });
     adoptPermission();
     Object.assign(device.actions, {
@@ -150,6 +154,7 @@ async function begin() {
     });
     globalThis.fleetpush = { device };
     await device.start();
+    await reportKey();
   } catch (error) {
     if (await isThere(MQTT_JS)) {
       drawState("failed", error.message);
@@ -161,6 +166,23 @@ async function begin() {
   }
   await agree();
   document.addEventListener("visibilitychange", () => document.hidden || agree());
+}
+
+/** Undefined without any. A file that cannot be had, or used, is no reason to obey everybody: the page then does not start. */
+async function pinnedKeys() {
+  const answer = await fetch(TRUSTED_KEYS);
+  if (!answer.ok) throw new Error(`${TRUSTED_KEYS}: answered ${answer.status}`);
+  const pinned = await answer.json();
+  if (Array.isArray(pinned.keys) && pinned.keys.length === 0) return undefined;
+  const { TrustedKeys } = await import("./trust.js");
+  return new TrustedKeys(pinned);
+}
+
+/** Others encrypt for this key; whoever does compares its fingerprint with what the page says here. */
+async function reportKey() {
+  if (device.encryptionKey === null) return;
+  console.info(`fingerprint of this page's key for what is encrypted: ${device.encryptionKey.kid}`);
+  await device.report({ encryption_key: device.encryptionKey });
 }
 
 /** Whether the page's server has the file; also when that does not answer: then it is not the file that is missing. */

@@ -1,7 +1,7 @@
 """`fleetpush kiosk`: a browser as a device. Fetches MQTT.js, enrols the device, serves its page on this machine.
 
-Three things that are not ours are needed and none is in the tree: MQTT.js, which npm fetches once (its version is
-pinned in client_sim/web/package.json); a browser; and a server whose WebSocket lets this page's origin in.
+Three things that are not ours are needed and none is in the tree: MQTT.js and jose, which npm fetches once (their
+versions are pinned in client_sim/web/package.json); a browser; and a server whose WebSocket lets this page's origin in.
 
 The page's address ends in a fragment with the credential. A fragment is sent to nobody, and the page takes it out of
 the address bar. The port is the same at every start unless told otherwise, because a browser keeps storage and
@@ -21,7 +21,7 @@ import signal
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +40,9 @@ from gateway.data_directory import CA_CERTIFICATE, TLS_DIR
 
 DEFAULT_PORT = 8090
 MQTT_JS = "node_modules/mqtt/dist/mqtt.esm.js"
+JOSE = "node_modules/jose/dist/webapi"
+"""The folder of the modules that read signatures; a page without pinned keys loads none of them."""
+TRUSTED_KEYS = "/trusted-keys.json"
 TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -58,8 +61,10 @@ PAGE = (
     "texts.js",
     "texts.json",
     "icon.svg",
+    "trust.js",
+    "trusted-keys.json",
 )
-"""All that is served, besides MQTT.js."""
+"""All that is served, besides MQTT.js and jose."""
 HEADERS = {
     "Cache-Control": "no-store",
     # What the page may load is in its own meta element; this is what only a header can say.
@@ -78,6 +83,10 @@ def kiosk(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help='Words of the page: {"fr": {"connected": "Connecté"}}'),
     ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Obey commands signed by these keys only (`signing show`)"),
+    ] = None,
     rotate: Annotated[bool, typer.Option("--rotate", help="Take a new token for a device that exists")] = False,
     server: ServerUrl = None,
     data_dir: DataDir = None,
@@ -87,10 +96,10 @@ def kiosk(
         mqtt_js = installed_mqtt_js(web_folder())
         credential, _ = load_or_enrol(client, device_id, rotate=rotate, command="kiosk")
         websocket = websocket_of(credential, client)
-        trust = client.tls or tls_context(None)
+        context = client.tls or tls_context(None)
     ended = end_signal()
-    with serving(pages(web_folder(), mqtt_js, texts), port) as origin:
-        if (complaint := refusal_of(websocket, origin, trust)) is not None:
+    with serving(pages(web_folder(), mqtt_js, texts, trust), port) as origin:
+        if (complaint := refusal_of(websocket, origin, context)) is not None:
             note(complaint)
         if websocket.startswith("wss:"):
             note(trust_of(client.found_in))
@@ -119,9 +128,9 @@ def web_folder() -> Path:
 
 
 def installed_mqtt_js(web: Path) -> Path:
-    """The bundle of MQTT.js, fetched if it is not there yet."""
-    version = str(json.loads((web / "package.json").read_text())["dependencies"]["mqtt"])
-    folder = modules_folder(web, version)
+    """The bundle of MQTT.js, fetched with jose if both are not there yet."""
+    wanted: dict[str, str] = json.loads((web / "package.json").read_text())["dependencies"]
+    folder = modules_folder(web, wanted["mqtt"])
     bundle = folder / MQTT_JS
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +140,8 @@ def installed_mqtt_js(web: Path) -> Path:
     try:
         # Two first starts at once: one fetches it, the other waits and finds it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if version_of(folder) != version or not bundle.exists():
-            fetch(web, folder, version)
+        if versions_in(folder, wanted) != wanted or not bundle.exists():
+            fetch(web, folder, wanted)
     finally:
         os.close(lock)
     return bundle
@@ -146,15 +155,20 @@ def modules_folder(web: Path, version: str) -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "fleetpush" / f"mqtt-js-{version}"
 
 
-def version_of(folder: Path) -> str | None:
-    """Read the version of the MQTT.js in a folder."""
-    try:
-        return str(json.loads((folder / "node_modules" / "mqtt" / "package.json").read_text())["version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def versions_in(folder: Path, packages: Iterable[str]) -> dict[str, str]:
+    """Read the versions of those of the packages that are in a folder."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = str(
+                json.loads((folder / "node_modules" / package / "package.json").read_text())["version"]
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+    return found
 
 
-def fetch(web: Path, folder: Path, version: str) -> None:
+def fetch(web: Path, folder: Path, wanted: dict[str, str]) -> None:
     npm = shutil.which("npm")
     if npm is None:
         root = "" if os.geteuid() == 0 else "sudo "
@@ -165,11 +179,11 @@ def fetch(web: Path, folder: Path, version: str) -> None:
     if folder != web:
         for name in ("package.json", ".npmrc"):
             shutil.copyfile(web / name, folder / name)
-    note(f"Fetching MQTT.js {version} with npm into {folder / 'node_modules'} ...")
+    note(f"Fetching MQTT.js {wanted['mqtt']} with npm into {folder / 'node_modules'} ...")
     # Said again here, because an .npmrc can be overruled by variables. No lock file: it would record addresses.
     command = [npm, "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0 or version_of(folder) != version:
+    if done.returncode != 0 or versions_in(folder, wanted) != wanted:
         words = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
         raise Failure(
             f"npm could not fetch MQTT.js. Its last words:\n\n{words}\n\nWith the network in reach, try again."
@@ -179,10 +193,13 @@ def fetch(web: Path, folder: Path, version: str) -> None:
 # The page
 
 
-def pages(web: Path, mqtt_js: Path, texts: Path | None = None) -> dict[str, Path]:
-    """Path of the address -> file. Nothing else is served. `texts` takes the place of our empty texts.json."""
+def pages(web: Path, mqtt_js: Path, texts: Path | None = None, trusted: Path | None = None) -> dict[str, Path]:
+    """Path of the address -> file. Nothing else is served. `texts` and `trusted` take the places of our empty files."""
     found = {"/": web / "index.html"} | {f"/{name}": web / name for name in PAGE} | {f"/{MQTT_JS}": mqtt_js}
-    return found if texts is None else found | {"/texts.json": texts}
+    modules = mqtt_js.parents[3]
+    found |= {f"/{file.relative_to(modules)}": file for file in sorted((modules / JOSE).rglob("*.js"))}
+    found |= {} if texts is None else {"/texts.json": texts}
+    return found if trusted is None else found | {TRUSTED_KEYS: trusted}
 
 
 class PageHandler(BaseHTTPRequestHandler):

@@ -75,7 +75,15 @@ def test_the_page_and_nothing_else_is_served(server: Server) -> None:
             assert (
                 client.get("/node_modules/mqtt/dist/mqtt.esm.js").headers["content-type"].startswith("text/javascript")
             )
-            missing = ("/package.json", "/node_modules/mqtt/package.json", "/..%2f__init__.py", "/%2e%2e/device.py")
+            assert client.get("/node_modules/jose/dist/webapi/jws/compact/verify.js").status_code == 200
+            assert client.get("/trusted-keys.json").json() == {"keys": []}
+            missing = (
+                "/package.json",
+                "/node_modules/jose/package.json",
+                "/node_modules/mqtt/package.json",
+                "/..%2f__init__.py",
+                "/%2e%2e/device.py",
+            )
             assert [client.get(path).status_code for path in missing] == [404] * len(missing)
 
 
