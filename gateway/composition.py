@@ -2,7 +2,7 @@
 
 Laws
 1. There is one wiring. The server has all of it (`Components`); the world of the delivery tests has its inner part
-   (`DeliveryComponents`), with a database, timers and an engine that are moved by hand.
+   (`delivery_components`), with a database, timers and an engine that are moved by hand.
 2. Constructors take their parts by name, and a callback is an argument without a default. Where two parts need each
    other, the first to be made gets a function that finds the second when it is called; where that call would cost each
    push something, `connect` gives it the bound methods once.
@@ -15,9 +15,7 @@ import asyncio
 import ipaddress
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Self
+from dataclasses import replace
 
 from broker.broker import Broker
 from broker.log_writer import LogWriter
@@ -33,35 +31,19 @@ from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.api.services import Services
 from gateway.audience.enrolments import EnrolmentQuota
-from gateway.audience.policy import PolicyStore
-from gateway.auth import DeviceAuthenticator, DeviceIdentity, KeyCache
-from gateway.delivery.acceptance import Acceptance, AcceptanceLimits
-from gateway.delivery.alert_limiter import AlertLimiter
-from gateway.delivery.analytics import Analytics
-from gateway.delivery.attachments import AttachmentLimits, Attachments
-from gateway.delivery.calls import Calls
+from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.delivery.connection_events import ConnectionEvents
-from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
-from gateway.delivery.digest import Digests, PushNumbers
-from gateway.delivery.duties import DutyStore
-from gateway.delivery.engine import EmbeddedEngine, Engine
-from gateway.delivery.escalations import ClearScreens, Escalations
+from gateway.delivery.engine import EmbeddedEngine
 from gateway.delivery.event_log_quota import EventLogQuota
-from gateway.delivery.forecast import Forecast
-from gateway.delivery.hand_over import HandOver
 from gateway.delivery.idempotency_quota import IdempotencyQuota
-from gateway.delivery.ledger import MAX_ATTEMPTS, Ledger
 from gateway.delivery.missed_pushes import MissedPushes
 from gateway.delivery.notices import Notices
 from gateway.delivery.push import most_values
-from gateway.delivery.receipts import Receipts
-from gateway.delivery.reports import Reports
 from gateway.delivery.retention import Retention, RetentionPeriods
-from gateway.delivery.rule_changes import RuleChanges
-from gateway.delivery.uplink import UplinkLimits
 from gateway.delivery.uplink_quota import UplinkQuota
+from gateway.delivery_components import DeliveryComponents, DeliveryLimits, DeliveryObservers
 from gateway.devices import DeviceRegistry, MqttAddress
 from gateway.disk_space import DiskSpace
 from gateway.events.event_feed import EventFeed
@@ -72,8 +54,6 @@ from gateway.metrics import Metrics, MetricsSources
 from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
 from gateway.startup import OpenStores
-from gateway.store.database import Database
-from gateway.store.protocols import Timers
 from gateway.timestamps import wall_time
 from gateway.watchdog import WriterProbe
 
@@ -89,188 +69,6 @@ SIDE_CONNECTIONS = 8
 """Connections of one device besides its own: a helper or two, and what the network has not yet told us is gone."""
 MAX_UNSTORED_BYTES = 512 * 1024
 """Bytes of one connection of a device that are not stored yet. Each is there several times on its way to the disk."""
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class DeliveryLimits:
-    """Limits of what is accepted and kept, as the settings say."""
-
-    pushes: AcceptanceLimits
-    attachments: AttachmentLimits
-    uplink: UplinkLimits
-    max_attempts: int = MAX_ATTEMPTS
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """The limits that the settings of a server ask for."""
-        return cls(
-            pushes=AcceptanceLimits(
-                max_payload=settings.max_payload,
-                mailbox_deliveries=settings.mailbox_deliveries,
-                mailbox_bytes=settings.mailbox_bytes,
-                idempotency_ms=int(settings.idempotency_hours * HOUR_MS),
-            ),
-            attachments=AttachmentLimits(settings.max_attachment, settings.attachment_storage),
-            uplink=UplinkLimits(settings.uplink_keep),
-            max_attempts=settings.max_attempts,
-        )
-
-
-@dataclass(slots=True, frozen=True, kw_only=True)
-class DeliveryObservers:
-    """Callbacks for what happens to devices and their pushes; all are called on the *loop*."""
-
-    connected: Callable[[DeviceIdentity, int], None]
-    """A device has connected, at this time. Side connections are not counted."""
-    disconnected: Callable[[DeviceIdentity, int, str, str], None]
-    """A device's connection has ended: since when it was there, the reason, the detail."""
-    returned: Callable[[int, str, str], None]
-    """A device (number, app id, id) can take pushes, for the first time on this connection."""
-    revoked: Callable[[], None]
-    """A credential is void."""
-    settings_stored: Callable[[str, str], None]
-    """The settings of a device (app id, id) are on disk."""
-    clear_screens: ClearScreens
-    """A push is to leave the screens of devices, because somebody else has acted, or it was recalled."""
-    answer_remembered: Callable[[int, int], None]
-    """An answer is kept with its idempotency key: of this app (number), about so many bytes."""
-
-
-class DeliveryComponents:
-    """Components that decide about deliveries, wired with each other: all but broker, HTTP and what serves the outside.
-
-    The server and the tests' world have the same wiring: they differ in what is given here.
-    """
-
-    def __init__(
-        self,
-        *,
-        database: Database,
-        clock_ms: Callable[[], int],
-        timers: Timers,
-        activity: DeviceActivity,
-        limits: DeliveryLimits,
-        attachments_dir: Path,
-        http_url: Callable[[], str],
-        storage_left: Callable[[], bool],
-        observers: DeliveryObservers,
-        make_engine: Callable[[DeviceConnections], Engine],
-    ) -> None:
-        """`make_engine` makes the engine that tells the connections what happens; `http_url` is what devices fetch
-        attachments by; `storage_left` says whether the disk has room to accept more."""
-        numbers = PushNumbers()
-        self.ledger = ledger = Ledger(
-            database=database, clock_ms=clock_ms, timers=timers, max_attempts=limits.max_attempts
-        )
-        self.policies = policies = PolicyStore(
-            database=database, clock_ms=clock_ms, on_changed=lambda app_no: self.rule_changes.start(app_no)
-        )
-        self.preferences = preferences = PreferenceStore(
-            database=database,
-            ledger=ledger,
-            policies=policies,
-            clock_ms=clock_ms,
-            on_stored=lambda device_no: self.alert_limiter.check((device_no,)),
-        )
-        self.receipts = receipts = Receipts(
-            database=database,
-            activity=activity,
-            uplink=limits.uplink,
-            clock_ms=clock_ms,
-            timers=timers,
-            ledger=ledger,
-            preferences=preferences,
-            on_settings=observers.settings_stored,
-            on_acted=lambda handles: self.calls.answered(handles),
-            on_zone=lambda device_no: self.alert_limiter.zone_changed(device_no),
-            record_acts=lambda *receipts: self.escalations.record_acts(*receipts),
-            on_escalations_ended=lambda ended: self.escalations.acted(ended),
-        )
-        self.hand_over = hand_over = HandOver(database=database, ledger=ledger, clock_ms=clock_ms, timers=timers)
-        self.connections = connections = DeviceConnections(
-            database=database,
-            ledger=ledger,
-            activity=activity,
-            clock_ms=clock_ms,
-            hand_over=hand_over,
-            on_published=receipts.published,
-            on_released=receipts.released,
-            on_connected=observers.connected,
-            on_disconnected=observers.disconnected,
-            on_revoked=observers.revoked,
-        )
-        self.alert_limiter = alert_limiter = AlertLimiter(
-            database=database,
-            ledger=ledger,
-            connections=connections,
-            hand_over=hand_over,
-            policies=policies,
-            clock_ms=clock_ms,
-            timers=timers,
-            digests=Digests(numbers),
-        )
-        self.rule_changes = RuleChanges(
-            database=database,
-            ledger=ledger,
-            preferences=preferences,
-            alert_limiter=alert_limiter,
-            policies=policies,
-            clock_ms=clock_ms,
-        )
-        ledger.connect(
-            on_recorded=connections.recorded,
-            on_ended=hand_over.withdraw,
-            on_devices_ended=hand_over.withdraw_devices,
-            act_now=lambda: [*hand_over.act_now(), *alert_limiter.act_now()],
-            check_in_place=alert_limiter.check_in_place,
-            suppress_unwanted=preferences.suppress_unwanted,
-        )
-        self.engine = make_engine(connections)
-        connections.connect(engine=self.engine, on_ready=alert_limiter.ready, on_returned=observers.returned)
-        self.attachments = Attachments(
-            database=database,
-            folder=attachments_dir,
-            limits=limits.attachments,
-            clock_ms=clock_ms,
-            address=http_url,
-            storage_left=storage_left,
-        )
-        self.acceptance = Acceptance(
-            database=database,
-            ledger=ledger,
-            hand_over=hand_over,
-            limits=limits.pushes,
-            clock_ms=clock_ms,
-            storage_left=storage_left,
-            policies=policies,
-            alert_limiter=alert_limiter,
-            numbers=numbers,
-            attachments=self.attachments,
-            first_step=lambda name: self.escalations.first_step(name),
-            on_remembered=observers.answer_remembered,
-        )
-        self.duties = DutyStore(database=database, clock_ms=clock_ms)
-        self.escalations = Escalations(
-            database=database,
-            ledger=ledger,
-            clock_ms=clock_ms,
-            timers=timers,
-            storage_left=storage_left,
-            store_made=self.acceptance.store_made,
-            clear_screens=observers.clear_screens,
-        )
-        self.calls = Calls(database, self.acceptance)
-        self.analytics = Analytics(
-            database=database, ledger=ledger, policies=policies, clock_ms=clock_ms, timers=timers
-        )
-        self.reports = Reports(database, ledger)
-        self.forecast = Forecast(
-            database=database,
-            connections=connections,
-            policies=policies,
-            attachments=self.attachments,
-            max_payload=limits.pushes.max_payload,
-        )
 
 
 class Components:

@@ -89,6 +89,7 @@ GATEWAY_LAYERS = (
     ("keys",),
     ("audience",),
     ("delivery",),
+    ("delivery_components",),
     ("devices",),
     ("events",),
     ("api",),

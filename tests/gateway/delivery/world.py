@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from gateway.audience.device_sets import ALL_TAG, remove_devices
 from gateway.audience.policy import Policy
 from gateway.auth import DeviceIdentity
-from gateway.composition import DeliveryComponents, DeliveryLimits, DeliveryObservers
 from gateway.delivery.acceptance import AcceptanceLimits
 from gateway.delivery.attachments import AttachmentLimits
 from gateway.delivery.device_activity import DeviceActivity
@@ -23,6 +22,7 @@ from gateway.delivery.event_log import EventPage, Position, read_events
 from gateway.delivery.push import PushRequest
 from gateway.delivery.submission import AcceptedPush, AppRef, PendingPush, Submission
 from gateway.delivery.uplink import UplinkLimits
+from gateway.delivery_components import DeliveryComponents, DeliveryLimits, DeliveryObservers
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.errors import Problem
 from gateway.pages import ListPage
