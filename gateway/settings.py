@@ -32,7 +32,7 @@ from gateway.misspelling import nearest
 
 CONFIG_FILE = Path("fleetpush.toml")
 PREFIX = "FLEETPUSH_"
-OTHER_VARIABLES = {f"{PREFIX}{name}" for name in ("URL", "KEY", "CA", "PROGRAM", "PURE")}
+OTHER_VARIABLES = {f"{PREFIX}{name}" for name in ("URL", "KEY", "CA", "BRIDGE_PASSWORD", "PROGRAM", "PURE")}
 """Variables of commands that talk to a server, and of `run.py`."""
 MAX_PAYLOAD_BYTES = 262_144
 """The most that `max_payload` may be: a quarter of the broker's largest packet."""

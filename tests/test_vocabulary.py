@@ -57,6 +57,8 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
     "gateway.api.body_budget": "seconds of the loop",
     "gateway.api.connection_limiter": "seconds of the loop",
     "gateway.api.request_turns": "seconds of the loop",
+    "gateway.cli.bridge.bridge": "seconds of the monotonic clock",
+    "gateway.cli.bridge.message_pushes": "seconds of the monotonic clock",
     "gateway.certificates": "a datetime, as certificates have them",
     "gateway.cli.doctor": "a datetime, and the seconds of two clocks",
     "gateway.cli.tls": "a datetime, as certificates have them",

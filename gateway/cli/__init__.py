@@ -40,6 +40,7 @@ COMMANDS = {
     "preferences": "gateway.cli.consent:preferences",
     "events": "gateway.cli.events:events",
     "webhooks": "gateway.cli.webhooks:webhooks",
+    "bridge": "gateway.cli.bridge.command:bridge",
     "analytics": "gateway.cli.analytics:analytics",
     "apps": "gateway.cli.apps:apps",
     "keys": "gateway.cli.keys:keys",

@@ -57,13 +57,14 @@ command line. Bytes are a number, or one with its unit: `32 MiB` (`KiB`, `MiB`, 
 
 A few settings have no flag: {without_flag}.
 
-Commands that talk to a server, on whatever machine, read three more variables:
+Commands that talk to a server, on whatever machine, read more variables:
 
 | variable | meaning |
 | --- | --- |
 | `FLEETPUSH_URL` | Address of the server, such as `https://push.example`. |
 | `FLEETPUSH_KEY` | API key that requests are made with. |
 | `FLEETPUSH_CA` | File (PEM) of the authority that issued the server's certificate, if the system does not know it. |
+| `FLEETPUSH_BRIDGE_PASSWORD` | Password of [`bridge`](../home-assistant.md) for your own MQTT broker. |
 """
 
 
