@@ -394,7 +394,7 @@ class Device:
         if known is Known.FINISHED:
             return
         said = None
-        admitted = push if self._verifier is None else self._verifier.admit(push)
+        admitted = push if self._verifier is None else self._verifier.admit(push, known)
         if not isinstance(admitted, Push):
             said = admitted
         elif known is Known.INTERRUPTED:

@@ -64,7 +64,7 @@ class Use(Enum):
     """The use of a signed push, as the journal knows it."""
 
     FIRST = "first"
-    AGAIN = "again"  #: by the same push, whose effect an earlier process did not survive
+    AGAIN = "again"  #: by the same push, which has either been interrupted or was forgotten
     REPLAYED = "replayed"  #: by another push
     FORGOTTEN = "forgotten"  #: it ends before one that was forgotten, so nobody can tell
 

@@ -31,8 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from joserfc import jwe, jws
-from joserfc.jwk import OKPKey
+try:
+    from joserfc import jwe, jws
+    from joserfc.jwk import OKPKey
+except ImportError as error:
+    raise ImportError("signed commands need an extra: pip install 'fleetpush[signed]'") from error
 
 SIGNATURE = "Ed25519"
 ENCRYPTION = ("ECDH-ES+A256KW", "A256GCM")

@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from client_sim.journal import Journal, OutgoingMessage, Use
+from client_sim.journal import Journal, Known, OutgoingMessage, Use
 from client_sim.outgoing import receipt
 from client_sim.push import Push
 from client_sim.signatures import (
@@ -146,8 +146,11 @@ class PushVerifier:
         self._signers = public_keys(key_set.signers, "Ed25519")
         self._key_set = key_set
 
-    def admit(self, push: Push) -> Push | OutgoingMessage:
-        """The push as it was signed, for the program; or the receipt that answers it in the program's place."""
+    def admit(self, push: Push, known: Known) -> Push | OutgoingMessage:
+        """The push as it was signed, for the program; or the receipt that answers it in the program's place.
+
+        `known` is what the journal knew of the push's id. That of a finished push is acknowledged, and not admitted.
+        """
         try:
             signed = push.message.get("signed")
             if "encrypted" in push.message:
@@ -159,14 +162,14 @@ class PushVerifier:
             token = SignedToken(str(signed))
             if token.type == KEY_SET_TYPE:
                 return receipt(push, "acted", result={"key_set": self._take_over(token, str(signed))})
-            return self._verified(push, token)
+            return self._verified(push, token, known)
         except PushRefused as refused:
             log.warning("push %s is refused: %s: %s", push.push_id, refused.reason, refused)
             if push.kind == "command":
                 return receipt(push, "acted", result=refusal(refused))
             return receipt(push, "dismissed", reason=refused.reason)
 
-    def _verified(self, push: Push, token: SignedToken) -> Push:
+    def _verified(self, push: Push, token: SignedToken, known: Known) -> Push:
         if token.type != PUSH_TYPE:
             raise PushRefused("malformed", f"it is signed as {token.type!r}, not as a push")
         if token.key_id in self._revoked:
@@ -181,8 +184,11 @@ class PushVerifier:
         self._check_time(statement)
         name = f"{token.key_id}.{statement.statement_id}"
         match self._journal.use_statement(name, statement.expires_at, push.push_id):
-            case Use.REPLAYED:
-                raise PushRefused("replayed", "another push has brought it before")
+            case Use.AGAIN if known is Known.INTERRUPTED:
+                pass  # only told of
+            case Use.REPLAYED | Use.AGAIN:
+                # Of the same push: one that is new to a journal which keeps fewer push ids than a server can make up.
+                raise PushRefused("replayed", "it was used before")
             case Use.FORGOTTEN:
                 raise PushRefused("expired", "it is older than what this device remembers")
         message = {name: value for name, value in push.message.items() if name not in UNSIGNED_FIELDS}

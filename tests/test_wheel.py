@@ -204,6 +204,8 @@ def test_an_installed_wheel_is_a_device(distributions: Distributions, tmp_path: 
     assert "fleetpush" in packages
     assert len(packages) <= 10, f"a kiosk pays for each of them: {packages}"
     assert environment.succeed("python", "-I", "-c", DEVICE) == "acted {'state': 'playing'}\n"
+    signed = environment.run("python", "-I", "-c", "import client_sim.trust")
+    assert signed.stderr.endswith("signed commands need an extra: pip install 'fleetpush[signed]'\n")
     for command in ("fleetpush --version", "python -m client_sim --version", "python -m broker --version"):
         assert re.fullmatch(VERSION, environment.succeed(*command.split())), command
     for command, extra in EXTRA_OF_COMMAND.items():

@@ -498,7 +498,7 @@ export class FleetpushDevice {
     const shown = this.#onRestore && (push.kind === "alert" || push.kind === "in_app") && !push.expired;
     const known = await this.#journal.begin(push.pushId, shown ? push.message : undefined);
     if (known === FINISHED) return;
-    const admitted = await this.#admit(push);
+    const admitted = await this.#admit(push, known);
     if (admitted === null) {
       await this.#journal.finish(push.pushId);
       return;
@@ -516,9 +516,9 @@ export class FleetpushDevice {
   }
 
   /** The push as it was signed, or as it is where that does not matter; null: refused, or done here, and answered. */
-  async #admit(push) {
+  async #admit(push, known) {
     if (this.#verifier === null) return push;
-    const { message, signedBy, refused, result } = await this.#verifier.admit(push);
+    const { message, signedBy, refused, result } = await this.#verifier.admit(push, known);
     if (message !== undefined) return new Push(message, performance.now() - push.receivedAt, signedBy);
     if (refused === undefined) {
       await this.#receipt(push, "acted", { result }, GONE);

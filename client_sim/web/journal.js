@@ -27,7 +27,7 @@ export const FINISHED = "finished";
 
 /** What is known of a signed push that is about to be used. */
 export const FIRST = "first";
-/** By the same push, whose effect an earlier page did not survive. */
+/** By the same push, which has either been interrupted or was forgotten. */
 export const AGAIN = "again";
 /** By another push. */
 export const REPLAYED = "replayed";

@@ -16,7 +16,7 @@ import { compactVerify } from "./node_modules/jose/dist/webapi/jws/compact/verif
 import { calculateJwkThumbprint } from "./node_modules/jose/dist/webapi/jwk/thumbprint.js";
 import { importJWK } from "./node_modules/jose/dist/webapi/key/import.js";
 import { decodeProtectedHeader } from "./node_modules/jose/dist/webapi/util/decode_protected_header.js";
-import { AGAIN, FIRST, REPLAYED } from "./journal.js";
+import { AGAIN, FIRST, FORGOTTEN, INTERRUPTED } from "./journal.js";
 
 const SIGNATURE = "Ed25519";
 const PUSH_TYPE = "fleetpush-push+jwt";
@@ -96,8 +96,11 @@ class PushVerifier {
     return verifier;
   }
 
-  /** { message, signedBy } for the page; or { refused } or { result }, which answers the push in its place. */
-  async admit(push) {
+  /**
+   * { message, signedBy } for the page; or { refused } or { result }, which answers the push in its place. `known` is what
+   * the journal knew of the push's id.
+   */
+  async admit(push, known) {
     try {
       let { signed } = push.message;
       if ("encrypted" in push.message) signed = await this.#decrypt(String(push.message.encrypted));
@@ -107,7 +110,7 @@ class PushVerifier {
       }
       const token = readHeader(String(signed));
       if (token.typ === KEY_SET_TYPE) return { result: { key_set: await this.#takeOver(token) } };
-      return await this.#verified(push, token);
+      return await this.#verified(push, token, known);
     } catch (error) {
       if (!(error instanceof PushRefused)) throw error;
       console.warn(`push ${push.pushId} is refused: ${error.reason}: ${error.message}`);
@@ -124,7 +127,7 @@ class PushVerifier {
     }
   }
 
-  async #verified(push, token) {
+  async #verified(push, token, known) {
     if (token.typ !== PUSH_TYPE) throw new PushRefused("malformed", `it is signed as '${token.typ}', not as a push`);
     if (this.#revoked.has(token.kid)) throw new PushRefused("revoked_key", `the key ${token.kid} was revoked`);
     const key = this.#signers.get(token.kid);
@@ -140,8 +143,10 @@ class PushVerifier {
     }
     this.#checkTime(claims);
     const use = await this.#journal.useStatement(`${token.kid}.${claims.jti}`, claims.exp, push.pushId);
-    if (use === REPLAYED) throw new PushRefused("replayed", "another push has brought it before");
-    if (use !== FIRST && use !== AGAIN) throw new PushRefused("expired", "it is older than what this device remembers");
+    if (use === FORGOTTEN) throw new PushRefused("expired", "it is older than what this device remembers");
+    // Of the same push, which is not told as interrupted: the journal keeps fewer push ids than a server can make up.
+    const told = use === AGAIN && known === INTERRUPTED;
+    if (use !== FIRST && !told) throw new PushRefused("replayed", "it was used before");
     const message = Object.fromEntries(Object.entries(push.message).filter(([name]) => !UNSIGNED_FIELDS.includes(name)));
     if (claims.data !== undefined && claims.data !== null) message.data = claims.data;
     return { message, signedBy: token.kid };

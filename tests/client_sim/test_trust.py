@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,25 @@ def test_a_command_is_carried_out_once_in_however_many_pushes(world: World) -> N
     assert world.refused(token) == "replayed"
     assert len(world.given) == 1
     assert "obeyed" in world.command(signed()), "the same order, signed anew"
+
+
+def test_a_flood_of_pushes_makes_no_device_forget_what_it_has_done(
+    world: World, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same push once more, after so many others that its id is forgotten: the signature's is not."""
+    monkeypatch.setattr(journal_module, "REMEMBERED_PUSHES", 2)
+    token = signed()
+    server.push("kiosk-1", kind="command", signed=token, push_id="the-push")
+    assert "obeyed" in server.wait("the-push", "acted")["result"]
+    for number in range(3):
+        server.wait(server.push("kiosk-1", data=number), "delivered")
+    world.device.close()
+    with FakeServer() as thief:
+        there = World(tmp_path, thief, [OPS])
+        with closing(there.device):
+            thief.push("kiosk-1", kind="command", signed=token, push_id="the-push")
+            assert thief.wait("the-push", "acted")["result"]["refused"] == "replayed"
+        assert there.given == []
 
 
 def test_a_command_that_is_over_is_refused(world: World) -> None:

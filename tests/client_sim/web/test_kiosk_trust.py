@@ -135,6 +135,43 @@ def test_a_page_obeys_what_was_signed_and_refuses_the_rest(kiosk: Kiosk) -> None
     assert answer(kiosk, order(kiosk, OPS, "default/all"))["by"] == OPS.key_id, "it works as before"
 
 
+def test_a_page_that_forgot_a_push_has_not_forgotten_its_signature(kiosk: Kiosk) -> None:
+    """A server may send so many pushes that the journal forgets one, and then that one again."""
+    page = connected(kiosk)
+    token = order(kiosk, ROOT_KEY)
+    assert "given" in answer(kiosk, token)
+    push_id = page.evaluate(
+        """new Promise((resolve) => {
+            const request = indexedDB.open(fleetpush.device.name);
+            request.onsuccess = () => {
+                const write = request.result.transaction(["handled", "statements"], "readwrite");
+                const found = write.objectStore("statements").getAll();
+                write.objectStore("handled").clear();
+                write.oncomplete = () => { request.result.close(); resolve(found.result[0].push_id); };
+            };
+        })"""
+    )
+    said = page.evaluate(
+        f"""(async () => {{
+            const {{ Journal }} = await import("./journal.js");
+            const {{ TrustedKeys }} = await import("./trust.js");
+            const journal = await Journal.open(fleetpush.device.name);
+            const trusted = new TrustedKeys(await (await fetch("trusted-keys.json")).json());
+            const verifier = await trusted.verifier("default", {json.dumps(kiosk.id)}, journal);
+            const message = {{ signed: {json.dumps(token)} }};
+            const push = {{ pushId: {json.dumps(push_id)}, kind: "command", message }};
+            const said = [];
+            for (const known of ["interrupted", "new"]) {{
+                const {{ signedBy, refused }} = await verifier.admit(push, known);
+                said.push(signedBy ?? refused.reason);
+            }}
+            journal.close();
+            return said;
+        }})()"""
+    )
+    assert said == [ROOT_KEY.key_id, "replayed"]
+
+
 def test_a_page_reads_what_was_encrypted_for_it(kiosk: Kiosk) -> None:
     page = connected(kiosk)
     jwk = wait_for(lambda: kiosk.api.device(kiosk.id)["attributes"].get("encryption_key"), what="the page's key")
