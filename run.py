@@ -48,6 +48,7 @@ python3 run.py broker [...]     the MQTT broker alone, without gateway and pushe
 python3 run.py test [--full]    all tests (more pytest arguments may follow)
 python3 run.py bench [NAME]     the benchmarks (tests/benchmarks/README.md)
 python3 run.py compile          the hot modules to machine code; serve, broker and bench do it by themselves
+python3 run.py deb              a Debian package of this checkout, in ./dist
 python3 run.py COMMAND ...      any other fleetpush command; `python3 run.py --help` lists them
 """
 
@@ -297,6 +298,8 @@ def main(arguments: list[str]) -> int:
         start("tests.benchmarks", *rest)
     if command == "broker":
         start("broker", *rest)
+    if command == "deb":
+        start("gateway.deploy.debian", *rest)
     # As it was typed, so that what our messages say to type works from the same place.
     os.environ["FLEETPUSH_PROGRAM"] = f"python3 {shlex.quote(sys.argv[0])}"
     start("gateway", *arguments)

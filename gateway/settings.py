@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from gateway.described_model import attribute_docstrings
 from gateway.misspelling import nearest
 
 CONFIG_FILE = Path("fleetpush.toml")
+"""Looked for in the working directory, and then in the environment that is installed (`sys.prefix`), where a package
+puts it: so the service and every command find the same settings."""
 PREFIX = "FLEETPUSH_"
 OTHER_VARIABLES = {f"{PREFIX}{name}" for name in ("URL", "KEY", "CA", "BRIDGE_PASSWORD", "PROGRAM", "PURE")}
 """Variables of commands that talk to a server, and of `run.py`."""
@@ -232,7 +235,7 @@ class Settings(BaseSettings):
         try:
             return cls(**sources)
         except ValidationError as error:
-            raise BadSettings(_explain(error, given, from_file, config or CONFIG_FILE)) from None
+            raise BadSettings(_explain(error, given, from_file, config or found_config())) from None
 
 
 def _check_environment() -> None:
@@ -245,8 +248,16 @@ def _check_environment() -> None:
             raise BadSettings(f"{name} is set, and there is no such setting{hint} (`unset {name}` takes it out)")
 
 
+def found_config() -> Path:
+    """Return the settings file that is read if no other is named, there or not."""
+    # A directory of somebody else's, as that of the person who types `sudo -u fleetpush`, has none to offer.
+    installed = Path(sys.prefix, CONFIG_FILE)
+    here = os.access(os.curdir, os.X_OK) and CONFIG_FILE.exists()
+    return installed if not here and installed.exists() else CONFIG_FILE
+
+
 def _read_config(config: Path | None) -> dict[str, Any]:
-    path = config or CONFIG_FILE
+    path = config or found_config()
     try:
         with path.open("rb") as file:
             values = tomllib.load(file)

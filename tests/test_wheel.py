@@ -188,6 +188,29 @@ def test_the_source_distribution_holds_what_is_tested(distributions: Distributio
     } <= names
 
 
+def files_of_the_tree() -> set[str]:
+    """What is, or would be, in the repository: neither ignored nor made by a build."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no repository that says what belongs to it")
+    command = [require("git"), "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {name for name in names if (ROOT / name).exists()}
+
+
+def test_no_file_is_forgotten(distributions: Distributions) -> None:
+    """The source distribution is the tree without the automatic run; the wheel is its packages without what builds
+    them."""
+    tree = files_of_the_tree()
+    with tarfile.open(distributions.source) as archive:
+        source = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert tree ^ source == {".ci/run", "PKG-INFO"}
+    with zipfile.ZipFile(distributions.wheel) as archive:
+        wheel = {name for name in archive.namelist() if ".dist-info/" not in name}
+    packages = {name for name in tree if name.split("/")[0] in PACKAGES}
+    assert packages - wheel == {name for name in packages if name.startswith("gateway/deploy/debian/")}
+    assert not wheel - packages
+
+
 def test_the_source_distribution_builds_the_same_wheel(distributions: Distributions) -> None:
     assert distributions.wheel.name == distributions.wheel_of_tree.name
     with zipfile.ZipFile(distributions.wheel) as one, zipfile.ZipFile(distributions.wheel_of_tree) as other:

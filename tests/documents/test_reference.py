@@ -13,7 +13,7 @@ from tests.documents.reference import EXAMPLE, EXAMPLE_PATH, FOLDER, pages
 from tests.documents.test_blocks import documents
 from tests.gateway.in_process import InProcessGateway
 
-NO_COMMANDS = ("test", "bench", "broker", "compile", "ready")
+NO_COMMANDS = ("test", "bench", "broker", "compile", "deb", "ready")
 """Commands of `run.py` alone, and what `serve` prints."""
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,20 @@ def test_another_file_can_be_named(nowhere: Path) -> None:
     assert Settings.load(nowhere / "other.toml").mailbox_deliveries == 5
     with pytest.raises(BadSettings, match="no such file"):
         Settings.load(nowhere / "missing.toml")
+
+
+def test_an_installed_environment_may_bring_its_file(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the Debian package's does. A file in the working directory wins, and one that is named."""
+    (nowhere / "environment").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(nowhere / "environment"))
+    assert Settings.load().http_port == 8080
+    (nowhere / "environment" / "fleetpush.toml").write_text("http_port = 4\n")
+    assert Settings.load().http_port == 4
+    (nowhere / "environment" / "fleetpush.toml").write_text("http_port = 'x'\n")
+    with pytest.raises(BadSettings, match=r"http_port in .*/environment/fleetpush\.toml"):
+        Settings.load()
+    (nowhere / "fleetpush.toml").write_text("http_port = 1\n")
+    assert Settings.load().http_port == 1
 
 
 @pytest.mark.parametrize(
