@@ -390,6 +390,8 @@ class Device:
         self._journal.close()
 
     def _handle(self, push: Push) -> None:
+        if push.kind == "heartbeat":  # to acknowledge it is all there is to do
+            return
         known = self._journal.begin(push.push_id)
         if known is Known.FINISHED:
             return

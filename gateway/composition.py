@@ -86,6 +86,7 @@ class Components:
         self._database = database
         self._clock_ms = clock_ms
         self._wall_clock = stored.wall_clock
+        self._stopped_at = stored.stopped_at
         self._sessions, self._broker_clock = stored.sessions, stored.clock
         self._timers = timers = ServerTimers(loop)
         self._disk_space = DiskSpace(
@@ -201,6 +202,8 @@ class Components:
             enrolments=self.enrolments,
             calls=delivery.calls,
             escalations=delivery.escalations,
+            heartbeats=delivery.heartbeats,
+            watches=delivery.watches,
             certificates=lambda: self.certificate_ends,
             log_lines=lambda: {
                 "queue_full": log_writer.dropped,
@@ -219,6 +222,8 @@ class Components:
         await self.delivery.receipts.recover(self.broker.numbers())
         await self.delivery.rule_changes.recover()
         await self.delivery.escalations.load()
+        await self.delivery.heartbeats.load()
+        await self.delivery.watches.load(self._stopped_at)
         await self.delivery.analytics.load()
         await self._webhooks.load()
         await self.delivery.attachments.load()
@@ -248,6 +253,8 @@ class Components:
             calls=self.delivery.calls,
             duties=self.delivery.duties,
             escalations=self.delivery.escalations,
+            heartbeats=self.delivery.heartbeats,
+            watches=self.delivery.watches,
             ledger=self.delivery.ledger,
             reports=self.delivery.reports,
             analytics=self.delivery.analytics,
@@ -304,6 +311,8 @@ class Components:
             self.delivery.alert_limiter.tick,
             self.delivery.acceptance.limits.tick,
             self.delivery.escalations.tick,
+            self.delivery.heartbeats.tick,
+            self.delivery.watches.tick,
             self.delivery.analytics.tick,
             self.webhook_sender.tick,
             self._follow_wall_clock,

@@ -27,11 +27,13 @@ from gateway.delivery.engine import Engine
 from gateway.delivery.escalations import ClearScreens, Escalations
 from gateway.delivery.forecast import Forecast
 from gateway.delivery.hand_over import HandOver
+from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.ledger import MAX_ATTEMPTS, Ledger
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.reports import Reports
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink import UplinkLimits
+from gateway.delivery.watches import Watches
 from gateway.settings import Settings
 from gateway.store.database import Database
 from gateway.store.protocols import Timers
@@ -183,6 +185,7 @@ class DeliveryComponents:
             address=http_url,
             storage_left=storage_left,
         )
+        self.watches = Watches(database=database, ledger=ledger, clock_ms=clock_ms)
         self.acceptance = Acceptance(
             database=database,
             ledger=ledger,
@@ -195,6 +198,7 @@ class DeliveryComponents:
             numbers=numbers,
             attachments=self.attachments,
             first_step=lambda name: self.escalations.first_step(name),
+            watches=self.watches,
             on_remembered=observers.answer_remembered,
         )
         self.duties = DutyStore(database=database, clock_ms=clock_ms)
@@ -206,6 +210,15 @@ class DeliveryComponents:
             storage_left=storage_left,
             store_made=self.acceptance.store_made,
             clear_screens=observers.clear_screens,
+        )
+        self.heartbeats = Heartbeats(
+            database=database,
+            policies=policies,
+            clock_ms=clock_ms,
+            timers=timers,
+            storage_left=storage_left,
+            store_made=self.acceptance.store_made,
+            connected=lambda: hand_over.connected,
         )
         self.calls = Calls(database, self.acceptance)
         self.analytics = Analytics(

@@ -51,6 +51,8 @@ CATALOGUE: dict[str, ProblemKind] = {
     ),
     "channel_not_found": ProblemKind(404, "No such channel", "No channel of this id was made in the key's app."),
     "duty_not_found": ProblemKind(404, "No such duty", "No duty of the key's app has this name."),
+    "heartbeat_not_found": ProblemKind(404, "No such heartbeat", "No heartbeat of the key's app has this name."),
+    "watch_not_found": ProblemKind(404, "No such watch", "No watch of the key's app has this name."),
     "webhook_not_found": ProblemKind(404, "No such webhook", "No webhook of the key's app has this id."),
     "attachment_not_found": ProblemKind(
         404,

@@ -2,7 +2,8 @@
 
 The components count in plain integers where things happen; here those are given names when somebody looks, so a push
 pays nothing. Names follow Prometheus: `fleetpush_` in front, base units, `_total` behind what only grows. No label has
-a device, a push or an app in it: the number of time series does not grow with the fleet.
+a device, a push or an app in it, but for heartbeats and watches, of which there are 200 each at most: the number of
+time series does not grow with the fleet.
 
 Deliveries by state are a walk over the whole table, so they are counted in the background for at most a hundredth of
 the time (`DeliveryCensus`), and the moment of the count is a metric beside them.
@@ -49,11 +50,13 @@ from gateway.delivery.device_connections import DeviceConnections
 from gateway.delivery.escalations import Escalations
 from gateway.delivery.event_log_quota import EventLogQuota
 from gateway.delivery.hand_over import HandOver
+from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.idempotency_quota import IdempotencyQuota
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink_quota import UplinkQuota
+from gateway.delivery.watches import Watches
 from gateway.delivery_states import DeliveryState
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
@@ -101,6 +104,8 @@ class MetricsSources:
     uplink_quota: UplinkQuota
     calls: Calls
     escalations: Escalations
+    heartbeats: Heartbeats
+    watches: Watches
     broker: object
     certificates: Callable[[], Mapping[str, float]]
     """A function that gives, of each certificate in use (`server`, `ca`), the end in Unix time; nothing without TLS."""
@@ -348,6 +353,21 @@ class _Collector(Collector):
         yield _gauge(
             "escalations_running", "Pushes to duties on which nobody has acted yet.", sources.escalations.running
         )
+        yield _counter("heartbeats", "Beats of heartbeats that were due.", sources.heartbeats.beats)
+        text = "Devices of a heartbeat (`APP/NAME`) in each state, as of its last beat; 200 heartbeats at most."
+        devices = GaugeMetricFamily("fleetpush_heartbeat_devices", text, labels=["heartbeat", "state"])
+        text = "The longest that a device of a heartbeat took to answer the beat before the last one."
+        slowest = GaugeMetricFamily("fleetpush_heartbeat_seconds", text, labels=["heartbeat"])
+        for name, beaten in sorted(sources.heartbeats.beaten.items()):
+            for state, count in beaten.devices.items():
+                devices.add_metric([name, state], count)
+            if beaten.slowest_ms is not None:
+                slowest.add_metric([name], beaten.slowest_ms / 1000)
+        yield devices
+        yield slowest
+        silent = {watch.label: float(watch.silent_at is not None) for watch in sources.watches.all()}
+        text = "1: a sender that is watched (`APP/NAME`) has sent nothing for as long as it says; 200 watches at most."
+        yield _by_label(GaugeMetricFamily, "sender_silent", text, "watch", silent)
         text = "Further steps of pushes to duties that were sent."
         yield _counter("escalation_steps", text, sources.escalations.steps)
         text = "Pushes to duties that have ended, by how. One that was acted on after its end counts twice."

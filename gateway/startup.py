@@ -58,6 +58,8 @@ class OpenStores:
     """Server time in milliseconds, for the gateway."""
     wall_clock: WallClock | None
     """The wall clock's follower. None: the clock runs faster, and is nobody's on a wall."""
+    stopped_at: int = 0
+    """The last server time that an earlier run has stored, in milliseconds; 0: there was none."""
 
 
 async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
@@ -106,7 +108,7 @@ async def open_stores(settings: Settings, ending: AsyncExitStack) -> OpenStores:
                 "stored times are %s s ahead of the machine's clock, and are shown by that clock: if it is right, stop"
                 " the server and run `%s doctor --mend-clock`", f"{-wall_clock.ahead_ms // 1000:,}", PROGRAM,
             )  # fmt: skip
-    return OpenStores(database, sessions, clock, clock_ms, wall_clock)
+    return OpenStores(database, sessions, clock, clock_ms, wall_clock, stored_clock.last_ms)
 
 
 def is_new_directory(data_dir: Path) -> bool:

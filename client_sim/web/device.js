@@ -495,6 +495,7 @@ export class FleetpushDevice {
   }
 
   async #handle(push) {
+    if (push.kind === "heartbeat") return; // to acknowledge it is all there is to do
     const shown = this.#onRestore && (push.kind === "alert" || push.kind === "in_app") && !push.expired;
     const known = await this.#journal.begin(push.pushId, shown ? push.message : undefined);
     if (known === FINISHED) return;

@@ -36,13 +36,22 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("patch", "/v1/channels/{channel_id}"): {"description": "What is cheap today"},
     ("put", "/v1/policy"): {"timezone": "Europe/Berlin"},
     ("put", "/v1/duties/{duty_name}"): _DUTY,
+    ("put", "/v1/heartbeats/{heartbeat_name}"): {"device": "kiosk-1"},
+    ("put", "/v1/watches/{watch_name}"): {"channel": "offers", "every_s": 86_400},
     ("post", "/v1/webhooks"): {"url": "https://receiver.example/fleetpush", "types": ["delivery.*"]},
     ("patch", "/v1/webhooks/{webhook_id}"): {"description": "An example"},
     ("post", "/v1/webhooks/{webhook_id}/dead-letters/replay"): {},
     ("post", "/v1/apps"): {"id": "canteen"},
     ("post", "/v1/keys"): {"name": "A sender", "scopes": ["send"]},
 }
-PARAMETERS: Final = {"device_id": "kiosk-1", "channel_id": "offers", "duty_name": "control-room", "by": "channel"}
+PARAMETERS: Final = {
+    "device_id": "kiosk-1",
+    "channel_id": "offers",
+    "duty_name": "control-room",
+    "heartbeat_name": "store-7",
+    "watch_name": "price-list",
+    "by": "channel",
+}
 """Parameters that a call cannot do without; other ids are made by the server."""
 
 _UPLOADED: Final = "text/plain"
@@ -179,6 +188,39 @@ _STORED_DUTY: Final = {
     "created_at": _AT,
     "updated_at": _AT,
 }
+_HEARTBEAT: Final = {
+    "name": "store-7",
+    "device": "kiosk-1",
+    "every_s": 60,
+    "within_s": 10,
+    "misses": 2,
+    "beat_at": _AT,
+    "next_at": _LATER,
+    "states": [
+        {
+            "device_id": "kiosk-1",
+            "state": "answering",
+            "since": _AT,
+            "missed": 0,
+            "answered_at": _SOON,
+            "took_ms": 412,
+        }
+    ],
+    "created_at": _AT,
+    "updated_at": _AT,
+}
+_WATCH: Final = {
+    "name": "price-list",
+    "channel": "offers",
+    "key_id": None,
+    "every_s": 86_400,
+    "silent": False,
+    "heard_at": _AT,
+    "due_at": "2026-12-02T11:00:00.000Z",
+    "silent_at": None,
+    "created_at": _AT,
+    "updated_at": _AT,
+}
 _WEBHOOK: Final = {
     "id": "wh_3v9QmxT2yLs8RbW4",
     "url": "https://receiver.example/fleetpush",
@@ -257,6 +299,8 @@ ANSWERS: Final[dict[str, Any]] = {
     "Forecast": {"targeted": 2, "online": 1, "suppressed": {}, "unknown": []},
     "Funnels": {"items": [_FUNNEL], "limited": False, "counted_from": None, "uncounted": 0},
     "Health": {"status": "ok"},
+    "Heartbeat": _HEARTBEAT,
+    "Heartbeats": _page(_HEARTBEAT),
     "Keys": _page({**_KEY, "revoked_at": None}),
     "Mailbox": _page(
         {
@@ -295,6 +339,8 @@ ANSWERS: Final[dict[str, Any]] = {
     "Recall": {"cancelled": 1, "in_flight": 0, "too_late": 1},
     "Replayed": {"replaying": 1},
     "Uplink": _page({"topic": "door", "payload": "open", "received_at": _AT}),
+    "Watch": _WATCH,
+    "Watches": _page(_WATCH),
     "Webhook": _WEBHOOK,
     "Webhooks": _page(_WEBHOOK),
 }

@@ -85,7 +85,8 @@ async def send(request: Request) -> Response:
 async def accept(request: Request, found: Services) -> bytes:  # Hot path.
     """Accept a push from the request that has it: the content of the answer, 202. Raises Problem."""
     # Admitted here, not by a dependency: FastAPI's solving of one costs as much as the rest of this function.
-    app = app_of(await found.admission.admit(request, "send"))
+    principal = await found.admission.admit(request, "send")
+    app = app_of(principal)
     body = await read_body(request, limit=PUSH_BYTES)
     acceptance = found.acceptance
     pending = acceptance.plain(app, body)
@@ -101,7 +102,7 @@ async def accept(request: Request, found: Services) -> bytes:  # Hot path.
     if push is not None:
         pending = acceptance.pending(app, Submission(push, key, digest))
     assert pending is not None, "it is plain or not"
-    pending.idempotency_key, pending.body_hash = key, digest
+    pending.idempotency_key, pending.body_hash, pending.key_id = key, digest, principal.key_id
     accepted = await acceptance.accept_pending(pending)
     return f"{{{accepted.members()}}}".encode()
 
@@ -133,7 +134,7 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     del body  # its lines are a copy
     charge_lines(request, len(lines))
     app = app_of(principal)
-    answers = await found.acceptance.accept_many(_checked(found, app, line) for line in lines)
+    answers = await found.acceptance.accept_many(_checked(found, app, principal.key_id, line) for line in lines)
     results: list[bytes] = []
     for answer in answers:
         results.append(_line(answer))
@@ -142,7 +143,7 @@ async def send_batch(request: Request, principal: Sender) -> Response:
     return Response(b"".join(results), media_type=NDJSON[0])
 
 
-def _checked(found: Services, app: AppRef, line: bytes) -> PendingPush | Problem:  # Hot path.
+def _checked(found: Services, app: AppRef, key_id: str, line: bytes) -> PendingPush | Problem:  # Hot path.
     pending = found.acceptance.plain(app, line, is_line=True)
     if pending is None:
         try:
@@ -153,6 +154,7 @@ def _checked(found: Services, app: AppRef, line: bytes) -> PendingPush | Problem
             return refusal
     elif pending.idempotency_key is not None:
         pending.body_hash = _hash(line)
+    pending.key_id = key_id
     return pending
 
 

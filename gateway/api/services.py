@@ -26,11 +26,13 @@ from gateway.delivery.consent import PreferenceStore
 from gateway.delivery.duties import DutyStore
 from gateway.delivery.escalations import Escalations
 from gateway.delivery.forecast import Forecast
+from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.notices import Notices
 from gateway.delivery.push import NAME_PATTERN
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
+from gateway.delivery.watches import Watches
 from gateway.devices import DeviceRegistry
 from gateway.errors import problem
 from gateway.events.event_feed import EventFeed
@@ -67,6 +69,8 @@ class Services:
     calls: Calls
     duties: DutyStore
     escalations: Escalations
+    heartbeats: Heartbeats
+    watches: Watches
     ledger: Ledger
     reports: Reports
     analytics: Analytics
@@ -164,6 +168,7 @@ DeviceManagerOrOwner = Annotated[Principal, Depends(owner_or("devices"))]
 Fetcher = Annotated[Principal, Depends(device_or("send", "read"))]
 Administrator = Annotated[Principal, Depends(require("admin"))]
 
+NAME_LETTERS = "1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`"
 Limit = Annotated[
     int, Query(ge=1, le=1000, description="Items of a page, 1 to 1,000; it has fewer when they are large. Default 100.")
 ]
@@ -184,13 +189,15 @@ ChannelId = Annotated[
     Path(description="The channel's id. It was not made in the key's app: 404 `channel_not_found`."),
 ]
 DutyName = Annotated[str, Path(description="The duty's name. No duty of the key's app has it: 404 `duty_not_found`.")]
-NewDutyName = Annotated[
-    str,
-    Path(
-        pattern=NAME_PATTERN,
-        description="The duty's name: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`.",
-    ),
+NewDutyName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The duty's name: {NAME_LETTERS}.")]
+HeartbeatName = Annotated[
+    str, Path(description="The heartbeat's name. No heartbeat of the key's app has it: 404 `heartbeat_not_found`.")
 ]
+NewHeartbeatName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The heartbeat's name: {NAME_LETTERS}.")]
+WatchName = Annotated[
+    str, Path(description="The watch's name. No watch of the key's app has it: 404 `watch_not_found`.")
+]
+NewWatchName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The watch's name: {NAME_LETTERS}.")]
 WebhookId = Annotated[
     str, Path(description="The webhook's id. No webhook of the key's app has it: 404 `webhook_not_found`.")
 ]

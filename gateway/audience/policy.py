@@ -93,6 +93,7 @@ class Policy(_Strict):
         """The consents with which a push of this kind is not sent."""
         if kind == "alert":
             return ("denied",) if self.consent.unknown == "allow" else ("denied", "unknown")
+        kind = "silent" if kind == "heartbeat" else kind  # a beat is data, too
         return ("denied",) if getattr(self.consent.denied, kind) == "suppress" else ()
 
 

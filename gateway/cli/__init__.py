@@ -38,6 +38,8 @@ COMMANDS = {
     "duties": "gateway.cli.duties:duties",
     "consent": "gateway.cli.consent:consent",
     "preferences": "gateway.cli.consent:preferences",
+    "heartbeats": "gateway.cli.heartbeats:heartbeats",
+    "watches": "gateway.cli.watches:watches",
     "events": "gateway.cli.events:events",
     "webhooks": "gateway.cli.webhooks:webhooks",
     "bridge": "gateway.cli.bridge.command:bridge",

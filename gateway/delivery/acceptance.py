@@ -44,6 +44,7 @@ from gateway.delivery.submission import (
     pending_push,
     unchecked_push,
 )
+from gateway.delivery.watches import Watches
 from gateway.delivery_states import DeliveryState
 from gateway.errors import Problem, problem
 from gateway.store.database import Database
@@ -116,9 +117,11 @@ class Acceptance:
         numbers: PushNumbers,
         attachments: Attachments,
         first_step: Callable[[str], StoredAlong],
+        watches: Watches,
         on_remembered: Callable[[int, int], None],
     ) -> None:
         self._first_step = first_step
+        self._watches = watches
         self._attachments = attachments
         self._alert_limiter = alert_limiter
         self._database = database
@@ -376,12 +379,15 @@ class Acceptance:
 
     def _hand_out(self, pending_pushes: list[PendingPush], now_ms: int) -> None:
         accepted: list[tuple[ActivePush, Sequence[int]]] = []
+        watched = self._watches.by_app
         for pending in pending_pushes:
             if not pending.push_no:
                 continue
             self._ledger.changed.add(pending.push_no)
             if pending.along is not None:
                 pending.along.stored(pending)
+            if watched and pending.key_id is not None and pending.app.no in watched:
+                self._watches.accepted(pending)
             self.accepted += 1
             self.targeted += pending.targeted
             key = pending.idempotency_key

@@ -112,17 +112,25 @@ class ChosenDevices(NamedTuple):
     """Devices of the tag that were too many."""
 
 
+def chosen_devices(
+    connection: sqlite3.Connection, app_no: int, ids: Sequence[str] | None, tag: str | None, most: int
+) -> ChosenDevices:
+    """Find the devices of these ids, or the first ones with a tag, `most` at most. Writer or reader thread."""
+    if tag is not None:
+        found = selected_devices(connection, app_no, Target(tag=tag))
+        return ChosenDevices(list(found[:most]), left_out=max(0, len(found) - most))
+    wanted = list(dict.fromkeys(ids or ()))
+    known = targeting.device_rows(connection, app_no, wanted)
+    return ChosenDevices(
+        [known[device_id] for device_id in wanted if device_id in known],
+        tuple(device_id for device_id in wanted if device_id not in known),
+    )
+
+
 def devices_of_step(connection: sqlite3.Connection, app_no: int, step: DutyStep) -> ChosenDevices:
     """Find the devices of a step. Writer or reader thread."""
-    if step.tag is not None:
-        found = selected_devices(connection, app_no, Target(tag=step.tag))
-        return ChosenDevices(list(found[:STEP_DEVICES]), left_out=max(0, len(found) - STEP_DEVICES))
-    ids = list(dict.fromkeys(step.devices or [step.device or ""]))
-    known = targeting.device_rows(connection, app_no, ids)
-    return ChosenDevices(
-        [known[device_id] for device_id in ids if device_id in known],
-        tuple(device_id for device_id in ids if device_id not in known),
-    )
+    ids = step.devices if step.device is None else [step.device]
+    return chosen_devices(connection, app_no, ids, step.tag, STEP_DEVICES)
 
 
 def read_duty(connection: sqlite3.Connection, app_no: int, name: str) -> DutyFields | None:

@@ -230,7 +230,7 @@ class Escalations:
         """Send the steps that are due. Called a few times a second; costs nothing until something is."""
         if self._clear_again and not self._clearing:
             self._clear()
-        if self._clock_ms() < self._next_due or self._under_way or not self._storage_left():
+        if self._next_due == FAR_MS or self._under_way or self._clock_ms() < self._next_due or not self._storage_left():
             return
         self._under_way = True
         self._next_due = FAR_MS  # lowered by what is stored meanwhile, and by the operation's answer

@@ -35,7 +35,8 @@ DELIVERY_TYPES = ("delivery.sent", *(f"delivery.{name}" for name in (*RECEIPT_ST
 CONNECTION_TYPES = ("device.connected", "device.disconnected")
 DEVICE_TYPES = (*CONNECTION_TYPES, "device.settings", "device.uplink", "device.gap")
 DUTY_TYPES = ("duty.escalated", "duty.acted", "duty.exhausted")
-TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, *DUTY_TYPES, "policy.critical", "webhook.disabled")
+HEARTBEAT_TYPES = ("heartbeat.silent", "heartbeat.slow", "heartbeat.back", "sender.silent", "sender.back")
+TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, *DUTY_TYPES, *HEARTBEAT_TYPES, "policy.critical", "webhook.disabled")
 """Every type there is; `events.lost` stands in a reader's stream for what has left."""
 PAGE_ENTRIES = 2_000
 """Entries that one read looks at."""

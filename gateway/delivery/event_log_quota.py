@@ -147,7 +147,7 @@ def measure(connection: sqlite3.Connection, after: int) -> _Measurement:
     room, count = CHUNK_BYTES, 0
     rows = connection.execute(
         "SELECT no, app_no, ? + coalesce(length(CAST(content AS BLOB)), 0) + coalesce(length(devices), 0)"
-        " FROM event WHERE no > ? ORDER BY no LIMIT ?",
+        " FROM event WHERE no > ? AND app_no > 0 ORDER BY no LIMIT ?",
         (ENTRY_BYTES, after, MEASURED_ENTRIES),
     )
     for no, app_no, size in rows:

@@ -155,7 +155,7 @@ def open_pushes(connection: sqlite3.Connection, push_nos: list[int]) -> dict[int
         connection,
         f"SELECT json_group_array(json_array(no, app_no, channel, accepted_at, targeted, in_sets, kind IN {SHOWN}))"
         " FROM push"
-        " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL",
+        " WHERE no IN (SELECT value FROM json_each(?)) AND final_counts IS NULL AND app_no > 0",  # beats are nobody's
         json.dumps(push_nos),
     )
     return {no: OpenPush(*rest) for no, *rest in rows}

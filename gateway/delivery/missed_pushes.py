@@ -131,7 +131,7 @@ def missed_push_rows(
         " CROSS JOIN device AS v ON v.no = wanted.value"
         f" CROSS JOIN delivery AS d INDEXED BY delivery_missed ON d.device_no = v.no AND d.state {is_one_of(*MISSED)}"
         "  AND d.ended_at > coalesce(v.gap_told_to, 0) AND d.ended_at <= ?"
-        " JOIN push AS p ON p.no = d.push_no ORDER BY wanted.key, d.ended_at",
+        " JOIN push AS p ON p.no = d.push_no AND p.app_no > 0 ORDER BY wanted.key, d.ended_at",  # but for beats
         (json.dumps(devices), now_ms),
     ).fetchall()
     in_sets, looked_to = _missed_in_sets(connection, devices, now_ms)

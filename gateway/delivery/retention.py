@@ -194,6 +194,22 @@ def _remove_deliveries(connection: sqlite3.Connection, before: int) -> int:
     return removed + len(pushes)
 
 
+def remove_beats(connection: sqlite3.Connection, app_no: int, before: int, count: int) -> None:
+    """Remove the oldest pushes of an app that ended before a time, among `count`, and all there is of them.
+
+    They are the server's own, and counted elsewhere (`heartbeat_rows`). Writer thread.
+    """
+    rows = connection.execute(
+        "SELECT no FROM (SELECT no, expires_at FROM push WHERE app_no = ? ORDER BY no LIMIT ?) WHERE expires_at <= ?",
+        (app_no, count, before),
+    ).fetchall()
+    if rows:
+        numbers = json.dumps([no for (no,) in rows])
+        for table in ("delivery", "failed_attempt"):
+            connection.execute(f"DELETE FROM {table} WHERE push_no IN (SELECT value FROM json_each(?))", (numbers,))
+        connection.execute("DELETE FROM push WHERE no IN (SELECT value FROM json_each(?))", (numbers,))
+
+
 def _bury_pushes(connection: sqlite3.Connection, now_ms: int, kept: int) -> int:
     buried = connection.execute(
         "UPDATE push SET gone_at = ?, target = '{}', content = '{}', final_counts = '{}' WHERE no IN"

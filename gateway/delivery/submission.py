@@ -117,6 +117,8 @@ class PendingPush:
     fetch_within: int = 0
     """Seconds that they are given; 0: nothing is said."""
     along: StoredAlong | None = None
+    key_id: str | None = None
+    """Id of the key that it was sent with; None: by no request to push."""
 
     @property
     def whole_content(self) -> str:

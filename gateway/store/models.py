@@ -1,4 +1,6 @@
-"""Every table of the gateway on one page, but for those of duties (`duty_models`).
+"""Every table of the gateway on one page, but for a few.
+
+Those of duties are in `duty_models`, those of heartbeats and watches in `watch_models`.
 
 Conventions: `no` is the internal integer key, `id` the public name. Times are integer milliseconds of server time
 (Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names
@@ -20,9 +22,10 @@ from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
 from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
-from gateway.store import duty_models
+from gateway.store import duty_models, watch_models
 
-assert duty_models.Duty.__tablename__ == "duty"  # the import defines the tables
+assert duty_models.Duty.__tablename__ == "duty"  # the imports define the tables
+assert watch_models.WatchRow.__tablename__ == "watch"
 
 
 class Application(SQLModel, table=True):
@@ -203,6 +206,7 @@ class Push(SQLModel, table=True):
     no: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
     app_no: int = Field(foreign_key="application.no")
+    """0 of a beat, which is the server's own (`delivery/heartbeat_rows`)."""
     kind: str
     priority: int
     """Index into `states.PRIORITIES`."""

@@ -255,6 +255,18 @@ def send_and_follow(session: Session, tmp_path: Path) -> None:
     assert session.json("pushes", "recall", alarm)["cancelled"] == 1
     assert [item["running"] for item in session.listed("duties", "list")] == [0]
     session.run("duties", "remove", "desk")
+    beats = ["--every", "1h", "--within", "1m", "--misses", "3"]
+    assert session.json("heartbeats", "set", "site", "--device", "till-1", *beats)["device"] == "till-1"
+    session.run("heartbeats", "set", "site", "--device", "till-1", "--device", "kiosk-1")
+    session.run("heartbeats", "set", "site", "--tag", "foyer")
+    session.run("heartbeats", "show", "site")
+    assert len(session.listed("heartbeats", "list")) == 1
+    session.run("heartbeats", "remove", "site")
+    key = next(item for item in session.listed("keys", "list") if item["revoked_at"] is None)
+    session.run("watches", "set", "prices", "--every", "1d", "--channel", "prices", "--key", key["id"])
+    assert session.json("watches", "show", "prices")["silent"] is False
+    assert len(session.listed("watches", "list")) == 1
+    session.run("watches", "remove", "prices")
     session.run("analytics", "push", first)
     times = ["--from", "1d", "--to", "2100-01-01"]
     assert session.run("analytics", "by", "channel", *times, "--format", "csv").stdout.startswith("channel,targeted")

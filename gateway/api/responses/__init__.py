@@ -47,6 +47,13 @@ from gateway.api.responses.duties import (
     EscalationResponse,
     SentStepResponse,
 )
+from gateway.api.responses.heartbeats import (
+    DeviceHeartbeatResponse,
+    HeartbeatResponse,
+    HeartbeatsResponse,
+    WatchesResponse,
+    WatchResponse,
+)
 from gateway.api.responses.pushes import (
     AcceptedPushResponse,
     AttachmentResponse,
@@ -108,6 +115,7 @@ __all__ = [
     "DeadLettersResponse",
     "DeliveriesResponse",
     "DeliveryResponse",
+    "DeviceHeartbeatResponse",
     "DeviceResponse",
     "DevicesResponse",
     "DutiesResponse",
@@ -121,6 +129,8 @@ __all__ = [
     "FunnelResponse",
     "FunnelsResponse",
     "HealthResponse",
+    "HeartbeatResponse",
+    "HeartbeatsResponse",
     "HoursResponse",
     "KeyResponse",
     "KeysResponse",
@@ -146,6 +156,8 @@ __all__ = [
     "UplinkMessageResponse",
     "UplinkResponse",
     "WaitingPushResponse",
+    "WatchResponse",
+    "WatchesResponse",
     "WebhookResponse",
     "WebhooksResponse",
     "WhenDeniedResponse",

@@ -61,6 +61,7 @@ class World:
         self.on_disconnected: Callable[[DeviceIdentity, int, str, str], None] = lambda *end: None
         self.on_returned: Callable[[int, str, str], None] = lambda *device: None
         self.on_settings: Callable[[str, str], None] = lambda app_id, device_id: None
+        self.stopped_at = 0
         self.cleared: list[tuple[str, str | None]] = []
         """Pushes that devices were told to clear, and the device that was not told."""
         self.loop = asyncio.new_event_loop()
@@ -118,10 +119,13 @@ class World:
         self.analytics, self.reports, self.forecast = wired.analytics, wired.reports, wired.forecast
         self.attachments = wired.attachments
         self.duties, self.escalations = wired.duties, wired.escalations
+        self.heartbeats, self.watches = wired.heartbeats, wired.watches
         self.run(self.policies.load())
         self.run(self.alert_limiter.load())
         self.run(self.rule_changes.recover())
         self.run(self.escalations.load())
+        self.run(self.heartbeats.load())
+        self.run(self.watches.load(self.stopped_at))
         self.run(self.analytics.load())
 
     crash = boot
@@ -215,6 +219,8 @@ class World:
         self.alert_limiter.tick()
         self.acceptance.limits.tick()
         self.escalations.tick()
+        self.heartbeats.tick()
+        self.watches.tick()
         self.settle()
 
     def says(self, leaf: str, payload: Any, device_no: int = 1) -> int | None:
