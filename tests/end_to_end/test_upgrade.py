@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from client_sim.simulator.fleet import DevicePlan, FleetPlan, Observation
 from client_sim.simulator.human_behaviour import HumanBehaviour
+from client_sim.simulator.simulated_push import push_body
 from client_sim.simulator.workers import Worker, WorkerPool
 from gateway.store.migrations import HEAD
 from tests.end_to_end.conftest import StartServer, Wire
@@ -27,6 +29,7 @@ KEEP_OLD = ("--event-days", "40000", "--retention-days", "40000", "--counts-days
 """What is in those files is as old as they are."""
 DEVICES = 5_000
 INTERRUPTION_SECONDS = 10.0
+NOBODY = HumanBehaviour(0, 0, 0, 0, 0)
 
 
 def enrolled(old: ReleasedDirectory, name: str) -> Device:
@@ -164,38 +167,50 @@ class Returns:
 
 @pytest.mark.full_only
 @pytest.mark.long
-async def test_a_restart_interrupts_five_thousand_devices_for_seconds(start_server: StartServer) -> None:
-    server = start_server()
-    fleet = server.api.enrol_many(f"d{number}" for number in range(DEVICES))
-    plans = [
-        DevicePlan(index, device.client_id, device.token, f"default/devices/{device.id}/", 5 if index % 3 else 4)
-        for index, device in enumerate(fleet)
-    ]
-    returns = Returns()
-    pool = WorkerPool(returns.observe, lambda text: pytest.fail(text))
-    plan = FleetPlan(plans, "127.0.0.1", server.mqtt_port, None, False, 60, HumanBehaviour(0, 0, 0, 0, 0), 1.0)
-    pool.start(plan, 1)
-    try:
+@pytest.mark.parametrize("are_kept", [True, False], ids=["sockets kept", "sockets closed"])
+async def test_a_restart_interrupts_five_thousand_devices_for_seconds(tmp_path: Path, are_kept: bool) -> None:
+    """`sockets kept`: by a service manager, so that who comes back too early waits instead of being refused. Otherwise
+    one in a thousand is refused often enough to wait for longer: its backoff says so."""
+    with ExitStack() as ending:
+        sockets = {name: ending.enter_context(listening()) for name in ("mqtt", "http")} if are_kept else None
+        ports = [str(each.getsockname()[1]) for each in (sockets or {}).values()]
+        options = ("--mqtt-port", ports[0], "--http-port", ports[1]) if ports else ()
+        server = ending.enter_context(Server(tmp_path / "data", *options, sockets=sockets))
+        fleet = server.api.enrol_many(f"d{number}" for number in range(DEVICES))
+        plans = [
+            DevicePlan(index, device.client_id, device.token, f"default/devices/{device.id}/", 5 if index % 3 else 4)
+            for index, device in enumerate(fleet)
+        ]
+        returns = Returns()
+        pool = WorkerPool(returns.observe, lambda text: pytest.fail(text))
+        pool.start(FleetPlan(plans, "127.0.0.1", server.mqtt_port, None, False, 60, NOBODY, 1.0), 1)
+        ending.callback(pool.end)
         pool.connect(range(DEVICES), 1_000.0)
         await connected(pool)
-        for ending in (server.stop, server.kill9):
-            await asyncio.to_thread(ending)
-            began = time.monotonic()
-            push_id = await asyncio.to_thread(lambda: server.start().api.push({"all": True}))
-            start = time.monotonic() - began
+        for number, end in enumerate((server.stop, server.kill9)):
+            returns.times.clear()
+            asked = time.monotonic()
+            await asyncio.to_thread(end)
+            await asyncio.to_thread(server.start)
+            ready = time.monotonic()
+            push = push_body(number, "silent", "normal", 1, 3_600, 0, None)
+            push_id = await asyncio.to_thread(server.api.push, {"all": True}, **push)
             await connected(pool)
-            found = returns.interruptions()[-DEVICES:]
+            found = returns.interruptions()
+            share, median, most = (found[int(part * (DEVICES - 1))] for part in (0.99, 0.5, 1))
             print(
-                f"{ending.__name__}: start {start:.1f} s; {len(found):,} devices interrupted for"
-                f" {found[len(found) // 2]:.1f} s (median), {found[-1]:.1f} s at most"
+                f"{end.__name__}, sockets {'kept' if are_kept else 'closed'}: ready after {ready - asked:.1f} s;"
+                f" {len(found):,} interruptions: {median:.1f} s median, {share:.1f} s 99 %, {most:.1f} s at most"
             )
             await asyncio.to_thread(server.api.wait_counts, push_id, 30.0, delivered=DEVICES)
             assert len(found) == DEVICES
-            assert found[-1] < INTERRUPTION_SECONDS
-            returns.times.clear()
+            assert (most if are_kept else share) < INTERRUPTION_SECONDS
         assert returns.violations == []
-    finally:
-        await asyncio.to_thread(pool.end)
+
+
+def listening() -> socket.socket:
+    """A socket as a service manager keeps it."""
+    return socket.create_server(("127.0.0.1", 0), backlog=4_096)
 
 
 async def connected(pool: WorkerPool) -> None:
