@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -205,7 +206,8 @@ def end_by_exception() -> None:
 
 def lower_priority() -> None:
     """Let the server have the processor first."""
-    os.nice(max(LOW_PRIORITY - os.nice(0), 0))
+    with suppress(PermissionError):  # a service manager has set it, and lets nobody change it
+        os.nice(max(LOW_PRIORITY - os.nice(0), 0))
 
 
 def temporary_place(data_dir: Path) -> Path:

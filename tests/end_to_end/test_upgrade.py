@@ -8,6 +8,7 @@ import re
 import socket
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
@@ -187,7 +188,8 @@ async def test_a_restart_interrupts_five_thousand_devices_for_seconds(tmp_path: 
         ending.callback(pool.end)
         pool.connect(range(DEVICES), 1_000.0)
         await connected(pool)
-        for number, end in enumerate((server.stop, server.kill9)):
+        ends: list[Callable[[], object]] = [server.stop, server.kill9]
+        for number, end in enumerate(ends):
             returns.times.clear()
             asked = time.monotonic()
             await asyncio.to_thread(end)
@@ -198,9 +200,10 @@ async def test_a_restart_interrupts_five_thousand_devices_for_seconds(tmp_path: 
             await connected(pool)
             found = returns.interruptions()
             share, median, most = (found[int(part * (DEVICES - 1))] for part in (0.99, 0.5, 1))
+            how = f"{'kill -9' if number else 'SIGTERM'}, sockets {'kept' if are_kept else 'closed'}"
             print(
-                f"{end.__name__}, sockets {'kept' if are_kept else 'closed'}: ready after {ready - asked:.1f} s;"
-                f" {len(found):,} interruptions: {median:.1f} s median, {share:.1f} s 99 %, {most:.1f} s at most"
+                f"{how}: ready after {ready - asked:.1f} s; {len(found):,} interruptions: {median:.1f} s median,"
+                f" {share:.1f} s 99 %, {most:.1f} s at most"
             )
             await asyncio.to_thread(server.api.wait_counts, push_id, 30.0, delivered=DEVICES)
             assert len(found) == DEVICES

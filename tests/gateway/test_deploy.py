@@ -11,7 +11,7 @@ from tests.third_party import require
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "gateway" / "deploy"
-UNITS = ("fleetpush.service", "fleetpush.socket")
+UNITS = ("fleetpush.service", "fleetpush.socket", "fleetpush-backup.service")
 INSTALL = ROOT / "docs" / "operate" / "install.md"
 
 
@@ -51,6 +51,14 @@ def test_all_say_the_same_places() -> None:
         assert all(place in text for text in (unit, readme, install)), place
     assert 'data_dir = "/var/lib/fleetpush/data"' in readme
     assert "StateDirectory=fleetpush\n" in unit
+
+
+def test_backups_are_those_of_its_data() -> None:
+    unit, page = (DEPLOY / "fleetpush-backup.service").read_text(), (ROOT / "docs/operate/backup.md").read_text()
+    assert "--data-dir /var/lib/fleetpush/data\n" in unit
+    for place in ("/var/backups/fleetpush", "/etc/fleetpush/backup.pub", "--every 6h --keep 14 --verify"):
+        assert place in unit, place
+        assert place in page, place
 
 
 def test_it_has_more_time_to_end_than_it_needs() -> None:
