@@ -1,7 +1,13 @@
-"""The programs in `examples/` do what they say, against a real server."""
+"""The programs in `examples/` do what they say, against a real server.
+
+Of those that need an environment of their own, what can be had here is checked. The code in the flows of Node-RED and
+n8n runs in node, with as much around it as it names. The C of the ESP32 is compiled against declarations of ESP-IDF.
+Kotlin is only read, since its compiler is not in Debian: that it names what the device contract names.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -13,16 +19,50 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx2
 import pytest
 from standardwebhooks import Webhook
 
-from tests.end_to_end.harness import Server, clean_environment, fleetpush, wait_for
+from gateway.delivery_states import DeliveryState
+from gateway.device_topics import LEAVES
+from tests.documents.markdown import blocks
+from tests.end_to_end.harness import ROOT, Server, clean_environment, fleetpush, wait_for
 from tests.third_party import require
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+FUNCTION_NODES = """
+const flow = JSON.parse(require("fs").readFileSync(process.argv[2]));
+const code = (id, part) => flow.find((node) => node.id === id)[part];
+const env = { get: (name) => process.env[name] };
+const kept = {};
+const context = { get: (name) => kept[name], set: (name, value) => { kept[name] = value; } };
+const node = { status: (found) => console.error(found.text), send: (msg) => console.log(JSON.stringify(msg)) };
+const run = (text, names, values) => new Function(...names, text)(...values);
+const http = require("http"), https = require("https");
+const given = { node, env, context, http, https };
+run(code("fleetpush-events", "initialize"), Object.keys(given), Object.values(given));
+require("readline").createInterface({ input: process.stdin }).on("line", async (line) => {
+    const msg = run(code("fleetpush-push", "func"), ["msg", "env"], [{ _msgid: "m1", payload: line }, env]);
+    const answer = await fetch(msg.url, { method: "POST", headers: msg.headers, body: JSON.stringify(msg.payload) });
+    console.log(JSON.stringify({ topic: String(answer.status), payload: await answer.json() }));
+}).on("close", () => run(code("fleetpush-events", "finalize"), ["context"], [context]));
+"""
+"""As much of Node-RED as the flow's function nodes use."""
+CODE_NODE = """
+const [code, headers, body] = JSON.parse(require("fs").readFileSync(0, "utf8"));
+const AsyncFunction = (async () => {}).constructor;
+const $input = { first: () => ({ json: { headers } }) };
+const helpers = { getBinaryDataBuffer: async () => Buffer.from(body, "base64") };
+new AsyncFunction("$input", "$env", "require", code).call({ helpers }, $input, process.env, require)
+    .then((items) => console.log(JSON.stringify(items)));
+"""
+"""As much of n8n as the workflow's code node uses."""
+ESP_IDF_HEADERS = (
+    "cJSON", "esp_app_desc", "esp_event", "esp_log", "esp_netif", "esp_random", "esp_system", "esp_wifi",
+    "freertos/FreeRTOS", "freertos/event_groups", "freertos/task", "mqtt_client", "nvs", "nvs_flash",
+)  # fmt: skip
 
 
 class Program:
@@ -185,3 +225,152 @@ def test_the_webhook_receiver_books_what_the_server_tells_and_nobody_else(server
     lines = receiver.output.splitlines()[1:]
     assert [line.split(" ", 1)[0] for line in lines] == ["delivery.cancelled"] * 2
     assert json.loads(lines[0].split(" ", 1)[1])["push_id"] == push_id
+
+
+# Flows and workflows
+
+
+def test_the_node_red_flow_can_be_imported() -> None:
+    flow = json.loads((EXAMPLES / "node_red" / "flow.json").read_text())
+    nodes = {node["id"]: node for node in flow}
+    assert len(nodes) == len(flow)
+    assert {node["type"] for node in flow} <= {"tab", "inject", "function", "http request", "switch", "debug"}, "core"
+    (tab,) = (node["id"] for node in flow if node["type"] == "tab")
+    for node in flow:
+        if node["id"] == tab:
+            continue
+        assert node["z"] == tab
+        assert all(target in nodes for targets in node["wires"] for target in targets)
+        if node["type"] in ("function", "switch"):
+            assert len(node["wires"]) == node["outputs"]
+
+
+def test_the_node_red_flow_pushes_and_follows_over_a_restart(tmp_path: Path) -> None:
+    require("node")
+    (tmp_path / "run.js").write_text(FUNCTION_NODES)
+    flow = str(EXAMPLES / "node_red" / "flow.json")
+    with Server(tmp_path / "data") as server:
+        device = server.api.enrol("kiosk-1")
+        enrolled = {"device_id": device.id, "token": device.token, "mqtt": device.mqtt}
+        (tmp_path / "kiosk-1.json").write_text(json.dumps(enrolled))
+        (tmp_path / "kiosk").mkdir()
+        environment = {"FLEETPUSH_URL": server.url, "FLEETPUSH_KEY": server.admin_key}
+        with (
+            Program(tmp_path, "node", "run.js", flow, **environment) as node_red,
+            Program(tmp_path / "kiosk", *python("kiosk.py"), str(tmp_path / "kiosk-1.json")) as kiosk,
+        ):
+            node_red.wait_output('"device.connected"')
+            server.restart()  # it has an id by now, and misses nothing
+            node_red.type("Fresh bread")
+            node_red.wait_output('"202"')
+            kiosk.wait_output("Fresh bread")
+            kiosk.type("open")
+            node_red.wait_output('"delivery.acted"')
+            node_red.type("Fresh bread")
+            wait_for(lambda: node_red.output.count('"202"') == 2, what="the second answer")
+            assert node_red.end() == 0
+    told = [json.loads(line) for line in node_red.output.splitlines()]
+    (acted,) = (line["payload"]["data"] for line in told if line["topic"] == "delivery.acted")
+    answers = [line["payload"]["push_id"] for line in told if line["topic"] == "202"]
+    assert (acted["action"], answers) == ("open", [acted["push_id"]] * 2), "a message that comes again is one push"
+
+
+def test_the_n8n_workflow_can_be_imported() -> None:
+    workflow = json.loads((EXAMPLES / "n8n" / "workflow.json").read_text())
+    names = {node["name"] for node in workflow["nodes"]}
+    assert len(names) == len({node["id"] for node in workflow["nodes"]}) == len(workflow["nodes"])
+    assert workflow["connections"].keys() <= names
+    outputs = [targets for found in workflow["connections"].values() for targets in found["main"]]
+    assert {target["node"] for targets in outputs for target in targets} == names - {"Webhook"}
+    (webhook,) = (node for node in workflow["nodes"] if node["type"] == "n8n-nodes-base.webhook")
+    assert webhook["parameters"]["options"]["rawBody"] is True, "the signature is that of the bytes"
+    assert webhook["parameters"]["responseMode"] == "responseNode"
+
+
+def test_the_n8n_workflow_believes_a_signature_and_nothing_else() -> None:
+    node = require("node")
+    workflow = json.loads((EXAMPLES / "n8n" / "workflow.json").read_text())
+    (code,) = (found["parameters"]["jsCode"] for found in workflow["nodes"] if found["type"] == "n8n-nodes-base.code")
+    secret = "whsec_" + base64.b64encode(b"sixteen bytes ..").decode()
+    signer, now = Webhook(secret), datetime.now(UTC)
+    body = json.dumps({"type": "events", "data": {"events": [{"id": "9.0", "data": {"title": "é"}}]}})
+
+    def said(body: str, at: datetime, signature: str) -> dict[str, Any]:
+        stamp = str(int(at.timestamp()))
+        headers = {"webhook-id": "one", "webhook-timestamp": stamp, "webhook-signature": signature}
+        given = json.dumps([code, headers, base64.b64encode(body.encode()).decode()])
+        environment = clean_environment() | {"FLEETPUSH_WEBHOOK_SECRET": secret}
+        command = [node, "-e", CODE_NODE]
+        done = subprocess.run(command, input=given, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        (item,) = json.loads(done.stdout)
+        found: dict[str, Any] = item["json"]
+        return found
+
+    genuine = said(body, now, f"v1,bm9ib2R5 {signer.sign('one', now, body)}")
+    assert (genuine["genuine"], genuine["data"]["events"][0]["id"]) == (True, "9.0")
+    long_ago = now - timedelta(hours=1)
+    assert said(body, long_ago, signer.sign("one", long_ago, body)) == {"genuine": False}
+    assert said(body + " ", now, signer.sign("one", now, body)) == {"genuine": False}
+    assert said("no JSON", now, "") == {"genuine": False}
+
+
+# Devices in other languages
+
+
+def contract_fields() -> set[str]:
+    """The fields of a push, of its notification and of an action, as the device contract shows them."""
+    (push,) = (b for b in blocks(ROOT / "docs" / "device-contract.md") if (b.language, b.mark) == ("json", "push"))
+    return {*re.findall(r'"(\w+)":', push.text), "body"}
+
+
+@pytest.mark.parametrize(
+    ("file", "topic", "event", "field"),
+    [
+        (
+            "android/PushService.kt",
+            r'(?:topic \+ |say\()"(\w+)"',
+            r'receipt\(pushId, (?:if \(action == null\) "\w+" else )?"(\w+)"',
+            r'\b(?:push|notification|action)\.(?:get|opt|has)\w*\("(\w+)"',
+        ),
+        (
+            "esp32/main/main.c",
+            r'TOPIC\("(\w+)"\)',
+            r'send_receipt\(push_id, "(\w+)"',
+            r'CaseSensitive\((?:push|notification), "(\w+)"',
+        ),
+    ],
+)
+def test_a_device_names_what_the_contract_names(file: str, topic: str, event: str, field: str) -> None:
+    text = (EXAMPLES / file).read_text()
+    assert {"push", "receipts", "report"} <= {*re.findall(topic, text)} <= {*LEAVES}
+    events = {*re.findall(event, text)}
+    assert {"displayed", "acted"} <= events <= {state.label for state in DeliveryState}
+    assert {"push_id", "kind", "notification", "data", "title"} <= {*re.findall(field, text)} <= contract_fields()
+    for said in ("interrupted", "unknown command", '"push_id"', '"event"', '"result"', '"error"', '"commands"'):
+        assert said in text
+    assert re.search("3_1_1", text), "neither falls back to 3.1"
+
+
+def test_the_android_device_fits_into_one_file() -> None:
+    text = (EXAMPLES / "android" / "PushService.kt").read_text()
+    assert len(text.splitlines()) < 300
+    assert max(map(len, text.splitlines())) <= 120
+    assert (text.count("{"), text.count("(")) == (text.count("}"), text.count(")"))
+    for duty in ("isCleanSession = false", "setManualAcks(true)", "isAutomaticReconnect = false", "Random.nextLong"):
+        assert duty in text
+    for note in ("Doze", "specialUse", "setExactAndAllowWhileIdle", "REQUEST_IGNORE_BATTERY_OPTIMIZATIONS"):
+        assert note in text
+
+
+def test_the_esp32_device_compiles(tmp_path: Path) -> None:
+    for name in ESP_IDF_HEADERS:
+        header = tmp_path / f"{name}.h"
+        header.parent.mkdir(exist_ok=True)
+        header.write_text('#include "esp_idf_stubs.h"\n')
+    project = EXAMPLES / "esp32"
+    strict = ["-std=gnu17", "-fsyntax-only", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
+    command = [require("cc"), *strict, f"-I{ROOT / 'tests'}", f"-I{tmp_path}", str(project / "main" / "main.c")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '"main.c"' in (project / "main" / "CMakeLists.txt").read_text()
+    assert "project(" in (project / "CMakeLists.txt").read_text()
