@@ -57,6 +57,8 @@ BODY_BYTES_PER_SECOND: float = 1_024.0
 """The rate that a body has to come at: the slowest mobile network there is (GPRS) is faster."""
 WHOLE_BODY_SECONDS: float = 600.0
 """Time for all of a body: 16 MiB at 27 KiB/s."""
+FIRST_REQUEST_SECONDS: float = 1.0
+"""Time for the first request of a connection that the server had accepted when it began to end."""
 LAST_BODY_SECONDS: float = 1.0
 """Time for the rest of a body when the server ends."""
 UNREAD_SECONDS: float = 30.0
@@ -127,6 +129,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._is_continuing = False
         self._is_idle = False
         """Whether it is the next request that is waited for."""
+        self._is_last = False
+        """Whether the server ends, and the first request is the last."""
         self._is_known = False
         """Whether a request on it has shown a valid key."""
         self._is_turned_away = False
@@ -303,7 +307,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             is_ours = self._url.partition(b"?")[0] == MQTT_PATH.encode() and self._asks_for_websocket()
             self._upgrade = "mqtt" if is_ours else "unknown"
             return
-        self._keep_alive = version != "1.0" and parser.should_keep_alive()
+        self._keep_alive = version != "1.0" and parser.should_keep_alive() and not self._is_last
         self._framing.end_head()
         self._begin_request(parser.get_method().decode("ascii"), version)
 
@@ -448,8 +452,13 @@ class HttpConnection(asyncio.BufferedProtocol):
     # -- ends ---------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """The server ends: at once if nothing is under way, else after the answer."""
+        """The server ends: at once if nothing is under way, else after the answer. A request may be on its way on a
+        connection that has had none: its client has no reason to think that it has to send it again."""
         cycle = self._cycle
+        if cycle is None and self._framing.part is HEAD:
+            self._is_last = True
+            self._wait(FIRST_REQUEST_SECONDS, self._transport.close)
+            return
         if cycle is not None and not cycle.response_complete and self._framing.part is not NOTHING:
             cycle.keep_alive = self._keep_alive = False
             if cycle.more_body:

@@ -89,6 +89,19 @@ def test_sigterm_answers_what_is_under_way(start: Start) -> None:
     assert server.api.only(push_id) == {"waiting": 1}
 
 
+def test_a_first_request_is_answered_by_a_server_that_ends(start: Start) -> None:
+    """Of a connection that it had accepted; an idle one that has had its answers ends at once."""
+    server = start()
+    with socket.create_connection(("127.0.0.1", server.http_port), 15) as fresh:
+        server.api.request("GET", "/healthz")  # accepted behind the other
+        server.signal(signal.SIGTERM)
+        server.wait_log("ending: answering")
+        fresh.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        said = fresh.recv(65536)
+        assert said.startswith(b"HTTP/1.1 200 "), said
+    assert server.wait() == 0
+
+
 def test_what_is_in_use_is_named_with_its_remedy(start: Start, tmp_path: Path) -> None:
     server = start()
     said = refused(server.data_dir, *FREE)

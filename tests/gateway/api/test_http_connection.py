@@ -506,6 +506,31 @@ def test_a_stranger_does_not_wait_for_leave_to_send_what_is_refused(run: Run[Any
     run(scene())
 
 
+def test_a_connection_without_a_request_has_a_moment_for_it_at_the_end(
+    run: Run[Any],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene() -> None:
+        async with serving() as running:
+            reader, writer = await running.open()
+            await until(lambda: running.limiter.open == 1, "it to be there")
+            running.connection.shutdown()
+            writer.write(QUICK)
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert b"connection: close" in answer
+            assert answer.endswith(b'"here"')
+            writer.close()
+            await until(lambda: running.limiter.open == 0, "it to be gone")
+            monkeypatch.setattr(http_connection, "FIRST_REQUEST_SECONDS", 0.05)
+            reader, writer = await running.open()
+            await until(lambda: running.limiter.open == 1, "it to be there")
+            running.connection.shutdown()
+            assert await asyncio.wait_for(reader.read(), 10) == b"", "a moment, and no longer"
+            writer.close()
+
+    run(scene())
+
+
 # -- how many ----------------------------------------------------------------------------------------------------------
 
 
