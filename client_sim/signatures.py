@@ -90,12 +90,19 @@ class PrivateKey:
         return cls(_imported(json_object(path), cls.curve, private=True))
 
     def write(self, path: Path) -> None:
-        """Write the key to a new file with mode 0600. Raises FileExistsError, OSError."""
+        """Write the key to a new file with mode 0600, at once: a power cut leaves all of it, or nothing. Raises
+        FileExistsError, OSError."""
         text = json.dumps(self.okp.as_dict(private=True) | {"use": self.use, "kid": self.key_id})
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
+        try:
+            os.link(partial, path)  # unlike a rename it takes the place of no other key
+        finally:
+            partial.unlink()
 
     @property
     def public(self) -> Jwk:

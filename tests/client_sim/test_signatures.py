@@ -196,8 +196,12 @@ def test_a_key_is_for_its_owner_only(tmp_path: Path) -> None:
     KEY.write(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert SigningKey.load(path).key_id == KEY.key_id
+    kept = path.read_bytes()
+    (tmp_path / ".ops.jwk.partial").touch()  # of a process that died
     with pytest.raises(FileExistsError):
         SigningKey.new().write(path)
+    assert path.read_bytes() == kept
+    assert os.listdir(tmp_path) == ["ops.jwk"]
     path.chmod(0o640)
     with pytest.raises(ValueError, match="chmod 600"):
         SigningKey.load(path)

@@ -203,6 +203,7 @@ def test_a_button_cannot_order_what_nobody_has_signed(kiosk: Kiosk) -> None:
     assert result["refused"] == "unsigned"
 
 
+@pytest.mark.full_only
 def test_signed_data_says_who_signed_it_and_bad_data_does_not_come(kiosk: Kiosk) -> None:
     page = connected(kiosk)
     page.evaluate(
@@ -217,6 +218,7 @@ def test_signed_data_says_who_signed_it_and_bad_data_does_not_come(kiosk: Kiosk)
     assert kiosk.api.delivery(bad)["reason"] == "unknown_key"
 
 
+@pytest.mark.full_only
 def test_what_was_used_is_remembered_within_bounds(kiosk: Kiosk) -> None:
     """Those that end first are forgotten first, and with them everything that ends no later."""
     page = kiosk.connected()
@@ -234,6 +236,38 @@ def test_what_was_used_is_remembered_within_bounds(kiosk: Kiosk) -> None:
         }})()"""
     )
     assert said == [*["first"] * 4, "forgotten", "replayed", "again", "first", "forgotten"]
+
+
+def test_journals_of_older_pages_are_carried_on(kiosk: Kiosk) -> None:
+    """Of both versions that there were, with a push that they have handled."""
+    page = kiosk.connected()
+    said = page.evaluate(
+        """(async () => {
+            const { Journal } = await import("./journal.js");
+            const said = [];
+            for (const version of [1, 2]) {
+                await new Promise((resolve) => {
+                    const request = indexedDB.open(`older ${version}`, version);
+                    request.onupgradeneeded = () => {
+                        for (const name of ["handled", "outbox", ...(version > 1 ? ["screen"] : [])]) {
+                            const numbered = { keyPath: "no", autoIncrement: true };
+                            const store = request.result.createObjectStore(name, numbered);
+                            if (name !== "outbox") store.createIndex("push_id", "push_id", { unique: true });
+                            if (name === "handled") store.add({ push_id: "p1", finished: true });
+                        }
+                        request.result.createObjectStore("facts");
+                    };
+                    request.onsuccess = () => { request.result.close(); resolve(); };
+                });
+                const journal = await Journal.open(`older ${version}`);
+                said.push(await journal.begin("p1"), await journal.useStatement("s1", 10, "p2"));
+                said.push((await journal.onScreen()).length);
+                journal.close();
+            }
+            return said;
+        })()"""
+    )
+    assert said == ["finished", "first", 0] * 2
 
 
 def test_without_its_file_of_keys_the_page_does_not_start(kiosk: Kiosk) -> None:
