@@ -43,6 +43,7 @@ from gateway.device_topics import DEFAULT_APP
 from gateway.devices import MqttAddress
 from gateway.hangup import Hangups
 from gateway.host_names import bracketed, reachable
+from gateway.metrics_key import BadMetricsKey
 from gateway.service_manager import ServiceManager
 from gateway.settings import Settings
 from gateway.socket_activation import BadPassedSocket, PassedSockets
@@ -77,7 +78,7 @@ def run(settings: Settings) -> int:
                 disk_space.release_for_start(data_dir)
                 startup.finish_restore(data_dir)
                 lost = runner.run(_serve(settings, log_writer))
-            except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig):
+            except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig, BadMetricsKey):
                 raise
             except StorageError as error:
                 return refuse(str(startup.refusal(data_dir / data_directory.LEDGER, error)))
@@ -98,7 +99,7 @@ def run(settings: Settings) -> int:
                 os._exit(EXIT_UNSYNCED)
     except data_directory.DirectoryInUse as holder:
         return refuse(f"{data_dir} is in use by {holder}: stop that server, or choose another --data-dir")
-    except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig) as refusal:
+    except (CannotStart, BadPassedSocket, listener_config.BadListenerConfig, BadMetricsKey) as refusal:
         return refuse(str(refusal))
     except OSError as error:
         if error.filename is None or not str(error.filename).startswith(str(data_dir)):
@@ -196,7 +197,8 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             components.watch_disk(),
             components.enforce_quotas(),
             components.delivery.analytics.count_large(),
-            components.metrics.keep_counting(),
+            components.measurements.measure(),
+            components.measurements.watch_loop(),
         ):
             task = loop.create_task(work)
             ending.push_async_callback(_cancel, task)

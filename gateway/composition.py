@@ -50,7 +50,9 @@ from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
 from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
+from gateway.measurements import Measurements
 from gateway.metrics import Metrics, MetricsSources
+from gateway.metrics_key import MetricsKey
 from gateway.periodic import ServerTimers, repeat
 from gateway.settings import Settings
 from gateway.startup import OpenStores
@@ -75,7 +77,7 @@ class Components:
     """Every component of the gateway, wired."""
 
     def __init__(self, settings: Settings, stored: OpenStores, log_writer: LogWriter) -> None:
-        """Make and wire them on the *loop*; `recover` comes next, before the first connection."""
+        """Make and wire them on the *loop*; `recover` comes next, before the first connection. Raises BadMetricsKey."""
         database, clock_ms = stored.database, stored.clock_ms
         loop = asyncio.get_running_loop()
         self.mqtt_address: MqttAddress
@@ -83,6 +85,7 @@ class Components:
         self.certificate_ends: Mapping[str, float] = {}
         """See `metrics.MetricsSources.certificates`."""
         self._settings = settings
+        self._metrics_key = MetricsKey.read(settings.metrics_key) if settings.metrics_key is not None else None
         self._database = database
         self._clock_ms = clock_ms
         self._wall_clock = stored.wall_clock
@@ -149,6 +152,9 @@ class Components:
             database=database, feed=self.feed, store=self._webhooks, clock_ms=clock_ms, allowed=networks
         )
         self.broker.start()
+        self.measurements = Measurements(
+            database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, clock_ms=clock_ms
+        )
         self.metrics = Metrics(self._sources(log_writer))
 
     def _make_engine(self, connections: DeviceConnections) -> EmbeddedEngine:
@@ -188,6 +194,10 @@ class Components:
             ledger=delivery.ledger,
             device_connections=delivery.connections,
             hand_over=delivery.hand_over,
+            measurements=self.measurements,
+            metrics_key=self._metrics_key,
+            is_ready=lambda: self._trouble() is None,
+            disk_left=self._disk_space.left,
             rule_changes=delivery.rule_changes,
             receipts=delivery.receipts,
             activity=self.activity,
@@ -227,6 +237,7 @@ class Components:
         await self.delivery.analytics.load()
         await self._webhooks.load()
         await self.delivery.attachments.load()
+        await self.measurements.ended.load()
 
     def services(self, ending: Callable[[], bool]) -> Services:
         """Collect the components that the API needs. `ending` says whether the server is on its way out."""
@@ -265,6 +276,7 @@ class Components:
             push_values=most_values(self._settings.max_payload),
             problems=self._problems,
             metrics=self.metrics,
+            metrics_key=self._metrics_key,
             unready=lambda: "the server is ending; try again when it is back" if ending() else self._trouble(),
         )
 

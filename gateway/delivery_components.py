@@ -174,6 +174,7 @@ class DeliveryComponents:
             act_now=lambda: [*hand_over.act_now(), *alert_limiter.act_now()],
             check_in_place=alert_limiter.check_in_place,
             suppress_unwanted=preferences.suppress_unwanted,
+            on_acknowledged=hand_over.count_acknowledged,
         )
         self.engine = make_engine(connections)
         connections.connect(engine=self.engine, on_ready=alert_limiter.ready, on_returned=observers.returned)

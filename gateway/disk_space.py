@@ -59,15 +59,24 @@ class DiskSpace:
         now = self._clock()
         if now >= self._next_check:
             self._next_check = now + CHECK_SECONDS
-            disk = os.statvfs(self._path)
-            reserve = min(self._reserve, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
-            bound = LOG_GROWTH_FACTOR * log_pages(disk) * PAGE_BYTES if reserve else 0
-            beside_logs = disk.f_bavail * disk.f_frsize - sum(max(bound - _size(path), 0) for path in self._logs)
-            has_room = beside_logs >= 0 and beside_logs + self._free_inside() > reserve
+            beside_logs, beside_reserve = self._measure()
+            has_room = beside_logs >= 0 and beside_reserve > 0
             if has_room is not self._has_room:
                 log.warning("new pushes are %s", "accepted again" if has_room else "refused: the disk is nearly full")
             self._has_room = has_room
         return self._has_room
+
+    def left(self) -> int:
+        """Bytes that can be written until new pushes are refused, measured now; 0: they are."""
+        return max(min(self._measure()), 0)
+
+    def _measure(self) -> tuple[int, int]:
+        """Bytes that would be free if the logs grew to their bounds; those that the files could take besides."""
+        disk = os.statvfs(self._path)
+        reserve = min(self._reserve, disk.f_blocks * disk.f_frsize // RESERVE_SHARE)
+        bound = LOG_GROWTH_FACTOR * log_pages(disk) * PAGE_BYTES if reserve else 0
+        beside_logs = disk.f_bavail * disk.f_frsize - sum(max(bound - _size(path), 0) for path in self._logs)
+        return beside_logs, beside_logs + self._free_inside() - reserve
 
 
 def _size(path: Path) -> int:

@@ -33,7 +33,7 @@ CATALOGUE: dict[str, ProblemKind] = {
     "unauthorized": ProblemKind(
         401,
         "A valid key is needed",
-        "There is no key, or it is unknown or revoked; or a device's token is wrong.",
+        "There is no key, or it is unknown or revoked; or a device's token is wrong. `/metrics` may ask for one, too.",
     ),
     "forbidden": ProblemKind(
         403,

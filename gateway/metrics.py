@@ -5,17 +5,17 @@ pays nothing. Names follow Prometheus: `fleetpush_` in front, base units, `_tota
 a device, a push or an app in it, but for heartbeats and watches, of which there are 200 each at most: the number of
 time series does not grow with the fleet.
 
-Deliveries by state are a walk over the whole table, so they are counted in the background for at most a hundredth of
-the time (`DeliveryCensus`), and the moment of the count is a metric beside them.
+What has to be looked up, such as deliveries by state, is measured in the background (`measurements`), for at most a
+hundredth of the time; the moment of the count is a metric beside it.
+
+What an alert watches (`deploy/prometheus-alerts.yml`) is there from the start, as 0: Prometheus does not see a counter
+come into being with its first step.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import platform
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -57,18 +57,15 @@ from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.delivery.watches import Watches
-from gateway.delivery_states import DeliveryState
+from gateway.errors import CATALOGUE
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
+from gateway.latency import LatencyHistogram
+from gateway.measurements import Measurements
+from gateway.metrics_key import MetricsKey
 from gateway.program import installed_version
 from gateway.store.database import Database
 
-log = logging.getLogger(__name__)
-
-CENSUS_INTERVAL_SECONDS = 60.0
-"""Seconds between two counts of all deliveries, at least."""
-CENSUS_SHARE = 100
-"""The pause of the census as a multiple of the time that the last one took, at least."""
 TEXTS_PER_SECOND = 20
 """Made for `/metrics`: about 3 ms each, and strangers may ask for it; whoever asks more often gets the last."""
 DAY_SECONDS = 86_400.0
@@ -80,6 +77,7 @@ class MetricsSources:
     """The components whose counters are read. `broker` is the broker's own counters (`broker.metrics`)."""
 
     database: Database
+    measurements: Measurements
     keys: KeyCache
     authenticator: DeviceAuthenticator
     admission: Admission
@@ -111,6 +109,12 @@ class MetricsSources:
     """A function that gives, of each certificate in use (`server`, `ca`), the end in Unix time; nothing without TLS."""
     log_lines: Callable[[], Mapping[str, int]]
     """Lines that the log lacks, by reason."""
+    metrics_key: MetricsKey | None
+    """The key that metrics ask for, if they do."""
+    is_ready: Callable[[], bool]
+    """Whether pushes are accepted, as far as the databases are concerned."""
+    disk_left: Callable[[], int]
+    """Bytes that can be written until new pushes are refused."""
 
     def over_share(self) -> dict[str, int]:
         """Count the refusals because of a share, by its name."""
@@ -165,59 +169,12 @@ BROKER_DROPPED = {
 _BROKER_NAMES = {"bytes_in": "received_bytes", "bytes_out": "sent_bytes", "retained": "retained_messages"}
 
 
-class DeliveryCensus:
-    """Counts of the deliveries in each state, as of a moment ago."""
-
-    def __init__(self, database: Database, ledger: Ledger) -> None:
-        self._database = database
-        self._ledger = ledger
-        self._next = 0.0
-        self._under_way = False
-        self.by_state: dict[str, int] = {state.label: 0 for state in DeliveryState}
-        self.devices = 0
-        """Enrolled."""
-        self.counted_at = 0.0
-        """Wall clock, as Prometheus wants it; 0: not yet."""
-
-    async def count_if_due(self, now: float) -> None:
-        """Count deliveries, unless that was done a short time ago. `now` gives seconds that only grow."""
-        if now < self._next or self._under_way:
-            return
-        self._under_way = True
-        began = time.monotonic()
-        try:
-            rows, self.devices = await self._database.read(_count_rows)
-        finally:
-            self._under_way = False
-            self._next = now + max(CENSUS_INTERVAL_SECONDS, CENSUS_SHARE * (time.monotonic() - began))
-        counts = {state.label: 0 for state in DeliveryState}
-        for state, count in rows:
-            counts[DeliveryState(state).label] = count
-        in_flight = min(self._ledger.pushes.in_flight(), counts["waiting"])
-        counts["waiting"] -= in_flight
-        counts["sent"] += in_flight
-        self.by_state = counts
-        self.counted_at = time.time()
-
-
-def _count_rows(connection: sqlite3.Connection) -> tuple[list[tuple[int, int]], int]:
-    """Deliveries by state, and devices."""
-    states = connection.execute(
-        "SELECT state, sum(count) FROM ("
-        " SELECT state, count(*) AS count FROM delivery WHERE counted IS NULL GROUP BY state"
-        " UNION ALL SELECT state, sum(count) FROM delivery_count GROUP BY state) GROUP BY state"
-    ).fetchall()
-    devices = connection.execute("SELECT count(*) FROM device WHERE removed_at IS NULL").fetchone()
-    return states, devices[0]
-
-
 class Metrics:
     """The registry of all metrics, and its text."""
 
     def __init__(self, sources: MetricsSources) -> None:
-        self.census = DeliveryCensus(sources.database, sources.ledger)
         self._registry = CollectorRegistry()
-        self._registry.register(_Collector(sources, self.census))
+        self._registry.register(_Collector(sources))
         ProcessCollector(registry=self._registry)
         self._text = b""
         self._second = 0.0
@@ -234,27 +191,19 @@ class Metrics:
             self._text = generate_latest(self._registry)
         return self._text
 
-    async def keep_counting(self) -> None:
-        """Take the census until cancelled."""
-        while True:
-            try:
-                await self.census.count_if_due(time.monotonic())
-            except Exception as error:  # a metric may be missing; the server may not
-                log.warning("deliveries cannot be counted: %s", error)
-            await asyncio.sleep(1.0)
-
 
 class _Collector(Collector):
-    def __init__(self, sources: MetricsSources, census: DeliveryCensus) -> None:
+    def __init__(self, sources: MetricsSources) -> None:
         self._sources = sources
-        self._census = census
 
     def collect(self) -> Iterable[Metric]:
         yield from self._gateway()
+        yield from self._service_levels()
         yield from self._broker()
 
     def _gateway(self) -> Iterable[Metric]:
         sources = self._sources
+        census = sources.measurements.census
         yield InfoMetricFamily(
             "fleetpush_build",
             "Version of Fleetpush and of Python; whether the hot modules are `compiled` or `pure` Python.",
@@ -277,12 +226,12 @@ class _Collector(Collector):
             "deliveries_targeted", "Deliveries of the pushes that were accepted.", sources.acceptance.targeted
         )
         yield _by_label(
-            GaugeMetricFamily, "deliveries", "Deliveries kept, as of the last count.", "state", self._census.by_state
+            GaugeMetricFamily, "deliveries", "Deliveries kept, as of the last count.", "state", census.by_state
         )
         yield _gauge(
             "deliveries_counted_timestamp_seconds",
             "Unix time when deliveries were last counted.",
-            self._census.counted_at,
+            census.counted_at,
         )
         yield _gauge(
             "deliveries_in_flight",
@@ -290,13 +239,7 @@ class _Collector(Collector):
             sources.ledger.pushes.in_flight(),
         )
         yield _gauge("pushes_in_memory", "Pushes with something on its way, or lately.", len(sources.ledger.pushes))
-        yield HistogramMetricFamily(
-            "fleetpush_hand_over_seconds",
-            "From the acceptance of a push to its hand-over to the connection of a device that waited for it.",
-            buckets=sources.hand_over.latency.buckets(),
-            sum_value=sources.hand_over.latency.sum_ms / 1000,
-        )
-        yield _gauge("devices_enrolled", "Devices, as of the last count.", self._census.devices)
+        yield _gauge("devices_enrolled", "Devices, as of the last count.", census.devices)
         yield _gauge("devices_online", "Devices connected.", sources.device_connections.online)
         yield _counter("device_messages", "Messages taken from devices.", sources.receipts.received)
         yield _counter(
@@ -310,12 +253,18 @@ class _Collector(Collector):
         yield _counter("delivery_attempts_failed", "Times that a device did not take what it was sent.", failed)
         yield _counter("device_topics_denied", "Topics refused to devices.", sources.activity.denied)
         failures = {"key": sources.keys.failures, "device": sources.authenticator.failures}
+        if sources.metrics_key is not None:
+            failures["metrics"] = sources.metrics_key.failures
         yield _by_label(
             CounterMetricFamily, "authentication_failures", "Wrong or revoked credentials.", "kind", failures
         )
         yield _counter("http_requests_admitted", "Requests with a valid key.", sources.admission.admitted)
         yield _by_label(
-            CounterMetricFamily, "http_problems", "Requests refused, by problem.", "code", sources.problems.by_code
+            CounterMetricFamily,
+            "http_problems",
+            "Requests refused, by problem.",
+            "code",
+            {**dict.fromkeys(CATALOGUE, 0), **sources.problems.by_code},
         )
         yield _gauge("http_connections", "Open HTTP connections.", sources.connections.open)
         yield _gauge("http_requests_waiting", "HTTP requests that wait for their turn.", sources.turns.waiting)
@@ -414,6 +363,45 @@ class _Collector(Collector):
             text = "Days until a certificate ends; negative afterwards."
             yield _by_label(GaugeMetricFamily, "tls_certificate_days_left", text, "certificate", left)
 
+    def _service_levels(self) -> Iterable[Metric]:
+        """How well the service does what it is for, and what that depends on."""
+        sources = self._sources
+        measured = sources.measurements
+        hand_over = sources.hand_over
+        yield _gauge("ready", "1 while pushes are accepted, 0 if a database is not to be trusted.", sources.is_ready())
+        text = "From the acceptance of a push to its hand-over to the connection of a device that waited for it."
+        yield _histogram("hand_over_seconds", text, hand_over.latency)
+        text = "From the acceptance of a push to its acknowledgement by a device that was connected all the while."
+        yield _histogram("delivery_seconds", text, hand_over.acknowledgements)
+        late = {**hand_over.late, "server": hand_over.latency.beyond}
+        text = (
+            "Deliveries handed over more than 10 s after their acceptance: their device was `away`; caps or quiet hours"
+            " `limited` them; they were `queued` behind what their device had not acknowledged; or the `server` was"
+            " slow."
+        )
+        yield _by_label(CounterMetricFamily, "deliveries_late", text, "reason", late)
+        ended = CounterMetricFamily(
+            "fleetpush_deliveries_ended", "Deliveries that ended undelivered.", labels=["state", "reason"]
+        )
+        for end, count in sorted(measured.ended.by_end.items()):
+            ended.add_metric(end, count)
+        yield ended
+        text = "Age of the oldest critical push that waits for a device, by where that is; 0: none waits."
+        yield _by_label(GaugeMetricFamily, "oldest_critical_seconds", text, "presence", measured.critical.seconds())
+        text = "Time by which the event loop was late, measured ten times a second."
+        yield _histogram("event_loop_lag_seconds", text, measured.lag)
+        text = "Time that commits to the ledger took, above all the disk's sync."
+        yield _histogram("commit_seconds", text, sources.database.commits)
+        operations, age = sources.database.backlog()
+        yield _gauge("writer_queue_operations", "Operations that the ledger's writer has not finished.", operations)
+        yield _gauge("writer_queue_oldest_seconds", "Age of the oldest of them; 0: there is none.", age)
+        text = "Bytes that can be written until new pushes are refused."
+        yield _gauge("disk_left_bytes", text, sources.disk_left())
+        failing = sources.webhook_sender.failing()
+        yield _gauge("webhooks_failing", "Enabled webhooks whose receivers do not take what is sent.", len(failing))
+        text = "Time for which one of them has been failing, the longest; 0: none does."
+        yield _gauge("webhook_failing_seconds", text, max(failing, default=0.0))
+
     def _broker(self) -> Iterable[Metric]:
         read: Callable[[str], float] = lambda name: float(attrgetter(name)(self._sources.broker))  # noqa: E731
         for name, text in BROKER_GAUGES.items():
@@ -447,6 +435,10 @@ def _counter(name: str, text: str, value: float) -> Metric:
 
 def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"fleetpush_{name}", text, value=value)
+
+
+def _histogram(name: str, text: str, latency: LatencyHistogram) -> Metric:
+    return HistogramMetricFamily(f"fleetpush_{name}", text, buckets=latency.buckets(), sum_value=latency.sum_ms / 1000)
 
 
 def _by_label(

@@ -115,6 +115,8 @@ class Settings(BaseSettings):
     public_url: str | None = None
     """Address at which devices reach HTTP and WebSocket where a proxy stands in front: `https://push.example`, without
     a path. Unset: `public_host` and `http_port`."""
+    metrics_key: Path | None = None
+    """File with the key that `/metrics` asks for, 16 characters or more. Unset: it asks for none."""
     max_payload: Annotated[Bytes, Field(ge=256, le=MAX_PAYLOAD_BYTES)] = 4_096
     """Bytes of a push on the wire. 4 KiB is what FCM and APNs allow."""
     mailbox_deliveries: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000

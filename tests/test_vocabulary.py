@@ -64,6 +64,7 @@ TIMES_OF_ANOTHER_UNIT: dict[str, str] = {
     "gateway.cli.doctor": "a datetime, and the seconds of two clocks",
     "gateway.cli.tls": "a datetime, as certificates have them",
     "gateway.disk_space": "seconds of the loop",
+    "gateway.measurements": "seconds of a monotonic clock",
     "gateway.metrics": "seconds, as Prometheus has them",
     "gateway.replacement": "a text, in a file's name",
     "gateway.store.read_queue": "seconds of a monotonic clock",

@@ -115,9 +115,9 @@ def _problems_page(document: dict[str, Any]) -> str:
         found = answering[code]
         if len(found) == everywhere:
             return "every operation"
-        if len(found) == with_key and all(" /v1/" in operation for operation in found):
-            return "every operation below <code>/v1</code>"
         also = ["what is no operation"] if code in OF_NO_OPERATION else []
+        if sum(" /v1/" in operation for operation in found) == with_key:
+            also, found = ["every operation below <code>/v1</code>"], [name for name in found if " /v1/" not in name]
         return ", ".join([*also, *(f"<code>{html.escape(operation)}</code>" for operation in found)])
 
     rows = "".join(

@@ -1,4 +1,8 @@
-"""`/healthz`, `/readyz`, `/metrics`: without a key, for whoever watches over the process."""
+"""`/healthz`, `/readyz`, `/metrics`: for whoever watches over the process, without an API key.
+
+The first two say a word that a load balancer must be able to read. Metrics tell a stranger how large the fleet is and
+how busy: the setting `metrics_key` has them ask for a key of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.api import responses
 from gateway.api.bodies import json_response
+from gateway.api.request_headers import header_of
 from gateway.api.services import services
 from gateway.errors import problem
 
@@ -47,5 +52,10 @@ async def ready(request: Request) -> Response:
 )
 async def metrics(request: Request) -> Response:
     """Get metrics as Prometheus text. They are made 20 times a second at most; asked for more often, the last ones are
-    sent. Needs no key."""
-    return Response(services(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    sent. Needs no key. With the server's setting `metrics_key` it needs that one, as `Authorization: Bearer KEY`; an
+    API key does not do."""
+    found = services(request)
+    if found.metrics_key is not None:
+        peer = request.client.host if request.client is not None else "unknown"
+        found.metrics_key.check(header_of(request, b"authorization"), peer)
+    return Response(found.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -51,6 +51,7 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/keys"): ("not_found",),
     ("delete", "/v1/keys/{key_id}"): ("last_admin_key",),
     ("get", "/readyz"): ("unavailable",),
+    ("get", "/metrics"): ("unauthorized",),
 }
 OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes/batch"): (

@@ -38,6 +38,7 @@ from gateway.errors import problem
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhooks import WebhookStore
 from gateway.keys import Keys
+from gateway.metrics_key import MetricsKey
 from gateway.store.database import Database
 from gateway.timestamps import wall_time
 
@@ -83,6 +84,8 @@ class Services:
     """JSON values that the largest push may have, with those it is for."""
     problems: ProblemCount
     metrics: MetricsText
+    metrics_key: MetricsKey | None
+    """The key that metrics ask for, if they do."""
     unready: Callable[[], str | None]
     """A function that says why requests should go elsewhere for now; None when they should not."""
 

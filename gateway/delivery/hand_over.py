@@ -12,23 +12,30 @@ Laws
 3. From hand-over to socket nothing awaits: `_fan_out_slice` and `_hand_over_page` are one call stack into the engine.
 
 Everything here runs on the loop.
+
+What is measured for metrics costs a hot path no call for each delivery: the time until hand-over once for each push and
+slice, the time until acknowledgement once for each group that was acknowledged together, and of what was read from a
+mailbox only what is late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pyroaring import BitMap
 
 from gateway.delivery.engine import Body, Engine, Message
 from gateway.delivery.fan_out import BUNDLE_BYTES, FanOutQueue
 from gateway.delivery.handles import DEVICE_BITS, DEVICE_MASK, handle_of
-from gateway.delivery.latency import LatencyHistogram
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.mailbox_reader import DeviceConnection, HandOverState, MailboxReader
 from gateway.delivery.push import ActivePush
 from gateway.delivery_states import DeliveryState
+from gateway.latency import BOUNDS_MS, LatencyHistogram
 from gateway.store.protocols import Timers, Writer
+
+LATE_MS = BOUNDS_MS[-1]
+"""Time after its acceptance from which a delivery that is handed over counts as late."""
 
 
 class HandOver:
@@ -51,6 +58,10 @@ class HandOver:
         self._fan_out_scheduled = False
         self.latency = LatencyHistogram()
         """Time from the acceptance of a push to its hand-over to devices that were waiting for it, for metrics."""
+        self.acknowledgements = LatencyHistogram()
+        """Time from the acceptance of a push to its acknowledgement by devices that were connected all the while."""
+        self.late = {"away": 0, "limited": 0, "queued": 0}
+        """Deliveries handed over late out of a mailbox, by reason; what `latency` knows to be late is not in it."""
         self._message = Message(topic="", body=Body(payload=b""))
         self.act_now = self._fan_outs.act_now
 
@@ -190,7 +201,9 @@ class HandOver:
         finally:
             self._engine.uncork(device.client_id)
 
-    def _hand_over_each(self, device: DeviceConnection, pushes: list[ActivePush]) -> bool:  # Hot path.
+    def _hand_over_each(
+        self, device: DeviceConnection, pushes: list[ActivePush], late_reason: str = "queued"
+    ) -> bool:  # Hot path.
         ledger = self._ledger
         add = ledger.pushes.add
         deliver = device.deliver
@@ -198,6 +211,9 @@ class HandOver:
         message = self._message
         message.topic = device.topic
         now_ms = self._clock_ms()
+        late_before = now_ms - LATE_MS
+        late = away = 0
+        has_room = True
         for push in pushes:
             push = add(push)
             # What is now or never comes here from the alert limiter only, and is now.
@@ -208,10 +224,31 @@ class HandOver:
             message.qos = push.qos
             if not deliver(message, push.no << DEVICE_BITS | device_no):
                 ledger.pushes.clear_sent(push, (device_no,))
-                return False
+                has_room = False
+                break
+            if push.accepted_at < late_before:
+                late += 1
+                if push.accepted_at < device.connected_at:
+                    away += 1
             if push.qos == 0 or not device.granted:
                 self._note_unacknowledged(push, device_no)
-        return True
+        if late:
+            away = 0 if late_reason == "limited" else away
+            self.late["away"] += away
+            self.late[late_reason] += late - away
+        return has_room
+
+    def count_acknowledged(self, outcomes: Mapping[tuple[int, int], Sequence[int]], now_ms: int) -> None:
+        """Measure acknowledgements that are about to be recorded: devices by push and effective QoS.
+
+        Those of a push that come together count as the first of them does: either all of them were connected when it
+        was accepted, or they have returned together.
+        """
+        for (push_no, qos), devices in outcomes.items():
+            push = self._ledger.pushes.get(push_no) if qos else None
+            device = self.devices.get(devices[0])
+            if push is not None and device is not None and device.connected_at <= push.accepted_at:
+                self.acknowledgements.add(now_ms - push.accepted_at, len(devices))
 
     def is_taking(self, device_no: int) -> bool:
         """Whether the device is connected and subscribed."""
@@ -230,7 +267,7 @@ class HandOver:
         device = self.devices.get(device_no)
         if device is None or device.state is HandOverState.CLOSED:
             return True  # it is checked again when the device is back
-        if self._hand_over_each(device, pushes):
+        if self._hand_over_each(device, pushes, "limited"):
             return True
         self.reader.pause(device, HandOverState.FULL)
         return False

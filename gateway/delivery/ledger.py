@@ -31,7 +31,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
@@ -123,6 +123,7 @@ class Ledger:
         act_now: Callable[[], list[int]],
         check_in_place: Callable[[sqlite3.Connection, list[int], int], tuple[dict[int, list[int]], list[int]]],
         suppress_unwanted: Callable[[list[int]], None],
+        on_acknowledged: Callable[[Mapping[tuple[int, int], Sequence[int]], int], None],
     ) -> None:
         """Connect to the components that are made later; once, before the first push.
 
@@ -133,10 +134,12 @@ class Ledger:
         are being fanned out: the sweep leaves them alone. `check_in_place`, on the writer thread, answers of these
         devices the critical pushes that are let through though they are muted, in order, and the handles of those that
         have ended. `suppress_unwanted` ends those of these waiting deliveries that are still not wanted.
+        `on_acknowledged` is called on the loop before a flush: the devices by push and effective QoS, and the time.
         """
         self.on_recorded, self.on_ended, self.act_now = on_recorded, on_ended, act_now
         self.on_devices_ended = on_devices_ended
         self.check_in_place, self.suppress_unwanted = check_in_place, suppress_unwanted
+        self.on_acknowledged = on_acknowledged
 
     # -- outcomes of hand-overs ------------------------------------------------------------------------------------
 
@@ -196,6 +199,7 @@ class Ledger:
             return
         self._flushes_under_way += 1
         now_ms = self._clock_ms()
+        self.on_acknowledged(outcomes, now_ms)
         known = self.pushes.get
         maybe_sets = [no for no in {no for no, _ in outcomes} if (push := known(no)) is None or push.in_sets]
 

@@ -136,6 +136,15 @@ class WebhookSender:
         """Lanes that have something under way, for metrics."""
         return sum(len(receiver.tasks) for receiver in self._receivers.values())
 
+    def failing(self) -> list[float]:
+        """Seconds for which each of the enabled webhooks that fail has been failing, for metrics."""
+        now_ms = self._clock_ms()
+        since = (
+            min((lane.failing_since for lane in receiver.webhook.lanes if lane.failing_since is not None), default=None)
+            for receiver in self._receivers.values()
+        )
+        return [(now_ms - began) / 1000 for began in since if began is not None]
+
     def start(self) -> None:
         for webhook in self._store.webhooks.values():
             self.webhook_changed(webhook)

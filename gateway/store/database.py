@@ -34,17 +34,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 from sqlmodel import Session
 
-from broker.sqlite_file import PAGE_BYTES, Fault, connect, fault_of, log_pages
+from broker.sqlite_file import PAGE_BYTES, Fault, fault_of, log_pages
+from gateway.latency import LatencyHistogram
+from gateway.store.connections import make_engine, raw_connection
 from gateway.store.errors import StorageDamaged, StorageError, StorageFailed, explained
 from gateway.store.migrations import migrate
 from gateway.store.read_queue import READ_SECONDS, ReadQueue
 from gateway.store.server_time import StoredClock, read_stored_clock
-from gateway.store.set_functions import add_set_functions
 from gateway.store.write_queue import WriteOperation, WriteQueue
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,6 @@ BUSY_MS = 2_500
 """Time that a connection waits for another process's lock, twice for who is behind: a client's patience is 10 s."""
 START_BUSY_MS = 10_000
 """Time that a start waits for it, when nobody waits yet: another start may be migrating."""
-CACHE_KIBIBYTES = 65_536
-"""Page cache of the writer: the hot end of the delivery table and its mailbox index stay in memory."""
 READER_CACHE_KIBIBYTES = 4_096
 """Page cache of a reader. In WAL mode the next read after anybody's commit begins with an empty one, so it serves one
 read; the rest would be memory that is filled and given back, and fragments."""
@@ -81,8 +79,6 @@ INCREMENTAL = 2
 """`PRAGMA auto_vacuum` of a file that can give back pages."""
 LOG_BOUND_FACTOR = 2
 """A log of so many times its pages between checkpoints has been let grow by a reader, and is cut."""
-CACHED_STATEMENTS = 256
-"""Compiled statements of a connection: those of `store/rows`, 32 for each of four tables, and all others."""
 _OF_ALL = frozenset({Fault.FULL, Fault.FAILED, Fault.UNSYNCED, Fault.LOCKED})
 """Faults that are not of the operation in which they show: the disk's, or another process's."""
 
@@ -107,6 +103,10 @@ class Database:
         """Transactions committed, for metrics."""
         self.operations = 0
         """Operations in them."""
+        self.commits = LatencyHistogram()
+        """Time that commits took which had something to write, for metrics: above all the disk's sync."""
+        self._under_way: list[WriteOperation] = []
+        """The group that the writer runs."""
         self._group_followers: list[Callable[[], None]] = []
         self._on_full = on_full
         self.free_bytes = 0
@@ -151,7 +151,7 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         stored_clock = await loop.run_in_executor(None, prepare, path, fresh)
-        engine = make_engine(path)
+        engine = make_engine(path, BUSY_MS)
         # Here, where who starts hears of it: the connection needs room for the log's index, and a disk may be full.
         writer_connection = await loop.run_in_executor(None, _connect, engine)
         return cls(path, engine, writer_connection, make_clock(stored_clock), loop, on_full)
@@ -159,6 +159,18 @@ class Database:
     def follow_groups(self, on_group: Callable[[], None]) -> None:
         """Call this on the loop after the callbacks of each group, from now on."""
         self._group_followers.append(on_group)
+
+    def backlog(self) -> tuple[int, float]:
+        """Count the operations that the writer has not finished; the age of the oldest in seconds, 0 if there is none.
+
+        For metrics: while a disk does not answer, this says since when.
+        """
+        count, oldest = self._queue.backlog()
+        group = list(self._under_way)
+        since = [operation.put_at for operation in group]
+        if oldest is not None:
+            since.append(oldest)
+        return count + len(group), max(time.monotonic() - min(since), 0.0) if since else 0.0
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -214,7 +226,9 @@ class Database:
         raw = raw_connection(self._writer_connection)
         next_look = 0.0
         while group := self._queue.next_group(GROUP_OPERATIONS):
+            self._under_way = group
             self._run_group(raw, group)
+            self._under_way = []
             self._loop.call_soon_threadsafe(self._call_back, group)
             if time.monotonic() >= next_look and not self._unsynced:
                 next_look = time.monotonic() + CHECK_SECONDS
@@ -323,12 +337,16 @@ class Database:
             before = raw.total_changes
             for operation in group:
                 _run_in_savepoint(raw, operation)
-        if raw.total_changes != before:
+        has_changed = raw.total_changes != before
+        if has_changed:
             raw.execute(
                 "INSERT INTO clock (no, at) VALUES (1, ?) ON CONFLICT (no) DO UPDATE SET at = max(at, excluded.at)",
                 (self._clock_ms(),),
             )
+        began = time.monotonic()
         raw.execute("COMMIT")
+        if has_changed:
+            self.commits.add((time.monotonic() - began) * 1000, 1)
         self.groups += 1
         self.operations += len(group)
 
@@ -450,54 +468,6 @@ class Database:
         self._engine.dispose()
 
 
-class _Connection(sqlite3.Connection):
-    """SQLAlchemy may not end a transaction: groups and snapshots are begun and ended here, in SQL."""
-
-    def commit(self) -> None: ...
-
-    def rollback(self) -> None: ...
-
-
-def make_engine(path: Path, busy_ms: int | None = None) -> Engine:
-    """A SQLAlchemy engine whose connections have our pragmas and leave transactions to us."""
-    wait_ms = BUSY_MS if busy_ms is None else busy_ms
-
-    def open_file() -> sqlite3.Connection:
-        return connect(
-            path,
-            timeout=wait_ms / 1000,
-            check_same_thread=False,
-            factory=_Connection,
-            cached_statements=CACHED_STATEMENTS,
-        )
-
-    engine = create_engine("sqlite://", creator=open_file, poolclass=NullPool)
-
-    @event.listens_for(engine, "connect")
-    def set_up(connection: sqlite3.Connection, _: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN and COMMIT ourselves: groups, savepoints, snapshots
-        add_set_functions(connection)
-        pages = log_pages(os.statvfs(path.parent))
-        if path.stat().st_size == 0:
-            # Before anything else; see `give_back`. Not of any other file: it would write to that.
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        for pragma in (
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            # Off: on the hot tables every row would pay a look-up for what the code guarantees (a delivery is
-            # inserted with its push, devices are never deleted while deliveries refer to them).
-            "foreign_keys = OFF",
-            "temp_store = MEMORY",
-            f"cache_size = -{CACHE_KIBIBYTES}",
-            f"wal_autocheckpoint = {pages}",
-            f"journal_size_limit = {pages * PAGE_BYTES}",
-            f"busy_timeout = {wait_ms}",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    return engine
-
-
 def _connect(engine: Engine) -> Connection:
     """A connection that has read the file. Raises StorageError."""
     try:
@@ -540,13 +510,6 @@ def _empty_log(raw: sqlite3.Connection) -> None:
         if fault_of(error) is not Fault.FULL:
             raise
         log.warning("the disk is full: the ledger's log stays as it is until there is room")
-
-
-def raw_connection(connection: Any) -> sqlite3.Connection:
-    """The driver's connection under SQLAlchemy's."""
-    raw = connection.connection.driver_connection
-    assert isinstance(raw, sqlite3.Connection), "the pysqlite driver"
-    return raw
 
 
 def _run_in_savepoint(raw: sqlite3.Connection, operation: WriteOperation) -> None:

@@ -7,13 +7,14 @@ server's own come in between, so that an app with a thousand changes waits for i
 - operations of one queue run in the order of submission;
 - an app's operation runs after all of the server's own that were submitted before it.
 
-`put` belongs to the loop's thread, everything else to the writer's.
+`put` belongs to the loop's thread, `backlog` to any, everything else to the writer's.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class WriteOperation:
     """The app that asks for it by itself; None: the server's own."""
     number: int = 0
     """Number in the order of submission."""
+    put_at: float = 0.0
+    """Time of submission, in seconds of a monotonic clock."""
     result: Any = None
     error: BaseException | None = None
 
@@ -51,6 +54,7 @@ class WriteQueue:
         with self._changed:
             self._number += 1
             operation.number = self._number
+            operation.put_at = time.monotonic()
             app_no = operation.app_no
             queue = self._own if app_no is None else self._apps.setdefault(app_no, deque())
             queue.append(operation)
@@ -59,6 +63,12 @@ class WriteQueue:
     def waiting(self, app_no: int) -> int:
         """Operations of an app that wait."""
         return len(self._apps.get(app_no, ()))
+
+    def backlog(self) -> tuple[int, float | None]:
+        """Count the operations that wait, and since when the oldest does, as `WriteOperation.put_at`. Any thread."""
+        with self._changed:
+            queues = [queue for queue in (self._own, *self._apps.values()) if queue]
+            return sum(map(len, queues)), min((queue[0].put_at for queue in queues), default=None)
 
     def close(self) -> None:
         """Accept nothing more: what is in the queue is still done, then `next_group` answers nothing."""

@@ -77,8 +77,9 @@ def errors_page() -> str:
     def whose(found: Sequence[str]) -> str:
         if len(found) == everywhere:
             return "every operation"
-        if len(found) == with_key and all(" /v1/" in operation for operation in found):
-            return "every operation below `/v1`"
+        if sum(" /v1/" in operation for operation in found) == with_key:
+            others = [f"`{operation}`" for operation in found if " /v1/" not in operation]
+            return ", ".join(["every operation below `/v1`", *others])
         return f"{len(found)} operations" if len(found) > 6 else ", ".join(f"`{operation}`" for operation in found)
 
     rows = [
@@ -119,9 +120,9 @@ def metrics_page(gateway: InProcessGateway) -> str:
             )
     return f"""# Metrics
 
-`GET /metrics` answers Prometheus text, without a key. No label names an app, a device or a push, so the number of time
-series does not grow with the fleet. The usual `process_` metrics are there as well. Which of them to watch, and when to
-be woken, is in [Metrics, health and logs](../operate/monitoring.md).
+`GET /metrics` answers Prometheus text, without a key unless the setting `metrics_key` names one. No label names an app,
+a device or a push, so the number of time series does not grow with the fleet. The usual `process_` metrics are there as
+well. Which of them to watch, and when to be woken, is in [Metrics, health and logs](../operate/monitoring.md).
 
 {table(("metric", "type", "labels", "meaning"), rows)}
 

@@ -75,3 +75,16 @@ def test_a_start_on_a_full_disk_gives_it_up(tmp_path: Path, monkeypatch: pytest.
     Disk(monkeypatch, blocks=100 * KIB, free=10)
     disk_space.release_for_start(tmp_path)
     assert not os.listdir(tmp_path)
+
+
+def test_what_is_left_is_what_pushes_may_still_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch, blocks=128 * KIB, free=40 * KIB)
+    inside = 0
+    space = DiskSpace(path=tmp_path, reserve=1 << 30, clock=lambda: 0.0, free_inside=lambda: inside)
+    assert space.left() == 8 * KIB * KIB, "without the logs' 16 MiB and the reserve's 16 MiB"
+    inside = 4 * KIB * KIB
+    assert space.left() == 12 * KIB * KIB
+    disk.free = 30 * KIB
+    assert space.left() == 2 * KIB * KIB
+    inside = 0
+    assert space.left() == 0

@@ -10,7 +10,10 @@ from broker.metrics import BrokerMetrics
 from gateway import metrics
 from gateway.auth import DeviceIdentity
 from gateway.delivery.push import ActivePush
-from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, CENSUS_INTERVAL_SECONDS, TEXTS_PER_SECOND
+from gateway.errors import CATALOGUE
+from gateway.measurements import CENSUS_INTERVAL_SECONDS, KNOWN_ENDS
+from gateway.metrics import BROKER_COUNTERS, BROKER_DROPPED, BROKER_GAUGES, TEXTS_PER_SECOND
+from gateway.store.errors import StorageDamaged
 from tests.gateway.in_process import InProcessGateway
 
 
@@ -42,6 +45,7 @@ async def test_names_and_help_are_as_prometheus_wants_them(gateway: InProcessGat
                 "reason",
                 "certificate",
                 "outcome",
+                "presence",
             }
             assert set(sample.labels) <= known, "no device, push or app in a label"
 
@@ -72,6 +76,27 @@ async def test_what_happens_is_counted(gateway: InProcessGateway) -> None:
     assert found["fleetpush_database_size_bytes"] > 0
 
 
+async def test_what_alerts_count_is_there_before_it_happens(gateway: InProcessGateway) -> None:
+    """`increase` does not see a counter's step from nothing to 1."""
+    found = samples(gateway)
+    assert {found[f"fleetpush_http_problems_total{{{code}}}"] for code in CATALOGUE} == {0}
+    assert {found[f"fleetpush_deliveries_ended_total{{{reason}}}{{{state}}}"] for state, reason in KNOWN_ENDS} == {0}
+    late = {found[f"fleetpush_deliveries_late_total{{{reason}}}"] for reason in ("away", "limited", "queued", "server")}
+    assert late == {0}
+
+
+async def test_the_figures_of_the_service(gateway: InProcessGateway) -> None:
+    found = samples(gateway)
+    assert found["fleetpush_ready"] == 1
+    assert found["fleetpush_writer_queue_operations"] == found["fleetpush_writer_queue_oldest_seconds"] == 0
+    assert 0 < found["fleetpush_disk_left_bytes"] < found["fleetpush_disk_free_bytes"]
+    assert found["fleetpush_commit_seconds_count"] > 0
+    assert found["fleetpush_webhooks_failing"] == found["fleetpush_webhook_failing_seconds"] == 0
+    gateway.database.trouble = StorageDamaged("malformed")
+    assert samples(gateway)["fleetpush_ready"] == 0
+    gateway.database.trouble = None
+
+
 async def test_the_days_that_certificates_have_left(gateway: InProcessGateway) -> None:
     assert b"tls_certificate" not in gateway.components.metrics.text(), "there is no TLS"
     now = time.time()
@@ -84,7 +109,7 @@ async def test_the_days_that_certificates_have_left(gateway: InProcessGateway) -
 async def test_deliveries_are_counted_by_state_now_and_then(gateway: InProcessGateway) -> None:
     await gateway.enrol("kiosk-1", "kiosk-2")
     await gateway.push({"all": True})
-    census = gateway.components.metrics.census
+    census = gateway.components.measurements.census
     assert samples(gateway)["fleetpush_deliveries{waiting}"] == 0
     await census.count_if_due(1.0)
     assert samples(gateway)["fleetpush_deliveries{waiting}"] == 2
@@ -100,7 +125,7 @@ async def test_what_runs_how_many_devices_there_are_and_how_fast_they_get_their_
     gateway: InProcessGateway,
 ) -> None:
     await gateway.enrol("kiosk-1", "kiosk-2")
-    await gateway.components.metrics.census.count_if_due(CENSUS_INTERVAL_SECONDS)
+    await gateway.components.measurements.census.count_if_due(CENSUS_INTERVAL_SECONDS)
     connections = gateway.components.delivery.connections
     push = ActivePush(
         no=1, push_id="p", kind="silent", priority=2, qos=1, ttl=60, collapse_key=None, channel=None, content="{}",

@@ -118,7 +118,8 @@ async def test_each_problem_says_which_operations_answer_it(gateway: InProcessGa
     rows = dict(re.findall(r'^(\w+)">.*<td>(.*?)(?:</table></html>)?$', page.replace('<tr id="', "\n"), re.MULTILINE))
     assert set(rows) == set(CATALOGUE)
     assert rows["malformed_request"] == "every operation"
-    assert rows["unauthorized"] == "every operation below <code>/v1</code>"
+    assert rows["forbidden"] == "every operation below <code>/v1</code>"
+    assert rows["unauthorized"] == "every operation below <code>/v1</code>, <code>GET /metrics</code>"
     assert rows["too_many_calls"] == "<code>POST /v1/devices/{device_id}/call</code>"
     assert rows["method_not_allowed"] == "what is no operation"
     assert rows["not_found"] == "what is no operation, <code>POST /v1/keys</code>"

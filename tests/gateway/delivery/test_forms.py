@@ -29,7 +29,7 @@ from gateway.delivery.submission import AcceptedPush
 from gateway.delivery_states import RECEIPT_STATES, DeliveryState
 from gateway.devices import DeviceRegistry, MqttAddress
 from gateway.errors import Problem
-from gateway.metrics import DeliveryCensus
+from gateway.measurements import DeliveryCensus
 from gateway.pages import ListPage
 from tests.gateway.delivery.conftest import store_everything_as_sets
 from tests.gateway.delivery.machinery import HandOver, ManualWriter

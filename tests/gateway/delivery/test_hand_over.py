@@ -8,6 +8,7 @@ import json
 import pytest
 
 from gateway.delivery.engine import COMPLETED
+from gateway.delivery.hand_over import LATE_MS
 from gateway.delivery.mailbox_reader import HandOverState
 from gateway.delivery.push import ActivePushes
 from tests.gateway.delivery.world import World, items
@@ -261,3 +262,56 @@ def test_what_goes_wrong_with_one_acknowledgement_holds_up_no_other(world: World
     world.ledger.on_recorded = recorded
     world.acknowledge(outcome=COMPLETED)
     assert [world.state(push.push_id)[0] for push in (first, second)] == ["delivered", "delivered"]
+
+
+def late_by_reason(world: World) -> dict[str, int]:
+    return {reason: count for reason, count in world.hand_over.late.items() if count}
+
+
+def test_what_is_late_counts_by_its_reason() -> None:
+    world = World(mailbox_limit=100, window=1)
+    world.push()
+    world.now += LATE_MS + 1
+    world.connect()
+    assert late_by_reason(world) == {"away": 1}
+    world.push()
+    world.push()
+    world.now += LATE_MS
+    world.acknowledge()
+    assert late_by_reason(world) == {"away": 1}, "as late as that is in time"
+    world.now += 1
+    world.acknowledge()
+    assert late_by_reason(world) == {"away": 1, "queued": 1}
+    assert len(world.received()) == 3
+    assert world.hand_over.latency.beyond == 0
+    world.close()
+
+
+def test_what_quiet_hours_have_put_off_is_late_because_of_them(world: World) -> None:
+    world.set_policy(quiet_hours={"start": "07:00", "end": "09:00"})  # it is 8
+    world.connect()
+    push_id = world.alert()
+    assert world.received() == []
+    world.passes(3_600)
+    assert world.received() == [push_id]
+    assert late_by_reason(world) == {"limited": 1}
+
+
+def test_the_time_to_an_acknowledgement_is_that_of_devices_which_were_there() -> None:
+    world = World(devices=2)
+    world.connect(1)
+    world.push({"all": True})
+    world.now += 30
+    world.acknowledge(1)
+    world.passes(1)
+    measured = world.hand_over.acknowledgements
+    assert dict(measured.buckets())["0.02"] == 0
+    assert (dict(measured.buckets())["0.05"], measured.sum_ms) == (1, 30)
+    world.connect(2)
+    world.acknowledge(2)
+    world.passes(1)
+    assert dict(measured.buckets())["+Inf"] == 1, "the other was away"
+    world.push({"device": "d1"}, qos=0)
+    world.passes(1)
+    assert dict(measured.buckets())["+Inf"] == 1, "nobody acknowledges QoS 0"
+    world.close()

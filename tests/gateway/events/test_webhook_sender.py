@@ -635,3 +635,22 @@ async def test_dead_letters_have_room_by_their_bytes_too(
     for size, dropped in ((320, 0), (320, 0), (320, 1), (320, 2), (5_000, 4), (10, 5)):
         webhook.dropped = await gateway.database.write(bury(size))
         assert webhook.dropped == dropped
+
+
+async def test_how_long_a_receiver_fails(gateway: InProcessGateway, fleet: Fleet, receiver: Receiver) -> None:
+    sender = gateway.components.webhook_sender
+    receiver.answer = answering(500)
+    await fleet.hook(receiver.url)
+    assert sender.failing() == []
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: sender.failing() == [0.0], "the first failure")
+    await fleet.until(lambda: not sender.lanes_busy, "rest")
+    gateway.clock.milliseconds += 20 * MINUTE
+    assert sender.failing() == [1_200.0]
+    receiver.answer = answering(200)
+    await fleet.all_arrives(receiver)
+    await fleet.until(lambda: sender.failing() == [], "the answer has been read")
+    receiver.answer = answering(410)
+    await fleet.happens(1, devices=1)
+    await fleet.until(lambda: sender.disabled == 1, "the end")
+    await fleet.until(lambda: sender.failing() == [], "the disabled one is not sent to")

@@ -5,6 +5,7 @@ import contextlib
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -462,3 +463,20 @@ async def test_damage_that_is_met_is_told_and_remembered(tmp_path: Path) -> None
     with pytest.raises(StorageDamaged):
         await database.write(insert(2))
     await database.close()
+
+
+async def test_the_backlog_tells_how_long_the_writer_has_not_answered(database: Database) -> None:
+    assert database.backlog() == (0, 0.0)
+    before = dict(database.commits.buckets())["+Inf"]
+    hold = Hold(database)
+    await hold.entered()
+    began = time.monotonic()
+    waiting = [asyncio.ensure_future(database.write(insert(number))) for number in range(3)]
+    await asyncio.sleep(0)
+    count, age = database.backlog()
+    assert count == 4
+    assert age >= time.monotonic() - began
+    hold.release()
+    await asyncio.gather(hold.done, *waiting)
+    assert database.backlog() == (0, 0.0)
+    assert dict(database.commits.buckets())["+Inf"] == before + 1, "the others wrote together, the first nothing"

@@ -71,3 +71,16 @@ def test_every_queue_keeps_its_order(apps: list[int | None], most: int, kept: in
             assert {n for of, n in ran[:place] if of is None} >= {
                 n + 1 for n, of in enumerate(apps) if of is None and n + 1 < number
             }
+
+
+def test_the_backlog_is_as_old_as_its_oldest_operation() -> None:
+    queue = WriteQueue()
+    assert queue.backlog() == (0, None)
+    waiting = [operation(app_no) for app_no in (1, None, 1, 2)]
+    for one in waiting:
+        queue.put(one)
+    assert queue.backlog() == (4, waiting[0].put_at)
+    taken = queue.next_group(2)
+    assert queue.backlog() == (2, min(one.put_at for one in waiting if one not in taken))
+    queue.put_back(taken)
+    assert queue.backlog() == (4, waiting[0].put_at)

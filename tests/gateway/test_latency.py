@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from gateway.delivery.latency import BOUNDS_MS, LatencyHistogram
+from gateway.latency import BOUNDS_MS, LatencyHistogram
 
 
 def test_counts_add_up_from_bound_to_bound() -> None:

@@ -1,4 +1,7 @@
-"""Histogram of latencies, as Prometheus wants it: counts by upper bound."""
+"""Histogram of latencies, as Prometheus wants it: counts by upper bound.
+
+One scale for all of them, so that a person compares a commit with the loop, and both with a delivery.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,23 @@ BOUNDS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_
 
 
 class LatencyHistogram:
-    """Counts how often something took how long."""
+    """Counts how often something took how long. One thread adds; any reads."""
 
     __slots__ = ("_counts", "sum_ms")
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS_MS) + 1)
-        self.sum_ms = 0
+        self.sum_ms = 0.0
 
-    def add(self, took_ms: int, times: int) -> None:  # Hot path.
+    def add(self, took_ms: float, times: int) -> None:  # Hot path.
         """Count `times` that took `took_ms`."""
         self._counts[bisect_left(BOUNDS_MS, took_ms)] += times
         self.sum_ms += took_ms * times
+
+    @property
+    def beyond(self) -> int:
+        """Count of what took longer than the last bound."""
+        return self._counts[-1]
 
     def buckets(self) -> list[tuple[str, float]]:
         """Buckets as (upper bound in seconds, how many took no longer), the last one without a bound."""

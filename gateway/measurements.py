@@ -1,0 +1,282 @@
+"""Measurements for `/metrics` that take time of their own: made in the background, shown whenever somebody asks.
+
+What is counted where it happens is read by `metrics` directly. Here is what has to be looked up: the states of all
+deliveries, those that have ended undelivered, the critical pushes that wait; and by how much the event loop is late.
+
+Laws
+1. The hot path pays nothing. Ends are counted from the event log, which has each of them once and committed
+   (`delivery/event_log`), so an operation that is rolled back or run again counts for nothing.
+2. A look that grows with what is stored is taken a hundredth of the time at most (`Pace`), on the reader that the
+   server keeps for itself. So a figure may be old, and never costs more than that.
+3. Label values are bounded: states, reasons of ours, and `other` for whatever would be too many.
+
+Everything but `*_rows` runs on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import unpack
+from gateway.delivery.event_log import ENDS, last_position
+from gateway.delivery.hand_over import HandOver
+from gateway.delivery.ledger import Ledger
+from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
+from gateway.latency import LatencyHistogram
+from gateway.store.database import Database
+
+log = logging.getLogger(__name__)
+
+CENSUS_INTERVAL_SECONDS = 60.0
+"""Seconds between two counts of all deliveries, at least."""
+CRITICAL_INTERVAL_SECONDS = 2.0
+"""Seconds between two looks for critical pushes that wait, at least."""
+PAUSE_FACTOR = 100
+"""The pause after a look as a multiple of the time that it took, at least."""
+TURN_SECONDS = 1.0
+"""Seconds between two turns of what is measured in the background."""
+LAG_SECONDS = 0.1
+"""Seconds between two measurements of the event loop."""
+ENTRIES_PER_READ = 20_000
+"""Entries of the event log that one read counts, about 10 ms."""
+CRITICAL_DEVICES = 1_000
+"""Devices with a critical push that waits, and pushes that wait in sets, of which one look finds out how long: those
+that have waited longest. More would be no news."""
+MAX_REASONS = 64
+"""Reasons that have a time series of their own, several times what there are; more count as `other`."""
+KNOWN_ENDS = (
+    ("expired", "ttl"),
+    ("superseded", "collapse_key"),
+    ("superseded", "digested"),
+    ("cancelled", "recalled"),
+    ("cancelled", "mailbox_emptied"),
+    ("overflowed", "mailbox_bytes"),
+    ("overflowed", "mailbox_limit"),
+    ("refused", "not_acknowledged"),
+    ("refused", "packet_too_large"),
+    ("refused", "reason_code"),
+    ("suppressed", "capped"),
+    ("suppressed", "channel_muted"),
+    ("suppressed", "no_consent"),
+    ("suppressed", "quiet_hours"),
+    ("revoked", "device_removed"),
+)
+"""States and reasons that are shown from the start, as 0: Prometheus does not see a counter's first step from nothing
+to 1."""
+_CRITICAL = PRIORITIES.index("critical")
+
+
+class Pace:
+    """Says when something is due that may take a hundredth of the time at most."""
+
+    def __init__(self, interval_seconds: float) -> None:
+        self._interval_seconds = interval_seconds
+        self._next = 0.0
+        self._under_way = False
+        self._began = 0.0
+
+    def begin(self, now: float) -> bool:
+        """Whether it is due; then `end` follows. `now` gives seconds that only grow."""
+        if now < self._next or self._under_way:
+            return False
+        self._under_way, self._began = True, time.monotonic()
+        return True
+
+    def end(self, now: float) -> None:
+        """Note that it has been done, or has failed; `now` as `begin` had it."""
+        self._under_way = False
+        self._next = now + max(self._interval_seconds, PAUSE_FACTOR * (time.monotonic() - self._began))
+
+
+class DeliveryCensus:
+    """Counts of the deliveries in each state, as of a moment ago."""
+
+    def __init__(self, database: Database, ledger: Ledger) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._pace = Pace(CENSUS_INTERVAL_SECONDS)
+        self.by_state: dict[str, int] = {state.label: 0 for state in DeliveryState}
+        self.devices = 0
+        """Enrolled."""
+        self.counted_at = 0.0
+        """Wall clock, as Prometheus wants it; 0: not yet."""
+
+    async def count_if_due(self, now: float) -> None:
+        """Count deliveries, unless that was done a short time ago. `now` gives seconds that only grow."""
+        if not self._pace.begin(now):
+            return
+        try:
+            rows, self.devices = await self._database.read(state_rows)
+        finally:
+            self._pace.end(now)
+        counts = {state.label: 0 for state in DeliveryState}
+        for state, count in rows:
+            counts[DeliveryState(state).label] = count
+        in_flight = min(self._ledger.pushes.in_flight(), counts["waiting"])
+        counts["waiting"] -= in_flight
+        counts["sent"] += in_flight
+        self.by_state = counts
+        self.counted_at = time.time()
+
+
+def state_rows(connection: sqlite3.Connection) -> tuple[list[tuple[int, int]], int]:
+    """Count deliveries by state, and devices. Reader thread."""
+    states = connection.execute(
+        "SELECT state, sum(count) FROM ("
+        " SELECT state, count(*) AS count FROM delivery WHERE counted IS NULL GROUP BY state"
+        " UNION ALL SELECT state, sum(count) FROM delivery_count GROUP BY state) GROUP BY state"
+    ).fetchall()
+    devices = connection.execute("SELECT count(*) FROM device WHERE removed_at IS NULL").fetchone()
+    return states, devices[0]
+
+
+class EndedDeliveries:
+    """Counts of the deliveries that have ended undelivered in this run, by state and reason."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._counted_to: int | None = None
+        """Number of the last entry of the event log that has been counted; None: before the first look."""
+        self.by_end: dict[tuple[str, str], int] = dict.fromkeys(KNOWN_ENDS, 0)
+
+    async def load(self) -> None:
+        """Begin behind what an earlier run has logged, after a start and before anything ends."""
+        self._counted_to = (await self._database.read(last_position)).entry
+
+    async def count_new(self) -> None:
+        """Count what has been logged since the last time."""
+        if self._counted_to is None:
+            await self.load()
+        more = True
+        while more:
+            read = partial(end_rows_after, after=self._counted_to or 0)
+            rows, self._counted_to, more = await self._database.read(read)
+            for event, reason, count in rows:
+                self._add(event.removeprefix("delivery."), reason or "", count)
+
+    def _add(self, state: str, reason: str, count: int) -> None:
+        end = (state, "reason_code" if reason.startswith("reason_code_") else reason)
+        if end not in self.by_end and len(self.by_end) >= MAX_REASONS:
+            end = (state, "other")
+        self.by_end[end] = self.by_end.get(end, 0) + count
+
+
+_END_TYPES = json.dumps([f"delivery.{state.label}" for state in ENDS])
+
+
+def end_rows_after(connection: sqlite3.Connection, after: int) -> tuple[list[tuple[str, str | None, int]], int, bool]:
+    """Count logged ends behind an entry, by type and reason; where that led to, and whether there is more. Reader
+    thread."""
+    last = last_position(connection).entry
+    to = min(last, after + ENTRIES_PER_READ)
+    if to <= after:
+        return [], max(after, last), False
+    rows = connection.execute(
+        "SELECT type, reason, sum(size) FROM event WHERE no > ? AND no <= ?"
+        " AND type IN (SELECT value FROM json_each(?)) GROUP BY type, reason",
+        (after, to, _END_TYPES),
+    ).fetchall()
+    return rows, to, to < last
+
+
+class WaitingPush(NamedTuple):
+    """A critical push that waits, and devices for which it does."""
+
+    accepted_at: int
+    devices: BitMap
+
+
+class CriticalPushes:
+    """Ages of the critical pushes that have waited longest: for a connected device, and for one that is away.
+
+    What is in flight waits too. A connected device has been waiting since its connection at the earliest.
+    """
+
+    def __init__(self, database: Database, hand_over: HandOver, clock_ms: Callable[[], int]) -> None:
+        self._database = database
+        self._hand_over = hand_over
+        self._clock_ms = clock_ms
+        self._pace = Pace(CRITICAL_INTERVAL_SECONDS)
+        self._since: dict[str, int | None] = {"connected": None, "away": None}
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by where the device is; 0: nothing waits."""
+        now_ms = self._clock_ms()
+        return {where: 0.0 if since is None else max(now_ms - since, 0) / 1000 for where, since in self._since.items()}
+
+    async def find_if_due(self, now: float) -> None:
+        """Look for what waits, unless that was done a short time ago. `now` gives seconds that only grow."""
+        if not self._pace.begin(now):
+            return
+        try:
+            waiting = await self._database.read(critical_rows)
+        finally:
+            self._pace.end(now)
+        connected, devices = self._hand_over.connected, self._hand_over.devices
+        since_connection: list[int] = []
+        away: int | None = None
+        for accepted_at, waits_for in waiting:
+            if away is None and waits_for - connected:
+                away = accepted_at
+            here = (waits_for & connected)[:CRITICAL_DEVICES]
+            since_connection += [max(accepted_at, devices[device_no].connected_at) for device_no in here]
+        self._since = {"connected": min(since_connection, default=None), "away": away}
+
+
+def critical_rows(connection: sqlite3.Connection) -> list[WaitingPush]:
+    """Find the critical pushes that have waited longest, the oldest first. Reader thread."""
+    waiting: dict[int, BitMap] = {}
+    for device_no, push_no in connection.execute(
+        "SELECT device_no, min(push_no) FROM delivery INDEXED BY delivery_mailbox"
+        f" WHERE state {IS_WAITING} AND priority = ? GROUP BY device_no ORDER BY 2 LIMIT ?",
+        (_CRITICAL, CRITICAL_DEVICES),
+    ):
+        waiting.setdefault(push_no, BitMap()).add(device_no)
+    for push_no, blob in connection.execute(
+        "SELECT push_no, devices FROM waiting_set WHERE priority = ? ORDER BY push_no LIMIT ?",
+        (_CRITICAL, CRITICAL_DEVICES),
+    ):
+        waiting.setdefault(push_no, BitMap()).update(unpack(blob))
+    accepted = connection.execute(
+        "SELECT no, accepted_at FROM push WHERE no IN (SELECT value FROM json_each(?)) ORDER BY no",
+        (json.dumps(list(waiting)),),
+    )
+    return [WaitingPush(accepted_at, waiting[push_no]) for push_no, accepted_at in accepted]
+
+
+class Measurements:
+    """Everything that is measured in the background."""
+
+    def __init__(self, *, database: Database, ledger: Ledger, hand_over: HandOver, clock_ms: Callable[[], int]) -> None:
+        self.census = DeliveryCensus(database, ledger)
+        self.ended = EndedDeliveries(database)
+        self.critical = CriticalPushes(database, hand_over, clock_ms)
+        self.lag = LatencyHistogram()
+        """Time by which the event loop was late, measured several times a second."""
+
+    async def measure(self) -> None:
+        """Measure what is due, a turn each second, until cancelled."""
+        while True:
+            try:
+                await self.ended.count_new()
+                await self.critical.find_if_due(time.monotonic())
+                await self.census.count_if_due(time.monotonic())
+            except Exception as error:  # a metric may be missing; the server may not
+                log.warning("deliveries cannot be counted: %s", error)
+            await asyncio.sleep(TURN_SECONDS)
+
+    async def watch_loop(self) -> None:
+        """Measure by how much the event loop is late, until cancelled."""
+        while True:
+            due = time.monotonic() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            self.lag.add(max(time.monotonic() - due, 0.0) * 1000, 1)
