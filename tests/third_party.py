@@ -30,6 +30,7 @@ PACKAGES = {
     "mosquitto_sub": "mosquitto-clients",
     "openssl": "openssl",
     "podman": "podman",
+    "promtool": "prometheus",
     "runc": "runc",
     "node": "nodejs",
     "npm": "npm",

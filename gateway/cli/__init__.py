@@ -52,6 +52,7 @@ COMMANDS = {
     "simulate": "gateway.cli:simulate",
     "tls": "gateway.cli.tls:tls",
     "doctor": "gateway.cli.doctor:doctor",
+    "monitoring": "gateway.cli.monitoring:monitoring",
     "backup": "gateway.cli.backups:backup",
     "verify-backup": "gateway.cli.backups:verify_backup",
     "backup-key": "gateway.cli.backups:backup_key",
