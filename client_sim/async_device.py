@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import inspect
-import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -28,34 +27,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
-from client_sim.backoff import Backoff
 from client_sim.device import Device, Notice
+from client_sim.enrolment import enrol
+from client_sim.options import DeviceOptions, EnrolOptions
 from client_sim.push import Handler, Push, failure, outcome
-
-if TYPE_CHECKING:
-    from client_sim.trust import TrustedKeys
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Handler)
 
 _handling: ContextVar[object] = ContextVar("_handling", default=None)
 """The device whose handler this task is."""
-
-
-class DeviceOptions(TypedDict, total=False):
-    """The keyword arguments that `Device` and `AsyncDevice` share."""
-
-    host: str
-    port: int
-    app: str
-    journal: Path | None
-    mqtt5: bool
-    keep_alive: int
-    tls: ssl.SSLContext | None
-    backoff: Backoff | None
-    trusted_keys: TrustedKeys | None
 
 
 class AsyncDevice:
@@ -88,6 +71,16 @@ class AsyncDevice:
         self._writer = ThreadPoolExecutor(1, f"{device_id} says")
         self._connected: asyncio.Event | None = None
         self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def enrol(cls, code: str | None, credential: Path, **options: Unpack[EnrolOptions]) -> Self:
+        """Make the device whose credential is in a file, or trade a code for it, as `Device.enrol` does."""
+        arguments: dict[str, Any] = {**options}
+        label = {name: arguments.pop(name, None) for name in ("server", "ca", "about")}
+        found = await asyncio.to_thread(partial(enrol, code, credential, **label))
+        device = cls(found.device_id, found.token, **{**found.device_options(), **arguments})
+        device._device.keep_renewed(found, credential)
+        return device
 
     @property
     def device_id(self) -> str:

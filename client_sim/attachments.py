@@ -67,6 +67,10 @@ class Fetcher:
         self._tls = tls
         self._jitter = jitter
 
+    def use_token(self, username: str, token: str) -> None:
+        """Show another token from now on."""
+        self._credential = httpx2.BasicAuth(username, token)
+
     def fetch(self, push: Push, url: str, stopping: threading.Event) -> bytes:
         """The bytes at `url`. Blocks, for `fetch_within` seconds at first. Raises FetchFailed, also when `stopping` is
         set meanwhile."""

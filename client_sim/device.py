@@ -56,6 +56,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from client_sim.attachments import Fetcher
 from client_sim.backoff import Backoff, ending_of, failure_of, retry_after_of
+from client_sim.enrolled_device import EnrolledDevice
 from client_sim.journal import Journal, Known
 from client_sim.outgoing import (
     RECEIPTS_PER_MESSAGE,
@@ -81,7 +82,7 @@ SESSION_EXPIRY_SECONDS = 0xFFFF_FFFF
 Notice = dict[str, Any]
 
 
-class Device:
+class Device(EnrolledDevice):
     """One device on a Fleetpush server. `start` it once; `close` it from any thread, also from a callback. All methods
     are thread-safe."""
 
@@ -199,6 +200,7 @@ class Device:
         """Start both threads; the connection is made in the background, and again whenever it is lost."""
         self._worker.start()
         self._network.start()
+        self._start_renewal()
         return self
 
     def close(self, timeout: float = 10.0) -> None:

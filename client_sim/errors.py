@@ -1,6 +1,7 @@
 """Errors of the device client; a program that handles `DeviceError` handles all of them.
 
 DeviceError
+├── EnrolmentFailed  there is no credential, and none is to be had: `Device.enrol`
 ├── FetchFailed      an attachment cannot be had: `Device.fetch`
 └── JournalTooNew    the journal was written by a later version: making a `Device`
 
@@ -13,6 +14,15 @@ from __future__ import annotations
 
 class DeviceError(Exception):
     """An error of the device client; its text is a sentence for a person."""
+
+
+class EnrolmentFailed(DeviceError):
+    """A code was not traded for a token; the text says why. `code` is the server's, as `code_used`; empty if it did not
+    answer, or not as it should."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class FetchFailed(DeviceError):

@@ -146,6 +146,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
         ending.push_async_callback(components.flush)
         await components.recover()
         components.certificate_ends = listener_config.certificate_ends(tls)
+        components.enrolment.fleet_ca = listener_config.fleet_ca(tls, settings.data_dir)
         mqtt = BrokerServer(components.broker, listeners, components.device_descriptors)
         ending.push_async_callback(mqtt.stop)
         listening = [
@@ -181,7 +182,7 @@ async def _serve(settings: Settings, log_writer: LogWriter) -> str | None:
             entrance = mqtt.accept(
                 listener, AcceptorOptions(http_tls), lambda _: http.protocol(), components.connections.room_for
             )
-            reload = partial(_reload, components, tls, http_tls)
+            reload = partial(_reload, components, settings.data_dir, tls, http_tls)
         hangups.ready(partial(_tell_of_reload, manager, reload))
         ending.push_async_callback(http.stop)
         ending.callback(components.feed.end)  # before that: a stream would keep it waiting
@@ -248,10 +249,11 @@ def _tell_of_reload(manager: ServiceManager, reload: Callable[[], None]) -> None
         reload()
 
 
-def _reload(components: Components, tls: ServerTls, http_tls: ServerTls) -> None:
+def _reload(components: Components, data_dir: Path, tls: ServerTls, http_tls: ServerTls) -> None:
     """Read the certificates again, at a SIGHUP."""
     if listener_config.reload(*{tls, http_tls}):
         components.certificate_ends = listener_config.certificate_ends(tls)
+        components.enrolment.fleet_ca = listener_config.fleet_ca(tls, data_dir)
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

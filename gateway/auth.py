@@ -34,6 +34,8 @@ from broker.protocol.packets import ReasonCode
 from gateway.device_topics import DEFAULT_APP
 from gateway.errors import problem
 from gateway.store.protocols import Timers
+from gateway.timestamps import rfc3339
+from gateway.token_lifetimes import TERMS, TokenTerms
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -125,8 +127,10 @@ class Principal:
 class KeyCache:
     """Authenticates API keys by their hash, and remembers those it has found; `forget` makes a revocation immediate."""
 
-    def __init__(self, database: KeyReader) -> None:
+    def __init__(self, database: KeyReader, clock_ms: Callable[[], int]) -> None:
+        """`clock_ms` gives server time in milliseconds."""
         self._database = database
+        self._clock_ms = clock_ms
         self._known: dict[bytes, Principal] = {}
         self._revocations = 0
         self.failures = 0
@@ -175,10 +179,20 @@ class KeyCache:
         digest = secret_hash(token)
         app, _, device_id = name.rpartition("/")
         rows = await self._database.read_soon(lambda connection: _device_tokens(connection, device_id))
-        for device_no, app_no, app_id, token_hash in rows:
-            if hmac.compare_digest(token_hash, digest) and app in ("", app_id):
+        now_ms = self._clock_ms()
+        expired = False
+        for device_no, app_no, app_id, token_hash, row in rows:
+            terms = None if row is None else TokenTerms.of(json.loads(row))
+            current = hmac.compare_digest(token_hash, digest)
+            previous = terms is not None and terms.accepts_previous(digest.hex(), now_ms)
+            if not (current or previous) or app not in ("", app_id):
+                continue
+            expired = current and terms is not None and terms.expires_at <= now_ms
+            if not expired:
                 return Principal(app_no, app_id, f"device {device_no}", frozenset(), is_device=True)
         self.failures += 1
+        if expired:
+            raise problem("unauthorized", "this token has expired: ask for another with POST /v1/enrol/again")
         raise problem("unauthorized", "this token is wrong, was rotated, or is of another device")
 
     def forget(self, key_id: str) -> None:
@@ -206,9 +220,15 @@ def basic_credential(authorization: str | None) -> tuple[str, str] | None:
     return (name, password) if colon else None
 
 
-def _device_tokens(connection: sqlite3.Connection, device_id: str) -> list[tuple[int, int, str, bytes]]:
+def shown_token(authorization: str | None) -> str | None:
+    """The token that a device shows in an `Authorization` header, as a key or with its user name."""
+    basic = basic_credential(authorization)
+    return basic[1] if basic is not None else token_of(authorization)
+
+
+def _device_tokens(connection: sqlite3.Connection, device_id: str) -> list[tuple[int, int, str, bytes, str | None]]:
     return connection.execute(
-        "SELECT d.no, a.no, a.id, d.token_hash FROM application AS a CROSS JOIN device AS d"
+        f"SELECT d.no, a.no, a.id, d.token_hash, {TERMS} FROM application AS a CROSS JOIN device AS d"
         " ON d.app_no = a.no AND d.id = ? AND d.removed_at IS NULL",
         (device_id,),
     ).fetchall()
@@ -282,8 +302,9 @@ class DevicePermissions:
         self._on_denied(self._identity, text)
 
 
-_Found: TypeAlias = tuple[int, int, str]
-"""Device number, app number, token hash in hexadecimal; a plain tuple, because a fleet that returns makes thousands."""
+_Found: TypeAlias = tuple[int, int, str, list[object] | None]
+"""Device number, app number, token hash in hexadecimal, terms of a token that ends; a plain tuple, because a fleet that
+returns makes thousands."""
 
 
 class _Claim(NamedTuple):
@@ -303,12 +324,21 @@ class _Claim(NamedTuple):
 
 
 class DeviceAuthenticator:
-    """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is called for every topic refused."""
+    """Answers the broker; see `broker.authorization.Authenticator`. `on_denied` is called for every topic refused,
+    `on_expired` (device number, words) for a token that was good once. `clock_ms` gives server time in milliseconds."""
 
     def __init__(
-        self, *, database: CredentialReader, on_denied: Callable[[DeviceIdentity, str], None], timers: Timers
+        self,
+        *,
+        database: CredentialReader,
+        on_denied: Callable[[DeviceIdentity, str], None],
+        on_expired: Callable[[int, str], None],
+        timers: Timers,
+        clock_ms: Callable[[], int],
     ) -> None:
         self._database = database
+        self._on_expired = on_expired
+        self._clock_ms = clock_ms
         self._timers = timers
         self._on_denied = on_denied
         self._pending: list[_Claim] = []
@@ -373,10 +403,29 @@ class DeviceAuthenticator:
         stored = found[2] if found is not None else _NOBODY
         # An unknown device is compared as well: how long an answer takes must not tell which ids exist.
         matches = claim.digest is None or hmac.compare_digest(stored, claim.digest)
+        if found is not None and found[3] is not None:
+            return self._decide_by_terms(claim, found, TokenTerms.of(found[3]), matches)
         if found is None or not matches:
             return self._refused("its token is wrong" if found is not None else "no such device is enrolled")
-        if claim.generation is not None and not hmac.compare_digest(
-            credential_generation(bytes.fromhex(stored)), claim.generation
+        return self._accept(claim, found, (stored,))
+
+    def _decide_by_terms(self, claim: _Claim, found: _Found, terms: TokenTerms, is_current: bool) -> Accepted | Refused:
+        """Decide about a device whose token ends."""
+        now_ms = self._clock_ms()
+        is_previous = claim.digest is not None and terms.accepts_previous(claim.digest, now_ms)
+        if not is_current and not is_previous:
+            return self._refused("its token is wrong")
+        if is_current and terms.expires_at <= now_ms:
+            self._on_expired(found[0], f"its token expired at {rfc3339(terms.expires_at)}, and it did not renew it")
+            return self._refused("its token has expired")
+        overlaps = terms.previous_until is not None and now_ms < terms.previous_until
+        return self._accept(claim, found, (found[2], terms.previous) if overlaps else (found[2],))
+
+    def _accept(self, claim: _Claim, found: _Found, hashes: tuple[str, ...]) -> Accepted | Refused:
+        """Accept a device with a good token, or a certificate of one of these: those that are good now."""
+        if claim.generation is not None and not any(
+            hmac.compare_digest(credential_generation(bytes.fromhex(token_hash)), claim.generation)
+            for token_hash in hashes
         ):
             return self._refused("its certificate belongs to an earlier token of this device")
         side = claim.client_id != claim.main
@@ -437,10 +486,10 @@ def _find_devices(connection: sqlite3.Connection, wanted: str) -> dict[int, _Fou
     thousands."""
     (rows,) = connection.execute(
         # CROSS JOIN keeps the order of the tables: from the list to the rows, by index.
-        "SELECT json_group_array(json_array(wanted.key, d.no, a.no, lower(hex(d.token_hash))))"
+        f"SELECT json_group_array(json_array(wanted.key, d.no, a.no, lower(hex(d.token_hash)), {TERMS}))"
         " FROM json_each(?) AS wanted"
         " CROSS JOIN application AS a ON a.id = wanted.value ->> 0"
         " CROSS JOIN device AS d ON d.app_no = a.no AND d.id = wanted.value ->> 1 AND d.removed_at IS NULL",
         (wanted,),
     ).fetchone()
-    return {index: (device_no, app_no, token_hash) for index, device_no, app_no, token_hash in json.loads(rows)}
+    return {index: (no, app_no, token_hash, terms) for index, no, app_no, token_hash, terms in json.loads(rows)}

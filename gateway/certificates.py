@@ -115,6 +115,14 @@ def certificate_facts(path: Path) -> CertificateFacts:
     return _facts(path, _read_certificates(path)[0])
 
 
+def signing_ca(certificate: Path, authorities: Path) -> tuple[str, bytes] | None:
+    """Return the certificate of the authority, among those of a file, that has signed the first certificate of another:
+    in PEM and in DER. None if none of them has. Raises CertificateError."""
+    signed = _read_certificates(certificate)[0]
+    found = next((ca for ca in _read_certificates(authorities) if _has_signed(ca, signed)), None)
+    return None if found is None else (found.public_bytes(Encoding.PEM).decode(), found.public_bytes(Encoding.DER))
+
+
 def require_matching_key(certificate: Path, key: Path) -> None:
     """Check that a private key belongs to the first certificate of a file. Raises CertificateError."""
     if _read_certificates(certificate)[0].public_key() != _read_key(key).public_key():
@@ -310,13 +318,15 @@ def _is_signed_by(path: Path, ca_path: Path) -> bool:
         certificate, cas = _read_certificates(path)[0], _read_certificates(ca_path)
     except CertificateError:
         return False
-    for ca in cas:
-        try:
-            certificate.verify_directly_issued_by(ca)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return True
-    return False
+    return any(_has_signed(ca, certificate) for ca in cas)
+
+
+def _has_signed(ca: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _move_aside(tls: Path, aside: Path, names: Sequence[str]) -> Path | None:

@@ -44,8 +44,9 @@ from gateway.delivery.push import most_values
 from gateway.delivery.retention import Retention, RetentionPeriods
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.delivery_components import DeliveryComponents, DeliveryLimits, DeliveryObservers
-from gateway.devices import DeviceRegistry, MqttAddress
+from gateway.devices import MqttAddress
 from gateway.disk_space import DiskSpace
+from gateway.enrolment.components import EnrolmentComponents
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
 from gateway.events.webhooks import WebhookStore
@@ -105,7 +106,9 @@ class Components:
         self._retention = Retention(database, _kept(settings))
         self._wire_http()
         self.activity = activity = DeviceActivity(database=database, clock_ms=clock_ms, timers=timers)
-        self._authenticator = DeviceAuthenticator(database=database, on_denied=activity.on_denied, timers=timers)
+        self._authenticator = DeviceAuthenticator(
+            database=database, on_denied=activity.on_denied, on_expired=activity.error, timers=timers, clock_ms=clock_ms
+        )
         self.connection_events = ConnectionEvents(
             database=database, activity=activity, clock_ms=clock_ms, timers=timers, logged=settings.log_connections
         )
@@ -151,6 +154,10 @@ class Components:
         self.webhook_sender = WebhookSender(
             database=database, feed=self.feed, store=self._webhooks, clock_ms=clock_ms, allowed=networks
         )
+        self.enrolment = EnrolmentComponents(
+            database=database, connections=delivery.connections, activity=activity, quota=self.enrolments,
+            clock_ms=clock_ms, clock=loop.time, share_of=share_of, mqtt_address=lambda: self.mqtt_address,
+        )  # fmt: skip
         self.broker.start()
         self.measurements = Measurements(
             database=database, ledger=delivery.ledger, hand_over=delivery.hand_over, clock_ms=clock_ms
@@ -166,7 +173,7 @@ class Components:
     def _wire_http(self) -> None:
         """Limits and counters of the HTTP port."""
         loop = asyncio.get_running_loop()
-        self._key_cache = KeyCache(self._database)
+        self._key_cache = KeyCache(self._database, self._clock_ms)
         self.share_of_key = self._key_cache.share_of
         self.turns = RequestTurns(loop)
         self._bodies = BodyBudget(loop.time)
@@ -210,6 +217,7 @@ class Components:
             uplink_quota=self.uplink_quota,
             idempotency_quota=self._idempotency_quota,
             enrolments=self.enrolments,
+            enrolment=self.enrolment,
             calls=delivery.calls,
             escalations=delivery.escalations,
             heartbeats=delivery.heartbeats,
@@ -247,14 +255,8 @@ class Components:
             turns=self.turns,
             bodies=self._bodies,
             keys=Keys(self._database, self._key_cache),
-            devices=DeviceRegistry(
-                database=self._database,
-                connections=self.delivery.connections,
-                activity=self.activity,
-                clock_ms=self._clock_ms,
-                mqtt_address=lambda: self.mqtt_address,
-                quota=self.enrolments,
-            ),
+            devices=self.enrolment.devices,
+            enrolment=self.enrolment,
             policies=self.delivery.policies,
             preferences=self.delivery.preferences,
             alert_limiter=self.delivery.alert_limiter,
@@ -339,6 +341,7 @@ class Components:
         """Remove what has been kept long enough, until cancelled."""
         while True:
             try:
+                await self.enrolment.token_expiry.run()
                 await self._retention.run(self._clock_ms())
                 wall_seconds = wall_time.of(self._clock_ms()) / 1000
                 await asyncio.to_thread(kept_ledger.remove_expired, self._settings.data_dir, wall_seconds)

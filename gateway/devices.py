@@ -33,20 +33,32 @@ from gateway.delivery.reports import cursor_number
 from gateway.delivery.uplink import uplink_content
 from gateway.described_model import DescribedModel
 from gateway.device_topics import client_id, device_topics
-from gateway.errors import Problem, problem
+from gateway.errors import Problem, RateLimited, problem
 from gateway.merge_patch import merge_patch
 from gateway.pages import PAGE_BYTES, ListPage, fill_page
 from gateway.printable import Printable
 from gateway.store.database import Database
 from gateway.store.rows import insert_rows
 from gateway.timestamps import rfc3339, rfc3339_or_none
+from gateway.token_lifetimes import (
+    DAY_MS,
+    MAX_TOKEN_DAYS,
+    NEW_TOKEN,
+    OVERLAP_MS,
+    RENEWAL_COLUMNS,
+    RENEWAL_PAUSE_MS,
+    lifetime,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_TAGS = 64
 SLICE_ROWS = 2_000
 """Rows of devices and tags that one operation of a bulk enrolment inserts, about 15 ms of the writer."""
-DEVICE_COLUMNS = "no, app_no, id, name, attributes, locale, timezone, token_hash, created_at, updated_at"
+DEVICE_COLUMNS = (
+    "no, app_no, id, name, attributes, locale, timezone, token_hash, token_days, token_expires_at, created_at,"
+    " updated_at"
+)
 TAG_COLUMNS = "app_no, tag, device_no"
 DEVICES_PER_STATEMENT = 50
 """Devices that one statement reads for a list: two mebibytes if they are as large as can be."""
@@ -54,20 +66,17 @@ DEVICE_BYTES = 512
 """Bytes of a device in a list besides its tags, attributes and choices, about."""
 _COLUMNS = (
     "no, id, name, attributes, locale, timezone, created_at, updated_at, connected_at, last_seen,"
-    " last_error, last_error_at, consent, channels"
+    " last_error, last_error_at, consent, channels, token_expires_at"
 )
 
 
-class DeviceFields(DescribedModel):
-    """Facts that an operator knows about a device. Everything may be left out."""
+class DeviceFacts(DescribedModel):
+    """Facts about a device that it may know itself. Everything may be left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[Printable, StringConstraints(min_length=1, max_length=128)] | None = None
     """Its name for people, 1 to 128 characters."""
-    tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] | None = None
-    """At most 64 tags, by which pushes are targeted: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`
-    each. Duplicates count once."""
     attributes: dict[str, Any] | None = None
     """Free facts about the device, at most 16 KiB as JSON. What the device publishes to its `report` topic is merged
     into them."""
@@ -91,12 +100,23 @@ class DeviceFields(DescribedModel):
         return value
 
 
+class DeviceFields(DeviceFacts):
+    """Facts that an operator knows about a device. Everything may be left out."""
+
+    tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] | None = None
+    """At most 64 tags, by which pushes are targeted: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_`, `.`, `:` and `-`
+    each. Duplicates count once."""
+
+
 class NewDevice(DeviceFields):
     """A device to be enrolled. An app has 1,000,000 at most; one more: 422 `too_many_devices`."""
 
     device_id: DeviceId | None = None
     """Its id, unique within the app: 1 to 64 characters of `A-Z`, `a-z`, `0-9`, `_` and `-`. Enrolled already: 409
     `device_exists`. Left out: the server chooses one."""
+    token_days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)] | None = None
+    """Lifetime of its tokens in days, 1 to 3,650: it renews its token before the end, with
+    `POST /v1/devices/{device_id}/token/renewal`. Left out: they never end."""
 
 
 def attributes_text(value: dict[str, Any]) -> str:
@@ -152,7 +172,7 @@ class DeviceRegistry:
         in one commit; when a later one fails, its devices and those behind it have the problem."""
         now_ms = self._clock_ms()
         enrolments = [
-            _Enrolment(device, device.device_id or f"d-{secrets.token_hex(8)}", new_token()) for device in devices
+            DeviceEnrolment(device, device.device_id or f"d-{secrets.token_hex(8)}", new_token()) for device in devices
         ]
         answers: list[dict[str, Any] | Problem] = []
         for slice_ in _slices(enrolments):
@@ -161,7 +181,7 @@ class DeviceRegistry:
             slice_ = slice_[:granted]
             try:
                 enrolled = await self._database.write(
-                    partial(_insert, app_no=app_no, enrolments=slice_, now_ms=now_ms), app_no
+                    partial(insert_devices, app_no=app_no, enrolments=slice_, now_ms=now_ms), app_no
                 )
             except BaseException as error:
                 self._quota.release(app_no, granted)
@@ -172,7 +192,9 @@ class DeviceRegistry:
                 rest = len(enrolments) - len(answers)
                 return answers + [error if isinstance(error, Problem) else refusal] * rest
             answers += [
-                self._credential(app_id, enrolment.device_id, enrolment.token)
+                self.credential(
+                    app_id, enrolment.device_id, enrolment.token, token_end(enrolment.device.token_days, now_ms)
+                )
                 if new
                 else problem(
                     "device_exists",
@@ -185,12 +207,15 @@ class DeviceRegistry:
             self._quota.release(app_no, enrolled.count(False))
         return answers
 
-    def _credential(self, app_id: str, device_id: str, token: str) -> dict[str, Any]:
+    def credential(self, app_id: str, device_id: str, token: str, expires_at: int | None) -> dict[str, Any]:
+        """The credential of a device, as the API answers it; `expires_at` (ms) is the end of the token."""
         where = self._mqtt_address()
         name = client_id(app_id, device_id)
         return {
             "device_id": device_id,
             "token": token,
+            "token_expires_at": rfc3339_or_none(expires_at),
+            "token_expires_in": lifetime(expires_at, self._clock_ms()),
             "mqtt": {
                 "host": where.host,
                 "port": where.port,
@@ -278,6 +303,7 @@ class DeviceRegistry:
                 "last_error_at": rfc3339_or_none(row[11]),
                 "consent": row[12],
                 "channels": json.loads(row[13]),
+                "token_expires_at": rfc3339_or_none(row[14]),
                 "size": DEVICE_BYTES + len(row[3]) + len(row[13]) + sum(map(len, tags.get(row[0], ()))),
             }
             for row in rows
@@ -322,21 +348,61 @@ class DeviceRegistry:
         await self._database.write(write, app_no)
         return await self.show(app_no, device_id)
 
-    async def rotate(self, app_no: int, app_id: str, device_id: str) -> dict[str, Any]:
-        """A new token; the old one is void at once and its connections close. Raises Problem 404."""
+    async def rotate(self, app_no: int, app_id: str, device_id: str, device_no: int | None = None) -> dict[str, Any]:
+        """A new token; the old one is void at once and its connections close. With a number the id must still be that
+        device's. Raises Problem 404."""
         token = new_token()
         now_ms = self._clock_ms()
 
-        def write(connection: sqlite3.Connection) -> int:
-            return connection.execute(
-                "UPDATE device SET token_hash = ?, updated_at = ? WHERE app_no = ? AND id = ? AND removed_at IS NULL",
-                (secret_hash(token), now_ms, app_no, device_id),
-            ).rowcount
+        def write(connection: sqlite3.Connection) -> tuple[int | None] | None:
+            found: tuple[int | None] | None = connection.execute(
+                f"UPDATE device SET {NEW_TOKEN} WHERE app_no = ?3 AND id = ?4 AND removed_at IS NULL"
+                " AND (?5 IS NULL OR no = ?5) RETURNING token_expires_at",
+                (secret_hash(token), now_ms, app_no, device_id, device_no),
+            ).fetchone()
+            return found
 
-        if not await self._database.write(write, app_no):
+        row = await self._database.write(write, app_no)
+        if row is None:
             raise _unknown(device_id)
+        self.void_connections(app_id, device_id)
+        return self.credential(app_id, device_id, token, row[0])
+
+    async def renew(self, app_no: int, app_id: str, device_id: str, shown: str | None) -> dict[str, Any]:
+        """A new token in the place of one that ends; that is good for OVERLAP_MS longer. `shown` is the token that the
+        device has shown, None if an operator asks. Raises Problem 404, 409, 429."""
+        token = new_token()
+        now_ms = self._clock_ms()
+        shown_hash = None if shown is None else secret_hash(shown)
+
+        def write(connection: sqlite3.Connection) -> int:
+            row = connection.execute(
+                f"SELECT no, {RENEWAL_COLUMNS} FROM device WHERE app_no = ? AND id = ? AND removed_at IS NULL",
+                (app_no, device_id),
+            ).fetchone()
+            if row is None:
+                raise _unknown(device_id)
+            device_no, token_hash, token_days, expires_at, previous, previous_until = row
+            if token_days is None:
+                raise problem("token_does_not_expire", "this device's token never ends; rotate it to have another")
+            waits_ms = expires_at - token_days * DAY_MS + RENEWAL_PAUSE_MS - now_ms
+            if waits_ms > 0:
+                raise RateLimited(waits_ms / 1000)
+            if previous is None or shown_hash != previous:  # who showed that has never had the present one
+                previous, previous_until = token_hash, min(expires_at, now_ms + OVERLAP_MS)
+            end = now_ms + token_days * DAY_MS
+            connection.execute(
+                "UPDATE device SET token_hash = ?, token_expires_at = ?, previous_token_hash = ?,"
+                " previous_token_until = ? WHERE no = ?",
+                (secret_hash(token), end, previous, previous_until, device_no),
+            )
+            return int(end)
+
+        return self.credential(app_id, device_id, token, await self._database.write(write, app_no))
+
+    def void_connections(self, app_id: str, device_id: str) -> None:
+        """Close the connections of a device whose token is void: call this when that has committed."""
         self._connections.disconnect_device(client_id(app_id, device_id))
-        return self._credential(app_id, device_id, token)
 
     async def remove(self, app_no: int, app_id: str, device_id: str) -> None:
         """Remove a device: its deliveries end `revoked`, its session is deleted, its connections close. Raises Problem
@@ -353,7 +419,8 @@ class DeviceRegistry:
             remove_from_sets(connection, app_no, {tag: [device_no] for (tag,) in [(ALL_TAG,), *tags]})
             connection.execute("DELETE FROM uplink_message WHERE device_no = ?", (device_no,))
             removed = connection.execute(
-                "UPDATE device SET removed_at = ?, token_hash = x'', name = NULL, attributes = '{}', channels = '{}'"
+                "UPDATE device SET removed_at = ?, token_hash = x'', token_expires_at = NULL,"
+                " previous_token_hash = NULL, name = NULL, attributes = '{}', channels = '{}'"
                 " WHERE no = ? AND removed_at IS NULL",
                 (now_ms, device_no),
             ).rowcount
@@ -383,15 +450,17 @@ class DeviceRegistry:
         return await self._database.read(read, app_no)
 
 
-class _Enrolment(NamedTuple):
+class DeviceEnrolment(NamedTuple):
+    """A device that is to be enrolled, with the id and the token that it gets."""
+
     device: NewDevice
     device_id: str
     token: str
 
 
-def _slices(enrolments: list[_Enrolment]) -> Iterator[list[_Enrolment]]:
+def _slices(enrolments: list[DeviceEnrolment]) -> Iterator[list[DeviceEnrolment]]:
     """Divide enrolments into slices of at most SLICE_ROWS rows, devices and their tags, and at least one device."""
-    slice_: list[_Enrolment] = []
+    slice_: list[DeviceEnrolment] = []
     rows = 0
     for enrolment in enrolments:
         more = 1 + len(enrolment.device.tags or ())
@@ -404,8 +473,10 @@ def _slices(enrolments: list[_Enrolment]) -> Iterator[list[_Enrolment]]:
         yield slice_
 
 
-def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrolment], now_ms: int) -> list[bool]:
-    """Whether each was enrolled now; not those whose ids are taken."""
+def insert_devices(
+    connection: sqlite3.Connection, app_no: int, enrolments: list[DeviceEnrolment], now_ms: int
+) -> list[bool]:
+    """Enrol devices; whether each was enrolled now, and not those whose ids are taken. Writer thread."""
     taken = set(device_rows(connection, app_no, [enrolment.device_id for enrolment in enrolments]))
     first_no = device_no = _last_device_no(connection) + 1
     enrolled: list[bool] = []
@@ -420,7 +491,20 @@ def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrol
         zone = device.timezone
         token_hash = secret_hash(token)
         rows.append(
-            (device_no, app_no, device_id, device.name, attributes, device.locale, zone, token_hash, now_ms, now_ms)
+            (
+                device_no,
+                app_no,
+                device_id,
+                device.name,
+                attributes,
+                device.locale,
+                zone,
+                token_hash,
+                device.token_days,
+                token_end(device.token_days, now_ms),
+                now_ms,
+                now_ms,
+            )
         )
         for tag in dict.fromkeys(device.tags or ()):
             tagged.setdefault(tag, []).append(device_no)
@@ -429,6 +513,11 @@ def _insert(connection: sqlite3.Connection, app_no: int, enrolments: list[_Enrol
     insert_rows(connection, "device_tag", TAG_COLUMNS, [(app_no, tag, no) for tag in tagged for no in tagged[tag]])
     add_to_sets(connection, app_no, {ALL_TAG: range(first_no, device_no), **tagged})
     return enrolled
+
+
+def token_end(token_days: int | None, now_ms: int) -> int | None:
+    """Return when a token that is given now ends (ms); None: never."""
+    return None if token_days is None else now_ms + token_days * DAY_MS
 
 
 def _last_device_no(connection: sqlite3.Connection) -> int:

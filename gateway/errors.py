@@ -40,6 +40,11 @@ CATALOGUE: dict[str, ProblemKind] = {
         "The key lacks a scope",
         "The key lacks the scope, or is of another app than the one that it would manage.",
     ),
+    "request_refused": ProblemKind(
+        403,
+        "The request was refused",
+        "An operator has refused a device's request for a new token, or the device was removed.",
+    ),
     "not_found": ProblemKind(
         404, "There is nothing here", "There is no such path; or no app of the id that a new key is for."
     ),
@@ -59,6 +64,17 @@ CATALOGUE: dict[str, ProblemKind] = {
         "No such attachment",
         "No attachment of the key's app has this id, or it has expired.",
     ),
+    "invitation_not_found": ProblemKind(
+        404, "No such invitation", "No invitation of the key's app has this id, nor has a batch of them."
+    ),
+    "request_not_found": ProblemKind(
+        404, "No such request", "No token request of the key's app has this id, or its device asks no more."
+    ),
+    "code_unknown": ProblemKind(
+        404,
+        "Nobody has this code",
+        "An enrolment code was revoked, has expired long ago, or is of another server.",
+    ),
     "key_not_found": ProblemKind(404, "No such key", "No key has this id."),
     "method_not_allowed": ProblemKind(
         405,
@@ -72,12 +88,25 @@ CATALOGUE: dict[str, ProblemKind] = {
         retryable=True,
     ),
     "device_exists": ProblemKind(409, "The device exists", "A device of this id is enrolled."),
+    "code_used": ProblemKind(
+        409,
+        "The code was used",
+        "An enrolment code is good for one device, and a device has it. That device asks again with its nonce, within "
+        "an hour and before it has connected.",
+    ),
+    "request_answered": ProblemKind(
+        409, "The request was answered", "A token request was refused, or its device has the new token already."
+    ),
+    "token_does_not_expire": ProblemKind(
+        409, "The token never ends", "A token is renewed that never ends: the device was enrolled without `token_days`."
+    ),
     "app_exists": ProblemKind(409, "The app exists", "There is an app of this id."),
     "channel_exists": ProblemKind(409, "The channel exists", "There is a channel of this id."),
     "last_admin_key": ProblemKind(409, "The last admin key", "Nobody could make keys after it was revoked."),
     "gone": ProblemKind(
         410, "No longer kept", "Retention has removed what was asked for. Later the push itself is not found."
     ),
+    "code_expired": ProblemKind(410, "The code has expired", "An enrolment code was not used in time."),
     "payload_too_large": ProblemKind(
         413,
         "Too large",
@@ -103,6 +132,11 @@ CATALOGUE: dict[str, ProblemKind] = {
         "The app has as many devices as it may",
         "The app has 1,000,000 devices: remove some first.",
     ),
+    "too_many_invitations": ProblemKind(
+        422,
+        "The app has as many invitations as it may",
+        "The app keeps 100,000 invitations: revoke some first, or wait until old ones are removed.",
+    ),
     "idempotency_key_reused": ProblemKind(
         422,
         "The idempotency key belongs to another request",
@@ -124,6 +158,12 @@ CATALOGUE: dict[str, ProblemKind] = {
         429,
         "Too many streams are open",
         "200 streams of events are open, 100 of this app, or 20 of this key.",
+        retryable=True,
+    ),
+    "too_many_attempts": ProblemKind(
+        429,
+        "Too many wrong codes",
+        "So many answers to wrong enrolment codes of the address, or of all, are being held back that this one is not.",
         retryable=True,
     ),
     "rate_limited": ProblemKind(

@@ -9,6 +9,8 @@ Laws
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
 import socket
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from broker.network.listeners import ListenerConfig
 from broker.network.proxies import TrustedProxies
 from broker.network.tls import ServerTls, TlsError, TlsFiles
 from gateway.data_directory import CA_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY, TLS_DIR
+from gateway.enrolment.addresses import FleetCa
 from gateway.program import PROGRAM
 from gateway.settings import Settings
 
@@ -138,6 +141,24 @@ def reload(*in_use: ServerTls) -> bool:
         return False
     log.info("certificates read again, for connections that come from now on")
     return True
+
+
+def fleet_ca(tls: ServerTls | None, data_dir: Path) -> FleetCa | None:
+    """Return the fleet's own CA, if it has signed what the server shows; None for another authority's certificate."""
+    authorities = data_dir / TLS_DIR / CA_CERTIFICATE
+    if tls is None or not authorities.exists():
+        return None
+    from gateway.certificates import CertificateError, signing_ca
+
+    try:
+        found = signing_ca(tls.files.certificate, authorities)
+    except CertificateError as error:
+        log.warning("%s", error)
+        return None
+    if found is None:
+        return None
+    pem, der = found
+    return FleetCa(pem, base64.urlsafe_b64encode(hashlib.sha256(der).digest()).decode().rstrip("="))
 
 
 def certificate_ends(tls: ServerTls | None) -> Mapping[str, float]:

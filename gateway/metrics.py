@@ -57,6 +57,7 @@ from gateway.delivery.receipts import Receipts
 from gateway.delivery.rule_changes import RuleChanges
 from gateway.delivery.uplink_quota import UplinkQuota
 from gateway.delivery.watches import Watches
+from gateway.enrolment.components import EnrolmentComponents
 from gateway.errors import CATALOGUE
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhook_sender import WebhookSender
@@ -91,6 +92,7 @@ class MetricsSources:
     hand_over: HandOver
     idempotency_quota: IdempotencyQuota
     enrolments: EnrolmentQuota
+    enrolment: EnrolmentComponents
     rule_changes: RuleChanges
     receipts: Receipts
     activity: DeviceActivity
@@ -126,6 +128,7 @@ class MetricsSources:
             "event_streams": self.feed.streams_refused,
             "slow_downloads": self.attachments.downloads_ended,
             "unread_event_streams": self.feed.streams_stalled,
+            "wrong_codes": self.enrolment.guesses.sent_away,
             "uploads": self.attachments.uploads_sent_away,
         }
 
@@ -259,6 +262,16 @@ class _Collector(Collector):
             CounterMetricFamily, "authentication_failures", "Wrong or revoked credentials.", "kind", failures
         )
         yield _counter("http_requests_admitted", "Requests with a valid key.", sources.admission.admitted)
+        text = "Enrolment codes that were shown, by outcome: a device enrolled, a lost answer repeated, or why not."
+        yield _by_label(CounterMetricFamily, "enrolment_codes", text, "outcome", sources.enrolment.invitations.codes)
+        text = "Requests of devices for a new token, by what became of them."
+        yield _by_label(
+            CounterMetricFamily, "token_requests", text, "outcome", sources.enrolment.token_requests.outcomes
+        )
+        text = "Connections that were closed because the device's token had expired."
+        yield _counter("tokens_expired", text, sources.enrolment.token_expiry.closed)
+        text = "Requests of devices for a new token that wait for an operator."
+        yield _gauge("token_requests_pending", text, sources.enrolment.token_requests.pending)
         yield _by_label(
             CounterMetricFamily,
             "http_problems",

@@ -11,6 +11,7 @@
  */
 
 import { Banners, make, others } from "./banners.js";
+import { EnrolmentRefused, codeAddress, enrol } from "./enrolment.js";
 import { Player } from "./player.js";
 import { fillIn, hasText, isolated, language, text } from "./texts.js";
 
@@ -48,6 +49,8 @@ const banners = new Banners($("banners"), $("name"), answers, (push, address) =>
 /** Push id -> its operating system notification, as long as its banner is there. */
 const notifications = new Map();
 let device = null;
+/** The address of an enrolment code that the page was opened with (#enrol=https://…/enrol%23CODE). */
+let label = null;
 
 fillIn(document);
 adoptCredential();
@@ -57,6 +60,7 @@ drawPlayer();
 $("play").addEventListener("click", () => (player.playing ? player.pause() : player.play()));
 $("next").addEventListener("click", () => player.next());
 $("setup").addEventListener("submit", enter);
+$("by-code").addEventListener("submit", enterCode);
 $("allow").addEventListener("click", ask);
 await begin();
 
@@ -68,8 +72,12 @@ await begin();
  */
 function adoptCredential() {
   const given = new URLSearchParams(location.hash.slice(1));
-  if (!given.has("token")) return false;
+  if (!given.has("token") && !given.has("enrol")) return false;
   history.replaceState(null, "", location.pathname + location.search);
+  if (given.has("enrol")) {
+    label = given.get("enrol");
+    return keptCredential() === null; // a page that is a device already does not become another by a code
+  }
   const wanted = credentialOf(given);
   const kept = keptCredential();
   if (JSON.stringify(kept) === JSON.stringify(wanted)) return false;
@@ -120,11 +128,46 @@ function enter(event) {
   location.reload();
 }
 
+function enterCode(event) {
+  event.preventDefault();
+  const { code, server } = Object.fromEntries(new FormData($("by-code")));
+  tradeCode(code, server);
+}
+
+/** Trades a code for a credential, with which the page begins anew; or says why not, and lets the person type another. */
+async function tradeCode(code, server) {
+  drawState("connecting", "");
+  $("state-text").textContent = text("enrolling");
+  $("code-refused").textContent = "";
+  try {
+    keep(await enrol(code, { server }));
+    location.reload();
+  } catch (error) {
+    drawState("refused", "");
+    $("code-refused").textContent =
+      error instanceof EnrolmentRefused ? error.message : text("enrol_failed", { server: isolated(serverOf(code, server)) });
+    drawCodeForm(code, server);
+  }
+}
+
+function serverOf(code, server) {
+  try {
+    return codeAddress(code, server).server;
+  } catch {
+    return code;
+  }
+}
+
 async function begin() {
   const credential = keptCredential();
+  if (credential === null && label !== null) {
+    await tradeCode(label);
+    return;
+  }
   if (credential === null) {
     drawState("refused", "");
     $("state-text").textContent = text("not_set_up");
+    drawCodeForm("", "");
     drawSetup({});
     return;
   }
@@ -371,6 +414,14 @@ function drawCheck() {
   const { url } = keptCredential();
   const { protocol } = new URL(url);
   $("check").textContent = text(protocol === "wss:" ? "check_tls" : "check", { url: isolated(url), origin: location.origin });
+}
+
+function drawCodeForm(code, server) {
+  const form = $("by-code");
+  if (!form.hidden) return;
+  form.elements.code.value = code;
+  form.elements.server.value = server || (code ? serverOf(code, "") : "");
+  form.hidden = false;
 }
 
 function drawSetup(credential) {

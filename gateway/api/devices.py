@@ -27,6 +27,7 @@ from gateway.api.bodies import (
 from gateway.api.json_items import items_of
 from gateway.api.openapi import patch_body, request_body
 from gateway.api.problems import validation_problem
+from gateway.api.request_headers import header_of
 from gateway.api.services import (
     Cursor,
     DeviceId,
@@ -41,6 +42,7 @@ from gateway.api.services import (
     time_parameter,
 )
 from gateway.audience.device_filter import DeviceFilter
+from gateway.auth import shown_token
 from gateway.delivery.calls import CallRequest
 from gateway.delivery.consent import DeviceSettings, TooManyChoices
 from gateway.described_model import DescribedModel
@@ -73,6 +75,15 @@ LastSeenBefore = Annotated[
 HasError = Annotated[bool | None, Query(description="true: devices with a `last_error`. false: devices without.")]
 Waiting = Annotated[
     bool | None, Query(description="true: devices for which a push waits or is in flight. false: the others.")
+]
+
+
+TokenExpiresBefore = Annotated[
+    str | None,
+    Query(
+        max_length=40,
+        description="Devices whose token ends before this time (RFC 3339 with an offset), or has ended.",
+    ),
 ]
 
 
@@ -172,11 +183,13 @@ async def list_devices(
     last_seen_before: LastSeenBefore = None,
     has_error: HasError = None,
     waiting: Waiting = None,
+    token_expires_before: TokenExpiresBefore = None,
 ) -> Response:
     """List the devices of the app by id, with their presence. Conditions are combined with AND; what they are compared
     with is some seconds old at most. Needs a key with the scope `devices` or `read`."""
     before = time_parameter("last_seen_before", last_seen_before)
-    wanted = DeviceFilter(online, tag, q, before, has_error, waiting)
+    ends = time_parameter("token_expires_before", token_expires_before)
+    wanted = DeviceFilter(online, tag, q, before, has_error, waiting, ends)
     return json_response(await services(request).devices.page(principal.app_no, limit, cursor, wanted))
 
 
@@ -220,6 +233,18 @@ async def rotate_token(device_id: DeviceId, request: Request, principal: DeviceM
     """Give a device a new token, shown this once; the old one is void at once and its connections close. What waits
     stays. Needs a key with the scope `devices`."""
     return json_response(await services(request).devices.rotate(principal.app_no, principal.app_id, device_id))
+
+
+@router.post("/{device_id}/token/renewal", response_model=responses.EnrolledDeviceResponse)
+async def renew_token(device_id: DeviceId, request: Request, principal: DeviceManagerOrOwner) -> Response:
+    """Give a device a new token in the place of one that ends. Connections stay.
+
+    The token that it shows is good for 7 days longer, but not beyond its own end. A device that has lost the answer
+    asks again with the token that it has. Once a minute at most: 429 `rate_limited`. Needs the device's own token as
+    the key, or a key with the scope `devices`.
+    """
+    shown = shown_token(header_of(request, b"authorization")) if principal.is_device else None
+    return json_response(await services(request).devices.renew(principal.app_no, principal.app_id, device_id, shown))
 
 
 @router.get("/{device_id}/mailbox", response_model=responses.MailboxResponse)

@@ -16,7 +16,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.staticfiles import StaticFiles
 
 from gateway.api.openapi import describe
-from gateway.api.operation_problems import OF_NO_OPERATION, operations_by_code
+from gateway.api.operation_problems import OF_NO_OPERATION, WITHOUT_KEY, operations_by_code
+from gateway.enrolment.addresses import PATH
 from gateway.errors import CATALOGUE
 from gateway.pages import to_json
 
@@ -82,6 +83,17 @@ async def front() -> Response:
     return Response(text, headers=_PAGE_HEADERS, media_type="text/html")
 
 
+@_pages.get(PATH)
+async def code_page() -> Response:
+    """Explain an enrolment code to a person who has scanned it with something else than the device that it is for."""
+    text = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Enrolment code</title>{_STYLE}'
+        "<h1>A code for a device</h1><p>The label that you have scanned enrols one device of a fleet. This browser has"
+        " not used it: scan it with the device, or type its sixteen characters there.</html>"
+    )
+    return Response(text, headers=_PAGE_HEADERS, media_type="text/html")
+
+
 @_pages.get("/docs")
 async def page() -> Response:
     return get_swagger_ui_html(
@@ -106,15 +118,21 @@ async def problems(request: Request) -> Response:
 
 
 def _problems_page(document: dict[str, Any]) -> str:
-    below = [path for path in document["paths"] if path.startswith("/v1/")]
     everywhere = sum(len(operations) for operations in document["paths"].values())
-    with_key = sum(len(document["paths"][path]) for path in below)
+    with_key = sum(
+        (method, path) not in WITHOUT_KEY
+        for path, operations in document["paths"].items()
+        if path.startswith("/v1/")
+        for method in operations
+    )
     answering = operations_by_code(document)
 
     def whose(code: str) -> str:
         found = answering[code]
         if len(found) == everywhere:
             return "every operation"
+        if len(found) == with_key and not any(f"{method.upper()} {path}" in found for method, path in WITHOUT_KEY):
+            return "every operation that needs a key"
         also = ["what is no operation"] if code in OF_NO_OPERATION else []
         if sum(" /v1/" in operation for operation in found) == with_key:
             also, found = ["every operation below <code>/v1</code>"], [name for name in found if " /v1/" not in name]

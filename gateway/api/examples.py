@@ -28,6 +28,18 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/pushes/forecast"): _PUSH,
     ("post", "/v1/devices"): _DEVICE,
     ("post", "/v1/devices/bulk"): {"devices": [{"device_id": "kiosk-2", "tags": ["lobby"]}, {"name": "Any id"}]},
+    ("post", "/v1/invitations"): {"count": 2, "tags": ["lobby"], "expires_in": 86_400},
+    ("post", "/v1/invitations/bulk"): {"invitations": [{"device_id": "kiosk-3", "tags": ["lobby"]}, {"name": "Any"}]},
+    ("post", "/v1/enrol"): {
+        "code": "K7QF-2M9T-4XWA-0HZ6",
+        "nonce": "dGhpcyBpcyBub3QgYSByZWFsIG5vbmNl",
+        "attributes": {"serial": "007"},
+    },
+    ("post", "/v1/enrol/again"): {
+        "device_id": "kiosk-1",
+        "secret": "dGhpcyBpcyBub3QgYSByZWFsIHNlY3JldCwgc29ycnkhIQ",
+        "note": "after a new disk",
+    },
     ("patch", "/v1/devices/{device_id}"): {"name": "Entrance, left", "attributes": {"floor": 1}},
     ("patch", "/v1/devices/{device_id}/preferences"): {"channels": {"offers": True}},
     ("post", "/v1/devices/{device_id}/call"): {"command": "status", "wait": 2},
@@ -116,6 +128,8 @@ _TOKEN: Final = "dGhpcyBpcyBub3QgYSByZWFsIHRva2VuLCBzb3JyeSE"
 _CREDENTIAL: Final = {
     "device_id": "kiosk-1",
     "token": _TOKEN,
+    "token_expires_at": None,
+    "token_expires_in": None,
     "mqtt": {
         "host": "push.example",
         "port": 1883,
@@ -152,6 +166,44 @@ _KNOWN_DEVICE: Final = {
     "last_error_at": None,
     "consent": "granted",
     "channels": {"offers": True},
+    "token_expires_at": None,
+}
+_INVITED: Final = {
+    "id": "i_9f86d081884c7d65",
+    "batch": "b_4fd0a3b2c1e5",
+    "code": "K7QF-2M9T-4XWA-0HZ6",
+    "url": "https://push.example/enrol#K7QF-2M9T-4XWA-0HZ6",
+    "device_id": None,
+    "name": None,
+    "expires_at": "2026-12-02T11:00:00.000Z",
+}
+_INVITATION: Final[dict[str, Any]] = {
+    "id": "i_9f86d081884c7d65",
+    "batch": "b_4fd0a3b2c1e5",
+    "state": "used",
+    "device_id": "kiosk-3",
+    "name": None,
+    "tags": ["lobby"],
+    "attributes": {},
+    "locale": None,
+    "timezone": None,
+    "token_days": None,
+    "created_at": _AT,
+    "created_by": "k_9f86d081884c",
+    "expires_at": "2026-12-02T11:00:00.000Z",
+    "used_at": _LATER,
+}
+_ASKED: Final[dict[str, Any]] = {
+    "id": "q_9f86d081884c7d65",
+    "device_id": "kiosk-1",
+    "state": "pending",
+    "confirmation": "4T7-QK2",
+    "address": "10.0.0.17",
+    "note": "after a new disk",
+    "asked_at": _AT,
+    "polled_at": _SOON,
+    "answered_at": None,
+    "expires_at": _LATER,
 }
 _CHANNEL: Final = {
     "id": "offers",
@@ -301,6 +353,7 @@ ANSWERS: Final[dict[str, Any]] = {
     "Health": {"status": "ok"},
     "Heartbeat": _HEARTBEAT,
     "Heartbeats": _page(_HEARTBEAT),
+    "Invitations": _page(_INVITATION),
     "Keys": _page({**_KEY, "revoked_at": None}),
     "Mailbox": _page(
         {
@@ -316,8 +369,10 @@ ANSWERS: Final[dict[str, Any]] = {
             "attempts": 0,
         }
     ),
+    "NewInvitations": {"invitations": [_INVITED]},
     "NewKey": {**_KEY, "key": "fp_dGhpcyBpcyBub3QgYSByZWFsIGtleSwgc29ycnkh"},
     "NewWebhook": {**_WEBHOOK, "secret": "whsec_dGhpcyBpcyBub3QgYSByZWFsIHNlY3JldCE="},
+    "PendingToken": {"status": "pending", "confirmation": "4T7-QK2"},
     "Policy": {
         "consent": {"unknown": "allow", "denied": {"in_app": "allow", "silent": "allow", "command": "allow"}},
         "caps": None,
@@ -338,6 +393,9 @@ ANSWERS: Final[dict[str, Any]] = {
     "Pushes": _page(_SENT),
     "Recall": {"cancelled": 1, "in_flight": 0, "too_late": 1},
     "Replayed": {"replaying": 1},
+    "RevokedInvitations": {"revoked": 1},
+    "TokenRequest": _ASKED,
+    "TokenRequests": _page(_ASKED),
     "Uplink": _page({"topic": "door", "payload": "open", "received_at": _AT}),
     "Watch": _WATCH,
     "Watches": _page(_WATCH),
@@ -360,6 +418,11 @@ TEXTS: Final[dict[tuple[str, str, str], str]] = {
         "offers,2,2,1,1,0,0,0,0,0.5,1.0,0.0,,0.0,412,412,412,,,\r\n"
     ),
     ("get", "/v1/attachments/{attachment_id}", "*/*"): "Today: soup",
+    (
+        "get",
+        "/v1/enrol/ca",
+        "application/x-pem-file",
+    ): "-----BEGIN CERTIFICATE-----\nMIIB..\n-----END CERTIFICATE-----\n",
     (
         "get",
         "/v1/events",

@@ -17,7 +17,7 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.api import examples
 from gateway.api.bodies import NDJSON
-from gateway.api.operation_problems import OF_ITEMS, codes_of
+from gateway.api.operation_problems import OF_ITEMS, WITHOUT_KEY, codes_of
 from gateway.api.problems import MEDIA_TYPE
 from gateway.api.responses import ProblemDocument
 from gateway.errors import CATALOGUE, Problem
@@ -25,8 +25,8 @@ from gateway.errors import CATALOGUE, Problem
 DESCRIPTION: Final = """
 Push for a private fleet of devices, told truthfully.
 
-Every call below `/v1` needs `Authorization: Bearer KEY`. Lists take `limit` and `cursor`. Every refusal is a problem
-document (RFC 9457); [all of them](/docs/problems).
+Every call below `/v1` needs `Authorization: Bearer KEY`, but for those below `/v1/enrol`. Lists take `limit` and
+`cursor`. Every refusal is a problem document (RFC 9457); [all of them](/docs/problems).
 """
 FILE_SCHEMA: Final = {"$ref": "#/components/schemas/FileContent"}
 """The bytes of a file, as they are."""
@@ -48,6 +48,7 @@ _SECURITY: Final = {
 }
 _OF_DEVICES: Final = {
     "/v1/devices/{device_id}/preferences": "deviceToken",
+    "/v1/devices/{device_id}/token/renewal": "deviceToken",
     "/v1/attachments/{attachment_id}": "device",
 }
 """Paths that devices use with their own credential, and how they show it. Removing is for keys."""
@@ -146,7 +147,7 @@ def _complete(method: str, path: str, operation: dict[str, Any], schemas: dict[s
     for status, response in operation["responses"].items():
         _complete_success(method, path, status, response, schemas)
     operation["responses"] |= _refusals(codes_of(method, path, operation))
-    if path.startswith("/v1/"):
+    if path.startswith("/v1/") and (method, path) not in WITHOUT_KEY:
         operation["security"] = [{"key": []}]
         if path in _OF_DEVICES and method != "delete":
             operation["security"].append({_OF_DEVICES[path]: []})

@@ -18,8 +18,11 @@ OF_NO_OPERATION: Final = ("not_found", "method_not_allowed")
 """Answered where there is no operation; `not_found` also by one that names an app."""
 EVERYWHERE: Final = ("malformed_request", "invalid_request", "internal_error", "busy")
 """The head of the request, its query, our mistakes, and a server that has no connection free."""
-WITH_KEY: Final = ("unauthorized", "forbidden", "rate_limited", "storage_failed", "storage_damaged")
-"""A key is looked up in the ledger."""
+WITH_KEY: Final = ("unauthorized", "forbidden", "rate_limited")
+AT_LEDGER: Final = ("storage_failed", "storage_damaged")
+"""A key or a code is looked up in the ledger."""
+WITHOUT_KEY: Final = (("post", "/v1/enrol"), ("post", "/v1/enrol/again"), ("get", "/v1/enrol/ca"))
+"""Operations below `/v1` that devices call which have no token yet."""
 WITH_BODY: Final = ("request_timeout", "payload_too_large", "unsupported_media_type", "unavailable")
 """`unavailable`: the server ends while the body comes."""
 WITH_JSON: Final = ("malformed_json",)
@@ -35,6 +38,8 @@ IN_PATH: Final = {
     "webhook_id": ("webhook_not_found",),
     "attachment_id": ("attachment_not_found",),
     "key_id": ("key_not_found",),
+    "invitation_id": ("invitation_not_found",),
+    "request_id": ("request_not_found",),
 }
 _PUSH: Final = ("device_not_found", "attachment_not_found", "duty_not_found", "not_yet_supported")
 _ENROLMENT: Final = ("device_exists", "too_many_devices")
@@ -43,6 +48,14 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes/forecast"): _PUSH,
     ("get", "/v1/pushes/{push_id}/deliveries"): ("device_not_found",),
     ("post", "/v1/devices"): _ENROLMENT,
+    ("post", "/v1/invitations"): ("too_many_invitations", "payload_too_large"),
+    ("post", "/v1/invitations/bulk"): ("too_many_invitations",),
+    ("post", "/v1/enrol"): (*_ENROLMENT, "code_unknown", "code_used", "code_expired", "too_many_attempts"),
+    ("post", "/v1/devices/{device_id}/token/renewal"): ("token_does_not_expire",),
+    ("post", "/v1/enrol/again"): ("request_refused",),
+    ("post", "/v1/token-requests/{request_id}/confirm"): ("request_answered",),
+    ("delete", "/v1/token-requests/{request_id}"): ("request_answered",),
+    ("get", "/v1/enrol/ca"): ("not_found",),
     ("post", "/v1/devices/{device_id}/call"): ("too_many_calls", "gone"),
     ("post", "/v1/channels"): ("channel_exists",),
     ("put", "/v1/watches/{watch_name}"): ("key_not_found",),
@@ -68,6 +81,7 @@ OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
         "outcome_unknown",
         "busy",
     ),
+    ("post", "/v1/invitations/bulk"): ("payload_too_large", "invalid_request"),
     ("post", "/v1/devices/bulk"): (*_ENROLMENT, "payload_too_large", "invalid_request", "unavailable", "busy"),
 }
 """Problems of single lines or devices, within an answer that is a success."""
@@ -81,7 +95,7 @@ def codes_of(method: str, path: str, operation: Mapping[str, Any]) -> list[str]:
     key = (method, path)
     found = {*EVERYWHERE, *SPECIFIC.get(key, ())}
     if path.startswith("/v1/"):
-        found.update(WITH_KEY)
+        found.update(AT_LEDGER if key in WITHOUT_KEY else (*WITH_KEY, *AT_LEDGER))
         if key in READS_ON_WRITER or (method != "get" and key not in READS):
             found.update(ON_WRITER)
     if "requestBody" in operation:

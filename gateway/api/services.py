@@ -34,6 +34,7 @@ from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
 from gateway.delivery.watches import Watches
 from gateway.devices import DeviceRegistry
+from gateway.enrolment.components import EnrolmentComponents
 from gateway.errors import problem
 from gateway.events.event_feed import EventFeed
 from gateway.events.webhooks import WebhookStore
@@ -61,6 +62,7 @@ class Services:
     bodies: BodyBudget
     keys: Keys
     devices: DeviceRegistry
+    enrolment: EnrolmentComponents
     policies: PolicyStore
     preferences: PreferenceStore
     alert_limiter: AlertLimiter

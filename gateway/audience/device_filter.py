@@ -23,6 +23,8 @@ class DeviceFilter:
     has_error: bool | None = None
     waiting: bool | None = None
     """Whether a push waits for it or is in flight to it."""
+    token_expires_before: int | None = None
+    """Devices whose token ends before that, or has ended."""
 
     def conditions(self, online: Iterable[int], waiting_in_sets: Iterable[int] = ()) -> tuple[str, list[Any]]:
         """SQL that follows `WHERE ..`, with a leading ` AND` if there is any, and its parameters.
@@ -51,6 +53,8 @@ class DeviceFilter:
             add("(id LIKE ? ESCAPE '\\' OR name LIKE ? ESCAPE '\\')", f"%{pattern}%", f"%{pattern}%")
         if self.has_error is not None:
             add(f"last_error IS {'NOT ' if self.has_error else ''}NULL")
+        if self.token_expires_before is not None:
+            add("token_expires_at < ?", self.token_expires_before)
         if self.waiting is not None:
             exists = (
                 "(no IN (SELECT value FROM json_each(?)) OR"

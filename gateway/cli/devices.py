@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from gateway.cli.credentials import print_credential
 from gateway.cli.enrolment import devices_enrol
-from gateway.cli.lists import Columns, Cursor, Limit, print_list
+from gateway.cli.invitations import devices_invitations, devices_invite, devices_uninvite
+from gateway.cli.lists import Columns, Cursor, Item, Limit, print_list
 from gateway.cli.options import (
     AsJson,
     DataDir,
@@ -18,15 +20,23 @@ from gateway.cli.options import (
     client_of,
     command_group,
     name_and_value,
+    time_in,
     time_of,
 )
 from gateway.cli.server_client import segment
 from gateway.cli.terminal import PROGRAM, note, print_answer, print_facts, print_json, print_table
+from gateway.cli.token_requests import devices_confirm, devices_refuse, devices_requests
 
 devices = command_group("Enrol, list, show, change, remove devices; give them new tokens.")
 CLEARABLE = ("name", "tags", "locale", "timezone")
 
 devices.command("enrol")(devices_enrol)
+devices.command("invite")(devices_invite)
+devices.command("invitations")(devices_invitations)
+devices.command("uninvite")(devices_uninvite)
+devices.command("requests")(devices_requests)
+devices.command("confirm")(devices_confirm)
+devices.command("refuse")(devices_refuse)
 
 
 @devices.command("add")
@@ -37,6 +47,9 @@ def devices_add(
     attribute: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="May be repeated")] = None,
     locale: Annotated[str | None, typer.Option(help="Language of its person, as de-DE")] = None,
     timezone: Annotated[str | None, typer.Option(help="As Europe/Berlin")] = None,
+    token_days: Annotated[
+        int | None, typer.Option(min=1, max=3_650, help="Lifetime of its tokens, which it renews. Default: for ever")
+    ] = None,
     server: ServerUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -44,6 +57,8 @@ def devices_add(
     """Enrol a device. Its token is shown this once."""
     fields = {"device_id": device_id, "name": name, "tags": tag, "locale": locale, "timezone": timezone}
     body: dict[str, Any] = {name: value for name, value in fields.items() if value}
+    if token_days is not None:
+        body["token_days"] = token_days
     if attribute:
         body["attributes"] = dict(name_and_value(text) for text in attribute)
     with client_of(server, data_dir) as client:
@@ -62,6 +77,9 @@ def devices_list(
     waiting: Annotated[
         bool | None, typer.Option("--waiting/--not-waiting", help="A push waits for it, or is in flight")
     ] = None,
+    token_ends_within: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Its token ends within 7d, or has ended")
+    ] = None,
     limit: Limit = None,
     cursor: Cursor = None,
     server: ServerUrl = None,
@@ -76,8 +94,11 @@ def devices_list(
         "last_seen_before": None if last_seen_before is None else time_of(last_seen_before, "--last-seen-before"),
         "has_error": has_error,
         "waiting": waiting,
+        "token_expires_before": None
+        if token_ends_within is None
+        else time_in(token_ends_within, "--token-ends-within"),
     }
-    columns: Columns = {
+    columns: dict[str, str | Callable[[Item], Any]] = {
         "device": "device_id",
         "name": "name",
         "presence": lambda item: "online" if item.get("online") else "offline",
@@ -85,6 +106,8 @@ def devices_list(
         "tags": "tags",
         "last error": "last_error",
     }
+    if token_ends_within is not None:
+        columns["token ends"] = "token_expires_at"
     filtered = any(value is not None for value in wanted.values())
     empty = "No device is like that." if filtered else f"No devices yet. Enrol one: {PROGRAM} devices add kiosk-1"
     with client_of(server, data_dir) as client:
@@ -148,6 +171,15 @@ def devices_rotate(
     """Give a device a new token. The old one is void at once."""
     with client_of(server, data_dir) as client:
         print_credential(client, client.call("POST", f"/v1/devices/{segment(device_id)}/token"), as_json)
+
+
+@devices.command("renew")
+def devices_renew(
+    device_id: DeviceId, server: ServerUrl = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
+    """Give a device whose tokens end a new one now. The one that it has is good for a week longer."""
+    with client_of(server, data_dir) as client:
+        print_credential(client, client.call("POST", f"/v1/devices/{segment(device_id)}/token/renewal"), as_json)
 
 
 @devices.command("uplink")

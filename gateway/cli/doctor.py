@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +46,8 @@ OLD_PROOF_DAYS = 7.0
 MISSED_BACKUPS = 2
 """Backups of a schedule that may be missing before it is a finding."""
 DAY_SECONDS = 86_400
+FEW_TOKEN_DAYS = 3
+"""Days left of a device's token. One that renews its token does so weeks before."""
 FEW_CA_DAYS = 365
 """Days left of the CA. Another one has to reach every device, and what it signs now is cut short already."""
 
@@ -392,6 +394,25 @@ def check_server(set_up: SetUp) -> Iterator[Finding]:
             yield Finding("fail", "key", str(failure), "use admin.key of the server's data directory, or a new key")
         else:
             yield Finding("ok", "key", "the server takes it")
+            yield from check_tokens(client)
+
+
+def check_tokens(client: ServerClient) -> Iterator[Finding]:
+    """Find devices that have not renewed a token that ends; nothing where no token does."""
+    before = (datetime.now(UTC) + timedelta(days=FEW_TOKEN_DAYS)).isoformat()
+    found = client.call("GET", "/v1/devices", params={"token_expires_before": before, "limit": "1000"})
+    devices = [str(item["device_id"]) for item in found["items"]]
+    if not devices:
+        return
+    more = "more than " if found["next_cursor"] is not None else ""
+    yield Finding(
+        "warn",
+        "tokens",
+        f"{more}{len(devices)} devices have a token that has ended or ends within {FEW_TOKEN_DAYS} days, {devices[0]} "
+        "for one: they do not renew it",
+        f"see which are there: `{PROGRAM} devices list --token-ends-within {FEW_TOKEN_DAYS}d`; one whose token has "
+        f"ended asks for another (`{PROGRAM} devices requests`)",
+    )
 
 
 def check_shown(client: ServerClient) -> Iterator[Finding]:

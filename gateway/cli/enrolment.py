@@ -25,7 +25,7 @@ from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, open_inpu
 from gateway.cli.server_client import RequestRefused, ServerClient, for_terminals
 from gateway.cli.terminal import PROGRAM, Failure, abandon_output, fail, json_text, note
 
-COLUMNS = ("device_id", "name", "tags", "locale", "timezone")
+COLUMNS = ("device_id", "name", "tags", "locale", "timezone", "token_days")
 ATTRIBUTE = "attribute."
 """The prefix of an attribute's name, in the heading of its column."""
 DELIMITERS = ",;\t"
@@ -72,7 +72,8 @@ def devices_enrol(
     """Enrol many devices from a table. Their tokens are shown this once.
 
     Its first line names the columns, in any order: device_id, name, tags (several: separated by blanks), locale,
-    timezone, and attribute.NAME for attributes. An empty cell is not set; without a device_id the server chooses one.
+    timezone, token_days, and attribute.NAME for attributes. An empty cell is not set; without a device_id the server
+    chooses one.
 
     Lines that cannot be enrolled are named, the others are enrolled; exit code 1 if there was one. Tokens come as CSV,
     with --json as one JSON object in each line."""
@@ -293,6 +294,8 @@ def device_of(headings: list[str], cells: list[str]) -> dict[str, Any]:
             continue
         if heading == "tags":
             device["tags"] = [tag for tag in re.split(r"[\s,;]+", value) if tag]
+        elif heading == "token_days":
+            device[heading] = value_of(value)  # the server refuses what is no number of days
         elif heading.startswith(ATTRIBUTE):
             device.setdefault("attributes", {})[heading.removeprefix(ATTRIBUTE)] = value_of(value)
         else:

@@ -34,7 +34,7 @@ import typer
 from gateway.cli.listen import Credential, load_or_enrol
 from gateway.cli.options import DataDir, ServerUrl, client_of
 from gateway.cli.server_client import ServerClient, tls_context
-from gateway.cli.terminal import PROGRAM, Failure, note
+from gateway.cli.terminal import PROGRAM, Failure, fail, note
 from gateway.cli.tls_recipes import trust_lines
 from gateway.data_directory import CA_CERTIFICATE, TLS_DIR
 
@@ -57,6 +57,7 @@ PAGE = (
     "banners.js",
     "player.js",
     "device.js",
+    "enrolment.js",
     "journal.js",
     "texts.js",
     "texts.json",
@@ -87,11 +88,19 @@ def kiosk(
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="Obey commands signed by these keys only (`signing show`)"),
     ] = None,
+    code: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of an enrolment code, as its label has it; needs no key")
+    ] = None,
     rotate: Annotated[bool, typer.Option("--rotate", help="Take a new token for a device that exists")] = False,
     server: ServerUrl = None,
     data_dir: DataDir = None,
 ) -> None:
     """Make a browser a device: serve its page until Ctrl-C. Fetches MQTT.js with npm, enrols the device if need be."""
+    if code is not None:
+        if rotate:
+            fail("--rotate needs a key, and --code is for who has none: leave one of them out", 2)
+        serve_with_code(code, port, texts, trust)
+        return
     with client_of(server, data_dir) as client:
         mqtt_js = installed_mqtt_js(web_folder())
         credential, _ = load_or_enrol(client, device_id, rotate=rotate, command="kiosk")
@@ -105,6 +114,26 @@ def kiosk(
             note(trust_of(client.found_in))
         note(f"Open this in a browser on this machine. It makes the browser {device_id}: show it to nobody.")
         print(address_of(origin, credential, websocket), flush=True)
+        note("Ctrl-C ends it; the page then stays connected until it is closed.")
+        ended.wait()
+
+
+def serve_with_code(code: str, port: int, texts: Path | None, trust: Path | None) -> None:
+    """Serve the page until Ctrl-C, for a browser that enrols itself."""
+    from client_sim.enrolment import CodeAddress
+
+    try:
+        label = CodeAddress.parse(code)
+    except ValueError as error:
+        raise Failure(str(error), 2) from None
+    mqtt_js = installed_mqtt_js(web_folder())
+    ended = end_signal()
+    with serving(pages(web_folder(), mqtt_js, texts, trust), port) as origin:
+        if label.server.startswith("https:"):
+            note(trust_of(None))
+        note(f"The server must let this page in: {PROGRAM} serve --ws-origins {origin}")
+        note("Open this in a browser on this machine. It uses the code up: show it to nobody.")
+        print(f"{origin}/#{urlencode({'enrol': code})}", flush=True)
         note("Ctrl-C ends it; the page then stays connected until it is closed.")
         ended.wait()
 

@@ -11,6 +11,7 @@ action of a push and as a command.
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import os
 import select
@@ -27,9 +28,9 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gateway.cli.options import DataDir, ServerUrl, client_of
+from gateway.cli.options import DataDir, ServerUrl, client_of, found_data_dir
 from gateway.cli.player import Player
-from gateway.cli.server_client import RequestRefused, ServerClient, segment, tls_context
+from gateway.cli.server_client import RequestRefused, ServerClient, segment, server_here, tls_context
 from gateway.cli.terminal import (
     PROGRAM,
     Failure,
@@ -44,11 +45,13 @@ from gateway.data_directory import write_private
 from gateway.printable import UNPRINTABLE, printable
 
 if TYPE_CHECKING:
+    from client_sim.credential import Credential as EnrolledCredential
     from client_sim.device import Device
     from client_sim.push import Push
     from client_sim.trust import TrustedKeys
 
 OPEN_KEY, DISMISS_KEY, MUTE_KEY, CONSENT_KEY, QUIT_KEY = "o", "d", "m", "c", "q"
+DEFAULT_ID = "terminal"
 ESCAPE = "\x1b"
 BACKSPACE = "\x08\x7f"
 LONGEST_INPUT_CHARACTERS = 1_000
@@ -58,10 +61,17 @@ OPEN_PUSHES = 100
 
 
 def listen(
-    device_id: Annotated[str, typer.Argument(metavar="[ID]", help="The device to be")] = "terminal",
+    device_id: Annotated[str, typer.Argument(metavar="[ID]", help="The device to be")] = DEFAULT_ID,
     rotate: Annotated[bool, typer.Option("--rotate", help="Take a new token for a device that exists")] = False,
     answer: Annotated[str | None, typer.Option(metavar="ACTION", help="Execute this action without asking")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many pushes")] = None,
+    code: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Enrol with the code of an invitation, or its address; no key")
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="The token is lost: ask for another, and wait for an operator; no key")
+    ] = False,
+    app: Annotated[str, typer.Option(help="The device's application, for --again")] = "default",
     mqtt5: Annotated[bool, typer.Option("--mqtt5", help="Speak MQTT 5.0 instead of 3.1.1")] = False,
     trust: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Obey commands signed by these keys only (`signing show`)")
@@ -70,31 +80,43 @@ def listen(
     data_dir: DataDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per push")] = False,
 ) -> None:
-    """Be a device: show each push, answer it by a key, send receipts. Enrols itself if need be."""
+    """Be a device: show each push, answer it by a key, send receipts. Enrols itself if need be: with the key of the
+    command line, or with a `--code`, whose token it keeps: the same command again goes on with that."""
     from client_sim.backoff import Backoff
     from client_sim.device import Device
 
-    with client_of(server, data_dir) as client:
-        credential, folder = load_or_enrol(client, device_id, rotate=rotate)
-        # On the server's own machine what it does now counts, whatever it did when the device was enrolled.
-        secure = client.tls is not None if client.found_in is not None else credential.tls
-        context = client.tls or tls_context(None)
-        host, port = client.mqtt_address(credential.host, credential.port)
+    keyless = code is not None or again
+    if keyless:
+        if rotate or (again and code is not None):
+            fail("--rotate is for who has a key, --code and --again for who has none: choose one of them", 2)
+        own, folder = (
+            enrol_again(device_id, app, server, data_dir)
+            if code is None
+            else enrol_by_code(code, server, data_dir, None if device_id == DEFAULT_ID else device_id)
+        )
+        device_id, token = own.device_id, own.token
+        where: dict[str, Any] = {**own.device_options()}
+    else:
+        with client_of(server, data_dir) as client:
+            credential, folder = load_or_enrol(client, device_id, rotate=rotate)
+            # On the server's own machine what it does now counts, whatever it did when the device was enrolled.
+            secure = client.tls is not None if client.found_in is not None else credential.tls
+            context = client.tls or tls_context(None)
+            host, port = client.mqtt_address(credential.host, credential.port)
+        device_id, token = credential.device_id, credential.token
+        where = {"host": host, "port": port, "app": credential.app, "tls": context if secure else None}
     trusted = None if trust is None else trusted_keys(trust, folder / f"{device_id}.jwk")
     screen = Screen(device_id, as_json=as_json, count=count, answer=answer)
     device = Device(
-        credential.device_id,
-        credential.token,
-        host=host,
-        port=port,
-        app=credential.app,
+        device_id,
+        token,
+        **where,
         journal=folder / f"{device_id}.db",
         on_push=screen.show,
         on_interrupted=screen.interrupted,
         on_state=screen.state,
         on_notice=screen.notice,
         mqtt5=mqtt5,
-        tls=context if secure else None,
         backoff=Backoff(base=0.5, cap=15.0),
         trusted_keys=trusted,
     )
@@ -106,6 +128,11 @@ def listen(
         device.actions[name] = screen.play(name)
     with device:
         read_keys(screen.press, screen.finished)
+    if screen.refused is not None and keyless:
+        fail(
+            f"the server refused {device_id} ({screen.refused}): its token is void. It needs another code, or asks for "
+            f"a new token: {PROGRAM} listen {device_id} --again"
+        )
     if screen.refused is not None:
         fail(
             f"the server refused {device_id} ({screen.refused}). If its token was rotated or the device removed, "
@@ -121,6 +148,62 @@ def trusted_keys(pinned: Path, encryption_key: Path) -> TrustedKeys:
         return TrustedKeys(pinned, encryption_key=encryption_key)
     except (OSError, ValueError) as error:
         raise Failure(f"{error}. `{PROGRAM} signing show KEY > {pinned}` writes such a file", 2) from error
+
+
+def enrol_by_code(
+    code: str, server: str | None, data_dir: Path | None, device_id: str | None
+) -> tuple[EnrolledCredential, Path]:
+    """Trade a code for a credential, and keep it in a folder of the server; or load the one that it was traded for."""
+    from client_sim.enrolment import CodeAddress, enrol
+    from client_sim.errors import EnrolmentFailed
+
+    try:
+        ca = None
+        if server is None and "#" not in code:
+            server, ca = server_here(found_data_dir(data_dir))
+        elif authority := os.environ.get("FLEETPUSH_CA"):
+            ca = Path(authority).read_text()
+        label = CodeAddress.parse(code, server)
+        folder = folder_of(label.server)
+        # By its hash: a code lets somebody in until it is used.
+        file = folder / f"code-{hashlib.sha256(label.code.encode()).hexdigest()[:16]}.json"
+        about = {} if device_id is None else {"device_id": device_id}
+        return enrol(code, file, server=server, ca=ca, about=about), folder
+    except (EnrolmentFailed, ValueError, OSError) as error:
+        raise Failure(str(error)) from None
+
+
+def enrol_again(device_id: str, app: str, server: str | None, data_dir: Path | None) -> tuple[EnrolledCredential, Path]:
+    """Ask for a new token until an operator has confirmed it, and keep it in a folder of the server."""
+    from client_sim.enrolment import ask_again
+    from client_sim.errors import EnrolmentFailed
+
+    try:
+        ca = None
+        if server is None:
+            server, ca = server_here(found_data_dir(data_dir))
+        elif authority := os.environ.get("FLEETPUSH_CA"):
+            ca = Path(authority).read_text()
+        folder = folder_of(server)
+        shown: set[str] = set()
+
+        def wait(confirmation: str) -> None:
+            if confirmation not in shown:
+                shown.add(confirmation)
+                note(f"{device_id} asks for a new token. An operator who sees {confirmation} in the list confirms it:")
+                note(f"    {PROGRAM} devices requests")
+
+        found = ask_again(
+            folder / f"again-{segment(app)}-{segment(device_id)}.json",
+            server=server,
+            device_id=device_id,
+            app=app,
+            ca=ca,
+            on_pending=wait,
+        )
+        return found, folder
+    except (EnrolmentFailed, ValueError, OSError) as error:
+        raise Failure(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -152,9 +235,14 @@ def credential_folder(client: ServerClient) -> Path:
     """Beside the server's data on its own machine (gone with it), else a folder per server in the user's data home."""
     if client.found_in is not None:
         return client.found_in / "listen"
+    return folder_of(client.url)
+
+
+def folder_of(url: str) -> Path:
+    """The folder for credentials of a server that is not on this machine, or that nobody has looked for."""
     home = os.environ.get("XDG_DATA_HOME")
     base = Path(home) if home else Path.home() / ".local" / "share"
-    server = urlsplit(client.url)
+    server = urlsplit(url)
     return base / "fleetpush" / "listen" / f"{server.hostname}-{server.port or server.scheme}"
 
 

@@ -100,6 +100,14 @@ def time_of(text: str, option: str) -> str:
     return found.isoformat()
 
 
+def time_in(text: str, option: str) -> str:
+    """A time as the API takes it, of `7d`: that long from now."""
+    try:
+        return (datetime.now(UTC) + timedelta(seconds=seconds_of(text, option))).isoformat()
+    except OverflowError:
+        fail(f"{option} {text!r}: that is too long", 2)
+
+
 def json_of(text: str, option: str) -> Any:
     """The value of an option that is JSON."""
     try:

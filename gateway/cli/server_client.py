@@ -297,6 +297,19 @@ class ServerClient:
             yield from page["items"]
 
 
+def server_here(data_dir: Path) -> tuple[str, str | None]:
+    """Return the address of the server of a data directory, and the fleet's CA there (PEM). Raises Failure if there is
+    no server."""
+    try:
+        url = str(json.loads((data_dir / SERVER_FILE).read_text())["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Failure(
+            f"no server found: there is no {data_dir / SERVER_FILE}. Give its address with --server or FLEETPUSH_URL."
+        ) from None
+    authority = data_dir / TLS_DIR / CA_CERTIFICATE
+    return url, authority.read_text() if authority.exists() else None
+
+
 def _query(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -33,7 +33,9 @@ from gateway.timestamps import rfc3339
 ENDS = tuple(state for state in DeliveryState if state >= DeliveryState.EXPIRED)
 DELIVERY_TYPES = ("delivery.sent", *(f"delivery.{name}" for name in (*RECEIPT_STATES, *(end.label for end in ENDS))))
 CONNECTION_TYPES = ("device.connected", "device.disconnected")
-DEVICE_TYPES = (*CONNECTION_TYPES, "device.settings", "device.uplink", "device.gap")
+DEVICE_TYPES = (
+    *CONNECTION_TYPES, "device.settings", "device.uplink", "device.gap", "device.enrolled", "device.token_requested"
+)  # fmt: skip
 DUTY_TYPES = ("duty.escalated", "duty.acted", "duty.exhausted")
 HEARTBEAT_TYPES = ("heartbeat.silent", "heartbeat.slow", "heartbeat.back", "sender.silent", "sender.back")
 TYPES = (*DELIVERY_TYPES, *DEVICE_TYPES, *DUTY_TYPES, *HEARTBEAT_TYPES, "policy.critical", "webhook.disabled")

@@ -152,6 +152,10 @@ def remove_slice(connection: sqlite3.Connection, keep: RetentionPeriods, now_ms:
             "DELETE FROM dead_letter WHERE no IN (SELECT no FROM dead_letter WHERE at <= ? LIMIT ?)",
             (now_ms - keep.deliveries, SLICE_ROWS),
         ).rowcount
+        + connection.execute(
+            "DELETE FROM invitation WHERE no IN (SELECT no FROM invitation WHERE expires_at <= ? LIMIT ?)",
+            (now_ms - keep.deliveries, SLICE_ROWS),
+        ).rowcount
         + _remove_devices(connection)
     )
 

@@ -1,6 +1,4 @@
-"""Every table of the gateway on one page, but for a few.
-
-Those of duties are in `duty_models`, those of heartbeats and watches in `watch_models`.
+"""Every table of the gateway on one page, but for those in `duty_models`, `watch_models` and `enrolment_models`.
 
 Conventions: `no` is the internal integer key, `id` the public name. Times are integer milliseconds of server time
 (Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names
@@ -22,10 +20,9 @@ from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
 from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
-from gateway.store import duty_models, watch_models
+from gateway.store import duty_models, enrolment_models, watch_models
 
-assert duty_models.Duty.__tablename__ == "duty"  # the imports define the tables
-assert watch_models.WatchRow.__tablename__ == "watch"
+_DEFINED_BY_IMPORT = (duty_models.Duty, enrolment_models.Invitation, watch_models.WatchRow)
 
 
 class Application(SQLModel, table=True):
@@ -70,6 +67,7 @@ class Device(SQLModel, table=True):
             unique=True,
             sqlite_where=text("removed_at IS NULL"),
         ),
+        Index("device_token_expires", "token_expires_at", sqlite_where=text("token_expires_at IS NOT NULL")),
         Index("device_removed", "removed_at", sqlite_where=text("removed_at IS NOT NULL")),
         Index("device_with_quiet_hours", "app_no", sqlite_where=text("quiet_hours IS NOT NULL")),
         Index("device_restricted", "app_no", "no", sqlite_where=text("consent = 'denied' OR channels <> '{}'")),
@@ -102,6 +100,11 @@ class Device(SQLModel, table=True):
     """The person's own, `audience.frequency.Hours` as JSON."""
     gap_told_to: int | None = None
     """Server time up to which the device was told what ended without reaching it."""
+    token_days: int | None = None
+    """Lifetime of its tokens; NULL: they never end."""
+    token_expires_at: int | None = None
+    previous_token_hash: bytes | None = Field(default=None, sa_column=Column(BLOB))
+    previous_token_until: int | None = None
 
 
 class ConsentRecord(SQLModel, table=True):

@@ -15,6 +15,7 @@ Document = Mapping[str, Any]
 GROUPS: Final = {
     "pushes": "Pushes and attachments",
     "devices": "Devices",
+    "enrolment": "Enrolment",
     "channels and policy": "Channels and policy",
     "events": "Events and webhooks",
     "analytics": "Analytics",
@@ -35,8 +36,8 @@ def page(document: Document) -> str:
 The interface of version {document["info"]["version"]}, made from its OpenAPI document. A server shows the same at
 `/docs`, with forms to try it, and answers the document itself at `/openapi.json` for generators of clients.
 
-- Everything below `/v1` needs `Authorization: Bearer KEY`. A key belongs to one app and has some of the scopes `send`,
-  `read`, `devices` and `admin`; what belongs to another app is 404.
+- Everything below `/v1` but `/v1/enrol` needs `Authorization: Bearer KEY`. A key belongs to one app and has some of
+  the scopes `send`, `read`, `devices` and `admin`; what belongs to another app is 404.
 - Bodies and answers are JSON in UTF-8. Unknown fields are refused with 422.
 - Times are RFC 3339 in UTC with milliseconds; a time that you send needs its offset.
 - Lists take `limit` (1 to 1,000, default 100) and `cursor`, and answer `items` and `next_cursor`.

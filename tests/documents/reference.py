@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from gateway.api.operation_problems import operations_by_code
+from gateway.api.operation_problems import WITHOUT_KEY, operations_by_code
 from gateway.errors import CATALOGUE, problem
 from gateway.settings import PREFIX, described_settings
 from tests.documents import command_line, http_api
@@ -72,7 +72,13 @@ def errors_page() -> str:
     document = openapi_document()
     answering = operations_by_code(document)
     everywhere = sum(len(operations) for operations in document["paths"].values())
-    with_key = sum(len(found) for path, found in document["paths"].items() if path.startswith("/v1/"))
+    with_key = sum(
+        (method, path) not in WITHOUT_KEY
+        for path, found in document["paths"].items()
+        if path.startswith("/v1/")
+        for method in found
+    )
+    keyless = {f"{method.upper()} {path}" for method, path in WITHOUT_KEY}
 
     def whose(found: Sequence[str]) -> str:
         if len(found) == everywhere:
@@ -80,6 +86,8 @@ def errors_page() -> str:
         if sum(" /v1/" in operation for operation in found) == with_key:
             others = [f"`{operation}`" for operation in found if " /v1/" not in operation]
             return ", ".join(["every operation below `/v1`", *others])
+        if len(found) == with_key and not keyless.intersection(found):
+            return "every operation that needs a key"
         return f"{len(found)} operations" if len(found) > 6 else ", ".join(f"`{operation}`" for operation in found)
 
     rows = [

@@ -26,6 +26,9 @@ WITHOUT_A_COMMAND = {
     "GET /healthz": "for who watches over the process; a command would add nothing to its one word",
     "GET /readyz": "the same; `doctor` asks whether the server answers",
     "GET /metrics": "Prometheus reads it",
+    "POST /v1/enrol": "a device's: `listen --code` and the browser device call it without a key",
+    "POST /v1/enrol/again": "the same; `listen --again`",
+    "GET /v1/enrol/ca": "the same, before they trust the server",
 }
 FIELDS_WITHOUT_AN_OPTION = {
     "GET /v1/events since": "`--since` says it as Last-Event-ID, as it does when the stream has broken off",
@@ -132,7 +135,7 @@ def test_every_operation_of_the_api_has_a_command(
     assert {item["id"] for item in session.listed("keys", "list")} == {made["id"], spare["id"]}
     session.run("keys", "revoke", spare["id"])
     set_rules(session, tmp_path)
-    enrol_and_change(session, tmp_path)
+    enrol_and_change(session, server, app, tmp_path)
     send_and_follow(session, tmp_path)
     sign(session, app, tmp_path)
     order(session, server, app)
@@ -172,9 +175,14 @@ def set_rules(session: Session, tmp_path: Path) -> None:
     session.listed("policy", "critical-uses")
 
 
-def enrol_and_change(session: Session, tmp_path: Path) -> None:
+def enrol_and_change(session: Session, server: Server, app: str, tmp_path: Path) -> None:
     about = ["--name", "Till", "--tag", "foyer", "--attribute", "floor=1", "--locale", "de", "--timezone", "UTC"]
     session.run("devices", "add", "till-1", *about)
+    session.run("devices", "add", "till-8", "--token-days", "30")
+    session.run("devices", "renew", "till-8", expect=1)
+    ending = session.listed("devices", "list", "--token-ends-within", "31d")
+    assert [item["device_id"] for item in ending] == ["till-8"]
+    session.run("devices", "remove", "till-8")
     table = tmp_path / "fleet.csv"
     table.write_text(TABLE)
     partly = session.run("devices", "enrol", str(table), "--tokens", str(tmp_path / "tokens.csv"), expect=1)
@@ -185,6 +193,8 @@ def enrol_and_change(session: Session, tmp_path: Path) -> None:
     kiosk = session.json("devices", "show", "kiosk-1")
     assert (kiosk["tags"], kiosk["attributes"]) == (["foyer", "x"], {"floor": 2, "serial": "007"})
     assert len(session.listed("devices", "list")) == 3
+    invite(session, about, table, tmp_path)
+    answer_token_requests(session, server, app)
     wanted = ["--tag", "foyer", "--offline", "--search", "till", "--last-seen-before", "0s", "--no-error"]
     assert [item["device_id"] for item in session.listed("devices", "list", *wanted, "--not-waiting")] == ["till-1"]
     session.run("devices", "change", "till-1", *about)
@@ -212,6 +222,28 @@ till-1,,,,
 kiosk-1,,,,
 kiosk-2,"foyer, y",,"a ""b"" c",
 """
+
+
+def invite(session: Session, about: list[str], table: Path, tmp_path: Path) -> None:
+    made = session.json("devices", "invite", "till-9", *about, "--token-days", "30", "--expires", "1h")
+    alike = tmp_path / "codes.csv"
+    session.run("devices", "invite", "--count", "2", *about, "--csv", str(alike))
+    assert len(alike.read_text().splitlines()) == 3
+    session.run("devices", "invite", "--count", "2", "--prefix", "till-9", *about, "--token-days", "30")
+    session.run("devices", "invite", "--from", str(table), "--csv", str(tmp_path / "more.csv"), expect=1)
+    found = session.listed("devices", "invitations", "--state", "open", "--batch", made["batch"])
+    assert [(item["id"], item["device_id"], item["tags"]) for item in found] == [(made["id"], "till-9", ["foyer"])]
+    session.run("devices", "uninvite", made["id"])
+    assert session.listed("devices", "invitations", "--batch", made["batch"]) == []
+
+
+def answer_token_requests(session: Session, server: Server, app: str) -> None:
+    for secret in ("s" * 43, "t" * 43):
+        body = {"device_id": "till-1", "app": app, "secret": secret}
+        server.api.call("POST", "/v1/enrol/again", 202, json=body)
+    first, second = session.listed("devices", "requests")
+    assert session.json("devices", "confirm", first["id"])["state"] == "confirmed"
+    session.run("devices", "refuse", second["id"])
 
 
 def send_and_follow(session: Session, tmp_path: Path) -> None:

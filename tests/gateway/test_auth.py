@@ -29,6 +29,8 @@ from tests.gateway.delivery.machinery import fresh_database
 
 T = TypeVar("T")
 
+NOW_MS = 1_800_000_000_000
+
 
 class Rows:
     """A database that works at once and calls back in a later turn of the loop; counts how often it was asked."""
@@ -93,7 +95,7 @@ def test_secrets_are_random_and_say_what_they_are() -> None:
 
 async def test_a_key_opens_its_app_with_its_scopes(rows: Rows) -> None:
     rows.add_key("k1", "key_a", "send read")
-    ring = KeyCache(rows)
+    ring = KeyCache(rows, lambda: NOW_MS)
     principal = await ring.authenticate("Bearer key_a")
     assert (principal.app_id, principal.key_id) == ("default", "k1")
     principal.require("send")
@@ -108,7 +110,7 @@ async def test_a_key_opens_its_app_with_its_scopes(rows: Rows) -> None:
 async def test_without_a_valid_key_there_is_no_way_in(rows: Rows, header: str | None) -> None:
     rows.add_key("k1", "key_a", "admin")
     with pytest.raises(Problem) as refusal:
-        await KeyCache(rows).authenticate(header)
+        await KeyCache(rows, lambda: NOW_MS).authenticate(header)
     assert refusal.value.code == "unauthorized"
     assert "key_b" not in str(refusal.value)
 
@@ -116,12 +118,12 @@ async def test_without_a_valid_key_there_is_no_way_in(rows: Rows, header: str | 
 @pytest.mark.parametrize("key", ["key_b", "dev_b"])
 async def test_a_wrong_key_is_answered_with_the_remedy(rows: Rows, key: str) -> None:
     with pytest.raises(Problem, match=r"admin\.key of the server's data directory, or make one with POST /v1/keys$"):
-        await KeyCache(rows).authenticate(f"Bearer {key}")
+        await KeyCache(rows, lambda: NOW_MS).authenticate(f"Bearer {key}")
 
 
 async def test_a_revoked_key_is_void_at_once(rows: Rows) -> None:
     rows.add_key("k1", "key_a", "admin")
-    ring = KeyCache(rows)
+    ring = KeyCache(rows, lambda: NOW_MS)
     await ring.authenticate("Bearer key_a")
     rows.connection.execute("UPDATE api_key SET revoked_at = 1")
     ring.forget("k1")
@@ -131,7 +133,7 @@ async def test_a_revoked_key_is_void_at_once(rows: Rows) -> None:
 
 async def test_a_key_revoked_while_it_is_looked_up_is_not_remembered(rows: Rows) -> None:
     rows.add_key("k1", "key_a", "admin")
-    ring = KeyCache(rows)
+    ring = KeyCache(rows, lambda: NOW_MS)
 
     def revoke() -> None:
         rows.connection.execute("UPDATE api_key SET revoked_at = 1")
@@ -149,7 +151,11 @@ async def shown(
 ) -> Accepted | Refused:
     """What is answered to who has shown a certificate."""
     authenticator = DeviceAuthenticator(
-        database=rows, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+        clock_ms=lambda: NOW_MS,
+        on_expired=lambda device_no, text: None,
+        database=rows,
+        on_denied=lambda identity, text: None,
+        timers=asyncio.get_running_loop(),
     )
     answered: asyncio.Future[Accepted | Refused] = asyncio.get_running_loop().create_future()
     password = None if token is None else token.encode()
@@ -192,7 +198,11 @@ async def test_a_certificate_is_of_one_device_and_one_token(rows: Rows) -> None:
 
 async def connect(rows: Rows, *claims: tuple[str, str | None, str | None]) -> list[Accepted | Refused]:
     authenticator = DeviceAuthenticator(
-        database=rows, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+        clock_ms=lambda: NOW_MS,
+        on_expired=lambda device_no, text: None,
+        database=rows,
+        on_denied=lambda identity, text: None,
+        timers=asyncio.get_running_loop(),
     )
     answers: dict[int, Accepted | Refused] = {}
     done = asyncio.Event()
@@ -270,7 +280,11 @@ async def test_many_at_once_are_two_look_ups(rows: Rows) -> None:
 
 async def test_a_token_rotated_while_it_is_looked_up_lets_nobody_in(rows: Rows) -> None:
     authenticator = DeviceAuthenticator(
-        database=rows, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+        clock_ms=lambda: NOW_MS,
+        on_expired=lambda device_no, text: None,
+        database=rows,
+        on_denied=lambda identity, text: None,
+        timers=asyncio.get_running_loop(),
     )
     answered: asyncio.Future[Accepted | Refused] = asyncio.get_running_loop().create_future()
     authenticator.authenticate(Credentials("kiosk-1", "kiosk-1", b"dev_right", 4, "test"), answered.set_result)
@@ -284,7 +298,11 @@ async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: 
     """Between a look-up and its answer there is no room for a change that neither of them has seen."""
     database = await Database.open(tmp_path / "test.db", lambda last_stored: lambda: 1, on_full=lambda: False)
     authenticator = DeviceAuthenticator(
-        database=database, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+        clock_ms=lambda: NOW_MS,
+        on_expired=lambda device_no, text: None,
+        database=database,
+        on_denied=lambda identity, text: None,
+        timers=asyncio.get_running_loop(),
     )
     connected: set[str] = set()
     late: list[str] = []
@@ -352,7 +370,11 @@ async def test_a_rotated_token_lets_nobody_in_after_the_disconnection(tmp_path: 
 
 async def test_an_answer_that_fails_costs_the_others_nothing(rows: Rows, caplog: pytest.LogCaptureFixture) -> None:
     authenticator = DeviceAuthenticator(
-        database=rows, on_denied=lambda identity, text: None, timers=asyncio.get_running_loop()
+        clock_ms=lambda: NOW_MS,
+        on_expired=lambda device_no, text: None,
+        database=rows,
+        on_denied=lambda identity, text: None,
+        timers=asyncio.get_running_loop(),
     )
     answers: list[Accepted | Refused] = []
     last = asyncio.Event()

@@ -92,6 +92,10 @@ class EnrolledDeviceResponse(Response):
     """The device's id: the given one, or one that the server has chosen."""
     token: str
     """The device's token, its MQTT password. Shown this once: the server keeps its SHA-256 only."""
+    token_expires_at: str | None
+    """When the token ends. RFC 3339, UTC, milliseconds. null: never."""
+    token_expires_in: int | None
+    """Seconds until the token ends, so that the device's clock need not be right. null: it never does."""
     mqtt: MqttAccessResponse
     """Where and how the device connects with MQTT."""
 

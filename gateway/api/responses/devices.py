@@ -44,6 +44,8 @@ class DeviceResponse(Response):
     consent: str
     """Whether the person at the device wants to be notified: `unknown`, `granted` or `denied`. A device with `denied`
     gets no `alert`."""
+    token_expires_at: str | None
+    """When its token ends, unless the device renews it. RFC 3339, UTC, milliseconds. null: never."""
     channels: dict[str, bool]
     """The person's choices by channel id: false is muted. Channels without a choice are left out and are not muted."""
 

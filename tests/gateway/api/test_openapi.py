@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.api import examples, responses
-from gateway.api.operation_problems import OF_ITEMS, OF_NO_OPERATION
+from gateway.api.operation_problems import OF_ITEMS, OF_NO_OPERATION, WITHOUT_KEY
+from gateway.enrolment.addresses import FleetCa
 from gateway.errors import CATALOGUE
 from tests.gateway.in_process import InProcessGateway, openapi_document
 
@@ -110,6 +111,15 @@ async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway
     made = {"push_id": ("push_id", "/v1/pushes"), "webhook_id": ("id", "/v1/webhooks"), "key_id": ("id", "/v1/keys")}
     made["attachment_id"] = ("id", "/v1/attachments")
 
+    gateway.components.enrolment.fleet_ca = FleetCa(
+        examples.TEXTS["get", "/v1/enrol/ca", "application/x-pem-file"], "f" * 43
+    )
+    (invited,) = (await gateway.call("POST", "/v1/invitations", 201, json={}))["invitations"]
+    ids["invitation_id"] = invited["id"]
+    ending = {"device_id": "ends", "token_days": 30}
+    await gateway.call("POST", "/v1/devices", 201, json=ending)
+    gateway.clock.milliseconds += 60_000
+
     def order(call: tuple[str, str, Document]) -> tuple[Any, ...]:
         """What makes something, what changes it, what shows it, what removes it."""
         method, path, operation = call
@@ -132,9 +142,11 @@ async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway
                 continue
             sent.add((method, path))
             example = content["example"]
+            if path == "/v1/enrol":
+                example = {**example, "code": invited["code"]}
             answer = await gateway.http.request(
                 method,
-                path.format(**ids),
+                path.format(**{**ids, **({"device_id": "ends"} if path.endswith("/renewal") else {})}),
                 params=query,
                 content=example if isinstance(example, str) else json.dumps(example),
                 headers={"Content-Type": kind} if kind else {},
@@ -147,6 +159,8 @@ async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway
                     other = await gateway.http.get(path, params={**query, "format": form})
                     check_answer(operation["responses"]["200"], other)
                     assert {"fleetpush-limited", "fleetpush-uncounted"} <= set(other.headers)
+            if path == "/v1/enrol/again":
+                ids["request_id"] = gateway.components.enrolment.token_requests.page(1, 1, None)["items"][0]["id"]
             for name, (field, maker) in made.items():
                 if method == "post" and path == maker:
                     ids[name] = answer.json()[field]
@@ -214,7 +228,7 @@ async def test_the_scopes_that_the_document_names_are_those_that_are_asked_for(g
     document = openapi_document()
     holders = {scope: await gateway.key_for(scope) for scope in ("send", "read", "devices", "admin")}
     for method, path, operation in operations(document):
-        if not path.startswith("/v1/"):
+        if not path.startswith("/v1/") or (method, path) in WITHOUT_KEY:
             assert "Needs no key." in operation["description"]
             continue
         (named,) = re.findall(r"scope\s(`\w+`(?:\sor\s`\w+`)?)", operation["description"])
