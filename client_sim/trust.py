@@ -11,8 +11,9 @@ Laws
 2. A handler is given what was signed. What stands beside it in the push (`data`, `notification`) is not.
 3. A signed push has one effect, however often, whenever and in however many pushes it is sent. The journal knows which
    were used, and commits that before the effect. That needs no clock (`Journal.use_statement`).
-4. The version of the key set never goes back, and a key that was revoked never comes back. A device without a key set
-   believes the pinned keys themselves; with one, those that the set names. Only pinned keys sign key sets.
+4. The version of the key set never goes back, and a key that was revoked never comes back; other pinned keys change
+   neither. A device without a key set believes the pinned keys themselves; with one, those that the set names. Only
+   pinned keys sign key sets.
 5. Lateness needs a clock, and the device's own is the only one that a stolen server does not have. One that is more
    than `leeway_seconds` wrong refuses (`expired`, `clock`); a device without a clock says so (`clock=None`), and then
    obeys a command however late it was let through.
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 
 LEEWAY_SECONDS = 300
 """Seconds that two clocks may differ: what Kerberos allows, and more than a kiosk drifts between two looks at NTP."""
+REFUSAL_CHARACTERS = 500
+"""Characters of a refusal: some of them are a stranger's, and the server keeps 4 KiB of a result."""
 MAX_REVOKED_KEYS = 1_000
 """Thumbprints that a device remembers as revoked; a key set that would make it more is refused."""
 UNSIGNED_FIELDS = ("data", "notification", "signed", "encrypted")
@@ -126,6 +129,9 @@ class PushVerifier:
         self._journal = journal
         self._audiences = {f"{app}/devices/{device_id}", f"{app}/all", *(f"{app}/tags/{tag}" for tag in trusted.tags)}
         self._revoked: set[str] = set(json.loads(journal.trusted("revoked") or "[]"))
+        self._versions: dict[str, int] = json.loads(journal.trusted("versions") or "{}")
+        """Pinned key, also of earlier ones -> the highest version that it has signed. One that was stolen may have
+        signed any: it is of no account when the key is pinned no more."""
         self._key_set: KeySet | None = None
         self._signers = dict(trusted.pinned)
         kept = journal.trusted("key_set")
@@ -215,7 +221,7 @@ class PushVerifier:
         if token.key_id in self._revoked:
             raise PushRefused("revoked_key", f"the key {token.key_id} was revoked")
         key_set = KeySet.of_claims(token.verify(self._root(token.key_id)))
-        present = 0 if self._key_set is None else self._key_set.version
+        present = max((self._versions.get(key_id, 0) for key_id in self._trusted.pinned), default=0)
         if key_set.version < present or (key_set.version == present and key_set != self._key_set):
             raise PushRefused("old_key_set", f"a key set of version {key_set.version}; this device has {present}")
         revoked = self._revoked.union(key_set.revoked)
@@ -225,15 +231,17 @@ class PushVerifier:
             public_keys(key_set.signers, "Ed25519")
         except ValueError as error:
             raise PushRefused("malformed", f"it has {error}") from error
-        self._journal.keep_trusted({"key_set": signed, "revoked": json.dumps(sorted(revoked))})
-        self._revoked = revoked
+        versions = self._versions | {token.key_id: key_set.version}
+        facts = {"key_set": signed, "revoked": json.dumps(sorted(revoked)), "versions": json.dumps(versions)}
+        self._journal.keep_trusted(facts)
+        self._revoked, self._versions = revoked, versions
         self._adopt(key_set)
         return {"version": key_set.version, "keys": sorted(self._signers)}
 
 
 def refusal(refused: PushRefused) -> dict[str, str]:
     """The result of a command that was refused."""
-    return {"error": f"refused: {refused}", "refused": refused.reason}
+    return {"error": f"refused: {refused}"[:REFUSAL_CHARACTERS], "refused": refused.reason}
 
 
 def _time(seconds: float) -> str:

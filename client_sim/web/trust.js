@@ -28,13 +28,15 @@ const MAX_AUDIENCES = 1_000;
 const MAX_REVOKED_KEYS = 1_000;
 const ID_CHARACTERS = 64;
 const LEEWAY_SECONDS = 300;
+/** Characters of a refusal: some of them are a stranger's, and the server keeps 4 KiB of a result. */
+const REFUSAL_CHARACTERS = 500;
 /** Fields of a push that a handler of a signed one is not given: it gets the `data` that was signed. */
 const UNSIGNED_FIELDS = ["data", "notification", "signed", "encrypted"];
 
 /** A refusal; `reason` is one of docs/signed-commands.md. */
 export class PushRefused extends Error {
   constructor(reason, text) {
-    super(text);
+    super(text.slice(0, REFUSAL_CHARACTERS));
     this.reason = reason;
   }
 }
@@ -67,6 +69,8 @@ class PushVerifier {
   #pinned;
   #signers;
   #revoked;
+  /** Pinned key, also of earlier ones -> the highest version that it has signed. */
+  #versions;
   #keySet = null;
   #decryptionKey;
   /** The public key that others encrypt for, as a JWK with its thumbprint. */
@@ -79,8 +83,9 @@ class PushVerifier {
     const tags = trusted.tags.map((tag) => `${app}/tags/${tag}`);
     verifier.#audiences = new Set([`${app}/devices/${deviceId}`, `${app}/all`, ...tags]);
     verifier.#pinned = verifier.#signers = await publicKeys(trusted.pinned);
-    const { keySet, revoked } = await journal.trusted();
+    const { keySet, revoked, versions } = await journal.trusted();
     verifier.#revoked = new Set(revoked ?? []);
+    verifier.#versions = versions ?? {};
     if (keySet !== undefined) {
       try {
         verifier.#adopt(await verifier.#readKeySet(keySet));
@@ -189,15 +194,17 @@ class PushVerifier {
   async #takeOver(token) {
     if (this.#revoked.has(token.kid)) throw new PushRefused("revoked_key", `the key ${token.kid} was revoked`);
     const keySet = await this.#readKeySet(token.text);
-    const present = this.#keySet?.version ?? 0;
-    const same = keySet.version === present && (await this.#journal.trusted()).keySet === token.text;
+    const present = Math.max(...[...this.#pinned.keys()].map((root) => this.#versions[root] ?? 0));
+    const same = keySet.version === this.#keySet?.version && (await this.#journal.trusted()).keySet === token.text;
     if (keySet.version <= present && !same) {
       throw new PushRefused("old_key_set", `a key set of version ${keySet.version}; this device has ${present}`);
     }
     const revoked = [...new Set([...this.#revoked, ...(keySet.revoked ?? [])])];
     if (revoked.length > MAX_REVOKED_KEYS) throw new PushRefused("malformed", `more than ${MAX_REVOKED_KEYS} revoked keys`);
-    await this.#journal.keepTrusted({ keySet: token.text, revoked });
+    const versions = { ...this.#versions, [token.kid]: keySet.version };
+    await this.#journal.keepTrusted({ keySet: token.text, revoked, versions });
     this.#revoked = new Set(revoked);
+    this.#versions = versions;
     this.#adopt(keySet);
     return { version: keySet.version, keys: [...keySet.signers.keys()].sort() };
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -350,7 +351,28 @@ def test_other_pinned_keys_end_the_key_set_of_before(world: World, world_of: Sta
     again = world_of(SPARE)
     assert again.refused(signed(OTHER)) == "unknown_key"
     assert "obeyed" in again.command(signed(SPARE))
-    assert "key_set" in again.command(key_set(SPARE, 1, STRANGER))
+    assert "key_set" in again.command(key_set(SPARE, 1, STRANGER)), "a thief's version 999 does not bind it"
+
+
+def test_a_key_set_does_not_go_back_when_one_of_two_roots_is_pinned_no_more(
+    world_of: StartWorld, server: FakeServer
+) -> None:
+    world = world_of(OPS, SPARE)
+    first = key_set(SPARE, 1, STRANGER)
+    world.command(first)
+    world.command(key_set(OPS, 2, OTHER))
+    world.device.close()
+    again = world_of(SPARE)
+    assert again.refused(first) == "old_key_set"
+    assert "key_set" in again.command(key_set(SPARE, 2, OTHER))
+
+
+def test_a_refusal_is_short_whatever_a_stranger_calls_himself(world: World, server: FakeServer) -> None:
+    name = f"{'x' * 300}\U0001f600"
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "Ed25519", "kid": name}).encode()).rstrip(b"=").decode()
+    result = world.command(f"{header}.e30.AAAA")
+    assert result["refused"] in ("malformed", "unknown_key")
+    assert len(result["error"]) <= trust_module.REFUSAL_CHARACTERS
 
 
 # What is encrypted
