@@ -27,6 +27,8 @@ from gateway.cli.bridge.broker_connection import (
     BrokerHasIt,
     BrokerLost,
     BrokerMessage,
+    BrokerNews,
+    OwnTopicFound,
 )
 from gateway.cli.bridge.home_assistant import (
     OFFLINE,
@@ -56,8 +58,6 @@ REFUSAL_SECONDS = 1.0
 CLEAR_SECONDS = 2.0
 """Seconds without another topic after which everything has been found that the bridge has left on a broker."""
 CLEAR_POLL_SECONDS = 0.1
-MAX_LOST_DEVICES = 10_000
-"""Devices of former runs that are remembered before the first list has been read."""
 MAX_EARLY_OUTCOMES = 1_000
 """Events of pushes that are kept because an answer to the bridge may name them soon."""
 RESULT_BYTES = 2_048
@@ -88,7 +88,7 @@ class EventsLost:
         self.final = final
 
 
-InboxItem = EventHappened | EventsLost | BrokerConnected | BrokerLost | BrokerHasIt | BrokerMessage | PushAnswered
+InboxItem = EventHappened | EventsLost | BrokerNews | PushAnswered
 Inbox = queue.SimpleQueue[InboxItem]
 
 
@@ -254,6 +254,8 @@ class Bridge:
             case BrokerMessage():
                 self._broker.handled()
                 self._message(item)
+            case OwnTopicFound():
+                self._found(item.topic)
             case BrokerHasIt():
                 self._retained.acknowledged(item.message_id)
                 self._print_ready()
@@ -351,6 +353,7 @@ class Bridge:
             self._note("devices", f"more than {MAX_DEVICES} devices: the others are left out. Name tags instead.")
         for device_id in [device_id for device_id in self._devices if device_id not in found]:
             self._remove(device_id)
+        self._note_announced()
         for device in found.values():
             self._set(device)
         self._listed = True
@@ -406,11 +409,7 @@ class Bridge:
         self._retained.set(self._topics.of_device(device_id, "attributes"), _json(device.attributes))
         if self._options.discovery is None:
             return
-        self._note_announced()
-        if device_id in self._announcing:
-            announced = self.state.announced.get(device_id, {}) | self._announcing[device_id]
-        else:
-            announced = self.state.announced.get(device_id, {})
+        announced = self.state.announced.get(device_id, {}) | self._announcing.get(device_id, {})
         topic = discovery_topic(self._options.discovery, self._topics, device_id)
         self._retained.set(topic, discovery_message(self._topics, device, announced))
         if announced != (now_announced := platforms(device)):
@@ -450,10 +449,6 @@ class Bridge:
             return
         device_id, leaf = found
         device = self._devices.get(device_id)
-        if leaf == "connectivity":
-            if message.retained and message.payload and device is None:
-                self._found(device_id)
-            return
         if device is None:
             self._note("unknown_device", f"a message to {device_id}, which is not bridged: it is dropped.")
             return
@@ -475,12 +470,16 @@ class Bridge:
             named = command if command is None or COMMAND.fullmatch(command) else None
             self._publish_result(OwedOutcome(device_id, named), {"state": "refused", "reason": reason})
 
-    def _found(self, device_id: str) -> None:
-        """The broker has topics of a device that is not bridged: of a former run, in which it was."""
+    def _found(self, topic: str) -> None:
+        """Clear a device that a former run has published, and that is not bridged any more."""
+        found = self._topics.split(topic)
+        if found is None or found[0] in self._devices:
+            return
+        device_id = found[0]
         self._found_at = time.monotonic()
         if self._listed:
             self._clear(device_id)
-        elif len(self._lost) < MAX_LOST_DEVICES:
+        else:
             self._lost.add(device_id)
 
     # Outcomes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import ssl
@@ -29,6 +30,16 @@ class BrokerAddress:
     username: str | None
     password: str | None
     tls: ssl.SSLContext | None
+
+    @property
+    def shows_password(self) -> bool:
+        """True where the password crosses a network without TLS."""
+        if self.password is None or self.tls is not None or self.host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return True
 
     def __str__(self) -> str:
         return f"{'mqtt' if self.tls is None else 'mqtts'}://{self.host}:{self.port}"

@@ -4,6 +4,9 @@ MQTT 3.1.1, which every broker speaks, and a clean session, so that the broker k
 away. The will says `offline`. What paho tells goes to the inbox and is handled there: its callbacks run with its locks
 held. Messages are counted while they wait there, and beyond MAX_WAITING_MESSAGES the newest are dropped unread.
 
+The bridge reads one kind of its own topics back, `connectivity`, to find what a former run has left. Of these it wants
+what is retained, at QoS 0: of a subscription with QoS 1, Mosquitto drops what is beyond its `max_queued_messages`.
+
 Only this thread calls into paho, but for `publish`, which paho allows from any.
 """
 
@@ -30,6 +33,8 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 30
 MAX_WAITING_MESSAGES = 1_000
+MAX_FOUND_TOPICS = 10_000
+"""Retained topics of the bridge's own that are read after a connection; the rest is not looked for."""
 MAX_PAYLOAD_BYTES = 4_096
 """Bytes of a message that are read; a larger one is refused."""
 LONGEST_PAUSE_SECONDS = 60.0
@@ -56,6 +61,13 @@ class BrokerHasIt:
 
 
 @dataclass(frozen=True)
+class OwnTopicFound:
+    """The broker retains a topic that a bridge of this name has published."""
+
+    topic: str
+
+
+@dataclass(frozen=True)
 class BrokerMessage:
     """A message for the bridge. `payload` is None if it was too large; `arrived` is in seconds of the monotonic
     clock."""
@@ -66,7 +78,7 @@ class BrokerMessage:
     arrived: float
 
 
-BrokerNews = BrokerConnected | BrokerLost | BrokerHasIt | BrokerMessage
+BrokerNews = BrokerConnected | BrokerLost | BrokerHasIt | OwnTopicFound | BrokerMessage
 
 
 class BrokerConnection:
@@ -76,11 +88,14 @@ class BrokerConnection:
     def __init__(
         self, address: BrokerAddress, topics: BridgeTopics, filters: Sequence[str], post: Callable[[BrokerNews], None]
     ) -> None:
+        """`filters` are those of messages for the bridge."""
         from client_sim.backoff import Backoff
 
         self._address = address
         self._topics = topics
-        self._filters = filters
+        self._filters = [(topics.of_all_devices("connectivity"), 0), *((name, 1) for name in filters)]
+        self._found_topics = 0
+        """Retained topics of our own that this connection has shown."""
         self._post = post
         self._backoff = Backoff(cap=LONGEST_PAUSE_SECONDS)
         self._failures = 0
@@ -128,7 +143,7 @@ class BrokerConnection:
         return None if sent.rc == paho.MQTT_ERR_QUEUE_SIZE else sent.mid
 
     def handled(self) -> None:
-        """A message has left the inbox: there is room for another one."""
+        """A BrokerMessage has left the inbox: there is room for another one."""
         self._waiting.release()
 
     def _run(self) -> None:
@@ -158,7 +173,8 @@ class BrokerConnection:
         elif self._closing.is_set():
             client.disconnect()
         else:
-            client.subscribe([(topic_filter, 1) for topic_filter in self._filters])
+            self._found_topics = 0
+            client.subscribe(self._filters)
 
     def _subscribed(
         self,
@@ -168,7 +184,7 @@ class BrokerConnection:
         reasons: list[ReasonCode],
         properties: Properties | None,
     ) -> None:
-        refused = [name for name, reason in zip(self._filters, reasons, strict=False) if reason.is_failure]
+        refused = [name for (name, _), reason in zip(self._filters, reasons, strict=False) if reason.is_failure]
         if refused:
             self._post(BrokerLost(f"it refuses the subscription to {refused[0]}"))
             client.disconnect()
@@ -188,13 +204,17 @@ class BrokerConnection:
             self._post(BrokerLost("the connection broke"))
 
     def _arrived(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        if not self._waiting.acquire(blocking=False):
-            self.dropped += 1
-            return
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            self._waiting.release()
+            return
+        if topic.endswith("/connectivity"):
+            self._found_topics += message.retain
+            if message.retain and message.payload and self._found_topics <= MAX_FOUND_TOPICS:
+                self._post(OwnTopicFound(topic))
+            return
+        if not self._waiting.acquire(blocking=False):
+            self.dropped += 1
             return
         payload = bytes(message.payload) if len(message.payload) <= MAX_PAYLOAD_BYTES else None
         self._post(BrokerMessage(topic, payload, message.retain, time.monotonic()))

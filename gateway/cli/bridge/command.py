@@ -80,7 +80,7 @@ def bridge(
     )
     options.check()
     address = broker_address(to, password_file, ca)
-    if address.password is not None and address.tls is None:
+    if address.shows_password:
         note("The password goes to the broker without TLS: mqtts:// hides it.")
     with client_of(server, data_dir) as client:
         state_file = StateFile(state or state_path(client, name))
@@ -120,7 +120,7 @@ def _run(client: ServerClient, options: BridgeOptions, address: BrokerAddress, s
 
 def _clear(client: ServerClient, options: BridgeOptions, address: BrokerAddress, state_file: StateFile) -> None:
     inbox: Inbox = queue.SimpleQueue()
-    broker = BrokerConnection(address, options.topics, [options.topics.of_all_devices("connectivity")], inbox.put)
+    broker = BrokerConnection(address, options.topics, [], inbox.put)
     source: ServerSide = NoDevices()
     bridge = Bridge(options, source, broker, PushSender(client, inbox.put), state_file, inbox, threading.Semaphore())
     bridge.ready_line = None
@@ -132,8 +132,8 @@ def _clear(client: ServerClient, options: BridgeOptions, address: BrokerAddress,
 
 
 def topic_filters(options: BridgeOptions) -> list[str]:
-    """Return what the bridge subscribes to: what it has left there itself, and what it may be asked for."""
-    filters = [options.topics.of_all_devices("connectivity")]
+    """Return the topic filters of messages for the bridge."""
+    filters = []
     if options.notify:
         filters.append(options.topics.of_all_devices("notify"))
     if options.commands:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from gateway.cli.bridge.topics import BridgeTopics
@@ -64,13 +65,19 @@ def discovery_message(topics: BridgeTopics, device: BridgedDevice, announced: Ma
     entities = _entities(topics, device)
     message = {
         "dev": facts,
-        "o": {"name": "Fleetpush bridge", "sw": installed_version()},
+        "o": {"name": "Fleetpush bridge", "sw": _version()},
         "availability": [{"topic": topics.status}],
         "qos": 1,
         "cmps": {key: {"unique_id": f"{identifier}_{key}", **entity} for key, entity in entities.items()}
         | {key: {"p": platform} for key, platform in announced.items() if key not in entities},
     }
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@cache
+def _version() -> str:
+    """The installed version, which takes a while to find out."""
+    return installed_version()
 
 
 def _entities(topics: BridgeTopics, device: BridgedDevice) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from gateway.cli.bridge.bridge import Bridge, EventHappened
 from gateway.cli.bridge.bridge_options import BridgeOptions
 from gateway.cli.bridge.bridge_state import StateFile
-from gateway.cli.bridge.broker_connection import BrokerConnected, BrokerHasIt, BrokerMessage
+from gateway.cli.bridge.broker_connection import BrokerConnected, BrokerHasIt, BrokerMessage, OwnTopicFound
 from gateway.cli.bridge.home_assistant import BridgedDevice
 from gateway.cli.bridge.message_pushes import PushAnswered, UnsentPush
 from gateway.cli.bridge.topics import BridgeTopics
@@ -132,6 +132,11 @@ class BridgeWorld:
 
     def message(self, topic: str, payload: bytes | None = b"PRESS", *, retained: bool = False) -> None:
         self.bridge.handle(BrokerMessage(f"fleetpush/devices/{topic}", payload, retained, 0.0))
+        self.acknowledge()
+
+    def find(self, device_id: str) -> None:
+        """The broker retains a device's connectivity."""
+        self.bridge.handle(OwnTopicFound(f"fleetpush/devices/{device_id}/connectivity"))
         self.acknowledge()
 
     def event(self, number: int, event_type: str, **data: Any) -> None:

@@ -96,16 +96,16 @@ def test_a_removed_device_leaves_nothing_behind_and_connectivity_goes_last(make:
 
 def test_what_a_former_run_has_left_is_cleared(make: MakeWorld) -> None:
     world = restart(make(device(), device("kiosk-9")), make, device())
-    world.message("kiosk-9/connectivity", b"online", retained=True)  # before the list is there
-    world.message("kiosk-1/connectivity", b"online", retained=True)
+    world.find("kiosk-9")  # before the list is there
+    world.find("kiosk-1")
     world.connect()
     world.refresh()
     assert not [topic for topic in world.broker.retained if "kiosk-9" in topic]
     assert CONFIG in world.broker.retained
     world.broker.retained["fleetpush/devices/kiosk-8/connectivity"] = b"online"
-    world.message("kiosk-8/connectivity", b"online", retained=True)  # after it
+    world.find("kiosk-8")  # after it
+    world.find("+/kiosk-7")
     assert not [topic for topic in world.broker.retained if "kiosk-8" in topic]
-    world.message("kiosk-7/connectivity", b"online")  # nobody's own publication, and not retained
     assert not [topic for topic, _ in world.broker.published if "kiosk-7" in topic]
 
 
@@ -355,7 +355,7 @@ def test_everything_of_a_bridge_can_be_cleared(make: MakeWorld, monkeypatch: pyt
 
     monkeypatch.setattr(world.bridge, "wait", wait_acknowledging)
     world.bridge.handle(BrokerConnected())
-    world.message("kiosk-2/connectivity", b"online", retained=True)
+    world.find("kiosk-2")
     assert world.bridge.clear_all(15)
     assert world.broker.retained == {"zigbee/lamp": b"on"}
     assert not world.bridge.state.announced

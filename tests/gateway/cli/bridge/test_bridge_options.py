@@ -53,6 +53,22 @@ def test_a_password_comes_from_a_file_or_a_variable(tmp_path: Path, monkeypatch:
     assert "secret" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [
+        ("mqtt://ha@broker.example", True),
+        ("mqtt://ha@192.0.2.1", True),
+        ("mqtts://ha@broker.example", False),
+        ("mqtt://ha@localhost", False),
+        ("mqtt://ha@[::1]", False),
+    ],
+)
+def test_a_password_without_tls_is_noticed(to: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not broker_address(to, None, None).shows_password
+    monkeypatch.setenv("FLEETPUSH_BRIDGE_PASSWORD", "secret")
+    assert broker_address(to, None, None).shows_password is expected
+
+
 def test_an_authority(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="without TLS"):
         broker_address("mqtt://h", None, tmp_path / "ca.pem")

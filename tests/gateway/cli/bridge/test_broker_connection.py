@@ -7,13 +7,20 @@ import pytest
 
 from gateway.cli.bridge import broker_connection
 from gateway.cli.bridge.bridge_options import BrokerAddress
-from gateway.cli.bridge.broker_connection import MAX_PAYLOAD_BYTES, BrokerConnection, BrokerMessage, BrokerNews
+from gateway.cli.bridge.broker_connection import (
+    MAX_PAYLOAD_BYTES,
+    BrokerConnection,
+    BrokerMessage,
+    BrokerNews,
+    OwnTopicFound,
+)
 from gateway.cli.bridge.topics import BridgeTopics
 
 
-def arriving(topic: bytes, payload: bytes = b"PRESS") -> paho.MQTTMessage:
+def arriving(topic: bytes, payload: bytes = b"PRESS", *, retained: bool = False) -> paho.MQTTMessage:
     message = paho.MQTTMessage(topic=topic)
     message.payload = payload
+    message.retain = retained
     return message
 
 
@@ -43,6 +50,17 @@ def test_a_large_message_is_not_kept_and_a_topic_that_is_no_text_is_none() -> No
     (found,) = posted
     assert isinstance(found, BrokerMessage)
     assert (found.topic, found.payload, found.retained) == ("a", None, False)
+
+
+def test_of_its_own_topics_it_wants_what_is_retained_and_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_connection, "MAX_FOUND_TOPICS", 2)
+    posted: list[BrokerNews] = []
+    broker = connection(posted)
+    own = b"fleetpush/devices/kiosk-%d/connectivity"
+    broker._arrived(broker._client, None, arriving(own % 0, b"online"))  # its own, as it publishes it
+    for number in range(1, 4):
+        broker._arrived(broker._client, None, arriving(own % number, b"online", retained=True))
+    assert posted == [OwnTopicFound((own % number).decode()) for number in (1, 2)]
 
 
 def test_without_a_connection_nothing_is_published() -> None:

@@ -30,9 +30,8 @@ def test_nothing_is_bridged_that_is_not_named(fake: FakeServer) -> None:
 
 
 def test_it_subscribes_to_what_it_may_be_asked_for() -> None:
-    own = "fleetpush/devices/+/connectivity"
-    assert topic_filters(OPTIONS) == [own, "fleetpush/devices/+/notify", "fleetpush/devices/+/command/+"]
-    assert topic_filters(replace(OPTIONS, notify=False, commands=())) == [own]
+    assert topic_filters(OPTIONS) == ["fleetpush/devices/+/notify", "fleetpush/devices/+/command/+"]
+    assert topic_filters(replace(OPTIONS, notify=False, commands=())) == []
 
 
 def test_each_bridge_of_each_server_has_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
