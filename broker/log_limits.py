@@ -4,8 +4,8 @@ The kind of a line is its logger with its text before anything is filled in. In 
 
 | of | at most |
 | --- | --- |
-| a kind that is about peers, about one address | `LINES_PER_PEER` lines |
-| a kind that is about peers | `LINES_PER_PEERS_KIND` lines |
+| any kind, about one address, device or webhook | `LINES_PER_SUBJECT` lines |
+| a kind that is about addresses | `LINES_PER_PEERS_KIND` lines |
 | any other kind | `LINES_PER_KIND` lines: a fleet that returns may fill a minute with one |
 | any kind | `KIND_BYTES` |
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 WINDOW_SECONDS: Final = 60.0
-LINES_PER_PEER: Final = 5
+LINES_PER_SUBJECT: Final = 5
 LINES_PER_PEERS_KIND: Final = 100
 LINES_PER_KIND: Final = 1_000
 KIND_BYTES: Final = 128 * 1024
@@ -35,9 +35,9 @@ SERIOUS_SHARE: Final = 1 / 2
 """Share of the burst that is for warnings and errors."""
 ERRORS_SHARE: Final = 1 / 4
 MAX_COUNTED_KINDS: Final = 10_000
-"""Kinds and addresses; beyond it the oldest starts again at none."""
+"""Kinds, and what they are about; beyond it the oldest starts again at none."""
 SUMMARIES_PER_WINDOW: Final = 60
-"""Lines that say what was left out; those about one address may use half of them."""
+"""Lines that say what was left out; those about a single address or device may use half of them."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,12 +47,12 @@ class Summary:
     lines: int
     kind: str = ""
     """Empty: of several kinds."""
-    address: str = ""
-    """Empty: not about one address."""
+    about: str = ""
+    """The address, device or webhook; empty: not about a single one."""
 
 
 class _Count:
-    """Lines of one kind, or of one kind about one address, since a moment."""
+    """Lines of one kind, or of one kind about one address or device, since a moment."""
 
     __slots__ = ("bytes", "left_out", "lines", "since")
 
@@ -92,7 +92,7 @@ class LogLimits:
         self.over_bytes = 0
         """Lines left out because all lines together were too many."""
         self._counts: dict[tuple[str, str], _Count] = {}
-        """Counts by kind and address, the oldest first; the address is empty for a kind as a whole."""
+        """Counts by kind and what it is about, the oldest first; that is empty for a kind as a whole."""
         self._ended: list[Summary] = []
         self._bytes = _Bucket(BURST_BYTES, BYTES_PER_SECOND)
         self._summaries = _Bucket(SUMMARIES_PER_WINDOW, SUMMARIES_PER_WINDOW / WINDOW_SECONDS)
@@ -100,14 +100,12 @@ class LogLimits:
         """Lines left out that had no summary of their own."""
         self._others_told_at = 0.0
 
-    def admit(self, kind: str, address: str | None, now: float) -> bool:
-        """Count a line; return whether it may be written. `address`: whom it is about; None: nobody."""
-        if address is None:
-            admitted = self._counted((kind, ""), LINES_PER_KIND, now)
-        else:
-            admitted = self._counted((kind, address), LINES_PER_PEER, now) and self._counted(
-                (kind, ""), LINES_PER_PEERS_KIND, now
-            )
+    def admit(self, kind: str, now: float, about: str = "", *, is_peer: bool = False) -> bool:
+        """Count a line; return whether it may be written. `about`: the address, device or webhook that it is about;
+        `is_peer`: that is an address."""
+        most = LINES_PER_PEERS_KIND if is_peer else LINES_PER_KIND
+        admitted = not about or self._counted((kind, about), LINES_PER_SUBJECT, now)
+        admitted = admitted and self._counted((kind, ""), most, now)
         self.left_out += not admitted
         return admitted
 
@@ -137,8 +135,8 @@ class LogLimits:
             self._end(key)
         found, self._ended = self._ended, []
         summaries = []
-        for summary in sorted(found, key=lambda each: bool(each.address)):
-            least = SUMMARIES_PER_WINDOW / 2 if summary.address else 1
+        for summary in sorted(found, key=lambda each: bool(each.about)):
+            least = SUMMARIES_PER_WINDOW / 2 if summary.about else 1
             if self._summaries.left(now) <= least:
                 self._others += summary.lines
                 continue

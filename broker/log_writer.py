@@ -91,8 +91,9 @@ class LogWriter(logging.Handler):
         """Queue a record (see `logging.Handler`); the handler has its lock."""
         kind = f"{record.name}: {record.msg}"
         peer = getattr(record, "peer", None)
+        about = address_of(peer) if isinstance(peer, str) else subject_of(record)
         now = time.monotonic()
-        if not self.limits.admit(kind, address_of(peer) if isinstance(peer, str) else None, now):
+        if not self.limits.admit(kind, now, about, is_peer=isinstance(peer, str)):
             return
         try:
             line = self.format(record)
@@ -109,10 +110,10 @@ class LogWriter(logging.Handler):
             self.dropped += 1
 
     def _put_summary(self, summary: Summary) -> None:
-        about = f" about {printable(summary.address)}" if summary.address else ""
+        about = f" about {printable(summary.about)}" if summary.about else ""
         kind = printable(summary.kind)[:200]
         text = f"{summary.lines} more lines{about} were left out: {kind or 'of many kinds and addresses'}"
-        fields = {"left_out": summary.lines, "kind": kind, "peer": printable(summary.address)}
+        fields = {"left_out": summary.lines, "kind": kind, "about": printable(summary.about)}
         line = self._line_formatter.note(logging.WARNING, text, **{name: said for name, said in fields.items() if said})
         self.limits.spend_note(len(line) + 1)
         self._put(line)
@@ -153,6 +154,12 @@ class LogWriter(logging.Handler):
                 write_all(self._descriptor, f"{self._queue.get_nowait()}\n")
         except queue.Empty:
             pass
+
+
+def subject_of(record: logging.LogRecord) -> str:
+    """Return what a record is about, if that is no peer: a device, or a webhook; empty, if it is nothing."""
+    app, device = getattr(record, "app", ""), getattr(record, "device", "")
+    return f"{app}/{device}" if device else str(getattr(record, "webhook", ""))
 
 
 def write_all(descriptor: int, text: str) -> bool:

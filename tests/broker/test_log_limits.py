@@ -9,8 +9,8 @@ from broker.log_limits import (
     BYTES_PER_SECOND,
     KIND_BYTES,
     LINES_PER_KIND,
-    LINES_PER_PEER,
     LINES_PER_PEERS_KIND,
+    LINES_PER_SUBJECT,
     MAX_COUNTED_KINDS,
     SUMMARIES_PER_WINDOW,
     WINDOW_SECONDS,
@@ -24,22 +24,22 @@ START = 1_000.0
 def written(
     limits: LogLimits, kind: str, address: str | None, now: float, size: int, level: int = logging.INFO
 ) -> bool:
-    return limits.admit(kind, address, now) and limits.spend(kind, level, size, now)
+    return limits.admit(kind, now, address or "", is_peer=bool(address)) and limits.spend(kind, level, size, now)
 
 
 def test_kinds_and_addresses_have_so_many_lines() -> None:
     limits = LogLimits()
-    assert sum(limits.admit("guess", "192.0.2.1", START) for _ in range(50)) == LINES_PER_PEER
-    others = sum(limits.admit("guess", f"192.0.2.{number}", START) for number in range(2, 250))
-    assert LINES_PER_PEER + others == LINES_PER_PEERS_KIND
-    assert sum(limits.admit("device", None, START) for _ in range(2_000)) == LINES_PER_KIND
+    assert sum(limits.admit("guess", START, "192.0.2.1", is_peer=True) for _ in range(50)) == LINES_PER_SUBJECT
+    others = sum(limits.admit("guess", START, f"192.0.2.{number}", is_peer=True) for number in range(2, 250))
+    assert LINES_PER_SUBJECT + others == LINES_PER_PEERS_KIND
+    assert sum(limits.admit("device", START) for _ in range(2_000)) == LINES_PER_KIND
     assert limits.ended(START + WINDOW_SECONDS - 1) == []
     assert limits.ended(START + WINDOW_SECONDS) == [
         Summary(248 - others, "guess"), Summary(2_000 - LINES_PER_KIND, "device"),
-        Summary(50 - LINES_PER_PEER, "guess", "192.0.2.1"),
+        Summary(50 - LINES_PER_SUBJECT, "guess", "192.0.2.1"),
     ]  # fmt: skip
     assert limits.ended(START + WINDOW_SECONDS) == []
-    assert limits.admit("guess", "192.0.2.1", START + WINDOW_SECONDS)
+    assert limits.admit("guess", START + WINDOW_SECONDS, "192.0.2.1", is_peer=True)
 
 
 def test_a_kind_has_so_many_bytes() -> None:
@@ -83,12 +83,12 @@ def test_what_is_said_of_what_was_left_out_is_bounded_too() -> None:
     limits = LogLimits()
     lost = 0
     for number in range(2 * MAX_COUNTED_KINDS):
-        for _ in range(LINES_PER_PEER + 1):
-            lost += not limits.admit("guess", f"address {number}", START)
+        for _ in range(LINES_PER_SUBJECT + 1):
+            lost += not limits.admit("guess", START, f"address {number}", is_peer=True)
     assert len(limits._counts) <= MAX_COUNTED_KINDS
     said = [summary for second in range(120) for summary in limits.ended(START + second)]
     assert len(said) <= 2 * SUMMARIES_PER_WINDOW
-    assert any(summary.kind == "guess" and not summary.address for summary in said)
+    assert any(summary.kind == "guess" and not summary.about for summary in said)
     assert any(not summary.kind for summary in said)
     said += limits.ended(START + 120, everything=True)
     assert sum(summary.lines for summary in said) == lost, "nothing is left out unsaid"

@@ -14,7 +14,7 @@ import pytest
 
 from broker import log_limits, log_writer
 from broker.log_format import LINE_CHARACTERS, JsonFormatter, LineFormatter, printable
-from broker.log_limits import LINES_PER_KIND, LINES_PER_PEER, LINES_PER_PEERS_KIND
+from broker.log_limits import LINES_PER_KIND, LINES_PER_PEERS_KIND, LINES_PER_SUBJECT
 from broker.log_writer import QUEUE_LINES, LogWriter
 
 log = logging.getLogger("test.log_writer")
@@ -38,6 +38,11 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def read(reading: int) -> list[str]:
+    return read_bytes(reading).decode().splitlines()
+
+
+def read_bytes(reading: int) -> bytes:
+    """What has come, perhaps to the middle of a line."""
     os.set_blocking(reading, False)
     data = b""
     try:
@@ -45,7 +50,7 @@ def read(reading: int) -> list[str]:
             data += part
     except BlockingIOError:
         pass
-    return data.decode().splitlines()
+    return data
 
 
 def test_a_record_is_a_line(pipe: tuple[int, int]) -> None:
@@ -116,13 +121,15 @@ def test_an_address_has_few_lines_of_a_kind_and_then_a_count(pipe: tuple[int, in
             log.info("%s: guess %d", peer, 2, extra={"peer": peer})
         log.info("%s: something else", "192.0.2.1:1", extra={"peer": "192.0.2.1:1"})
     lines = read(reading)
-    assert sum("192.0.2.1:" in line and "guess" in line for line in lines) == LINES_PER_PEER
+    assert sum("192.0.2.1:" in line and "guess" in line for line in lines) == LINES_PER_SUBJECT
     assert sum("192.0.2.2:" in line for line in lines) == 1
-    assert sum("[2001:db8::" in line for line in lines) == LINES_PER_PEER
+    assert sum("[2001:db8::" in line for line in lines) == LINES_PER_SUBJECT
     assert "192.0.2.1:1: something else" in lines
-    assert f"{50 - LINES_PER_PEER} more lines about 192.0.2.1 were left out: test.log_writer: %s: guess %d" in lines
-    assert f"{11 - LINES_PER_PEER} more lines about 2001:db8::/64 were left out: test.log_writer: %s: guess %d" in lines
-    assert writer.limits.left_out == 61 - 2 * LINES_PER_PEER
+    assert f"{50 - LINES_PER_SUBJECT} more lines about 192.0.2.1 were left out: test.log_writer: %s: guess %d" in lines
+    assert (
+        f"{11 - LINES_PER_SUBJECT} more lines about 2001:db8::/64 were left out: test.log_writer: %s: guess %d" in lines
+    )
+    assert writer.limits.left_out == 61 - 2 * LINES_PER_SUBJECT
 
 
 def test_many_addresses_have_no_more_than_a_kind_may(pipe: tuple[int, int]) -> None:
@@ -146,12 +153,28 @@ def test_a_kind_that_is_about_nobody_has_more(pipe: tuple[int, int]) -> None:
     assert "50 more lines were left out: test: device %d" in lines
 
 
+def test_a_device_that_comes_and_goes_has_few_lines_and_hides_no_other(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    with LogWriter("INFO", LineFormatter("%(message)s"), writing):
+        for number in range(2 * LINES_PER_KIND):
+            device = "kiosk-1" if number % 2 else f"kiosk-{number}"
+            log.info("device %s is here", device, extra={"app": "shop", "device": device})
+        for _ in range(7):
+            log.info("webhook %s: dead", "w1", extra={"webhook": "w1"})
+    lines = read(reading)
+    assert lines.count("device kiosk-1 is here") == LINES_PER_SUBJECT
+    assert sum(line.startswith("device ") for line in lines) == LINES_PER_KIND
+    left_out = f"{LINES_PER_KIND - LINES_PER_SUBJECT} more lines about shop/kiosk-1 were left out"
+    assert f"{left_out}: test.log_writer: device %s is here" in lines
+    assert f"{7 - LINES_PER_SUBJECT} more lines about w1 were left out: test.log_writer: webhook %s: dead" in lines
+
+
 def test_a_window_ends_by_itself(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_limits, "WINDOW_SECONDS", 0.1)
     monkeypatch.setattr(log_writer, "WINDOW_CHECK_SECONDS", 0.01)
     reading, writing = pipe
     with LogWriter("INFO", LineFormatter("%(message)s"), writing):
-        for _ in range(LINES_PER_PEER + 3):
+        for _ in range(LINES_PER_SUBJECT + 3):
             log.info("%s: guess", "192.0.2.1:1", extra={"peer": "192.0.2.1:1"})
         lines: list[str] = []
         deadline = time.monotonic() + 10
@@ -167,25 +190,26 @@ def test_every_line_of_a_log_in_json_is_an_object(pipe: tuple[int, int]) -> None
     reading, writing = pipe
     with LogWriter("INFO", JsonFormatter(), writing) as writer:
         writer.write_line("fleetpush: first start")
-        for _ in range(LINES_PER_PEER + 2):
+        for _ in range(LINES_PER_SUBJECT + 2):
             log.warning("%s: guess", "192.0.2.1:9", extra={"peer": "192.0.2.1:9"})
         writer.handle(logging.LogRecord("test", logging.INFO, "", 0, "%d", ("no number",), None))
     said = [json.loads(line) for line in read(reading)]
     assert said[0]["message"] == "fleetpush: first start"
     assert said[1]["peer"] == "192.0.2.1:9"
     assert said[-2]["message"] == "a log line could not be written: test: %d"
-    assert said[-1].items() >= {"left_out": 2, "kind": "test.log_writer: %s: guess", "peer": "192.0.2.1"}.items()
+    assert said[-1].items() >= {"left_out": 2, "kind": "test.log_writer: %s: guess", "about": "192.0.2.1"}.items()
     assert all({"time", "level", "logger", "message"} <= set(line) for line in said)
 
 
 def test_a_flood_is_as_many_bytes_as_the_limit_says(pipe: tuple[int, int]) -> None:
     """Of lines that nothing else limits: each is of another kind, and as long as it may be."""
     reading, writing = pipe
-    sizes: list[int] = []
+    data = b""
 
     def write(number: int, level: int) -> None:
+        nonlocal data
         writer.handle(logging.LogRecord("test", level, "", 0, f"{number} {'ü' * 3_000}", None, None))
-        sizes.extend(len(line.encode()) + 1 for line in read(reading))  # a pipe holds 64 KiB
+        data += read_bytes(reading)  # a pipe holds 64 KiB
 
     began = time.monotonic()
     with LogWriter("INFO", LineFormatter("%(message)s"), writing) as writer:
@@ -195,11 +219,12 @@ def test_a_flood_is_as_many_bytes_as_the_limit_says(pipe: tuple[int, int]) -> No
         bound = log_limits.BURST_BYTES / 2 + log_limits.BYTES_PER_SECOND * (time.monotonic() - began)
         write(500, logging.ERROR)
         assert writer.limits.over_bytes == left_out, "an error has room"
-    rest = read(reading)
-    sizes += [len(line.encode()) + 1 for line in rest if "left out" not in line]
+    lines = (data + read_bytes(reading)).decode().splitlines()
+    summaries = [line for line in lines if "left out" in line]
+    sizes = [len(line.encode()) + 1 for line in lines if "left out" not in line]
     assert len(sizes) == 501 - left_out
     assert bound - 10_000 <= sum(sizes[:-1]) <= bound
-    assert sum(int(line.split()[0]) for line in rest if "left out" in line) == left_out
+    assert sum(int(line.split()[0]) for line in summaries) == left_out
 
 
 def test_a_ready_line_waits_for_nobody() -> None:
