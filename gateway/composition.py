@@ -205,6 +205,7 @@ class Components:
             metrics_key=self._metrics_key,
             is_ready=lambda: self._trouble() is None,
             disk_left=self._disk_space.left,
+            device_descriptors=self.device_descriptors,
             rule_changes=delivery.rule_changes,
             receipts=delivery.receipts,
             activity=self.activity,

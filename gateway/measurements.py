@@ -6,8 +6,8 @@ deliveries, those that have ended undelivered, the critical pushes that wait; an
 Laws
 1. The hot path pays nothing. Ends are counted from the event log, which has each of them once and committed
    (`delivery/event_log`), so an operation that is rolled back or run again counts for nothing.
-2. A look that grows with what is stored is taken a hundredth of the time at most (`Pace`), on the reader that the
-   server keeps for itself. So a figure may be old, and never costs more than that.
+2. A look that grows with what is stored takes a hundredth of a core at most (`Pace`), on the reader that the server
+   keeps for itself. So a figure may be old, and never costs more than that.
 3. Label values are bounded: states, reasons of ours, and `other` for whatever would be too many.
 
 Everything but `*_rows` runs on the loop.
@@ -22,7 +22,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pyroaring import BitMap
 
@@ -35,13 +35,14 @@ from gateway.latency import LatencyHistogram
 from gateway.store.database import Database
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CENSUS_INTERVAL_SECONDS = 60.0
 """Seconds between two counts of all deliveries, at least."""
 CRITICAL_INTERVAL_SECONDS = 2.0
 """Seconds between two looks for critical pushes that wait, at least."""
 PAUSE_FACTOR = 100
-"""The pause after a look as a multiple of the time that it took, at least."""
+"""The pause after a look as a multiple of the CPU time that it took, at least."""
 TURN_SECONDS = 1.0
 """Seconds between two turns of what is measured in the background."""
 LAG_SECONDS = 0.1
@@ -76,25 +77,35 @@ _CRITICAL = PRIORITIES.index("critical")
 
 
 class Pace:
-    """Says when something is due that may take a hundredth of the time at most."""
+    """Says when a look is due that may take a hundredth of a core at most."""
 
     def __init__(self, interval_seconds: float) -> None:
         self._interval_seconds = interval_seconds
         self._next = 0.0
         self._under_way = False
-        self._began = 0.0
 
     def begin(self, now: float) -> bool:
         """Whether it is due; then `end` follows. `now` gives seconds that only grow."""
         if now < self._next or self._under_way:
             return False
-        self._under_way, self._began = True, time.monotonic()
+        self._under_way = True
         return True
 
-    def end(self, now: float) -> None:
-        """Note that it has been done, or has failed; `now` as `begin` had it."""
+    def end(self, now: float, took_seconds: float) -> None:
+        """Note that it has been done, or has failed; `now` as `begin` had it, and the CPU time that it took."""
         self._under_way = False
-        self._next = now + max(self._interval_seconds, PAUSE_FACTOR * (time.monotonic() - self._began))
+        self._next = now + max(self._interval_seconds, PAUSE_FACTOR * took_seconds)
+
+
+def timed(operation: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], tuple[T, float]]:
+    """Make a read also answer the CPU time that it took, in seconds."""
+
+    def run(connection: sqlite3.Connection) -> tuple[T, float]:
+        began = time.thread_time()
+        found = operation(connection)
+        return found, time.thread_time() - began
+
+    return run
 
 
 class DeliveryCensus:
@@ -114,10 +125,11 @@ class DeliveryCensus:
         """Count deliveries, unless that was done a short time ago. `now` gives seconds that only grow."""
         if not self._pace.begin(now):
             return
+        took = 0.0
         try:
-            rows, self.devices = await self._database.read(state_rows)
+            (rows, self.devices), took = await self._database.read(timed(state_rows))
         finally:
-            self._pace.end(now)
+            self._pace.end(now, took)
         counts = {state.label: 0 for state in DeliveryState}
         for state, count in rows:
             counts[DeliveryState(state).label] = count
@@ -217,10 +229,11 @@ class CriticalPushes:
         """Look for what waits, unless that was done a short time ago. `now` gives seconds that only grow."""
         if not self._pace.begin(now):
             return
+        took = 0.0
         try:
-            waiting = await self._database.read(critical_rows)
+            waiting, took = await self._database.read(timed(critical_rows))
         finally:
-            self._pace.end(now)
+            self._pace.end(now, took)
         connected, devices = self._hand_over.connected, self._hand_over.devices
         since_connection: list[int] = []
         away: int | None = None

@@ -115,6 +115,8 @@ class MetricsSources:
     """The key that metrics ask for, if they do."""
     is_ready: Callable[[], bool]
     """Whether pushes are accepted, as far as the databases are concerned."""
+    device_descriptors: int
+    """File descriptors that connections of devices may have."""
     disk_left: Callable[[], int]
     """Bytes that can be written until new pushes are refused."""
 
@@ -243,6 +245,8 @@ class _Collector(Collector):
         )
         yield _gauge("pushes_in_memory", "Pushes with something on its way, or lately.", len(sources.ledger.pushes))
         yield _gauge("devices_enrolled", "Devices, as of the last count.", census.devices)
+        text = "File descriptors that devices may have, one for each MQTT connection."
+        yield _gauge("device_descriptors", text, sources.device_descriptors)
         yield _gauge("devices_online", "Devices connected.", sources.device_connections.online)
         yield _counter("device_messages", "Messages taken from devices.", sources.receipts.received)
         yield _counter(

@@ -1,5 +1,6 @@
 /* A preloaded library that makes calls on files below $DISK_FAULTS_BELOW fail while $DISK_FAULTS_FILE has lines
-   "CALL ERRNO PART": CALL is sync or write, PART is in the path ("-" in every one). Made for tests/disk_faults.py. */
+   "CALL ERRNO PART": CALL is sync or write, PART is in the path ("-" in every one). Or "delay MILLISECONDS PART": so
+   long each sync takes. Made for tests/disk_faults.py. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -30,9 +31,11 @@ static int fault(const char *call, int fd) {
 
 #define FAILS(call, fd) do { int kept = errno, number = fault(call, fd); errno = kept; \
     if (number) { errno = number; return -1; } } while (0)
+#define WAITS(fd) do { int kept = errno, milliseconds = fault("delay", fd); errno = kept; \
+    if (milliseconds) usleep(1000 * milliseconds); } while (0)
 #define REAL(name) static __typeof__(&name) real; if (!real) real = dlsym(RTLD_NEXT, #name)
 
-int fsync(int fd) { REAL(fsync); FAILS("sync", fd); return real(fd); }
-int fdatasync(int fd) { REAL(fdatasync); FAILS("sync", fd); return real(fd); }
+int fsync(int fd) { REAL(fsync); WAITS(fd); FAILS("sync", fd); return real(fd); }
+int fdatasync(int fd) { REAL(fdatasync); WAITS(fd); FAILS("sync", fd); return real(fd); }
 ssize_t pwrite(int fd, const void *bytes, size_t size, off_t at) { REAL(pwrite); FAILS("write", fd); return real(fd, bytes, size, at); }
 ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t at) { REAL(pwrite64); FAILS("write", fd); return real(fd, bytes, size, at); }

@@ -29,5 +29,9 @@ class DiskFaults:
         """From now on `call` (sync, write) fails on files with `name` in their paths."""
         self._rules.write_text(f"{call} {number} {name}\n")
 
+    def delay_syncs(self, milliseconds: int, name: str = "-") -> None:
+        """From now on each sync of files with `name` in their paths takes so much longer."""
+        self._rules.write_text(f"delay {milliseconds} {name}\n")
+
     def mend(self) -> None:
         self._rules.write_text("")

@@ -11,7 +11,8 @@ import json
 import math
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,13 +28,16 @@ CALM_MINUTES: Final = 40
 """Minutes for which the first sample is repeated: longer than any rule looks back for what is usual."""
 STEP_MINUTES: Final = 4
 """Minutes for each sample of the fault: no rule waits longer, but for those that have time enough after the last."""
-AFTER_MINUTES: Final = 10
+AFTER_MINUTES: Final = 70
 """Minutes for which the last sample is repeated."""
 WATCHED: Final = {selector.name for alert in alerts() for selector in selectors(alert.expr)}
 """Names of the samples that rules ask for."""
 
+TIME: Final = "_timestamp_seconds"
+"""The end of the names of times; promtool's clock begins at 0, so what counts is their age."""
+
 Scrape = dict[str, float]
-"""Samples by name and labels, `name{label="value",..}`; `up` says whether the server answered."""
+"""Samples by name and labels, `name{label="value",..}`, of times their age; `up` says whether the server answered."""
 
 
 def scrape(server: Server) -> Scrape:
@@ -53,7 +57,8 @@ def samples(text: str) -> Scrape:
         for sample in family.samples:
             if sample.name in WATCHED and math.isfinite(sample.value):
                 labels = [JOB, *(f'{label}="{value}"' for label, value in sample.labels.items())]
-                found[f"{sample.name}{{{','.join(labels)}}}"] = sample.value
+                age = time.time() - sample.value
+                found[f"{sample.name}{{{','.join(labels)}}}"] = age if sample.name.endswith(TIME) else sample.value
     return found
 
 
@@ -70,52 +75,44 @@ def firing(folder: Path, before: Scrape, *during: Scrape) -> set[str]:
     for one in during:
         timeline += [one] * STEP_MINUTES
     timeline += [during[-1]] * AFTER_MINUTES
-    assert _evaluate(folder, timeline[:CALM_MINUTES], "1m") == set(), "before"
-    return _evaluate(folder, timeline, "1m")
+    calm, found = _evaluate(folder, timeline, 60, [CALM_MINUTES - 1, len(timeline) - 1])
+    assert calm == set(), "before"
+    return found
 
 
-def firing_over(folder: Path, timeline: Sequence[Scrape], interval: str) -> set[str]:
-    """The alerts that fire at any time, one sample each `interval`."""
-    return _evaluate(folder, timeline, interval)
+def firing_over(folder: Path, timeline: Sequence[Scrape], interval_seconds: int) -> set[str]:
+    """The alerts that fire at any time, one sample each interval."""
+    (found,) = _evaluate(folder, timeline, interval_seconds, [len(timeline) - 1])
+    return found
 
 
-def _evaluate(folder: Path, timeline: Sequence[Scrape], interval: str) -> set[str]:
+def _evaluate(folder: Path, timeline: Sequence[Scrape], seconds: int, ends: Sequence[int]) -> list[set[str]]:
+    """The alerts that have fired until each of these samples."""
     names = dict.fromkeys(name for one in timeline for name in one)
-    end = f"{len(timeline) - 1}x{interval}"
+    # What it got instead of what it was asked for, which there cannot be, is the answer.
+    impossible = [{"labels": '{alertname="nothing of that name"}', "value": 1}]
     test = {
-        "rule_files": [str(ALERTS)],
-        "evaluation_interval": interval,
-        "tests": [
+        "interval": f"{seconds}s",
+        "input_series": [{"series": name, "values": _values(name, timeline, seconds)} for name in names],
+        "promql_expr_test": [
             {
-                "interval": interval,
-                "input_series": [
-                    {"series": name, "values": _values(one.get(name) for one in timeline)} for name in names
-                ],
-                "promql_expr_test": [
-                    {
-                        "expr": 'group by (alertname) (max_over_time(ALERTS{alertstate="firing"}[1d]))',
-                        "eval_time": _product(end),
-                        "exp_samples": [{"labels": '{alertname="nothing of that name"}', "value": 1}],
-                    }
-                ],
+                "expr": 'group by (alertname) (max_over_time(ALERTS{alertstate="firing"}[1d]))',
+                "eval_time": f"{end * seconds}s",
+                "exp_samples": impossible,
             }
+            for end in ends
         ],
     }
     path = folder / "timeline.json"
-    path.write_text(json.dumps(test))
+    path.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": f"{seconds}s", "tests": [test]}))
     done = subprocess.run([require("promtool"), "test", "rules", path], capture_output=True, text=True, timeout=60)
-    # What it got instead of what was asked for, which there cannot be, is the answer.
-    said = done.stdout + done.stderr
-    assert "got:" in said, said
-    return set(re.findall(r'alertname="(\w+)"', said.partition("got:")[2]))
+    answers = (done.stdout + done.stderr).split("got:")[1:]
+    assert len(answers) == len(ends), done.stdout + done.stderr
+    return [set(re.findall(r'alertname="(\w+)"', answer.partition("exp")[0])) for answer in answers]
 
 
-def _values(values: Iterable[float | None]) -> str:
+def _values(name: str, timeline: Sequence[Scrape], seconds: int) -> str:
+    values = [one.get(name) for one in timeline]
+    if f"{TIME}{{" in name:
+        values = [None if age is None else number * seconds - age for number, age in enumerate(values)]
     return " ".join("_" if value is None else f"{value:f}" for value in values)
-
-
-def _product(text: str) -> str:
-    """`40x15s` -> `600s`."""
-    count, _, interval = text.partition("x")
-    number, unit = int(interval[:-1]), interval[-1]
-    return f"{int(count) * number}{unit}"

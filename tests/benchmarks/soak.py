@@ -7,12 +7,14 @@ taken from outside: /proc, the database files (read only), /metrics.
 Compared are medians of two stretches of the same length under the same load: what the process has, early and late in
 the second half; what is stored, early and late in the whole soak. With each sample, so after each restart too, those
 pushes are looked for that were accepted lately. At the end the ledger is audited: every push that is left conserves,
-nothing waits for who is connected.
+nothing waits for who is connected. And none of the alert rules that we ship has fired in the second half: somebody
+would have been woken for nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sqlite3
 import sys
 import time
@@ -22,6 +24,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.alerts.timeline import Scrape, firing_over
+from tests.alerts.timeline import samples as samples_of
 from tests.benchmarks.figures import Figure, median
 from tests.benchmarks.tools import CannotRun, open_files, resident
 from tests.benchmarks.traffic import Traffic
@@ -62,13 +66,18 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
         traffic.start()
         try:
             samples, missing = watch(server, api, traffic, seconds)
+            fired = alerts_over(directory, samples)
             traffic.stop_sending()
             audit = Audit.of(server, api, traffic)
         finally:
             traffic.stop()
         exit_code = server.stop(60)
         errors = [line for line in server.errors.splitlines() if " ERROR " in line or line.startswith("Traceback")]
-    for line in [*errors[:20], *(f"{count} x {what}" for what, count in traffic.surprises.most_common(20))]:
+    for line in [
+        *errors[:20],
+        *(f"alert: {name}" for name in sorted(fired)),
+        *(f"{count} x {what}" for what, count in traffic.surprises.most_common(20)),
+    ]:
         print(line, file=sys.stderr)
     what = f"soak, {options.minutes:g} minutes"
     wrong = {
@@ -77,6 +86,7 @@ def run(options: argparse.Namespace, directory: Path) -> list[Figure]:
         "deliveries that wait for who is connected": audit.waiting,
         "answers that surprise": traffic.surprises.total(),
         "errors in the log": len(errors),
+        "alerts that fired": len(fired),
         "exit code at the end": exit_code,
     }
     accepted = len(traffic.accepted)
@@ -101,7 +111,8 @@ def watch(server: Server, api: Api, traffic: Traffic, seconds: float) -> tuple[l
         if due and passed >= due[0]:
             del due[0]
             traffic.restart(kill=len(due) % 2 == 0)
-        samples.append(Sample(passed / seconds, not due, look(server, api)))
+        text = api.request("GET", "/metrics").text
+        samples.append(Sample(passed / seconds, not due, look(server, text), time.monotonic(), samples_of(text)))
         accepted = list(traffic.accepted)
         looks.append((time.monotonic(), len(accepted)))
         while looks[0][0] < time.monotonic() - LATELY:
@@ -128,6 +139,10 @@ class Sample:
     """After the last restart."""
     values: dict[str, float]
     """By series; the first word of its name is its kind."""
+    taken_at: float
+    """Seconds of a monotonic clock."""
+    scraped: Scrape
+    """What alert rules watch."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,7 @@ METRICS = (
 )
 
 
-def look(server: Server, api: Api) -> dict[str, float]:
+def look(server: Server, metrics: str) -> dict[str, float]:
     values = {"memory": resident(server.pid) / 2**20, "descriptors": float(open_files(server.pid))}
     for path in sorted(server.data_dir.glob("*.db")):
         for kind, file in (("MiB", path), ("WAL", path.with_name(path.name + "-wal"))):
@@ -170,13 +185,23 @@ def look(server: Server, api: Api) -> dict[str, float]:
                 (values[f"rows of {path.stem}.{table}"],) = database.execute(
                     f'SELECT count(*) FROM "{table}"'
                 ).fetchone()
-    for line in api.request("GET", "/metrics").text.splitlines():
+    for line in metrics.splitlines():
         name, _, value = line.removeprefix("fleetpush_").partition(" ")
         if name in METRICS:
             values[f"metric {name}"] = float(value)
         elif name == "broker_connections":
             values["descriptors"] -= float(value)
     return values
+
+
+def alerts_over(directory: Path, samples: Sequence[Sample]) -> set[str]:
+    """The alerts that fired after the last restart; none without promtool."""
+    if shutil.which("promtool") is None:
+        print("soak: without promtool (Debian: prometheus) nobody evaluates the alert rules", file=sys.stderr)
+        return set()
+    undisturbed = [one for one in samples if one.undisturbed]
+    interval = (undisturbed[-1].taken_at - undisturbed[0].taken_at) / max(len(undisturbed) - 1, 1)
+    return firing_over(directory, [one.scraped for one in undisturbed], max(round(interval), 1))
 
 
 def stored_pushes(server: Server) -> set[str]:
