@@ -305,7 +305,7 @@ def test_a_list_of_receipts_or_a_bare_id_will_do(server: FakeServer) -> None:
 
 def test_the_examples_of_the_document_work(tmp_path: Path) -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "device-python.md"
-    program, example = (block.text for block in blocks(page) if block.language == "python")
+    *_, program, example = (block.text for block in blocks(page) if (block.language, block.mark) == ("python", ""))
     program = program.replace("kiosk-1.db", str(tmp_path / "kiosk-1.db"))
     with FakeServer() as server:
         shown: SimpleQueue[Push] = SimpleQueue()

@@ -35,6 +35,7 @@ from client_sim.signatures import (
 )
 from client_sim.testing import FakeServer
 from client_sim.trust import TrustedKeys
+from tests.documents.markdown import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "default/devices/kiosk-1"
@@ -458,6 +459,25 @@ async def test_a_device_on_asyncio_has_them_too(server: FakeServer, tmp_path: Pa
         bad = server.push("kiosk-1", kind="command", data={"command": "obey"})
         assert (await asyncio.to_thread(server.wait, good, "acted"))["result"] == {"command": "obey"}
         assert (await asyncio.to_thread(server.wait, bad, "acted"))["result"]["refused"] == "unsigned"
+
+
+def test_the_examples_of_the_document_work(server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs" / "signed-commands.md"
+    program, publisher = (block.text for block in blocks(page) if block.language == "python")
+    monkeypatch.chdir(tmp_path)
+    OPS.write(Path("ops.jwk"))
+    Path("trusted-keys.json").write_text(json.dumps({"keys": [OPS.public]}))
+    names: dict[str, Any] = {"token": "token"}
+    exec(program.replace('host="push.example"', f"port={server.port}"), names)
+    with closing(names["device"]):
+        done = names["device"].commands["open"] = lambda push: push.data
+        assert done is not names["open_door"], "which does nothing"
+        exec(publisher, names)
+        fields = {name: value for name, value in names["push"].items() if name != "target"}
+        push_id = server.push("door-1", **fields)
+        assert server.wait(push_id, "acted")["result"] == {"command": "open"}
+        jwk = names["trusted"].encryption_key
+        server.wait_until(lambda: server.attributes["door-1"].get("encryption_key") == jwk)
 
 
 def test_a_device_that_forgets_cannot_have_them() -> None:
