@@ -12,6 +12,8 @@ import pytest
 
 from client_sim.device import Device
 from client_sim.push import Push
+from client_sim.signatures import SigningKey
+from client_sim.trust import TrustedKeys
 from tests.benchmarks.tools import amqtt
 from tests.certificates import Authority
 from tests.end_to_end.conftest import Name, StartServer
@@ -245,11 +247,17 @@ def test_tls_a_wrong_password_and_the_end_of_a_bridge(server: Server, name: Name
             assert bridge.end(signal.SIGTERM) == 0, "it goes on trying until it is ended"
 
 
-def test_amqtt_is_a_broker_like_any_other(server: Server, name: Name, tmp_path: Path) -> None:
+def test_amqtt_is_a_broker_like_any_other_and_commands_are_signed(server: Server, name: Name, tmp_path: Path) -> None:
+    key = SigningKey.new()
+    key.write(tmp_path / "bridge.jwk")
+    signed = ("--sign", str(tmp_path / "bridge.jwk"))
     kiosk = server.api.enrol(name(), attributes={"commands": ["reboot"], "battery": 7})
-    with amqtt() as (port, _), device_of(server, kiosk) as device:
+    trusted = TrustedKeys([key.public])
+    journal = tmp_path / "kiosk.db"
+    device = Device(kiosk.id, kiosk.token, port=server.mqtt_port, journal=journal, trusted_keys=trusted)
+    with amqtt() as (port, _), device:
         device.commands["reboot"] = lambda push: "done"
-        options = ("--to", f"mqtt://127.0.0.1:{port}", "--device", kiosk.id, "--command", "*")
+        options = ("--to", f"mqtt://127.0.0.1:{port}", "--device", kiosk.id, "--command", "*", *signed)
         bridge = BridgeProcess(server, tmp_path, *options)
         del bridge.environment["FLEETPUSH_BRIDGE_PASSWORD"]
         with bridge, Onlooker(port, None) as onlooker:

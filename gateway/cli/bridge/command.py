@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -17,12 +18,13 @@ from gateway.cli.bridge.bridge_options import BridgeOptions, BrokerAddress, brok
 from gateway.cli.bridge.bridge_state import StateFile
 from gateway.cli.bridge.bridged_devices import BridgedDevices
 from gateway.cli.bridge.broker_connection import BrokerConnection
-from gateway.cli.bridge.message_pushes import PushSender
+from gateway.cli.bridge.message_pushes import PushSender, Sign
 from gateway.cli.bridge.topics import BridgeTopics
 from gateway.cli.event_stream import follow
 from gateway.cli.events import ended_by_signals
 from gateway.cli.options import DataDir, ServerUrl, client_of, seconds_of
 from gateway.cli.server_client import RequestRefused, ServerClient
+from gateway.cli.signing import AppOption, SignWith, load_key, signed_body
 from gateway.cli.terminal import Failure, note
 
 LATEST_EVENT = str(2**53)
@@ -58,6 +60,8 @@ def bridge(
     ] = None,
     ca: Annotated[Path | None, typer.Option(help="PEM file of who signed the broker's certificate")] = None,
     state: Annotated[Path | None, typer.Option(help="File in which the bridge remembers where it was")] = None,
+    sign: SignWith = None,
+    app: AppOption = "default",
     clear: Annotated[bool, typer.Option("--clear", help="Remove all topics of this bridge from the broker")] = False,
     server: ServerUrl = None,
     data_dir: DataDir = None,
@@ -89,16 +93,26 @@ def bridge(
                 if clear:
                     _clear(client, options, address, state_file)
                 else:
-                    _run(client, options, address, state_file)
+                    _run(client, options, address, state_file, signer(sign, app))
         finally:
             state_file.close()
 
 
-def _run(client: ServerClient, options: BridgeOptions, address: BrokerAddress, state_file: StateFile) -> None:
+def signer(key: Path | None, app: str) -> Sign | None:
+    """Return what signs commands with a key, if there is one. Raises Failure."""
+    if key is None:
+        return None
+    load_key(key)
+    return partial(signed_body, key=key, app=app, encrypt=False, device_keys=None)
+
+
+def _run(
+    client: ServerClient, options: BridgeOptions, address: BrokerAddress, state_file: StateFile, sign: Sign | None
+) -> None:
     inbox: Inbox = queue.SimpleQueue()
     room = threading.Semaphore(MAX_WAITING_EVENTS)
     broker = BrokerConnection(address, options.topics, topic_filters(options), inbox.put)
-    sender = PushSender(client, inbox.put)
+    sender = PushSender(client, inbox.put, sign)
     bridge = Bridge(options, BridgedDevices(client, options), broker, sender, state_file, inbox, room)
     events = threading.Thread(
         target=follow_events,
@@ -122,7 +136,9 @@ def _clear(client: ServerClient, options: BridgeOptions, address: BrokerAddress,
     inbox: Inbox = queue.SimpleQueue()
     broker = BrokerConnection(address, options.topics, [], inbox.put)
     source: ServerSide = NoDevices()
-    bridge = Bridge(options, source, broker, PushSender(client, inbox.put), state_file, inbox, threading.Semaphore())
+    bridge = Bridge(
+        options, source, broker, PushSender(client, inbox.put, None), state_file, inbox, threading.Semaphore()
+    )
     bridge.ready_line = None
     broker.start()
     done = bridge.clear_all(CLEAR_TIMEOUT_SECONDS)

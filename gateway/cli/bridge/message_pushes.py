@@ -37,6 +37,9 @@ REASON_CHARACTERS = 200
 """Characters of a server's refusal that are published."""
 
 
+Sign = Callable[[dict[str, Any]], dict[str, Any]]
+
+
 class MessageRefused(Exception):
     """A message that becomes no push. Its text is the published `reason`, one word."""
 
@@ -138,9 +141,11 @@ class PushSender:
 
     So a slow server does not keep the bridge from publishing. `post` is called with each answer, on that thread."""
 
-    def __init__(self, client: ServerClient, post: Callable[[PushAnswered], None]) -> None:
+    def __init__(self, client: ServerClient, post: Callable[[PushAnswered], None], sign: Sign | None) -> None:
+        """`sign` adds a signature to the request of a command, for devices with pinned keys; it raises Failure."""
         self._client = client
         self._post = post
+        self._sign = sign
         self._unsent: queue.Queue[UnsentPush] = queue.Queue(MAX_UNSENT_PUSHES)
         self._thread = threading.Thread(target=self._run, name="bridge pushes", daemon=True)
 
@@ -163,7 +168,10 @@ class PushSender:
         if time.monotonic() - push.arrived > STALE_SECONDS:
             return PushAnswered(push, None, "stale")
         try:
-            accepted = self._client.post_push(push.body, str(uuid.uuid4()))
+            body = push.body
+            if self._sign is not None and push.command is not None:
+                body = self._sign(body)
+            accepted = self._client.post_push(body, str(uuid.uuid4()))
             return PushAnswered(push, str(accepted["push_id"]), None)
         except Failure as failure:
             return PushAnswered(push, None, str(failure)[:REASON_CHARACTERS])

@@ -21,9 +21,11 @@ from gateway.cli.bridge.message_pushes import (
     MessageRefused,
     PushAnswered,
     PushSender,
+    Sign,
     UnsentPush,
     push_of,
 )
+from gateway.cli.terminal import Failure
 from tests.gateway.cli.bridge.fakes import device
 from tests.gateway.cli.fake_server import FakeServer, Request, problem
 
@@ -113,9 +115,9 @@ def test_rates_are_those_of_a_device() -> None:
     rates.admit("kiosk-1", 100.0 + MESSAGE_SECONDS)
 
 
-def answers(fake: FakeServer, *pushes: UnsentPush) -> list[PushAnswered]:
+def answers(fake: FakeServer, *pushes: UnsentPush, sign: Sign | None = None) -> list[PushAnswered]:
     found: queue.Queue[PushAnswered] = queue.Queue()
-    sender = PushSender(fake.client(), found.put)
+    sender = PushSender(fake.client(), found.put, sign)
     for push in pushes:
         sender.send(push)
     sender.start()
@@ -158,6 +160,19 @@ def test_a_push_is_sent_once_over_a_broken_connection() -> None:
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
 
+def test_commands_are_signed_and_nothing_else_is() -> None:
+    fake = FakeServer()
+    fake.answer = lambda request: {"push_id": "p1"}
+    notify = UnsentPush("kiosk-1", None, {"kind": "alert"}, time.monotonic())
+    answers(fake, unsent(), notify, sign=lambda body: body | {"signed": "a.b.c"})
+    assert ["signed" in request.json for request in fake.requests] == [True, False]
+
+    def fail(body: dict[str, Any]) -> dict[str, Any]:
+        raise Failure("the key has gone")
+
+    assert answers(fake, unsent(), sign=fail)[0].reason == "the key has gone"
+
+
 def test_what_is_stale_is_not_sent() -> None:
     fake = FakeServer()
     fake.answer = lambda request: {"push_id": "p1"}
@@ -168,7 +183,7 @@ def test_what_is_stale_is_not_sent() -> None:
 
 def test_what_waits_for_a_slow_server_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(message_pushes, "MAX_UNSENT_PUSHES", 2)
-    sender = PushSender(FakeServer().client(), lambda answered: None)
+    sender = PushSender(FakeServer().client(), lambda answered: None, None)
     sender.send(unsent())
     sender.send(unsent())
     with pytest.raises(MessageRefused, match="too_many"):
