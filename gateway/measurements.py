@@ -6,8 +6,8 @@ deliveries, those that have ended undelivered, the critical pushes that wait; an
 Laws
 1. The hot path pays nothing. Ends are counted from the event log, which has each of them once and committed
    (`delivery/event_log`), so an operation that is rolled back or run again counts for nothing.
-2. A look that grows with what is stored takes a hundredth of a core at most (`Pace`), on the reader that the server
-   keeps for itself. So a figure may be old, and never costs more than that.
+2. A look that grows with what is stored takes a hundredth of a core and a tenth of the time at most, that of the disk
+   included (`Pace`), on the reader that the server keeps for itself. So a figure may be old, and never costs more.
 3. Label values are bounded: states, reasons of ours, and `other` for whatever would be too many.
 
 Everything but `*_rows` runs on the loop.
@@ -41,8 +41,10 @@ CENSUS_INTERVAL_SECONDS = 60.0
 """Seconds between two counts of all deliveries, at least."""
 CRITICAL_INTERVAL_SECONDS = 2.0
 """Seconds between two looks for critical pushes that wait, at least."""
-PAUSE_FACTOR = 100
+CPU_FACTOR = 100
 """The pause after a look as a multiple of the CPU time that it took, at least."""
+WAIT_FACTOR = 10
+"""The pause as a multiple of all the time that it took: on a cold ledger it waits for the disk, as others do."""
 TURN_SECONDS = 1.0
 """Seconds between two turns of what is measured in the background."""
 LAG_SECONDS = 0.1
@@ -77,7 +79,7 @@ _CRITICAL = PRIORITIES.index("critical")
 
 
 class Pace:
-    """Says when a look is due that may take a hundredth of a core at most."""
+    """Says when a look is due whose share of core and disk is bounded."""
 
     def __init__(self, interval_seconds: float) -> None:
         self._interval_seconds = interval_seconds
@@ -91,19 +93,20 @@ class Pace:
         self._under_way = True
         return True
 
-    def end(self, now: float, took_seconds: float) -> None:
-        """Note that it has been done, or has failed; `now` as `begin` had it, and the CPU time that it took."""
+    def end(self, now: float, pause_seconds: float) -> None:
+        """Note that it has been done, or has failed; `now` as `begin` had it, and the pause that it is worth."""
         self._under_way = False
-        self._next = now + max(self._interval_seconds, PAUSE_FACTOR * took_seconds)
+        self._next = now + max(self._interval_seconds, pause_seconds)
 
 
-def timed(operation: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], tuple[T, float]]:
-    """Make a read also answer the CPU time that it took, in seconds."""
+def with_pause(operation: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], tuple[T, float]]:
+    """Make a read also answer the pause that it is worth, in seconds."""
 
     def run(connection: sqlite3.Connection) -> tuple[T, float]:
-        began = time.thread_time()
+        began, cpu_began = time.monotonic(), time.thread_time()
         found = operation(connection)
-        return found, time.thread_time() - began
+        cpu = time.thread_time() - cpu_began
+        return found, max(CPU_FACTOR * cpu, WAIT_FACTOR * (time.monotonic() - began))
 
     return run
 
@@ -125,11 +128,11 @@ class DeliveryCensus:
         """Count deliveries, unless that was done a short time ago. `now` gives seconds that only grow."""
         if not self._pace.begin(now):
             return
-        took = 0.0
+        pause = 0.0
         try:
-            (rows, self.devices), took = await self._database.read(timed(state_rows))
+            (rows, self.devices), pause = await self._database.read(with_pause(state_rows))
         finally:
-            self._pace.end(now, took)
+            self._pace.end(now, pause)
         counts = {state.label: 0 for state in DeliveryState}
         for state, count in rows:
             counts[DeliveryState(state).label] = count
@@ -229,11 +232,11 @@ class CriticalPushes:
         """Look for what waits, unless that was done a short time ago. `now` gives seconds that only grow."""
         if not self._pace.begin(now):
             return
-        took = 0.0
+        pause = 0.0
         try:
-            waiting, took = await self._database.read(timed(critical_rows))
+            waiting, pause = await self._database.read(with_pause(critical_rows))
         finally:
-            self._pace.end(now, took)
+            self._pace.end(now, pause)
         connected, devices = self._hand_over.connected, self._hand_over.devices
         since_connection: list[int] = []
         away: int | None = None

@@ -6,7 +6,7 @@ a device, a push or an app in it, but for heartbeats and watches, of which there
 time series does not grow with the fleet.
 
 What has to be looked up, such as deliveries by state, is measured in the background (`measurements`), for at most a
-hundredth of the time; the moment of the count is a metric beside it.
+hundredth of a core; the moment of the count is a metric beside it.
 
 What an alert watches (`deploy/prometheus-alerts.yml`) is there from the start, as 0: Prometheus does not see a counter
 come into being with its first step.

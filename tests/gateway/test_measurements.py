@@ -11,7 +11,16 @@ from gateway import measurements
 from gateway.auth import DeviceIdentity
 from gateway.delivery.ledger_statements import end_rows
 from gateway.delivery_states import DeliveryState
-from gateway.measurements import CRITICAL_INTERVAL_SECONDS, MAX_REASONS, PAUSE_FACTOR, Measurements, Pace, critical_rows
+from gateway.measurements import (
+    CPU_FACTOR,
+    CRITICAL_INTERVAL_SECONDS,
+    MAX_REASONS,
+    WAIT_FACTOR,
+    Measurements,
+    Pace,
+    critical_rows,
+    with_pause,
+)
 from tests.gateway.in_process import InProcessGateway
 
 
@@ -30,12 +39,24 @@ def test_what_takes_long_is_done_seldom() -> None:
     pace = Pace(5.0)
     assert pace.begin(0.0)
     assert not pace.begin(10.0), "it is under way"
-    pace.end(0.0, 2.0)
-    assert not pace.begin(2.0 * PAUSE_FACTOR - 0.1)
-    assert pace.begin(2.0 * PAUSE_FACTOR)
-    pace.end(2.0 * PAUSE_FACTOR, 0.01)
-    assert not pace.begin(2.0 * PAUSE_FACTOR + 4.9)
-    assert pace.begin(2.0 * PAUSE_FACTOR + 5.0)
+    pace.end(0.0, 200.0)
+    assert not pace.begin(199.9)
+    assert pace.begin(200.0)
+    pace.end(200.0, 0.1)
+    assert not pace.begin(204.9)
+    assert pace.begin(205.0)
+
+
+def test_the_pause_is_for_the_core_that_a_look_took_and_for_the_time_that_it_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = sqlite3.connect(":memory:")
+    for cpu, wall, pause in ((0.5, 0.5, 0.5 * CPU_FACTOR), (0.01, 2.0, 2.0 * WAIT_FACTOR)):
+        clocks = {"thread_time": iter([0.0, cpu]), "monotonic": iter([0.0, wall])}
+        for name, times in clocks.items():
+            monkeypatch.setattr(time, name, times.__next__)
+        assert with_pause(lambda connection: "found")(connection) == ("found", pause)
+    connection.close()
 
 
 def found(measured: Measurements) -> dict[str, int]:
