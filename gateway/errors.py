@@ -151,7 +151,7 @@ CATALOGUE: dict[str, ProblemKind] = {
     "too_many_escalations": ProblemKind(
         429,
         "Too many pushes to duties are under way",
-        "Nobody has acted yet on 1,000 pushes of this app to duties.",
+        "Nobody has acted yet on 1,000 pushes of this app to duties, or on 10,000 of all.",
         retryable=True,
     ),
     "too_many_streams": ProblemKind(

@@ -33,6 +33,8 @@ from gateway.timestamps import rfc3339, rfc3339_or_none
 
 RUNNING_ESCALATIONS = 1_000
 """Escalations of an app that may run at a time: a thousand alarms that nobody has seen to are no longer urgent each."""
+ALL_ESCALATIONS = 10_000
+"""Escalations of all apps: of those that are due together, each has to be looked at for whose turn it is."""
 DUE_STEPS = 20
 """Escalations that one operation looks at; with a hundred devices a step it takes about 20 ms."""
 CLEARED_PUSHES = 5
@@ -127,12 +129,14 @@ def count_running(connection: sqlite3.Connection, app_no: int) -> int:
 
 
 def due_escalations(connection: sqlite3.Connection, now_ms: int) -> list[DueEscalation]:
-    """Find escalations whose time has come, the longest due first, DUE_STEPS at most."""
+    """Find escalations whose time has come, DUE_STEPS at most: apps in turn, of each the longest due first."""
     rows = connection.execute(
         "SELECT e.push_no, e.app_no, a.id, p.id, e.duty, e.content, e.step, p.kind, p.priority, p.qos, p.channel,"
-        " e.collapse_key, p.content, p.size, p.expires_at FROM escalation AS e INDEXED BY escalation_due"
-        " JOIN push AS p ON p.no = e.push_no JOIN application AS a ON a.no = e.app_no"
-        " WHERE e.due_at <= ? ORDER BY e.due_at, e.push_no LIMIT ?",
+        " e.collapse_key, p.content, p.size, p.expires_at FROM (SELECT push_no, due_at,"
+        "  row_number() OVER (PARTITION BY app_no ORDER BY due_at, push_no) AS turn"
+        "  FROM escalation INDEXED BY escalation_due WHERE due_at <= ? ORDER BY turn, due_at LIMIT ?) AS due"
+        " JOIN escalation AS e ON e.push_no = due.push_no JOIN push AS p ON p.no = e.push_no"
+        " JOIN application AS a ON a.no = e.app_no ORDER BY due.turn, due.due_at",
         (now_ms, DUE_STEPS),
     ).fetchall()
     return [DueEscalation._make([*row[:5], DutyFields.model_validate_json(row[5]), *row[6:]]) for row in rows]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from gateway.delivery.duties import DutyFields, devices_of_step, read_duty, unknown_duty
 from gateway.delivery.escalation_rows import (
+    ALL_ESCALATIONS,
     DUE_STEPS,
     RUNNING_ESCALATIONS,
     DueEscalation,
@@ -75,11 +76,12 @@ class FirstStep:
         self.duty = read_duty(connection, app_no, self.name)
         if self.duty is None:
             return unknown_duty(self.name)
-        if count_running(connection, app_no) >= RUNNING_ESCALATIONS:
+        if count_running(connection, app_no) >= RUNNING_ESCALATIONS or self.owner.running >= ALL_ESCALATIONS:
             self.owner.refused += 1
             return problem(
                 "too_many_escalations",
-                f"nobody has acted yet on {RUNNING_ESCALATIONS} pushes of this app to duties: recall some, or wait",
+                f"nobody has acted on {RUNNING_ESCALATIONS} pushes of this app to duties, or {ALL_ESCALATIONS} of all:"
+                " recall some, or wait",
             )
         self.owner.in_use = True  # here: whoever reads it on this thread comes later
         chosen = devices_of_step(connection, app_no, self.duty.steps[0])

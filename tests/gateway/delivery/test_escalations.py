@@ -315,6 +315,27 @@ def test_many_are_seen_to_some_at_a_time(world: World, monkeypatch: pytest.Monke
     assert [len(steps(world, push_id)) for push_id in pushes] == [2, 2, 2, 2, 2]
 
 
+def test_apps_have_their_steps_in_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(escalation_rows, "DUE_STEPS", 2)
+    monkeypatch.setattr(escalations, "DUE_STEPS", 2)
+    set_duty(world)
+    many = [escalate(world) for _ in range(5)]
+    world.now += 1_000
+    other = escalate(world)
+    world.connection.execute("INSERT INTO application (no, id, created_at) VALUES (2, 'other', 0)")
+    world.connection.execute("UPDATE escalation SET app_no = 2 WHERE push_no = (SELECT max(push_no) FROM escalation)")
+    world.passes(10)
+    assert [len(steps(world, push_id)) for push_id in (*many, other)] == [2, 1, 1, 1, 1, 2]
+
+
+def test_all_apps_together_have_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(escalations, "ALL_ESCALATIONS", 1)
+    set_duty(world)
+    escalate(world)
+    with pytest.raises(Problem, match="too_many_escalations"):
+        escalate(world)
+
+
 def test_steps_wait_for_room_on_the_disk(world: World) -> None:
     set_duty(world)
     first = escalate(world)
