@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from client_sim.device import Device
 from client_sim.push import Push
 from tests.end_to_end.conftest import Name
@@ -16,6 +18,7 @@ def heartbeat(api: Api, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_device_answers_and_is_missed(server: Server, api: Api, name: Name) -> None:
     enrolled, site = api.enrol(name()), name()
     seen: list[Push] = []

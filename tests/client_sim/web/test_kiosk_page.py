@@ -8,6 +8,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.browser import Browser, Page
 from tests.client_sim.web.conftest import WATCH, Kiosk, Served
 from tests.end_to_end.harness import wait_for
@@ -114,6 +116,17 @@ def test_a_call_is_answered_by_the_page(kiosk: Kiosk) -> None:
     kiosk.connected()
     answer = kiosk.api.call("POST", f"/v1/devices/{kiosk.id}/call", 200, json={"command": "next"})
     assert answer["result"] == {"state": "paused", "title": "Window seat"}
+
+
+@pytest.mark.full_only  # a beat is looked at when the next one is sent, ten seconds later
+def test_a_heartbeat_is_answered_and_shows_nothing(kiosk: Kiosk) -> None:
+    page = kiosk.connected()
+    before = page.text("#recent")
+    kiosk.api.call("PUT", "/v1/heartbeats/site", 200, json={"device": kiosk.id, "every_s": 10})
+    path = "/v1/heartbeats/site"
+    wait_for(lambda: '"answering"' in kiosk.api.request("GET", path).text, timeout=30, what="an answer")
+    assert page.text("#recent") == before
+    kiosk.api.call("DELETE", path, 204)
 
 
 def test_what_was_missed_is_told(kiosk: Kiosk) -> None:
