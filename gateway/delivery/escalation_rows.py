@@ -36,7 +36,7 @@ RUNNING_ESCALATIONS = 1_000
 ALL_ESCALATIONS = 10_000
 """Escalations of all apps: of those that are due together, each has to be looked at for whose turn it is."""
 DUE_STEPS = 20
-"""Escalations that one operation looks at; with a hundred devices a step it takes about 20 ms."""
+"""Escalations that one operation looks at; with a hundred devices a step it takes about 10 ms."""
 CLEARED_PUSHES = 5
 """Steps that one operation takes back, of a hundred devices each: about 5 ms."""
 
