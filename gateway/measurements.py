@@ -197,7 +197,7 @@ def end_rows_after(connection: sqlite3.Connection, after: int) -> tuple[list[tup
         return [], max(after, last), False
     rows = connection.execute(
         "SELECT type, reason, sum(size) FROM event WHERE no > ? AND no <= ?"
-        " AND type IN (SELECT value FROM json_each(?)) GROUP BY type, reason",
+        " AND type IN (SELECT value FROM json_each(?)) AND app_no > 0 GROUP BY type, reason",  # beats are nobody's
         (after, to, _END_TYPES),
     ).fetchall()
     return rows, to, to < last

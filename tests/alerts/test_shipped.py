@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.delivery.heartbeat_rows import Beaten, HeartbeatState
 from tests.alerts.shipped import (
     ALERTS,
     ROOT,
@@ -37,6 +38,10 @@ Known = dict[str, dict[str, set[str]]]
 async def known_samples(gateway: InProcessGateway) -> Known:
     """What `/metrics` has, with everything that is there only under conditions."""
     gateway.components.certificate_ends = {"server": 0.0, "ca": 0.0}
+    await gateway.call("PUT", "/v1/watches/prices", json={"every_s": 60})
+    gateway.components.delivery.heartbeats.beaten["default/site"] = Beaten(
+        {state.value: 0 for state in HeartbeatState}, slowest_ms=0
+    )
     known: Known = {"up": {}}
     for family in text_string_to_metric_families((await gateway.http.get("/metrics")).text):
         for sample in family.samples:
