@@ -20,7 +20,9 @@ def test_what_may_succeed_later_says_so() -> None:
     retryable = {code for code, row in CATALOGUE.items() if row.retryable}
     assert retryable == {
         "request_timeout",
+        "too_many_attempts",
         "too_many_calls",
+        "too_many_escalations",
         "too_many_streams",
         "rate_limited",
         "internal_error",
