@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from broker.sqlite_store import void_sessions
 from gateway.data_directory import ATTACHMENTS_DIR, BROKER, KEY_FILE, LEDGER
@@ -29,7 +32,19 @@ CONTENTS = {
 
 def make_fleet_directory(folder: Path) -> Path:
     """Three devices and a removed one; a push in rows and one in sets; two sessions, one with a message."""
-    folder.mkdir(mode=0o700)
+    shutil.copytree(_template().name, folder)
+    return folder
+
+
+@cache
+def _template() -> TemporaryDirectory[str]:
+    """All migrations take longer than what is done with the result: one for all."""
+    made = TemporaryDirectory()
+    _fill(Path(made.name))
+    return made
+
+
+def _fill(folder: Path) -> None:
     prepare(folder / LEDGER)
     with closing(sqlite3.connect(folder / LEDGER)) as ledger:
         ledger.execute("INSERT INTO application (no, id, created_at) VALUES (1, 'default', 0)")
@@ -65,4 +80,3 @@ def make_fleet_directory(folder: Path) -> Path:
     (folder / ATTACHMENTS_DIR).mkdir()
     (folder / ATTACHMENTS_DIR / ATTACHMENT).write_text("hi")
     (folder / KEY_FILE).write_text("key_secret\n")
-    return folder

@@ -7,7 +7,9 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -23,9 +25,18 @@ from tests.gateway.store.test_migrations import ledger_of, schema
 DAY = 86_400
 
 
+@cache
+def _empty(revision: str) -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "old.db"
+        ledger_of(revision, path).close()
+        return path.read_bytes()
+
+
 def old_ledger(folder: Path, revision: str = "0016", rows: int = 1) -> Path:
     path = folder / "fleetpush.db"
-    with closing(ledger_of(revision, path)) as connection:
+    path.write_bytes(_empty(revision))
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.executemany(
             "INSERT INTO application (id, created_at) VALUES (?, 0)",
