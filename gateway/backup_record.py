@@ -76,13 +76,19 @@ def change_record(data_dir: Path, **changes: Any) -> BackupRecord:
 
 
 def origin_of(data_dir: Path) -> str:
-    """Return the random name of a data directory, and give it one if it has none. Raises OSError."""
-    with _turn(data_dir):
-        record = read_record(data_dir)
-        if not record.origin:
-            record = replace(record, origin=secrets.token_hex(8))
-            _write(data_dir, record)
-        return record.origin
+    """Return the random name of a data directory, and give it one if it has none; empty if it cannot be given one.
+
+    A full disk is a reason to back up to another one, and no reason not to.
+    """
+    try:
+        with _turn(data_dir):
+            record = read_record(data_dir)
+            if not record.origin:
+                record = replace(record, origin=secrets.token_hex(8))
+                _write(data_dir, record)
+            return record.origin
+    except OSError:
+        return read_record(data_dir).origin
 
 
 def record_made(data_dir: Path, made_at: int, made_bytes: int, interval_seconds: int = 0) -> None:

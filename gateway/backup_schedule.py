@@ -112,25 +112,27 @@ class BackupSchedule:
         else:
             manifest = create(plan.data_dir, path, recipients=plan.recipients, scratch=plan.scratch)
         size = path.stat().st_size
-        record_made(plan.data_dir, manifest.moment, size, plan.every_seconds)
-        text = f"{path}: {size:,} bytes"
-        if proof is not None:
-            record_proof(
-                plan.data_dir,
-                origin=manifest.origin,
-                proven_of=manifest.moment,
-                proven_at=proof.proven_at,
-                file=str(path.absolute()),
-            )
-            text += f", {proof.describe()}"
+        text = f"{path}: {size:,} bytes" + (f", {proof.describe()}" if proof is not None else "")
+        try:
+            record_made(plan.data_dir, manifest.moment, size, plan.every_seconds)
+            if proof is not None:
+                record_proof(
+                    plan.data_dir,
+                    origin=manifest.origin,
+                    proven_of=manifest.moment,
+                    proven_at=proof.proven_at,
+                    file=str(path.absolute()),
+                )
+        except OSError as error:
+            text += f"; it cannot be recorded in {plan.data_dir}: {error.strerror}"
         self._report(text)
-        self.remove_surplus()
+        self.remove_surplus(made=path)
 
-    def remove_surplus(self) -> None:
-        """Remove the oldest backups beyond those to keep; never the newest that is proven."""
-        proven = read_record(self._plan.data_dir).proven_file
+    def remove_surplus(self, made: Path) -> None:
+        """Remove the oldest backups beyond those to keep; never the newest that is proven, nor the one just made."""
+        kept = {read_record(self._plan.data_dir).proven_file, str(made.absolute())}
         surplus = [path for _, path in self.existing()][: -self._plan.keep]
-        removed = [path for path in surplus if str(path.absolute()) != proven]
+        removed = [path for path in surplus if str(path.absolute()) not in kept]
         for path in removed:
             path.unlink(missing_ok=True)
         if removed:

@@ -112,7 +112,7 @@ def verify_backup(
         print_json({**facts, "contents": proof.manifest.contents, "seconds": proof.seconds, "recorded": recorded})
     else:
         print_line(f"{file}: {proof.describe()}")
-    if not recorded:
+    if not recorded and source.is_dir():
         note(f"Not recorded: it is no backup of {source}.")
 
 

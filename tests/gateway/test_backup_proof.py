@@ -51,20 +51,40 @@ def test_a_proof_says_in_a_line_what_came_back(data_dir: Path, tmp_path: Path, s
     assert os.listdir(scratch) == []
 
 
-def test_a_server_proves_what_it_cannot_read(data_dir: Path, tmp_path: Path, scratch: Path) -> None:
+opened: list[str] = []
+"""Names of files that this process opens; filled by a hook, which stays."""
+
+
+@pytest.fixture
+def watched() -> list[str]:
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event in ("open", "sqlite3.connect"):
+            opened.append(str(arguments[0]))
+
+    if not opened:
+        sys.addaudithook(note)
+    opened[:] = ["begun"]
+    return opened
+
+
+def test_a_proof_opens_no_file_of_the_server(data_dir: Path, tmp_path: Path, scratch: Path, watched: list[str]) -> None:
+    """So it costs the running server nothing but time of the disk and the processor."""
+    backup.create(data_dir, tmp_path / "fleet.tgz")
+    assert any(name.startswith(str(data_dir)) for name in watched)
+    watched.clear()
+    prove(tmp_path / "fleet.tgz", scratch)
+    assert any(name.startswith(str(scratch)) for name in watched)
+    assert [name for name in watched if name.startswith(str(data_dir))] == []
+
+
+def test_a_server_proves_what_it_cannot_read(data_dir: Path, tmp_path: Path, scratch: Path, watched: list[str]) -> None:
     owner = Identity.generate()
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     file = folder / "fleet.tgz.age"
-    clear: list[str] = []
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "open" and str(arguments[0]).startswith(str(folder)):
-            clear.extend(path.name for path in folder.rglob("*.db"))
-
-    sys.addaudithook(watch)
     made = create_proven(data_dir, file, recipients=[owner.to_public()], scratch=scratch).manifest
-    assert clear == [], "nothing in the clear where the backup goes"
+    there = {Path(name).name for name in watched if Path(name).is_relative_to(folder)}
+    assert not there & {"fleetpush.db", "broker.db", "admin.key"}, "nothing in the clear where backups go"
     content = file.read_bytes()
     assert all(text not in content for text in (b"SQLite", b"manifest", b"key_secret"))
     assert [path.name for path in folder.iterdir()] == ["fleet.tgz.age"]
@@ -205,6 +225,18 @@ def test_sessions_stay_only_if_that_is_asked_for(data_dir: Path, tmp_path: Path)
         backup.restore(tmp_path / "fleet.tar", tmp_path / name, keep_sessions=keep_sessions)
         with closing(sqlite3.connect(tmp_path / name / "broker.db")) as broker:
             assert broker.execute("SELECT count(*) FROM session").fetchone() == (sessions,)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_full_disk_of_the_server_stops_no_backup_to_another(
+    data_dir: Path, tmp_path: Path, verify: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, _: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("gateway.backup_record.write_private", refuse)
+    (create_proven if verify else backup.create)(data_dir, tmp_path / "fleet.tgz")
+    assert prove(tmp_path / "fleet.tgz", tmp_path).manifest.origin == ""
 
 
 def test_contents_of_nothing_are_said_as_such() -> None:

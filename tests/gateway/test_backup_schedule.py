@@ -173,3 +173,12 @@ def test_a_folder_has_one_schedule(tmp_path: Path) -> None:
         scheduled_folder(tmp_path / "b"),
     ):
         raise AssertionError
+
+
+def test_the_one_just_made_stays_beside_one_of_the_future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_fleet_directory(tmp_path / "data")
+    empty_backups(monkeypatch)
+    service = Service(tmp_path, keep=1)
+    (service.folder / "fleetpush-20310101T000000Z.tgz").touch()
+    service.schedule.run_due()
+    assert service.names == ["fleetpush-20261201T082000Z.tgz", "fleetpush-20310101T000000Z.tgz"]

@@ -187,3 +187,24 @@ def test_a_start_that_is_killed_in_between_is_made_good_by_the_next(tmp_path: Pa
     assert revision_of(path) == migrations.HEAD
     assert revision_of(tmp_path / "fleetpush.db.before-r0016") == "0016"
     assert names(tmp_path) == ["fleetpush.db", "fleetpush.db.before-r0016"]
+
+
+def test_where_files_share_blocks_nothing_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As XFS and btrfs do it; a file system that cannot refuses the call, as this machine's."""
+
+    def clone(target: int, request: int, source: int) -> None:
+        assert request == kept_ledger.FICLONE
+        os.sendfile(target, source, 0, os.fstat(source).st_size)
+
+    monkeypatch.setattr("gateway.kept_ledger.fcntl.ioctl", clone)
+    monkeypatch.setattr(kept_ledger, "_has_room", lambda *_: False)
+    path = old_ledger(tmp_path, rows=50)
+    with closing(sqlite3.connect(path)) as before:
+        before.execute("INSERT INTO application (id, created_at) VALUES ('in the log', 0)")
+        before.commit()
+        prepare(path)
+    kept = tmp_path / "fleetpush.db.before-r0016"
+    assert revision_of(kept) == "0016"
+    with closing(sqlite3.connect(kept)) as old:
+        assert old.execute("SELECT count(*) FROM application").fetchone() == (51,)
+        assert old.execute("PRAGMA integrity_check").fetchone() == ("ok",)
