@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from client_sim.push import Push
-from gateway.cli.listen import OPEN_PUSHES, Screen, load_or_enrol
+from gateway.cli.listen import OPEN_PUSHES, Screen, load_or_enrol, trusted_keys
 from gateway.cli.server_client import RequestRefused, ServerClient
 from gateway.cli.terminal import Failure
 
@@ -232,3 +232,15 @@ def test_a_removed_device_is_enrolled_anew(tmp_path: Path, capsys: pytest.Captur
     server = Enrolment(tmp_path, problems={"/v1/devices/kiosk-1/token": "device_not_found"})
     load_or_enrol(cast(ServerClient, server), "kiosk-1", rotate=True)
     assert server.calls == ["/v1/devices/kiosk-1/token", "/v1/devices"]
+
+
+@pytest.mark.parametrize("content", [None, "", '{"keys": []}', '{"keys": [{"kty": "RSA"}]}'])
+def test_a_file_without_keys_to_trust_is_named_with_the_remedy(tmp_path: Path, content: str | None) -> None:
+    """A device that was told to trust somebody does not obey everybody instead."""
+    pinned = tmp_path / "trusted-keys.json"
+    if content is not None:
+        pinned.write_text(content)
+    with pytest.raises(Failure, match="signing show") as failed:
+        trusted_keys(pinned, tmp_path / "kiosk-1.jwk")
+    assert failed.value.exit_code == 2
+    assert list(tmp_path.glob("*.jwk")) == []
