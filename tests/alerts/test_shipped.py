@@ -48,9 +48,10 @@ async def known_samples(gateway: InProcessGateway) -> Known:
             labels = known.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
-        if not family.samples:  # one with labels that nothing has happened to yet
+    for family in gateway.components.metrics._registry.collect():
+        if not family.samples:  # nothing has happened to it yet: its labels are known, but not their values
             name = family.name + ("_total" if family.type == "counter" else "")
-            known[name] = {label: set() for label in ("reason", "limit", "kind")}
+            known[name] = {label: set() for label in getattr(family, "_labelnames", ())}
     return known
 
 
@@ -70,9 +71,11 @@ def complaints(expr: str, known: Known) -> list[str]:
             if label not in its_labels:
                 found.append(f"{selector.name} has no label {label}")
             elif operator in ("=", "=~"):
-                values = wanted.split("|") if operator == "=~" else [wanted]
+                values, there = wanted.split("|") if operator == "=~" else [wanted], its_labels[label]
                 found += [
-                    f"{label} of {selector.name} is never {value}" for value in values if value not in its_labels[label]
+                    f"{label} of {selector.name} is never {value}"
+                    for value in values
+                    if there and value not in there and value != ".*"
                 ]
     return [*found, *(f"nothing has a label {label}" for label in sorted(grouped_by(expr) - labels))]
 
