@@ -166,6 +166,7 @@ def test_the_wheel_holds_the_product_and_no_tests(distributions: Distributions) 
     simulator = {"scenarios/steady.toml", "templates/simulation.html", "templates/simulation.css"}
     assert {f"client_sim/simulator/{name}" for name in simulator} | {"client_sim/web/index.html"} <= packed
     assert {f"{package}/py.typed" for package in PACKAGES} <= packed
+    assert {"gateway/deploy/fleetpush.service", "gateway/deploy/fleetpush.socket"} <= packed
     assert {"gateway/deploy/prometheus-alerts.yml", "gateway/deploy/grafana-dashboard.json"} <= packed
     assert not [name for name in packed if "node_modules" in name], "what npm fetched is not ours"
     assert distributions.wheel.name.endswith("-py3-none-any.whl")

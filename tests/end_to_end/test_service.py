@@ -8,12 +8,14 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Authority
-from tests.end_to_end.harness import Server, StartFailed, wait_for
+from tests.disk_faults import DiskFaults
+from tests.end_to_end.harness import Api, Server, StartFailed, wait_for
 from tests.end_to_end.wire_device import WireDevice
 from tests.service_manager import NotifySocket
 
@@ -49,6 +51,28 @@ def test_a_loop_that_stands_still_sends_no_pings(tmp_path: Path) -> None:
             assert manager.receive(WATCHDOG_SECONDS) is None
             server.signal(signal.SIGCONT)
             assert "WATCHDOG" in manager.wait(lambda said: True)
+
+
+@pytest.mark.full_only  # a start without a warm process; `test_watchdog` has the writers of one process
+def test_a_writer_that_hangs_in_the_disk_is_named_and_no_ping_is_sent(tmp_path: Path) -> None:
+    """The loop runs meanwhile, and HTTP answers."""
+    faults = DiskFaults(tmp_path, tmp_path / "data")
+    with NotifySocket(tmp_path) as manager:
+        environment = {"WATCHDOG_USEC": str(int(WATCHDOG_SECONDS * 1_000_000)), "NOTIFY_SOCKET": manager.address}
+        with Server(tmp_path / "data", env=environment | faults.env) as server, ThreadPoolExecutor(1) as pool:
+            manager.wait(lambda said: "WATCHDOG" in said)
+            faults.delay_syncs(5_000, "fleetpush.db")
+            enrolling = pool.submit(server.api.enrol, "kiosk-1")
+            found = manager.wait(lambda said: "operation" in said["STATUS"])
+            assert re.match(r"the writer of the ledger has been at one operation for \d s", found["STATUS"])
+            assert "WATCHDOG" not in found
+            server.wait_log("no sign of life: the writer of the ledger")
+            other = Api(server.url, None)
+            assert other.request("GET", "/healthz").status_code == 200
+            other.close()
+            faults.mend()
+            manager.wait(lambda said: "WATCHDOG" in said)
+            assert enrolling.result(15).id == "kiosk-1"
 
 
 class Listeners:

