@@ -119,23 +119,21 @@ async def problems(request: Request) -> Response:
 
 def _problems_page(document: dict[str, Any]) -> str:
     everywhere = sum(len(operations) for operations in document["paths"].values())
-    with_key = sum(
-        (method, path) not in WITHOUT_KEY
+    with_key = {
+        f"{method.upper()} {path}"
         for path, operations in document["paths"].items()
-        if path.startswith("/v1/")
         for method in operations
-    )
+        if path.startswith("/v1/") and (method, path) not in WITHOUT_KEY
+    }
     answering = operations_by_code(document)
 
     def whose(code: str) -> str:
         found = answering[code]
         if len(found) == everywhere:
             return "every operation"
-        if len(found) == with_key and not any(f"{method.upper()} {path}" in found for method, path in WITHOUT_KEY):
-            return "every operation that needs a key"
         also = ["what is no operation"] if code in OF_NO_OPERATION else []
-        if sum(" /v1/" in operation for operation in found) == with_key:
-            also, found = ["every operation below <code>/v1</code>"], [name for name in found if " /v1/" not in name]
+        if with_key.issubset(found):
+            also, found = ["every operation that needs a key"], [name for name in found if name not in with_key]
         return ", ".join([*also, *(f"<code>{html.escape(operation)}</code>" for operation in found)])
 
     rows = "".join(

@@ -72,22 +72,19 @@ def errors_page() -> str:
     document = openapi_document()
     answering = operations_by_code(document)
     everywhere = sum(len(operations) for operations in document["paths"].values())
-    with_key = sum(
-        (method, path) not in WITHOUT_KEY
+    with_key = {
+        f"{method.upper()} {path}"
         for path, found in document["paths"].items()
-        if path.startswith("/v1/")
         for method in found
-    )
-    keyless = {f"{method.upper()} {path}" for method, path in WITHOUT_KEY}
+        if path.startswith("/v1/") and (method, path) not in WITHOUT_KEY
+    }
 
     def whose(found: Sequence[str]) -> str:
         if len(found) == everywhere:
             return "every operation"
-        if sum(" /v1/" in operation for operation in found) == with_key:
-            others = [f"`{operation}`" for operation in found if " /v1/" not in operation]
-            return ", ".join(["every operation below `/v1`", *others])
-        if len(found) == with_key and not keyless.intersection(found):
-            return "every operation that needs a key"
+        if with_key.issubset(found):
+            others = [f"`{operation}`" for operation in found if operation not in with_key]
+            return ", ".join(["every operation that needs a key", *others])
         return f"{len(found)} operations" if len(found) > 6 else ", ".join(f"`{operation}`" for operation in found)
 
     rows = [
