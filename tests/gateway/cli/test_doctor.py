@@ -23,8 +23,10 @@ from gateway.cli.doctor import (
     check_descriptors,
     check_disk,
     check_ports,
+    check_tokens,
     examine,
 )
+from tests.gateway.cli.fake_server import FakeServer
 
 NOW = datetime.now(UTC)
 
@@ -182,3 +184,15 @@ def test_the_age_of_the_last_proven_backup_is_told(tmp_path: Path) -> None:
     assert backups(tmp_path, 13)[1] == ("warn", text.format("13 hours")), "two of the schedule are missing"
     assert age(59) == "59 seconds"
     assert age(150) == "2 minutes"
+
+
+def test_devices_that_do_not_renew_their_token_are_named(fake: FakeServer) -> None:
+    assert list(check_tokens(fake.client())) == [], "nothing where no token ends"
+    fake.answer = lambda request: {"items": [{"device_id": "kiosk-1"}, {"device_id": "kiosk-2"}], "next_cursor": None}
+    (found,) = check_tokens(fake.client())
+    assert found.level == "warn"
+    assert found.text.startswith("2 devices have a token that has ended or ends within 3 days, kiosk-1 for one")
+    assert "devices list --token-ends-within 3d" in found.remedy
+    fake.answer = lambda request: {"items": [{"device_id": "kiosk-1"}] * 1000, "next_cursor": "x"}
+    (found,) = check_tokens(fake.client())
+    assert found.text.startswith("more than 1000 devices")

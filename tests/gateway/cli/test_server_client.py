@@ -207,7 +207,7 @@ def test_what_the_fleets_ca_signed_is_trusted_until_a_renewal_is_read(script: Sc
         findings = check_server(SetUp(tmp_path, "127.0.0.1", 0, 0))
         return [(found.level, found.subject, found.remedy) for found in findings if found.level != "ok"]
 
-    script.answers = [(200, {})] * 5
+    script.answers = [(200, {"items": [], "next_cursor": None})] * 7
     assert doctor_says() == []
     make_certificate()
     with ServerClient.find(None, tmp_path) as client:
