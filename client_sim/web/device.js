@@ -183,6 +183,12 @@ export class FleetpushDevice {
   }
 
   #clientId;
+  /** Connects with another token from the next time on; the connection that there is stays. */
+  useToken(token) {
+    this.#token = token;
+    this.#client.options.password = token;
+  }
+
   #token;
   /** Connects with TLS: then the token goes nowhere without. */
   #tls;

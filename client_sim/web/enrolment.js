@@ -14,6 +14,9 @@ const NONCE_BYTES = 32;
 /** Attempts while the server is busy or does not answer, and the pause before the second, which doubles. */
 const ATTEMPTS = 5;
 const FIRST_PAUSE_MS = 1000;
+/** A token that ends is renewed after such a share of its life: each page draws its own moment. */
+const FIRST_RENEWAL = 0.6;
+const LAST_RENEWAL = 0.7;
 const RETRYABLE = [429, 502, 503, 504, 507];
 
 /** The server refuses; `code` is its problem's, such as `code_used`. */
@@ -34,23 +37,34 @@ export function codeAddress(text, server) {
 }
 
 /**
- * Trades a code for a credential, {device, token, url, app}. `about` is what the device knows of itself: {device_id, name,
+ * Trades a code for a credential, {device, token, url, app, server, renewAt}. `about` is what the device knows of itself: {device_id, name,
  * attributes}. Throws EnrolmentRefused; or TypeError when no server answers, or it does not let this page read the answer.
  */
 export async function enrol(text, { server, about = {} } = {}) {
   const label = codeAddress(text, server);
   const body = JSON.stringify({ ...about, code: label.code, nonce: await nonceFor(label.code) });
-  const answer = await send(`${label.server}/v1/enrol`, body);
-  const { device_id, token, mqtt } = answer;
+  const credential = credentialIn(await send(`${label.server}/v1/enrol`, body), label.server);
   localStorage.removeItem(BEGUN);
-  return { device: device_id, token, url: reachable(mqtt.websocket, label.server), app: mqtt.topics.push.split("/")[0] };
+  return credential;
 }
 
-async function send(url, body) {
+/** The credential with a new token, for one whose token ends: `renewAt` says when. Throws as `enrol` does. */
+export async function renew({ server, device, token }) {
+  return credentialIn(await send(`${server}/v1/devices/${device}/token/renewal`, "{}", token), server);
+}
+
+function credentialIn({ device_id, token, token_expires_in, mqtt }, server) {
+  const credential = { device: device_id, token, url: reachable(mqtt.websocket, server), app: mqtt.topics.push.split("/")[0], server };
+  const share = FIRST_RENEWAL + Math.random() * (LAST_RENEWAL - FIRST_RENEWAL);
+  return token_expires_in === null ? credential : { ...credential, renewAt: Date.now() + token_expires_in * 1000 * share };
+}
+
+async function send(url, body, token) {
+  const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
   for (let attempt = 1; ; attempt += 1) {
     let failure;
     try {
-      const answer = await fetch(url, { method: "POST", headers: { "Content-Type": "application/json" }, body });
+      const answer = await fetch(url, { method: "POST", headers, body });
       if (answer.ok) return await answer.json();
       const problem = await answer.json().catch(() => ({}));
       failure = new EnrolmentRefused(problem.detail ?? `it answers ${answer.status}`, problem.code ?? "");

@@ -11,13 +11,15 @@
  */
 
 import { Banners, make, others } from "./banners.js";
-import { EnrolmentRefused, codeAddress, enrol } from "./enrolment.js";
+import { EnrolmentRefused, codeAddress, enrol, renew } from "./enrolment.js";
 import { Player } from "./player.js";
 import { fillIn, hasText, isolated, language, text } from "./texts.js";
 
 /** Where pages of before kept the permission that the server knows of, whichever device they were. */
 const PERMISSION_OF_ORIGIN = "permission";
 const CREDENTIAL = "fleetpush.credential";
+/** Time between two looks at whether the token has to be renewed. */
+const RENEWAL_CHECK_MS = 600_000;
 /** Lines of what was pushed lately. */
 const RECENT_LINES = 6;
 /** Attempts without an opened connection after which the page says what to check: about 3 seconds of them. */
@@ -197,6 +199,8 @@ async function begin() {
     });
     globalThis.fleetpush = { device };
     await device.start();
+    setInterval(renewToken, RENEWAL_CHECK_MS);
+    renewToken();
     await reportKey();
   } catch (error) {
     if (await isThere(MQTT_JS)) {
@@ -406,6 +410,21 @@ function drawState(state, detail) {
   if (state === "connected") $("setup").hidden = true;
   if (state === "disconnected") drawCheck();
   else if (state !== "connecting") $("check").textContent = "";
+}
+
+/** Renews a token that ends when it is time for it, in one tab; what fails is tried at the next look. */
+function renewToken() {
+  return navigator.locks.request("fleetpush.renewal", async () => {
+    const credential = keptCredential();
+    if (!(credential?.renewAt <= Date.now())) return;
+    try {
+      const renewed = await renew(credential);
+      keep(renewed);
+      device.useToken(renewed.token);
+    } catch (error) {
+      console.warn(`the token was not renewed: ${error.message}`);
+    }
+  });
 }
 
 /** What to check about a server that no attempt has reached: a browser does not say what is wrong. */

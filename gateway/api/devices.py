@@ -24,6 +24,7 @@ from gateway.api.bodies import (
     read_body,
     read_model,
 )
+from gateway.api.cross_origin import permission, readable
 from gateway.api.json_items import items_of
 from gateway.api.openapi import patch_body, request_body
 from gateway.api.problems import validation_problem
@@ -244,7 +245,18 @@ async def renew_token(device_id: DeviceId, request: Request, principal: DeviceMa
     the key, or a key with the scope `devices`.
     """
     shown = shown_token(header_of(request, b"authorization")) if principal.is_device else None
-    return json_response(await services(request).devices.renew(principal.app_no, principal.app_id, device_id, shown))
+
+    async def renewed(request: Request) -> Response:
+        found = services(request).devices
+        return json_response(await found.renew(principal.app_no, principal.app_id, device_id, shown))
+
+    return await readable(request, renewed)
+
+
+@router.options("/{device_id}/token/renewal", include_in_schema=False)
+async def permit_renewal() -> Response:
+    """Browsers ask before a page of another origin may show its token (CORS)."""
+    return permission("POST", "Authorization, Content-Type")
 
 
 @router.get("/{device_id}/mailbox", response_model=responses.MailboxResponse)

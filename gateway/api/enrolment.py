@@ -7,14 +7,13 @@ because a browser can be a device, and because it gives nothing to who has no co
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
-from gateway.api import problems, responses
+from gateway.api import responses
 from gateway.api.bodies import UNCOUNTED_BYTES, json_response, read_model
+from gateway.api.cross_origin import HEADERS, permission, readable
 from gateway.api.openapi import request_body
 from gateway.api.problems import validation_problem
 from gateway.api.services import services
@@ -26,18 +25,6 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/enrol", tags=["enrolment"])
 
-HEADERS: Final[Mapping[str, str]] = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Retry-After",
-    "Cache-Control": "no-store",
-}
-_PERMITTED: Final[Mapping[str, str]] = {
-    **HEADERS,
-    "Access-Control-Allow-Headers": "Content-Type",
-    "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Max-Age": "86400",
-}
-
 
 @router.post(
     "", status_code=201, response_model=responses.EnrolledDeviceResponse, openapi_extra=request_body(EnrolmentRequest)
@@ -48,7 +35,7 @@ async def enrol_by_code(request: Request) -> Response:
     If the answer is lost, the device asks again with the same `nonce`. A wrong code is answered late, and the later the
     more of them come from an address. Needs no key.
     """
-    return await _readable(request, _enrolled)
+    return await readable(request, _enrolled)
 
 
 @router.post(
@@ -69,19 +56,7 @@ async def ask_for_token(request: Request) -> Response:
     The device shows `confirmation` on its screen, and calls again as often as `Retry-After` says. An operator who sees
     the same text confirms the request; the next call then has the token. Needs no key.
     """
-    return await _readable(request, _asked_again)
-
-
-async def _readable(request: Request, answer_to: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Answer so that a page of any origin can read it, refusals too."""
-    try:
-        answer = await answer_to(request)
-    except Exception as error:
-        answer, expected = await problems.answer(request, error)
-        if not expected:
-            raise
-    answer.headers.update(HEADERS)
-    return answer
+    return await readable(request, _asked_again)
 
 
 async def _asked_again(request: Request) -> Response:
@@ -140,4 +115,4 @@ async def show_ca(request: Request) -> Response:
 @router.options("/ca", include_in_schema=False)
 async def permit_pages() -> Response:
     """Browsers ask before a page of another origin may send JSON (CORS)."""
-    return Response(status_code=204, headers=_PERMITTED)
+    return permission("GET, POST", "Content-Type")

@@ -6,8 +6,10 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,27 @@ def test_listen_needs_a_code_and_no_key(fleet: Server, tmp_path: Path) -> None:
 def is_online(server: Server, device_id: str) -> bool:
     answer = server.api.request("GET", f"/v1/devices/{device_id}")
     return answer.status_code == 200 and bool(answer.json()["online"])
+
+
+def test_a_device_renews_a_token_that_ends(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("--clock-speed", "200")
+    answer = server.api.call("POST", "/v1/devices", 201, json={"device_id": "till-3", "token_days": 30})
+    issued = time.monotonic()
+    wait_for(lambda: time.monotonic() - issued > 0.4, what="a minute of the server's clock to pass")
+    due = replace(Credential.of(answer, server.url, None), renew_at=time.time())
+    due.save(tmp_path / "till.json")
+
+    def kept() -> Credential:
+        found = Credential.load(tmp_path / "till.json")
+        assert found is not None, "there all the time"
+        return found
+
+    with Device.enrol(None, tmp_path / "till.json") as device:
+        assert device.wait_connected(15)
+        wait_for(lambda: kept().token != due.token, what="the new token")
+    assert kept().renew_at is not None
+    with Device.enrol(None, tmp_path / "till.json") as device:
+        assert device.wait_connected(15), "with the new one"
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["before", "after"])

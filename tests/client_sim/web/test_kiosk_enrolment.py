@@ -80,6 +80,21 @@ def test_a_page_that_was_closed_too_early_shows_the_same_nonce(kiosk: Kiosk) -> 
     opened(kiosk, code).wait_for(CONNECTED)
 
 
+def test_a_token_that_ends_is_renewed(kiosk: Kiosk) -> None:
+    body = {"device_id": f"{kiosk.id}-ends", "token_days": 30}
+    code = kiosk.api.call("POST", "/v1/invitations", 201, json=body)["invitations"][0]["code"]
+    page = opened(kiosk, code)
+    page.wait_for(CONNECTED)
+    kept = 'JSON.parse(localStorage["fleetpush.credential"])'
+    assert page.evaluate(f"({kept}.renewAt - Date.now()) / 864e5 > 17.9")
+    kiosk.forgive("429")  # it is less than a minute old: what counts is that the page asks, and may read the answer
+    asked = page.evaluate(f"""import("./enrolment.js").then(({{ renew }}) => {{
+        Math.random = () => 0.001;
+        return renew({kept}).then(() => "renewed", (error) => error.code);
+    }})""")
+    assert asked == "rate_limited"
+
+
 def test_a_server_that_does_not_answer_is_named(kiosk: Kiosk) -> None:
     kiosk.forgive("Failed to load resource")
     kiosk.relay.cut()
