@@ -26,7 +26,6 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import ConfigDict, Field, model_validator
 from pyroaring import BitMap
 
-from gateway.delivery.delivery_sets import SET_DEVICES
 from gateway.delivery.duties import ChosenDevices, chosen_devices
 from gateway.delivery.event_log import log_of_device, remove_events_to
 from gateway.delivery.push import DeviceId, Name
@@ -39,8 +38,7 @@ SERVER_APP = 0
 """Number that stands for the server itself where an app's would."""
 KIND = "heartbeat"
 BEATEN_DEVICES = 20
-"""Devices of a heartbeat. Fewer than are worth a set: the mailbox of a device has no sets of another app."""
-assert BEATEN_DEVICES < SET_DEVICES, "beats are rows"
+"""Devices of a heartbeat: some of a site, to tell whether it is there."""
 DUE_BEATS = 20
 """Heartbeats that one operation sees to: 400 deliveries at most, about 10 ms."""
 KEPT_MS = 600_000

@@ -246,6 +246,7 @@ class PushStore:
         # What is checked for one device alone is a row. Pushes to few devices do not wait until there are fewer sets.
         pending.in_sets = (
             pending.targeted >= delivery_sets.SET_DEVICES
+            and app_no > 0  # a beat: devices have no sets but those of their app
             and self._limits.keeps_sets
             and not pending.limited
             and not self._policies.may_pass_mute(app_no, kind, channel, priority)
