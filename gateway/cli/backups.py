@@ -54,7 +54,7 @@ def backup(
         fail("name a FILE for one backup, or --every and --to for a schedule", 2)
     recipients = recipients_of(key)
     lower_priority()
-    end_by_exception()
+    end_by_exception(is_service=file is None)
     if file is None:
         assert every is not None, "checked above"
         assert to is not None, "checked above"
@@ -194,11 +194,12 @@ def run_schedule(
         fail(explained(error))
 
 
-def end_by_exception() -> None:
-    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, so that copies in the clear are removed."""
+def end_by_exception(*, is_service: bool = False) -> None:
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, so that copies in the clear are removed. To be told to end
+    is a service's good end, and leaves another command's work undone."""
 
     def end(number: int, _: object) -> None:
-        sys.exit(0 if number == signal.SIGTERM else 128 + number)
+        sys.exit(0 if is_service and number == signal.SIGTERM else 128 + number)
 
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, end)

@@ -79,3 +79,28 @@ def test_a_fleet_comes_back_from_what_the_schedule_made(start_server: StartServe
     late: WireDevice = wire(copy, device).start()
     late.wait_received(3)
     assert late.push_ids() == waiting
+
+
+def test_a_server_that_moves_takes_its_sessions_along(start_server: StartServer, wire: Wire, tmp_path: Path) -> None:
+    server = start_server()
+    device = server.api.enrol("till-1")
+    client: WireDevice = wire(server, device)
+    client.answer = lambda publish: None
+    client.start()
+    unanswered = server.api.push(device.id, data="unanswered")
+    client.wait_push(unanswered)
+    client.drop()
+    waiting = server.api.push(device.id, data="waiting")
+    assert server.stop() == 0
+    file, into = tmp_path / "fleet.tgz", tmp_path / "elsewhere"
+    made = fleetpush("backup", str(file), "--data-dir", str(server.data_dir))
+    assert made.returncode == 0, made.stderr
+    moved = fleetpush("restore", str(file), "--keep-sessions", "--data-dir", str(into))
+    assert moved.returncode == 0, moved.stderr
+    copy = start_server(data_dir=into)
+    again: WireDevice = wire(copy, device)
+    assert again.connect().session_present, "it need not subscribe again"
+    again.wait_received(2)
+    assert again.push_ids() == [unanswered, waiting]
+    for push_id in (unanswered, waiting):
+        copy.api.wait_counts(push_id, delivered=1)

@@ -60,7 +60,7 @@ def test_a_service_manager_that_ends_a_command_leaves_nothing_behind(tmp_path: P
         assert process.stdout is not None, "opened as a pipe"
         assert Path(process.stdout.readline().strip()).exists()
         process.terminate()
-        assert process.wait() == 0
+        assert process.wait() == 128 + signal.SIGTERM, "nothing is done"
     assert list(tmp_path.iterdir()) == []
 
 
