@@ -30,9 +30,10 @@ class BridgeProcess:
     def __init__(self, server: Server, folder: Path, *options: str) -> None:
         self._arguments = ["bridge", "--refresh", "1s", "--discovery", "homeassistant", *options]
         self._folder = folder
+        key = server.api.call("POST", "/v1/keys", 201, json={"name": "bridge", "scopes": ["read", "send"]})
         self.environment = clean_environment(
             FLEETPUSH_URL=server.url,
-            FLEETPUSH_KEY=server.admin_key,
+            FLEETPUSH_KEY=key["key"],
             FLEETPUSH_BRIDGE_PASSWORD=PASSWORD,
             XDG_STATE_HOME=str(folder),
         )
