@@ -119,6 +119,9 @@ def configure_ports(machine: BootedRoot, http_port: int, mqtt_port: int) -> None
 def test_without_systemd_it_is_installed_and_purged_as_well(packages: Packages, tmp_path: Path) -> None:
     root = BareRoot(tmp_path / "root", packages.dependencies)
     try:
+        # Not the first user that comes and goes: adduser's lock and the former user lists (`/etc/gshadow-`) are there.
+        root.run("adduser", "--system", "--quiet", "--group", "--no-create-home", "somebody")
+        root.run("userdel", "somebody")
         files_before, names_before = root.files(), root.names()
         root.install(packages.old)
         assert root.run("/usr/bin/fleetpush", "--version").startswith(f"fleetpush {packages.version} (")
