@@ -69,6 +69,8 @@ def test_everything_is_in_its_place_and_belongs_to_root(content: tarfile.TarFile
     assert {
         CONFIG,
         "/lib/systemd/system/fleetpush.service",
+        "/lib/systemd/system/fleetpush.socket",
+        "/lib/systemd/system/fleetpush-backup.service",
         "/opt/fleetpush/lib/python3.11/site-packages/uvloop-0.23.0.dist-info/METADATA",
         "/usr/share/doc/fleetpush/copyright",
         "/usr/share/doc/fleetpush/changelog.Debian.gz",

@@ -47,7 +47,8 @@ def settings_page() -> str:
 
 A setting `name` is the flag `--name` of `fleetpush serve` (with hyphens), the variable `{PREFIX}NAME`, or the key
 `name` in `fleetpush.toml`. A flag wins over a variable, a variable over the file. `--config FILE` names another file;
-without it `fleetpush.toml` is looked for where `serve` is started, or another command.
+without it `fleetpush.toml` is looked for where `serve` is started, or another command, and then in the folder of the
+installed environment (`sys.prefix`), where the Debian package has a link to `/etc/fleetpush/fleetpush.toml`.
 
 Several values of one setting are separated by commas in a variable, are a list in the file, and a repeated flag on the
 command line. Bytes are a number, or one with its unit: `32 MiB` (`KiB`, `MiB`, `GiB`). A variable that begins with

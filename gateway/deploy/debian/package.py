@@ -102,7 +102,7 @@ def assemble(stage: Path, version: str, output: Path) -> Path:
     _set_modes(stage)
     output.mkdir(parents=True, exist_ok=True)
     package = output / f"{NAME}_{version}_{architecture}.deb"
-    run("dpkg-deb", "--root-owner-group", "-Zzstd", "--build", stage, package.absolute(), SOURCE_DATE_EPOCH=epoch)
+    run("dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", stage, package.absolute(), SOURCE_DATE_EPOCH=epoch)
     return package
 
 
