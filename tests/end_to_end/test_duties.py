@@ -9,7 +9,7 @@ from typing import Any
 
 from client_sim.device import Device
 from client_sim.push import Push
-from tests.end_to_end.conftest import Name, StartServer
+from tests.end_to_end.conftest import Name, StartServer, Wire
 from tests.end_to_end.harness import Api, Server, expect_problem, wait_for
 
 
@@ -102,3 +102,20 @@ def test_kills_lose_no_step_and_double_none(start_server: StartServer, full: int
             api.counts(step["push_id"])  # which conserve
     pushes = list(api.items("/v1/pushes"))
     assert len(pushes) == last * len(sent)
+
+
+def test_an_act_that_was_answered_holds_after_a_kill(start_server: StartServer, wire: Wire) -> None:
+    """The PUBACK of the receipt is the promise: nobody else is told any more, and what waits is taken back."""
+    server = start_server()
+    api = server.api
+    api.enrol("away")
+    device = wire(server, api.enrol("here")).start()
+    steps = [{"devices": ["here", "away"], "wait_s": 1}, {"device": "away"}]
+    api.call("PUT", "/v1/duties/desk", 200, json={"steps": steps})
+    push_id = api.push({"duty": "desk"}, **alert("Door 7"))
+    device.wait_push(push_id)
+    assert device.receipt(push_id, "acted", action="take") == 0
+    server.restart()
+    found = escalation(api, push_id)
+    assert (found["state"], found["acted"]["device_id"], len(found["steps"])) == ("acted", "here", 1)
+    api.wait_counts(push_id, acted=1, cancelled=1)

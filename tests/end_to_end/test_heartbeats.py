@@ -8,7 +8,7 @@ import pytest
 
 from client_sim.device import Device
 from client_sim.push import Push
-from tests.end_to_end.conftest import Name
+from tests.end_to_end.conftest import Name, StartServer
 from tests.end_to_end.harness import Api, Server, wait_for
 
 
@@ -39,3 +39,18 @@ def test_a_device_answers_and_is_missed(server: Server, api: Api, name: Name) ->
     assert f'fleetpush_heartbeat_devices{{heartbeat="default/{site}",state="silent"}} 1.0' in text
     assert [push["push_id"] for push in api.items("/v1/pushes") if push["target"] == {"device": enrolled.id}] == [own]
     api.call("DELETE", f"/v1/heartbeats/{site}", 204)
+
+
+def test_a_watch_does_not_count_the_time_in_which_the_server_was_down(start_server: StartServer) -> None:
+    server = start_server()
+    api = server.api
+    api.enrol("kiosk")
+    before = api.call("PUT", "/v1/watches/prices", 200, json={"every_s": 3_600})
+    api.push("kiosk", data=1)
+    heard = api.call("GET", "/v1/watches/prices", 200)
+    assert heard["heard_at"] is not None
+    server.kill9()
+    server.start()
+    after = api.call("GET", "/v1/watches/prices", 200)
+    assert after["silent"] is False
+    assert after["due_at"] > before["due_at"]
