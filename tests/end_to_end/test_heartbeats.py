@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from client_sim.device import Device
 from client_sim.push import Push
-from tests.end_to_end.conftest import Name, StartServer
-from tests.end_to_end.harness import Api, Server, wait_for
+from tests.end_to_end.conftest import StartServer
+from tests.end_to_end.harness import Api, wait_for
 
 
 def heartbeat(api: Api, name: str) -> dict[str, Any]:
@@ -18,9 +16,10 @@ def heartbeat(api: Api, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.long
-def test_a_device_answers_and_is_missed(server: Server, api: Api, name: Name) -> None:
-    enrolled, site = api.enrol(name()), name()
+def test_a_device_answers_and_is_missed(start_server: StartServer) -> None:
+    server = start_server("--clock-speed", "10")
+    api, site = server.api, "store-7"
+    enrolled = api.enrol("kiosk")
     seen: list[Push] = []
     device = Device(enrolled.id, enrolled.token, port=server.mqtt_port, on_push=seen.append)
     body = {"device": enrolled.id, "every_s": 10, "misses": 1}
