@@ -245,16 +245,21 @@ def _one_line_of(kind: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def unpacked(archive: Path, folder: Path, identities: Sequence[Identity] = ()) -> Iterator[tuple[Manifest, Path]]:
-    """The archive's files in a directory inside `folder`, every claim of the manifest checked. Raises BackupError."""
+def unpacked(
+    archive: Path, folder: Path, identities: Sequence[Identity] = (), *, durable: bool = True
+) -> Iterator[tuple[Manifest, Path]]:
+    """The archive's files in a directory inside `folder`, every claim of the manifest checked. Raises BackupError.
+
+    `durable`: they are synced. Without it they may never reach the disk, and no commit of a server waits for them.
+    """
     with tempfile.TemporaryDirectory(prefix=STAGING, dir=folder, ignore_cleanup_errors=True) as name:
         staging = Path(name)
         with explained(f"{archive}: "):
-            manifest = unpack_all(archive, staging, identities)
+            manifest = unpack_all(archive, staging, identities, durable=durable)
         yield manifest, staging
 
 
-def unpack_all(archive: Path, staging: Path, identities: Sequence[Identity]) -> Manifest:
+def unpack_all(archive: Path, staging: Path, identities: Sequence[Identity], *, durable: bool) -> Manifest:
     try:
         with opened(archive, identities) as tar:
             first = tar.next()
@@ -274,7 +279,7 @@ def unpack_all(archive: Path, staging: Path, identities: Sequence[Identity]) -> 
                     raise BackupError(f"it does not hold {stored.name} as its manifest says: it is damaged")
                 content = tar.extractfile(found)
                 assert content is not None, "a plain file"
-                unpack(content, staging, stored)
+                unpack(content, staging, stored, durable=durable)
     except (
         tarfile.TarError,
         EOFError,
@@ -290,13 +295,14 @@ def unpack_all(archive: Path, staging: Path, identities: Sequence[Identity]) -> 
     return manifest
 
 
-def unpack(content: IO[bytes], staging: Path, stored: StoredFile) -> None:
+def unpack(content: IO[bytes], staging: Path, stored: StoredFile, *, durable: bool) -> None:
     target = staging / stored.name
     target.parent.mkdir(mode=0o700, exist_ok=True)
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         shutil.copyfileobj(content, file, BLOCK_BYTES)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     found = describe_file(staging, stored.name)
     if (found.size, found.sha256) != (stored.size, stored.sha256):
         raise BackupError(f"{stored.name} is damaged: its SHA-256 is not the one that the manifest says")

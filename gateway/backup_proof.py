@@ -1,12 +1,14 @@
 """The proof of a backup: it is restored into a scratch folder, opened as a server would, counted, and removed.
 
 Laws
-1. What is proven is the file: read from its disk to its end, decrypted and decompressed, every sum compared, both
-   databases checked by SQLite, migrated and opened by this version, and the counts that were written when it was made
+1. What is proven is the file: read to its end, decrypted and decompressed, every sum compared, both databases opened
+   and checked by SQLite, migrated if they are of an earlier schema, and the counts that were written when it was made
    (devices, deliveries by state, sessions ..) compared with what came back.
 2. A proof takes as much disk as the backup's manifest says, no more, and gives it back however it ends.
-3. It costs the running server nothing but the disk's time: another process, of low priority, that opens none of the
-   server's files. Only its result is written to the data directory (`backup_record`).
+3. It costs the running server little: another process, of low priority, that opens none of the server's files and, of
+   a backup of this schema, syncs nothing. On a shared disk the server's commits wait for the syncs of others; what is
+   removed before the kernel writes it costs the disk nothing. Only the result goes to the data directory
+   (`backup_record`).
 
 A backup that is encrypted to a public key can be proven where it is made, by a server that cannot read it: it is
 encrypted to a second key as well, which is made for it, never leaves the memory, and is forgotten after the proof.
@@ -21,15 +23,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.sqlite_tables import SCHEMA_VERSION
 from gateway import backup
 from gateway.backup import make_startable
 from gateway.backup_archive import BackupError, Manifest, explained, unpacked
 from gateway.backup_contents import count_contents, describe_contents, first_difference
-from gateway.data_directory import LEDGER
+from gateway.data_directory import BROKER, LEDGER
 from gateway.scratch_folder import scratch_folder
 from gateway.store.database import prepare
 from gateway.store.errors import StorageError
-from gateway.store.migrations import MigrationFailed
+from gateway.store.migrations import HEAD, MigrationFailed
 
 if TYPE_CHECKING:
     from pyrage.x25519 import Identity, Recipient
@@ -62,20 +65,27 @@ def prove(archive: Path, scratch: Path, identities: Sequence[Identity] = ()) -> 
     with (
         explained(f"{archive}: "),
         scratch_folder(scratch) as folder,
-        unpacked(archive, folder, identities) as (manifest, restored),
+        unpacked(archive, folder, identities, durable=False) as (manifest, restored),
     ):
         if LEDGER not in {stored.name for stored in manifest.files}:
             raise BackupError(f"it holds no {LEDGER}: it is no whole backup")
         difference = first_difference(manifest.contents, count_contents(restored)) if manifest.contents else None
         if difference is not None:
             raise BackupError(f"it does not hold what was backed up: {difference}")
-        make_startable(restored)
-        open_as_server(restored, manifest)
+        if not is_current(manifest):
+            migrate_as_server(restored, manifest)
     return BackupProof(manifest, int(time.time()), time.monotonic() - began)
 
 
-def open_as_server(folder: Path, manifest: Manifest) -> None:
-    """Migrate and open a restored ledger; the sessions were opened before. Raises BackupError."""
+def is_current(manifest: Manifest) -> bool:
+    """Are both databases of this version's schemas?"""
+    schemas = {stored.name: stored.schema for stored in manifest.files}
+    return schemas[LEDGER] == HEAD and schemas.get(BROKER, str(SCHEMA_VERSION)) == str(SCHEMA_VERSION)
+
+
+def migrate_as_server(folder: Path, manifest: Manifest) -> None:
+    """Do to restored databases of an earlier schema what a restore and a start do. Raises BackupError."""
+    make_startable(folder)
     try:
         prepare(folder / LEDGER, fresh=False, keep_old=False)
     except (StorageError, MigrationFailed) as error:

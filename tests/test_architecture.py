@@ -44,6 +44,7 @@ MAY_IMPORT_BROKER = (
     "gateway.auth",
     "gateway.backup",
     "gateway.backup_archive",
+    "gateway.backup_proof",
     "gateway.downgrade",
     "gateway.startup",
     "gateway.app",
