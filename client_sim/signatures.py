@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import stat
 import uuid
@@ -48,6 +49,7 @@ MAX_REVOCATIONS = 64
 MAX_AUDIENCES = 1_000
 """Audiences of a statement."""
 ID_CHARACTERS = 64
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Jwk = dict[str, Any]
 """A public key as RFC 7517 writes it."""
@@ -244,7 +246,8 @@ def whole_number(claims: dict[str, Any], name: str) -> int:
 
 
 def _texts(values: list[Any]) -> bool:
-    return all(isinstance(value, str) for value in values)
+    """Whether all are texts, and can be stored: JSON can name half a surrogate pair, which UTF-8 cannot."""
+    return all(isinstance(value, str) and not _SURROGATE.search(value) for value in values)
 
 
 def statement_id(now: float) -> str:

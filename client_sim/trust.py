@@ -165,9 +165,11 @@ class PushVerifier:
                 if push.kind in self._trusted.kinds:
                     raise PushRefused("unsigned", f"this device obeys no {push.kind} that nobody has signed")
                 return push
-            token = SignedToken(str(signed))
+            if not isinstance(signed, str):
+                raise PushRefused("malformed", "no signed push: `signed` is no text")
+            token = SignedToken(signed)
             if token.type == KEY_SET_TYPE:
-                return receipt(push, "acted", result={"key_set": self._take_over(token, str(signed))})
+                return receipt(push, "acted", result={"key_set": self._take_over(token, signed)})
             return self._verified(push, token, known)
         except PushRefused as refused:
             log.warning("push %s is refused: %s: %s", push.push_id, refused.reason, refused)

@@ -108,12 +108,13 @@ class PushVerifier {
   async admit(push, known) {
     try {
       let { signed } = push.message;
-      if ("encrypted" in push.message) signed = await this.#decrypt(String(push.message.encrypted));
+      if ("encrypted" in push.message) signed = await this.#decrypt(push.message.encrypted);
       if (signed === undefined || signed === null) {
         if (!this.#trusted.kinds.includes(push.kind)) return { message: push.message, signedBy: null };
         throw new PushRefused("unsigned", `this device obeys no ${push.kind} that nobody has signed`);
       }
-      const token = readHeader(String(signed));
+      if (typeof signed !== "string") throw new PushRefused("malformed", "no signed push: `signed` is no text");
+      const token = readHeader(signed);
       if (token.typ === KEY_SET_TYPE) return { result: { key_set: await this.#takeOver(token) } };
       return await this.#verified(push, token, known);
     } catch (error) {

@@ -9,7 +9,8 @@ Laws
    to be the same: by the nonce, which it made itself and showed the first time. Others, who have the code alone, do
    not; nor does anybody once the device has connected, or `REPEAT_MS` after the first answer.
 3. A code is stored as its hash, and shown in the one answer that made it. A stranger's wrong code is looked up, on the
-   thread that is kept for such look-ups, and changes nothing on disk.
+   thread that is kept for such look-ups, and changes nothing on disk. Neither does one that was used or has expired,
+   which lies about on old labels: it gets no turn of the writer.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ REPEAT_MS = 3_600_000
 MAX_ANSWERS = 10
 """Answers that a code is good for, repetitions included: each is a token, and a commit."""
 COLUMNS = "id, batch, app_no, code_hash, device, created_at, created_by, expires_at"
+_SPENDING = "i.expires_at, i.used_at, i.nonce_hash, i.answers"
 STATES = ("open", "used", "expired")
 _STATE = "CASE WHEN used_at IS NOT NULL THEN 'used' WHEN expires_at <= ? THEN 'expired' ELSE 'open' END"
 
@@ -227,8 +229,9 @@ class InvitationStore:
         token = new_token()
         nonce_hash = None if asked.nonce is None else secret_hash(asked.nonce)
         now_ms = self._clock_ms()
+        _refuse_spent(found.spending, nonce_hash, now_ms)
         enrolment = DeviceEnrolment(device, device.device_id or f"d-{secrets.token_hex(8)}", token)
-        first = not found.used_at
+        first = found.spending.used_at is None
         if first and not self._quota.reserve(found.app_no, 1):
             raise too_many_devices()
         enrolled = None
@@ -248,6 +251,15 @@ class InvitationStore:
         return credential, "repeated" if enrolled.repeated else "enrolled"
 
 
+class _Spending(NamedTuple):
+    """What has become of a code."""
+
+    expires_at: int
+    used_at: int | None
+    nonce_hash: bytes | None
+    answers: int
+
+
 class _Row(NamedTuple):
     """An invitation as it is stored."""
 
@@ -256,7 +268,7 @@ class _Row(NamedTuple):
     app_id: str
     code_hash: bytes
     device: str
-    used_at: int | None
+    spending: _Spending
 
 
 class _Enrolled(NamedTuple):
@@ -300,11 +312,14 @@ def _exists(connection: sqlite3.Connection, app_no: int, invitation_id: str) -> 
 
 def _find(connection: sqlite3.Connection, digest: bytes) -> _Row | None:
     row = connection.execute(
-        "SELECT i.no, i.app_no, a.id, i.code_hash, i.device, i.used_at FROM invitation AS i"
+        f"SELECT i.no, i.app_no, a.id, i.code_hash, i.device, {_SPENDING} FROM invitation AS i"
         " JOIN application AS a ON a.no = i.app_no WHERE i.code_hash = ?",
         (digest,),
     ).fetchone()
-    return None if row is None else _Row(*row)
+    if row is None:
+        return None
+    no, app_no, app_id, code_hash, device, *spending = row
+    return _Row(no, app_no, app_id, code_hash, device, _Spending(*spending))
 
 
 def _merged(invited: str, asked: EnrolmentRequest) -> NewDevice:
@@ -319,6 +334,23 @@ def _merged(invited: str, asked: EnrolmentRequest) -> NewDevice:
     return NewDevice.model_validate({**said, **given, "attributes": attributes})
 
 
+def _refuse_spent(spending: _Spending, nonce_hash: bytes | None, now_ms: int) -> None:
+    """Refuse a code that is used, unless who used it asks again in time, or that has expired. Raises Problem 409,
+    410."""
+    if spending.used_at is None:
+        if spending.expires_at <= now_ms:
+            raise problem("code_expired", "this code has expired: ask for a new one")
+        return
+    known = spending.nonce_hash
+    same = known is not None and nonce_hash is not None and hmac.compare_digest(known, nonce_hash)
+    if not same or now_ms >= spending.used_at + REPEAT_MS or spending.answers >= MAX_ANSWERS:
+        raise _code_used()
+
+
+def _code_used() -> Problem:
+    return problem("code_used", "this code was used, and each is good for one device: ask for a new one")
+
+
 def _spend(
     connection: sqlite3.Connection,
     no: int,
@@ -330,26 +362,24 @@ def _spend(
     """Spend a code: enrol its device, or give that a new token if it was cut off. Raises Problem 409, 410. Writer
     thread."""
     row = connection.execute(
-        "SELECT i.id, i.app_no, i.expires_at, i.used_at, i.nonce_hash, i.answers, d.no, d.id, d.connected_at"
+        f"SELECT i.id, i.app_no, d.no, d.id, d.connected_at, {_SPENDING}"
         " FROM invitation AS i LEFT JOIN device AS d ON d.no = i.device_no AND d.removed_at IS NULL WHERE i.no = ?",
         (no,),
     ).fetchone()
     if row is None:
         raise problem("code_expired", "this code was revoked: ask for a new one")
-    invitation_id, app_no, expires_at, used_at, known_nonce, answers, device_no, device_id, connected_at = row
-    if used_at is not None:
-        same = known_nonce is not None and nonce_hash is not None and hmac.compare_digest(known_nonce, nonce_hash)
-        in_time = now_ms < used_at + REPEAT_MS and answers < MAX_ANSWERS and connected_at is None
-        if not same or not in_time or device_no is None:
-            raise problem("code_used", "this code was used, and each is good for one device: ask for a new one")
+    invitation_id, app_no, device_no, device_id, connected_at = row[:5]
+    spending = _Spending(*row[5:])
+    _refuse_spent(spending, nonce_hash, now_ms)
+    if spending.used_at is not None:
+        if device_no is None or connected_at is not None:
+            raise _code_used()
         (expires_at,) = connection.execute(
             f"UPDATE device SET {NEW_TOKEN} WHERE no = ?3 RETURNING token_expires_at",
             (secret_hash(enrolment.token), now_ms, device_no),
         ).fetchone()
         connection.execute("UPDATE invitation SET answers = answers + 1 WHERE no = ?", (no,))
         return _Enrolled(device_id, expires_at, True)
-    if expires_at <= now_ms:
-        raise problem("code_expired", "this code has expired: ask for a new one")
     if not insert_devices(connection, app_no, [enrolment], now_ms)[0]:
         raise problem(
             "device_exists",

@@ -10,8 +10,9 @@ Laws
 2. An operator confirms a device and not a name: both see the same short text, which is made of the secret. Of a device
    for which several ask, confirming one refuses the others.
 3. The old token is good until the new one is given: a request, or its confirmation, takes nothing from the device.
-4. Bounded for an app, a device and an address; when an app's room is used up, the newest request of the address that
-   has most makes room for one that has less. Whoever has no room goes on asking, and is let in when there is some.
+4. Bounded for all, an app, a device and an address; where one of the first three is full, the newest request there of
+   the address that has most makes room for one that has less: a stranger keeps nobody's device off the list. Whoever
+   has no room goes on asking, and is let in when there is some.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ REQUESTS_OF_APP = 200
 REQUESTS_OF_ADDRESS = 50
 """Requests of one address to an app: a shop whose devices have all been restored from one image."""
 REQUESTS_OF_DEVICE = 4
+"""Requests for one device that wait: what an operator has refused makes room."""
 REQUESTS_OF_ALL = 2_000
 """Requests of all apps, some hundred bytes each."""
 PENDING_MS = 86_400_000
@@ -215,17 +217,26 @@ class TokenRequests:
         """Whether a further request has room, after what has ended is gone and, if need be, somebody's newest is."""
         self._requests = {digest: found for digest, found in self._requests.items() if found.ends_at > now_ms}
         of_app = {digest: found for digest, found in self._requests.items() if found.app_no == app_no}
-        by_address = Counter(found.address for found in of_app.values())
-        if by_address[address] >= REQUESTS_OF_ADDRESS or len(self._requests) >= REQUESTS_OF_ALL:
+        if sum(found.address == address for found in of_app.values()) >= REQUESTS_OF_ADDRESS:
             return False
-        if sum(found.device_no == device_no for found in of_app.values()) >= REQUESTS_OF_DEVICE:
-            return False
-        if len(of_app) < REQUESTS_OF_APP:
-            return True
+        of_device = {
+            digest: found
+            for digest, found in of_app.items()
+            if found.device_no == device_no and found.state == "pending"
+        }
+        if len(of_device) >= REQUESTS_OF_DEVICE:
+            return self._make_room_in(of_device, address)
+        if len(of_app) >= REQUESTS_OF_APP:
+            return self._make_room_in(of_app, address)
+        return len(self._requests) < REQUESTS_OF_ALL or self._make_room_in(self._requests, address)
+
+    def _make_room_in(self, crowd: dict[bytes, _Pending], address: str) -> bool:
+        """Forget the newest request of the address that has most of these; whether that has more than this one."""
+        by_address = Counter(found.address for found in crowd.values())
         most, count = by_address.most_common(1)[0]
         if count <= by_address[address] + 1:
             return False
-        newest = [digest for digest, found in of_app.items() if found.address == most and found.state == "pending"]
+        newest = [digest for digest, found in crowd.items() if found.address == most and found.state == "pending"]
         if newest:
             del self._requests[newest[-1]]
             self.outcomes["made_room"] += 1

@@ -27,6 +27,7 @@ from client_sim.push import Push
 from client_sim.signatures import (
     EncryptionKey,
     KeySet,
+    PushRefused,
     SigningKey,
     Statement,
     encrypt_for,
@@ -231,6 +232,14 @@ def test_a_device_without_a_clock_obeys_however_late_but_once(world_of: StartWor
 def test_what_was_signed_as_something_else_is_no_command(world: World) -> None:
     assert world.refused(signed(kind="silent")) == "other_kind"
     assert world.refused(signed(OPS, data={"command": "obey"}, kind="alert")) == "other_kind"
+
+
+def test_what_is_no_text_is_refused(world: World) -> None:
+    for odd in (0, ["a"], {"toString": 1}):
+        assert world.refused(odd) == "malformed"  # type: ignore[arg-type]  # a server may send it
+    order = Statement.new([HERE], "command", {"command": "obey"}, time.time(), 60)
+    with pytest.raises(PushRefused, match="jti"):
+        Statement.of_claims(order.claims() | {"jti": "\ud800"})
 
 
 def test_data_may_be_signed_too(world: World, server: FakeServer) -> None:

@@ -170,6 +170,20 @@ async def test_codes_expire_and_leave_thirty_days_later(gateway: InProcessGatewa
     await refused(gateway, 404, "code_unknown", code=code)
 
 
+async def test_a_code_that_is_over_costs_the_writer_nothing(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, old = (await invited(gateway))["code"], (await invited(gateway, expires_in=60))["code"]
+    await enrolled(gateway, used, nonce=NONCE)
+    gateway.clock.milliseconds += 60_000
+    monkeypatch.setattr(invitations, "_spend", None)
+    for said in ({}, {"nonce": "o" * 43}):
+        await refused(gateway, 409, "code_used", code=used, **said)
+    await refused(gateway, 410, "code_expired", code=old)
+    gateway.clock.milliseconds += REPEAT_MS
+    await refused(gateway, 409, "code_used", code=used, nonce=NONCE)
+
+
 async def test_a_mistyped_code_is_told_from_a_wrong_one(gateway: InProcessGateway) -> None:
     code = (await invited(gateway))["code"]
     other = "0" if code[0] != "0" else "1"

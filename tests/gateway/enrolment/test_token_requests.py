@@ -217,6 +217,21 @@ async def test_who_asks_much_makes_room_for_who_asks_little(
     assert not await crowd.ask("e", "kiosk-0"), "of a device"
     assert await crowd.ask("d", "kiosk-8")
     assert not await crowd.ask("b", "kiosk-8"), "nobody has two more than it"
+    monkeypatch.setattr(token_requests, "REQUESTS_OF_APP", 7)
     monkeypatch.setattr(token_requests, "REQUESTS_OF_ALL", 6)
-    assert not await crowd.ask("f", "kiosk-8"), "of all"
+    assert await crowd.ask("f", "kiosk-7"), "of all: a has two"
+    assert await crowd.ask("g", "kiosk-6"), "d has two"
+    assert not await crowd.ask("h", "kiosk-1"), "of all: nobody has two"
     assert b"fleetpush_token_requests_pending 6.0" in gateway.components.metrics.text()
+
+
+async def test_a_stranger_keeps_no_device_off_the_list(gateway: InProcessGateway) -> None:
+    await gateway.enrol("kiosk-1")
+    crowd = Crowd(gateway)
+    assert [await crowd.ask("stranger", "kiosk-1") for _ in range(5)] == [True] * 4 + [False]
+    assert await crowd.ask("shop", "kiosk-1"), "who has most makes room"
+    assert not await crowd.ask("stranger", "kiosk-1")
+    waiting = [item for item in await listed(gateway) if item["address"] == "stranger"]
+    assert len(waiting) == 3
+    await gateway.call("DELETE", f"/v1/token-requests/{waiting[0]['id']}", 204)
+    assert await crowd.ask("branch", "kiosk-1"), "who was refused makes room"
