@@ -17,6 +17,7 @@ from typing import Self
 import pytest
 
 PACKAGES = {
+    "age": "age",
     "cc": "gcc",
     "certutil": "libnss3-tools",
     "chromium": "chromium",

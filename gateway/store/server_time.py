@@ -42,7 +42,15 @@ KEPT_OFFSETS = 1_000
 """Boots whose clock had to be set; the oldest go."""
 HOUR_MS = 3_600_000
 
-_TIMES_WITHOUT_AT = {"last_seen", "not_before", "gap_told_to", "old_secret_until", "failing_since", "at"}
+_TIMES_WITHOUT_AT = {
+    "last_seen",
+    "not_before",
+    "gap_told_to",
+    "old_secret_until",
+    "previous_token_until",
+    "failing_since",
+    "at",
+}
 """Columns with a server time whose names do not end with `_at`."""
 _BROKER_TIMES = {
     "session": ("expires_at", "will_expires_at", "will_due_at"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from client_sim.device import Device
 from client_sim.push import Push
 from tests.end_to_end.conftest import StartServer
@@ -16,6 +18,7 @@ def heartbeat(api: Api, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.full_only  # half a minute: tests/alerts has a site that is slow, and then silent
 def test_a_device_answers_and_is_missed(start_server: StartServer) -> None:
     server = start_server("--clock-speed", "10")
     api, site = server.api, "store-7"

@@ -29,6 +29,7 @@ def request_of(server: Server, device_id: str) -> dict[str, str] | None:
     return next((item for item in items if item["device_id"] == device_id), None)
 
 
+@pytest.mark.full_only  # it asks every few seconds; a program that does follows
 def test_listen_asks_again_and_goes_on(server: Server, name: Name, tmp_path: Path) -> None:
     device_id = name()
     server.api.enrol(device_id)
