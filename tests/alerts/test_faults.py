@@ -126,6 +126,7 @@ def test_devices_that_are_too_many(tmp_path: Path) -> None:
 # -- the disk ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full_only  # ten seconds of a slow disk
 @causes("FleetpushDiskSlow", "FleetpushWriterBehind", "FleetpushDeliverySlow", "FleetpushStorageFails")
 def test_a_disk_that_takes_seconds_to_sync_and_one_that_does_not_write(
     start_server: StartServer, wire: Wire, tmp_path: Path

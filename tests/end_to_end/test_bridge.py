@@ -199,6 +199,7 @@ def test_a_restart_of_the_bridge_carries_nothing_out_twice_and_owes_no_outcome(
             assert "another bridge uses" in second.errors
 
 
+@pytest.mark.full_only  # ten seconds: the restart of the bridge always runs
 def test_both_sides_may_go_and_come_back(
     start_server: StartServer, tmp_path: Path, broker: MosquittoBroker, onlooker: Onlooker
 ) -> None:

@@ -18,7 +18,7 @@ def heartbeat(api: Api, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.full_only  # half a minute: tests/alerts has a site that is slow, and then silent
+@pytest.mark.full_only  # half a minute
 def test_a_device_answers_and_is_missed(start_server: StartServer) -> None:
     server = start_server("--clock-speed", "10")
     api, site = server.api, "store-7"

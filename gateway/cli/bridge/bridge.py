@@ -280,7 +280,7 @@ class Bridge:
 
     def _next_time(self) -> float:
         times = [self._refresh_at]
-        if self._changed or self._missed:
+        if self._changed or (self._missed and self._listed):
             times.append(self._changes_at)
         if self._save_at is not None:
             times.append(self._save_at)
@@ -291,7 +291,7 @@ class Bridge:
             self._refresh(now)
         elif self._changed and now >= self._changes_at:
             self._read_changed()
-        elif self._missed and now >= self._changes_at:
+        elif self._missed and self._listed and now >= self._changes_at:
             self._read_missed()
         if self._save_at is not None and now >= self._save_at:
             self._save_at = None
@@ -503,6 +503,9 @@ class Bridge:
         """Publish what has become of a push of ours; after a final state nothing is owed."""
         owed = self.state.owed.get(push_id)
         if owed is None:
+            return
+        if not self._listed:  # whether its device is still one of ours is not known yet
+            self._missed.add(push_id)
             return
         if state in FINAL_STATES:
             del self.state.owed[push_id]
