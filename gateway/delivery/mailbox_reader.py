@@ -212,7 +212,7 @@ class MailboxReader:
         self._under_way = True
         self._ledger.flush()  # what is acknowledged need not be read and passed over
         self._database.submit(
-            self._operation(connected, priority, READ_ROWS // len(connected) + in_flight, now_ms),
+            self._operation(connected, priority, READ_ROWS // len(connected) + in_flight),
             lambda found: self._on_read(connected, *found),
             lambda error: self._on_error(connected, error),
         )
@@ -241,13 +241,15 @@ class MailboxReader:
         return connected, most
 
     def _operation(
-        self, connected: list[DeviceConnection], priority: int, limit: int, now_ms: int
+        self, connected: list[DeviceConnection], priority: int, limit: int
     ) -> Callable[[sqlite3.Connection], tuple[int, list[_Page], list[ActivePush], list[int]]]:
         devices = [device.device_no for device in connected]
         apps = {device.app_no for device in connected}
         ledger = self._ledger
 
         def operation(connection: sqlite3.Connection) -> tuple[int, list[_Page], list[ActivePush], list[int]]:
+            # The time of the reading: a push of ttl 0 that was accepted since this was submitted is no mailbox's.
+            now_ms = self._clock_ms()
             pages = page_rows(connection, devices, apps, priority, limit, ledger.is_sent, now_ms, ledger.limited)
             ended: list[int] = []
             if ledger.limited and priority == 0:
