@@ -535,6 +535,7 @@ class Escalating(RuleBasedStateMachine):
         self.world.loop.run_until_complete(asyncio.sleep(0))
         self.tasks = []
         self.world.crash()
+        self.world.run(self.world.connections.recover())
 
     @invariant()
     def each_step_is_sent_once_and_in_its_time(self) -> None:
