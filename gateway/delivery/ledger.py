@@ -106,6 +106,10 @@ class Ledger:
         """Pushes whose lifetime is over, with nothing left but what is in flight: the sweep need not look at them."""
         self.accepting_since: int | None = None
         """Server time of the pushes that are on their way to the disk; nobody has been handed them yet."""
+        self.accepted_at = 0
+        """Server time at which the writer has last stored pushes, and ended what they supersede. Outcomes and receipts
+        that it stores afterwards are no earlier, though they may have been reported before: the times of a delivery are
+        in the order of its events. Writer thread."""
         self._recalled: dict[int, None] = {}
         self.changed: set[int] = set()
         """Numbers of pushes of which something is on disk that was not counted yet (`analytics`)."""
@@ -204,10 +208,11 @@ class Ledger:
         maybe_sets = [no for no in {no for no, _ in outcomes} if (push := known(no)) is None or push.in_sets]
 
         def operation(connection: sqlite3.Connection) -> None:
-            record_outcomes(connection, outcomes, refusals, now_ms, maybe_sets)
+            at = max(now_ms, self.accepted_at)
+            record_outcomes(connection, outcomes, refusals, at, maybe_sets)
             if unhandled:
                 spent = count_attempts(connection, unhandled, self._max_attempts)
-                end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", now_ms)
+                end_rows(connection, spent, DeliveryState.REFUSED, "not_acknowledged", at)
 
         self.submit_until_done(operation, lambda _: self._recorded(outcomes, refusals))
 

@@ -78,6 +78,7 @@ class PushStore:
 
     def store(self, connection: sqlite3.Connection, pending_pushes: list[PendingPush], now_ms: int) -> StoredPushes:
         """Store pushes, what they supersede and what leaves full mailboxes; each has its answer then."""
+        self._ledger.accepted_at = now_ms
         for pending in pending_pushes:  # an operation may run twice (see `Database`, law 2)
             pending.answer, pending.push_no, pending.devices, pending.unknown, pending.suppressed = None, 0, (), (), 0
             pending.muted, pending.in_sets = frozenset(), False

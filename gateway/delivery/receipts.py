@@ -289,7 +289,8 @@ class Receipts:
         now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> StoredMessages:
-            return store_messages(connection, messages, self._uplink, self._preferences, self._record_acts, now_ms)
+            at = max(now_ms, self._ledger.accepted_at)
+            return store_messages(connection, messages, self._uplink, self._preferences, self._record_acts, at)
 
         def on_commit(changed: StoredMessages) -> None:
             try:
