@@ -19,6 +19,7 @@ from gateway.cli.options import (
     changes,
     client_of,
     command_group,
+    device_fields,
     name_and_value,
     time_in,
     time_of,
@@ -55,12 +56,10 @@ def devices_add(
     as_json: AsJson = False,
 ) -> None:
     """Enrol a device. Its token is shown this once."""
-    fields = {"device_id": device_id, "name": name, "tags": tag, "locale": locale, "timezone": timezone}
-    body: dict[str, Any] = {name: value for name, value in fields.items() if value}
-    if token_days is not None:
-        body["token_days"] = token_days
-    if attribute:
-        body["attributes"] = dict(name_and_value(text) for text in attribute)
+    body = device_fields(
+        attribute,
+        device_id=device_id, name=name, tags=tag, locale=locale, timezone=timezone, token_days=token_days,
+    )  # fmt: skip
     with client_of(server, data_dir) as client:
         print_credential(client, client.call("POST", "/v1/devices", json=body), as_json)
 

@@ -11,7 +11,7 @@ import typer
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, command_group, seconds_of
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import PROGRAM, describe_counts, fail, note, print_facts, print_json
+from gateway.cli.terminal import PROGRAM, describe_counts, describe_devices, fail, note, print_facts, print_json
 
 duties = command_group("Set, list, show, remove the duties that urgent pushes escalate through.")
 STEP = re.compile(r"(?:tag:(?P<tag>[^@,]+)|(?P<devices>[^@]+))(?:@(?P<wait>.+))?")
@@ -97,8 +97,7 @@ def step_of(text: str) -> dict[str, Any]:
 
 def describe_step(step: Mapping[str, Any]) -> str:
     """Format a step as it is written: `tag:guards@300s`."""
-    whom = f"tag:{step['tag']}" if "tag" in step else ",".join(step.get("devices") or [step["device"]])
-    return f"{whom}@{step['wait_s']}s"
+    return f"{describe_devices(step)}@{step['wait_s']}s"
 
 
 def print_duty(duty: dict[str, Any], as_json: bool) -> None:
@@ -117,8 +116,7 @@ def describe_escalation(escalation: Mapping[str, Any]) -> dict[str, str]:
     elif escalation["next_at"] is not None:
         facts["escalation"] += f", the next step at {escalation['next_at']}"
     for step in escalation.get("steps") or ():
-        target = step["target"]
-        whom = f"tag:{target['tag']}" if "tag" in target else ",".join(target.get("devices") or [target["device"]])
+        whom = describe_devices(step["target"])
         again = f", round {step['round']}" if step["round"] > 1 else ""
         facts[f"step {step['step']}{again}"] = f"{step['push_id']} to {whom}: {describe_counts(step['counts'])}"
     return facts

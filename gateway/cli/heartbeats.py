@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, command_group, seconds_of
 from gateway.cli.server_client import segment
-from gateway.cli.terminal import PROGRAM, fail, note, print_facts, print_json
+from gateway.cli.terminal import PROGRAM, describe_devices, fail, note, print_facts, print_json
 
 heartbeats = command_group("Set, list, show, remove the heartbeats of sites: who answers, who is slow or silent.")
 
@@ -81,12 +80,6 @@ def heartbeats_remove(name: Name, server: ServerUrl = None, data_dir: DataDir = 
     with client_of(server, data_dir) as client:
         client.call("DELETE", f"/v1/heartbeats/{segment(name)}")
     note(f"removed {name}")
-
-
-def describe_devices(heartbeat: Mapping[str, Any]) -> str:
-    if "tag" in heartbeat:
-        return f"tag:{heartbeat['tag']}"
-    return ",".join(heartbeat.get("devices") or [heartbeat["device"]])
 
 
 def describe_states(states: list[dict[str, Any]]) -> str:

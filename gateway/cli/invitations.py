@@ -16,7 +16,7 @@ import typer
 from gateway.cli.code_sheets import CodeLabel, picture_name, picture_of, sheets_of, table_of, write_new
 from gateway.cli.enrolment import BadTable, BadTableRow, TableRow, open_table, rows_of
 from gateway.cli.lists import Columns, Cursor, Limit, print_list
-from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, name_and_value, seconds_of
+from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, device_fields, seconds_of
 from gateway.cli.server_client import ServerClient, for_terminals, segment
 from gateway.cli.terminal import PROGRAM, Failure, fail, json_text, note, print_table
 
@@ -56,12 +56,7 @@ def devices_invite(
 
     A device trades its code for a token: `listen --code`, the browser device, `Device.enrol`, or `POST /v1/enrol`.
     Files are new, and only you can read them. Without a file the codes are printed."""
-    fields = {"name": name, "tags": tag, "locale": locale, "timezone": timezone}
-    known: dict[str, Any] = {field: value for field, value in fields.items() if value}
-    if token_days is not None:
-        known["token_days"] = token_days
-    if attribute:
-        known["attributes"] = dict(name_and_value(text) for text in attribute)
+    known = device_fields(attribute, name=name, tags=tag, locale=locale, timezone=timezone, token_days=token_days)
     lifetime = {"expires_in": seconds_of(expires, "--expires")}
     if address is not None and urlsplit(address).scheme not in ("http", "https"):
         fail(f"--address {address!r}: write it as https://HOST:PORT", 2)

@@ -138,6 +138,12 @@ def name_and_value(text: str, option: str = "--attribute") -> tuple[str, Any]:
     return name, value_of(value)
 
 
+def device_fields(attribute: Iterable[str] | None, **fields: Any) -> dict[str, Any]:
+    """Make what the API takes of a new device, of the options of a command that were given."""
+    fields["attributes"] = dict(name_and_value(text) for text in attribute or ())
+    return {name: value for name, value in fields.items() if value}
+
+
 def hours_of(text: str, option: str = "--quiet-hours") -> dict[str, str]:
     """Read hours as a person writes them: `22:00-07:00`."""
     match = HOURS.fullmatch(text)

@@ -129,6 +129,11 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     return f"{counts['targeted']} targeted: {', '.join(states) or 'none'}"
 
 
+def describe_devices(target: Mapping[str, Any]) -> str:
+    """Format a target that is a tag or a list of devices: `tag:guards`, `kiosk-1,kiosk-2`."""
+    return f"tag:{target['tag']}" if "tag" in target else ",".join(target.get("devices") or [target["device"]])
+
+
 def ended_undelivered(counts: Mapping[str, int]) -> int:
     return sum(counts[state] for state in ENDED_UNDELIVERED)
 
