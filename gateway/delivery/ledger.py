@@ -208,7 +208,7 @@ class Ledger:
         maybe_sets = [no for no in {no for no, _ in outcomes} if (push := known(no)) is None or push.in_sets]
 
         def operation(connection: sqlite3.Connection) -> None:
-            at = max(now_ms, self.accepted_at)
+            at = now_ms if now_ms > self.accepted_at else self.accepted_at  # max() would be a call more
             record_outcomes(connection, outcomes, refusals, at, maybe_sets)
             if unhandled:
                 spent = count_attempts(connection, unhandled, self._max_attempts)

@@ -289,7 +289,8 @@ class Receipts:
         now_ms = self._clock_ms()
 
         def operation(connection: sqlite3.Connection) -> StoredMessages:
-            at = max(now_ms, self._ledger.accepted_at)
+            stored_at = self._ledger.accepted_at
+            at = now_ms if now_ms > stored_at else stored_at  # max() would be a call more
             return store_messages(connection, messages, self._uplink, self._preferences, self._record_acts, at)
 
         def on_commit(changed: StoredMessages) -> None:
