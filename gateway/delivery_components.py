@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from gateway.audience.policy import PolicyStore
+from gateway.audience.target_resolution import TargetResolver
 from gateway.auth import DeviceIdentity
 from gateway.delivery.acceptance import Acceptance, AcceptanceLimits
 from gateway.delivery.alert_limiter import AlertLimiter
@@ -186,6 +187,7 @@ class DeliveryComponents:
             address=http_url,
             storage_left=storage_left,
         )
+        self.targets = TargetResolver(database=database)
         self.watches = Watches(database=database, ledger=ledger, clock_ms=clock_ms)
         self.acceptance = Acceptance(
             database=database,
@@ -200,6 +202,7 @@ class DeliveryComponents:
             attachments=self.attachments,
             first_step=lambda name: self.escalations.first_step(name),
             watches=self.watches,
+            targets=self.targets,
             on_remembered=observers.answer_remembered,
         )
         self.duties = DutyStore(database=database, clock_ms=clock_ms)

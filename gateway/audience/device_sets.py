@@ -59,10 +59,17 @@ def segments_of(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
 def selected_devices(connection: sqlite3.Connection, app_no: int, target: Selection) -> BitMap:
     """The live devices that a tag or `all` addresses."""
     assert target.tag or target.all, "listed targets are resolved by targeting.device_rows"
+    return _devices_of_set(connection, app_no, target.tag or ALL_TAG)
+
+
+def live_devices(connection: sqlite3.Connection, app_no: int) -> BitMap:
+    """All live devices of an app."""
+    return _devices_of_set(connection, app_no, ALL_TAG)
+
+
+def _devices_of_set(connection: sqlite3.Connection, app_no: int, name: str) -> BitMap:
     found = BitMap()
-    for (devices,) in connection.execute(
-        "SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, target.tag or ALL_TAG)
-    ):
+    for (devices,) in connection.execute("SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, name)):
         found |= unpack(devices)
     return found
 

@@ -21,6 +21,7 @@ from itertools import chain
 from pyroaring import BitMap
 
 from gateway.audience.policy import PolicyStore
+from gateway.audience.target_resolution import TargetResolver
 from gateway.delivery.acceptance_queue import BATCH_PUSHES, OPERATION_DELIVERIES, AcceptanceQueue, PushBatch
 from gateway.delivery.alert_limiter import AlertLimiter
 from gateway.delivery.attachments import Attachments
@@ -118,8 +119,10 @@ class Acceptance:
         attachments: Attachments,
         first_step: Callable[[str], StoredAlong],
         watches: Watches,
+        targets: TargetResolver,
         on_remembered: Callable[[int, int], None],
     ) -> None:
+        self._targets = targets
         self._first_step = first_step
         self._watches = watches
         self._attachments = attachments
@@ -187,11 +190,38 @@ class Acceptance:
     async def accept_pending(self, pending: PendingPush) -> AcceptedPush:  # Hot path.
         """Store a push that has been checked; as `accept`."""
         self._single_at = self._clock_ms()
+        if not pending.is_prepared:
+            await self.prepare(pending)
         await self._store([pending])
         answer = answer_of(pending)
         if isinstance(answer, Problem):
             raise answer
         return answer
+
+    async def prepare(self, pending: PendingPush) -> None:
+        """Look up what the storing of a push needs and the writer has no time for. Raises Problem; with a key the
+        pending push has it, since what the key was answered before comes first."""
+        assert pending.target is not None, "a single device needs no preparation"
+        try:
+            pending.selection = await self._targets.resolve(pending.app.no, pending.target)
+        except Problem as refusal:
+            if pending.idempotency_key is None:
+                raise
+            pending.refused = refusal
+        pending.is_prepared = True
+
+    async def _prepared(self, pushes: list[PendingPush | Problem]) -> list[PendingPush]:
+        """Prepare the pushes of a slice; those that can be stored. What cannot be prepared has its answer."""
+        ready: list[PendingPush] = []
+        for pending in pending_among(pushes):
+            if not pending.is_prepared:
+                try:
+                    await self.prepare(pending)
+                except Problem as refusal:
+                    pending.answer = refusal
+                    continue
+            ready.append(pending)
+        return ready
 
     async def accept_many(self, pushes: Iterable[PendingPush | Problem]) -> list[AcceptedPush | Problem]:
         """Store many pushes, slice by slice; the answers in order, after the last commit. A problem is its own answer.
@@ -219,7 +249,7 @@ class Acceptance:
                         await under_way[0]
                         answers += map(answer_of, under_way[1])
                         under_way = None
-                    under_way = asyncio.ensure_future(self._store(pending_among(checked))), checked
+                    under_way = asyncio.ensure_future(self._store(await self._prepared(checked))), checked
                     checked, gathered, deliveries = [], 0, 0
                     if considerate:  # not the next one at once: the writer is everybody's
                         await asyncio.wait([under_way[0]])
@@ -230,7 +260,7 @@ class Acceptance:
                 await under_way[0]
                 answers += map(answer_of, under_way[1])
                 under_way = None
-            await self._store(pending_among(checked))
+            await self._store(await self._prepared(checked))
             answers += map(answer_of, checked)
         except Exception as error:
             if under_way is not None:  # whatever failed, it may be on disk

@@ -78,6 +78,8 @@ class AcceptanceQueue:
 
     def deliveries(self, pending: PendingPush) -> int:
         """Count the deliveries that a push will have, as far as that is known; those of a set count as a few."""
+        if pending.selection is not None:
+            return min(len(pending.selection), OPERATION_DELIVERIES)
         if pending.listed is not None:
             return len(pending.listed)
         assert pending.target is not None, "it selects"
@@ -113,7 +115,7 @@ class AcceptanceQueue:
         for batch in batches:
             self._many_under_way = self._many_under_way and batch.is_few
             for pending in batch.pending_pushes:
-                if pending.listed is None and pending.push_no:
+                if pending.listed is None and pending.selection is None and pending.push_no:
                     if len(self._selected) >= MAX_SELECTIONS:
                         self._selected.clear()
                     cost = min(pending.targeted, SET_DELIVERIES) if pending.in_sets else pending.targeted

@@ -16,7 +16,7 @@ from typing import Any
 from pyroaring import BitMap
 
 from gateway.audience import targeting
-from gateway.audience.device_sets import selected_devices
+from gateway.audience.device_sets import live_devices, selected_devices
 from gateway.audience.policy import PolicyStore
 from gateway.delivery import delivery_sets
 from gateway.delivery.acceptance_queue import FEW_DELIVERIES
@@ -113,7 +113,9 @@ class PushStore:
             elif not self._resolve(pending, known):
                 continue
             push_no += 1
-            if pending.listed is None:
+            if pending.selection is not None:
+                pending.devices = pending.selection & live_devices(connection, pending.app.no)
+            elif pending.listed is None:
                 assert pending.target is not None, "it selects"
                 pending.devices = selected_devices(connection, pending.app.no, pending.target)
             left_out = self._unwanted(connection, pending, preferences)

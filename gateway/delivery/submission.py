@@ -112,6 +112,11 @@ class PendingPush:
     """Devices to which alone it is, because it is critical and they have muted its channel."""
     suppressed: int = 0
     """Deliveries that nobody wants, counted in `targeted`; not among `devices`."""
+    is_prepared: bool = True
+    """False: `Acceptance.prepare` has to be awaited before it is stored."""
+    selection: BitMap | None = None
+    """The devices that its target was resolved to while it was prepared; those that are removed until it is stored are
+    left out. None: it is resolved when it is stored."""
     is_fetched: bool = False
     """Devices will come for what belongs to it."""
     fetch_within: int = 0

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pyroaring import BitMap
 
 from gateway.delivery.acceptance import CONSIDERATE_MS, CONSIDERATE_PUSHES
 from gateway.delivery.acceptance_queue import BATCH_PUSHES
@@ -467,3 +468,29 @@ def test_an_operation_that_runs_again_stores_the_same_pushes(world: World) -> No
     world.loop.run_until_complete(asyncio.wait([task, later]))
     stored = [push_id for (push_id,) in world.connection.execute("SELECT id FROM push ORDER BY no")]
     assert stored == [task.result().push_id, later.result().push_id]
+
+
+def test_a_prepared_push_leaves_out_who_was_removed_meanwhile(world: World) -> None:
+    pending = world.checked({"all": True})
+    assert isinstance(pending, PendingPush)
+    pending.is_prepared = False
+    world.run(world.acceptance.prepare(pending))
+    assert pending.selection == BitMap([1, 2, 3])
+    world.remove(2)
+    accepted = world.run(world.acceptance.accept_pending(pending))
+    assert accepted.targeted == 2
+
+
+def test_a_line_that_cannot_be_prepared_keeps_no_other_from_being_accepted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = world.checked({"all": True})
+    assert isinstance(wrong, PendingPush)
+    wrong.is_prepared = False
+
+    async def resolve(app_no: int, target: object) -> BitMap:
+        raise problem("invalid_request", "no such thing")
+
+    monkeypatch.setattr(world.acceptance._targets, "resolve", resolve)
+    answers = world.run(world.acceptance.accept_many([world.checked(), wrong, world.checked()]))
+    assert [a.targeted if isinstance(a, AcceptedPush) else a.code for a in answers] == [1, "invalid_request", 1]
