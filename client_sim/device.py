@@ -66,7 +66,7 @@ from client_sim.outgoing import (
     quiet_hours_change,
     receipt,
 )
-from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, outcome, unsigned_command
+from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, is_command, outcome, unsigned_command
 
 if TYPE_CHECKING:
     from client_sim.trust import TrustedKeys
@@ -280,9 +280,10 @@ class Device(EnrolledDevice):
 
     def handler_of(self, push: Push, action: str) -> Handler | None:
         """The handler that `act` runs for an action of a push; None: there is none."""
-        if self._verifier is not None and "command" in push.choice(action):
-            return unsigned_command
-        return handler_of(push, action, self.actions, self.commands)
+        handler = handler_of(push, action, self.actions, self.commands)
+        if self._verifier is not None and self._verifier.signed_only("command"):
+            return unsigned_command if is_command(push, action, handler, self.commands) else handler
+        return handler
 
     def answer(self, push: Push, action: str) -> Any:
         """Return the result of an action without a handler: its consent, which is stored, or the person's input."""

@@ -16,6 +16,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections.abc import Collection
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,18 @@ from client_sim.errors import JournalTooNew
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REMEMBERED_PUSHES = 20_000
 """Push ids kept, the oldest forgotten first; twenty times the default mailbox, so none can still be waiting."""
 OUTBOX_MESSAGES = 10_000
 """Messages kept for a server that does not answer, the oldest given up first: a receipt every minute for a week."""
 
 REMEMBERED_STATEMENTS = 10_000
-"""Signed pushes kept, those that end first forgotten first: 2 MiB, and a command every ten minutes for two months."""
+"""Signed pushes kept of each key, those that end first forgotten first: 2 MiB, and a command every ten minutes for two
+months. Of the 32 keys of a key set, all of them stolen, 64 MiB."""
+FORGETFUL_KEYS = 1_000
+"""Keys whose `forgotten_until` is kept, as many as a device remembers as revoked: 100 KiB. Beyond that the one that
+lies furthest back becomes that of every key."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS handled (
@@ -41,10 +46,11 @@ CREATE TABLE IF NOT EXISTS outbox (
     no INTEGER PRIMARY KEY AUTOINCREMENT, leaf TEXT NOT NULL, payload BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS settings (seq INTEGER PRIMARY KEY, content TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS statement (
-    id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, push_id TEXT NOT NULL
+CREATE TABLE IF NOT EXISTS used_statement (
+    key_id TEXT NOT NULL, id TEXT NOT NULL, expires_at INTEGER NOT NULL, push_id TEXT NOT NULL, PRIMARY KEY (key_id, id)
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS statement_end ON statement (expires_at);
+CREATE INDEX IF NOT EXISTS used_statement_end ON used_statement (key_id, expires_at);
+CREATE TABLE IF NOT EXISTS forgetful_key (key_id TEXT PRIMARY KEY, forgotten_until INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS trust (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -66,7 +72,7 @@ class Use(Enum):
     FIRST = "first"
     AGAIN = "again"  #: by the same push, which has either been interrupted or was forgotten
     REPLAYED = "replayed"  #: by another push
-    FORGOTTEN = "forgotten"  #: it ends before one that was forgotten, so nobody can tell
+    FORGOTTEN = "forgotten"  #: it ends before one of its key that was forgotten, so nobody can tell
 
 
 class Journal:
@@ -98,6 +104,8 @@ class Journal:
                 self._keep_old_receipts()
             for statement in SCHEMA.split(";"):
                 self._database.execute(statement)
+            if version < 2:
+                self._carry_statements_on()
             self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def _keep_old_receipts(self) -> None:
@@ -106,6 +114,19 @@ class Journal:
         if "receipt" in columns:
             self._database.execute("ALTER TABLE outbox RENAME COLUMN receipt TO payload")
             self._database.execute("ALTER TABLE outbox ADD COLUMN leaf TEXT NOT NULL DEFAULT 'receipts'")
+
+    def _carry_statements_on(self) -> None:
+        """Move what was used in a file from before version 2, which named the key in the statement's id (`KEY.JTI`).
+
+        What that file had forgotten (`forgotten_until`, of whichever key) stays refused of every key.
+        """
+        if not self._database.execute("PRAGMA table_info(statement)").fetchall():
+            return
+        self._database.execute(
+            "INSERT INTO used_statement SELECT substr(id, 1, instr(id, '.') - 1), substr(id, instr(id, '.') + 1),"
+            " expires_at, push_id FROM statement"
+        )
+        self._database.execute("DROP TABLE statement")
 
     # Pushes
 
@@ -185,27 +206,54 @@ class Journal:
 
     # What was signed (`trust`)
 
-    def use_statement(self, statement_id: str, expires_at: int, push_id: str) -> Use:
-        """Commit that a push uses a signed statement, which no other push may then use again.
+    def use_statement(self, key_id: str, statement_id: str, expires_at: int, push_id: str) -> Use:
+        """Commit that a push uses a statement that a key has signed, which no other push may then use again.
 
-        No clock is asked: a statement is forgotten only for want of room, and then, with it, everything is refused that
-        ends (`expires_at`) no later. So nobody who sets a device's clock can have a statement used twice.
+        No clock is asked: a statement is forgotten only for want of room, and then, with it, everything of its key is
+        refused that ends (`expires_at`) no later. So nobody who sets a device's clock can have a statement used twice,
+        and nobody who has one key can have the statements of another one refused.
         """
         with self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            row = self._database.execute("SELECT push_id FROM statement WHERE id = ?", (statement_id,)).fetchone()
+            row = self._database.execute(
+                "SELECT push_id FROM used_statement WHERE key_id = ? AND id = ?", (key_id, statement_id)
+            ).fetchone()
             if row is not None:
                 return Use.AGAIN if row[0] == push_id else Use.REPLAYED
-            if expires_at <= int(self._trusted("forgotten_until") or -1):
+            if expires_at <= self._forgotten_until(key_id):
                 return Use.FORGOTTEN
-            self._database.execute("INSERT INTO statement VALUES (?, ?, ?)", (statement_id, expires_at, push_id))
-            oldest = self._database.execute(
-                "SELECT expires_at FROM statement ORDER BY expires_at DESC LIMIT 1 OFFSET ?", (REMEMBERED_STATEMENTS,)
-            ).fetchone()
-            if oldest is not None:
-                self._database.execute("DELETE FROM statement WHERE expires_at <= ?", oldest)
-                self._database.execute("REPLACE INTO trust VALUES ('forgotten_until', ?)", (str(oldest[0]),))
+            self._database.execute(
+                "INSERT INTO used_statement VALUES (?, ?, ?, ?)", (key_id, statement_id, expires_at, push_id)
+            )
+            self._forget(key_id, REMEMBERED_STATEMENTS)
             return Use.FIRST
+
+    def _forgotten_until(self, key_id: str) -> int:
+        """The latest end of what was forgotten of a key; -1 if nothing was."""
+        row = self._database.execute("SELECT forgotten_until FROM forgetful_key WHERE key_id = ?", (key_id,)).fetchone()
+        return max(-1 if row is None else int(row[0]), int(self._trusted("forgotten_until") or -1))
+
+    def _forget(self, key_id: str, kept: int) -> None:
+        """Forget the statements of a key that end first, but for so many."""
+        latest = self._database.execute(
+            "SELECT expires_at FROM used_statement WHERE key_id = ? ORDER BY expires_at DESC LIMIT 1 OFFSET ?",
+            (key_id, kept),
+        ).fetchone()
+        if latest is None:
+            return
+        self._database.execute("DELETE FROM used_statement WHERE key_id = ? AND expires_at <= ?", (key_id, *latest))
+        self._database.execute(
+            "REPLACE INTO forgetful_key VALUES (?, ?)", (key_id, max(latest[0], self._forgotten_until(key_id)))
+        )
+        furthest_back = self._database.execute(
+            "SELECT key_id, forgotten_until FROM forgetful_key ORDER BY forgotten_until DESC LIMIT -1 OFFSET ?",
+            (FORGETFUL_KEYS,),
+        ).fetchone()
+        if furthest_back is not None:
+            key_id, until = furthest_back
+            until = max(until, int(self._trusted("forgotten_until") or -1))
+            self._database.execute("DELETE FROM forgetful_key WHERE key_id = ?", (key_id,))
+            self._database.execute("REPLACE INTO trust VALUES ('forgotten_until', ?)", (str(until),))
 
     def trusted(self, name: str) -> str | None:
         """A fact that `trust` keeps here; None before."""
@@ -216,11 +264,18 @@ class Journal:
         row = self._database.execute("SELECT value FROM trust WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
-    def keep_trusted(self, facts: dict[str, str]) -> None:
-        """Commit facts that `trust` keeps here, all of them or none."""
+    def keep_trusted(self, facts: dict[str, str], signers: Collection[str]) -> None:
+        """Commit facts that `trust` keeps here, all of them or none.
+
+        Forget what was used of keys that are none of these signers, so that a root which names ever new ones does not
+        fill the disk: should one of them come back, what ends no later than the last that was used of it is refused.
+        """
         with self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany("REPLACE INTO trust VALUES (?, ?)", list(facts.items()))
+            for (key_id,) in self._database.execute("SELECT DISTINCT key_id FROM used_statement").fetchall():
+                if key_id not in signers:
+                    self._forget(key_id, 0)
 
     def close(self) -> None:
         """Close the file."""

@@ -127,6 +127,11 @@ def handler_of(push: Push, action: str, actions: dict[str, Handler], commands: d
     return commands.get(command) or actions.get(command) or (lambda push: {"error": f"unknown command {command!r}"})
 
 
+def is_command(push: Push, action: str, handler: Handler | None, commands: dict[str, Handler]) -> bool:
+    """Whether a button is an order: it names one, is called like one, or has the handler of one."""
+    return "command" in push.choice(action) or action in commands or handler in commands.values()
+
+
 def unsigned_command(push: Push) -> dict[str, str]:
     """Refuse the command of a button on a device that obeys signed ones only: nobody signs a notification."""
     return {"error": "refused: nobody has signed the command of this button", "refused": "unsigned"}

@@ -10,7 +10,8 @@ Laws
 1. The device decides alone, from its files: nothing is fetched, and nothing that a server says is asked.
 2. A handler is given what was signed. What stands beside it in the push (`data`, `notification`) is not.
 3. A signed push has one effect, however often, whenever and in however many pushes it is sent. The journal knows which
-   were used, and commits that before the effect. That needs no clock (`Journal.use_statement`).
+   were used, and commits that before the effect. That needs no clock (`Journal.use_statement`). It remembers so many
+   of each key: whoever has one key can have no statement of another one refused.
 4. The version of the key set never goes back, and a key that was revoked never comes back; other pinned keys change
    neither. A device without a key set believes the pinned keys themselves; with one, those that the set names. Only
    pinned keys sign key sets.
@@ -152,6 +153,10 @@ class PushVerifier:
         self._signers = public_keys(key_set.signers, "Ed25519")
         self._key_set = key_set
 
+    def signed_only(self, kind: str) -> bool:
+        """Whether pushes of a kind have to be signed. Any thread."""
+        return kind in self._trusted.kinds
+
     def admit(self, push: Push, known: Known) -> Push | OutgoingMessage:
         """The push as it was signed, for the program; or the receipt that answers it in the program's place.
 
@@ -162,7 +167,7 @@ class PushVerifier:
             if "encrypted" in push.message:
                 signed = self._trusted.decrypt(str(push.message["encrypted"]))
             if signed is None:
-                if push.kind in self._trusted.kinds:
+                if self.signed_only(push.kind):
                     raise PushRefused("unsigned", f"this device obeys no {push.kind} that nobody has signed")
                 return push
             if not isinstance(signed, str):
@@ -190,15 +195,14 @@ class PushVerifier:
         if statement.kind != push.kind:
             raise PushRefused("other_kind", f"it was signed as {statement.kind!r}, and comes as {push.kind!r}")
         self._check_time(statement)
-        name = f"{token.key_id}.{statement.statement_id}"
-        match self._journal.use_statement(name, statement.expires_at, push.push_id):
+        match self._journal.use_statement(token.key_id, statement.statement_id, statement.expires_at, push.push_id):
             case Use.AGAIN if known is Known.INTERRUPTED:
                 pass  # only told of
             case Use.REPLAYED | Use.AGAIN:
                 # Of the same push: one that is new to a journal which keeps fewer push ids than a server can make up.
                 raise PushRefused("replayed", "it was used before")
             case Use.FORGOTTEN:
-                raise PushRefused("expired", "it is older than what this device remembers")
+                raise PushRefused("expired", "it ends before what this device remembers of its key")
         message = {name: value for name, value in push.message.items() if name not in UNSIGNED_FIELDS}
         if statement.data is not None:
             message["data"] = statement.data
@@ -230,12 +234,12 @@ class PushVerifier:
         if len(revoked) > MAX_REVOKED_KEYS:
             raise PushRefused("malformed", f"more than {MAX_REVOKED_KEYS} revoked keys")
         try:
-            public_keys(key_set.signers, "Ed25519")
+            signers = public_keys(key_set.signers, "Ed25519")
         except ValueError as error:
             raise PushRefused("malformed", f"it has {error}") from error
         versions = self._versions | {token.key_id: key_set.version}
         facts = {"key_set": signed, "revoked": json.dumps(sorted(revoked)), "versions": json.dumps(versions)}
-        self._journal.keep_trusted(facts)
+        self._journal.keep_trusted(facts, signers.keys())
         self._revoked, self._versions = revoked, versions
         self._adopt(key_set)
         return {"version": key_set.version, "keys": sorted(self._signers)}

@@ -2,7 +2,8 @@
  * The reference device for a browser page: `FleetpushDevice`, on MQTT.js over WebSocket. The twin of client_sim/device.py.
  *
  *     const device = new FleetpushDevice({ deviceId: "kiosk-1", token, url: "wss://push.example/mqtt", onPush: show });
- *     device.actions.play = play;          // its return value is sent as the action's result
+ *     device.actions.play = play;          // a person chose it; its return value is sent as the action's result
+ *     device.commands.reboot = reboot;     // a push of kind `command` with the data {"command": "reboot"}
  *     await device.start();
  *
  * Laws
@@ -137,7 +138,9 @@ export class Backoff {
 /** One device. `start` it once; `close` ends it, its session stays on the server. */
 export class FleetpushDevice {
   /**
-   * onPush         shows it, or does it. For a `command` what it returns (or resolves to) is the result sent back.
+   * onPush         shows it, or does it. Commands go to it as well as long as none is in `commands`; what it returns (or
+   *                resolves to) for one is the result sent back.
+   * onObeyed       called with a command of `commands` that was carried out, and its result.
    * onInterrupted  called instead for a push whose effect an earlier page began and did not survive. For a `command`
    *                what it returns is the result; nothing is {"error": "interrupted"}.
    * onState        (`waiting` | `connecting` | `connected` | `disconnected` | `refused`, detail in words); `waiting`
@@ -148,15 +151,18 @@ export class FleetpushDevice {
    * onNotice       what the server tells about pushes, { type: "gap" | "preferences" | "clear", .. }. May come twice.
    * trustedKeys    obey commands that one of these keys has signed, and no others (`TrustedKeys` of trust.js).
    */
-  constructor({ deviceId, token, url, app = "default", onPush, onInterrupted, onRestore, onState, onNotice, keepAlive = 60, backoff, trustedKeys }) {
+  constructor({ deviceId, token, url, app = "default", onPush, onObeyed, onInterrupted, onRestore, onState, onNotice, keepAlive = 60, backoff, trustedKeys }) {
     this.deviceId = deviceId;
     /** Action id -> handler, which is given the push. Without a prototype: ids come from others, "constructor" too. */
     this.actions = Object.create(null);
+    /** Command -> handler. With trusted keys no button of a push runs one of these: nobody signs a notification. */
+    this.commands = Object.create(null);
     this.#clientId = app === "default" ? deviceId : `${app}/${deviceId}`;
     this.#topic = `${app}/devices/${deviceId}/`;
     this.#token = token;
     this.#tls = new URL(url).protocol === "wss:";
     this.#onPush = onPush;
+    this.#onObeyed = onObeyed;
     this.#onInterrupted = onInterrupted;
     this.#onRestore = onRestore;
     this.#onState = onState;
@@ -195,6 +201,7 @@ export class FleetpushDevice {
   #topic;
   #name;
   #onPush;
+  #onObeyed;
   #onInterrupted;
   #onRestore;
   #onState;
@@ -321,18 +328,46 @@ export class FleetpushDevice {
    */
   async act(push, action, text) {
     const { command } = push.choice(action);
-    if (this.#verifier !== null && command !== undefined) {
-      const result = { error: "refused: nobody has signed the command of this button", refused: "unsigned" };
-      await this.#receipt(push, "acted", { action, result }, GONE);
-      return result;
+    const handler = typeof command === "string" ? this.#handlerOf(command) : this.actions[action];
+    let result;
+    if (this.#commandsAreSigned && this.#isCommand(action, command, handler)) {
+      result = { error: "refused: nobody has signed the command of this button", refused: "unsigned" };
+    } else if (handler) {
+      result = await outcome((given) => handler(given, text), push);
+    } else if (typeof command === "string") {
+      result = { error: `unknown command '${command}'` };
+    } else {
+      result = await this.#answer(push, action, text);
     }
-    const handler = this.actions[typeof command === "string" ? command : action];
-    const result = handler
-      ? await outcome((given) => handler(given, text), push)
-      : typeof command === "string"
-        ? { error: `unknown command '${command}'` }
-        : await this.#answer(push, action, text);
     await this.#receipt(push, "acted", { action, result }, GONE);
+    return result;
+  }
+
+  get #commandsAreSigned() {
+    return this.#verifier?.signedOnly("command") ?? false;
+  }
+
+  /** Whether a button is an order: it names one, is called like one, or has the handler of one. */
+  #isCommand(action, command, handler) {
+    return command !== undefined || action in this.commands || Object.values(this.commands).includes(handler);
+  }
+
+  /** The handler of a command; also one of `actions`, which the buttons run anyway where nothing has to be signed. */
+  #handlerOf(command) {
+    return this.commands[command] ?? (this.#commandsAreSigned ? undefined : this.actions[command]);
+  }
+
+  /** Carry out a command; its result. */
+  async #obey(push) {
+    if (Object.keys(this.commands).length === 0) return outcome(this.#onPush, push);
+    const handler = push.command === null ? undefined : this.#handlerOf(push.command);
+    if (!handler) return { error: push.command === null ? "unknown command" : `unknown command '${push.command}'` };
+    const result = await outcome(handler, push);
+    try {
+      this.#onObeyed?.(push, result);
+    } catch (error) {
+      console.error("onObeyed failed:", error);
+    }
     return result;
   }
 
@@ -510,14 +545,17 @@ export class FleetpushDevice {
       await this.#journal.finish(push.pushId);
       return;
     }
+    if (shown && admitted.signedBy !== null) {
+      await this.#journal.noteSigned(push.pushId, admitted.message, admitted.signedBy);
+    }
     if (known === INTERRUPTED) {
       console.warn(`push ${push.pushId} was begun before and its page went: not begun again`);
       // What was to be shown is on the screen again already.
       const result = shown ? undefined : this.#onInterrupted && (await outcome(this.#onInterrupted, admitted));
       if (push.kind === "command") await this.#receipt(push, "acted", { result: result ?? { error: "interrupted" } }, GONE);
     } else if (shown || !push.expired) {
-      const result = await outcome(this.#onPush, admitted);
-      if (push.kind === "command") await this.#receipt(push, "acted", { result }, GONE);
+      if (push.kind === "command") await this.#receipt(push, "acted", { result: await this.#obey(admitted) }, GONE);
+      else await outcome(this.#onPush, admitted);
     }
     await this.#journal.finish(push.pushId);
   }
@@ -558,10 +596,26 @@ export class FleetpushDevice {
 
   async #restore() {
     if (!this.#onRestore) return;
-    // A wall clock is all that outlives a page; one that was set back makes nothing older than it is.
-    for (const { message, arrived_at, displayed, opened } of await this.#journal.onScreen()) {
-      await this.#onRestore(new Push(message, Date.now() - arrived_at), { displayed, opened });
+    for (const row of await this.#journal.onScreen()) {
+      const push = await this.#restored(row);
+      if (push !== null) await this.#onRestore(push, { displayed: row.displayed, opened: row.opened });
     }
+  }
+
+  /**
+   * A push that an earlier page had on the screen, as that page was given it; null: refused now. What is stored before it
+   * was verified (the page died in between, or obeyed everybody) is verified here: onRestore is a way into the page, too.
+   */
+  async #restored({ message, arrived_at, signed_by }) {
+    // A wall clock is all that outlives a page; one that was set back makes nothing older than it is.
+    const push = new Push(message, Date.now() - arrived_at, signed_by ?? null);
+    if (push.signedBy !== null) return push;
+    const admitted = await this.#admit(push, INTERRUPTED);
+    if (admitted === null) await this.#journal.finish(push.pushId);
+    else if (admitted.signedBy !== null) {
+      await this.#journal.noteSigned(push.pushId, admitted.message, admitted.signedBy);
+    }
+    return admitted;
   }
 
   #listen() {

@@ -16,8 +16,14 @@ export const REMEMBERED_PUSHES = 20_000;
 export const OUTBOX_MESSAGES = 10_000;
 /** Pushes kept for a screen that is to be restored, the oldest forgotten first; five times what the page shows. */
 export const SCREEN_PUSHES = 100;
-/** Signed pushes kept, those that end first forgotten first. */
+/** Signed pushes kept of each key, those that end first forgotten first. */
 export const REMEMBERED_STATEMENTS = 10_000;
+/** Keys of which something was forgotten; beyond that the one that lies furthest back counts for every key. */
+export const FORGETFUL_KEYS = 1_000;
+/** Versions of the database that had tables of their own for the screen, for statements, and for those of each key. */
+const SCREEN_VERSION = 2;
+const STATEMENTS_VERSION = 3;
+const KEYS_VERSION = 4;
 
 /** The state of a push id in the journal. */
 export const NEW = "new";
@@ -31,7 +37,7 @@ export const FIRST = "first";
 export const AGAIN = "again";
 /** By another push. */
 export const REPLAYED = "replayed";
-/** It ends before one that was forgotten, so nobody can tell. */
+/** It ends before one of its key that was forgotten, so nobody can tell. */
 export const FORGOTTEN = "forgotten";
 /** Of a receipt: its push has left the screen. */
 export const GONE = "gone";
@@ -46,18 +52,26 @@ export class Journal {
   }
 
   static async open(name) {
-    const request = indexedDB.open(name, 3);
+    const request = indexedDB.open(name, KEYS_VERSION);
     request.onupgradeneeded = ({ oldVersion }) => {
-      const statements = request.result.createObjectStore("statements", { keyPath: "id" });
-      statements.createIndex("expires_at", "expires_at");
-      if (oldVersion === 2) return;
-      const screen = request.result.createObjectStore("screen", { keyPath: "no", autoIncrement: true });
-      screen.createIndex("push_id", "push_id", { unique: true });
-      if (oldVersion === 1) return;
-      const handled = request.result.createObjectStore("handled", { keyPath: "no", autoIncrement: true });
-      handled.createIndex("push_id", "push_id", { unique: true });
-      request.result.createObjectStore("outbox", { keyPath: "no", autoIncrement: true });
-      request.result.createObjectStore("facts");
+      if (oldVersion < 1) {
+        const handled = request.result.createObjectStore("handled", { keyPath: "no", autoIncrement: true });
+        handled.createIndex("push_id", "push_id", { unique: true });
+        request.result.createObjectStore("outbox", { keyPath: "no", autoIncrement: true });
+        request.result.createObjectStore("facts");
+      }
+      if (oldVersion < SCREEN_VERSION) {
+        const screen = request.result.createObjectStore("screen", { keyPath: "no", autoIncrement: true });
+        screen.createIndex("push_id", "push_id", { unique: true });
+      }
+      if (oldVersion < STATEMENTS_VERSION) request.result.createObjectStore("statements", { keyPath: "id" });
+      if (oldVersion < KEYS_VERSION) {
+        const statements = request.transaction.objectStore("statements");
+        if (oldVersion === STATEMENTS_VERSION) nameKeys(statements);
+        statements.createIndex("key_end", ["key_id", "expires_at"]);
+        const forgetful = request.result.createObjectStore("forgetful", { keyPath: "key_id" });
+        forgetful.createIndex("forgotten_until", "forgotten_until");
+      }
     };
     return new Journal(await answer(request));
   }
@@ -103,7 +117,15 @@ export class Journal {
     });
   }
 
-  /** The pushes on the screen, unanswered, when an earlier page went: { message, arrived_at, displayed, opened }, in order. */
+  /** Note that a push on the screen was verified: from now on it is what was signed, and nothing beside it. */
+  noteSigned(pushId, message, signedBy) {
+    return this.#write(["screen"], (transaction) => note(transaction, pushId, { message, signed_by: signedBy }));
+  }
+
+  /**
+   * The pushes on the screen, unanswered, when an earlier page went: { message, arrived_at, displayed, opened, signed_by },
+   * in order. Those without `signed_by` nobody has verified.
+   */
   onScreen() {
     return answer(this.#database.transaction(["screen"]).objectStore("screen").getAll());
   }
@@ -162,23 +184,22 @@ export class Journal {
   }
 
   /**
-   * Commit that a push uses a signed statement, which no other push may then use again. No clock is asked: one is forgotten
-   * only for want of room (`most` are kept), and then, with it, everything is refused that ends no later.
+   * Commit that a push uses a statement that a key has signed, which no other push may then use again. No clock is asked:
+   * one is forgotten only for want of room (`most` of each key are kept), and then, with it, everything of its key is
+   * refused that ends no later. So whoever has one key can have no statement of another one refused.
    */
-  useStatement(id, expiresAt, pushId, most = REMEMBERED_STATEMENTS) {
-    return this.#write(["statements", "facts"], async (transaction) => {
+  useStatement(keyId, statementId, expiresAt, pushId, most = REMEMBERED_STATEMENTS) {
+    return this.#write(["statements", "forgetful", "facts"], async (transaction) => {
       const statements = transaction.objectStore("statements");
-      const facts = transaction.objectStore("facts");
+      const id = `${keyId}.${statementId}`;
       const row = await answer(statements.get(id));
       if (row !== undefined) return row.push_id === pushId ? AGAIN : REPLAYED;
-      const forgottenUntil = (await answer(facts.get("forgotten until"))) ?? -1;
-      if (expiresAt <= forgottenUntil) return FORGOTTEN;
-      await answer(statements.add({ id, expires_at: expiresAt, push_id: pushId }));
-      if ((await answer(statements.count())) > most) {
-        const byEnd = statements.index("expires_at");
-        const first = (await answer(byEnd.openKeyCursor())).key;
-        facts.put(first, "forgotten until");
-        for (const key of await answer(byEnd.getAllKeys(IDBKeyRange.only(first)))) statements.delete(key);
+      if (expiresAt <= (await forgottenUntil(transaction, keyId))) return FORGOTTEN;
+      await answer(statements.add({ id, key_id: keyId, expires_at: expiresAt, push_id: pushId }));
+      const byEnd = statements.index("key_end");
+      if ((await answer(byEnd.count(endsOf(keyId)))) > most) {
+        const [, first] = (await answer(byEnd.openKeyCursor(endsOf(keyId)))).key;
+        await forgetStatements(transaction, keyId, first);
       }
       return FIRST;
     });
@@ -190,8 +211,19 @@ export class Journal {
     return (await answer(transaction.objectStore("facts").get("trusted"))) ?? {};
   }
 
-  keepTrusted(facts) {
-    return this.#write(["facts"], (transaction) => answer(transaction.objectStore("facts").put(facts, "trusted")));
+  /** Commit what was told; what was used of keys that are none of these signers is forgotten, up to its latest end. */
+  keepTrusted(facts, signers) {
+    return this.#write(["facts", "statements", "forgetful"], async (transaction) => {
+      transaction.objectStore("facts").put(facts, "trusted");
+      const byEnd = transaction.objectStore("statements").index("key_end");
+      // From the last end of a key to that of the key before it.
+      let cursor = await answer(byEnd.openKeyCursor(null, "prev"));
+      while (cursor !== null) {
+        const [keyId, last] = cursor.key;
+        if (!signers.includes(keyId)) await forgetStatements(transaction, keyId, last);
+        cursor = await answer(byEnd.openKeyCursor(IDBKeyRange.upperBound([keyId], true), "prev"));
+      }
+    });
   }
 
   /** The device's own pair of keys, made if there is none; the private one cannot be exported. */
@@ -240,6 +272,42 @@ async function note(transaction, pushId, facts) {
   if (row === undefined) return;
   if (facts === GONE) screen.delete(row.no);
   else screen.put({ ...row, ...facts });
+}
+
+/** Have the statements of a journal of before name their keys, which their ids begin with. */
+function nameKeys(statements) {
+  statements.deleteIndex("expires_at");
+  statements.openCursor().onsuccess = ({ target: { result: cursor } }) => {
+    if (cursor === null) return;
+    cursor.update({ ...cursor.value, key_id: cursor.value.id.split(".", 1)[0] });
+    cursor.continue();
+  };
+}
+
+/** The ends of all statements of a key, up to one: an array is more than every number. */
+function endsOf(keyId, last = []) {
+  return IDBKeyRange.bound([keyId], [keyId, last]);
+}
+
+/** The latest end of what was forgotten of a key; -1 if nothing was. */
+async function forgottenUntil(transaction, keyId) {
+  const row = await answer(transaction.objectStore("forgetful").get(keyId));
+  const ofAll = await answer(transaction.objectStore("facts").get("forgotten until"));
+  return Math.max(row?.forgotten_until ?? -1, ofAll ?? -1);
+}
+
+/** Forget the statements of a key that end no later than `last`. */
+async function forgetStatements(transaction, keyId, last) {
+  const statements = transaction.objectStore("statements");
+  for (const id of await answer(statements.index("key_end").getAllKeys(endsOf(keyId, last)))) statements.delete(id);
+  const forgetful = transaction.objectStore("forgetful");
+  const until = Math.max(last, await forgottenUntil(transaction, keyId));
+  await answer(forgetful.put({ key_id: keyId, forgotten_until: until }));
+  if ((await answer(forgetful.count())) <= FORGETFUL_KEYS) return;
+  const { value } = await answer(forgetful.index("forgotten_until").openCursor());
+  const ofAll = await answer(transaction.objectStore("facts").get("forgotten until"));
+  transaction.objectStore("facts").put(Math.max(value.forgotten_until, ofAll ?? -1), "forgotten until");
+  forgetful.delete(value.key_id);
 }
 
 function forget(store, lastNo) {

@@ -185,6 +185,7 @@ async function begin() {
       url: credential.url,
       app: credential.app,
       onPush: handle,
+      onObeyed: (push, result) => remember(push, describe(push.command, result)),
       onInterrupted: (push) => remember(push, text("what_interrupted")),
       onRestore: restore,
       onState: drawState,
@@ -192,11 +193,9 @@ async function begin() {
       trustedKeys,
     });
     adoptPermission();
-    Object.assign(device.actions, {
-      play: () => player.play(),
-      pause: () => player.pause(),
-      next: () => player.next(),
-    });
+    const orders = { play: () => player.play(), pause: () => player.pause(), next: () => player.next() };
+    Object.assign(device.actions, orders);
+    Object.assign(device.commands, orders);
     globalThis.fleetpush = { device };
     await device.start();
     setInterval(renewToken, RENEWAL_CHECK_MS);
@@ -305,8 +304,6 @@ function handle(push) {
     case "alert":
     case "in_app":
       return show(push);
-    case "command":
-      return command(push);
     case "silent":
       dispatchEvent(new CustomEvent("fleetpush-data", { detail: push }));
   }
@@ -367,15 +364,6 @@ function notify(push, displayed) {
   } catch (error) {
     console.warn(`no notification: ${error.message}`); // Chrome on Android wants a service worker
   }
-}
-
-/** An order names one of the actions: {"command": "play"}. Its result goes back to who gave it. */
-async function command(push) {
-  const handler = push.command === null ? undefined : device.actions[push.command];
-  if (handler === undefined) throw new Error("unknown command");
-  const result = await handler(push);
-  remember(push, describe(push.command, result));
-  return result;
 }
 
 /** Resolves when `said`, the receipt, is kept. */

@@ -101,6 +101,11 @@ class PushVerifier {
     return verifier;
   }
 
+  /** Whether pushes of a kind have to be signed. */
+  signedOnly(kind) {
+    return this.#trusted.kinds.includes(kind);
+  }
+
   /**
    * { message, signedBy } for the page; or { refused } or { result }, which answers the push in its place. `known` is what
    * the journal knew of the push's id.
@@ -110,7 +115,7 @@ class PushVerifier {
       let { signed } = push.message;
       if ("encrypted" in push.message) signed = await this.#decrypt(push.message.encrypted);
       if (signed === undefined || signed === null) {
-        if (!this.#trusted.kinds.includes(push.kind)) return { message: push.message, signedBy: null };
+        if (!this.signedOnly(push.kind)) return { message: push.message, signedBy: null };
         throw new PushRefused("unsigned", `this device obeys no ${push.kind} that nobody has signed`);
       }
       if (typeof signed !== "string") throw new PushRefused("malformed", "no signed push: `signed` is no text");
@@ -148,8 +153,8 @@ class PushVerifier {
       throw new PushRefused("other_kind", `it was signed as '${claims.kind}', and comes as '${push.kind}'`);
     }
     this.#checkTime(claims);
-    const use = await this.#journal.useStatement(`${token.kid}.${claims.jti}`, claims.exp, push.pushId);
-    if (use === FORGOTTEN) throw new PushRefused("expired", "it is older than what this device remembers");
+    const use = await this.#journal.useStatement(token.kid, claims.jti, claims.exp, push.pushId);
+    if (use === FORGOTTEN) throw new PushRefused("expired", "it ends before what this device remembers of its key");
     // Of the same push, which is not told as interrupted: the journal keeps fewer push ids than a server can make up.
     const told = use === AGAIN && known === INTERRUPTED;
     if (use !== FIRST && !told) throw new PushRefused("replayed", "it was used before");
@@ -203,7 +208,7 @@ class PushVerifier {
     const revoked = [...new Set([...this.#revoked, ...(keySet.revoked ?? [])])];
     if (revoked.length > MAX_REVOKED_KEYS) throw new PushRefused("malformed", `more than ${MAX_REVOKED_KEYS} revoked keys`);
     const versions = { ...this.#versions, [token.kid]: keySet.version };
-    await this.#journal.keepTrusted({ keySet: token.text, revoked, versions });
+    await this.#journal.keepTrusted({ keySet: token.text, revoked, versions }, [...keySet.signers.keys()]);
     this.#revoked = new Set(revoked);
     this.#versions = versions;
     this.#adopt(keySet);

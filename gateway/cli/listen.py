@@ -84,6 +84,7 @@ def listen(
     command line, or with a `--code`, whose token it keeps: the same command again goes on with that."""
     from client_sim.backoff import Backoff
     from client_sim.device import Device
+    from client_sim.push import unsigned_command
 
     keyless = code is not None or again
     if keyless:
@@ -125,7 +126,8 @@ def listen(
         note(f"The fingerprint of its key for what is encrypted: {trusted.encryption_key['kid']}")
     screen.device = device
     for name in ("play", "pause", "next"):
-        device.actions[name] = screen.play(name)
+        # They are commands of this device, too: with pinned keys no button, which nobody signs, gives one.
+        device.actions[name] = screen.play(name) if trusted is None else unsigned_command
     with device:
         read_keys(screen.press, screen.finished)
     if screen.refused is not None and keyless:

@@ -103,7 +103,7 @@ def test_a_journal_of_the_first_version_keeps_its_receipts(tmp_path: Path) -> No
 
 def test_a_journal_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
     later = sqlite3.connect(tmp_path / "j.db")
-    later.execute("PRAGMA user_version=2")
+    later.execute(f"PRAGMA user_version={journal_module.SCHEMA_VERSION + 1}")
     later.close()
     with pytest.raises(JournalTooNew, match="update"):
         Journal(tmp_path / "j.db")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -278,6 +279,30 @@ def test_a_button_cannot_order_what_nobody_has_signed(world: World, server: Fake
     assert len(world.given) == 1
 
 
+def test_a_button_runs_no_handler_of_a_command(world: World, server: FakeServer) -> None:
+    """Also not if it is called like the command, or under another name: the function is what must be signed for."""
+    world.device.actions["obey"] = lambda push: "obeyed"
+    world.device.actions["ok"] = world.obey
+    world.device.actions["no"] = lambda push: "nothing happens"
+    actions = [{"id": name, "title": name} for name in ("obey", "ok", "no")]
+    push_id = server.push("kiosk-1", notification={"title": "Update", "actions": actions})
+    server.wait(push_id, "delivered")
+    (push,) = world.given
+    assert [world.device.act(push, name)["refused"] for name in ("obey", "ok")] == ["unsigned"] * 2
+    assert world.device.act(push, "no") == "nothing happens"
+    assert len(world.given) == 1
+
+
+def test_a_program_whose_commands_need_no_signature_has_buttons_for_them(
+    world_of: StartWorld, server: FakeServer
+) -> None:
+    world = world_of(kinds=["silent"])
+    action = {"id": "ok", "title": "OK", "command": "obey"}
+    server.wait(server.push("kiosk-1", notification={"title": "Update", "actions": [action]}), "delivered")
+    (push,) = world.given
+    assert world.device.act(push, "ok") == {"obeyed": None}
+
+
 # Keys that change
 
 
@@ -503,20 +528,73 @@ def test_a_file_without_keys_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_what_was_used_is_remembered_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that end first are forgotten first, and with them everything that ends no later."""
+    """Those that end first are forgotten first, and with them everything of their key that ends no later."""
     monkeypatch.setattr(journal_module, "REMEMBERED_STATEMENTS", 3)
     journal = Journal(tmp_path / "j.db")
-    assert [journal.use_statement(f"s{end}", end, "p1") for end in (50, 10, 40, 20)] == [Use.FIRST] * 4
-    assert journal.use_statement("s10", 10, "p2") is Use.FORGOTTEN
-    assert journal.use_statement("other", 10, "p2") is Use.FORGOTTEN
-    assert journal.use_statement("s20", 20, "p2") is Use.REPLAYED
-    assert journal.use_statement("s20", 20, "p1") is Use.AGAIN
-    assert journal.use_statement("s11", 11, "p2") is Use.FIRST
-    assert journal.use_statement("s11", 11, "p3") is Use.FORGOTTEN, "it was the first to go"
+    assert [journal.use_statement("k", f"s{end}", end, "p1") for end in (50, 10, 40, 20)] == [Use.FIRST] * 4
+    assert journal.use_statement("k", "s10", 10, "p2") is Use.FORGOTTEN
+    assert journal.use_statement("k", "other", 10, "p2") is Use.FORGOTTEN
+    assert journal.use_statement("k", "s20", 20, "p2") is Use.REPLAYED
+    assert journal.use_statement("k", "s20", 20, "p1") is Use.AGAIN
+    assert journal.use_statement("k", "s11", 11, "p2") is Use.FIRST
+    assert journal.use_statement("k", "s11", 11, "p3") is Use.FORGOTTEN, "it was the first to go"
+    assert journal.use_statement("another", "s10", 10, "p2") is Use.FIRST
     journal.close()
     again = Journal(tmp_path / "j.db")
-    assert again.use_statement("s10", 10, "p2") is Use.FORGOTTEN
+    assert again.use_statement("k", "s10", 10, "p2") is Use.FORGOTTEN
+    assert again.use_statement("another", "s10", 10, "p3") is Use.REPLAYED
     again.close()
+
+
+def test_a_key_that_signs_no_more_leaves_one_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should it come back, nothing is used twice. The number furthest back is the first to count for all."""
+    monkeypatch.setattr(journal_module, "FORGETFUL_KEYS", 2)
+    path = tmp_path / "j.db"
+    journal = Journal(path)
+    for key, end in (("a", 10), ("b", 20), ("c", 30), ("d", 40)):
+        journal.use_statement(key, "s", end, "p1")
+    journal.keep_trusted({}, {"c", "d"})
+    assert journal.use_statement("a", "s", 10, "p2") is Use.FORGOTTEN
+    assert journal.use_statement("a", "new", 11, "p2") is Use.FIRST
+    assert journal.use_statement("c", "s", 30, "p2") is Use.REPLAYED
+    journal.keep_trusted({}, {"d"})
+    assert [journal.use_statement(key, "s", end, "p2") for key, end in (("b", 20), ("c", 30))] == [Use.FORGOTTEN] * 2
+    assert journal.use_statement("a", "new", 11, "p2") is Use.FORGOTTEN
+    assert journal.use_statement("e", "s", 11, "p2") is Use.FORGOTTEN
+    assert journal.use_statement("e", "s", 12, "p2") is Use.FIRST
+    journal.close()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT key_id FROM used_statement ORDER BY 1").fetchall() == [("d",), ("e",)]
+
+
+def test_a_journal_from_before_keys_had_a_memory_each_is_carried_on(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "j.db")) as database, database:
+        database.executescript(
+            "CREATE TABLE statement (id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, push_id TEXT NOT NULL)"
+            " WITHOUT ROWID; CREATE INDEX statement_end ON statement (expires_at);"
+            "CREATE TABLE trust (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+            "INSERT INTO statement VALUES ('k.a.b', 50, 'p1'); INSERT INTO trust VALUES ('forgotten_until', '20');"
+            "PRAGMA user_version=1"
+        )
+    for _ in range(2):
+        journal = Journal(tmp_path / "j.db")
+        assert journal.use_statement("k", "a.b", 50, "p1") is Use.AGAIN
+        assert journal.use_statement("k", "a.b", 50, "p2") is Use.REPLAYED
+        assert journal.use_statement("another", "c", 20, "p2") is Use.FORGOTTEN
+        journal.close()
+
+
+def test_a_flood_of_one_key_costs_that_key_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has stolen one publisher's key cannot make a device refuse what the others sign."""
+    monkeypatch.setattr(journal_module, "REMEMBERED_STATEMENTS", 2)
+    world.command(key_set(OPS, 1, OTHER, STRANGER))
+    for lifetime in (10_000, 10_001, 10_002):
+        assert "obeyed" in world.command(signed(STRANGER, lifetime=lifetime))
+    assert world.refused(signed(STRANGER)) == "expired"
+    assert "obeyed" in world.command(signed(OTHER))
+    world.restart()
+    assert world.refused(signed(STRANGER)) == "expired"
+    assert "obeyed" in world.command(signed(OTHER))
 
 
 def test_a_forgotten_statement_is_over_for_the_device(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,7 @@ def test_what_was_missed_is_told(kiosk: Kiosk) -> None:
 def test_a_command_is_executed_without_anybody_and_answers(kiosk: Kiosk) -> None:
     page = kiosk.connected()
     results = [wait_state(kiosk, kiosk.command(action), "acted")["result"] for action in ("next", "nonsense")]
-    assert results == [{"state": "paused", "title": "Window seat"}, {"error": "Error: unknown command"}]
+    assert results == [{"state": "paused", "title": "Window seat"}, {"error": "unknown command 'nonsense'"}]
     assert page.text("#track") == "Window seat"
 
 

@@ -32,7 +32,7 @@ from tests.end_to_end.harness import Server, clean_environment, wait_for
 from tests.third_party import require
 
 ROOT_KEY, OPS, LEAVER, THIEF = (SigningKey.new() for _ in range(4))
-ECHO = "fleetpush.device.actions.echo = (push) => ({ given: push.data, by: push.signedBy })"
+ECHO = "fleetpush.device.commands.echo = (push) => ({ given: push.data, by: push.signedBy })"
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +203,78 @@ def test_a_button_cannot_order_what_nobody_has_signed(kiosk: Kiosk) -> None:
     assert result["refused"] == "unsigned"
 
 
+def test_a_button_runs_no_handler_of_a_command(kiosk: Kiosk) -> None:
+    """Also not if it is called like the command, or under another name: the function is what must be signed for."""
+    page = connected(kiosk)
+    page.evaluate(
+        """(() => {
+            const { actions, commands } = fleetpush.device;
+            globalThis.ran = [];
+            commands.wipe = () => { ran.push("wipe"); return "wiped"; };
+            actions.wipe = () => ran.push("a button of its own");
+            actions.ok = commands.wipe;
+            actions.no = () => { ran.push("no"); return "nothing happens"; };
+            return true;
+        })()"""
+    )
+
+    def pressed(action: str) -> Any:
+        push_id = kiosk.push(action)
+        page.click(f'.banner[data-push="{push_id}"] [data-action="{action}"]')
+        return wait_for(lambda: kiosk.api.delivery(push_id)["result"], what="the result")
+
+    results = {action: pressed(action) for action in ("wipe", "ok", "play", "no")}
+    refusal = {"error": "refused: nobody has signed the command of this button", "refused": "unsigned"}
+    assert results == {"wipe": refusal, "ok": refusal, "play": refusal, "no": "nothing happens"}
+    assert page.evaluate("ran") == ["no"]
+    assert answer(kiosk, order(kiosk, ROOT_KEY, command="wipe")) == "wiped", "as a signed command it is run"
+
+
+RESTORING = """(async () => {
+    const { FleetpushDevice } = await import("./device.js");
+    const { Journal } = await import("./journal.js");
+    const { TrustedKeys } = await import("./trust.js");
+    const pinned = await (await fetch("trusted-keys.json")).json();
+    const { id, token, url, messages, kinds } = %s;
+    const given = [];
+    // What a page of before has stored and did not live to verify.
+    const name = `fleetpush ${new URL(url).host} ${id}`;
+    const journal = await Journal.open(name);
+    for (const message of messages) await journal.begin(message.push_id, message);
+    journal.close();
+    for (const load of [1, 2]) {
+        const note = (how) => (push) => { given.push([load, how, push.pushId, push.signedBy, push.data ?? null]); };
+        const trustedKeys = new TrustedKeys(pinned, { kinds });
+        const options = { onPush: note("new"), onRestore: note("restored"), trustedKeys };
+        const device = new FleetpushDevice({ deviceId: id, token, url, ...options });
+        await device.start();
+        while (!device.connected) await new Promise((resolve) => setTimeout(resolve, 10));
+        await device.flush(10);
+        await device.close();
+    }
+    return given;
+})()"""
+
+
+def test_an_alert_that_nobody_has_signed_is_not_restored(kiosk: Kiosk) -> None:
+    """The page of before died between storing and verifying it; what was signed comes back as it was signed."""
+    page = kiosk.connected()
+    device = kiosk.api.enrol(f"{kiosk.id}-restored")
+    audience = f"default/devices/{device.id}"
+    good = sign_push(ROOT_KEY, Statement.new([audience], "alert", {"say": "signed"}, time.time(), 600))
+    bad = sign_push(THIEF, Statement.new([audience], "alert", {"say": "stolen"}, time.time(), 600))
+    shown = {"kind": "alert", "expires_in": 600, "notification": {"title": "x"}, "data": {"say": "beside"}}
+    messages = [
+        shown | {"push_id": "unsigned"},
+        shown | {"push_id": "by-a-thief", "signed": bad},
+        shown | {"push_id": "good", "signed": good},
+    ]
+    about = {"id": device.id, "token": device.token, "messages": messages, "kinds": ["command", "alert"]}
+    about["url"] = f"ws://127.0.0.1:{kiosk.relay.port}/mqtt"
+    given = page.evaluate(RESTORING % json.dumps(about))
+    assert given == [[load, "restored", "good", ROOT_KEY.key_id, {"say": "signed"}] for load in (1, 2)]
+
+
 @pytest.mark.full_only
 def test_signed_data_says_who_signed_it_and_bad_data_does_not_come(kiosk: Kiosk) -> None:
     page = connected(kiosk)
@@ -220,7 +292,7 @@ def test_signed_data_says_who_signed_it_and_bad_data_does_not_come(kiosk: Kiosk)
 
 @pytest.mark.full_only
 def test_what_was_used_is_remembered_within_bounds(kiosk: Kiosk) -> None:
-    """Those that end first are forgotten first, and with them everything that ends no later."""
+    """Those that end first are forgotten first, and with them everything of their key that ends no later."""
     page = kiosk.connected()
     uses = [(50, "p1"), (10, "p1"), (40, "p1"), (20, "p1"), (10, "p2"), (20, "p2"), (20, "p1"), (11, "p2"), (11, "p3")]
     said = page.evaluate(
@@ -229,23 +301,44 @@ def test_what_was_used_is_remembered_within_bounds(kiosk: Kiosk) -> None:
             const journal = await Journal.open("of its own");
             const said = [];
             for (const [end, push] of {json.dumps(uses)}) {{
-                said.push(await journal.useStatement(`s${{end}}`, end, push, 3));
+                said.push(await journal.useStatement("k", `s${{end}}`, end, push, 3));
+            }}
+            said.push(await journal.useStatement("another", "s10", 10, "p2", 3));
+            journal.close();
+            return said;
+        }})()"""
+    )
+    assert said == [*["first"] * 4, "forgotten", "replayed", "again", "first", "forgotten", "first"]
+
+
+def test_a_key_that_signs_no_more_leaves_one_number(kiosk: Kiosk) -> None:
+    """Should it come back, nothing is used twice; of the others nothing is forgotten."""
+    page = kiosk.connected()
+    uses = [("a", 10), ("b", 20), ("c", 30), "keep", ("a", 10), ("a", 11), ("b", 20), ("c", 30)]
+    said = page.evaluate(
+        f"""(async () => {{
+            const {{ Journal }} = await import("./journal.js");
+            const journal = await Journal.open("of keys that go");
+            const said = [];
+            for (const use of {json.dumps(uses)}) {{
+                if (use === "keep") await journal.keepTrusted({{ versions: {{}} }}, ["b"]);
+                else said.push(await journal.useStatement(use[0], `s${{use[1]}}`, use[1], `p${{said.length}}`));
             }}
             journal.close();
             return said;
         }})()"""
     )
-    assert said == [*["first"] * 4, "forgotten", "replayed", "again", "first", "forgotten"]
+    assert said == [*["first"] * 3, "forgotten", "first", "replayed", "forgotten"]
 
 
 def test_journals_of_older_pages_are_carried_on(kiosk: Kiosk) -> None:
-    """Of both versions that there were, with a push that they have handled."""
+    """Of all versions that there were, with a push that they have handled, and a statement that they have used."""
     page = kiosk.connected()
     said = page.evaluate(
         """(async () => {
             const { Journal } = await import("./journal.js");
             const said = [];
-            for (const version of [1, 2]) {
+            for (const version of [1, 2, 3]) {
                 await new Promise((resolve) => {
                     const request = indexedDB.open(`older ${version}`, version);
                     request.onupgradeneeded = () => {
@@ -255,19 +348,27 @@ def test_journals_of_older_pages_are_carried_on(kiosk: Kiosk) -> None:
                             if (name !== "outbox") store.createIndex("push_id", "push_id", { unique: true });
                             if (name === "handled") store.add({ push_id: "p1", finished: true });
                         }
-                        request.result.createObjectStore("facts");
+                        request.result.createObjectStore("facts").put(5, "forgotten until");
+                        if (version < 3) return;
+                        const statements = request.result.createObjectStore("statements", { keyPath: "id" });
+                        statements.createIndex("expires_at", "expires_at");
+                        statements.add({ id: "k.s0", expires_at: 9, push_id: "p0" });
                     };
                     request.onsuccess = () => { request.result.close(); resolve(); };
                 });
                 const journal = await Journal.open(`older ${version}`);
-                said.push(await journal.begin("p1"), await journal.useStatement("s1", 10, "p2"));
-                said.push((await journal.onScreen()).length);
+                said.push(await journal.begin("p1"), await journal.useStatement("k", "s1", 10, "p2"));
+                said.push((await journal.onScreen()).length, await journal.useStatement("k", "s0", 9, "p2"));
+                said.push(await journal.useStatement("k", "s2", 5, "p2"));
                 journal.close();
             }
             return said;
         })()"""
     )
-    assert said == ["finished", "first", 0] * 2
+    assert said == [
+        *["finished", "first", 0, "first", "forgotten"] * 2,
+        *["finished", "first", 0, "replayed", "forgotten"],
+    ]
 
 
 def test_without_its_file_of_keys_the_page_does_not_start(kiosk: Kiosk) -> None:
