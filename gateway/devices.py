@@ -27,7 +27,8 @@ from gateway.auth import new_token, secret_hash
 from gateway.delivery.delivery_sets import devices_with_waiting
 from gateway.delivery.device_activity import DeviceActivity
 from gateway.delivery.device_connections import DeviceConnections
-from gateway.delivery.push import DeviceId, Name
+from gateway.delivery.notification import Name
+from gateway.delivery.push import DeviceId
 from gateway.delivery.receipts import MAX_ATTRIBUTES_BYTES
 from gateway.delivery.reports import cursor_number
 from gateway.delivery.uplink import uplink_content

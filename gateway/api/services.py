@@ -29,7 +29,7 @@ from gateway.delivery.forecast import Forecast
 from gateway.delivery.heartbeats import Heartbeats
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.notices import Notices
-from gateway.delivery.push import NAME_PATTERN
+from gateway.delivery.notification import NAME_PATTERN
 from gateway.delivery.reports import Reports
 from gateway.delivery.submission import AppRef
 from gateway.delivery.watches import Watches

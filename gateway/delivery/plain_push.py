@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic_core import CoreSchema, SchemaValidator, core_schema, to_json
 
-from gateway.delivery.push import DEFAULT_TTL_SECONDS, Notification, PushRequest, Target, data_text, payload_size
+from gateway.delivery.notification import Notification
+from gateway.delivery.push import DEFAULT_TTL_SECONDS, PushRequest, Target, data_text, payload_size
 from gateway.delivery.submission import AppRef, IdempotencyKey, PendingPush
 from gateway.delivery_states import PRIORITIES
 

@@ -25,7 +25,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from gateway.delivery.event_log import log_of_app
 from gateway.delivery.ledger import Ledger
-from gateway.delivery.push import Name
+from gateway.delivery.notification import Name
 from gateway.delivery.submission import AppRef, PendingPush
 from gateway.described_model import DescribedModel
 from gateway.errors import Problem, problem

@@ -24,7 +24,8 @@ from client_sim.push import Push
 from client_sim.simulator.scenario import NetworkConditions, PeopleHabits, Phase, Scenario, Stream
 from client_sim.testing import FakeServer
 from gateway.delivery.event_log import TYPES
-from gateway.delivery.push import Action, ActivePush, Enclosure, Notification, PushRequest
+from gateway.delivery.notification import Action, Enclosure, Notification
+from gateway.delivery.push import ActivePush, PushRequest
 from gateway.delivery.receipts import Unusable, parse
 from gateway.delivery_states import PRIORITIES
 from gateway.settings import Settings
