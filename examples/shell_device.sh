@@ -12,6 +12,7 @@ set -eu
 id=$1 token=$2 host=${3:-127.0.0.1} port=${4:-1883}
 
 # -c: the session stays on the server, so what is pushed meanwhile comes when the device is back.
+# It may end when the connection is lost: let a service manager start this script again.
 # stdbuf: each push leaves mosquitto_sub as it comes, and not when the pipe is full.
 stdbuf -oL mosquitto_sub -h "$host" -p "$port" ${CAFILE:+--cafile "$CAFILE"} -i "$id" -u "$id" -P "$token" \
     -c -q 1 -t "default/devices/$id/push" |

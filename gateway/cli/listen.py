@@ -30,7 +30,14 @@ import typer
 
 from gateway.cli.options import DataDir, ServerUrl, client_of, found_data_dir
 from gateway.cli.player import Player
-from gateway.cli.server_client import RequestRefused, ServerClient, segment, server_here, tls_context
+from gateway.cli.server_client import (
+    REMEDY_OF_DISTRUST,
+    RequestRefused,
+    ServerClient,
+    segment,
+    server_here,
+    tls_context,
+)
 from gateway.cli.terminal import (
     PROGRAM,
     Failure,
@@ -180,8 +187,8 @@ def enrol_again(device_id: str, app: str, server: str | None, data_dir: Path | N
     from client_sim.enrolment import ask_again
     from client_sim.errors import EnrolmentFailed
 
+    ca = None
     try:
-        ca = None
         if server is None:
             server, ca = server_here(found_data_dir(data_dir))
         elif authority := os.environ.get("FLEETPUSH_CA"):
@@ -205,7 +212,8 @@ def enrol_again(device_id: str, app: str, server: str | None, data_dir: Path | N
         )
         return found, folder
     except (EnrolmentFailed, ValueError, OSError) as error:
-        raise Failure(str(error)) from None
+        remedy = "" if ca is not None or "is not trusted" not in str(error) else f": {REMEDY_OF_DISTRUST}"
+        raise Failure(f"{error}{remedy}") from None
 
 
 @dataclass(frozen=True)

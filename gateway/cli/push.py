@@ -84,6 +84,8 @@ def push(
     if sign is not None and idempotency_key is not None:
         fail("--sign signs anew each time: sign once with `signing push`, and repeat `push --signed`", 2)
     if not notification and data is None and kind not in ("silent", "command"):
+        if signed is not None:
+            fail("--signed needs the --kind that was signed: --kind command, for example", 2)
         to = f" to {target['device']!r}" if "device" in target else ""
         fail(f"nothing to send{to}: give a text, --title, --data, or --kind silent", 2)
     if attach is not None and not (title or text):

@@ -45,6 +45,10 @@ COMMANDS = {
 CALL = re.compile(rf"\b({'|'.join(map(re.escape, COMMANDS))})(?![\w/])")
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 """Words of OpenSSL for an answer that is no TLS, by its version."""
+REMEDY_OF_DISTRUST = (
+    "set FLEETPUSH_CA to the PEM file of whoever signed it (tls/ca.pem of the server's data directory, after "
+    f"`{PROGRAM} tls init`), and dial a name that it is for"
+)
 MAX_RETRIES = 3
 """A push carries an idempotency key, so a broken connection may be tried again without sending twice."""
 
@@ -250,10 +254,7 @@ class ServerClient:
         if self.certificate is not None:
             finding += f". It shows another than {self.certificate}, and reads that when it is told to"
             return finding, f"tell it: {self.reload_command}"
-        return finding, (
-            "set FLEETPUSH_CA to the PEM file of whoever signed it (tls/ca.pem of the server's data directory, after "
-            f"`{PROGRAM} tls init`), and dial a name that it is for"
-        )
+        return finding, REMEDY_OF_DISTRUST
 
     def shown_certificate(self) -> bytes:
         """DER, of a server with TLS. Raises OSError."""

@@ -111,6 +111,7 @@ def sign(
     body = {"target": {"device": device_id}, "kind": kind, "data": json_of(data, "--data"), "ttl": seconds_of(ttl)}
     body = signed_body(body, key, app, encrypt=encrypt, device_keys=device_keys)
     print(body.get("signed") or body["encrypted"])
+    note(f"Send it with: {PROGRAM} push {device_id} --kind {kind} --ttl {body['ttl']} --signed FILE")
 
 
 @signing.command("trust")

@@ -119,6 +119,7 @@ def test_data_without_a_kind_is_signed_as_silent_and_for_a_day(fake: FakeServer,
         (["kiosk-1", "--data", "1", "--sign", "ops.jwk", "--encrypt"], "signing trust kiosk-1"),
         (["--all", "--data", "1", "--sign", "ops.jwk", "--encrypt"], "for one device"),
         (["kiosk-1", "--kind", "command", "--signed", "missing"], "missing cannot be read"),
+        (["kiosk-1", "--signed", "order.jws"], "--signed needs the --kind"),
     ],
 )
 def test_wrong_use_sends_nothing(fake: FakeServer, key: SigningKey, words: list[str], says: str) -> None:
