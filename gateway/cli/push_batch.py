@@ -6,35 +6,26 @@ again, and a whole command may be repeated, without that anybody gets a push twi
 
 from __future__ import annotations
 
-import codecs
 import json
 import shlex
 import sys
+import time
 import uuid
-from collections.abc import Iterator
-from typing import IO, Annotated, Any, NamedTuple
+from contextlib import ExitStack
+from typing import Annotated, Any
 
 import httpx2
 import typer
 
+from gateway.cli.batch_signing import new_run_key, run_of, signed_lines
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, open_input
+from gateway.cli.push_lines import PushLine, parts_of, with_key
 from gateway.cli.server_client import MAX_RETRIES, ServerClient, for_terminals
+from gateway.cli.signing import AppOption, SignWith
 from gateway.cli.terminal import Failure, abandon_output, fail, json_text, note
 
-PART_LINES = 1_000
-PART_BYTES = 4 * 1024 * 1024
-"""Bytes of a request, about; the API takes 10,000 lines and 16 MiB."""
-LINE_BYTES = 4 * 1024 * 1024
-"""Bytes of a push, as the API has it."""
 MAX_KEY_CHARACTERS = 240
 """Characters of the run's key: the API takes 255 with the line's number."""
-
-
-class PushLine(NamedTuple):
-    """A line of the file, and its number."""
-
-    number: int
-    content: bytes
 
 
 def pushes_batch(
@@ -43,6 +34,8 @@ def pushes_batch(
         str | None,
         typer.Option(metavar="KEY", help="Repeating the command with the same key and file sends nothing new"),
     ] = None,
+    sign: SignWith = None,
+    app: AppOption = "default",
     server: ServerUrl = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -50,12 +43,18 @@ def pushes_batch(
     """Send many pushes: a file with one in each line, as `POST /v1/pushes` takes it.
 
     Prints the id of each; --json prints the answer to each line, in order. Lines that are refused are named, the others
-    are sent; exit code 1 if there was one."""
-    key = idempotency_key or str(uuid.uuid4())
+    are sent; exit code 1 if there was one. With --sign each has to be a command, or data, for one device: if one cannot
+    be signed, nothing is sent."""
+    key = idempotency_key or (str(uuid.uuid4()) if sign is None else new_run_key(time.time() * 1000))
     if not key.isascii() or not key.isprintable() or len(key) > MAX_KEY_CHARACTERS:
         fail(f"--idempotency-key: at most {MAX_KEY_CHARACTERS} printable ASCII characters", 2)
     batch = BatchProgress(key, as_json=as_json)
-    with client_of(server, data_dir) as client, open_input(file) as lines:
+    run = None if sign is None else run_of(key)
+    with ExitStack() as stack:
+        client = stack.enter_context(client_of(server, data_dir))
+        lines = stack.enter_context(open_input(file))
+        if sign is not None and run is not None:
+            lines = stack.enter_context(signed_lines(lines, sign, app, run))
         try:
             for part in parts_of(lines):
                 batch.print_answers(part, send(client, part, key))
@@ -121,35 +120,3 @@ def send(client: ServerClient, part: list[PushLine], key: str) -> list[dict[str,
     if len(answers) != len(part):
         raise Failure(f"{client.url} answers, but not as Fleetpush does: is it another server?")
     return answers
-
-
-def with_key(line: bytes, key: str) -> bytes:
-    """A push's JSON with an idempotency key, if it has none; nothing else of its text is touched, right or wrong."""
-    try:
-        push = json.loads(line.decode())
-    except (ValueError, RecursionError):
-        return line
-    if not isinstance(push, dict) or "idempotency_key" in push:
-        return line
-    start = line.index(b"{") + 1
-    return b'%b"idempotency_key":%b%b%b' % (line[:start], json.dumps(key).encode(), b"," if push else b"", line[start:])
-
-
-def parts_of(lines: IO[bytes]) -> Iterator[list[PushLine]]:
-    """Divide the lines into parts that fit into one request each; empty ones are skipped. Raises Failure for a line
-    that cannot be a push."""
-    part: list[PushLine] = []
-    size = 0
-    for number, content in enumerate(iter(lambda: lines.readline(LINE_BYTES + 1), b""), 1):
-        content = content.removeprefix(codecs.BOM_UTF8) if number == 1 else content
-        if not content.strip():
-            continue
-        if len(content) > LINE_BYTES:
-            raise Failure(f"line {number} has more than {LINE_BYTES} bytes: write one push in each line", 2)
-        part.append(PushLine(number, content.strip()))
-        size += len(content)
-        if len(part) == PART_LINES or size > PART_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part

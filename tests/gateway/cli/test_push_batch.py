@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.cli import push_batch
-from gateway.cli.push_batch import with_key
+from gateway.cli import push_lines
+from gateway.cli.push_lines import with_key
 from tests.gateway.cli.fake_server import FakeServer, Request
 
 PUSH = b'{"target": {"all": true}, "kind": "silent"}'
@@ -56,7 +56,7 @@ def test_a_part_whose_answer_is_lost_is_sent_again(fake: FakeServer) -> None:
 
 
 def test_who_breaks_off_is_told_how_to_go_on(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_batch, "PART_LINES", 2)
+    monkeypatch.setattr(push_lines, "PART_LINES", 2)
 
     def answer(request: Request) -> Any:
         if len(fake.requests) > 1:
@@ -72,7 +72,7 @@ def test_who_breaks_off_is_told_how_to_go_on(fake: FakeServer, monkeypatch: pyte
 
 
 def test_what_is_no_file_of_pushes_is_wrong_use(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_batch, "LINE_BYTES", 100)
+    monkeypatch.setattr(push_lines, "LINE_BYTES", 100)
     assert "line 2 has more than 100 bytes" in fake.run("pushes", "batch", "-", input=b"\n" + b"x" * 300).stderr
     assert fake.run("pushes", "batch", "no-such-file").exit_code == 2
     assert fake.run("pushes", "batch", "-", "--idempotency-key", "x" * 241, input=PUSH).exit_code == 2
