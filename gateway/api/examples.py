@@ -348,6 +348,20 @@ ANSWERS: Final[dict[str, Any]] = {
     "EmptiedMailbox": {"cancelled": 1},
     "EnrolledDevice": _CREDENTIAL,
     "EnrolledDevices": {"devices": [_CREDENTIAL]},
+    "Escalations": _page(
+        {
+            "push_id": _PUSH_ID,
+            "sent_at": _AT,
+            "duty": "control-room",
+            "state": "running",
+            "step": 1,
+            "round": 1,
+            "next_at": "2026-12-01T11:01:00.000Z",
+            "ended_at": None,
+            "reason": None,
+            "acted": None,
+        }
+    ),
     "Forecast": {"targeted": 2, "online": 1, "suppressed": {}, "unknown": []},
     "Funnels": {"items": [_FUNNEL], "limited": False, "counted_from": None, "uncounted": 0},
     "Health": {"status": "ok"},

@@ -12,8 +12,9 @@ from gateway.cli.lists import Columns, Cursor, Limit, print_list
 from gateway.cli.options import AsJson, DataDir, ServerUrl, client_of, command_group, seconds_of
 from gateway.cli.server_client import segment
 from gateway.cli.terminal import PROGRAM, describe_counts, describe_devices, fail, note, print_facts, print_json
+from gateway.printable import printable
 
-duties = command_group("Set, list, show, remove the duties that urgent pushes escalate through.")
+duties = command_group("Set, list, show, remove the duties that urgent pushes escalate through, and list those pushes.")
 STEP = re.compile(r"(?:tag:(?P<tag>[^@,]+)|(?P<devices>[^@]+))(?:@(?P<wait>.+))?")
 
 DutyName = Annotated[str, typer.Argument(metavar="DUTY", help="Its name, as pushes have it")]
@@ -83,6 +84,34 @@ def duties_remove(name: DutyName, server: ServerUrl = None, data_dir: DataDir = 
     note(f"removed {name}")
 
 
+@duties.command("escalations")
+def duties_escalations(
+    state: Annotated[
+        str | None, typer.Option(help="Only running, acted, exhausted, recalled or superseded ones")
+    ] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+    server: ServerUrl = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pushes to duties, the newest first: how far each has come, and who acted."""
+    columns: Columns = {
+        "push": "push_id",
+        "duty": "duty",
+        "sent": "sent_at",
+        "state": describe_state,
+        "step": lambda item: f"{item['step']}, round {item['round']}" if item["round"] > 1 else item["step"],
+        "next": "next_at",
+        "ended": "ended_at",
+    }
+    empty = "No pushes to duties" + ("." if state is None else f" that are {printable(state)}.")
+    with client_of(server, data_dir) as client:
+        print_list(
+            client, "/v1/escalations", columns, empty=empty, as_json=as_json, limit=limit, cursor=cursor, state=state
+        )
+
+
 def step_of(text: str) -> dict[str, Any]:
     """Read a step as a person writes it: `kiosk-1,kiosk-2@2m` or `tag:guards@5m`."""
     match = STEP.fullmatch(text)
@@ -107,13 +136,18 @@ def print_duty(duty: dict[str, Any], as_json: bool) -> None:
         print_facts(duty | {"steps": ", ".join(map(describe_step, duty["steps"]))})
 
 
+def describe_state(escalation: Mapping[str, Any]) -> str:
+    """Format the state of a push to a duty: `acted by kiosk-1 (take)`."""
+    acted, reason = escalation["acted"], escalation.get("reason")
+    if acted is not None:
+        return f"{escalation['state']} by {acted['device_id']} ({acted['action'] or acted['event']})"
+    return str(escalation["state"]) if reason is None else f"{escalation['state']} ({reason})"
+
+
 def describe_escalation(escalation: Mapping[str, Any]) -> dict[str, str]:
     """Format how far a push to a duty has come, a line for each step that was sent."""
-    facts = {"duty": escalation["duty"], "escalation": escalation["state"]}
-    acted = escalation["acted"]
-    if acted is not None:
-        facts["escalation"] += f" by {acted['device_id']} ({acted['action'] or acted['event']})"
-    elif escalation["next_at"] is not None:
+    facts = {"duty": escalation["duty"], "escalation": describe_state(escalation)}
+    if escalation["acted"] is None and escalation["next_at"] is not None:
         facts["escalation"] += f", the next step at {escalation['next_at']}"
     for step in escalation.get("steps") or ():
         whom = describe_devices(step["target"])

@@ -214,7 +214,7 @@ class DutyStore:
 
 
 _SELECT = (
-    "SELECT id, content, created_at, updated_at, (SELECT count(*) FROM escalation AS e"
+    "SELECT id, content, created_at, updated_at, (SELECT count(*) FROM escalation AS e INDEXED BY escalation_of_app"
     " WHERE e.app_no = duty.app_no AND e.due_at IS NOT NULL AND e.duty = duty.id) FROM duty WHERE app_no = ?"
 )
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -123,7 +123,8 @@ def _insert_step(connection: sqlite3.Connection, escalation_no: int, step: int, 
 def count_running(connection: sqlite3.Connection, app_no: int) -> int:
     """Count the escalations of an app that are running."""
     row = connection.execute(
-        "SELECT count(*) FROM escalation WHERE app_no = ? AND due_at IS NOT NULL", (app_no,)
+        "SELECT count(*) FROM escalation INDEXED BY escalation_of_app WHERE app_no = ? AND due_at IS NOT NULL",
+        (app_no,),
     ).fetchone()
     return int(row[0])
 
@@ -266,6 +267,38 @@ def remove_escalations(connection: sqlite3.Connection, push_nos: Sequence[int]) 
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def escalation_numbers(
+    connection: sqlite3.Connection, app_no: int, states: Iterable[EscalationState], before: int, limit: int
+) -> list[int]:
+    """Numbers of an app's escalations in any of these states below one number, the newest first. Reader thread."""
+    found: list[int] = []
+    for state in states:  # one after the other: of all states together an index has no order
+        found += [
+            number
+            for (number,) in connection.execute(
+                "SELECT push_no FROM escalation INDEXED BY escalation_of_state"
+                " WHERE app_no = ? AND state = ? AND push_no < ? ORDER BY push_no DESC LIMIT ?",
+                (app_no, state, before, limit),
+            )
+        ]
+    return sorted(found, reverse=True)[:limit]
+
+
+def describe_escalations(
+    connection: sqlite3.Connection, push_nos: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Describe the escalations of those pushes, in order: (push number, description). Reader thread."""
+    members = escalation_members(connection, push_nos)
+    pushes = {
+        number: {"push_id": push_id, "sent_at": rfc3339(accepted_at)}
+        for number, push_id, accepted_at in connection.execute(
+            "SELECT p.no, p.id, p.accepted_at FROM json_each(?) AS w CROSS JOIN push AS p ON p.no = w.value",
+            (json.dumps(list(push_nos)),),
+        )
+    }
+    return ((number, pushes[number] | members[number]["escalation"]) for number in push_nos)
 
 
 def step_numbers(connection: sqlite3.Connection, push_no: int) -> list[int]:

@@ -18,7 +18,14 @@ from typing import Any
 from pyroaring import BitMap
 
 from gateway.delivery.delivery_sets import pushes_waiting_for, state_counts, waiting_of
-from gateway.delivery.escalation_rows import escalation_members, sent_steps, step_numbers
+from gateway.delivery.escalation_rows import (
+    EscalationState,
+    describe_escalations,
+    escalation_members,
+    escalation_numbers,
+    sent_steps,
+    step_numbers,
+)
 from gateway.delivery.ledger import Ledger
 from gateway.delivery.push import push_number
 from gateway.delivery.whole_deliveries import WholeDelivery, whole_deliveries
@@ -121,6 +128,19 @@ class Reports:
             kept = ((no, push | members.get(no, {})) for no, push in found if push is not None)
             page = fill_page(kept, limit, itemgetter(1), itemgetter(0))
             return page._replace(next_cursor=str(numbers[-1])) if more and page.next_cursor is None else page
+
+        return await self._database.read(read, app_no)
+
+    async def escalations(
+        self, app_no: int, limit: int, cursor: str | None, state: EscalationState | None = None
+    ) -> ListPage:
+        """A page of pushes to duties and how far they have come, the newest first; of all states, or one."""
+        before = cursor_number(cursor)
+
+        def read(connection: sqlite3.Connection) -> ListPage:
+            states = EscalationState if state is None else (state,)
+            numbers = escalation_numbers(connection, app_no, states, 2**62 if before is None else before, limit + 1)
+            return fill_page(describe_escalations(connection, numbers), limit, itemgetter(1), itemgetter(0))
 
         return await self._database.read(read, app_no)
 

@@ -26,6 +26,8 @@ class Escalation(SQLModel, table=True):
     __table_args__ = (
         Index("escalation_due", "due_at", sqlite_where=text("due_at IS NOT NULL")),
         Index("escalation_of_app", "app_no", "collapse_key", sqlite_where=text("due_at IS NOT NULL")),
+        # Ends with the row's number, as each index does: the newest of a state are its last.
+        Index("escalation_of_state", "app_no", "state"),
         Index("escalation_to_clear", "push_no", sqlite_where=text("cleared = 0")),
     )
     push_no: int | None = Field(default=None, primary_key=True)

@@ -45,6 +45,8 @@ from gateway.api.responses.duties import (
     DutyResponse,
     DutyStepResponse,
     EscalationResponse,
+    EscalationsResponse,
+    ListedEscalationResponse,
     SentStepResponse,
 )
 from gateway.api.responses.enrolment import (
@@ -136,6 +138,7 @@ __all__ = [
     "EnrolledDeviceResponse",
     "EnrolledDevicesResponse",
     "EscalationResponse",
+    "EscalationsResponse",
     "ForecastResponse",
     "FunnelResponse",
     "FunnelsResponse",
@@ -147,6 +150,7 @@ __all__ = [
     "InvitationsResponse",
     "KeyResponse",
     "KeysResponse",
+    "ListedEscalationResponse",
     "MailboxResponse",
     "MqttAccessResponse",
     "NewInvitationResponse",

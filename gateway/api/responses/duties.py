@@ -108,3 +108,19 @@ class EscalationResponse(Response):
     """Who acted. null: nobody has."""
     steps: list[SentStepResponse] | None = None
     """The steps that were sent. Left out in lists."""
+
+
+class ListedEscalationResponse(EscalationResponse):
+    """The progress of a push to a duty, in a list of them."""
+
+    push_id: str
+    """The push that was sent to the duty, with which its steps can be looked up."""
+    sent_at: str
+    """When it was accepted. RFC 3339, UTC, milliseconds."""
+
+
+class EscalationsResponse(PageResponse):
+    """A page of pushes to duties."""
+
+    items: list[ListedEscalationResponse]
+    """Pushes to duties, the newest first."""

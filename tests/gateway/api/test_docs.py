@@ -43,6 +43,7 @@ CALLS = {
     "/v1/watches/{watch_name}": {"get", "put", "delete"},
     "/v1/duties": {"get"},
     "/v1/duties/{duty_name}": {"get", "put", "delete"},
+    "/v1/escalations": {"get"},
     "/v1/policy": {"get", "put"},
     "/v1/policy/critical-uses": {"get"},
     "/v1/pushes": {"get", "post"},

@@ -95,6 +95,41 @@ async def test_a_push_to_a_duty_and_its_report(gateway: InProcessGateway) -> Non
     assert (await gateway.call("GET", "/v1/duties/night"))["running"] == 0
 
 
+async def test_pushes_to_duties_are_listed(gateway: InProcessGateway) -> None:
+    """The newest first, page by page; of one state; and those of the app alone."""
+    await gateway.enrol("d1")
+    await gateway.call("PUT", "/v1/duties/night", json={"steps": STEPS})
+    body = {**ALERT, "collapse_key": "door"}
+    sent = [(await gateway.call("POST", "/v1/pushes", 202, json=body))["push_id"] for _ in range(3)]
+    await gateway.call("POST", "/v1/pushes", 202, json={**ALERT, "target": {"device": "d1"}})
+    other = (await gateway.call("POST", "/v1/pushes", 202, json=ALERT))["push_id"]
+    await gateway.call("DELETE", f"/v1/pushes/{other}")
+
+    async def listed(query: str = "") -> list[tuple[str, str]]:
+        page = responses.EscalationsResponse.model_validate(await gateway.call("GET", f"/v1/escalations{query}"))
+        assert all((item.duty, item.step, item.steps) == ("night", 1, None) for item in page.items)
+        return [(item.push_id, item.state) for item in page.items]
+
+    everything = [
+        (other, "recalled"),
+        (sent[2], "running"),
+        (sent[1], "superseded"),
+        (sent[0], "superseded"),
+    ]
+    assert await listed() == everything
+    assert await listed("?state=running") == [everything[1]]
+    assert await listed("?state=acted") == []
+    page = await gateway.call("GET", "/v1/escalations?limit=2")
+    assert [item["push_id"] for item in page["items"]] == [other, sent[2]]
+    assert await listed(f"?limit=2&cursor={page['next_cursor']}") == everything[2:]
+    assert (await gateway.call("GET", "/v1/escalations?limit=4"))["next_cursor"] is None
+    await gateway.refused("GET", "/v1/escalations?state=over", 422, "invalid_request")
+    await gateway.refused("GET", "/v1/escalations?cursor=x", 422, "invalid_request")
+    await gateway.call("POST", "/v1/apps", 201, json={"id": "hotel"})
+    theirs = await gateway.key_for("read", app="hotel")
+    assert (await gateway.call("GET", "/v1/escalations", http=theirs))["items"] == []
+
+
 @pytest.mark.parametrize("fields", [{"kind": "command"}, {"notification": {"title": "Hi"}, "ttl": 0}])
 async def test_what_nobody_on_duty_can_act_on(gateway: InProcessGateway, fields: dict[str, Any]) -> None:
     await gateway.call("PUT", "/v1/duties/night", json={"steps": STEPS})

@@ -40,6 +40,27 @@ def test_a_list_of_duties(fake: FakeServer) -> None:
     assert fake.run("duties", "list").stdout.splitlines()[1] == "night\td1@60s, d2,d3@120s, tag:a:b@5s\t2\t1\t"
 
 
+def test_a_list_of_pushes_to_duties(fake: FakeServer) -> None:
+    act = {"push_id": "p1", "device_id": "d1", "event": "acted", "action": "take"}
+    common = {"duty": "night", "sent_at": "10:00", "next_at": None, "ended_at": None, "reason": None, "acted": None}
+    items = [
+        {**common, "push_id": "p3", "state": "running", "step": 2, "round": 2, "next_at": "10:05"},
+        {**common, "push_id": "p2", "state": "exhausted", "step": 3, "round": 1, "ended_at": "10:04", "reason": "ttl"},
+        {**common, "push_id": "p1", "state": "acted", "step": 1, "round": 1, "ended_at": "10:03", "acted": act},
+    ]
+    fake.answer = lambda request: {"items": items, "next_cursor": None}
+    ended = fake.run("duties", "escalations", "--state", "running")
+    assert fake.only.path == "/v1/escalations"
+    assert fake.only.query["state"] == "running"
+    assert ended.stdout.splitlines()[1:] == [
+        "p3\tnight\t10:00\trunning\t2, round 2\t10:05\t",
+        "p2\tnight\t10:00\texhausted (ttl)\t3\t\t10:04",
+        "p1\tnight\t10:00\tacted by d1 (take)\t1\t\t10:03",
+    ]
+    fake.answer = lambda request: {"items": [], "next_cursor": None}
+    assert fake.run("duties", "escalations").stderr == "No pushes to duties.\n"
+
+
 @pytest.mark.parametrize("step", ["", "@5s", "d1@soon"])
 def test_a_step_that_is_none(fake: FakeServer, step: str) -> None:
     ended = fake.run("duties", "set", "night", "--step", step)
