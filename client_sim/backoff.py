@@ -1,10 +1,20 @@
-"""The end of a connection, in words for a person, and the time until the next attempt."""
+"""The end of a connection, in words for a person, and the time until the next attempt.
+
+The schedule has two purposes. A fleet that lost its server must not come back at once, nor go on asking a server that
+is overloaded: full jitter, below a ceiling that doubles with each failure. And a restart must soon be over for the last
+device, too: the draws of some are short several times in a row, so that they have failed five times within two seconds,
+and a ceiling of failures alone lets them wait for half a minute. So the ceiling is no higher than the time that the
+device has been away. When the server is back after A seconds, each device is back within A more (or `base`), whatever
+its draws were; in a long outage both ceilings reach the cap.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,18 +32,47 @@ SECONDS = re.compile(r"[0-9]{1,9}")
 
 @dataclass
 class Backoff:
-    """Reconnect delays with full jitter: anywhere between nothing and an exponentially growing ceiling, in seconds. The
-    server's word replaces the growth, as far as the cap allows; the jitter stays."""
+    """Reconnect delays with full jitter, in seconds: anywhere between nothing and a ceiling, which doubles with each
+    failure up to the time that the device has been away. The server's word replaces the ceiling, as far as the cap
+    allows; the jitter stays."""
 
     base: float = 1.0
     cap: float = 120.0
     random: Callable[[float, float], float] = random.uniform
 
-    def delay(self, failures: int, retry_after: int | None = None) -> float:
-        """Seconds until the next attempt, after so many failures, or when the server said `retry_after`."""
+    def delay(self, failures: int, retry_after: int | None = None, away_seconds: float = math.inf) -> float:
+        """Seconds until the next attempt, after so many failures within the seconds since it was last connected, or
+        when the server said `retry_after`."""
         if retry_after is not None:
             return min(self.cap, retry_after) + self.random(0.0, min(self.cap, self.base))
-        return self.random(0.0, min(self.cap, self.base * 2.0 ** min(failures, 30)))
+        ceiling = min(self.base * 2.0 ** min(failures, 30), max(self.base, away_seconds))
+        return self.random(0.0, min(self.cap, ceiling))
+
+
+class Absence:
+    """The time that a device has been without a subscribed connection, and its attempts since. Begins when made."""
+
+    def __init__(self, backoff: Backoff, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: seconds, never back."""
+        self._backoff = backoff
+        self._clock = clock
+        self._attempts = 0
+        self._since = clock()
+
+    def attempt(self) -> None:
+        """Count an attempt: it begins."""
+        self._attempts += 1
+
+    def end(self) -> None:
+        """The attempt has led to a connection that is subscribed."""
+        self._attempts = 0
+
+    def delay(self, retry_after: int | None = None) -> float:
+        """Seconds until the next attempt. Call it when a connection, or an attempt, has ended."""
+        now = self._clock()
+        if self._attempts == 0:
+            self._since = now  # it was connected until now
+        return self._backoff.delay(self._attempts, retry_after, now - self._since)
 
 
 def retry_after_of(properties: Properties | None) -> int | None:

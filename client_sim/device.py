@@ -55,7 +55,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from client_sim.attachments import Fetcher
-from client_sim.backoff import Backoff, ending_of, failure_of, retry_after_of
+from client_sim.backoff import Absence, Backoff, ending_of, failure_of, retry_after_of
 from client_sim.enrolled_device import EnrolledDevice
 from client_sim.journal import Journal, Known
 from client_sim.outgoing import (
@@ -132,15 +132,13 @@ class Device(EnrolledDevice):
         self._on_interrupted = on_interrupted
         self._on_state = on_state
         self._on_notice = on_notice
-        self._backoff = backoff or Backoff()
         if trusted_keys is not None and journal is None:
             raise ValueError("trusted_keys need a journal in a file: in memory it forgets what was used")
         self._journal = Journal(journal)
         self._verifier = None if trusted_keys is None else trusted_keys.verifier(app, device_id, self._journal)
         self._connection = 0
         """Counts connections: the one that law 3 compares."""
-        self._failures = 0
-        """Attempts since the last subscribed connection."""
+        self._absence = Absence(backoff or Backoff())
         self._retry_after: int | None = None
         """The seconds that the server asked for at the end of the last connection."""
         self._subscribed = threading.Event()
@@ -453,7 +451,7 @@ class Device(EnrolledDevice):
     def _run_network(self) -> None:
         while not self._closing.is_set():
             self._report_state("connecting", "")
-            self._failures += 1
+            self._absence.attempt()
             try:
                 self._client.reconnect()
                 self._serve()
@@ -464,7 +462,7 @@ class Device(EnrolledDevice):
                 self._report_state("disconnected", str(error))
             self._subscribed.clear()
             retry_after, self._retry_after = self._retry_after, None
-            self._closing.wait(self._backoff.delay(self._failures, retry_after))
+            self._closing.wait(self._absence.delay(retry_after))
         self._thread_ended()
 
     def _serve(self) -> None:
@@ -530,7 +528,7 @@ class Device(EnrolledDevice):
             self._report_state("refused", f"subscription to {self._topic}push: {reasons[0]}")
             client.disconnect()
             return
-        self._failures = 0
+        self._absence.end()
         self._subscribed.set()
         self._report_state("connected", "")
         self._send_next()

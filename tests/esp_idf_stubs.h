@@ -12,6 +12,7 @@ typedef int esp_err_t;
 #define ESP_LOGW ESP_LOGI
 #define ESP_LOGE ESP_LOGI
 void esp_log(const char *tag, const char *format, ...) __attribute__((format(printf, 2, 3)));
+uint32_t esp_log_timestamp(void);
 void esp_restart(void) __attribute__((noreturn));
 uint32_t esp_random(void);
 typedef struct { char version[32]; } esp_app_desc_t;

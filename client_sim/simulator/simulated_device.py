@@ -91,6 +91,7 @@ class SimulatedDevice(asyncio.Protocol):
     `DeviceHost`."""
 
     __slots__ = (
+        "_away_since",
         "_begun",
         "_decoder",
         "_failures",
@@ -139,6 +140,7 @@ class SimulatedDevice(asyncio.Protocol):
         self._subscribed = False
         """A SUBACK came: from then on its session is there whenever it returns."""
         self._begun = 0.0
+        self._away_since = 0.0
         self._received = False
         self._next_id = 0
         # Most devices have none of these most of the time.
@@ -165,6 +167,7 @@ class SimulatedDevice(asyncio.Protocol):
         """Connect after `delay` seconds, and come back by itself from then on."""
         if not self.wanted:
             self.wanted = True
+            self._away_since = time.monotonic()
             # Otherwise an attempt is under way, or a connection on its way down, at whose end it comes back.
             if self.state == GONE:
                 self._reconnect_after(delay)
@@ -234,10 +237,14 @@ class SimulatedDevice(asyncio.Protocol):
             self._begun = time.monotonic()
             self._fleet.dial(self)
 
+    def _come_back(self, retry_after: int | None = None) -> None:
+        away_seconds = time.monotonic() - self._away_since
+        self._reconnect_after(self._fleet.backoff.delay(self._failures, retry_after, away_seconds))
+
     def not_reached(self, why: str) -> None:
         self._fleet.failed(why)
         self._failures += 1
-        self._reconnect_after(self._fleet.backoff.delay(self._failures))
+        self._come_back()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connection += 1
@@ -280,13 +287,14 @@ class SimulatedDevice(asyncio.Protocol):
             self._link = None
         self._owed = None  # the server sends them again
         if was == ONLINE:
-            self._fleet.offline(self, time.monotonic())
+            self._away_since = time.monotonic()
+            self._fleet.offline(self, self._away_since)
             self._failures = 0
         else:
             self._failures += 1
         retry_after, self._retry_after = self._retry_after, None
         if self.wanted:
-            self._reconnect_after(self._fleet.backoff.delay(self._failures, retry_after))
+            self._come_back(retry_after)
         else:
             self.state = GONE
 

@@ -12,7 +12,7 @@
  * 2. What the device says is on disk before it is sent, and stays there until the server has acknowledged it.
  * 3. An acknowledgement belongs to the connection its push came by. Packet identifiers are reused, so a late one on a
  *    new connection would acknowledge another push.
- * 4. Reconnecting has full jitter: a fleet cut off at once does not return at once.
+ * 4. Reconnecting has full jitter: a fleet cut off at once does not return at once (backoff.js has the schedule).
  * 5. What is on the screen unanswered is in the journal (`onRestore`): a page that is reloaded, or died, shows it again.
  * 6. One tab is the device. A second one with the same client id would throw the first out, and be thrown out by it;
  *    the tabs of a browser share a lock, whose holder connects. It passes on when its tab goes.
@@ -25,8 +25,10 @@
  */
 
 import mqtt from "./node_modules/mqtt/dist/mqtt.esm.js";
+import { Absence, Backoff } from "./backoff.js";
 import { FINISHED, GONE, INTERRUPTED, Journal } from "./journal.js";
 
+export { Backoff };
 export const CLIENT = "fleetpush-web/1";
 /** Receipts travel in lists, well below the 4 KiB of a small device's packet. */
 const RECEIPTS_PER_MESSAGE = 20;
@@ -124,17 +126,6 @@ export class Push {
   }
 }
 
-/** Full jitter: anywhere between nothing and an exponentially growing ceiling, in seconds. */
-export class Backoff {
-  constructor({ base = 1, cap = 120, random = Math.random } = {}) {
-    Object.assign(this, { base, cap, random });
-  }
-
-  delay(failures) {
-    return this.random() * Math.min(this.cap, this.base * 2 ** Math.min(failures, 30));
-  }
-}
-
 /** One device. `start` it once; `close` ends it, its session stays on the server. */
 export class FleetpushDevice {
   /**
@@ -169,7 +160,7 @@ export class FleetpushDevice {
     this.#onNotice = onNotice;
     this.#app = app;
     this.#trustedKeys = trustedKeys;
-    this.#backoff = backoff ?? new Backoff();
+    this.#absence = new Absence(backoff ?? new Backoff());
     /** One name for lock, channel and database: this device at this server. */
     this.#name = `fleetpush ${new URL(url).host} ${this.#clientId}`;
     this.#client = mqtt.connect(url, {
@@ -210,15 +201,13 @@ export class FleetpushDevice {
   #trustedKeys;
   /** Decides which pushes the page is given; null: all of them. */
   #verifier = null;
-  #backoff;
+  #absence;
   #client;
   #journal = null;
   #channel = null;
   /** What the last onState said, for tabs that ask. */
   #state = "waiting";
   #begun = false;
-  /** Attempts since the last subscribed connection. */
-  #failures = 0;
   #unopened = 0;
   #retry = null;
   /** What ended the connection, if something said so; a refusal has been told already. */
@@ -650,7 +639,7 @@ export class FleetpushDevice {
     this.#retry = null;
     this.#reason = "";
     this.#refused = false;
-    this.#failures += 1;
+    this.#absence.attempt();
     this.#unopened += 1;
     this.#reportState("connecting", "");
     try {
@@ -674,7 +663,7 @@ export class FleetpushDevice {
       this.#reportState("refused", `subscription to ${this.#topic}push`);
       this.#client.stream.destroy();
     } else if (!error) {
-      this.#failures = 0;
+      this.#absence.end();
       this.#subscribed = true;
       this.#reportState("connected", "");
       this.#sendSoon();
@@ -689,14 +678,14 @@ export class FleetpushDevice {
   }
 
   #reconnectLater() {
-    this.#retry = setTimeout(() => this.#connect(), this.#backoff.delay(this.#failures) * 1000);
+    this.#retry = setTimeout(() => this.#connect(), this.#absence.delay() * 1000);
   }
 
   /** The network is back, or somebody looks at the page: try soon, with the jitter of a first attempt. */
   #reconnectSoon() {
     if (this.#retry !== null) {
       clearTimeout(this.#retry);
-      this.#failures = 0;
+      this.#absence.end();
       this.#reconnectLater();
     }
     this.#probe();

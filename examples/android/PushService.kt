@@ -136,7 +136,7 @@ class PushService : Service(), MqttCallback {
     private lateinit var journal: Journal
     private lateinit var client: MqttAsyncClient
     @Volatile private var connection = 0  // an acknowledgement belongs to the connection that its push came by
-    private var failures = 0
+    private var failures = 0; private var lostAtNs = 0L
     private var retry: ScheduledFuture<*>? = null
     private var sending = false
 
@@ -205,14 +205,15 @@ class PushService : Service(), MqttCallback {
         }
     }
 
-    /** Full jitter: after a restart of the server the whole fleet returns. */
+    /** Full jitter, no longer than it has been away: after a restart of the server the whole fleet returns, soon. */
     private fun connectLater() {
-        val ceiling = min(BACKOFF_CAP_MS, BACKOFF_BASE_MS shl min(failures++, 20))
+        val away = ((System.nanoTime() - lostAtNs) / 1_000_000).coerceIn(BACKOFF_BASE_MS, BACKOFF_CAP_MS)
+        val ceiling = min(away, BACKOFF_BASE_MS shl min(failures++, 20))
         retry?.cancel(false)
         retry = worker.schedule(Runnable { connect() }, Random.nextLong(ceiling + 1), TimeUnit.MILLISECONDS)
     }
 
-    override fun connectionLost(cause: Throwable?) = worker.execute { connectLater() }
+    override fun connectionLost(cause: Throwable?) = worker.execute { lostAtNs = System.nanoTime(); connectLater() }
     override fun deliveryComplete(token: IMqttDeliveryToken) = Unit
 
     override fun messageArrived(topic: String, message: MqttMessage) {

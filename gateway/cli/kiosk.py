@@ -57,6 +57,7 @@ PAGE = (
     "banners.js",
     "player.js",
     "device.js",
+    "backoff.js",
     "enrolment.js",
     "journal.js",
     "texts.js",

@@ -595,25 +595,6 @@ def test_close_while_nobody_answers(shown: Shown, broker: ScriptedBroker) -> Non
     unstarted.close()
 
 
-def test_the_backoff_is_full_jitter_below_a_growing_ceiling() -> None:
-    ceilings: list[float] = []
-
-    def highest(low: float, high: float) -> float:
-        assert low == 0.0
-        ceilings.append(high)
-        return high
-
-    backoff = Backoff(base=1.0, cap=60.0, random=highest)
-    for failures in (0, 1, 2, 3, 10, 10_000):
-        backoff.delay(failures)
-    assert ceilings == [1, 2, 4, 8, 60, 60]
-
-
-def test_the_servers_word_replaces_the_growth_of_the_backoff() -> None:
-    backoff = Backoff(base=1.0, cap=60.0, random=lambda low, high: high)
-    assert [backoff.delay(9, seconds) for seconds in (0, 7, 60, 999_999_999)] == [1, 8, 61, 61]
-
-
 class NotedBackoff(Backoff):
     """Comes back at once, and notes what the server had said."""
 
@@ -621,7 +602,7 @@ class NotedBackoff(Backoff):
         super().__init__()
         self.hints: SimpleQueue[int | None] = SimpleQueue()
 
-    def delay(self, failures: int, retry_after: int | None = None) -> float:
+    def delay(self, failures: int, retry_after: int | None = None, away_seconds: float = 0.0) -> float:
         self.hints.put(retry_after)
         return 0.0
 

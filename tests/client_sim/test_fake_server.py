@@ -161,7 +161,7 @@ def test_a_refusal_and_the_hint_when_to_return(server: FakeServer) -> None:
     class Noted(Backoff):
         hints: SimpleQueue[int | None] = SimpleQueue()
 
-        def delay(self, failures: int, retry_after: int | None = None) -> float:
+        def delay(self, failures: int, retry_after: int | None = None, away_seconds: float = 0.0) -> float:
             self.hints.put(retry_after)
             return 0.0
 

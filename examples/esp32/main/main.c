@@ -272,9 +272,16 @@ void app_main(void)
     ESP_ERROR_CHECK(esp_mqtt_client_register_event(client, ESP_EVENT_ANY_ID, on_mqtt, NULL));
     ESP_ERROR_CHECK(esp_mqtt_client_start(client));
 
-    while (true) { /* full jitter: after a restart of the server the whole fleet returns */
+    uint32_t away_since = 0;
+    while (true) { /* full jitter: after a restart of the server the whole fleet returns, and soon */
         xEventGroupWaitBits(events, DISCONNECTED, pdTRUE, pdTRUE, portMAX_DELAY);
+        uint32_t now = esp_log_timestamp();
+        if (failures == 0)
+            away_since = now;
         uint32_t ceiling = failures < 7 ? BACKOFF_BASE_MS << failures : BACKOFF_CAP_MS;
+        uint32_t away = now - away_since > BACKOFF_BASE_MS ? now - away_since : BACKOFF_BASE_MS;
+        if (ceiling > away)
+            ceiling = away;
         failures++;
         vTaskDelay(pdMS_TO_TICKS(esp_random() % (ceiling + 1)));
         while (esp_mqtt_client_reconnect(client) != ESP_OK) /* it is not waiting yet */

@@ -89,7 +89,7 @@ class BrokerConnection:
         self, address: BrokerAddress, topics: BridgeTopics, filters: Sequence[str], post: Callable[[BrokerNews], None]
     ) -> None:
         """`filters` are those of messages for the bridge."""
-        from client_sim.backoff import Backoff
+        from client_sim.backoff import Absence, Backoff
 
         self._address = address
         self._topics = topics
@@ -97,8 +97,7 @@ class BrokerConnection:
         self._found_topics = 0
         """Retained topics of our own that this connection has shown."""
         self._post = post
-        self._backoff = Backoff(cap=LONGEST_PAUSE_SECONDS)
-        self._failures = 0
+        self._absence = Absence(Backoff(cap=LONGEST_PAUSE_SECONDS))
         self._closing = threading.Event()
         self._waiting = threading.Semaphore(MAX_WAITING_MESSAGES)
         self.dropped = 0
@@ -148,7 +147,7 @@ class BrokerConnection:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            self._failures += 1
+            self._absence.attempt()
             try:
                 self._client.reconnect()
                 while self._client.loop(1.0) == paho.MQTT_ERR_SUCCESS:
@@ -158,7 +157,7 @@ class BrokerConnection:
             except Exception as error:  # paho's errors on broken bytes are in no contract of its
                 log.exception("the connection to %s failed", self._address)
                 self._post(BrokerLost(str(error)))
-            self._closing.wait(self._backoff.delay(self._failures))
+            self._closing.wait(self._absence.delay())
 
     def _connected(
         self,
@@ -189,7 +188,7 @@ class BrokerConnection:
             self._post(BrokerLost(f"it refuses the subscription to {refused[0]}"))
             client.disconnect()
             return
-        self._failures = 0
+        self._absence.end()
         self._post(BrokerConnected())
 
     def _disconnected(

@@ -312,7 +312,7 @@ async def test_it_comes_back_when_the_server_says(broker: ScriptedBroker, where:
     hints: list[int | None] = []
     delay = fleet.backoff.delay
 
-    def heard(failures: int, retry_after: int | None = None) -> float:
+    def heard(failures: int, retry_after: int | None = None, away_seconds: float = 0.0) -> float:
         hints.append(retry_after)
         return delay(0)
 
