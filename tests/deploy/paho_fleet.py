@@ -1,7 +1,8 @@
 """A fleet of paho-mqtt clients in one thread: devices that stay connected as well as they can, and note what they get.
 
 paho has a thread for each client, and five hundred of them would take the machine from the server. Here one thread
-waits for all sockets and calls paho's own functions; whoever loses the connection comes back within a second.
+waits for all sockets and calls paho's own functions. Whoever loses the connection comes back as the device contract
+says. A few threads more do what waits for the server, TCP and TLS, which devices of their own would do side by side.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Self
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
+from client_sim.backoff import Absence, Backoff
 from tests.end_to_end.harness import Device
 
 KEEP_ALIVE_SECONDS = 60
 POLL_SECONDS = 0.02
-RETURN_SECONDS = 0.5
-"""The mean of the time after which a device tries again."""
+CONNECTING_THREADS = 8
+"""More than two cores can keep busy."""
 
 
 class PahoDevice:
@@ -40,7 +45,9 @@ class PahoDevice:
         self.sessions_lost = 0
         """Times that it came back and the server had forgotten its session."""
         self._port = port
-        self._dice = dice
+        self._absence = Absence(Backoff(random=dice.uniform))
+        self._connecting = False
+        """A thread is about to, and has the client to itself."""
         self._topic = enrolled.topics["push"]
         self._lost_at = 0.0
         self._next_try = 0.0
@@ -59,6 +66,7 @@ class PahoDevice:
 
     def _subscribed(self) -> None:
         self.connected = True
+        self._absence.end()
         if self._lost_at:
             self.longest_absence = max(self.longest_absence, time.monotonic() - self._lost_at)
 
@@ -66,18 +74,26 @@ class PahoDevice:
         self.push_ids.append(json.loads(message.payload)["push_id"])
 
     def socket(self) -> socket.socket | None:
-        found = self._client.socket()
+        found = None if self._connecting else self._client.socket()
         return found if isinstance(found, socket.socket) else None
 
-    def try_to_connect(self, now: float) -> None:
+    def try_to_connect(self, now: float, threads: Executor) -> None:
         """Connect if it is time to."""
-        if now < self._next_try:
-            return
-        self._next_try = now + self._dice.uniform(0.5, 1.5) * RETURN_SECONDS
-        try:
+        if now >= self._next_try:
+            self._next_try = inf
+            self._connecting = True
+            self._absence.attempt()
+            threads.submit(self._connect)
+
+    def _connect(self) -> None:
+        with suppress(OSError):  # nobody listens there yet
             self._client.connect("127.0.0.1", self._port, KEEP_ALIVE_SECONDS)
-        except OSError:
-            pass  # nobody listens there yet
+        if self._client.socket() is None:
+            self._try_again()
+        self._connecting = False
+
+    def _try_again(self) -> None:
+        self._next_try = time.monotonic() + self._absence.delay()
 
     def work(self, readable: bool, now: float) -> None:
         """Read what has come, write what is to go, and keep alive."""
@@ -88,10 +104,11 @@ class PahoDevice:
         if self._client.want_write():
             self._client.loop_write()
         failed = self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS
-        if (failed or self._client.socket() is None) and self.connected:
-            self.connected = False
-            self._lost_at = now
-            self._next_try = now + self._dice.uniform(0.5, 1.5) * RETURN_SECONDS
+        if failed or self._client.socket() is None:
+            if self.connected:
+                self.connected = False
+                self._lost_at = now
+            self._try_again()
 
     def disconnect(self) -> None:
         self._client.disconnect()
@@ -123,12 +140,12 @@ class PahoFleet:
 
     def _run(self) -> None:
         watched: dict[str, socket.socket] = {}
-        with selectors.DefaultSelector() as selector:
+        with selectors.DefaultSelector() as selector, ThreadPoolExecutor(CONNECTING_THREADS) as threads:
             while not self._ending.is_set():
                 now = time.monotonic()
                 for device in self.devices.values():
                     if device.socket() is None:
-                        device.try_to_connect(now)
+                        device.try_to_connect(now, threads)
                     self._watch(device, watched, selector)
                 readable = {key.data for key, _ in selector.select(POLL_SECONDS)}
                 for device in self.devices.values():
