@@ -32,17 +32,22 @@ SECONDS = re.compile(r"[0-9]{1,9}")
 
 @dataclass
 class Backoff:
-    """Reconnect delays with full jitter, in seconds: anywhere between nothing and a ceiling, which doubles with each
-    failure up to the time that the device has been away. The server's word replaces the ceiling, as far as the cap
-    allows; the jitter stays."""
+    """Reconnect delays with full jitter, in seconds.
+
+    A delay is anywhere between nothing and a ceiling, which doubles with each failure up to the time that the device
+    has been away. The server's word replaces the ceiling, as far as the cap allows; the jitter stays.
+    """
 
     base: float = 1.0
     cap: float = 120.0
     random: Callable[[float, float], float] = random.uniform
 
     def delay(self, failures: int, retry_after: int | None = None, away_seconds: float = math.inf) -> float:
-        """Seconds until the next attempt, after so many failures within the seconds since it was last connected, or
-        when the server said `retry_after`."""
+        """Return the seconds until the next attempt.
+
+        `failures`: attempts since the last connection, which ended `away_seconds` ago. `retry_after`: the seconds that
+        the server asked for, if it did.
+        """
         if retry_after is not None:
             return min(self.cap, retry_after) + self.random(0.0, min(self.cap, self.base))
         ceiling = min(self.base * 2.0 ** min(failures, 30), max(self.base, away_seconds))
