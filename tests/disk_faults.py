@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import errno
-import subprocess
 from pathlib import Path
 
-from tests.third_party import require
-
-SOURCE = Path(__file__).with_suffix(".c")
+from tests.preloaded import preload_environment
 
 
 class DiskFaults:
-    """Compiled into `folder`; `env` is for the process whose calls on files below `below` shall fail."""
+    """`env` is for the process whose calls on files below `below` shall fail; what is to fail stands in `folder`."""
 
     def __init__(self, folder: Path, below: Path) -> None:
-        require("cc")
-        library, self._rules = folder / "disk_faults.so", folder / "disk_faults"
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl"], check=True)
+        self._rules = folder / "disk_faults"
         self._rules.write_text("")
         self.env = {
-            "LD_PRELOAD": str(library),
+            **preload_environment(),
             "DISK_FAULTS_FILE": str(self._rules),
             "DISK_FAULTS_BELOW": str(below),
         }

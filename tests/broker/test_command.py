@@ -16,13 +16,13 @@ import pytest
 from broker import command as stand_alone
 from tests import wire
 from tests.conformance.standalone import ROOT, BrokerProcess
+from tests.end_to_end.harness import fleetpush
 from tests.held_start import HeldStart
 from tests.websocket_stream import request
 
 
 def run(*options: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "broker", *options]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, check=False, cwd=ROOT)
+    return fleetpush(*options, cwd=ROOT, stdin=stdin, package="broker")
 
 
 def refusal(*options: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+
+from tests.end_to_end.warm_start import WarmProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = re.compile(r"^broker ready mqtt=\S+:\d+( [a-z]+=\S+)*$")
@@ -33,7 +34,7 @@ class BrokerProcess:
         self._websocket = websocket
         self._listen = list(listen)
         self._log = log
-        self._process: subprocess.Popen[str] | None = None
+        self._process: WarmProcess | None = None
 
     def __enter__(self) -> BrokerProcess:
         return self.start()
@@ -44,16 +45,16 @@ class BrokerProcess:
 
     def start(self) -> BrokerProcess:
         """Wait for the ready line; ports it had before are kept."""
-        command = [sys.executable, "-m", "broker", "--port", str(self.port), *self.options]
+        options = ["--port", str(self.port), *self.options]
         if self._websocket:
-            command += ["--ws-port", str(self.ws_port)]
-        command += [f"--listen={address}" for address in self._listen]
+            options += ["--ws-port", str(self.ws_port)]
+        options += [f"--listen={address}" for address in self._listen]
         with self._log.open("ab") if self._log is not None else nullcontext() as log:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
+            errors = 2 if log is None else log.fileno()
+            process = WarmProcess(options, errors, os.environ, ROOT, package="broker")
         self._process = process
-        overdue = threading.Timer(SECONDS, process.kill)
+        overdue = threading.Timer(SECONDS, process.send_signal, (signal.SIGKILL,))
         overdue.start()
-        assert process.stdout is not None, "opened as a pipe"
         line = process.stdout.readline().rstrip("\n")
         overdue.cancel()
         assert READY.match(line), f"no ready line; the broker ended with {process.wait()}"
@@ -98,6 +99,5 @@ class BrokerProcess:
         process = self._process
         assert process is not None, "started before"
         code = process.wait(SECONDS)
-        assert process.stdout is not None, "opened as a pipe"
         process.stdout.close()
         return code

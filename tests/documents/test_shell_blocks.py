@@ -14,6 +14,7 @@ import pytest
 
 from tests.documents.markdown import Block, blocks
 from tests.documents.shell_world import ShellWorld
+from tests.empty_ledger import make_data_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKS: Final = {"", "endless", "excerpt"}
@@ -56,8 +57,10 @@ def world(tmp_path: Path) -> Iterator[ShellWorld]:
 
 
 @pytest.mark.parametrize("page", pages())
-def test_the_shell_blocks_of_a_page_work(page: str, world: ShellWorld) -> None:
+def test_the_shell_blocks_of_a_page_work(page: str, world: ShellWorld, tmp_path: Path) -> None:
     pasted = [block for block in shell_blocks(ROOT / page) if block.mark != "excerpt"]
+    if page not in ALONE:
+        make_data_directory(tmp_path / "fleetpush-data")
     said = world.run(pasted, "" if page in ALONE else SERVED)
     assert PRINTED.get(page, "") in said
     world.wait_output(LISTENING.get(page, ""))

@@ -1,5 +1,6 @@
 /* Adds whole seconds to the clocks that a process sees: a machine that was suspended, or whose clock was set.
-   The file that CLOCK_SHIM names holds "REALTIME BOOTTIME MONOTONIC", read anew when 50 ms have gone by. */
+   The file that CLOCK_SHIM names holds "REALTIME BOOTTIME MONOTONIC", read anew when 50 ms have gone by, and in a
+   forked process when the variable is set. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,14 +12,16 @@
 
 static long long added[3];
 static long looked = -1;
+static const char *path;
 
 static void look(void) {
     struct timespec now;
     syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
     long tick = now.tv_sec * 20 + now.tv_nsec / 50000000;
-    if (tick == looked) return;
+    const char *named = getenv("CLOCK_SHIM");
+    if (tick == looked && named == path) return;
     looked = tick;
-    const char *path = getenv("CLOCK_SHIM");
+    path = named;
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (file < 0) return;
     char text[200];

@@ -1,9 +1,10 @@
 """What every black-box test stands on: the real server process, its HTTP interface, and waiting with a deadline.
 
-Nothing here imports the product. `Server` starts `python -m gateway serve` with the interpreter that runs the tests,
-on free ports, reads the ready line and the admin key as an operator would, and can be killed with SIGKILL and started
-again on the same ports and data. `Api` spells the HTTP contract once; its `counts` checks the conservation law on every
-single call, so that each test that looks at a push holds the law up without saying so.
+Nothing here imports the product, but for the empty ledger that new servers begin with. `Server` starts `python -m
+gateway serve` with the interpreter that runs the tests, on free ports, reads the ready line and the admin key as an
+operator would, and can be killed with SIGKILL and started again on the same ports and data. `Api` spells the HTTP
+contract once; its `counts` checks the conservation law on every single call, so that each test that looks at a push
+holds the law up without saying so.
 
 Waiting is by `wait_for`: it polls, because the other side is another process, and fails with a sentence.
 """
@@ -21,12 +22,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import httpx2
 
+from tests.empty_ledger import make_data_directory
 from tests.end_to_end import warm_start
 from tests.end_to_end.warm_start import WarmProcess
 
@@ -129,6 +132,9 @@ class Server:
         if self.open_files is not None:
             command = ["prlimit", f"--nofile={self.open_files}:{self.open_files}", *command]
         folder = self.data_dir.parent
+        # A faster clock wants to make its ledger itself; what was installed may have a schema of its own.
+        if self.program == THIS_TREE and not self.data_dir.exists() and "--clock-speed" not in self.options:
+            make_data_directory(self.data_dir)
         with self._errors.open("ab") as errors:
             if command[: len(THIS_TREE)] == list(THIS_TREE) and warm_start.can_start(self.env):
                 sockets = [each.fileno() for each in self.sockets.values()]
@@ -381,10 +387,11 @@ def fleetpush(
     cwd: Path | None = None,
     timeout: float = 60.0,
     stdin: str | None = None,
+    package: str = "gateway",
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command of the command line to its end."""
+    """Run one command of the command line to its end. `package`: the broker has one, too."""
     environment = clean_environment(**(env or {}))
-    command = [*THIS_TREE, *arguments]
+    command = [sys.executable, "-m", package, *arguments]
     if not warm_start.can_start(environment):
         return subprocess.run(
             command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout, input=stdin or ""
@@ -392,7 +399,9 @@ def fleetpush(
     with TemporaryFile() as given, TemporaryFile() as errors:
         given.write((stdin or "").encode())
         given.seek(0)
-        process = WarmProcess(arguments, errors.fileno(), environment, cwd or Path.cwd(), given.fileno())
+        process = WarmProcess(
+            arguments, errors.fileno(), environment, cwd or Path.cwd(), given.fileno(), package=package
+        )
         overdue = threading.Timer(timeout, process.send_signal, (signal.SIGKILL,))
         overdue.start()
         with process.stdout:
@@ -401,6 +410,22 @@ def fleetpush(
         overdue.cancel()
         errors.seek(0)
         return subprocess.CompletedProcess(command, code, output, errors.read().decode(errors="replace"))
+
+
+@contextmanager
+def running(
+    *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None, errors: IO[bytes] | None = None
+) -> Iterator[WarmProcess]:
+    """A command that goes on until it is told to end, or until the test ends. `errors`: where its stderr goes."""
+    environment = clean_environment(**(env or {}))
+    assert warm_start.can_start(environment), "a forked process may have this environment"
+    process = WarmProcess(arguments, 2 if errors is None else errors.fileno(), environment, cwd or Path.cwd())
+    with process.stdout:
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
 
 
 def expect_problem(answer: httpx2.Response, status: int, code: str | None = None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,8 +14,8 @@ import pytest
 from tests.end_to_end.conftest import StartServer, Wire
 from tests.end_to_end.harness import Server, fleetpush, wait_for
 from tests.end_to_end.wire_device import WireDevice
+from tests.preloaded import preload_environment
 from tests.receiver import Receiver
-from tests.third_party import require
 
 HOUR = 3_600
 YEAR = 365 * 24 * HOUR
@@ -25,9 +24,9 @@ YEAR = 365 * 24 * HOUR
 class Clocks:
     """What is added to the clocks of the servers that are started with `environment`, in seconds."""
 
-    def __init__(self, folder: Path, library: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._file = folder / "clocks"
-        self.environment = {"LD_PRELOAD": str(library), "CLOCK_SHIM": str(self._file)}
+        self.environment = {**preload_environment(), "CLOCK_SHIM": str(self._file)}
         self.set(0)
 
     def set(self, wall: int, boot: int = 0) -> None:
@@ -36,17 +35,9 @@ class Clocks:
         partial.replace(self._file)
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = tmp_path_factory.mktemp("clock") / "clock_shim.so"
-    source = Path(__file__).with_name("clock_shim.c")
-    subprocess.run([require("cc"), "-O1", "-shared", "-fPIC", "-o", str(built), str(source)], check=True)
-    return built
-
-
 @pytest.fixture
-def clocks(tmp_path: Path, library: Path) -> Clocks:
-    return Clocks(tmp_path, library)
+def clocks(tmp_path: Path) -> Clocks:
+    return Clocks(tmp_path)
 
 
 @pytest.fixture

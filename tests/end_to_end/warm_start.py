@@ -1,11 +1,13 @@
 """`fleetpush` without the second and a half that Python takes to import it: forked from a process that has it all.
 
-`WarmProcess` is what `subprocess.Popen` is to `harness`. Each test process has one parent of servers, started
-with the first of them; it imports what `python -m gateway` imports, and then only forks. A server is a process of its
-own all the same, with its own threads, descriptors, environment and directory, that can be killed.
+`WarmProcess` is what `subprocess.Popen` is to `harness`. Each test process has one parent of servers, started with the
+first of them, and another one for those that preload libraries (`tests/preloaded.py`); it imports what `python -m
+gateway` and `python -m broker` import, and then only forks. A server is a process of its own all the same, with its own
+threads, descriptors, environment and directory, that can be killed.
 
 What is different from a start by hand: the seed of `hash` is that of the parent, and variables that Python or the
-loader read when they begin (`PYTHON..`, `LD_..`) come too late. `can_start` says so.
+loader read when they begin (`PYTHON..`, `LD_..`) come too late, but for LD_PRELOAD, which chooses the parent.
+`can_start` says so. And at its end the modules are not cleared, one by one.
 """
 
 from __future__ import annotations
@@ -24,17 +26,20 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from pkgutil import iter_modules
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUEST_BYTES = 128 * 1024
 MOST_DESCRIPTORS = 16
 HIGH_DESCRIPTOR = 100
 """Where passed sockets wait for the numbers that they get: one of them may have another's."""
+PRELOAD = "LD_PRELOAD"
 _starting = threading.Lock()
 NUMBER_BYTES = 8
 """What the parent says of a process: its identifier, and when it has ended its exit code."""
@@ -46,24 +51,25 @@ def can_start(environment: Mapping[str, str]) -> bool:
         environment.get(name) == os.environ.get(name)
         for name in {*environment, *os.environ}
         if name.startswith(("LANG", "LC_", "LD_", "PYTHON", "FLEETPUSH_PROGRAM", "FLEETPUSH_PURE"))
-        and name != "PYTHONPATH"
+        and name not in ("PYTHONPATH", PRELOAD)
     )
 
 
 @cache
-def _requests() -> socket.socket:
-    """To the parent of servers, which ends with us."""
+def _requests(preloaded: str | None) -> socket.socket:
+    """To the parent of servers with these libraries, which ends with us."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         command = [sys.executable, "-m", __name__, str(its.fileno())]
-        parent = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[its.fileno()])
+        environment = os.environ if preloaded is None else {**os.environ, PRELOAD: preloaded}
+        parent = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, pass_fds=[its.fileno()])
     atexit.register(parent.wait)
     atexit.register(ours.close)  # the last that is registered comes first
     return ours
 
 
 class WarmProcess:
-    """`arguments` are those of `fleetpush`, `errors` and `stdin` descriptors; without the latter nothing can be read.
+    """`arguments` are those of the program, `errors` and `stdin` descriptors; without the latter nothing can be read.
     `stdout` is the reading end of a pipe."""
 
     def __init__(
@@ -74,25 +80,29 @@ class WarmProcess:
         folder: Path,
         stdin: int | None = None,
         sockets: Sequence[int] = (),
+        stdout: int | None = None,
+        package: str = "gateway",
     ) -> None:
-        """`sockets`: descriptors that it has from 3 on, as a service manager passes them."""
+        """`sockets`: descriptors that it has from 3 on, as a service manager passes them. `stdout`: where it writes
+        instead of into the pipe. `package`: whose program it is, `gateway` or `broker`."""
         self.returncode: int | None = None
         self._waiting = threading.Lock()
         out, its_out = os.pipe()
         self._status, its_status = os.pipe()
         weakref.finalize(self, os.close, self._status)  # not when it has ended: several threads may wait for that
         said = {
-            "arguments": arguments,
+            "arguments": [package, *arguments],
             "environment": dict(environment),
             "folder": str(folder),
             "sockets": len(sockets),
         }
         request = json.dumps(said)
         with _starting:
-            requests = _requests()
+            requests = _requests(environment.get(PRELOAD))
         given = () if stdin is None else (stdin,)
+        writes_to = its_out if stdout is None else stdout
         try:
-            socket.send_fds(requests, [request.encode()], [its_out, errors, its_status, *sockets, *given])
+            socket.send_fds(requests, [request.encode()], [writes_to, errors, its_status, *sockets, *given])
         finally:
             os.close(its_out)
             os.close(its_status)
@@ -197,14 +207,41 @@ def become(request: dict[str, Any], out: int, errors: int, *given: int) -> list[
 
 def main() -> None:
     gc.disable()
-    for module in ("uvloop", "alembic.command", "gateway.app", "gateway.cli", "gateway.__main__"):
+    for module in ("uvloop", "alembic.command", "gateway.app", "gateway.cli", "gateway.__main__", "broker.command"):
         import_module(module)
+    commands = import_module("gateway.cli")
+    for found in iter_modules(commands.__path__):  # what each command imports when it is called
+        if not hasattr(commands, found.name):  # a function: its module would take its name
+            import_module(f"gateway.cli.{found.name}")
     gc.freeze()
     gc.enable()
     arguments = serve_requests(socket.socket(fileno=int(sys.argv[1])))
     if arguments is not None:
-        sys.argv[1:] = arguments
-        import_module("gateway.__main__").main()
+        sys.argv[1:] = arguments  # the package's name and then its own
+        package = sys.argv.pop(1)
+        end_with(import_module(f"{package}.__main__").main)
+
+
+def end_with(program: Callable[[], object]) -> NoReturn:
+    """Run a program and end as the interpreter would, but for the clearing of all modules: that writes to every page
+    which is shared with the parent, and takes longer than most commands."""
+    code: object = None
+    try:
+        code = program()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # the interpreter's last words, whatever it was
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -28,17 +27,10 @@ from gateway.data_directory import KEY_FILE
 from gateway.devices import MqttAddress
 from gateway.settings import Settings
 from gateway.startup import OpenStores, first_start
-from gateway.store.database import Database, prepare
+from gateway.store.database import Database
+from tests.empty_ledger import empty_ledger
 
 START = 1_800_000_000_000
-
-
-@cache
-def empty_ledger() -> bytes:
-    """A file that was just made: all migrations take longer than the rest of a gateway."""
-    with TemporaryDirectory() as folder:
-        prepare(Path(folder) / "empty.db")
-        return (Path(folder) / "empty.db").read_bytes()
 
 
 class Clock:

@@ -44,7 +44,8 @@ def refused(folder: Path, *options: str) -> str:
 FREE = ("--http-port", "0", "--mqtt-port", "0")
 
 
-def test_the_first_start_makes_a_key_and_says_where(start: Start) -> None:
+def test_the_first_start_makes_a_key_and_says_where(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()  # so that the ledger is the server's own, too
     server = start()
     key = server.data_dir / "admin.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
