@@ -8,15 +8,15 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
 
 from tests.end_to_end.conftest import Name, StartServer, Wire
-from tests.end_to_end.harness import ROOT, Api, Server, clean_environment, fleetpush, wait_for
+from tests.end_to_end.harness import ROOT, Api, Server, fleetpush, running, wait_for
 from tests.end_to_end.wire_device import WireDevice
 from tests.third_party import require
 from tests.wire import RawClient, connect, puback, publish
@@ -238,21 +238,11 @@ def test_a_backup_taken_under_load_restores_to_a_truthful_ledger(
 def test_listen_is_a_device_in_a_terminal(start_server: StartServer, tmp_path: Path) -> None:
     # Here it connects to the address that is here: this machine need not know the name that others dial.
     server = start_server("--public-host", "push.invalid", data_dir=tmp_path / "fleetpush-data")
-    env = clean_environment(HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path / "share"))
-    listener = subprocess.Popen(
-        [sys.executable, "-m", "gateway", "listen", "kiosk-1"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=env,
-        cwd=tmp_path,
-    )
+    env = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "share")}
     said: list[str] = []
-    assert listener.stdout is not None, "opened as a pipe"
-    reader = threading.Thread(target=lambda: said.extend(listener.stdout or ()), daemon=True)
-    reader.start()
-    try:
+    with TemporaryFile() as errors, running("listen", "kiosk-1", env=env, cwd=tmp_path, errors=errors) as listener:
+        reader = threading.Thread(target=lambda: said.extend(listener.stdout), daemon=True)
+        reader.start()
         online = re.compile('"online": ?true')
         wait_for(
             lambda: online.search(server.api.request("GET", "/v1/devices/kiosk-1").text), what="listen to enrol itself"
@@ -260,11 +250,11 @@ def test_listen_is_a_device_in_a_terminal(start_server: StartServer, tmp_path: P
         push_id = server.api.push("kiosk-1", notification={"title": "Film tonight", "body": "At eight"})
         wait_for(lambda: "Film tonight" in "".join(said), what="the notification to be drawn")
         wait_for(lambda: server.api.reached(push_id)["displayed"] == 1, what="its receipt")
-    finally:
         listener.send_signal(signal.SIGINT)
-        listener.communicate(timeout=15)
-    reader.join()
-    assert "Traceback" not in "".join(said)
+        listener.wait(15)
+        reader.join()
+        errors.seek(0)
+        assert "Traceback" not in "".join(said) + errors.read().decode()
     for path in tmp_path.rglob("*"):
         if path.is_file() and "fleetpush-data" not in path.parts and "dev_" in path.read_text(errors="replace"):
             assert path.stat().st_mode & 0o077 == 0, f"{path} holds a token"

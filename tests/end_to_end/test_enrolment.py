@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +21,7 @@ from client_sim.enrolment import enrol
 from client_sim.errors import EnrolmentFailed
 from client_sim.push import Push
 from tests.end_to_end.conftest import Name, StartServer
-from tests.end_to_end.harness import Server, clean_environment, fleetpush, wait_for
+from tests.end_to_end.harness import Server, fleetpush, running, wait_for
 
 FLEET_TENTH = 20
 """Two hundred devices with `--full`."""
@@ -102,15 +100,14 @@ def test_an_enrolled_device_gets_its_pushes(fleet: Server, tmp_path: Path) -> No
 
 def test_listen_needs_a_code_and_no_key(fleet: Server, tmp_path: Path) -> None:
     label = json.loads(run(fleet, "devices", "invite", "till-2", "--json"))["url"]
-    env = clean_environment(HOME=str(tmp_path), XDG_DATA_HOME=str(tmp_path / "share"))
-    command = [sys.executable, "-m", "gateway", "listen", "--code", label, "--count", "1", "--json"]
+    env = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path / "share")}
+    command = ("listen", "--code", label, "--count", "1", "--json")
     for number in range(2):  # the second time with the token that it has kept
         push_id = fleet.api.push("till-2", data={"n": number}) if number else None
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path) as process:
+        with running(*command, env=env, cwd=tmp_path) as process:
             if push_id is None:
                 wait_for(lambda: is_online(fleet, "till-2"), what="the device to connect")
                 push_id = fleet.api.push("till-2", data={"n": number})
-            assert process.stdout is not None, "opened as a pipe"
             assert json.loads(process.stdout.readline())["push_id"] == push_id
             assert process.wait(15) == 0
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
-import subprocess
-import sys
+import signal
 import termios
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from tests.end_to_end.conftest import StartServer
 from tests.end_to_end.harness import Api, clean_environment, wait_for
+from tests.end_to_end.warm_start import WarmProcess
 
 
 class TerminalDevice:
@@ -28,14 +28,7 @@ class TerminalDevice:
         termios.tcsetwinsize(programs, (40, 100))
         self.before = termios.tcgetattr(self.terminal)
         env = clean_environment(HOME=str(folder), XDG_DATA_HOME=str(folder / "share"), TERM="xterm")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "listen", "kiosk-1"],
-            stdin=programs,
-            stdout=programs,
-            stderr=programs,
-            env=env,
-            cwd=folder,
-        )
+        self.process = WarmProcess(["listen", "kiosk-1"], programs, env, folder, programs, stdout=programs)
         os.close(programs)
         self._screen = b""
         threading.Thread(target=self._read, daemon=True).start()
@@ -54,8 +47,9 @@ class TerminalDevice:
         os.write(self.terminal, key.encode())
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+        self.process.stdout.close()
         os.close(self.terminal)
 
 

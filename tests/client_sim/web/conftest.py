@@ -1,15 +1,15 @@
-"""A server, the page that `fleetpush kiosk` serves, and one Chromium for all tests of the page."""
+"""A server, the page that `fleetpush kiosk` serves, and one Chromium for all tests of the pages."""
 
 from __future__ import annotations
 
 import itertools
 import re
+import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.browser import Browser, Context, Page, Setting
 from tests.client_sim.web.relay import Relay
-from tests.end_to_end.harness import Api, Device, Server, clean_environment
+from tests.end_to_end.harness import Api, Device, Server, running
 from tests.third_party import require
 
 WATCH = """
@@ -49,7 +49,7 @@ OUTAGE = re.compile(r"WebSocket|ERR_CONNECTION_(REFUSED|RESET|CLOSED)")
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     with Browser(tmp_path_factory.mktemp("chromium")) as browser:
         yield browser
@@ -65,22 +65,26 @@ class Served:
     """What the command printed: the page with the credential of its own device."""
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@contextmanager
+def serve_page(data: Path, *arguments: str) -> Iterator[Served]:
+    """A server, and `fleetpush kiosk first` with these arguments."""
     require("npm")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     origin = f"http://127.0.0.1:{port}"
-    data = tmp_path_factory.mktemp("web") / "data"
-    with Server(data, "--ws-origins", origin) as server:
-        command = [sys.executable, "-m", "gateway", "kiosk", "first", "--port", str(port), "--data-dir", str(data)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment()) as process:
-            assert process.stdout is not None, "opened as a pipe"
-            address = process.stdout.readline().strip()
-            assert address.startswith(f"{origin}/#"), address
-            yield Served(server, origin, address)
-            process.terminate()
-            assert process.wait(20) == 0
+    command = ("kiosk", "first", "--port", str(port), "--data-dir", str(data), *arguments)
+    with Server(data, "--ws-origins", origin) as server, running(*command) as process:
+        address = process.stdout.readline().strip()
+        assert address.startswith(f"{origin}/#"), address
+        yield Served(server, origin, address)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serve_page(tmp_path_factory.mktemp("web") / "data") as served:
+        yield served
 
 
 @dataclass

@@ -7,11 +7,10 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
@@ -20,28 +19,25 @@ import pytest
 from gateway.cli.kiosk import installed_mqtt_js, web_folder
 from gateway.cli.terminal import Failure
 from tests.certificates import Authority
-from tests.end_to_end.harness import Server, clean_environment, fleetpush
+from tests.end_to_end.harness import Server, fleetpush, running
 from tests.third_party import require
 
 
 @contextmanager
-def kiosk(server: Server, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address that it printed, and the process; ended as by Ctrl-C."""
+def kiosk(server: Server, *arguments: str) -> Iterator[tuple[str, Callable[[], str]]]:
+    """The address that it printed, and what ends it and is what it told the person; ended as by Ctrl-C."""
     require("npm")
-    command = [sys.executable, "-m", "gateway", "kiosk", "--port", "0", "--data-dir", str(server.data_dir), *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=clean_environment(), **pipes) as process:  # type: ignore[call-overload]
-        assert process.stdout is not None, "opened as a pipe"
-        yield process.stdout.readline().strip(), process
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+    command = ("kiosk", "--port", "0", "--data-dir", str(server.data_dir), *arguments)
+    with TemporaryFile() as errors, running(*command, errors=errors) as process:
 
+        def end() -> str:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+            errors.seek(0)
+            return errors.read().decode()
 
-def said(process: subprocess.Popen[str]) -> str:
-    """What it told the person; it ends."""
-    process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=20)
-    return words
+        yield process.stdout.readline().strip(), end
+        end()
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +94,9 @@ def test_a_device_keeps_its_token_from_start_to_start(server: Server) -> None:
 
 
 def test_a_server_that_lets_the_page_not_in_is_told_of(server: Server) -> None:
-    with kiosk(server, "foreign") as (address, process):
+    with kiosk(server, "foreign") as (address, end):
         origin = f"http://{urlsplit(address).netloc}"
-        assert f"--ws-origins {origin}" in said(process)
+        assert f"--ws-origins {origin}" in end()
 
 
 def test_over_tls_it_asks_the_server_as_the_browser_will(tmp_path: Path) -> None:
@@ -109,10 +105,10 @@ def test_over_tls_it_asks_the_server_as_the_browser_will(tmp_path: Path) -> None
     options = ("--tls-cert", str(pair.certificate), "--tls-key", str(pair.key), "--ws-origins", "*")
     with (
         Server(tmp_path / "data", *options, ca=authority.certificate) as server,
-        kiosk(server) as (address, process),
+        kiosk(server) as (address, end),
     ):
         assert parse_qs(urlsplit(address).fragment)["url"] == [f"wss://127.0.0.1:{server.http_port}/mqtt"]
-        words = said(process)
+        words = end()
     assert "does not answer" not in words
     assert "must trust the server's certificate" in words
 

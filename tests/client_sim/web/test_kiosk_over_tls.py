@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.browser import Browser
-from tests.end_to_end.harness import Server, clean_environment, fleetpush
+from tests.end_to_end.harness import Server, clean_environment, fleetpush, running
 from tests.third_party import require
 
 
@@ -39,19 +39,19 @@ def test_a_kiosk_connects_over_tls_once_the_ca_is_imported_as_printed(browser: B
         page_port = free.getsockname()[1]
     data = tmp_path / "data"
     origin = f"http://127.0.0.1:{page_port}"
-    with Server(data, "--ws-origins", origin, ca=data / "tls" / "ca.pem") as server:
-        command = [sys.executable, "-m", "gateway", "kiosk", "till", "--port", str(page_port), "--data-dir", str(data)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment()) as process:
-            assert process.stdout is not None, "opened as a pipe"
-            address = process.stdout.readline().strip()
-            assert "url=wss%3A%2F%2F" in address
-            with browser.context() as context:
-                page = context.open(address)
-                page.wait_for('document.querySelector("#state")?.dataset.state === "connected"', timeout=30)
-                push_id = server.api.push("till", notification={"title": "Fresh bread"})
-                page.wait_for('document.querySelector(".banner-title")?.textContent === "Fresh bread"')
-                server.api.wait_counts(push_id, displayed=1)
-                assert page.complaints == []
-            process.terminate()
-            assert process.wait(20) == 0
+    with (
+        Server(data, "--ws-origins", origin, ca=data / "tls" / "ca.pem") as server,
+        running("kiosk", "till", "--port", str(page_port), "--data-dir", str(data)) as process,
+    ):
+        address = process.stdout.readline().strip()
+        assert "url=wss%3A%2F%2F" in address
+        with browser.context() as context:
+            page = context.open(address)
+            page.wait_for('document.querySelector("#state")?.dataset.state === "connected"', timeout=30)
+            push_id = server.api.push("till", notification={"title": "Fresh bread"})
+            page.wait_for('document.querySelector(".banner-title")?.textContent === "Fresh bread"')
+            server.api.wait_counts(push_id, displayed=1)
+            assert page.complaints == []
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
     assert "TLS handshake" not in server.errors

@@ -6,9 +6,6 @@ Signed and encrypted by joserfc, verified and decrypted by jose on the browser's
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -27,9 +24,8 @@ from client_sim.signatures import (
     sign_push,
 )
 from tests.browser import Page
-from tests.client_sim.web.conftest import Kiosk, Served
-from tests.end_to_end.harness import Server, clean_environment, wait_for
-from tests.third_party import require
+from tests.client_sim.web.conftest import Kiosk, Served, serve_page
+from tests.end_to_end.harness import wait_for
 
 ROOT_KEY, OPS, LEAVER, THIEF = (SigningKey.new() for _ in range(4))
 ECHO = "fleetpush.device.commands.echo = (push) => ({ given: push.data, by: push.signedBy })"
@@ -38,22 +34,11 @@ ECHO = "fleetpush.device.commands.echo = (push) => ({ given: push.data, by: push
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """As every other page's, but with a pinned key."""
-    require("npm")
     folder = tmp_path_factory.mktemp("trust")
     pinned = folder / "trusted-keys.json"
     pinned.write_text(json.dumps({"keys": [ROOT_KEY.public]}))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    origin = f"http://127.0.0.1:{port}"
-    with Server(folder / "data", "--ws-origins", origin) as server:
-        command = [sys.executable, "-m", "gateway", "kiosk", "first", "--port", str(port), "--trust", str(pinned)]
-        command += ["--data-dir", str(folder / "data")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean_environment()) as process:
-            assert process.stdout is not None, "opened as a pipe"
-            address = process.stdout.readline().strip()
-            yield Served(server, origin, address)
-            process.terminate()
-            assert process.wait(20) == 0
+    with serve_page(folder / "data", "--trust", str(pinned)) as served:
+        yield served
 
 
 def connected(kiosk: Kiosk, page: Page | None = None) -> Page:
