@@ -32,8 +32,8 @@ OUTBOX_MESSAGES = 10_000
 """Messages kept for a server that does not answer, the oldest given up first: a receipt every minute for a week."""
 
 REMEMBERED_STATEMENTS = 10_000
-"""Signed pushes kept of each key, those that end first forgotten first: 2 MiB, and a command every ten minutes for two
-months. Of the 32 keys of a key set, all of them stolen, 64 MiB."""
+"""Signed pushes kept of each key, those that end first forgotten first: 2.4 MB, and a command every ten minutes for two
+months. Of the 32 keys of a key set, all of them stolen, 75 MB."""
 FORGETFUL_KEYS = 1_000
 """Keys whose `forgotten_until` is kept, as many as a device remembers as revoked: 100 KiB. Beyond that the one that
 lies furthest back becomes that of every key."""

@@ -333,7 +333,8 @@ export class FleetpushDevice {
   }
 
   get #commandsAreSigned() {
-    return this.#verifier?.signedOnly("command") ?? false;
+    // Not what verifies: a tab that waits has none yet.
+    return this.#trustedKeys?.signedOnly("command") ?? false;
   }
 
   /** Whether a button is an order: it names one, is called like one, or has the handler of one. */

@@ -55,6 +55,11 @@ export class TrustedKeys {
     Object.assign(this, { pinned: pinned.keys, tags, kinds, clock, leewaySeconds });
   }
 
+  /** Whether pushes of a kind have to be signed. */
+  signedOnly(kind) {
+    return this.kinds.includes(kind);
+  }
+
   /** Decide by these keys what one device's page is given. */
   verifier(app, deviceId, journal) {
     return PushVerifier.load(this, app, deviceId, journal);
@@ -101,11 +106,6 @@ class PushVerifier {
     return verifier;
   }
 
-  /** Whether pushes of a kind have to be signed. */
-  signedOnly(kind) {
-    return this.#trusted.kinds.includes(kind);
-  }
-
   /**
    * { message, signedBy } for the page; or { refused } or { result }, which answers the push in its place. `known` is what
    * the journal knew of the push's id.
@@ -115,7 +115,7 @@ class PushVerifier {
       let { signed } = push.message;
       if ("encrypted" in push.message) signed = await this.#decrypt(push.message.encrypted);
       if (signed === undefined || signed === null) {
-        if (!this.signedOnly(push.kind)) return { message: push.message, signedBy: null };
+        if (!this.#trusted.signedOnly(push.kind)) return { message: push.message, signedBy: null };
         throw new PushRefused("unsigned", `this device obeys no ${push.kind} that nobody has signed`);
       }
       if (typeof signed !== "string") throw new PushRefused("malformed", "no signed push: `signed` is no text");
