@@ -80,8 +80,9 @@ def signed_lines(lines: IO[bytes], key_file: Path, app: str, run: uuid.UUID) -> 
             signed.write(content + b"\n")
     if refused:
         signed.close()
-        most = " or more" if refused == NAMED_LINES else ""
-        raise Failure(f"{refused}{most} lines cannot be signed, so nothing was sent", 2)
+        lines_refused = "1 line" if refused == 1 else f"{refused} lines"
+        more = " or more" if refused == NAMED_LINES else ""
+        raise Failure(f"{lines_refused}{more} cannot be signed, so nothing was sent", 2)
     signed.seek(0)
     return signed
 

@@ -114,7 +114,7 @@ def test_a_file_of_nothing_else_ends_soon(fake: FakeServer, key: SigningKey, mon
     ended = fake.run("pushes", "batch", "-", "--sign", "ops.jwk", input=b"x\n" * 1000)
     assert "line 3: " in ended.stderr
     assert "line 4: " not in ended.stderr
-    assert "3 or more lines cannot be signed" in ended.stderr
+    assert "3 lines or more cannot be signed" in ended.stderr
 
 
 def test_a_later_line_has_a_higher_id(key: SigningKey) -> None:
