@@ -24,7 +24,7 @@ class DescribedModel(BaseModel):
         found = handler(schema)
         properties = handler.resolve_ref_schema(found)["properties"]
         for name, text in field_descriptions(cls).items():
-            properties[name]["description"] = text
+            properties[cls.model_fields[name].alias or name]["description"] = text
         return found
 
 

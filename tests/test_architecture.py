@@ -97,6 +97,7 @@ GATEWAY_LAYERS = (
     ("delivery_components",),
     ("devices",),
     ("enrolment",),
+    ("plans",),
     ("events",),
     ("api",),
     ("measurements",),

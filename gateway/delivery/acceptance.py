@@ -33,6 +33,7 @@ from gateway.delivery.mailbox_limits import MailboxLimits
 from gateway.delivery.plain_push import plain_push
 from gateway.delivery.push import ActivePush, PushRequest
 from gateway.delivery.push_store import PushStore, StoredPushes
+from gateway.delivery.push_timing import SCHEDULE_FIELD_SET, refuse_times
 from gateway.delivery.submission import (
     AcceptedPush,
     AppRef,
@@ -172,6 +173,8 @@ class Acceptance:
         if duty is not None and submission.request.collapse_key is None:
             submission.request.collapse_key = own_collapse_key()
         try:
+            if SCHEDULE_FIELD_SET & submission.request.__pydantic_fields_set__:
+                refuse_times(submission.request)
             fetch_from = self._attachments.refer(app.no, submission.request)
             pending = pending_push(app, submission, self._limits.max_payload, fetch_from)
         except Problem as refusal:

@@ -23,6 +23,7 @@ from pydantic_core import to_json
 
 from gateway.delivery.engine import Body, Properties
 from gateway.delivery.notification import Name, Notification
+from gateway.delivery.push_timing import MAX_SPREAD_SECONDS, LocalTime, Repeat, Window
 from gateway.delivery_states import PRIORITIES
 from gateway.described_model import DescribedModel
 from gateway.errors import problem
@@ -117,7 +118,18 @@ class PushRequest(_Strict):
     replaces it on the screen. Left out: it is never superseded; a push to a duty gets a key of its own, so that its
     steps do not pile up on a screen."""
     send_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
-    """Reserved: a time with its offset, RFC 3339. Not available in this version: 422 `not_yet_supported`."""
+    """Time at which it is sent, RFC 3339 with its offset, at most a year ahead. Like each of the next four fields it
+    makes the push a schedule."""
+    send_at_local: LocalTime | None = None
+    """Time on each device's own clock: `09:00` (when that comes next) or `2026-12-01T09:00`. Devices without a time
+    zone go by the app's (`timezone` of its policy)."""
+    repeat: Repeat | None = None
+    """Dates at which it is sent again and again. Not with `send_at` or `send_at_local`: 422 `invalid_request`."""
+    window: Window | None = None
+    """Hours in which it may be sent. A date outside waits until they begin, if the ttl allows. Left out: always."""
+    spread: Annotated[int, Field(ge=1, le=MAX_SPREAD_SECONDS)] | None = None
+    """Seconds over which devices are given it, 1 to 86,400 (one day): evenly, neighbours at different times. Left out:
+    all at once."""
     deadline: Annotated[int, Field(ge=1, le=86_400)] | None = None
     """Seconds that the device has for the result of a `command`, 1 to 86,400. Left out: no limit. Other kinds with a
     deadline: 422 `invalid_request`."""
@@ -199,7 +211,7 @@ def not_yet_supported(request: PushRequest) -> str | None:
         return "target.topic"
     if request.target.where is not None:
         return "target.where"
-    return "send_at" if request.send_at is not None else None
+    return None
 
 
 class ActivePush:

@@ -27,6 +27,7 @@ from gateway.delivery.escalation_rows import (
     step_numbers,
 )
 from gateway.delivery.ledger import Ledger
+from gateway.delivery.plan_parts import plan_members
 from gateway.delivery.push import push_number
 from gateway.delivery.whole_deliveries import WholeDelivery, whole_deliveries
 from gateway.delivery_states import IS_WAITING, PRIORITIES, DeliveryState
@@ -77,6 +78,7 @@ class Reports:
             described = read_push(connection, push_no, sent[push_no])
             if described is not None:
                 described |= escalation_members(connection, [push_no]).get(push_no, {})
+                described |= plan_members(connection, [push_no]).get(push_no, {})
                 if "escalation" in described:
                     described["escalation"]["steps"] = [
                         step | {"counts": read_counts(connection, number, sent.get(number, ()))}
@@ -124,8 +126,9 @@ class Reports:
 
         def read(connection: sqlite3.Connection) -> ListPage:
             members = escalation_members(connection, numbers)
+            plans = plan_members(connection, numbers)
             found = ((no, read_push(connection, no, in_flight[no])) for no in numbers)
-            kept = ((no, push | members.get(no, {})) for no, push in found if push is not None)
+            kept = ((no, push | members.get(no, {}) | plans.get(no, {})) for no, push in found if push is not None)
             page = fill_page(kept, limit, itemgetter(1), itemgetter(0))
             return page._replace(next_cursor=str(numbers[-1])) if more and page.next_cursor is None else page
 

@@ -20,6 +20,7 @@ from gateway.delivery.delivery_sets import remove_sets
 from gateway.delivery.escalation_rows import remove_escalations
 from gateway.delivery.event_log import remove_events
 from gateway.delivery.funnels import HOUR_MS, finish_row
+from gateway.delivery.plan_parts import remove_parts
 from gateway.delivery.reports import count_states
 from gateway.delivery_states import IS_WAITING
 from gateway.store.database import Database
@@ -222,6 +223,7 @@ def _bury_pushes(connection: sqlite3.Connection, now_ms: int, kept: int) -> int:
     ).fetchall()
     if buried:
         remove_escalations(connection, [no for (no,) in buried])
+        remove_parts(connection, [no for (no,) in buried])
     return len(buried)
 
 

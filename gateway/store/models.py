@@ -1,4 +1,4 @@
-"""Every table of the gateway on one page, but for those in `duty_models`, `watch_models` and `enrolment_models`.
+"""Every table of the gateway on one page, but for those of `duty_models` and the other modules beside it.
 
 Conventions: `no` is the internal integer key, `id` the public name. Times are integer milliseconds of server time
 (Unix epoch, UTC). JSON is stored as text. Hot statements are written in SQL against these names
@@ -20,9 +20,9 @@ from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
 from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
-from gateway.store import duty_models, enrolment_models, watch_models
+from gateway.store import duty_models, enrolment_models, plan_models, watch_models
 
-_DEFINED_BY_IMPORT = (duty_models.Duty, enrolment_models.Invitation, watch_models.WatchRow)
+_DEFINED_BY_IMPORT = (duty_models.Duty, enrolment_models.Invitation, plan_models.Schedule, watch_models.WatchRow)
 
 
 class Application(SQLModel, table=True):
@@ -68,6 +68,7 @@ class Device(SQLModel, table=True):
             sqlite_where=text("removed_at IS NULL"),
         ),
         Index("device_token_expires", "token_expires_at", sqlite_where=text("token_expires_at IS NOT NULL")),
+        Index("device_zone", "app_no", "timezone", sqlite_where=text("timezone IS NOT NULL AND removed_at IS NULL")),
         Index("device_removed", "removed_at", sqlite_where=text("removed_at IS NOT NULL")),
         Index("device_with_quiet_hours", "app_no", sqlite_where=text("quiet_hours IS NOT NULL")),
         Index("device_restricted", "app_no", "no", sqlite_where=text("consent = 'denied' OR channels <> '{}'")),

@@ -32,8 +32,11 @@ WITHOUT_A_COMMAND = {
 }
 FIELDS_WITHOUT_AN_OPTION = {
     "GET /v1/events since": "`--since` says it as Last-Event-ID, as it does when the stream has broken off",
-    "POST /v1/pushes send_at": "this version refuses it",
-    "POST /v1/pushes/forecast send_at": "this version refuses it",
+    **{
+        f"POST /v1/pushes{path} {name}": "a schedule's, which has commands of its own"
+        for path in ("", "/forecast")
+        for name in ("send_at", "send_at_local", "repeat", "window", "spread")
+    },
     "POST /v1/pushes/forecast deadline": "changes nothing of who would get it",
     "PATCH /v1/devices/{device_id}/preferences seq": "a device's own count",
 }

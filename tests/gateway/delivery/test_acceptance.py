@@ -61,7 +61,6 @@ def test_a_tag_that_matches_nobody_is_accepted_with_nobody(world: World) -> None
     [
         ({"topic": "news"}, {}),
         ({"where": "true"}, {}),
-        ({"all": True}, {"send_at": "2026-12-01T09:00:00+01:00"}),
     ],
 )
 def test_what_is_not_built_yet_is_said(world: World, target: dict[str, object], fields: dict[str, object]) -> None:

@@ -1,0 +1,153 @@
+"""Parts of a run: pushes to some of its devices, and the devices that still wait for theirs.
+
+A run begins with a set of devices. Each part takes some of them out of it, in the operation that stores the push: so no
+device is in two parts, and what is left in the set has had none, wherever the server was killed, whatever its clock
+shows, and whatever has become of a device's time zone or tags meanwhile.
+
+The set is stored in segments of 65,536 device numbers, as all sets are (`audience/device_sets`). A part writes those
+that it takes devices of: 8 KiB each at most.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import live_devices, pack, segments_of, unpack
+from gateway.delivery.acceptance import Acceptance
+from gateway.delivery.plan_parts import PlanKind, insert_part
+from gateway.delivery.push import PushRequest
+from gateway.delivery.push_timing import SCHEDULE_FIELDS
+from gateway.delivery.submission import AppRef, PendingPush, StoredAlong, Submission
+from gateway.errors import Problem, problem
+from gateway.store.rows import insert_rows
+
+_WITHOUT_TIMES = dict.fromkeys(SCHEDULE_FIELDS)
+
+
+def insert_waiting(connection: sqlite3.Connection, kind: PlanKind, run_no: int, devices: BitMap) -> None:
+    """Store the devices that a run begins with. Writer thread."""
+    rows = [(kind, run_no, segment, pack(here)) for segment, here in segments_of(devices)]
+    insert_rows(connection, "plan_waiting", "kind, run_no, segment, devices", rows)
+
+
+def waiting_devices(connection: sqlite3.Connection, kind: PlanKind, run_no: int) -> BitMap:
+    """The devices of a run that have had no part. Any thread."""
+    found = BitMap()
+    for (devices,) in connection.execute(
+        "SELECT devices FROM plan_waiting WHERE kind = ? AND run_no = ?", (kind, run_no)
+    ):
+        found |= unpack(devices)
+    return found
+
+
+def remove_from_waiting(connection: sqlite3.Connection, kind: PlanKind, run_no: int, devices: BitMap) -> int:
+    """Take devices out of those that wait; how many did. Writer thread."""
+    taken = 0
+    for segment, here in segments_of(devices):
+        key = kind, run_no, segment
+        row = connection.execute(
+            "SELECT devices FROM plan_waiting WHERE kind = ? AND run_no = ? AND segment = ?", key
+        ).fetchone()
+        if row is None:
+            continue
+        stored = unpack(row[0])
+        left = stored - here
+        taken += len(stored) - len(left)
+        if left:
+            connection.execute(
+                "UPDATE plan_waiting SET devices = ? WHERE kind = ? AND run_no = ? AND segment = ?", (pack(left), *key)
+            )
+        else:
+            connection.execute("DELETE FROM plan_waiting WHERE kind = ? AND run_no = ? AND segment = ?", key)
+    return taken
+
+
+def clear_waiting(connection: sqlite3.Connection, kind: PlanKind, run_no: int) -> int:
+    """Forget the devices of a run that wait, which has ended; how many did. Writer thread."""
+    left = len(waiting_devices(connection, kind, run_no))
+    connection.execute("DELETE FROM plan_waiting WHERE kind = ? AND run_no = ?", (kind, run_no))
+    return left
+
+
+@dataclass(slots=True, eq=False)
+class RunPart:
+    """Stores along with a push that it is a part of a run, and takes its devices out of those that wait.
+
+    `devices`: those to take; whoever has had a part or was removed is left out. `check` says why the part is not to be
+    stored any more, `store_more` stores what else has changed by it; both run on the writer thread. `first_step` is
+    what is stored along with a push to a duty, which has no devices before.
+    """
+
+    kind: PlanKind
+    plan_id: str
+    run_no: int
+    devices: BitMap
+    check: Callable[[sqlite3.Connection], Problem | None]
+    store_more: Callable[[sqlite3.Connection, PendingPush, int], None]
+    on_stored: Callable[[PendingPush], None]
+    first_step: StoredAlong | None = None
+
+    def choose(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> Problem | None:
+        refusal = self.check(connection)
+        if refusal is not None:
+            return refusal
+        if self.first_step is not None:
+            return self.first_step.choose(connection, pending, now_ms)
+        pending.selection = self.devices & waiting_devices(connection, self.kind, self.run_no)
+        if not pending.selection.intersect(live_devices(connection, pending.app.no)):
+            return nobody_left()
+        return None
+
+    def store(self, connection: sqlite3.Connection, pending: PendingPush, now_ms: int) -> None:
+        if self.first_step is not None:
+            self.first_step.store(connection, pending, now_ms)
+        remove_from_waiting(connection, self.kind, self.run_no, self.devices)
+        insert_part(connection, pending.push_no, self.kind, self.plan_id, self.run_no)
+        self.store_more(connection, pending, now_ms)
+
+    def stored(self, pending: PendingPush) -> None:
+        if self.first_step is not None:
+            self.first_step.stored(pending)
+        self.on_stored(pending)
+
+
+def nobody_left() -> Problem:
+    """The answer to a part whose devices were removed, or have had theirs."""
+    return problem("device_not_found", "the devices that it is for were removed")
+
+
+def is_of_nobody(refusal: Problem) -> bool:
+    return refusal.code == "device_not_found"
+
+
+def part_push(acceptance: Acceptance, app: AppRef, request: PushRequest, ttl: int, part: RunPart) -> PendingPush:
+    """Make the push of a part, of a request as it was stored. Raises Problem, as for any push.
+
+    What comes next is `Acceptance.accept_pending`. `ttl`: seconds that are left of the lifetime.
+    """
+    pending = acceptance.pending(app, Submission(request.model_copy(update=_WITHOUT_TIMES | {"ttl": ttl})))
+    if request.target.duty is not None:
+        part.first_step = pending.along
+    else:
+        pending.listed, pending.target = [], request.target
+        pending.selection, pending.is_prepared = part.devices, True
+    pending.along = part
+    return pending
+
+
+def stored_request(text: str) -> PushRequest:
+    """A push request as `request_text` has written it."""
+    return PushRequest.model_validate_json(text)
+
+
+def request_text(request: PushRequest) -> str:
+    """Encode a push request for its row."""
+    given = request.model_dump(mode="json", exclude_none=True, exclude={"data"})
+    if "data" in request.model_fields_set:
+        given["data"] = request.data  # null is a value, too
+    return json.dumps(given, ensure_ascii=False, separators=(",", ":"))
