@@ -217,6 +217,15 @@ class AsyncDevice:
         await self._in_order(self._device.set_channels, channels)
 
     @property
+    def topics(self) -> dict[str, bool]:
+        """The topics as given to `set_topics`: True for one that was joined here."""
+        return self._device.topics
+
+    async def set_topics(self, topics: dict[str, bool]) -> None:
+        """Join topics (True) or leave them (False). Raises ValueError."""
+        await self._in_order(self._device.set_topics, topics)
+
+    @property
     def quiet_hours(self) -> tuple[str, str] | None:
         """The quiet hours as given to `set_quiet_hours`."""
         return self._device.quiet_hours

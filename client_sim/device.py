@@ -61,11 +61,9 @@ from client_sim.journal import Journal, Known
 from client_sim.outgoing import (
     RECEIPTS_PER_MESSAGE,
     batch,
-    channels_change,
-    consent_change,
-    quiet_hours_change,
     receipt,
 )
+from client_sim.preferences import Preferences
 from client_sim.push import CONSENT_ACTIONS, Handler, Push, handler_of, is_command, outcome, unsigned_command
 
 if TYPE_CHECKING:
@@ -82,7 +80,7 @@ SESSION_EXPIRY_SECONDS = 0xFFFF_FFFF
 Notice = dict[str, Any]
 
 
-class Device(EnrolledDevice):
+class Device(EnrolledDevice, Preferences):
     """One device on a Fleetpush server. `start` it once; `close` it from any thread, also from a callback. All methods
     are thread-safe."""
 
@@ -296,35 +294,6 @@ class Device(EnrolledDevice):
     def acted(self, push: Push, action: str | None = None, result: Any = None) -> None:
         """Book an action that the program has executed by itself."""
         self._enqueue(*receipt(push, "acted", action, result))
-
-    @property
-    def consent(self) -> str:
-        """The person's last answer as given to `set_consent`; `unknown` before."""
-        return str(self._journal.settings().get("consent", "unknown"))
-
-    def set_consent(self, consent: str, text_version: str | None = None) -> None:
-        """The person's answer, `granted` or `denied`, and the version of the text that asked. Raises ValueError."""
-        self._change_settings(*consent_change(consent, text_version))
-
-    @property
-    def channels(self) -> dict[str, bool]:
-        """The channel choices as given to `set_channels`: False for a muted one. Others were never changed here."""
-        return dict(self._journal.settings().get("channels", {}))
-
-    def set_channels(self, channels: dict[str, bool]) -> None:
-        """Mute channels (False) or take them up again (True); those not named stay as they are. Raises ValueError."""
-        self._change_settings(channels_change(channels), {})
-
-    @property
-    def quiet_hours(self) -> tuple[str, str] | None:
-        """The quiet hours as given to `set_quiet_hours`."""
-        found = self._journal.settings().get("quiet_hours")
-        return (found["start"], found["end"]) if found else None
-
-    def set_quiet_hours(self, start: str | None, end: str | None = None) -> None:
-        """Suppress alerts between two times of the device's own clock, `"22:00"` and `"07:00"`; None: at no time. The
-        server knows that clock from `report({"timezone": "Europe/Vienna"})`. Raises ValueError."""
-        self._change_settings(quiet_hours_change(start, end), {})
 
     def _change_settings(self, change: dict[str, Any], about: dict[str, Any]) -> None:
         self._journal.change_settings(change, about)

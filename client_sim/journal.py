@@ -180,7 +180,7 @@ class Journal:
     # What the person decided
 
     def settings(self) -> dict[str, Any]:
-        """The current settings: `{"consent"?: str, "channels"?: {str: bool}}`."""
+        """The current settings: `{"consent"?: str, "channels"?: {str: bool}, "topics"?: {str: bool}}`."""
         with self._lock:
             return self._settings()[1]
 
@@ -198,8 +198,9 @@ class Journal:
             last, content = self._settings()
             seq = max(time.time_ns() // 1_000_000, last + 1)
             merged = content | change
-            if "channels" in change:
-                merged["channels"] = content.get("channels", {}) | change["channels"]
+            for name in ("channels", "topics"):
+                if name in change:
+                    merged[name] = content.get(name, {}) | change[name]
             self._database.execute("DELETE FROM settings")
             self._database.execute("INSERT INTO settings (seq, content) VALUES (?, ?)", (seq, json.dumps(merged)))
             self._enqueue("settings", json.dumps(change | {"seq": seq} | about))

@@ -408,15 +408,21 @@ class FakeServer:
             raise ValueError(f"consent is unknown, granted or denied, not {consent!r}")
         if not isinstance(channels, dict) or not all(isinstance(wanted, bool) for wanted in channels.values()):
             raise ValueError("channels is an object of true and false")
+        topics = content.get("topics", {})
+        if not isinstance(topics, dict) or not all(isinstance(wanted, bool) for wanted in topics.values()):
+            raise ValueError("topics is an object of true and false")
         settings = self.settings[device_id]
         if content.get("seq", 0) < settings.get("seq", 0):
             return
         merged = {**settings.get("channels", {}), **channels}
+        joined = {**settings.get("topics", {}), **topics}
         settings |= content
         if settings.get("quiet_hours", ...) is None:
             del settings["quiet_hours"]
         if merged:
             settings["channels"] = merged
+        if joined:
+            settings["topics"] = joined
 
 
 class _Connection(asyncio.Protocol):

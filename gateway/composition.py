@@ -31,6 +31,7 @@ from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.api.services import Services
 from gateway.audience.enrolments import EnrolmentQuota
+from gateway.audience.topics import TopicStore
 from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.delivery.connection_events import ConnectionEvents
 from gateway.delivery.device_activity import DeviceActivity
@@ -259,6 +260,7 @@ class Components:
             devices=self.enrolment.devices,
             enrolment=self.enrolment,
             policies=self.delivery.policies,
+            topics=TopicStore(database=self._database, clock_ms=self._clock_ms),
             preferences=self.delivery.preferences,
             alert_limiter=self.delivery.alert_limiter,
             notices=self._notices,

@@ -23,6 +23,7 @@ from gateway.audience.device_sets import ALL_TAG, add_to_sets, remove_from_sets
 from gateway.audience.enrolments import EnrolmentQuota, too_many_devices
 from gateway.audience.targeting import device_rows
 from gateway.audience.time_zones import is_time_zone
+from gateway.audience.topics import remove_from_topics, topics_of
 from gateway.auth import new_token, secret_hash
 from gateway.delivery.delivery_sets import devices_with_waiting
 from gateway.delivery.device_activity import DeviceActivity
@@ -287,12 +288,14 @@ class DeviceRegistry:
             (json.dumps([row[0] for row in rows]),),
         ):
             tags.setdefault(device_no, []).append(tag)
+        topics = topics_of(connection, [row[0] for row in rows])
         return [
             {
                 "no": row[0],
                 "device_id": row[1],
                 "name": row[2],
                 "tags": tags.get(row[0], []),
+                "topics": topics.get(row[0], []),
                 "attributes": json.loads(row[3]),
                 "locale": row[4],
                 "timezone": row[5],
@@ -305,7 +308,11 @@ class DeviceRegistry:
                 "consent": row[12],
                 "channels": json.loads(row[13]),
                 "token_expires_at": rfc3339_or_none(row[14]),
-                "size": DEVICE_BYTES + len(row[3]) + len(row[13]) + sum(map(len, tags.get(row[0], ()))),
+                "size": DEVICE_BYTES
+                + len(row[3])
+                + len(row[13])
+                + sum(map(len, tags.get(row[0], ())))
+                + sum(map(len, topics.get(row[0], ()))),
             }
             for row in rows
         ]
@@ -418,6 +425,7 @@ class DeviceRegistry:
                 "DELETE FROM device_tag WHERE device_no = ? RETURNING tag", (device_no,)
             ).fetchall()
             remove_from_sets(connection, app_no, {tag: [device_no] for (tag,) in [(ALL_TAG,), *tags]})
+            remove_from_topics(connection, app_no, device_no)
             connection.execute("DELETE FROM uplink_message WHERE device_no = ?", (device_no,))
             removed = connection.execute(
                 "UPDATE device SET removed_at = ?, token_hash = x'', token_expires_at = NULL,"

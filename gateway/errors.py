@@ -55,6 +55,7 @@ CATALOGUE: dict[str, ProblemKind] = {
         404, "No such push", "No push of the key's app has this id, or it is no longer kept."
     ),
     "channel_not_found": ProblemKind(404, "No such channel", "No channel of this id was made in the key's app."),
+    "topic_not_found": ProblemKind(404, "No such topic", "No device of the key's app is in a topic of this name."),
     "duty_not_found": ProblemKind(404, "No such duty", "No duty of the key's app has this name."),
     "heartbeat_not_found": ProblemKind(404, "No such heartbeat", "No heartbeat of the key's app has this name."),
     "watch_not_found": ProblemKind(404, "No such watch", "No watch of the key's app has this name."),
@@ -126,6 +127,11 @@ CATALOGUE: dict[str, ProblemKind] = {
         422,
         "Not available in this version",
         "A field is reserved, and not served in this version.",
+    ),
+    "too_many_topics": ProblemKind(
+        422,
+        "The app or the device has as many topics as it may",
+        "An app has 10,000 topics at most, and a device is in 256 at most: leave or delete some first.",
     ),
     "too_many_devices": ProblemKind(
         422,

@@ -381,6 +381,17 @@ export class FleetpushDevice {
     return this.#journal.channels();
   }
 
+  /** Topics to join (true) or to leave (false), by name, where the app lets devices; the others stay as they are. */
+  async setTopics(topics) {
+    await this.#journal.addTopics(topics);
+    this.#sendSoon();
+  }
+
+  /** The topics as given to `setTopics`: true for one that was joined here. */
+  topics() {
+    return this.#journal.topics();
+  }
+
   /** The person's choice, `granted` or `denied`, and the version of the text that asked. */
   async consent(consent, textVersion) {
     await this.#journal.addConsent(consent, { text_version: textVersion, client: CLIENT });

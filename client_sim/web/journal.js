@@ -162,19 +162,37 @@ export class Journal {
 
   /** Channels that the person mutes (false) or takes up again (true), numbered like an answer. */
   addChannels(channels) {
+    return this.#addChoices("channels", channels);
+  }
+
+  /** Topics that the device joins (true) or leaves (false), numbered like an answer. */
+  addTopics(topics) {
+    return this.#addChoices("topics", topics);
+  }
+
+  #addChoices(name, choices) {
     return this.#write(["outbox", "facts"], async (transaction) => {
       const facts = transaction.objectStore("facts");
       const last = await answer(facts.get("consent"));
       const seq = Math.max(Date.now(), (last?.seq ?? 0) + 1);
-      facts.put({ ...last, seq, channels: { ...last?.channels, ...channels } }, "consent");
-      await enqueue(transaction, "settings", JSON.stringify({ channels, seq }));
+      facts.put({ ...last, seq, [name]: { ...last?.[name], ...choices } }, "consent");
+      await enqueue(transaction, "settings", JSON.stringify({ [name]: choices, seq }));
     });
   }
 
   /** The channel choices as given to `addChannels`. */
-  async channels() {
+  channels() {
+    return this.#choices("channels");
+  }
+
+  /** The topics as given to `addTopics`. */
+  topics() {
+    return this.#choices("topics");
+  }
+
+  async #choices(name) {
     const transaction = this.#database.transaction(["facts"]);
-    return (await answer(transaction.objectStore("facts").get("consent")))?.channels ?? {};
+    return (await answer(transaction.objectStore("facts").get("consent")))?.[name] ?? {};
   }
 
   /** The person's last answer, here (`addConsent`) or elsewhere (`noteConsent`); undefined if there was none. */

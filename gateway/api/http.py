@@ -22,6 +22,7 @@ from gateway.api import (
     problems,
     pushes,
     token_requests,
+    topics,
     webhooks,
 )
 from gateway.api.bodies import BODY_CHARGE
@@ -102,6 +103,7 @@ def create_api(found: Services) -> FastAPI:
         pushes,
         devices,
         channels,
+        topics,
         duties,
         heartbeats,
         analytics,

@@ -16,6 +16,7 @@ from gateway.api.body_budget import BodyBudget
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.audience.policy import PolicyStore
+from gateway.audience.topics import TopicStore
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
 from gateway.delivery.alert_limiter import AlertLimiter
@@ -64,6 +65,7 @@ class Services:
     devices: DeviceRegistry
     enrolment: EnrolmentComponents
     policies: PolicyStore
+    topics: TopicStore
     preferences: PreferenceStore
     alert_limiter: AlertLimiter
     notices: Notices
@@ -189,6 +191,7 @@ PushId = Annotated[
     str,
     Path(description="The push's id, as answered when it was sent. No push of the key's app: 404 `push_not_found`."),
 ]
+TopicName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The topic's name: {NAME_LETTERS}.")]
 ChannelId = Annotated[
     str,
     Path(description="The channel's id. It was not made in the key's app: 404 `channel_not_found`."),

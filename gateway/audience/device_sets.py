@@ -1,8 +1,8 @@
-"""Sets of device numbers: all live devices of an app, and those of each tag, as compressed bitmaps.
+"""Sets of device numbers: all live devices of an app, and those of each tag and topic, as compressed bitmaps.
 
 A push to everybody has its targets from a few rows, not from one for each device: 1,000,000 devices that were enrolled
-one after the other are 16 rows of a few bytes. The sets repeat what `device` and `device_tag` say, so whatever changes
-those changes the sets in the same operation of the writer.
+one after the other are 16 rows of a few bytes. The sets repeat what `device`, `device_tag` and `device_topic` say, so
+whatever changes those changes the sets in the same operation of the writer.
 
 A set is stored in segments of 65,536 numbers, the containers of a roaring bitmap: none is larger than 8 KiB, whatever
 it holds, and a change writes the segments that it concerns.
@@ -24,6 +24,8 @@ SEGMENT_BITS = 16
 """A segment has the device numbers that are equal but for so many bits."""
 ALL_TAG = ""
 """Stands for a tag in the set of all live devices. No tag is empty."""
+_TOPIC_PREFIX = "/"
+"""No tag has this letter, so a topic's set has a name of its own."""
 _NOBODY = BitMap()
 _REPLACING = "(app_no, tag, segment) DO UPDATE SET devices = excluded.devices"
 
@@ -37,6 +39,11 @@ def pack(devices: BitMap) -> bytes:
 
 def unpack(blob: bytes) -> BitMap:
     return BitMap.deserialize(blob)
+
+
+def topic_set(topic: str) -> str:
+    """The name of the set of a topic's devices, in the place of a tag."""
+    return _TOPIC_PREFIX + topic
 
 
 def whole_segment(segment: int) -> BitMap:
@@ -57,17 +64,20 @@ def segments_of(devices: BitMap) -> Iterator[tuple[int, BitMap]]:
 
 
 def selected_devices(connection: sqlite3.Connection, app_no: int, target: Selection) -> BitMap:
-    """The live devices that a tag or `all` addresses."""
-    assert target.tag or target.all, "listed targets are resolved by targeting.device_rows"
-    return _devices_of_set(connection, app_no, target.tag or ALL_TAG)
+    """The live devices that a tag, a topic or `all` addresses."""
+    if target.topic is not None:
+        return devices_of_set(connection, app_no, topic_set(target.topic))
+    assert target.tag or target.all, "other targets are resolved by `targeting` and `target_resolution`"
+    return devices_of_set(connection, app_no, target.tag or ALL_TAG)
 
 
 def live_devices(connection: sqlite3.Connection, app_no: int) -> BitMap:
     """All live devices of an app."""
-    return _devices_of_set(connection, app_no, ALL_TAG)
+    return devices_of_set(connection, app_no, ALL_TAG)
 
 
-def _devices_of_set(connection: sqlite3.Connection, app_no: int, name: str) -> BitMap:
+def devices_of_set(connection: sqlite3.Connection, app_no: int, name: str) -> BitMap:
+    """The devices of a tag, of a topic (`topic_set`), or all (`ALL_TAG`)."""
     found = BitMap()
     for (devices,) in connection.execute("SELECT devices FROM device_set WHERE app_no = ? AND tag = ?", (app_no, name)):
         found |= unpack(devices)
@@ -90,8 +100,8 @@ def tags_of_app(connection: sqlite3.Connection, app_no: int, segment: int) -> di
     return {
         tag: unpack(devices)
         for tag, devices in connection.execute(
-            "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag > ? AND segment = ?",
-            (app_no, ALL_TAG, segment),
+            "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag > ? AND tag NOT GLOB ? AND segment = ?",
+            (app_no, ALL_TAG, topic_set("*"), segment),
         )
     }
 

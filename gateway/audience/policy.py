@@ -23,11 +23,14 @@ from gateway.store.database import Database
 from gateway.timestamps import rfc3339
 
 MAX_CHANNELS = 200
+MAX_JOINABLE_TOPICS = 100
+"""Topics, or beginnings of their names, that an app lets devices join: looked through for each that one joins."""
 """Channels of an app: more than a person could look through."""
 
 Consent = Literal["unknown", "granted", "denied"]
 Verdict = Literal["allow", "suppress"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+TopicPattern = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9_.:-]{1,64}|[A-Za-z0-9_.:-]{0,63}\*)$")]
 CRITICAL = 0
 """The priority, as the database holds it."""
 SHOWN = ("alert", "in_app")
@@ -81,6 +84,9 @@ class Policy(_Strict):
     """IANA time zone of devices that have not reported theirs, such as `Europe/Berlin`. Default `UTC`."""
     critical: CriticalPolicy = Field(default_factory=CriticalPolicy)
     """Limit of critical pushes that may pass other rules."""
+    joinable_topics: Annotated[list[TopicPattern], Field(max_length=MAX_JOINABLE_TOPICS)] = Field(default_factory=list)
+    """Topics that a device may join and leave by itself, at most 100. `news.*` stands for all that begin with `news.`,
+    `*` for every topic. Default: none."""
 
     @field_validator("timezone")
     @classmethod
@@ -88,6 +94,13 @@ class Policy(_Strict):
         if not is_time_zone(value):
             raise ValueError("unknown time zone: use an IANA name such as Europe/Berlin")
         return value
+
+    def may_join(self, topic: str) -> bool:
+        """Whether a device may join and leave a topic by itself."""
+        return any(
+            topic.startswith(pattern[:-1]) if pattern.endswith("*") else topic == pattern
+            for pattern in self.joinable_topics
+        )
 
     def blocked(self, kind: str) -> tuple[Consent, ...]:
         """The consents with which a push of this kind is not sent."""

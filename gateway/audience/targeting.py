@@ -1,7 +1,7 @@
 """Listed devices become numbers, in SQL, so that the cost follows the devices addressed and not those registered.
 
-They are looked up by id, so that unknown ones can be named. What a tag or `all` selects is a set (`device_sets`), for
-acceptance and forecast alike, so that the forecast cannot promise what acceptance would not do.
+They are looked up by id, so that unknown ones can be named. What a tag, a topic or `all` selects is a set
+(`device_sets`), for acceptance and forecast alike, so that the forecast cannot promise what acceptance would not do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ class Selection(Protocol):
 
     @property
     def tag(self) -> str | None: ...
+
+    @property
+    def topic(self) -> str | None: ...
 
     @property
     def all(self) -> bool | None: ...

@@ -35,6 +35,7 @@ COMMANDS = {
     "attachments": "gateway.cli.attachments:attachments",
     "channels": "gateway.cli.channels:channels",
     "policy": "gateway.cli.policy:policy",
+    "topics": "gateway.cli.topics:topics",
     "duties": "gateway.cli.duties:duties",
     "consent": "gateway.cli.consent:consent",
     "preferences": "gateway.cli.consent:preferences",

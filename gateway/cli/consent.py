@@ -77,6 +77,8 @@ def preferences_change(
     device_id: DeviceId,
     mute: Annotated[list[str] | None, typer.Option(metavar="CHANNEL", help="May be repeated")] = None,
     unmute: Annotated[list[str] | None, typer.Option(metavar="CHANNEL", help="May be repeated")] = None,
+    join: Annotated[list[str] | None, typer.Option(metavar="TOPIC", help="May be repeated")] = None,
+    leave: Annotated[list[str] | None, typer.Option(metavar="TOPIC", help="May be repeated")] = None,
     quiet_hours: QuietHours = None,
     clear: Annotated[list[str] | None, typer.Option(help=f"{', '.join(CLEARABLE)}")] = None,
     server: ServerUrl = None,
@@ -87,7 +89,10 @@ def preferences_change(
     if both := set(mute or ()) & set(unmute or ()):
         fail(f"{min(both)!r} is muted and unmuted: which of them?", 2)
     choices = dict.fromkeys(mute or (), False) | dict.fromkeys(unmute or (), True)
-    fields = {"channels": choices or None, "quiet_hours": quiet_hours_of(quiet_hours, None)}
+    if both := set(join or ()) & set(leave or ()):
+        fail(f"{min(both)!r} is joined and left: which of them?", 2)
+    topics = dict.fromkeys(join or (), True) | dict.fromkeys(leave or (), False)
+    fields = {"channels": choices or None, "topics": topics or None, "quiet_hours": quiet_hours_of(quiet_hours, None)}
     body = changes(fields, clear, CLEARABLE)
     with client_of(server, data_dir) as client:
         print_preferences(client.call("PATCH", f"/v1/devices/{segment(device_id)}/preferences", json=body), as_json)
@@ -98,7 +103,7 @@ def print_preferences(found: dict[str, Any], as_json: bool) -> None:
         print_json(found)
         return
     facts = {name: found[name] for name in ("consent", "timezone", "changed_at")}
-    print_facts(facts | {"quiet_hours": describe_hours(found["quiet_hours"])})
+    print_facts(facts | {"quiet_hours": describe_hours(found["quiet_hours"]), "topics": ", ".join(found["topics"])})
     if found["channels"]:
         print()
     rows = [

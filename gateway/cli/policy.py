@@ -28,7 +28,7 @@ from gateway.cli.terminal import print_facts, print_json
 from gateway.merge_patch import merge_patch
 
 policy = command_group("Show and change the app's rules: consent, caps, quiet hours, critical pushes.")
-CLEARABLE = ("caps", "quiet_hours")
+CLEARABLE = ("caps", "quiet_hours", "joinable_topics")
 
 Verdict = Literal["allow", "suppress"]
 
@@ -54,6 +54,10 @@ def policy_change(
     critical_per_day: Annotated[
         int | None, typer.Option(min=0, help="Critical pushes that may pass muted channels, caps and quiet hours")
     ] = None,
+    joinable_topic: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC", help="Devices may join it by themselves, as news or league.*; may be repeated"),
+    ] = None,
     clear: Annotated[list[str] | None, typer.Option(help=f"{', '.join(CLEARABLE)}; may be repeated")] = None,
     server: ServerUrl = None,
     data_dir: DataDir = None,
@@ -69,6 +73,7 @@ def policy_change(
         "quiet_hours": quiet_hours_of(quiet_hours, quiet_excess),
         "timezone": timezone,
         "critical": _given({"per_day": critical_per_day}),
+        "joinable_topics": joinable_topic,
     }
     patch = changes(fields, clear, CLEARABLE)
     with client_of(server, data_dir) as client:
@@ -123,6 +128,7 @@ def print_policy(found: dict[str, Any], as_json: bool) -> None:
             "quiet hours": describe_hours(found["quiet_hours"]) or "none",
             "timezone": found["timezone"],
             "critical": f"{found['critical']['per_day']} a day may pass",
+            "topics that devices may join": ", ".join(found["joinable_topics"]) or "none",
         }
     )
 

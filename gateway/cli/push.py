@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ def push(
     ] = None,
     device: Annotated[list[str] | None, typer.Option(help="Instead of ID; may be repeated")] = None,
     tag: Annotated[str | None, typer.Option(help="All devices with this tag")] = None,
+    topic: Annotated[str | None, typer.Option(help="All devices in this topic")] = None,
     everyone: Annotated[bool, typer.Option("--all", help="All devices")] = False,
     duty: Annotated[
         str | None, typer.Option(help="A duty: its steps, one after the other, until somebody acts")
@@ -59,7 +61,8 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Send a push: `push kiosk-1 'Hello' --action play`, or `push --all 'Hello'`."""
-    target, text = target_and_text(words or [], device or [], tag, everyone, duty)
+    selections = {"tag": tag, "topic": topic, "all": everyone or None, "duty": duty}
+    target, text = target_and_text(words or [], device or [], selections)
     notification: dict[str, Any] = {"title": title, "body": text, "image": image, "url": url, "sound": sound}
     notification["expires"] = expires
     if action:
@@ -127,24 +130,22 @@ def address_of(client: ServerClient, text: str) -> str:
 
 
 def target_and_text(
-    words: list[str], device: list[str], tag: str | None, everyone: bool, duty: str | None = None
+    words: list[str], device: list[str], selections: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str | None]:
-    chosen = [bool(device), tag is not None, everyone, duty is not None]
-    if not any(chosen):
+    """Tell the target from the text. `selections`: what may be given instead of devices, None if it is not."""
+    target = {name: value for name, value in selections.items() if value is not None}
+    options = ", ".join(f"--{name}" for name in selections)
+    if not target and not device:
         if not words:
-            fail("for whom? Give a device's id, --device, --tag, --duty or --all", 2)
+            fail(f"for whom? Give a device's id, --device, or one of {options}", 2)
         device, words = words[:1], words[1:]
-    elif sum(chosen) > 1:
-        fail("one target, please: an id, --device (repeated), --tag, --duty or --all", 2)
+    elif len(target) + bool(device) > 1:
+        fail(f"one target, please: an id, --device (repeated), or one of {options}", 2)
     if len(words) > 1:
         fail(f"what is {words[1]!r}? A text of several words needs quotes", 2)
     text = words[0] if words else None
-    if everyone:
-        return {"all": True}, text
-    if tag is not None:
-        return {"tag": tag}, text
-    if duty is not None:
-        return {"duty": duty}, text
+    if target:
+        return target, text
     return ({"device": device[0]} if len(device) == 1 else {"devices": device}), text
 
 
@@ -171,6 +172,8 @@ def nobody(target: dict[str, Any]) -> str:
         return "The first step is for nobody: the next one follows at once."
     if "tag" in target:
         why = f"No device has the tag {target['tag']!r} (`{PROGRAM} devices list` shows who has which)"
+    elif "topic" in target:
+        why = f"No device is in the topic {target['topic']!r} (`{PROGRAM} topics join` has some join it)"
     else:
         why = f"There are no devices yet (`{PROGRAM} devices add ID` enrols one)"
     return f"{why}, so nobody gets this push."

@@ -10,7 +10,7 @@ Laws
    writer. Pushes to few devices are taken whatever is under way; those to many only when the callback of the operation
    that took some before has been called, because it says which apps have to wait (`behind`).
 
-How many devices a tag or `all` selects is known when it has been stored; until then it counts as too many.
+How many devices a tag, a topic or `all` selects is known when it has been stored; until then it counts as too many.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FEW_DELIVERIES = 100
 SET_DELIVERIES = 250
 """Deliveries that take as long to store as a push of which they are a set, however many it has."""
 MAX_SELECTIONS = 10_000
-"""Tags whose number of devices is remembered, about 2 MB; over it all are forgotten."""
+"""Tags and topics whose number of devices is remembered, about 2 MB; over it all are forgotten."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,8 +58,8 @@ class AcceptanceQueue:
         self._few_are_next = True
         self._many_under_way = False
         """Pushes to many devices have been taken and their operation has not been called back."""
-        self._selected: dict[tuple[int, str | None], int] = {}
-        """App number and tag, None for `all`: as how many deliveries that counted lately."""
+        self._selected: dict[tuple[int, str | None, str | None], int] = {}
+        """App number, tag and topic, none of both for `all`: as how many deliveries that counted lately."""
         self.divided = 0
         """Operations that left pushes to many devices to a later one, for metrics."""
 
@@ -83,7 +83,8 @@ class AcceptanceQueue:
         if pending.listed is not None:
             return len(pending.listed)
         assert pending.target is not None, "it selects"
-        return self._selected.get((pending.app.no, pending.target.tag), OPERATION_DELIVERIES)
+        target = pending.target
+        return self._selected.get((pending.app.no, target.tag, target.topic), OPERATION_DELIVERIES)
 
     def put(self, pending_pushes: list[PendingPush], stored: asyncio.Future[None]) -> None:
         batch = PushBatch(pending_pushes, stored, sum(map(self.deliveries, pending_pushes)))
@@ -119,8 +120,9 @@ class AcceptanceQueue:
                     if len(self._selected) >= MAX_SELECTIONS:
                         self._selected.clear()
                     cost = min(pending.targeted, SET_DELIVERIES) if pending.in_sets else pending.targeted
-                    assert pending.target is not None, "it selects"
-                    self._selected[pending.app.no, pending.target.tag] = cost
+                    target = pending.target
+                    assert target is not None, "it selects"
+                    self._selected[pending.app.no, target.tag, target.topic] = cost
 
     def _of_few(self) -> list[PushBatch]:
         chosen: list[PushBatch] = []

@@ -13,14 +13,15 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Field, StringConstraints
 from pyroaring import BitMap
 
 from gateway.audience.device_sets import queried_devices
 from gateway.audience.frequency import Hours
-from gateway.audience.policy import CRITICAL, Consent, PolicyStore, Rules, choices_of
+from gateway.audience.policy import CRITICAL, Consent, Name, PolicyStore, Rules, choices_of
+from gateway.audience.topics import TOPICS_OF_DEVICE, change_own_topics, topics_of
 from gateway.delivery.app_slices import BEGIN, PushPart, SlicePosition, ranges_json
 from gateway.delivery.delivery_sets import handles_to_rows, note_rows_made, pushes_waiting_for
 from gateway.delivery.event_log import log_of_device
@@ -31,6 +32,7 @@ from gateway.delivery.ledger_statements import end_rows
 from gateway.delivery.not_before import mark_channels_rows, mark_device_rows
 from gateway.delivery_states import IS_WAITING, DeliveryState
 from gateway.described_model import DescribedModel
+from gateway.errors import problem
 from gateway.store.database import Database
 from gateway.timestamps import rfc3339_or_none
 
@@ -45,6 +47,8 @@ SLICE_DELIVERIES = 500
 SLICE_BYTES = 1024 * 1024
 """Bytes of choices that one operation reads when an app's rules change, about 10 ms."""
 
+TOPICS_ONLY = frozenset(("topics", "seq", "client"))
+"""Settings with these fields alone make nothing unwanted."""
 CONSENT_ACTIONS: dict[str, Consent] = {"consent.granted": "granted", "consent.denied": "denied"}
 """Actions of a push that asks: choosing one is the answer."""
 
@@ -60,6 +64,10 @@ class DeviceSettings(DescribedModel):
     channels: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], bool] | None = None
     """Choices by channel id (1 to 64 characters): false mutes, true does not. Channels that are left out stay as they
     were. A device has 16 KiB of choices at most; more: 422 `invalid_request`."""
+    topics: Annotated[dict[Name, bool], Field(max_length=TOPICS_OF_DEVICE)] | None = None
+    """Topics that the device joins (true) or leaves (false), those among the policy's `joinable_topics`; an operator's
+    key may change any. Others, and those that are too many, are left out, and the device's `last_error` says so. Topics
+    that are not named stay as they were."""
     seq: Annotated[int, Field(ge=0, le=2**53)] | None = None
     """Sequence number, 0 to 2^53. A change whose number is not larger than the last one is ignored. Left out: the
     change is made, in order of arrival."""
@@ -73,6 +81,17 @@ class DeviceSettings(DescribedModel):
 
 class TooManyChoices(Exception):
     """Refusal of choices that are too large; nothing was stored."""
+
+
+class StoredSettings(NamedTuple):
+    """Result of storing the settings of a device."""
+
+    ended: list[int]
+    """Handles of deliveries that are not wanted any more."""
+    in_flight: set[int]
+    """Handles of deliveries that are not wanted any more, and are on their way."""
+    complaint: str | None = None
+    """The part of them that was not stored, in words; None: all were."""
 
 
 # -- on the writer thread ----------------------------------------------------------------------------------------------
@@ -371,14 +390,19 @@ class PreferenceStore:
 
     def store(
         self, connection: sqlite3.Connection, device_no: int, settings: DeviceSettings, source: str, now_ms: int
-    ) -> tuple[list[int], set[int]]:
-        """Store settings and end what they make unwanted; the arguments of `after_commit`. Writer thread.
+    ) -> StoredSettings:
+        """Store settings and end what they make unwanted. Writer thread.
 
         Raises TooManyChoices.
         """
         app_no = store_settings(connection, device_no, settings, source, self._policies, now_ms)
         if app_no is None:
-            return [], set()
+            return StoredSettings([], set())
+        complaint = None
+        if settings.topics:
+            complaint = self._change_topics(connection, app_no, device_no, settings.topics, source, now_ms)
+            if settings.model_fields_set <= TOPICS_ONLY:
+                return StoredSettings([], set(), complaint)
         # Before the commit, so that a push that is checked after it is checked by it.
         self._policies.restricted.add(app_no)
         if settings.quiet_hours is not None:
@@ -394,7 +418,24 @@ class PreferenceStore:
             limited += mark_channels_rows(connection, device_no, muted)
         if limited:
             self._ledger.limited = True  # here: whatever reads mailboxes on this thread comes later
-        return ended
+        return StoredSettings(*ended, complaint)
+
+    def _change_topics(
+        self,
+        connection: sqlite3.Connection,
+        app_no: int,
+        device_no: int,
+        topics: dict[str, bool],
+        source: str,
+        now_ms: int,
+    ) -> str | None:
+        """Have a device join and leave topics; the part that could not be done, in words. Writer thread."""
+        policy = self._policies.of(app_no).policy
+        refused = [] if source == "operator" else [topic for topic in topics if not policy.may_join(topic)]
+        complaint = change_own_topics(
+            connection, app_no, device_no, {name: topics[name] for name in topics if name not in refused}, now_ms
+        )
+        return f"a device may not join or leave the topic {refused[0]!r} by itself" if refused else complaint
 
     def after_commit(self, ended: list[int], in_flight: set[int]) -> None:
         """Note the deliveries that `store` has ended, when that is on disk."""
@@ -414,12 +455,17 @@ class PreferenceStore:
         )
 
     async def change(self, app_no: int, device_no: int, settings: DeviceSettings, source: str) -> None:
-        """Store settings that were sent over HTTP. Raises TooManyChoices."""
+        """Store settings that were sent over HTTP. Raises TooManyChoices; Problem 422 for topics."""
         now_ms = self._clock_ms()
-        found = await self._database.write(
-            lambda connection: self.store(connection, device_no, settings, source, now_ms), app_no
-        )
-        self.after_commit(*found)
+
+        def operation(connection: sqlite3.Connection) -> StoredSettings:
+            stored = self.store(connection, device_no, settings, source, now_ms)
+            if stored.complaint is not None:  # who waits for the answer can ask again: all of it, or nothing
+                raise problem("invalid_request", f"topics: {stored.complaint}")
+            return stored
+
+        found = await self._database.write(operation, app_no)
+        self.after_commit(found.ended, found.in_flight)
         self.on_stored(device_no)
 
     async def document(self, app_no: int, device_no: int) -> dict[str, Any]:
@@ -430,9 +476,9 @@ class PreferenceStore:
                 "SELECT consent, channels, settings_seq, settings_at, quiet_hours, timezone FROM device WHERE no = ?",
                 (device_no,),
             ).fetchone()
-            return row
+            return *row, topics_of(connection, [device_no]).get(device_no, [])
 
-        consent, text, seq, at, hours, zone = await self._database.read_soon(read)
+        consent, text, seq, at, hours, zone, topics = await self._database.read_soon(read)
         choices = choices_of(text)
         rules = self._policies.of(app_no)
         channels = [
@@ -449,6 +495,8 @@ class PreferenceStore:
         return {
             "consent": consent,
             "channels": channels,
+            "topics": topics,
+            "joinable_topics": rules.policy.joinable_topics,
             "quiet_hours": None if hours is None else json.loads(hours),
             "timezone": zone or rules.policy.timezone,
             "seq": seq,

@@ -70,8 +70,8 @@ class Target(_Strict):
     duty: Name | None = None
     """A duty by its name: its first step now, the next ones while nobody acts. Each of those is a push of its own. No
     duty has the name: 404 `duty_not_found`. Too many are under way: 429 `too_many_escalations`."""
-    topic: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
-    """Reserved. Not available in this version: 422 `not_yet_supported`."""
+    topic: Name | None = None
+    """All devices in this topic, without a limit. None is: accepted, with 0 deliveries."""
     where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE_CHARACTERS)] | None = None
     """Reserved. Not available in this version: 422 `not_yet_supported`."""
     all: Literal[True] | None = None
@@ -207,8 +207,6 @@ def most_values(max_payload: int) -> int:
 
 def not_yet_supported(request: PushRequest) -> str | None:
     """The first field of the request that this version stores for nobody, for the problem's detail."""
-    if request.target.topic is not None:
-        return "target.topic"
     if request.target.where is not None:
         return "target.where"
     return None

@@ -1,4 +1,4 @@
-"""Messages of devices: receipts, settings, reports, uplink. Parsed here, stored in batches, acknowledged when on disk.
+"""Messages of devices: receipts, settings, reports, uplink. Stored in batches, acknowledged when on disk.
 
 The PUBACK (PUBREC) of a device's message is the promise that it is stored, so `done` is called after the commit. A
 message that says nothing usable is dropped with reason code 0x99 (in 3.1.1 there is none: acknowledged and dropped),
@@ -22,24 +22,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-)
 from pyroaring import BitMap
 
-from gateway.audience.time_zones import is_time_zone
 from gateway.auth import DeviceIdentity
 from gateway.delivery.consent import CONSENT_ACTIONS, DeviceSettings, PreferenceStore, TooManyChoices
 from gateway.delivery.delivery_sets import to_rows
 from gateway.delivery.device_activity import DeviceActivity
+from gateway.delivery.device_messages import Receipt, Unusable, parse
 from gateway.delivery.engine import PACKET_ID_BITS, Message, ReasonCode
 from gateway.delivery.handles import handle_of
 from gateway.delivery.ledger import RETRY_SECONDS, Ledger
@@ -51,14 +42,7 @@ from gateway.store.errors import StorageError
 from gateway.store.protocols import Timers, Writer
 
 log = logging.getLogger(__name__)
-V = TypeVar("V")
 
-MAX_RECEIPTS = 1_000
-"""Receipts in one message; a device that was away sends several."""
-MAX_MESSAGE_BYTES = 65_536
-"""Bytes of a message that is parsed; uplink payloads are bounded by the broker's packet size alone."""
-MANY_ERRORS = 100
-"""Mistakes in a message; more are not put into words, which takes 10 us each."""
 MAX_RESULT_BYTES = 4_096
 """Bytes of an action's result as JSON text."""
 MAX_ATTRIBUTES_BYTES = 16_384
@@ -74,48 +58,6 @@ RECEIPTS_TOGETHER = 500
 """Receipts of one statement, about 5 ms."""
 MESSAGE_BYTES = 512
 """Size of a message in memory besides its payload."""
-
-
-def _finite(value: Any) -> Any:
-    """Refuse NaN and Infinity, which the parser lets pass: every answer that repeats them would be no JSON."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError as error:
-        raise ValueError("NaN and Infinity are not JSON") from error
-    return value
-
-
-PushId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-
-
-@dataclass(slots=True)
-class Receipt:
-    """A receipt as a device sends it. Unknown fields are ignored: a device may be newer than the server.
-
-    No model, which takes a kilobyte: thousands of a device may wait for the writer.
-    """
-
-    __pydantic_config__ = ConfigDict(strict=True)
-
-    push_id: PushId
-    event: Literal["delivered", "displayed", "opened", "dismissed", "acted"]
-    action: Annotated[str, StringConstraints(max_length=64)] | None = None
-    result: Annotated[Any, AfterValidator(_finite)] = None
-    reason: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")] | None = None
-    """Reason why the device dismissed it by itself; without one a person did. Ignored for other events."""
-    at: Annotated[AwareDatetime, Field(strict=False)] | None = None
-    """The device's own clock; checked for form, not believed: the server's time stamps are its own."""
-
-
-_RECEIPTS: TypeAdapter[list[Receipt]] = TypeAdapter(Annotated[list[Receipt], Field(max_length=MAX_RECEIPTS)])
-_RECEIPT = TypeAdapter(Receipt)
-_SETTINGS = TypeAdapter(DeviceSettings)
-_PUSH_ID: TypeAdapter[str] = TypeAdapter(PushId)
-_REPORT: TypeAdapter[dict[str, Any]] = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_finite)])
-
-
-class Unusable(Exception):
-    """Refusal of a message, which is dropped; the text is the device's `last_error`."""
 
 
 @dataclass(slots=True, eq=False)
@@ -357,54 +299,6 @@ class Receipts:
         message.done(message.answer)
 
 
-def parse(leaf: str, payload: bytes) -> Any:
-    """Parse a device's message by its topic; None when there is nothing to store. Raises Unusable."""
-    if leaf == "receipts":
-        return parse_receipts(payload)
-    if leaf == "settings":
-        return _validated(_SETTINGS, payload)
-    if leaf == "report":
-        report = _validated(_REPORT, payload)
-        zone = report.get("timezone")
-        if zone is not None and not is_time_zone(zone):
-            raise Unusable(f"unknown time zone {str(zone)[:64]!r}: use an IANA name such as Europe/Berlin")
-        return report
-    if leaf.startswith("uplink/") or leaf == "uplink":
-        return payload
-    return None  # presence: the embedded broker knows by itself
-
-
-def parse_receipts(payload: bytes) -> list[Receipt]:
-    """Parse one receipt, a list of them, or a bare push id."""
-    text = payload.strip()
-    if text[:1] == b"[":
-        return _validated(_RECEIPTS, text)
-    if text[:1] == b"{":
-        return [_validated(_RECEIPT, text)]
-    if text[:1] == b'"':
-        return [Receipt(push_id=_validated(_PUSH_ID, text), event="delivered")]
-    try:
-        bare = text.decode("ascii")
-    except UnicodeDecodeError:
-        bare = ""
-    if not 1 <= len(bare) <= 64 or not all(c.isalnum() or c in "_-" for c in bare):
-        raise Unusable("neither a receipt, a list of receipts nor a push id")
-    return [Receipt(push_id=bare, event="delivered")]
-
-
-def _validated(adapter: TypeAdapter[V], payload: bytes) -> V:
-    if len(payload) > MAX_MESSAGE_BYTES:
-        raise Unusable(f"{len(payload)} bytes; at most {MAX_MESSAGE_BYTES} are read")
-    try:
-        return adapter.validate_json(payload)
-    except ValidationError as error:
-        if error.error_count() > MANY_ERRORS:
-            raise Unusable(f"{error.error_count()} of its fields are not what they should be") from None
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Unusable(f"{where}: {first['msg']}" if where else str(first["msg"])) from error
-
-
 # -- on the writer thread ----------------------------------------------------------------------------------------
 
 
@@ -460,7 +354,12 @@ def store_messages(
             message.device_no = _device_number(connection, message)
         if message.device_no is None:
             continue  # removed meanwhile: there is nobody to say it of
-        if message.identifier is not None and _is_known(connection, message.identifier):
+        if (
+            message.identifier is not None
+            and connection.execute(
+                "SELECT 1 FROM received_message WHERE identifier = ?", (message.identifier,)
+            ).fetchone()
+        ):
             continue  # said again after a kill: an earlier run has stored it
         if message.leaf == "receipts":
             for number, receipt in enumerate(message.content, 1):
@@ -488,11 +387,6 @@ def store_messages(
     return changed
 
 
-def _is_known(connection: sqlite3.Connection, identifier: int) -> bool:
-    row = connection.execute("SELECT 1 FROM received_message WHERE identifier = ?", (identifier,)).fetchone()
-    return row is not None
-
-
 def _store_settings(
     connection: sqlite3.Connection,
     message: DeviceMessage,
@@ -504,13 +398,15 @@ def _store_settings(
 ) -> None:
     assert message.device_no is not None, "looked up before"
     try:
-        ended, in_flight = preferences.store(connection, message.device_no, settings, source, now_ms)
+        stored = preferences.store(connection, message.device_no, settings, source, now_ms)
     except TooManyChoices as complaint:
         message.answer = ReasonCode.QUOTA_EXCEEDED
         message.complaint = f"settings: {complaint}"
         return
-    changed.recorded += ended
-    changed.in_flight |= in_flight
+    if stored.complaint is not None:
+        message.complaint = f"settings: {stored.complaint}"
+    changed.recorded += stored.ended
+    changed.in_flight |= stored.in_flight
     changed.settings.append(message)
 
 

@@ -20,9 +20,15 @@ from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
 from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
-from gateway.store import duty_models, enrolment_models, plan_models, watch_models
+from gateway.store import audience_models, duty_models, enrolment_models, plan_models, watch_models
 
-_DEFINED_BY_IMPORT = (duty_models.Duty, enrolment_models.Invitation, plan_models.Schedule, watch_models.WatchRow)
+_DEFINED_BY_IMPORT = (
+    audience_models.DeviceTopic,
+    duty_models.Duty,
+    enrolment_models.Invitation,
+    plan_models.Schedule,
+    watch_models.WatchRow,
+)
 
 
 class Application(SQLModel, table=True):
@@ -161,27 +167,14 @@ class ChannelRow(SQLModel, table=True):
     updated_at: int
 
 
-class DeviceTag(SQLModel, table=True):
-    """One tag of one device."""
-
-    __tablename__ = "device_tag"
-    __table_args__ = (
-        Index("device_tag_of_device", "device_no"),
-        {"sqlite_with_rowid": False},
-    )
-    app_no: int = Field(primary_key=True)
-    tag: str = Field(primary_key=True)
-    device_no: int = Field(primary_key=True)
-
-
 class DeviceSet(SQLModel, table=True):
-    """A segment of a set of devices: all live ones of an app, or those of a tag (`audience/device_sets`)."""
+    """A segment of a set of devices: all live ones of an app, those of a tag or of a topic (`audience/device_sets`)."""
 
     __tablename__ = "device_set"
     # With a rowid: without one SQLite compares keys with whole rows, bitmaps included, to find one.
     app_no: int = Field(primary_key=True)
     tag: str = Field(primary_key=True)
-    """Empty: all live devices."""
+    """Empty: all live devices. A topic's begins with a slash."""
     segment: int = Field(primary_key=True)
     """Bits of the numbers above `audience.device_sets.SEGMENT_BITS`."""
     devices: bytes = Field(sa_column=Column(BLOB, nullable=False))

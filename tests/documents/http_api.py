@@ -16,6 +16,7 @@ GROUPS: Final = {
     "pushes": "Pushes and attachments",
     "devices": "Devices",
     "enrolment": "Enrolment",
+    "topics": "Topics",
     "channels and policy": "Channels and policy",
     "events": "Events and webhooks",
     "analytics": "Analytics",

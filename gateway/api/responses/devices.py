@@ -16,6 +16,8 @@ class DeviceResponse(Response):
     """Its name for people. null: none was given."""
     tags: list[str]
     """Its tags in alphabetical order. A push with the target `{"tag": ..}` goes to all devices with that tag."""
+    topics: list[str]
+    """Topics that it is in, in alphabetical order. A push with the target `{"topic": ..}` goes to all devices in it."""
     attributes: dict[str, Any]
     """Free facts about the device, at most 16 KiB as JSON: those that the operator set, and those that the device has
     published to its `report` topic."""

@@ -114,6 +114,8 @@ class PolicyResponse(Response):
     """IANA time zone of devices that have not reported theirs."""
     critical: CriticalPolicyResponse
     """How often critical pushes may pass other rules."""
+    joinable_topics: list[str]
+    """Topics that a device may join and leave by itself; a `*` at the end stands for any ending."""
 
 
 class ChannelChoiceResponse(Response):
@@ -146,6 +148,10 @@ class PreferencesResponse(Response):
     """Whether they want to be notified: `unknown`, `granted` or `denied`."""
     channels: list[ChannelChoiceResponse]
     """Every channel of the app, and every other one that the person has made a choice about."""
+    topics: list[str]
+    """Topics that the device is in, in alphabetical order."""
+    joinable_topics: list[str]
+    """Topics that it may join and leave by itself; a `*` at the end stands for any ending."""
     quiet_hours: HoursResponse | None
     """Their own quiet hours, besides the app's. null: none."""
     timezone: str

@@ -118,6 +118,7 @@ async def test_the_examples_are_accepted_as_they_stand(gateway: InProcessGateway
     ids["invitation_id"] = invited["id"]
     ending = {"device_id": "ends", "token_days": 30}
     await gateway.call("POST", "/v1/devices", 201, json=ending)
+    await gateway.call("PUT", f"/v1/topics/{ids['topic_name']}/devices", json={"devices": ["ends"]})  # it stays there
     gateway.clock.milliseconds += 60_000
 
     def order(call: tuple[str, str, Document]) -> tuple[Any, ...]:

@@ -36,6 +36,7 @@ SEGMENT = 1 << SEGMENT_BITS
 @dataclass
 class Selection:
     tag: str | None = None
+    topic: str | None = None
     all: bool | None = None
 
 

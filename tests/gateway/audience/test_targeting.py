@@ -18,6 +18,7 @@ DEVICES = [(3, 1, "c", None), (1, 1, "a", None), (2, 1, "b", None), (4, 1, "gone
 @dataclass
 class Selection:
     tag: str | None = None
+    topic: str | None = None
     all: bool | None = None
 
 

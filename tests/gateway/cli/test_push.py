@@ -24,7 +24,7 @@ from tests.gateway.cli.deliveries import Deliveries
     ],
 )
 def test_targets(words: list[str], device: list[str], tag: str | None, everyone: bool, expected: Any) -> None:
-    assert target_and_text(words, device, tag, everyone) == expected
+    assert target_and_text(words, device, {"tag": tag, "all": everyone or None}) == expected
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_wrong_use_ends_with_2(
     words: list[str], device: list[str], tag: str | None, everyone: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ended:
-        target_and_text(words, device, tag, everyone)
+        target_and_text(words, device, {"tag": tag, "all": everyone or None})
     assert ended.value.exit_code == 2
     assert capsys.readouterr().err.startswith("fleetpush: ")
 

@@ -16,6 +16,7 @@ POLICY: dict[str, Any] = {
     "quiet_hours": {"start": "22:00", "end": "07:00", "excess": "defer"},
     "timezone": "Europe/Berlin",
     "critical": {"per_day": 10},
+    "joinable_topics": [],
 }
 PREFERENCES: dict[str, Any] = {
     "consent": "granted",
@@ -26,6 +27,8 @@ PREFERENCES: dict[str, Any] = {
     ],
     "quiet_hours": {"start": "23:00", "end": "06:00"},
     "timezone": "UTC",
+    "topics": ["news"],
+    "joinable_topics": [],
     "seq": 7,
     "changed_at": "2026-12-01T08:00:00.000Z",
 }
@@ -103,7 +106,7 @@ def test_a_change_of_the_policy_keeps_the_rest(fake: FakeServer) -> None:
     read, written = fake.requests
     assert (read.method, written.method) == ("GET", "PUT")
     consent = {"unknown": "allow", "denied": {"in_app": "allow", "silent": "allow", "command": "suppress"}}
-    kept = {name: POLICY[name] for name in ("caps", "timezone")}
+    kept = {name: POLICY[name] for name in ("caps", "timezone", "joinable_topics")}
     assert written.json == kept | {"consent": consent, "critical": {"per_day": 0}}, "left out is the default: none"
 
 

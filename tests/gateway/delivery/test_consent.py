@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.audience.policy import ChannelFields, ConsentPolicy, NewChannel, Policy, WhenDenied
+from gateway.audience.topics import topics_of
 from gateway.delivery.engine import Body, Message
 from gateway.delivery.submission import AcceptedPush
 from tests.gateway.delivery.world import ALERT, APP, World
@@ -441,3 +442,18 @@ class Minds(RuleBasedStateMachine):
 
 TestMinds = Minds.TestCase
 TestMinds.settings = settings(TestMinds.settings, stateful_step_count=30, deadline=None)
+
+
+def test_a_device_joins_the_topics_that_it_may_and_hears_of_the_others(world: World) -> None:
+    world.set_policy(joinable_topics=["news"])
+    assert world.says("settings", {"consent": "denied", "topics": {"news": True, "sport": True}, "seq": 2}) == 0
+    assert topics_of(world.connection, [1]) == {1: ["news"]}
+    assert world.row("SELECT consent FROM device WHERE no = 1") == ("denied",)
+    error = world.activity.last_error(1)
+    assert error is not None
+    assert "'sport'" in error[0]
+    world.says("settings", {"topics": {"news": False}, "seq": 1})
+    assert topics_of(world.connection, [1]) == {1: ["news"]}, "the highest sequence wins"
+    world.says("settings", {"topics": {"news": False}, "seq": 3})
+    assert not topics_of(world.connection, [1])
+    assert world.push({"topic": "news"}).targeted == 0

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.delivery import receipts
+from gateway.delivery.device_messages import Unusable, parse
 from gateway.delivery.engine import Body, Message
-from gateway.delivery.receipts import Unusable, parse, store_messages
+from gateway.delivery.receipts import store_messages
 from gateway.delivery_states import DeliveryState
 from gateway.store.errors import StorageFull
 from tests.gateway.delivery.world import World, items

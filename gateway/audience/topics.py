@@ -1,0 +1,250 @@
+"""Topics: lists of devices that the server keeps, to which a push may be sent.
+
+A tag says what a device is, and whoever describes the device writes all of its tags. A topic says what a device is to
+be told: devices join and leave it, ten thousand with one request, or one by itself where the app's policy lets it
+(`joinable_topics`). A topic is there as long as a device is in it; it need not be made.
+
+Membership is in `device_topic`, and as a set in `device_set` under the name of `topic_set`, so a push to a topic costs
+what one to a tag does. Whatever changes one changes the other in the same operation.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+from gateway.audience.device_sets import add_to_sets, devices_of_set, remove_from_sets, topic_set, unpack
+from gateway.audience.targeting import device_rows
+from gateway.errors import Problem, problem
+from gateway.pages import ListPage, fill_page
+from gateway.store.database import Database
+from gateway.store.rows import insert_rows
+from gateway.timestamps import rfc3339
+
+TOPICS_OF_DEVICE = 256
+"""Topics of one device: four times its tags. A device row that is shown has 16 KiB of them at most."""
+TOPICS_OF_APP = 10_000
+"""Topics of one app. Each has a row for every 65,536 devices of the app that are in it."""
+SLICE_DEVICES = 2_000
+"""Devices whose membership one operation changes, about 15 ms of the writer."""
+COLUMNS = "app_no, topic, device_no, joined_at"
+_PREFIX = topic_set("")
+_BEHIND_PREFIX = chr(ord(_PREFIX) + 1)
+
+
+def topics_of(connection: sqlite3.Connection, device_nos: Iterable[int]) -> dict[int, list[str]]:
+    """The topics of each of these devices that is in any, in alphabetical order. Writer or reader thread."""
+    found: dict[int, list[str]] = {}
+    for device_no, topic in connection.execute(
+        "SELECT device_no, topic FROM device_topic WHERE device_no IN (SELECT value FROM json_each(?)) ORDER BY topic",
+        (json.dumps(list(device_nos)),),
+    ):
+        found.setdefault(device_no, []).append(topic)
+    return found
+
+
+def remove_from_topics(connection: sqlite3.Connection, app_no: int, device_no: int) -> None:
+    """Take a device that is removed out of its topics. Writer thread."""
+    topics = connection.execute("DELETE FROM device_topic WHERE device_no = ? RETURNING topic", (device_no,)).fetchall()
+    remove_from_sets(connection, app_no, {topic_set(topic): [device_no] for (topic,) in topics})
+
+
+def change_own_topics(
+    connection: sqlite3.Connection, app_no: int, device_no: int, wanted: Mapping[str, bool], now_ms: int
+) -> str | None:
+    """Have a device join (true) and leave (false) topics; the part that could not be done, in words. Writer thread."""
+    present = set(topics_of(connection, [device_no]).get(device_no, ()))
+    joined = [topic for topic, is_in in wanted.items() if is_in and topic not in present]
+    left = [topic for topic, is_in in wanted.items() if not is_in and topic in present]
+    complaint = None
+    room = max(TOPICS_OF_DEVICE - len(present) + len(left), 0)
+    if len(joined) > room:
+        joined, complaint = joined[:room], f"a device is in at most {TOPICS_OF_DEVICE} topics: leave some first"
+    for topic in joined:
+        if _is_one_too_many(connection, app_no, topic):
+            return f"the app has {TOPICS_OF_APP} topics: {topic!r} cannot be another"
+        _add_members(connection, app_no, topic, [device_no], now_ms)
+    for topic in left:
+        _remove_members(connection, app_no, topic, [device_no])
+    return complaint
+
+
+def _add_members(
+    connection: sqlite3.Connection, app_no: int, topic: str, device_nos: Sequence[int], now_ms: int
+) -> None:
+    insert_rows(connection, "device_topic", COLUMNS, [(app_no, topic, no, now_ms) for no in device_nos])
+    add_to_sets(connection, app_no, {topic_set(topic): device_nos})
+
+
+def _remove_members(connection: sqlite3.Connection, app_no: int, topic: str, device_nos: Sequence[int]) -> None:
+    connection.execute(
+        "DELETE FROM device_topic WHERE app_no = ? AND topic = ? AND device_no IN (SELECT value FROM json_each(?))",
+        (app_no, topic, json.dumps(list(device_nos))),
+    )
+    remove_from_sets(connection, app_no, {topic_set(topic): device_nos})
+
+
+def _is_one_too_many(connection: sqlite3.Connection, app_no: int, topic: str) -> bool:
+    """Whether a topic is new, and the app has as many as it may."""
+    if connection.execute(
+        "SELECT 1 FROM device_set WHERE app_no = ? AND tag = ? LIMIT 1", (app_no, topic_set(topic))
+    ).fetchone():
+        return False
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT DISTINCT tag FROM device_set WHERE app_no = ? AND tag >= ? AND tag < ? LIMIT ?)",
+        (app_no, _PREFIX, _BEHIND_PREFIX, TOPICS_OF_APP),
+    ).fetchone()
+    return bool(count >= TOPICS_OF_APP)
+
+
+def change_members(
+    connection: sqlite3.Connection, app_no: int, topic: str, device_ids: Sequence[str], join: bool, now_ms: int
+) -> list[str | Problem]:
+    """Have devices join a topic, or leave it: for each `joined`, `left` or `unchanged`, or a problem. Writer thread.
+
+    Each id is there once.
+    """
+    numbers = device_rows(connection, app_no, device_ids)
+    members = devices_of_set(connection, app_no, topic_set(topic))
+    changing = [no for no in numbers.values() if (no in members) is not join]
+    full: set[int] = set()
+    if join and changing:
+        if _is_one_too_many(connection, app_no, topic):
+            return [too_many_topics()] * len(device_ids)
+        full = {
+            device_no
+            for (device_no,) in connection.execute(
+                "SELECT device_no FROM device_topic WHERE device_no IN (SELECT value FROM json_each(?))"
+                " GROUP BY device_no HAVING count(*) >= ?",
+                (json.dumps(changing), TOPICS_OF_DEVICE),
+            )
+        }
+        _add_members(connection, app_no, topic, [no for no in changing if no not in full], now_ms)
+    elif changing:
+        _remove_members(connection, app_no, topic, changing)
+    changed = set(changing)
+    return [_result(device_id, numbers.get(device_id), changed, full, join) for device_id in device_ids]
+
+
+def _result(device_id: str, device_no: int | None, changed: set[int], full: set[int], join: bool) -> str | Problem:
+    if device_no is None:
+        return problem("device_not_found", f"no device {device_id!r} in this app; enrol it with POST /v1/devices")
+    if device_no in full:
+        return problem("too_many_topics", f"a device is in at most {TOPICS_OF_DEVICE} topics: have it leave some first")
+    if device_no not in changed:
+        return "unchanged"
+    return "joined" if join else "left"
+
+
+def too_many_topics() -> Problem:
+    return problem("too_many_topics", f"an app has at most {TOPICS_OF_APP} topics: delete some first")
+
+
+class TopicStore:
+    """Topics and who is in them. Loop.
+
+    `clock_ms` gives server time in milliseconds.
+    """
+
+    def __init__(self, *, database: Database, clock_ms: Callable[[], int]) -> None:
+        self._database = database
+        self._clock_ms = clock_ms
+
+    async def change_members(
+        self, app_no: int, topic: str, device_ids: Sequence[str], join: bool
+    ) -> list[str | Problem]:
+        """Have devices join a topic, or leave it, slice by slice; as the function of this name, for each id in order.
+
+        When a slice fails, its devices and those behind it have the problem. Raises what the first slice raises.
+        """
+        wanted = list(dict.fromkeys(device_ids))
+        found: dict[str, str | Problem] = {}
+        for start in range(0, len(wanted), SLICE_DEVICES):
+            ids = wanted[start : start + SLICE_DEVICES]
+            operation = partial(
+                change_members, app_no=app_no, topic=topic, device_ids=ids, join=join, now_ms=self._clock_ms()
+            )
+            try:
+                found.update(zip(ids, await self._database.write(operation, app_no), strict=True))
+            except Exception as error:
+                if not found:
+                    raise
+                refusal = problem("unavailable", "this one could not be stored; send it again")
+                found.update(dict.fromkeys(wanted[start:], error if isinstance(error, Problem) else refusal))
+                break
+        return [found[device_id] for device_id in device_ids]
+
+    async def remove(self, app_no: int, topic: str) -> int:
+        """Have all devices leave a topic, slice by slice; how many have. Raises Problem 404 if none was in it."""
+
+        def operation(connection: sqlite3.Connection) -> int:
+            some = devices_of_set(connection, app_no, topic_set(topic))[:SLICE_DEVICES]
+            if some:
+                _remove_members(connection, app_no, topic, list(some))
+            return len(some)
+
+        removed = 0
+        while some := await self._database.write(operation, app_no):
+            removed += some
+        if not removed:
+            raise unknown_topic(topic)
+        return removed
+
+    async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+        """List the topics of an app by name: `{"topic", "devices"}` each."""
+
+        def read(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            rows = connection.execute(
+                "SELECT tag, devices FROM device_set WHERE app_no = ? AND tag > ? AND tag < ? ORDER BY tag, segment",
+                (app_no, topic_set(cursor or ""), _BEHIND_PREFIX),
+            )
+            found: dict[str, int] = {}
+            for name, devices in rows:
+                if name not in found and len(found) > limit:
+                    break
+                found[name] = found.get(name, 0) + len(unpack(devices))
+            rows.close()
+            return list(found.items())
+
+        found = await self._database.read(read, app_no)
+        items = [{"topic": name.removeprefix(_PREFIX), "devices": count} for name, count in found[:limit]]
+        return {"items": items, "next_cursor": items[-1]["topic"] if len(found) > limit else None}
+
+    async def show(self, app_no: int, topic: str) -> dict[str, Any]:
+        """Describe a topic: `{"topic", "devices"}`. Raises Problem 404 if nobody is in it."""
+        members = await self._database.read(
+            lambda connection: devices_of_set(connection, app_no, topic_set(topic)), app_no
+        )
+        if not members:
+            raise unknown_topic(topic)
+        return {"topic": topic, "devices": len(members)}
+
+    async def members(self, app_no: int, topic: str, limit: int, after: int) -> ListPage:
+        """List the devices of a topic in the order of their enrolment, behind this number. Raises Problem 404."""
+
+        def read(connection: sqlite3.Connection) -> ListPage:
+            rows: Iterator[tuple[int, str, int]] = connection.execute(
+                "SELECT t.device_no, d.id, t.joined_at FROM device_topic AS t CROSS JOIN device AS d"
+                " ON d.no = t.device_no WHERE t.app_no = ? AND t.topic = ? AND t.device_no > ?"
+                " ORDER BY t.device_no LIMIT ?",
+                (app_no, topic, after, limit + 1),
+            )
+            return fill_page(
+                rows,
+                limit,
+                lambda row: {"device_id": row[1], "joined_at": rfc3339(row[2])},
+                itemgetter(0),
+            )
+
+        found = await self._database.read(read, app_no)
+        if not found.items and not after:
+            raise unknown_topic(topic)
+        return found
+
+
+def unknown_topic(topic: str) -> Problem:
+    return problem("topic_not_found", f"no device is in the topic {topic!r}; have some join it with PUT")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.api import responses
+from gateway.audience import topics
+from tests.gateway.in_process import InProcessGateway
+
+NEWS = "/v1/topics/news"
+
+
+async def enrol(gateway: InProcessGateway, *device_ids: str) -> None:
+    await gateway.call("POST", "/v1/devices/bulk", 201, json={"devices": [{"device_id": one} for one in device_ids]})
+
+
+async def test_a_topic_from_the_first_member_to_the_last(
+    gateway: InProcessGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "SLICE_DEVICES", 2)
+    await enrol(gateway, "a", "b", "c")
+    await gateway.refused("GET", NEWS, 404, "topic_not_found")
+    body = {"devices": ["a", "b", "nobody", "a", "c"]}
+    found = responses.MembershipsResponse.model_validate(await gateway.call("PUT", f"{NEWS}/devices", json=body))
+    assert [one.result or (one.error and one.error.code) for one in found.devices] == [
+        "joined",
+        "joined",
+        "device_not_found",
+        "joined",
+        "joined",
+    ]
+    assert await gateway.call("GET", NEWS) == {"topic": "news", "devices": 3}
+    await gateway.call("PUT", "/v1/topics/sport/devices", json={"devices": ["b"]})
+    page = responses.TopicsResponse.model_validate(await gateway.call("GET", "/v1/topics?limit=1"))
+    assert [(one.topic, one.devices) for one in page.items] == [("news", 3)]
+    following = await gateway.call("GET", f"/v1/topics?cursor={page.next_cursor}")
+    assert following == {"items": [{"topic": "sport", "devices": 1}], "next_cursor": None}
+    some = responses.TopicMembersResponse.model_validate(await gateway.call("GET", f"{NEWS}/devices?limit=2"))
+    rest = await gateway.call("GET", f"{NEWS}/devices?cursor={some.next_cursor}")
+    assert [one.device_id for one in some.items] + [one["device_id"] for one in rest["items"]] == ["a", "b", "c"]
+    assert (await gateway.call("GET", "/v1/devices/b"))["topics"] == ["news", "sport"]
+    accepted = await gateway.call("POST", "/v1/pushes", 202, json={"target": {"topic": "news"}, "data": 1})
+    assert accepted["targeted"] == 3
+    left = await gateway.call("DELETE", f"{NEWS}/devices", json={"devices": ["a", "a"]})
+    assert [one["result"] for one in left["devices"]] == ["left", "left"]
+    await gateway.call("DELETE", "/v1/devices/c", 204)
+    assert await gateway.call("GET", NEWS) == {"topic": "news", "devices": 1}
+    assert await gateway.call("DELETE", NEWS) == {"left": 1}
+    await gateway.refused("DELETE", NEWS, 404, "topic_not_found")
+    nobody = await gateway.call("POST", "/v1/pushes", 202, json={"target": {"topic": "news"}, "data": 1})
+    assert nobody["targeted"] == 0
+
+
+async def test_a_device_joins_what_the_policy_lets_it(gateway: InProcessGateway) -> None:
+    enrolled = await gateway.call("POST", "/v1/devices", 201, json={"device_id": "a"})
+    await gateway.call("PUT", "/v1/policy", json={"joinable_topics": ["news", "league.*"]})
+    own = {"Authorization": f"Bearer {enrolled['token']}"}
+    path = "/v1/devices/a/preferences"
+    shown = await gateway.call("PATCH", path, json={"topics": {"league.b": True, "news": True}, "seq": 1}, headers=own)
+    assert (shown["topics"], shown["joinable_topics"]) == (["league.b", "news"], ["news", "league.*"])
+    await gateway.refused(
+        "PATCH", path, 422, "invalid_request", json={"topics": {"sport": True, "news": False}, "seq": 2}, headers=own
+    )
+    assert (await gateway.call("GET", path, headers=own))["topics"] == ["league.b", "news"]
+    changed = await gateway.call("PATCH", path, json={"topics": {"sport": True, "news": False}})
+    assert changed["topics"] == ["league.b", "sport"]
+
+
+@pytest.mark.parametrize("topic", ["a b", "%2F", "x" * 65])
+async def test_a_name_that_is_none(gateway: InProcessGateway, topic: str) -> None:
+    await gateway.call("PUT", f"/v1/topics/{topic}/devices", 404 if topic == "%2F" else 422, json={"devices": ["a"]})

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.audience import topics
+from gateway.audience.device_sets import ALL_TAG, add_devices, devices_of_set, tags_of_app, topic_set
+from gateway.audience.topics import change_members, change_own_topics, remove_from_topics, topics_of
+from gateway.errors import Problem
+from tests.gateway.delivery.machinery import add_device, fresh_database
+
+APP = 1
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = with_devices()
+    yield connection
+    connection.close()
+
+
+def with_devices() -> sqlite3.Connection:
+    connection = fresh_database()
+    for number in range(1, 5):
+        add_device(connection, number, f"d{number}")
+    return connection
+
+
+def members(connection: sqlite3.Connection, topic: str) -> list[int]:
+    return list(devices_of_set(connection, APP, topic_set(topic)))
+
+
+def test_each_device_has_its_result(connection: sqlite3.Connection) -> None:
+    assert change_members(connection, APP, "news", ["d1", "d2"], True, 5) == ["joined", "joined"]
+    found = change_members(connection, APP, "news", ["d2", "nobody", "d3"], True, 6)
+    assert isinstance(found[1], Problem)
+    assert found[1].code == "device_not_found"
+    assert (found[0], found[2]) == ("unchanged", "joined")
+    assert members(connection, "news") == [1, 2, 3]
+    assert change_members(connection, APP, "news", ["d1", "d4"], False, 7) == ["left", "unchanged"]
+    assert members(connection, "news") == [2, 3]
+
+
+def test_another_apps_devices_are_unknown(connection: sqlite3.Connection) -> None:
+    (found,) = change_members(connection, 2, "news", ["d1"], True, 5)
+    assert isinstance(found, Problem)
+    assert found.code == "device_not_found"
+
+
+def test_a_topic_is_no_tag_of_the_same_name(connection: sqlite3.Connection) -> None:
+    add_devices(connection, APP, "news", [4])
+    change_members(connection, APP, "news", ["d1"], True, 5)
+    assert members(connection, "news") == [1]
+    assert {tag: list(devices) for tag, devices in tags_of_app(connection, APP, 0).items()} == {"news": [4]}
+
+
+def test_an_app_and_a_device_have_so_many_topics(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "TOPICS_OF_DEVICE", 2)
+    monkeypatch.setattr(topics, "TOPICS_OF_APP", 3)
+    for name in ("a", "b"):
+        change_members(connection, APP, name, ["d1"], True, 5)
+    found = change_members(connection, APP, "c", ["d1", "d2"], True, 5)
+    assert isinstance(found[0], Problem)
+    assert (found[0].code, found[1]) == ("too_many_topics", "joined")
+    assert all(isinstance(one, Problem) for one in change_members(connection, APP, "d", ["d2", "d3"], True, 5))
+    assert change_members(connection, APP, "a", ["d2"], True, 5) == ["joined"]
+    assert change_own_topics(connection, APP, 3, {"b": True, "new": True}, 6) is not None
+    assert topics_of(connection, [1, 2, 3]) == {1: ["a", "b"], 2: ["a", "c"], 3: ["b"]}
+
+
+def test_a_device_changes_its_own(connection: sqlite3.Connection) -> None:
+    assert change_own_topics(connection, APP, 1, {"news": True, "sport": True}, 5) is None
+    assert change_own_topics(connection, APP, 1, {"news": True, "sport": False, "never": False}, 6) is None
+    assert topics_of(connection, [1]) == {1: ["news"]}
+    remove_from_topics(connection, APP, 1)
+    assert not topics_of(connection, [1])
+    assert not members(connection, "news")
+
+
+CHANGES = st.tuples(
+    st.sampled_from(["many", "own", "gone"]),
+    st.sampled_from(["a", "b", "c"]),
+    st.sets(st.integers(1, 4), min_size=1),
+    st.booleans(),
+)
+
+
+@given(st.lists(CHANGES, max_size=12))
+def test_the_sets_say_what_the_rows_say(changes: list[tuple[str, str, set[int], bool]]) -> None:
+    connection = with_devices()
+    for how, topic, numbers, join in changes:
+        if how == "many":
+            change_members(connection, APP, topic, [f"d{number}" for number in numbers], join, 5)
+        elif how == "own":
+            change_own_topics(connection, APP, min(numbers), {topic: join}, 5)
+        else:
+            remove_from_topics(connection, APP, min(numbers))
+    for topic in ("a", "b", "c"):
+        rows = connection.execute(
+            "SELECT device_no FROM device_topic WHERE app_no = ? AND topic = ? ORDER BY device_no", (APP, topic)
+        )
+        assert [number for (number,) in rows] == members(connection, topic)
+    assert list(devices_of_set(connection, APP, ALL_TAG)) == [1, 2, 3, 4]
+    connection.close()
