@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 import pytest
 
 from tests.gateway.in_process import InProcessGateway
+
+MEMORY: Final = Path("/dev/shm")
+ROOM_BYTES: Final = 1 << 30
+"""Free memory that the tests' folders may take a part of. Those of four processes at once take some megabytes; what a
+container has by default, 64 MiB, is too little."""
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, full: int) -> Iterator[Path]:
+    """A folder in memory where there is one: every commit is synced, and waiting for the disk takes longer than the
+    rest of most tests. With --full, and in the tests of `end_to_end`, the disk is a real one."""
+    if full > 1 or not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
+        yield tmp_path
+        return
+    with TemporaryDirectory(prefix="fleetpush-test-", dir=MEMORY) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -25,11 +25,13 @@ import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from tests import wire
-from tests.end_to_end.harness import Server, clean_environment
 from tests.hostile.peer import Peer, descriptors, resident
+
+if TYPE_CHECKING:
+    from tests.end_to_end.harness import Server
 
 PUSH_EVERY_S = 0.05
 CONNECT_EVERY_S = 0.25
@@ -112,6 +114,8 @@ class Canary:
         judge: bool = True,
     ) -> None:
         """`judge`: fail when a bound was broken; without it the test looks at `report` itself."""
+        from tests.end_to_end.harness import Server  # not in the canary's own process: half a second of imports
+
         self.report = CanaryReport()
         self._bounds = (push_late_ms, connect_late_ms, growth_bytes)
         self._judge = judge
@@ -136,6 +140,8 @@ class Canary:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Canary:
+        from tests.end_to_end.harness import clean_environment
+
         command = [sys.executable, "-m", "tests.hostile.canary", json.dumps(self._settings)]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean_environment()

@@ -31,13 +31,15 @@ think_time = "100ms"
 name = "connect"
 [[phase]]
 name = "traffic"
-lasts = "4s"
+lasts = "3s"
 [[phase.push]]
 rate = "200/s"
 [[phase.push]]
-rate = "4/s"
+rate = "6/s"
 to = "all"
+even = true
 """
+"""A little more than a thousand deliveries: the first fault that is planted happens to one of so many."""
 
 ABSENCE = """
 title = "Short lives"
