@@ -48,6 +48,7 @@ from gateway.data_directory import (
     TLS_DIR,
 )
 from gateway.delivery_states import COUNTED_TRIGGER
+from gateway.store.attribute_index import ATTRIBUTE_TRIGGERS
 
 if TYPE_CHECKING:
     from pyrage.x25519 import Identity, Recipient
@@ -327,12 +328,14 @@ def require_known_schema(name: str, schema: str | None) -> None:
 
 
 def require_plain_schema(database: sqlite3.Connection, name: str) -> None:
-    """Refuse triggers, views and virtual tables: they would run in the server, and we have one. Raises BackupError."""
+    """Refuse triggers, views and virtual tables: they would run in the server, and ours are known. Raises
+    BackupError."""
+    known = (COUNTED_TRIGGER, *ATTRIBUTE_TRIGGERS) if name == LEDGER else ()
     try:
         found = database.execute(
             "SELECT type, name FROM sqlite_master WHERE (type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%')"
-            " AND sql IS NOT ?",
-            (COUNTED_TRIGGER if name == LEDGER else None,),
+            " AND sql NOT IN (SELECT value FROM json_each(?))",
+            (json.dumps(known),),
         ).fetchone()
     except sqlite3.DatabaseError as error:
         raise BackupError(f"{name} is damaged: {error}") from error

@@ -70,7 +70,7 @@ UPDATE delivery_count SET count = count - 1 WHERE push_no = OLD.push_no AND stat
 INSERT INTO delivery_count (push_no, state, count) VALUES (NEW.push_no, NEW.state, 1)
 ON CONFLICT DO UPDATE SET count = count + 1;
 END"""
-"""The only trigger: counts the states of a push that was stored as sets, when one of its rows moves."""
+"""Trigger that counts the states of a push that was stored as sets, when one of its rows moves."""
 
 PRIORITIES = ("critical", "high", "normal", "low")
 """Priorities in mailbox order; the index is what the database holds."""

@@ -20,9 +20,10 @@ from sqlalchemy import BLOB, Column, Connection, Index, Table, Text, event, text
 from sqlmodel import Field, SQLModel
 
 from gateway.delivery_states import COUNTED_TRIGGER, IS_WAITING, MISSED, is_one_of
-from gateway.store import audience_models, duty_models, enrolment_models, plan_models, watch_models
+from gateway.store import attribute_models, audience_models, duty_models, enrolment_models, plan_models, watch_models
 
 _DEFINED_BY_IMPORT = (
+    attribute_models.DeviceAttribute,
     audience_models.DeviceTopic,
     duty_models.Duty,
     enrolment_models.Invitation,
