@@ -123,6 +123,11 @@ CATALOGUE: dict[str, ProblemKind] = {
         "The request is not valid",
         "A field or a parameter is unknown, missing or out of range, or a limit is reached; the detail names it.",
     ),
+    "invalid_expression": ProblemKind(
+        422,
+        "The expression is not valid",
+        "An expression that selects devices has a mistake; the detail shows where, and `line` and `column` say it.",
+    ),
     "not_yet_supported": ProblemKind(
         422,
         "Not available in this version",
@@ -264,6 +269,19 @@ class BasicUnauthorized(Problem):
 
     def __init__(self, detail: str) -> None:
         super().__init__("unauthorized", detail)
+
+
+class InvalidExpression(Problem):
+    """A mistake in an expression over devices; the detail has several lines, the last two show the place."""
+
+    def __init__(self, detail: str, line: int, column: int) -> None:
+        super().__init__("invalid_expression", detail)
+        self.line = line
+        self.column = column
+        """Both count from 1; characters, not bytes."""
+
+    def document(self) -> dict[str, Any]:
+        return {**super().document(), "line": self.line, "column": self.column}
 
 
 class RateLimited(RetryableProblem):

@@ -42,7 +42,7 @@ IN_PATH: Final = {
     "invitation_id": ("invitation_not_found",),
     "request_id": ("request_not_found",),
 }
-_PUSH: Final = ("device_not_found", "attachment_not_found", "duty_not_found", "not_yet_supported")
+_PUSH: Final = ("device_not_found", "attachment_not_found", "duty_not_found", "not_yet_supported", "invalid_expression")
 _ENROLMENT: Final = ("device_exists", "too_many_devices")
 SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes"): (*_PUSH, "too_many_escalations", "idempotency_key_reused"),

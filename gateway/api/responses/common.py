@@ -36,6 +36,10 @@ class ProblemDocument(Response):
     retryable: bool
     """true: the same request may succeed later, unchanged; wait as long as the header `Retry-After` says, if there is
     one. false: sending it again unchanged will not help."""
+    line: int | None = None
+    """The line of a mistake in an expression, from 1. Of `invalid_expression` alone."""
+    column: int | None = None
+    """The column of a mistake in an expression: characters of its line, from 1. Of `invalid_expression` alone."""
 
 
 class HealthResponse(Response):

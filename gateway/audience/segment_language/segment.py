@@ -1,0 +1,189 @@
+"""A segment: an expression that was compiled, and the devices that it selects.
+
+`compile_expression` is for the loop: it takes milliseconds at most, and what was compiled lately is kept. `resolve` is
+for a reader thread, whose reads are bounded in time (`store/read_queue`).
+
+`now_ms` is the time on the wall, as the API shows it. Times of devices are server time in the ledger, so moments are
+translated (`timestamps.wall_time`). A device that is connected is seen now.
+
+A segment has two ways to its devices, with the same result. `select` is one statement, for whoever joins it with
+something. `resolve` is for large fleets: of the conditions that are joined by `&&` it takes those first that leave few
+devices, as far as one can know, each as a set (`set_algebra`); when few are left, or what remains cannot be found by
+itself, those devices are asked the rest with one statement. So `!` costs what the devices cost that are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
+
+from pyroaring import BitMap
+
+from gateway.audience.device_sets import ALL_TAG, queried_devices
+from gateway.audience.segment_language.grammar import parse
+from gateway.audience.segment_language.messages import invalid, quoted
+from gateway.audience.segment_language.set_algebra import evaluate, is_of_sets, read_sets, set_key
+from gateway.audience.segment_language.sql_compiler import (
+    Fragment,
+    Given,
+    NowMatches,
+    Parameter,
+    ServerTime,
+    bind,
+    compile_search,
+    compile_statement,
+    rank_of,
+)
+from gateway.audience.segment_language.syntax_tree import Place
+from gateway.audience.segment_language.terms import (
+    AllOf,
+    HasReceipt,
+    IsOnline,
+    Membership,
+    Moment,
+    Term,
+    TimeTest,
+    terms_within,
+)
+from gateway.audience.segment_language.type_checker import check
+from gateway.timestamps import wall_time
+
+KEPT_SEGMENTS = 64
+"""Compiled expressions that are kept: an app sends to the same few again and again. A few KiB each."""
+FEW_DEVICES = 20_000
+"""Devices that are asked what remains, although it could be found by itself: 10 ms for each condition."""
+_COMPARED: Final[dict[str, Callable[[int, int], bool]]] = {
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Segment:
+    """An expression over the devices of an app, ready to be asked. Made by `compile_expression`."""
+
+    text: str
+    term: Term = field(repr=False)
+    _steps: tuple[Term, ...] = field(repr=False)
+    """The conditions that can be evaluated as sets, in the order in which they are."""
+    _rest: tuple[Term, ...] = field(repr=False)
+    """The others."""
+    _pushes: dict[str, Place] = field(repr=False)
+
+    @property
+    def needs_online(self) -> bool:
+        """Whether it depends on which devices are connected."""
+        return any(
+            isinstance(one, IsOnline) or (isinstance(one, TimeTest) and one.field == "last_seen")
+            for one in terms_within(self.term)
+        )
+
+    @property
+    def push_ids(self) -> tuple[str, ...]:
+        """The pushes whose receipts it asks for."""
+        return tuple(self._pushes)
+
+    def select(self, app_no: int, now_ms: int, online: Iterable[int] = ()) -> tuple[str, list[Any]]:
+        """Make the SELECT of one column `no`, the live devices of the app that match, and its parameters.
+
+        `now_ms` is wall time; `online` has the numbers of the connected devices, if it needs them. A push that nobody
+        knows has no receipts here; `resolve` refuses it.
+        """
+        return _bound(compile_statement(self.term), app_no, now_ms, online)
+
+    def devices(self, connection: sqlite3.Connection, app_no: int, now_ms: int, online: Iterable[int] = ()) -> BitMap:
+        """The live devices of the app that match. Reader thread."""
+        sets = read_sets(connection, app_no, self._steps)
+
+        def devices_of(term: Term) -> BitMap:
+            match term:
+                case Membership():
+                    return sets[set_key(term)]
+                case IsOnline():
+                    return BitMap(online)
+            return queried_devices(connection, *_bound(compile_search(term), app_no, now_ms, online))
+
+        found = sets[ALL_TAG]
+        left = list(self._steps)
+        while left and (len(found) > FEW_DEVICES or is_of_sets(left[0])):
+            found &= evaluate(left.pop(0), sets[ALL_TAG], devices_of)
+        rest = (*left, *self._rest)
+        if not found or not rest:
+            return found
+        listed = str(found.to_array().tolist())
+        asked = compile_statement(AllOf(rest), of_candidates=True)
+        return queried_devices(connection, *_bound(asked, app_no, now_ms, online, listed))
+
+    def check_pushes(self, connection: sqlite3.Connection, app_no: int) -> None:
+        """Refuse pushes of which nothing is known, or nothing is kept. Raises InvalidExpression. Reader thread."""
+        if not self._pushes:
+            return
+        rows = connection.execute(
+            "SELECT p.id, p.final_counts IS NULL FROM json_each(?) AS x CROSS JOIN push AS p"
+            " ON p.id = x.value AND p.app_no = ?",
+            (json.dumps(list(self._pushes)), app_no),
+        )
+        kept = dict(rows.fetchall())
+        for push_id, place in self._pushes.items():
+            if push_id not in kept:
+                sentence = f"there is no push {quoted(push_id)} in this app, or it is not kept any more"
+                raise invalid(self.text, place, f"{sentence}; take the push_id of a newer one")
+            if not kept[push_id]:
+                sentence = "the deliveries of this push were removed by retention, so nobody knows who got it"
+                raise invalid(self.text, place, f"{sentence}; take the push_id of a newer one")
+
+
+def _bound(
+    statement: Fragment, app_no: int, now_ms: int, online: Iterable[int], candidates: str = "[]"
+) -> tuple[str, list[Any]]:
+    """A statement with the values of its parameters."""
+
+    def wall_ms(moment: Moment) -> int:
+        return now_ms + moment.ms if moment.from_now else moment.ms
+
+    def value(parameter: Parameter) -> int:
+        match parameter:
+            case ServerTime(moment):
+                return wall_time.to_server(wall_ms(moment))
+            case NowMatches(compared, moment):
+                return int(_COMPARED[compared](now_ms, wall_ms(moment)))
+        raise AssertionError("these depend on the time")
+
+    connected = json.dumps(list(online)) if Given.ONLINE in statement.parameters else "[]"
+    given: dict[Given, int | str] = {Given.APP: app_no, Given.ONLINE: connected, Given.CANDIDATES: candidates}
+    return statement.sql, bind(statement.parameters, given, value)
+
+
+@lru_cache(maxsize=KEPT_SEGMENTS)
+def compile_expression(text: str) -> Segment:
+    """Compile an expression. Raises InvalidExpression. Anywhere; 10 ms at most."""
+    term = check(text, parse(text))
+    terms = term.terms if isinstance(term, AllOf) else (term,)
+    ranked = [(rank, not is_of_sets(one), one) for one in terms if (rank := rank_of(one)) is not None]
+    steps = tuple(one for _, _, one in sorted(ranked, key=lambda found: (found[1], found[0])))
+    return Segment(
+        text,
+        term,
+        steps,
+        tuple(one for one in terms if one not in steps),
+        {one.push_id: one.place for one in terms_within(term) if isinstance(one, HasReceipt)},
+    )
+
+
+def resolve(
+    connection: sqlite3.Connection, app_no: int, segment: Segment, now_ms: int, online: Iterable[int] = ()
+) -> BitMap:
+    """The live devices of an app that match now (wall time). Raises InvalidExpression. Reader thread.
+
+    `online` has the numbers of the connected devices, if `segment.needs_online`.
+    """
+    segment.check_pushes(connection, app_no)
+    return segment.devices(connection, app_no, now_ms, online)

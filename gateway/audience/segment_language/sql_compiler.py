@@ -1,0 +1,516 @@
+"""The compiler: conditions become one SELECT of device numbers, whose values are all bound.
+
+The SQL is made of the texts in this module: what somebody wrote is in it as parameters only, and the names of columns
+come from the types of the terms. So no expression can say anything else than what its terms say.
+
+Every condition has two forms:
+
+- *asked of a device* (`_asked`): 0 or 1, never NULL, of a row of `device`. A look-up in an index by the number of the
+  device, where there is one; so what the conditions before leave is what the condition costs.
+- *found by itself* (`_found`): a SELECT of the numbers of the devices that have it, from an index, with a rank that
+  says how few they usually are. Not every condition has this form: `!` has not, nor has a text within a name.
+
+An expression is found by the best of its conditions that are joined by `&&`, and the others are asked of those devices.
+Without any, all live devices of the app are walked, in the order of their numbers, as all indexes have them.
+
+Types need no look at each value: in SQLite numbers sort before texts, and texts before blobs, which booleans are
+(`store/attribute_index`). So "a number over 5" is the range from 5 to the first text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any, TypeAlias, assert_never
+
+from gateway.audience.segment_language.terms import (
+    COMPONENT_DIGITS,
+    VERSION_CHARACTERS,
+    VERSION_COMPONENTS,
+    AllOf,
+    Always,
+    AnyOf,
+    AttributeTest,
+    Comparison,
+    FieldTest,
+    HasChannelReceipt,
+    HasReceipt,
+    IsMuted,
+    IsOnline,
+    IsPresent,
+    Membership,
+    MembershipCount,
+    Moment,
+    Negation,
+    OneOf,
+    Operator,
+    Term,
+    TextMatch,
+    TimeTest,
+    ValueTest,
+    VersionComparison,
+    terms_within,
+)
+from gateway.delivery_states import DeliveryState, is_one_of
+from gateway.store.attribute_index import CROWDED, FALSE, PREFIX_CHARACTERS, TRUE, entries
+
+
+class Given(Enum):
+    """Values that are given when an expression is evaluated."""
+
+    APP = "app"
+    ONLINE = "online"
+    """JSON array of the numbers of the connected devices."""
+    CANDIDATES = "candidates"
+    """JSON array of the numbers of the devices that are asked."""
+
+
+@dataclass(slots=True, frozen=True)
+class ServerTime:
+    """A parameter: the server time at a moment."""
+
+    moment: Moment
+
+
+@dataclass(slots=True, frozen=True)
+class NowMatches:
+    """A parameter: whether the present time compares so with a moment."""
+
+    operator: Operator
+    moment: Moment
+
+
+Parameter: TypeAlias = str | int | float | bytes | Given | ServerTime | NowMatches
+
+
+@dataclass(slots=True, frozen=True)
+class Fragment:
+    """A part of a statement, and the parameters in it, in their order."""
+
+    sql: str
+    parameters: tuple[Parameter, ...] = ()
+
+
+class Rank(IntEnum):
+    """Ranks of conditions by how few devices they usually leave; the lowest is the best to begin with."""
+
+    ONE = 0
+    SEVERAL = 1
+    RECEIPTS = 2
+    MEMBERS = 3
+    RANGE = 4
+    MANY = 5
+
+
+@dataclass(slots=True, frozen=True)
+class _Found:
+    """A SELECT of device numbers; `exact`: of all devices that have the condition, and of no other live ones."""
+
+    rank: Rank
+    select: Fragment
+    exact: bool
+
+
+_MEMBERS = {"tags": ("device_tag", "tag"), "topics": ("device_topic", "topic")}
+_ONLINE = "online(no) AS MATERIALIZED (SELECT value FROM json_each(?))"
+_VALUE, _CONDITION = entries("j")
+_CROWDED = (
+    f"crowded(device_no, name, value) AS (SELECT m.device_no, j.key, {_VALUE} FROM device_attribute AS m"
+    " CROSS JOIN device AS c ON c.no = m.device_no CROSS JOIN json_each(c.attributes) AS j"
+    f" WHERE m.app_no = ? AND m.name = '{CROWDED}' AND {_CONDITION})"
+)
+_ALL = Fragment(
+    "SELECT live.value FROM device_set AS s CROSS JOIN json_each(devices_json(s.devices)) AS live"
+    " WHERE s.app_no = ? AND s.tag = ''",
+    (Given.APP,),
+)
+_CANDIDATES = Fragment("SELECT value FROM json_each(?)", (Given.CANDIDATES,))
+_REACHED = {
+    state: is_one_of(*(further for further in DeliveryState if state <= further <= DeliveryState.ACTED))
+    for state in (DeliveryState.DELIVERED, DeliveryState.DISPLAYED, DeliveryState.OPENED, DeliveryState.ACTED)
+}
+_FIELDS = {"id": "id", "name": "name", "locale": "locale", "timezone": "timezone", "consent": "consent"}
+_TIMES = {"last_seen": "last_seen", "enrolled_at": "created_at"}
+_RESTRICTED = "(consent = 'denied' OR channels <> '{}')"
+"""The condition of the index `device_restricted`, as it says it."""
+
+
+def rank_of(term: Term) -> Rank | None:
+    """Rank a condition by how few devices it usually leaves; None if some of it cannot be found by itself."""
+    ranks = []
+    for one in terms_within(term):
+        found = _found(one)
+        if found is None and not isinstance(one, Always):
+            return None
+        ranks.append(Rank.ONE if found is None else found.rank)
+    return max(ranks)
+
+
+def compile_search(term: Term) -> Fragment:
+    """Compile a condition that is not joined, and has a rank, to a SELECT of one column `no`: the devices that have it.
+
+    They are of the app, but need not be live.
+    """
+    found = _found(term)
+    assert found is not None, "it has a rank"
+    return _with_tables(Fragment("SELECT no FROM found"), found.select)
+
+
+def compile_statement(term: Term, *, of_candidates: bool = False) -> Fragment:
+    """Compile a condition to a SELECT of one column `no`: the live devices of an app that have it.
+
+    `of_candidates`: only those of a given list are asked.
+    """
+    terms = term.terms if isinstance(term, AllOf) else (term,)
+    found = [(one, candidate) for one in terms if (candidate := _found(one)) is not None]
+    begun, best = min(found, key=lambda pair: pair[1].rank, default=(None, None))
+    if of_candidates:
+        select, begun = _CANDIDATES, None
+    elif best is None:
+        select = _ALL
+    else:
+        select, begun = best.select, begun if best.exact else None
+    conditions = _joined(
+        " AND ",
+        [
+            _in(select),
+            # Not to be found by: the planner, who has no statistics, would walk all devices of the app.
+            Fragment("+device.app_no = ? AND device.removed_at IS NULL", (Given.APP,)),
+            *(_asked(one) for one in terms if one is not begun),
+        ],
+    )
+    return _with_tables(Fragment(f"SELECT device.no AS no FROM device WHERE {conditions.sql}", conditions.parameters))
+
+
+def _with_tables(statement: Fragment, found: Fragment | None = None) -> Fragment:
+    """A statement, preceded by the tables that it uses; `found` is one of them."""
+    tables = []
+    used = statement.sql if found is None else found.sql
+    if "FROM online" in used:
+        tables.append(Fragment(_ONLINE, (Given.ONLINE,)))
+    if "FROM crowded" in used:
+        tables.append(Fragment(_CROWDED, (Given.APP,)))
+    if found is not None:
+        tables.append(Fragment(f"found(no) AS ({found.sql})", found.parameters))
+    beginning = _joined(", ", tables)
+    return Fragment(
+        f"{f'WITH {beginning.sql} ' if tables else ''}{statement.sql}", beginning.parameters + statement.parameters
+    )
+
+
+def _joined(between: str, fragments: Sequence[Fragment]) -> Fragment:
+    return Fragment(
+        between.join(fragment.sql for fragment in fragments),
+        tuple(parameter for fragment in fragments for parameter in fragment.parameters),
+    )
+
+
+def _in(select: Fragment) -> Fragment:
+    return Fragment(f"device.no IN ({select.sql})", select.parameters)
+
+
+# -- asked of a device -------------------------------------------------------------------------------------------------
+
+
+def _asked(term: Term) -> Fragment:
+    """A condition on a row of `device`: 0 or 1."""
+    match term:
+        case Always(value):
+            return Fragment(f"{value:d}")
+        case Negation(inner):
+            asked = _asked(inner)
+            return Fragment(f"NOT ({asked.sql})", asked.parameters)
+        case AllOf(terms) | AnyOf(terms):
+            joined = _joined(" AND " if isinstance(term, AllOf) else " OR ", [_asked(one) for one in terms])
+            return Fragment(f"({joined.sql})", joined.parameters)
+        case Membership(of, name):
+            table, column = _MEMBERS[of]
+            member = f"m.app_no = ? AND m.{column} = ? AND m.device_no = device.no"
+            return Fragment(f"EXISTS (SELECT 1 FROM {table} AS m WHERE {member})", (Given.APP, name))
+        case MembershipCount(of, operator, number):
+            count = f"(SELECT count(*) FROM {_MEMBERS[of][0]} AS m WHERE m.device_no = device.no)"
+            return Fragment(f"{count} {operator} ?", (number,))
+        case AttributeTest(name, test):
+            return _asked_attribute(name, test)
+        case FieldTest(field, test):
+            tested = _tested(test, f"device.{_FIELDS[field]}", None)
+            return Fragment(f"ifnull({tested.sql}, 0)", tested.parameters)
+        case TimeTest(field, operator, moment):
+            return _asked_time(_TIMES[field], operator, moment)
+        case IsMuted(channel):
+            muted = "EXISTS (SELECT 1 FROM json_each(device.channels) AS j WHERE j.key = ? AND j.type = 'false')"
+            return Fragment(f"(device.channels <> '{{}}' AND {muted})", (channel,))
+        case HasReceipt(state, push_id):
+            push = "d.push_no = (SELECT no FROM push WHERE app_no = ? AND id = ?)"
+            row = f"EXISTS (SELECT 1 FROM delivery AS d WHERE {push} AND d.device_no = device.no AND {_come_to(state)})"
+            asked = Fragment(row, (Given.APP, push_id))
+            if state is not DeliveryState.DELIVERED:
+                return asked
+            in_sets = _in(_delivered_in_sets(push_id))
+            return Fragment(f"({asked.sql} OR {in_sets.sql})", asked.parameters + in_sets.parameters)
+        case IsOnline() | HasChannelReceipt():
+            found = _found(term)
+            assert found is not None, "these can be found by themselves"
+            return _in(found.select)
+
+
+def _come_to(state: DeliveryState) -> str:
+    """The condition that a row of `delivery` has come to a state, as counts of pushes have it."""
+    return "d.dismissed_at IS NOT NULL" if state is DeliveryState.DISMISSED else f"d.state {_REACHED[state]}"
+
+
+def _asked_time(column: str, operator: Operator, moment: Moment | None) -> Fragment:
+    stored = f"device.{column}"
+    tested = Fragment(f"{stored} IS NOT NULL")
+    if moment is not None:
+        tested = Fragment(f"ifnull({stored} {operator} ?, 0)", (ServerTime(moment),))
+    if column != "last_seen":
+        return tested
+    present: Parameter = 1 if moment is None else NowMatches(operator, moment)
+    return Fragment(
+        f"CASE WHEN device.no IN (SELECT no FROM online) THEN ? ELSE {tested.sql} END", (present, *tested.parameters)
+    )
+
+
+def _asked_attribute(name: str, test: ValueTest) -> Fragment:
+    indexed = _tested(test, "a.value", name)
+    direct = _tested(test, "a.value", name, few_values=False)
+    return Fragment(
+        "(EXISTS (SELECT 1 FROM device_attribute AS a INDEXED BY device_attribute_of_device"
+        f" WHERE a.device_no = device.no AND a.app_no = ? AND a.name = ? AND {indexed.sql})"
+        f" OR device.no IN (SELECT a.device_no FROM crowded AS a WHERE a.name = ? AND {direct.sql}))",
+        (Given.APP, name, *indexed.parameters, name, *direct.parameters),
+    )
+
+
+# -- found by itself ---------------------------------------------------------------------------------------------------
+
+
+def _found(term: Term) -> _Found | None:
+    """A SELECT of the devices that have a condition, if an index has them together."""
+    match term:
+        case AllOf(terms):
+            candidates = [found for found in map(_found, terms) if found is not None]
+            best = min(candidates, key=lambda found: found.rank, default=None)
+            return best and _Found(best.rank, best.select, exact=False)
+        case AnyOf(terms):
+            parts = [found for found in map(_found, terms) if found is not None]
+            if len(parts) < len(terms):
+                return None
+            select = _joined(" UNION ALL ", [part.select for part in parts])
+            return _Found(max(part.rank for part in parts), select, all(part.exact for part in parts))
+        case Membership(of, name):
+            table, column = _MEMBERS[of]
+            return _exact(
+                Rank.MEMBERS,
+                f"SELECT m.device_no FROM {table} AS m WHERE m.app_no = ? AND m.{column} = ?",
+                Given.APP,
+                name,
+            )
+        case AttributeTest(name, test):
+            return _found_attribute(name, test)
+        case FieldTest("id", Comparison("==") | OneOf() as test):
+            tested = _tested(test, "device.id", None)
+            return _exact(
+                Rank.ONE,
+                f"SELECT device.no FROM device WHERE device.app_no = ? AND device.removed_at IS NULL AND {tested.sql}",
+                Given.APP,
+                *tested.parameters,
+            )
+        case FieldTest("consent", Comparison("==", "denied")):
+            return _exact(
+                Rank.RANGE,
+                f"SELECT no FROM device WHERE app_no = ? AND {_RESTRICTED} AND consent = 'denied'",
+                Given.APP,
+            )
+        case IsMuted(channel):
+            muted = "EXISTS (SELECT 1 FROM json_each(channels) AS j WHERE j.key = ? AND j.type = 'false')"
+            return _exact(
+                Rank.RANGE, f"SELECT no FROM device WHERE app_no = ? AND {_RESTRICTED} AND {muted}", Given.APP, channel
+            )
+        case IsOnline():
+            return _exact(Rank.MANY, "SELECT no FROM online")
+        case HasReceipt(state, push_id):
+            rows = Fragment(
+                "SELECT d.device_no FROM delivery AS d"
+                f" WHERE d.push_no = (SELECT no FROM push WHERE app_no = ? AND id = ?) AND {_come_to(state)}",
+                (Given.APP, push_id),
+            )
+            if state is DeliveryState.DELIVERED:
+                rows = _joined(" UNION ALL ", [rows, _delivered_in_sets(push_id)])
+            return _Found(Rank.RECEIPTS, rows, exact=True)
+        case HasChannelReceipt(state, channel, span_ms):
+            return _found_channel_receipt(state, channel, Moment(-span_ms, from_now=True))
+    return None
+
+
+def _exact(rank: Rank, sql: str, *parameters: Parameter) -> _Found:
+    return _Found(rank, Fragment(sql, parameters), exact=True)
+
+
+def _delivered_in_sets(push_id: str) -> Fragment:
+    """Devices that acknowledged together; what became of one alone later is in its row, and is no less."""
+    return Fragment(
+        "SELECT here.value FROM outcome_set AS o CROSS JOIN json_each(devices_json(o.devices)) AS here"
+        " WHERE o.push_no = (SELECT no FROM push WHERE app_no = ? AND id = ?)"
+        f" AND o.state = {DeliveryState.DELIVERED:d}",
+        (Given.APP, push_id),
+    )
+
+
+def _found_channel_receipt(state: DeliveryState, channel: str, since: Moment) -> _Found:
+    # Pushes are numbered in the order of their acceptance: from the newest back to the first that is too old, which is
+    # where SQLite stops to look for the maximum.
+    pushes = (
+        "FROM push AS p CROSS JOIN {joined} WHERE p.app_no = ? AND p.no > ifnull((SELECT max(no) FROM push"
+        " WHERE app_no = ? AND accepted_at < ?), 0) AND p.channel = ? AND p.accepted_at >= ?"
+    )
+    values: tuple[Parameter, ...] = (Given.APP, Given.APP, ServerTime(since), channel, ServerTime(since))
+    rows = pushes.format(joined="delivery AS d ON d.push_no = p.no")
+    select = Fragment(f"SELECT d.device_no {rows} AND {_come_to(state)}", values)
+    if state is DeliveryState.DELIVERED:
+        sets = pushes.format(
+            joined="outcome_set AS o ON o.push_no = p.no CROSS JOIN json_each(devices_json(o.devices)) AS here"
+        )
+        in_sets = Fragment(f"SELECT here.value {sets} AND o.state = {DeliveryState.DELIVERED:d}", values)
+        select = _joined(" UNION ALL ", [select, in_sets])
+    return _Found(Rank.MANY, select, exact=True)
+
+
+def _found_attribute(name: str, test: ValueTest) -> _Found:
+    indexed = _tested(test, "a.value", name)
+    direct = _tested(test, "a.value", name, few_values=False)
+    match test:
+        case Comparison("==", value) if not isinstance(value, bool):
+            rank = Rank.SEVERAL
+        case OneOf():
+            rank = Rank.SEVERAL
+        case _:
+            rank = Rank.RANGE
+    return _exact(
+        rank,
+        f"SELECT a.device_no FROM device_attribute AS a WHERE a.app_no = ? AND a.name = ? AND {indexed.sql}"
+        f" UNION ALL SELECT a.device_no FROM crowded AS a WHERE a.name = ? AND {direct.sql}",
+        Given.APP,
+        name,
+        *indexed.parameters,
+        name,
+        *direct.parameters,
+    )
+
+
+# -- tests of a value --------------------------------------------------------------------------------------------------
+
+
+def _tested(test: ValueTest, value: str, attribute: str | None, *, few_values: bool = True) -> Fragment:
+    """The condition on a value, an SQL expression: a column of texts, or the indexed value of an attribute.
+
+    `few_values`: a test that takes long is made once for each value that there is in the index.
+    """
+    match test:
+        case IsPresent():
+            return Fragment(f"{value} IS NOT NULL")
+        case Comparison("==", constant):
+            return Fragment(f"{value} = ?", (_bound(constant),))
+        case Comparison("<" | "<=" as operator, str() as constant):
+            return Fragment(f"({value} {operator} ? AND {value} >= '')", (constant,))
+        case Comparison(operator, str() as constant):
+            return Fragment(f"({value} {operator} ? AND {value} < x'')", (constant,))
+        case Comparison("<" | "<=" as operator, constant):
+            return Fragment(f"{value} {operator} ?", (_bound(constant),))
+        case Comparison(operator, constant):
+            return Fragment(f"({value} {operator} ? AND {value} < '')", (_bound(constant),))
+        case OneOf(values):
+            return Fragment(f"{value} IN (SELECT value FROM json_each(?))", (json.dumps(values),))
+        case TextMatch("startsWith", text):
+            end = _after_prefix(text)
+            if end is None:
+                return Fragment(f"({value} >= ? AND {value} < x'')", (text,))
+            return Fragment(f"({value} >= ? AND {value} < ?)", (text, end))
+        case TextMatch("endsWith", text):
+            if not text:
+                return Fragment(f"({value} >= '' AND {value} < x'')")
+            length = len(text)
+            return _whole_text(value, attribute, lambda whole: f"substr({whole}, -{length:d}) = ?", text)
+        case TextMatch(_, text):
+            return _whole_text(value, attribute, lambda whole: f"instr({whole}, ?) > 0", text)
+        case VersionComparison(operator, components):
+            assert attribute is not None, "the type checker makes versions of attributes only"
+            if few_values:
+                return _among_values(value, attribute, _version_compares("v", operator, components))
+            return _version_compares(value, operator, components)
+    assert_never(test)
+
+
+def _bound(constant: str | int | float | bool) -> str | int | float | bytes:
+    return (TRUE if constant else FALSE) if isinstance(constant, bool) else constant
+
+
+def _after_prefix(prefix: str) -> str | None:
+    """The first text behind all that begin with a prefix, by code point; None if no text is."""
+    stripped = prefix.rstrip(chr(0x10FFFF))
+    if not stripped:
+        return None
+    code = ord(stripped[-1]) + 1
+    return stripped[:-1] + chr(0xE000 if code == 0xD800 else code)  # surrogates are no characters
+
+
+def _whole_text(value: str, attribute: str | None, tested: Callable[[str], str], text: str) -> Fragment:
+    """A test that needs all of a text, of which the index may have the beginning only."""
+    if attribute is None:
+        return Fragment(tested(value), (text,))
+    whole = (
+        f"(SELECT {tested('j.value')} FROM device AS w CROSS JOIN json_each(w.attributes) AS j"
+        " WHERE w.no = a.device_no AND j.key = ?)"
+    )
+    return Fragment(
+        f"({value} >= '' AND {value} < x'' AND CASE WHEN length({value}) < {PREFIX_CHARACTERS:d}"
+        f" THEN {tested(value)} ELSE {whole} END)",
+        (text, text, attribute),
+    )
+
+
+def _among_values(value: str, attribute: str, tested: Fragment) -> Fragment:
+    """A test of the values of an attribute, `v`, that is made once for each: a fleet has few versions."""
+    least = "SELECT min(value) FROM device_attribute WHERE app_no = ? AND name = ? AND value"
+    return Fragment(
+        f"{value} IN (WITH RECURSIVE each(v) AS ({least} >= ''"
+        f" UNION ALL SELECT ({least} > v) FROM each WHERE v IS NOT NULL)"
+        f" SELECT v FROM each WHERE {tested.sql})",
+        (Given.APP, attribute, Given.APP, attribute, *tested.parameters),
+    )
+
+
+def _version_compares(value: str, operator: Operator, components: tuple[int, ...]) -> Fragment:
+    """Whether a value is a version, and compares so: its numbers become the elements of a JSON array."""
+    is_version = (
+        f"typeof({value}) = 'text' AND length({value}) <= {VERSION_CHARACTERS:d} AND t NOT GLOB '*[^0-9.]*'"
+        " AND '.' || t || '.' NOT GLOB '*..*'"
+        f" AND t NOT GLOB '*{'[0-9]' * (COMPONENT_DIGITS + 1)}*'"
+        f" AND length(t) - length(replace(t, '.', '')) < {VERSION_COMPONENTS:d}"
+    )
+    places = range(VERSION_COMPONENTS)
+    numbers = ", ".join(f"CAST(ifnull(json_extract(n, '$[{place}]'), 0) AS INTEGER)" for place in places)
+    array = """'["' || replace(t, '.', '","') || '"]'"""
+    compared = f"(SELECT ({numbers}) {operator} ({', '.join('?' * VERSION_COMPONENTS)}) FROM (SELECT {array} AS n))"
+    return Fragment(
+        f"(SELECT CASE WHEN {is_version} THEN {compared} ELSE 0 END"
+        f" FROM (SELECT ltrim(substr({value}, 1, 1), 'vV') || substr({value}, 2) AS t))",
+        tuple(components),
+    )
+
+
+def bind(
+    parameters: Sequence[Parameter], given: Mapping[Given, int | str], times: Callable[[Parameter], int]
+) -> list[Any]:
+    """The values of a statement's parameters. `times` answers those that depend on the time."""
+    return [
+        given[parameter]
+        if isinstance(parameter, Given)
+        else times(parameter)
+        if isinstance(parameter, ServerTime | NowMatches)
+        else parameter
+        for parameter in parameters
+    ]

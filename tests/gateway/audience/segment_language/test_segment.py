@@ -1,0 +1,132 @@
+"""Segments beyond what they select: the pushes and the presence that they need, and what they cannot say."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.audience.device_sets import ALL_TAG, add_to_sets
+from gateway.audience.segment_language import names
+from gateway.audience.segment_language.grammar import MAX_CHARACTERS
+from gateway.audience.segment_language.segment import compile_expression, resolve
+from gateway.audience.segment_language.topic_conditions import compile_condition, devices_of_condition
+from gateway.delivery.push import MAX_WHERE_CHARACTERS
+from gateway.errors import InvalidExpression
+from tests.gateway.audience.segment_language.fleet import NOW_MS
+from tests.gateway.delivery.machinery import APP_NO, counted_steps, fresh_database
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = fresh_database()
+    yield connection
+    connection.close()
+
+
+def store_push(connection: sqlite3.Connection, push_id: str, app_no: int = APP_NO, counts: str | None = None) -> None:
+    connection.execute(
+        "INSERT INTO push (id, app_no, kind, priority, qos, ttl, target, content, size, accepted_at, expires_at,"
+        " targeted, suppressed, final_counts) VALUES (?, ?, 'alert', 2, 1, 60, '{}', '{}', 2, 0, 0, 0, 0, ?)",
+        (push_id, app_no, counts),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("!opened('other')", "there is no push 'other' in this app, or it is not kept any more"),
+        ("online || acted('nobody-s')", "there is no push 'nobody-s' in this app, or it is not kept any more"),
+        ("opened('mine') && opened('swept')", "the deliveries of this push were removed by retention"),
+    ],
+)
+def test_a_push_of_which_nothing_is_known_is_refused(connection: sqlite3.Connection, text: str, sentence: str) -> None:
+    store_push(connection, "mine")
+    store_push(connection, "swept", counts="{}")
+    store_push(connection, "other", app_no=APP_NO + 1)
+    segment = compile_expression(text)
+    with pytest.raises(InvalidExpression) as refused:
+        resolve(connection, APP_NO, segment, NOW_MS)
+    assert sentence in refused.value.detail
+    _, shown, underline = refused.value.detail.split("\n")
+    assert shown[underline.index("^") : len(underline)] == f"'{segment.push_ids[-1]}'"
+
+
+def test_what_a_segment_needs_is_known() -> None:
+    assert compile_expression("opened('P1') && !acted('P2') || opened('P1')").push_ids == ("P1", "P2")
+    assert not compile_expression("enrolled_at > now - duration('7d')").needs_online
+    for text in ("!online", "last_seen > now - duration('7d')", "!has(last_seen) && 'a' in tags"):
+        assert compile_expression(text).needs_online
+
+
+def test_what_somebody_wrote_is_never_a_part_of_the_statement() -> None:
+    word = "x'); DROP TABLE device; --"
+    text = f'attributes["{word}"] == "{word}" || attributes.a.contains("{word}") || name in ["{word}"]'
+    statement, parameters = compile_expression(text).select(APP_NO, NOW_MS)
+    assert "DROP" not in statement
+    assert word in parameters
+
+
+def test_the_length_of_expressions_is_that_of_the_api() -> None:
+    assert MAX_CHARACTERS == MAX_WHERE_CHARACTERS
+
+
+def test_the_page_has_all_names() -> None:
+    page = (ROOT / "docs" / "segments.md").read_text()
+    examples = {**names.FIELDS, **names.FUNCTIONS, **names.METHODS}
+    assert [name for name in examples if f"`{name}`" not in page and f"`{examples[name]}`" not in page] == []
+
+
+# -- conditions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_condition_is_evaluated_with_sets(connection: sqlite3.Connection) -> None:
+    add_to_sets(
+        connection, APP_NO, {ALL_TAG: range(1, 200_001), "/news": range(1, 200_001, 2), "/sport": [2, 3, 70_000]}
+    )
+    add_to_sets(connection, APP_NO, {"news": [4]})  # a tag
+    add_to_sets(connection, APP_NO + 1, {ALL_TAG: [300_000], "/sport": [300_000]})
+
+    def selected(text: str) -> list[int]:
+        return list(devices_of_condition(connection, APP_NO, compile_condition(text)))
+
+    assert selected("'sport' in topics") == [2, 3, 70_000]
+    assert selected("'sport' in topics && !('news' in topics)") == [2, 70_000]
+    assert selected("'news' in topics && 'sport' in topics || 'nothing' in topics") == [3]
+    assert len(selected("!('news' in topics)")) == 100_000
+    assert selected("'nothing' in topics") == []
+
+
+def test_a_condition_costs_no_step_for_each_device(connection: sqlite3.Connection) -> None:
+    add_to_sets(connection, APP_NO, {ALL_TAG: range(1, 200_001), "/news": range(1, 200_001, 2)})
+    condition = compile_condition("!('news' in topics && ('a' in topics || 'b' in topics))")
+    with counted_steps(connection) as steps:
+        assert len(devices_of_condition(connection, APP_NO, condition)) == 200_000
+    assert steps[0] < 1_000
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("'a' in tags", "a condition is about topics only"),
+        ("'a' in topics && online", "a condition is about topics only"),
+        (
+            " || ".join(f"'t{number}' in topics" for number in range(6)),
+            "a condition has at most 5 topics, and this has 6",
+        ),
+        ("'a' in topcs", "did you mean 'topics'"),
+        ("'a' in topics &&", "something is missing at the end"),
+    ],
+)
+def test_a_condition_has_topics_only(text: str, sentence: str) -> None:
+    with pytest.raises(InvalidExpression, match=sentence):
+        compile_condition(text)
+
+
+def test_a_topic_counts_once() -> None:
+    text = " || ".join(f"'t{number % 5}' in topics" for number in range(20))
+    assert compile_condition(text).topics == ("t0", "t1", "t2", "t3", "t4")

@@ -1,0 +1,47 @@
+"""What an expression selects, compared with a model that was written for the purpose."""
+
+from __future__ import annotations
+
+from functools import cache
+from unittest.mock import patch
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.audience.device_sets import queried_devices
+from gateway.audience.segment_language import segment as segment_module
+from gateway.audience.segment_language.segment import compile_expression, resolve
+from tests.gateway.audience.segment_language.fleet import NOW_MS, Fleet, make_fleet
+from tests.gateway.audience.segment_language.model import ATOMS, EXPRESSIONS, Expression
+from tests.gateway.delivery.machinery import APP_NO
+
+
+@cache
+def fleet_of(seed: int) -> Fleet:
+    return make_fleet(seed)
+
+
+def check(fleet: Fleet, expression: Expression) -> None:
+    wanted = sorted(device.no for device in fleet.devices if expression.meaning(device))
+    segment = compile_expression(expression.text)
+    online = fleet.online if segment.needs_online else ()
+    statement = segment.select(APP_NO, NOW_MS, online)
+    assert sorted(no for (no,) in fleet.connection.execute(*statement)) == wanted, "each device once"
+    assert list(queried_devices(fleet.connection, *statement)) == wanted
+    assert list(resolve(fleet.connection, APP_NO, segment, NOW_MS, online)) == wanted
+    with patch.object(segment_module, "FEW_DEVICES", 0):  # as of a large fleet
+        assert list(resolve(fleet.connection, APP_NO, segment, NOW_MS, online)) == wanted
+
+
+@settings(deadline=None)  # the first of each seed makes a fleet
+@given(st.integers(0, 3), st.lists(ATOMS, min_size=4, max_size=4))
+def test_a_condition_selects_whom_it_means(seed: int, expressions: list[Expression]) -> None:
+    for expression in expressions:
+        check(fleet_of(seed), expression)
+
+
+@settings(deadline=None)  # the first of each seed makes a fleet
+@given(st.integers(0, 3), st.lists(EXPRESSIONS, min_size=2, max_size=2))
+def test_conditions_are_joined_as_they_say(seed: int, expressions: list[Expression]) -> None:
+    for expression in expressions:
+        check(fleet_of(seed), expression)
