@@ -31,6 +31,7 @@ from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.api.services import Services
 from gateway.audience.enrolments import EnrolmentQuota
+from gateway.audience.segments import SegmentStore
 from gateway.audience.topics import TopicStore
 from gateway.auth import DeviceAuthenticator, KeyCache
 from gateway.delivery.connection_events import ConnectionEvents
@@ -260,6 +261,7 @@ class Components:
             devices=self.enrolment.devices,
             enrolment=self.enrolment,
             policies=self.delivery.policies,
+            segments=SegmentStore(database=self._database, targets=self.delivery.targets, clock_ms=self._clock_ms),
             topics=TopicStore(database=self._database, clock_ms=self._clock_ms),
             preferences=self.delivery.preferences,
             alert_limiter=self.delivery.alert_limiter,

@@ -187,7 +187,7 @@ class DeliveryComponents:
             address=http_url,
             storage_left=storage_left,
         )
-        self.targets = TargetResolver(database=database)
+        self.targets = TargetResolver(database=database, online=connections.online_devices, clock_ms=clock_ms)
         self.watches = Watches(database=database, ledger=ledger, clock_ms=clock_ms)
         self.acceptance = Acceptance(
             database=database,
@@ -234,5 +234,6 @@ class DeliveryComponents:
             connections=connections,
             policies=policies,
             attachments=self.attachments,
+            targets=self.targets,
             max_payload=limits.pushes.max_payload,
         )

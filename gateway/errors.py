@@ -56,6 +56,7 @@ CATALOGUE: dict[str, ProblemKind] = {
     ),
     "channel_not_found": ProblemKind(404, "No such channel", "No channel of this id was made in the key's app."),
     "topic_not_found": ProblemKind(404, "No such topic", "No device of the key's app is in a topic of this name."),
+    "segment_not_found": ProblemKind(404, "No such segment", "No segment of the key's app has this name."),
     "duty_not_found": ProblemKind(404, "No such duty", "No duty of the key's app has this name."),
     "heartbeat_not_found": ProblemKind(404, "No such heartbeat", "No heartbeat of the key's app has this name."),
     "watch_not_found": ProblemKind(404, "No such watch", "No watch of the key's app has this name."),
@@ -127,11 +128,6 @@ CATALOGUE: dict[str, ProblemKind] = {
         422,
         "The expression is not valid",
         "An expression that selects devices has a mistake; the detail shows where, and `line` and `column` say it.",
-    ),
-    "not_yet_supported": ProblemKind(
-        422,
-        "Not available in this version",
-        "A field is reserved, and not served in this version.",
     ),
     "too_many_topics": ProblemKind(
         422,

@@ -46,6 +46,8 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("post", "/v1/attachments"): "Today: soup",
     ("post", "/v1/channels"): {"id": "offers", "name": "Offers"},
     ("patch", "/v1/channels/{channel_id}"): {"description": "What is cheap today"},
+    ("put", "/v1/segments/{segment_name}"): {"expression": "'lobby' in tags && attributes.floor == 1"},
+    ("post", "/v1/segments/preview"): {"expression": "last_seen < now - duration('7d')"},
     ("put", "/v1/topics/{topic_name}/devices"): {"devices": ["kiosk-1"]},
     ("delete", "/v1/topics/{topic_name}/devices"): {"devices": ["kiosk-1"]},
     ("put", "/v1/policy"): {"timezone": "Europe/Berlin"},
@@ -62,6 +64,7 @@ PARAMETERS: Final = {
     "device_id": "kiosk-1",
     "channel_id": "offers",
     "topic_name": "news",
+    "segment_name": "ground-floor",
     "duty_name": "control-room",
     "heartbeat_name": "store-7",
     "watch_name": "price-list",
@@ -171,6 +174,12 @@ _KNOWN_DEVICE: Final = {
     "consent": "granted",
     "channels": {"offers": True},
     "token_expires_at": None,
+}
+_SEGMENT: Final = {
+    "name": "ground-floor",
+    "expression": "'lobby' in tags && attributes.floor == 1",
+    "created_at": _AT,
+    "updated_at": _AT,
 }
 _INVITED: Final = {
     "id": "i_9f86d081884c7d65",
@@ -419,6 +428,9 @@ ANSWERS: Final[dict[str, Any]] = {
     "TokenRequests": _page(_ASKED),
     "Memberships": {"topic": "news", "devices": [{"device_id": "kiosk-1", "result": "joined"}]},
     "RemovedTopic": {"left": 1},
+    "Segment": {**_SEGMENT, "devices": 1, "examples": ["kiosk-1"]},
+    "Segments": _page(_SEGMENT),
+    "Selected": {"devices": 1, "examples": ["kiosk-1"]},
     "Topic": {"topic": "news", "devices": 1},
     "TopicMembers": _page({"device_id": "kiosk-1", "joined_at": _AT}),
     "Topics": _page({"topic": "news", "devices": 1}),

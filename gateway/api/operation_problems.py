@@ -32,6 +32,7 @@ IN_PATH: Final = {
     "device_id": ("device_not_found",),
     "push_id": ("push_not_found", "gone"),
     "channel_id": ("channel_not_found",),
+    "segment_name": ("segment_not_found",),
     "topic_name": ("topic_not_found",),
     "duty_name": ("duty_not_found",),
     "heartbeat_name": ("heartbeat_not_found",),
@@ -42,7 +43,7 @@ IN_PATH: Final = {
     "invitation_id": ("invitation_not_found",),
     "request_id": ("request_not_found",),
 }
-_PUSH: Final = ("device_not_found", "attachment_not_found", "duty_not_found", "not_yet_supported", "invalid_expression")
+_PUSH: Final = ("device_not_found", "segment_not_found", "attachment_not_found", "duty_not_found", "invalid_expression")
 _ENROLMENT: Final = ("device_exists", "too_many_devices")
 SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/pushes"): (*_PUSH, "too_many_escalations", "idempotency_key_reused"),
@@ -59,6 +60,9 @@ SPECIFIC: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("get", "/v1/enrol/ca"): ("not_found",),
     ("post", "/v1/devices/{device_id}/call"): ("too_many_calls", "gone"),
     ("post", "/v1/channels"): ("channel_exists",),
+    ("put", "/v1/segments/{segment_name}"): ("invalid_expression",),
+    ("get", "/v1/segments/{segment_name}"): ("invalid_expression",),
+    ("post", "/v1/segments/preview"): ("invalid_expression",),
     ("put", "/v1/topics/{topic_name}/devices"): ("payload_too_large",),
     ("put", "/v1/watches/{watch_name}"): ("key_not_found",),
     ("get", "/v1/events"): ("too_many_streams",),
@@ -89,7 +93,10 @@ OF_ITEMS: Final[Mapping[Operation, tuple[str, ...]]] = {
     ("post", "/v1/devices/bulk"): (*_ENROLMENT, "payload_too_large", "invalid_request", "unavailable", "busy"),
 }
 """Problems of single lines or devices, within an answer that is a success."""
-READS: Final = (("post", "/v1/pushes/forecast"),)
+READS: Final = (
+    ("post", "/v1/pushes/forecast"),
+    ("post", "/v1/segments/preview"),
+)
 """Operations that store nothing, whatever their method."""
 READS_ON_WRITER: Final = (("get", "/v1/devices/{device_id}/mailbox"),)
 

@@ -16,6 +16,7 @@ from gateway.api.body_budget import BodyBudget
 from gateway.api.problems import ProblemCount
 from gateway.api.request_turns import RequestTurns
 from gateway.audience.policy import PolicyStore
+from gateway.audience.segments import SegmentStore
 from gateway.audience.topics import TopicStore
 from gateway.auth import Principal
 from gateway.delivery.acceptance import Acceptance
@@ -66,6 +67,7 @@ class Services:
     enrolment: EnrolmentComponents
     policies: PolicyStore
     topics: TopicStore
+    segments: SegmentStore
     preferences: PreferenceStore
     alert_limiter: AlertLimiter
     notices: Notices
@@ -192,6 +194,10 @@ PushId = Annotated[
     Path(description="The push's id, as answered when it was sent. No push of the key's app: 404 `push_not_found`."),
 ]
 TopicName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The topic's name: {NAME_LETTERS}.")]
+SegmentName = Annotated[
+    str, Path(description="The segment's name. No segment of the key's app has it: 404 `segment_not_found`.")
+]
+NewSegmentName = Annotated[str, Path(pattern=NAME_PATTERN, description=f"The segment's name: {NAME_LETTERS}.")]
 ChannelId = Annotated[
     str,
     Path(description="The channel's id. It was not made in the key's app: 404 `channel_not_found`."),

@@ -1,9 +1,9 @@
 """Resolution of targets to sets of devices, on a reader thread, before a push is stored.
 
-A target that lists devices, or names a tag or all, is resolved by the operation that stores the push: from a few rows,
-whatever it addresses. What has to be searched for takes longer than others may wait for the writer: it is resolved
-before, and the operation that stores leaves out who was removed meanwhile. What a device has become in between, some
-milliseconds, is not looked at again.
+A target that lists devices, or names a tag, a topic or all, is resolved by the operation that stores the push: from a
+few rows, whatever it addresses. What has to be searched for takes longer than others may wait for the writer: it is
+resolved before, and the operation that stores leaves out who was removed meanwhile. What a device has become in
+between, some milliseconds, is not looked at again.
 
 A resolution is a read of its app (`store/read_queue`): it has its turn, and is interrupted when it takes too long.
 """
@@ -11,14 +11,18 @@ A resolution is a read of its app (`store/read_queue`): it has its turn, and is 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from pyroaring import BitMap
 
 from gateway.audience.device_sets import selected_devices
+from gateway.audience.segment_language.segment import Segment, compile_expression, resolve
+from gateway.audience.segment_language.topic_conditions import compile_condition, devices_of_condition
 from gateway.audience.targeting import Selection, device_rows
+from gateway.errors import Problem, problem
 from gateway.store.database import Database
+from gateway.timestamps import wall_time
 
 
 class ResolvableTarget(Selection, Protocol):
@@ -30,21 +34,81 @@ class ResolvableTarget(Selection, Protocol):
     @property
     def devices(self) -> Sequence[str] | None: ...
 
+    @property
+    def condition(self) -> str | None: ...
+
+    @property
+    def where(self) -> str | None: ...
+
+    @property
+    def segment(self) -> str | None: ...
+
 
 class TargetResolver:
-    """Resolves targets to sets of devices. Loop."""
+    """Resolves targets to sets of devices. Loop.
 
-    def __init__(self, *, database: Database) -> None:
+    `online` gives the numbers of the connected devices of an app. `clock_ms` gives server time in milliseconds.
+    """
+
+    def __init__(
+        self, *, database: Database, online: Callable[[int], Iterable[int]], clock_ms: Callable[[], int]
+    ) -> None:
         self._database = database
+        self._online = online
+        self._clock_ms = clock_ms
+
+    @staticmethod
+    def is_searched_for(target: ResolvableTarget) -> bool:
+        """Whether a target has to be resolved before the push is stored; its expression is checked. Raises Problem
+        422."""
+        if target.condition is not None:
+            compile_condition(target.condition)
+            return True
+        if target.where is not None:
+            compile_expression(target.where)
+            return True
+        return target.segment is not None
 
     async def resolve(self, app_no: int, target: ResolvableTarget) -> BitMap:
-        """The devices that a target addresses now; unknown ids are left out. Raises Problem 503."""
-        return await self._database.read(lambda connection: resolved_devices(connection, app_no, target), app_no)
+        """The devices that a target addresses now; unknown ids are left out. Raises Problem 404, 422, 503."""
+        expression = target.where
+        name = target.segment
+        if name is not None:
+            expression = await self._database.read(
+                lambda connection: saved_expression(connection, app_no, name), app_no
+            )
+        if expression is not None:
+            return await self.matching(app_no, compile_expression(expression))
+        return await self._database.read(lambda connection: _devices_of(connection, app_no, target), app_no)
+
+    async def matching(self, app_no: int, segment: Segment) -> BitMap:
+        """The devices that an expression selects now. Raises Problem 422, 503."""
+        online = self._online(app_no) if segment.needs_online else ()
+        now_ms = wall_time.of(self._clock_ms())
+        return await self._database.read(
+            lambda connection: resolve(connection, app_no, segment, now_ms, online), app_no
+        )
 
 
-def resolved_devices(connection: sqlite3.Connection, app_no: int, target: ResolvableTarget) -> BitMap:
-    """The devices that a target addresses. Reader thread."""
+def _devices_of(connection: sqlite3.Connection, app_no: int, target: ResolvableTarget) -> BitMap:
+    """The devices of a target that is no expression over more than topics. Reader thread."""
     listed = target.devices if target.device is None else [target.device]
     if listed is not None:
         return BitMap(device_rows(connection, app_no, listed).values())
+    if target.condition is not None:
+        return devices_of_condition(connection, app_no, compile_condition(target.condition))
     return selected_devices(connection, app_no, target)
+
+
+def saved_expression(connection: sqlite3.Connection, app_no: int, name: str) -> str:
+    """The expression of a saved segment. Raises Problem 404."""
+    row = connection.execute(
+        "SELECT expression FROM saved_segment WHERE app_no = ? AND id = ?", (app_no, name)
+    ).fetchone()
+    if row is None:
+        raise unknown_segment(name)
+    return str(row[0])
+
+
+def unknown_segment(name: str) -> Problem:
+    return problem("segment_not_found", f"no segment {name!r} in this app; make it with PUT /v1/segments/{name}")

@@ -36,6 +36,7 @@ COMMANDS = {
     "channels": "gateway.cli.channels:channels",
     "policy": "gateway.cli.policy:policy",
     "topics": "gateway.cli.topics:topics",
+    "segments": "gateway.cli.segments:segments",
     "duties": "gateway.cli.duties:duties",
     "consent": "gateway.cli.consent:consent",
     "preferences": "gateway.cli.consent:preferences",

@@ -27,6 +27,13 @@ def push(
     device: Annotated[list[str] | None, typer.Option(help="Instead of ID; may be repeated")] = None,
     tag: Annotated[str | None, typer.Option(help="All devices with this tag")] = None,
     topic: Annotated[str | None, typer.Option(help="All devices in this topic")] = None,
+    condition: Annotated[
+        str | None, typer.Option(help="Devices by topics, as \"'news' in topics && !('beta' in topics)\"")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="Devices by an expression, as \"attributes.model == 'K2'\"")] = None,
+    segment_name: Annotated[
+        str | None, typer.Option("--segment", help="Devices by the expression of this saved segment")
+    ] = None,
     everyone: Annotated[bool, typer.Option("--all", help="All devices")] = False,
     duty: Annotated[
         str | None, typer.Option(help="A duty: its steps, one after the other, until somebody acts")
@@ -61,7 +68,15 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Send a push: `push kiosk-1 'Hello' --action play`, or `push --all 'Hello'`."""
-    selections = {"tag": tag, "topic": topic, "all": everyone or None, "duty": duty}
+    selections = {
+        "tag": tag,
+        "topic": topic,
+        "condition": condition,
+        "where": where,
+        "segment": segment_name,
+        "all": everyone or None,
+        "duty": duty,
+    }
     target, text = target_and_text(words or [], device or [], selections)
     notification: dict[str, Any] = {"title": title, "body": text, "image": image, "url": url, "sound": sound}
     notification["expires"] = expires
@@ -174,6 +189,8 @@ def nobody(target: dict[str, Any]) -> str:
         why = f"No device has the tag {target['tag']!r} (`{PROGRAM} devices list` shows who has which)"
     elif "topic" in target:
         why = f"No device is in the topic {target['topic']!r} (`{PROGRAM} topics join` has some join it)"
+    elif "all" not in target:
+        why = f"No device matches now (`{PROGRAM} segments try EXPRESSION` shows whom an expression selects)"
     else:
         why = f"There are no devices yet (`{PROGRAM} devices add ID` enrols one)"
     return f"{why}, so nobody gets this push."

@@ -177,6 +177,7 @@ class Acceptance:
                 refuse_times(submission.request)
             fetch_from = self._attachments.refer(app.no, submission.request)
             pending = pending_push(app, submission, self._limits.max_payload, fetch_from)
+            pending.is_prepared = not self._targets.is_searched_for(submission.request.target)
         except Problem as refusal:
             if submission.idempotency_key is None:
                 raise

@@ -10,6 +10,7 @@ from pyroaring import BitMap
 from gateway.audience import targeting
 from gateway.audience.device_sets import queried_devices, selected_devices
 from gateway.audience.policy import PolicyStore
+from gateway.audience.target_resolution import TargetResolver
 from gateway.delivery.attachments import Attachments
 from gateway.delivery.consent import unwanted_selects
 from gateway.delivery.device_connections import DeviceConnections
@@ -33,8 +34,10 @@ class Forecast:
         connections: DeviceConnections,
         policies: PolicyStore,
         attachments: Attachments,
+        targets: TargetResolver,
         max_payload: int,
     ) -> None:
+        self._targets = targets
         self._database = database
         self._connections = connections
         self._policies = policies
@@ -48,6 +51,9 @@ class Forecast:
         pending_push(app, Submission(request), self._max_payload, fetch_from)
         online = BitMap(self._connections.online_devices(app.no))
         target = request.target
+        searched = None
+        if self._targets.is_searched_for(target):
+            searched = await self._targets.resolve(app.no, target)
 
         def count(connection: sqlite3.Connection) -> dict[str, Any]:
             ids = listed_ids(target)
@@ -65,7 +71,7 @@ class Forecast:
                 devices = BitMap(known.values())
             else:
                 unknown = []
-                devices = selected_devices(connection, app.no, target)
+                devices = selected_devices(connection, app.no, target) if searched is None else searched
             targeted, reachable = len(devices), devices.intersection_cardinality(online)
             suppressed = self._would_suppress(connection, app.no, request, devices)
             return {"targeted": targeted, "online": reachable, "suppressed": suppressed, "unknown": unknown}

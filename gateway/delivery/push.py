@@ -72,8 +72,14 @@ class Target(_Strict):
     duty has the name: 404 `duty_not_found`. Too many are under way: 429 `too_many_escalations`."""
     topic: Name | None = None
     """All devices in this topic, without a limit. None is: accepted, with 0 deliveries."""
+    condition: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE_CHARACTERS)] | None = None
+    """All devices for which a condition over at most 5 topics is true: `'news' in topics && !('beta' in topics)`, with
+    `&&`, `||`, `!` and parentheses. With a mistake: 422 `invalid_expression`."""
     where: Annotated[str, StringConstraints(min_length=1, max_length=MAX_WHERE_CHARACTERS)] | None = None
-    """Reserved. Not available in this version: 422 `not_yet_supported`."""
+    """All devices for which an expression is true, 1 to 4,096 characters: `'store-7' in tags && attributes.model ==
+    'K2'`. With a mistake: 422 `invalid_expression`. It takes too long: 503 `unavailable`."""
+    segment: Name | None = None
+    """All devices for which the expression of this saved segment is true. There is none: 404 `segment_not_found`."""
     all: Literal[True] | None = None
     """`true`: all devices of the app, without a limit. None is enrolled: accepted, with 0 deliveries."""
 
@@ -81,7 +87,10 @@ class Target(_Strict):
     def _exactly_one(self) -> Target:
         given = self.__pydantic_fields_set__
         if len(given) != 1 or self.__dict__[next(iter(given))] is None:
-            raise ValueError('give exactly one of "device", "devices", "tag", "duty", "topic", "where" or "all": true')
+            raise ValueError(
+                'give exactly one of "device", "devices", "tag", "topic", "condition", "where", "segment", "duty" or'
+                ' "all": true'
+            )
         return self
 
 
@@ -203,13 +212,6 @@ def most_values(max_payload: int) -> int:
     Each takes a byte there, but for those of its target.
     """
     return max_payload + MAX_DEVICES + MAX_WHERE_CHARACTERS
-
-
-def not_yet_supported(request: PushRequest) -> str | None:
-    """The first field of the request that this version stores for nobody, for the problem's detail."""
-    if request.target.where is not None:
-        return "target.where"
-    return None
 
 
 class ActivePush:

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple, Protocol
 from pydantic import StringConstraints
 from pyroaring import BitMap
 
-from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, Target, not_yet_supported, wire_size
+from gateway.delivery.push import PUSH_ID_CHARACTERS, ActivePush, PushRequest, Target, wire_size
 from gateway.delivery_states import PRIORITIES
 from gateway.errors import Problem, problem
 from gateway.store.errors import OutcomeUnknown, storage_problem
@@ -172,9 +172,6 @@ def pending_push(app: AppRef, submission: Submission, max_payload: int, fetch_fr
     `fetch_from`: where devices fetch what belongs to it, None if nothing does.
     """
     request = submission.request
-    missing = not_yet_supported(request)
-    if missing is not None:
-        raise problem("not_yet_supported", f'"{missing}" is not available in this version; leave it out')
     content = request.content()
     if fetch_from is not None:
         content = f'{content[:-1]},"fetch_from":{json.dumps(fetch_from)}}}'

@@ -19,6 +19,18 @@ class DeviceTag(SQLModel, table=True):
     device_no: int = Field(primary_key=True)
 
 
+class SavedSegment(SQLModel, table=True):
+    """An expression over devices, with a name (`audience/segments`)."""
+
+    __tablename__ = "saved_segment"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    app_no: int = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    expression: str
+    created_at: int
+    updated_at: int
+
+
 class DeviceTopic(SQLModel, table=True):
     """One device in one topic."""
 

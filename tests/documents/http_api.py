@@ -17,6 +17,7 @@ GROUPS: Final = {
     "devices": "Devices",
     "enrolment": "Enrolment",
     "topics": "Topics",
+    "segments": "Segments",
     "channels and policy": "Channels and policy",
     "events": "Events and webhooks",
     "analytics": "Analytics",

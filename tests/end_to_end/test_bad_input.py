@@ -47,7 +47,7 @@ KIOSK = {"target": {"device": "nobody-yet"}}
         pytest.param({"target": {"device": "+"}}, 422, None, id="a device id that is a wildcard"),
         pytest.param({"target": {"device": "nobody-here"}}, 404, None, id="unknown device"),
         pytest.param({"target": {"devices": ["nobody-1", "nobody-2"]}}, 404, None, id="none known"),
-        pytest.param({"target": {"where": "x == 1"}}, 422, "not_yet_supported", id="expressions come later"),
+        pytest.param({"target": {"where": "x == 1"}}, 422, "invalid_expression", id="an expression with a mistake"),
         pytest.param(KIOSK | {"send_at": "2099-01-01T00:00:00"}, 422, None, id="a time without offset"),
         pytest.param(KIOSK | {"ttl": -1}, 422, None, id="ttl below 0"),
         pytest.param(KIOSK | {"ttl": 31_536_001}, 422, None, id="ttl over a year"),

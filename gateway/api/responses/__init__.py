@@ -96,6 +96,12 @@ from gateway.api.responses.rules import (
     QuietHoursResponse,
     WhenDeniedResponse,
 )
+from gateway.api.responses.segments import (
+    SavedSegmentResponse,
+    SegmentResponse,
+    SegmentsResponse,
+    SelectedResponse,
+)
 from gateway.api.responses.topics import (
     MembershipResponse,
     MembershipsResponse,
@@ -185,6 +191,10 @@ __all__ = [
     "RemovedTopicResponse",
     "ReplayedResponse",
     "RevokedInvitationsResponse",
+    "SavedSegmentResponse",
+    "SegmentResponse",
+    "SegmentsResponse",
+    "SelectedResponse",
     "SentStepResponse",
     "StagesResponse",
     "TokenRequestResponse",

@@ -1,0 +1,138 @@
+"""Saved segments: expressions over devices with a name, and what they select now.
+
+A segment keeps its expression, not its devices: whoever sends to it addresses those that match when the push is
+accepted. It is compiled when it is saved, so that one with a mistake is refused while its writer is there.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, StringConstraints
+from pyroaring import BitMap
+
+from gateway.audience.segment_language.segment import compile_expression
+from gateway.audience.target_resolution import TargetResolver, unknown_segment
+from gateway.described_model import DescribedModel
+from gateway.errors import problem
+from gateway.store.database import Database
+from gateway.timestamps import rfc3339
+
+MAX_SEGMENTS = 1_000
+"""Segments of an app, of 4,096 characters each: 16 MB of the disk at most."""
+EXAMPLE_DEVICES = 5
+"""Devices that are named beside the count: enough to notice a mistake."""
+
+Expression = Annotated[str, StringConstraints(min_length=1, max_length=4_096)]
+
+
+class SegmentFields(DescribedModel):
+    """A segment: the devices for which an expression is true."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    expression: Expression
+    """The expression, 1 to 4,096 characters, such as `'store-7' in tags && attributes.model == 'K2'`. With a mistake:
+    422 `invalid_expression`."""
+
+
+class SegmentStore:
+    """Keeps segments, and counts whom they select. Loop.
+
+    `clock_ms` gives server time in milliseconds.
+    """
+
+    def __init__(self, *, database: Database, targets: TargetResolver, clock_ms: Callable[[], int]) -> None:
+        self._database = database
+        self._targets = targets
+        self._clock_ms = clock_ms
+
+    async def put(self, app_no: int, name: str, fields: SegmentFields) -> dict[str, Any]:
+        """Make a segment, or replace it; described as by `get`. Raises Problem 422."""
+        now_ms = self._clock_ms()
+        found = await self.preview(app_no, fields.expression)
+
+        def operation(connection: sqlite3.Connection) -> Sequence[Any]:
+            (others,) = connection.execute(
+                "SELECT count(*) FROM saved_segment WHERE app_no = ? AND id <> ?", (app_no, name)
+            ).fetchone()
+            if others >= MAX_SEGMENTS:
+                raise problem("invalid_request", f"an app has at most {MAX_SEGMENTS} segments: remove one first")
+            connection.execute(
+                "INSERT INTO saved_segment (app_no, id, expression, created_at, updated_at) VALUES (?1, ?2, ?3, ?4, ?4)"
+                " ON CONFLICT DO UPDATE SET expression = excluded.expression, updated_at = excluded.updated_at",
+                (app_no, name, fields.expression, now_ms),
+            )
+            row: Sequence[Any] = connection.execute(f"{_SELECT} AND id = ?", (app_no, name)).fetchone()
+            return row
+
+        return {**_described(await self._database.write(operation, app_no)), **found}
+
+    async def get(self, app_no: int, name: str) -> dict[str, Any]:
+        """Describe a segment, with how many devices it selects now and five of them. Raises Problem 404, 422, 503."""
+        row = await self._database.read(
+            lambda connection: connection.execute(f"{_SELECT} AND id = ?", (app_no, name)).fetchone(), app_no
+        )
+        if row is None:
+            raise unknown_segment(name)
+        described = _described(row)
+        return {**described, **await self.preview(app_no, described["expression"])}
+
+    async def page(self, app_no: int, limit: int, cursor: str | None) -> dict[str, Any]:
+        """List the segments of an app, by name."""
+        rows = await self._database.read(
+            lambda connection: connection.execute(
+                f"{_SELECT} AND id > ? ORDER BY id LIMIT ?", (app_no, cursor or "", limit + 1)
+            ).fetchall(),
+            app_no,
+        )
+        return {
+            "items": [_described(row) for row in rows[:limit]],
+            "next_cursor": rows[limit - 1][0] if len(rows) > limit else None,
+        }
+
+    async def remove(self, app_no: int, name: str) -> None:
+        """Remove a segment. What was sent to it goes on. Raises Problem 404."""
+        removed = await self._database.write(
+            lambda connection: (
+                connection.execute("DELETE FROM saved_segment WHERE app_no = ? AND id = ?", (app_no, name)).rowcount
+            ),
+            app_no,
+        )
+        if not removed:
+            raise unknown_segment(name)
+
+    async def preview(self, app_no: int, expression: str) -> dict[str, Any]:
+        """Count the devices that an expression selects now: `{"devices", "examples": [id]}`.
+
+        Raises Problem 422, 503.
+        """
+        found = await self._targets.matching(app_no, compile_expression(expression))
+        some = found[:EXAMPLE_DEVICES]
+        examples = await self._database.read(lambda connection: _ids(connection, some), app_no)
+        return {"devices": len(found), "examples": examples}
+
+
+_SELECT = "SELECT id, expression, created_at, updated_at FROM saved_segment WHERE app_no = ?"
+
+
+def _described(row: Sequence[Any]) -> dict[str, Any]:
+    name, expression, created_at, updated_at = row
+    return {
+        "name": name,
+        "expression": expression,
+        "created_at": rfc3339(created_at),
+        "updated_at": rfc3339(updated_at),
+    }
+
+
+def _ids(connection: sqlite3.Connection, devices: BitMap) -> list[str]:
+    return [
+        device_id
+        for (device_id,) in connection.execute(
+            "SELECT d.id FROM json_each(?) AS x CROSS JOIN device AS d ON d.no = x.value", (json.dumps(list(devices)),)
+        )
+    ]
