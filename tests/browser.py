@@ -36,7 +36,8 @@ OPTIONS = (
     "--disable-sync",
     "--disable-extensions",
     # A third of what a window costs: pages of the browser itself that are made ready for it, and asks that nobody sees.
-    "--disable-features=PreloadTopChromeWebUI,WebUIReloadButton,InitialWebUI,Translate,MediaRouter,OptimizationHints",
+    "--disable-features=PreloadTopChromeWebUI,WebUIReloadButton,InitialWebUI,Translate,MediaRouter,OptimizationHints,"
+    "SpareRendererForSitePerProcess",
     "--mute-audio",
     "--remote-debugging-port=0",
 )
