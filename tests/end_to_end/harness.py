@@ -129,8 +129,6 @@ class Server:
         assert self._process is None or self._process.poll() is not None, "one process at a time"
         command = [*self.program, "serve", "--data-dir", str(self.data_dir)]
         command += ["--mqtt-port", str(self.mqtt_port), "--http-port", str(self.http_port), *self.options]
-        if self.open_files is not None:
-            command = ["prlimit", f"--nofile={self.open_files}:{self.open_files}", *command]
         folder = self.data_dir.parent
         # A faster clock wants to make its ledger itself; what was installed may have a schema of its own.
         if self.program == THIS_TREE and not self.data_dir.exists() and "--clock-speed" not in self.options:
@@ -139,10 +137,16 @@ class Server:
             if command[: len(THIS_TREE)] == list(THIS_TREE) and warm_start.can_start(self.env):
                 sockets = [each.fileno() for each in self.sockets.values()]
                 self._process = WarmProcess(
-                    command[len(THIS_TREE) :], errors.fileno(), self._environment(), folder, sockets=sockets
+                    command[len(THIS_TREE) :],
+                    errors.fileno(),
+                    self._environment(),
+                    folder,
+                    sockets=sockets,
+                    open_files=self.open_files,
                 )
             else:
                 assert not self.sockets, "only a process of this tree gets them"
+                assert self.open_files is None, "the same"
                 self._process = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=errors, text=True, env=self.env, cwd=folder
                 )

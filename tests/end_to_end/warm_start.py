@@ -18,6 +18,7 @@ import gc
 import io
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -82,9 +83,11 @@ class WarmProcess:
         sockets: Sequence[int] = (),
         stdout: int | None = None,
         package: str = "gateway",
+        open_files: int | None = None,
     ) -> None:
         """`sockets`: descriptors that it has from 3 on, as a service manager passes them. `stdout`: where it writes
-        instead of into the pipe. `package`: whose program it is, `gateway` or `broker`."""
+        instead of into the pipe. `package`: whose program it is, `gateway` or `broker`. `open_files`: descriptors
+        that it may have."""
         self.returncode: int | None = None
         self._waiting = threading.Lock()
         out, its_out = os.pipe()
@@ -95,6 +98,7 @@ class WarmProcess:
             "environment": dict(environment),
             "folder": str(folder),
             "sockets": len(sockets),
+            "open_files": open_files,
         }
         request = json.dumps(said)
         with _starting:
@@ -193,6 +197,8 @@ def become(request: dict[str, Any], out: int, errors: int, *given: int) -> list[
     for number, descriptor in enumerate(sockets, 3):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    if request["open_files"] is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (request["open_files"], request["open_files"]))
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # for the whole process
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), errors="backslashreplace", write_through=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import pytest
 from client_sim.simulator.command import main
 from client_sim.simulator.scenario import builtin_scenarios
 from client_sim.simulator.simulation_report import SimulationReport
+from tests.end_to_end.harness import fleetpush
 
 SCENARIO = """
 title = "A few kiosks"
@@ -47,10 +45,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_pipeline_gets_its_files_and_an_exit_code(scenario: str, tmp_path: Path) -> None:
     files = {kind: tmp_path / f"out.{kind}" for kind in ("html", "json", "xml")}
-    command = [sys.executable, "-m", "gateway", "simulate", scenario, "--duration", "2s", "--seed", "7"]
+    command = ["simulate", scenario, "--duration", "2s", "--seed", "7"]
     command += ["--report", str(files["html"]), "--json", str(files["json"]), "--junit", str(files["xml"])]
-    environment = {**os.environ, "COLUMNS": "80"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=100)
+    result = fleetpush(*command, env={"COLUMNS": "80", "NO_COLOR": ""}, timeout=100)
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search("^PASSED ", result.stdout, re.MULTILINE)
     assert "offers: for 2s" in result.stderr
